@@ -1,0 +1,50 @@
+"""Files that hold secrets or state: written whole or not at all, readable by their owner only."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`, mode 0600, on disk when this returns; a reader sees the old or the new, never a part."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def tail(path: Path, lines: int, *, limit: int = 8192) -> str:
+    """Return the last `lines` lines of a log (at most `limit` bytes of it); empty when there is no such file."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - limit))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def bound(path: Path, limit: int) -> None:
+    """Keep a log that a process appends to under `limit` bytes: what it holds moves to `<name>.1`, then it is cut.
+
+    The file is cut and not renamed because the process that writes it keeps its descriptor.
+    """
+    try:
+        if path.stat().st_size <= limit:
+            return
+    except FileNotFoundError:
+        return
+    write_private(path.with_name(path.name + ".1"), tail(path, limit, limit=limit).encode())
+    os.truncate(path, 0)

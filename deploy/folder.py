@@ -1,0 +1,169 @@
+"""The data folder of an installation: who may use it, which version made it, and the short paths that go with it."""
+
+import asyncio
+import fcntl
+import os
+import re
+import shutil
+import signal
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import msgspec
+
+from deploy import processes
+from deploy.accounts import blocking_folders, postgres_account
+from deploy.errors import StartError
+from deploy.files import write_private
+
+# Socket paths end at 107 bytes on Linux and at 103 on macOS; the longest name that is put below the folder takes 24.
+LONGEST_RUN_FOLDER = 75
+# Entries that do not make a folder somebody else's: our own lock from a start that went no further, and what mkfs leaves.
+IGNORED = frozenset({"lock", "lost+found"})
+
+
+class DataFolder(msgspec.Struct, frozen=True):
+    """A claimed data folder: nobody else runs on it until `claim` is left."""
+
+    path: Path
+
+    def own(self, name: str, mode: int = 0o700) -> Path:
+        """Return a folder inside that exists and has this mode."""
+        folder = self.path / name
+        folder.mkdir(exist_ok=True)
+        folder.chmod(mode)
+        return folder
+
+    @property
+    def credentials(self) -> Path:
+        """Where the secrets are."""
+        return self.path / "credentials.json"
+
+    @property
+    def ready(self) -> Path:
+        """What clients wait for and read."""
+        return self.path / "ready.json"
+
+    @property
+    def pidfiles(self) -> Path:
+        """Which processes belong to this folder."""
+        return self.own("run")
+
+    @property
+    def logs(self) -> Path:
+        """What the processes print."""
+        return self.own("logs")
+
+
+@contextmanager
+def claim(path: Path) -> Iterator[DataFolder]:
+    """Make and lock a data folder for as long as the block runs.
+
+    StartError when another `up` has it, when it is of a newer version, belongs to another user or holds something else.
+    """
+    path = path.expanduser().absolute()
+    try:
+        _make(path)
+        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        message = f"The data folder {path} cannot be used: {error.strerror}; choose another one with --data."
+        raise StartError(message) from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(lock, 20, 0).decode().strip() or "another process"
+            message = f"Millrace already runs on {path} (pid {holder}); stop that one or choose another folder with --data."
+            raise StartError(message) from error
+        _check_version(path)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        yield DataFolder(path)
+    finally:
+        os.close(lock)
+
+
+def running_version() -> str:
+    """Return the version of this Millrace, installed or not."""
+    with suppress(PackageNotFoundError):
+        return version("millrace")
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))
+    return str(project["project"]["version"])
+
+
+async def end_orphans(folder: DataFolder) -> None:
+    """End, by pid, whatever an earlier `up` on this folder left running; returns when it is gone."""
+    left = [identity for pidfile in folder.pidfiles.glob("*.pid") if (identity := processes.recall(pidfile)) is not None]
+    await asyncio.gather(*(processes.end(identity, _gently(identity), grace=5) for identity in left))
+
+
+@contextmanager
+def run_folder(folder: DataFolder) -> Iterator[Path]:
+    """Make a folder with a path short enough for sockets, gone afterwards; one that a killed `up` left is removed first."""
+    note = folder.pidfiles / "sockets"
+    with suppress(OSError):
+        stale = Path(note.read_text("utf-8"))
+        if stale.name.startswith("millrace-") and stale.lstat().st_uid == os.geteuid():
+            shutil.rmtree(stale, ignore_errors=True)
+    made = Path(tempfile.mkdtemp(prefix="millrace-", dir=_place_for_sockets()))
+    if os.geteuid() == 0:
+        made.chmod(0o711)  # Postgres, under its own user, passes through
+    write_private(note, os.fsencode(made))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+        note.unlink(missing_ok=True)
+
+
+def _place_for_sockets() -> Path:
+    place = Path(tempfile.gettempdir())
+    short = len(os.fsencode(place)) <= LONGEST_RUN_FOLDER - len("/millrace-12345678")
+    if short and blocking_folders(postgres_account(), place / "any") == [None]:
+        return place
+    return Path("/tmp")  # noqa: S108 (mkdtemp makes the folder below it ours)
+
+
+def _gently(identity: processes.Identity) -> tuple[signal.Signals, ...]:
+    if Path(identity.command[0]).name == "postgres":
+        return (signal.SIGINT, signal.SIGQUIT)
+    return (signal.SIGTERM,)
+
+
+def _make(path: Path) -> None:
+    for missing in reversed([parent for parent in (path, *path.parents) if not parent.exists()]):
+        missing.mkdir(mode=0o755 if missing != path else 0o700, exist_ok=True)
+    owner = path.stat().st_uid
+    ours = (path / "version").exists()
+    if not ours and {entry.name for entry in path.iterdir()} - IGNORED:
+        message = f"The data folder {path} holds other files; choose an empty or a new folder with --data."
+        raise StartError(message)
+    if ours and owner != os.geteuid():
+        message = f"The data folder {path} belongs to user {owner}; run as that user or choose another folder with --data."
+        raise StartError(message)
+    if owner == os.geteuid():
+        path.chmod(0o711 if owner == 0 else 0o700)
+
+
+def _check_version(path: Path) -> None:
+    file = path / "version"
+    current = running_version()
+    made_by = file.read_text("utf-8", "replace").strip() if file.exists() else None
+    if made_by == current:
+        return
+    if made_by is not None and _numbers(made_by) > _numbers(current):
+        message = (
+            f"The data folder {path} was made by Millrace {made_by}, which is newer than this one ({current}); use that version."
+        )
+        raise StartError(message)
+    write_private(file, f"{current}\n".encode())
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Order versions; what cannot be read counts as newer than anything known."""
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
+    return (float("inf"),) if found is None else tuple(float(part or 0) for part in found.groups())

@@ -1,0 +1,155 @@
+"""`python -m deploy.local`, which is `millrace up`: the whole stack on one machine, in the foreground."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import click
+import msgspec
+
+from deploy.credentials import Credentials, load_or_create
+from deploy.errors import StartError
+from deploy.files import write_private
+from deploy.folder import DataFolder, claim, end_orphans, run_folder, running_version
+from deploy.stack import Options, Stack, local_url
+
+OLDEST_PYTHON = (3, 11)
+# Connections that wait while a gateway is started again; the kernel cuts this to its own limit.
+BACKLOG = 4096
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """What ready.json holds: how to reach a stack that is up."""
+
+    version: str
+    url: str
+    admin_key: str
+    nats_url: str
+    database_url: str
+    nats_pid: int | None
+    postgres_pid: int | None
+    pid: int
+    services: dict[str, int | None]
+
+
+@click.command(name="up")
+@click.option("--data", type=click.Path(path_type=Path), default=Path(".millrace"), show_default=True, help="The data folder.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8420, show_default=True, help="The port; 0 picks a free one.")
+@click.option("--public-url", help="The address under which senders of webhooks reach this.")
+@click.option("--nats", help="Administrator URL of a NATS server to use instead of the embedded one.")
+@click.option("--postgres", help="Administrator URL of a Postgres database to use instead of the embedded one.")
+@click.option("--unsafe", is_flag=True, help="Run workflows even where no sandbox is available.")
+def main(  # noqa: PLR0913 (one parameter per option)
+    *, data: Path, host: str, port: int, public_url: str | None, nats: str | None, postgres: str | None, unsafe: bool
+) -> None:
+    """Start everything on this machine and keep it running until SIGINT or SIGTERM."""
+    options = Options(public_url=public_url, nats=nats, postgres=postgres, unsafe=unsafe)
+    try:
+        if sys.version_info < OLDEST_PYTHON:
+            message = f"Millrace needs Python {'.'.join(map(str, OLDEST_PYTHON))} or later."
+            raise StartError(message)  # noqa: TRY301
+        asyncio.run(up(data, host, port, options))
+    except StartError as error:
+        click.echo(f"millrace up: {error}", err=True)
+        sys.exit(2)
+
+
+async def up(data: Path, host: str, port: int, options: Options) -> None:
+    """Run the stack until a signal; StartError when it cannot start. No process and no ready.json is left afterwards."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with ExitStack() as held:
+        folder = held.enter_context(claim(data))
+        folder.ready.unlink(missing_ok=True)
+        await end_orphans(folder)
+        listening = held.enter_context(listen(host, port))
+        credentials = _credentials(folder)
+        sockets = held.enter_context(run_folder(folder))
+
+        def changed() -> None:
+            if folder.ready.exists():
+                announce(folder, stack, credentials, local_url(listening))
+
+        stack = Stack(
+            folder=folder, sockets=sockets, credentials=credentials, listening=listening, options=options, changed=changed
+        )
+        try:
+            await _run(stack, folder, credentials, local_url(listening), stop)
+        finally:
+            folder.ready.unlink(missing_ok=True)
+            await stack.stop()
+
+
+async def _run(stack: Stack, folder: DataFolder, credentials: Credentials, url: str, stop: asyncio.Event) -> None:
+    starting = asyncio.create_task(stack.start(), name="start")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait((starting, stopped), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            return
+        health = starting.result()
+        announce(folder, stack, credentials, url)
+        sandbox = health["executor"].get("sandbox")
+        if isinstance(sandbox, dict) and sandbox.get("tier") == "none":
+            click.echo("WARNING: runs are not isolated: workflows can do whatever this user can do.", err=True)
+        click.echo(f"ready {url}")
+        await stop.wait()
+    finally:
+        for task in (starting, stopped):
+            task.cancel()
+        await asyncio.gather(starting, stopped, return_exceptions=True)
+
+
+def announce(folder: DataFolder, stack: Stack, credentials: Credentials, url: str) -> None:
+    """Write ready.json as the stack is now."""
+    ready = Ready(
+        version=running_version(),
+        url=url,
+        admin_key=credentials.admin_key,
+        nats_url=stack.nats_url,
+        database_url=stack.database_url,
+        nats_pid=stack.nats_pid,
+        postgres_pid=stack.postgres_pid,
+        pid=os.getpid(),
+        services=stack.service_pids,
+    )
+    write_private(folder.ready, msgspec.json.format(msgspec.json.encode(ready)) + b"\n")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; StartError when the address is not this machine's or the port is taken."""
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        message = f"The address {host} is not known here: {error.strerror}; give another one with --host."
+        raise StartError(message) from error
+    listening = socket.socket(found[0], socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(found[4])
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        message = f"Cannot listen on {host} port {port}: {error.strerror}; choose another one with --port (0 picks a free one)."
+        raise StartError(message) from error
+    listening.setblocking(False)
+    return listening
+
+
+def _credentials(folder: DataFolder) -> Credentials:
+    """Read or make the secrets; new ones for an old cluster would lock it for good, so that is refused."""
+    if not folder.credentials.exists() and (folder.path / "postgres" / "data").exists():
+        message = f"{folder.credentials} is missing although {folder.path} holds data: put it back from a backup."
+        raise StartError(message)
+    return load_or_create(folder.credentials, os.environ.get("MILLRACE_ADMIN_KEY") or None)
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        main()

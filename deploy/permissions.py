@@ -1,0 +1,125 @@
+"""Who may say and hear what on the bus: one NATS user per service, permissions derived from the declarations.
+
+The rules follow from `shared.messages` (`by`), `shared.questions` (`by`) and the table of `shared.streams`; nothing is listed twice.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from deploy.credentials import Credentials
+from shared.messages import DECLARATIONS
+from shared.messages.log import SERVICES
+from shared.pull import inbox_prefix
+from shared.questions import ASKED
+from shared.streams import BUCKETS, REGISTRIES, STREAMS, WORK
+
+ACCOUNT = "MILLRACE"
+# What one message may weigh: a body of 256 KiB in base64 within its envelope, with room; larger things travel by reference.
+MAX_PAYLOAD = 2 * 1024 * 1024
+
+
+def service_permissions(service: str) -> dict[str, list[str]]:
+    """Return the subjects that a service may `publish` to and `subscribe` to."""
+    publish: set[str] = set()
+    for declared, _ in DECLARATIONS.values():
+        if service not in declared.by:
+            continue
+        if declared.verb_field is not None and declared.key_field == "service":
+            # log.<service>.<level>, dead.<service>.<…>: in a service's own name only.
+            publish.add(f"{declared.noun}.{service}.>")
+        else:
+            publish.add(declared.pattern())
+    for asked, _ in ASKED.values():
+        if service in asked.by:
+            publish.add(asked.subject)
+    for stream in STREAMS:
+        if service == "logs" or service in stream.readers:
+            publish |= _reading(stream.name)
+    for work in WORK:
+        if work.service == service:
+            publish |= {
+                f"$JS.API.CONSUMER.MSG.NEXT.{work.stream}.{work.name}",
+                f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}",
+                f"$JS.ACK.{work.stream}.{work.name}.>",
+                f"$JS.ACK.*.*.{work.stream}.{work.name}.>",
+            }
+    for registry in REGISTRIES:
+        if service == registry.writer or service in registry.readers:
+            publish |= _reading(f"KV_{registry.bucket}")
+        if service == registry.writer:
+            publish.add(f"$KV.{registry.bucket}.>")
+    for bucket in BUCKETS:
+        if service in bucket.writers or service in bucket.readers:
+            publish |= _reading(f"OBJ_{bucket.name}")
+        if service in bucket.writers:
+            publish |= {f"$O.{bucket.name}.>", f"$JS.API.STREAM.PURGE.OBJ_{bucket.name}"}
+    # Answers to whoever asked: the inboxes of services, and nothing else, while a question waits (allow_responses).
+    subscribe = {f"{inbox_prefix(service)}.>", f"ask.{service}.*", f"do.{service}.*"}
+    return {"publish": sorted(publish), "subscribe": sorted(subscribe)}
+
+
+def _reading(stream: str) -> set[str]:
+    return {
+        f"$JS.API.STREAM.INFO.{stream}",
+        f"$JS.API.STREAM.MSG.GET.{stream}",
+        f"$JS.API.DIRECT.GET.{stream}",
+        f"$JS.API.DIRECT.GET.{stream}.>",
+        f"$JS.API.CONSUMER.CREATE.{stream}.>",
+        f"$JS.API.CONSUMER.DELETE.{stream}.>",
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>",
+    }
+
+
+def users(credentials: Credentials, *, suffix: str = "") -> list[dict[str, Any]]:
+    """Return the users of one account: the administrator and the five services. `suffix` makes names unique on a shared server."""
+    made: list[dict[str, Any]] = [{"user": f"admin{suffix}", "password": credentials.nats_admin}]
+    for service in SERVICES:
+        allowed = service_permissions(service)
+        made.append(
+            {
+                "user": f"{service}{suffix}",
+                "password": credentials.nats[service],
+                "permissions": {
+                    "publish": {"allow": allowed["publish"]},
+                    "subscribe": {"allow": allowed["subscribe"]},
+                    "allow_responses": {"max": 1, "expires": "2m"},
+                },
+            }
+        )
+    return made
+
+
+def nats_config(
+    credentials: Credentials,
+    *,
+    listen: str,
+    store_dir: str,
+    ports_dir: str | None = None,
+    server_name: str = "millrace",
+    max_file_store: int = 20 * 1024**3,
+    extra: str = "",
+) -> str:
+    """Return the configuration of a server that holds one account with its users; secrets are within: mode 0600.
+
+    `sync_interval: always` makes an acknowledged message a stored one (facts of JetStream: the default is two minutes).
+    """
+    ports = f"ports_file_dir: {json.dumps(ports_dir)}\n" if ports_dir else ""
+    return f"""\
+server_name: {json.dumps(server_name)}
+listen: {json.dumps(listen)}
+{ports}max_payload: {MAX_PAYLOAD}
+write_deadline: "10s"
+jetstream {{
+  store_dir: {json.dumps(store_dir)}
+  sync_interval: always
+  max_file_store: {max_file_store}
+  max_memory_store: {256 * 1024**2}
+}}
+accounts {{
+  {ACCOUNT}: {{ jetstream: enabled, users: {json.dumps(users(credentials))} }}
+  SYS: {{ users: [ {{ user: "sys", password: {json.dumps(credentials.nats_admin)} }} ] }}
+}}
+system_account: SYS
+{extra}"""

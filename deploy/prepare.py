@@ -1,0 +1,273 @@
+"""The only creator of streams, consumers, registries, buckets, roles, schemas and tables.
+
+Idempotent, and safe to run by several at once: a lock in Postgres lets one work at a time. Existing streams are brought to the
+table of `shared.streams`; nothing that holds data is ever deleted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import click
+import nats
+import nats.errors
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from nats.aio.client import Client
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from deploy.credentials import Credentials, load_or_create
+from deploy.errors import StartError
+from deploy.permissions import nats_config
+from shared.envelope import new_id
+from shared.messages.log import SERVICES
+from shared.projection import INCARNATION
+from shared.pull import StreamError, api_request
+from shared.streams import BUCKETS, DUPLICATE_WINDOW, REGISTRIES, STREAMS, WORK, Stream
+
+ROOT = Path(__file__).resolve().parent.parent
+_NANO = 1_000_000_000
+_NO_STREAM = 10059  # nats-server server/errors.json
+_NAME_IN_USE = 10058
+OLDEST_NATS = (2, 12)  # atomic batches and schedules
+OLDEST_POSTGRES = 150000  # server_version_num; partitioning and MERGE as used
+# A statement of a service that runs longer than this is a mistake; searches set a shorter one themselves.
+STATEMENT_TIMEOUT = "30s"
+
+
+async def prepare(*, nats_url: str, database_url: str, credentials: Credentials, replicas: int = 1) -> None:
+    """Bring the broker and the database to what this version needs; `credentials` name the passwords of the services.
+
+    Both URLs are an administrator's. Raises `StartError` when a server is too old or cannot be reached.
+    """
+    await prepare_database(database_url, credentials)
+    await prepare_broker(nats_url, replicas=replicas)
+
+
+# -- the broker -----------------------------------------------------------------------------------------------------------
+
+
+async def prepare_broker(url: str, *, replicas: int = 1) -> None:
+    """Make every stream, consumer, registry and bucket of `shared.streams` that is missing, and update the others."""
+    try:
+        client = await nats.connect(url, name="millrace-prepare", connect_timeout=5, allow_reconnect=False)
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        raise StartError(f"The NATS server cannot be reached: {type(error).__name__}.") from error
+    try:
+        version = client.connected_server_version
+        if (version.major, version.minor) < OLDEST_NATS:
+            found = f"{version.major}.{version.minor}.{version.patch}"
+            raise StartError(f"The NATS server is {found}; Millrace needs {'.'.join(map(str, OLDEST_NATS))} or newer.")
+        await asyncio.gather(*(_stream(client, stream_config(stream, replicas)) for stream in STREAMS))
+        await asyncio.gather(
+            *(_consumer(client, work) for work in WORK),
+            *(_stream(client, _registry_config(registry.bucket, replicas)) for registry in REGISTRIES),
+            *(_stream(client, _bucket_config(bucket.name, bucket.max_age, replicas)) for bucket in BUCKETS),
+        )
+    except StreamError as error:
+        raise StartError(f"The NATS server refused: {error}.") from error
+    finally:
+        await client.close()
+
+
+def stream_config(stream: Stream, replicas: int) -> dict[str, Any]:
+    """Return the JetStream configuration of one of our streams."""
+    return {
+        "name": stream.name,
+        "subjects": stream.subjects,
+        "retention": "limits",
+        "storage": "file",
+        "discard": "old",
+        "max_age": int((stream.max_age or 0) * _NANO),
+        "duplicate_window": int(DUPLICATE_WINDOW * _NANO),
+        "num_replicas": replicas,
+        "allow_direct": True,
+        "allow_atomic": True,
+        "allow_msg_schedules": stream.schedules,
+    }
+
+
+def _registry_config(bucket: str, replicas: int) -> dict[str, Any]:
+    return {
+        "name": f"KV_{bucket}",
+        "subjects": [f"$KV.{bucket}.>"],
+        "max_msgs_per_subject": 1,
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": replicas,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_direct": True,
+    }
+
+
+def _bucket_config(bucket: str, max_age: float | None, replicas: int) -> dict[str, Any]:
+    return {
+        "name": f"OBJ_{bucket}",
+        "subjects": [f"$O.{bucket}.C.>", f"$O.{bucket}.M.>"],
+        "storage": "file",
+        "discard": "new",
+        "max_age": int((max_age or 0) * _NANO),
+        "num_replicas": replicas,
+        "allow_rollup_hdrs": True,
+        "allow_direct": True,
+    }
+
+
+async def _stream(client: Client, config: dict[str, Any]) -> None:
+    name = config["name"]
+    try:
+        info = await api_request(client, f"$JS.API.STREAM.INFO.{name}", None)
+    except StreamError as error:
+        if error.code != _NO_STREAM:
+            raise
+        created = {**config, "metadata": {INCARNATION: new_id()}}
+        try:
+            await api_request(client, f"$JS.API.STREAM.CREATE.{name}", created, wait=15)
+        except StreamError as racing:
+            if racing.code != _NAME_IN_USE:
+                raise
+            # Somebody else made it in the meantime, with an incarnation of its own: theirs counts.
+            await _stream(client, config)
+        return
+    existing: dict[str, Any] = info["config"]
+    wanted = existing | config
+    wanted["metadata"] = {INCARNATION: new_id()} | (existing.get("metadata") or {})
+    if wanted != existing:
+        await api_request(client, f"$JS.API.STREAM.UPDATE.{name}", wanted, wait=15)
+
+
+async def _consumer(client: Client, work: Any) -> None:
+    config = {
+        "durable_name": work.name,
+        "name": work.name,
+        "filter_subject": work.subject,
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": int(work.ack_wait * _NANO),
+        "max_deliver": -1,
+        # Messages nacked with a delay count against it: a few of them must not stop everybody else.
+        "max_ack_pending": work.max_ack_pending,
+    }
+    subject = f"$JS.API.CONSUMER.CREATE.{work.stream}.{work.name}.{work.subject}"
+    await api_request(client, subject, {"stream_name": work.stream, "config": config, "action": ""}, wait=15)
+
+
+# -- the database -----------------------------------------------------------------------------------------------------------
+
+
+async def prepare_database(url: str, credentials: Credentials) -> None:
+    """Make the services' roles and schemas in the database of `url` and bring their tables to this version."""
+    try:
+        connection = await asyncpg.connect(url, timeout=10, server_settings={"application_name": "millrace-prepare"})
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        raise StartError(f"The Postgres server cannot be reached: {type(error).__name__}.") from error
+    try:
+        number = int(await connection.fetchval("SHOW server_version_num"))
+        if number < OLDEST_POSTGRES:
+            raise StartError(f"The Postgres server is {number // 10000}; Millrace needs {OLDEST_POSTGRES // 10000} or newer.")
+        await connection.execute("SELECT pg_advisory_lock(hashtextextended('millrace prepare', 0))")
+        for service in SERVICES:
+            await _role(connection, service, credentials.postgres[service])
+        await _migrate_all(url)
+    finally:
+        await connection.close()
+
+
+async def _role(connection: asyncpg.Connection[Any], service: str, password: str) -> None:
+    """Make the role and the schema of a service; the role may do nothing outside its schema."""
+    role, schema = f"millrace_{service}", service
+    database = await connection.fetchval("SELECT quote_ident(current_database())")
+    if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role):
+        await connection.execute(f"CREATE ROLE {role} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT")
+    # A verifier instead of the password, so that no server log can hold the password.
+    await connection.execute(f"ALTER ROLE {role} PASSWORD '{scram_verifier(password)}'")
+    await connection.execute(f"GRANT {role} TO CURRENT_USER")
+    await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
+    await connection.execute(f"GRANT CONNECT ON DATABASE {database} TO {role}")
+    await connection.execute("REVOKE ALL ON SCHEMA public FROM PUBLIC")
+    await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema} AUTHORIZATION {role}")
+    await connection.execute(f"REVOKE ALL ON SCHEMA {schema} FROM PUBLIC")
+    await connection.execute(f"ALTER ROLE {role} IN DATABASE {database} SET search_path = {schema}")
+    await connection.execute(f"ALTER ROLE {role} IN DATABASE {database} SET statement_timeout = '{STATEMENT_TIMEOUT}'")
+    await connection.execute(f"ALTER ROLE {role} IN DATABASE {database} SET timezone = 'UTC'")
+
+
+def scram_verifier(password: str, *, salt: bytes | None = None, iterations: int = 4096) -> str:
+    """Return the SCRAM-SHA-256 verifier of a password as Postgres stores it (RFC 5803; the default of 4096 iterations)."""
+    made = salt or os.urandom(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), made, iterations)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server = hmac.digest(salted, b"Server Key", "sha256")
+    encoded = [base64.b64encode(part).decode() for part in (made, stored, server)]
+    return f"SCRAM-SHA-256${iterations}:{encoded[0]}${encoded[1]}:{encoded[2]}"
+
+
+async def _migrate_all(url: str) -> None:
+    engine = create_async_engine("postgresql+asyncpg://" + url.partition("://")[2])
+    try:
+        for service in SERVICES:
+            versions = ROOT / "services" / service / "migrations"
+            if not versions.is_dir():
+                continue
+            async with engine.begin() as connection:
+                await connection.execute(text(f"SET LOCAL ROLE millrace_{service}"))
+                await connection.execute(text(f"SET LOCAL search_path = {service}"))
+                await connection.run_sync(_migrate, service, versions)
+    finally:
+        await engine.dispose()
+
+
+def _migrate(connection: Connection, service: str, versions: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(versions.parent).replace("%", "%%"))
+    config.set_main_option("path_separator", "newline")
+    script = ScriptDirectory(str(versions.parent), version_locations=[str(versions)])
+
+    def upgrade(revision: Any, _context: Any) -> Any:
+        return script._upgrade_revs("head", revision)  # noqa: SLF001 - what alembic.command.upgrade itself calls
+
+    with EnvironmentContext(config, script, fn=upgrade, destination_rev="head") as environment:
+        environment.configure(connection=connection, version_table="migration", version_table_schema=service)
+        environment.run_migrations()
+
+
+# -- by hand ----------------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option("--nats", "nats_url", envvar="MILLRACE_ADMIN_NATS_URL", required=True, help="Administrator URL of NATS.")
+@click.option("--postgres", "database_url", envvar="MILLRACE_ADMIN_DATABASE_URL", required=True, help="Administrator URL.")
+@click.option("--credentials", "path", type=click.Path(path_type=Path), required=True, help="File of the secrets, made once.")
+@click.option("--replicas", type=click.IntRange(1, 5), default=1, show_default=True, help="Copies of each stream.")
+@click.option("--print-nats-config", is_flag=True, help="Print the server's configuration with users instead of connecting.")
+def main(nats_url: str, database_url: str, path: Path, replicas: int, *, print_nats_config: bool) -> None:
+    """Prepare an external NATS and Postgres; writes each service's credentials to a file of mode 0600."""
+    try:
+        credentials = load_or_create(path, os.environ.get("MILLRACE_ADMIN_KEY"))
+        if print_nats_config:
+            port = urlsplit(nats_url).port or 4222
+            click.echo(nats_config(credentials, listen=f"0.0.0.0:{port}", store_dir="/data/jetstream"))
+            return
+        asyncio.run(
+            prepare(nats_url=nats_url, database_url=database_url, credentials=credentials, replicas=replicas)
+        )
+    except StartError as error:
+        click.echo(f"prepare: {error}", err=True)
+        sys.exit(2)
+    click.echo(f"prepared; the services' credentials are in {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""One program that is kept running: started, watched, started again when it dies, and stopped for good."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from deploy import launch, processes
+from deploy.errors import StartError
+
+# A program that cannot be killed is stuck in the kernel; nothing is gained by waiting for it longer.
+KILL_GRACE = 2.0
+
+
+class Backoff(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to wait before starting again, in seconds: doubling from `first` to `longest`, anew after a life of `settled`."""
+
+    first: float = 0.2
+    longest: float = 10.0
+    settled: float = 30.0
+
+
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run. `command` is absolute and holds no secret (argv is public); secrets go through `environment`.
+
+    `stop_signals` are tried in turn before SIGKILL; the first of them also ends the program when its supervisor is killed.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str]
+    directory: Path
+    log: Path
+    pidfile: Path
+    stop_signals: tuple[signal.Signals, ...] = (signal.SIGTERM,)
+    account: tuple[int, int] | None = None
+    descriptors: tuple[int, ...] = ()
+    backoff: Backoff = Backoff()
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How a program ended: its exit code, or minus the number of the signal that ended it."""
+
+    code: int
+    at: datetime
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """A program right now; `pid` is None while it is down, `since` is when it came to this."""
+
+    pid: int | None
+    restarts: int
+    last_exit: Exit | None
+    since: datetime
+
+
+async def _nothing() -> None:
+    return
+
+
+class Supervised:
+    """Keeps one program running from `start` to `stop`, in a session of its own.
+
+    `before` is awaited before each start; `changed` is called whenever the state has changed.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        before: Callable[[], Awaitable[None]] = _nothing,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start nothing yet."""
+        self.program = program
+        self._before = before
+        self._changed = changed
+        self._state = State(pid=None, restarts=0, last_exit=None, since=datetime.now(UTC))
+        self._process: asyncio.subprocess.Process | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._starting = asyncio.Lock()
+
+    @property
+    def state(self) -> State:
+        """The program as it is now."""
+        return self._state
+
+    async def start(self) -> None:
+        """End what an earlier supervisor left running, then start the program; StartError when it cannot be executed."""
+        orphan = processes.recall(self.program.pidfile)
+        if orphan is not None:
+            await processes.end(orphan, self.program.stop_signals, grace=5)
+        try:
+            await self._spawn()
+        except OSError as error:
+            message = f"{self.program.name} cannot be started: {error}."
+            raise StartError(message) from error
+        self._watching = asyncio.create_task(self._watch(), name=f"watch {self.program.name}")
+
+    async def stop(self, grace: float) -> None:
+        """End the program and do not start it again; within `grace` seconds, then by SIGKILL. May be called twice."""
+        self._stopping.set()
+        async with self._starting:
+            process = self._process
+        if process is not None and process.returncode is None:
+            await self._end(process, grace)
+        if self._watching is not None:
+            await self._watching
+        self.program.pidfile.unlink(missing_ok=True)
+
+    async def _end(self, process: asyncio.subprocess.Process, grace: float) -> None:
+        signals = self.program.stop_signals
+        for number in signals:
+            with suppress(ProcessLookupError):
+                process.send_signal(number)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), grace / len(signals))
+                return
+        _signal_group(process.pid, signal.SIGKILL)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), KILL_GRACE)
+
+    async def _spawn(self) -> None:
+        async with self._starting:
+            if self._stopping.is_set():
+                return
+            await self._before()
+            program = self.program
+            log = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *launcher(program.account, program.stop_signals[0]),
+                    *program.command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=program.environment,
+                    cwd=program.directory,
+                    pass_fds=program.descriptors,
+                    start_new_session=True,
+                )
+            finally:
+                os.close(log)
+            pid = self._process.pid
+            identity = processes.identify(pid, program.command)
+            if identity is not None:
+                processes.remember(program.pidfile, identity)
+            self._become(pid=pid)
+
+    async def _watch(self) -> None:
+        delay = self.program.backoff.first
+        while self._process is not None:
+            code = await self._process.wait()
+            _signal_group(self._process.pid, signal.SIGKILL)
+            lived = (datetime.now(UTC) - self._state.since).total_seconds()
+            self._become(pid=None, last_exit=Exit(code, datetime.now(UTC)))
+            if lived >= self.program.backoff.settled:
+                delay = self.program.backoff.first
+            while not await self._again(delay):
+                delay = min(delay * 2, self.program.backoff.longest)
+            if self._stopping.is_set():
+                return
+            delay = min(delay * 2, self.program.backoff.longest)
+
+    async def _again(self, delay: float) -> bool:
+        """Start once more after `delay`; False when even that failed. True at once when the supervisor is stopping."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), delay)
+            return True
+        self._state = msgspec.structs.replace(self._state, restarts=self._state.restarts + 1)
+        try:
+            await self._spawn()
+        except (OSError, StartError) as error:
+            with self.program.log.open("a") as log:
+                log.write(f"{self.program.name} could not be started again: {error}\n")
+            return False
+        return True
+
+    def _become(self, *, pid: int | None, last_exit: Exit | None = None) -> None:
+        self._state = msgspec.structs.replace(
+            self._state, pid=pid, last_exit=last_exit or self._state.last_exit, since=datetime.now(UTC)
+        )
+        self._changed()
+
+
+def launcher(account: tuple[int, int] | None, death_signal: signal.Signals) -> list[str]:
+    """Return the command line in front of a program that shall run as `account` and die with this process."""
+    dropped = [] if account is None else ["--uid", str(account[0]), "--gid", str(account[1])]
+    return [
+        *[sys.executable, "-I", "-S", launch.__file__, *dropped],
+        *["--pdeathsig", str(int(death_signal)), "--parent", str(os.getpid()), "--"],
+    ]
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    """Signal what is left of a program's own process group; it is the program's alone, being the group of its session."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)

@@ -1,0 +1,131 @@
+"""What the parameters of a function say, read once for the schema and for the binding."""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, NewType, NotRequired, Required, TypeVar, Union, get_args, get_origin
+
+MISSING: Any = inspect.Parameter.empty
+"""What a parameter without a default has as its default."""
+
+
+class Unsupported(TypeError):
+    """A signature that no JSON input can fit. The message names the parameter and the type."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named value of an input object: a parameter, or a field of a dataclass or TypedDict."""
+
+    name: str
+    hint: Any
+    required: bool
+    default: Any = MISSING
+    positional: bool = False
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The fields that a function takes, and the type of the values of its `**kwargs`, if it has them."""
+
+    fields: tuple[Field, ...]
+    extra: Any = MISSING
+
+
+def parameters_of(function: Callable[..., Any]) -> Parameters:
+    """Read the signature. Raises `Unsupported` for `*args` and for hints that name nothing."""
+    hints = _hints_of(function, function.__name__)
+    fields: list[Field] = []
+    extra = MISSING
+    for parameter in inspect.signature(function).parameters.values():
+        hint = hints.get(parameter.name, Any)
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            msg = f"*{parameter.name} has no name that an input could give: use a list"
+            raise Unsupported(msg)
+        if parameter.kind is parameter.VAR_KEYWORD:
+            extra = hint
+            continue
+        if parameter.default is None and not allows_none(hint):
+            hint = hint | None if isinstance(hint, type) else Union[hint, None]  # noqa: UP007 - any hint
+        fields.append(
+            Field(
+                name=parameter.name,
+                hint=hint,
+                required=parameter.default is MISSING,
+                default=parameter.default,
+                positional=parameter.kind is parameter.POSITIONAL_ONLY,
+            )
+        )
+    return Parameters(tuple(fields), extra)
+
+
+def fields_of(kind: type) -> tuple[Field, ...]:
+    """Read the fields of a dataclass (those of `__init__`) or TypedDict."""
+    hints = _hints_of(kind, kind.__name__)
+    if typing.is_typeddict(kind):
+        required: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
+        return tuple(Field(name, hint, name in required) for name, hint in hints.items())
+    return tuple(
+        Field(
+            name=field.name,
+            hint=hints[field.name],
+            required=field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
+            default=MISSING if field.default is dataclasses.MISSING else field.default,
+        )
+        for field in dataclasses.fields(kind)
+        if field.init
+    )
+
+
+def bare(hint: Any) -> Any:  # noqa: ANN401 - a hint is anything
+    """Take off what does not change the values: Annotated, Required, NewType, type aliases, type variables."""
+    while True:
+        origin = get_origin(hint)
+        if origin is Annotated or origin in (Required, NotRequired):
+            hint = get_args(hint)[0]
+        elif isinstance(hint, NewType):
+            hint = hint.__supertype__
+        elif isinstance(hint, TypeVar):
+            hint = hint.__bound__ if hint.__bound__ is not None else Any
+        elif type(hint).__name__ == "TypeAliasType":  # `type X = …`, from Python 3.12 on
+            hint = hint.__value__
+        else:
+            return hint
+
+
+def described_as(hint: Any) -> str | None:  # noqa: ANN401
+    """Answer the text of `Annotated[T, "text"]`."""
+    if get_origin(hint) is Annotated:
+        return next((extra for extra in get_args(hint)[1:] if isinstance(extra, str)), None)
+    return None
+
+
+def members(hint: Any) -> tuple[Any, ...] | None:  # noqa: ANN401
+    """Answer the members of a union, or None when it is not one."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else None
+
+
+def allows_none(hint: Any) -> bool:  # noqa: ANN401
+    """Say whether None fits."""
+    hint = bare(hint)
+    if hint in (Any, object, None, type(None)):
+        return True
+    if get_origin(hint) is Literal:
+        return None in get_args(hint)
+    return any(allows_none(member) for member in members(hint) or ())
+
+
+def shown(hint: Any) -> str:  # noqa: ANN401
+    """Name a hint as its author would."""
+    return hint.__qualname__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _hints_of(owner: Any, name: str) -> dict[str, Any]:  # noqa: ANN401
+    try:
+        return typing.get_type_hints(owner, include_extras=True)
+    except Exception as error:
+        msg = f"the type hints of {name} cannot be read: {error}"
+        raise Unsupported(msg) from error

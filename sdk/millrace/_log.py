@@ -1,0 +1,52 @@
+"""`log`: structured lines of a run."""
+
+import sys
+from typing import Any
+
+from millrace._runtime import channel
+from millrace._runtime.encode import plain
+
+_LONGEST_EVENT = 1024
+_MOST_FIELDS = 64
+
+
+class Log:
+    """Writes an event name and fields to the run's log.
+
+    Never raises for what a field holds (what is not JSON becomes text, what is too long is cut) and never waits for an
+    answer. The four levels are `debug`, `info`, `warning` and `error`.
+    """
+
+    def debug(self, event: object, /, **fields: object) -> None:
+        """Say something that helps only while looking for a fault."""
+        self._say("debug", event, fields)
+
+    def info(self, event: object, /, **fields: object) -> None:
+        """Say that something happened."""
+        self._say("info", event, fields)
+
+    def warning(self, event: object, /, **fields: object) -> None:
+        """Say that something is not as it should be, though the run goes on."""
+        self._say("warning", event, fields)
+
+    def error(self, event: object, /, **fields: object) -> None:
+        """Say that something failed."""
+        self._say("error", event, fields)
+
+    def _say(self, level: str, event: object, fields: dict[str, object]) -> None:
+        name = _text(event)
+        kept: dict[str, Any] = {str(plain(key)): plain(value) for key, value in list(fields.items())[:_MOST_FIELDS]}
+        current = channel.current
+        if current is None:
+            print(level, name, kept, file=sys.stderr)  # noqa: T201 - outside a run there is only the terminal
+            return
+        current.send({"kind": "log", "level": level, "event": name, "fields": kept})
+
+
+def _text(event: object) -> str:
+    shown = plain(event)
+    text = shown if isinstance(shown, str) else repr(shown)
+    return text[:_LONGEST_EVENT]
+
+
+log = Log()

@@ -1,0 +1,125 @@
+"""The control socket as the child sees it: frames out, answers in.
+
+A frame is four bytes of big-endian length and that many bytes of UTF-8 JSON. Requests carry an id; a reader thread, which
+starts with the first request, hands each answer to whoever asked.
+"""
+
+import json
+import os
+import socket
+import threading
+from concurrent.futures import Future
+from itertools import count
+from typing import Any
+
+from millrace._runtime.encode import MAX_FRAME
+from millrace.errors import NotInRun, Refused, ResultError
+
+current: "Channel | None" = None
+"""The channel of the run that this process serves; None outside a run and in a process that the author forked."""
+
+
+class Channel:
+    """One end of the control socket. Safe to use from any thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._sending = threading.Lock()
+        self._numbers = count(1)
+        self._waiting: dict[int, Future[Any]] = {}
+        self._reader: threading.Thread | None = None
+        self._closed = False
+        self._main_thread = threading.main_thread().ident
+        self.main_is_sending = False
+        self.postponed: BaseException | None = None
+        """What a signal handler wants raised in the main thread as soon as its frame is out whole."""
+        os.register_at_fork(after_in_child=self._abandon)
+
+    def send(self, frame: dict[str, Any]) -> None:
+        """Write one frame, whose values are known to be JSON. After `close_with` nothing is sent any more, silently."""
+        payload = json.dumps(frame, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        if len(payload) > MAX_FRAME:
+            msg = f"{frame['kind']} of {len(payload)} bytes is over the limit of {MAX_FRAME}"
+            raise ResultError(msg)
+        self._write(payload, last=False)
+
+    def close_with(self, payload: bytes) -> None:
+        """Write the terminal frame: the first call decides, later ones and later frames are dropped."""
+        self._write(payload, last=True)
+
+    def ask(self, kind: str, **fields: Any) -> "Future[Any]":
+        """Send a request. The future ends with the answer, or with `Refused`."""
+        number = next(self._numbers)
+        answer: Future[Any] = Future()
+        self._waiting[number] = answer
+        if self._reader is None:
+            with self._sending:
+                if self._reader is None:
+                    self._reader = threading.Thread(target=self._read, name="millrace-answers", daemon=True)
+                    self._reader.start()
+        self.send({"kind": kind, "id": number, **fields})
+        return answer
+
+    def receive(self) -> bytes:
+        """Read one frame's payload, waiting for it. Raises EOFError when the supervisor is gone."""
+        return self._exactly(int.from_bytes(self._exactly(4), "big"))
+
+    def wait_for_end(self) -> None:
+        """Wait until the supervisor has closed its end."""
+        try:
+            while self._socket.recv(65536):
+                pass
+        except OSError:
+            return
+
+    def _write(self, payload: bytes, *, last: bool) -> None:
+        main = threading.get_ident() == self._main_thread
+        # A signal that raised between the two halves of a frame would leave a torn frame behind: see `Stopping`.
+        self.main_is_sending = main or self.main_is_sending
+        try:
+            with self._sending:
+                if self._closed:
+                    return
+                self._closed = last
+                self._socket.sendall(len(payload).to_bytes(4, "big") + payload)
+        finally:
+            if main:
+                self.main_is_sending = False
+        if main and self.postponed is not None:
+            postponed, self.postponed = self.postponed, None
+            raise postponed
+
+    def _exactly(self, size: int) -> bytes:
+        parts: list[bytes] = []
+        while size:
+            part = self._socket.recv(min(size, 1 << 20))
+            if not part:
+                raise EOFError
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _read(self) -> None:
+        try:
+            while True:
+                frame = json.loads(self.receive())
+                answer = self._waiting.pop(frame["id"], None)
+                if answer is None or not answer.set_running_or_notify_cancel():
+                    continue
+                if frame.get("error") is not None:
+                    answer.set_exception(Refused(frame["error"]["type"], frame["error"]["message"]))
+                else:
+                    answer.set_result(frame.get("value"))
+        except (EOFError, OSError):
+            while self._waiting:
+                _, answer = self._waiting.popitem()
+                if answer.set_running_or_notify_cancel():
+                    answer.set_exception(NotInRun("the supervisor is gone"))
+
+    def _abandon(self) -> None:
+        """Take a forked process out of the run: two writers on one socket would tear each other's frames."""
+        global current  # noqa: PLW0603 - there is one channel in a process
+        current = None
+        self._closed = True
+        self._sending = threading.Lock()
+        self._socket.close()

@@ -1,0 +1,123 @@
+"""A child's one job: wait for it, run the author's code, answer once, end."""
+
+import asyncio
+import atexit
+import importlib
+import inspect
+import io
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+from millrace import _declare
+from millrace._binding import bind
+from millrace._runtime import channel, describe
+from millrace._runtime.encode import to_json
+from millrace._runtime.failure import error_frame
+from millrace._runtime.stopping import Stopping
+
+_CLEARING = 1.0
+"""Seconds that tasks which the workflow left behind have to end, once they are cancelled."""
+
+_LAST_RESORT = b'{"kind":"error","type":"MemoryError","message":"no memory to say more","traceback":""}'
+
+
+def serve(descriptor: int) -> None:
+    """Announce readiness on the control socket, serve the one job, and end the process. Does not return."""
+    out, err = cast("io.TextIOWrapper", sys.stdout), cast("io.TextIOWrapper", sys.stderr)
+    out.reconfigure(line_buffering=True, errors="backslashreplace")
+    control = channel.Channel(socket.socket(fileno=descriptor))
+    loop = asyncio.new_event_loop()  # made before the job comes: it costs more than everything after it
+    born = os.getpid()
+    control.send({"kind": "ready"})
+    try:
+        document = control.receive()
+    except EOFError:
+        os._exit(0)
+    try:
+        channel.current = control
+        payload = _answer(document, control, loop)
+    except BaseException:  # noqa: BLE001 - even telling the error failed: there is no memory left
+        payload = _LAST_RESORT
+    if os.getpid() != born:
+        os._exit(1)  # a process that the author forked came back through here: it has no say
+    for stream in (out, err):
+        try:
+            io.TextIOWrapper.flush(stream)
+        except (OSError, ValueError):
+            continue
+    control.close_with(payload)
+    control.wait_for_end()
+    os._exit(0)
+
+
+def _answer(document: bytes, control: channel.Channel, loop: asyncio.AbstractEventLoop) -> bytes:
+    bundle = ""
+    stopping: Stopping | None = None
+    try:
+        job = json.loads(document)
+        bundle = job["bundle"]
+        stopping = Stopping(control, bundle)
+        sys.path.insert(0, bundle)
+        if job.get("site_packages"):
+            sys.path.append(job["site_packages"])
+        stopping.listen()
+        if job["kind"] == "describe":
+            return to_json(describe.describe(bundle), what="the description").encode()
+        result = _call(job, loop, stopping)
+        text = to_json(result, what="the result", rich=True)
+        atexit._run_exitfuncs()  # os._exit would skip them; what they raise goes to standard error
+        stopping.silence()
+        return b'{"kind":"result","result":' + text.encode() + b"}"
+    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end a run like any other error
+        if stopping is not None:
+            stopping.silence()
+        return to_json(error_frame(error, bundle), what="the error").encode()
+
+
+def _call(job: dict[str, Any], loop: asyncio.AbstractEventLoop, stopping: Stopping) -> object:
+    function = _found(job)
+    args, kwargs = bind(function, job["input"])
+    if not inspect.iscoroutinefunction(function):
+        result = function(*args, **kwargs)
+        if not inspect.iscoroutine(result):
+            return result
+        coroutine = result
+    else:
+        coroutine = function(*args, **kwargs)
+    asyncio.set_event_loop(loop)
+    stopping.task = loop.create_task(coroutine)
+    try:
+        return loop.run_until_complete(stopping.task)
+    finally:
+        _clear(loop)
+
+
+def _clear(loop: asyncio.AbstractEventLoop) -> None:
+    """Let what the workflow left running meet its cancellation, for a moment; threads are not waited for."""
+    left = asyncio.all_tasks(loop)
+    if left:
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(left, timeout=_CLEARING))
+    loop.run_until_complete(loop.shutdown_asyncgens())
+
+
+def _found(job: dict[str, Any]) -> Callable[..., Any]:
+    name = describe.dotted(job["module"])
+    module = importlib.import_module(name)
+    if not describe.is_file_of(module, job["bundle"]):
+        msg = f"{job['module']} of the workspace is hidden by a module of Python's own with the same name"
+        raise ImportError(msg)
+    declared = [
+        definition
+        for definition in _declare.REGISTRY
+        if definition.function.__module__ == name and definition.function.__qualname__ == job["function"]
+    ]
+    if not declared:
+        msg = f"{job['module']} declares no workflow function {job['function']}"
+        raise LookupError(msg)
+    return next((one for one in declared if one.name == job["workflow"]), declared[-1]).function

@@ -1,0 +1,156 @@
+"""Author's values to JSON that every later reader can hold: no NaN, no lone surrogate, no NUL, no bottomless nesting."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, time
+from decimal import Decimal
+from enum import Enum
+from itertools import count, islice
+from types import NoneType
+from typing import Any
+from uuid import UUID
+
+from millrace.errors import ResultError
+
+MAX_FRAME = 16 * 1024 * 1024
+"""Bytes of one frame's payload; the supervisor ends a run that sends more."""
+MAX_RESULT = MAX_FRAME - 65536
+"""Bytes of one result as JSON; leaves room for the frame around it."""
+MAX_DEPTH = 100
+"""Levels of nesting. Readers on the way (decoders, Postgres) give up at some hundreds; a result is kept well below."""
+
+_MAX_TEXT = 16384
+"""Characters; with `_MAX_NODES` values in a line a log frame stays below `MAX_FRAME` in UTF-8."""
+_MAX_ITEMS = 200
+_MAX_LOG_DEPTH = 8
+_MAX_NODES = 200
+
+
+def to_json(value: object, *, what: str, rich: bool = False, limit: int = MAX_RESULT) -> str:
+    """Encode `value`, or raise `ResultError` naming `what`, the path inside it and the reason.
+
+    With `rich`, dataclasses, enums, dates and times, UUIDs and decimals become their JSON forms, the same that input
+    accepts.
+    """
+    default = _richer if rich else None
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default)
+        size = len(text.encode())
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ResultError(_complaint(what, value, default) or f"{what} is not JSON: {error}") from error
+    if size > limit:
+        msg = f"{what} is {size} bytes as JSON, over the limit of {limit}"
+        raise ResultError(msg)
+    if "\\u0000" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+        complaint = _complaint(what, value, default)
+        if complaint is not None:
+            raise ResultError(complaint)
+    return text
+
+
+def _richer(value: object) -> object:  # noqa: PLR0911 - one line per type
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, UUID | Decimal):
+        return str(value)
+    msg = f"{_type_name(value)} is not JSON"
+    raise TypeError(msg)
+
+
+def _complaint(what: str, value: object, default: Callable[[object], object] | None) -> str | None:
+    for path, reason in _faults(value, default):
+        return f"{what} is not JSON at {path}: {reason}"
+    return None
+
+
+def _faults(value: object, default: Callable[[object], object] | None) -> Iterator[tuple[str, str]]:  # noqa: C901
+    """Walk without recursion, depth first, yielding (path, reason)."""
+    left: list[tuple[str, object, int]] = [("$", value, 0)]
+    while left:
+        path, item, depth = left.pop()
+        if depth > MAX_DEPTH:
+            yield path[:200] + "…", f"it is nested deeper than {MAX_DEPTH} levels, or holds itself"
+            return
+        if isinstance(item, str):
+            reason = _text_fault(item)
+            if reason:
+                yield path, reason
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                yield path, f"{item} has no JSON form"
+        elif isinstance(item, dict):
+            for key, inner in reversed(list(item.items())):
+                if not isinstance(key, str | int | float | NoneType):
+                    yield path, f"a key is {_type_name(key)}, not text"
+                elif isinstance(key, str) and _text_fault(key):
+                    yield path, f"a key: {_text_fault(key)}"
+                left.append((f"{path}.{key}", inner, depth + 1))
+        elif isinstance(item, list | tuple):
+            left.extend((f"{path}[{index}]", item[index], depth + 1) for index in reversed(range(len(item))))
+        elif item is not None and not isinstance(item, int):
+            if default is None:
+                yield path, f"{_type_name(item)} is not JSON"
+                continue
+            try:
+                left.append((path, default(item), depth + 1))
+            except TypeError as error:
+                yield path, str(error)
+
+
+def _text_fault(text: str) -> str | None:
+    if "\0" in text:
+        return "the text holds a NUL character, which cannot be stored"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "the text holds half a surrogate pair, which is not a character"
+    return None
+
+
+def plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
+    """Turn anything into JSON of bounded size, for a log line: never raises an `Exception`."""
+    return _plain(value, 0, count())
+
+
+def _plain(value: object, depth: int, seen: "count[int]") -> Any:  # noqa: ANN401, PLR0911 - one line per type
+    try:
+        if next(seen) > _MAX_NODES:
+            return "…"
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, int):
+            return int(value) if -(1 << 63) <= value < (1 << 63) else clean(hex(value))
+        if isinstance(value, float):
+            return float(value) if math.isfinite(value) else str(float(value))
+        if isinstance(value, str):
+            return clean(value)
+        if depth < _MAX_LOG_DEPTH and isinstance(value, dict):
+            pairs = islice(value.items(), _MAX_ITEMS)
+            return {str(_plain(key, depth + 1, seen)): _plain(inner, depth + 1, seen) for key, inner in pairs}
+        if depth < _MAX_LOG_DEPTH and isinstance(value, list | tuple | set | frozenset):
+            return [_plain(inner, depth + 1, seen) for inner in islice(value, _MAX_ITEMS)]
+        if isinstance(value, datetime | date | time | UUID | Decimal | Enum):
+            return _plain(_richer(value), depth + 1, seen)
+        return clean(repr(value))
+    except Exception:  # noqa: BLE001 - a hostile or broken __repr__ must not end a run that only wanted to log
+        return f"<{_type_name(value)}>"
+
+
+def clean(text: str, limit: int = _MAX_TEXT) -> str:
+    """Cut `text` and replace what is no storable character. The answer is exactly a `str`."""
+    cut = str.__getitem__(text, slice(0, limit))
+    kept = cut.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+    return kept if len(text) <= limit else kept + "…"
+
+
+def _type_name(value: object) -> str:
+    name = type.__getattribute__(type(value), "__name__")
+    return name if type(name) is str else "object"

@@ -1,0 +1,58 @@
+"""How SIGTERM reaches the author's code: as a cancelled task or an exception, so that `finally` blocks run."""
+
+import asyncio
+import signal
+from types import FrameType
+from typing import Any
+
+from millrace._runtime.channel import Channel
+from millrace.errors import Cancelled
+
+_PATIENCE = 1.0
+"""Seconds that a cancelled task may hold the event loop up before it is interrupted where it stands."""
+
+
+class Stopping:
+    """Turns SIGTERM into the end of the author's code. Made and used in the main thread."""
+
+    def __init__(self, channel: Channel, bundle: str) -> None:
+        self._channel = channel
+        self._prefix = bundle.rstrip("/") + "/"
+        self.task: asyncio.Task[Any] | None = None
+        """The author's coroutine, while there is one."""
+        self.asked = False
+
+    def listen(self) -> None:
+        """From now on a SIGTERM stops the author's code."""
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGALRM, self._insist)
+
+    def silence(self) -> None:
+        """From now on no signal disturbs: the author's code has ended."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        self._channel.postponed = None
+
+    def _stop(self, _signal: int, _frame: FrameType | None) -> None:
+        self.asked = True
+        if self.task is None:
+            self._raise()
+            return
+        self.task.cancel()
+        self.task.get_loop().call_soon_threadsafe(lambda: None)  # wakes a loop that waits
+        signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+
+    def _insist(self, _signal: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename.startswith(self._prefix):
+                self._raise()
+                return
+            frame = frame.f_back
+
+    def _raise(self) -> None:
+        stop = Cancelled("the attempt is being stopped")
+        if self._channel.main_is_sending:
+            self._channel.postponed = stop
+        else:
+            raise stop

@@ -1,0 +1,35 @@
+"""The errors that a workflow author can meet, by name."""
+
+from collections.abc import Sequence
+
+
+class Cancelled(BaseException):
+    """The attempt is being stopped: it was cancelled, or its time is up.
+
+    Raised inside a plain `def` workflow (a coroutine gets `asyncio.CancelledError`). Not an `Exception`, so that
+    `except Exception` does not swallow it; `finally` blocks run and have a few seconds.
+    """
+
+
+class InputError(ValueError):
+    """The input does not fit the parameters. `faults` is a non-empty list of (path, message)."""
+
+    def __init__(self, faults: Sequence[tuple[str, str]]) -> None:
+        self.faults = list(faults)
+        super().__init__("; ".join(f"{path}: {message}" for path, message in self.faults))
+
+
+class ResultError(TypeError):
+    """A result cannot be kept as JSON. The message names the path inside the result and the reason."""
+
+
+class Refused(RuntimeError):
+    """The platform answered a request of this run with no. `kind` is the kind of refusal, e.g. `NotFound`."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        super().__init__(message)
+
+
+class NotInRun(RuntimeError):
+    """Something was asked for that only a run has."""

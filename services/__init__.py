@@ -1,0 +1,1 @@
+"""The five services of Millrace; none imports another."""

@@ -1,0 +1,9 @@
+"""What can go wrong with the sandbox itself, as opposed to what runs in it."""
+
+
+class SandboxUnavailable(Exception):  # noqa: N818 - a state of affairs, named as the operator reads it
+    """No child can be started here. The message says what is missing and how to put it right."""
+
+
+class FrameError(Exception):
+    """What came from a child is no frame, or what should go to it does not fit into one."""

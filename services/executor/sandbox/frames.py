@@ -1,0 +1,172 @@
+"""The wire between supervisor and child: four bytes of big-endian length, then so many bytes of JSON.
+
+Everything that is read here was written by an adversary. A frame is capped in size and depth, holds only text that Postgres
+and every JSON reader can hold, and is decoded straight into one of the structs below; all else is a `FrameError`.
+"""
+
+import asyncio
+import re
+from typing import Annotated, Any
+
+import msgspec
+
+from services.executor.sandbox.errors import FrameError
+from services.executor.sandbox.jail import Level, Problem, WorkflowFound
+
+MAX_FRAME = 16 * 1024 * 1024
+"""Bytes of one payload."""
+MAX_DEPTH = 110
+"""Levels of nesting of a payload: the 100 of a result and what is around it. Decoders give up at about a thousand."""
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+StepName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class _Frame(msgspec.Struct, frozen=True, tag_field="kind"):
+    pass
+
+
+class Ready(_Frame, tag="ready"):
+    """The child has given up its rights and waits for a job."""
+
+
+class Log(_Frame, tag="log"):
+    """A structured line. Nobody waits for an answer."""
+
+    level: Level
+    event: Annotated[str, msgspec.Meta(max_length=1100)]
+    fields: dict[str, Any]
+
+
+class StepGet(_Frame, tag="step_get"):
+    """Asks for the record of a step."""
+
+    id: Number
+    name: StepName
+    ordinal: Number
+
+
+class StepPut(_Frame, tag="step_put"):
+    """Asks to keep the result of a step."""
+
+    id: Number
+    name: StepName
+    ordinal: Number
+    result: msgspec.Raw
+
+
+class Connection(_Frame, tag="connection"):
+    """Asks for a credential."""
+
+    id: Number
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class Result(_Frame, tag="result"):
+    """Terminal: the function returned."""
+
+    result: msgspec.Raw
+
+
+class Error(_Frame, tag="error"):
+    """Terminal: the function raised."""
+
+    type: Annotated[str, msgspec.Meta(max_length=300)]
+    message: Annotated[str, msgspec.Meta(max_length=10_000)]
+    traceback: Annotated[str, msgspec.Meta(max_length=70_000)]
+
+
+class Described(_Frame, tag="described"):
+    """Terminal: what the bundle holds."""
+
+    workflows: list[WorkflowFound]
+    problems: list[Problem]
+
+
+Request = StepGet | StepPut | Connection
+Terminal = Result | Error | Described
+Frame = Ready | Log | StepGet | StepPut | Connection | Result | Error | Described
+
+_DECODER = msgspec.json.Decoder(Frame)
+_ENCODER = msgspec.json.Encoder()
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+_NOT_A_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ONE_KIND = bytes.maketrans(b"{}", b"[]")
+
+
+def encode(document: Any) -> bytes:  # noqa: ANN401 - anything that msgspec encodes
+    """Answer the whole frame, length included. Raises `FrameError` when it is over the cap or is not JSON."""
+    try:
+        payload = _ENCODER.encode(document)
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"cannot be sent to the child: {error}"
+        raise FrameError(msg) from error
+    if len(payload) > MAX_FRAME:
+        msg = f"{len(payload)} bytes are over the limit of {MAX_FRAME}"
+        raise FrameError(msg)
+    return len(payload).to_bytes(4, "big") + payload
+
+
+def decode(payload: bytes) -> Frame:
+    """Answer the frame that a payload is. Raises `FrameError` for whatever is none; nothing else."""
+    if len(payload) > MAX_FRAME:
+        msg = f"a frame of {len(payload)} bytes is over the limit of {MAX_FRAME}"
+        raise FrameError(msg)
+    if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and _is_too_deep(payload):
+        msg = f"a frame is nested deeper than {MAX_DEPTH} levels"
+        raise FrameError(msg)
+    try:
+        frame = _DECODER.decode(payload)
+        if isinstance(frame, Result | StepPut):
+            msgspec.json.decode(frame.result)  # until here it was only skipped over
+        if _UNSTORABLE.search(payload):
+            _refuse_unstorable(msgspec.json.decode(payload))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:
+        msg = f"a frame cannot be read: {error}"
+        raise FrameError(msg) from error
+    return frame
+
+
+async def read(reader: asyncio.StreamReader) -> tuple[Frame, int] | None:
+    """Wait for the next frame and answer it with its size; None when the child's end is closed, in a frame or between.
+
+    The length is checked before a byte of the payload is kept. Raises `FrameError`.
+    """
+    try:
+        size = int.from_bytes(await reader.readexactly(4), "big")
+        if size > MAX_FRAME:
+            msg = f"a frame of {size} bytes is over the limit of {MAX_FRAME}"
+            raise FrameError(msg)
+        payload = await reader.readexactly(size)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    return decode(payload), size
+
+
+def _refuse_unstorable(document: object) -> None:
+    """Look at every text. Raises ValueError for one with a NUL character or half a surrogate pair."""
+    left = [document]
+    while left:
+        item = left.pop()
+        if isinstance(item, str):
+            if "\0" in item:
+                msg = "a text holds a NUL character"
+                raise ValueError(msg)
+            item.encode()  # UnicodeEncodeError is a ValueError
+        elif isinstance(item, dict):
+            left.extend(item)
+            left.extend(item.values())
+        elif isinstance(item, list):
+            left.extend(item)
+
+
+def _is_too_deep(payload: bytes) -> bool:
+    """Peel the innermost pairs of brackets off, once per level, after the texts: brackets there are no nesting."""
+    brackets = _STRING.sub(b"", payload).translate(_ONE_KIND, _NOT_A_BRACKET)
+    for _ in range(MAX_DEPTH):
+        peeled = brackets.replace(b"[]", b"")
+        if not peeled or len(peeled) == len(brackets):  # what does not pair up is left to the decoder to refuse
+            return False
+        brackets = peeled
+    return True

@@ -1,0 +1,143 @@
+"""What a caller of any sandbox meets: a job in, an outcome out, and what the job may ask for on the way."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+Tier = Literal["none", "A", "B"]
+Level = Literal["debug", "info", "warning", "error"]
+Stream = Literal["stdout", "stderr"]
+Status = Literal["succeeded", "failed", "timed_out", "cancelled", "crashed"]
+Reason = Literal["error", "timeout", "oom", "worker_lost", "sandbox", "limit"]
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """One attempt at one run. The bundle, and `site_packages` if there is one, are readable by the sandbox's user."""
+
+    run: str
+    attempt: int
+    org: str
+    workflow: str
+    bundle: Path
+    module: str
+    """Dotted name, or path in the bundle."""
+    function: str
+    """Qualified name of the decorated function."""
+    input: dict[str, Any]
+    timeout: float
+    """Seconds from the start of the attempt to its SIGTERM."""
+    site_packages: Path | None = None
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """What went wrong. The traceback shows the author's frames only, with paths relative to the bundle."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What the attempt took, the processes that it waited for included; measured by the supervisor."""
+
+    cpu_ms: int
+    max_rss_mb: int
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How an attempt ended. `result` is there exactly when it succeeded: valid JSON that every later reader can hold.
+
+    `reason` is None when it succeeded or was cancelled. After a cancellation `error` is None.
+    """
+
+    status: Status
+    reason: Reason | None = None
+    result: msgspec.Raw | None = None
+    error: Failure | None = None
+    usage: Usage
+    duration_ms: int
+
+
+class StepRecord(msgspec.Struct, frozen=True):
+    """The kept result of a durable step, as JSON."""
+
+    result: msgspec.Raw
+
+
+class WorkflowFound(msgspec.Struct, frozen=True, kw_only=True):
+    """One workflow of a bundle. `path` and `line` say where, `function` and `module` what a `Job` has to name."""
+
+    name: str
+    module: str
+    path: str
+    line: int
+    function: str
+    doc: str | None
+    input_schema: dict[str, Any]
+    timeout: float | None
+    retries: int
+    concurrency: str | None
+    is_data_provider: bool
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What keeps a file, or one workflow of it, from being used. Path "." is the bundle as a whole."""
+
+    path: str
+    line: int
+    message: str
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What a bundle holds, in the order of path and line."""
+
+    workflows: list[WorkflowFound]
+    problems: list[Problem]
+
+
+class Capabilities(Protocol):
+    """All that a run can make the supervisor do. Each is bound to the run by whoever made it: no argument names a run.
+
+    `log` and `output` are awaited one after the other, in the order of arrival; the others may overlap each other. What
+    `connection` raises is answered to the author, by type name and message; what the others raise ends the child and
+    comes out of `Sandbox.run`, so that no attempt goes on whose steps or lines could not be kept.
+    """
+
+    async def log(self, level: Level, event: str, fields: dict[str, Any]) -> None:
+        """Keep a structured line."""
+
+    async def output(self, stream: Stream, text: str) -> None:
+        """Keep printed text: whole lines where the author ended them, without NUL characters."""
+
+    async def step_get(self, name: str, ordinal: int) -> StepRecord | None:
+        """Answer the record of the step that is the `ordinal`th, from 0, of its name in the run; None to have it run."""
+
+    async def step_put(self, name: str, ordinal: int, result: msgspec.Raw) -> None:
+        """Keep a step's result; when this returns, the step is done for good."""
+
+    async def connection(self, name: str) -> dict[str, Any]:
+        """Answer `{"name", "token", "expires_at"}` of the run's organization; `expires_at` RFC 3339 or None."""
+
+
+class Sandbox(Protocol):
+    """Runs jobs apart from everything else. Safe to use from many tasks of one event loop."""
+
+    tier: Tier
+
+    async def start(self) -> None:
+        """Get ready to run. Raises `SandboxUnavailable`."""
+
+    async def close(self) -> None:
+        """Kill and reap every process, and remove every file of its own."""
+
+    async def run(self, job: Job, capabilities: Capabilities, *, cancel: asyncio.Event | None = None) -> Outcome:
+        """Run one attempt to its end, whatever that is.
+
+        Setting `cancel` ends it as cancelled: SIGTERM, then after the grace SIGKILL. Cancelling the task kills at once;
+        when CancelledError comes out the processes are gone. Raises `SandboxUnavailable`, and what capabilities raise.
+        """
+
+    async def describe(self, bundle: Path, *, site_packages: Path | None = None) -> Description:
+        """Say what workflows a bundle holds. What is wrong with the bundle is in the answer, never raised."""

@@ -1,0 +1,117 @@
+"""What the author prints: read as it comes, kept up to a limit, decoded, in whole lines where there are lines."""
+
+import asyncio
+import codecs
+import contextlib
+import os
+from collections.abc import Callable
+
+from services.executor.sandbox.jail import Stream
+
+KEPT = 1 << 20
+"""Bytes of both streams together that are kept of an attempt; what follows is counted and dropped."""
+FATAL = 64 << 20
+"""Bytes after which the attempt is ended: by then it is a flood, and reading it costs the others."""
+
+_PIECE = 65536
+_LONGEST_LINE = 65536
+
+
+class Output:
+    """Both pipes of one child. Not bound to an attempt: a child that is not yet in use may already complain."""
+
+    def __init__(self) -> None:
+        self._pipes = {_name: os.pipe2(os.O_CLOEXEC) for _name in _STREAMS}
+        self._open: set[Stream] = set()
+        self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in _STREAMS}
+        self._partial: dict[Stream, str] = dict.fromkeys(_STREAMS, "")
+        self._ready: list[tuple[Stream, str]] = []
+        self._read = 0
+        self.on_text: Callable[[], None] = _nothing
+        """Called when there is something to `take`."""
+        self.on_flood: Callable[[], None] = _nothing
+        """Called once more than `FATAL` bytes came."""
+
+    def writable(self, stream: Stream) -> int:
+        """The end that the child gets."""
+        return self._pipes[stream][1]
+
+    def listen(self) -> None:
+        """Begin to read, once the child has its ends."""
+        loop = asyncio.get_running_loop()
+        for name in _STREAMS:
+            source, sink = self._pipes[name]
+            os.close(sink)
+            os.set_blocking(source, False)
+            self._open.add(name)
+            loop.add_reader(source, self._on_readable, name)
+
+    def take(self) -> list[tuple[Stream, str]]:
+        """Answer what has come since the last call, in the order of arrival."""
+        taken, self._ready = self._ready, []
+        return taken
+
+    def drain(self) -> None:
+        """Read what the pipes still hold and let go of unfinished lines. For a child that is dead."""
+        for name in tuple(self._open):
+            while self._on_readable(name) and self._read <= FATAL:
+                pass
+        for name in _STREAMS:
+            self._keep(name, self._decoders[name].decode(b"", final=True), last=True)
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        for name, (source, sink) in self._pipes.items():
+            if name in self._open:
+                self._shut(name)
+            else:
+                with contextlib.suppress(OSError):
+                    os.close(source)
+                    os.close(sink)
+        self._pipes = {}
+
+    def _on_readable(self, name: Stream) -> bool:
+        try:
+            data = os.read(self._pipes[name][0], _PIECE)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._shut(name)
+            return False
+        room = KEPT - self._read
+        before, self._read = self._read, self._read + len(data)
+        if room > 0:
+            self._keep(name, self._decoders[name].decode(data[:room]), last=False)
+            if len(data) > room:
+                self._cut(name)
+        if before <= FATAL < self._read:
+            self.on_flood()
+        return True
+
+    def _keep(self, name: Stream, text: str, *, last: bool) -> None:
+        text = self._partial[name] + text.replace("\0", "\ufffd")
+        end = len(text) if last or len(text) > _LONGEST_LINE else text.rfind("\n") + 1
+        self._partial[name] = text[end:]
+        if end:
+            self._ready.append((name, text[:end]))
+            self.on_text()
+
+    def _cut(self, name: Stream) -> None:
+        for stream in _STREAMS:
+            self._keep(stream, self._decoders[stream].decode(b"", final=True), last=True)
+            self._decoders[stream].reset()
+        self._ready.append((name, f"\n[output is cut here: only the first {KEPT >> 20} MB of an attempt are kept]\n"))
+        self.on_text()
+
+    def _shut(self, name: Stream) -> None:
+        self._open.discard(name)
+        source = self._pipes[name][0]
+        asyncio.get_running_loop().remove_reader(source)
+        os.close(source)
+
+
+_STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
+
+
+def _nothing() -> None:
+    pass

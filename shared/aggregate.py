@@ -1,0 +1,80 @@
+"""Aggregates: entities whose truth is their messages on the stream."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from nats.aio.client import Client
+
+from shared.commit import Ack, Journal, Stale
+from shared.envelope import Envelope, Sealed, open_envelope
+from shared.errors import Conflict
+from shared.messages.declaration import STREAM_OF_NOUN, checked_key, declaration_of
+from shared.pull import StreamError, api_request
+
+_NO_MESSAGE = 10037  # nats-server server/errors.json: no message found
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """One message of an aggregate: its stream sequence, subject and envelope."""
+
+    sequence: int
+    subject: str
+    envelope: Envelope
+
+
+async def history(client: Client, noun: str, key: str, *, after: int = 0) -> AsyncIterator[Stored]:
+    """Yield the messages of the aggregate `noun`/`key` after sequence `after`, in order, read from the stream's leader.
+
+    Raises `Unavailable` when the broker does not answer.
+    """
+    stream = STREAM_OF_NOUN[noun]
+    sequence = after
+    while True:
+        request = {"seq": sequence + 1, "next_by_subj": f"{noun}.{checked_key(key)}.>"}
+        try:
+            answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{stream}", request)
+        except StreamError as error:
+            if error.code == _NO_MESSAGE:
+                return
+            raise
+        found = answer["message"]
+        sequence = int(found["seq"])
+        yield Stored(sequence, found["subject"], open_envelope(base64.b64decode(found.get("data", ""))))
+
+
+async def last(client: Client, noun: str, key: str) -> Stored | None:
+    """Return the last message of an aggregate, or None when it has none."""
+    request = {"last_by_subj": f"{noun}.{checked_key(key)}.>"}
+    try:
+        answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{STREAM_OF_NOUN[noun]}", request)
+    except StreamError as error:
+        if error.code == _NO_MESSAGE:
+            return None
+        raise
+    found = answer["message"]
+    return Stored(int(found["seq"]), found["subject"], open_envelope(base64.b64decode(found.get("data", ""))))
+
+
+async def append(
+    client: Client, journal: Journal, sealed: Sealed[Any], expected: int, *, sent_before: bool = False
+) -> Ack:
+    """Append to an aggregate, deciding a conflict by folding: my id is there -> success, else `Conflict`.
+
+    `sent_before` says that this process has sent this very message already (its outcome was unknown); only then is an answer
+    "duplicate" taken as success without looking. Raises `Conflict`, `Unavailable`.
+    """
+    try:
+        ack = await journal.append(sealed, expected)
+        if not ack.duplicate or sent_before:
+            return ack
+    except Stale:
+        pass
+    declared = declaration_of(sealed.message)
+    async for stored in history(client, declared.noun, declared.key(sealed.message)):
+        if stored.envelope.id == sealed.envelope.id:
+            return Ack(stored.sequence, duplicate=True)
+    raise Conflict(f"{declared.noun} {sealed.envelope.subject} has changed since: {sealed.envelope.type} was not recorded")

@@ -1,0 +1,327 @@
+"""The bus as a service sees it: handle messages, answer questions, ask them. Acks, subjects and verdicts are decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import msgspec
+import nats.errors
+import structlog
+from faststream import AckPolicy
+from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from nats.aio.client import Client
+
+from shared import aggregate
+from shared.commit import Journal, Refused
+from shared.envelope import Envelope, Sealed, caused_id, derived_id, open_envelope, open_message, seal, utc_now
+from shared.errors import Conflict, ErrorDocument, MillraceError, NotFound, Unavailable, from_document, to_document
+from shared.messages import DeadLettered, Message
+from shared.messages.declaration import declaration_of
+from shared.projection import Health
+from shared.pull import inbox_prefix
+from shared.questions import ASKED, Asked, Command, asked_of
+from shared.streams import WORK, Work
+
+Answer = TypeVar("Answer")
+# A handler takes one message and yields what follows from it, each with the discriminator that makes it that one.
+Handler = Callable[[Any, Any], AsyncIterator[tuple[Message, str]]]
+Handlers = Mapping[type[Message], Handler]
+Questions = Mapping[type[msgspec.Struct], Callable[[Any, Any], Awaitable[Any]]]
+
+# Messages of one consumer that are handled at the same time: enough to hide one commit behind others.
+CONCURRENCY = 64
+# A bug is met again at once when a message comes back at once: these are seconds between tries.
+BUG_DELAYS = (1.0, 5.0, 30.0, 120.0)
+ABSENT_DELAYS = (0.5, 2.0, 10.0, 30.0)
+UNAVAILABLE_DELAY = 2.0
+# So many dead letters in a row are a bad deploy, not bad messages: the consumer stops before it drains the stream.
+DEAD_IN_A_ROW = 20
+
+_log = structlog.get_logger()
+
+
+class Bus:
+    """One service's connection: its inbox, its journal, its handlers and answers."""
+
+    def __init__(self, broker: NatsBroker, client: Client, service: str, health: Health) -> None:
+        self._broker = broker
+        self.client = client
+        self.service = service
+        self.journal = Journal(client)
+        self._health = health
+
+    # -- saying ---------------------------------------------------------------------------------------------------
+
+    def seal(
+        self,
+        message: Message,
+        *,
+        org: str,
+        id: str | None = None,  # noqa: A002 - the CloudEvents attribute
+        cause: Envelope | None = None,
+        correlation: str | None = None,
+    ) -> Sealed[Any]:
+        """Put a message of this service into its envelope, now."""
+        return seal(message, service=self.service, org=org, now=utc_now(), id=id, cause=cause, correlation=correlation)
+
+    async def publish(self, sealed: Sealed[Any]) -> int:
+        """Store a message; returns its sequence. A creation expects to be its aggregate's first. Raises `Unavailable`, `Conflict`."""
+        if declaration_of(sealed.message).creates:
+            return await self.append(sealed, 0)
+        return (await self.journal.publish(sealed)).sequence
+
+    async def append(self, sealed: Sealed[Any], expected: int) -> int:
+        """Store a message of an aggregate that is expected at `expected`; returns its sequence. Raises `Conflict`, `Unavailable`."""
+        return (await aggregate.append(self.client, self.journal, sealed, expected)).sequence
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    async def ask(self, asked: msgspec.Struct, *, timeout: float | None = None) -> Any:
+        """Ask a question or give a command; returns the declared answer.
+
+        Raises what the owner raised, or `Unavailable` when nobody answered in time.
+        """
+        declared = asked_of(asked)
+        if not self.client.is_connected:
+            raise Unavailable("the broker is not connected")
+        try:
+            answer = await self._broker.request(
+                msgspec.json.encode(asked), declared.subject, timeout=timeout or declared.timeout
+            )
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            raise Unavailable(f"the {declared.service} service did not answer {declared.verb!r} in time") from error
+        frame = msgspec.json.decode(answer.body, type=_Frame)
+        if frame.error is not None:
+            raise from_document(frame.error)
+        return msgspec.json.decode(frame.ok, type=declared.answer)
+
+    # -- answering ------------------------------------------------------------------------------------------------
+
+    def answer(self, questions: Questions, deps: Any) -> None:
+        """Answer these questions and commands from `start` on."""
+        served = {asked_of(cls).subject: (asked_of(cls), cls, function) for cls, function in questions.items()}
+        missing = {subject for subject, (asked, _) in ASKED.items() if asked.service == self.service} - served.keys()
+        if missing:
+            raise TypeError(f"{self.service} does not answer {sorted(missing)}")
+
+        async def reply(msg: NatsMessage) -> bytes:
+            asked, cls, function = served[msg.raw_message.subject]
+            return await _answered(asked, cls, function, msg.body, deps)
+
+        for kind in ("ask", "do"):
+            self._broker.subscriber(
+                f"{kind}.{self.service}.*", queue=self.service, max_workers=CONCURRENCY, decoder=_undecoded
+            )(reply)
+
+    # -- handling -------------------------------------------------------------------------------------------------
+
+    def handle(self, handlers: Handlers, deps: Any) -> None:
+        """Consume this service's work with these handlers from `start` on."""
+        for work in WORK:
+            if work.service != self.service or work.managed:
+                continue
+            self._consume(work, handlers[work.message], deps)
+
+    def _consume(self, work: Work, handler: Handler, deps: Any) -> None:
+        streak = _Streak()
+        part = f"consumer {work.name}"
+
+        async def take(msg: NatsMessage) -> None:
+            if streak.broken:
+                await msg.nack(delay=BUG_DELAYS[-1])
+                return
+            dead = await self._take(work, handler, deps, msg)
+            if streak.note(dead=dead):
+                self._health.report(part, f"stopped after {DEAD_IN_A_ROW} dead letters in a row")
+                _log.error("consumer.stopped", consumer=work.name)
+
+        self._health.report(part, None)
+        self._broker.subscriber(
+            work.subject,
+            stream=JStream(work.stream, declare=False),
+            durable=work.name,
+            pull_sub=PullSub(batch_size=1),
+            max_workers=CONCURRENCY,
+            ack_policy=AckPolicy.MANUAL,
+            decoder=_undecoded,
+            inbox_prefix=f"{inbox_prefix(self.service)}.".encode(),
+        )(take)
+
+    async def _take(self, work: Work, handler: Handler, deps: Any, msg: NatsMessage) -> bool:
+        """Handle one message and settle it; returns whether it became a dead letter."""
+        tries = msg.raw_message.metadata.num_delivered or 1
+        try:
+            envelope = open_envelope(msg.body)
+            with structlog.contextvars.bound_contextvars(correlation_id=envelope.correlationid, message_id=envelope.id):
+                message = open_message(envelope, work.message)
+                await self._follow(handler, message, envelope, deps)
+        except Unavailable as error:
+            _log.warning("handler.unavailable", consumer=work.name, reason=error.detail)
+            await msg.nack(delay=error.retry_after or UNAVAILABLE_DELAY)
+            return False
+        except (NotFound, Conflict) as error:
+            return await self._again(work, msg, tries, ABSENT_DELAYS, error)
+        except (MillraceError, Refused) as error:
+            return await self._bury(work, msg, tries, error, "can never work")
+        except Exception as error:
+            _log.exception("handler.failed", consumer=work.name, tries=tries)
+            return await self._again(work, msg, tries, BUG_DELAYS, error)
+        await msg.ack()
+        return False
+
+    async def _follow(self, handler: Handler, message: Message, envelope: Envelope, deps: Any) -> None:
+        follows = [
+            self.seal(one, org=envelope.org, cause=envelope, id=caused_id(envelope.id, one, discriminator))
+            async for one, discriminator in handler(message, deps)
+        ]
+        if len(follows) == 1:
+            await self.publish(follows[0])
+        elif follows:
+            outcomes = await asyncio.gather(*(self.publish(one) for one in follows), return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+
+    async def _again(
+        self, work: Work, msg: NatsMessage, tries: int, delays: tuple[float, ...], error: Exception
+    ) -> bool:
+        if tries > len(delays):
+            return await self._bury(work, msg, tries, error, f"still failing after {tries} tries")
+        await msg.nack(delay=delays[tries - 1])
+        return False
+
+    async def _bury(self, work: Work, msg: NatsMessage, tries: int, error: Exception, reason: str) -> bool:
+        raw = msg.raw_message
+        sequence = raw.metadata.sequence.stream
+        org, cause = "global", None
+        with contextlib.suppress(MillraceError):
+            cause = open_envelope(msg.body)
+            org = cause.org
+        letter = DeadLettered(
+            service=self.service,
+            verb=declaration_of(work.message).type,
+            consumer=work.name,
+            stream=work.stream,
+            sequence=sequence,
+            subject=raw.subject,
+            document_base64=base64.b64encode(msg.body).decode(),
+            error=f"{type(error).__name__}: {error}",
+            reason=reason,
+            tries=tries,
+        )
+        original = cause.id if cause else f"{work.stream}/{sequence}"
+        try:
+            await self.publish(self.seal(letter, org=org, cause=cause, id=derived_id(original, "dead", work.name)))
+        except Unavailable:
+            await msg.nack(delay=UNAVAILABLE_DELAY)
+            return False
+        await msg.reject()
+        _log.error("handler.dead_letter", consumer=work.name, reason=str(error), sequence=sequence)
+        return True
+
+    async def start(self) -> None:
+        """Begin to handle and to answer."""
+        await self._broker.start()
+
+
+class _Frame(msgspec.Struct):
+    """What an answer looks like on the wire: one of the two."""
+
+    ok: msgspec.Raw = msgspec.Raw(b"null")
+    error: ErrorDocument | None = None
+
+
+class _Streak:
+    """Counts dead letters in a row."""
+
+    def __init__(self) -> None:
+        self._dead = 0
+        self.broken = False
+
+    def note(self, *, dead: bool) -> bool:
+        """Count an outcome; True at the one that breaks the consumer."""
+        self._dead = self._dead + 1 if dead else 0
+        if self._dead >= DEAD_IN_A_ROW and not self.broken:
+            self.broken = True
+            return True
+        return False
+
+
+async def _answered(
+    asked: Asked, cls: type[msgspec.Struct], function: Callable[[Any, Any], Awaitable[Any]], body: bytes, deps: Any
+) -> bytes:
+    try:
+        question = msgspec.json.decode(body, type=cls)
+        correlation = question.id if isinstance(question, Command) else None
+        with structlog.contextvars.bound_contextvars(question=asked.subject, command_id=correlation):
+            return msgspec.json.encode(_Frame(ok=msgspec.Raw(msgspec.json.encode(await function(question, deps)))))
+    except MillraceError as error:
+        return msgspec.json.encode(_Frame(error=to_document(error)))
+    except msgspec.MsgspecError as error:
+        return msgspec.json.encode(_Frame(error=ErrorDocument("invalid", f"{asked.subject}: {error}")))
+    except Exception:
+        _log.exception("question.failed", subject=asked.subject)
+        return msgspec.json.encode(_Frame(error=ErrorDocument("error", f"{asked.subject} failed; see the log of {asked.service}")))
+
+
+async def _undecoded(msg: Any) -> Any:
+    """Leave a body as it is: decoding belongs to the verdicts of this module."""
+    return msg
+
+
+@contextlib.asynccontextmanager
+async def connected(url: str, *, service: str, health: Health) -> AsyncIterator[Bus]:
+    """Connect to the broker for the block, and go on reconnecting; drains at the end.
+
+    Raises OSError or nats' errors when the first connection fails.
+    """
+
+    async def disconnected() -> None:
+        health.report("broker", "not connected")
+        _log.warning("broker.disconnected")
+
+    async def reconnected() -> None:
+        health.report("broker", None)
+        _log.info("broker.reconnected")
+
+    async def failed(error: Exception) -> None:
+        _log.warning("broker.error", reason=f"{type(error).__name__}: {error}")
+
+    broker = NatsBroker(
+        url,
+        name=f"millrace-{service}",
+        inbox_prefix=inbox_prefix(service).encode(),
+        apply_types=False,
+        logger=None,
+        connect_timeout=5,
+        reconnect_time_wait=0.25,
+        max_reconnect_attempts=-1,
+        ping_interval=5,
+        max_outstanding_pings=2,
+        disconnected_cb=disconnected,
+        reconnected_cb=reconnected,
+        error_cb=failed,
+        drain_timeout=5,
+        graceful_timeout=5,
+    )
+    await broker.connect()
+    health.report("broker", None)
+    try:
+        yield Bus(broker, broker.connection, service, health)
+    finally:
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            async with asyncio.timeout(8):
+                await broker.stop()
+
+
+def without_password(url: str) -> str:
+    """Return `url` as it may be shown."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:…@{parts.netloc.rpartition('@')[2]}"))

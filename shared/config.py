@@ -1,0 +1,86 @@
+"""Settings from the environment, read once at start; everything that is missing or wrong is reported at once."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from shared.errors import Problem
+
+
+class ConfigError(Exception):
+    """The environment does not make a configuration; `problems` name each variable and what is wrong with it."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{problem.path}: {problem.message}" for problem in problems))
+
+
+class Environment:
+    """Reads variables and remembers every complaint until `check`. Values never appear in a complaint."""
+
+    def __init__(self, variables: Mapping[str, str] | None = None) -> None:
+        self._variables = os.environ if variables is None else variables
+        self._problems: list[Problem] = []
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """Return the variable `name`; without a default it must be there and not be empty."""
+        value = self._variables.get(name, "").strip()
+        if value:
+            return value
+        if default is None:
+            self._problems.append(Problem(name, "is not set"))
+            return ""
+        return default
+
+    def optional(self, name: str) -> str | None:
+        """Return the variable, or None where it is not set or empty."""
+        return self._variables.get(name, "").strip() or None
+
+    def integer(self, name: str, default: int, *, minimum: int = 0, maximum: int = 2**31) -> int:
+        """Return a whole number within bounds."""
+        raw = self.optional(name)
+        if raw is None:
+            return default
+        try:
+            value = int(raw)
+        except ValueError:
+            self._problems.append(Problem(name, "is not a whole number"))
+            return default
+        if not minimum <= value <= maximum:
+            self._problems.append(Problem(name, f"must be from {minimum} to {maximum}"))
+            return default
+        return value
+
+    def flag(self, name: str) -> bool:
+        """Return whether the variable says 1, true, yes or on."""
+        return (self.optional(name) or "").lower() in {"1", "true", "yes", "on"}
+
+    def path(self, name: str) -> Path:
+        """Return a folder's path; it must be set."""
+        return Path(self.text(name))
+
+    def keys(self, name: str) -> tuple[bytes, ...]:
+        """Return comma-separated base64 keys of 256 bits; the first one encrypts."""
+        made: list[bytes] = []
+        for number, part in enumerate(self.text(name).split(","), start=1):
+            if not part.strip():
+                continue
+            try:
+                key = base64.b64decode(part.strip(), validate=True)
+            except binascii.Error:
+                self._problems.append(Problem(name, f"key {number} is not base64"))
+                continue
+            if len(key) != 32:
+                self._problems.append(Problem(name, f"key {number} has {len(key) * 8} bits, not 256"))
+                continue
+            made.append(key)
+        return tuple(made)
+
+    def check(self) -> None:
+        """Raise `ConfigError` with all complaints, if there are any."""
+        if self._problems:
+            raise ConfigError(self._problems)

@@ -1,0 +1,123 @@
+"""Postgres: one bounded pool per process, transactions whose failures are named, direct connections for locks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import msgspec
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from shared.errors import Unavailable
+
+# Five services of one machine stay far below Postgres' default of 100 connections.
+POOL_SIZE = 8
+# A request that waited this long for a connection is better told to come again.
+POOL_WAIT = 1.5
+CONNECT_WAIT = 5.0
+# SQLSTATE classes that mean "the server is not there for us now": connection exceptions, operator intervention, no resources.
+_PASSING = ("08", "57P", "53", "25006")
+
+
+def open_engine(url: str, *, service: str, pool_size: int = POOL_SIZE) -> AsyncEngine:
+    """Return an engine for `url` (`postgresql://user:password@host/database`); nothing connects yet."""
+    return create_async_engine(
+        _driver_url(url),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=POOL_WAIT,
+        pool_recycle=1800,
+        json_serializer=lambda value: msgspec.json.encode(value).decode(),
+        json_deserializer=msgspec.json.decode,
+        connect_args={
+            "timeout": CONNECT_WAIT,
+            "command_timeout": 30.0,
+            "server_settings": {"application_name": f"millrace-{service}"},
+        },
+    )
+
+
+@contextlib.contextmanager
+def counting(engine: AsyncEngine) -> Any:
+    """Collect the statements that the engine runs within the block; for tests that bound them."""
+    seen: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        seen.append(statement)
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine.sync_engine, "before_cursor_execute", note)
+
+
+@contextlib.asynccontextmanager
+async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """One transaction: committed at the end of the block, rolled back by an error. Raises `Unavailable` for passing trouble."""
+    with naming_trouble():
+        async with engine.begin() as connection:
+            yield connection
+
+
+@contextlib.contextmanager
+def naming_trouble() -> Any:
+    """Turn what drivers raise when the database is away or exhausted into `Unavailable`; bugs pass as they are."""
+    try:
+        yield
+    except PoolTimeout as error:
+        raise Unavailable("all database connections are in use") from error
+    except (OperationalError, InterfaceError) as error:
+        raise Unavailable("the database cannot be reached") from error
+    except DBAPIError as error:
+        state = str(getattr(error.orig, "sqlstate", "") or "")
+        if error.connection_invalidated or state.startswith(_PASSING):
+            raise Unavailable("the database cannot be reached") from error
+        raise
+    except (
+        asyncpg.PostgresConnectionError,
+        asyncpg.CannotConnectNowError,
+        asyncpg.TooManyConnectionsError,
+        asyncpg.AdminShutdownError,
+        asyncpg.CrashShutdownError,
+        asyncpg.InterfaceError,
+        ConnectionError,
+        FileNotFoundError,
+    ) as error:
+        raise Unavailable("the database cannot be reached") from error
+    except TimeoutError as error:
+        raise Unavailable("the database did not answer in time") from error
+
+
+@contextlib.asynccontextmanager
+async def held_lock(url: str, name: str, *, service: str) -> AsyncIterator[asyncio.Event]:
+    """Hold the advisory lock `name` on a connection of its own for the block; waits until it is free.
+
+    Yields an event that is set when the connection, and with it the lock, is lost. A direct connection: a pooler in
+    transaction mode would hand the lock to somebody else.
+    """
+    with naming_trouble():
+        connection = await asyncpg.connect(
+            url, timeout=CONNECT_WAIT, server_settings={"application_name": f"millrace-{service}-lock"}
+        )
+    lost = asyncio.Event()
+    try:
+        connection.add_termination_listener(lambda _connection: lost.set())
+        with naming_trouble():
+            await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
+        yield lost
+    finally:
+        connection.terminate()
+
+
+def _driver_url(url: str) -> str:
+    for scheme in ("postgresql://", "postgres://"):
+        if url.startswith(scheme):
+            return "postgresql+asyncpg://" + url.removeprefix(scheme)
+    return url

@@ -1,0 +1,81 @@
+"""Sealing secrets: AES-256-GCM with a data key per value, bound to where the value belongs.
+
+A sealed value is text: `v1.<key id>.<wrapped data key>.<nonce + ciphertext>`, base64url. The additional data is the tuple of
+names that the caller gives (organization, entity, field) plus the key's id, so that a value which is moved to another row or
+field does not open. Rotation puts a new key first; values open with any key in the ring.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import os
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+NONCE = 12  # bytes; NIST SP 800-38D recommends 96 bits
+
+
+class CannotOpen(Exception):
+    """A sealed value was altered, moved, or its key is not in the ring. Says which, never the value."""
+
+
+class Keyring:
+    """256-bit keys; the first encrypts, all decrypt."""
+
+    def __init__(self, keys: tuple[bytes, ...]) -> None:
+        if not keys:
+            raise ValueError("a keyring needs at least one key")
+        self._keys = {key_id(key): key for key in keys}
+        self._current = key_id(keys[0])
+
+    def seal(self, plaintext: str, *place: str) -> str:
+        """Return `plaintext` sealed for `place`, such as (organization, connection, field)."""
+        data_key = AESGCM.generate_key(bit_length=256)
+        additional = _additional(place, self._current)
+        wrapped = _encrypt(self._keys[self._current], data_key, additional)
+        return ".".join(("v1", self._current, _text(wrapped), _text(_encrypt(data_key, plaintext.encode(), additional))))
+
+    def open(self, sealed: str, *place: str) -> str:
+        """Return the plaintext. Raises `CannotOpen`."""
+        try:
+            version, key, wrapped, body = sealed.split(".")
+            if version != "v1":
+                raise CannotOpen(f"sealed value has the unknown version {version!r}")
+            if key not in self._keys:
+                raise CannotOpen(f"the key {key} that sealed this value is not in MILLRACE_KEYS")
+            additional = _additional(place, key)
+            data_key = _decrypt(self._keys[key], _bytes(wrapped), additional)
+            return _decrypt(data_key, _bytes(body), additional).decode()
+        except (ValueError, binascii.Error) as error:
+            raise CannotOpen("this is not a sealed value") from error
+        except InvalidTag as error:
+            raise CannotOpen("this sealed value was altered, or belongs elsewhere") from error
+
+
+def key_id(key: bytes) -> str:
+    """Return the public name of a key: 64 bits of its SHA-256."""
+    return hashlib.sha256(b"millrace key id" + key).hexdigest()[:16]
+
+
+def _additional(place: tuple[str, ...], key: str) -> bytes:
+    return b"\0".join(part.encode() for part in (*place, key))
+
+
+def _encrypt(key: bytes, plaintext: bytes, additional: bytes) -> bytes:
+    nonce = os.urandom(NONCE)
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, additional)
+
+
+def _decrypt(key: bytes, sealed: bytes, additional: bytes) -> bytes:
+    return AESGCM(key).decrypt(sealed[:NONCE], sealed[NONCE:], additional)
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+
+def _bytes(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -1,0 +1,139 @@
+"""CloudEvents 1.0 around every message, and ids that make redelivery harmless."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID, uuid5
+
+import msgspec
+import uuid_utils
+
+from shared.errors import Invalid
+from shared.messages.declaration import Message, class_of, declaration_of
+
+CONTENT_TYPE = "application/cloudevents+json"
+# The namespace of ids that derive from something which is no message, such as a name: fixed for ever.
+NAMESPACE = UUID("6a0f9c1e-52d7-5b0e-8f2c-3c6f4b1d7a90")
+
+M = TypeVar("M", bound=Message)
+
+_encoder = msgspec.json.Encoder()
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """One message as it is stored: on the bus, in Postgres, in a bug report.
+
+    `source` is the writing service (`/gateway`), `subject` the key, `time` aware UTC; `data` is the message, still encoded.
+    """
+
+    specversion: str = "1.0"
+    id: str
+    type: str
+    source: str
+    subject: str
+    time: datetime
+    org: str
+    correlationid: str
+    causationid: str | None = None
+    datacontenttype: str = "application/json"
+    data: msgspec.Raw
+
+
+_decoder = msgspec.json.Decoder(Envelope)
+_data_decoders: dict[type[Message], msgspec.json.Decoder[Any]] = {}
+
+
+class Sealed(msgspec.Struct, Generic[M], frozen=True):
+    """A message with its envelope, ready to be sent or just read: `document` is the exact JSON."""
+
+    envelope: Envelope
+    message: M
+    document: bytes
+
+
+def new_id() -> str:
+    """Return a fresh uuid7: time-ordered, unique; for the first message of a chain and for claims."""
+    return str(uuid_utils.uuid7())
+
+
+def derived_id(cause: str, *parts: str) -> str:
+    """Return the uuid5 of `parts` under `cause` (a uuid, or any text): the same for ever."""
+    return str(uuid5(_namespace(cause), "/".join(parts)))
+
+
+def caused_id(cause: str, message: Message, discriminator: str) -> str:
+    """Return the id of `message`, caused by the message `cause`; the discriminator names what makes it that one."""
+    declared = declaration_of(message)
+    return derived_id(cause, declared.type_of(message), declared.key(message), discriminator)
+
+
+def seal(
+    message: M,
+    *,
+    service: str,
+    org: str,
+    now: datetime,
+    id: str | None = None,  # noqa: A002 - the CloudEvents attribute
+    cause: Envelope | None = None,
+    correlation: str | None = None,
+) -> Sealed[M]:
+    """Put `message` into its envelope.
+
+    `id` defaults to a fresh one. With `cause` the correlation is copied and the causation set; else the message begins a
+    chain, or joins the chain `correlation`.
+    """
+    declared = declaration_of(message)
+    made = id or new_id()
+    envelope = Envelope(
+        id=made,
+        type=declared.type_of(message),
+        source=f"/{service}",
+        subject=declared.key(message),
+        time=now,
+        org=org,
+        correlationid=cause.correlationid if cause else (correlation or made),
+        causationid=cause.id if cause else None,
+        data=msgspec.Raw(_encoder.encode(message)),
+    )
+    return Sealed(envelope, message, _encoder.encode(envelope))
+
+
+def open_envelope(document: bytes) -> Envelope:
+    """Return the envelope of a stored document. Raises `Invalid` naming what is wrong with it."""
+    try:
+        return _decoder.decode(document)
+    except msgspec.MsgspecError as error:
+        raise Invalid(f"not a CloudEvents document: {error}") from error
+
+
+def open_message(envelope: Envelope, expected: type[M] | None = None) -> M:
+    """Return the message within. Raises `Invalid` when its type is unknown here or its data does not fit."""
+    cls = expected or class_of(envelope.type)
+    if cls is None:
+        raise Invalid(f"unknown message type {envelope.type!r}")
+    decoder = _data_decoders.get(cls)
+    if decoder is None:
+        decoder = _data_decoders[cls] = msgspec.json.Decoder(cls)
+    try:
+        decoded: M = decoder.decode(envelope.data)
+    except msgspec.MsgspecError as error:
+        raise Invalid(f"{envelope.type} {envelope.id}: {error}") from error
+    return decoded
+
+
+def utc_now() -> datetime:
+    """Return the present moment, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return `moment` as RFC 3339 in UTC with `Z` and microseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _namespace(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        return uuid5(NAMESPACE, text)

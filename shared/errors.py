@@ -1,0 +1,152 @@
+"""The one tree of errors; `shared.http` and `shared.bus` translate it, nobody else does."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing wrong with an input: where (`path`, dotted, as in `settings.secret`) and what."""
+
+    path: str
+    message: str
+
+
+class MillraceError(Exception):
+    """Anything that Millrace refuses on purpose.
+
+    `detail` is one sentence for the person who reads it: it names what is wrong and where, and holds no secret.
+    """
+
+    kind: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, errors: tuple[Problem, ...] = (), retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+        self.retry_after = retry_after
+
+
+class Malformed(MillraceError):
+    """The bytes are not what they claim to be (broken JSON, bad UTF-8)."""
+
+    kind = "malformed"
+    status = 400
+    title = "Malformed"
+
+
+class Invalid(MillraceError):
+    """Understood, and can never work: a value that does not fit."""
+
+    kind = "invalid"
+    status = 422
+    title = "Does not fit"
+
+
+class Unauthenticated(MillraceError):
+    """Nobody known is asking."""
+
+    kind = "unauthenticated"
+    status = 401
+    title = "Not authenticated"
+
+
+class PermissionDenied(MillraceError):
+    """Known, and not allowed."""
+
+    kind = "permission_denied"
+    status = 403
+    title = "Not allowed"
+
+
+class NotFound(MillraceError):
+    """Not there, or not there yet, or another organization's."""
+
+    kind = "not_found"
+    status = 404
+    title = "Not found"
+
+
+class Gone(MillraceError):
+    """Was there, and was retired."""
+
+    kind = "gone"
+    status = 410
+    title = "Gone"
+
+
+class TooLarge(MillraceError):
+    """Over a limit that the detail names."""
+
+    kind = "too_large"
+    status = 413
+    title = "Too large"
+
+
+class Conflict(MillraceError):
+    """Somebody else was first."""
+
+    kind = "conflict"
+    status = 409
+    title = "Conflict"
+
+
+class PreconditionFailed(MillraceError):
+    """`If-Match` names another version than the one that is there."""
+
+    kind = "precondition_failed"
+    status = 412
+    title = "Precondition failed"
+
+
+class Unavailable(MillraceError):
+    """Try again later; whether it happened may be unknown. `retry_after` is in seconds."""
+
+    kind = "unavailable"
+    status = 503
+    title = "Unavailable"
+
+    def __init__(self, detail: str, *, errors: tuple[Problem, ...] = (), retry_after: float | None = 2) -> None:
+        super().__init__(detail, errors=errors, retry_after=retry_after)
+
+
+class ErrorDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An error as it crosses the bus in an answer; `kind` is a class of this module."""
+
+    kind: str
+    detail: str
+    errors: tuple[Problem, ...] = ()
+    retry_after: float | None = None
+
+
+KINDS: dict[str, type[MillraceError]] = {
+    cls.kind: cls
+    for cls in (
+        Malformed,
+        Invalid,
+        Unauthenticated,
+        PermissionDenied,
+        NotFound,
+        Gone,
+        TooLarge,
+        Conflict,
+        PreconditionFailed,
+        Unavailable,
+    )
+}
+
+
+def to_document(error: MillraceError) -> ErrorDocument:
+    """Return `error` as it crosses the bus."""
+    return ErrorDocument(error.kind, error.detail, error.errors, error.retry_after)
+
+
+def from_document(document: ErrorDocument) -> MillraceError:
+    """Return the error that an answer of the bus holds; an unknown kind is a plain `MillraceError`."""
+    kind: Any = KINDS.get(document.kind, MillraceError)
+    error: MillraceError = kind(document.detail, errors=document.errors, retry_after=document.retry_after)
+    return error

@@ -1,0 +1,121 @@
+"""HTTP as Millrace speaks it: problem documents (RFC 9457), JSON answers, request ids."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from shared.envelope import new_id
+from shared.errors import Invalid, Malformed, MillraceError, NotFound, Problem, TooLarge
+
+PROBLEM_JSON = "application/problem+json"
+# Bodies of API requests; files and webhooks have limits of their own.
+JSON_LIMIT = 4 * 1024 * 1024
+
+T = TypeVar("T")
+Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_log = structlog.get_logger()
+_encoder = msgspec.json.Encoder()
+
+
+def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    """Answer with `body` as JSON."""
+    return web.Response(body=_encoder.encode(body), status=status, headers=headers, content_type="application/json")
+
+
+def problem(
+    status: int, title: str, detail: str, *, errors: tuple[Problem, ...] = (), retry_after: float | None = None
+) -> web.Response:
+    """Answer with a problem document (RFC 9457)."""
+    document: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    if errors:
+        document["errors"] = errors
+    headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
+    return web.Response(body=_encoder.encode(document), status=status, headers=headers, content_type=PROBLEM_JSON)
+
+
+def problem_of(error: MillraceError) -> web.Response:
+    """Answer with the problem document of an error of the tree."""
+    return problem(error.status, error.title, error.detail, errors=error.errors, retry_after=error.retry_after)
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Next) -> web.StreamResponse:
+    """Give every request an id and turn every error into a problem document."""
+    request_id = new_id()
+    with structlog.contextvars.bound_contextvars(request_id=request_id):
+        try:
+            response = await handler(request)
+        except MillraceError as error:
+            response = problem_of(error)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            response = problem(error.status, error.reason, f"{request.method} {request.path}: {error.reason}")
+            if isinstance(error, web.HTTPMethodNotAllowed):
+                response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+        except (asyncio.CancelledError, ConnectionResetError):
+            raise
+        except Exception:
+            _log.exception("http.failed", method=request.method, path=request.path)
+            response = problem(500, "Internal error", f"the request failed; its id in the log is {request_id}")
+    if not response.prepared:
+        response.headers["X-Request-Id"] = request_id
+    return response
+
+
+async def body_of(request: web.Request, limit: int) -> bytes:
+    """Return the body, counted while it streams in. Raises `TooLarge` at the first byte over `limit`, also without a length."""
+    if request.content_length is not None and request.content_length > limit:
+        raise TooLarge(f"the body is larger than {limit} bytes")
+    if not request.can_read_body:
+        return b""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.content.iter_any():
+        size += len(part)
+        if size > limit:
+            raise TooLarge(f"the body is larger than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def json_of(request: web.Request, type_: type[T]) -> T:
+    """Return the JSON body as `type_`. Raises `Malformed` for what is no JSON, `Invalid` with the path for what does not fit."""
+    raw = await body_of(request, JSON_LIMIT)
+    try:
+        return msgspec.json.decode(raw or b"{}", type=type_)
+    except msgspec.ValidationError as error:
+        message, path = split_path(str(error))
+        raise Invalid(f"the body does not fit: {error}", errors=(Problem(path, message),)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed(f"the body is not JSON: {error}") from error
+
+
+def split_path(complaint: str) -> tuple[str, str]:
+    """Split msgspec's "… - at `$.a.b`" into what and where."""
+    message, found, path = complaint.partition(" - at `$")
+    return message, path.rstrip("`").lstrip(".") if found else ""
+
+
+def integer_of(request: web.Request, name: str, default: int, *, minimum: int, maximum: int) -> int:
+    """Return a whole number of the query string. Raises `Invalid` naming the parameter."""
+    raw = request.query.get(name)
+    if raw is None:
+        return default
+    if not raw.isascii() or not raw.isdigit() or not minimum <= int(raw) <= maximum:
+        raise Invalid(
+            f"{name} must be a whole number from {minimum} to {maximum}", errors=(Problem(name, "out of range"),)
+        )
+    return int(raw)
+
+
+def no_such_route(request: web.Request) -> NotFound:
+    """Return the error for a path that is nothing."""
+    return NotFound(f"there is nothing at {request.path}")

@@ -1,0 +1,98 @@
+"""Structured logs: an event name and fields, to standard output and, bounded, to the stream LOGS."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+import structlog
+
+from shared.messages import Logged
+
+# What waits for the bus: above it the oldest go, counted.
+WAITING = 2000
+_LEVELS = {"debug", "info", "warning", "error", "critical"}
+
+
+class BusSink:
+    """A structlog processor that also hands records to the bus; never blocks, never raises, drops the oldest and counts."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._waiting: deque[tuple[Logged, str | None]] = deque()
+        self._arrived = asyncio.Event()
+        self.dropped = 0
+
+    def __call__(self, _logger: Any, method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """Remember the record for the bus."""
+        fields = {key: _plain(value) for key, value in record.items() if key not in {"event", "level", "timestamp"}}
+        level = method if method in _LEVELS else "error"
+        correlation = fields.get("correlation_id")
+        logged = Logged(service=self._service, level=level, event=str(record.get("event", "")), fields=fields)
+        if len(self._waiting) >= WAITING:
+            self._waiting.popleft()
+            self.dropped += 1
+        self._waiting.append((logged, correlation if isinstance(correlation, str) else None))
+        self._arrived.set()
+        return record
+
+    @contextlib.asynccontextmanager
+    async def sending(self, publish: Callable[[Logged, str | None], Awaitable[None]]) -> AsyncIterator[None]:
+        """Send what is logged through `publish` during the block, and what waits at its end for at most a second."""
+        task = asyncio.create_task(self._send(publish))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    while self._waiting:
+                        await asyncio.sleep(0.01)
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _send(self, publish: Callable[[Logged, str | None], Awaitable[None]]) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                logged, correlation = self._waiting[0]
+                try:
+                    await publish(logged, correlation)
+                except Exception:  # noqa: BLE001 - a failure to log must not be logged: it would feed itself
+                    await asyncio.sleep(1)
+                    continue
+                if self._waiting and self._waiting[0][0] is logged:
+                    self._waiting.popleft()
+
+
+def configure(service: str) -> BusSink:
+    """Set structlog up for this process: JSON lines on standard output, and the sink that is returned."""
+    sink = BusSink(service)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            sink,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.EventRenamer("event"),
+            structlog.processors.JSONRenderer(default=str),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+    # Libraries that log through the standard library: warnings and worse, to the same place.
+    logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format='{"level": "%(levelname)s", "logger": "%(name)s"}')
+    return sink
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -1,0 +1,76 @@
+"""Every message of Millrace: past-tense facts, declared once.
+
+`@message("event.routed", key="source", by="events")` above a struct says its type, which field is the key of its
+subject, and which services may say it. Subject, stream and permissions follow from that one line.
+"""
+
+from shared.messages.audit import Audited
+from shared.messages.catalog import (
+    FileChanged,
+    FileRemoved,
+    SourceChanged,
+    SourceRemoved,
+    SubscriptionChanged,
+    SubscriptionRemoved,
+    WorkflowChanged,
+    WorkflowRemoved,
+)
+from shared.messages.connection import ConnectionAuthorized, ConnectionRevoked
+from shared.messages.dead import DeadLettered
+from shared.messages.declaration import DECLARATIONS, Declaration, Message, declaration_of, message
+from shared.messages.event import EventAccepted, EventFiltered, EventRouted, EventUnroutable
+from shared.messages.line import LineChunk, Lines
+from shared.messages.log import Logged
+from shared.messages.run import (
+    RunCancelled,
+    RunCancelRequested,
+    RunCrashed,
+    RunError,
+    RunFailed,
+    RunRequested,
+    RunStarted,
+    RunStepCompleted,
+    RunSucceeded,
+    RunTimedOut,
+    RunUsage,
+)
+from shared.messages.webhook import WebhookReceived
+
+__all__ = [
+    "DECLARATIONS",
+    "Audited",
+    "ConnectionAuthorized",
+    "ConnectionRevoked",
+    "DeadLettered",
+    "Declaration",
+    "EventAccepted",
+    "EventFiltered",
+    "EventRouted",
+    "EventUnroutable",
+    "FileChanged",
+    "FileRemoved",
+    "LineChunk",
+    "Lines",
+    "Logged",
+    "Message",
+    "RunCancelRequested",
+    "RunCancelled",
+    "RunCrashed",
+    "RunError",
+    "RunFailed",
+    "RunRequested",
+    "RunStarted",
+    "RunStepCompleted",
+    "RunSucceeded",
+    "RunTimedOut",
+    "RunUsage",
+    "SourceChanged",
+    "SourceRemoved",
+    "SubscriptionChanged",
+    "SubscriptionRemoved",
+    "WebhookReceived",
+    "WorkflowChanged",
+    "WorkflowRemoved",
+    "declaration_of",
+    "message",
+]

@@ -1,0 +1,21 @@
+"""Who did what to what, from where, with what outcome."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.messages.declaration import Message, message
+from shared.messages.log import SERVICES
+
+
+@message("audit.*", key="category", by=SERVICES, verb_field="verb")
+class Audited(Message):
+    """`actor` did `verb` to `target`; `outcome` is `ok` or the kind of the refusal."""
+
+    category: str
+    verb: str
+    actor: str
+    target: str
+    outcome: str
+    remote: str | None = None
+    detail: dict[str, Any] = {}

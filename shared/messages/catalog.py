@@ -1,0 +1,119 @@
+"""Definitions: what is configured, by whom. Every message holds the whole new state, so that the last one is the entity.
+
+Entities with a name are keyed by the hash of (organization, name), which makes names unique on the bus itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shared.messages.declaration import Message, message
+
+
+@message("source.changed", key="key", by="events")
+class SourceChanged(Message):
+    """A webhook source was created or replaced. `sealed` holds the secret settings, encrypted for (organization, id)."""
+
+    key: str
+    id: str
+    name: str
+    adapter: str
+    settings: dict[str, Any]
+    sealed: dict[str, str]
+    enabled: bool
+    actor: str
+    created_at: str
+
+
+@message("source.removed", key="key", by="events")
+class SourceRemoved(Message):
+    """A source was retired: its address answers 410 from now on."""
+
+    key: str
+    id: str
+    name: str
+    actor: str
+
+
+@message("subscription.changed", key="key", by="events")
+class SubscriptionChanged(Message):
+    """A subscription was created or replaced."""
+
+    key: str
+    id: str
+    name: str
+    source: str
+    source_name: str
+    event: str
+    workflow: str
+    filter: str | None
+    input: dict[str, Any] | None
+    enabled: bool
+    actor: str
+    created_at: str
+
+
+@message("subscription.removed", key="key", by="events")
+class SubscriptionRemoved(Message):
+    """A subscription was removed."""
+
+    key: str
+    id: str
+    name: str
+    actor: str
+
+
+class FileProblem(msgspec.Struct, frozen=True):
+    """Why a workspace file could not be taken into service."""
+
+    path: str
+    line: int
+    message: str
+
+
+@message("file.changed", key="key", by="executor")
+class FileChanged(Message):
+    """A workspace file has new content; the bucket `workspace` holds it under `sha256`."""
+
+    key: str
+    path: str
+    sha256: str
+    size: int
+    actor: str
+
+
+@message("file.removed", key="key", by="executor")
+class FileRemoved(Message):
+    """A workspace file was deleted."""
+
+    key: str
+    path: str
+    actor: str
+
+
+@message("workflow.changed", key="key", by="executor")
+class WorkflowChanged(Message):
+    """A workflow is served at `version`, the hash of the bundle of code that defines it."""
+
+    key: str
+    name: str
+    version: str
+    module: str
+    function: str
+    path: str
+    line: int
+    doc: str
+    input_schema: dict[str, Any]
+    timeout: float
+    retries: int
+    concurrency: str | None = None
+
+
+@message("workflow.removed", key="key", by="executor")
+class WorkflowRemoved(Message):
+    """No file of the workspace defines this workflow any more."""
+
+    key: str
+    name: str

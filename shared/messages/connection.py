@@ -1,0 +1,25 @@
+"""Connections: credentials of one organization. Never a token in any of these."""
+
+from __future__ import annotations
+
+from shared.messages.declaration import Message, message
+
+
+@message("connection.authorized", key="connection", by="oauth")
+class ConnectionAuthorized(Message):
+    """A connection has a (new) credential; `version` counts them."""
+
+    connection: str
+    name: str
+    grant: str
+    version: int
+    actor: str
+
+
+@message("connection.revoked", key="connection", by="oauth")
+class ConnectionRevoked(Message):
+    """A connection was deleted, and its credential with it."""
+
+    connection: str
+    name: str
+    actor: str

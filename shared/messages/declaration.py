@@ -1,0 +1,136 @@
+"""The one declaration of a message: type, key, stream, subject and who may say it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+KEY = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+STREAM_OF_NOUN = {
+    "webhook": "WEBHOOKS",
+    "event": "EVENTS",
+    "run": "RUNS",
+    "line": "LINES",
+    "timer": "TIMERS",
+    "organization": "CATALOG",
+    "key": "CATALOG",
+    "source": "CATALOG",
+    "integration": "CATALOG",
+    "mapping": "CATALOG",
+    "subscription": "CATALOG",
+    "schedule": "CATALOG",
+    "workflow": "CATALOG",
+    "file": "CATALOG",
+    "connection": "CONNECTIONS",
+    "log": "LOGS",
+    "audit": "AUDIT",
+    "dead": "DEAD",
+}
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A past-tense fact. Unknown fields are ignored when read, so that fields may be added."""
+
+
+class Declaration(msgspec.Struct, frozen=True):
+    """What `@message` says of a class.
+
+    `verb_field` is set for the three open kinds (`log.<level>`, `audit.<action>`, `dead.<noun>.<verbed>`), whose verb is a
+    field's value; `suffix` names a field whose value is one more token at the end of the subject.
+    """
+
+    type: str
+    noun: str
+    verb: str
+    key_field: str
+    stream: str
+    by: tuple[str, ...]
+    verb_field: str | None = None
+    suffix: str | None = None
+    creates: bool = False
+
+    def key(self, message: Message) -> str:
+        """Return the key of `message`. Raises ValueError when it may not stand in a subject."""
+        return checked_key(getattr(message, self.key_field))
+
+    def type_of(self, message: Message) -> str:
+        """Return the CloudEvents type of `message`, such as `event.routed`."""
+        if self.verb_field is None:
+            return self.type
+        return f"{self.noun}.{getattr(message, self.verb_field)}"
+
+    def subject(self, message: Message) -> str:
+        """Return the subject of `message`, such as `event.<source>.routed`."""
+        verb = self.verb if self.verb_field is None else getattr(message, self.verb_field)
+        subject = f"{self.noun}.{self.key(message)}.{verb}"
+        if self.suffix is not None:
+            subject = f"{subject}.{checked_key(getattr(message, self.suffix))}"
+        return subject
+
+    def pattern(self) -> str:
+        """Return the subjects of this message, any key, as a NATS filter."""
+        if self.verb_field is not None:
+            return f"{self.noun}.>"
+        return f"{self.noun}.*.{self.verb}" + (".*" if self.suffix else "")
+
+
+DECLARATIONS: dict[str, tuple[Declaration, type[Message]]] = {}
+_BY_CLASS: dict[type[Message], Declaration] = {}
+
+M = TypeVar("M", bound=type[Message])
+
+
+def message(
+    type_: str,
+    *,
+    key: str,
+    by: str | tuple[str, ...],
+    verb_field: str | None = None,
+    suffix: str | None = None,
+    creates: bool = False,
+) -> Callable[[M], M]:
+    """Declare the class below as the message `type_`; `by` names the services that may say it."""
+
+    def declare(cls: M) -> M:
+        noun, _, verb = type_.partition(".")
+        writers = (by,) if isinstance(by, str) else by
+        made = Declaration(type_, noun, verb, key, STREAM_OF_NOUN[noun], writers, verb_field, suffix, creates)
+        if type_ in DECLARATIONS:
+            raise ValueError(f"message {type_!r} is declared twice")
+        DECLARATIONS[type_] = (made, cls)
+        _BY_CLASS[cls] = made
+        return cls
+
+    return declare
+
+
+def declaration_of(of: Message | type[Message]) -> Declaration:
+    """Return the declaration of a message or of its class."""
+    return _BY_CLASS[of if isinstance(of, type) else type(of)]
+
+
+def class_of(type_: str) -> type[Message] | None:
+    """Return the class of a CloudEvents type, or None when this version does not know it."""
+    found = DECLARATIONS.get(type_)
+    if found is None:
+        noun = type_.partition(".")[0]
+        found = DECLARATIONS.get(f"{noun}.*")
+    return found[1] if found else None
+
+
+def checked_key(key: Any) -> str:
+    """Return `key` if it may stand in a subject, else raise ValueError: nothing from outside gets there unchecked."""
+    if not isinstance(key, str) or not KEY.match(key):
+        raise ValueError(f"{key!r} cannot be a key: it must match {KEY.pattern}")
+    return key
+
+
+def hashed_key(*parts: str) -> str:
+    """Return the key of a path or of a pair such as (organization, name): 128 bits of SHA-256, hexadecimal."""
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    return digest[:32]

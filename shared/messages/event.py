@@ -1,0 +1,57 @@
+"""What the events service says while it routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.messages.declaration import Message, message
+
+
+@message("event.accepted", key="source", by="events")
+class EventAccepted(Message):
+    """events has made one normalised event of a delivery. `event` is its id, new for every retry of the delivery."""
+
+    source: str
+    source_name: str
+    event: str
+    delivery: str
+    type: str
+    data: Any
+    headers: dict[str, str]
+    received_at: str
+    retried_by: str | None = None
+
+
+@message("event.routed", key="source", by="events")
+class EventRouted(Message):
+    """events has matched an event to a subscription and asked for its run."""
+
+    source: str
+    event: str
+    delivery: str
+    subscription: str
+    workflow: str
+    run: str
+
+
+@message("event.filtered", key="source", by="events")
+class EventFiltered(Message):
+    """No subscription wanted this event; `reason` says why, by subscription where there was one."""
+
+    source: str
+    event: str
+    delivery: str
+    reason: str
+    subscription: str | None = None
+
+
+@message("event.unroutable", key="source", by="events")
+class EventUnroutable(Message):
+    """A subscription wanted this event and its run could not be asked for; retrying the delivery tries again."""
+
+    source: str
+    event: str
+    delivery: str
+    subscription: str
+    workflow: str
+    reason: str

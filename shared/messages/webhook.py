@@ -1,0 +1,26 @@
+"""What the gateway says of webhooks."""
+
+from __future__ import annotations
+
+from shared.messages.declaration import Message, message
+
+
+@message("webhook.received", key="source", by="gateway")
+class WebhookReceived(Message):
+    """gateway has verified a request and answers 202 once this is on disk.
+
+    The body is exact: `body_base64`, or above 256 KiB `body_ref`, the SHA-256 under which the bucket `bodies` holds it.
+    Header names are lower case; credentials and signatures are redacted. `delivery` is the id in the answer.
+    """
+
+    source: str
+    delivery: str
+    adapter: str
+    method: str
+    query: list[tuple[str, str]]
+    headers: list[tuple[str, str]]
+    body_base64: str | None = None
+    body_ref: str | None = None
+    body_size: int = 0
+    sender_delivery: str | None = None
+    remote: str | None = None

@@ -1,0 +1,213 @@
+"""Projections: rows made of messages, by one active writer each, with the position in the same transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from nats.aio.client import Client
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from shared import db
+from shared.envelope import Envelope, open_envelope, open_message
+from shared.errors import Invalid, Unavailable
+from shared.messages.declaration import Message, class_of
+from shared.pull import Delivered, OrderedReader, StreamError, api_request
+
+INCARNATION = "millrace_incarnation"
+# How long a writer that met trouble waits before it begins again from its checkpoint, in seconds.
+PAUSE = 0.5
+
+_log = structlog.get_logger()
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A message as a projection gets it: decoded, with its place in the stream. `message` is None for an unknown type."""
+
+    delivered: Delivered
+    envelope: Envelope
+    message: Message | None
+    incarnation: str
+
+
+Apply = Callable[[Sequence[Recorded], AsyncConnection], Awaitable[None]]
+# What a service's PROJECTIONS map holds: a message class and what one message does to the rows.
+PerMessage = Callable[[Any, Recorded, AsyncConnection], Awaitable[None]]
+Projections = Mapping[type[Message], PerMessage]
+
+
+class Health(Protocol):
+    """Where a projection says whether it keeps up."""
+
+    def report(self, part: str, problem: str | None) -> None:
+        """Say what is wrong with `part`, or None when it is well."""
+
+
+def one_by_one(projections: Projections) -> Apply:
+    """Return an `Apply` that gives each message to the function of its class; others are passed over."""
+
+    async def apply(batch: Sequence[Recorded], connection: AsyncConnection) -> None:
+        for recorded in batch:
+            if recorded.message is None:
+                continue
+            function = projections.get(type(recorded.message))
+            if function is not None:
+                await function(recorded.message, recorded, connection)
+
+    return apply
+
+
+class Superseded(Exception):
+    """Another writer has moved the checkpoint: this one must stop and read it again."""
+
+
+class Projection:
+    """Keeps one stream's rows up to date in one schema.
+
+    `name` is unique within the service. Holds an advisory lock on a connection of its own while it writes; a second replica
+    waits for it. Each batch and its checkpoint are one transaction that only succeeds if the checkpoint is still ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        client: Client,
+        engine: AsyncEngine,
+        url: str,
+        service: str,
+        name: str,
+        stream: str,
+        apply: Apply,
+        health: Health,
+        filters: tuple[str, ...] = (),
+        batch: int = 500,
+    ) -> None:
+        self._client = client
+        self._engine = engine
+        self._url = url
+        self._service = service
+        self._name = name
+        self.stream = stream
+        self._apply = apply
+        self._health = health
+        self._filters = filters
+        self._batch = batch
+        self._last = -1
+        self._moved = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Project for ever; trouble is reported to health, waited out, and begun again from the checkpoint."""
+        part = f"projection {self._name}"
+        while True:
+            try:
+                async with db.held_lock(self._url, f"{self._service}.{self._name}", service=self._service) as lost:
+                    await self._write(lost, part)
+            except (Unavailable, StreamError, Superseded) as error:
+                self._health.report(part, str(error))
+                _log.warning("projection.interrupted", projection=self._name, reason=str(error))
+            await asyncio.sleep(PAUSE)
+
+    async def caught_up(self, sequence: int, *, timeout: float = 2.0) -> bool:
+        """Wait until the rows reflect `sequence` of the stream, here or in another replica; False when it took too long."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        while self._last < sequence:
+            remaining = deadline - asyncio.get_running_loop().time()
+            if remaining <= 0:
+                return False
+            async with self._moved:
+                with contextlib.suppress(TimeoutError):
+                    # The writer may live in another replica: look at the shared checkpoint now and then.
+                    async with asyncio.timeout(min(remaining, 0.02 if self._last < 0 else 0.25)):
+                        await self._moved.wait_for(lambda: self._last >= sequence)
+            if self._last < sequence and await self._stored() >= sequence:
+                return True
+        return True
+
+    async def _stored(self) -> int:
+        async with db.transaction(self._engine) as connection:
+            found = await connection.execute(
+                text("SELECT last_seq FROM checkpoint WHERE projection = :name"), {"name": self._name}
+            )
+            return int(found.scalar() or 0)
+
+    async def _write(self, lost: asyncio.Event, part: str) -> None:
+        incarnation = await incarnation_of(self._client, self.stream)
+        last = await self._begin(incarnation)
+        reader = OrderedReader(self._client, self.stream, filters=self._filters, after=last, batch=self._batch)
+        await self._advance(last)
+        self._health.report(part, None)
+        batches = reader.batches()
+        async with contextlib.aclosing(batches):
+            async for batch in batches:
+                if lost.is_set():
+                    raise Superseded("the connection that holds the lock was lost")
+                recorded = [recorded_of(delivered, incarnation) for delivered in batch]
+                await self._commit([one for one in recorded if one is not None], incarnation, last, batch[-1].sequence)
+                last = batch[-1].sequence
+                await self._advance(last)
+
+    async def _begin(self, incarnation: str) -> int:
+        async with db.transaction(self._engine) as connection:
+            await connection.execute(
+                text(
+                    "INSERT INTO checkpoint (projection, stream, incarnation, last_seq) VALUES (:name, :stream, :incarnation, 0)"
+                    " ON CONFLICT (projection) DO UPDATE SET incarnation = excluded.incarnation, last_seq = 0"
+                    " WHERE checkpoint.incarnation <> excluded.incarnation"
+                ),
+                {"name": self._name, "stream": self.stream, "incarnation": incarnation},
+            )
+            found = await connection.execute(
+                text("SELECT last_seq FROM checkpoint WHERE projection = :name"), {"name": self._name}
+            )
+            return int(found.scalar_one())
+
+    async def _commit(self, batch: Sequence[Recorded], incarnation: str, last: int, now: int) -> None:
+        async with db.transaction(self._engine) as connection:
+            await self._apply(batch, connection)
+            moved = await connection.execute(
+                text(
+                    "UPDATE checkpoint SET last_seq = :now, updated_at = now()"
+                    " WHERE projection = :name AND incarnation = :incarnation AND last_seq = :last"
+                ),
+                {"name": self._name, "incarnation": incarnation, "last": last, "now": now},
+            )
+            if moved.rowcount != 1:
+                raise Superseded("another writer has moved the checkpoint")
+
+    async def _advance(self, sequence: int) -> None:
+        async with self._moved:
+            self._last = sequence
+            self._moved.notify_all()
+
+
+async def incarnation_of(client: Client, stream: str) -> str:
+    """Return the id that `prepare` wrote into the stream's metadata. Raises `Unavailable` while there is no such stream."""
+    try:
+        info = await api_request(client, f"$JS.API.STREAM.INFO.{stream}", None)
+    except StreamError as error:
+        raise Unavailable(f"stream {stream}: {error.description}") from error
+    metadata: dict[str, str] = info["config"].get("metadata") or {}
+    if INCARNATION not in metadata:
+        raise Unavailable(f"stream {stream} was not made by deploy.prepare: it has no {INCARNATION}")
+    return metadata[INCARNATION]
+
+
+def recorded_of(delivered: Delivered, incarnation: str) -> Recorded | None:
+    """Decode a delivered message; None for one that is no envelope at all, which only the archive keeps."""
+    try:
+        envelope = open_envelope(delivered.data)
+    except Invalid:
+        _log.error("projection.undecodable", subject=delivered.subject, sequence=delivered.sequence)
+        return None
+    message: Message | None = None
+    if class_of(envelope.type) is not None:
+        try:
+            message = open_message(envelope)
+        except Invalid as error:
+            _log.error("projection.unreadable", subject=delivered.subject, sequence=delivered.sequence, reason=str(error))
+    return Recorded(delivered, envelope, message, incarnation)

@@ -1,0 +1,258 @@
+"""Pulling from JetStream: the ordered reader behind projections, registries and blobs, and the puller behind work.
+
+nats-py's own pull waits out its deadline for a batch to fill and its ordered consumer is a push consumer that is re-made by
+timers; both cost latency or certainty here. This is the wire protocol of the JetStream API (docs.nats.io, "JetStream wire API").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from shared.errors import Unavailable
+from shared.messages.log import SERVICES
+
+# The server says it is alive this often while a pull waits; two missed ones mean that it is not there for us any more.
+HEARTBEAT = 2.0
+# How long a pull waits at the server before it is sent again.
+EXPIRES = 20.0
+# A batch holds at most so many bytes on its way to us: bounds a reader's memory whatever the messages' size.
+PULL_BYTES = 8 * 1024 * 1024
+_NANO = 1_000_000_000
+
+Start = Literal["all", "new", "last_per_subject"]
+
+
+class Delivered(msgspec.Struct, frozen=True):
+    """One message as the stream holds it: `sequence` and store `time` are the stream's; `pending` counts those behind it."""
+
+    subject: str
+    data: bytes
+    sequence: int
+    time: datetime
+    headers: dict[str, str]
+    pending: int
+
+
+def delivered(msg: Msg) -> Delivered:
+    """Return what a JetStream message says of itself in its reply subject (`$JS.ACK…`, 9 or more tokens)."""
+    tokens = msg.reply.split(".")
+    # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time ns>.<pending>; newer servers add two in front.
+    offset = 2 if len(tokens) >= 11 else 0
+    return Delivered(
+        subject=msg.subject,
+        data=msg.data,
+        sequence=int(tokens[5 + offset]),
+        time=datetime.fromtimestamp(int(tokens[7 + offset]) / _NANO, UTC),
+        headers=dict(msg.headers or {}),
+        pending=int(tokens[8 + offset]),
+    )
+
+
+class Inbox:
+    """A subscription of our own whose messages are taken in batches; closes with the block."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._arrived: deque[Msg] = deque()
+        self._event = asyncio.Event()
+        self._subscription: Subscription | None = None
+        self.subject = client.new_inbox()
+
+    async def __aenter__(self) -> Self:
+        self._subscription = await self._client.subscribe(self.subject, cb=self._take)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._subscription is not None and not self._client.is_closed:
+            with contextlib.suppress(nats.errors.Error):
+                await self._subscription.unsubscribe()
+
+    async def _take(self, msg: Msg) -> None:
+        self._arrived.append(msg)
+        self._event.set()
+
+    async def take(self, timeout: float) -> list[Msg]:
+        """Return everything that has arrived, waiting up to `timeout` seconds for the first; empty when nothing came."""
+        if not self._arrived:
+            self._event.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._event.wait()
+        taken = list(self._arrived)
+        self._arrived.clear()
+        return taken
+
+
+async def pull(client: Client, stream: str, consumer: str, inbox: str, batch: int, *, no_wait: bool = False) -> None:
+    """Ask the server for up to `batch` messages of a pull consumer, to be sent to `inbox`."""
+    request: dict[str, Any] = {"batch": batch, "max_bytes": PULL_BYTES}
+    if no_wait:
+        request["no_wait"] = True
+    else:
+        request |= {"expires": int(EXPIRES * _NANO), "idle_heartbeat": int(HEARTBEAT * _NANO)}
+    await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", json.dumps(request).encode(), reply=inbox)
+
+
+def status_of(msg: Msg) -> str | None:
+    """Return the status code of a message without data from the server (`100` heartbeat, `408` expired …), else None."""
+    if msg.data or not msg.headers:
+        return None
+    return msg.headers.get("Status")
+
+
+class OrderedReader:
+    """Reads a stream in order from a sequence, each message exactly once, through reconnects and lost consumers.
+
+    One ephemeral consumer at a time; a gap in its own sequence, missed heartbeats or a vanished consumer make a new one that
+    starts after the last message handed out.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        stream: str,
+        *,
+        filters: tuple[str, ...] = (),
+        after: int | None = None,
+        start: Start = "all",
+        batch: int = 500,
+    ) -> None:
+        self._client = client
+        self._stream = stream
+        self._filters = filters
+        self._after = after
+        self._start = start
+        self._batch = batch
+        self.pending_at_start: int | None = None
+        self.created = asyncio.Event()
+
+    async def batches(self) -> AsyncIterator[list[Delivered]]:
+        """Yield what has arrived, in order, never an empty list; for ever.
+
+        Raises `Unavailable` when the consumer cannot be made: the caller decides how long to go on trying.
+        """
+        while True:
+            async with Inbox(self._client) as inbox:
+                consumer = await self._create()
+                try:
+                    async for batch in self._read(inbox, consumer):
+                        self._after = batch[-1].sequence
+                        yield batch
+                finally:
+                    await self._delete(consumer)
+
+    async def _read(self, inbox: Inbox, consumer: str) -> AsyncIterator[list[Delivered]]:
+        expected = 1
+        outstanding = 0
+        while True:
+            if outstanding <= self._batch // 2:
+                await pull(self._client, self._stream, consumer, inbox.subject, self._batch)
+                outstanding += self._batch
+            arrived = await inbox.take(2 * HEARTBEAT)
+            if not arrived:
+                return
+            batch: list[Delivered] = []
+            lost = False
+            for msg in arrived:
+                status = status_of(msg)
+                if status == "100":
+                    continue
+                if status is not None:
+                    # The pull has ended (408 expired, 409 limit reached or consumer gone): the next one tells which.
+                    outstanding = 0
+                    lost = lost or (status == "409" and "onsumer" in (msg.headers or {}).get("Description", ""))
+                    continue
+                if self._consumer_sequence(msg) != expected:
+                    lost = True
+                    break
+                expected += 1
+                outstanding -= 1
+                batch.append(delivered(msg))
+            if batch:
+                yield batch
+            if lost:
+                return
+
+    @staticmethod
+    def _consumer_sequence(msg: Msg) -> int:
+        tokens = msg.reply.split(".")
+        return int(tokens[8 if len(tokens) >= 11 else 6])
+
+    async def _create(self) -> str:
+        name = self._client._nuid.next().decode()  # noqa: SLF001 - nats-py's generator of consumer names
+        config: dict[str, Any] = {
+            "name": name,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": int(60 * _NANO),
+            "replay_policy": "instant",
+        }
+        if self._after is not None:
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self._after + 1}
+        else:
+            config["deliver_policy"] = self._start
+        if len(self._filters) == 1:
+            config["filter_subject"] = self._filters[0]
+        elif self._filters:
+            config["filter_subjects"] = list(self._filters)
+        elif self._start == "last_per_subject" and self._after is None:
+            config["filter_subject"] = ">"
+        subject = f"$JS.API.CONSUMER.CREATE.{self._stream}.{name}"
+        if "filter_subject" in config:
+            subject = f"{subject}.{config['filter_subject']}"
+        answer = await api_request(self._client, subject, {"stream_name": self._stream, "config": config})
+        if self.pending_at_start is None:
+            self.pending_at_start = int(answer.get("num_pending", 0))
+            self.created.set()
+        return name
+
+    async def _delete(self, consumer: str) -> None:
+        # Best effort: the server forgets an unused consumer by itself after its inactive threshold.
+        if self._client.is_connected:
+            with contextlib.suppress(nats.errors.Error):
+                await self._client.publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{consumer}", b"")
+
+
+async def api_request(client: Client, subject: str, body: Any, *, wait: float = 5.0) -> dict[str, Any]:
+    """Ask the JetStream API. Raises `Unavailable` when it does not answer, `StreamError` when it refuses."""
+    try:
+        msg = await client.request(subject, json.dumps(body).encode() if body is not None else b"", timeout=wait)
+    except (nats.errors.Error, TimeoutError, OSError) as error:
+        raise Unavailable(f"the broker did not answer {subject.split('.')[2:4]}: {type(error).__name__}") from error
+    answer: dict[str, Any] = json.loads(msg.data)
+    if "error" in answer:
+        raise StreamError(answer["error"].get("err_code", 0), answer["error"].get("description", "unknown"))
+    return answer
+
+
+class StreamError(Exception):
+    """The JetStream API refused; `code` is its `err_code` (nats-server `server/errors.json`)."""
+
+    def __init__(self, code: int, description: str) -> None:
+        super().__init__(f"{description} ({code})")
+        self.code = code
+        self.description = description
+
+
+def inbox_prefix(service: str) -> str:
+    """Return where answers to a service are sent; its user may subscribe to no other inbox."""
+    if service not in SERVICES:
+        return "_INBOX"
+    return f"_INBOX_{service}"

@@ -1,0 +1,10 @@
+"""Questions and commands: what services ask each other and tell each other to do, with the shape of the answers.
+
+`@question("oauth.token", by="executor", answer=Token)` is asked on `ask.oauth.token` and changes nothing;
+`@command("events.put_source", …)` goes to `do.events.put_source` and is answered after its message is on disk. Nobody types a
+subject by hand; permissions follow from `by`.
+"""
+
+from shared.questions.declaration import ASKED, Asked, Command, Done, Page, Question, asked_of, command, question
+
+__all__ = ["ASKED", "Asked", "Command", "Done", "Page", "Question", "asked_of", "command", "question"]

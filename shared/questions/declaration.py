@@ -1,0 +1,84 @@
+"""The one declaration of a question or a command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """Asked on behalf of an organization; changes nothing."""
+
+    org: str
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """Told on behalf of `actor` of an organization. `id` is a uuid: sending the same command again does it once."""
+
+    id: str
+    org: str
+    actor: str
+
+
+class Done(msgspec.Struct, frozen=True):
+    """A command was carried out; nothing more to say."""
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """Which part of a list: at most `limit` items after `cursor`, which only the answerer understands."""
+
+    limit: int = 100
+    cursor: str | None = None
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What the decorators say of a class; `timeout` in seconds is how long its asker waits."""
+
+    kind: Literal["ask", "do"]
+    service: str
+    verb: str
+    by: tuple[str, ...]
+    answer: Any
+    timeout: float
+
+    @property
+    def subject(self) -> str:
+        """Return the subject that it is sent to."""
+        return f"{self.kind}.{self.service}.{self.verb}"
+
+
+ASKED: dict[str, tuple[Asked, type[msgspec.Struct]]] = {}
+_BY_CLASS: dict[type[msgspec.Struct], Asked] = {}
+Q = TypeVar("Q", bound=type[msgspec.Struct])
+
+
+def question(name: str, *, by: str | tuple[str, ...], answer: Any, timeout: float = 5.0) -> Callable[[Q], Q]:
+    """Declare the class below as the question `<service>.<verb>`."""
+    return _declare("ask", name, by, answer, timeout)
+
+
+def command(name: str, *, by: str | tuple[str, ...], answer: Any = Done, timeout: float = 10.0) -> Callable[[Q], Q]:
+    """Declare the class below as the command `<service>.<verb>`."""
+    return _declare("do", name, by, answer, timeout)
+
+
+def asked_of(of: msgspec.Struct | type[msgspec.Struct]) -> Asked:
+    """Return the declaration of a question, a command or their class."""
+    return _BY_CLASS[of if isinstance(of, type) else type(of)]
+
+
+def _declare(
+    kind: Literal["ask", "do"], name: str, by: str | tuple[str, ...], answer: Any, timeout: float
+) -> Callable[[Q], Q]:
+    def declare(cls: Q) -> Q:
+        service, _, verb = name.partition(".")
+        made = Asked(kind, service, verb, (by,) if isinstance(by, str) else by, answer, timeout)
+        if made.subject in ASKED:
+            raise ValueError(f"{made.subject} is declared twice")
+        ASKED[made.subject] = (made, cls)
+        _BY_CLASS[cls] = made
+        return cls
+
+    return declare

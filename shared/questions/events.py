@@ -1,0 +1,213 @@
+"""What the events service is asked and told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shared.questions.declaration import Command, Done, Page, Question, command, question
+
+
+class SourceView(msgspec.Struct, frozen=True, kw_only=True):
+    """A webhook source as its owner shows it; secret settings are named in `secrets` and never shown."""
+
+    id: str
+    org: str
+    name: str
+    adapter: str
+    settings: dict[str, Any]
+    secrets: list[str]
+    enabled: bool
+    created_at: str
+    updated_at: str
+    version: int
+
+
+class SourceEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A source as the registry `sources` holds it, by id: all that the gateway needs to admit a webhook.
+
+    `sealed` is encrypted for (organization, id, setting).
+    """
+
+    id: str
+    org: str
+    key: str
+    name: str
+    adapter: str
+    settings: dict[str, Any]
+    sealed: dict[str, str]
+    enabled: bool
+    created_at: str
+    updated_at: str
+
+
+class SubscriptionEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A subscription as the registry `subscriptions` holds it, and as its owner shows it."""
+
+    id: str
+    org: str
+    name: str
+    source: str
+    source_name: str
+    event: str
+    workflow: str
+    filter: str | None
+    input: dict[str, Any] | None
+    enabled: bool
+    created_at: str
+    updated_at: str
+    version: int
+
+
+class SourceFound(msgspec.Struct, frozen=True):
+    """A registry entry with its sequence; `entry` is None for a source that was retired."""
+
+    seq: int
+    entry: SourceEntry | None
+
+
+class SourceList(msgspec.Struct, frozen=True):
+    """A page of sources."""
+
+    items: list[SourceView]
+    next_cursor: str | None
+
+
+class SubscriptionList(msgspec.Struct, frozen=True):
+    """A page of subscriptions."""
+
+    items: list[SubscriptionEntry]
+    next_cursor: str | None
+
+
+class DeliveryRun(msgspec.Struct, frozen=True):
+    """A run that a delivery led to."""
+
+    id: str
+    workflow: str
+    status: str
+
+
+class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
+    """The story of one delivery. `status` is accepted, routed, filtered, unroutable or dead."""
+
+    id: str
+    source: str
+    org: str
+    type: str | None
+    status: str
+    reason: str | None
+    runs: list[DeliveryRun]
+    received_at: str
+    correlation_id: str
+
+
+class DeliveryList(msgspec.Struct, frozen=True):
+    """A page of deliveries, newest first."""
+
+    items: list[DeliveryView]
+    next_cursor: str | None
+
+
+class AdapterView(msgspec.Struct, frozen=True):
+    """An adapter: the settings that it takes, as JSON Schema, and which of them are secret."""
+
+    name: str
+    description: str
+    settings_schema: dict[str, Any]
+    secrets: list[str]
+
+
+@question("events.source", by="gateway", answer=SourceFound)
+class FindSource(Question):
+    """The registry entry of a source, by id, of any organization (`org` is not looked at). Raises NotFound."""
+
+    id: str
+
+
+@question("events.sources", by="gateway", answer=SourceList)
+class ListSources(Question):
+    """The sources of an organization, by name."""
+
+    page: Page = Page()
+    name: str | None = None
+
+
+@command("events.put_source", by="gateway", answer=SourceView)
+class PutSource(Command):
+    """Create or replace a source. Secret settings arrive sealed for (organization, command id, setting).
+
+    `expected` is the version that must be there (If-Match), 0 for "none". Raises Invalid, PreconditionFailed, Conflict.
+    """
+
+    name: str
+    adapter: str
+    settings: dict[str, Any]
+    sealed: dict[str, str]
+    enabled: bool = True
+    expected: int | None = None
+
+
+@command("events.remove_source", by="gateway", answer=Done)
+class RemoveSource(Command):
+    """Retire a source. Raises NotFound."""
+
+    name: str
+
+
+@question("events.subscriptions", by="gateway", answer=SubscriptionList)
+class ListSubscriptions(Question):
+    """The subscriptions of an organization, by name."""
+
+    page: Page = Page()
+    name: str | None = None
+
+
+@command("events.put_subscription", by="gateway", answer=SubscriptionEntry)
+class PutSubscription(Command):
+    """Create or replace a subscription; `source` is a source's name or id. Raises Invalid, PreconditionFailed, Conflict."""
+
+    name: str
+    source: str
+    event: str
+    workflow: str
+    filter: str | None = None
+    input: dict[str, Any] | None = None
+    enabled: bool = True
+    expected: int | None = None
+
+
+@command("events.remove_subscription", by="gateway", answer=Done)
+class RemoveSubscription(Command):
+    """Remove a subscription. Raises NotFound."""
+
+    name: str
+
+
+@question("events.adapters", by="gateway", answer=list[AdapterView])
+class ListAdapters(Question):
+    """The adapters that a source of this organization may use."""
+
+
+@question("events.deliveries", by="gateway", answer=DeliveryList)
+class ListDeliveries(Question):
+    """Deliveries of an organization, newest first; `status` and `source` (an id or a name) narrow them."""
+
+    page: Page = Page()
+    status: str | None = None
+    source: str | None = None
+
+
+@question("events.delivery", by="gateway", answer=DeliveryView)
+class GetDelivery(Question):
+    """One delivery. Raises NotFound."""
+
+    id: str
+
+
+@command("events.retry_delivery", by="gateway", answer=DeliveryView)
+class RetryDelivery(Command):
+    """Route a delivery again, as new events with new runs. Raises NotFound when its body is no longer kept."""
+
+    delivery: str

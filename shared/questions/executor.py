@@ -1,0 +1,189 @@
+"""What the executor is asked and told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shared.messages.catalog import FileProblem
+from shared.messages.line import Lines
+from shared.messages.run import RunError, RunUsage
+from shared.questions.declaration import Command, Page, Question, command, question
+
+
+class WorkflowEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A workflow as the registry `workflows` holds it, under the hash of (organization, name)."""
+
+    org: str
+    name: str
+    version: str
+    module: str
+    function: str
+    path: str
+    line: int
+    doc: str
+    input_schema: dict[str, Any]
+    timeout: float
+    retries: int
+    concurrency: str | None
+    updated_at: str
+
+
+class WorkflowFound(msgspec.Struct, frozen=True):
+    """A registry entry with its sequence; `entry` is None for a workflow that was removed."""
+
+    seq: int
+    entry: WorkflowEntry | None
+
+
+class WorkflowList(msgspec.Struct, frozen=True):
+    """A page of workflows."""
+
+    items: list[WorkflowEntry]
+    next_cursor: str | None
+
+
+class FileView(msgspec.Struct, frozen=True, kw_only=True):
+    """A workspace file. `workflows` names those that its code defines now; `problems` says why newer content does not serve."""
+
+    path: str
+    sha256: str
+    size: int
+    updated_at: str
+    workflows: list[str] = []
+    problems: list[FileProblem] = []
+
+
+class FileList(msgspec.Struct, frozen=True):
+    """A page of workspace files, by path."""
+
+    items: list[FileView]
+    next_cursor: str | None
+
+
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as the API shows it; times are RFC 3339, `*_ms` milliseconds."""
+
+    id: str
+    org: str
+    workflow: str
+    version: str
+    status: str
+    reason: str | None
+    blocked_on: str | None
+    attempt: int
+    input: Any
+    result: Any
+    error: RunError | None
+    requested_by: str
+    delivery: str | None
+    requested_at: str
+    started_at: str | None
+    finished_at: str | None
+    queue_ms: float | None
+    duration_ms: float | None
+    usage: RunUsage | None
+    sandbox: dict[str, str] | None
+    correlation_id: str
+    causation_id: str | None
+
+
+class RunList(msgspec.Struct, frozen=True):
+    """A page of runs, newest first."""
+
+    items: list[RunView]
+    next_cursor: str | None
+
+
+class LineView(msgspec.Struct, frozen=True):
+    """A line of a run's output; `n` counts them over all attempts, from 1."""
+
+    n: int
+    attempt: int
+    line: Lines
+
+
+class LineList(msgspec.Struct, frozen=True):
+    """Lines of a run in order."""
+
+    items: list[LineView]
+    next_cursor: str | None
+
+
+@question("executor.workflow", by=("gateway", "events"), answer=WorkflowFound)
+class FindWorkflow(Question):
+    """The registry entry of a workflow by name: the organization's own, else that of `global`. Raises NotFound."""
+
+    name: str
+
+
+@question("executor.workflows", by="gateway", answer=WorkflowList)
+class ListWorkflows(Question):
+    """The workflows that an organization can run, by name."""
+
+    page: Page = Page()
+
+
+@command("executor.put_file", by="gateway", answer=FileView, timeout=60.0)
+class PutFile(Command):
+    """Take new content of a file into the workspace: `sha256` of `size` bytes is in the bucket `workspace`.
+
+    Answers after the code was read and its workflows are registered. `expected` is the SHA-256 that must be there (If-Match),
+    "" for "none". Raises Invalid (a path that cannot be), PreconditionFailed.
+    """
+
+    path: str
+    sha256: str
+    size: int
+    expected: str | None = None
+
+
+@command("executor.remove_file", by="gateway", answer=FileView, timeout=60.0)
+class RemoveFile(Command):
+    """Delete a file; workflows that it alone defined are removed. Raises NotFound, PreconditionFailed."""
+
+    path: str
+    expected: str | None = None
+
+
+@question("executor.file", by="gateway", answer=FileView)
+class GetFile(Question):
+    """One workspace file. Raises NotFound."""
+
+    path: str
+
+
+@question("executor.files", by="gateway", answer=FileList)
+class ListFiles(Question):
+    """The files of a workspace below `prefix`."""
+
+    prefix: str = ""
+    page: Page = Page()
+
+
+@question("executor.run", by="gateway", answer=RunView)
+class GetRun(Question):
+    """One run, as its messages tell it up to now. Raises NotFound."""
+
+    id: str
+
+
+@question("executor.runs", by="gateway", answer=RunList)
+class ListRuns(Question):
+    """Runs of an organization, newest first; times are RFC 3339."""
+
+    page: Page = Page()
+    status: str | None = None
+    workflow: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+
+@question("executor.lines", by="gateway", answer=LineList)
+class ListLines(Question):
+    """The output of a run after line `after`. Raises NotFound."""
+
+    id: str
+    after: int = 0
+    limit: int = 1000

@@ -1,0 +1,49 @@
+"""What the logs service is asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shared.questions.declaration import Page, Question, question
+
+
+class LogItem(msgspec.Struct, frozen=True, kw_only=True):
+    """One archived message as search shows it."""
+
+    time: str
+    stream: str
+    seq: int
+    type: str
+    level: str
+    service: str
+    org: str
+    run: str | None
+    correlation_id: str
+    causation_id: str | None
+    id: str
+    message: str
+    data: Any
+
+
+class LogPage(msgspec.Struct, frozen=True):
+    """A page of a search."""
+
+    items: list[LogItem]
+    next_cursor: str | None
+
+
+@question("logs.search", by="gateway", answer=LogPage, timeout=30.0)
+class Search(Question):
+    """Archived messages of an organization that `q` matches, between `since` and `until` (RFC 3339, epoch ms, `now-15m`).
+
+    `everything` searches all organizations: the platform key's. Raises Invalid with the place in the query that cannot be read.
+    """
+
+    q: str = ""
+    since: str | None = None
+    until: str | None = None
+    order: str = "desc"
+    page: Page = Page()
+    everything: bool = False

@@ -1,0 +1,74 @@
+"""What the oauth service is asked and told. Secrets in these are sealed: see each field."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared.questions.declaration import Command, Done, Page, Question, command, question
+
+
+class ConnectionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A connection without its credential."""
+
+    id: str
+    org: str
+    name: str
+    grant: str
+    status: str
+    created_at: str
+    updated_at: str
+    version: int
+
+
+class ConnectionList(msgspec.Struct, frozen=True):
+    """A page of connections."""
+
+    items: list[ConnectionView]
+    next_cursor: str | None
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """A live token, sealed for (organization, `question`, "token"), where `question` is the asker's nonce."""
+
+    connection: str
+    name: str
+    sealed: str
+    expires_at: str | None
+    version: int
+
+
+@question("oauth.token", by="executor", answer=Token)
+class GetToken(Question):
+    """A live token of the organization's connection `name` for a run. Raises NotFound, Unavailable."""
+
+    name: str
+    run: str
+    nonce: str
+
+
+@command("oauth.put_connection", by="gateway", answer=ConnectionView)
+class PutConnection(Command):
+    """Create or replace a connection of grant `token`; `sealed` is the token sealed for (organization, command id, "token").
+
+    Raises Invalid, PreconditionFailed, Conflict.
+    """
+
+    name: str
+    grant: str
+    sealed: str
+    expected: int | None = None
+
+
+@command("oauth.remove_connection", by="gateway", answer=Done)
+class RemoveConnection(Command):
+    """Delete a connection and its credential. Raises NotFound."""
+
+    name: str
+
+
+@question("oauth.connections", by="gateway", answer=ConnectionList)
+class ListConnections(Question):
+    """The connections of an organization, by name."""
+
+    page: Page = Page()
+    name: str | None = None

@@ -1,0 +1,136 @@
+"""Registries: the live view of small things, one writer, watched by the readers (NATS KV)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import nats.errors
+import nats.js.errors
+import structlog
+from nats.aio.client import Client
+from nats.js.kv import KeyValue
+
+from shared.errors import Unavailable
+from shared.messages.declaration import checked_key
+from shared.projection import PAUSE, Health
+from shared.pull import OrderedReader, StreamError
+
+V = TypeVar("V", bound=msgspec.Struct)
+_log = structlog.get_logger()
+_WRONG_LAST = (10071, 10164)
+
+
+class Entry(msgspec.Struct, Generic[V], frozen=True):
+    """A value and the stream sequence that it reflects; `value` is None where the thing was removed."""
+
+    seq: int
+    value: V | None
+
+
+class RegistryWriter(Generic[V]):
+    """The owner's side: replaces an entry only by a compare-and-set with a higher sequence."""
+
+    def __init__(self, client: Client, bucket: str, value: type[V]) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Entry[value])  # type: ignore[valid-type]
+        self._kv: KeyValue | None = None
+
+    async def put(self, key: str, seq: int, value: V | None) -> bool:
+        """Make `value` the entry if `seq` is higher than what is there; False when something newer is. Raises `Unavailable`."""
+        document = msgspec.json.encode(Entry(seq, value))
+        try:
+            kv = await self._bucket_of()
+            while True:
+                try:
+                    found = await kv.get(checked_key(key))
+                except nats.js.errors.KeyNotFoundError:
+                    revision = 0
+                else:
+                    if self._decoder.decode(found.value or b"").seq >= seq:
+                        return False
+                    revision = found.revision or 0
+                try:
+                    await kv.update(key, document, last=revision)
+                except nats.js.errors.APIError as error:
+                    if error.err_code not in _WRONG_LAST:
+                        raise
+                    continue
+                return True
+        except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
+            raise Unavailable(f"the registry {self._bucket} cannot be written: {type(error).__name__}") from error
+
+    async def _bucket_of(self) -> KeyValue:
+        if self._kv is None:
+            self._kv = await self._client.jetstream(timeout=2).key_value(self._bucket)
+        return self._kv
+
+
+class RegistryView(Generic[V]):
+    """A reader's side: the whole registry in memory, kept up to date by a watch."""
+
+    def __init__(self, client: Client, bucket: str, value: type[V], health: Health) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._health = health
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Entry[value])  # type: ignore[valid-type]
+        self._entries: dict[str, Entry[V]] = {}
+        self._complete = asyncio.Event()
+        self.changes = 0
+
+    def get(self, key: str) -> Entry[V] | None:
+        """Return the entry; None means that this view does not know it, so that the owner is to be asked."""
+        return self._entries.get(key)
+
+    def values(self) -> Iterator[V]:
+        """Iterate over the values that are there now."""
+        return (entry.value for entry in self._entries.values() if entry.value is not None)
+
+    def learn(self, key: str, entry: Entry[V]) -> None:
+        """Take an entry over, from the watch or from the owner's answer, unless a newer one is known."""
+        known = self._entries.get(key)
+        if known is None or known.seq < entry.seq:
+            self._entries[key] = entry
+            self.changes += 1
+
+    async def complete(self) -> None:
+        """Wait until everything that was in the registry at the start is in the view."""
+        await self._complete.wait()
+
+    async def run(self) -> None:
+        """Watch for ever."""
+        part = f"registry {self._bucket}"
+        prefix = f"$KV.{self._bucket}."
+        after: int | None = None
+        while True:
+            reader = OrderedReader(self._client, f"KV_{self._bucket}", start="last_per_subject", after=after)
+            try:
+                batches = reader.batches()
+                first = asyncio.create_task(self._mark_empty(reader))
+                async with contextlib.aclosing(batches):
+                    async for batch in batches:
+                        for delivered in batch:
+                            after = delivered.sequence
+                            if delivered.data:
+                                key = delivered.subject.removeprefix(prefix)
+                                self.learn(key, self._decoder.decode(delivered.data))
+                        self._health.report(part, None)
+                        if batch[-1].pending == 0:
+                            self._complete.set()
+            except (Unavailable, StreamError) as error:
+                self._health.report(part, str(error))
+                _log.warning("registry.interrupted", bucket=self._bucket, reason=str(error))
+            finally:
+                first.cancel()
+            await asyncio.sleep(PAUSE)
+
+    async def _mark_empty(self, reader: OrderedReader) -> None:
+        """Notice a registry without entries, of which no batch ever tells."""
+        await reader.created.wait()
+        if reader.pending_at_start == 0:
+            self._health.report(f"registry {self._bucket}", None)
+            self._complete.set()

@@ -1,0 +1,133 @@
+"""Every stream, durable consumer, registry and bucket in one table; `deploy.prepare` makes them, nobody else does."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from shared.messages import (
+    EventAccepted,
+    Message,
+    RunRequested,
+    WebhookReceived,
+    declaration_of,
+)
+
+HOUR = 3600.0
+DAY = 24 * HOUR
+# JetStream remembers message ids for this long; creations stay unique beyond it by expecting to be the first.
+DUPLICATE_WINDOW = 600.0
+# Above this a body travels by reference: JetStream and every reader hold whole messages in memory.
+INLINE_BYTES = 256 * 1024
+
+
+class Stream(msgspec.Struct, frozen=True, kw_only=True):
+    """A stream: its nouns, for how many seconds it is kept on the bus (None: for ever), and who reads it besides `logs`."""
+
+    name: str
+    nouns: tuple[str, ...]
+    max_age: float | None
+    readers: tuple[str, ...] = ()
+    schedules: bool = False
+
+    @property
+    def subjects(self) -> list[str]:
+        """Return the subjects that the stream takes."""
+        return [f"{noun}.>" for noun in self.nouns]
+
+
+class Work(msgspec.Struct, frozen=True, kw_only=True):
+    """A durable pull consumer `<service>-<purpose>` over one kind of message.
+
+    `ack_wait` in seconds. `managed` consumers are pulled by the service itself, not by `shared.bus`.
+    """
+
+    name: str
+    service: str
+    message: type[Message]
+    subject: str
+    ack_wait: float = 30.0
+    max_ack_pending: int = 1000
+    managed: bool = False
+
+    @property
+    def stream(self) -> str:
+        """Return the name of the stream that is consumed."""
+        return declaration_of(self.message).stream
+
+
+class Registry(msgspec.Struct, frozen=True, kw_only=True):
+    """A KV bucket with one writing service and its readers."""
+
+    bucket: str
+    writer: str
+    readers: tuple[str, ...]
+
+
+class Bucket(msgspec.Struct, frozen=True, kw_only=True):
+    """An object store bucket of content-addressed blobs; `max_age` in seconds."""
+
+    name: str
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    max_age: float | None = None
+
+
+STREAMS = (
+    Stream(name="WEBHOOKS", nouns=("webhook",), max_age=7 * DAY, readers=("events",)),
+    Stream(name="EVENTS", nouns=("event",), max_age=7 * DAY, readers=("events",)),
+    # No age limit: an unacknowledged message that ages out vanishes, even while it is kept in progress.
+    Stream(name="RUNS", nouns=("run",), max_age=None, readers=("executor", "events", "gateway")),
+    Stream(name="LINES", nouns=("line",), max_age=3 * DAY, readers=("executor",)),
+    # No age limit: a schedule dies silently with its stream's.
+    Stream(name="TIMERS", nouns=("timer",), max_age=None, readers=("executor", "events"), schedules=True),
+    Stream(
+        name="CATALOG",
+        nouns=(
+            "organization",
+            "key",
+            "source",
+            "integration",
+            "mapping",
+            "subscription",
+            "schedule",
+            "workflow",
+            "file",
+        ),
+        max_age=None,
+        readers=("gateway", "events", "executor"),
+    ),
+    Stream(name="CONNECTIONS", nouns=("connection",), max_age=None, readers=("oauth",)),
+    Stream(name="LOGS", nouns=("log",), max_age=3 * DAY),
+    Stream(name="AUDIT", nouns=("audit",), max_age=30 * DAY),
+    Stream(name="DEAD", nouns=("dead",), max_age=None),
+)
+
+PRIORITIES: tuple[Literal["high", "normal", "low"], ...] = ("high", "normal", "low")
+
+WORK = (
+    Work(name="events-parse", service="events", message=WebhookReceived, subject="webhook.*.received"),
+    Work(name="events-route", service="events", message=EventAccepted, subject="event.*.accepted"),
+    *(
+        Work(
+            name=f"executor-runs-{priority}",
+            service="executor",
+            message=RunRequested,
+            subject=f"run.*.requested.{priority}",
+            managed=True,
+        )
+        for priority in PRIORITIES
+    ),
+)
+
+REGISTRIES = (
+    Registry(bucket="sources", writer="events", readers=("gateway", "events")),
+    Registry(bucket="subscriptions", writer="events", readers=("events",)),
+    Registry(bucket="workflows", writer="executor", readers=("gateway", "events", "executor")),
+)
+
+BUCKETS = (
+    Bucket(name="bodies", writers=("gateway",), readers=("events", "logs", "gateway"), max_age=7 * DAY),
+    Bucket(name="workspace", writers=("gateway", "executor"), readers=("gateway", "executor")),
+)

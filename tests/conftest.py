@@ -1,0 +1,23 @@
+"""Fixtures: the servers once per worker, an account and a database per test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest_asyncio
+
+from tests.support.servers import Place, Servers, running_servers
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def servers() -> AsyncIterator[Servers]:
+    """Both real servers, shared by the tests of this worker."""
+    async with running_servers() as started:
+        yield started
+
+
+@pytest_asyncio.fixture
+async def place(servers: Servers) -> AsyncIterator[Place]:
+    """An account and a database of the test's own."""
+    async with servers.place() as given:
+        yield given

@@ -1,0 +1,139 @@
+"""The embedded NATS server keeps its port and what it stored, whatever ended it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import nats
+import nats.errors
+import pytest
+
+from deploy.broker import ADMIN, EmbeddedNats, check_version
+from deploy.errors import StartError
+
+BOUND = 30.0
+PASSWORD = "a password of this test"  # noqa: S105
+
+
+def config(*, listen: str, store_dir: Path, ports_dir: Path, server_name: str) -> str:
+    """Return the smallest configuration that has JetStream and a password."""
+    return json.dumps({
+        "listen": listen,
+        "server_name": server_name,
+        "ports_file_dir": str(ports_dir),
+        "jetstream": {"store_dir": str(store_dir), "max_file_store": 100_000_000, "sync_interval": "always"},
+        "accounts": {"MILLRACE": {"jetstream": "enabled", "users": [{"user": ADMIN, "password": PASSWORD}]}},
+    })
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "a data folder" / "nats"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[EmbeddedNats]:
+    server = EmbeddedNats(
+        folder=folder,
+        pidfile=folder.parent / "nats.pid",
+        log=folder.parent / "nats.log",
+        config=config,
+        password=PASSWORD,
+    )
+    try:
+        async with asyncio.timeout(BOUND):
+            await server.start()
+        yield server
+    finally:
+        await server.stop(grace=5)
+
+
+async def stored(server: EmbeddedNats) -> int:
+    client = await nats.connect(server.url(ADMIN, PASSWORD))
+    try:
+        jetstream = client.jetstream()
+        await jetstream.add_stream(name="THINGS", subjects=["things"])
+        return (await jetstream.publish("things", b"thing")).seq
+    finally:
+        await client.close()
+
+
+async def test_port_and_messages_survive_a_restart(folder: Path) -> None:
+    async with running(folder) as server:
+        address = server.url(ADMIN, PASSWORD)
+        assert await stored(server) == 1
+    async with running(folder) as server:
+        assert server.url(ADMIN, PASSWORD) == address
+        assert await stored(server) == 2
+
+
+async def test_a_killed_server_comes_back_on_its_port(folder: Path) -> None:
+    async with running(folder) as server:
+        assert await stored(server) == 1
+        killed = server.supervised.state.pid
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        async with asyncio.timeout(BOUND):
+            while True:
+                try:
+                    assert await stored(server) == 2
+                    break
+                except (OSError, nats.errors.Error):
+                    await asyncio.sleep(0.02)
+        assert server.supervised.state.restarts == 1
+        assert server.supervised.state.pid not in {None, killed}
+
+
+async def test_a_port_taken_by_another_program_is_replaced(folder: Path) -> None:
+    async with running(folder) as server:
+        before = server.url(ADMIN, PASSWORD)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int((folder / "port").read_text())))
+        other.listen()
+        async with running(folder) as server:
+            assert server.url(ADMIN, PASSWORD) != before
+            assert await stored(server) == 1
+            assert server.url(ADMIN, PASSWORD).endswith(f":{int((folder / 'port').read_text())}")
+
+
+async def test_a_stale_ports_file_is_not_believed(folder: Path) -> None:
+    (folder / "nats-server_1.ports").write_text('{"nats": ["nats://127.0.0.1:1"]}')
+    async with running(folder) as server:
+        assert not server.url(ADMIN, PASSWORD).endswith(":1")
+
+
+async def test_a_damaged_port_note_means_a_new_port(folder: Path) -> None:
+    (folder / "port").write_text("99999999")
+    async with running(folder) as server:
+        assert await stored(server) == 1
+
+
+async def test_only_the_owner_reads_the_configuration(folder: Path) -> None:
+    async with running(folder):
+        assert stat.S_IMODE((folder / "nats.conf").stat().st_mode) == 0o600
+
+
+async def test_a_wrong_password_is_refused(folder: Path) -> None:
+    async def quiet(_: Exception) -> None:
+        """The refusal is expected."""
+
+    async with running(folder) as server:
+        with pytest.raises(nats.errors.Error):
+            await nats.connect(server.url(ADMIN, "wrong"), allow_reconnect=False, error_cb=quiet)
+
+
+@pytest.mark.parametrize("said", ["nats-server: v2.11.9", "something else"])
+def test_a_server_without_what_is_needed_is_refused_in_one_sentence(tmp_path: Path, said: str) -> None:
+    program = tmp_path / "nats-server"
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+    with pytest.raises(StartError, match=r"needs 2\.12 or later"):
+        check_version(program)
