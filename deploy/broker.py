@@ -15,8 +15,8 @@ from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
-import nats
 import nats.errors
+from nats.aio.client import Client
 
 from deploy.errors import StartError
 from deploy.files import tail, write_private
@@ -35,7 +35,7 @@ ANY_PORT = -1
 class Config(Protocol):
     """Makes the text of the server's configuration."""
 
-    def __call__(self, *, listen: str, store_dir: Path, ports_dir: Path, server_name: str) -> str:
+    def __call__(self, *, listen: str, store_dir: str, ports_dir: str, server_name: str) -> str:
         """Return a configuration that listens at `listen` and writes its ports file into `ports_dir`."""
 
 
@@ -119,8 +119,8 @@ class EmbeddedNats:
     def _write_config(self) -> None:
         text = self._config(
             listen=f"127.0.0.1:{self._port}",
-            store_dir=self._folder,  # the server adds /jetstream
-            ports_dir=self._folder,
+            store_dir=str(self._folder),  # the server adds /jetstream
+            ports_dir=str(self._folder),
             server_name=SERVER_NAME,
         )
         write_private(self._folder / "nats.conf", text.encode())
@@ -184,8 +184,12 @@ async def _ask_jetstream(url: str) -> None:
     async def quiet(_: Exception) -> None:
         """The error is raised by connect as well."""
 
-    client = await nats.connect(url, allow_reconnect=False, connect_timeout=2, error_cb=quiet)
+    client = Client()
     try:
+        # Without the last two the client itself tries for two minutes, whatever the first one says.
+        await client.connect(
+            url, allow_reconnect=False, connect_timeout=2, error_cb=quiet, max_reconnect_attempts=1, reconnect_time_wait=ASKED_EVERY
+        )
         await client.jetstream(timeout=2).account_info()
     finally:
         await client.close()

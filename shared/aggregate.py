@@ -34,23 +34,26 @@ async def history(client: Client, noun: str, key: str, *, after: int = 0) -> Asy
     stream = STREAM_OF_NOUN[noun]
     sequence = after
     while True:
-        request = {"seq": sequence + 1, "next_by_subj": f"{noun}.{checked_key(key)}.>"}
-        try:
-            answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{stream}", request)
-        except StreamError as error:
-            if error.code == _NO_MESSAGE:
-                return
-            raise
-        found = answer["message"]
-        sequence = int(found["seq"])
-        yield Stored(sequence, found["subject"], open_envelope(base64.b64decode(found.get("data", ""))))
+        found = await _get(client, stream, {"seq": sequence + 1, "next_by_subj": f"{noun}.{checked_key(key)}.>"})
+        if found is None:
+            return
+        sequence = found.sequence
+        yield found
+
+
+async def stored_at(client: Client, stream: str, sequence: int) -> Stored | None:
+    """Return the message of a stream at a sequence, or None when the stream no longer holds it."""
+    return await _get(client, stream, {"seq": sequence})
 
 
 async def last(client: Client, noun: str, key: str) -> Stored | None:
     """Return the last message of an aggregate, or None when it has none."""
-    request = {"last_by_subj": f"{noun}.{checked_key(key)}.>"}
+    return await _get(client, STREAM_OF_NOUN[noun], {"last_by_subj": f"{noun}.{checked_key(key)}.>"})
+
+
+async def _get(client: Client, stream: str, request: dict[str, Any]) -> Stored | None:
     try:
-        answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{STREAM_OF_NOUN[noun]}", request)
+        answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{stream}", request)
     except StreamError as error:
         if error.code == _NO_MESSAGE:
             return None

@@ -73,7 +73,8 @@ class Blobs:
             await self._publish(self._meta_subject(blob.sha256), json.dumps(meta).encode(), {"Nats-Rollup": "sub"})
         except BaseException:
             with contextlib.suppress(Unavailable, StreamError):
-                await self._purge(subject)
+                # Whoever sent this is waiting to hear of the failure.
+                await self._purge(subject, wait=1.0)
             raise
         return blob
 
@@ -127,8 +128,8 @@ class Blobs:
         if "error" in answer:
             raise Unavailable(f"the broker did not take a chunk: {answer['error'].get('description')}")
 
-    async def _purge(self, subject: str) -> None:
-        await api_request(self._client, f"$JS.API.STREAM.PURGE.{self._stream}", {"filter": subject})
+    async def _purge(self, subject: str, *, wait: float = 5.0) -> None:
+        await api_request(self._client, f"$JS.API.STREAM.PURGE.{self._stream}", {"filter": subject}, wait=wait)
 
 
 async def _even(parts: AsyncIterable[bytes]) -> AsyncIterator[bytes]:

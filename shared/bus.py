@@ -15,12 +15,13 @@ import structlog
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from shared import aggregate
 from shared.commit import Journal, Refused
 from shared.envelope import Envelope, Sealed, caused_id, derived_id, open_envelope, open_message, seal, utc_now
 from shared.errors import Conflict, ErrorDocument, MillraceError, NotFound, Unavailable, from_document, to_document
-from shared.messages import DeadLettered, Message
+from shared.messages import DeadLettered, Logged, Message
 from shared.messages.declaration import declaration_of
 from shared.projection import Health
 from shared.pull import inbox_prefix
@@ -78,6 +79,10 @@ class Bus:
     async def append(self, sealed: Sealed[Any], expected: int) -> int:
         """Store a message of an aggregate that is expected at `expected`; returns its sequence. Raises `Conflict`, `Unavailable`."""
         return (await aggregate.append(self.client, self.journal, sealed, expected)).sequence
+
+    async def say_log(self, logged: Logged, correlation: str | None) -> None:
+        """Store a record of this service's log; the sink of `shared.log` calls it."""
+        await self.journal.publish(self.seal(logged, org="global", correlation=correlation))
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
@@ -167,7 +172,7 @@ class Bus:
         except (NotFound, Conflict) as error:
             return await self._again(work, msg, tries, ABSENT_DELAYS, error)
         except (MillraceError, Refused) as error:
-            return await self._bury(work, msg, tries, error, "can never work")
+            return await self.bury(work, msg.raw_message, tries, error, "can never work")
         except Exception as error:
             _log.exception("handler.failed", consumer=work.name, tries=tries)
             return await self._again(work, msg, tries, BUG_DELAYS, error)
@@ -191,16 +196,16 @@ class Bus:
         self, work: Work, msg: NatsMessage, tries: int, delays: tuple[float, ...], error: Exception
     ) -> bool:
         if tries > len(delays):
-            return await self._bury(work, msg, tries, error, f"still failing after {tries} tries")
+            return await self.bury(work, msg.raw_message, tries, error, f"still failing after {tries} tries")
         await msg.nack(delay=delays[tries - 1])
         return False
 
-    async def _bury(self, work: Work, msg: NatsMessage, tries: int, error: Exception, reason: str) -> bool:
-        raw = msg.raw_message
-        sequence = raw.metadata.sequence.stream
+    async def bury(self, work: Work, msg: Msg, tries: int, error: Exception, reason: str) -> bool:
+        """Store a message in DEAD, exactly as it was, and terminate it; False when the broker could not take it now."""
+        sequence = msg.metadata.sequence.stream
         org, cause = "global", None
         with contextlib.suppress(MillraceError):
-            cause = open_envelope(msg.body)
+            cause = open_envelope(msg.data)
             org = cause.org
         letter = DeadLettered(
             service=self.service,
@@ -208,8 +213,8 @@ class Bus:
             consumer=work.name,
             stream=work.stream,
             sequence=sequence,
-            subject=raw.subject,
-            document_base64=base64.b64encode(msg.body).decode(),
+            subject=msg.subject,
+            document_base64=base64.b64encode(msg.data).decode(),
             error=f"{type(error).__name__}: {error}",
             reason=reason,
             tries=tries,
@@ -218,9 +223,9 @@ class Bus:
         try:
             await self.publish(self.seal(letter, org=org, cause=cause, id=derived_id(original, "dead", work.name)))
         except Unavailable:
-            await msg.nack(delay=UNAVAILABLE_DELAY)
+            await msg.nak(delay=UNAVAILABLE_DELAY)
             return False
-        await msg.reject()
+        await msg.term()
         _log.error("handler.dead_letter", consumer=work.name, reason=str(error), sequence=sequence)
         return True
 

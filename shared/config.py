@@ -80,6 +80,10 @@ class Environment:
             made.append(key)
         return tuple(made)
 
+    def complain(self, name: str, message: str) -> None:
+        """Remember that the variable `name` is wrong, for `check`; `message` does not repeat a secret."""
+        self._problems.append(Problem(name, message))
+
     def check(self) -> None:
         """Raise `ConfigError` with all complaints, if there are any."""
         if self._problems:

@@ -33,6 +33,8 @@ def open_engine(url: str, *, service: str, pool_size: int = POOL_SIZE) -> AsyncE
         max_overflow=0,
         pool_timeout=POOL_WAIT,
         pool_recycle=1800,
+        # Errors reach logs; customers' data must not reach them that way.
+        hide_parameters=True,
         json_serializer=lambda value: msgspec.json.encode(value).decode(),
         json_deserializer=msgspec.json.decode,
         connect_args={

@@ -38,6 +38,11 @@ class Keyring:
         wrapped = _encrypt(self._keys[self._current], data_key, additional)
         return ".".join(("v1", self._current, _text(wrapped), _text(_encrypt(data_key, plaintext.encode(), additional))))
 
+    def knows(self, sealed: str) -> bool:
+        """Return whether the key that sealed this value is in the ring; whether it opens is another question."""
+        parts = sealed.split(".")
+        return len(parts) == 4 and parts[1] in self._keys
+
     def open(self, sealed: str, *place: str) -> str:
         """Return the plaintext. Raises `CannotOpen`."""
         try:

@@ -41,6 +41,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _decoder = msgspec.json.Decoder(Envelope)
+# Invalid UTF-8 and absurd nesting are no MsgspecError.
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _data_decoders: dict[type[Message], msgspec.json.Decoder[Any]] = {}
 
 
@@ -103,7 +105,7 @@ def open_envelope(document: bytes) -> Envelope:
     """Return the envelope of a stored document. Raises `Invalid` naming what is wrong with it."""
     try:
         return _decoder.decode(document)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise Invalid(f"not a CloudEvents document: {error}") from error
 
 
@@ -117,7 +119,7 @@ def open_message(envelope: Envelope, expected: type[M] | None = None) -> M:
         decoder = _data_decoders[cls] = msgspec.json.Decoder(cls)
     try:
         decoded: M = decoder.decode(envelope.data)
-    except msgspec.MsgspecError as error:
+    except _UNREADABLE as error:
         raise Invalid(f"{envelope.type} {envelope.id}: {error}") from error
     return decoded
 

@@ -35,7 +35,8 @@ class Recorded(msgspec.Struct, frozen=True):
     incarnation: str
 
 
-Apply = Callable[[Sequence[Recorded], AsyncConnection], Awaitable[None]]
+# What a batch, as the stream holds it (incarnation second), does to the rows, within the checkpoint's transaction.
+Apply = Callable[[Sequence[Delivered], str, AsyncConnection], Awaitable[None]]
 # What a service's PROJECTIONS map holds: a message class and what one message does to the rows.
 PerMessage = Callable[[Any, Recorded, AsyncConnection], Awaitable[None]]
 Projections = Mapping[type[Message], PerMessage]
@@ -51,9 +52,10 @@ class Health(Protocol):
 def one_by_one(projections: Projections) -> Apply:
     """Return an `Apply` that gives each message to the function of its class; others are passed over."""
 
-    async def apply(batch: Sequence[Recorded], connection: AsyncConnection) -> None:
-        for recorded in batch:
-            if recorded.message is None:
+    async def apply(batch: Sequence[Delivered], incarnation: str, connection: AsyncConnection) -> None:
+        for delivered in batch:
+            recorded = recorded_of(delivered, incarnation)
+            if recorded is None or recorded.message is None:
                 continue
             function = projections.get(type(recorded.message))
             if function is not None:
@@ -146,8 +148,7 @@ class Projection:
             async for batch in batches:
                 if lost.is_set():
                     raise Superseded("the connection that holds the lock was lost")
-                recorded = [recorded_of(delivered, incarnation) for delivered in batch]
-                await self._commit([one for one in recorded if one is not None], incarnation, last, batch[-1].sequence)
+                await self._commit(batch, incarnation, last)
                 last = batch[-1].sequence
                 await self._advance(last)
 
@@ -166,15 +167,15 @@ class Projection:
             )
             return int(found.scalar_one())
 
-    async def _commit(self, batch: Sequence[Recorded], incarnation: str, last: int, now: int) -> None:
+    async def _commit(self, batch: Sequence[Delivered], incarnation: str, last: int) -> None:
         async with db.transaction(self._engine) as connection:
-            await self._apply(batch, connection)
+            await self._apply(batch, incarnation, connection)
             moved = await connection.execute(
                 text(
                     "UPDATE checkpoint SET last_seq = :now, updated_at = now()"
                     " WHERE projection = :name AND incarnation = :incarnation AND last_seq = :last"
                 ),
-                {"name": self._name, "incarnation": incarnation, "last": last, "now": now},
+                {"name": self._name, "incarnation": incarnation, "last": last, "now": batch[-1].sequence},
             )
             if moved.rowcount != 1:
                 raise Superseded("another writer has moved the checkpoint")

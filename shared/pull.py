@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -62,12 +62,15 @@ def delivered(msg: Msg) -> Delivered:
 
 
 class Inbox:
-    """A subscription of our own whose messages are taken in batches; closes with the block."""
+    """A subscription of our own whose messages are taken in batches; closes with the block.
 
-    def __init__(self, client: Client) -> None:
+    `event`, if given, is set at every arrival: one waiter can watch several inboxes with `arrived`.
+    """
+
+    def __init__(self, client: Client, event: asyncio.Event | None = None) -> None:
         self._client = client
         self._arrived: deque[Msg] = deque()
-        self._event = asyncio.Event()
+        self._event = event or asyncio.Event()
         self._subscription: Subscription | None = None
         self.subject = client.new_inbox()
 
@@ -93,6 +96,10 @@ class Inbox:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._event.wait()
+        return self.arrived()
+
+    def arrived(self) -> list[Msg]:
+        """Return everything that has arrived, without waiting."""
         taken = list(self._arrived)
         self._arrived.clear()
         return taken
@@ -141,7 +148,7 @@ class OrderedReader:
         self.pending_at_start: int | None = None
         self.created = asyncio.Event()
 
-    async def batches(self) -> AsyncIterator[list[Delivered]]:
+    async def batches(self) -> AsyncGenerator[list[Delivered], None]:
         """Yield what has arrived, in order, never an empty list; for ever.
 
         Raises `Unavailable` when the consumer cannot be made: the caller decides how long to go on trying.
@@ -194,6 +201,10 @@ class OrderedReader:
         return int(tokens[8 if len(tokens) >= 11 else 6])
 
     async def _create(self) -> str:
+        if self._start == "new" and self._after is None:
+            # Fixed once, so that nothing is missed when the consumer has to be made again.
+            info = await api_request(self._client, f"$JS.API.STREAM.INFO.{self._stream}", None)
+            self._after = int(info["state"]["last_seq"])
         name = self._client._nuid.next().decode()  # noqa: SLF001 - nats-py's generator of consumer names
         config: dict[str, Any] = {
             "name": name,
@@ -232,6 +243,9 @@ class OrderedReader:
 
 async def api_request(client: Client, subject: str, body: Any, *, wait: float = 5.0) -> dict[str, Any]:
     """Ask the JetStream API. Raises `Unavailable` when it does not answer, `StreamError` when it refuses."""
+    if not client.is_connected:
+        # The client would buffer the request, and we would wait for nobody.
+        raise Unavailable("the broker is not connected")
     try:
         msg = await client.request(subject, json.dumps(body).encode() if body is not None else b"", timeout=wait)
     except (nats.errors.Error, TimeoutError, OSError) as error:

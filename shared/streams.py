@@ -101,7 +101,7 @@ STREAMS = (
     Stream(name="CONNECTIONS", nouns=("connection",), max_age=None, readers=("oauth",)),
     Stream(name="LOGS", nouns=("log",), max_age=3 * DAY),
     Stream(name="AUDIT", nouns=("audit",), max_age=30 * DAY),
-    Stream(name="DEAD", nouns=("dead",), max_age=None),
+    Stream(name="DEAD", nouns=("dead",), max_age=None, readers=("events",)),
 )
 
 PRIORITIES: tuple[Literal["high", "normal", "low"], ...] = ("high", "normal", "low")
@@ -128,6 +128,6 @@ REGISTRIES = (
 )
 
 BUCKETS = (
-    Bucket(name="bodies", writers=("gateway",), readers=("events", "logs", "gateway"), max_age=7 * DAY),
+    Bucket(name="bodies", writers=("gateway", "events"), readers=("executor", "logs"), max_age=7 * DAY),
     Bucket(name="workspace", writers=("gateway", "executor"), readers=("gateway", "executor")),
 )

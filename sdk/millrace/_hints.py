@@ -120,6 +120,8 @@ def allows_none(hint: Any) -> bool:  # noqa: ANN401
 
 def shown(hint: Any) -> str:  # noqa: ANN401
     """Name a hint as its author would."""
+    if hint is type(None):
+        return "None"
     return hint.__qualname__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 

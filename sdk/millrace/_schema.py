@@ -116,9 +116,8 @@ class _Definitions:
             if arguments and bare(arguments[0]) not in (str, Any):
                 msg = f"{where}: the keys of a JSON object are str, not {shown(arguments[0])}"
                 raise Unsupported(msg)
-            return {"type": "object"} | (
-                {"additionalProperties": self.of(arguments[1], where) or True} if arguments else {}
-            )
+            values = self.of(arguments[1], where) if arguments else {}
+            return {"type": "object"} | ({"additionalProperties": values} if values else {})
         if isinstance(hint, type) and issubclass(hint, Enum):
             return {"enum": [self._scalar(member.value, where) for member in hint]}
         if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or typing.is_typeddict(hint)):

@@ -9,16 +9,20 @@ from shared.messages.declaration import Message, message
 
 @message("event.accepted", key="source", by="events")
 class EventAccepted(Message):
-    """events has made one normalised event of a delivery. `event` is its id, new for every retry of the delivery."""
+    """events has made one normalised event of a delivery. `event` is its id, new for every retry of the delivery.
+
+    Data of more than 256 KiB as JSON is in the bucket `bodies` under `data_ref`.
+    """
 
     source: str
     source_name: str
     event: str
     delivery: str
     type: str
-    data: Any
     headers: dict[str, str]
     received_at: str
+    data: Any = None
+    data_ref: str | None = None
     retried_by: str | None = None
 
 

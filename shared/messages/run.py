@@ -28,14 +28,18 @@ class RunUsage(msgspec.Struct, frozen=True):
 
 @message("run.requested", key="run", by=REQUESTERS, suffix="priority", creates=True)
 class RunRequested(Message):
-    """Somebody has asked for a run of `workflow` at exactly `version`; creation, so expected to be the run's first message."""
+    """Somebody has asked for a run of `workflow` at exactly `version`; creation, so expected to be the run's first message.
+
+    An input of more than 256 KiB as JSON is in the bucket `bodies` under `input_ref`.
+    """
 
     run: str
     workflow: str
     version: str
-    input: Any
     requested_by: str
     timeout: float
+    input: Any = None
+    input_ref: str | None = None
     priority: str = "normal"
     delivery: str | None = None
     subscription: str | None = None

@@ -16,6 +16,7 @@ class WebhookReceived(Message):
     source: str
     delivery: str
     adapter: str
+    received_at: str
     method: str
     query: list[tuple[str, str]]
     headers: list[tuple[str, str]]

@@ -5,6 +5,22 @@
 subject by hand; permissions follow from `by`.
 """
 
+# All of them are declared wherever any is known: permissions and services see the same table.
+from shared.questions import events, executor, logs, oauth
 from shared.questions.declaration import ASKED, Asked, Command, Done, Page, Question, asked_of, command, question
 
-__all__ = ["ASKED", "Asked", "Command", "Done", "Page", "Question", "asked_of", "command", "question"]
+__all__ = [
+    "ASKED",
+    "Asked",
+    "Command",
+    "Done",
+    "Page",
+    "Question",
+    "asked_of",
+    "command",
+    "events",
+    "executor",
+    "logs",
+    "oauth",
+    "question",
+]

@@ -39,11 +39,15 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 @question("oauth.token", by="executor", answer=Token)
 class GetToken(Question):
-    """A live token of the organization's connection `name` for a run. Raises NotFound, Unavailable."""
+    """A live token of the organization's connection `name` for a run. Raises NotFound, Unavailable.
+
+    `correlation_id` is the run's: the record that a token was given joins its chain.
+    """
 
     name: str
     run: str
     nonce: str
+    correlation_id: str | None = None
 
 
 @command("oauth.put_connection", by="gateway", answer=ConnectionView)

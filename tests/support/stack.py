@@ -1,55 +1,117 @@
-"""Services run in the test's own process, over the real servers of its place."""
-
-from __future__ import annotations
+"""A whole Millrace started as an operator would start it, for tests that break it from outside."""
 
 import asyncio
-import importlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from shared import log
-from shared.bus import Bus, connected
-from shared.config import Environment
-from shared.service import Background, Health, Runtime
-from tests.support.servers import Place
+import aiohttp
+import msgspec
+
+from deploy import processes
+
+ROOT = Path(__file__).parents[2]
+# Twice what `up` allows itself, so that its own message is what a failing test shows.
+BOUND = 120.0
+ASKED_EVERY = 0.05
 
 
-@asynccontextmanager
-async def running(place: Place, service: str, **environment: str) -> AsyncIterator[Runtime]:
-    """Run one service in this process for the block; its `Runtime` shows its health. A task of it that fails ends the test."""
-    app = importlib.import_module(f"services.{service}.app")
-    config = importlib.import_module(f"services.{service}.config")
-    variables = Environment(place.environment(service, **environment))
-    settings = config.read(variables)
-    variables.check()
-    failures: list[str] = []
-    health = Health(service)
-    background = Background(failures.append)
-    runtime = Runtime(health, background, log.BusSink(service))
-    async with app.running(settings, runtime):
-        health.started = True
+class Up:
+    """One `up` on one data folder; `ready` is what ready.json said when it came up."""
+
+    def __init__(self, data: Path, *options: str, environment: dict[str, str] | None = None) -> None:
+        """Start nothing yet; runs are allowed without a sandbox, since these tests are about processes."""
+        self.data = data
+        self.options = options
+        self.environment = environment
+        self.ready: dict[str, Any] = {}
+        self.process: asyncio.subprocess.Process | None = None
+        # Read when something fails: a pipe that nobody reads could block.
+        self.said = Path(tempfile.mkstemp(prefix="mr-test-up-")[1])
+
+    async def start(self) -> None:
+        """Start and wait until it says that it is ready."""
+        await self.launch()
+        await self.until(self._is_ready)
+
+    async def launch(self) -> None:
+        """Start without waiting."""
+        with self.said.open("wb") as said:
+            self.process = await asyncio.create_subprocess_exec(
+                *[sys.executable, "-m", "deploy.local", "--data", str(self.data), "--port", "0", "--unsafe", *self.options],
+                stdout=said,
+                stderr=said,
+                stdin=asyncio.subprocess.DEVNULL,
+                env=self.environment,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+
+    def _is_ready(self) -> bool:
+        """Say whether ready.json is of this start; one that was killed leaves its own behind."""
+        assert self.process is not None
         try:
-            yield runtime
-        finally:
-            await background.cancel()
-    if failures:
-        raise AssertionError(f"{service}: {failures}")
+            return bool(self.read()["pid"] == self.process.pid)
+        except FileNotFoundError:
+            return False
 
+    def read(self) -> dict[str, Any]:
+        """Read ready.json again: pids change when a process is started again."""
+        self.ready = msgspec.json.decode((self.data / "ready.json").read_bytes(), type=dict[str, Any])
+        return self.ready
 
-@asynccontextmanager
-async def bus_of(place: Place, service: str) -> AsyncIterator[Bus]:
-    """Connect to the bus as a service, or as `admin`, for the block."""
-    async with connected(place.nats_url(service), service=service, health=Health(service)) as bus:
-        yield bus
+    async def ended(self, within: float = BOUND) -> tuple[int, str]:
+        """Wait for the end; return its exit code and all that it printed."""
+        assert self.process is not None
+        async with asyncio.timeout(within):
+            code = await self.process.wait()
+        return code, self.said.read_text()
 
+    async def stop(self) -> tuple[int, str]:
+        """End it as an operator would."""
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        return await self.ended()
 
-async def eventually(claim: object, *, within: float = 10.0, every: float = 0.02) -> object:
-    """Return the first true answer of the async function `claim`; AssertionError when there is none within so many seconds."""
-    deadline = asyncio.get_running_loop().time() + within
-    while True:
-        answer = await claim()  # type: ignore[operator]
-        if answer:
-            return answer
-        if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"{getattr(claim, '__name__', claim)} did not become true within {within} s")
-        await asyncio.sleep(every)
+    async def clear(self) -> None:
+        """Leave nothing behind, however the test ended."""
+        if self.process is not None:
+            await self.stop()
+        self.said.unlink(missing_ok=True)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition; fails at once, with all that was printed, when `up` ends before."""
+        assert self.process is not None
+        async with asyncio.timeout(BOUND):
+            while not condition():
+                assert self.process.returncode is None, self.said.read_text()
+                await asyncio.sleep(ASKED_EVERY)
+
+    async def until_ready_again(self) -> dict[str, Any]:
+        """Wait until the gateway says that it is ready."""
+        async with asyncio.timeout(BOUND), aiohttp.ClientSession() as session:
+            while True:
+                async with session.get(self.ready["url"] + "/readyz") as response:
+                    if response.ok:
+                        return self.read()
+                await asyncio.sleep(ASKED_EVERY)
+
+    def family(self) -> list[processes.Identity]:
+        """Return every process that `up` started, and theirs."""
+        assert self.process is not None
+        parents = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parents[int(stat.parent.name)] = int(stat.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+        known = {self.process.pid}
+        while more := {pid for pid, parent in parents.items() if parent in known} - known:
+            known |= more
+        members = (processes.identify(pid, processes.command_of(pid)) for pid in known - {os.getpid()})
+        return [member for member in members if member is not None]

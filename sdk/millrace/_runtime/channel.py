@@ -1,7 +1,7 @@
 """The control socket as the child sees it: frames out, answers in.
 
-A frame is four bytes of big-endian length and that many bytes of UTF-8 JSON. Requests carry an id; a reader thread, which
-starts with the first request, hands each answer to whoever asked.
+A frame is four bytes of big-endian length and that many bytes of UTF-8 JSON. Requests carry an id; a reader thread,
+which starts with the first request, hands each answer to whoever asked.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Author's values to JSON that every later reader can hold: no NaN, no lone surrogate, no NUL, no bottomless nesting."""
+"""Author's values to JSON that every later reader can hold: no NaN, lone surrogate or NUL, no bottomless nesting."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What is told about an exception of the author's code: bounded, without our own frames, whatever the exception does."""
+"""What is told about an exception of the author's code: bounded and without our frames, whatever it does."""
 
 import contextlib
 import os
@@ -44,7 +44,7 @@ def one_line(error: BaseException) -> str:
 def _kind(error: BaseException) -> str:
     kind = type(error)
     name = type.__getattribute__(kind, "__qualname__")
-    module = kind.__dict__.get("__module__")
+    module = type.__getattribute__(kind, "__module__")
     if type(name) is not str or type(module) is not str:
         return "Exception"
     return clean(name if module == "builtins" or module.startswith("millrace") else f"{module}.{name}", 200)

@@ -1,7 +1,8 @@
 """The wire between supervisor and child: four bytes of big-endian length, then so many bytes of JSON.
 
-Everything that is read here was written by an adversary. A frame is capped in size and depth, holds only text that Postgres
-and every JSON reader can hold, and is decoded straight into one of the structs below; all else is a `FrameError`.
+Everything that is read here was written by an adversary. A frame is capped in size and depth, holds only text that
+Postgres and every JSON reader can hold, and is decoded straight into one of the structs below; all else is a
+`FrameError`.
 """
 
 import asyncio
@@ -22,15 +23,11 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 StepName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
-class _Frame(msgspec.Struct, frozen=True, tag_field="kind"):
-    pass
-
-
-class Ready(_Frame, tag="ready"):
+class Ready(msgspec.Struct, frozen=True, tag_field="kind", tag="ready"):
     """The child has given up its rights and waits for a job."""
 
 
-class Log(_Frame, tag="log"):
+class Log(msgspec.Struct, frozen=True, tag_field="kind", tag="log"):
     """A structured line. Nobody waits for an answer."""
 
     level: Level
@@ -38,7 +35,7 @@ class Log(_Frame, tag="log"):
     fields: dict[str, Any]
 
 
-class StepGet(_Frame, tag="step_get"):
+class StepGet(msgspec.Struct, frozen=True, tag_field="kind", tag="step_get"):
     """Asks for the record of a step."""
 
     id: Number
@@ -46,7 +43,7 @@ class StepGet(_Frame, tag="step_get"):
     ordinal: Number
 
 
-class StepPut(_Frame, tag="step_put"):
+class StepPut(msgspec.Struct, frozen=True, tag_field="kind", tag="step_put"):
     """Asks to keep the result of a step."""
 
     id: Number
@@ -55,20 +52,20 @@ class StepPut(_Frame, tag="step_put"):
     result: msgspec.Raw
 
 
-class Connection(_Frame, tag="connection"):
+class Connection(msgspec.Struct, frozen=True, tag_field="kind", tag="connection"):
     """Asks for a credential."""
 
     id: Number
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
-class Result(_Frame, tag="result"):
+class Result(msgspec.Struct, frozen=True, tag_field="kind", tag="result"):
     """Terminal: the function returned."""
 
     result: msgspec.Raw
 
 
-class Error(_Frame, tag="error"):
+class Error(msgspec.Struct, frozen=True, tag_field="kind", tag="error"):
     """Terminal: the function raised."""
 
     type: Annotated[str, msgspec.Meta(max_length=300)]
@@ -76,7 +73,7 @@ class Error(_Frame, tag="error"):
     traceback: Annotated[str, msgspec.Meta(max_length=70_000)]
 
 
-class Described(_Frame, tag="described"):
+class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
     """Terminal: what the bundle holds."""
 
     workflows: list[WorkflowFound]
@@ -87,7 +84,7 @@ Request = StepGet | StepPut | Connection
 Terminal = Result | Error | Described
 Frame = Ready | Log | StepGet | StepPut | Connection | Result | Error | Described
 
-_DECODER = msgspec.json.Decoder(Frame)
+_DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 _ENCODER = msgspec.json.Encoder()
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import py_compile
 import shutil
 import stat
 import sys
@@ -52,7 +53,7 @@ class Ground:
 def prepare(data: Path, interpreter: Path | None, who: Identity | None) -> Ground:
     """Lay out `data` (made if missing) and check that a child can reach all of it. Raises `SandboxUnavailable`."""
     if not hasattr(os, "pidfd_open"):
-        msg = f"children are watched by pidfd, which {sys.platform} does not have: run the executor on Linux 5.3 or newer"
+        msg = f"children are watched by pidfd, which this {sys.platform} does not have: use Linux 5.3 or newer"
         raise SandboxUnavailable(msg)
     data = data.absolute()
     data.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ def prepare(data: Path, interpreter: Path | None, who: Identity | None) -> Groun
 
 
 def require_reach(path: Path, who: Identity | None, what: str) -> None:
-    """Check by mode bits that the child's user can get to `path`. Raises `SandboxUnavailable` naming what is in the way."""
+    """Check by mode bits that the child's user can get to `path`. Raises `SandboxUnavailable`, naming the obstacle."""
     if who is None:
         return
     for step in [*reversed(path.parents), path]:
@@ -89,12 +90,18 @@ def require_reach(path: Path, who: Identity | None, what: str) -> None:
 
 def remove(folder: Path) -> None:
     """Remove a folder that an adversary filled. Follows no symlink; what is already gone is no error."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_empty(folder: Path) -> bool:
+    """Remove a folder if nothing is in it, and say whether it is gone."""
     try:
-        folder.rmdir()  # nearly always it is empty
+        folder.rmdir()
     except FileNotFoundError:
-        return
+        return True
     except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
+        return False
+    return True
 
 
 def _copy_of_sdk(data: Path) -> Path:
@@ -112,7 +119,7 @@ def _copy_of_sdk(data: Path) -> Path:
     if not target.exists():
         fresh = Path(tempfile.mkdtemp(dir=data, prefix=".sdk-"))
         shutil.copytree(source, fresh / "millrace", ignore=shutil.ignore_patterns(*_NOT_FOR_CHILDREN))
-        mode = compileall.PycInvalidationMode.UNCHECKED_HASH
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         compileall.compile_dir(fresh, quiet=2, invalidation_mode=mode, stripdir=fresh)
         for path in [fresh, *fresh.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)

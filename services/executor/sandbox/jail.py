@@ -112,7 +112,7 @@ class Capabilities(Protocol):
         """Keep printed text: whole lines where the author ended them, without NUL characters."""
 
     async def step_get(self, name: str, ordinal: int) -> StepRecord | None:
-        """Answer the record of the step that is the `ordinal`th, from 0, of its name in the run; None to have it run."""
+        """Answer the record of the `ordinal`th step, from 0, of that name in the run; None to have it run."""
 
     async def step_put(self, name: str, ordinal: int, result: msgspec.Raw) -> None:
         """Keep a step's result; when this returns, the step is done for good."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import codecs
-import contextlib
 import os
 from collections.abc import Callable
 
@@ -15,35 +14,41 @@ FATAL = 64 << 20
 
 _PIECE = 65536
 _LONGEST_LINE = 65536
+_STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
 
 
 class Output:
     """Both pipes of one child. Not bound to an attempt: a child that is not yet in use may already complain."""
 
     def __init__(self) -> None:
-        self._pipes = {_name: os.pipe2(os.O_CLOEXEC) for _name in _STREAMS}
-        self._open: set[Stream] = set()
+        self._sources: dict[Stream, int] = {}
+        self._sinks: dict[Stream, int] = {}
+        try:
+            for name in _STREAMS:
+                self._sources[name], self._sinks[name] = os.pipe2(os.O_CLOEXEC)
+        except OSError:
+            self.close()
+            raise
         self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in _STREAMS}
         self._partial: dict[Stream, str] = dict.fromkeys(_STREAMS, "")
         self._ready: list[tuple[Stream, str]] = []
         self._read = 0
+        self._is_cut = False
         self.on_text: Callable[[], None] = _nothing
         """Called when there is something to `take`."""
         self.on_flood: Callable[[], None] = _nothing
         """Called once more than `FATAL` bytes came."""
 
     def writable(self, stream: Stream) -> int:
-        """The end that the child gets."""
-        return self._pipes[stream][1]
+        """Answer the end that the child gets."""
+        return self._sinks[stream]
 
     def listen(self) -> None:
         """Begin to read, once the child has its ends."""
         loop = asyncio.get_running_loop()
-        for name in _STREAMS:
-            source, sink = self._pipes[name]
-            os.close(sink)
+        for name, source in self._sources.items():
+            os.close(self._sinks.pop(name))
             os.set_blocking(source, False)
-            self._open.add(name)
             loop.add_reader(source, self._on_readable, name)
 
     def take(self) -> list[tuple[Stream, str]]:
@@ -53,7 +58,7 @@ class Output:
 
     def drain(self) -> None:
         """Read what the pipes still hold and let go of unfinished lines. For a child that is dead."""
-        for name in tuple(self._open):
+        for name in tuple(self._sources):
             while self._on_readable(name) and self._read <= FATAL:
                 pass
         for name in _STREAMS:
@@ -61,28 +66,23 @@ class Output:
 
     def close(self) -> None:
         """Let go of the descriptors."""
-        for name, (source, sink) in self._pipes.items():
-            if name in self._open:
-                self._shut(name)
-            else:
-                with contextlib.suppress(OSError):
-                    os.close(source)
-                    os.close(sink)
-        self._pipes = {}
+        for name in tuple(self._sources):
+            self._shut(name)
+        while self._sinks:
+            os.close(self._sinks.popitem()[1])
 
     def _on_readable(self, name: Stream) -> bool:
         try:
-            data = os.read(self._pipes[name][0], _PIECE)
+            data = os.read(self._sources[name], _PIECE)
         except BlockingIOError:
             return False
         if not data:
             self._shut(name)
             return False
-        room = KEPT - self._read
         before, self._read = self._read, self._read + len(data)
-        if room > 0:
-            self._keep(name, self._decoders[name].decode(data[:room]), last=False)
-            if len(data) > room:
+        if not self._is_cut:
+            self._keep(name, self._decoders[name].decode(data[: KEPT - before]), last=False)
+            if self._read > KEPT:
                 self._cut(name)
         if before <= FATAL < self._read:
             self.on_flood()
@@ -97,20 +97,16 @@ class Output:
             self.on_text()
 
     def _cut(self, name: Stream) -> None:
+        self._is_cut = True
         for stream in _STREAMS:
             self._keep(stream, self._decoders[stream].decode(b"", final=True), last=True)
-            self._decoders[stream].reset()
         self._ready.append((name, f"\n[output is cut here: only the first {KEPT >> 20} MB of an attempt are kept]\n"))
         self.on_text()
 
     def _shut(self, name: Stream) -> None:
-        self._open.discard(name)
-        source = self._pipes[name][0]
+        source = self._sources.pop(name)
         asyncio.get_running_loop().remove_reader(source)
         os.close(source)
-
-
-_STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
 
 
 def _nothing() -> None:

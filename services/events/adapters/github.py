@@ -1,0 +1,38 @@
+"""GitHub webhooks (docs.github.com, "Webhook events and payloads")."""
+
+from __future__ import annotations
+
+from services.events.adapters.webhook import ParsedEvent, Webhook
+from shared.errors import Invalid
+from shared.questions.events import AdapterView
+
+DESCRIPTION = AdapterView(
+    name="github",
+    description="GitHub repository, organization and app webhooks, verified by X-Hub-Signature-256.",
+    settings_schema={
+        "type": "object",
+        "properties": {"secret": {"type": "string", "minLength": 1, "description": "The webhook's secret."}},
+        "required": ["secret"],
+        "additionalProperties": False,
+    },
+    secrets=["secret"],
+)
+_KEPT = ("x-github-event", "x-github-delivery", "x-github-hook-id", "user-agent")
+
+
+def parse(webhook: Webhook) -> list[ParsedEvent]:
+    """Return one event: `push`, or with an action `pull_request.opened`. Raises `Invalid` without an event header."""
+    name = webhook.headers.get("x-github-event")
+    if not name:
+        raise Invalid("the request has no X-GitHub-Event header")
+    if webhook.media_type == "application/x-www-form-urlencoded":
+        payload = webhook.form().get("payload")
+        if not isinstance(payload, str):
+            raise Invalid("the form has no field named payload")
+        data = Webhook(webhook.headers, webhook.query, payload.encode(), webhook.settings).json()
+    else:
+        data = webhook.json()
+    action = data.get("action") if isinstance(data, dict) else None
+    type_ = f"{name}.{action}" if isinstance(action, str) and action else name
+    kept = {header: webhook.headers[header] for header in _KEPT if header in webhook.headers}
+    return [ParsedEvent(type_, data, kept)]

@@ -1,0 +1,67 @@
+"""Any sender that signs the raw body with an HMAC."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from services.events.adapters.webhook import ParsedEvent, Webhook
+from shared.errors import Invalid
+from shared.questions.events import AdapterView
+
+DESCRIPTION = AdapterView(
+    name="hmac",
+    description="A sender that signs the raw body with an HMAC in a header.",
+    settings_schema={
+        "type": "object",
+        "properties": {
+            "secret": {"type": "string", "minLength": 1},
+            "header": {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9-]+$", "default": "X-Signature"},
+            "algorithm": {"enum": ["sha1", "sha256", "sha512"], "default": "sha256"},
+            "encoding": {"enum": ["hex", "base64"], "default": "hex"},
+            "prefix": {"type": "string", "default": ""},
+            "event_header": {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9-]+$"},
+            "event_path": {"type": "string", "minLength": 1, "description": "Dotted path to the type in a JSON body."},
+            "delivery_header": {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9-]+$"},
+        },
+        "required": ["secret"],
+        "additionalProperties": False,
+    },
+    secrets=["secret"],
+)
+UNNAMED = "webhook"
+
+
+def parse(webhook: Webhook) -> list[ParsedEvent]:
+    """Return one event; its type comes from the header or the path that the settings name, else it is `webhook`."""
+    data = _data(webhook)
+    type_ = UNNAMED
+    header = webhook.settings.get("event_header")
+    path = webhook.settings.get("event_path")
+    if header:
+        type_ = webhook.headers.get(header.lower(), "")
+    elif path:
+        type_ = _at(data, path)
+    if not type_:
+        raise Invalid(f"the request does not say its event type: {header or path} is missing")
+    return [ParsedEvent(type_, data, _content_type(webhook))]
+
+
+def _data(webhook: Webhook) -> Any:
+    if webhook.media_type == "application/x-www-form-urlencoded":
+        return webhook.form()
+    if webhook.media_type.startswith("text/") and webhook.media_type != "text/json":
+        return webhook.body.decode(errors="replace")
+    return webhook.json()
+
+
+def _at(data: Any, path: str) -> str:
+    for part in path.split("."):
+        if not isinstance(data, dict) or part not in data:
+            return ""
+        data = data[part]
+    return data if isinstance(data, str) else ""
+
+
+def _content_type(webhook: Webhook) -> dict[str, str]:
+    found = webhook.headers.get("content-type")
+    return {"content-type": found} if found else {}

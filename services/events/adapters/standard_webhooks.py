@@ -1,0 +1,29 @@
+"""Standard Webhooks (github.com/standard-webhooks/standard-webhooks), also Svix."""
+
+from __future__ import annotations
+
+from services.events.adapters.webhook import ParsedEvent, Webhook
+from shared.questions.events import AdapterView
+
+DESCRIPTION = AdapterView(
+    name="standard-webhooks",
+    description="Standard Webhooks and Svix: webhook-id, webhook-timestamp and webhook-signature.",
+    settings_schema={
+        "type": "object",
+        "properties": {
+            "secret": {"type": "string", "minLength": 1, "description": "whsec_ and base64, as the sender shows it."}
+        },
+        "required": ["secret"],
+        "additionalProperties": False,
+    },
+    secrets=["secret"],
+)
+UNNAMED = "webhook"
+
+
+def parse(webhook: Webhook) -> list[ParsedEvent]:
+    """Return one event of the type that the payload's `type` names, else `webhook`."""
+    data = webhook.json()
+    type_ = data.get("type") if isinstance(data, dict) else None
+    kept = {name: webhook.headers[name] for name in ("webhook-id", "svix-id") if name in webhook.headers}
+    return [ParsedEvent(type_ if isinstance(type_, str) and type_ else UNNAMED, data, kept)]

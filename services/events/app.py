@@ -1,0 +1,117 @@
+"""The events service, put together: the only file here that knows concrete things."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from services.events import projections
+from services.events.config import Settings, read
+from services.events.entries import source_entry_of
+from services.events.handlers import HANDLERS
+from services.events.questions import QUESTIONS
+from services.events.store import Store
+from shared import service
+from shared.blobs import Blobs
+from shared.bus import Bus, connected
+from shared.db import open_engine
+from shared.encryption import Keyring
+from shared.errors import NotFound
+from shared.messages.declaration import hashed_key
+from shared.projection import Apply, Projection, one_by_one
+from shared.questions.events import SourceEntry, SubscriptionEntry
+from shared.questions.executor import FindWorkflow, WorkflowEntry, WorkflowFound
+from shared.registry import Entry, RegistryView, RegistryWriter
+from shared.service import Runtime
+
+
+class Events:
+    """What handlers, questions and projections of this service share."""
+
+    def __init__(self, bus: Bus, store: Store, keyring: Keyring, runtime: Runtime) -> None:
+        self.bus = bus
+        self.store = store
+        self.keyring = keyring
+        self.bodies = Blobs(bus.client, "bodies")
+        self.sources = RegistryWriter(bus.client, "sources", SourceEntry)
+        self.subscriptions_writer = RegistryWriter(bus.client, "subscriptions", SubscriptionEntry)
+        self.subscriptions_view = RegistryView(bus.client, "subscriptions", SubscriptionEntry, runtime.health)
+        self.sources_view = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
+        self.workflows_view = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
+        self.catalog: Projection
+
+    async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
+        """Return a source, also a retired one's last state, or None."""
+        found = self.sources_view.get(id)
+        if found is not None and found.value is not None:
+            return found.value
+        row = await self.store.source_by_id(id)
+        return source_entry_of(row) if row is not None else None
+
+    def subscriptions(self) -> list[SubscriptionEntry]:
+        """Return all subscriptions there are now."""
+        return list(self.subscriptions_view.values())
+
+    async def workflow(self, org: str, name: str) -> WorkflowEntry:
+        """Return the organization's own workflow, else the platform's. Raises NotFound, Unavailable."""
+        for owner in dict.fromkeys((org, "global")):
+            found = self.workflows_view.get(hashed_key(owner, name))
+            if found is not None and found.value is not None:
+                return found.value
+        answer: WorkflowFound = await self.bus.ask(FindWorkflow(org=org, name=name))
+        if answer.entry is None:
+            raise NotFound(f"there is no workflow {name!r}")
+        self.workflows_view.learn(hashed_key(answer.entry.org, name), Entry(answer.seq, answer.entry))
+        return answer.entry
+
+
+@asynccontextmanager
+async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
+    """Run the service for the block."""
+    async with AsyncExitStack() as stack:
+        engine = open_engine(settings.database_url, service="events")
+        stack.push_async_callback(engine.dispose)
+        bus = await stack.enter_async_context(connected(settings.nats_url, service="events", health=runtime.health))
+        await stack.enter_async_context(runtime.sink.sending(bus.say_log))
+        events = Events(bus, Store(engine), Keyring(settings.keys), runtime)
+
+        def project(name: str, stream: str, apply: Apply, *filters: str) -> Projection:
+            projection = Projection(
+                client=bus.client,
+                engine=engine,
+                url=settings.database_url,
+                service="events",
+                name=name,
+                stream=stream,
+                apply=apply,
+                health=runtime.health,
+                filters=filters,
+            )
+            runtime.background.start(projection.run(), f"projection {name}")
+            return projection
+
+        events.catalog = project(
+            "catalog", "CATALOG", one_by_one(projections.catalog(_Writers(events))), "source.>", "subscription.>"
+        )
+        for name, stream in (("webhooks", "WEBHOOKS"), ("events", "EVENTS"), ("runs", "RUNS"), ("dead", "DEAD")):
+            project(name, stream, one_by_one(projections.PROJECTIONS))
+        for view in (events.sources_view, events.subscriptions_view, events.workflows_view):
+            runtime.background.start(view.run(), "registry view")
+            await view.complete()
+        bus.handle(HANDLERS, events)
+        bus.answer(QUESTIONS, events)
+        await bus.start()
+        yield
+
+
+class _Writers:
+    """The registries that follow the catalog."""
+
+    def __init__(self, events: Events) -> None:
+        self.sources = events.sources
+        self.subscriptions = events.subscriptions_writer
+
+
+def main() -> int:
+    """Run the service as a process; returns its exit code."""
+    return service.main("events", read, running)

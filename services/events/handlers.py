@@ -1,0 +1,170 @@
+"""Messages in: a received webhook becomes events, an accepted event becomes runs or a visible reason why not."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+import msgspec
+
+from services.events import domain
+from services.events.adapters import PARSERS, Webhook
+from shared.blobs import Blobs
+from shared.bus import Handlers
+from shared.errors import Invalid, NotFound
+from shared.messages import (
+    EventAccepted,
+    EventFiltered,
+    EventRouted,
+    EventUnroutable,
+    Message,
+    RunRequested,
+    WebhookReceived,
+)
+from shared.questions.events import SourceEntry, SubscriptionEntry
+from shared.questions.executor import WorkflowEntry
+from shared.streams import INLINE_BYTES
+
+
+class Deps(Protocol):
+    """What the handlers need."""
+
+    bodies: Blobs
+
+    async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
+        """Return a source, also a retired one's last state, or None."""
+
+    def subscriptions(self) -> list[SubscriptionEntry]:
+        """Return all subscriptions there are now."""
+
+    async def workflow(self, org: str, name: str) -> WorkflowEntry:
+        """Return the workflow that an organization means by a name. Raises NotFound, Unavailable."""
+
+
+async def parse(webhook: WebhookReceived, deps: Deps) -> AsyncIterator[tuple[Message, str]]:
+    """Make the events of a webhook; each is itself by its number in the request."""
+    async for accepted in accepted_of(webhook, deps, retry=None):
+        yield accepted, accepted.event
+
+
+async def accepted_of(webhook: WebhookReceived, deps: Deps, *, retry: str | None) -> AsyncIterator[EventAccepted]:
+    """Yield the events of a webhook. Raises `Invalid` when the body does not parse; `retry` makes their ids new."""
+    source = await deps.source(webhook.source)
+    parser = PARSERS.get(webhook.adapter)
+    if parser is None:
+        raise NotFound(f"there is no adapter {webhook.adapter!r}")
+    body = await _body(webhook, deps)
+    request = Webhook(
+        headers=dict(webhook.headers),
+        query=dict(webhook.query),
+        body=body,
+        settings=source.settings if source else {},
+    )
+    for number, event in enumerate(parser(request)):
+        data, reference = await by_reference(event.data, deps)
+        yield EventAccepted(
+            source=webhook.source,
+            source_name=source.name if source else webhook.source,
+            event=domain.event_id(webhook.delivery, number, retry),
+            delivery=webhook.delivery,
+            type=event.type,
+            data=data,
+            data_ref=reference,
+            headers=event.headers,
+            received_at=webhook.received_at,
+            retried_by=retry,
+        )
+
+
+async def route(event: EventAccepted, deps: Deps) -> AsyncIterator[tuple[Message, str]]:
+    """Ask for a run for every subscription that wants the event, or say why there is none."""
+    wanted = domain.matching(deps.subscriptions(), event.source, event.type)
+    if not wanted:
+        reason = f"no enabled subscription of {event.source_name} wants {event.type}"
+        yield EventFiltered(source=event.source, event=event.event, delivery=event.delivery, reason=reason), "none"
+        return
+    data = event.data
+    if event.data_ref is not None:
+        data = msgspec.json.decode(await deps.bodies.read(event.data_ref))
+    document = domain.event_document(event, data)
+    for subscription in wanted:
+        async for message in _routed(event, document, subscription, deps):
+            yield message, subscription.id
+
+
+async def _routed(
+    event: EventAccepted, document: dict[str, Any], subscription: SubscriptionEntry, deps: Deps
+) -> AsyncIterator[Message]:
+    try:
+        passes = domain.passes(subscription.filter, document)
+        reason = f"the filter of {subscription.name} does not let it pass"
+    except domain.FilterTrouble as error:
+        passes, reason = False, f"{subscription.name}: {error}"
+    if not passes:
+        yield EventFiltered(
+            source=event.source,
+            event=event.event,
+            delivery=event.delivery,
+            reason=reason,
+            subscription=subscription.id,
+        )
+        return
+    run = domain.run_id(event.event, subscription.id)
+    try:
+        workflow = await deps.workflow(subscription.org, subscription.workflow)
+        inputs = domain.mapped(subscription.input, document)
+        misfit = domain.misfit(workflow.input_schema, inputs)
+        if misfit:
+            raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
+    except (NotFound, Invalid) as error:
+        yield EventUnroutable(
+            source=event.source,
+            event=event.event,
+            delivery=event.delivery,
+            subscription=subscription.id,
+            workflow=subscription.workflow,
+            reason=error.detail,
+        )
+        return
+    inline, reference = await by_reference(inputs, deps)
+    yield RunRequested(
+        run=run,
+        workflow=workflow.name,
+        version=workflow.version,
+        input=inline,
+        input_ref=reference,
+        requested_by=f"subscription:{subscription.name}",
+        timeout=workflow.timeout,
+        delivery=event.delivery,
+        subscription=subscription.id,
+    )
+    yield EventRouted(
+        source=event.source,
+        event=event.event,
+        delivery=event.delivery,
+        subscription=subscription.id,
+        workflow=workflow.name,
+        run=run,
+    )
+
+
+async def by_reference(value: Any, deps: Deps) -> tuple[Any, str | None]:
+    """Return `value` as it travels: itself, or above 256 KiB of JSON nothing and the hash under which it is kept."""
+    encoded = msgspec.json.encode(value)
+    if len(encoded) <= INLINE_BYTES:
+        return value, None
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield encoded
+
+    return None, (await deps.bodies.put(parts())).sha256
+
+
+async def _body(webhook: WebhookReceived, deps: Deps) -> bytes:
+    if webhook.body_ref is not None:
+        return await deps.bodies.read(webhook.body_ref)
+    return base64.b64decode(webhook.body_base64 or "")
+
+
+HANDLERS: Handlers = {WebhookReceived: parse, EventAccepted: route}

@@ -1,0 +1,298 @@
+"""Questions and commands in: sources, subscriptions, deliveries."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Protocol, TypeVar
+
+import jsonschema_rs
+
+from services.events import domain, entries
+from services.events.adapters import DESCRIPTIONS
+from services.events.handlers import Deps as HandlerDeps
+from services.events.handlers import accepted_of
+from services.events.store import Store
+from shared import aggregate
+from shared.bus import Bus, Questions
+from shared.encryption import CannotOpen, Keyring
+from shared.envelope import derived_id, open_message, rfc3339, utc_now
+from shared.errors import Invalid, Malformed, NotFound, PreconditionFailed, Problem
+from shared.messages import (
+    Message,
+    SourceChanged,
+    SourceRemoved,
+    SubscriptionChanged,
+    SubscriptionRemoved,
+    WebhookReceived,
+)
+from shared.messages.declaration import declaration_of, hashed_key
+from shared.projection import Projection
+from shared.questions import Command, Done, Page
+from shared.questions.events import (
+    AdapterView,
+    DeliveryList,
+    DeliveryView,
+    FindSource,
+    GetDelivery,
+    ListAdapters,
+    ListDeliveries,
+    ListSources,
+    ListSubscriptions,
+    PutSource,
+    PutSubscription,
+    RemoveSource,
+    RemoveSubscription,
+    RetryDelivery,
+    SourceEntry,
+    SourceFound,
+    SourceList,
+    SourceView,
+    SubscriptionEntry,
+    SubscriptionList,
+)
+from shared.registry import RegistryView, RegistryWriter
+
+M = TypeVar("M", bound=Message)
+
+
+class Deps(HandlerDeps, Protocol):
+    """What questions and commands need besides."""
+
+    bus: Bus
+    store: Store
+    keyring: Keyring
+    sources: RegistryWriter[SourceEntry]
+    subscriptions_writer: RegistryWriter[SubscriptionEntry]
+    subscriptions_view: RegistryView[SubscriptionEntry]
+    catalog: Projection
+
+
+async def find_source(question: FindSource, deps: Deps) -> SourceFound:
+    """Return the registry entry of a source."""
+    row = await deps.store.source_by_id(question.id)
+    if row is None:
+        raise NotFound(f"there is no source {question.id}")
+    return SourceFound(row["version"], None if row["removed"] else entries.source_entry_of(row))
+
+
+async def list_sources(question: ListSources, deps: Deps) -> SourceList:
+    """Return a page of sources, by name."""
+    limit = _limit(question.page)
+    rows = await deps.store.sources(question.org, question.name, question.page.cursor or "", limit + 1)
+    items = [entries.source_view(entries.source_entry_of(row), row["version"]) for row in rows[:limit]]
+    return SourceList(items, items[-1].name if len(rows) > limit else None)
+
+
+async def put_source(command: PutSource, deps: Deps) -> SourceView:
+    """Create or replace a source; its secrets are sealed anew for their place."""
+    description = DESCRIPTIONS.get(command.adapter)
+    if description is None:
+        known = ", ".join(sorted(DESCRIPTIONS))
+        raise Invalid(f"there is no adapter {command.adapter!r}; there are {known}", errors=(Problem("adapter", "unknown"),))
+    domain.checked_name(command.name)
+    key = hashed_key(command.org, command.name)
+    before = await aggregate.last(deps.bus.client, "source", key)
+    known = _opened(before, SourceChanged)
+    if before is not None and known is not None and before.envelope.id == derived_id(command.id, "source.changed"):
+        return entries.source_view(entries.source_entry(known, command.org, before.envelope.time), before.sequence)
+    _expect(command.expected, before.sequence if before and known else 0, f"source {command.name}")
+    id_ = known.id if known else derived_id(command.id, "source")
+    secrets = _opened_secrets(command, deps)
+    kept = dict(known.sealed) if known and known.adapter == command.adapter else {}
+    _check_settings(description, command.settings, secrets, kept)
+    message = SourceChanged(
+        key=key,
+        id=id_,
+        name=command.name,
+        adapter=command.adapter,
+        settings=command.settings,
+        sealed=kept | {name: deps.keyring.seal(value, command.org, id_, name) for name, value in secrets.items()},
+        enabled=command.enabled,
+        actor=command.actor,
+        created_at=known.created_at if known else rfc3339(utc_now()),
+    )
+    sequence, at = await _record(command, message, before, deps)
+    entry = entries.source_entry(message, command.org, at)
+    await deps.sources.put(id_, sequence, entry)
+    await deps.catalog.caught_up(sequence)
+    return entries.source_view(entry, sequence)
+
+
+async def remove_source(command: RemoveSource, deps: Deps) -> Done:
+    """Retire a source."""
+    row = await deps.store.source_named(command.org, command.name)
+    key = row["key"] if row else hashed_key(command.org, command.name)
+    before = await aggregate.last(deps.bus.client, "source", key)
+    known = _opened(before, SourceChanged)
+    if known is None:
+        raise NotFound(f"there is no source {command.name}")
+    message = SourceRemoved(key=key, id=known.id, name=known.name, actor=command.actor)
+    sequence, _ = await _record(command, message, before, deps)
+    await deps.sources.put(known.id, sequence, None)
+    await deps.catalog.caught_up(sequence)
+    return Done()
+
+
+async def list_subscriptions(question: ListSubscriptions, deps: Deps) -> SubscriptionList:
+    """Return a page of subscriptions, by name."""
+    limit = _limit(question.page)
+    rows = await deps.store.subscriptions(question.org, question.name, question.page.cursor or "", limit + 1)
+    items = [entries.subscription_entry_of(row) for row in rows[:limit]]
+    return SubscriptionList(items, items[-1].name if len(rows) > limit else None)
+
+
+async def put_subscription(command: PutSubscription, deps: Deps) -> SubscriptionEntry:
+    """Create or replace a subscription. Its workflow need not exist yet: events are unroutable, visibly, until it does."""
+    domain.checked_name(command.name)
+    domain.checked_pattern(command.event)
+    if command.filter is not None:
+        domain.compiled_filter(command.filter)
+    source = await deps.store.source_named(command.org, command.source)
+    if source is None:
+        raise Invalid(f"there is no source {command.source!r}", errors=(Problem("source", "unknown"),))
+    key = hashed_key(command.org, command.name)
+    before = await aggregate.last(deps.bus.client, "subscription", key)
+    known = _opened(before, SubscriptionChanged)
+    if before is not None and known is not None and before.envelope.id == derived_id(command.id, "subscription.changed"):
+        return entries.subscription_entry(known, command.org, before.envelope.time, before.sequence)
+    _expect(command.expected, before.sequence if before and known else 0, f"subscription {command.name}")
+    message = SubscriptionChanged(
+        key=key,
+        id=known.id if known else derived_id(command.id, "subscription"),
+        name=command.name,
+        source=source["id"],
+        source_name=source["name"],
+        event=command.event,
+        workflow=command.workflow,
+        filter=command.filter,
+        input=command.input,
+        enabled=command.enabled,
+        actor=command.actor,
+        created_at=known.created_at if known else rfc3339(utc_now()),
+    )
+    sequence, at = await _record(command, message, before, deps)
+    entry = entries.subscription_entry(message, command.org, at, sequence)
+    await deps.subscriptions_writer.put(entry.id, sequence, entry)
+    await deps.catalog.caught_up(sequence)
+    return entry
+
+
+async def remove_subscription(command: RemoveSubscription, deps: Deps) -> Done:
+    """Remove a subscription."""
+    key = hashed_key(command.org, command.name)
+    before = await aggregate.last(deps.bus.client, "subscription", key)
+    known = _opened(before, SubscriptionChanged)
+    if known is None:
+        raise NotFound(f"there is no subscription {command.name}")
+    message = SubscriptionRemoved(key=key, id=known.id, name=known.name, actor=command.actor)
+    sequence, _ = await _record(command, message, before, deps)
+    await deps.subscriptions_writer.put(known.id, sequence, None)
+    await deps.catalog.caught_up(sequence)
+    return Done()
+
+
+async def list_adapters(_question: ListAdapters, _deps: Deps) -> list[AdapterView]:
+    """Return the built-in adapters."""
+    return [DESCRIPTIONS[name] for name in sorted(DESCRIPTIONS)]
+
+
+async def list_deliveries(question: ListDeliveries, deps: Deps) -> DeliveryList:
+    """Return a page of deliveries, newest first."""
+    limit = _limit(question.page)
+    before = None
+    if question.page.cursor is not None:
+        at, _, id_ = question.page.cursor.partition("|")
+        try:
+            before = (datetime.fromisoformat(at), id_)
+        except ValueError as error:
+            raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),)) from error
+    rows = await deps.store.deliveries(question.org, question.status, question.source, before, limit + 1)
+    items = [entries.delivery_view(row) for row in rows[:limit]]
+    more = f"{items[-1].received_at}|{items[-1].id}" if len(rows) > limit else None
+    return DeliveryList(items, more)
+
+
+async def get_delivery(question: GetDelivery, deps: Deps) -> DeliveryView:
+    """Return one delivery."""
+    row = await deps.store.delivery(question.org, question.id)
+    if row is None:
+        raise NotFound(f"there is no delivery {question.id}")
+    return entries.delivery_view(row)
+
+
+async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
+    """Parse a delivery's webhook again and route its events as new ones."""
+    row = await deps.store.delivery(command.org, command.delivery)
+    if row is None or row["sequence"] is None:
+        raise NotFound(f"there is no delivery {command.delivery}")
+    stored = await aggregate.stored_at(deps.bus.client, "WEBHOOKS", row["sequence"])
+    if stored is None:
+        raise NotFound(f"the body of delivery {command.delivery} is no longer on the bus")
+    webhook = open_message(stored.envelope, WebhookReceived)
+    async for event in accepted_of(webhook, deps, retry=command.id):
+        await deps.bus.publish(deps.bus.seal(event, org=command.org, cause=stored.envelope, id=derived_id(event.event, "accepted")))
+    return entries.delivery_view(row)
+
+
+async def _record(
+    command: Command, message: Message, before: aggregate.Stored | None, deps: Deps
+) -> tuple[int, datetime]:
+    """Append what a command decided; its id derives from the command's, so that sending it again does it once."""
+    sealed = deps.bus.seal(message, org=command.org, id=derived_id(command.id, declaration_of(message).type))
+    return await deps.bus.append(sealed, before.sequence if before else 0), sealed.envelope.time
+
+
+def _opened(stored: aggregate.Stored | None, expected: type[M]) -> M | None:
+    if stored is None or stored.envelope.type != declaration_of(expected).type:
+        return None
+    return open_message(stored.envelope, expected)
+
+
+def _expect(expected: int | None, found: int, what: str) -> None:
+    if expected is not None and expected != found:
+        raise PreconditionFailed(f"{what} is at version {found}, not {expected}")
+
+
+def _opened_secrets(command: PutSource, deps: Deps) -> dict[str, str]:
+    try:
+        return {name: deps.keyring.open(value, command.org, command.id, name) for name, value in command.sealed.items()}
+    except CannotOpen as error:
+        raise Invalid(f"a secret setting cannot be opened: {error}") from error
+
+
+def _check_settings(
+    description: AdapterView, settings: dict[str, Any], secrets: dict[str, str], kept: dict[str, str]
+) -> None:
+    """Raise `Invalid` unless settings and secrets together fit the adapter's schema. Secrets never show in the complaint."""
+    stray = sorted(set(secrets) - set(description.secrets)) + sorted(set(settings) & set(description.secrets))
+    if stray:
+        raise Invalid(f"{stray[0]} is not a secret setting of {description.name}")
+    # A secret that is kept from before stands in for itself: only its presence is checked.
+    whole = settings | dict.fromkeys(kept, "kept") | secrets
+    problems = []
+    for error in jsonschema_rs.validator_for(description.settings_schema).iter_errors(whole):
+        path = ".".join(["settings", *(str(part) for part in error.instance_path)])
+        hidden = bool(error.instance_path) and error.instance_path[0] in description.secrets
+        problems.append(Problem(path, "does not fit" if hidden else error.message))
+    if problems:
+        detail = f"the settings do not fit adapter {description.name}: {problems[0].message}"
+        raise Invalid(detail, errors=tuple(problems))
+
+
+def _limit(page: Page) -> int:
+    return max(1, min(page.limit, 1000))
+
+
+QUESTIONS: Questions = {
+    FindSource: find_source,
+    ListSources: list_sources,
+    PutSource: put_source,
+    RemoveSource: remove_source,
+    ListSubscriptions: list_subscriptions,
+    PutSubscription: put_subscription,
+    RemoveSubscription: remove_subscription,
+    ListAdapters: list_adapters,
+    ListDeliveries: list_deliveries,
+    GetDelivery: get_delivery,
+    RetryDelivery: retry_delivery,
+}

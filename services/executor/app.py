@@ -1,0 +1,118 @@
+"""The executor service, put together: the only file here that knows concrete things."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from services.executor import projections
+from services.executor.bundles import Bundles
+from services.executor.config import Settings, read
+from services.executor.questions import QUESTIONS
+from services.executor.runs import Runs
+from services.executor.sandbox.children import Children
+from services.executor.sandbox.jail import Sandbox
+from services.executor.store import Store
+from services.executor.work import Worker
+from shared import service
+from shared.blobs import Blobs
+from shared.bus import Bus, connected
+from shared.db import open_engine
+from shared.encryption import Keyring
+from shared.envelope import new_id, open_envelope
+from shared.errors import Invalid, Unavailable
+from shared.projection import PAUSE, Apply, Projection, one_by_one
+from shared.pull import OrderedReader, StreamError
+from shared.questions.executor import WorkflowEntry
+from shared.registry import RegistryWriter
+from shared.service import Runtime
+
+_log = structlog.get_logger()
+
+
+class Executor:
+    """What runs, questions and projections of this service share."""
+
+    def __init__(self, settings: Settings, bus: Bus, store: Store, sandbox: Sandbox) -> None:
+        self.bus = bus
+        self.store = store
+        self.sandbox = sandbox
+        self.database_url = settings.database_url
+        self.keyring = Keyring(settings.keys)
+        self.blobs = Blobs(bus.client, "workspace")
+        self.bodies = Blobs(bus.client, "bodies")
+        self.bundles = Bundles(settings.data / "bundles", self.blobs)
+        self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
+        self.catalog: Projection
+        # Shown in run.started: unique among replicas and over restarts.
+        self.name = f"{os.uname().nodename}-{os.getpid()}-{new_id()[-8:]}"
+
+
+async def watch_cancellations(bus: Bus, runs: Runs) -> None:
+    """Tell runs of this process that somebody wants them to stop; for ever."""
+    reader = OrderedReader(bus.client, "RUNS", filters=("run.*.cancel_requested",), start="new")
+    while True:
+        try:
+            batches = reader.batches()
+            async with contextlib.aclosing(batches):
+                async for batch in batches:
+                    for delivered in batch:
+                        with contextlib.suppress(Invalid):
+                            runs.cancel(open_envelope(delivered.data).subject)
+        except (Unavailable, StreamError) as error:
+            _log.warning("cancellations.interrupted", reason=str(error))
+        await asyncio.sleep(PAUSE)
+
+
+@asynccontextmanager
+async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
+    """Run the service for the block."""
+    async with AsyncExitStack() as stack:
+        engine = open_engine(settings.database_url, service="executor")
+        stack.push_async_callback(engine.dispose)
+        bus = await stack.enter_async_context(connected(settings.nats_url, service="executor", health=runtime.health))
+        await stack.enter_async_context(runtime.sink.sending(bus.say_log))
+        sandbox = Children(settings.data / "sandbox", uid=settings.sandbox_uid, size=settings.warm)
+        await sandbox.start()
+        stack.push_async_callback(sandbox.close)
+        runtime.health.state("sandbox", {"tier": sandbox.tier})
+        executor = Executor(settings, bus, Store(engine), sandbox)
+        await executor.bundles.start()
+
+        def project(name: str, stream: str, apply: Apply, *filters: str) -> Projection:
+            projection = Projection(
+                client=bus.client,
+                engine=engine,
+                url=settings.database_url,
+                service="executor",
+                name=name,
+                stream=stream,
+                apply=apply,
+                health=runtime.health,
+                filters=filters,
+            )
+            runtime.background.start(projection.run(), f"projection {name}")
+            return projection
+
+        executor.catalog = project(
+            "catalog", "CATALOG", one_by_one(projections.catalog(executor)), "file.>", "workflow.>"
+        )
+        for stream, apply in projections.PROJECTIONS.items():
+            project(stream.lower(), stream, apply)
+        runs = Runs(executor)
+        worker = Worker(bus.client, runs, settings.slots)
+        runtime.background.start(watch_cancellations(bus, runs), "cancellations")
+        bus.answer(QUESTIONS, executor)
+        await bus.start()
+        runtime.background.start(worker.run(), "worker")
+        yield
+
+
+def main() -> int:
+    """Run the service as a process; returns its exit code."""
+    return service.main("executor", read, running)

@@ -1,0 +1,37 @@
+"""Settings of the executor service."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from shared.config import Environment
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """Read once at start. `data` is a folder for caches; `slots` bounds the runs at a time, `warm` the children kept ready."""
+
+    nats_url: str
+    database_url: str
+    keys: tuple[bytes, ...]
+    data: Path
+    slots: int
+    warm: int
+    sandbox_uid: int | None
+
+
+def read(environment: Environment) -> Settings:
+    """Return the settings; what is missing is reported by `environment.check`."""
+    cores = os.cpu_count() or 1
+    uid = environment.optional("MILLRACE_SANDBOX_UID")
+    return Settings(
+        nats_url=environment.text("MILLRACE_NATS_URL"),
+        database_url=environment.text("MILLRACE_DATABASE_URL"),
+        keys=environment.keys("MILLRACE_KEYS"),
+        data=environment.path("MILLRACE_DATA"),
+        slots=environment.integer("MILLRACE_SLOTS", 8 * cores, minimum=1, maximum=1000),
+        warm=environment.integer("MILLRACE_WARM", 2 * cores, minimum=1, maximum=200),
+        sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
+    )

@@ -1,0 +1,74 @@
+"""Workflows, files and runs in the shapes that others see."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from services.executor.domain import RunState, queue_ms
+from shared.envelope import rfc3339
+from shared.messages import WorkflowChanged
+from shared.messages.catalog import FileProblem
+from shared.questions.executor import FileView, RunView, WorkflowEntry
+
+
+def workflow_entry(message: WorkflowChanged, org: str, at: datetime) -> WorkflowEntry:
+    """Return the registry entry that a message makes."""
+    return WorkflowEntry(
+        org=org,
+        name=message.name,
+        version=message.version,
+        module=message.module,
+        function=message.function,
+        path=message.path,
+        line=message.line,
+        doc=message.doc,
+        input_schema=message.input_schema,
+        timeout=message.timeout,
+        retries=message.retries,
+        concurrency=message.concurrency,
+        updated_at=rfc3339(at),
+    )
+
+
+def file_view(row: RowMapping, workflows: list[str], problems: list[FileProblem]) -> FileView:
+    """Return a file with what registration said of it."""
+    return FileView(
+        path=row["path"],
+        sha256=row["sha256"],
+        size=row["size"],
+        updated_at=rfc3339(row["updated_at"]),
+        workflows=workflows,
+        problems=problems,
+    )
+
+
+def run_view(state: RunState) -> RunView:
+    """Return a run as the API shows it; an input that travels by reference is shown as its reference."""
+    shown: Any = state.input if state.input_ref is None else {"$ref": state.input_ref}
+    return RunView(
+        id=state.id,
+        org=state.org,
+        workflow=state.workflow,
+        version=state.version,
+        status=state.status,
+        reason=state.reason,
+        blocked_on="worker" if state.status == "queued" else state.blocked_on,
+        attempt=state.attempt,
+        input=shown,
+        result=state.result,
+        error=state.error,
+        requested_by=state.requested_by,
+        delivery=state.delivery,
+        requested_at=state.requested_at,
+        started_at=state.started_at,
+        finished_at=state.finished_at,
+        queue_ms=queue_ms(state),
+        duration_ms=state.duration_ms,
+        usage=state.usage,
+        sandbox=None if state.tier is None else {"tier": state.tier},
+        correlation_id=state.correlation_id,
+        causation_id=state.causation_id,
+    )

@@ -1,0 +1,82 @@
+"""Messages into rows, and workflows into their registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.executor import domain, store
+from services.executor.entries import workflow_entry
+from shared.messages import FileChanged, FileRemoved, LineChunk, WorkflowChanged, WorkflowRemoved
+from shared.projection import Apply, Projections, Recorded
+from shared.questions.executor import WorkflowEntry
+from shared.registry import RegistryWriter
+
+
+class Registries(Protocol):
+    """The registry that follows the catalog."""
+
+    workflows: RegistryWriter[WorkflowEntry]
+
+
+async def runs(batch: Sequence[Recorded], connection: AsyncConnection) -> None:
+    """Fold a batch of the stream RUNS into its runs, in two statements however many there are."""
+    ids = list(dict.fromkeys(recorded.envelope.subject for recorded in batch))
+    known = await store.states(connection, ids)
+    changed: dict[str, domain.RunState] = {}
+    for recorded in batch:
+        if recorded.message is None:
+            continue
+        key = recorded.envelope.subject
+        before = known.get(key)
+        after = domain.evolve(before, recorded.envelope, recorded.message, recorded.delivered.sequence)
+        if after is not None and after is not before:
+            known[key] = changed[key] = after
+    if changed:
+        await store.put_states(connection, list(changed.values()))
+
+
+async def lines(batch: Sequence[Recorded], connection: AsyncConnection) -> None:
+    """Number the lines of runs in the order of the stream."""
+    chunks = [recorded.message for recorded in batch if isinstance(recorded.message, LineChunk)]
+    last = await store.last_lines(connection, list({chunk.run for chunk in chunks}))
+    rows: list[tuple[str, int, int, Any]] = []
+    for chunk in chunks:
+        for line in chunk.lines:
+            number = last[chunk.run] = last.get(chunk.run, 0) + 1
+            rows.append((chunk.run, number, chunk.attempt, line))
+    if rows:
+        await store.put_lines(connection, rows)
+
+
+def catalog(registries: Registries) -> Projections:
+    """Return the projection of the catalog; it also repairs the registry after a writer died between stream and KV."""
+
+    async def file_changed(message: FileChanged, at: Recorded, connection: AsyncConnection) -> None:
+        row = {"org": at.envelope.org, "path": message.path, "sha256": message.sha256, "size": message.size}
+        await store.put_file(connection, row | {"updated_at": at.envelope.time, "version": at.delivered.sequence})
+
+    async def file_removed(message: FileRemoved, at: Recorded, connection: AsyncConnection) -> None:
+        await store.remove_file(connection, at.envelope.org, message.path)
+
+    async def workflow_changed(message: WorkflowChanged, at: Recorded, connection: AsyncConnection) -> None:
+        entry = workflow_entry(message, at.envelope.org, at.envelope.time)
+        await store.put_workflow(connection, entry, at.delivered.sequence)
+        await registries.workflows.put(message.key, at.delivered.sequence, entry)
+
+    async def workflow_removed(message: WorkflowRemoved, at: Recorded, connection: AsyncConnection) -> None:
+        await store.remove_workflow(connection, at.envelope.org, message.name)
+        await registries.workflows.put(message.key, at.delivered.sequence, None)
+
+    return {
+        FileChanged: file_changed,
+        FileRemoved: file_removed,
+        WorkflowChanged: workflow_changed,
+        WorkflowRemoved: workflow_removed,
+    }
+
+
+# By stream: what a batch of its messages does to the rows. The catalog's needs the registry and is made by `catalog`.
+PROJECTIONS: dict[str, Apply] = {"RUNS": runs, "LINES": lines}

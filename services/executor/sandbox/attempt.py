@@ -1,0 +1,241 @@
+"""The conversation with one child, from the job to its end."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from services.executor.sandbox import frames
+from services.executor.sandbox.errors import FrameError
+from services.executor.sandbox.jail import Capabilities, Stream
+from services.executor.sandbox.output import FATAL
+from services.executor.sandbox.process import Child, Exit
+
+GRACE = 5.0
+"""Seconds between SIGTERM and SIGKILL: enough to close a connection, too little to go on working."""
+
+_LAST_WORDS = 1.0
+"""Seconds that a child with a closed socket has to exit, so that its exit code can be told."""
+_MOST_REQUESTS = 32
+"""Requests of one child that are served at a time; the socket is not read while there are more."""
+_MOST_LOGGED = 4 << 20
+_MOST_SAID = 256 << 20
+"""Bytes of frames of one attempt: decoding them is the supervisor's time."""
+
+Stopped = Literal["timed_out", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Gone:
+    """The child gave no answer; `alive` if the process was still there, with its socket closed."""
+
+    alive: bool
+
+
+@dataclass(frozen=True)
+class Broken:
+    """The child said something that is no frame."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Excess:
+    """The child said more than anybody should read."""
+
+    message: str
+
+
+Last = frames.Terminal | Gone | Broken | Excess
+
+
+@dataclass(frozen=True)
+class Ended:
+    """All that is known about an end. `stopped` is set when SIGTERM was sent before the child had answered."""
+
+    last: Last
+    stopped: Stopped | None
+    exit: Exit
+    duration: float
+
+
+class Attempt:
+    """Serves one child until it ends. `ended` is called once."""
+
+    def __init__(self, child: Child, capabilities: Capabilities) -> None:
+        self._child = child
+        self._capabilities = capabilities
+        self._last: asyncio.Future[Last] = asyncio.get_running_loop().create_future()
+        self._stopped: Stopped | None = None
+        self._fault: BaseException | None = None
+        self._timers: list[asyncio.TimerHandle] = []
+        self._requests: dict[asyncio.Task[None], bool] = {}
+        self._words: list[frames.Log | tuple[Stream, str]] = []
+        self._logged = 0
+        self._told = asyncio.Event()
+        self._is_over = False
+        self._has_hung_up = False
+
+    async def ended(self, opening: bytes, seconds: float, cancel: asyncio.Event | None) -> Ended:
+        """Hand the job over, serve what the child asks, and answer when the process is dead and its words are kept.
+
+        Raises what a capability raised. However it leaves, the child's process is killed; `Child.end` reaps it.
+        """
+        began = time.monotonic()
+        child = self._child
+        child.output.on_text = self._hear
+        child.output.on_flood = self._flood
+        child.begin(opening)
+        child.exited.add_done_callback(self._died)
+        telling = asyncio.create_task(self._tell())
+        telling.add_done_callback(self._failed)
+        tasks = [telling, asyncio.create_task(self._listen())]
+        if cancel is not None:
+            tasks.append(asyncio.create_task(self._heed(cancel)))
+        self._after(seconds, self._stop, "timed_out")
+        try:
+            last = await self._last
+            duration = time.monotonic() - began
+            await self._finish_steps()
+            child.kill()
+            exit_ = await asyncio.shield(child.exited)
+            child.output.drain()
+            self._is_over = True
+            self._told.set()
+            await telling
+            if self._fault is not None:
+                raise self._fault
+            return Ended(last, self._stopped, exit_, duration)
+        finally:
+            child.kill()
+            for timer in self._timers:
+                timer.cancel()
+            left = [*tasks, *self._requests]
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        said = 0
+        try:
+            while not self._last.done():
+                received = await frames.read(self._child.reader)
+                if received is None:
+                    self._hang_up()
+                    return
+                frame, size = received
+                said += size
+                if said > _MOST_SAID:
+                    self._settle(Excess(f"it sent more than {_MOST_SAID >> 20} MB to the platform"))
+                elif isinstance(frame, frames.Terminal):
+                    self._settle(frame)
+                elif isinstance(frame, frames.Log):
+                    self._note(frame, size)
+                elif isinstance(frame, frames.Ready):
+                    self._settle(Broken("it said a second time that it is ready"))
+                else:
+                    await self._serve(frame)
+        except FrameError as error:
+            self._settle(Broken(str(error)))
+
+    async def _serve(self, frame: frames.Request) -> None:
+        while len(self._requests) >= _MOST_REQUESTS:
+            await asyncio.wait(self._requests, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(self._answer(frame))
+        self._requests[task] = isinstance(frame, frames.StepPut)
+        task.add_done_callback(self._answered)
+
+    async def _answer(self, frame: frames.Request) -> None:
+        answer: dict[str, Any] = {"kind": "answer", "id": frame.id}
+        match frame:
+            case frames.StepGet():
+                answer["value"] = await self._capabilities.step_get(frame.name, frame.ordinal)
+            case frames.StepPut():
+                await self._capabilities.step_put(frame.name, frame.ordinal, frame.result)
+            case frames.Connection():
+                try:
+                    answer["value"] = await self._capabilities.connection(frame.name)
+                except Exception as error:  # noqa: BLE001 - it is the author's to handle: see `Capabilities`
+                    answer["error"] = {"type": type(error).__name__, "message": str(error)}
+        with contextlib.suppress(ConnectionError):  # a child that is gone; its exit tells the rest
+            self._child.writer.write(frames.encode(answer))
+            await self._child.writer.drain()
+
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._requests.pop(task, None)
+        self._failed(task)
+
+    async def _finish_steps(self) -> None:
+        """Let steps that the child reported before its end be kept."""
+        keeping = [task for task, is_put in self._requests.items() if is_put]
+        if keeping:
+            await asyncio.wait(keeping, timeout=GRACE)
+
+    async def _tell(self) -> None:
+        """Pass words on in the order of arrival, one at a time, so that a slow bus slows nothing but this."""
+        while not (self._is_over and not self._words):
+            await self._told.wait()
+            self._told.clear()
+            words, self._words = self._words, []
+            for word in words:
+                if isinstance(word, frames.Log):
+                    await self._capabilities.log(word.level, word.event, word.fields)
+                else:
+                    await self._capabilities.output(*word)
+
+    async def _heed(self, cancel: asyncio.Event) -> None:
+        await cancel.wait()
+        self._stop("cancelled")
+
+    def _note(self, frame: frames.Log, size: int) -> None:
+        before, self._logged = self._logged, self._logged + size
+        if self._logged <= _MOST_LOGGED:
+            self._words.append(frame)
+        elif before <= _MOST_LOGGED:
+            self._words.append(frames.Log("warning", "log.cut", {"kept_bytes": before}))
+        self._told.set()
+
+    def _hear(self) -> None:
+        self._words.extend(self._child.output.take())
+        self._told.set()
+
+    def _flood(self) -> None:
+        self._settle(Excess(f"it printed more than {FATAL >> 20} MB"))
+
+    def _stop(self, why: Stopped) -> None:
+        if self._last.done() or self._stopped is not None:
+            return
+        self._stopped = why
+        self._child.terminate()
+        self._after(GRACE, self._give_up)
+
+    def _hang_up(self) -> None:
+        self._has_hung_up = True
+        if self._child.exited.done():
+            self._give_up()
+        else:
+            self._after(_LAST_WORDS, self._give_up)
+
+    def _died(self, _exit: "asyncio.Future[Exit]") -> None:
+        if self._has_hung_up:
+            self._give_up()
+        else:  # what it wrote before is still to be read
+            self._after(_LAST_WORDS, self._give_up)
+
+    def _give_up(self) -> None:
+        self._settle(Gone(alive=not self._child.exited.done()))
+
+    def _failed(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is None:
+            return
+        self._fault = self._fault or task.exception()
+        self._settle(Gone(alive=True))
+
+    def _settle(self, last: Last) -> None:
+        if not self._last.done():
+            self._last.set_result(last)
+
+    def _after(self, seconds: float, call: Callable[..., None], *args: Any) -> None:  # noqa: ANN401
+        self._timers.append(asyncio.get_running_loop().call_later(seconds, call, *args))

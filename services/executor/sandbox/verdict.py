@@ -1,0 +1,66 @@
+"""What the end of an attempt means. Pure: no process, no clock."""
+
+import signal
+
+from services.executor.sandbox import frames
+from services.executor.sandbox.attempt import Broken, Ended, Excess, Gone
+from services.executor.sandbox.jail import Description, Failure, Outcome, Problem, Reason, Status, Usage
+
+
+def outcome(ended: Ended, timeout: float) -> Outcome:
+    """Judge a run. What is no frame outranks a stop, a stop outranks what the child answered after it."""
+    status, reason, error = _judge(ended, timeout)
+    return Outcome(
+        status=status,
+        reason=reason,
+        result=ended.last.result if status == "succeeded" and isinstance(ended.last, frames.Result) else None,
+        error=error,
+        usage=Usage(cpu_ms=round(ended.exit.cpu_ms), max_rss_mb=ended.exit.max_rss_mb),
+        duration_ms=round(ended.duration * 1000),
+    )
+
+
+def refused(message: str) -> Outcome:
+    """Judge a run whose job does not even fit into a frame."""
+    error = Failure("InputLimit", f"the input {message}")
+    return Outcome(status="failed", reason="limit", error=error, usage=Usage(0, 0), duration_ms=0)
+
+
+def description(ended: Ended, timeout: float) -> Description:
+    """Answer what a bundle holds, or the problem that kept the child from saying so."""
+    if isinstance(ended.last, frames.Described):
+        return Description(ended.last.workflows, ended.last.problems)
+    _, _, error = _judge(ended, timeout)
+    message = f"{error.type}: {error.message}" if error is not None else "it was stopped"
+    return Description([], [Problem(".", 1, f"importing the workflows failed: {message}")])
+
+
+def _judge(ended: Ended, timeout: float) -> tuple[Status, Reason | None, Failure | None]:  # noqa: PLR0911
+    last = ended.last
+    if isinstance(last, Broken):
+        return "crashed", "sandbox", Failure("FrameError", last.message)
+    if isinstance(last, Excess):
+        return "failed", "limit", Failure("OutputLimit", last.message)
+    if ended.stopped == "cancelled":
+        return "cancelled", None, None
+    if ended.stopped == "timed_out":
+        where = last.traceback if isinstance(last, frames.Error) else ""
+        return "timed_out", "timeout", Failure("TimedOut", f"it ran longer than {timeout:g} s", where)
+    if isinstance(last, frames.Result):
+        return "succeeded", None, None
+    if isinstance(last, frames.Error):
+        reason: Reason = "oom" if last.type == "MemoryError" else "error"
+        return "failed", reason, Failure(last.type, last.message, last.traceback)
+    if isinstance(last, Gone):
+        return "crashed", "error", Failure("Crashed", _how(ended.exit.code, alive=last.alive))
+    return "crashed", "sandbox", Failure("FrameError", "a description where a result was asked for")
+
+
+def _how(code: int, *, alive: bool) -> str:
+    if alive:
+        return "the process closed its control socket and gave no result"
+    if code >= 0:
+        return f"the process exited with code {code} before it gave a result"
+    name = signal.Signals(-code).name if -code in {int(one) for one in signal.Signals} else f"signal {-code}"
+    hint = " (not sent by Millrace: often the kernel's, for want of memory)" if -code == signal.SIGKILL else ""
+    return f"the process was ended by {name}{hint} before it gave a result"

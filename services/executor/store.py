@@ -1,0 +1,189 @@
+"""SQL of the executor service: one method, one statement, one intention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import RowMapping, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.executor.domain import RunState
+from shared.db import transaction
+from shared.questions.executor import WorkflowEntry
+
+
+class Store:
+    """Reads for questions and registration."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def run(self, org: str, id_: str) -> RunState | None:
+        """Return a run as the projection knows it."""
+        rows = await self._all("SELECT state FROM run WHERE org = :org AND id = :id", {"org": org, "id": id_})
+        return _state(rows[0]["state"]) if rows else None
+
+    async def runs(
+        self,
+        org: str,
+        *,
+        status: str | None,
+        workflow: str | None,
+        since: datetime | None,
+        until: datetime | None,
+        before: tuple[datetime, str] | None,
+        limit: int,
+    ) -> list[RunState]:
+        """Return runs, newest first, before (requested_at, id)."""
+        conditions, parameters = ["org = :org"], {"org": org, "limit": limit}
+        given: dict[str, tuple[str, Any]] = {
+            "status": ("status = :status", status),
+            "workflow": ("workflow = :workflow", workflow),
+            "since": ("requested_at >= :since", since),
+            "until": ("requested_at < :until", until),
+        }
+        for name, (condition, value) in given.items():
+            if value is not None:
+                conditions.append(condition)
+                parameters[name] = value
+        if before is not None:
+            conditions.append("(requested_at, id) < (:at, :id)")
+            parameters |= {"at": before[0], "id": before[1]}
+        statement = f"SELECT state FROM run WHERE {' AND '.join(conditions)} ORDER BY requested_at DESC, id DESC LIMIT :limit"  # noqa: S608 - conditions are literals above
+        return [_state(row["state"]) for row in await self._all(statement, parameters)]
+
+    async def lines(self, run: str, after: int, limit: int) -> list[RowMapping]:
+        """Return lines of a run in order, after the line `after`."""
+        statement = "SELECT n, attempt, line FROM line WHERE run = :run AND n > :after ORDER BY n LIMIT :limit"
+        return await self._all(statement, {"run": run, "after": after, "limit": limit})
+
+    async def file(self, org: str, path: str) -> RowMapping | None:
+        """Return one file."""
+        rows = await self._all("SELECT * FROM file WHERE org = :org AND path = :path", {"org": org, "path": path})
+        return rows[0] if rows else None
+
+    async def files(self, org: str, prefix: str, after: str, limit: int) -> list[RowMapping]:
+        """Return files below a prefix, by path, after a path."""
+        statement = """
+            SELECT * FROM file WHERE org = :org AND path > :after AND starts_with(path, :prefix) ORDER BY path LIMIT :limit
+        """
+        return await self._all(statement, {"org": org, "prefix": prefix, "after": after, "limit": limit})
+
+    async def tree(self, org: str) -> dict[str, str]:
+        """Return the SHA-256 of every file of a workspace by path."""
+        return {row["path"]: row["sha256"] for row in await self._all("SELECT path, sha256 FROM file WHERE org = :org", {"org": org})}
+
+    async def workflow(self, org: str, name: str) -> tuple[WorkflowEntry, int] | None:
+        """Return a workflow and the sequence that it reflects."""
+        statement = "SELECT entry, version FROM workflow WHERE org = :org AND name = :name"
+        rows = await self._all(statement, {"org": org, "name": name})
+        return (_entry(rows[0]["entry"]), rows[0]["version"]) if rows else None
+
+    async def workflows(self, orgs: Iterable[str], after: str = "", limit: int = 10_000) -> list[WorkflowEntry]:
+        """Return workflows of these organizations by name."""
+        statement = "SELECT entry FROM workflow WHERE org = ANY(:orgs) AND name > :after ORDER BY name, org LIMIT :limit"
+        rows = await self._all(statement, {"orgs": list(orgs), "after": after, "limit": limit})
+        return [_entry(row["entry"]) for row in rows]
+
+    async def _all(self, statement: str, parameters: dict[str, Any]) -> list[RowMapping]:
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(text(statement), parameters)).mappings().all())
+
+
+# -- writes, by the projections -----------------------------------------------------------------------------------------------
+
+
+async def states(connection: AsyncConnection, ids: list[str]) -> dict[str, RunState]:
+    """Return what the projection knows of these runs."""
+    rows = await connection.execute(text("SELECT id, state FROM run WHERE id = ANY(:ids)"), {"ids": ids})
+    return {row.id: _state(row.state) for row in rows}
+
+
+async def put_states(connection: AsyncConnection, changed: list[RunState]) -> None:
+    """Write runs; one statement for all of them."""
+    statement = """
+        INSERT INTO run (id, org, workflow, status, requested_at, last_seq, state)
+        SELECT * FROM unnest(CAST(:id AS text[]), CAST(:org AS text[]), CAST(:workflow AS text[]), CAST(:status AS text[]),
+                             CAST(:requested_at AS timestamptz[]), CAST(:last_seq AS bigint[]), CAST(:state AS jsonb[]))
+        ON CONFLICT (id) DO UPDATE SET status = excluded.status, last_seq = excluded.last_seq, state = excluded.state
+    """
+    columns = {
+        "id": [state.id for state in changed],
+        "org": [state.org for state in changed],
+        "workflow": [state.workflow for state in changed],
+        "status": [state.status for state in changed],
+        "requested_at": [datetime.fromisoformat(state.requested_at) for state in changed],
+        "last_seq": [state.last_seq for state in changed],
+        "state": [_json(state) for state in changed],
+    }
+    await connection.execute(text(statement), columns)
+
+
+async def last_lines(connection: AsyncConnection, runs: list[str]) -> dict[str, int]:
+    """Return the number of the last line of each run that has any."""
+    rows = await connection.execute(
+        text("SELECT run, max(n) AS n FROM line WHERE run = ANY(:runs) GROUP BY run"), {"runs": runs}
+    )
+    return {row.run: row.n for row in rows}
+
+
+async def put_lines(connection: AsyncConnection, lines: list[tuple[str, int, int, Any]]) -> None:
+    """Write lines as (run, n, attempt, line); one statement for all of them."""
+    statement = """
+        INSERT INTO line (run, n, attempt, line)
+        SELECT * FROM unnest(CAST(:run AS text[]), CAST(:n AS bigint[]), CAST(:attempt AS integer[]), CAST(:line AS jsonb[]))
+    """
+    columns = {
+        "run": [line[0] for line in lines],
+        "n": [line[1] for line in lines],
+        "attempt": [line[2] for line in lines],
+        "line": [_json(line[3]) for line in lines],
+    }
+    await connection.execute(text(statement), columns)
+
+
+async def put_file(connection: AsyncConnection, row: dict[str, Any]) -> None:
+    """Make the row of a file what its last message says."""
+    statement = """
+        INSERT INTO file (org, path, sha256, size, updated_at, version)
+        VALUES (:org, :path, :sha256, :size, :updated_at, :version)
+        ON CONFLICT (org, path) DO UPDATE SET sha256 = excluded.sha256, size = excluded.size,
+            updated_at = excluded.updated_at, version = excluded.version
+    """
+    await connection.execute(text(statement), row)
+
+
+async def remove_file(connection: AsyncConnection, org: str, path: str) -> None:
+    """Forget a file."""
+    await connection.execute(text("DELETE FROM file WHERE org = :org AND path = :path"), {"org": org, "path": path})
+
+
+async def put_workflow(connection: AsyncConnection, entry: WorkflowEntry, version: int) -> None:
+    """Make the row of a workflow what its last message says."""
+    statement = """
+        INSERT INTO workflow (org, name, entry, version) VALUES (:org, :name, CAST(:entry AS jsonb), :version)
+        ON CONFLICT (org, name) DO UPDATE SET entry = excluded.entry, version = excluded.version
+    """
+    row = {"org": entry.org, "name": entry.name, "entry": _json(entry), "version": version}
+    await connection.execute(text(statement), row)
+
+
+async def remove_workflow(connection: AsyncConnection, org: str, name: str) -> None:
+    """Forget a workflow."""
+    await connection.execute(text("DELETE FROM workflow WHERE org = :org AND name = :name"), {"org": org, "name": name})
+
+
+def _json(value: Any) -> str:
+    """Return JSON that jsonb takes: it refuses U+0000, which is kept as its replacement here and exactly on the bus."""
+    return msgspec.json.encode(value).decode().replace("\\u0000", "\\ufffd")
+
+
+def _state(stored: Any) -> RunState:
+    return msgspec.convert(stored, RunState)
+
+
+def _entry(stored: Any) -> WorkflowEntry:
+    return msgspec.convert(stored, WorkflowEntry)

@@ -1,0 +1,139 @@
+"""Pulling work: only when a sandbox is free, the higher priority first, without waiting in line for nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from services.executor.runs import Runs
+from shared.pull import EXPIRES, HEARTBEAT, Inbox, delivered, pull, status_of
+from shared.streams import PRIORITIES
+
+# How long an empty-handed answer to a pull that does not wait may take.
+ANSWER = 2.0
+# A drain lets runs end by themselves for so long before it gives them back.
+DRAIN = 3.0
+_log = structlog.get_logger()
+
+
+class Worker:
+    """Keeps up to `slots` runs going. While all is idle a pull waits at the server for each priority, so that work arrives at once;
+    when a slot frees under load the priorities are asked in order."""
+
+    def __init__(self, client: Client, runs: Runs, slots: int) -> None:
+        self._client = client
+        self._runs = runs
+        self._slots = slots
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._waiting: dict[str, float] = {}
+
+    @property
+    def free(self) -> int:
+        """Return how many more runs may begin."""
+        return self._slots - len(self._tasks)
+
+    async def run(self) -> None:
+        """Pull and start work until cancelled; then let runs end for a moment, and give back the rest."""
+        try:
+            async with AsyncExitStack() as stack:
+                inboxes = {p: await stack.enter_async_context(Inbox(self._client, self._changed)) for p in PRIORITIES}
+                asking = await stack.enter_async_context(Inbox(self._client))
+                await self._pull(inboxes, asking)
+        finally:
+            await self._drain()
+
+    async def _pull(self, inboxes: dict[str, Inbox], asking: Inbox) -> None:
+        backlog = True
+        while True:
+            self._changed.clear()
+            if self.free > 0 and backlog:
+                backlog = await self._ask_in_order(asking)
+                continue
+            if self.free > 0:
+                await self._wait_at_server(inboxes)
+            for priority in PRIORITIES:
+                for msg in inboxes[priority].arrived():
+                    status = status_of(msg)
+                    if status == "100":
+                        self._waiting[priority] = self._now() + 2 * HEARTBEAT
+                        continue
+                    self._waiting.pop(priority, None)
+                    if status is not None:
+                        continue
+                    backlog = backlog or delivered(msg).pending > 0
+                    await self._start_or_return(msg)
+            if self.free > 0 and backlog:
+                continue
+            await self._until_changed()
+            # A slot that was freed under load is offered in the order of priorities.
+            backlog = backlog or self.free == 1
+
+    async def _ask_in_order(self, asking: Inbox) -> bool:
+        """Ask each priority for as much as is free, without waiting; returns whether there may be more."""
+        for priority in PRIORITIES:
+            wanted = self.free
+            if wanted <= 0:
+                return True
+            asking.arrived()
+            await pull(self._client, "RUNS", f"executor-runs-{priority}", asking.subject, wanted, no_wait=True)
+            got = 0
+            while got < wanted:
+                answers = await asking.take(ANSWER)
+                messages = [msg for msg in answers if status_of(msg) is None]
+                for msg in messages:
+                    await self._start_or_return(msg)
+                got += len(messages)
+                if len(messages) < len(answers) or not answers:
+                    break
+            if got >= wanted:
+                return True
+        return False
+
+    async def _wait_at_server(self, inboxes: dict[str, Inbox]) -> None:
+        """See that one pull per priority waits at the server; one that shows no heartbeat is taken for lost."""
+        for priority in PRIORITIES:
+            if self._waiting.get(priority, 0.0) < self._now():
+                await pull(self._client, "RUNS", f"executor-runs-{priority}", inboxes[priority].subject, 1)
+                self._waiting[priority] = self._now() + 2 * HEARTBEAT
+
+    async def _until_changed(self) -> None:
+        try:
+            async with asyncio.timeout(2 * HEARTBEAT if self.free > 0 else EXPIRES):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def _start_or_return(self, msg: Msg) -> None:
+        if self.free <= 0:
+            # Arrived for a slot that is taken by now: another executor may have one.
+            try:
+                await msg.nak()
+            except nats.errors.Error as error:
+                _log.warning("work.not_returned", reason=str(error))
+            return
+        task = asyncio.create_task(self._runs.work(msg))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._changed.set()
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("work.failed", exc_info=task.exception())
+
+    async def _drain(self) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=DRAIN)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,186 @@
+"""Workspaces: files come in, their code is read in a child, and what it defines goes into service or is refused with reasons."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from services.executor import domain
+from services.executor.bundles import Bundles
+from services.executor.entries import file_view, workflow_entry
+from services.executor.sandbox.jail import Description, Sandbox, WorkflowFound
+from services.executor.store import Store
+from shared import aggregate, db
+from shared.blobs import Blobs
+from shared.bus import Bus
+from shared.envelope import derived_id, open_message
+from shared.errors import NotFound, PreconditionFailed
+from shared.messages import FileChanged, FileRemoved, Message, WorkflowChanged, WorkflowRemoved
+from shared.messages.catalog import FileProblem
+from shared.messages.declaration import declaration_of, hashed_key
+from shared.projection import Projection
+from shared.questions import Command
+from shared.questions.executor import FileView, PutFile, RemoveFile, WorkflowEntry
+from shared.registry import RegistryWriter
+
+# A workflow that names no time-out: long enough for an integration, short enough that a hung one is noticed.
+DEFAULT_TIMEOUT = 300.0
+_log = structlog.get_logger()
+
+
+class Deps(Protocol):
+    """What workspaces need."""
+
+    bus: Bus
+    store: Store
+    blobs: Blobs
+    bundles: Bundles
+    sandbox: Sandbox
+    catalog: Projection
+    workflows: RegistryWriter[WorkflowEntry]
+    database_url: str
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """What serves now, and what was found wrong with newer content."""
+
+    workflows: list[WorkflowFound]
+    problems: list[FileProblem]
+
+
+async def put_file(command: PutFile, deps: Deps) -> FileView:
+    """Record new content of a file, then read the workspace's code and register its workflows."""
+    domain.checked_path(command.path)
+    blob = await deps.blobs.stat(command.sha256)
+    if blob is None or blob.size != command.size:
+        raise NotFound(f"the content {command.sha256[:12]}… was not uploaded")
+    async with db.held_lock(deps.database_url, f"workspace {command.org}", service="executor"):
+        key = hashed_key(command.org, command.path)
+        before = await aggregate.last(deps.bus.client, "file", key)
+        if before is None or before.envelope.id != derived_id(command.id, "file.changed"):
+            _expect(command.expected, before, command.path)
+            message = FileChanged(
+                key=key, path=command.path, sha256=command.sha256, size=command.size, actor=command.actor
+            )
+            sequence, _ = await _record(deps, command, message, before)
+            await deps.catalog.caught_up(sequence)
+        registered = await register(command, deps, command.path)
+    return await _view(command.org, command.path, registered, deps)
+
+
+async def remove_file(command: RemoveFile, deps: Deps) -> FileView:
+    """Record that a file is gone and register what is left."""
+    async with db.held_lock(deps.database_url, f"workspace {command.org}", service="executor"):
+        key = hashed_key(command.org, domain.checked_path(command.path))
+        row = await deps.store.file(command.org, command.path)
+        before = await aggregate.last(deps.bus.client, "file", key)
+        if row is None or before is None or before.envelope.type == "file.removed":
+            raise NotFound(f"there is no file {command.path}")
+        _expect(command.expected, before, command.path)
+        gone = FileView(path=command.path, sha256=row["sha256"], size=row["size"], updated_at="")
+        message = FileRemoved(key=key, path=command.path, actor=command.actor)
+        sequence, _ = await _record(deps, command, message, before)
+        await deps.catalog.caught_up(sequence)
+        registered = await register(command, deps, command.path)
+    return msgspec.structs.replace(gone, problems=registered.problems)
+
+
+async def register(command: Command, deps: Deps, path: str) -> Registered:
+    """Bring the registry to the workspace's newest code that works; `path` is the file that has changed."""
+    served = await deps.store.workflows([command.org])
+    active = await deps.bundles.manifest(served[0].version) if served else None
+    latest = {name: sha256 for name, sha256 in (await deps.store.tree(command.org)).items() if domain.is_code(name)}
+    if not domain.is_code(path) or (active is not None and active.files == latest):
+        return Registered(active.workflows if active else [], [])
+    found = await describe(deps, latest)
+    problems = [FileProblem(problem.path, problem.line, problem.message) for problem in found.problems]
+    tree = latest
+    if found.problems:
+        tree = domain.fallback_tree(latest, active.files if active else {}, {one.path for one in found.problems})
+        if active is not None and tree == active.files:
+            return Registered(active.workflows, problems)
+        found = await describe(deps, tree)
+        if found.problems:
+            # Even with the broken files set back the code does not load as a whole: what serves goes on serving.
+            return Registered(active.workflows if active else [], problems)
+    await _serve(command, deps, tree, found.workflows, served)
+    return Registered(found.workflows, problems)
+
+
+async def describe(deps: Deps, tree: dict[str, str]) -> Description:
+    """Read a tree's code in a child."""
+    if not tree:
+        return Description([], [])
+    return await deps.sandbox.describe(await deps.bundles.tree(tree))
+
+
+async def _serve(
+    command: Command, deps: Deps, tree: dict[str, str], found: list[WorkflowFound], served: list[WorkflowEntry]
+) -> None:
+    version = await deps.bundles.publish(tree, found)
+    last = 0
+    for workflow in found:
+        key = hashed_key(command.org, workflow.name)
+        message = WorkflowChanged(
+            key=key,
+            name=workflow.name,
+            version=version,
+            module=workflow.module,
+            function=workflow.function,
+            path=workflow.path,
+            line=workflow.line,
+            doc=workflow.doc or "",
+            input_schema=workflow.input_schema,
+            timeout=workflow.timeout or DEFAULT_TIMEOUT,
+            retries=workflow.retries,
+            concurrency=workflow.concurrency,
+        )
+        last = await _announce(deps, command, message, workflow_key=key)
+    for name in {entry.name for entry in served} - {workflow.name for workflow in found}:
+        key = hashed_key(command.org, name)
+        last = await _announce(deps, command, WorkflowRemoved(key=key, name=name), workflow_key=key)
+    if last:
+        await deps.catalog.caught_up(last)
+    _log.info("workspace.registered", org=command.org, version=version, workflows=len(found))
+
+
+async def _announce(
+    deps: Deps, command: Command, message: WorkflowChanged | WorkflowRemoved, *, workflow_key: str
+) -> int:
+    before = await aggregate.last(deps.bus.client, "workflow", workflow_key)
+    if before is not None and isinstance(message, WorkflowChanged) and before.envelope.type == "workflow.changed":
+        if open_message(before.envelope, WorkflowChanged) == message:
+            return before.sequence
+    sequence, at = await _record(deps, command, message, before, message.name)
+    entry = workflow_entry(message, command.org, at) if isinstance(message, WorkflowChanged) else None
+    await deps.workflows.put(workflow_key, sequence, entry)
+    return sequence
+
+
+async def _record(
+    deps: Deps, command: Command, message: Message, before: aggregate.Stored | None, *what: str
+) -> tuple[int, datetime]:
+    """Append what a command led to; its id derives from the command's and from what it is about."""
+    id_ = derived_id(command.id, declaration_of(message).type, *what)
+    sealed = deps.bus.seal(message, org=command.org, id=id_)
+    return await deps.bus.append(sealed, before.sequence if before else 0), sealed.envelope.time
+
+
+async def _view(org: str, path: str, registered: Registered, deps: Deps) -> FileView:
+    row = await deps.store.file(org, path)
+    if row is None:
+        raise NotFound(f"there is no file {path}")
+    names = [workflow.name for workflow in registered.workflows if workflow.path == path]
+    return file_view(row, names, registered.problems)
+
+
+def _expect(expected: str | None, before: aggregate.Stored | None, path: str) -> None:
+    if expected is None:
+        return
+    there = before is not None and before.envelope.type == "file.changed"
+    found = open_message(before.envelope, FileChanged).sha256 if before is not None and there else ""
+    if found != expected:
+        raise PreconditionFailed(f"{path} is {found[:12] or 'not there'}, not {expected[:12] or 'absent'}")

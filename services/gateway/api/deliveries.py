@@ -1,0 +1,42 @@
+"""/api/v1/deliveries: the story of every webhook that was admitted."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from services.gateway.api.access import audited, gateway_of
+from services.gateway.api.lists import id_of, no_body, page_of
+from shared.envelope import new_id
+from shared.http import json_response
+from shared.questions.events import GetDelivery, ListDeliveries, RetryDelivery
+
+
+async def list_deliveries(request: web.Request) -> web.Response:
+    """GET: newest first; `status` and `source` (a name or an id) narrow."""
+    gateway, caller = gateway_of(request)
+    asked = ListDeliveries(
+        org=caller.org, page=page_of(request), status=request.query.get("status"), source=request.query.get("source")
+    )
+    return json_response(await gateway.bus.ask(asked))
+
+
+async def get_delivery(request: web.Request) -> web.Response:
+    """GET: one delivery."""
+    gateway, caller = gateway_of(request)
+    return json_response(await gateway.bus.ask(GetDelivery(org=caller.org, id=id_of(request))))
+
+
+@audited("delivery", "retry", "id")
+async def retry_delivery(request: web.Request) -> web.Response:
+    """POST: route it again, as new events with new runs."""
+    gateway, caller = gateway_of(request)
+    await no_body(request)
+    command = RetryDelivery(id=new_id(), org=caller.org, actor=caller.actor, delivery=id_of(request))
+    return json_response(await gateway.bus.ask(command), status=202)
+
+
+ROUTES = [
+    web.get("/deliveries", list_deliveries),
+    web.get("/deliveries/{id}", get_delivery),
+    web.post("/deliveries/{id}/retry", retry_delivery),
+]

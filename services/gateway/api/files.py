@@ -1,0 +1,133 @@
+"""/api/v1/workspace/files: an organization's files, streamed both ways in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import structlog
+from aiohttp import web
+
+from services.gateway.api.access import Caller, audited, gateway_of
+from services.gateway.api.lists import page_of
+from services.gateway.domain import tag_of
+from services.gateway.parts import Gateway
+from shared.envelope import new_id
+from shared.errors import Malformed, MillraceError, NotFound, PreconditionFailed, TooLarge
+from shared.http import json_response
+from shared.pull import StreamError
+from shared.questions.executor import FileView, GetFile, ListFiles, PutFile, RemoveFile
+
+# Seconds between two parts of a file after which its sender has gone.
+IDLE = 60.0
+# What "If-None-Match: *" asks for: that there be no file yet.
+ABSENT = ""
+
+_log = structlog.get_logger()
+
+
+async def list_files(request: web.Request) -> web.Response:
+    """GET: the files below `prefix`, by path."""
+    gateway, caller = gateway_of(request)
+    asked = ListFiles(org=caller.org, prefix=request.query.get("prefix", ""), page=page_of(request))
+    return json_response(await gateway.bus.ask(asked))
+
+
+@audited("file", "put", "path")
+async def put_file(request: web.Request) -> web.Response:
+    """PUT: take new content; answers when the workflows that it defines are served."""
+    gateway, caller = gateway_of(request)
+    path = request.match_info["path"]
+    if request.content_length is not None and request.content_length > gateway.max_file:
+        raise TooLarge(f"the file is larger than {gateway.max_file} bytes")
+    expected = await _expected(request, gateway, caller)
+    blob = await gateway.workspace.put(_parts(request), limit=gateway.max_file)
+    view: FileView = await gateway.bus.ask(
+        PutFile(
+            id=new_id(),
+            org=caller.org,
+            actor=caller.actor,
+            path=path,
+            sha256=blob.sha256,
+            size=blob.size,
+            expected=expected,
+        )
+    )
+    return json_response(view, headers={"ETag": f'"{view.sha256}"'})
+
+
+async def get_file(request: web.Request) -> web.StreamResponse:
+    """GET, HEAD: the content; its SHA-256 is its tag."""
+    gateway, caller = gateway_of(request)
+    view: FileView = await gateway.bus.ask(GetFile(org=caller.org, path=request.match_info["path"]))
+    headers = {"ETag": f'"{view.sha256}"', "X-Content-Type-Options": "nosniff"}
+    if tag_of(request.headers.get("If-None-Match", "")) == view.sha256:
+        return web.Response(status=304, headers=headers)
+    response = web.StreamResponse(headers=headers)
+    response.content_type = "application/octet-stream"
+    response.content_length = view.size
+    if request.method == "HEAD" or not view.size:
+        await response.prepare(request)
+        return response
+    chunks = gateway.workspace.get(view.sha256)
+    first = await anext(chunks)
+    await response.prepare(request)
+    try:
+        await response.write(first)
+        async for chunk in chunks:
+            await response.write(chunk)
+    except (MillraceError, StreamError) as error:
+        # Too late for another status: a connection that breaks off is how the reader learns that this is not all.
+        _log.warning("file.broken_off", path=view.path, reason=str(error))
+        if request.transport is not None:
+            request.transport.abort()
+    return response
+
+
+@audited("file", "delete", "path")
+async def delete_file(request: web.Request) -> web.Response:
+    """DELETE: remove the file, and the workflows that it alone defined."""
+    gateway, caller = gateway_of(request)
+    expected = await _expected(request, gateway, caller)
+    command = RemoveFile(
+        id=new_id(), org=caller.org, actor=caller.actor, path=request.match_info["path"], expected=expected
+    )
+    return json_response(await gateway.bus.ask(command))
+
+
+async def _expected(request: web.Request, gateway: Gateway, caller: Caller) -> str | None:
+    if request.headers.get("If-None-Match") == "*":
+        return ABSENT
+    if_match = request.headers.get("If-Match")
+    if if_match is None:
+        return None
+    if if_match.strip() == "*":
+        try:
+            view: FileView = await gateway.bus.ask(GetFile(org=caller.org, path=request.match_info["path"]))
+        except NotFound as error:
+            raise PreconditionFailed("If-Match: * wants the file to be there, and it is not") from error
+        return view.sha256
+    tag = tag_of(if_match)
+    if not tag:
+        raise PreconditionFailed("If-Match holds no tag that a file ever had")
+    return tag
+
+
+async def _parts(request: web.Request) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(IDLE):
+                part = await request.content.readany()
+        except TimeoutError as error:
+            raise Malformed(f"the file stopped for {IDLE:g} s before its end") from error
+        if not part:
+            return
+        yield part
+
+
+ROUTES = [
+    web.get("/workspace/files", list_files),
+    web.put("/workspace/files/{path:.+}", put_file),
+    web.get("/workspace/files/{path:.+}", get_file),
+    web.delete("/workspace/files/{path:.+}", delete_file),
+]

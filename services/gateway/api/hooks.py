@@ -1,0 +1,106 @@
+"""ANY /hooks/{id}: a webhook is admitted, or refused with the status that its sender understands. This is the hot path."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from services.gateway.api.access import remote
+from services.gateway.domain import SENDER_ID, delivery_id, kept_headers, kept_query, storable
+from services.gateway.parts import GATEWAY, Gateway
+from services.gateway.schemes import refusal
+from services.gateway.senders import Door
+from shared.commit import Ack
+from shared.envelope import new_id, rfc3339, utc_now
+from shared.errors import TooLarge, Unauthenticated
+from shared.http import problem, problem_of
+from shared.messages import Audited, WebhookReceived
+from shared.streams import INLINE_BYTES
+
+
+async def receive(request: web.Request) -> web.Response:
+    """Admit a webhook: 202 with the delivery's id once it is on disk, 200 when this delivery was admitted before."""
+    gateway = request.app[GATEWAY]
+    door = await gateway.admission.door(request.match_info["id"])
+    if request.method not in door.methods:
+        answer = problem(405, "Method not allowed", f"this address takes {', '.join(door.methods)}")
+        answer.headers["Allow"] = ", ".join(door.methods)
+        return answer
+    refused = _unsupported(request, door)
+    if refused is not None:
+        return refused
+    with gateway.room.hold() as held:
+        try:
+            body = await held.body(request, gateway.max_body)
+        except TooLarge as error:
+            answer = problem_of(error)
+            # The rest of the body is not worth reading.
+            answer.force_close()
+            return answer
+        reason = refusal(door.sender.scheme, door.keys, request.headers, body, time.time())
+        if reason is not None:
+            _tell(gateway, request, door, reason)
+            raise Unauthenticated(reason)
+        delivery, ack = await _keep(gateway, request, door, body)
+    return web.Response(
+        body=b'{"id":"%b"}' % delivery.encode(), status=200 if ack.duplicate else 202, content_type="application/json"
+    )
+
+
+async def _keep(gateway: Gateway, request: web.Request, door: Door, body: bytes) -> tuple[str, Ack]:
+    sender_id = _sender_id(request, door)
+    delivery = new_id() if sender_id is None else delivery_id(door.source, sender_id)
+    inline = len(body) <= INLINE_BYTES
+    message = WebhookReceived(
+        source=door.source,
+        delivery=delivery,
+        adapter=door.adapter,
+        received_at=rfc3339(utc_now()),
+        method=request.method,
+        query=kept_query(request.query.items()) if request.query_string else [],
+        headers=kept_headers(request.headers.items(), door.redacted),
+        body_base64=base64.b64encode(body).decode() if inline else None,
+        body_ref=None if inline else (await gateway.bodies.put(_once(body))).sha256,
+        body_size=len(body),
+        sender_delivery=sender_id,
+        remote=remote(gateway, request),
+    )
+    return delivery, await gateway.bus.journal.publish(gateway.bus.seal(message, org=door.org, id=delivery))
+
+
+def _sender_id(request: web.Request, door: Door) -> str | None:
+    if door.sender.delivery_header is None:
+        return None
+    given = request.headers.get(door.sender.delivery_header)
+    return storable(given) if given and len(given) <= SENDER_ID else None
+
+
+def _unsupported(request: web.Request, door: Door) -> web.Response | None:
+    if "Content-Encoding" in request.headers and request.headers["Content-Encoding"].lower() != "identity":
+        return problem(415, "Unsupported media type", "a webhook's body is not to be compressed")
+    accepted = door.sender.content_types
+    if accepted is not None and request.content_type not in accepted:
+        return problem(415, "Unsupported media type", f"this source takes {', '.join(sorted(accepted))}")
+    return None
+
+
+def _tell(gateway: Gateway, request: web.Request, door: Door, reason: str) -> None:
+    gateway.trail.refused(
+        Audited(
+            category="webhook",
+            verb="refused",
+            actor="sender",
+            target=door.source,
+            outcome=Unauthenticated.kind,
+            remote=remote(gateway, request),
+            detail={"reason": reason, "adapter": door.adapter},
+        ),
+        org=door.org,
+    )
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body

@@ -1,0 +1,93 @@
+"""What lists, versions and entity bodies have in common over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from services.gateway.domain import expected_version
+from shared.errors import Invalid, NotFound, PreconditionFailed, Problem
+from shared.http import JSON_LIMIT, body_of, integer_of, json_of, json_response
+from shared.messages.declaration import KEY
+from shared.questions import Page
+
+MAX_LIMIT = 1000
+Object = dict[str, Any]
+
+
+def page_of(request: web.Request) -> Page:
+    """Return the part of a list that `?limit=` and `?cursor=` ask for. Raises `Invalid`."""
+    return Page(
+        limit=integer_of(request, "limit", 100, minimum=1, maximum=MAX_LIMIT),
+        cursor=request.query.get("cursor") or None,
+    )
+
+
+def id_of(request: web.Request, name: str = "id") -> str:
+    """Return the id in the path. Raises `NotFound` for what can be nobody's id."""
+    found = request.match_info[name]
+    if not KEY.match(found):
+        raise NotFound(f"there is nothing with the id {found[:80]!r}")
+    return found
+
+
+async def object_of(request: web.Request) -> Object:
+    """Return the body as a JSON object. Raises `Malformed`, `Invalid`, `TooLarge`."""
+    return await json_of(request, Object)
+
+
+def fitted(value: Object, type_: Any) -> Any:
+    """Return an object as `type_`. Raises `Invalid` naming the field; one that `type_` does not have is refused as well."""
+    try:
+        return msgspec.convert(value, type_)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        raise Invalid(
+            f"the body does not fit: {message}", errors=(Problem(path.rstrip("`").lstrip("."), message),)
+        ) from error
+
+
+async def no_body(request: web.Request) -> None:
+    """Take in a body that means nothing."""
+    await body_of(request, JSON_LIMIT)
+
+
+async def expected_of(request: web.Request, present: Callable[[], Awaitable[Any]]) -> int | None:
+    """Return the version that If-Match or If-None-Match demand: 0 for none, None for any.
+
+    `present` answers the entity with its `version`, or None where it is not there; it is asked only by `If-Match: *`.
+    Raises `PreconditionFailed`.
+    """
+    if_match = request.headers.get("If-Match")
+    if if_match is not None and if_match.strip() == "*":
+        found = await present()
+        if found is None:
+            raise PreconditionFailed("If-Match: * wants it to be there, and it is not")
+        return int(found.version)
+    return expected_version(if_match, request.headers.get("If-None-Match"))
+
+
+async def checked(request: web.Request, present: Callable[[], Awaitable[Any]]) -> None:
+    """Compare If-Match with what is there, for what its owner does without expectations. Raises `PreconditionFailed`."""
+    expected = await expected_of(request, present)
+    if expected is None:
+        return
+    found = await present()
+    if found is None or found.version != expected:
+        raise PreconditionFailed("another version is there by now")
+
+
+def entity(body: Any, version: int, *, status: int = 200, location: str | None = None) -> web.Response:
+    """Answer with an entity and its version as its tag."""
+    headers = {"ETag": f'"{version}"'}
+    if location is not None:
+        headers["Location"] = location
+    return json_response(body, status=status, headers=headers)
+
+
+def nothing() -> web.Response:
+    """Answer that it is done."""
+    return web.Response(status=204)

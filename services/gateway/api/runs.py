@@ -1,0 +1,184 @@
+"""/api/v1/runs: asking for runs, looking at them, stopping them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from services.gateway.api.access import Caller, audited, gateway_of, note
+from services.gateway.api.lists import fitted, id_of, no_body, object_of, page_of
+from services.gateway.domain import ENDED, TERMINAL
+from services.gateway.parts import Gateway
+from services.gateway.starts import Asked, Priority, Start, ended, known, run_id, start
+from shared import aggregate
+from shared.commit import Stale
+from shared.envelope import Envelope, new_id
+from shared.errors import Conflict, Invalid, Malformed, NotFound, Problem
+from shared.http import integer_of, json_response
+from shared.messages import RunCancelRequested
+from shared.questions.executor import GetRun, ListLines, ListRuns, RunView
+
+MAX_WAIT = 60.0
+MAX_TIMEOUT = 24 * 3600.0
+MAX_IDEMPOTENCY_KEY = 255
+# A run that is written to more often than this between reading and appending does not exist.
+CANCEL_TRIES = 20
+
+
+class RunBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a run is given; `timeout` in seconds instead of the workflow's own."""
+
+    input: dict[str, Any] = {}
+    timeout: float | None = None
+    priority: Priority = "normal"
+
+
+@audited("run", "request", "name")
+async def create_run(request: web.Request) -> web.Response:
+    """POST: ask for a run; 200 with the whole run if it ended within `?wait=` seconds, else 202 with its id."""
+    gateway, caller = gateway_of(request)
+    wait = _seconds(request)
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
+        raise Malformed(f"an idempotency key has up to {MAX_IDEMPOTENCY_KEY} characters")
+    body: RunBody = fitted(await object_of(request), RunBody)
+    if body.timeout is not None and not 0 < body.timeout <= MAX_TIMEOUT:
+        raise Invalid(
+            "a timeout is up to a day", errors=(Problem("timeout", f"must be above 0, up to {MAX_TIMEOUT:g}"),)
+        )
+    workflow = await gateway.workflows.find(caller.org, request.match_info["name"])
+    gateway.workflows.check(workflow, body.input)
+    asked = Start(
+        run=run_id(caller.org, key and key.encode(errors="replace").decode()),
+        org=caller.org,
+        workflow=workflow,
+        input=body.input,
+        actor=caller.actor,
+        timeout=body.timeout,
+        priority=body.priority,
+        repeatable=key is not None,
+    )
+    note(request, run=asked.run)
+    with gateway.endings.waiter(asked.run) as end:
+        outcome = await start(gateway, asked)
+        view = await known(gateway, caller.org, asked.run) if outcome.earlier else None
+        if wait and not (view is not None and view.status in ENDED):
+            view = await ended(gateway, caller.org, asked.run, end, wait)
+    return _answer(outcome, view)
+
+
+async def list_runs(request: web.Request) -> web.Response:
+    """GET: newest first; `status`, `workflow`, `since`, `until` narrow."""
+    gateway, caller = gateway_of(request)
+    narrowed = {name: request.query.get(name) or None for name in ("status", "workflow", "since", "until")}
+    return json_response(await gateway.bus.ask(ListRuns(org=caller.org, page=page_of(request), **narrowed)))
+
+
+async def get_run(request: web.Request) -> web.Response:
+    """GET: one run."""
+    gateway, caller = gateway_of(request)
+    return json_response(await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request))))
+
+
+async def get_lines(request: web.Request) -> web.Response:
+    """GET: the run's output after line `after`."""
+    gateway, caller = gateway_of(request)
+    asked = ListLines(
+        org=caller.org,
+        id=id_of(request),
+        after=integer_of(request, "after", 0, minimum=0, maximum=2**53),
+        limit=integer_of(request, "limit", 1000, minimum=1, maximum=1000),
+    )
+    return json_response(await gateway.bus.ask(asked))
+
+
+@audited("run", "cancel", "id")
+async def cancel_run(request: web.Request) -> web.Response:
+    """POST: ask a run to stop; durable when this answers. 409 when it has ended."""
+    gateway, caller = gateway_of(request)
+    run = id_of(request)
+    await no_body(request)
+    identity = new_id()
+    for _ in range(CANCEL_TRIES):
+        first, sequence, cancelling = await _open_run(gateway, caller, run)
+        if not cancelling:
+            message = RunCancelRequested(run=run, requested_by=caller.actor)
+            sealed = gateway.bus.seal(message, org=caller.org, cause=first, id=identity)
+            try:
+                await gateway.bus.journal.append(sealed, sequence)
+            except Stale:
+                continue
+        return json_response({"id": run, "status": "cancelling"}, status=202)
+    raise Conflict("the run changes faster than it can be cancelled; try again")
+
+
+@audited("run", "rerun", "id")
+async def rerun_run(request: web.Request) -> web.Response:
+    """POST: a new run of the same workflow, as it is now, with the same input."""
+    gateway, caller = gateway_of(request)
+    await no_body(request)
+    earlier: RunView = await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request)))
+    workflow = await gateway.workflows.find(caller.org, earlier.workflow)
+    gateway.workflows.check(workflow, earlier.input)
+    asked = Start(
+        run=new_id(), org=caller.org, workflow=workflow, input=earlier.input, actor=caller.actor, rerun_of=earlier.id
+    )
+    note(request, run=asked.run)
+    return _answer(await start(gateway, asked), None)
+
+
+async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelope, int, bool]:
+    """Return a run's first message, the sequence of its last, and whether somebody wants it to stop already.
+
+    Raises `NotFound`, `Conflict` when it has ended.
+    """
+    first: Envelope | None = None
+    sequence = 0
+    cancelling = False
+    async for stored in aggregate.history(gateway.bus.client, "run", run):
+        first = first or stored.envelope
+        if first.org != caller.org:
+            raise NotFound(f"there is no run {run!r}")
+        sequence = stored.sequence
+        if stored.envelope.type in TERMINAL:
+            raise Conflict(f"the run has ended already: {stored.envelope.type.partition('.')[2]}")
+        cancelling = cancelling or stored.envelope.type == "run.cancel_requested"
+    if first is not None:
+        return first, sequence, cancelling
+    if await known(gateway, caller.org, run) is None:
+        raise NotFound(f"there is no run {run!r}")
+    # The bus has forgotten it, as it does with runs that ended long ago.
+    raise Conflict("the run has ended already")
+
+
+def _answer(outcome: Asked, view: RunView | None) -> web.Response:
+    headers = {"Location": f"/api/v1/runs/{outcome.run}"}
+    if view is not None and view.status in ENDED:
+        return json_response(view, headers=headers)
+    status = "queued" if view is None else view.status
+    return json_response({"id": outcome.run, "status": status}, status=202, headers=headers)
+
+
+def _seconds(request: web.Request) -> float:
+    raw = request.query.get("wait")
+    if raw is None:
+        return 0.0
+    try:
+        seconds = float(raw)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT:
+        raise Invalid(f"wait is from 0 to {MAX_WAIT:g} seconds", errors=(Problem("wait", "out of range"),))
+    return seconds
+
+
+ROUTES = [
+    web.post("/workflows/{name}/runs", create_run),
+    web.get("/runs", list_runs),
+    web.get("/runs/{id}", get_run),
+    web.get("/runs/{id}/logs", get_lines),
+    web.post("/runs/{id}/cancel", cancel_run),
+    web.post("/runs/{id}/rerun", rerun_run),
+]

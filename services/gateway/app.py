@@ -1,0 +1,85 @@
+"""The gateway put together: the only file that knows concrete things."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+
+import structlog
+
+from services.gateway.adapters import Adapters
+from services.gateway.admission import Admission
+from services.gateway.api.application import application
+from services.gateway.config import Settings, read
+from services.gateway.endings import Endings
+from services.gateway.parts import Gateway
+from services.gateway.room import Room
+from services.gateway.serving import listening, serving, url_of
+from services.gateway.trail import Trail
+from services.gateway.workflows import Workflows
+from shared.blobs import Blobs
+from shared.bus import connected
+from shared.encryption import Keyring
+from shared.questions.events import SourceEntry
+from shared.questions.executor import WorkflowEntry
+from shared.registry import RegistryView
+from shared.service import Runtime
+from shared.service import main as run_service
+
+# Seconds that the start waits for the registries; without them it serves all the same, by asking their owners.
+REGISTRIES_WITHIN = 5.0
+
+_log = structlog.get_logger()
+
+
+def main() -> int:
+    """Run the gateway until it is told to stop; returns the exit code."""
+    return run_service("gateway", read, running)
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
+    """Run the gateway for the block."""
+    sock = listening(settings.listen_fd, settings.host, settings.port)
+    url = settings.public_url or url_of(sock)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(sock.close)
+        bus = await stack.enter_async_context(connected(settings.nats_url, service="gateway", health=runtime.health))
+        await stack.enter_async_context(runtime.sink.sending(bus.say_log))
+        sources = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
+        workflows = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
+        endings = Endings(bus.client, runtime.health)
+        keyring = Keyring(settings.keys)
+        trail = Trail(bus)
+        stack.push_async_callback(trail.finish)
+        gateway = Gateway(
+            bus=bus,
+            health=runtime.health,
+            keyring=keyring,
+            trail=trail,
+            admission=Admission(sources, keyring, lambda asked, wait: bus.ask(asked, timeout=wait)),
+            workflows=Workflows(workflows, bus.ask),
+            adapters=Adapters(bus.ask),
+            endings=endings,
+            bodies=Blobs(bus.client, "bodies"),
+            workspace=Blobs(bus.client, "workspace"),
+            room=Room(),
+            key_hash=hashlib.sha256(settings.admin_key.encode()).digest(),
+            public_url=url,
+            trusted_proxies=settings.trusted_proxies,
+            max_body=settings.max_body,
+            max_file=settings.max_file,
+        )
+        await bus.start()
+        runtime.background.start(sources.run(), "registry sources")
+        runtime.background.start(workflows.run(), "registry workflows")
+        runtime.background.start(endings.run(), "run endings")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REGISTRIES_WITHIN):
+                await asyncio.gather(sources.complete(), workflows.complete())
+        await stack.enter_async_context(serving(application(gateway), sock))
+        runtime.health.state("url", url)
+        _log.info("gateway.serving", url=url)
+        yield

@@ -1,0 +1,72 @@
+"""What the gateway is told by its environment."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+import msgspec
+
+from shared.config import Environment
+
+MIB = 1024 * 1024
+# GitHub sends up to 25 MB; nobody known sends more.
+MAX_BODY = 25 * MIB
+MAX_FILE = 512 * MIB
+
+Network = IPv4Network | IPv6Network
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The gateway's settings. `listen_fd` is a bound socket that was handed over; without one, `host` and `port` are bound.
+
+    `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes.
+    """
+
+    nats_url: str
+    keys: tuple[bytes, ...]
+    admin_key: str
+    listen_fd: int | None
+    host: str
+    port: int
+    public_url: str | None
+    trusted_proxies: tuple[Network, ...]
+    max_body: int
+    max_file: int
+
+    def __repr__(self) -> str:
+        """Say nothing: a repr ends up in logs."""
+        return "Settings(...)"
+
+
+def read(environment: Environment) -> Settings:
+    """Read the settings; what is missing or wrong is remembered by `environment`."""
+    # Demanded of every service alike; the gateway has no tables yet.
+    environment.text("MILLRACE_DATABASE_URL")
+    given = environment.optional("MILLRACE_PUBLIC_URL")
+    if given is not None and not given.startswith(("http://", "https://")):
+        environment.complain("MILLRACE_PUBLIC_URL", "must begin with http:// or https://")
+    descriptor = environment.integer("MILLRACE_LISTEN_FD", -1, minimum=0)
+    return Settings(
+        nats_url=environment.text("MILLRACE_NATS_URL"),
+        keys=environment.keys("MILLRACE_KEYS"),
+        admin_key=environment.text("MILLRACE_ADMIN_KEY"),
+        listen_fd=None if descriptor < 0 else descriptor,
+        host=environment.text("MILLRACE_HOST", "127.0.0.1"),
+        port=environment.integer("MILLRACE_PORT", 8420, maximum=65535),
+        public_url=None if given is None else given.rstrip("/"),
+        trusted_proxies=_networks(environment, "MILLRACE_TRUSTED_PROXIES"),
+        max_body=environment.integer("MILLRACE_MAX_BODY", MAX_BODY, minimum=1),
+        max_file=environment.integer("MILLRACE_MAX_FILE", MAX_FILE, minimum=1),
+    )
+
+
+def _networks(environment: Environment, name: str) -> tuple[Network, ...]:
+    networks: list[Network] = []
+    for part in (environment.optional(name) or "").split(","):
+        if not part.strip():
+            continue
+        try:
+            networks.append(ip_network(part.strip(), strict=False))
+        except ValueError:
+            environment.complain(name, f"{part.strip()!r} is neither an address nor a network")
+    return tuple(networks)

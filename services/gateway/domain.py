@@ -1,0 +1,170 @@
+"""The gateway's decisions: who may be meant, what is kept of a request, what a header says. No input or output here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
+
+import msgspec
+
+from shared.envelope import derived_id
+from shared.errors import Invalid, PreconditionFailed, Problem
+from shared.messages.declaration import KEY
+
+DEFAULT_ORG = "default"
+# What `?org=` may say, beside a name, where all organizations can be searched.
+EVERY_ORG = "*"
+REDACTED = "[redacted]"
+REDACTED_HEADERS = frozenset(
+    {
+        "authorization",
+        "cookie",
+        "proxy-authorization",
+        "x-hub-signature",
+        "x-hub-signature-256",
+    }
+)
+REDACTED_PARAMETERS = frozenset({"access_token"})
+# A sender's name of a delivery; longer ones are no ids.
+SENDER_ID = 256
+ENDED = frozenset({"succeeded", "failed", "timed_out", "crashed", "cancelled", "expired"})
+TERMINAL = frozenset(f"run.{status}" for status in ENDED)
+_BEARER = re.compile(r"bearer +(\S+) *\Z", re.IGNORECASE)
+_TAG = re.compile(r'(?:W/)?"([^"]*)"\Z')
+
+
+def bearer(authorization: str | None) -> str | None:
+    """Return the token of an `Authorization` header, or None when it holds no bearer token."""
+    found = _BEARER.match(authorization or "")
+    return found[1] if found else None
+
+
+def org_of(given: str | None) -> str:
+    """Return the organization that a request names, `default` when it names none. Raises `Invalid`."""
+    if given is None:
+        return DEFAULT_ORG
+    if not KEY.match(given):
+        raise Invalid(
+            "an organization's name has up to 64 letters, digits, - and _", errors=(Problem("org", "no such name"),)
+        )
+    return given
+
+
+def storable(text: str) -> str:
+    """Return `text` without lone surrogates: they stand for bytes that are no UTF-8, and cannot be written as JSON."""
+    if text.isascii():
+        return text
+    return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def kept_headers(headers: Iterable[tuple[str, str]], redacted: frozenset[str]) -> list[tuple[str, str]]:
+    """Return headers as a message keeps them: names in lower case, in order, credentials and signatures replaced."""
+    kept: list[tuple[str, str]] = []
+    for name, value in headers:
+        lower = storable(name.lower())
+        kept.append((lower, REDACTED if lower in redacted or lower.startswith("x-hub-signature") else storable(value)))
+    return kept
+
+
+def kept_query(query: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return query parameters as a message keeps them: in order, repeated ones too, credentials replaced."""
+    return [
+        (storable(name), REDACTED if name.lower() in REDACTED_PARAMETERS else storable(value)) for name, value in query
+    ]
+
+
+def delivery_id(source: str, sender_id: str) -> str:
+    """Return the id of the delivery that a sender calls `sender_id`: the same whenever it comes again."""
+    return derived_id(source, "delivery", sender_id)
+
+
+def remote_of(
+    peer: str | None, forwarded_for: Sequence[str], trusted: Sequence[IPv4Network | IPv6Network]
+) -> str | None:
+    """Return who is asking: the peer, or, where the peer is a trusted proxy, the nearest address that is not one.
+
+    `forwarded_for` are the values of X-Forwarded-For, whose farther end anybody can write: what is beyond the first untrusted
+    address is not believed, and neither is what is no address.
+    """
+    if peer is None or not trusted or not _within(peer, trusted):
+        return peer
+    nearest = peer
+    for hop in reversed([hop.strip() for value in forwarded_for for hop in value.split(",")]):
+        address = _address(hop)
+        if address is None:
+            return nearest
+        nearest = address
+        if not _within(address, trusted):
+            return nearest
+    return nearest
+
+
+def expected_version(if_match: str | None, if_none_match: str | None) -> int | None:
+    """Return the version that must be there, 0 for none, None for any; not for `If-Match: *`. Raises `PreconditionFailed`."""
+    if if_none_match == "*":
+        return 0
+    if if_match is None:
+        return None
+    tag = tag_of(if_match)
+    if tag is None or not tag.isascii() or not tag.isdigit() or len(tag) > 18:
+        raise PreconditionFailed(f"{storable(if_match)[:80]} is no version that was ever there")
+    return int(tag)
+
+
+def tag_of(header: str) -> str | None:
+    """Return what an entity tag holds between its quotes, or None when it is none (or several)."""
+    found = _TAG.match(header.strip())
+    return found[1] if found else None
+
+
+def merged(present: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """Return `present` with a JSON merge patch (RFC 7396) of one level applied: null removes."""
+    made = {name: value for name, value in present.items() if patch.get(name, value) is not None}
+    return made | {name: value for name, value in patch.items() if value is not None}
+
+
+def within_audit(query: str) -> str:
+    """Return a search for `query` in the stream AUDIT only. Raises `Invalid` for parentheses that would reach outside."""
+    depth = 0
+    quoted = escaped = False
+    for letter in query:
+        if escaped:
+            escaped = False
+        elif letter == "\\":
+            escaped = True
+        elif letter == '"':
+            quoted = not quoted
+        elif not quoted and letter in "()":
+            depth += 1 if letter == "(" else -1
+            if depth < 0:
+                break
+    if depth != 0 or quoted:
+        raise Invalid("the query's parentheses or quotes do not close", errors=(Problem("q", "unbalanced"),))
+    return f"stream:AUDIT ({query})" if query.strip() else "stream:AUDIT"
+
+
+def plain(value: msgspec.Struct) -> dict[str, Any]:
+    """Return an answer's fields by name, to be added to."""
+    return {name: getattr(value, name) for name in value.__struct_fields__}
+
+
+def _address(text: str) -> str | None:
+    if text.startswith("[") and "]" in text:
+        text = text[1 : text.index("]")]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        return None
+
+
+def _within(text: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in networks)

@@ -1,0 +1,64 @@
+"""Who waits for the end of a run, and how they hear of it: one reader of terminal messages for the whole process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import structlog
+from nats.aio.client import Client
+
+from services.gateway.domain import TERMINAL
+from shared.errors import Unavailable
+from shared.projection import PAUSE, Health
+from shared.pull import OrderedReader, StreamError
+
+_log = structlog.get_logger()
+_PART = "run endings"
+_FILTERS = tuple(f"run.*.{type_.partition('.')[2]}" for type_ in sorted(TERMINAL))
+
+
+class Endings:
+    """Resolves waiters by run id. A waiter is registered before its run is asked for, so that no end is missed."""
+
+    def __init__(self, client: Client, health: Health) -> None:
+        self._client = client
+        self._health = health
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+
+    @contextlib.contextmanager
+    def waiter(self, run: str) -> Iterator[asyncio.Event]:
+        """Give an event that is set when the run ends during the block.
+
+        It may miss an end while the broker is away: a waiter looks for itself now and then.
+        """
+        event = asyncio.Event()
+        waiting = self._waiting.setdefault(run, set())
+        waiting.add(event)
+        try:
+            yield event
+        finally:
+            waiting.discard(event)
+            if not waiting and self._waiting.get(run) is waiting:
+                del self._waiting[run]
+
+    async def run(self) -> None:
+        """Read for ever."""
+        after: int | None = None
+        while True:
+            reader = OrderedReader(self._client, "RUNS", filters=_FILTERS, start="new", after=after)
+            try:
+                batches = reader.batches()
+                async with contextlib.aclosing(batches):
+                    self._health.report(_PART, None)
+                    async for batch in batches:
+                        for delivered in batch:
+                            after = delivered.sequence
+                            for event in self._waiting.get(delivered.subject.split(".")[1], ()):
+                                event.set()
+                        self._health.report(_PART, None)
+            except (Unavailable, StreamError) as error:
+                self._health.report(_PART, str(error))
+                _log.warning("endings.interrupted", reason=str(error))
+            await asyncio.sleep(PAUSE)

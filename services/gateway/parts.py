@@ -1,0 +1,42 @@
+"""What the handlers of requests are given: the parts of a running gateway."""
+
+from __future__ import annotations
+
+import msgspec
+from aiohttp import web
+
+from services.gateway.adapters import Adapters
+from services.gateway.admission import Admission
+from services.gateway.config import Network
+from services.gateway.endings import Endings
+from services.gateway.room import Room
+from services.gateway.trail import Trail
+from services.gateway.workflows import Workflows
+from shared.blobs import Blobs
+from shared.bus import Bus
+from shared.encryption import Keyring
+from shared.service import Health
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts. `key_hash` is the SHA-256 of the platform key; sizes are in bytes; `public_url` ends without a slash."""
+
+    bus: Bus
+    health: Health
+    keyring: Keyring
+    trail: Trail
+    admission: Admission
+    workflows: Workflows
+    adapters: Adapters
+    endings: Endings
+    bodies: Blobs
+    workspace: Blobs
+    room: Room
+    key_hash: bytes
+    public_url: str
+    trusted_proxies: tuple[Network, ...]
+    max_body: int
+    max_file: int
+
+
+GATEWAY = web.AppKey("gateway", Gateway)

@@ -1,0 +1,142 @@
+"""Asking for runs: once per idempotency key, and waiting for their ends."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+import msgspec
+
+from services.gateway.domain import ENDED
+from services.gateway.parts import Gateway
+from shared import aggregate
+from shared.envelope import derived_id, new_id, open_message
+from shared.errors import Invalid, NotFound, TooLarge, Unavailable
+from shared.messages import RunRequested
+from shared.questions.executor import GetRun, RunView, WorkflowEntry
+
+# A message carries the input, and the broker takes messages of 2 MiB.
+MAX_INPUT = 1024 * 1024
+# Seconds between looks of a waiter for itself, in case that the end passed while the broker was away.
+LOOKS = (0.5, 1.0, 2.0, 5.0)
+# Seconds within which the executor's answer has caught up with an end that the bus has told.
+CATCH_UP = 5.0
+
+Priority = Literal["high", "normal", "low"]
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody asks for. `run` derives from the idempotency key, if one was given: `repeatable`."""
+
+    run: str
+    org: str
+    workflow: WorkflowEntry
+    input: Any
+    actor: str
+    timeout: float | None = None
+    priority: Priority = "normal"
+    repeatable: bool = False
+    rerun_of: str | None = None
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A run that is asked for; `earlier` when this very request had been made before."""
+
+    run: str
+    earlier: bool
+
+
+def run_id(org: str, idempotency_key: str | None) -> str:
+    """Return the id of the run that a request asks for: with a key always the same one."""
+    return new_id() if idempotency_key is None else derived_id("run of", org, idempotency_key)
+
+
+async def start(gateway: Gateway, asked: Start) -> Asked:
+    """Ask for a run; on disk when this returns.
+
+    Raises `Invalid` when the idempotency key stands for another request, `TooLarge`, `Unavailable`.
+    """
+    message = RunRequested(
+        run=asked.run,
+        workflow=asked.workflow.name,
+        version=asked.workflow.version,
+        input=asked.input,
+        requested_by=asked.actor,
+        timeout=asked.timeout or asked.workflow.timeout,
+        priority=asked.priority,
+        rerun_of=asked.rerun_of,
+    )
+    if asked.repeatable:
+        # A run that ended long ago is no longer on the bus, where its creation would be refused.
+        earlier = await known(gateway, asked.org, asked.run)
+        if earlier is not None:
+            _compare(asked, earlier.workflow, earlier.input)
+            return Asked(asked.run, earlier=True)
+    sealed = gateway.bus.seal(message, org=asked.org, id=asked.run)
+    if len(sealed.document) > MAX_INPUT:
+        raise TooLarge(f"the input is larger than {MAX_INPUT} bytes")
+    ack = await aggregate.append(gateway.bus.client, gateway.bus.journal, sealed, 0)
+    if not ack.duplicate:
+        return Asked(asked.run, earlier=False)
+    async for stored in aggregate.history(gateway.bus.client, "run", asked.run):
+        first = open_message(stored.envelope, RunRequested)
+        _compare(asked, first.workflow, first.input)
+        break
+    return Asked(asked.run, earlier=True)
+
+
+async def known(gateway: Gateway, org: str, run: str) -> RunView | None:
+    """Return a run, or None when the organization has none of this id. Raises `Unavailable`."""
+    try:
+        view: RunView = await gateway.bus.ask(GetRun(org=org, id=run))
+    except NotFound:
+        return None
+    return view
+
+
+async def ended(gateway: Gateway, org: str, run: str, end: asyncio.Event, seconds: float) -> RunView | None:
+    """Return the run when it ends within so many seconds, else None. `end` is set by `Endings`."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
+    looks = iter(LOOKS)
+    pause = next(looks)
+    while True:
+        left = deadline - loop.time()
+        if left <= 0:
+            return None
+        try:
+            async with asyncio.timeout(min(left, pause)):
+                await end.wait()
+            return await _caught_up(gateway, org, run)
+        except TimeoutError:
+            view = await _peek(gateway, org, run)
+            if view is not None and view.status in ENDED:
+                return view
+            pause = next(looks, LOOKS[-1])
+
+
+async def _caught_up(gateway: Gateway, org: str, run: str) -> RunView | None:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + CATCH_UP
+    pause = 0.005
+    while True:
+        view = await _peek(gateway, org, run)
+        if view is not None and view.status in ENDED:
+            return view
+        if loop.time() > deadline:
+            return None
+        await asyncio.sleep(pause)
+        pause = min(0.25, pause * 2)
+
+
+async def _peek(gateway: Gateway, org: str, run: str) -> RunView | None:
+    try:
+        return await known(gateway, org, run)
+    except Unavailable:
+        # The run is asked for and on disk: not being able to look at it now is no failure of the request.
+        return None
+
+
+def _compare(asked: Start, workflow: str, given: Any) -> None:
+    if workflow != asked.workflow.name or given != asked.input:
+        raise Invalid("this idempotency key was used for another request")

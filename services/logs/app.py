@@ -1,0 +1,66 @@
+"""The logs service, put together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from services.logs.config import Settings, read
+from services.logs.partitions import keep_ahead
+from services.logs.projections import BATCH, PROJECTIONS
+from services.logs.questions import QUESTIONS, Deps
+from shared import service
+from shared.bus import Bus, connected
+from shared.db import open_engine
+from shared.envelope import utc_now
+from shared.messages import Logged
+from shared.projection import Projection
+from shared.service import Runtime
+
+# What is said about archiving itself stays on standard output: archived, it would feed itself.
+_ABOUT_ARCHIVING = ("archive.", "projection.")
+# One connection for each stream's batch, and some for searches.
+CONNECTIONS = 16
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
+    """Archive and answer for the block."""
+    engine = open_engine(settings.database_url, service="logs", pool_size=CONNECTIONS)
+    try:
+        async with (
+            connected(settings.nats_url, service="logs", health=runtime.health) as bus,
+            runtime.sink.sending(_saying(bus)),
+        ):
+            runtime.background.start(keep_ahead(engine, runtime.health), "partitions")
+            for stream, apply in PROJECTIONS.items():
+                projection = Projection(
+                    client=bus.client,
+                    engine=engine,
+                    url=settings.database_url,
+                    service="logs",
+                    name=f"archive-{stream.lower()}",
+                    stream=stream,
+                    apply=apply,
+                    health=runtime.health,
+                    batch=BATCH,
+                )
+                runtime.background.start(projection.run(), f"archive of {stream}")
+            bus.answer(QUESTIONS, Deps(engine, utc_now))
+            await bus.start()
+            yield
+    finally:
+        await engine.dispose()
+
+
+def _saying(bus: Bus) -> Callable[[Logged, str | None], Awaitable[None]]:
+    async def say(logged: Logged, correlation: str | None) -> None:
+        if not logged.event.startswith(_ABOUT_ARCHIVING):
+            await bus.say_log(logged, correlation)
+
+    return say
+
+
+def main() -> int:
+    """Run the logs service until it is told to stop; returns the exit code."""
+    return service.main("logs", read, running)

@@ -1,0 +1,67 @@
+"""Where a page of a search ends: opaque to everybody else."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from shared.errors import Malformed, Problem
+
+Order = Literal["asc", "desc"]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class Cursor(msgspec.Struct, frozen=True, array_like=True):
+    """The last item of a page, as (time, stream, seq), and the range of times, frozen at the first page.
+
+    Times are microseconds since 1970; `query` is the fingerprint of everything else that was asked.
+    """
+
+    time: int
+    stream: str
+    seq: int
+    since: int
+    until: int
+    order: Order
+    query: str
+
+
+def fingerprint(*asked: str) -> str:
+    """Return what tells one search from another: 96 bits of SHA-256."""
+    return hashlib.sha256("\0".join(asked).encode("utf-8", "surrogatepass")).hexdigest()[:24]
+
+
+def written(cursor: Cursor) -> str:
+    """Return the cursor as text for a URL."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+
+
+def read(text: str, query: str) -> Cursor:
+    """Return the cursor that `written` made for the search with this fingerprint. Raises `Malformed` for any other text."""
+    try:
+        cursor = msgspec.json.decode(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True), type=Cursor)
+        for number in (cursor.time, cursor.since, cursor.until):
+            moment(number)
+    except (binascii.Error, ValueError, OverflowError, msgspec.MsgspecError) as error:
+        raise Malformed("the cursor is not one of ours", errors=(Problem("cursor", "cannot be read"),)) from error
+    if cursor.query != query:
+        raise Malformed(
+            "the cursor belongs to another search: begin again without it", errors=(Problem("cursor", "does not fit"),)
+        )
+    return cursor
+
+
+def microseconds(time: datetime) -> int:
+    """Return `time` as microseconds since 1970."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def moment(number: int) -> datetime:
+    """Return microseconds since 1970 as a time."""
+    return _EPOCH + number * _MICROSECOND

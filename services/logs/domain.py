@@ -1,0 +1,233 @@
+"""What the archive makes of a stored message: pure, and total: any bytes become a row."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from services.logs import wording
+from shared.envelope import open_envelope
+from shared.errors import Invalid
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+UNDECODABLE = "undecodable"
+# What Postgres cannot store in text, nor in jsonb: U+0000 and halves of surrogate pairs.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# jsonb holds numbers of up to 131,072 digits, Python refuses to read more than 4,300.
+_HUGE = re.compile(rb"[0-9]{300}|[0-9][eE][+-]?[0-9]{3}")
+
+_ALIASES = {"warn": "warning", "fatal": "critical", "trace": "debug", "exception": "error", "notice": "info"}
+_LEVEL_OF_VERB = {
+    "failed": "error",
+    "crashed": "error",
+    "timed_out": "error",
+    "needs_reauthorization": "error",
+    "refresh_failed": "warning",
+    "cancelled": "warning",
+    "expired": "warning",
+    "refused": "warning",
+    "unroutable": "warning",
+}
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the archive. `data` is JSON that jsonb takes, or None; `document` the exact bytes; `words` what is searched."""
+
+    time: datetime
+    stream: str
+    incarnation: str
+    seq: int
+    id: str
+    type: str
+    level: str
+    service: str
+    org: str
+    key: str
+    run: str | None
+    correlation_id: str
+    causation_id: str | None
+    message: str
+    data: str | None
+    document: bytes
+    said_at: datetime
+    words: str
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a stream holds a message, and since when (`time`, aware UTC)."""
+
+    stream: str
+    incarnation: str
+    seq: int
+    time: datetime
+    subject: str
+
+
+def row_of(place: Place, document: bytes) -> Row:
+    """Return the row of a message, whatever its bytes are: what is no envelope becomes a row of type `undecodable`."""
+    try:
+        attributes, data, data_json = _read(document)
+    except (ValueError, RecursionError):
+        return undecodable(place, document)
+    type_ = storable(attributes["type"])
+    key = storable(attributes["subject"])
+    fields = data if isinstance(data, dict) else {}
+    noun, _, verb = type_.partition(".")
+    message = wording.message_of(type_, key, fields)
+    return Row(
+        time=place.time,
+        stream=place.stream,
+        incarnation=place.incarnation,
+        seq=place.seq,
+        id=storable(attributes["id"]),
+        type=type_,
+        level=_level_of(noun, verb, fields),
+        service=storable(attributes["source"].lstrip("/")),
+        org=storable(attributes["org"]),
+        key=key,
+        run=_run_of(noun, key, fields),
+        correlation_id=storable(attributes["correlationid"]),
+        causation_id=None if attributes["causationid"] is None else storable(attributes["causationid"]),
+        message=storable(message),
+        data=data_json,
+        document=document,
+        said_at=attributes["time"] if attributes["time"].tzinfo else place.time,
+        words=storable(wording.words_of(type_, key, message, data)),
+    )
+
+
+def undecodable(place: Place, document: bytes) -> Row:
+    """Return the row that keeps bytes which nothing else can be made of."""
+    known_as = f"{place.stream}/{place.incarnation}/{place.seq}"
+    shown = storable(document[: wording.SHOWN].decode("utf-8", "backslashreplace"))
+    return Row(
+        time=place.time,
+        stream=place.stream,
+        incarnation=place.incarnation,
+        seq=place.seq,
+        id=known_as,
+        type=UNDECODABLE,
+        level="error",
+        service="unknown",
+        org="global",
+        key=storable(place.subject),
+        run=None,
+        correlation_id=known_as,
+        causation_id=None,
+        message=shown,
+        data=None,
+        document=document,
+        said_at=place.time,
+        words=UNDECODABLE,
+    )
+
+
+def data_of(document: bytes) -> Any:
+    """Return the data of an archived document as it was written, keys in their order.
+
+    What is no readable envelope is returned as `{"document_base64": …}`.
+    """
+    try:
+        data = open_envelope(document).data
+        # An answer is UTF-8 JSON as a whole: bytes that are not would spoil everything beside them.
+        msgspec.json.decode(data)
+    except (Invalid, ValueError, RecursionError, msgspec.MsgspecError):
+        return {"document_base64": base64.b64encode(document).decode()}
+    return data
+
+
+def storable(text: str) -> str:
+    """Return `text` with what Postgres cannot store written as `\\u0000`; a search for it is escaped the same way."""
+    return _UNSTORABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def _read(document: bytes) -> tuple[dict[str, Any], Any, str]:
+    """Return the envelope's attributes, the data decoded, and the data as JSON for jsonb. Raises ValueError."""
+    try:
+        envelope = open_envelope(document)
+        raw = bytes(envelope.data)
+        data = msgspec.json.decode(raw)
+        attributes = msgspec.structs.asdict(envelope)
+        if b"\\u0000" not in raw and not _HUGE.search(raw):
+            return attributes, data, raw.decode()
+    except (Invalid, ValueError, msgspec.MsgspecError):
+        attributes = _leniently(document)
+        data = attributes["data"]
+    harmless = _harmless(data)
+    return attributes, harmless, json.dumps(harmless, ensure_ascii=False, separators=(",", ":"))
+
+
+def _leniently(document: bytes) -> dict[str, Any]:
+    """Read JSON that holds lone surrogates, bytes that are no UTF-8, or numbers beyond all bounds. Raises ValueError."""
+    read = json.loads(
+        document.decode("utf-8", "surrogateescape"), parse_constant=str, parse_float=_number, parse_int=_number
+    )
+    if not isinstance(read, dict) or "data" not in read:
+        raise ValueError("not an envelope")  # noqa: TRY004 - one kind of error for all bytes that are none
+    needed = ("id", "type", "source", "subject", "org", "correlationid")
+    if not all(isinstance(read.get(name), str) for name in needed) or not isinstance(read.get("time"), str):
+        raise ValueError("not an envelope")
+    cause = read.get("causationid")
+    return {**read, "time": datetime.fromisoformat(read["time"]), "causationid": cause if isinstance(cause, str) else None}
+
+
+def _number(text: str) -> Any:
+    # Numbers that somebody's database or language may not hold are kept as the text that they were.
+    if len(text) > 300 or re.search(r"[eE][+-]?[0-9]{3}", text):
+        return text
+    return float(text) if re.search(r"[.eE]", text) else int(text)
+
+
+def _harmless(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, list):
+        return [_harmless(item) for item in value]
+    if isinstance(value, dict):
+        return {storable(name): _harmless(item) for name, item in value.items()}
+    if isinstance(value, int) and value.bit_length() > 1000:
+        return f"{value:x}" if value.bit_length() > 14000 else str(value)
+    return value
+
+
+def _level_of(noun: str, verb: str, data: dict[str, Any]) -> str:
+    if noun == "line":
+        lines = data.get("lines")
+        found = [level_named(line.get("level")) for line in lines if isinstance(line, dict)] if isinstance(lines, list) else []
+        return max(found, key=LEVELS.index, default="info")
+    if noun == "log":
+        return level_named(data.get("level", verb))
+    if noun == "dead":
+        return "error"
+    if noun == "audit":
+        return "info" if data.get("outcome", "ok") == "ok" else "warning"
+    return _LEVEL_OF_VERB.get(verb, "info")
+
+
+def level_named(name: Any) -> str:
+    """Return the level that somebody calls `name`; what is unknown is `info`."""
+    lowered = str(name).lower()
+    return lowered if lowered in LEVELS else _ALIASES.get(lowered, "info")
+
+
+def level_known(name: str) -> bool:
+    """Return whether `name` is a level, or a usual name of one."""
+    return name.lower() in LEVELS or name.lower() in _ALIASES
+
+
+def _run_of(noun: str, key: str, data: dict[str, Any]) -> str | None:
+    if noun in {"run", "line"}:
+        return key
+    detail = data.get("detail")
+    fields = data.get("fields")
+    for holder in (data, detail, fields):
+        if isinstance(holder, dict):
+            run = holder.get("run") or holder.get("run_id")
+            if isinstance(run, str) and run:
+                return storable(run)
+    return None

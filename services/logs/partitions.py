@@ -1,0 +1,65 @@
+"""The archive's partitions, one per day: made days ahead, and later for what arrived without one."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, date, datetime, timedelta
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.logs import store
+from shared.db import transaction
+from shared.envelope import utc_now
+from shared.errors import Unavailable
+from shared.projection import Health
+
+# A service that is down over a long weekend and then writes what waited must not begin with moving rows.
+DAYS_AHEAD = 4
+# Once a day is enough; hourly costs nothing and mends soon what did not work.
+EVERY = 3600.0
+RETRY = 60.0
+
+_log = structlog.get_logger()
+
+
+async def keep_ahead(engine: AsyncEngine, health: Health) -> None:
+    """Make partitions for ever. Trouble is reported and tried again: until then the default partition takes the rows."""
+    while True:
+        try:
+            await make(engine, utc_now().date())
+        except (Unavailable, DBAPIError) as error:
+            _log.warning("archive.partitions_not_made", reason=f"{type(error).__name__}: {error}")
+            health.report("partitions", "cannot be made now; the default partition takes the rows")
+            await asyncio.sleep(RETRY)
+            continue
+        health.report("partitions", None)
+        await asyncio.sleep(EVERY)
+
+
+async def make(engine: AsyncEngine, today: date) -> None:
+    """Make the partitions from yesterday to `DAYS_AHEAD`, and of every day of which the default partition holds rows."""
+    async with transaction(engine) as connection:
+        waiting = await store.days_without_partition(connection)
+    wanted = {today + timedelta(days=ahead) for ahead in range(-1, DAYS_AHEAD + 1)} | set(waiting)
+    for day in sorted(wanted):
+        await _make_day(engine, day)
+
+
+def name_of(day: date) -> str:
+    """Return the name of a day's partition."""
+    return f"message_{day:%Y%m%d}"
+
+
+async def _make_day(engine: AsyncEngine, day: date) -> None:
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    end = start + timedelta(days=1)
+    name = name_of(day)
+    async with transaction(engine) as connection:
+        # Another replica may be at it: what it has made is found the next time.
+        if not await store.claim_partitioning(connection) or name in await store.partitions(connection):
+            return
+        await store.create_day(connection, name)
+        await store.move_day(connection, name, start, end)
+        await store.attach_day(connection, name, start, end)

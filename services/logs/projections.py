@@ -1,0 +1,58 @@
+"""Every stream into the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.logs import store
+from services.logs.domain import UNDECODABLE, Place, Row, row_of, undecodable
+from shared.projection import Apply
+from shared.pull import Delivered
+from shared.streams import STREAMS
+
+# SQLSTATE classes of a row's own fault: data exceptions, violated constraints, limits of the program.
+_FAULTS = ("22", "23", "54")
+# Rows per statement: beyond it the rate does not rise, and a bad row costs more to find.
+BATCH = 1000
+
+_log = structlog.get_logger()
+
+
+def archiving(stream: str) -> Apply:
+    """Return the `Apply` that archives `stream`: every message becomes a row, whatever its bytes are."""
+
+    async def apply(batch: Sequence[Delivered], incarnation: str, connection: AsyncConnection) -> None:
+        places = [Place(stream, incarnation, one.sequence, one.time, one.subject) for one in batch]
+        rows = [row_of(place, one.data) for place, one in zip(places, batch, strict=True)]
+        for start in range(0, len(rows), BATCH):
+            await _insert(connection, rows[start : start + BATCH])
+
+    return apply
+
+
+async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> None:
+    """Insert all; where Postgres refuses, find the row by halving and keep its bytes alone."""
+    try:
+        async with connection.begin_nested():
+            await store.insert(connection, rows)
+    except DBAPIError as error:
+        if not str(getattr(error.orig, "sqlstate", None) or "").startswith(_FAULTS):
+            raise
+        if len(rows) > 1:
+            middle = len(rows) // 2
+            await _insert(connection, rows[:middle])
+            await _insert(connection, rows[middle:])
+            return
+        row = rows[0]
+        if row.type == UNDECODABLE:
+            raise
+        _log.error("archive.row_refused", stream=row.stream, sequence=row.seq, type=row.type, reason=str(error.orig))  # noqa: TRY400
+        place = Place(row.stream, row.incarnation, row.seq, row.time, row.key)
+        await store.insert(connection, [undecodable(place, row.document)])
+
+
+PROJECTIONS: dict[str, Apply] = {stream.name: archiving(stream.name) for stream in STREAMS}

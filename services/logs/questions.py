@@ -1,0 +1,133 @@
+"""What the logs service answers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.logs import cursor, store, times
+from services.logs.conditions import Condition
+from services.logs.cursor import Cursor, Order
+from services.logs.domain import data_of
+from services.logs.query import parse
+from shared.bus import Questions
+from shared.db import transaction
+from shared.envelope import rfc3339
+from shared.errors import Invalid, Problem, Unavailable
+from shared.questions.logs import LogItem, LogPage, Search
+
+LIMIT = 1000
+# Below the time that the asker waits, so that the answer is a reason and not a silence.
+SECONDS = 20.0
+# An answer is one message of the bus, of at most 2 MiB: a page ends early rather than being too large.
+PAGE_BYTES = 1024 * 1024
+# A line of a person's screen is never longer; the data holds the rest.
+MESSAGE_CHARACTERS = 64 * 1024
+_CANCELED = "57014"  # query_canceled: here, by the statement's time-out
+
+
+class Deps(msgspec.Struct, frozen=True):
+    """What answering needs."""
+
+    engine: AsyncEngine
+    now: Callable[[], datetime]
+
+
+async def search(asked: Search, deps: Deps) -> LogPage:
+    """Return a page of archived messages; it may hold fewer than `limit` when they are large, and then has a `next_cursor`."""
+    order = _order(asked.order)
+    limit = asked.page.limit
+    if not 1 <= limit <= LIMIT:
+        raise Invalid(f"limit must be from 1 to {LIMIT}", errors=(Problem("limit", f"is {limit}"),))
+    condition = Condition(parse(asked.q))
+    query = cursor.fingerprint(
+        asked.q, asked.org, str(asked.everything), order, asked.since or "", asked.until or ""
+    )
+    if asked.page.cursor is None:
+        since, until = times.span(asked.since, asked.until, deps.now())
+        after = None
+    else:
+        last = cursor.read(asked.page.cursor, query)
+        since, until = cursor.moment(last.since), cursor.moment(last.until)
+        after = store.After(cursor.moment(last.time), last.stream, last.seq)
+    items: list[LogItem] = []
+    room = PAGE_BYTES
+    more = False
+    try:
+        async with transaction(deps.engine) as connection:
+            await store.limit_duration(connection, SECONDS)
+            rows = store.search(
+                connection,
+                condition,
+                org=None if asked.everything else asked.org,
+                since=since,
+                until=until,
+                order=order,
+                after=after,
+                limit=limit + 1,
+            )
+            async with contextlib.aclosing(rows):
+                async for found in rows:
+                    size = len(found.document) + min(len(found.message), MESSAGE_CHARACTERS)
+                    if len(items) == limit or (items and size > room):
+                        more = True
+                        break
+                    room -= size
+                    items.append(_item(found))
+                    after = store.After(found.time, found.stream, found.seq)
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == _CANCELED:
+            raise Unavailable(f"the search took longer than {SECONDS:.0f} s: narrow the range of times") from error
+        raise
+    following = None
+    if more and after is not None:
+        following = cursor.written(
+            Cursor(
+                time=cursor.microseconds(after.time),
+                stream=after.stream,
+                seq=after.seq,
+                since=cursor.microseconds(since),
+                until=cursor.microseconds(until),
+                order=order,
+                query=query,
+            )
+        )
+    return LogPage(items, following)
+
+
+def _order(name: str) -> Order:
+    if name == "asc":
+        return "asc"
+    if name == "desc":
+        return "desc"
+    raise Invalid("order must be asc or desc", errors=(Problem("order", "is neither"),))
+
+
+def _item(found: store.Found) -> LogItem:
+    data: Any = data_of(found.document)
+    if len(found.document) > PAGE_BYTES:
+        data = {"omitted": f"{len(found.document)} bytes are more than an answer holds"}
+    return LogItem(
+        time=rfc3339(found.time),
+        stream=found.stream,
+        seq=found.seq,
+        type=found.type,
+        level=found.level,
+        service=found.service,
+        org=found.org,
+        run=found.run,
+        correlation_id=found.correlation_id,
+        causation_id=found.causation_id,
+        id=found.id,
+        message=found.message[:MESSAGE_CHARACTERS],
+        data=data,
+    )
+
+
+QUESTIONS: Questions = {Search: search}

@@ -1,0 +1,169 @@
+"""The archive's SQL: one method, one statement, one intention."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from datetime import date, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.logs.conditions import Condition
+from services.logs.cursor import Order
+from services.logs.domain import Row
+
+_COLUMNS = {
+    "time": "timestamptz[]",
+    "stream": "text[]",
+    "incarnation": "text[]",
+    "seq": "bigint[]",
+    "id": "text[]",
+    "type": "text[]",
+    "level": "text[]",
+    "service": "text[]",
+    "org": "text[]",
+    "key": "text[]",
+    "run": "text[]",
+    "correlation_id": "text[]",
+    "causation_id": "text[]",
+    "message": "text[]",
+    "data": "text[]",
+    "document": "bytea[]",
+    "said_at": "timestamptz[]",
+    "words": "text[]",
+}
+_INSERT = text(
+    f"INSERT INTO message ({', '.join(name for name in _COLUMNS if name != 'words')}, tsv)"
+    f" SELECT {', '.join('CAST(data AS jsonb)' if name == 'data' else name for name in _COLUMNS if name != 'words')},"
+    " to_tsvector('simple', words)"
+    f" FROM unnest({', '.join(f'CAST(:{name} AS {kind})' for name, kind in _COLUMNS.items())})"
+    f" AS given ({', '.join(_COLUMNS)})"
+    " ON CONFLICT DO NOTHING"
+)
+# Rows of a search are fetched so many at a time: a page ends by its size in bytes before all have come.
+_FETCHED = 100
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A row as search reads it."""
+
+    time: datetime
+    stream: str
+    seq: int
+    type: str
+    level: str
+    service: str
+    org: str
+    run: str | None
+    correlation_id: str
+    causation_id: str | None
+    id: str
+    message: str
+    document: bytes
+
+
+class After(msgspec.Struct, frozen=True):
+    """The position that a page begins after."""
+
+    time: datetime
+    stream: str
+    seq: int
+
+
+async def insert(connection: AsyncConnection, rows: Sequence[Row]) -> None:
+    """Insert rows; those that are there already stay as they are."""
+    await connection.execute(_INSERT, {name: [getattr(row, name) for row in rows] for name in _COLUMNS})
+
+
+async def limit_duration(connection: AsyncConnection, seconds: float) -> None:
+    """Let every further statement of this transaction run for at most so many seconds."""
+    await connection.execute(
+        text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(int(seconds * 1000))}
+    )
+
+
+async def search(
+    connection: AsyncConnection,
+    condition: Condition,
+    *,
+    org: str | None,
+    since: datetime,
+    until: datetime,
+    order: Order,
+    after: After | None,
+    limit: int,
+) -> AsyncGenerator[Found, None]:
+    """Yield the matching rows in the order of (time, stream, seq); `org` None means all organizations."""
+    wanted = ["time >= :since", "time <= :until"]
+    parameters: dict[str, Any] = {"since": since, "until": until, "limit": limit}
+    if org is not None:
+        wanted.append("org = :org")
+        parameters["org"] = org
+    if after is not None:
+        sign = "<" if order == "desc" else ">"
+        wanted.append(f"(time, stream, seq) {sign} (:after_time, :after_stream, :after_seq)")
+        parameters |= {"after_time": after.time, "after_stream": after.stream, "after_seq": after.seq}
+    wanted.append(condition.sql)
+    way = "DESC" if order == "desc" else "ASC"
+    columns = ", ".join(field.name for field in msgspec.structs.fields(Found))
+    statement = text(
+        f"SELECT {columns} FROM message WHERE {' AND '.join(wanted)}"  # noqa: S608 - names of ours; values are bound
+        f" ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit"
+    )
+    async with connection.stream(
+        statement, parameters | condition.parameters, execution_options={"max_row_buffer": _FETCHED}
+    ) as rows:
+        async for row in rows.mappings():
+            yield Found(**row)
+
+
+async def claim_partitioning(connection: AsyncConnection) -> bool:
+    """Return whether this transaction alone may change partitions; until its end."""
+    found = await connection.execute(
+        text("SELECT pg_try_advisory_xact_lock(hashtextextended('logs partitions', 0)), set_config('lock_timeout', '3s', true)")
+    )
+    return bool(found.scalar_one())
+
+
+async def partitions(connection: AsyncConnection) -> set[str]:
+    """Return the names of the archive's partitions."""
+    found = await connection.execute(
+        text("SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = CAST('message' AS regclass)")
+    )
+    return set(found.scalars())
+
+
+async def days_without_partition(connection: AsyncConnection) -> list[date]:
+    """Return the days, in UTC, of the rows that the default partition holds."""
+    found = await connection.execute(
+        text("SELECT DISTINCT CAST(time AT TIME ZONE 'UTC' AS date) FROM message_default ORDER BY 1")
+    )
+    return list(found.scalars())
+
+
+async def create_day(connection: AsyncConnection, name: str) -> None:
+    """Make the table of one day, not yet a partition."""
+    await connection.execute(text(f'CREATE TABLE "{name}" (LIKE message INCLUDING ALL)'))
+
+
+async def move_day(connection: AsyncConnection, name: str, start: datetime, end: datetime) -> None:
+    """Move the rows of one day from the default partition to the day's table."""
+    await connection.execute(
+        text(
+            "WITH moved AS (DELETE FROM message_default WHERE time >= :start AND time < :end RETURNING *)"
+            f' INSERT INTO "{name}" SELECT * FROM moved'  # noqa: S608 - a name of ours
+        ),
+        {"start": start, "end": end},
+    )
+
+
+async def attach_day(connection: AsyncConnection, name: str, start: datetime, end: datetime) -> None:
+    """Make the table of one day a partition."""
+    await connection.execute(
+        text(
+            f'ALTER TABLE message ATTACH PARTITION "{name}"'
+            f" FOR VALUES FROM ('{start.isoformat()}') TO ('{end.isoformat()}')"
+        )
+    )

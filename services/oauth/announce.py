@@ -1,0 +1,74 @@
+"""What is in the table, said on the bus: at once, and after a crash or an outage by a sweep."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from services.oauth.domain import Connection, announcement
+from services.oauth.store import Store
+from shared import aggregate
+from shared.bus import Bus
+from shared.commit import Refused
+from shared.errors import Conflict, MillraceError, Unavailable
+from shared.pull import StreamError
+
+# Rows younger than this are being announced by whoever wrote them.
+GRACE = timedelta(seconds=2)
+EVERY = 3.0
+AT_ONCE = 100
+# A command is sent again within minutes; a day leaves room for an operator who repairs something in between.
+REMEMBERED = timedelta(days=1)
+
+_log = structlog.get_logger()
+
+
+class Announcer:
+    """Publishes the state of rows. Everything here may be done twice, by any replica: ids are the same every time."""
+
+    def __init__(self, bus: Bus, store: Store, now: Callable[[], datetime]) -> None:
+        self._bus = bus
+        self._store = store
+        self._now = now
+
+    async def announce(self, connection: Connection) -> None:
+        """Say the row's state on the bus and mark it; one that is being revoked is deleted then.
+
+        Raises `Unavailable`.
+        """
+        message, id_ = announcement(connection)
+        sealed = self._bus.seal(message, org=connection.org, id=id_, correlation=connection.last_command)
+        try:
+            last = await aggregate.last(self._bus.client, "connection", connection.id)
+            if last is None or last.envelope.id != id_:
+                await self._bus.append(sealed, 0 if last is None else last.sequence)
+        except Conflict as error:
+            # Another announcement of the same connection came between; the row is safe, and the sweep says it.
+            raise Unavailable(f"the connection {connection.name!r} is being announced by another") from error
+        if connection.revoking:
+            await self._store.delete_revoked(connection, self._now())
+        else:
+            await self._store.mark_announced(connection)
+
+    async def sweep(self) -> None:
+        """Announce for ever what somebody could not."""
+        while True:
+            try:
+                for connection in await self._store.unannounced(self._now() - GRACE, AT_ONCE):
+                    await self._late(connection)
+                await self._store.forget_commands(self._now() - REMEMBERED)
+            except Unavailable as error:
+                _log.warning("connection.sweep_interrupted", reason=error.detail)
+            await asyncio.sleep(EVERY)
+
+    async def _late(self, connection: Connection) -> None:
+        try:
+            await self.announce(connection)
+        except (MillraceError, Refused, StreamError) as error:
+            # One that cannot be said must not keep the others from it.
+            _log.warning("connection.not_announced", connection=connection.id, reason=str(error))
+        else:
+            _log.info("connection.announced_late", connection=connection.id, version=connection.version)

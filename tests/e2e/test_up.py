@@ -1,0 +1,205 @@
+"""`millrace up`: one folder, one stack; what dies comes back, and what is stopped is gone."""
+
+import asyncio
+import os
+import signal
+import socket
+import stat
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy import processes
+from deploy.credentials import SERVICES
+from tests.support.places import open_folder
+from tests.support.stack import Up
+
+# What API.md promises for a stop.
+STOPS_WITHIN = 15.0
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@pytest.fixture(scope="module")
+async def shared() -> AsyncIterator[Up]:
+    """A stack that the tests of this module break and find whole again."""
+    with open_folder() as place:
+        up = Up(place / "data")
+        try:
+            await up.start()
+            yield up
+        finally:
+            await up.clear()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with open_folder() as folder:
+        yield folder
+
+
+async def test_ready_json_tells_all_that_a_client_needs(shared: Up) -> None:
+    ready = shared.read()
+    assert shared.process is not None
+    assert ready["pid"] == shared.process.pid
+    assert ready["admin_key"].startswith("mr_")
+    assert list(ready["services"]) == list(SERVICES)
+    assert all(isinstance(pid, int) for pid in [ready["nats_pid"], ready["postgres_pid"], *ready["services"].values()])
+    assert stat.S_IMODE((shared.data / "ready.json").stat().st_mode) == 0o600
+    assert f"ready {ready['url']}\n" in shared.said.read_text()
+
+
+async def test_a_second_up_on_the_same_folder_refuses_and_names_the_first(shared: Up) -> None:
+    second = Up(shared.data)
+    await second.launch()
+    code, said = await second.ended()
+    await second.clear()
+    assert shared.process is not None
+    assert (code, said.count("\n")) == (2, 1)
+    assert f"pid {shared.process.pid}" in said
+    await shared.until_ready_again()
+
+
+@on_linux
+async def test_no_secret_stands_in_a_command_line(shared: Up) -> None:
+    credentials = (shared.data / "credentials.json").read_text()
+    secrets = [part for part in credentials.split('"') if len(part) >= 40]
+    assert len(secrets) > 2 * len(SERVICES)
+    lines = [" ".join(processes.command_of(member.pid)) for member in shared.family()]
+    assert not [line for line in lines for secret in secrets if secret in line]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_killed_service_comes_back(shared: Up, service: str) -> None:
+    before = shared.read()["services"]
+    os.kill(before[service], signal.SIGKILL)
+    await shared.until(lambda: shared.read()["services"][service] not in {None, before[service]})
+    after = (await shared.until_ready_again())["services"]
+    assert {name for name in SERVICES if after[name] != before[name]} == {service}
+
+
+@pytest.mark.parametrize("store", ["nats", "postgres"])
+async def test_a_killed_store_comes_back_at_the_same_address_under_the_same_services(shared: Up, store: str) -> None:
+    before = shared.read()
+    os.kill(before[f"{store}_pid"], signal.SIGKILL)
+    await shared.until(lambda: shared.read()[f"{store}_pid"] not in {None, before[f"{store}_pid"]})
+    after = await shared.until_ready_again()
+    assert {**after, f"{store}_pid": before[f"{store}_pid"]} == before
+
+
+async def test_a_used_port_is_refused_in_one_sentence(place: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        up = Up(place / "data", "--port", str(port))
+        await up.launch()
+        code, said = await up.ended()
+        await up.clear()
+    assert (code, said.count("\n")) == (2, 1)
+    assert f"port {port}" in said
+    assert not (place / "data" / "ready.json").exists()
+
+
+async def test_a_folder_of_a_newer_version_is_refused_and_left_alone(place: Path) -> None:
+    data = place / "data"
+    data.mkdir()
+    (data / "version").write_text("999.0.0\n")
+    up = Up(data)
+    await up.launch()
+    code, said = await up.ended()
+    await up.clear()
+    assert (code, said.count("\n")) == (2, 1)
+    assert "999.0.0" in said
+    assert {entry.name for entry in data.iterdir()} == {"version", "lock"}
+
+
+async def test_a_folder_with_somebody_elses_files_is_refused_and_left_alone(place: Path) -> None:
+    (place / "thesis.txt").write_text("mine")
+    up = Up(place)
+    await up.launch()
+    code, said = await up.ended()
+    await up.clear()
+    assert (code, said.count("\n")) == (2, 1)
+    assert [entry.name for entry in place.iterdir()] == ["thesis.txt"]
+
+
+@on_linux
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_leaves_no_process_and_no_ready_json(place: Path, number: signal.Signals) -> None:
+    up = Up(place / ("a long name with spaces " * 6))
+    try:
+        await up.start()
+        members = up.family()
+        assert len(members) > len(SERVICES) + 2
+        sockets = Path((up.data / "run" / "sockets").read_text())
+        assert up.process is not None
+        up.process.send_signal(number)
+        code, _ = await up.ended(within=STOPS_WITHIN)
+        assert code == 0
+        assert [member for member in members if member.is_running()] == []
+        assert not (up.data / "ready.json").exists()
+        assert not sockets.exists()
+    finally:
+        await up.clear()
+
+
+@on_linux
+async def test_a_killed_up_takes_its_processes_with_it_and_starts_again(place: Path) -> None:
+    up = Up(place / "data")
+    try:
+        await up.start()
+        before, members = up.ready, up.family()
+        assert up.process is not None
+        up.process.kill()
+        await up.process.wait()
+        assert all(await asyncio.gather(*(processes.ended(member, STOPS_WITHIN) for member in members)))
+        await up.start()
+        assert (up.ready["admin_key"], up.ready["nats_url"]) == (before["admin_key"], before["nats_url"])
+        await up.until_ready_again()
+    finally:
+        await up.clear()
+
+
+async def test_a_start_right_after_a_kill_ends_what_is_left(place: Path) -> None:
+    up = Up(place / "data")
+    try:
+        await up.start()
+        port = up.ready["url"].rpartition(":")[2]
+        assert up.process is not None
+        up.process.kill()
+        await up.process.wait()
+        up.options = ("--port", port)
+        await up.start()
+        await up.until_ready_again()
+    finally:
+        await up.clear()
+
+
+async def test_a_stop_during_the_start_is_obeyed(place: Path) -> None:
+    up = Up(place / "data")
+    try:
+        await up.launch()
+        await up.until((up.data / "run" / "postgres.pid").exists)
+        assert up.process is not None
+        up.process.send_signal(signal.SIGTERM)
+        code, said = await up.ended(within=STOPS_WITHIN)
+        assert code == 0, said
+        assert list((up.data / "run").glob("*.pid")) == []
+    finally:
+        await up.clear()
+
+
+async def test_it_starts_without_home_and_with_a_locale_that_is_not_there(place: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in {"HOME", "LANG", "LC_ALL"}}
+    key = "mr_chosen-by-the-operator"
+    up = Up(
+        place / "data",
+        environment=environment | {"LANG": "xx_YY.UTF-8", "LC_ALL": "xx_YY.UTF-8", "MILLRACE_ADMIN_KEY": key},
+    )
+    try:
+        await up.start()
+        assert up.ready["admin_key"] == key
+    finally:
+        await up.clear()

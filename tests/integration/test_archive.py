@@ -1,0 +1,200 @@
+"""The archive keeps every message of every stream exactly, whatever the message is, and repeats change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from services.logs import partitions, projections, store
+from services.logs.domain import UNDECODABLE, Place, Row, row_of
+from services.logs.partitions import DAYS_AHEAD, make, name_of
+from shared.bus import Bus
+from shared.db import counting, open_engine, transaction
+from shared.envelope import new_id, utc_now
+from shared.messages import LineChunk, Lines, Logged, RunRequested
+from shared.projection import incarnation_of
+from shared.pull import Delivered
+from tests.support.servers import Place as TestPlace
+from tests.support.inside import bus_of, eventually, running
+
+
+@asynccontextmanager
+async def database(place: TestPlace) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(place.database_url("logs"))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def archived(connection: Any, count: int, where: str = "true") -> list[Any]:
+    async def enough() -> list[Any] | None:
+        rows = await connection.fetch(f"SELECT * FROM message WHERE {where} ORDER BY stream, seq")
+        return rows if len(rows) >= count else None
+
+    rows = await eventually(enough)
+    assert isinstance(rows, list)
+    assert len(rows) == count
+    return rows
+
+
+def requested(run: str, workflow: str = "w") -> RunRequested:
+    return RunRequested(run=run, workflow=workflow, version="v", input={"b": 1, "a": 2}, requested_by="test", timeout=60.0)
+
+
+async def test_every_stream_is_archived_to_the_byte(place: TestPlace) -> None:
+    async with running(place, "logs"), bus_of(place, "executor") as bus, database(place) as connection:
+        run = new_id()
+        creation = bus.seal(requested(run), org="acme")
+        chunk = bus.seal(
+            LineChunk(run=run, workflow="w", attempt=1, chunk=1, lines=[Lines(time="t", level="error", message="boom\x00")]),
+            org="acme",
+            cause=creation.envelope,
+        )
+        logged = bus.seal(Logged(service="executor", level="info", event="x.y", fields={}), org="global")
+        for sealed in (creation, chunk, logged):
+            await bus.publish(sealed)
+        rows = await archived(connection, 3)
+        assert [row["stream"] for row in rows] == ["LINES", "LOGS", "RUNS"]
+        assert {row["document"] for row in rows} == {creation.document, chunk.document, logged.document}
+        line, _, first = rows
+        assert first["incarnation"] == await incarnation_of(bus.client, "RUNS")
+        assert (first["id"], first["org"], first["run"], first["type"]) == (creation.envelope.id, "acme", run, "run.requested")
+        assert (line["level"], line["message"], line["causation_id"]) == ("error", "boom\\u0000", creation.envelope.id)
+        assert line["correlation_id"] == first["correlation_id"]
+        assert first["said_at"] == creation.envelope.time
+        assert abs(first["time"] - creation.envelope.time) < timedelta(seconds=5)
+
+
+async def test_what_is_no_envelope_is_archived_and_stops_nothing(place: TestPlace) -> None:
+    async with running(place, "logs") as runtime, bus_of(place, "admin") as bus, database(place) as connection:
+        for document in (b"\xff\x00 no json", b"", b'{"id":1}'):
+            await bus.client.jetstream().publish("run.r1.started", document)
+        await bus.publish(bus.seal(requested(new_id()), org="acme"))
+        rows = await archived(connection, 4)
+        assert [row["type"] for row in rows] == [UNDECODABLE] * 3 + ["run.requested"]
+        assert rows[0]["document"] == b"\xff\x00 no json"
+        assert runtime.health.ready, runtime.health.document()
+
+
+async def test_a_restarted_archive_goes_on_and_a_replay_adds_nothing(place: TestPlace) -> None:
+    async with bus_of(place, "executor") as bus, database(place) as connection:
+        async with running(place, "logs"):
+            for _ in range(5):
+                await bus.publish(bus.seal(requested(new_id()), org="acme"))
+            before = await archived(connection, 5)
+        for _ in range(3):
+            await bus.publish(bus.seal(requested(new_id()), org="acme"))
+        await connection.execute("UPDATE checkpoint SET last_seq = 0 WHERE stream = 'RUNS'")
+        async with running(place, "logs"):
+            rows = await archived(connection, 8)
+            assert rows[:5] == before
+
+
+async def test_dropping_all_rows_and_replaying_gives_equal_rows(place: TestPlace) -> None:
+    async with bus_of(place, "executor") as bus, database(place) as connection:
+        async with running(place, "logs"):
+            for _ in range(20):
+                await bus.publish(bus.seal(requested(new_id()), org="acme"))
+            before = await archived(connection, 20)
+        await connection.execute("TRUNCATE message, checkpoint")
+        async with running(place, "logs"):
+            assert await archived(connection, 20) == before
+
+
+async def test_two_replicas_archive_each_message_once(place: TestPlace) -> None:
+    async with (
+        running(place, "logs"),
+        running(place, "logs"),
+        bus_of(place, "executor") as bus,
+        database(place) as connection,
+    ):
+        await asyncio.gather(*(bus.publish(bus.seal(requested(new_id()), org="acme")) for _ in range(200)))
+        await archived(connection, 200)
+        held = await connection.fetch("SELECT last_seq FROM checkpoint WHERE stream = 'RUNS'")
+        assert [row["last_seq"] for row in held] == [200]
+
+
+async def test_a_row_that_postgres_refuses_is_kept_as_bytes_and_its_neighbours_whole(
+    place: TestPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fragile(where: Place, document: bytes) -> Row:
+        made = row_of(where, document)
+        # What an unforeseen document could do: JSON that jsonb does not take.
+        return Row(**{name: getattr(made, name) for name in Row.__struct_fields__ if name != "data"}, data='"\\u0000"') if (
+            where.seq in {7, 400}
+        ) else made  # fmt: skip
+
+    monkeypatch.setattr(projections, "row_of", fragile)
+    engine = open_engine(place.database_url("logs"), service="logs")
+    async with bus_of(place, "executor") as bus, database(place) as connection:
+        document = bus.seal(requested(new_id()), org="acme").document
+        batch = [Delivered("run.x.requested.normal", document, seq, utc_now(), {}, 0) for seq in range(1, 501)]
+        with counting(engine) as statements:
+            async with transaction(engine) as writing:
+                await projections.archiving("RUNS")(batch, "inc", writing)
+        # Two culprits are found among 500 rows by halving, not by trying each.
+        assert sum("INSERT INTO message" in one for one in statements) < 60
+        rows = await connection.fetch("SELECT seq, type, document FROM message ORDER BY seq")
+        assert len(rows) == 500
+        assert [row["seq"] for row in rows if row["type"] == UNDECODABLE] == [7, 400]
+        assert {row["document"] for row in rows} == {document}
+    await engine.dispose()
+
+
+async def test_days_are_made_ahead_and_stray_rows_are_moved_to_theirs(place: TestPlace) -> None:
+    engine = open_engine(place.database_url("logs"), service="logs")
+    today = datetime(2026, 3, 10, tzinfo=UTC)
+    strays = [today - timedelta(days=40, seconds=1), today - timedelta(days=40), today + timedelta(hours=3)]
+    async with bus_of(place, "executor") as bus, database(place) as connection:
+        document = bus.seal(requested(new_id()), org="acme").document
+        rows = [row_of(Place("RUNS", "inc", n, time, "s"), document) for n, time in enumerate(strays, 1)]
+        async with transaction(engine) as writing:
+            await store.insert(writing, rows)
+        before = await connection.fetch("SELECT * FROM message ORDER BY seq")
+        assert await connection.fetchval("SELECT count(*) FROM message_default") == 3
+        for _ in range(2):
+            await make(engine, today.date())
+        assert await connection.fetchval("SELECT count(*) FROM message_default") == 0
+        assert await connection.fetch("SELECT * FROM message ORDER BY seq") == before
+        names = {row["relname"] for row in await connection.fetch(
+            "SELECT relname FROM pg_inherits JOIN pg_class ON oid = inhrelid WHERE inhparent = 'message'::regclass"
+        )}  # fmt: skip
+        days = [today.date() + timedelta(days=ahead) for ahead in range(-1, DAYS_AHEAD + 1)]
+        assert names == {"message_default", "message_20260129", "message_20260128", *map(name_of, days)}
+        async with transaction(engine) as writing:
+            await store.insert(writing, rows)
+        assert await connection.fetchval("SELECT count(*) FROM message") == 3
+    await engine.dispose()
+
+
+async def test_partitions_are_made_at_start(place: TestPlace) -> None:
+    async with running(place, "logs"), database(place) as connection:
+
+        async def made() -> bool:
+            found = await connection.fetchval("SELECT to_regclass($1)", partitions.name_of(utc_now().date()))
+            return found is not None
+
+        await eventually(made)
+
+
+async def test_what_is_logged_about_archiving_is_not_archived(place: TestPlace, capsys: pytest.CaptureFixture[str]) -> None:
+    async with running(place, "logs") as runtime, database(place) as connection, bus_of(place, "admin") as bus:
+        await say(bus, "run.r1.started", b"no envelope")
+        await archived(connection, 1)
+        runtime.sink(None, "error", {"event": "archive.row_refused"})
+        runtime.sink(None, "warning", {"event": "projection.interrupted"})
+        runtime.sink(None, "warning", {"event": "something.else"})
+        rows = await archived(connection, 1, "stream = 'LOGS'")
+        assert rows[0]["message"] == "something.else"
+    capsys.readouterr()
+
+
+async def say(bus: Bus, subject: str, document: bytes) -> None:
+    await bus.client.jetstream().publish(subject, document)

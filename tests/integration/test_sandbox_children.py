@@ -1,0 +1,310 @@
+"""What authors' code can do to a sandbox, by what goes wrong."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from services.executor.sandbox import attempt
+from services.executor.sandbox.children import Children
+from services.executor.sandbox.errors import SandboxUnavailable
+from services.executor.sandbox.jail import Outcome
+from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench, value
+
+pytestmark = pytest.mark.skipif(
+    UID is not None and reachable_interpreter() is None, reason="no interpreter that the sandbox's user can read"
+)
+
+
+@pytest_asyncio.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with started_bench() as made:
+        yield made
+
+
+@pytest.fixture
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "GRACE", 0.5)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def test_a_coroutine_and_a_plain_function_answer_alike(bench: Bench) -> None:
+    for word in ("async def", "def"):
+        outcome = await bench.run(f"@workflow\n{word} main(n: int, to: str = 'you'):\n    return [n + 1, to]", n=1)
+        assert value(outcome) == [2, "you"]
+        assert outcome.reason is None
+        assert outcome.usage.max_rss_mb > 5
+        assert outcome.duration_ms < 5000
+
+
+async def test_input_that_does_not_fit_fails_by_path(bench: Bench) -> None:
+    outcome = await bench.run("@workflow\ndef main(n: list[int]): pass", n=[1, "x"], m=2)
+    assert outcome.error is not None
+    assert (outcome.status, outcome.reason, outcome.error.type) == ("failed", "error", "InputError")
+    assert "input.n[1]: should be an integer, not 'x'" in outcome.error.message
+    assert "input.m: is not a known name" in outcome.error.message
+
+
+@pytest.mark.usefixtures("short_grace")
+async def test_a_loop_that_ignores_sigterm_is_killed_in_time(bench: Bench) -> None:
+    body = """
+        import signal
+        @workflow
+        def main():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            while True: pass
+    """
+    began = time.monotonic()
+    outcome = await bench.run(body, timeout=0.3)
+    assert (outcome.status, outcome.reason) == ("timed_out", "timeout")
+    assert 0.7 < time.monotonic() - began < 4
+    assert outcome.usage.cpu_ms > 300
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "async def main():\n    try: await asyncio.sleep(60)\n    finally: log.info('cleaned')",
+        "def main():\n    try: time.sleep(60)\n    finally: log.info('cleaned')",
+        "async def main():\n    try: time.sleep(60)\n    finally: log.info('cleaned')",
+    ],
+    ids=["coroutine", "function", "coroutine-that-blocks"],
+)
+async def test_a_timeout_lets_finally_run(bench: Bench, body: str) -> None:
+    into = Recorded()
+    outcome = await bench.run(f"import asyncio, time\n@workflow\n{body}", into, timeout=0.3)
+    assert (outcome.status, outcome.reason) == ("timed_out", "timeout")
+    assert outcome.error is not None
+    assert 'File "flows/one.py", line 5, in main' in outcome.error.traceback
+    assert [event for _, event, _ in into.logs] == ["cleaned"]
+
+
+async def test_a_result_after_the_timeout_does_not_count(bench: Bench) -> None:
+    body = """
+        import time
+        @workflow
+        def main():
+            try: time.sleep(60)
+            except BaseException: return "too late"
+    """
+    outcome = await bench.run(body, timeout=0.3)
+    assert (outcome.status, outcome.result) == ("timed_out", None)
+
+
+async def test_cancelling_by_event_ends_as_cancelled(bench: Bench) -> None:
+    cancel = asyncio.Event()
+    into = Recorded()
+    job = bench.job("import asyncio\n@workflow\nasync def main():\n    log.info('up')\n    await asyncio.sleep(60)")
+    running = asyncio.create_task(bench.children.run(job, into, cancel=cancel))
+    await into.logged.wait()
+    cancel.set()
+    outcome = await running
+    assert (outcome.status, outcome.reason, outcome.error) == ("cancelled", None, None)
+
+
+async def test_cancelling_the_task_kills_the_tree_first(bench: Bench) -> None:
+    body = """
+        import os, signal, subprocess, time
+        @workflow
+        def main():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            one = subprocess.Popen(["sleep", "60"])
+            other = subprocess.Popen(["sleep", "60"], start_new_session=True)
+            log.info("up", pids=[os.getpid(), one.pid, other.pid])
+            time.sleep(60)
+    """
+    into = Recorded()
+    running = asyncio.create_task(bench.children.run(bench.job(body), into))
+    await into.logged.wait()
+    pids = into.logs[0][2]["pids"]
+    assert all(alive(pid) for pid in pids)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not Path(f"/proc/{pids[0]}").exists()
+    assert not any(alive(pid) for pid in pids)
+
+
+async def test_a_crash_names_the_signal(bench: Bench) -> None:
+    outcome = await bench.run("import os, signal\n@workflow\ndef main(): os.kill(os.getpid(), signal.SIGSEGV)")
+    assert outcome.error is not None
+    assert (outcome.status, outcome.reason) == ("crashed", "error")
+    assert "SIGSEGV" in outcome.error.message
+
+
+async def test_an_exit_without_a_result_is_a_crash(bench: Bench) -> None:
+    outcome = await bench.run("import os\n@workflow\ndef main(): print('bye', flush=True); os._exit(3)")
+    assert outcome.error is not None
+    assert outcome.status == "crashed"
+    assert "code 3" in outcome.error.message
+
+
+async def test_a_closed_socket_is_a_crash(bench: Bench) -> None:
+    outcome = await bench.run("import os, time\n@workflow\ndef main(): os.close(3); time.sleep(60)")
+    assert outcome.error is not None
+    assert outcome.status == "crashed"
+    assert "closed its control socket" in outcome.error.message
+
+
+async def test_output_past_the_limit_is_cut_and_said_once(bench: Bench) -> None:
+    into = Recorded()
+    assert value(await bench.run("@workflow\ndef main():\n    for _ in range(50_000): print('x' * 99)", into)) is None
+    text = into.texts["stdout"]
+    assert text.count("output is cut here") == 1
+    assert len(text) < (1 << 20) + 200
+
+
+async def test_a_flood_of_output_ends_the_run(bench: Bench) -> None:
+    outcome = await bench.run("import os\n@workflow\ndef main():\n    while True: os.write(1, bytes(65536))")
+    assert (outcome.status, outcome.reason) == ("failed", "limit")
+
+
+async def test_printed_bytes_become_text_in_whole_lines(bench: Bench) -> None:
+    into = Recorded()
+    body = """
+        import os, sys
+        @workflow
+        def main():
+            os.write(1, b"caf\\xc3"); os.write(1, b"\\xa9 \\xff\\x00\\n")
+            print("half a pair \\ud800")
+            print("last words", file=sys.stderr, end="")
+    """
+    assert value(await bench.run(body, into)) is None
+    assert into.texts == {"stdout": "café \ufffd\ufffd\nhalf a pair \\ud800\n", "stderr": "last words"}
+
+
+async def test_a_forked_process_has_no_say(bench: Bench) -> None:
+    text = """
+        import os
+        @workflow
+        def main():
+            pid = os.fork()
+            if pid == 0:
+                log.info("child")
+                return "child"
+            os.waitpid(pid, 0)
+            return "parent"
+    """
+    into = Recorded()
+    assert value(await bench.run(text, into)) == "parent"
+    assert into.logs == []
+
+
+async def test_the_environment_holds_nothing_of_ours(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_KEYS", "secret")
+    await (await bench.children._take()).end()  # that one was started before the variable was set
+    text = """
+        import importlib.util, os, sys
+        @workflow
+        def main():
+            kinds = [os.readlink(f"/proc/self/fd/{fd}").split(":")[0] for fd in (0, 1, 2, 3)]
+            return {
+                "environ": dict(os.environ), "cwd": os.getcwd(), "kinds": kinds,
+                "ours": [n for n in ("services", "shared", "msgspec", "pytest") if importlib.util.find_spec(n)],
+                "cli": importlib.util.find_spec("millrace.cli") is not None, "stdin": sys.stdin.read(),
+                "fds": len(os.listdir("/proc/self/fd")),
+            }
+    """
+    found = value(await bench.run(text))
+    assert isinstance(found, dict)
+    scratch = found["environ"].pop("TMPDIR")
+    assert found["environ"].pop("LC_CTYPE", "C.UTF-8") == "C.UTF-8"
+    assert found["environ"] == {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
+    assert found["cwd"] == scratch
+    assert found["kinds"] == ["/dev/null", "pipe", "pipe", "socket"]
+    assert (found["ours"], found["cli"], found["stdin"]) == ([], False, "")
+    assert found["fds"] <= 8  # the four, the event loop's three, and the listing itself
+
+
+@pytest.mark.skipif(UID is None, reason="only root can drop to another user")
+async def test_rights_are_gone_before_the_author_runs(bench: Bench) -> None:
+    text = """
+        import os, resource
+        def refused(call, *args):
+            try: call(*args)
+            except PermissionError: return True
+            return False
+        @workflow
+        def main(parent: int):
+            status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+            return {
+                "ids": [*os.getresuid(), *os.getresgid()], "groups": os.getgroups(),
+                "caps": status["CapEff"].strip(), "privs": status["NoNewPrivs"].strip(),
+                "core": resource.getrlimit(resource.RLIMIT_CORE),
+                "environ": refused(open, f"/proc/{parent}/environ"), "root": refused(os.setuid, 0),
+                "kill": refused(os.kill, parent, 0), "shadow": refused(open, "/etc/shadow"),
+            }
+    """
+    assert value(await bench.run(text, parent=os.getpid())) == {
+        "ids": [UID] * 6,
+        "groups": [],
+        "caps": "0000000000000000",
+        "privs": "1",
+        "core": [0, 0],
+        "environ": True,
+        "root": True,
+        "kill": True,
+        "shadow": True,
+    }
+
+
+async def test_hundred_runs_leave_nothing_behind() -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    def children() -> list[int]:
+        tasks = Path("/proc/self/task").iterdir()
+        return sorted(int(pid) for task in tasks for pid in (task / "children").read_text().split())
+
+    before = descriptors(), children()
+    async with started_bench(size=2) as bench:
+        job = bench.job("import tempfile\n@workflow\ndef main(): return tempfile.mkdtemp()")
+        gate = asyncio.Semaphore(4)
+
+        async def one() -> Outcome:
+            async with gate:
+                return await bench.children.run(job, Recorded())
+
+        outcomes = await asyncio.gather(*(one() for _ in range(100)))
+        assert {outcome.status for outcome in outcomes} == {"succeeded"}
+        assert not any(Path(str(value(outcome))).exists() for outcome in outcomes)
+    assert (descriptors(), children()) == before
+
+
+async def test_a_warm_child_that_died_is_replaced(bench: Bench) -> None:
+    warm = await bench.children._slots[0]
+    os.kill(warm.pid, signal.SIGKILL)
+    await warm.exited
+    assert value(await bench.run("@workflow\ndef main(): return 1")) == 1
+
+
+async def test_an_input_over_the_limit_fails_without_a_child(bench: Bench) -> None:
+    outcome = await bench.run("@workflow\ndef main(a): pass", a="x" * (17 << 20))
+    assert (outcome.status, outcome.reason) == ("failed", "limit")
+
+
+@pytest.mark.skipif(UID is None, reason="only root can drop to another user")
+async def test_an_interpreter_out_of_reach_is_refused_by_the_folder_in_the_way(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "python").touch(mode=0o755)
+    with pytest.raises(SandboxUnavailable, match=r"the folder .* has mode 0700"):
+        await Children(tmp_path / "data", uid=UID, interpreter=closed / "python").start()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may start children as anybody")
+async def test_another_user_needs_root(tmp_path: Path) -> None:
+    with pytest.raises(SandboxUnavailable, match="only root"):
+        await Children(tmp_path, uid=os.geteuid() + 1).start()

@@ -1,0 +1,254 @@
+"""Search over archived messages: what matches, in which order, whose, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from services.logs import questions
+from services.logs.domain import Place, row_of
+from services.logs.questions import Deps, search
+from services.logs.store import insert
+from shared.db import counting, open_engine, transaction
+from shared.envelope import seal
+from shared.errors import Invalid, Malformed, Unavailable
+from shared.messages import EventAccepted, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunRequested, RunUsage
+from shared.questions import Page
+from shared.questions.logs import LogPage, Search
+from tests.support.servers import Place as TestPlace
+from tests.support.inside import bus_of, eventually, running
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+
+
+class Archive:
+    """Archived messages with chosen times, and a clock that stands still."""
+
+    def __init__(self, deps: Deps) -> None:
+        self.deps = deps
+        self._seq = 0
+
+    async def add(self, message: Message, *, ago: float = 60, org: str = "acme", **more: Any) -> str:
+        self._seq += 1
+        time = NOW - timedelta(seconds=ago)
+        sealed = seal(message, service="executor", org=org, now=time, **more)
+        async with transaction(self.deps.engine) as connection:
+            place = Place("RUNS", "inc", self._seq, time, "subject")
+            await insert(connection, [row_of(place, sealed.document)])
+        return sealed.envelope.id
+
+    async def find(self, q: str = "", **more: Any) -> LogPage:
+        page = Page(limit=more.pop("limit", 100), cursor=more.pop("cursor", None))
+        return await search(Search(org=more.pop("org", "acme"), q=q, page=page, **more), self.deps)
+
+    async def ids(self, q: str = "", **more: Any) -> list[str]:
+        return [item.id for item in (await self.find(q, **more)).items]
+
+
+@pytest_asyncio.fixture
+async def archive(place: TestPlace) -> AsyncIterator[Archive]:
+    engine = open_engine(place.database_url("logs"), service="logs")
+    yield Archive(Deps(engine, lambda: NOW))
+    await engine.dispose()
+
+
+def event(data: Any) -> EventAccepted:
+    return EventAccepted(
+        source="s1", source_name="github", event="e1", delivery="d1", type="push", data=data, headers={}, received_at="t"
+    )
+
+
+def requested(run: str) -> RunRequested:
+    return RunRequested(run=run, workflow="sync-tickets", version="v", input={}, requested_by="test", timeout=60.0)
+
+
+def failed(run: str, message: str) -> RunFailed:
+    return RunFailed(
+        run=run, attempt=1, reason="error", error=RunError("ValueError", message), duration_ms=1.0, usage=RunUsage()
+    )
+
+
+async def test_the_language_finds_what_it_says(archive: Archive) -> None:
+    data = {"ref": "refs/heads/main", "n": 5, "x": 10.0, "labels": ["bug", "p1"], "deep": {"flag": True}, "none": None}
+    one = await archive.add(event(data), ago=50, correlation="c1")
+    two = await archive.add(failed("r2", "rate limit exceeded for Zoë"), ago=40)
+    three = await archive.add(requested("r3"), ago=30)
+    chunk = LineChunk(
+        run="r3", workflow="w", attempt=1, chunk=1,
+        lines=[Lines(time="t", level="warning", message="tickets.fetched", fields={"who": "ann@example.org"})],
+    )  # fmt: skip
+    four = await archive.add(chunk, ago=20)
+    expected = {
+        "": [one, two, three, four],
+        "zoë": [two],
+        '"rate limit"': [two],
+        '"limit rate"': [],
+        "limit rate": [two],
+        "exce*": [two],
+        "fetched": [four],
+        "tickets.fetched": [four],
+        "ann@example.org": [four],
+        "ann": [four],
+        "sync-tickets": [three],
+        "-rate": [one, three, four],
+        "run:*": [two, three, four],
+        "-run:*": [one],
+        "-run:r3": [one, two],
+        "run:r3": [three, four],
+        "run:r*": [two, three, four],
+        "level:>=warning": [two, four],
+        "level:WARN": [four],
+        "type:run.*": [two, three],
+        "type:run.failed OR type:run.requested": [two, three],
+        "(type:run.failed OR type:line.logged) level:error": [two],
+        "data.data.ref:refs/heads/main": [one],
+        "data.data.ref:refs/*": [one],
+        "data.data.n:5": [one],
+        "data.data.n:5.0": [one],
+        "data.data.n:>=5": [one],
+        "data.data.n:>5": [],
+        "data.data.n:[1 TO 5]": [one],
+        "data.data.x:10": [one],
+        "data.data.labels:bug": [one],
+        "data.data.labels.1:p1": [one],
+        "data.data.deep.flag:true": [one],
+        "data.data.ref:>refs": [one],
+        "data.data.deep:*": [one],
+        "data.data.none:*": [],
+        "-data.data.n:5": [two, three, four],
+        "correlation_id:c1": [one],
+        f"id:{three}": [three],
+        "seq:[2 TO 3]": [two, three],
+        "seq:3": [three],
+        "message:LIMIT": [two],
+        "stream:RUNS service:executor": [one, two, three, four],
+        "org:other": [],
+        "!!!": [],
+        "'": [],
+        "\\:*": [],
+    }
+    found = {q: await archive.ids(q, order="asc") for q in expected}
+    assert found == expected
+
+
+async def test_an_organization_finds_its_own_and_the_platform_everything(archive: Archive) -> None:
+    mine = await archive.add(requested("r1"), ago=3)
+    theirs = await archive.add(requested("r2"), ago=2, org="other")
+    assert await archive.ids() == [mine]
+    assert await archive.ids("org:other") == []
+    assert await archive.ids("org:other OR org:acme OR *") == [mine]
+    assert await archive.ids(everything=True) == [theirs, mine]
+    assert await archive.ids("org:other", everything=True) == [theirs]
+
+
+async def test_data_comes_back_as_written_and_the_item_names_everything(archive: Archive) -> None:
+    id_ = await archive.add(event({"z": 1, "a": 2.50, "text": "nul\x00"}), correlation="c9")
+    item = (await archive.find()).items[0]
+    assert (item.id, item.stream, item.seq, item.type, item.org) == (id_, "RUNS", 1, "event.accepted", "acme")
+    assert (item.time, item.correlation_id, item.run) == ("2026-11-20T11:59:00.000000Z", "c9", None)
+    assert b'"data":{"z":1,"a":2.5,"text":"nul\\u0000"}' in bytes(item.data)
+
+
+async def test_the_range_of_times_is_the_last_day_unless_said(archive: Archive) -> None:
+    old = await archive.add(requested("r1"), ago=25 * 3600)
+    new = await archive.add(requested("r2"), ago=60)
+    assert await archive.ids() == [new]
+    assert await archive.ids(since="now-2d") == [new, old]
+    assert await archive.ids(since="now-2d", until="now-1d") == [old]
+    assert await archive.ids(since="2026-11-19T00:00:00Z", order="asc") == [old, new]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_pages_hold_every_row_once_in_order_also_when_rows_arrive_between(archive: Archive, order: str) -> None:
+    ids = [await archive.add(requested(f"r{n}"), ago=100 - n // 3) for n in range(20)]
+    seen: list[str] = []
+    cursor = None
+    while True:
+        page = await archive.find("sync-tickets", limit=7, cursor=cursor, order=order)
+        seen += [item.id for item in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+        # `until` is frozen at page one: what comes after it belongs to another search.
+        await archive.add(requested("late"), ago=-5)
+    assert seen == (ids if order == "asc" else ids[::-1])
+
+
+async def test_a_cursor_of_another_search_is_refused(archive: Archive) -> None:
+    for n in range(3):
+        await archive.add(requested(f"r{n}"))
+    cursor = (await archive.find("sync-tickets", limit=1)).next_cursor
+    for other in ({"q": "other"}, {"org": "other"}, {"order": "asc"}, {"since": "now-1h"}, {"everything": True}):
+        with pytest.raises(Malformed):
+            await archive.find(**{"q": "sync-tickets", "cursor": cursor, **other})
+    with pytest.raises(Malformed):
+        await archive.find(cursor="nonsense")
+
+
+async def test_large_rows_end_a_page_early_and_none_is_lost(archive: Archive) -> None:
+    ids = [await archive.add(event({"text": "y" * 300_000}), ago=100 - n) for n in range(8)]
+    seen: list[str] = []
+    cursor = None
+    pages = 0
+    while True:
+        page = await archive.find(limit=100, cursor=cursor, order="asc")
+        assert sum(len(bytes(item.data)) for item in page.items) <= questions.PAGE_BYTES
+        seen += [item.id for item in page.items]
+        pages += 1
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    assert seen == ids
+    assert pages > 1
+
+
+@pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": 1001}, {"order": "up"}, {"since": "x"}, {"q": "(("}, {"since": "now"}])
+async def test_what_does_not_fit_is_invalid(archive: Archive, wrong: dict[str, Any]) -> None:
+    if wrong == {"since": "now"}:
+        wrong = {"since": "now", "until": "now-1h"}
+    with pytest.raises(Invalid):
+        await archive.find(**wrong)
+
+
+async def test_a_page_takes_a_bounded_number_of_statements(archive: Archive) -> None:
+    for n in range(30):
+        await archive.add(requested(f"r{n}"))
+    with counting(archive.deps.engine) as statements:
+        assert len(await archive.ids(limit=30)) == 30
+    assert len(statements) == 2
+
+
+async def test_a_search_that_takes_too_long_is_answered_so(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with transaction(archive.deps.engine) as connection:
+        document = seal(requested("r"), service="executor", org="acme", now=NOW).document
+        rows = [row_of(Place("RUNS", "inc", 1000 + n, NOW, "s"), document) for n in range(5000)]
+        await insert(connection, rows)
+    monkeypatch.setattr(questions, "SECONDS", 0.001)
+    with pytest.raises(Unavailable, match="narrow"):
+        await archive.find(" OR ".join(f"data.a.b.c:>{n}" for n in range(50)))
+
+
+async def test_the_gateway_finds_a_line_that_the_service_has_archived(place: TestPlace) -> None:
+    async with running(place, "logs"), bus_of(place, "executor") as executor, bus_of(place, "gateway") as gateway:
+        chunk = LineChunk(
+            run="r1", workflow="w", attempt=1, chunk=1, lines=[Lines(time="t", level="info", message="hello from the run")]
+        )
+        await executor.publish(executor.seal(chunk, org="acme"))
+        await executor.publish(
+            executor.seal(Logged(service="executor", level="info", event="other", fields={}), org="acme")
+        )
+
+        async def found() -> LogPage | None:
+            page: LogPage = await gateway.ask(Search(org="acme", q='"hello from"'))
+            return page if page.items else None
+
+        page = await eventually(found)
+        assert isinstance(page, LogPage)
+        assert [item.run for item in page.items] == ["r1"]
+        assert page.items[0].data["lines"][0]["message"] == "hello from the run"
+        with pytest.raises(Invalid, match="position 3"):
+            await gateway.ask(Search(org="acme", q="a )"))

@@ -1,0 +1,137 @@
+"""A started sandbox over a bundle made of texts, and a record of all that its runs asked for."""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+import textwrap
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from services.executor.sandbox.children import SANDBOX_UID, Children
+from services.executor.sandbox.errors import SandboxUnavailable
+from services.executor.sandbox.ground import Identity, require_reach
+from services.executor.sandbox.jail import Description, Job, Level, Outcome, StepRecord, Stream
+
+UID = SANDBOX_UID if os.geteuid() == 0 else None
+
+
+def reachable_interpreter() -> Path | None:
+    """This interpreter, or, where the sandbox's user cannot reach it, the system's of the same version; or None."""
+    who = Identity(SANDBOX_UID, SANDBOX_UID)
+    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    own = Path(sys.executable).resolve()
+    for candidate in (own, *(Path(folder) / name for folder in ("/usr/local/bin", "/usr/bin"))):
+        try:
+            require_reach(candidate.resolve(), who, "it")
+            if candidate == own:
+                require_reach(Path(sysconfig.get_path("stdlib")).resolve(), who, "it")
+        except (SandboxUnavailable, FileNotFoundError):
+            continue
+        return candidate
+    return None
+
+
+def value(outcome: Outcome) -> object:
+    """The result of a run that succeeded."""
+    assert outcome.status == "succeeded", outcome
+    assert outcome.result is not None
+    return json.loads(bytes(outcome.result))
+
+
+class Recorded:
+    """Capabilities that remember."""
+
+    def __init__(self) -> None:
+        self.logs: list[tuple[Level, str, dict[str, Any]]] = []
+        self.texts: dict[Stream, str] = {"stdout": "", "stderr": ""}
+        self.steps: dict[tuple[str, int], msgspec.Raw] = {}
+        self.asked: list[str] = []
+        self.logged = asyncio.Event()
+
+    async def log(self, level: Level, event: str, fields: dict[str, Any]) -> None:
+        self.logs.append((level, event, fields))
+        self.logged.set()
+
+    async def output(self, stream: Stream, text: str) -> None:
+        self.texts[stream] += text
+
+    async def step_get(self, name: str, ordinal: int) -> StepRecord | None:
+        found = self.steps.get((name, ordinal))
+        return None if found is None else StepRecord(found)
+
+    async def step_put(self, name: str, ordinal: int, result: msgspec.Raw) -> None:
+        self.steps[name, ordinal] = result
+
+    async def connection(self, name: str) -> dict[str, Any]:
+        self.asked.append(name)
+        if name != "halopsa":
+            msg = f"there is no connection {name}"
+            raise LookupError(msg)
+        return {"name": name, "token": "sesame", "expires_at": "2026-01-31T09:30:00Z"}
+
+
+class Bench:
+    """Runs texts as workflows. `children` is started; `folder` is a place that the child can read."""
+
+    def __init__(self, children: Children, folder: Path) -> None:
+        self.children = children
+        self.folder = folder
+        self._bundles = 0
+
+    def bundle(self, **files: str) -> Path:
+        """Write a bundle; `a__b="…"` is the file a/b.py."""
+        self._bundles += 1
+        bundle = self.folder / f"bundle-{self._bundles}"
+        for name, text in files.items():
+            path = bundle / (name.replace("__", "/") + ".py")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(textwrap.dedent(text))
+        for path in (bundle, *bundle.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        return bundle
+
+    def job(self, body: str, *, timeout: float = 20, function: str = "main", **given: Any) -> Job:
+        """A job that runs `main` of a module with this text."""
+        bundle = self.bundle(flows__one="from millrace import *\n" + textwrap.dedent(body))
+        return Job(
+            run="r1",
+            attempt=1,
+            org="default",
+            workflow=function,
+            bundle=bundle,
+            module="flows/one.py",
+            function=function,
+            input=given,
+            timeout=timeout,
+        )
+
+    async def run(self, body: str, into: Recorded | None = None, *, timeout: float = 20, **given: Any) -> Outcome:
+        """Run a module's text to its end."""
+        return await self.children.run(self.job(body, timeout=timeout, **given), into or Recorded())
+
+    async def describe(self, **files: str) -> Description:
+        """Describe a bundle made of texts."""
+        return await self.children.describe(self.bundle(**files))
+
+
+@asynccontextmanager
+async def started_bench(**options: Any) -> AsyncIterator[Bench]:
+    """Start a sandbox as this machine allows: under its own user where the tests run as root."""
+    folder = Path(tempfile.mkdtemp(prefix="millrace-test-"))
+    folder.chmod(0o755)
+    chosen = {"size": 1, "uid": UID, "interpreter": None if UID is None else reachable_interpreter()} | options
+    children = Children(folder / "executor", **chosen)
+    try:
+        await children.start()
+        yield Bench(children, folder)
+    finally:
+        await children.close()
+        shutil.rmtree(folder)

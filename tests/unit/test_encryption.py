@@ -1,0 +1,75 @@
+"""Sealed values open in their place with a key of the ring, and nowhere else."""
+
+from __future__ import annotations
+
+import base64
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.encryption import CannotOpen, Keyring, key_id
+
+OLD, NEW = b"o" * 32, b"n" * 32
+PLACE = ("acme", "c1", "token")
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_what_is_sealed_opens_in_its_place(plaintext: str) -> None:
+    ring = Keyring((OLD,))
+    assert ring.open(ring.seal(plaintext, *PLACE), *PLACE) == plaintext
+
+
+@pytest.mark.parametrize("place", [("acme", "c2", "token"), ("other", "c1", "token"), ("acme", "c1", "secret"), ("acme", "c1")])
+def test_a_value_moved_to_another_place_does_not_open(place: tuple[str, ...]) -> None:
+    ring = Keyring((OLD,))
+    with pytest.raises(CannotOpen, match="altered, or belongs elsewhere"):
+        ring.open(ring.seal("s3cret", *PLACE), *place)
+
+
+def test_every_altered_part_is_noticed() -> None:
+    ring = Keyring((OLD,))
+    parts = ring.seal("s3cret", *PLACE).split(".")
+    for number in (2, 3):
+        body = bytearray(base64.urlsafe_b64decode(parts[number] + "=="))
+        body[-1] ^= 1
+        changed = [*parts]
+        changed[number] = base64.urlsafe_b64encode(body).decode().rstrip("=")
+        with pytest.raises(CannotOpen):
+            ring.open(".".join(changed), *PLACE)
+
+
+def test_equal_values_are_sealed_differently() -> None:
+    ring = Keyring((OLD,))
+    assert ring.seal("s3cret", *PLACE) != ring.seal("s3cret", *PLACE)
+
+
+def test_a_ring_opens_with_every_key_and_seals_with_the_first() -> None:
+    sealed = Keyring((OLD,)).seal("s3cret", *PLACE)
+    ring = Keyring((NEW, OLD))
+    assert ring.open(sealed, *PLACE) == "s3cret"
+    assert ring.seal("s3cret", *PLACE).split(".")[1] == key_id(NEW)
+
+
+def test_a_missing_key_is_named_and_the_value_is_not() -> None:
+    sealed = Keyring((OLD,)).seal("s3cret", *PLACE)
+    ring = Keyring((NEW,))
+    assert not ring.knows(sealed)
+    with pytest.raises(CannotOpen) as refused:
+        ring.open(sealed, *PLACE)
+    assert key_id(OLD) in str(refused.value)
+    assert "s3cret" not in str(refused.value)
+
+
+@given(st.text(max_size=100))
+def test_anything_else_is_no_sealed_value(text: str) -> None:
+    ring = Keyring((os.urandom(32),))
+    assert not ring.knows(text)
+    with pytest.raises(CannotOpen):
+        ring.open(text, *PLACE)
+
+
+def test_a_ring_without_keys_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        Keyring(())

@@ -1,0 +1,195 @@
+"""What the archive makes of messages: total over all bytes, words that are found, levels, runs."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.logs import cursor, times
+from services.logs.cursor import Cursor
+from services.logs.domain import UNDECODABLE, Place, Row, data_of, row_of
+from services.logs.wording import WORDS
+from shared.envelope import seal
+from shared.errors import Invalid, Malformed
+from shared.messages import Audited, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunUsage
+
+NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+PLACE = Place("RUNS", "inc", 7, NOW, "run.r1.failed")
+
+
+def row(message: Message, **more: Any) -> Row:
+    sealed = seal(message, service="executor", org="acme", now=NOW - timedelta(seconds=1), id="m1", **more)
+    return row_of(PLACE, sealed.document)
+
+
+def lines(*given_lines: Lines) -> LineChunk:
+    return LineChunk(run="r1", workflow="w", attempt=1, chunk=1, lines=list(given_lines))
+
+
+def raw(data: str) -> bytes:
+    return (
+        '{"specversion":"1.0","id":"m1","type":"run.succeeded","source":"/executor","subject":"r1",'
+        '"time":"2026-11-20T12:00:00Z","org":"acme","correlationid":"c1","data":' + data + "}"
+    ).encode("utf-8", "surrogateescape")
+
+
+def test_a_failed_run_is_an_error_that_says_why() -> None:
+    failed = RunFailed(
+        run="r1", attempt=2, reason="error", error=RunError("ValueError", "no such ticket"), duration_ms=3.0, usage=RunUsage()
+    )
+    made = row(failed, correlation="c1")
+    assert made.message == "error: ValueError: no such ticket"
+    assert (made.level, made.run, made.org, made.service, made.type) == ("error", "r1", "acme", "executor", "run.failed")
+    assert (made.id, made.correlation_id, made.causation_id, made.time) == ("m1", "c1", None, NOW)
+    assert made.said_at == NOW - timedelta(seconds=1)
+
+
+def test_a_chunk_of_lines_is_one_row_with_their_text_and_the_highest_level() -> None:
+    made = row(
+        lines(
+            Lines(time="t", level="info", message="tickets.fetched", fields={"count": 3, "who": "zoe"}),
+            Lines(time="t", level="error", message="second line"),
+            Lines(time="t", level="debug", message="third"),
+        )
+    )
+    assert made.message == "tickets.fetched\nsecond line\nthird"
+    assert (made.level, made.run) == ("error", "r1")
+    assert "zoe" in made.words
+    assert "tickets fetched" in made.words
+
+
+def test_a_services_log_shows_its_event_and_fields() -> None:
+    made = row(Logged(service="executor", level="warning", event="pool.low", fields={"free": 1, "run": "r9"}))
+    assert made.message == "pool.low free=1 run=r9"
+    assert (made.level, made.run, made.type) == ("warning", "r9", "log.warning")
+
+
+def test_a_denied_token_is_a_warning_of_its_run() -> None:
+    given_token = Audited(
+        category="token", verb="given", actor="run:r1", target="halo", outcome="not_found", detail={"run": "r1"}
+    )
+    made = row(given_token)
+    assert (made.level, made.run, made.type, made.key) == ("warning", "r1", "audit.given", "token")
+    assert made.message == "run:r1 given halo: not_found"
+
+
+def test_an_unknown_type_is_archived_with_its_data() -> None:
+    document = raw('{"name":"x"}').replace(b"run.succeeded", b"future.thing")
+    made = row_of(PLACE, document)
+    assert (made.type, made.level, made.message, made.run) == ("future.thing", "info", "future.thing x", None)
+
+
+@pytest.mark.parametrize(
+    ("data", "stored"),
+    [
+        (r'{"a":"x\u0000y"}', {"a": r"x\u0000y"}),
+        (r'{"a\u0000":1}', {r"a\u0000": 1}),
+        (r'{"a":"\ud800"}', {"a": r"\ud800"}),
+        ('{"a":"\udcff"}', {"a": r"\udcff"}),
+        ('{"a":1e400}', {"a": "1e400"}),
+        ('{"a":' + "9" * 5000 + "}", {"a": "9" * 5000}),
+        ('{"a":NaN}', {"a": "NaN"}),
+    ],
+)
+def test_what_postgres_cannot_hold_is_stored_escaped_beside_the_exact_bytes(data: str, stored: Any) -> None:
+    document = raw(data)
+    made = row_of(PLACE, document)
+    assert made.document == document
+    assert made.type == "run.succeeded"
+    assert made.org == "acme"
+    assert made.data is not None
+    assert json.loads(made.data) == stored
+    made.words.encode()
+    assert "\x00" not in made.words
+
+
+@pytest.mark.parametrize("document", [b"", b"\xff\xfe", b"null", b"[]", b'{"id":1}', b"[" * 5000, raw("1")[:-1], b"\x00"])
+def test_bytes_that_are_no_envelope_become_an_undecodable_row(document: bytes) -> None:
+    made = row_of(PLACE, document)
+    assert made.type == UNDECODABLE
+    assert made.document == document
+    assert made.id == "RUNS/inc/7"
+    assert made.level == "error"
+
+
+@given(st.one_of(st.binary(max_size=200), st.recursive(st.text() | st.integers() | st.none(), st.lists).map(lambda v: raw(json.dumps(v)))))
+def test_any_bytes_become_a_row_that_postgres_takes(document: bytes) -> None:
+    made = row_of(PLACE, document)
+    for text in (made.message, made.words, made.type, made.key, made.org, made.data or ""):
+        assert "\x00" not in text
+        text.encode()
+
+
+def test_nesting_costs_no_row() -> None:
+    made = row_of(PLACE, raw("[" * 500 + "]" * 500))
+    assert made.type == "run.succeeded"
+
+
+def test_words_are_bounded_and_leave_out_what_nobody_searches_for() -> None:
+    made = row_of(PLACE, raw(json.dumps({"body_base64": "QUJD", "token": "z" * 5000, "text": "word " * 100_000})))
+    assert "QUJD" not in made.words
+    assert "zzzz" not in made.words
+    assert len(made.words) < 2 * WORDS
+
+
+def test_data_comes_back_as_it_was_written_with_its_keys_in_order() -> None:
+    assert msgspec.json.encode(data_of(raw('{"b":1,"a":2.50}'))) == b'{"b":1,"a":2.50}'
+    assert data_of(b"\xff") == {"document_base64": "/w=="}
+    assert "document_base64" in data_of(raw('{"a":"\udcff"}'))
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("now", NOW),
+        ("now-15m", NOW - timedelta(minutes=15)),
+        ("now+1d", NOW + timedelta(days=1)),
+        ("2026-11-20T12:00:00Z", NOW),
+        ("2026-11-20T13:00:00+01:00", NOW),
+        ("2026-11-20T12:00:00", NOW),
+        ("2026-11-20", NOW - timedelta(hours=12)),
+        (str(int(NOW.timestamp() * 1000)), NOW),
+    ],
+)
+def test_moments_are_read_as_people_write_them(text: str, moment: datetime) -> None:
+    assert times.moment(text, NOW, "since") == moment
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "now-15", "12", "now-999999999w", "2026-13-01", "0001-01-01T00:00:00+23:00"])
+def test_what_is_no_moment_is_invalid_and_names_the_input(text: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        times.moment(text, NOW, "since")
+    assert refused.value.errors[0].path == "since"
+
+
+def test_the_default_range_is_the_last_day_and_a_reversed_one_is_invalid() -> None:
+    assert times.span(None, None, NOW) == (NOW - timedelta(hours=24), NOW)
+    assert times.span(None, "now-1h", NOW) == (NOW - timedelta(hours=25), NOW - timedelta(hours=1))
+    with pytest.raises(Invalid):
+        times.span("now", "now-1h", NOW)
+
+
+CURSOR = Cursor(1, "RUNS", 7, 0, 2, "desc", cursor.fingerprint("q"))
+
+
+def test_a_cursor_comes_back_only_to_its_search() -> None:
+    assert cursor.read(cursor.written(CURSOR), cursor.fingerprint("q")) == CURSOR
+    with pytest.raises(Malformed, match="another search"):
+        cursor.read(cursor.written(CURSOR), cursor.fingerprint("p"))
+
+
+@given(st.text(max_size=80))
+def test_any_other_text_is_no_cursor(text: str) -> None:
+    with pytest.raises(Malformed):
+        cursor.read(text, "q")
+
+
+def test_a_cursor_keeps_microseconds() -> None:
+    moment = NOW + timedelta(microseconds=123457)
+    assert cursor.moment(cursor.microseconds(moment)) == moment
