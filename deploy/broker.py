@@ -188,7 +188,7 @@ async def _ask_jetstream(url: str) -> None:
     try:
         # Without the last two the client itself tries for two minutes, whatever the first one says.
         await client.connect(
-            url, allow_reconnect=False, connect_timeout=2, error_cb=quiet, max_reconnect_attempts=1, reconnect_time_wait=ASKED_EVERY
+            url, allow_reconnect=False, connect_timeout=2, error_cb=quiet, max_reconnect_attempts=1, reconnect_time_wait=0
         )
         await client.jetstream(timeout=2).account_info()
     finally:

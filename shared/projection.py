@@ -64,6 +64,16 @@ def one_by_one(projections: Projections) -> Apply:
     return apply
 
 
+def in_batches(function: Callable[[Sequence[Recorded], AsyncConnection], Awaitable[None]]) -> Apply:
+    """Return an `Apply` that gives a whole batch, decoded, to `function`; what cannot be decoded is passed over."""
+
+    async def apply(batch: Sequence[Delivered], incarnation: str, connection: AsyncConnection) -> None:
+        recorded = [recorded_of(delivered, incarnation) for delivered in batch]
+        await function([one for one in recorded if one is not None and one.message is not None], connection)
+
+    return apply
+
+
 class Superseded(Exception):
     """Another writer has moved the checkpoint: this one must stop and read it again."""
 

@@ -21,7 +21,6 @@ from shared.pull import OrderedReader, StreamError
 
 V = TypeVar("V", bound=msgspec.Struct)
 _log = structlog.get_logger()
-_WRONG_LAST = (10071, 10164)
 
 
 class Entry(msgspec.Struct, Generic[V], frozen=True):
@@ -56,9 +55,7 @@ class RegistryWriter(Generic[V]):
                     revision = found.revision or 0
                 try:
                     await kv.update(key, document, last=revision)
-                except nats.js.errors.APIError as error:
-                    if error.err_code not in _WRONG_LAST:
-                        raise
+                except nats.js.errors.KeyWrongLastSequenceError:
                     continue
                 return True
         except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
@@ -108,9 +105,9 @@ class RegistryView(Generic[V]):
         after: int | None = None
         while True:
             reader = OrderedReader(self._client, f"KV_{self._bucket}", start="last_per_subject", after=after)
+            first = asyncio.create_task(self._mark_empty(reader))
             try:
                 batches = reader.batches()
-                first = asyncio.create_task(self._mark_empty(reader))
                 async with contextlib.aclosing(batches):
                     async for batch in batches:
                         for delivered in batch:

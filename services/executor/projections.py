@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.executor import domain, store
 from services.executor.entries import workflow_entry
 from shared.messages import FileChanged, FileRemoved, LineChunk, WorkflowChanged, WorkflowRemoved
-from shared.projection import Apply, Projections, Recorded
+from shared.projection import Apply, Projections, Recorded, in_batches
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
 
@@ -79,4 +79,4 @@ def catalog(registries: Registries) -> Projections:
 
 
 # By stream: what a batch of its messages does to the rows. The catalog's needs the registry and is made by `catalog`.
-PROJECTIONS: dict[str, Apply] = {"RUNS": runs, "LINES": lines}
+PROJECTIONS: dict[str, Apply] = {"RUNS": in_batches(runs), "LINES": in_batches(lines)}

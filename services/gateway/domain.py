@@ -56,7 +56,10 @@ def storable(text: str) -> str:
     """Return `text` without lone surrogates: they stand for bytes that are no UTF-8, and cannot be written as JSON."""
     if text.isascii():
         return text
-    return text.encode(errors="surrogateescape").decode(errors="replace")
+    try:
+        return text.encode(errors="surrogateescape").decode(errors="replace")
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
 
 
 def kept_headers(headers: Iterable[tuple[str, str]], redacted: frozenset[str]) -> list[tuple[str, str]]:

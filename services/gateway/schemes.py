@@ -46,11 +46,6 @@ class Scheme(msgspec.Struct, frozen=True, kw_only=True):
     key_encoding: Literal["text", "base64"] = "text"
     key_prefix: str = ""
 
-    @property
-    def headers(self) -> frozenset[str]:
-        """Return the headers that hold signatures: not to be kept."""
-        return frozenset({self.header})
-
 
 GITHUB = Scheme(header="x-hub-signature-256", prefix="sha256=")
 STANDARD_WEBHOOKS = Scheme(
@@ -63,6 +58,10 @@ STANDARD_WEBHOOKS = Scheme(
     timestamp_header="webhook-timestamp",
     key_encoding="base64",
     key_prefix="whsec_",
+)
+# The same under the names that Svix gave it before it was a standard.
+SVIX = msgspec.structs.replace(
+    STANDARD_WEBHOOKS, header="svix-signature", id_header="svix-id", timestamp_header="svix-timestamp"
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from services.gateway.domain import REDACTED_HEADERS
-from services.gateway.schemes import GITHUB, STANDARD_WEBHOOKS, Scheme, key_of
+from services.gateway.schemes import GITHUB, STANDARD_WEBHOOKS, SVIX, Scheme, key_of
 from shared.errors import Unavailable
 from shared.questions.events import SourceEntry
 
@@ -16,11 +16,17 @@ from shared.questions.events import SourceEntry
 SECRETS = ("secret", "previous_secret")
 
 
-class Sender(msgspec.Struct, frozen=True, kw_only=True):
-    """One adapter's way of sending. `delivery_header` names the sender's own id of a delivery; `content_types` None: any."""
+class Way(msgspec.Struct, frozen=True):
+    """One way of signing; `delivery_header` names the sender's own id of a delivery, in lower case."""
 
     scheme: Scheme
     delivery_header: str | None = None
+
+
+class Sender(msgspec.Struct, frozen=True):
+    """What an adapter's senders do: `ways` are tried by which signature is there. `content_types` None: any."""
+
+    ways: tuple[Way, ...]
     content_types: frozenset[str] | None = None
 
 
@@ -36,16 +42,25 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     redacted: frozenset[str]
     methods: tuple[str, ...] = ("POST",)
 
+    def way(self, headers: Mapping[str, str]) -> Way:
+        """Return the way whose signature a request holds; the first one when it holds none."""
+        ways = self.sender.ways
+        if len(ways) > 1:
+            for way in ways:
+                if way.scheme.header in headers:
+                    return way
+        return ways[0]
+
 
 _JSON_OR_FORM = frozenset({"application/json", "application/x-www-form-urlencoded"})
 
 
 def _github(_settings: Mapping[str, Any]) -> Sender:
-    return Sender(scheme=GITHUB, delivery_header="x-github-delivery", content_types=_JSON_OR_FORM)
+    return Sender((Way(GITHUB, "x-github-delivery"),), _JSON_OR_FORM)
 
 
 def _standard_webhooks(_settings: Mapping[str, Any]) -> Sender:
-    return Sender(scheme=STANDARD_WEBHOOKS, delivery_header="webhook-id")
+    return Sender((Way(STANDARD_WEBHOOKS, "webhook-id"), Way(SVIX, "svix-id")))
 
 
 def _hmac(settings: Mapping[str, Any]) -> Sender:
@@ -56,7 +71,7 @@ def _hmac(settings: Mapping[str, Any]) -> Sender:
         prefix=settings.get("prefix") or "",
     )
     delivery = settings.get("delivery_header")
-    return Sender(scheme=scheme, delivery_header=str(delivery).lower() if delivery else None)
+    return Sender((Way(scheme, str(delivery).lower() if delivery else None),))
 
 
 SENDERS: dict[str, Callable[[Mapping[str, Any]], Sender]] = {
@@ -77,7 +92,7 @@ def door_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Door:
         raise Unavailable(f"this gateway cannot verify senders of the adapter {entry.adapter!r}", retry_after=60)
     try:
         sender = msgspec.convert(msgspec.to_builtins(make(entry.settings)), Sender)
-        keys = tuple(key_of(sender.scheme, open_secret(name)) for name in SECRETS if name in entry.sealed)
+        keys = tuple(key_of(sender.ways[0].scheme, open_secret(name)) for name in SECRETS if name in entry.sealed)
     except (KeyError, ValueError, msgspec.ValidationError) as error:
         raise Unavailable(f"the settings of this source make no verification: {error}", retry_after=60) from error
     return Door(
@@ -87,5 +102,5 @@ def door_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Door:
         enabled=entry.enabled,
         sender=sender,
         keys=keys,
-        redacted=REDACTED_HEADERS | sender.scheme.headers,
+        redacted=REDACTED_HEADERS | {way.scheme.header for way in sender.ways},
     )

@@ -58,7 +58,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     words: str
 
 
-class Place(msgspec.Struct, frozen=True):
+class Position(msgspec.Struct, frozen=True):
     """Where a stream holds a message, and since when (`time`, aware UTC)."""
 
     stream: str
@@ -68,22 +68,22 @@ class Place(msgspec.Struct, frozen=True):
     subject: str
 
 
-def row_of(place: Place, document: bytes) -> Row:
+def row_of(position: Position, document: bytes) -> Row:
     """Return the row of a message, whatever its bytes are: what is no envelope becomes a row of type `undecodable`."""
     try:
         attributes, data, data_json = _read(document)
     except (ValueError, RecursionError):
-        return undecodable(place, document)
+        return undecodable(position, document)
     type_ = storable(attributes["type"])
     key = storable(attributes["subject"])
     fields = data if isinstance(data, dict) else {}
     noun, _, verb = type_.partition(".")
     message = wording.message_of(type_, key, fields)
     return Row(
-        time=place.time,
-        stream=place.stream,
-        incarnation=place.incarnation,
-        seq=place.seq,
+        time=position.time,
+        stream=position.stream,
+        incarnation=position.incarnation,
+        seq=position.seq,
         id=storable(attributes["id"]),
         type=type_,
         level=_level_of(noun, verb, fields),
@@ -96,33 +96,33 @@ def row_of(place: Place, document: bytes) -> Row:
         message=storable(message),
         data=data_json,
         document=document,
-        said_at=attributes["time"] if attributes["time"].tzinfo else place.time,
+        said_at=attributes["time"] if attributes["time"].tzinfo else position.time,
         words=storable(wording.words_of(type_, key, message, data)),
     )
 
 
-def undecodable(place: Place, document: bytes) -> Row:
+def undecodable(position: Position, document: bytes) -> Row:
     """Return the row that keeps bytes which nothing else can be made of."""
-    known_as = f"{place.stream}/{place.incarnation}/{place.seq}"
+    known_as = f"{position.stream}/{position.incarnation}/{position.seq}"
     shown = storable(document[: wording.SHOWN].decode("utf-8", "backslashreplace"))
     return Row(
-        time=place.time,
-        stream=place.stream,
-        incarnation=place.incarnation,
-        seq=place.seq,
+        time=position.time,
+        stream=position.stream,
+        incarnation=position.incarnation,
+        seq=position.seq,
         id=known_as,
         type=UNDECODABLE,
         level="error",
         service="unknown",
         org="global",
-        key=storable(place.subject),
+        key=storable(position.subject),
         run=None,
         correlation_id=known_as,
         causation_id=None,
         message=shown,
         data=None,
         document=document,
-        said_at=place.time,
+        said_at=position.time,
         words=UNDECODABLE,
     )
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs import store
-from services.logs.domain import UNDECODABLE, Place, Row, row_of, undecodable
+from services.logs.domain import UNDECODABLE, Position, Row, row_of, undecodable
 from shared.projection import Apply
 from shared.pull import Delivered
 from shared.streams import STREAMS
@@ -26,8 +26,8 @@ def archiving(stream: str) -> Apply:
     """Return the `Apply` that archives `stream`: every message becomes a row, whatever its bytes are."""
 
     async def apply(batch: Sequence[Delivered], incarnation: str, connection: AsyncConnection) -> None:
-        places = [Place(stream, incarnation, one.sequence, one.time, one.subject) for one in batch]
-        rows = [row_of(place, one.data) for place, one in zip(places, batch, strict=True)]
+        positions = [Position(stream, incarnation, one.sequence, one.time, one.subject) for one in batch]
+        rows = [row_of(position, one.data) for position, one in zip(positions, batch, strict=True)]
         for start in range(0, len(rows), BATCH):
             await _insert(connection, rows[start : start + BATCH])
 
@@ -51,8 +51,8 @@ async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> None:
         if row.type == UNDECODABLE:
             raise
         _log.error("archive.row_refused", stream=row.stream, sequence=row.seq, type=row.type, reason=str(error.orig))  # noqa: TRY400
-        place = Place(row.stream, row.incarnation, row.seq, row.time, row.key)
-        await store.insert(connection, [undecodable(place, row.document)])
+        position = Position(row.stream, row.incarnation, row.seq, row.time, row.key)
+        await store.insert(connection, [undecodable(position, row.document)])
 
 
 PROJECTIONS: dict[str, Apply] = {stream.name: archiving(stream.name) for stream in STREAMS}

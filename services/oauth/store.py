@@ -90,7 +90,8 @@ class Store:
         await self._changed(
             "WITH gone AS (DELETE FROM connection WHERE id = :id AND revoking RETURNING first_command, last_command)"
             " INSERT INTO done_command (id, removed, at)"
-            " SELECT first_command, false, :now FROM gone UNION ALL SELECT last_command, true, :now FROM gone"
+            " SELECT first_command, false, CAST(:now AS timestamptz) FROM gone"
+            " UNION ALL SELECT last_command, true, CAST(:now AS timestamptz) FROM gone"
             " ON CONFLICT DO NOTHING",
             id=connection.id,
             now=now,

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from services.logs import partitions, projections, store
-from services.logs.domain import UNDECODABLE, Place, Row, row_of
+from services.logs.domain import UNDECODABLE, Position, Row, row_of
 from services.logs.partitions import DAYS_AHEAD, make, name_of
 from shared.bus import Bus
 from shared.db import counting, open_engine, transaction
@@ -20,12 +20,12 @@ from shared.envelope import new_id, utc_now
 from shared.messages import LineChunk, Lines, Logged, RunRequested
 from shared.projection import incarnation_of
 from shared.pull import Delivered
-from tests.support.servers import Place as TestPlace
+from tests.support.servers import Place
 from tests.support.inside import bus_of, eventually, running
 
 
 @asynccontextmanager
-async def database(place: TestPlace) -> AsyncIterator[Any]:
+async def database(place: Place) -> AsyncIterator[Any]:
     connection = await asyncpg.connect(place.database_url("logs"))
     try:
         yield connection
@@ -48,7 +48,7 @@ def requested(run: str, workflow: str = "w") -> RunRequested:
     return RunRequested(run=run, workflow=workflow, version="v", input={"b": 1, "a": 2}, requested_by="test", timeout=60.0)
 
 
-async def test_every_stream_is_archived_to_the_byte(place: TestPlace) -> None:
+async def test_every_stream_is_archived_to_the_byte(place: Place) -> None:
     async with running(place, "logs"), bus_of(place, "executor") as bus, database(place) as connection:
         run = new_id()
         creation = bus.seal(requested(run), org="acme")
@@ -72,7 +72,7 @@ async def test_every_stream_is_archived_to_the_byte(place: TestPlace) -> None:
         assert abs(first["time"] - creation.envelope.time) < timedelta(seconds=5)
 
 
-async def test_what_is_no_envelope_is_archived_and_stops_nothing(place: TestPlace) -> None:
+async def test_what_is_no_envelope_is_archived_and_stops_nothing(place: Place) -> None:
     async with running(place, "logs") as runtime, bus_of(place, "admin") as bus, database(place) as connection:
         for document in (b"\xff\x00 no json", b"", b'{"id":1}'):
             await bus.client.jetstream().publish("run.r1.started", document)
@@ -83,7 +83,7 @@ async def test_what_is_no_envelope_is_archived_and_stops_nothing(place: TestPlac
         assert runtime.health.ready, runtime.health.document()
 
 
-async def test_a_restarted_archive_goes_on_and_a_replay_adds_nothing(place: TestPlace) -> None:
+async def test_a_restarted_archive_goes_on_and_a_replay_adds_nothing(place: Place) -> None:
     async with bus_of(place, "executor") as bus, database(place) as connection:
         async with running(place, "logs"):
             for _ in range(5):
@@ -97,7 +97,7 @@ async def test_a_restarted_archive_goes_on_and_a_replay_adds_nothing(place: Test
             assert rows[:5] == before
 
 
-async def test_dropping_all_rows_and_replaying_gives_equal_rows(place: TestPlace) -> None:
+async def test_dropping_all_rows_and_replaying_gives_equal_rows(place: Place) -> None:
     async with bus_of(place, "executor") as bus, database(place) as connection:
         async with running(place, "logs"):
             for _ in range(20):
@@ -108,7 +108,7 @@ async def test_dropping_all_rows_and_replaying_gives_equal_rows(place: TestPlace
             assert await archived(connection, 20) == before
 
 
-async def test_two_replicas_archive_each_message_once(place: TestPlace) -> None:
+async def test_two_replicas_archive_each_message_once(place: Place) -> None:
     async with (
         running(place, "logs"),
         running(place, "logs"),
@@ -122,9 +122,9 @@ async def test_two_replicas_archive_each_message_once(place: TestPlace) -> None:
 
 
 async def test_a_row_that_postgres_refuses_is_kept_as_bytes_and_its_neighbours_whole(
-    place: TestPlace, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fragile(where: Place, document: bytes) -> Row:
+    def fragile(where: Position, document: bytes) -> Row:
         made = row_of(where, document)
         # What an unforeseen document could do: JSON that jsonb does not take.
         return Row(**{name: getattr(made, name) for name in Row.__struct_fields__ if name != "data"}, data='"\\u0000"') if (
@@ -148,13 +148,13 @@ async def test_a_row_that_postgres_refuses_is_kept_as_bytes_and_its_neighbours_w
     await engine.dispose()
 
 
-async def test_days_are_made_ahead_and_stray_rows_are_moved_to_theirs(place: TestPlace) -> None:
+async def test_days_are_made_ahead_and_stray_rows_are_moved_to_theirs(place: Place) -> None:
     engine = open_engine(place.database_url("logs"), service="logs")
     today = datetime(2026, 3, 10, tzinfo=UTC)
     strays = [today - timedelta(days=40, seconds=1), today - timedelta(days=40), today + timedelta(hours=3)]
     async with bus_of(place, "executor") as bus, database(place) as connection:
         document = bus.seal(requested(new_id()), org="acme").document
-        rows = [row_of(Place("RUNS", "inc", n, time, "s"), document) for n, time in enumerate(strays, 1)]
+        rows = [row_of(Position("RUNS", "inc", n, time, "s"), document) for n, time in enumerate(strays, 1)]
         async with transaction(engine) as writing:
             await store.insert(writing, rows)
         before = await connection.fetch("SELECT * FROM message ORDER BY seq")
@@ -174,7 +174,7 @@ async def test_days_are_made_ahead_and_stray_rows_are_moved_to_theirs(place: Tes
     await engine.dispose()
 
 
-async def test_partitions_are_made_at_start(place: TestPlace) -> None:
+async def test_partitions_are_made_at_start(place: Place) -> None:
     async with running(place, "logs"), database(place) as connection:
 
         async def made() -> bool:
@@ -184,7 +184,7 @@ async def test_partitions_are_made_at_start(place: TestPlace) -> None:
         await eventually(made)
 
 
-async def test_what_is_logged_about_archiving_is_not_archived(place: TestPlace, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_what_is_logged_about_archiving_is_not_archived(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     async with running(place, "logs") as runtime, database(place) as connection, bus_of(place, "admin") as bus:
         await say(bus, "run.r1.started", b"no envelope")
         await archived(connection, 1)

@@ -20,17 +20,17 @@ async def bench() -> AsyncIterator[Bench]:
 
 FORGED = {
     "no-json": "send(b'{')",
-    "unknown-kind": "send(b'{\"kind\":\"reward\"}')",
+    "unknown-kind": 'send(b\'{"kind":"reward"}\')',
     "no-kind": "send(b'{}')",
-    "wrong-type": "send(b'{\"kind\":\"log\",\"level\":\"loud\",\"event\":\"x\",\"fields\":{}}')",
+    "wrong-type": 'send(b\'{"kind":"log","level":"loud","event":"x","fields":{}}\')',
     "oversize": "os.write(3, b'\\xff\\xff\\xff\\xff'); time.sleep(60)",
     "nul": 'send(b\'{"kind":"result","result":"\\\\u0000"}\')',
     "half-a-pair": 'send(b\'{"kind":"result","result":"\\\\ud800"}\')',
     "bottomless": "send(b'{\"kind\":\"result\",\"result\":' + b'[' * 100000 + b']' * 100000 + b'}')",
-    "infinite": "send(b'{\"kind\":\"result\",\"result\":1e999}')",
-    "not-utf8": "send(b'{\"kind\":\"result\",\"result\":\"\\xff\"}')",
-    "ready-again": "send(b'{\"kind\":\"ready\"}')",
-    "described": "send(b'{\"kind\":\"described\",\"workflows\":[],\"problems\":[]}')",
+    "infinite": 'send(b\'{"kind":"result","result":1e999}\')',
+    "not-utf8": 'send(b\'{"kind":"result","result":"\\xff"}\')',
+    "ready-again": 'send(b\'{"kind":"ready"}\')',
+    "described": 'send(b\'{"kind":"described","workflows":[],"problems":[]}\')',
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from services.logs import questions
-from services.logs.domain import Place, row_of
+from services.logs.domain import Position, row_of
 from services.logs.questions import Deps, search
 from services.logs.store import insert
 from shared.db import counting, open_engine, transaction
@@ -19,7 +19,7 @@ from shared.errors import Invalid, Malformed, Unavailable
 from shared.messages import EventAccepted, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunRequested, RunUsage
 from shared.questions import Page
 from shared.questions.logs import LogPage, Search
-from tests.support.servers import Place as TestPlace
+from tests.support.servers import Place
 from tests.support.inside import bus_of, eventually, running
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -37,7 +37,7 @@ class Archive:
         time = NOW - timedelta(seconds=ago)
         sealed = seal(message, service="executor", org=org, now=time, **more)
         async with transaction(self.deps.engine) as connection:
-            place = Place("RUNS", "inc", self._seq, time, "subject")
+            place = Position("RUNS", "inc", self._seq, time, "subject")
             await insert(connection, [row_of(place, sealed.document)])
         return sealed.envelope.id
 
@@ -50,7 +50,7 @@ class Archive:
 
 
 @pytest_asyncio.fixture
-async def archive(place: TestPlace) -> AsyncIterator[Archive]:
+async def archive(place: Place) -> AsyncIterator[Archive]:
     engine = open_engine(place.database_url("logs"), service="logs")
     yield Archive(Deps(engine, lambda: NOW))
     await engine.dispose()
@@ -225,14 +225,14 @@ async def test_a_page_takes_a_bounded_number_of_statements(archive: Archive) -> 
 async def test_a_search_that_takes_too_long_is_answered_so(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     async with transaction(archive.deps.engine) as connection:
         document = seal(requested("r"), service="executor", org="acme", now=NOW).document
-        rows = [row_of(Place("RUNS", "inc", 1000 + n, NOW, "s"), document) for n in range(5000)]
+        rows = [row_of(Position("RUNS", "inc", 1000 + n, NOW, "s"), document) for n in range(5000)]
         await insert(connection, rows)
     monkeypatch.setattr(questions, "SECONDS", 0.001)
     with pytest.raises(Unavailable, match="narrow"):
         await archive.find(" OR ".join(f"data.a.b.c:>{n}" for n in range(50)))
 
 
-async def test_the_gateway_finds_a_line_that_the_service_has_archived(place: TestPlace) -> None:
+async def test_the_gateway_finds_a_line_that_the_service_has_archived(place: Place) -> None:
     async with running(place, "logs"), bus_of(place, "executor") as executor, bus_of(place, "gateway") as gateway:
         chunk = LineChunk(
             run="r1", workflow="w", attempt=1, chunk=1, lines=[Lines(time="t", level="info", message="hello from the run")]

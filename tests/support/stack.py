@@ -93,13 +93,19 @@ class Up:
                 await asyncio.sleep(ASKED_EVERY)
 
     async def until_ready_again(self) -> dict[str, Any]:
-        """Wait until the gateway says that it is ready."""
-        async with asyncio.timeout(BOUND), aiohttp.ClientSession() as session:
-            while True:
-                async with session.get(self.ready["url"] + "/readyz") as response:
-                    if response.ok:
-                        return self.read()
-                await asyncio.sleep(ASKED_EVERY)
+        """Wait until the gateway and every service say that they are ready; the gateway's port must not refuse meanwhile."""
+        sockets = Path((self.data / "run" / "sockets").read_text())
+        async with asyncio.timeout(BOUND):
+            async with aiohttp.ClientSession() as session:
+                while True:
+                    async with session.get(self.ready["url"] + "/readyz") as response:
+                        if response.ok:
+                            break
+                    await asyncio.sleep(ASKED_EVERY)
+            for name in self.ready["services"]:
+                while not await _is_ready(sockets / "health" / f"{name}.sock"):
+                    await asyncio.sleep(ASKED_EVERY)
+        return self.read()
 
     def family(self) -> list[processes.Identity]:
         """Return every process that `up` started, and theirs."""
@@ -115,3 +121,12 @@ class Up:
             known |= more
         members = (processes.identify(pid, processes.command_of(pid)) for pid in known - {os.getpid()})
         return [member for member in members if member is not None]
+
+
+async def _is_ready(socket: Path) -> bool:
+    try:
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session:
+            async with session.get("http://service/readyz") as response:
+                return response.ok
+    except (aiohttp.ClientError, OSError):
+        return False

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 
 from services.logs import cursor, times
 from services.logs.cursor import Cursor
-from services.logs.domain import UNDECODABLE, Place, Row, data_of, row_of
+from services.logs.domain import UNDECODABLE, Position, Row, data_of, row_of
 from services.logs.wording import WORDS
 from shared.envelope import seal
 from shared.errors import Invalid, Malformed
 from shared.messages import Audited, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunUsage
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
-PLACE = Place("RUNS", "inc", 7, NOW, "run.r1.failed")
+POSITION = Position("RUNS", "inc", 7, NOW, "run.r1.failed")
 
 
 def row(message: Message, **more: Any) -> Row:
     sealed = seal(message, service="executor", org="acme", now=NOW - timedelta(seconds=1), id="m1", **more)
-    return row_of(PLACE, sealed.document)
+    return row_of(POSITION, sealed.document)
 
 
 def lines(*given_lines: Lines) -> LineChunk:
@@ -81,7 +81,7 @@ def test_a_denied_token_is_a_warning_of_its_run() -> None:
 
 def test_an_unknown_type_is_archived_with_its_data() -> None:
     document = raw('{"name":"x"}').replace(b"run.succeeded", b"future.thing")
-    made = row_of(PLACE, document)
+    made = row_of(POSITION, document)
     assert (made.type, made.level, made.message, made.run) == ("future.thing", "info", "future.thing x", None)
 
 
@@ -99,7 +99,7 @@ def test_an_unknown_type_is_archived_with_its_data() -> None:
 )
 def test_what_postgres_cannot_hold_is_stored_escaped_beside_the_exact_bytes(data: str, stored: Any) -> None:
     document = raw(data)
-    made = row_of(PLACE, document)
+    made = row_of(POSITION, document)
     assert made.document == document
     assert made.type == "run.succeeded"
     assert made.org == "acme"
@@ -111,7 +111,7 @@ def test_what_postgres_cannot_hold_is_stored_escaped_beside_the_exact_bytes(data
 
 @pytest.mark.parametrize("document", [b"", b"\xff\xfe", b"null", b"[]", b'{"id":1}', b"[" * 5000, raw("1")[:-1], b"\x00"])
 def test_bytes_that_are_no_envelope_become_an_undecodable_row(document: bytes) -> None:
-    made = row_of(PLACE, document)
+    made = row_of(POSITION, document)
     assert made.type == UNDECODABLE
     assert made.document == document
     assert made.id == "RUNS/inc/7"
@@ -120,19 +120,19 @@ def test_bytes_that_are_no_envelope_become_an_undecodable_row(document: bytes) -
 
 @given(st.one_of(st.binary(max_size=200), st.recursive(st.text() | st.integers() | st.none(), st.lists).map(lambda v: raw(json.dumps(v)))))
 def test_any_bytes_become_a_row_that_postgres_takes(document: bytes) -> None:
-    made = row_of(PLACE, document)
+    made = row_of(POSITION, document)
     for text in (made.message, made.words, made.type, made.key, made.org, made.data or ""):
         assert "\x00" not in text
         text.encode()
 
 
 def test_nesting_costs_no_row() -> None:
-    made = row_of(PLACE, raw("[" * 500 + "]" * 500))
+    made = row_of(POSITION, raw("[" * 500 + "]" * 500))
     assert made.type == "run.succeeded"
 
 
 def test_words_are_bounded_and_leave_out_what_nobody_searches_for() -> None:
-    made = row_of(PLACE, raw(json.dumps({"body_base64": "QUJD", "token": "z" * 5000, "text": "word " * 100_000})))
+    made = row_of(POSITION, raw(json.dumps({"body_base64": "QUJD", "token": "z" * 5000, "text": "word " * 100_000})))
     assert "QUJD" not in made.words
     assert "zzzz" not in made.words
     assert len(made.words) < 2 * WORDS

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.executor.sandbox.errors import SandboxUnavailable
+from services.executor.sandbox.interpreter import copied, library_path
 
 _NOT_FOR_CHILDREN = ("cli", "cli.py", "__pycache__")
 
@@ -31,6 +32,8 @@ class Ground:
     """Where children stand. `package` holds only `millrace`; `scratch` is this supervisor's and goes with it."""
 
     interpreter: Path
+    libraries: str | None
+    """Where a copied interpreter finds its shared library; None for one that stands where it was installed."""
     package: Path
     boot: Path
     scratch: Path
@@ -57,14 +60,29 @@ def prepare(data: Path, interpreter: Path | None, who: Identity | None) -> Groun
         raise SandboxUnavailable(msg)
     data = data.absolute()
     data.mkdir(mode=0o755, parents=True, exist_ok=True)
-    python = (interpreter or Path(sys.executable)).resolve()
-    require_reach(python, who, "the Python interpreter")
-    require_reach(Path(os.__file__ if interpreter is None else python).resolve(), who, "Python's standard library")
+    require_reach(data, who, "the executor's folder")
+    python, libraries = _interpreter(data, interpreter, who)
     package = _copy_of_sdk(data)
     boot = package / "millrace" / "_runtime" / "boot.py"
     require_reach(boot, who, "the millrace package for sandboxed runs")
     scratch, lock = _own_scratch(data)
-    return Ground(interpreter=python, package=package, boot=boot, scratch=scratch, lock=lock)
+    return Ground(interpreter=python, libraries=libraries, package=package, boot=boot, scratch=scratch, lock=lock)
+
+
+def _interpreter(data: Path, given: Path | None, who: Identity | None) -> tuple[Path, str | None]:
+    """Return an interpreter within reach: the given one, our own, or a copy of our own."""
+    if given is not None:
+        require_reach(given.resolve(), who, "the Python interpreter")
+        return given.resolve(), None
+    own = Path(sys.executable).resolve()
+    try:
+        require_reach(own, who, "the Python interpreter")
+        require_reach(Path(os.__file__).resolve(), who, "Python's standard library")
+    except SandboxUnavailable:
+        copy = copied(data)
+        require_reach(copy, who, "the copy of the Python interpreter")
+        return copy, library_path(copy)
+    return own, None
 
 
 def require_reach(path: Path, who: Identity | None, what: str) -> None:

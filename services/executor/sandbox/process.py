@@ -213,7 +213,13 @@ def _popen(
         stdout=output.writable("stdout"),
         stderr=output.writable("stderr"),
         cwd=scratch,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent", "TMPDIR": str(scratch)},
+        env={
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "HOME": "/nonexistent",
+            "TMPDIR": str(scratch),
+            **({"LD_LIBRARY_PATH": where.libraries} if where.libraries else {}),
+        },
         close_fds=True,
         start_new_session=True,
     )

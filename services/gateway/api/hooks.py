@@ -12,7 +12,7 @@ from services.gateway.api.access import remote
 from services.gateway.domain import SENDER_ID, delivery_id, kept_headers, kept_query, storable
 from services.gateway.parts import GATEWAY, Gateway
 from services.gateway.schemes import refusal
-from services.gateway.senders import Door
+from services.gateway.senders import Door, Way
 from shared.commit import Ack
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import TooLarge, Unauthenticated
@@ -40,18 +40,19 @@ async def receive(request: web.Request) -> web.Response:
             # The rest of the body is not worth reading.
             answer.force_close()
             return answer
-        reason = refusal(door.sender.scheme, door.keys, request.headers, body, time.time())
+        way = door.way(request.headers)
+        reason = refusal(way.scheme, door.keys, request.headers, body, time.time())
         if reason is not None:
             _tell(gateway, request, door, reason)
             raise Unauthenticated(reason)
-        delivery, ack = await _keep(gateway, request, door, body)
+        delivery, ack = await _keep(gateway, request, door, way, body)
     return web.Response(
         body=b'{"id":"%b"}' % delivery.encode(), status=200 if ack.duplicate else 202, content_type="application/json"
     )
 
 
-async def _keep(gateway: Gateway, request: web.Request, door: Door, body: bytes) -> tuple[str, Ack]:
-    sender_id = _sender_id(request, door)
+async def _keep(gateway: Gateway, request: web.Request, door: Door, way: Way, body: bytes) -> tuple[str, Ack]:
+    sender_id = _sender_id(request, way)
     delivery = new_id() if sender_id is None else delivery_id(door.source, sender_id)
     inline = len(body) <= INLINE_BYTES
     message = WebhookReceived(
@@ -71,10 +72,10 @@ async def _keep(gateway: Gateway, request: web.Request, door: Door, body: bytes)
     return delivery, await gateway.bus.journal.publish(gateway.bus.seal(message, org=door.org, id=delivery))
 
 
-def _sender_id(request: web.Request, door: Door) -> str | None:
-    if door.sender.delivery_header is None:
+def _sender_id(request: web.Request, way: Way) -> str | None:
+    if way.delivery_header is None:
         return None
-    given = request.headers.get(door.sender.delivery_header)
+    given = request.headers.get(way.delivery_header)
     return storable(given) if given and len(given) <= SENDER_ID else None
 
 

@@ -30,9 +30,6 @@ def upgrade() -> None:
         PARTITION BY RANGE (time)
         """
     )
-    # Documents are JSON of some hundred bytes, compressed by the fast method where they are long.
-    op.execute("ALTER TABLE message ALTER COLUMN document SET COMPRESSION lz4")
-    op.execute("ALTER TABLE message ALTER COLUMN data SET COMPRESSION lz4")
     # Each index slows every insert: these serve the two orders of search, the two chains, and words.
     op.execute("CREATE INDEX message_time ON message (time, stream, seq)")
     op.execute("CREATE INDEX message_org ON message (org, time)")

@@ -1,0 +1,155 @@
+"""Signatures: the senders' own published vectors, and what nobody should be able to send."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.gateway.schemes import GITHUB, MAX_CANDIDATES, STANDARD_WEBHOOKS, SVIX, Scheme, digest_of, key_of, refusal
+
+VECTORS: list[dict[str, Any]] = msgspec.json.decode((Path(__file__).parents[1] / "vectors" / "webhooks.json").read_bytes())
+STRIPE = Scheme(
+    header="stripe-signature", prefix="v1=", separator=",", timestamp_prefix="t=", template="{timestamp}.{body}"
+)
+SCHEMES = {
+    "bitbucket_jira": Scheme(header="x-hub-signature", prefix="sha256="),
+    "circleci": Scheme(header="circleci-signature", prefix="v1=", separator=","),
+    "github": GITHUB,
+    "line": Scheme(header="x-line-signature", encoding="base64"),
+    "paddle": Scheme(
+        header="paddle-signature", prefix="h1=", separator=";", timestamp_prefix="ts=", template="{timestamp}:{body}"
+    ),
+    "pagerduty": Scheme(header="x-pagerduty-signature", prefix="v1=", separator=","),
+    "razorpay": Scheme(header="x-razorpay-signature"),
+    "sanity": Scheme(
+        header="sanity-webhook-signature",
+        prefix="v1=",
+        separator=",",
+        timestamp_prefix="t=",
+        timestamp_unit="ms",
+        encoding="base64url",
+        template="{timestamp}.{body}",
+    ),
+    "slack": Scheme(
+        header="x-slack-signature",
+        prefix="v0=",
+        timestamp_header="x-slack-request-timestamp",
+        template="v0:{timestamp}:{body}",
+    ),
+    "standard_webhooks": STANDARD_WEBHOOKS,
+    "svix": SVIX,
+    "generic-sha512-hex-convoy": Scheme(header="x-convoy-signature", algorithm="sha512"),
+    "generic-sha512-b64-convoy": Scheme(header="x-convoy-signature", algorithm="sha512", encoding="base64"),
+    "adnanh-sha1-json": Scheme(header="x-signature", algorithm="sha1", prefix="sha1="),
+    "adnanh-sha1-empty": Scheme(header="x-signature", algorithm="sha1", prefix="sha1="),
+    "octokit-sha1-legacy": Scheme(header="x-hub-signature", algorithm="sha1", prefix="sha1="),
+}
+NOW = 1_700_000_000.0
+KEY = b"secret"
+BODY = b'{"a": 1}'
+
+
+def scheme_of(vector: dict[str, Any]) -> Scheme:
+    return SCHEMES[vector["id"] if vector["id"] in SCHEMES else vector["provider"]]
+
+
+def lower(headers: dict[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def signed(scheme: Scheme, timestamp: str, *, body: bytes = BODY, identity: str = "") -> str:
+    template = scheme.template.replace("{id}", identity).replace("{timestamp}", timestamp).encode()
+    return digest_of(scheme, KEY, template.replace(b"{body}", body))
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["id"] for vector in VECTORS])
+def test_published_vectors_are_decided_as_published(vector: dict[str, Any]) -> None:
+    scheme = scheme_of(vector)
+    body = vector["body"].encode()
+    reason = refusal(
+        scheme, (key_of(scheme, vector["secret"]),), lower(vector["headers"]), body, vector.get("now", NOW)
+    )
+    assert (reason is None) == vector["expected_valid"], reason
+
+
+@pytest.mark.parametrize("vector", [v for v in VECTORS if v["expected_valid"]], ids=lambda v: v["id"])
+def test_one_changed_byte_of_the_body_is_refused(vector: dict[str, Any]) -> None:
+    scheme = scheme_of(vector)
+    body = vector["body"].encode() + b" "
+    assert refusal(scheme, (key_of(scheme, vector["secret"]),), lower(vector["headers"]), body, vector.get("now", NOW))
+
+
+@pytest.mark.parametrize("vector", [v for v in VECTORS if "now" in v and v["expected_valid"]], ids=lambda v: v["id"])
+@pytest.mark.parametrize("away", [-301.0, 301.0])
+def test_a_time_too_far_from_now_is_refused_both_ways(vector: dict[str, Any], away: float) -> None:
+    scheme = scheme_of(vector)
+    keys = (key_of(scheme, vector["secret"]),)
+    assert refusal(scheme, keys, lower(vector["headers"]), vector["body"].encode(), vector["now"] + away)
+
+
+def test_a_stripe_header_with_two_signatures_is_accepted_by_either_key() -> None:
+    stamp = str(int(NOW))
+    header = f"t={stamp},v1={'0' * 64},v1={signed(STRIPE, stamp)},v0=ignored"
+    headers = {"stripe-signature": header}
+    assert refusal(STRIPE, (KEY,), headers, BODY, NOW) is None
+    assert refusal(STRIPE, (b"new", KEY), headers, BODY, NOW) is None
+    assert refusal(STRIPE, (b"new",), headers, BODY, NOW) is not None
+
+
+def test_without_keys_everything_is_refused() -> None:
+    headers = {"x-hub-signature-256": f"sha256={signed(GITHUB, '')}"}
+    assert refusal(GITHUB, (KEY,), headers, BODY, NOW) is None
+    assert refusal(GITHUB, (), headers, BODY, NOW) is not None
+
+
+def test_hexadecimal_signatures_may_be_in_upper_case() -> None:
+    headers = {"x-hub-signature-256": f"sha256={signed(GITHUB, '').upper()}"}
+    assert refusal(GITHUB, (KEY,), headers, BODY, NOW) is None
+
+
+def test_signatures_beyond_the_first_ones_are_not_looked_at() -> None:
+    stamp = str(int(NOW))
+    many = ",".join(["v1=00"] * MAX_CANDIDATES)
+    headers = {"stripe-signature": f"t={stamp},{many},v1={signed(STRIPE, stamp)}"}
+    assert refusal(STRIPE, (KEY,), headers, BODY, NOW) is not None
+
+
+def test_an_id_that_looks_like_a_placeholder_is_taken_as_text() -> None:
+    stamp = str(int(NOW))
+    text = digest_of(STANDARD_WEBHOOKS, KEY, b"{timestamp}." + stamp.encode() + b"." + BODY)
+    headers = {"webhook-id": "{timestamp}", "webhook-timestamp": stamp, "webhook-signature": f"v1,{text}"}
+    assert refusal(STANDARD_WEBHOOKS, (KEY,), headers, BODY, NOW) is None
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_not base64!"])
+def test_a_secret_that_makes_no_key_is_said_when_the_source_is_opened(secret: str) -> None:
+    with pytest.raises(ValueError, match="secret is"):
+        key_of(STANDARD_WEBHOOKS, secret)
+
+
+@given(
+    scheme=st.sampled_from([*SCHEMES.values(), STRIPE]),
+    value=st.text(st.characters(codec=None)) | st.text("0123456789abcdefv=,; +/sht.").map(lambda text: f"v1={text}"),
+    stamp=st.text(st.characters(codec=None), max_size=20) | st.integers(0, 2**60).map(str),
+    body=st.binary(max_size=64),
+)
+def test_garbage_is_refused_and_never_raises(scheme: Scheme, value: str, stamp: str, body: bytes) -> None:
+    headers = {
+        scheme.header: value,
+        scheme.id_header or "-": stamp,
+        scheme.timestamp_header or "--": stamp,
+    }
+    assert refusal(scheme, (KEY,), headers, body, NOW) is not None
+
+
+@given(body=st.binary(max_size=256), offset=st.integers(-300, 300), identity=st.text(min_size=1, max_size=20))
+def test_what_a_sender_signs_is_accepted(body: bytes, offset: int, identity: str) -> None:
+    stamp = str(int(NOW) + offset)
+    text = digest_of(STANDARD_WEBHOOKS, KEY, f"{identity}.{stamp}.".encode() + body)
+    headers = {"webhook-id": identity, "webhook-timestamp": stamp, "webhook-signature": f"v1,{text}"}
+    assert refusal(STANDARD_WEBHOOKS, (KEY,), headers, body, NOW) is None
