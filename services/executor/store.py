@@ -107,7 +107,7 @@ async def put_states(connection: AsyncConnection, changed: list[RunState]) -> No
     statement = """
         INSERT INTO run (id, org, workflow, status, requested_at, last_seq, state)
         SELECT * FROM unnest(CAST(:id AS text[]), CAST(:org AS text[]), CAST(:workflow AS text[]), CAST(:status AS text[]),
-                             CAST(:requested_at AS timestamptz[]), CAST(:last_seq AS bigint[]), CAST(:state AS jsonb[]))
+                             CAST(:requested_at AS timestamptz[]), CAST(:last_seq AS bigint[]), CAST(:state AS json[]))
         ON CONFLICT (id) DO UPDATE SET status = excluded.status, last_seq = excluded.last_seq, state = excluded.state
     """
     columns = {
@@ -134,7 +134,7 @@ async def put_lines(connection: AsyncConnection, lines: list[tuple[str, int, int
     """Write lines as (run, n, attempt, line); one statement for all of them."""
     statement = """
         INSERT INTO line (run, n, attempt, line)
-        SELECT * FROM unnest(CAST(:run AS text[]), CAST(:n AS bigint[]), CAST(:attempt AS integer[]), CAST(:line AS jsonb[]))
+        SELECT * FROM unnest(CAST(:run AS text[]), CAST(:n AS bigint[]), CAST(:attempt AS integer[]), CAST(:line AS json[]))
     """
     columns = {
         "run": [line[0] for line in lines],
@@ -164,7 +164,7 @@ async def remove_file(connection: AsyncConnection, org: str, path: str) -> None:
 async def put_workflow(connection: AsyncConnection, entry: WorkflowEntry, version: int) -> None:
     """Make the row of a workflow what its last message says."""
     statement = """
-        INSERT INTO workflow (org, name, entry, version) VALUES (:org, :name, CAST(:entry AS jsonb), :version)
+        INSERT INTO workflow (org, name, entry, version) VALUES (:org, :name, CAST(:entry AS json), :version)
         ON CONFLICT (org, name) DO UPDATE SET entry = excluded.entry, version = excluded.version
     """
     row = {"org": entry.org, "name": entry.name, "entry": _json(entry), "version": version}
@@ -177,7 +177,7 @@ async def remove_workflow(connection: AsyncConnection, org: str, name: str) -> N
 
 
 def _json(value: Any) -> str:
-    """Return JSON that jsonb takes: it refuses U+0000, which is kept as its replacement here and exactly on the bus."""
+    """Return JSON that Postgres takes: it refuses U+0000, which is kept as its replacement here and exactly on the bus."""
     return msgspec.json.encode(value).decode().replace("\\u0000", "\\ufffd")
 
 

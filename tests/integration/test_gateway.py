@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import io
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -149,7 +150,7 @@ async def stream(place: Place, name: str) -> list[Envelope]:
     async with bus_of(place, "admin") as bus:
         info = await api_request(bus.client, f"$JS.API.STREAM.INFO.{name}", None)
         read: list[Envelope] = []
-        for sequence in range(info["state"]["first_seq"], info["state"]["last_seq"] + 1):
+        for sequence in range(max(1, info["state"]["first_seq"]), info["state"]["last_seq"] + 1):
             got = await api_request(bus.client, f"$JS.API.STREAM.MSG.GET.{name}", {"seq": sequence})
             read.append(open_envelope(base64.b64decode(got["message"]["data"])))
         return read
@@ -177,7 +178,7 @@ async def test_an_accepted_webhook_is_on_the_stream_exactly_as_it_came(place: Pl
     kept = dict(message.headers)
     assert kept["x-hub-signature-256"] == kept["cookie"] == "[redacted]"
     assert kept["x-odd"] == "a"
-    assert b"secret" not in envelope.data
+    assert b"secret" not in bytes(envelope.data)
 
 
 async def test_a_repeated_delivery_answers_the_first_id_and_adds_nothing(place: Place, client: Client) -> None:
@@ -414,7 +415,7 @@ async def test_only_the_platform_key_is_let_in(place: Place, client: Client) -> 
     assert (await client("GET", "/api/v1/runs?org=a.b")).status == 422
 
     async def audited() -> bool:
-        return any(b"no_key" in one.data for one in await stream(place, "AUDIT"))
+        return any(b"no_key" in bytes(one.data) for one in await stream(place, "AUDIT"))
 
     await eventually(audited)
 
@@ -637,7 +638,7 @@ async def test_a_file_streams_in_and_out_unchanged(place: Place) -> None:
         gateway(place, MILLRACE_MAX_FILE="4000000") as client,
     ):
         tag = f'"{hashlib.sha256(content).hexdigest()}"'
-        put = await client("PUT", path, data=content)
+        put = await client("PUT", path, data=io.BytesIO(content))
         assert (put.status, put.json["path"], put.headers["ETag"]) == (200, "a/b c.bin", tag)
         assert files["a/b c.bin"].expected is None
         got = await client("GET", path)
@@ -649,7 +650,7 @@ async def test_a_file_streams_in_and_out_unchanged(place: Place) -> None:
         assert (await client("PUT", path, data=b"", headers=client.key | {"If-Match": tag})).status == 200
         assert files["a/b c.bin"].expected == tag.strip('"')
         assert (await client("GET", path)).body == b""
-        assert (await client("PUT", path, data=bytes(4_000_001))).status == 413
+        assert (await client("PUT", path, data=io.BytesIO(bytes(4_000_001)))).status == 413
 
         async def endless() -> AsyncIterator[bytes]:
             for _ in range(41):

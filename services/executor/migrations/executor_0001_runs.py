@@ -17,14 +17,14 @@ TABLES = (
     """
     CREATE TABLE run (
         id text PRIMARY KEY, org text NOT NULL, workflow text NOT NULL, status text NOT NULL,
-        requested_at timestamptz NOT NULL, last_seq bigint NOT NULL, state jsonb NOT NULL)
+        requested_at timestamptz NOT NULL, last_seq bigint NOT NULL, state json NOT NULL)
     """,
     "CREATE INDEX run_list ON run (org, requested_at DESC, id DESC)",
     "CREATE INDEX run_status ON run (org, status, requested_at DESC, id DESC)",
     "CREATE INDEX run_workflow ON run (org, workflow, requested_at DESC, id DESC)",
     """
     CREATE TABLE line (
-        run text NOT NULL, n bigint NOT NULL, attempt integer NOT NULL, line jsonb NOT NULL, PRIMARY KEY (run, n))
+        run text NOT NULL, n bigint NOT NULL, attempt integer NOT NULL, line json NOT NULL, PRIMARY KEY (run, n))
     """,
     """
     CREATE TABLE file (
@@ -33,7 +33,7 @@ TABLES = (
     """,
     """
     CREATE TABLE workflow (
-        org text NOT NULL, name text COLLATE "C" NOT NULL, entry jsonb NOT NULL, version bigint NOT NULL,
+        org text NOT NULL, name text COLLATE "C" NOT NULL, entry json NOT NULL, version bigint NOT NULL,
         PRIMARY KEY (org, name))
     """,
 )

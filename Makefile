@@ -1,0 +1,51 @@
+# Millrace: `make` lists what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test lint bench chaos lock clean
+
+help:  ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP)  ## Install into .venv, every package pinned and checked by its hash
+
+$(STAMP): requirements.lock pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Millrace needs Python 3.11 or newer, and $(PYTHON) is not: name one with 'make PYTHON=/path/to/python3'." >&2; exit 2; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing: on Debian and Ubuntu, 'apt install python3-venv'." >&2; exit 2; }
+	@"$(BIN)/python" -c '' 2>/dev/null || rm -rf "$(VENV)"
+	@test -x "$(BIN)/python" || "$(PYTHON)" -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet --require-hashes --requirement requirements.lock
+	"$(BIN)/python" -m pip install --quiet --no-deps --no-index --no-build-isolation --editable .
+	@touch "$(STAMP)"
+
+demo: install  ## Start everything, send a signed GitHub webhook, show the run and its chain (ARGS=--once stops afterwards)
+	@"$(BIN)/python" -m deploy.demo $(ARGS)
+
+up: install  ## Run the whole stack in the foreground (ARGS="--port 9000 --data DIR")
+	@"$(BIN)/python" -m deploy.local $(ARGS)
+
+test: install  ## Run every test (ARGS="-k name" for some)
+	"$(BIN)/python" -m pytest -n 2 --dist loadfile $(ARGS)
+
+lint: install  ## Check style, types and import contracts
+	"$(BIN)/ruff" check .
+	"$(BIN)/ruff" format --check .
+	"$(BIN)/mypy"
+	"$(BIN)/lint-imports"
+
+bench: install  ## Run every benchmark; each prints its figure beside the limit measured in the same run
+	@set -e; for file in bench/[a-z]*.py; do echo "== $$file"; "$(BIN)/python" "$$file" $(ARGS); done
+
+lock:  ## Write requirements.lock anew (needs uv)
+	uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
+
+clean:  ## Remove the environment and caches; data stays
+	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis
