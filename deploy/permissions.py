@@ -1,6 +1,6 @@
 """Who may say and hear what on the bus: one NATS user per service, permissions derived from the declarations.
 
-The rules follow from `shared.messages` (`by`), `shared.questions` (`by`) and the table of `shared.streams`; nothing is listed twice.
+The rules follow from `shared.messages` and `shared.questions` (`by`) and from the table of `shared.streams`.
 """
 
 from __future__ import annotations

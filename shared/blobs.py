@@ -71,10 +71,10 @@ class Blobs:
                 "options": {"max_chunk_size": CHUNK},
             }
             await self._publish(self._meta_subject(blob.sha256), json.dumps(meta).encode(), {"Nats-Rollup": "sub"})
-        except BaseException:
+        except BaseException as error:
             with contextlib.suppress(Unavailable, StreamError):
-                # Whoever sent this is waiting to hear of the failure.
-                await self._purge(subject, wait=1.0)
+                # A broker that did not answer will not purge either, and whoever sent this waits to hear of the failure.
+                await self._purge(subject, wait=0.1 if isinstance(error, Unavailable) else 5.0)
             raise
         return blob
 

@@ -71,13 +71,19 @@ class Bus:
         return seal(message, service=self.service, org=org, now=utc_now(), id=id, cause=cause, correlation=correlation)
 
     async def publish(self, sealed: Sealed[Any]) -> int:
-        """Store a message; returns its sequence. A creation expects to be its aggregate's first. Raises `Unavailable`, `Conflict`."""
+        """Store a message; returns its sequence. A creation expects to be its aggregate's first.
+
+        Raises `Unavailable`, `Conflict`.
+        """
         if declaration_of(sealed.message).creates:
             return await self.append(sealed, 0)
         return (await self.journal.publish(sealed)).sequence
 
     async def append(self, sealed: Sealed[Any], expected: int) -> int:
-        """Store a message of an aggregate that is expected at `expected`; returns its sequence. Raises `Conflict`, `Unavailable`."""
+        """Store a message of an aggregate that is expected at `expected`; returns its sequence.
+
+        Raises `Conflict`, `Unavailable`.
+        """
         return (await aggregate.append(self.client, self.journal, sealed, expected)).sequence
 
     async def say_log(self, logged: Logged, correlation: str | None) -> None:
@@ -304,7 +310,7 @@ async def connected(url: str, *, service: str, health: Health) -> AsyncIterator[
         apply_types=False,
         logger=None,
         connect_timeout=5,
-        reconnect_time_wait=0.25,
+        reconnect_time_wait=0.25,  # type: ignore[arg-type]  # nats-py sleeps so many seconds
         max_reconnect_attempts=-1,
         ping_interval=5,
         max_outstanding_pings=2,

@@ -87,8 +87,8 @@ async def put_source(command: PutSource, deps: Deps) -> SourceView:
     """Create or replace a source; its secrets are sealed anew for their place."""
     description = DESCRIPTIONS.get(command.adapter)
     if description is None:
-        known = ", ".join(sorted(DESCRIPTIONS))
-        raise Invalid(f"there is no adapter {command.adapter!r}; there are {known}", errors=(Problem("adapter", "unknown"),))
+        names = ", ".join(sorted(DESCRIPTIONS))
+        raise Invalid(f"there is no adapter {command.adapter!r}; there are {names}", errors=(Problem("adapter", "unknown"),))
     domain.checked_name(command.name)
     key = hashed_key(command.org, command.name)
     before = await aggregate.last(deps.bus.client, "source", key)

@@ -46,7 +46,7 @@ async def fold(bus: Bus, run: str) -> Folded | None:
     state: RunState | None = None
     steps: dict[tuple[str, int], Any] = {}
     async for stored in aggregate.history(bus.client, "run", run):
-        message = open_message(stored.envelope)
+        message: Message = open_message(stored.envelope)
         if isinstance(message, RunStepCompleted):
             steps[message.name, message.ordinal] = message.result
         state = domain.evolve(state, stored.envelope, message, stored.sequence)

@@ -68,7 +68,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def evolve(state: RunState | None, envelope: Envelope, message: Message, sequence: int) -> RunState | None:
-    """Return the state after one more message of the run; messages that were folded already, and those after the end, change nothing.
+    """Return the state after one more message; messages that were folded already, and those after the end, change nothing.
 
     None while the run was never requested: such messages cannot be made sense of.
     """
@@ -156,7 +156,7 @@ def _path_complaint(path: str) -> str | None:
         return "it is empty"
     if len(path.encode(errors="surrogatepass")) > PATH_BYTES:
         return f"it is longer than {PATH_BYTES} bytes"
-    if path.startswith("/") or path != posixpath.normpath(path) or path.startswith("..") or path == ".":
+    if path.startswith("/") or path != posixpath.normpath(path) or path == "." or path.split("/")[0] == "..":
         return "it must be relative and normal, without . and .. and doubled slashes"
     if "\\" in path or any(unicodedata.category(character) in {"Cc", "Cf", "Cs"} for character in path):
         return "it holds a backslash or a character that cannot be printed"

@@ -37,12 +37,12 @@ from shared.messages import (
 )
 from shared.pull import delivered
 from shared.questions.oauth import GetToken, Token
-from shared.streams import INLINE_BYTES, PRIORITIES, WORK, Work
+from shared.streams import INLINE_BYTES, WORK
 
 # The work consumers wait 30 s for an acknowledgement; three signs of life fit in.
 IN_PROGRESS = 10.0
 RETRY_DELAY = 1.0
-_WORK: dict[str, Work] = {priority: next(work for work in WORK if work.name == f"executor-runs-{priority}") for priority in PRIORITIES}
+_WORK = {work.name.removeprefix("executor-runs-"): work for work in WORK if work.message is RunRequested}
 _log = structlog.get_logger()
 
 

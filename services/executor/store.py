@@ -74,7 +74,8 @@ class Store:
 
     async def tree(self, org: str) -> dict[str, str]:
         """Return the SHA-256 of every file of a workspace by path."""
-        return {row["path"]: row["sha256"] for row in await self._all("SELECT path, sha256 FROM file WHERE org = :org", {"org": org})}
+        rows = await self._all("SELECT path, sha256 FROM file WHERE org = :org", {"org": org})
+        return {row["path"]: row["sha256"] for row in rows}
 
     async def workflow(self, org: str, name: str) -> tuple[WorkflowEntry, int] | None:
         """Return a workflow and the sequence that it reflects."""

@@ -22,8 +22,11 @@ _log = structlog.get_logger()
 
 
 class Worker:
-    """Keeps up to `slots` runs going. While all is idle a pull waits at the server for each priority, so that work arrives at once;
-    when a slot frees under load the priorities are asked in order."""
+    """Keeps up to `slots` runs going.
+
+    While all is idle a pull waits at the server for each priority, so that work arrives at once; when a slot frees under load
+    the priorities are asked in order.
+    """
 
     def __init__(self, client: Client, runs: Runs, slots: int) -> None:
         self._client = client
@@ -42,7 +45,9 @@ class Worker:
         """Pull and start work until cancelled; then let runs end for a moment, and give back the rest."""
         try:
             async with AsyncExitStack() as stack:
-                inboxes = {p: await stack.enter_async_context(Inbox(self._client, self._changed)) for p in PRIORITIES}
+                inboxes: dict[str, Inbox] = {}
+                for priority in PRIORITIES:
+                    inboxes[priority] = await stack.enter_async_context(Inbox(self._client, self._changed))
                 asking = await stack.enter_async_context(Inbox(self._client))
                 await self._pull(inboxes, asking)
         finally:

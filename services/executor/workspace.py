@@ -152,7 +152,8 @@ async def _announce(
 ) -> int:
     before = await aggregate.last(deps.bus.client, "workflow", workflow_key)
     if before is not None and isinstance(message, WorkflowChanged) and before.envelope.type == "workflow.changed":
-        if open_message(before.envelope, WorkflowChanged) == message:
+        unchanged = open_message(before.envelope, WorkflowChanged) == message
+        if unchanged:
             return before.sequence
     sequence, at = await _record(deps, command, message, before, message.name)
     entry = workflow_entry(message, command.org, at) if isinstance(message, WorkflowChanged) else None

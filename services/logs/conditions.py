@@ -6,9 +6,9 @@ from decimal import Decimal
 from typing import Any
 
 from services.logs.domain import LEVELS, level_named
-from services.logs.query import (
+from services.logs.query import NUMBER
+from services.logs.tree import (
     FIELDS,
-    NUMBER,
     And,
     Column,
     Compares,
@@ -42,7 +42,7 @@ class Condition:
         self.parameters[name] = value
         return f"CAST(:{name} AS {cast})"
 
-    def _of(self, tree: Tree) -> str:
+    def _of(self, tree: Tree) -> str:  # noqa: PLR0911 - one answer for each kind of node
         match tree:
             case And(items):
                 return "(" + " AND ".join(self._of(item) for item in items) + ")"

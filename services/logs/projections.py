@@ -50,7 +50,7 @@ async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> None:
         row = rows[0]
         if row.type == UNDECODABLE:
             raise
-        _log.error("archive.row_refused", stream=row.stream, sequence=row.seq, type=row.type, reason=str(error.orig))  # noqa: TRY400
+        _log.warning("archive.row_refused", stream=row.stream, sequence=row.seq, type=row.type, reason=str(error.orig))
         position = Position(row.stream, row.incarnation, row.seq, row.time, row.key)
         await store.insert(connection, [undecodable(position, row.document)])
 

@@ -7,100 +7,34 @@ A backslash makes the next character ordinary. AND, OR, NOT and TO are operators
 from __future__ import annotations
 
 import re
-from typing import Literal, NoReturn, cast
-
-import msgspec
+from typing import NoReturn, cast
 
 from services.logs.domain import LEVELS, level_known, storable
+from services.logs.tree import (
+    FIELDS,
+    And,
+    Column,
+    Compares,
+    Equals,
+    Everything,
+    Exists,
+    Field,
+    Not,
+    Operator,
+    Or,
+    Path,
+    StartsWith,
+    Tree,
+    Words,
+)
 from shared.errors import Invalid, Problem
 
 LENGTH = 4096
 TERMS = 50
 DEPTH = 10
-# Columns that do not depend on time: the range of times stands beside the query.
-FIELDS = (
-    "stream", "seq", "type", "level", "service", "org", "key", "run", "correlation_id", "causation_id", "id", "message",
-)  # fmt: skip
-
 # A value that is compared as a number; longer ones are text.
 NUMBER = re.compile(r"-?[0-9]{1,300}(\.[0-9]{1,300})?([eE][+-]?[0-9]{1,3})?\Z", re.ASCII)
 
-Operator = Literal[">", ">=", "<", "<="]
-
-
-class Column(msgspec.Struct, frozen=True):
-    """One of `FIELDS`."""
-
-    name: str
-
-
-class Path(msgspec.Struct, frozen=True):
-    """A place within the data, such as `data.pull_request.number`: names, or numbers of list items."""
-
-    parts: tuple[str, ...]
-
-
-Field = Column | Path
-
-
-class Everything(msgspec.Struct, frozen=True):
-    """Matches every message."""
-
-
-class Words(msgspec.Struct, frozen=True):
-    """Full text: the words of `text` one after the other; `prefix` lets the last one go on."""
-
-    text: str
-    prefix: bool = False
-
-
-class Equals(msgspec.Struct, frozen=True):
-    """The field has exactly this value."""
-
-    field: Field
-    value: str
-
-
-class StartsWith(msgspec.Struct, frozen=True):
-    """The field's text begins so."""
-
-    field: Field
-    value: str
-
-
-class Compares(msgspec.Struct, frozen=True):
-    """The field is above or below: as a number where `value` is one, else as text."""
-
-    field: Field
-    operator: Operator
-    value: str
-
-
-class Exists(msgspec.Struct, frozen=True):
-    """The field has a value."""
-
-    field: Field
-
-
-class Not(msgspec.Struct, frozen=True):
-    """What `item` does not match."""
-
-    item: Tree
-
-
-class And(msgspec.Struct, frozen=True):
-    """What all match."""
-
-    items: tuple[Tree, ...]
-
-
-class Or(msgspec.Struct, frozen=True):
-    """What any matches."""
-
-    items: tuple[Tree, ...]
-
-
-Tree = Everything | Words | Equals | StartsWith | Compares | Exists | Not | And | Or
 
 _FIELD = re.compile(r"([A-Za-z_][\w-]*(?:\.[\w@$-]+)*):")
 _COMPARISON = re.compile(r">=|<=|>|<")
@@ -198,9 +132,9 @@ class _Parser:
         if name in FIELDS:
             return Column(name)
         first, _, rest = name.partition(".")
-        if first == "data" and rest:
-            return Path(tuple(rest.split(".")))
-        self._fail(f"one of {', '.join(FIELDS)} or data.<path> before the colon, or quotes around text that holds one")
+        if first != "data" or not rest:
+            self._fail(f"one of {', '.join(FIELDS)} or data.<path> before the colon, or quotes around text that holds one")
+        return Path(tuple(rest.split(".")))
 
     def _of_field(self, field: Field) -> Tree:
         comparison = _COMPARISON.match(self._text, self._at)

@@ -109,7 +109,7 @@ async def search(
     way = "DESC" if order == "desc" else "ASC"
     columns = ", ".join(field.name for field in msgspec.structs.fields(Found))
     statement = text(
-        f"SELECT {columns} FROM message WHERE {' AND '.join(wanted)}"  # noqa: S608 - names of ours; values are bound
+        f"SELECT {columns} FROM message WHERE {' AND '.join(wanted)}"
         f" ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit"
     )
     async with connection.stream(
@@ -130,7 +130,10 @@ async def claim_partitioning(connection: AsyncConnection) -> bool:
 async def partitions(connection: AsyncConnection) -> set[str]:
     """Return the names of the archive's partitions."""
     found = await connection.execute(
-        text("SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = CAST('message' AS regclass)")
+        text(
+            "SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+            " WHERE i.inhparent = CAST('message' AS regclass)"
+        )
     )
     return set(found.scalars())
 
@@ -153,7 +156,7 @@ async def move_day(connection: AsyncConnection, name: str, start: datetime, end:
     await connection.execute(
         text(
             "WITH moved AS (DELETE FROM message_default WHERE time >= :start AND time < :end RETURNING *)"
-            f' INSERT INTO "{name}" SELECT * FROM moved'  # noqa: S608 - a name of ours
+            f' INSERT INTO "{name}" SELECT * FROM moved'
         ),
         {"start": start, "end": end},
     )

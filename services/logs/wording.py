@@ -20,7 +20,7 @@ _SKIPPED_NAMES = {"sealed", "sha256"}
 # Postgres takes `tickets.fetched` or `a/b` for one word, a host's or a path's: its parts are words as well.
 _JOINED = re.compile(r"\w+(?:[./:@=]\w+)+")
 _SEPARATORS = re.compile(r"[./:@=]")
-_LONG = re.compile(r"\S{%d,}" % (_LONGEST_WORD + 1))
+_LONG = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
 
 
 def message_of(type_: str, key: str, data: dict[str, Any]) -> str:
@@ -87,8 +87,9 @@ def _lines(data: dict[str, Any]) -> str:
 
 def _logged(data: dict[str, Any]) -> str:
     fields = data.get("fields")
-    said = [f"{name}={_short(value)}" for name, value in fields.items() if name != "service"] if isinstance(fields, dict) else []
-    return " ".join((*_of(data, "event"), *said))
+    if not isinstance(fields, dict):
+        fields = {}
+    return " ".join((*_of(data, "event"), *(f"{name}={_short(value)}" for name, value in fields.items() if name != "service")))
 
 
 def _ended(data: dict[str, Any]) -> str:

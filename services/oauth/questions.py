@@ -98,7 +98,7 @@ async def get_token(asked: GetToken, deps: Deps) -> Token:
     try:
         sealed = deps.vault.given(connection, asked)
     except Unavailable as error:
-        _log.error("connection.quarantined", connection=connection.id, reason=error.detail)  # noqa: TRY400
+        _log.warning("connection.quarantined", connection=connection.id, reason=error.detail)
         await _record(asked, connection, "unavailable", deps)
         raise
     await _record(asked, connection, "ok", deps)

@@ -39,7 +39,7 @@ class Store:
     async def page(self, org: str, *, after: str, name: str | None, limit: int) -> list[Connection]:
         """Return connections by name, those after `after`."""
         return await self._all(
-            f"SELECT {_COLUMNS} FROM connection WHERE org = :org AND name COLLATE \"C\" > :after"
+            f'SELECT {_COLUMNS} FROM connection WHERE org = :org AND name COLLATE "C" > :after'
             " AND (CAST(:name AS text) IS NULL OR name = CAST(:name AS text)) AND NOT revoking"
             ' ORDER BY name COLLATE "C" LIMIT :limit',
             org=org,

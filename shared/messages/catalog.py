@@ -13,7 +13,7 @@ from shared.messages.declaration import Message, message
 
 
 @message("source.changed", key="key", by="events")
-class SourceChanged(Message):
+class SourceChanged(Message, frozen=True, kw_only=True):
     """A webhook source was created or replaced. `sealed` holds the secret settings, encrypted for (organization, id)."""
 
     key: str
@@ -28,7 +28,7 @@ class SourceChanged(Message):
 
 
 @message("source.removed", key="key", by="events")
-class SourceRemoved(Message):
+class SourceRemoved(Message, frozen=True, kw_only=True):
     """A source was retired: its address answers 410 from now on."""
 
     key: str
@@ -38,7 +38,7 @@ class SourceRemoved(Message):
 
 
 @message("subscription.changed", key="key", by="events")
-class SubscriptionChanged(Message):
+class SubscriptionChanged(Message, frozen=True, kw_only=True):
     """A subscription was created or replaced."""
 
     key: str
@@ -56,7 +56,7 @@ class SubscriptionChanged(Message):
 
 
 @message("subscription.removed", key="key", by="events")
-class SubscriptionRemoved(Message):
+class SubscriptionRemoved(Message, frozen=True, kw_only=True):
     """A subscription was removed."""
 
     key: str
@@ -74,7 +74,7 @@ class FileProblem(msgspec.Struct, frozen=True):
 
 
 @message("file.changed", key="key", by="executor")
-class FileChanged(Message):
+class FileChanged(Message, frozen=True, kw_only=True):
     """A workspace file has new content; the bucket `workspace` holds it under `sha256`."""
 
     key: str
@@ -85,7 +85,7 @@ class FileChanged(Message):
 
 
 @message("file.removed", key="key", by="executor")
-class FileRemoved(Message):
+class FileRemoved(Message, frozen=True, kw_only=True):
     """A workspace file was deleted."""
 
     key: str
@@ -94,7 +94,7 @@ class FileRemoved(Message):
 
 
 @message("workflow.changed", key="key", by="executor")
-class WorkflowChanged(Message):
+class WorkflowChanged(Message, frozen=True, kw_only=True):
     """A workflow is served at `version`, the hash of the bundle of code that defines it."""
 
     key: str
@@ -112,7 +112,7 @@ class WorkflowChanged(Message):
 
 
 @message("workflow.removed", key="key", by="executor")
-class WorkflowRemoved(Message):
+class WorkflowRemoved(Message, frozen=True, kw_only=True):
     """No file of the workspace defines this workflow any more."""
 
     key: str

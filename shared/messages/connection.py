@@ -6,7 +6,7 @@ from shared.messages.declaration import Message, message
 
 
 @message("connection.authorized", key="connection", by="oauth")
-class ConnectionAuthorized(Message):
+class ConnectionAuthorized(Message, frozen=True, kw_only=True):
     """A connection has a (new) credential; `version` counts them."""
 
     connection: str
@@ -17,7 +17,7 @@ class ConnectionAuthorized(Message):
 
 
 @message("connection.revoked", key="connection", by="oauth")
-class ConnectionRevoked(Message):
+class ConnectionRevoked(Message, frozen=True, kw_only=True):
     """A connection was deleted, and its credential with it."""
 
     connection: str

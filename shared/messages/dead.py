@@ -7,7 +7,7 @@ from shared.messages.log import SERVICES
 
 
 @message("dead.*", key="service", by=SERVICES, verb_field="verb")
-class DeadLettered(Message):
+class DeadLettered(Message, frozen=True, kw_only=True):
     """A consumer of `service` gave a message up. `document_base64` is the original, exactly; `verb` its type."""
 
     service: str

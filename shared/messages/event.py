@@ -8,7 +8,7 @@ from shared.messages.declaration import Message, message
 
 
 @message("event.accepted", key="source", by="events")
-class EventAccepted(Message):
+class EventAccepted(Message, frozen=True, kw_only=True):
     """events has made one normalised event of a delivery. `event` is its id, new for every retry of the delivery.
 
     Data of more than 256 KiB as JSON is in the bucket `bodies` under `data_ref`.
@@ -27,7 +27,7 @@ class EventAccepted(Message):
 
 
 @message("event.routed", key="source", by="events")
-class EventRouted(Message):
+class EventRouted(Message, frozen=True, kw_only=True):
     """events has matched an event to a subscription and asked for its run."""
 
     source: str
@@ -39,7 +39,7 @@ class EventRouted(Message):
 
 
 @message("event.filtered", key="source", by="events")
-class EventFiltered(Message):
+class EventFiltered(Message, frozen=True, kw_only=True):
     """No subscription wanted this event; `reason` says why, by subscription where there was one."""
 
     source: str
@@ -50,7 +50,7 @@ class EventFiltered(Message):
 
 
 @message("event.unroutable", key="source", by="events")
-class EventUnroutable(Message):
+class EventUnroutable(Message, frozen=True, kw_only=True):
     """A subscription wanted this event and its run could not be asked for; retrying the delivery tries again."""
 
     source: str

@@ -20,7 +20,7 @@ class Lines(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 @message("line.logged", key="run", by="executor")
-class LineChunk(Message):
+class LineChunk(Message, frozen=True, kw_only=True):
     """A chunk of a run's output, in order by (attempt, chunk)."""
 
     run: str

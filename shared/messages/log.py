@@ -10,7 +10,7 @@ SERVICES = ("gateway", "events", "executor", "oauth", "logs")
 
 
 @message("log.*", key="service", by=SERVICES, verb_field="level")
-class Logged(Message):
+class Logged(Message, frozen=True, kw_only=True):
     """A service has logged `event` with `fields`."""
 
     service: str

@@ -27,7 +27,7 @@ class RunUsage(msgspec.Struct, frozen=True):
 
 
 @message("run.requested", key="run", by=REQUESTERS, suffix="priority", creates=True)
-class RunRequested(Message):
+class RunRequested(Message, frozen=True, kw_only=True):
     """Somebody has asked for a run of `workflow` at exactly `version`; creation, so expected to be the run's first message.
 
     An input of more than 256 KiB as JSON is in the bucket `bodies` under `input_ref`.
@@ -47,7 +47,7 @@ class RunRequested(Message):
 
 
 @message("run.started", key="run", by="executor")
-class RunStarted(Message):
+class RunStarted(Message, frozen=True, kw_only=True):
     """An executor has claimed the run; `attempt` counts claims from 1. Its envelope id is new for every claim."""
 
     run: str
@@ -57,7 +57,7 @@ class RunStarted(Message):
 
 
 @message("run.step_completed", key="run", by="executor")
-class RunStepCompleted(Message):
+class RunStepCompleted(Message, frozen=True, kw_only=True):
     """A durable step of the run has its result; no later attempt runs it again. `ordinal` counts the uses of `name`."""
 
     run: str
@@ -68,7 +68,7 @@ class RunStepCompleted(Message):
 
 
 @message("run.cancel_requested", key="run", by=REQUESTERS)
-class RunCancelRequested(Message):
+class RunCancelRequested(Message, frozen=True, kw_only=True):
     """Somebody wants the run to stop."""
 
     run: str
@@ -76,7 +76,7 @@ class RunCancelRequested(Message):
 
 
 @message("run.succeeded", key="run", by="executor")
-class RunSucceeded(Message):
+class RunSucceeded(Message, frozen=True, kw_only=True):
     """The run ended with a result."""
 
     run: str
@@ -87,7 +87,7 @@ class RunSucceeded(Message):
 
 
 @message("run.failed", key="run", by="executor")
-class RunFailed(Message):
+class RunFailed(Message, frozen=True, kw_only=True):
     """The run ended with an error of the author's code, or over a limit: see `reason`."""
 
     run: str
@@ -99,7 +99,7 @@ class RunFailed(Message):
 
 
 @message("run.timed_out", key="run", by="executor")
-class RunTimedOut(Message):
+class RunTimedOut(Message, frozen=True, kw_only=True):
     """The run's attempt took longer than its time-out and was killed."""
 
     run: str
@@ -111,7 +111,7 @@ class RunTimedOut(Message):
 
 
 @message("run.crashed", key="run", by="executor")
-class RunCrashed(Message):
+class RunCrashed(Message, frozen=True, kw_only=True):
     """The run's child ended without an outcome of its own."""
 
     run: str
@@ -123,7 +123,7 @@ class RunCrashed(Message):
 
 
 @message("run.cancelled", key="run", by="executor")
-class RunCancelled(Message):
+class RunCancelled(Message, frozen=True, kw_only=True):
     """The run was stopped because somebody asked for it."""
 
     run: str

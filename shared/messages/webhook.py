@@ -6,7 +6,7 @@ from shared.messages.declaration import Message, message
 
 
 @message("webhook.received", key="source", by="gateway")
-class WebhookReceived(Message):
+class WebhookReceived(Message, frozen=True, kw_only=True):
     """gateway has verified a request and answers 202 once this is on disk.
 
     The body is exact: `body_base64`, or above 256 KiB `body_ref`, the SHA-256 under which the bucket `bodies` holds it.

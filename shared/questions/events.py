@@ -120,14 +120,14 @@ class AdapterView(msgspec.Struct, frozen=True):
 
 
 @question("events.source", by="gateway", answer=SourceFound)
-class FindSource(Question):
+class FindSource(Question, frozen=True, kw_only=True):
     """The registry entry of a source, by id, of any organization (`org` is not looked at). Raises NotFound."""
 
     id: str
 
 
 @question("events.sources", by="gateway", answer=SourceList)
-class ListSources(Question):
+class ListSources(Question, frozen=True, kw_only=True):
     """The sources of an organization, by name."""
 
     page: Page = Page()
@@ -135,7 +135,7 @@ class ListSources(Question):
 
 
 @command("events.put_source", by="gateway", answer=SourceView)
-class PutSource(Command):
+class PutSource(Command, frozen=True, kw_only=True):
     """Create or replace a source. Secret settings arrive sealed for (organization, command id, setting).
 
     `expected` is the version that must be there (If-Match), 0 for "none". Raises Invalid, PreconditionFailed, Conflict.
@@ -150,14 +150,14 @@ class PutSource(Command):
 
 
 @command("events.remove_source", by="gateway", answer=Done)
-class RemoveSource(Command):
+class RemoveSource(Command, frozen=True, kw_only=True):
     """Retire a source. Raises NotFound."""
 
     name: str
 
 
 @question("events.subscriptions", by="gateway", answer=SubscriptionList)
-class ListSubscriptions(Question):
+class ListSubscriptions(Question, frozen=True, kw_only=True):
     """The subscriptions of an organization, by name."""
 
     page: Page = Page()
@@ -165,7 +165,7 @@ class ListSubscriptions(Question):
 
 
 @command("events.put_subscription", by="gateway", answer=SubscriptionEntry)
-class PutSubscription(Command):
+class PutSubscription(Command, frozen=True, kw_only=True):
     """Create or replace a subscription; `source` is a source's name or id. Raises Invalid, PreconditionFailed, Conflict."""
 
     name: str
@@ -179,19 +179,19 @@ class PutSubscription(Command):
 
 
 @command("events.remove_subscription", by="gateway", answer=Done)
-class RemoveSubscription(Command):
+class RemoveSubscription(Command, frozen=True, kw_only=True):
     """Remove a subscription. Raises NotFound."""
 
     name: str
 
 
 @question("events.adapters", by="gateway", answer=list[AdapterView])
-class ListAdapters(Question):
+class ListAdapters(Question, frozen=True, kw_only=True):
     """The adapters that a source of this organization may use."""
 
 
 @question("events.deliveries", by="gateway", answer=DeliveryList)
-class ListDeliveries(Question):
+class ListDeliveries(Question, frozen=True, kw_only=True):
     """Deliveries of an organization, newest first; `status` and `source` (an id or a name) narrow them."""
 
     page: Page = Page()
@@ -200,14 +200,14 @@ class ListDeliveries(Question):
 
 
 @question("events.delivery", by="gateway", answer=DeliveryView)
-class GetDelivery(Question):
+class GetDelivery(Question, frozen=True, kw_only=True):
     """One delivery. Raises NotFound."""
 
     id: str
 
 
 @command("events.retry_delivery", by="gateway", answer=DeliveryView)
-class RetryDelivery(Command):
+class RetryDelivery(Command, frozen=True, kw_only=True):
     """Route a delivery again, as new events with new runs. Raises NotFound when its body is no longer kept."""
 
     delivery: str

@@ -112,21 +112,21 @@ class LineList(msgspec.Struct, frozen=True):
 
 
 @question("executor.workflow", by=("gateway", "events"), answer=WorkflowFound)
-class FindWorkflow(Question):
+class FindWorkflow(Question, frozen=True, kw_only=True):
     """The registry entry of a workflow by name: the organization's own, else that of `global`. Raises NotFound."""
 
     name: str
 
 
 @question("executor.workflows", by="gateway", answer=WorkflowList)
-class ListWorkflows(Question):
+class ListWorkflows(Question, frozen=True, kw_only=True):
     """The workflows that an organization can run, by name."""
 
     page: Page = Page()
 
 
 @command("executor.put_file", by="gateway", answer=FileView, timeout=60.0)
-class PutFile(Command):
+class PutFile(Command, frozen=True, kw_only=True):
     """Take new content of a file into the workspace: `sha256` of `size` bytes is in the bucket `workspace`.
 
     Answers after the code was read and its workflows are registered. `expected` is the SHA-256 that must be there (If-Match),
@@ -140,7 +140,7 @@ class PutFile(Command):
 
 
 @command("executor.remove_file", by="gateway", answer=FileView, timeout=60.0)
-class RemoveFile(Command):
+class RemoveFile(Command, frozen=True, kw_only=True):
     """Delete a file; workflows that it alone defined are removed. Raises NotFound, PreconditionFailed."""
 
     path: str
@@ -148,14 +148,14 @@ class RemoveFile(Command):
 
 
 @question("executor.file", by="gateway", answer=FileView)
-class GetFile(Question):
+class GetFile(Question, frozen=True, kw_only=True):
     """One workspace file. Raises NotFound."""
 
     path: str
 
 
 @question("executor.files", by="gateway", answer=FileList)
-class ListFiles(Question):
+class ListFiles(Question, frozen=True, kw_only=True):
     """The files of a workspace below `prefix`."""
 
     prefix: str = ""
@@ -163,14 +163,14 @@ class ListFiles(Question):
 
 
 @question("executor.run", by="gateway", answer=RunView)
-class GetRun(Question):
+class GetRun(Question, frozen=True, kw_only=True):
     """One run, as its messages tell it up to now. Raises NotFound."""
 
     id: str
 
 
 @question("executor.runs", by="gateway", answer=RunList)
-class ListRuns(Question):
+class ListRuns(Question, frozen=True, kw_only=True):
     """Runs of an organization, newest first; times are RFC 3339."""
 
     page: Page = Page()
@@ -181,7 +181,7 @@ class ListRuns(Question):
 
 
 @question("executor.lines", by="gateway", answer=LineList)
-class ListLines(Question):
+class ListLines(Question, frozen=True, kw_only=True):
     """The output of a run after line `after`. Raises NotFound."""
 
     id: str

@@ -35,7 +35,7 @@ class LogPage(msgspec.Struct, frozen=True):
 
 
 @question("logs.search", by="gateway", answer=LogPage, timeout=30.0)
-class Search(Question):
+class Search(Question, frozen=True, kw_only=True):
     """Archived messages of an organization that `q` matches, between `since` and `until` (RFC 3339, epoch ms, `now-15m`).
 
     `everything` searches all organizations: the platform key's. Raises Invalid with the place in the query that cannot be read.

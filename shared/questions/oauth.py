@@ -38,7 +38,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @question("oauth.token", by="executor", answer=Token)
-class GetToken(Question):
+class GetToken(Question, frozen=True, kw_only=True):
     """A live token of the organization's connection `name` for a run. Raises NotFound, Unavailable.
 
     `correlation_id` is the run's: the record that a token was given joins its chain.
@@ -51,7 +51,7 @@ class GetToken(Question):
 
 
 @command("oauth.put_connection", by="gateway", answer=ConnectionView)
-class PutConnection(Command):
+class PutConnection(Command, frozen=True, kw_only=True):
     """Create or replace a connection of grant `token`; `sealed` is the token sealed for (organization, command id, "token").
 
     Raises Invalid, PreconditionFailed, Conflict.
@@ -64,14 +64,14 @@ class PutConnection(Command):
 
 
 @command("oauth.remove_connection", by="gateway", answer=Done)
-class RemoveConnection(Command):
+class RemoveConnection(Command, frozen=True, kw_only=True):
     """Delete a connection and its credential. Raises NotFound."""
 
     name: str
 
 
 @question("oauth.connections", by="gateway", answer=ConnectionList)
-class ListConnections(Question):
+class ListConnections(Question, frozen=True, kw_only=True):
     """The connections of an organization, by name."""
 
     page: Page = Page()

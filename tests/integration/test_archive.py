@@ -20,8 +20,8 @@ from shared.envelope import new_id, utc_now
 from shared.messages import LineChunk, Lines, Logged, RunRequested
 from shared.projection import incarnation_of
 from shared.pull import Delivered
-from tests.support.servers import Place
 from tests.support.inside import bus_of, eventually, running
+from tests.support.servers import Place
 
 
 @asynccontextmanager
@@ -119,6 +119,26 @@ async def test_two_replicas_archive_each_message_once(place: Place) -> None:
         await archived(connection, 200)
         held = await connection.fetch("SELECT last_seq FROM checkpoint WHERE stream = 'RUNS'")
         assert [row["last_seq"] for row in held] == [200]
+
+
+async def test_lost_database_connections_are_waited_out_and_nothing_is_missing(place: Place) -> None:
+    async with running(place, "logs") as runtime, bus_of(place, "executor") as bus:
+        admin = await asyncpg.connect(place.database_url("admin"))
+        for _ in range(5):
+            await asyncio.gather(*(bus.publish(bus.seal(requested(new_id()), org="acme")) for _ in range(20)))
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE usename = 'millrace_logs' AND datname = current_database()"
+            )
+            await asyncio.sleep(0.1)
+        await admin.close()
+        async with database(place) as connection:
+            await archived(connection, 100)
+
+        async def ready() -> bool:
+            return runtime.health.ready
+
+        await eventually(ready)
 
 
 async def test_a_row_that_postgres_refuses_is_kept_as_bytes_and_its_neighbours_whole(

@@ -36,7 +36,7 @@ from shared.questions.oauth import (
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
 
-SECRET = "s3cret-token-value"  # noqa: S105 - what must be seen nowhere
+SECRET = "s3cret-token-value"
 
 
 def ring(place: Place) -> Keyring:
@@ -224,7 +224,7 @@ async def test_a_missing_key_quarantines_one_connection_and_nothing_else(place: 
                 await gateway.ask(putting(place, "new"))
             async with running(place, "oauth", MILLRACE_KEYS=newer):
                 assert await token_of(executor, place, "new") == SECRET
-                with pytest.raises(Unavailable, match="the key [0-9a-f]{16} that sealed this value") as refused:
+                with pytest.raises(Unavailable, match=r"the key [0-9a-f]{16} that sealed this value") as refused:
                     await token_of(executor, place, "old")
                 assert SECRET not in refused.value.detail
                 listed: ConnectionList = await gateway.ask(ListConnections(org="acme"))

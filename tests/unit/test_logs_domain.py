@@ -118,7 +118,10 @@ def test_bytes_that_are_no_envelope_become_an_undecodable_row(document: bytes) -
     assert made.level == "error"
 
 
-@given(st.one_of(st.binary(max_size=200), st.recursive(st.text() | st.integers() | st.none(), st.lists).map(lambda v: raw(json.dumps(v)))))
+_VALUES = st.recursive(st.text() | st.integers() | st.none(), st.lists)
+
+
+@given(st.one_of(st.binary(max_size=200), _VALUES.map(lambda value: raw(json.dumps(value)))))
 def test_any_bytes_become_a_row_that_postgres_takes(document: bytes) -> None:
     made = row_of(POSITION, document)
     for text in (made.message, made.words, made.type, made.key, made.org, made.data or ""):

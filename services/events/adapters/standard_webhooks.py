@@ -25,5 +25,5 @@ def parse(webhook: Webhook) -> list[ParsedEvent]:
     """Return one event of the type that the payload's `type` names, else `webhook`."""
     data = webhook.json()
     type_ = data.get("type") if isinstance(data, dict) else None
-    kept = {name: webhook.headers[name] for name in ("webhook-id", "svix-id") if name in webhook.headers}
+    kept: dict[str, str] = {name: webhook.headers[name] for name in ("webhook-id", "svix-id") if name in webhook.headers}
     return [ParsedEvent(type_ if isinstance(type_, str) and type_ else UNNAMED, data, kept)]

@@ -1,0 +1,89 @@
+"""The tree of a query: what `query` reads and `conditions` turns into SQL."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+# Columns that do not depend on time: the range of times stands beside the query.
+FIELDS = (
+    "stream", "seq", "type", "level", "service", "org", "key", "run", "correlation_id", "causation_id", "id", "message",
+)  # fmt: skip
+
+Operator = Literal[">", ">=", "<", "<="]
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One of `FIELDS`."""
+
+    name: str
+
+
+class Path(msgspec.Struct, frozen=True):
+    """A place within the data, such as `data.pull_request.number`: names, or numbers of list items."""
+
+    parts: tuple[str, ...]
+
+
+Field = Column | Path
+
+
+class Everything(msgspec.Struct, frozen=True):
+    """Matches every message."""
+
+
+class Words(msgspec.Struct, frozen=True):
+    """Full text: the words of `text` one after the other; `prefix` lets the last one go on."""
+
+    text: str
+    prefix: bool = False
+
+
+class Equals(msgspec.Struct, frozen=True):
+    """The field has exactly this value."""
+
+    field: Field
+    value: str
+
+
+class StartsWith(msgspec.Struct, frozen=True):
+    """The field's text begins so."""
+
+    field: Field
+    value: str
+
+
+class Compares(msgspec.Struct, frozen=True):
+    """The field is above or below: as a number where `value` is one, else as text."""
+
+    field: Field
+    operator: Operator
+    value: str
+
+
+class Exists(msgspec.Struct, frozen=True):
+    """The field has a value."""
+
+    field: Field
+
+
+class Not(msgspec.Struct, frozen=True):
+    """What `item` does not match."""
+
+    item: Tree
+
+
+class And(msgspec.Struct, frozen=True):
+    """What all match."""
+
+    items: tuple[Tree, ...]
+
+
+class Or(msgspec.Struct, frozen=True):
+    """What any matches."""
+
+    items: tuple[Tree, ...]
+
+
+Tree = Everything | Words | Equals | StartsWith | Compares | Exists | Not | And | Or

@@ -1,0 +1,131 @@
+"""Least privilege, tried: each service is refused what it does not own, on the bus and in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import asyncpg
+import nats
+import pytest
+from nats.errors import NoRespondersError
+from nats.errors import TimeoutError as NatsTimeout
+
+from shared.messages import DECLARATIONS
+from shared.messages.log import SERVICES
+from shared.pull import inbox_prefix
+from shared.streams import REGISTRIES, STREAMS
+from tests.support.servers import Place
+
+
+async def refusals(place: Place, service: str, subject: str, *, subscribe: bool = False) -> list[str]:
+    """Try a subject as a service; return what the server refused."""
+    heard: list[str] = []
+    answered = asyncio.Event()
+
+    async def note(error: Exception) -> None:
+        heard.append(str(error).lower())
+        answered.set()
+
+    client = await nats.connect(
+        place.nats_url(service), error_cb=note, inbox_prefix=inbox_prefix(service).encode(), allow_reconnect=False
+    )
+    try:
+        if subscribe:
+            await client.subscribe(subject)
+        else:
+            await client.publish(subject, b"{}")
+        await client.flush()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await answered.wait()
+    finally:
+        await client.close()
+    return heard
+
+
+def foreign_subjects(service: str) -> list[str]:
+    return sorted(
+        declared.pattern().replace("*", "x").replace(">", f"{other}.info" if declared.noun in {"log", "dead"} else "x")
+        for declared, _ in DECLARATIONS.values()
+        for other in [next(one for one in SERVICES if one != service)]
+        if service not in declared.by
+    )
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_cannot_say_what_others_say(place: Place, service: str) -> None:
+    for subject in [*foreign_subjects(service), f"log.{'gateway' if service != 'gateway' else 'logs'}.info"]:
+        assert any("permissions violation" in refusal for refusal in await refusals(place, service, subject)), subject
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_cannot_listen_to_others(place: Place, service: str) -> None:
+    others = [other for other in SERVICES if other != service]
+    for subject in [">", "run.>", "ask.>", f"ask.{others[0]}.*", f"do.{others[0]}.*", f"_INBOX_{others[0]}.>", "_INBOX.>"]:
+        heard = await refusals(place, service, subject, subscribe=True)
+        assert any("permissions violation" in refusal for refusal in heard), subject
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_service_can_neither_change_streams_nor_write_others_registries(place: Place, service: str) -> None:
+    subjects = [f"$JS.API.STREAM.{verb}.RUNS" for verb in ("CREATE", "UPDATE", "DELETE", "PURGE")]
+    subjects += [f"$KV.{registry.bucket}.x" for registry in REGISTRIES if registry.writer != service]
+    subjects += [
+        f"$JS.API.CONSUMER.CREATE.{stream.name}.x.>"
+        for stream in STREAMS
+        if service != "logs" and service not in stream.readers
+    ]
+    for subject in subjects:
+        assert any("permissions violation" in refusal for refusal in await refusals(place, service, subject)), subject
+
+
+async def test_questions_reach_their_owner_only_from_those_who_may_ask(place: Place) -> None:
+    assert await refusals(place, "gateway", "ask.oauth.token")
+    assert await refusals(place, "logs", "ask.oauth.token")
+    client = await nats.connect(place.nats_url("executor"), inbox_prefix=inbox_prefix("executor").encode())
+    try:
+        with pytest.raises((NoRespondersError, NatsTimeout)):
+            await client.request("ask.oauth.token", b"{}", timeout=1)
+    finally:
+        await client.close()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_a_role_cannot_touch_other_schemas(place: Place, service: str) -> None:
+    admin = await asyncpg.connect(place.database_url("admin"))
+    try:
+        tables = await admin.fetch(
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY($1::text[]) AND schemaname <> $2",
+            list(SERVICES),
+            service,
+        )
+        assert tables
+    finally:
+        await admin.close()
+    connection = await asyncpg.connect(place.database_url(service))
+    try:
+        for table in tables:
+            name = f'"{table["schemaname"]}"."{table["tablename"]}"'
+            for statement in (f"SELECT * FROM {name}", f"DELETE FROM {name}", f"CREATE TABLE {table['schemaname']}.mine (x int)"):
+                with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                    await connection.execute(statement)
+        for statement in ("CREATE ROLE other", "CREATE SCHEMA other", "CREATE TABLE public.mine (x int)"):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("schema", SERVICES)
+async def test_every_time_in_every_table_is_aware(place: Place, schema: str) -> None:
+    admin = await asyncpg.connect(place.database_url("admin"))
+    try:
+        naive = await admin.fetch(
+            "SELECT table_name, column_name FROM information_schema.columns"
+            " WHERE table_schema = $1 AND data_type IN ('timestamp without time zone', 'time without time zone', 'date')",
+            schema,
+        )
+        assert [tuple(row) for row in naive] == []
+    finally:
+        await admin.close()
