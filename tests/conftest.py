@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
+from tests.support.places import open_folder
 from tests.support.servers import Place, Servers, running_servers
 
 
@@ -21,3 +24,10 @@ async def place(servers: Servers) -> AsyncIterator[Place]:
     """An account and a database of the test's own."""
     async with servers.place() as given:
         yield given
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A folder that the sandbox's user can reach."""
+    with open_folder() as folder:
+        yield folder

@@ -49,8 +49,6 @@ def split_secrets(adapter: AdapterView, settings: Mapping[str, Any]) -> tuple[di
         if value is None:
             continue
         if not isinstance(value, str) or not value.strip():
-            raise Invalid(
-                f"{name} must be text that is not empty", errors=(Problem(f"settings.{name}", "must be text"),)
-            )
+            raise Invalid(f"{name} must be text that is not empty", errors=(Problem(f"settings.{name}", "must be text"),))
         secret[name] = value
     return open_settings, secret

@@ -46,9 +46,7 @@ def org_of(given: str | None) -> str:
     if given is None:
         return DEFAULT_ORG
     if not KEY.match(given):
-        raise Invalid(
-            "an organization's name has up to 64 letters, digits, - and _", errors=(Problem("org", "no such name"),)
-        )
+        raise Invalid("an organization's name has up to 64 letters, digits, - and _", errors=(Problem("org", "no such name"),))
     return given
 
 
@@ -73,9 +71,7 @@ def kept_headers(headers: Iterable[tuple[str, str]], redacted: frozenset[str]) -
 
 def kept_query(query: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return query parameters as a message keeps them: in order, repeated ones too, credentials replaced."""
-    return [
-        (storable(name), REDACTED if name.lower() in REDACTED_PARAMETERS else storable(value)) for name, value in query
-    ]
+    return [(storable(name), REDACTED if name.lower() in REDACTED_PARAMETERS else storable(value)) for name, value in query]
 
 
 def delivery_id(source: str, sender_id: str) -> str:
@@ -83,9 +79,7 @@ def delivery_id(source: str, sender_id: str) -> str:
     return derived_id(source, "delivery", sender_id)
 
 
-def remote_of(
-    peer: str | None, forwarded_for: Sequence[str], trusted: Sequence[IPv4Network | IPv6Network]
-) -> str | None:
+def remote_of(peer: str | None, forwarded_for: Sequence[str], trusted: Sequence[IPv4Network | IPv6Network]) -> str | None:
     """Return who is asking: the peer, or, where the peer is a trusted proxy, the nearest address that is not one.
 
     `forwarded_for` are the values of X-Forwarded-For, whose farther end anybody can write: what is beyond the first untrusted

@@ -60,9 +60,7 @@ STANDARD_WEBHOOKS = Scheme(
     key_prefix="whsec_",
 )
 # The same under the names that Svix gave it before it was a standard.
-SVIX = msgspec.structs.replace(
-    STANDARD_WEBHOOKS, header="svix-signature", id_header="svix-id", timestamp_header="svix-timestamp"
-)
+SVIX = msgspec.structs.replace(STANDARD_WEBHOOKS, header="svix-signature", id_header="svix-id", timestamp_header="svix-timestamp")
 
 
 def key_of(scheme: Scheme, secret: str) -> bytes:
@@ -91,9 +89,7 @@ def refusal(scheme: Scheme, keys: Sequence[bytes], headers: Mapping[str, str], b
     parts = [part.strip() for part in value.split(scheme.separator)] if scheme.separator else [value]
     timestamp = ""
     if scheme.timestamp_prefix is not None:
-        timestamp = next(
-            (part[len(scheme.timestamp_prefix) :] for part in parts if part.startswith(scheme.timestamp_prefix)), ""
-        )
+        timestamp = next((part[len(scheme.timestamp_prefix) :] for part in parts if part.startswith(scheme.timestamp_prefix)), "")
     elif scheme.timestamp_header is not None:
         timestamp = headers.get(scheme.timestamp_header) or ""
     if "{timestamp}" in scheme.template:

@@ -33,9 +33,7 @@ class Trail:
         try:
             await self._bus.publish(self._bus.seal(audited, org=org))
         except (MillraceError, Refused) as error:
-            _log.error(
-                "audit.lost", category=audited.category, verb=audited.verb, target=audited.target, reason=str(error)
-            )
+            _log.error("audit.lost", category=audited.category, verb=audited.verb, target=audited.target, reason=str(error))
 
     def refused(self, audited: Audited, *, org: str) -> None:
         """Record a refusal in the background, at most one a second per category and target; `detail.count` tells how many."""

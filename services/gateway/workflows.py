@@ -23,9 +23,7 @@ COMPLAINT_LENGTH = 300
 class Workflows:
     """The registry's view, with the owner behind it."""
 
-    def __init__(
-        self, view: RegistryView[WorkflowEntry], find: Callable[[FindWorkflow], Awaitable[WorkflowFound]]
-    ) -> None:
+    def __init__(self, view: RegistryView[WorkflowEntry], find: Callable[[FindWorkflow], Awaitable[WorkflowFound]]) -> None:
         self._view = view
         self._find = find
         self._validators: OrderedDict[tuple[str, str, str], Any] = OrderedDict()
@@ -56,9 +54,7 @@ class Workflows:
             if len(errors) == COMPLAINTS:
                 break
         if errors:
-            raise Invalid(
-                f"the input does not fit the workflow {workflow.name!r}: {errors[0].message}", errors=tuple(errors)
-            )
+            raise Invalid(f"the input does not fit the workflow {workflow.name!r}: {errors[0].message}", errors=tuple(errors))
 
     def _validator(self, workflow: WorkflowEntry) -> Any:
         key = (workflow.org, workflow.name, workflow.version)

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from services.logs.config import Settings, read
-from services.logs.partitions import keep_ahead
+from services.logs.partitions import attempt, keep_ahead
 from services.logs.projections import BATCH, PROJECTIONS
 from services.logs.questions import QUESTIONS, Deps
 from shared import service
@@ -32,6 +32,8 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             connected(settings.nats_url, service="logs", health=runtime.health) as bus,
             runtime.sink.sending(_saying(bus)),
         ):
+            # Before the first row, so that none has to be moved.
+            await attempt(engine, runtime.health)
             runtime.background.start(keep_ahead(engine, runtime.health), "partitions")
             for stream, apply in PROJECTIONS.items():
                 projection = Projection(

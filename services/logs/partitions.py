@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
+from typing import Any, Protocol
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -13,29 +14,39 @@ from services.logs import store
 from shared.db import transaction
 from shared.envelope import utc_now
 from shared.errors import Unavailable
-from shared.projection import Health
 
 # A service that is down over a long weekend and then writes what waited must not begin with moving rows.
 DAYS_AHEAD = 4
-# Once a day is enough; hourly costs nothing and mends soon what did not work.
+# Once a day is enough; hourly costs nothing.
 EVERY = 3600.0
-RETRY = 60.0
+RETRY = 15.0
 
 _log = structlog.get_logger()
 
 
-async def keep_ahead(engine: AsyncEngine, health: Health) -> None:
-    """Make partitions for ever. Trouble is reported and tried again: until then the default partition takes the rows."""
+class Facts(Protocol):
+    """Where the state of the partitions is told."""
+
+    def state(self, name: str, value: Any) -> None:
+        """Tell a fact that does not decide whether the service is ready."""
+
+
+async def keep_ahead(engine: AsyncEngine, health: Facts) -> None:
+    """Make partitions for ever."""
     while True:
-        try:
-            await make(engine, utc_now().date())
-        except (Unavailable, DBAPIError) as error:
-            _log.warning("archive.partitions_not_made", reason=f"{type(error).__name__}: {error}")
-            health.report("partitions", "cannot be made now; the default partition takes the rows")
-            await asyncio.sleep(RETRY)
-            continue
-        health.report("partitions", None)
-        await asyncio.sleep(EVERY)
+        await asyncio.sleep(EVERY if await attempt(engine, health) else RETRY)
+
+
+async def attempt(engine: AsyncEngine, health: Facts) -> bool:
+    """Make what is missing. What fails is stated, and no reason to be unready: the default partition takes the rows."""
+    try:
+        await make(engine, utc_now().date())
+    except (Unavailable, DBAPIError) as error:
+        _log.warning("archive.partitions_not_made", reason=f"{type(error).__name__}: {error}")
+        health.state("partitions", "could not be made; the default partition takes the rows")
+        return False
+    health.state("partitions", "made")
+    return True
 
 
 async def make(engine: AsyncEngine, today: date) -> None:
@@ -60,6 +71,8 @@ async def _make_day(engine: AsyncEngine, day: date) -> None:
         # Another replica may be at it: what it has made is found the next time.
         if not await store.claim_partitioning(connection) or name in await store.partitions(connection):
             return
+        # Nobody may add to the default partition between the move and the moment when the new one takes over.
+        await store.close_default(connection)
         await store.create_day(connection, name)
         await store.move_day(connection, name, start, end)
         await store.attach_day(connection, name, start, end)

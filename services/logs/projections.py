@@ -14,8 +14,10 @@ from shared.projection import Apply
 from shared.pull import Delivered
 from shared.streams import STREAMS
 
-# SQLSTATE classes of a row's own fault: data exceptions, violated constraints, limits of the program.
-_FAULTS = ("22", "23", "54")
+# SQLSTATE classes of a row's own fault: data exceptions, limits of the program.
+_FAULTS = ("22", "54")
+# check_violation: a partition was attached while the rows were on their way to the default one. The next try finds it.
+_MOVED = "23514"
 # Rows per statement: beyond it the rate does not rise, and a bad row costs more to find.
 BATCH = 1000
 
@@ -40,7 +42,11 @@ async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> None:
         async with connection.begin_nested():
             await store.insert(connection, rows)
     except DBAPIError as error:
-        if not str(getattr(error.orig, "sqlstate", None) or "").startswith(_FAULTS):
+        state = str(getattr(error.orig, "sqlstate", None) or "")
+        if state == _MOVED:
+            await store.insert(connection, rows)
+            return
+        if not state.startswith(_FAULTS):
             raise
         if len(rows) > 1:
             middle = len(rows) // 2

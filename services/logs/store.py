@@ -146,6 +146,11 @@ async def days_without_partition(connection: AsyncConnection) -> list[date]:
     return list(found.scalars())
 
 
+async def close_default(connection: AsyncConnection) -> None:
+    """Let nobody else at the default partition until the end of this transaction."""
+    await connection.execute(text("LOCK TABLE message_default IN ACCESS EXCLUSIVE MODE"))
+
+
 async def create_day(connection: AsyncConnection, name: str) -> None:
     """Make the table of one day, not yet a partition."""
     await connection.execute(text(f'CREATE TABLE "{name}" (LIKE message INCLUDING ALL)'))

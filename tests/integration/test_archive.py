@@ -194,6 +194,31 @@ async def test_days_are_made_ahead_and_stray_rows_are_moved_to_theirs(place: Pla
     await engine.dispose()
 
 
+async def test_partitions_are_attached_under_a_writer_without_losing_or_mistaking_a_row(place: Place) -> None:
+    engine = open_engine(place.database_url("logs"), service="logs")
+    start = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    async with bus_of(place, "executor") as bus, database(place) as connection:
+        document = bus.seal(requested(new_id()), org="acme").document
+        apply = projections.archiving("RUNS")
+
+        async def write(day: int) -> None:
+            for n in range(20):
+                seq = day * 1000 + n * 10
+                time = start + timedelta(days=day)
+                batch = [Delivered("s", document, seq + more, time, {}, 0) for more in range(10)]
+                async with transaction(engine) as writing:
+                    await apply(batch, "inc", writing)
+
+        async def attach() -> None:
+            for _ in range(12):
+                await make(engine, start.date())
+
+        await asyncio.gather(attach(), *(write(day) for day in range(6, 14)))
+        rows = await connection.fetch("SELECT type, count(*) FROM message GROUP BY type")
+        assert [tuple(row) for row in rows] == [("run.requested", 8 * 20 * 10)]
+    await engine.dispose()
+
+
 async def test_partitions_are_made_at_start(place: Place) -> None:
     async with running(place, "logs"), database(place) as connection:
 

@@ -58,7 +58,13 @@ def test_an_organization_is_a_key_or_refused() -> None:
 
 
 def test_credentials_and_signatures_are_not_kept() -> None:
-    headers = [("Authorization", "Bearer x"), ("COOKIE", "a"), ("X-Hub-Signature-512", "s"), ("X-Sig", "s"), ("X-A", "1")]
+    headers = [
+        ("Authorization", "Bearer x"),
+        ("COOKIE", "a"),
+        ("X-Hub-Signature-512", "s"),
+        ("X-Sig", "s"),
+        ("X-A", "1"),
+    ]
     assert kept_headers(headers, REDACTED_HEADERS | {"x-sig"}) == [
         ("authorization", REDACTED),
         ("cookie", REDACTED),
@@ -66,7 +72,11 @@ def test_credentials_and_signatures_are_not_kept() -> None:
         ("x-sig", REDACTED),
         ("x-a", "1"),
     ]
-    assert kept_query([("b", "1"), ("Access_Token", "t"), ("b", "2")]) == [("b", "1"), ("Access_Token", REDACTED), ("b", "2")]
+    assert kept_query([("b", "1"), ("Access_Token", "t"), ("b", "2")]) == [
+        ("b", "1"),
+        ("Access_Token", REDACTED),
+        ("b", "2"),
+    ]
 
 
 @given(st.text(st.characters(codec=None)))

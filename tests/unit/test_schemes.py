@@ -13,17 +13,13 @@ from hypothesis import strategies as st
 from services.gateway.schemes import GITHUB, MAX_CANDIDATES, STANDARD_WEBHOOKS, SVIX, Scheme, digest_of, key_of, refusal
 
 VECTORS: list[dict[str, Any]] = msgspec.json.decode((Path(__file__).parents[1] / "vectors" / "webhooks.json").read_bytes())
-STRIPE = Scheme(
-    header="stripe-signature", prefix="v1=", separator=",", timestamp_prefix="t=", template="{timestamp}.{body}"
-)
+STRIPE = Scheme(header="stripe-signature", prefix="v1=", separator=",", timestamp_prefix="t=", template="{timestamp}.{body}")
 SCHEMES = {
     "bitbucket_jira": Scheme(header="x-hub-signature", prefix="sha256="),
     "circleci": Scheme(header="circleci-signature", prefix="v1=", separator=","),
     "github": GITHUB,
     "line": Scheme(header="x-line-signature", encoding="base64"),
-    "paddle": Scheme(
-        header="paddle-signature", prefix="h1=", separator=";", timestamp_prefix="ts=", template="{timestamp}:{body}"
-    ),
+    "paddle": Scheme(header="paddle-signature", prefix="h1=", separator=";", timestamp_prefix="ts=", template="{timestamp}:{body}"),
     "pagerduty": Scheme(header="x-pagerduty-signature", prefix="v1=", separator=","),
     "razorpay": Scheme(header="x-razorpay-signature"),
     "sanity": Scheme(
@@ -71,9 +67,7 @@ def signed(scheme: Scheme, timestamp: str, *, body: bytes = BODY, identity: str 
 def test_published_vectors_are_decided_as_published(vector: dict[str, Any]) -> None:
     scheme = scheme_of(vector)
     body = vector["body"].encode()
-    reason = refusal(
-        scheme, (key_of(scheme, vector["secret"]),), lower(vector["headers"]), body, vector.get("now", NOW)
-    )
+    reason = refusal(scheme, (key_of(scheme, vector["secret"]),), lower(vector["headers"]), body, vector.get("now", NOW))
     assert (reason is None) == vector["expected_valid"], reason
 
 

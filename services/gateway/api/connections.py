@@ -73,9 +73,7 @@ async def delete_connection(request: web.Request) -> web.Response:
     return nothing()
 
 
-async def _put(
-    gateway: Gateway, caller: Caller, name: str, body: ConnectionBody, expected: int | None
-) -> ConnectionView:
+async def _put(gateway: Gateway, caller: Caller, name: str, body: ConnectionBody, expected: int | None) -> ConnectionView:
     if not body.token.strip():
         raise Invalid("a token is not empty", errors=(Problem("token", "is empty"),))
     command = new_id()

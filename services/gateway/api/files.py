@@ -89,9 +89,7 @@ async def delete_file(request: web.Request) -> web.Response:
     """DELETE: remove the file, and the workflows that it alone defined."""
     gateway, caller = gateway_of(request)
     expected = await _expected(request, gateway, caller)
-    command = RemoveFile(
-        id=new_id(), org=caller.org, actor=caller.actor, path=request.match_info["path"], expected=expected
-    )
+    command = RemoveFile(id=new_id(), org=caller.org, actor=caller.actor, path=request.match_info["path"], expected=expected)
     return json_response(await gateway.bus.ask(command))
 
 

@@ -45,9 +45,7 @@ def fitted(value: Object, type_: Any) -> Any:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
-        raise Invalid(
-            f"the body does not fit: {message}", errors=(Problem(path.rstrip("`").lstrip("."), message),)
-        ) from error
+        raise Invalid(f"the body does not fit: {message}", errors=(Problem(path.rstrip("`").lstrip("."), message),)) from error
 
 
 async def no_body(request: web.Request) -> None:

@@ -45,9 +45,7 @@ async def create_run(request: web.Request) -> web.Response:
         raise Malformed(f"an idempotency key has up to {MAX_IDEMPOTENCY_KEY} characters")
     body: RunBody = fitted(await object_of(request), RunBody)
     if body.timeout is not None and not 0 < body.timeout <= MAX_TIMEOUT:
-        raise Invalid(
-            "a timeout is up to a day", errors=(Problem("timeout", f"must be above 0, up to {MAX_TIMEOUT:g}"),)
-        )
+        raise Invalid("a timeout is up to a day", errors=(Problem("timeout", f"must be above 0, up to {MAX_TIMEOUT:g}"),))
     workflow = await gateway.workflows.find(caller.org, request.match_info["name"])
     gateway.workflows.check(workflow, body.input)
     asked = Start(
@@ -122,9 +120,7 @@ async def rerun_run(request: web.Request) -> web.Response:
     earlier: RunView = await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request)))
     workflow = await gateway.workflows.find(caller.org, earlier.workflow)
     gateway.workflows.check(workflow, earlier.input)
-    asked = Start(
-        run=new_id(), org=caller.org, workflow=workflow, input=earlier.input, actor=caller.actor, rerun_of=earlier.id
-    )
+    asked = Start(run=new_id(), org=caller.org, workflow=workflow, input=earlier.input, actor=caller.actor, rerun_of=earlier.id)
     note(request, run=asked.run)
     return _answer(await start(gateway, asked), None)
 

@@ -94,9 +94,7 @@ async def delete_subscription(request: web.Request) -> web.Response:
     return nothing()
 
 
-async def _put(
-    gateway: Gateway, caller: Caller, name: str, body: SubscriptionBody, expected: int | None
-) -> SubscriptionEntry:
+async def _put(gateway: Gateway, caller: Caller, name: str, body: SubscriptionBody, expected: int | None) -> SubscriptionEntry:
     entry: SubscriptionEntry = await gateway.bus.ask(
         PutSubscription(
             id=new_id(),

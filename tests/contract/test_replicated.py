@@ -1,0 +1,77 @@
+"""The races of two writers on three replicas: one winner each time, single and batched by the same expectation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from shared import aggregate
+from shared.bus import Bus, connected
+from shared.envelope import new_id
+from shared.errors import Conflict
+from shared.messages import RunCancelRequested, RunRequested, RunStarted, RunSucceeded, RunUsage
+from shared.service import Health
+from tests.support.cluster import Cluster, running_cluster
+
+ROUNDS = 60
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def cluster(tmp_path_factory) -> AsyncIterator[Cluster]:
+    folder: Path = tmp_path_factory.mktemp("cluster")
+    async with running_cluster(folder) as formed:
+        yield formed
+
+
+async def request(bus: Bus) -> tuple[str, int]:
+    run = new_id()
+    message = RunRequested(run=run, workflow="w", version="v", input={}, requested_by="test", timeout=60.0)
+    return run, await bus.publish(bus.seal(message, org="default"))
+
+
+async def test_a_cancellation_and_a_claim_in_flight_have_one_winner(cluster: Cluster) -> None:
+    health = Health("test")
+    async with (
+        connected(cluster.url("executor", 0), service="executor", health=health) as one,
+        connected(cluster.url("gateway", 1), service="gateway", health=health) as two,
+    ):
+        for _ in range(ROUNDS):
+            run, first = await request(one)
+            outcomes = await asyncio.gather(
+                one.append(one.seal(RunStarted(run=run, attempt=1, executor="e", tier="none"), org="default"), first),
+                two.append(two.seal(RunCancelRequested(run=run, requested_by="x"), org="default"), first),
+                return_exceptions=True,
+            )
+            assert sorted(isinstance(outcome, Conflict) for outcome in outcomes) == [False, True], outcomes
+
+
+async def test_a_claim_and_an_older_claims_end_have_one_winner(cluster: Cluster) -> None:
+    health = Health("test")
+    async with (
+        connected(cluster.url("executor", 0), service="executor", health=health) as one,
+        connected(cluster.url("executor", 2), service="executor", health=health) as two,
+    ):
+        for _ in range(ROUNDS):
+            run, first = await request(one)
+            mine = one.seal(RunStarted(run=run, attempt=1, executor="e", tier="none"), org="default")
+            claimed = await one.append(mine, first)
+            end = RunSucceeded(run=run, attempt=1, result=None, duration_ms=1.0, usage=RunUsage())
+            outcomes = await asyncio.gather(
+                one.append(one.seal(end, org="default", cause=mine.envelope), claimed),
+                two.append(two.seal(RunStarted(run=run, attempt=2, executor="f", tier="none"), org="default"), claimed),
+                return_exceptions=True,
+            )
+            assert sorted(isinstance(outcome, Conflict) for outcome in outcomes) == [False, True], outcomes
+
+
+async def test_sending_an_append_again_gives_the_first_sequence(cluster: Cluster) -> None:
+    async with connected(cluster.url("executor", 1), service="executor", health=Health("test")) as bus:
+        run, first = await request(bus)
+        started = bus.seal(RunStarted(run=run, attempt=1, executor="e", tier="none"), org="default")
+        sequence = await bus.append(started, first)
+        again = await aggregate.append(bus.client, bus.journal, started, first, sent_before=True)
+        assert again.sequence == sequence
+        assert await bus.append(started, first) == sequence

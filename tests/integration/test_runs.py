@@ -1,0 +1,244 @@
+"""What becomes of a run when its author, its executor or the broker misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from services.executor.claim import fold
+from shared.messages import RunCancelRequested, RunStarted, RunSucceeded, RunUsage
+from tests.support.inside import eventually
+from tests.support.river import Outside, river
+from tests.support.servers import Place
+
+WORKFLOWS = b"""
+import os
+import time
+
+from millrace import log, step, workflow
+
+
+@workflow(name="hold")
+def hold(folder: str) -> str:
+    with open(f"{folder}/started", "a") as file:
+        file.write("x")
+    deadline = time.monotonic() + 20
+    while not os.path.exists(f"{folder}/go") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return "done"
+
+
+@workflow(name="fail")
+def fail() -> None:
+    raise LookupError("no such ticket")
+
+
+@workflow(name="leave")
+def leave() -> None:
+    os._exit(7)
+
+
+@workflow(name="large")
+def large() -> str:
+    return "x" * 300_000
+
+
+@workflow(name="steps")
+async def steps(folder: str) -> int:
+    one = await step("one", count, folder)
+    two = await step("one", count, folder)
+    return one + two
+
+
+def count(folder: str) -> int:
+    with open(f"{folder}/counted", "a") as file:
+        file.write("x")
+    return os.path.getsize(f"{folder}/counted")
+
+
+@workflow(name="talk")
+def talk() -> None:
+    log.info("said", answer=42)
+    print("printed")
+    print("\\udcff\\x00 odd".encode("utf-8", "surrogateescape").decode("latin-1"))
+"""
+
+
+@pytest.fixture
+def shared_folder(data: Path) -> Path:
+    """A folder that runs may write to."""
+    folder = data / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    return folder
+
+
+async def started(folder: Path) -> None:
+    async def there() -> bool:
+        return (folder / "started").exists()
+
+    await eventually(there)
+
+
+async def deploy(outside: Outside) -> None:
+    view = await outside.put_file("workflows.py", WORKFLOWS)
+    assert view.problems == []
+
+
+async def test_each_way_to_end_has_its_status_and_reason(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        runs = {name: await outside.request(name) for name in ("fail", "leave", "large")}
+        failed = await outside.run(runs["fail"], "failed")
+        assert failed.reason == "error"
+        assert failed.error is not None
+        assert (failed.error.type, failed.error.message) == ("LookupError", "no such ticket")
+        assert "workflows.py" in failed.error.traceback
+        crashed = await outside.run(runs["leave"], "crashed")
+        assert crashed.error is not None
+        limited = await outside.run(runs["large"], "failed")
+        assert limited.reason == "limit"
+        assert limited.error is not None
+        assert "300002" in limited.error.message
+        assert "262144" in limited.error.message
+
+
+async def test_an_attempt_over_its_time_is_ended(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("hold", input={"folder": str(shared_folder)}, timeout=0.5)
+        ended = await outside.run(run, "timed_out")
+        assert ended.reason == "timeout"
+        assert await outside.types(run) == ["run.requested", "run.started", "run.timed_out"]
+
+
+async def test_a_cancelled_run_stops_and_says_so_once(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("hold", input={"folder": str(shared_folder)})
+        await started(shared_folder)
+        await cancel(outside, run)
+        await outside.run(run, "cancelled")
+        assert await outside.types(run) == ["run.requested", "run.started", "run.cancel_requested", "run.cancelled"]
+
+
+async def test_a_cancellation_before_the_claim_wins(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data, MILLRACE_SLOTS="1") as outside:
+        await deploy(outside)
+        first = await outside.request("hold", input={"folder": str(shared_folder)})
+        await started(shared_folder)
+        second = await outside.request("hold", input={"folder": str(shared_folder)})
+        await cancel(outside, second)
+        (shared_folder / "go").touch()
+        await outside.run(first, "succeeded")
+        await outside.run(second, "cancelled")
+        assert await outside.types(second) == ["run.requested", "run.cancel_requested", "run.cancelled"]
+
+
+async def cancel(outside: Outside, run: str) -> None:
+    folded = await fold(outside.bus, run)
+    assert folded is not None
+    message = RunCancelRequested(run=run, requested_by="test")
+    await outside.bus.append(outside.bus.seal(message, org="default"), folded.state.last_seq)
+
+
+async def test_a_claim_that_was_superseded_writes_nothing_more(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("hold", input={"folder": str(shared_folder)})
+        await started(shared_folder)
+        other = await newer_claim(place, outside, run)
+        (shared_folder / "go").touch()
+        await other()
+        assert await outside.types(run) == ["run.requested", "run.started", "run.started", "run.succeeded"]
+        view = await outside.run(run, "succeeded")
+        assert (view.attempt, view.result) == (2, "the other's")
+
+
+async def newer_claim(place: Place, outside: Outside, run: str):
+    from tests.support.inside import bus_of  # noqa: PLC0415 - an executor's rights, for this claim only
+
+    folded = await fold(outside.bus, run)
+    assert folded is not None
+    context = bus_of(place, "executor")
+    bus = await context.__aenter__()
+    claim = bus.seal(RunStarted(run=run, attempt=2, executor="other", tier="none"), org="default")
+    sequence = await bus.append(claim, folded.state.last_seq)
+
+    async def end() -> None:
+        # The first executor's end conflicts, is folded and given up; only then does the other say its own.
+        await asyncio.sleep(0.5)
+        done = RunSucceeded(run=run, attempt=2, result="the other's", duration_ms=1.0, usage=RunUsage())
+        await bus.append(bus.seal(done, org="default", cause=claim.envelope), sequence)
+        await context.__aexit__(None, None, None)
+
+    return end
+
+
+async def test_a_redelivered_run_that_has_ended_is_not_run_again(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("steps", input={"folder": str(shared_folder)})
+        assert (await outside.run(run, "succeeded")).result == 3
+        before = await outside.types(run)
+    # A second executor that starts with the same durable finds nothing to do.
+    async with river(place, data) as outside:
+        again = await outside.request("steps", input={"folder": str(shared_folder)})
+        await outside.run(again, "succeeded")
+        assert await outside.types(run) == before
+        assert before.count("run.step_completed") == 2
+
+
+async def test_a_drained_executor_gives_its_run_back_at_once(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("hold", input={"folder": str(shared_folder)})
+        await started(shared_folder)
+    (shared_folder / "go").touch()
+    async with river(place, data) as outside:
+        view = await outside.run(run, "succeeded")
+        assert view.attempt == 2
+        types = await outside.types(run)
+        assert types == ["run.requested", "run.started", "run.started", "run.succeeded"]
+
+
+async def test_a_broker_that_pauses_during_a_run_delays_its_end_and_loses_nothing(
+    place: Place, data: Path, shared_folder: Path
+) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("hold", input={"folder": str(shared_folder)})
+        await started(shared_folder)
+        pid = place.servers.broker.supervised.state.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            (shared_folder / "go").touch()
+            await asyncio.sleep(4)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        view = await outside.run(run, "succeeded")
+        assert view.attempt == 1
+        assert await outside.types(run) == ["run.requested", "run.started", "run.succeeded"]
+        assert (shared_folder / "started").read_text() == "x"
+
+
+async def test_lines_come_in_order_before_the_end(place: Place, data: Path) -> None:
+    from shared.questions.executor import ListLines  # noqa: PLC0415
+
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("talk")
+        await outside.run(run, "succeeded")
+
+        async def there() -> list[str]:
+            answer = await outside.bus.ask(ListLines(org="default", id=run))
+            return [item.line.message for item in answer.items if len(answer.items) == 3]
+
+        lines = await eventually(there)
+        assert isinstance(lines, list)
+        assert lines[:2] == ["said", "printed"]
