@@ -25,8 +25,14 @@ class Identity(msgspec.Struct, frozen=True):
     command: tuple[str, ...]
 
     def is_running(self) -> bool:
-        """Say whether exactly this process still runs; a pid in use by another program is not it."""
-        return started(self.pid) == self.started and _ends_with(command_of(self.pid), self.command)
+        """Say whether exactly this process still runs; a pid in use by another program is not it.
+
+        The time of its start decides. The command can only contradict: it reads empty while a process is replacing itself.
+        """
+        if started(self.pid) != self.started:
+            return False
+        said = command_of(self.pid)
+        return not said or not self.command or _ends_with(said, self.command)
 
 
 def identify(pid: int, command: Sequence[str]) -> Identity | None:
@@ -69,7 +75,7 @@ def command_of(pid: int) -> tuple[str, ...]:
             content = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             return ()
-        return tuple(os.fsdecode(part) for part in content.rstrip(b"\0").split(b"\0"))
+        return tuple(os.fsdecode(part) for part in content.rstrip(b"\0").split(b"\0")) if content else ()
     text = _ps(pid, "command=")
     return () if text is None else (text,)
 

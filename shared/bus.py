@@ -236,8 +236,9 @@ class Bus:
         return True
 
     async def start(self) -> None:
-        """Begin to handle and to answer."""
+        """Begin to handle and to answer; when this returns the broker knows of it."""
         await self._broker.start()
+        await self.client.flush()
 
 
 class _Frame(msgspec.Struct):

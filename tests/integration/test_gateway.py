@@ -41,8 +41,8 @@ from shared.questions import ASKED
 from shared.questions.events import FindSource, SourceEntry, SourceFound
 from shared.questions.executor import FileView, FindWorkflow, GetFile, GetRun, PutFile, RunView, WorkflowEntry
 from shared.registry import RegistryWriter
+from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
-from tests.support.stack import bus_of, eventually, running
 
 SECRET = "It's a Secret to Everybody"
 BODY = b'{"ref":"refs/heads/main"}'
@@ -322,22 +322,25 @@ async def test_a_source_whose_secret_cannot_be_read_admits_nothing(place: Place,
 
 
 async def test_without_the_broker_a_webhook_is_503_within_two_seconds_and_is_not_stored_later(place: Place) -> None:
-    async with Cut(place.nats_url("gateway")) as cut, gateway(place, MILLRACE_NATS_URL=cut.url) as client:
-        async with source(place, client) as (id_, _):
-            assert (await client.hook(id_)).status == 202
-            for sever in (cut.freeze, cut.close):
-                await sever()
-                for body in (BODY, os.urandom(300_000)):
-                    before = time.monotonic()
-                    got = await client.hook(id_, body)
-                    assert (got.status, got.headers.get("Retry-After")) == (503, "2")
-                    assert time.monotonic() - before < 2.2
-            await cut.open()
+    async with (
+        Cut(place.nats_url("gateway")) as cut,
+        gateway(place, MILLRACE_NATS_URL=cut.url) as client,
+        source(place, client) as (id_, _),
+    ):
+        assert (await client.hook(id_)).status == 202
+        for sever in (cut.freeze, cut.close):
+            await sever()
+            for body in (BODY, os.urandom(300_000)):
+                before = time.monotonic()
+                got = await client.hook(id_, body)
+                assert (got.status, got.headers.get("Retry-After")) == (503, "2")
+                assert time.monotonic() - before < 2.2
+        await cut.open()
 
-            async def again() -> bool:
-                return (await client.hook(id_, headers={"X-GitHub-Delivery": "last"})).status == 202
+        async def again() -> bool:
+            return (await client.hook(id_, headers={"X-GitHub-Delivery": "last"})).status == 202
 
-            await eventually(again, within=20)
+        await eventually(again, within=20)
     assert [message.sender_delivery for message in await received(place)] == [None, "last"]
 
 

@@ -172,6 +172,8 @@ async def test_another_program_with_a_remembered_pid_is_left_alone(stage: Stage)
         there = identity(bystander.pid)
         other_time = msgspec.structs.replace(there, started="long ago")
         other_command = msgspec.structs.replace(there, command=("/usr/bin/other",))
+        assert there.is_running()
+        await until_executed(bystander.pid)
         for remembered in (other_time, other_command):
             processes.remember(program.pidfile, remembered)
             supervised = await stage.start(program)
@@ -180,6 +182,13 @@ async def test_another_program_with_a_remembered_pid_is_left_alone(stage: Stage)
     finally:
         bystander.kill()
         bystander.wait(BOUND)
+
+
+async def until_executed(pid: int) -> None:
+    """Wait until a started process has become its program: its command line reads empty for a moment before."""
+    async with asyncio.timeout(BOUND):
+        while not processes.command_of(pid):
+            await asyncio.sleep(0.01)
 
 
 async def supervise_elsewhere(program: Program) -> asyncio.subprocess.Process:

@@ -1,0 +1,139 @@
+"""Messages: one declaration, golden documents, ids that make redelivery harmless."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.commit import aggregate_filter
+from shared.envelope import caused_id, derived_id, open_envelope, open_message, rfc3339, seal
+from shared.errors import Invalid
+from shared.messages import DECLARATIONS, EventRouted, Message, RunRequested, RunStarted, declaration_of
+from shared.messages.declaration import KEY, hashed_key
+from shared.streams import STREAMS, WORK
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+ID = "01890000-0000-7000-8000-000000000000"
+
+
+def example(annotation: Any, name: str) -> Any:
+    """Return a plausible value for a field's type, the same every time."""
+    if annotation is Any:
+        return {"any": ["thing", 1]}
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is list:
+        return [example(arguments[0], name)]
+    if origin is dict:
+        return {"a": example(arguments[1], name)}
+    if origin is tuple:
+        return tuple(example(argument, name) for argument in arguments)
+    if type(None) in arguments:
+        return example(next(one for one in arguments if one is not type(None)), name)
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        hints = get_type_hints(annotation)
+        return annotation(**{field: example(hints[field], field) for field in annotation.__struct_fields__})
+    plain: dict[Any, Any] = {str: f"{name}-1", int: 7, float: 1.5, bool: True}
+    return plain[annotation]
+
+
+def sealed_example(cls: type[Message]) -> bytes:
+    hints = get_type_hints(cls)
+    message = cls(**{field: example(hints[field], field) for field in cls.__struct_fields__})
+    made = seal(message, service=declaration_of(cls).by[0], org="default", now=NOW, id=ID)
+    return msgspec.json.format(made.document, indent=2) + b"\n"
+
+
+@pytest.mark.parametrize("type_", sorted(DECLARATIONS))
+def test_a_message_looks_as_its_golden_document_says(type_: str) -> None:
+    """A changed document is a changed API: write the file anew only after reading what readers will make of it."""
+    golden = GOLDEN / f"{type_.replace('*', 'any')}.json"
+    assert golden.exists(), f"a new message needs its golden document:\n{sealed_example(DECLARATIONS[type_][1]).decode()}"
+    assert sealed_example(DECLARATIONS[type_][1]) == golden.read_bytes()
+
+
+@pytest.mark.parametrize("type_", sorted(DECLARATIONS))
+def test_a_document_is_read_back_and_unknown_fields_are_ignored(type_: str) -> None:
+    cls = DECLARATIONS[type_][1]
+    document = json.loads(sealed_example(cls))
+    document["data"]["added_later"] = 1
+    document["extension"] = "x"
+    envelope = open_envelope(json.dumps(document).encode())
+    assert isinstance(open_message(envelope, cls), cls)
+
+
+def test_no_golden_document_is_left_over() -> None:
+    expected = {f"{type_.replace('*', 'any')}.json" for type_ in DECLARATIONS}
+    assert {path.name for path in GOLDEN.glob("*.json")} == expected
+
+
+def test_subject_stream_and_type_come_from_one_declaration() -> None:
+    message = EventRouted(source="s1", event="e", delivery="d", subscription="b", workflow="w", run="r")
+    declared = declaration_of(message)
+    assert (declared.type_of(message), declared.subject(message), declared.stream) == ("event.routed", "event.s1.routed", "EVENTS")
+    assert declared.pattern() == "event.*.routed"
+    requested = RunRequested(run="r1", workflow="w", version="v", requested_by="x", timeout=1.0, priority="high")
+    assert declaration_of(requested).subject(requested) == "run.r1.requested.high"
+    assert aggregate_filter(requested) == "run.r1.>"
+
+
+def test_every_message_has_a_stream_and_every_work_a_declared_subject() -> None:
+    names = {stream.name for stream in STREAMS}
+    assert {declared.stream for declared, _ in DECLARATIONS.values()} <= names
+    for work in WORK:
+        declared = declaration_of(work.message)
+        assert work.subject.split(".")[:3] == declared.pattern().split(".")[:3]
+
+
+@given(st.text())
+def test_nothing_unchecked_reaches_a_subject(key: str) -> None:
+    message = RunStarted(run=key, attempt=1, executor="e", tier="none")
+    if KEY.match(key):
+        assert declaration_of(message).subject(message) == f"run.{key}.started"
+    else:
+        with pytest.raises(ValueError, match="cannot be a key"):
+            declaration_of(message).subject(message)
+
+
+@given(st.lists(st.text(), min_size=1))
+def test_hashed_keys_fit_subjects(parts: list[str]) -> None:
+    try:
+        assert KEY.match(hashed_key(*parts))
+    except UnicodeEncodeError:
+        assert any(0xD800 <= ord(character) <= 0xDFFF for part in parts for character in part)
+
+
+def test_a_caused_id_depends_on_cause_message_and_discriminator_only() -> None:
+    message = EventRouted(source="s1", event="e", delivery="d", subscription="b", workflow="w", run="r")
+    same = caused_id(ID, message, "b")
+    assert same == caused_id(ID, msgspec.structs.replace(message, run="other"), "b")
+    assert same != caused_id(ID, message, "c")
+    assert same != caused_id(derived_id(ID, "x"), message, "b")
+    assert same != caused_id(ID, msgspec.structs.replace(message, source="s2"), "b")
+
+
+def test_a_chain_keeps_its_correlation_and_names_its_cause() -> None:
+    message = RunStarted(run="r", attempt=1, executor="e", tier="none")
+    first = seal(message, service="executor", org="default", now=NOW)
+    assert first.envelope.correlationid == first.envelope.id
+    assert first.envelope.causationid is None
+    second = seal(message, service="executor", org="default", now=NOW, cause=first.envelope)
+    assert second.envelope.correlationid == first.envelope.id
+    assert second.envelope.causationid == first.envelope.id
+
+
+@pytest.mark.parametrize("document", [b"", b"{}", b"[]", b"\xff", b'{"specversion":"1.0"}'])
+def test_what_is_no_envelope_is_invalid(document: bytes) -> None:
+    with pytest.raises(Invalid):
+        open_envelope(document)
+
+
+def test_times_outside_end_with_z() -> None:
+    assert rfc3339(NOW) == "2026-01-02T03:04:05.678901Z"

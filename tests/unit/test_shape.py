@@ -1,0 +1,64 @@
+"""The shape of the house: import contracts, and what may not be in it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SHARED = {
+    "aggregate", "blobs", "bus", "commit", "config", "db", "encryption", "envelope", "errors", "http", "log", "messages",
+    "projection", "pull", "questions", "registry", "service", "streams",
+}  # fmt: skip
+PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",
+        "services.oauth.domain", "services.gateway.domain"]  # fmt: skip
+FORBIDDEN_TO_PURE = ["faststream", "nats", "aiohttp", "sqlalchemy", "asyncpg", "structlog"]
+
+
+def test_import_contracts_hold() -> None:
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_a_pure_module_loads_without_io_libraries(module: str) -> None:
+    code = f"import sys, {module}; found = [m for m in {FORBIDDEN_TO_PURE!r} if m in sys.modules]; sys.exit(repr(found) if found else 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_shared_holds_only_what_the_design_names() -> None:
+    found = {path.stem for path in (ROOT / "shared").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert found - {"__init__"} == SHARED
+
+
+def test_the_child_side_of_the_sdk_is_standard_library_only() -> None:
+    allowed = set(sys.stdlib_module_names) | {"millrace", "__future__"}
+    for path in (ROOT / "sdk" / "millrace").rglob("*.py"):
+        if "cli" in path.relative_to(ROOT / "sdk" / "millrace").parts[0]:
+            continue
+        for module in re.findall(r"^\s*(?:from|import) ([A-Za-z_][\w]*)", path.read_text(), re.MULTILINE):
+            assert module in allowed, f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("name", ["utils", "helpers", "common", "base", "service"])
+def test_no_room_for_everything(name: str) -> None:
+    for folder in ("services", "deploy", "sdk"):
+        assert not list((ROOT / folder).rglob(f"{name}.py")), name
+    assert not list((ROOT / "services").rglob(f"{name}.py"))
+
+
+def test_the_lock_pins_with_hashes_and_names_no_address() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "--hash=sha256:" in lock
+    assert "://" not in lock
+    assert "index-url" not in lock
+    packages = re.findall(r"^[a-z0-9][^\s\\]*", lock, re.MULTILINE)
+    assert packages
+    assert all("==" in package for package in packages)
