@@ -61,7 +61,15 @@ async def prepare(*, nats_url: str, database_url: str, credentials: Credentials,
 async def prepare_broker(url: str, *, replicas: int = 1) -> None:
     """Make every stream, consumer, registry and bucket of `shared.streams` that is missing, and update the others."""
     try:
-        client = await nats.connect(url, name="millrace-prepare", connect_timeout=5, allow_reconnect=False)
+        client = await nats.connect(
+            url,
+            name="millrace-prepare",
+            connect_timeout=5,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            error_cb=_quiet,
+        )
     except (nats.errors.Error, OSError, TimeoutError) as error:
         raise StartError(f"The NATS server cannot be reached: {type(error).__name__}.") from error
     try:
@@ -79,6 +87,10 @@ async def prepare_broker(url: str, *, replicas: int = 1) -> None:
         raise StartError(f"The NATS server refused: {error}.") from error
     finally:
         await client.close()
+
+
+async def _quiet(_error: Exception) -> None:
+    """Say nothing: what matters is raised, as one sentence."""
 
 
 def stream_config(stream: Stream, replicas: int) -> dict[str, Any]:

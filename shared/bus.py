@@ -26,6 +26,7 @@ from shared.messages.declaration import declaration_of
 from shared.projection import Health
 from shared.pull import inbox_prefix
 from shared.questions import ASKED, Asked, Command, asked_of
+from shared.questions.health import HEALTH
 from shared.streams import WORK, Work
 
 Answer = TypeVar("Answer")
@@ -115,7 +116,8 @@ class Bus:
 
     def answer(self, questions: Questions, deps: Any) -> None:
         """Answer these questions and commands from `start` on."""
-        served = {asked_of(cls).subject: (asked_of(cls), cls, function) for cls, function in questions.items()}
+        every = {**questions, HEALTH[self.service]: self._how_it_is} if self.service in HEALTH else questions
+        served = {asked_of(cls).subject: (asked_of(cls), cls, function) for cls, function in every.items()}
         missing = {subject for subject, (asked, _) in ASKED.items() if asked.service == self.service} - served.keys()
         if missing:
             raise TypeError(f"{self.service} does not answer {sorted(missing)}")
@@ -128,6 +130,9 @@ class Bus:
             self._broker.subscriber(
                 f"{kind}.{self.service}.*", queue=self.service, max_workers=CONCURRENCY, decoder=_undecoded
             )(reply)
+
+    async def _how_it_is(self, _question: Any, _deps: Any) -> dict[str, Any]:
+        return self._health.document()
 
     # -- handling -------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,9 @@ class Health(Protocol):
     def report(self, part: str, problem: str | None) -> None:
         """Say what is wrong with `part`, or None when it is well."""
 
+    def document(self) -> dict[str, Any]:
+        """Return what is well and what is not, by part."""
+
 
 def one_by_one(projections: Projections) -> Apply:
     """Return an `Apply` that gives each message to the function of its class; others are passed over."""

@@ -6,7 +6,7 @@ subject by hand; permissions follow from `by`.
 """
 
 # All of them are declared wherever any is known: permissions and services see the same table.
-from shared.questions import events, executor, logs, oauth
+from shared.questions import events, executor, health, logs, oauth
 from shared.questions.declaration import ASKED, Asked, Command, Done, Page, Question, asked_of, command, question
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "command",
     "events",
     "executor",
+    "health",
     "logs",
     "oauth",
     "question",

@@ -1,0 +1,64 @@
+"""The HTTP API of a running stack, as an integration engineer would use it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import uuid
+from typing import Any
+
+import aiohttp
+
+from tests.support.inside import eventually
+
+
+class Client:
+    """Speaks to one stack with its platform key."""
+
+    def __init__(self, session: aiohttp.ClientSession, ready: dict[str, Any]) -> None:
+        self._session = session
+        self.url: str = ready["url"]
+        self._headers = {"Authorization": f"Bearer {ready['admin_key']}"}
+
+    async def call(self, method: str, path: str, *, body: Any = None, data: Any = None, status: int | None = None) -> Any:
+        """Return the JSON answer; AssertionError unless it is `status`, or any success."""
+        async with self._session.request(method, self.url + path, json=body, data=data, headers=self._headers) as response:
+            answer = await response.json(content_type=None) if response.status != 204 else None
+            assert response.status == status if status else response.status < 300, (method, path, response.status, answer)
+            return answer
+
+    async def put_file(self, path: str, content: bytes) -> Any:
+        """Deploy one file."""
+        return await self.call("PUT", f"/api/v1/workspace/files/{path}", data=content)
+
+    async def github(self, address: str, secret: str, body: bytes, *, event: str = "push", delivery: str | None = None) -> Any:
+        """Send a signed GitHub webhook; returns (status, answer)."""
+        headers = {
+            "Content-Type": "application/json",
+            "X-GitHub-Event": event,
+            "X-GitHub-Delivery": delivery or str(uuid.uuid4()),
+            "X-Hub-Signature-256": "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest(),
+        }
+        async with self._session.post(address, data=body, headers=headers) as response:
+            return response.status, await response.json(content_type=None)
+
+    async def delivery(self, id_: str, *statuses: str, within: float = 20) -> Any:
+        """Wait for a delivery to have one of these statuses."""
+
+        async def settled() -> Any:
+            items = (await self.call("GET", "/api/v1/deliveries"))["items"]
+            return next((one for one in items if one["id"] == id_ and one["status"] in statuses), None)
+
+        return await eventually(settled, within=within)
+
+    async def run(self, id_: str, *statuses: str, within: float = 45) -> Any:
+        """Wait for a run to have one of these statuses."""
+
+        async def settled() -> Any:
+            async with self._session.get(f"{self.url}/api/v1/runs/{id_}", headers=self._headers) as response:
+                # Its executor may be the very thing that the test has killed.
+                assert response.status in {200, 503}, await response.text()
+                run = await response.json(content_type=None)
+                return run if run["status"] in statuses else None
+
+        return await eventually(settled, within=within, every=0.05)
