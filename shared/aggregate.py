@@ -62,18 +62,13 @@ async def _get(client: Client, stream: str, request: dict[str, Any]) -> Stored |
     return Stored(int(found["seq"]), found["subject"], open_envelope(base64.b64decode(found.get("data", ""))))
 
 
-async def append(
-    client: Client, journal: Journal, sealed: Sealed[Any], expected: int, *, sent_before: bool = False
-) -> Ack:
+async def append(client: Client, journal: Journal, sealed: Sealed[Any], expected: int) -> Ack:
     """Append to an aggregate, deciding a conflict by folding: my id is there -> success, else `Conflict`.
 
-    `sent_before` says that this process has sent this very message already (its outcome was unknown); only then is an answer
-    "duplicate" taken as success without looking. Raises `Conflict`, `Unavailable`.
+    Raises `Conflict`, `Unavailable`.
     """
     try:
-        ack = await journal.append(sealed, expected)
-        if not ack.duplicate or sent_before:
-            return ack
+        return await journal.append(sealed, expected)
     except Stale:
         pass
     declared = declaration_of(sealed.message)

@@ -2,18 +2,23 @@
 
 `Journal.publish` for facts without expectations, `Journal.append` for an aggregate's. What returns is on disk; what raises
 `Unavailable` may or may not be: sending the same message again is safe, because its id is the same.
+
+The broker syncs every commit to disk, which costs about as much for one message as for hundreds. So what waits for a stream is
+gathered while earlier commits are under way, and goes as one JetStream atomic batch (NATS ADR-50): one commit, many acks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+from collections import OrderedDict
 from typing import Any
 
 import msgspec
 import nats.errors
+import structlog
 from nats.aio.client import Client
 
+from shared.batching import Batcher, Offer
 from shared.envelope import CONTENT_TYPE, Sealed
 from shared.errors import Unavailable
 from shared.messages.declaration import Message, declaration_of
@@ -23,8 +28,19 @@ WRONG_LAST_SEQUENCE = (10071, 10164)
 # "duplicate id in flight" on a replicated stream: its first sending is not decided yet.
 IN_FLIGHT = 10158
 IN_FLIGHT_PAUSE = 0.05
-# Below the 2 s within which a sender of webhooks is told 503.
+# How long a caller waits: below the 2 s within which a sender of webhooks is told 503.
 ACK_TIMEOUT = 1.8
+# How long a commit may take before its outcome counts as unknown. Longer than a caller waits: an ack that comes late is
+# remembered, and the caller's next try is answered by it.
+COMMIT_TIMEOUT = 5.0
+# What may wait for one stream while the broker does not answer; more is refused at once, so that memory stays bounded.
+WAITING_MESSAGES = 20_000
+WAITING_BYTES = 64 * 1024 * 1024
+# Acks that are remembered to answer repeated ids, which would fail a whole batch: about 20 MB when full.
+REMEMBERED = 100_000
+
+_log = structlog.get_logger()
+_ack_decoder = msgspec.json.Decoder()
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -35,68 +51,230 @@ class Ack(msgspec.Struct, frozen=True):
 
 
 class Stale(Exception):
-    """The aggregate has moved on since the expected sequence; nothing was stored."""
+    """The aggregate has moved on since the expected sequence; nothing was stored, or it was by an earlier sending."""
 
 
 class Refused(Exception):
     """The broker refused a message for a reason that trying again does not change."""
 
 
+class Outgoing(msgspec.Struct):
+    """A message on its way: where to, the bytes, and who waits for the verdict."""
+
+    subject: str
+    document: bytes
+    headers: dict[str, str]
+    verdict: asyncio.Future[Ack]
+    waiters: int = 0
+
+
 class Journal:
-    """Writes messages to their streams, each in a commit of its own."""
+    """Writes messages to their streams, one coalescer per stream."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._coalescers: dict[str, Coalescer] = {}
 
     async def publish(self, sealed: Sealed[Any], *, timeout: float = ACK_TIMEOUT) -> Ack:
         """Store a message whose id is all that it needs. Raises `Unavailable` (unknown or not stored), `Refused`."""
-        return await self._store(sealed, {}, timeout)
+        return await self._coalescer(sealed.message).commit(sealed, None, timeout)
 
     async def append(self, sealed: Sealed[Any], expected: int, *, timeout: float = ACK_TIMEOUT) -> Ack:
         """Store a message of an aggregate if its last message is at `expected` (0: has none).
 
-        Raises `Stale` when it is not, `Unavailable` when unknown, `Refused`. Callers want `shared.aggregate.append`, which
-        folds on `Stale`.
+        Raises `Stale` when it is not, also for a duplicate that this process did not send; `Unavailable` when unknown;
+        `Refused`. Callers want `shared.aggregate.append`, which folds on `Stale`.
         """
-        declared = declaration_of(sealed.message)
-        headers = {
-            "Nats-Expected-Last-Subject-Sequence": str(expected),
-            "Nats-Expected-Last-Subject-Sequence-Subject": aggregate_filter(sealed.message),
-            "Nats-Expected-Stream": declared.stream,
-        }
-        return await self._store(sealed, headers, timeout)
+        return await self._coalescer(sealed.message).commit(sealed, expected, timeout)
 
-    async def _store(self, sealed: Sealed[Any], headers: dict[str, str], timeout: float) -> Ack:
-        subject = declaration_of(sealed.message).subject(sealed.message)
-        all_headers = {"Nats-Msg-Id": sealed.envelope.id, "Content-Type": CONTENT_TYPE, **headers}
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        while True:
+    def _coalescer(self, message: Message) -> Coalescer:
+        stream = declaration_of(message).stream
+        found = self._coalescers.get(stream)
+        if found is None:
+            found = self._coalescers[stream] = Coalescer(self._client, stream)
+        return found
+
+
+class Coalescer:
+    """Gathers what waits for one stream into atomic batches and gives each message its verdict."""
+
+    def __init__(self, client: Client, stream: str) -> None:
+        self._client = client
+        self._stream = stream
+        self._batcher: Batcher[Outgoing] = Batcher()
+        self._pending: dict[str, Outgoing] = {}
+        self._acked: OrderedDict[str, Ack] = OrderedDict()
+        # Ids that were sent and of which no verdict came: only for these is "duplicate" the success of an append.
+        self._unknown: OrderedDict[str, None] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._scheduled = False
+
+    async def commit(self, sealed: Sealed[Any], expected: int | None, timeout: float) -> Ack:
+        """Have a message stored; an id that is under way or was acknowledged lately shares the first one's outcome."""
+        id_ = sealed.envelope.id
+        known = self._acked.get(id_)
+        if known is not None:
+            return Ack(known.sequence, duplicate=True)
+        outgoing = self._pending.get(id_)
+        first = outgoing is None
+        if outgoing is None:
+            outgoing = self._accept(sealed, expected)
+        outgoing.waiters += 1
+        try:
+            async with asyncio.timeout(timeout):
+                ack = await asyncio.shield(outgoing.verdict)
+        except TimeoutError:
+            raise Unavailable("the broker did not confirm the message in time") from None
+        finally:
+            outgoing.waiters -= 1
+        return ack if first else Ack(ack.sequence, duplicate=True)
+
+    def _accept(self, sealed: Sealed[Any], expected: int | None) -> Outgoing:
+        if not self._client.is_connected:
+            # The client would buffer and store it later, after we said that we could not.
+            raise Unavailable("the broker is not connected")
+        if len(self._batcher) >= WAITING_MESSAGES or self._batcher.waiting_bytes >= WAITING_BYTES:
+            raise Unavailable("too much waits for the broker")
+        declared = declaration_of(sealed.message)
+        id_ = sealed.envelope.id
+        headers = {"Nats-Msg-Id": id_, "Content-Type": CONTENT_TYPE}
+        aggregate = aggregate_filter(sealed.message)
+        if expected is not None:
+            headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
+            headers["Nats-Expected-Last-Subject-Sequence-Subject"] = aggregate
+        outgoing = Outgoing(
+            declared.subject(sealed.message), sealed.document, headers, asyncio.get_running_loop().create_future()
+        )
+        # A verdict that nobody waits for any more is no unretrieved error.
+        outgoing.verdict.add_done_callback(_retrieved)
+        self._pending[id_] = outgoing
+        self._batcher.offer(Offer(id_, aggregate, expected is not None, len(sealed.document) + 300, outgoing))
+        self._schedule()
+        return outgoing
+
+    def _schedule(self) -> None:
+        """Send after this turn of the loop: what arrives in the same turn goes together."""
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._send)
+
+    def _send(self) -> None:
+        self._scheduled = False
+        while batch := self._batcher.take():
+            task = asyncio.create_task(self._carry(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, batch: list[Offer[Outgoing]]) -> None:
+        try:
+            wanted = [offer for offer in batch if offer.bearer.waiters]
+            for offer in batch:
+                if not offer.bearer.waiters:
+                    self._settle(offer, Unavailable("nobody waits for it any more"))
+            if len(wanted) > 1:
+                await self._together(wanted)
+            elif wanted:
+                await self._alone(wanted[0])
+        except Exception as error:
+            _log.exception("commit.failed", stream=self._stream)
+            for offer in batch:
+                self._settle(offer, Unavailable(f"the message could not be sent: {type(error).__name__}"))
+        finally:
+            self._batcher.done(batch)
+            self._schedule()
+
+    async def _together(self, batch: list[Offer[Outgoing]]) -> None:
+        """Send one atomic batch; when the broker refuses it as a whole, send each alone for a verdict of its own."""
+        name = self._client._nuid.next().decode()  # noqa: SLF001 - a short unique id, as the protocol asks for
+        try:
             if not self._client.is_connected:
-                # The client would buffer and store it later, after we said that we could not.
                 raise Unavailable("the broker is not connected")
-            try:
-                answer = await self._client.request(
-                    subject, sealed.document, timeout=max(0.01, deadline - loop.time()), headers=all_headers
+            for number, offer in enumerate(batch[:-1], start=1):
+                await self._client.publish(
+                    offer.bearer.subject,
+                    offer.bearer.document,
+                    headers=offer.bearer.headers | {"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(number)},
                 )
-            except (nats.errors.Error, TimeoutError, OSError) as error:
-                raise Unavailable(f"the broker did not confirm the message: {type(error).__name__}") from error
-            ack = json.loads(answer.data)
-            refusal = ack.get("error")
-            if refusal is None:
-                return Ack(int(ack["seq"]), bool(ack.get("duplicate", False)))
-            code = refusal.get("err_code", 0)
-            if code in WRONG_LAST_SEQUENCE:
-                raise Stale(refusal.get("description", ""))
-            if code == IN_FLIGHT:
+            last = batch[-1].bearer
+            headers = {"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(len(batch)), "Nats-Batch-Commit": "1"}
+            msg = await self._client.request(
+                last.subject, last.document, timeout=COMMIT_TIMEOUT, headers=last.headers | headers
+            )
+        except (nats.errors.Error, TimeoutError, OSError, Unavailable) as error:
+            for offer in batch:
+                self._note_unknown(offer)
+                self._settle(offer, Unavailable(f"the broker did not confirm the message: {type(error).__name__}"))
+            return
+        answer = _ack_decoder.decode(msg.data)
+        if "error" in answer or answer.get("count") != len(batch):
+            await asyncio.gather(*(self._alone(offer) for offer in batch))
+            return
+        # A batch is stored without anything in between, in its order.
+        first = int(answer["seq"]) - len(batch) + 1
+        for number, offer in enumerate(batch):
+            self._settle(offer, Ack(first + number))
+
+    async def _alone(self, offer: Offer[Outgoing]) -> None:
+        outgoing = offer.bearer
+        while True:
+            try:
+                if not self._client.is_connected:
+                    raise Unavailable("the broker is not connected")
+                msg = await self._client.request(
+                    outgoing.subject, outgoing.document, timeout=COMMIT_TIMEOUT, headers=outgoing.headers
+                )
+            except (nats.errors.Error, TimeoutError, OSError, Unavailable) as error:
+                self._note_unknown(offer)
+                self._settle(offer, Unavailable(f"the broker did not confirm the message: {type(error).__name__}"))
+                return
+            answer = _ack_decoder.decode(msg.data)
+            refusal = answer.get("error")
+            if refusal is not None and refusal.get("err_code") == IN_FLIGHT:
                 await asyncio.sleep(IN_FLIGHT_PAUSE)
                 continue
-            if int(refusal.get("code", 500)) >= 500:
-                raise Unavailable(f"the broker cannot take messages now: {refusal.get('description', code)}")
-            raise Refused(f"the broker refused {sealed.envelope.type}: {refusal.get('description', code)}")
+            self._settle(offer, self._verdict(offer, answer, refusal))
+            return
+
+    def _verdict(self, offer: Offer[Outgoing], answer: dict[str, Any], refusal: dict[str, Any] | None) -> Ack | Exception:
+        if refusal is None:
+            duplicate = bool(answer.get("duplicate", False))
+            if duplicate and offer.expects and offer.id not in self._unknown:
+                # Somebody sent this id before us: whether it is our aggregate's message, a fold tells.
+                return Stale("the id is known, and this process did not send it")
+            return Ack(int(answer["seq"]), duplicate)
+        description = refusal.get("description", str(refusal.get("err_code")))
+        if refusal.get("err_code") in WRONG_LAST_SEQUENCE:
+            return Stale(description)
+        if int(refusal.get("code", 500)) >= 500:
+            return Unavailable(f"the broker cannot take messages now: {description}")
+        return Refused(f"the broker refused {offer.bearer.subject}: {description}")
+
+    def _settle(self, offer: Offer[Outgoing], verdict: Ack | Exception) -> None:
+        self._pending.pop(offer.id, None)
+        if isinstance(verdict, Ack):
+            self._unknown.pop(offer.id, None)
+            self._acked[offer.id] = verdict
+            if len(self._acked) > REMEMBERED:
+                self._acked.popitem(last=False)
+        if offer.bearer.verdict.done():
+            return
+        if isinstance(verdict, Ack):
+            offer.bearer.verdict.set_result(verdict)
+        else:
+            offer.bearer.verdict.set_exception(verdict)
+
+    def _note_unknown(self, offer: Offer[Outgoing]) -> None:
+        self._unknown[offer.id] = None
+        if len(self._unknown) > REMEMBERED:
+            self._unknown.popitem(last=False)
 
 
 def aggregate_filter(message: Message) -> str:
     """Return the filter of all expectations of the message's aggregate: always this one, never a narrower."""
     declared = declaration_of(message)
     return f"{declared.noun}.{declared.key(message)}.>"
+
+
+def _retrieved(verdict: asyncio.Future[Ack]) -> None:
+    if not verdict.cancelled():
+        verdict.exception()

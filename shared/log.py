@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from shared import tasks
 from shared.messages import Logged
 
 # What waits for the bus: above it the oldest go, counted.
@@ -52,9 +53,7 @@ class BusSink:
                 async with asyncio.timeout(1):
                     while self._waiting:
                         await asyncio.sleep(0.01)
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await tasks.end([task])
 
     async def _send(self, publish: Callable[[Logged, str | None], Awaitable[None]]) -> None:
         while True:

@@ -18,7 +18,7 @@ import structlog
 import uvloop
 from aiohttp import web
 
-from shared import log
+from shared import log, tasks
 from shared.bus import without_password
 from shared.config import ConfigError, Environment
 
@@ -82,10 +82,7 @@ class Background:
 
     async def cancel(self) -> None:
         """Cancel all and wait for them."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
 
 
 class Runtime(msgspec.Struct, frozen=True):

@@ -94,15 +94,11 @@ class Claim:
         sealed = self._bus.seal(
             message, org=self._org, cause=self.started, id=caused_id(self.started.id, message, discriminator)
         )
-        sent_before = False
         while True:
             try:
-                ack = await aggregate.append(
-                    self._bus.client, self._bus.journal, sealed, self._sequence, sent_before=sent_before
-                )
+                ack = await aggregate.append(self._bus.client, self._bus.journal, sealed, self._sequence)
             except Unavailable as error:
                 # Unknown: the same message with the same id again, until the broker tells which.
-                sent_before = True
                 _log.warning("run.append_waits", run=self.run, type=sealed.envelope.type, reason=error.detail)
                 await asyncio.sleep(PAUSE)
             except Conflict:

@@ -19,7 +19,7 @@ from shared.questions.events import SourceEntry
 from shared.registry import RegistryView, RegistryWriter
 from shared.service import Health
 from tests.support.servers import Place
-from tests.support.stack import bus_of
+from tests.support.inside import bus_of
 
 
 def requested(run: str) -> RunRequested:

@@ -195,7 +195,7 @@ async def test_days_are_made_ahead_and_stray_rows_are_moved_to_theirs(place: Pla
 
 
 async def test_partitions_are_attached_under_a_writer_without_losing_or_mistaking_a_row(place: Place) -> None:
-    engine = open_engine(place.database_url("logs"), service="logs")
+    engine = open_engine(place.database_url("logs"), service="logs", pool_size=12)
     start = datetime(2026, 5, 1, 12, tzinfo=UTC)
     async with bus_of(place, "executor") as bus, database(place) as connection:
         document = bus.seal(requested(new_id()), org="acme").document

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "aggregate", "blobs", "bus", "commit", "config", "db", "encryption", "envelope", "errors", "http", "log", "messages",
+    "aggregate", "batching", "blobs", "bus", "commit", "config", "db", "encryption", "envelope", "errors", "http", "log", "messages",
     "projection", "pull", "questions", "registry", "service", "streams",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",

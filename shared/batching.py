@@ -1,0 +1,116 @@
+"""What may share a batch: the pure half of group commit, without a broker, a clock or a task."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Generic, TypeVar
+
+import msgspec
+
+# JetStream refuses more messages in one atomic batch (10199); the bytes bound what the server holds in memory for it.
+MAX_MESSAGES = 1000
+MAX_BYTES = 4 * 1024 * 1024
+# One batch fills while another commits. A third would only make batches smaller: commits follow each other on one disk.
+IN_FLIGHT = 2
+
+P = TypeVar("P")
+
+
+class Offer(msgspec.Struct, Generic[P], frozen=True):
+    """A message that waits for its commit: its id, its aggregate, whether it expects a sequence of it, its bytes and its bearer."""
+
+    id: str
+    aggregate: str
+    expects: bool
+    size: int
+    bearer: P
+
+
+class Batcher(Generic[P]):
+    """Holds what waits for one stream and says what goes next.
+
+    An expectation is checked against the state before its batch only: two claims of one run in a batch would both win. So a
+    batch holds at most one message of an aggregate when any of them expects, and neither does an aggregate of which a message
+    that expects is in flight go into a second batch. Ids are the caller's to keep apart: one known id fails a whole batch.
+    """
+
+    def __init__(
+        self, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES, in_flight: int = IN_FLIGHT
+    ) -> None:
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._batches_allowed = in_flight
+        self._waiting: deque[Offer[P]] = deque()
+        self._waiting_bytes = 0
+        self._batches = 0
+        self._flying: Counter[str] = Counter()
+        self._expecting: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Return how many messages wait."""
+        return len(self._waiting)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Return the bytes of the messages that wait."""
+        return self._waiting_bytes
+
+    def offer(self, offer: Offer[P]) -> None:
+        """Let a message wait for its turn."""
+        self._waiting.append(offer)
+        self._waiting_bytes += offer.size
+
+    def withdraw(self, ids: Iterable[str]) -> None:
+        """Forget messages that wait and that nobody wants any more."""
+        unwanted = set(ids)
+        kept = [offer for offer in self._waiting if offer.id not in unwanted]
+        self._waiting = deque(kept)
+        self._waiting_bytes = sum(offer.size for offer in kept)
+
+    def take(self) -> list[Offer[P]]:
+        """Return the next batch, oldest first, or nothing when nothing may go now; `done` must be told when it has ended."""
+        if self._batches >= self._batches_allowed or not self._waiting:
+            return []
+        batch: list[Offer[P]] = []
+        held: list[Offer[P]] = []
+        size = 0
+        # In this batch: how many of an aggregate, and whether one of them expects. An aggregate that was held back once stays
+        # back, so that its messages keep their order.
+        within: dict[str, bool] = {}
+        behind: set[str] = set()
+        while self._waiting and len(batch) < self._max_messages:
+            offer = self._waiting[0]
+            if batch and size + offer.size > self._max_bytes:
+                break
+            self._waiting.popleft()
+            if offer.aggregate in behind or not self._may_join(offer, within):
+                behind.add(offer.aggregate)
+                held.append(offer)
+                continue
+            within[offer.aggregate] = within.get(offer.aggregate, False) or offer.expects
+            batch.append(offer)
+            size += offer.size
+        self._waiting.extendleft(reversed(held))
+        if batch:
+            self._waiting_bytes -= size
+            self._batches += 1
+            for offer in batch:
+                self._flying[offer.aggregate] += 1
+                self._expecting[offer.aggregate] += offer.expects
+        return batch
+
+    def done(self, batch: list[Offer[P]]) -> None:
+        """Note that a batch has ended, however it did."""
+        self._batches -= 1
+        for offer in batch:
+            self._flying[offer.aggregate] -= 1
+            self._expecting[offer.aggregate] -= offer.expects
+            if not self._flying[offer.aggregate]:
+                del self._flying[offer.aggregate], self._expecting[offer.aggregate]
+
+    def _may_join(self, offer: Offer[P], within: dict[str, bool]) -> bool:
+        aggregate = offer.aggregate
+        if aggregate in within and (offer.expects or within[aggregate]):
+            return False
+        return not (self._flying[aggregate] and (offer.expects or self._expecting[aggregate])) if aggregate in self._flying else True

@@ -1,0 +1,72 @@
+"""What may share a batch, whatever comes in whatever order."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.batching import Batcher, Offer
+
+MAX_MESSAGES = 5
+MAX_BYTES = 100
+
+offers = st.tuples(st.sampled_from("abcde"), st.booleans(), st.integers(1, 60))
+# True: end the oldest batch in flight; else offer a message.
+scripts = st.lists(st.one_of(st.just(None), offers), max_size=80)
+
+
+@given(scripts)
+def test_every_batch_keeps_the_rules_and_everything_goes(script: list[tuple[str, bool, int] | None]) -> None:
+    batcher: Batcher[int] = Batcher(max_messages=MAX_MESSAGES, max_bytes=MAX_BYTES)
+    flying: list[list[Offer[int]]] = []
+    sent: list[Offer[int]] = []
+    offered: list[Offer[int]] = []
+
+    def take() -> None:
+        while batch := batcher.take():
+            flying.append(batch)
+            sent.extend(batch)
+            check(flying)
+
+    for number, act in enumerate(script):
+        if act is None:
+            if flying:
+                batcher.done(flying.pop(0))
+        else:
+            aggregate, expects, size = act
+            offer = Offer(str(number), aggregate, expects, size, number)
+            offered.append(offer)
+            batcher.offer(offer)
+        take()
+    while flying:
+        batcher.done(flying.pop(0))
+        take()
+    assert Counter(offer.id for offer in sent) == Counter(offer.id for offer in offered)
+    assert (len(batcher), batcher.waiting_bytes) == (0, 0)
+    for aggregate in "abcde":
+        order = [offer.bearer for offer in sent if offer.aggregate == aggregate]
+        assert order == sorted(order), "messages of an aggregate keep their order"
+
+
+def check(flying: list[list[Offer[int]]]) -> None:
+    assert len(flying) <= 2
+    for batch in flying:
+        assert len(batch) <= MAX_MESSAGES
+        assert len(batch) == 1 or sum(offer.size for offer in batch) <= MAX_BYTES
+    every = [offer for batch in flying for offer in batch]
+    expecting = {offer.aggregate for offer in every if offer.expects}
+    counted = Counter(offer.aggregate for offer in every)
+    assert all(counted[aggregate] == 1 for aggregate in expecting)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=20), st.sets(st.integers(0, 19)))
+def test_what_is_withdrawn_is_not_sent(sizes: list[int], unwanted: set[int]) -> None:
+    batcher: Batcher[None] = Batcher()
+    for number, size in enumerate(sizes):
+        batcher.offer(Offer(str(number), str(number), expects=False, size=size, bearer=None))
+    batcher.withdraw(str(number) for number in unwanted)
+    sent = [offer.id for offer in batcher.take()]
+    assert sent == [str(number) for number in range(len(sizes)) if number not in unwanted]
+    assert batcher.waiting_bytes == 0
