@@ -29,7 +29,9 @@ def account_for_initdb(account: Account | None) -> Account | None:
         try:
             pwd.getpwuid(os.geteuid())
         except KeyError as error:
-            message = f"Postgres needs an entry for user {os.geteuid()} in /etc/passwd; add one, run as root, or give --postgres URL."
+            message = (
+                f"Postgres needs an entry for user {os.geteuid()} in /etc/passwd; add one, run as root, or give --postgres URL."
+            )
             raise StartError(message) from error
         return None
     with suppress(KeyError):
@@ -47,7 +49,7 @@ def check_reach(account: Account | None, *paths: Path) -> None:
     for path, blocking in zip(paths, blocking_folders(account, *paths), strict=True):
         if blocking is not None:
             message = (
-                f"Started by root, Postgres runs as user {POSTGRES_UID}, and the folder {blocking} does not let it through to {path}: "
+                f"Started by root, Postgres runs as user {POSTGRES_UID}, and the folder {blocking} bars its way to {path}: "
                 f"run `chmod o+x {shlex.quote(blocking)}`, choose a place elsewhere, or start Millrace as an ordinary user."
             )
             raise StartError(message)

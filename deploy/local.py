@@ -44,15 +44,13 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--nats", help="Administrator URL of a NATS server to use instead of the embedded one.")
 @click.option("--postgres", help="Administrator URL of a Postgres database to use instead of the embedded one.")
 @click.option("--unsafe", is_flag=True, help="Run workflows even where no sandbox is available.")
-def main(  # noqa: PLR0913 (one parameter per option)
-    *, data: Path, host: str, port: int, public_url: str | None, nats: str | None, postgres: str | None, unsafe: bool
-) -> None:
+def main(*, data: Path, host: str, port: int, public_url: str | None, nats: str | None, postgres: str | None, unsafe: bool) -> None:
     """Start everything on this machine and keep it running until SIGINT or SIGTERM."""
     options = Options(public_url=public_url, nats=nats, postgres=postgres, unsafe=unsafe)
     try:
         if sys.version_info < OLDEST_PYTHON:
             message = f"Millrace needs Python {'.'.join(map(str, OLDEST_PYTHON))} or later."
-            raise StartError(message)  # noqa: TRY301
+            raise StartError(message)
         asyncio.run(up(data, host, port, options))
     except StartError as error:
         click.echo(f"millrace up: {error}", err=True)
@@ -138,7 +136,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening.close()
         message = f"Cannot listen on {host} port {port}: {error.strerror}; choose another one with --port (0 picks a free one)."
         raise StartError(message) from error
-    listening.setblocking(False)
+    listening.setblocking(False)  # noqa: FBT003
     return listening
 
 

@@ -187,7 +187,9 @@ class EmbeddedPostgres:
             try:
                 connection = await asyncpg.connect(self.url(SUPERUSER, self._password, "postgres"), ssl=False, timeout=10)
             except asyncpg.InvalidPasswordError as error:
-                message = f"Postgres in {self._data} does not take the password in credentials.json; put back the file it was made with."
+                message = (
+                    f"Postgres in {self._data} does not take the password in credentials.json; put back the file it was made with."
+                )
                 raise StartError(message) from error
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
                 if time.monotonic() > deadline or self.supervised.state.restarts >= HOPELESS_AFTER:

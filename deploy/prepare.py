@@ -272,9 +272,7 @@ def main(nats_url: str, database_url: str, path: Path, replicas: int, *, print_n
             port = urlsplit(nats_url).port or 4222
             click.echo(nats_config(credentials, listen=f"0.0.0.0:{port}", store_dir="/data/jetstream"))
             return
-        asyncio.run(
-            prepare(nats_url=nats_url, database_url=database_url, credentials=credentials, replicas=replicas)
-        )
+        asyncio.run(prepare(nats_url=nats_url, database_url=database_url, credentials=credentials, replicas=replicas))
     except StartError as error:
         click.echo(f"prepare: {error}", err=True)
         sys.exit(2)

@@ -48,7 +48,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 class Stack:
     """All processes of one installation. `changed` is called whenever one of them has died or come back."""
 
-    def __init__(  # noqa: PLR0913 (these are the parts it is made of)
+    def __init__(
         self,
         *,
         folder: DataFolder,

@@ -35,9 +35,7 @@ class Batcher(Generic[P]):
     that expects is in flight go into a second batch. Ids are the caller's to keep apart: one known id fails a whole batch.
     """
 
-    def __init__(
-        self, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES, in_flight: int = IN_FLIGHT
-    ) -> None:
+    def __init__(self, *, max_messages: int = MAX_MESSAGES, max_bytes: int = MAX_BYTES, in_flight: int = IN_FLIGHT) -> None:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._batches_allowed = in_flight
@@ -113,4 +111,6 @@ class Batcher(Generic[P]):
         aggregate = offer.aggregate
         if aggregate in within and (offer.expects or within[aggregate]):
             return False
-        return not (self._flying[aggregate] and (offer.expects or self._expecting[aggregate])) if aggregate in self._flying else True
+        if aggregate not in self._flying:
+            return True
+        return not offer.expects and not self._expecting[aggregate]

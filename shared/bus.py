@@ -102,9 +102,7 @@ class Bus:
         if not self.client.is_connected:
             raise Unavailable("the broker is not connected")
         try:
-            answer = await self._broker.request(
-                msgspec.json.encode(asked), declared.subject, timeout=timeout or declared.timeout
-            )
+            answer = await self._broker.request(msgspec.json.encode(asked), declared.subject, timeout=timeout or declared.timeout)
         except (nats.errors.Error, TimeoutError, OSError) as error:
             raise Unavailable(f"the {declared.service} service did not answer {declared.verb!r} in time") from error
         frame = msgspec.json.decode(answer.body, type=_Frame)
@@ -127,9 +125,9 @@ class Bus:
             return await _answered(asked, cls, function, msg.body, deps)
 
         for kind in ("ask", "do"):
-            self._broker.subscriber(
-                f"{kind}.{self.service}.*", queue=self.service, max_workers=CONCURRENCY, decoder=_undecoded
-            )(reply)
+            self._broker.subscriber(f"{kind}.{self.service}.*", queue=self.service, max_workers=CONCURRENCY, decoder=_undecoded)(
+                reply
+            )
 
     async def _how_it_is(self, _question: Any, _deps: Any) -> dict[str, Any]:
         return self._health.document()
@@ -203,9 +201,7 @@ class Bus:
                 if isinstance(outcome, BaseException):
                     raise outcome
 
-    async def _again(
-        self, work: Work, msg: NatsMessage, tries: int, delays: tuple[float, ...], error: Exception
-    ) -> bool:
+    async def _again(self, work: Work, msg: NatsMessage, tries: int, delays: tuple[float, ...], error: Exception) -> bool:
         if tries > len(delays):
             return await self.bury(work, msg.raw_message, tries, error, f"still failing after {tries} tries")
         await msg.nack(delay=delays[tries - 1])

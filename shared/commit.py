@@ -142,9 +142,7 @@ class Coalescer:
         if expected is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
             headers["Nats-Expected-Last-Subject-Sequence-Subject"] = aggregate
-        outgoing = Outgoing(
-            declared.subject(sealed.message), sealed.document, headers, asyncio.get_running_loop().create_future()
-        )
+        outgoing = Outgoing(declared.subject(sealed.message), sealed.document, headers, asyncio.get_running_loop().create_future())
         # A verdict that nobody waits for any more is no unretrieved error.
         outgoing.verdict.add_done_callback(_retrieved)
         self._pending[id_] = outgoing
@@ -197,9 +195,7 @@ class Coalescer:
                 )
             last = batch[-1].bearer
             headers = {"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(len(batch)), "Nats-Batch-Commit": "1"}
-            msg = await self._client.request(
-                last.subject, last.document, timeout=COMMIT_TIMEOUT, headers=last.headers | headers
-            )
+            msg = await self._client.request(last.subject, last.document, timeout=COMMIT_TIMEOUT, headers=last.headers | headers)
         except (nats.errors.Error, TimeoutError, OSError, Unavailable) as error:
             for offer in batch:
                 self._note_unknown(offer)

@@ -110,9 +110,7 @@ def integer_of(request: web.Request, name: str, default: int, *, minimum: int, m
     if raw is None:
         return default
     if not raw.isascii() or not raw.isdigit() or not minimum <= int(raw) <= maximum:
-        raise Invalid(
-            f"{name} must be a whole number from {minimum} to {maximum}", errors=(Problem(name, "out of range"),)
-        )
+        raise Invalid(f"{name} must be a whole number from {minimum} to {maximum}", errors=(Problem(name, "out of range"),))
     return int(raw)
 
 

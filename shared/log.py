@@ -63,7 +63,7 @@ class BusSink:
                 logged, correlation = self._waiting[0]
                 try:
                     await publish(logged, correlation)
-                except Exception:  # noqa: BLE001 - a failure to log must not be logged: it would feed itself
+                except Exception:
                     await asyncio.sleep(1)
                     continue
                 if self._waiting and self._waiting[0][0] is logged:

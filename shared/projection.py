@@ -145,9 +145,7 @@ class Projection:
 
     async def _stored(self) -> int:
         async with db.transaction(self._engine) as connection:
-            found = await connection.execute(
-                text("SELECT last_seq FROM checkpoint WHERE projection = :name"), {"name": self._name}
-            )
+            found = await connection.execute(text("SELECT last_seq FROM checkpoint WHERE projection = :name"), {"name": self._name})
             return int(found.scalar() or 0)
 
     async def _write(self, lost: asyncio.Event, part: str) -> None:
@@ -175,9 +173,7 @@ class Projection:
                 ),
                 {"name": self._name, "stream": self.stream, "incarnation": incarnation},
             )
-            found = await connection.execute(
-                text("SELECT last_seq FROM checkpoint WHERE projection = :name"), {"name": self._name}
-            )
+            found = await connection.execute(text("SELECT last_seq FROM checkpoint WHERE projection = :name"), {"name": self._name})
             return int(found.scalar_one())
 
     async def _commit(self, batch: Sequence[Delivered], incarnation: str, last: int) -> None:

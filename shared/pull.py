@@ -78,9 +78,7 @@ class Inbox:
         self._subscription = await self._client.subscribe(self.subject, cb=self._take)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._subscription is not None and not self._client.is_closed:
             with contextlib.suppress(nats.errors.Error):
                 await self._subscription.unsubscribe()

@@ -143,7 +143,7 @@ async def _serve(service: str, settings: Any, app: App, health_settings: HealthS
             await background.cancel()
     except (OSError, nats.errors.Error) as error:
         nats_url = getattr(settings, "nats_url", "")
-        _log.error("service.cannot_start", reason=f"{type(error).__name__}: {error}", nats=without_password(nats_url))  # noqa: TRY400
+        _log.error("service.cannot_start", reason=f"{type(error).__name__}: {error}", nats=without_password(nats_url))
         return EXIT_FAILED
     return EXIT_FAILED if failures else 0
 

@@ -40,7 +40,7 @@ def bind(function: Callable[..., Any], given: object) -> tuple[list[Any], dict[s
     return args, values
 
 
-def _object(given: object, fields: tuple[Field, ...], path: str, faults: Faults, *, extra: Any) -> Any:  # noqa: ANN401
+def _object(given: object, fields: tuple[Field, ...], path: str, faults: Faults, *, extra: Any) -> Any:
     """Convert field by field. `extra` is the type of names that are no field; MISSING refuses them."""
     if not isinstance(given, dict):
         return _misfit(path, "an object", given, faults)
@@ -53,13 +53,11 @@ def _object(given: object, fields: tuple[Field, ...], path: str, faults: Faults,
             faults.append((f"{path}.{name}", "is not a known name"))
         else:
             values[name] = _convert(value, extra, f"{path}.{name}", faults)
-    faults.extend(
-        (f"{path}.{field.name}", "is required") for field in fields if field.required and field.name not in given
-    )
+    faults.extend((f"{path}.{field.name}", "is required") for field in fields if field.required and field.name not in given)
     return values
 
 
-def _convert(value: Any, hint: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401, PLR0911
+def _convert(value: Any, hint: Any, path: str, faults: Faults) -> Any:
     hint = bare(hint)
     scalar = _SCALARS.get(hint) if hint.__hash__ is not None else None
     if scalar is not None:
@@ -86,7 +84,7 @@ def _convert(value: Any, hint: Any, path: str, faults: Faults) -> Any:  # noqa: 
     return _MISFIT
 
 
-def _instance(value: Any, kind: type, path: str, faults: Faults) -> Any:  # noqa: ANN401
+def _instance(value: Any, kind: type, path: str, faults: Faults) -> Any:
     before = len(faults)
     values = _object(value, fields_of(kind), path, faults, extra=MISSING)
     if len(faults) > before:
@@ -98,7 +96,7 @@ def _instance(value: Any, kind: type, path: str, faults: Faults) -> Any:  # noqa
         return _MISFIT
 
 
-def _one_of(value: Any, union: tuple[Any, ...], path: str, faults: Faults) -> Any:  # noqa: ANN401
+def _one_of(value: Any, union: tuple[Any, ...], path: str, faults: Faults) -> Any:
     exact = next((member for member in union if bare(member) is type(value)), None)
     tries = []
     for member in (exact, *union) if exact is not None else union:
@@ -114,7 +112,7 @@ def _one_of(value: Any, union: tuple[Any, ...], path: str, faults: Faults) -> An
     return _misfit(path, " or ".join(dict.fromkeys(shown(bare(member)) for member in union)), value, faults)
 
 
-def _array(value: Any, origin: Any, arguments: tuple[Any, ...], path: str, faults: Faults) -> Any:  # noqa: ANN401
+def _array(value: Any, origin: Any, arguments: tuple[Any, ...], path: str, faults: Faults) -> Any:
     if not isinstance(value, list):
         return _misfit(path, "an array", value, faults)
     hints: abc.Iterable[Any]
@@ -126,10 +124,7 @@ def _array(value: Any, origin: Any, arguments: tuple[Any, ...], path: str, fault
     else:
         hints = [arguments[0] if arguments else Any] * len(value)
     before = len(faults)
-    items = [
-        _convert(item, hint, f"{path}[{index}]", faults)
-        for index, (item, hint) in enumerate(zip(value, hints, strict=True))
-    ]
+    items = [_convert(item, hint, f"{path}[{index}]", faults) for index, (item, hint) in enumerate(zip(value, hints, strict=True))]
     if len(faults) > before:
         return _MISFIT
     if origin in (set, frozenset, abc.Set):
@@ -141,29 +136,29 @@ def _array(value: Any, origin: Any, arguments: tuple[Any, ...], path: str, fault
     return tuple(items) if origin is tuple else items
 
 
-def _among(value: Any, choices: dict[tuple[type, Any], Any], path: str, faults: Faults) -> Any:  # noqa: ANN401
+def _among(value: Any, choices: dict[tuple[type, Any], Any], path: str, faults: Faults) -> Any:
     if not isinstance(value, list | dict) and _key(value) in choices:
         return choices[_key(value)]
     return _misfit(path, "one of " + ", ".join(repr(key[1]) for key in choices), value, faults)
 
 
-def _key(value: Any) -> tuple[type, Any]:  # noqa: ANN401
+def _key(value: Any) -> tuple[type, Any]:
     """True and 1 are one key of a dict, but two values of JSON."""
     kind = next((kind for kind in (bool, str) if isinstance(value, kind)), float)
     return (type(None), None) if value is None else (kind, value)
 
 
-def _misfit(path: str, wanted: str, value: object, faults: Faults) -> Any:  # noqa: ANN401
+def _misfit(path: str, wanted: str, value: object, faults: Faults) -> Any:
     got = repr(value)
-    faults.append((path, f"should be {wanted}, not {got if len(got) <= 60 else got[:60] + '…'}"))  # noqa: PLR2004
+    faults.append((path, f"should be {wanted}, not {got if len(got) <= 60 else got[:60] + '…'}"))
     return _MISFIT
 
 
-def _boolean(value: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401
+def _boolean(value: Any, path: str, faults: Faults) -> Any:
     return value if isinstance(value, bool) else _misfit(path, "true or false", value, faults)
 
 
-def _integer(value: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401
+def _integer(value: Any, path: str, faults: Faults) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, float) and value.is_integer():  # JSON Schema counts 1.0 among the integers
@@ -171,7 +166,7 @@ def _integer(value: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401
     return _misfit(path, "an integer", value, faults)
 
 
-def _number(value: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401
+def _number(value: Any, path: str, faults: Faults) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return float(value)
@@ -180,15 +175,15 @@ def _number(value: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401
     return _misfit(path, "a number", value, faults)
 
 
-def _string(value: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401
+def _string(value: Any, path: str, faults: Faults) -> Any:
     return value if isinstance(value, str) else _misfit(path, "a string", value, faults)
 
 
-def _null(value: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401
+def _null(value: Any, path: str, faults: Faults) -> Any:
     return None if value is None else _misfit(path, "null", value, faults)
 
 
-def _datetime(value: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401
+def _datetime(value: Any, path: str, faults: Faults) -> Any:
     wanted = "a date-time with an offset, like 2026-01-31T09:30:00Z"
     if isinstance(value, str) and len(value) > len("2026-01-31"):
         try:
@@ -201,7 +196,7 @@ def _datetime(value: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401
 
 
 def _parsed(parse: Callable[[str], Any], wanted: str) -> Callable[[Any, str, Faults], Any]:
-    def convert(value: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401
+    def convert(value: Any, path: str, faults: Faults) -> Any:
         if isinstance(value, str):
             try:
                 return parse(value)
@@ -212,7 +207,7 @@ def _parsed(parse: Callable[[str], Any], wanted: str) -> Callable[[Any, str, Fau
     return convert
 
 
-def _decimal(value: Any, path: str, faults: Faults) -> Any:  # noqa: ANN401
+def _decimal(value: Any, path: str, faults: Faults) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return Decimal(str(value))
     return _parsed(Decimal, "a decimal number")(value, path, faults)

@@ -48,7 +48,7 @@ def _name(name: object) -> str:
     return name
 
 
-def _connection(name: str, answer: Any) -> Connection:  # noqa: ANN401 - what the supervisor answered
+def _connection(name: str, answer: Any) -> Connection:
     ends = answer.get("expires_at")
     return Connection(
         name=answer.get("name") or name,

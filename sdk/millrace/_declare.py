@@ -60,9 +60,7 @@ def workflow(
 def data_provider(function: F, /) -> F: ...
 @overload
 def data_provider(*, name: str | None = None, timeout: float | None = None) -> Callable[[F], F]: ...
-def data_provider(
-    function: F | None = None, /, *, name: str | None = None, timeout: float | None = None
-) -> F | Callable[[F], F]:
+def data_provider(function: F | None = None, /, *, name: str | None = None, timeout: float | None = None) -> F | Callable[[F], F]:
     """Declare a function that answers options for forms; the function itself is returned unchanged."""
 
     def declare(target: F) -> F:

@@ -80,7 +80,7 @@ def fields_of(kind: type) -> tuple[Field, ...]:
     )
 
 
-def bare(hint: Any) -> Any:  # noqa: ANN401 - a hint is anything
+def bare(hint: Any) -> Any:
     """Take off what does not change the values: Annotated, Required, NewType, type aliases, type variables."""
     while True:
         origin = get_origin(hint)
@@ -96,19 +96,19 @@ def bare(hint: Any) -> Any:  # noqa: ANN401 - a hint is anything
             return hint
 
 
-def described_as(hint: Any) -> str | None:  # noqa: ANN401
+def described_as(hint: Any) -> str | None:
     """Answer the text of `Annotated[T, "text"]`."""
     if get_origin(hint) is Annotated:
         return next((extra for extra in get_args(hint)[1:] if isinstance(extra, str)), None)
     return None
 
 
-def members(hint: Any) -> tuple[Any, ...] | None:  # noqa: ANN401
+def members(hint: Any) -> tuple[Any, ...] | None:
     """Answer the members of a union, or None when it is not one."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else None
 
 
-def allows_none(hint: Any) -> bool:  # noqa: ANN401
+def allows_none(hint: Any) -> bool:
     """Say whether None fits."""
     hint = bare(hint)
     if hint in (Any, object, None, type(None)):
@@ -118,14 +118,14 @@ def allows_none(hint: Any) -> bool:  # noqa: ANN401
     return any(allows_none(member) for member in members(hint) or ())
 
 
-def shown(hint: Any) -> str:  # noqa: ANN401
+def shown(hint: Any) -> str:
     """Name a hint as its author would."""
     if hint is type(None):
         return "None"
     return hint.__qualname__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
 
 
-def _hints_of(owner: Any, name: str) -> dict[str, Any]:  # noqa: ANN401
+def _hints_of(owner: Any, name: str) -> dict[str, Any]:
     try:
         return typing.get_type_hints(owner, include_extras=True)
     except Exception as error:

@@ -91,13 +91,13 @@ class _Definitions:
         required = [field.name for field in fields if field.required]
         return {"type": "object", "properties": properties} | ({"required": required} if required else {})
 
-    def of(self, hint: Any, where: str) -> Schema:  # noqa: ANN401
+    def of(self, hint: Any, where: str) -> Schema:
         """Describe one hint; `where` names it in an error."""
         text = described_as(hint)
         schema = self._of(bare(hint), where)
         return schema | {"description": text} if text else schema
 
-    def _of(self, hint: Any, where: str) -> Schema:  # noqa: ANN401, PLR0911 - one return per kind of type
+    def _of(self, hint: Any, where: str) -> Schema:
         if _hashable(hint) and hint in _PLAIN:
             return _PLAIN[hint]
         origin, arguments = get_origin(hint) or hint, get_args(hint)
@@ -138,7 +138,7 @@ class _Definitions:
         return {"$ref": f"#/$defs/{self._names[kind]}"}
 
     @staticmethod
-    def _scalar(value: object, where: str) -> Any:  # noqa: ANN401
+    def _scalar(value: object, where: str) -> Any:
         value = value.value if isinstance(value, Enum) else value
         if value is None or isinstance(value, bool | int | float | str):
             return value
@@ -146,7 +146,7 @@ class _Definitions:
         raise Unsupported(msg)
 
 
-def _hashable(hint: Any) -> bool:  # noqa: ANN401
+def _hashable(hint: Any) -> bool:
     try:
         hash(hint)
     except TypeError:

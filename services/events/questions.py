@@ -234,9 +234,7 @@ async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
     return entries.delivery_view(row)
 
 
-async def _record(
-    command: Command, message: Message, before: aggregate.Stored | None, deps: Deps
-) -> tuple[int, datetime]:
+async def _record(command: Command, message: Message, before: aggregate.Stored | None, deps: Deps) -> tuple[int, datetime]:
     """Append what a command decided; its id derives from the command's, so that sending it again does it once."""
     sealed = deps.bus.seal(message, org=command.org, id=derived_id(command.id, declaration_of(message).type))
     return await deps.bus.append(sealed, before.sequence if before else 0), sealed.envelope.time
@@ -260,9 +258,7 @@ def _opened_secrets(command: PutSource, deps: Deps) -> dict[str, str]:
         raise Invalid(f"a secret setting cannot be opened: {error}") from error
 
 
-def _check_settings(
-    description: AdapterView, settings: dict[str, Any], secrets: dict[str, str], kept: dict[str, str]
-) -> None:
+def _check_settings(description: AdapterView, settings: dict[str, Any], secrets: dict[str, str], kept: dict[str, str]) -> None:
     """Raise `Invalid` unless settings and secrets together fit the adapter's schema. Secrets never show in the complaint."""
     stray = sorted(set(secrets) - set(description.secrets)) + sorted(set(settings) & set(description.secrets))
     if stray:

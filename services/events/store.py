@@ -158,9 +158,7 @@ async def note_outcome(connection: AsyncConnection, delivery: str, outcome: str,
 
 async def note_dead(connection: AsyncConnection, delivery: str, reason: str) -> None:
     """Note that a delivery's message became a dead letter."""
-    await connection.execute(
-        text("UPDATE delivery SET dead = :reason WHERE id = :id"), {"id": delivery, "reason": reason}
-    )
+    await connection.execute(text("UPDATE delivery SET dead = :reason WHERE id = :id"), {"id": delivery, "reason": reason})
 
 
 async def note_run(connection: AsyncConnection, row: dict[str, Any]) -> None:

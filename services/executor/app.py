@@ -99,9 +99,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             runtime.background.start(projection.run(), f"projection {name}")
             return projection
 
-        executor.catalog = project(
-            "catalog", "CATALOG", one_by_one(projections.catalog(executor)), "file.>", "workflow.>"
-        )
+        executor.catalog = project("catalog", "CATALOG", one_by_one(projections.catalog(executor)), "file.>", "workflow.>")
         for stream, apply in projections.PROJECTIONS.items():
             project(stream.lower(), stream, apply)
         runs = Runs(executor)

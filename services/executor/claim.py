@@ -91,9 +91,7 @@ class Claim:
                 return outcome
 
     async def _append(self, message: Message, discriminator: str) -> None:
-        sealed = self._bus.seal(
-            message, org=self._org, cause=self.started, id=caused_id(self.started.id, message, discriminator)
-        )
+        sealed = self._bus.seal(message, org=self._org, cause=self.started, id=caused_id(self.started.id, message, discriminator))
         while True:
             try:
                 ack = await aggregate.append(self._bus.client, self._bus.journal, sealed, self._sequence)

@@ -156,7 +156,7 @@ def _path_complaint(path: str) -> str | None:
         return "it is empty"
     if len(path.encode(errors="surrogatepass")) > PATH_BYTES:
         return f"it is longer than {PATH_BYTES} bytes"
-    if path.startswith("/") or path != posixpath.normpath(path) or path == "." or path.split("/")[0] == "..":
+    if path.startswith("/") or path != posixpath.normpath(path) or path == "." or path.split("/", maxsplit=1)[0] == "..":
         return "it must be relative and normal, without . and .. and doubled slashes"
     if "\\" in path or any(unicodedata.category(character) in {"Cc", "Cf", "Cs"} for character in path):
         return "it holds a backslash or a character that cannot be printed"

@@ -71,8 +71,6 @@ class Output:
             while self._waiting:
                 lines, self._waiting, self._bytes = self._waiting, [], 0
                 await self._publish(
-                    LineChunk(
-                        run=self._run, workflow=self._workflow, attempt=self._attempt, chunk=self._chunk, lines=lines
-                    )
+                    LineChunk(run=self._run, workflow=self._workflow, attempt=self._attempt, chunk=self._chunk, lines=lines)
                 )
                 self._chunk += 1

@@ -186,9 +186,7 @@ class Runs:
 class _Allowed:
     """What one run may ask for; its organization and name are fixed here, never taken from the child."""
 
-    def __init__(
-        self, deps: Deps, mine: Claim, org: str, request: RunRequested, steps: dict[tuple[str, int], Any]
-    ) -> None:
+    def __init__(self, deps: Deps, mine: Claim, org: str, request: RunRequested, steps: dict[tuple[str, int], Any]) -> None:
         self._deps = deps
         self._claim = mine
         self._org = org
@@ -222,9 +220,7 @@ class _Allowed:
 
     async def _publish_lines(self, chunk: LineChunk) -> None:
         started = self._claim.started
-        sealed = self._deps.bus.seal(
-            chunk, org=self._org, cause=started, id=derived_id(started.id, "lines", str(chunk.chunk))
-        )
+        sealed = self._deps.bus.seal(chunk, org=self._org, cause=started, id=derived_id(started.id, "lines", str(chunk.chunk)))
         while True:
             try:
                 await self._deps.bus.publish(sealed)
@@ -257,7 +253,4 @@ def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:
 
 
 def _failed(run: str, attempt: int, reason: str, kind: str, message: str) -> RunFailed:
-    return RunFailed(
-        run=run, attempt=attempt, reason=reason, error=RunError(kind, message), duration_ms=0.0, usage=RunUsage()
-    )
-
+    return RunFailed(run=run, attempt=attempt, reason=reason, error=RunError(kind, message), duration_ms=0.0, usage=RunUsage())

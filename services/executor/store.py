@@ -52,7 +52,7 @@ class Store:
         if before is not None:
             conditions.append("(requested_at, id) < (:at, :id)")
             parameters |= {"at": before[0], "id": before[1]}
-        statement = f"SELECT state FROM run WHERE {' AND '.join(conditions)} ORDER BY requested_at DESC, id DESC LIMIT :limit"  # noqa: S608 - conditions are literals above
+        statement = f"SELECT state FROM run WHERE {' AND '.join(conditions)} ORDER BY requested_at DESC, id DESC LIMIT :limit"
         return [_state(row["state"]) for row in await self._all(statement, parameters)]
 
     async def lines(self, run: str, after: int, limit: int) -> list[RowMapping]:
@@ -125,9 +125,7 @@ async def put_states(connection: AsyncConnection, changed: list[RunState]) -> No
 
 async def last_lines(connection: AsyncConnection, runs: list[str]) -> dict[str, int]:
     """Return the number of the last line of each run that has any."""
-    rows = await connection.execute(
-        text("SELECT run, max(n) AS n FROM line WHERE run = ANY(:runs) GROUP BY run"), {"runs": runs}
-    )
+    rows = await connection.execute(text("SELECT run, max(n) AS n FROM line WHERE run = ANY(:runs) GROUP BY run"), {"runs": runs})
     return {row.run: row.n for row in rows}
 
 

@@ -62,9 +62,7 @@ async def put_file(command: PutFile, deps: Deps) -> FileView:
         before = await aggregate.last(deps.bus.client, "file", key)
         if before is None or before.envelope.id != derived_id(command.id, "file.changed"):
             _expect(command.expected, before, command.path)
-            message = FileChanged(
-                key=key, path=command.path, sha256=command.sha256, size=command.size, actor=command.actor
-            )
+            message = FileChanged(key=key, path=command.path, sha256=command.sha256, size=command.size, actor=command.actor)
             sequence, _ = await _record(deps, command, message, before)
             await deps.catalog.caught_up(sequence)
         registered = await register(command, deps, command.path)
@@ -147,9 +145,7 @@ async def _serve(
     _log.info("workspace.registered", org=command.org, version=version, workflows=len(found))
 
 
-async def _announce(
-    deps: Deps, command: Command, message: WorkflowChanged | WorkflowRemoved, *, workflow_key: str
-) -> int:
+async def _announce(deps: Deps, command: Command, message: WorkflowChanged | WorkflowRemoved, *, workflow_key: str) -> int:
     before = await aggregate.last(deps.bus.client, "workflow", workflow_key)
     if before is not None and isinstance(message, WorkflowChanged) and before.envelope.type == "workflow.changed":
         unchanged = open_message(before.envelope, WorkflowChanged) == message

@@ -42,7 +42,7 @@ class Condition:
         self.parameters[name] = value
         return f"CAST(:{name} AS {cast})"
 
-    def _of(self, tree: Tree) -> str:  # noqa: PLR0911 - one answer for each kind of node
+    def _of(self, tree: Tree) -> str:
         match tree:
             case And(items):
                 return "(" + " AND ".join(self._of(item) for item in items) + ")"

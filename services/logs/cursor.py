@@ -51,9 +51,7 @@ def read(text: str, query: str) -> Cursor:
     except (binascii.Error, ValueError, OverflowError, msgspec.MsgspecError) as error:
         raise Malformed("the cursor is not one of ours", errors=(Problem("cursor", "cannot be read"),)) from error
     if cursor.query != query:
-        raise Malformed(
-            "the cursor belongs to another search: begin again without it", errors=(Problem("cursor", "does not fit"),)
-        )
+        raise Malformed("the cursor belongs to another search: begin again without it", errors=(Problem("cursor", "does not fit"),))
     return cursor
 
 

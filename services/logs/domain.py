@@ -164,9 +164,7 @@ def _read(document: bytes) -> tuple[dict[str, Any], Any, str]:
 
 def _leniently(document: bytes) -> dict[str, Any]:
     """Read JSON that holds lone surrogates, bytes that are no UTF-8, or numbers beyond all bounds. Raises ValueError."""
-    read = json.loads(
-        document.decode("utf-8", "surrogateescape"), parse_constant=str, parse_float=_number, parse_int=_number
-    )
+    read = json.loads(document.decode("utf-8", "surrogateescape"), parse_constant=str, parse_float=_number, parse_int=_number)
     if not isinstance(read, dict) or "data" not in read:
         raise ValueError("not an envelope")
     needed = ("id", "type", "source", "subject", "org", "correlationid")

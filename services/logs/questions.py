@@ -46,9 +46,7 @@ async def search(asked: Search, deps: Deps) -> LogPage:
     if not 1 <= limit <= LIMIT:
         raise Invalid(f"limit must be from 1 to {LIMIT}", errors=(Problem("limit", f"is {limit}"),))
     condition = Condition(parse(asked.q))
-    query = cursor.fingerprint(
-        asked.q, asked.org, str(asked.everything), order, asked.since or "", asked.until or ""
-    )
+    query = cursor.fingerprint(asked.q, asked.org, str(asked.everything), order, asked.since or "", asked.until or "")
     if asked.page.cursor is None:
         since, until = times.span(asked.since, asked.until, deps.now())
         after = None

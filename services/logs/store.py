@@ -79,9 +79,7 @@ async def insert(connection: AsyncConnection, rows: Sequence[Row]) -> None:
 
 async def limit_duration(connection: AsyncConnection, seconds: float) -> None:
     """Let every further statement of this transaction run for at most so many seconds."""
-    await connection.execute(
-        text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(int(seconds * 1000))}
-    )
+    await connection.execute(text("SELECT set_config('statement_timeout', :ms, true)"), {"ms": str(int(seconds * 1000))})
 
 
 async def search(
@@ -140,9 +138,7 @@ async def partitions(connection: AsyncConnection) -> set[str]:
 
 async def days_without_partition(connection: AsyncConnection) -> list[date]:
     """Return the days, in UTC, of the rows that the default partition holds."""
-    found = await connection.execute(
-        text("SELECT DISTINCT CAST(time AT TIME ZONE 'UTC' AS date) FROM message_default ORDER BY 1")
-    )
+    found = await connection.execute(text("SELECT DISTINCT CAST(time AT TIME ZONE 'UTC' AS date) FROM message_default ORDER BY 1"))
     return list(found.scalars())
 
 
@@ -170,8 +166,5 @@ async def move_day(connection: AsyncConnection, name: str, start: datetime, end:
 async def attach_day(connection: AsyncConnection, name: str, start: datetime, end: datetime) -> None:
     """Make the table of one day a partition."""
     await connection.execute(
-        text(
-            f'ALTER TABLE message ATTACH PARTITION "{name}"'
-            f" FOR VALUES FROM ('{start.isoformat()}') TO ('{end.isoformat()}')"
-        )
+        text(f"ALTER TABLE message ATTACH PARTITION \"{name}\" FOR VALUES FROM ('{start.isoformat()}') TO ('{end.isoformat()}')")
     )

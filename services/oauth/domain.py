@@ -15,7 +15,7 @@ from shared.questions.oauth import ConnectionView, GetToken, PutConnection
 
 # The platform's own connections serve every organization that has none of that name.
 PLATFORM = "global"
-TOKEN_GRANT = "token"  # noqa: S105 - the name of a grant
+TOKEN_GRANT = "token"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 # Bearer tokens travel in headers, and servers refuse headers beyond 8 to 64 KiB.
 LONGEST_TOKEN = 64 * 1024
@@ -121,12 +121,10 @@ def audited(asked: GetToken, connection: Connection | None, outcome: Outcome) ->
     detail: dict[str, str | int] = {"run": asked.run}
     if connection is not None:
         detail |= {"connection": connection.id, "owner": connection.org, "version": connection.version}
-    return Audited(
-        category="token", verb="given", actor=f"run:{asked.run}", target=asked.name, outcome=outcome, detail=detail
-    )
+    return Audited(category="token", verb="given", actor=f"run:{asked.run}", target=asked.name, outcome=outcome, detail=detail)
 
 
-def refuse_gone(removed: bool | None) -> None:
+def refuse_gone(*, removed: bool | None) -> None:
     """Raise `Conflict` when a creating command comes again after its connection was removed."""
     if removed is not None:
         raise Conflict("this command was carried out before, and its connection has been removed since")

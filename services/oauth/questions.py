@@ -62,7 +62,7 @@ async def put_connection(command: PutConnection, deps: Deps) -> ConnectionView:
             return view_of(found, openable=deps.vault.openable(found))
         check_expected(command.expected, found)
         if found is None:
-            refuse_gone(await deps.store.done(command.id))
+            refuse_gone(removed=await deps.store.done(command.id))
         id_ = found.id if found is not None else new_connection_id(command.id)
         made = put(found, command, deps.vault.taken(command, id_), deps.now())
         if await (deps.store.add(made) if found is None else deps.store.replace(made)):
@@ -102,9 +102,7 @@ async def get_token(asked: GetToken, deps: Deps) -> Token:
         await _record(asked, connection, "unavailable", deps)
         raise
     await _record(asked, connection, "ok", deps)
-    return Token(
-        connection=connection.id, name=connection.name, sealed=sealed, expires_at=None, version=connection.version
-    )
+    return Token(connection=connection.id, name=connection.name, sealed=sealed, expires_at=None, version=connection.version)
 
 
 async def list_connections(asked: ListConnections, deps: Deps) -> ConnectionList:

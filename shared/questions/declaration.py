@@ -69,9 +69,7 @@ def asked_of(of: msgspec.Struct | type[msgspec.Struct]) -> Asked:
     return _BY_CLASS[of if isinstance(of, type) else type(of)]
 
 
-def _declare(
-    kind: Literal["ask", "do"], name: str, by: str | tuple[str, ...], answer: Any, timeout: float
-) -> Callable[[Q], Q]:
+def _declare(kind: Literal["ask", "do"], name: str, by: str | tuple[str, ...], answer: Any, timeout: float) -> Callable[[Q], Q]:
     def declare(cls: Q) -> Q:
         service, _, verb = name.partition(".")
         made = Asked(kind, service, verb, (by,) if isinstance(by, str) else by, answer, timeout)

@@ -18,8 +18,8 @@ from shared.pull import OrderedReader
 from shared.questions.events import SourceEntry
 from shared.registry import RegistryView, RegistryWriter
 from shared.service import Health
-from tests.support.servers import Place
 from tests.support.inside import bus_of
+from tests.support.servers import Place
 
 
 def requested(run: str) -> RunRequested:
@@ -51,9 +51,7 @@ async def test_an_unconditional_writer_and_a_claim_never_both_win(place: Place) 
             run = new_id()
             first = await one.publish(one.seal(requested(run), org="default"))
             outcomes = await asyncio.gather(
-                one.journal.append(
-                    one.seal(RunStarted(run=run, attempt=1, executor="e", tier="none"), org="default"), first
-                ),
+                one.journal.append(one.seal(RunStarted(run=run, attempt=1, executor="e", tier="none"), org="default"), first),
                 two.journal.append(two.seal(RunCancelRequested(run=run, requested_by="x"), org="default"), first),
                 return_exceptions=True,
             )

@@ -72,9 +72,7 @@ async def test_a_service_can_neither_change_streams_nor_write_others_registries(
     subjects = [f"$JS.API.STREAM.{verb}.RUNS" for verb in ("CREATE", "UPDATE", "DELETE", "PURGE")]
     subjects += [f"$KV.{registry.bucket}.x" for registry in REGISTRIES if registry.writer != service]
     subjects += [
-        f"$JS.API.CONSUMER.CREATE.{stream.name}.x.>"
-        for stream in STREAMS
-        if service != "logs" and service not in stream.readers
+        f"$JS.API.CONSUMER.CREATE.{stream.name}.x.>" for stream in STREAMS if service != "logs" and service not in stream.readers
     ]
     for subject in subjects:
         assert any("permissions violation" in refusal for refusal in await refusals(place, service, subject)), subject

@@ -89,7 +89,9 @@ async def test_a_delivery_without_a_workflow_is_listed_and_runs_after_a_retry(cl
     assert status == 202
     delivery = await client.delivery(answer["id"], "unroutable")
     assert delivery["reason"] == "there is no workflow 'later'"
-    await client.put_file("later.py", WORKFLOWS.replace(b"on-push", b"later").replace(b'"nap"', b'"nap2"').replace(b'"who"', b'"who2"'))
+    await client.put_file(
+        "later.py", WORKFLOWS.replace(b"on-push", b"later").replace(b'"nap"', b'"nap2"').replace(b'"who"', b'"who2"')
+    )
     await client.call("POST", f"/api/v1/deliveries/{answer['id']}/retry")
     delivery = await client.delivery(answer["id"], "routed")
     run = await client.run(delivery["runs"][0]["id"], "succeeded")

@@ -19,18 +19,20 @@ from deploy.broker import ADMIN, EmbeddedNats, check_version
 from deploy.errors import StartError
 
 BOUND = 30.0
-PASSWORD = "a-password-of-this-test"  # noqa: S105
+PASSWORD = "a-password-of-this-test"
 
 
 def config(*, listen: str, store_dir: str, ports_dir: str, server_name: str) -> str:
     """Return the smallest configuration that has JetStream and a password."""
-    return json.dumps({
-        "listen": listen,
-        "server_name": server_name,
-        "ports_file_dir": ports_dir,
-        "jetstream": {"store_dir": store_dir, "max_file_store": 100_000_000, "sync_interval": "always"},
-        "accounts": {"MILLRACE": {"jetstream": "enabled", "users": [{"user": ADMIN, "password": PASSWORD}]}},
-    })
+    return json.dumps(
+        {
+            "listen": listen,
+            "server_name": server_name,
+            "ports_file_dir": ports_dir,
+            "jetstream": {"store_dir": store_dir, "max_file_store": 100_000_000, "sync_interval": "always"},
+            "accounts": {"MILLRACE": {"jetstream": "enabled", "users": [{"user": ADMIN, "password": PASSWORD}]}},
+        }
+    )
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from deploy.postgres import SUPERUSER, EmbeddedPostgres
 from tests.support.places import open_folder
 
 BOUND = 60.0
-PASSWORD = "a pass/word@of:this%test"  # noqa: S105
+PASSWORD = "a pass/word@of:this%test"
 ROOT = os.geteuid() == 0
 
 
@@ -63,7 +63,7 @@ async def answer(server: EmbeddedPostgres, query: str, *, password: str = PASSWO
 async def test_a_wrong_password_is_refused_and_there_is_no_tcp(place: Path) -> None:
     async with running(place) as server:
         with pytest.raises(asyncpg.InvalidPasswordError):
-            await answer(server, "SELECT 1", password="wrong")  # noqa: S106
+            await answer(server, "SELECT 1", password="wrong")
         assert await answer(server, "SHOW listen_addresses") == ""
         assert await answer(server, "SHOW fsync") == "on"
         assert stat.S_IMODE((place / "s").stat().st_mode) == 0o700
@@ -205,7 +205,7 @@ async def test_another_password_than_the_clusters_is_told(place: Path) -> None:
         sockets=place / "s",
         pidfile=place / "postgres.pid",
         log=place / "postgres.log",
-        password="another",  # noqa: S106
+        password="another",
     )
     try:
         with pytest.raises(StartError, match=r"credentials\.json"):

@@ -124,9 +124,7 @@ async def test_concurrent_commands_of_one_name_make_one_connection_with_every_ve
         listed: ConnectionList = await gateway.ask(ListConnections(org="acme"))
         assert len(listed.items) == 1
         said = await stored(admin, "CONNECTIONS", listed.items[0].version)
-        assert [open_message(one, ConnectionAuthorized).version for one in said] == [
-            *range(1, listed.items[0].version + 1)
-        ]
+        assert [open_message(one, ConnectionAuthorized).version for one in said] == [*range(1, listed.items[0].version + 1)]
 
 
 async def test_the_expected_version_guards(place: Place) -> None:
@@ -276,9 +274,7 @@ async def test_what_could_not_be_said_is_said_by_the_sweep_once(place: Place, mo
             await stored(admin, "CONNECTIONS", 1)
 
 
-async def test_a_revocation_that_was_cut_short_is_finished_by_the_sweep(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_revocation_that_was_cut_short_is_finished_by_the_sweep(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     async def fails(*_args: Any, **_more: Any) -> Any:
         raise Unavailable("the broker did not confirm the message")
 

@@ -160,7 +160,7 @@ async def test_a_claim_that_was_superseded_writes_nothing_more(place: Place, dat
 
 
 async def newer_claim(place: Place, outside: Outside, run: str):
-    from tests.support.inside import bus_of  # noqa: PLC0415 - an executor's rights, for this claim only
+    from tests.support.inside import bus_of
 
     folded = await fold(outside.bus, run)
     assert folded is not None
@@ -228,7 +228,7 @@ async def test_a_broker_that_pauses_during_a_run_delays_its_end_and_loses_nothin
 
 
 async def test_lines_come_in_order_before_the_end(place: Place, data: Path) -> None:
-    from shared.questions.executor import ListLines  # noqa: PLC0415
+    from shared.questions.executor import ListLines
 
     async with river(place, data) as outside:
         await deploy(outside)

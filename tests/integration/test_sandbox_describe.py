@@ -58,9 +58,7 @@ async def test_a_workflow_is_told_in_full(bench: Bench) -> None:
         (GOOD + "@workflow(name='good')\ndef other(): pass\n", 4, "already in bad.py line 2"),
     ],
 )
-async def test_a_problem_has_path_and_line_and_the_rest_is_served(
-    bench: Bench, text: str, line: int, message: str
-) -> None:
+async def test_a_problem_has_path_and_line_and_the_rest_is_served(bench: Bench, text: str, line: int, message: str) -> None:
     found = await bench.describe(bad=text, fine=GOOD.replace("good", "fine"))
     assert "fine" in [workflow.name for workflow in found.workflows]
     (problem,) = found.problems

@@ -77,9 +77,7 @@ RAISED = {
 
 
 @pytest.mark.parametrize(("body", "kind", "message"), RAISED.values(), ids=RAISED.keys())
-async def test_whatever_is_raised_or_returned_ends_as_an_error(
-    bench: Bench, body: str, kind: str, message: str
-) -> None:
+async def test_whatever_is_raised_or_returned_ends_as_an_error(bench: Bench, body: str, kind: str, message: str) -> None:
     text = f"""
         class Hostile(Exception):
             def __str__(self): raise SystemExit

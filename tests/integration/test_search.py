@@ -67,9 +67,7 @@ def requested(run: str) -> RunRequested:
 
 
 def failed(run: str, message: str) -> RunFailed:
-    return RunFailed(
-        run=run, attempt=1, reason="error", error=RunError("ValueError", message), duration_ms=1.0, usage=RunUsage()
-    )
+    return RunFailed(run=run, attempt=1, reason="error", error=RunError("ValueError", message), duration_ms=1.0, usage=RunUsage())
 
 
 async def test_the_language_finds_what_it_says(archive: Archive) -> None:
@@ -240,9 +238,7 @@ async def test_the_gateway_finds_a_line_that_the_service_has_archived(place: Pla
             run="r1", workflow="w", attempt=1, chunk=1, lines=[Lines(time="t", level="info", message="hello from the run")]
         )
         await executor.publish(executor.seal(chunk, org="acme"))
-        await executor.publish(
-            executor.seal(Logged(service="executor", level="info", event="other", fields={}), org="acme")
-        )
+        await executor.publish(executor.seal(Logged(service="executor", level="info", event="other", fields={}), org="acme"))
 
         async def found() -> LogPage | None:
             page: LogPage = await gateway.ask(Search(org="acme", q='"hello from"'))

@@ -17,7 +17,10 @@ from deploy.supervise import Backoff, Program, Supervised
 BOUND = 15.0
 SLEEPS = "import time; time.sleep(120)"
 IGNORES_TERM = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(120)"
-HAS_A_CHILD = "import subprocess, sys, time; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)']).pid, flush=True); time.sleep(120)"
+HAS_A_CHILD = (
+    "import subprocess, sys, time; "
+    "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)']).pid, flush=True); time.sleep(120)"
+)
 FAST = Backoff(first=0.05, longest=0.2, settled=30)
 
 

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-
 from deploy.broker import binary
 from deploy.permissions import ACCOUNT, users
 from deploy.prepare import prepare_broker
@@ -80,5 +79,3 @@ async def running_cluster(folder: Path) -> AsyncIterator[Cluster]:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-
-

@@ -125,8 +125,8 @@ class Up:
 
 async def _is_ready(socket: Path) -> bool:
     try:
-        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(socket))) as session:
-            async with session.get("http://service/readyz") as response:
-                return response.ok
+        connector = aiohttp.UnixConnector(str(socket))
+        async with aiohttp.ClientSession(connector=connector) as session, session.get("http://service/readyz") as response:
+            return response.ok
     except (aiohttp.ClientError, OSError):
         return False

@@ -71,9 +71,7 @@ def test_a_services_log_shows_its_event_and_fields() -> None:
 
 
 def test_a_denied_token_is_a_warning_of_its_run() -> None:
-    given_token = Audited(
-        category="token", verb="given", actor="run:r1", target="halo", outcome="not_found", detail={"run": "r1"}
-    )
+    given_token = Audited(category="token", verb="given", actor="run:r1", target="halo", outcome="not_found", detail={"run": "r1"})
     made = row(given_token)
     assert (made.level, made.run, made.type, made.key) == ("warning", "r1", "audit.given", "token")
     assert made.message == "run:r1 given halo: not_found"

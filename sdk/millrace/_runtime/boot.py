@@ -38,7 +38,7 @@ def drop(setting: dict[str, Any]) -> None:
 
     In this order: a change of user clears the parent-death signal.
     """
-    import ctypes  # noqa: PLC0415 - keeps this module importable where there is no libc
+    import ctypes
 
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     if setting["uid"] is not None:
@@ -61,7 +61,7 @@ def boot() -> None:
     drop(setting)
     sys.argv[1:] = []
     sys.path.append(setting["package"])
-    from millrace._runtime.child import serve  # noqa: PLC0415 - reachable only now
+    from millrace._runtime.child import serve
 
     serve(CONTROL)
 

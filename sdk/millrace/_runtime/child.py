@@ -40,7 +40,7 @@ def serve(descriptor: int) -> None:
     try:
         channel.current = control
         payload = _answer(document, control, loop)
-    except BaseException:  # noqa: BLE001 - even telling the error failed: there is no memory left
+    except BaseException:
         payload = _LAST_RESORT
     if os.getpid() != born:
         os._exit(1)  # a process that the author forked came back through here: it has no say
@@ -72,7 +72,7 @@ def _answer(document: bytes, control: channel.Channel, loop: asyncio.AbstractEve
         atexit._run_exitfuncs()  # os._exit would skip them; what they raise goes to standard error
         stopping.silence()
         return b'{"kind":"result","result":' + text.encode() + b"}"
-    except BaseException as error:  # noqa: BLE001 - SystemExit and KeyboardInterrupt end a run like any other error
+    except BaseException as error:
         if stopping is not None:
             stopping.silence()
         return to_json(error_frame(error, bundle), what="the error").encode()

@@ -38,7 +38,7 @@ def describe(bundle: str) -> dict[str, Any]:
         except Cancelled:
             problems.append(_problem(path, 1, "importing it took too long"))
             break
-        except BaseException as error:  # noqa: BLE001 - whatever a file does on import is that file's problem
+        except BaseException as error:
             where = place(error, bundle) or (path, 1)
             problems.append(_problem(*where, one_line(error)))
     workflows: list[dict[str, Any]] = []
@@ -108,9 +108,7 @@ def _declared(bundle: str, imported: set[str]) -> list[tuple[str, int, _declare.
     return sorted(found, key=lambda one: one[:2])
 
 
-def _admit(
-    found: tuple[str, int, _declare.Definition], workflows: list[dict[str, Any]], problems: list[dict[str, Any]]
-) -> None:
+def _admit(found: tuple[str, int, _declare.Definition], workflows: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
     path, line, definition = found
     first = next((one for one in workflows if one["name"] == definition.name), None)
     if first is not None:

@@ -50,7 +50,7 @@ def to_json(value: object, *, what: str, rich: bool = False, limit: int = MAX_RE
     return text
 
 
-def _richer(value: object) -> object:  # noqa: PLR0911 - one line per type
+def _richer(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
@@ -71,7 +71,7 @@ def _complaint(what: str, value: object, default: Callable[[object], object] | N
     return None
 
 
-def _faults(value: object, default: Callable[[object], object] | None) -> Iterator[tuple[str, str]]:  # noqa: C901
+def _faults(value: object, default: Callable[[object], object] | None) -> Iterator[tuple[str, str]]:
     """Walk without recursion, depth first, yielding (path, reason)."""
     left: list[tuple[str, object, int]] = [("$", value, 0)]
     while left:
@@ -115,12 +115,12 @@ def _text_fault(text: str) -> str | None:
     return None
 
 
-def plain(value: object) -> Any:  # noqa: ANN401 - any JSON value
+def plain(value: object) -> Any:
     """Turn anything into JSON of bounded size, for a log line: never raises an `Exception`."""
     return _plain(value, 0, count())
 
 
-def _plain(value: object, depth: int, seen: "count[int]") -> Any:  # noqa: ANN401, PLR0911 - one line per type
+def _plain(value: object, depth: int, seen: "count[int]") -> Any:
     try:
         if next(seen) > _MAX_NODES:
             return "…"
@@ -140,7 +140,7 @@ def _plain(value: object, depth: int, seen: "count[int]") -> Any:  # noqa: ANN40
         if isinstance(value, datetime | date | time | UUID | Decimal | Enum):
             return _plain(_richer(value), depth + 1, seen)
         return clean(repr(value))
-    except Exception:  # noqa: BLE001 - a hostile or broken __repr__ must not end a run that only wanted to log
+    except Exception:
         return f"<{_type_name(value)}>"
 
 

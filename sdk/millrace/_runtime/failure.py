@@ -56,7 +56,7 @@ def _message(error: BaseException) -> str:
         return f"sys.exit({code!r}) was called" if type(code) in (int, str, type(None)) else "sys.exit was called"
     try:
         text = str(error)
-    except BaseException:  # noqa: BLE001 - the author's __str__ may raise anything, SystemExit too
+    except BaseException:
         return "<the exception's __str__ failed>"
     return clean(text, _MAX_MESSAGE)
 
@@ -72,7 +72,7 @@ def _traceback(error: BaseException, bundle: str) -> str:
             if size > _MAX_TRACEBACK:
                 break
         return clean("".join(lines), _MAX_TRACEBACK)
-    except BaseException:  # noqa: BLE001 - whatever hides in the exception, its run still ends with an answer
+    except BaseException:
         return f"{_kind(error)}\n"
 
 

@@ -10,9 +10,7 @@ from shared.questions.events import AdapterView
 
 Parse = Callable[[Webhook], list[ParsedEvent]]
 
-DESCRIPTIONS: dict[str, AdapterView] = {
-    module.DESCRIPTION.name: module.DESCRIPTION for module in (github, hmac, standard_webhooks)
-}
+DESCRIPTIONS: dict[str, AdapterView] = {module.DESCRIPTION.name: module.DESCRIPTION for module in (github, hmac, standard_webhooks)}
 PARSERS: dict[str, Parse] = {module.DESCRIPTION.name: module.parse for module in (github, hmac, standard_webhooks)}
 
 __all__ = ["DESCRIPTIONS", "PARSERS", "ParsedEvent", "Webhook"]

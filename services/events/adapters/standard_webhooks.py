@@ -10,9 +10,7 @@ DESCRIPTION = AdapterView(
     description="Standard Webhooks and Svix: webhook-id, webhook-timestamp and webhook-signature.",
     settings_schema={
         "type": "object",
-        "properties": {
-            "secret": {"type": "string", "minLength": 1, "description": "whsec_ and base64, as the sender shows it."}
-        },
+        "properties": {"secret": {"type": "string", "minLength": 1, "description": "whsec_ and base64, as the sender shows it."}},
         "required": ["secret"],
         "additionalProperties": False,
     },

@@ -157,7 +157,7 @@ class Attempt:
             case frames.Connection():
                 try:
                     answer["value"] = await self._capabilities.connection(frame.name)
-                except Exception as error:  # noqa: BLE001 - it is the author's to handle: see `Capabilities`
+                except Exception as error:
                     answer["error"] = {"type": type(error).__name__, "message": str(error)}
         with contextlib.suppress(ConnectionError):  # a child that is gone; its exit tells the rest
             self._child.writer.write(frames.encode(answer))
@@ -237,5 +237,5 @@ class Attempt:
         if not self._last.done():
             self._last.set_result(last)
 
-    def _after(self, seconds: float, call: Callable[..., None], *args: Any) -> None:  # noqa: ANN401
+    def _after(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(seconds, call, *args))

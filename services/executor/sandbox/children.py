@@ -89,14 +89,10 @@ class Children:
 
     async def describe(self, bundle: Path, *, site_packages: Path | None = None) -> Description:
         """Import the bundle's workflows in a child; see `Sandbox.describe`."""
-        opening = frames.encode(
-            {"kind": "describe", "bundle": str(bundle), "site_packages": site_packages and str(site_packages)}
-        )
+        opening = frames.encode({"kind": "describe", "bundle": str(bundle), "site_packages": site_packages and str(site_packages)})
         return verdict.description(await self._converse(opening, _DESCRIBE, _Nothing(), None), _DESCRIBE)
 
-    async def _converse(
-        self, opening: bytes, seconds: float, capabilities: Capabilities, cancel: asyncio.Event | None
-    ) -> Ended:
+    async def _converse(self, opening: bytes, seconds: float, capabilities: Capabilities, cancel: asyncio.Event | None) -> Ended:
         child = await self._take()
         try:
             return await Attempt(child, capabilities).ended(opening, seconds, cancel)
@@ -153,7 +149,7 @@ class _Nothing:
     async def step_get(self, name: str, ordinal: int) -> StepRecord | None:
         """Answer None: nothing was kept."""
 
-    async def step_put(self, name: str, ordinal: int, result: Any) -> None:  # noqa: ANN401
+    async def step_put(self, name: str, ordinal: int, result: Any) -> None:
         """Drop it."""
 
     async def connection(self, name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What can go wrong with the sandbox itself, as opposed to what runs in it."""
 
 
-class SandboxUnavailable(Exception):  # noqa: N818 - a state of affairs, named as the operator reads it
+class SandboxUnavailable(Exception):
     """No child can be started here. The message says what is missing and how to put it right."""
 
 

@@ -92,7 +92,7 @@ _NOT_A_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
 
-def encode(document: Any) -> bytes:  # noqa: ANN401 - anything that msgspec encodes
+def encode(document: Any) -> bytes:
     """Answer the whole frame, length included. Raises `FrameError` when it is over the cap or is not JSON."""
     try:
         payload = _ENCODER.encode(document)

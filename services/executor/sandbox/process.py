@@ -51,9 +51,7 @@ class Exit:
 class Child:
     """A warm child, from `start` on. Whoever has it must `end` it."""
 
-    def __init__(
-        self, process: "subprocess.Popen[bytes]", pidfd: int, scratch: Path, output: Output, own_peak_kb: int
-    ) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", pidfd: int, scratch: Path, output: Output, own_peak_kb: int) -> None:
         loop = asyncio.get_running_loop()
         self.pid = process.pid
         self.output = output
@@ -195,7 +193,7 @@ async def _spawn(where: ground.Ground, who: ground.Identity | None, limits: Limi
         child = Child(process, pidfd, scratch, output, _own_peak_kb())
         undo.pop_all()
     try:
-        ours.setblocking(False)
+        ours.setblocking(False)  # noqa: FBT003
         await child.connect(ours)
     except BaseException:
         ours.close()
@@ -204,10 +202,8 @@ async def _spawn(where: ground.Ground, who: ground.Identity | None, limits: Limi
     return child
 
 
-def _popen(
-    where: ground.Ground, setting: str, scratch: Path, control: socket.socket, output: Output
-) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(  # noqa: S603 - 0.2 ms; a thread would become the parent that the death signal is about
+def _popen(where: ground.Ground, setting: str, scratch: Path, control: socket.socket, output: Output) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
         [str(where.interpreter), "-I", "-S", "-B", str(where.boot), setting],
         stdin=control.fileno(),
         stdout=output.writable("stdout"),
@@ -255,7 +251,7 @@ def _descendants(pid: int) -> list[int]:
     while left and len(found) < _MOST_STRAYS:
         parent = left.pop()
         try:
-            for thread in os.listdir(f"/proc/{parent}/task"):
+            for thread in os.listdir(f"/proc/{parent}/task"):  # noqa: PTH208 - in the path of every run
                 with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:  # noqa: PTH123
                     children = [int(number) for number in file.read().split()]
                 found += children

@@ -35,7 +35,7 @@ def description(ended: Ended, timeout: float) -> Description:
     return Description([], [Problem(".", 1, f"importing the workflows failed: {message}")])
 
 
-def _judge(ended: Ended, timeout: float) -> tuple[Status, Reason | None, Failure | None]:  # noqa: PLR0911
+def _judge(ended: Ended, timeout: float) -> tuple[Status, Reason | None, Failure | None]:
     last = ended.last
     if isinstance(last, Broken):
         return "crashed", "sandbox", Failure("FrameError", last.message)

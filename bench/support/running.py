@@ -1,0 +1,192 @@
+"""What is measured, started: the whole stack as an operator starts it, or only its broker and its gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import nats
+
+from bench.support.limits import STREAM, SUBJECT
+from bench.support.outcome import BenchError
+from deploy.broker import ADMIN, EmbeddedNats
+from deploy.credentials import load_or_create
+from deploy.demo import Client
+from deploy.folder import claim
+from deploy.local import listen
+from deploy.permissions import nats_config
+from deploy.stack import local_url
+from deploy.supervise import Program, Supervised, launcher
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_WITHIN = 150.0
+# A little more than the 15 s within which the stack promises to be gone.
+GONE_WITHIN = 20.0
+GATEWAY_WITHIN = 20.0
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """A running stack: `api` speaks to it with the platform key, `ready` is what ready.json says."""
+
+    api: Client
+    ready: dict[str, Any]
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes by name."""
+        return {**self.ready["services"], "nats": self.ready["nats_pid"], "postgres": self.ready["postgres_pid"]}
+
+
+class Alone(msgspec.Struct, frozen=True):
+    """A running broker and a running gateway."""
+
+    url: str
+    nats_url: str
+    pids: dict[str, int]
+
+
+@asynccontextmanager
+async def whole(data: Path) -> AsyncIterator[Whole]:
+    """Run the whole stack on the data folder `data` for the block."""
+    # Where a sandbox is available runs use it; where not, the figures say so by their tier.
+    command = [sys.executable, "-m", "deploy.local", "--data", str(data), "--port", "0", "--unsafe"]
+    async with _process(command, {}, GONE_WITHIN) as process:
+        await _line(process, "ready ")
+        ready = msgspec.json.decode((data / "ready.json").read_bytes(), type=dict[str, Any])
+        headers = {"Authorization": f"Bearer {ready['admin_key']}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            yield Whole(Client(session, ready["url"]), ready)
+
+
+@asynccontextmanager
+async def alone(data: Path) -> AsyncIterator[Alone]:
+    """Run only the broker and the gateway on the data folder of a stack that has ended, for the block."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(claim(data))
+        credentials = load_or_create(folder.credentials, None)
+        broker = EmbeddedNats(
+            folder=folder.own("nats"),
+            pidfile=folder.pidfiles / "nats.pid",
+            log=folder.logs / "nats.log",
+            config=partial(nats_config, credentials),
+            password=credentials.nats_admin,
+        )
+        stack.push_async_callback(broker.stop, 5.0)
+        await broker.start()
+        listening = stack.enter_context(listen("127.0.0.1", 0))
+        url = local_url(listening)
+        program = Program(
+            name="gateway",
+            command=(sys.executable, "-P", "-m", "services", "gateway"),
+            environment=_passed_on()
+            | {
+                "MILLRACE_NATS_URL": broker.url("gateway", credentials.nats["gateway"]),
+                # It keeps no tables; the setting is asked of every service.
+                "MILLRACE_DATABASE_URL": "postgresql:///nowhere",
+                "MILLRACE_KEYS": ",".join(credentials.keys),
+                "MILLRACE_ADMIN_KEY": credentials.admin_key,
+                "MILLRACE_LISTEN_FD": str(listening.fileno()),
+                "MILLRACE_PUBLIC_URL": url,
+            },
+            directory=folder.own("gateway"),
+            log=folder.logs / "gateway.log",
+            pidfile=folder.pidfiles / "gateway.pid",
+            descriptors=(listening.fileno(),),
+        )
+        gateway = Supervised(program)
+        await gateway.start()
+        stack.push_async_callback(gateway.stop, 10.0)
+        await _healthy(url)
+        pids = {"gateway": gateway.state.pid or 0, "nats": broker.supervised.state.pid or 0}
+        yield Alone(url, broker.url(ADMIN, credentials.nats_admin), pids)
+
+
+@asynccontextmanager
+async def limit(nats_url: str | None = None) -> AsyncIterator[str]:
+    """Run a server of `bench.support.limits` for the block; yields its address. With a broker it publishes each body."""
+    environment = {} if nats_url is None else {"BENCH_NATS_URL": nats_url}
+    async with _process([sys.executable, "-m", "bench.support.limits"], environment, 5.0) as process:
+        yield await _line(process, "http://")
+
+
+async def make_bench_stream(nats_url: str) -> None:
+    """Make the stream for bare publishes, configured as ours are."""
+    client = await nats.connect(nats_url)
+    try:
+        await client.jetstream().add_stream(name=STREAM, subjects=[SUBJECT], duplicate_window=600)
+    finally:
+        await client.close()
+
+
+async def last_sequence(nats_url: str, stream: str) -> int:
+    """Return how many messages a stream has ever taken."""
+    client = await nats.connect(nats_url)
+    try:
+        return (await client.jetstream().stream_info(stream)).state.last_seq
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def _process(
+    command: list[str], environment: Mapping[str, str], grace: float
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    with tempfile.TemporaryFile(prefix="millrace-bench-") as complaints:
+        process = await asyncio.create_subprocess_exec(
+            *launcher(None, signal.SIGTERM),
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=complaints,
+            env={**_passed_on(), **environment},
+            cwd=ROOT,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        except EOFError as error:
+            await process.wait()
+            complaints.seek(0)
+            raise BenchError(f"{command[2]} ended: {complaints.read().decode()[-2000:]}") from error
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                try:
+                    async with asyncio.timeout(grace):
+                        await process.wait()
+                except TimeoutError:
+                    process.kill()
+                    await process.wait()
+
+
+async def _line(process: asyncio.subprocess.Process, beginning: str) -> str:
+    """Return the first line that begins so. Raises EOFError when the process ends before."""
+    assert process.stdout is not None
+    async with asyncio.timeout(READY_WITHIN):
+        while line := (await process.stdout.readline()).decode():
+            if line.startswith(beginning):
+                return line.strip()
+    raise EOFError
+
+
+async def _healthy(url: str) -> None:
+    async with asyncio.timeout(GATEWAY_WITHIN), aiohttp.ClientSession() as session:
+        # The socket is open already: the answer comes when there is somebody to give it.
+        async with session.get(url + "/healthz") as response:
+            response.raise_for_status()
+
+
+def _passed_on() -> dict[str, str]:
+    """Pass on what finds programs, and this source tree before an installed one."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+    return kept | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "sdk")])}

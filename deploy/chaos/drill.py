@@ -1,0 +1,133 @@
+"""The drill: set an installation up, disturb it cell by cell under a steady flow, and measure how soon it works again."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from deploy.chaos.installation import ASKED_EVERY, DrillError, Installation
+from deploy.chaos.plan import Cell, Plan
+from deploy.chaos.sender import Address, Sender
+
+WORKFLOWS = Path(__file__).with_name("drill_workflows.py")
+# Seconds after which a cell counts as not recovered; the longest known wait is one for a redelivery, 30 s.
+RECOVERS_WITHIN = 150.0
+# Which event starts which workflow: every webhook starts exactly one run.
+COUNTED, NOOP = "push", "ping"
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """What was measured of a cell: `seconds` from the kill, or the end of the pause, until all works; None: not in time."""
+
+    cell: Cell
+    seconds: float | None
+
+
+class Drill:
+    """One installation under one plan."""
+
+    def __init__(self, installation: Installation, session: aiohttp.ClientSession, sender: Sender, marks: Path) -> None:
+        self._installation = installation
+        self._session = session
+        self._sender = sender
+        self._marks = marks
+        self._secret = secrets.token_urlsafe(24)
+        self._addresses: dict[str, Address] = {}
+
+    async def prepare(self) -> None:
+        """Deploy the workflows, and make a source for the flow and one for canaries."""
+        path = f"/api/v1/workspace/files/{WORKFLOWS.name}"
+        deployed = await self._call("PUT", path, data=WORKFLOWS.read_bytes())
+        if deployed["problems"]:
+            raise DrillError(f"the drill's workflows do not load: {deployed['problems'][0]['message']}")
+        counted = {"workflow": "chaos-counted", "input": {"file": str(self._marks), "event": "event.id"}}
+        for source in ("flow", "canary"):
+            body = {"adapter": "github", "settings": {"secret": self._secret}}
+            url = (await self._call("PUT", f"/api/v1/sources/{source}", body=body))["url"]
+            self._addresses[source] = Address(url, self._secret)
+            subscription: dict[str, Any] = {"source": source, "event": COUNTED, **counted}
+            await self._call("PUT", f"/api/v1/subscriptions/{source}-counted", body=subscription)
+        subscription = {"source": "flow", "event": NOOP, "workflow": "chaos-noop", "input": {}}
+        await self._call("PUT", "/api/v1/subscriptions/flow-noop", body=subscription)
+        await self._canary("warm-up")
+
+    async def run(self, plan: Plan, tell: Callable[[Recovery], None]) -> list[Recovery]:
+        """Go through the cells; `tell` hears of each when it is over. A cell ends when it has recovered and all was accepted."""
+        recoveries: list[Recovery] = []
+        for cell in plan.cells:
+            events = itertools.islice(itertools.cycle((COUNTED, NOOP)), cell.webhooks)
+            flow = asyncio.create_task(self._sender.stream(cell.name, self._addresses["flow"], events, plan.rate))
+            try:
+                await asyncio.sleep(plan.lead)
+                seconds = await self._disturbed(cell)
+                await flow
+            finally:
+                flow.cancel()
+                await asyncio.gather(flow, return_exceptions=True)
+            recoveries.append(Recovery(cell, seconds))
+            tell(recoveries[-1])
+        return recoveries
+
+    async def _disturbed(self, cell: Cell) -> float | None:
+        before: int | None = None
+        if cell.how == "kill":
+            before = await self._installation.kill(cell.target)
+        else:
+            async with self._installation.paused(cell.target):
+                await asyncio.sleep(cell.pause)
+        began = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(RECOVERS_WITHIN):
+                await self._installation.running(cell.target, other_than=before)
+                await self._canary(cell.name)
+                await self._installation.all_ready(self._session)
+        except TimeoutError:
+            return None
+        return asyncio.get_running_loop().time() - began
+
+    async def _canary(self, cell: str) -> None:
+        """Send a webhook and return once its run shows as succeeded, in the deliveries and among the runs."""
+        sent = await self._sender.send(cell, self._addresses["canary"], COUNTED)
+        if sent.delivery is None:
+            raise DrillError(f"a canary was refused: {sent.refusal}")
+        delivery = f"/api/v1/deliveries/{sent.delivery}"
+        while True:
+            runs = ((await self._asked(delivery)) or {}).get("runs") or []
+            if runs and runs[0]["status"] == "succeeded":
+                run = await self._asked(f"/api/v1/runs/{runs[0]['id']}")
+                if run is not None and run["status"] == "succeeded":
+                    return
+            await asyncio.sleep(ASKED_EVERY)  # what is asked for may be down: nothing tells when it is not
+
+    async def _asked(self, path: str) -> dict[str, Any] | None:
+        """Return what the API says, or None when it cannot say now."""
+        ready = self._installation.ready()
+        try:
+            async with self._session.get(
+                ready["url"] + path, headers=_key(ready), timeout=aiohttp.ClientTimeout(total=5)
+            ) as response:
+                if response.status != 200:
+                    return None
+                found: dict[str, Any] = await response.json()
+                return found
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None
+
+    async def _call(self, method: str, path: str, *, body: Any = None, data: bytes | None = None) -> Any:
+        ready = self._installation.ready()
+        async with self._session.request(method, ready["url"] + path, json=body, data=data, headers=_key(ready)) as response:
+            answer = await response.json(content_type=None)
+            if response.status >= 400:
+                raise DrillError(f"{method} {path}: {response.status} {answer.get('detail')}")
+            return answer
+
+
+def _key(ready: dict[str, Any]) -> dict[str, str]:
+    return {"Authorization": f"Bearer {ready['admin_key']}"}

@@ -1,0 +1,29 @@
+"""What the drill deploys: each execution leaves a line in a file, so that repetitions can be counted from outside."""
+
+import os
+import time
+
+from millrace import step, workflow
+
+
+def leave(file: str, kind: str, event: str) -> None:
+    """Append one line: what was executed, for which event, and when (nanoseconds of the machine's clock)."""
+    # Not made here: in a sticky folder the kernel refuses to create over a file of somebody else's.
+    descriptor = os.open(file, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(descriptor, f"{kind} {event} {time.time_ns()}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+@workflow(name="chaos-counted", timeout=300)
+def counted(file: str, event: str) -> str:
+    """Count this attempt, and do the one durable step."""
+    leave(file, "attempt", event)
+    step.sync("once", leave, file, "step", event)
+    return event
+
+
+@workflow(name="chaos-noop", timeout=300)
+def noop() -> None:
+    """Do nothing."""

@@ -1,0 +1,142 @@
+"""What the facts of a drill add up to: for each webhook that was accepted, what is wrong with it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from deploy.chaos.sender import Sent
+
+# As their messages say them on the bus and as their rows show them.
+TERMINAL = ("succeeded", "failed", "timed_out", "cancelled", "crashed", "expired")
+LOST, DUPLICATED, STUCK, FAILED, DISAGREES = "lost", "duplicated", "stuck", "failed", "disagrees"
+
+
+class BusFacts(msgspec.Struct, kw_only=True):
+    """What the streams hold. Times are nanoseconds since 1970; `delivery_of` is by event, `recorded` by (run, step, ordinal)."""
+
+    webhooks: dict[str, int] = {}
+    delivery_of: dict[str, str] = {}
+    runs: dict[str, set[str]] = {}
+    ends: dict[str, list[str]] = {}
+    recorded: dict[tuple[str, str, int], list[int]] = {}
+    dead: list[str] = []
+    stored: dict[str, int] = {}
+
+    def ended(self, delivery: str) -> bool:
+        """Return whether a delivery has a run and all of its runs have their end."""
+        runs = self.runs.get(delivery)
+        return bool(runs) and all(run in self.ends for run in runs or ())
+
+
+class RowFacts(msgspec.Struct, kw_only=True):
+    """What Postgres holds: outcomes by delivery, statuses of runs as events and as the executor keep them, archived counts."""
+
+    deliveries: dict[str, str] = {}
+    runs: dict[str, dict[str, str]] = {}
+    states: dict[str, str] = {}
+    archived: dict[str, int] = {}
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """An execution that the workflow left behind: of an `attempt` or of the `step`, for an event, at a time in nanoseconds."""
+
+    kind: str
+    event: str
+    at: int
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something wrong with one webhook."""
+
+    cell: str
+    kind: str
+    delivery: str
+    detail: str
+
+
+def findings(sent: Iterable[Sent], bus: BusFacts, rows: RowFacts, marks: Sequence[Mark]) -> list[Finding]:
+    """Return all that is wrong with the webhooks that were accepted, each kind at most once per webhook."""
+    executed: dict[str, list[int]] = {}
+    for mark in marks:
+        if mark.kind == "step" and mark.event in bus.delivery_of:
+            executed.setdefault(bus.delivery_of[mark.event], []).append(mark.at)
+    found: list[Finding] = []
+    for one in sent:
+        if one.delivery is None:
+            continue
+        complaints = (
+            (LOST, _lost(one.delivery, bus, rows)),
+            (DUPLICATED, _duplicated(one.delivery, bus, executed.get(one.delivery, ()))),
+            (STUCK, _stuck(one.delivery, bus, rows)),
+            (FAILED, _failed(one.delivery, bus)),
+            (DISAGREES, _disagrees(one.delivery, bus, rows)),
+        )
+        found += [Finding(one.cell, kind, one.delivery, detail) for kind, detail in complaints if detail]
+    return found
+
+
+def _lost(delivery: str, bus: BusFacts, rows: RowFacts) -> str | None:
+    if delivery not in bus.webhooks:
+        return "accepted, and not on the bus"
+    if delivery not in rows.deliveries:
+        return "accepted, and without a row"
+    if not bus.runs.get(delivery):
+        return f"accepted, and without a run: {rows.deliveries[delivery]}"
+    return None
+
+
+def _duplicated(delivery: str, bus: BusFacts, executed: Sequence[int]) -> str | None:
+    runs = bus.runs.get(delivery, set())
+    if bus.webhooks.get(delivery, 0) > 1:
+        return f"stored {bus.webhooks[delivery]} times"
+    if len(runs) > 1:
+        return f"{len(runs)} runs"
+    for run in runs:
+        if len(bus.ends.get(run, ())) > 1:
+            return f"run {run} ended {len(bus.ends[run])} times: {', '.join(bus.ends[run])}"
+        records = [times for (owner, *_), times in bus.recorded.items() if owner == run] if executed else []
+        for times in records:
+            if len(times) > 1:
+                return f"run {run} recorded a step {len(times)} times"
+            if any(at > times[0] for at in executed):
+                return f"run {run} executed its step again after it was recorded"
+    return None
+
+
+def _stuck(delivery: str, bus: BusFacts, rows: RowFacts) -> str | None:
+    for run in bus.runs.get(delivery, ()):
+        if run not in bus.ends:
+            return f"run {run} has no end on the bus and is {rows.states.get(run, 'without a row')}"
+        if rows.states.get(run) not in TERMINAL:
+            return f"run {run} ended on the bus and its row says {rows.states.get(run)}"
+    return None
+
+
+def _failed(delivery: str, bus: BusFacts) -> str | None:
+    for run in bus.runs.get(delivery, ()):
+        if any(end != "succeeded" for end in bus.ends.get(run, ())):
+            return f"run {run} {bus.ends[run][0]}"
+    return None
+
+
+def _disagrees(delivery: str, bus: BusFacts, rows: RowFacts) -> str | None:
+    on_bus = {run: (bus.ends.get(run) or ["no end"])[0] for run in bus.runs.get(delivery, ())}
+    if rows.runs.get(delivery, {}) != on_bus:
+        return f"the bus has {on_bus}, the delivery's rows {rows.runs.get(delivery, {})}"
+    return None
+
+
+def unarchived(bus: BusFacts, rows: RowFacts) -> dict[str, int]:
+    """Return by stream how many messages the archive lacks, or (negative) has too many of."""
+    differences = {stream: count - rows.archived.get(stream, 0) for stream, count in bus.stored.items()}
+    return {stream: difference for stream, difference in differences.items() if difference}
+
+
+def counted(found: Iterable[Finding]) -> Mapping[tuple[str, str], int]:
+    """Return how many findings of each kind each cell has, by (cell, kind)."""
+    counts: dict[tuple[str, str], int] = {}
+    for one in found:
+        counts[one.cell, one.kind] = counts.get((one.cell, one.kind), 0) + 1
+    return counts
