@@ -294,7 +294,11 @@ async def connected(url: str, *, service: str, health: Health) -> AsyncIterator[
     Raises OSError or nats' errors when the first connection fails.
     """
 
+    stopping = asyncio.Event()
+
     async def disconnected() -> None:
+        if stopping.is_set():
+            return
         health.report("broker", "not connected")
         _log.warning("broker.disconnected")
 
@@ -327,6 +331,7 @@ async def connected(url: str, *, service: str, health: Health) -> AsyncIterator[
     try:
         yield Bus(broker, broker.connection, service, health)
     finally:
+        stopping.set()
         with contextlib.suppress(nats.errors.Error, TimeoutError):
             async with asyncio.timeout(8):
                 await broker.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Self
+from typing import Self, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -38,15 +38,14 @@ class Connection(asyncio.Protocol):
     async def open(cls, url: str, answered: Callable[[int, bytes], None], lost: Callable[[], None]) -> Self:
         """Connect to the host of `url`. Raises OSError."""
         parts = urlsplit(url)
-        _, made = await asyncio.get_running_loop().create_connection(
-            lambda: cls(answered, lost), parts.hostname, parts.port
-        )
+        host, port = parts.hostname or "", parts.port or 80
+        _, made = await asyncio.get_running_loop().create_connection(lambda: cls(answered, lost), host, port)
         return made
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are no subclasses.
+        self._transport = cast("asyncio.Transport", transport)
 
     def send(self, encoded: bytes) -> None:
         """Send one request; the one before must have been answered."""

@@ -18,7 +18,7 @@ Generator = Literal["wrk", "sender"]
 # Beyond the load itself a generator only connects and sums up.
 MARGIN = 20.0
 
-# wrk cannot take headers with any value or bodies from its command line; without a request function nothing of Lua runs per request.
+# wrk takes no body from its command line. Without a request function nothing of this runs per request.
 _SCRIPT = """
 wrk.method = "POST"
 wrk.body = "%s"

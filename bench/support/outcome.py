@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import uvloop
 
+from deploy.demo import DemoError
 from deploy.errors import StartError
 
 
@@ -51,8 +52,8 @@ def main(measure: Callable[[Path, float], Awaitable[Outcome]], *, seconds: float
     except asyncio.CancelledError:
         sys.stderr.write("interrupted\n")
         return 130
-    except (BenchError, StartError) as error:
-        sys.stderr.write(f"{error}\n")
+    except (BenchError, DemoError, StartError, OSError, TimeoutError) as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
     print(outcome.table())
     if as_json:

@@ -138,9 +138,7 @@ async def last_sequence(nats_url: str, stream: str) -> int:
 
 
 @asynccontextmanager
-async def _process(
-    command: list[str], environment: Mapping[str, str], grace: float
-) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _process(command: list[str], environment: Mapping[str, str], grace: float) -> AsyncIterator[asyncio.subprocess.Process]:
     with tempfile.TemporaryFile(prefix="millrace-bench-") as complaints:
         process = await asyncio.create_subprocess_exec(
             *launcher(None, signal.SIGTERM),
@@ -180,10 +178,13 @@ async def _line(process: asyncio.subprocess.Process, beginning: str) -> str:
 
 
 async def _healthy(url: str) -> None:
-    async with asyncio.timeout(GATEWAY_WITHIN), aiohttp.ClientSession() as session:
-        # The socket is open already: the answer comes when there is somebody to give it.
-        async with session.get(url + "/healthz") as response:
-            response.raise_for_status()
+    # The socket is open already: the answer comes when there is somebody to give it.
+    async with (
+        asyncio.timeout(GATEWAY_WITHIN),
+        aiohttp.ClientSession() as session,
+        session.get(url + "/healthz") as response,
+    ):
+        response.raise_for_status()
 
 
 def _passed_on() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`python -m bench.support.sender`: a load generator for where wrk is missing; plan on standard input, figures on standard output."""
+"""`python -m bench.support.sender`: sends load where wrk is missing; a plan on standard input, figures on standard output."""
 
 from __future__ import annotations
 

@@ -10,17 +10,19 @@ from deploy.chaos.sender import Sent
 
 # As their messages say them on the bus and as their rows show them.
 TERMINAL = ("succeeded", "failed", "timed_out", "cancelled", "crashed", "expired")
-LOST, DUPLICATED, STUCK, FAILED, DISAGREES = "lost", "duplicated", "stuck", "failed", "disagrees"
+LOST, DUPLICATED, STUCK, FAILED, DISAGREES = KINDS = ("lost", "duplicated", "stuck", "failed", "disagrees")
+# What time may heal: rows follow the bus.
+PASSING = (LOST, STUCK, DISAGREES)
 
 
 class BusFacts(msgspec.Struct, kw_only=True):
-    """What the streams hold. Times are nanoseconds since 1970; `delivery_of` is by event, `recorded` by (run, step, ordinal)."""
+    """What the streams hold. Times are nanoseconds since 1970; `delivery_of` is by event, `recorded` by run and step."""
 
     webhooks: dict[str, int] = {}
     delivery_of: dict[str, str] = {}
     runs: dict[str, set[str]] = {}
     ends: dict[str, list[str]] = {}
-    recorded: dict[tuple[str, str, int], list[int]] = {}
+    recorded: dict[str, dict[tuple[str, int], list[int]]] = {}
     dead: list[str] = []
     stored: dict[str, int] = {}
 
@@ -96,8 +98,7 @@ def _duplicated(delivery: str, bus: BusFacts, executed: Sequence[int]) -> str | 
     for run in runs:
         if len(bus.ends.get(run, ())) > 1:
             return f"run {run} ended {len(bus.ends[run])} times: {', '.join(bus.ends[run])}"
-        records = [times for (owner, *_), times in bus.recorded.items() if owner == run] if executed else []
-        for times in records:
+        for times in bus.recorded.get(run, {}).values():
             if len(times) > 1:
                 return f"run {run} recorded a step {len(times)} times"
             if any(at > times[0] for at in executed):

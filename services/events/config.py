@@ -14,6 +14,10 @@ class Settings(msgspec.Struct, frozen=True):
     database_url: str
     keys: tuple[bytes, ...]
 
+    def __repr__(self) -> str:
+        """Say nothing: a repr ends up in logs, and this holds keys and passwords."""
+        return "Settings(...)"
+
 
 def read(environment: Environment) -> Settings:
     """Return the settings; what is missing is reported by `environment.check`."""

@@ -21,6 +21,10 @@ class Settings(msgspec.Struct, frozen=True):
     warm: int
     sandbox_uid: int | None
 
+    def __repr__(self) -> str:
+        """Say nothing: a repr ends up in logs, and this holds keys and passwords."""
+        return "Settings(...)"
+
 
 def read(environment: Environment) -> Settings:
     """Return the settings; what is missing is reported by `environment.check`."""

@@ -30,7 +30,9 @@ class Output:
         self._bytes = 0
         self._chunk = 0
         self._sending = asyncio.Lock()
+        # The one that still waits, and all that have not ended: one that sends is not cancelled.
         self._timer: asyncio.Task[None] | None = None
+        self._timers: set[asyncio.Task[None]] = set()
 
     async def log(self, level: str, event: str, fields: dict[str, Any]) -> None:
         """Take a structured line."""
@@ -60,6 +62,8 @@ class Output:
             await self.flush()
         elif self._timer is None:
             self._timer = asyncio.create_task(self._later())
+            self._timers.add(self._timer)
+            self._timer.add_done_callback(self._timers.discard)
 
     async def _later(self) -> None:
         await asyncio.sleep(GATHER)

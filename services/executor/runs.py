@@ -18,6 +18,7 @@ from services.executor.output import Output
 from services.executor.sandbox import jail
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, StepRecord
+from shared import tasks
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.encryption import Keyring
@@ -109,7 +110,7 @@ class Runs:
                     await held.msg.nak()
                 raise
             finally:
-                alive.cancel()
+                await tasks.end([alive])
                 del self._held[request.run]
             with contextlib.suppress(nats.errors.Error):
                 if done:
@@ -214,7 +215,9 @@ class _Allowed:
 
     async def connection(self, name: str) -> dict[str, Any]:
         nonce = secrets.token_urlsafe(16)
-        token: Token = await self._deps.bus.ask(GetToken(org=self._org, name=name, run=self._run, nonce=nonce))
+        correlation = self._claim.started.correlationid
+        question = GetToken(org=self._org, name=name, run=self._run, nonce=nonce, correlation_id=correlation)
+        token: Token = await self._deps.bus.ask(question)
         opened = self._deps.keyring.open(token.sealed, self._org, nonce, "token")
         return {"name": token.name, "token": opened, "expires_at": token.expires_at}
 

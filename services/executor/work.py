@@ -11,6 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from services.executor.runs import Runs
+from shared import tasks
 from shared.pull import EXPIRES, HEARTBEAT, Inbox, delivered, pull, status_of
 from shared.streams import PRIORITIES
 
@@ -135,9 +136,7 @@ class Worker:
     async def _drain(self) -> None:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=DRAIN)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(self._tasks)
 
     @staticmethod
     def _now() -> float:

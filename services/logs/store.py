@@ -107,8 +107,7 @@ async def search(
     way = "DESC" if order == "desc" else "ASC"
     columns = ", ".join(field.name for field in msgspec.structs.fields(Found))
     statement = text(
-        f"SELECT {columns} FROM message WHERE {' AND '.join(wanted)}"
-        f" ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit"
+        f"SELECT {columns} FROM message WHERE {' AND '.join(wanted)} ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit"
     )
     async with connection.stream(
         statement, parameters | condition.parameters, execution_options={"max_row_buffer": _FETCHED}

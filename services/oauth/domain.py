@@ -15,7 +15,7 @@ from shared.questions.oauth import ConnectionView, GetToken, PutConnection
 
 # The platform's own connections serve every organization that has none of that name.
 PLATFORM = "global"
-TOKEN_GRANT = "token"
+TOKEN_GRANT = "token"  # noqa: S105 - the name of a grant
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 # Bearer tokens travel in headers, and servers refuse headers beyond 8 to 64 KiB.
 LONGEST_TOKEN = 64 * 1024

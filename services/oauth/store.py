@@ -111,8 +111,7 @@ class Store:
     async def unannounced(self, before: datetime, limit: int) -> list[Connection]:
         """Return connections whose state the bus does not know, unchanged since `before`, oldest first."""
         return await self._all(
-            f"SELECT {_COLUMNS} FROM connection WHERE NOT announced AND updated_at < :before"
-            " ORDER BY updated_at LIMIT :limit",
+            f"SELECT {_COLUMNS} FROM connection WHERE NOT announced AND updated_at < :before ORDER BY updated_at LIMIT :limit",
             before=before,
             limit=limit,
         )

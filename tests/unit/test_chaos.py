@@ -1,0 +1,72 @@
+"""The kill matrix' own arithmetic: a drill that cannot see a fault would praise everything."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from deploy.chaos.plan import TARGETS, chosen, plan
+from deploy.chaos.sender import Sent
+from deploy.chaos.verdict import BusFacts, Mark, RowFacts, findings, unarchived
+
+SENT = [Sent(cell="events:kill", event="push", sender_delivery="s", delivery="d")]
+
+
+def good() -> tuple[BusFacts, RowFacts]:
+    bus = BusFacts(
+        webhooks={"d": 1},
+        delivery_of={"e": "d"},
+        runs={"d": {"r"}},
+        ends={"r": ["succeeded"]},
+        recorded={"r": {("once", 0): [100]}},
+        stored={"RUNS": 4},
+    )
+    return bus, RowFacts(deliveries={"d": "routed"}, runs={"d": {"r": "succeeded"}}, states={"r": "succeeded"}, archived={"RUNS": 4})
+
+
+def kinds(bus: BusFacts, rows: RowFacts, *marks: Mark) -> set[str]:
+    return {one.kind for one in findings(SENT, bus, rows, marks)}
+
+
+def test_nothing_is_wrong_with_one_run_that_ended_once() -> None:
+    assert kinds(*good(), Mark("step", "e", 90), Mark("attempt", "e", 80), Mark("attempt", "e", 110)) == set()
+
+
+def test_a_step_may_be_repeated_until_it_is_recorded_and_not_after() -> None:
+    assert kinds(*good(), Mark("step", "e", 90), Mark("step", "e", 95)) == set()
+    assert kinds(*good(), Mark("step", "e", 90), Mark("step", "e", 101)) == {"duplicated"}
+
+
+def test_each_fault_is_seen() -> None:
+    bus, rows = good()
+    replaced = msgspec.structs.replace
+    assert kinds(replaced(bus, webhooks={}), rows) == {"lost"}
+    assert kinds(bus, replaced(rows, deliveries={})) == {"lost"}
+    assert kinds(replaced(bus, runs={}), replaced(rows, runs={})) == {"lost"}
+    assert kinds(replaced(bus, webhooks={"d": 2}), rows) == {"duplicated"}
+    assert kinds(replaced(bus, ends={"r": ["succeeded", "crashed"]}), rows) == {"duplicated", "failed"}
+    assert kinds(replaced(bus, recorded={"r": {("once", 0): [100, 110]}}), rows) == {"duplicated"}
+    assert kinds(replaced(bus, runs={"d": {"r", "q"}}), rows) == {"duplicated", "stuck", "disagrees"}
+    assert kinds(replaced(bus, ends={}), rows) == {"stuck", "disagrees"}
+    assert kinds(bus, replaced(rows, states={"r": "running"})) == {"stuck"}
+    assert kinds(bus, replaced(rows, runs={"d": {"r": "running"}})) == {"disagrees"}
+    assert unarchived(bus, replaced(rows, archived={"RUNS": 3})) == {"RUNS": 1}
+
+
+def test_webhooks_that_were_never_accepted_are_not_lost() -> None:
+    assert findings([Sent(cell="c", event="push", sender_delivery="s")], BusFacts(), RowFacts(), []) == []
+
+
+def test_the_plan_sends_exactly_as_many_as_were_asked_for() -> None:
+    planned = plan(chosen(""), webhooks=20_000, rate=60, pause=10, long_pause=35, around=14)
+    assert planned.webhooks == 20_000
+    assert [(cell.target, cell.how) for cell in planned.cells] == [(target, how) for target in TARGETS for how in ("kill", "pause")]
+    assert {cell.pause for cell in planned.cells if cell.how == "pause"} == {10, 35}
+    # The flow goes on during every pause.
+    assert all(cell.webhooks / planned.rate > planned.lead + cell.pause for cell in planned.cells)
+
+
+def test_targets_are_chosen_whole_or_one_way() -> None:
+    assert chosen("nats, events:pause") == [("events", "pause"), ("nats", "kill"), ("nats", "pause")]
+    with pytest.raises(ValueError, match="redis"):
+        chosen("redis")
