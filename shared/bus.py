@@ -293,7 +293,6 @@ async def connected(url: str, *, service: str, health: Health) -> AsyncIterator[
 
     Raises OSError or nats' errors when the first connection fails.
     """
-
     stopping = asyncio.Event()
 
     async def disconnected() -> None:

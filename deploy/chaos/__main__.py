@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -31,10 +32,11 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "kill-matrix.md"
 SETTLES_WITHIN = 180.0
 # For how long one webhook is sent again: longer than any recovery, so that a slow one is a slow one and not a refusal.
 PATIENCE = 180.0
-# Seconds of flow around a disturbance, its pause aside; with the default pauses 20,000 webhooks then take 60 a second.
+# Seconds of flow around a disturbance, its pause aside: how the webhooks are spread.
 AROUND, QUICK_AROUND = 14.0, 3.0
 WEBHOOKS, QUICK_WEBHOOKS = 20_000, 300
-RATE, QUICK_RATE = 60.0, 20.0
+# Below what two cores carry while they also send and count: above it the matrix would measure a backlog and not a recovery.
+RATE, QUICK_RATE = 20.0, 20.0
 QUICK_TARGETS = "events:kill,executor:kill,gateway:kill,nats:kill,postgres:kill"
 
 
@@ -80,6 +82,8 @@ def main(
     try:
         with _place(keep=keep) as place:
             outcome = asyncio.run(_drilled(place, planned, console))
+    except asyncio.CancelledError:
+        sys.exit(128 + signal.SIGTERM)
     except DrillError as error:
         console.print(f"[red]chaos:[/] {error}")
         sys.exit(1)
@@ -95,6 +99,10 @@ def main(
 
 
 async def _drilled(place: Path, planned: Plan, console: Console) -> report.Report:
+    mine = asyncio.current_task()
+    if mine is not None:
+        # As Ctrl-C does it: what was started is ended in order.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine.cancel)
     marks = place / "marks" / "executions"
     marks.touch()
     marks.chmod(0o666)
@@ -110,7 +118,7 @@ async def _drilled(place: Path, planned: Plan, console: Console) -> report.Repor
 
         def tell(recovery: Recovery) -> None:
             seconds = "not in time" if recovery.seconds is None else f"after {recovery.seconds:.1f} s"
-            console.print(f"{recovery.cell.name:16} recovered {seconds}", markup=False)
+            console.print(f"{recovery.cell.name:16} recovered {seconds} ({recovery.story})", markup=False)
 
         recoveries = await drill.run(planned, tell)
         console.print("waiting for everything accepted to end …")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import secrets
 from collections.abc import Callable
@@ -21,13 +22,28 @@ WORKFLOWS = Path(__file__).with_name("drill_workflows.py")
 RECOVERS_WITHIN = 150.0
 # Which event starts which workflow: every webhook starts exactly one run.
 COUNTED, NOOP = "push", "ping"
+STAGES = ("process", "canary", "ready")
 
 
 class Recovery(msgspec.Struct, frozen=True):
-    """What was measured of a cell: `seconds` from the kill, or the end of the pause, until all works; None: not in time."""
+    """What was measured of a cell: `seconds` from the kill, or the end of the pause, until all works; None: not in time.
+
+    `stages` are the seconds until its process ran, until a canary's run showed as succeeded, and until all were ready.
+    """
 
     cell: Cell
-    seconds: float | None
+    stages: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Return when the last stage was reached."""
+        return self.stages[-1] if len(self.stages) == len(STAGES) else None
+
+    @property
+    def story(self) -> str:
+        """Return the stages in words."""
+        reached = [f"{stage} {seconds:.1f} s" for stage, seconds in zip(STAGES, self.stages, strict=False)]
+        return ", ".join(reached) or "no stage was reached"
 
 
 class Drill:
@@ -66,31 +82,35 @@ class Drill:
             flow = asyncio.create_task(self._sender.stream(cell.name, self._addresses["flow"], events, plan.rate))
             try:
                 await asyncio.sleep(plan.lead)
-                seconds = await self._disturbed(cell)
+                stages = await self._disturbed(cell)
                 await flow
             finally:
                 flow.cancel()
                 await asyncio.gather(flow, return_exceptions=True)
-            recoveries.append(Recovery(cell, seconds))
+            recoveries.append(Recovery(cell, stages))
             tell(recoveries[-1])
         return recoveries
 
-    async def _disturbed(self, cell: Cell) -> float | None:
+    async def _disturbed(self, cell: Cell) -> tuple[float, ...]:
+        """Kill or pause the cell's target; return the seconds after which each stage was reached, so far as they were in time."""
         before: int | None = None
         if cell.how == "kill":
             before = await self._installation.kill(cell.target)
         else:
             async with self._installation.paused(cell.target):
                 await asyncio.sleep(cell.pause)
-        began = asyncio.get_running_loop().time()
-        try:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        stages: list[float] = []
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(RECOVERS_WITHIN):
                 await self._installation.running(cell.target, other_than=before)
+                stages.append(loop.time() - began)
                 await self._canary(cell.name)
+                stages.append(loop.time() - began)
                 await self._installation.all_ready(self._session)
-        except TimeoutError:
-            return None
-        return asyncio.get_running_loop().time() - began
+                stages.append(loop.time() - began)
+        return tuple(stages)
 
     async def _canary(self, cell: str) -> None:
         """Send a webhook and return once its run shows as succeeded, in the deliveries and among the runs."""

@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 
 from deploy.files import tail
+from deploy.supervise import launcher
 
 START_WITHIN = 150.0
 STOPS_WITHIN = 30.0
@@ -108,6 +109,8 @@ async def installed(place: Path) -> AsyncIterator[Installation]:
     said = place / "up.log"
     with said.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
+            # It ends with this process, however that ends.
+            *launcher(None, signal.SIGTERM),
             *[sys.executable, "-m", "deploy.local", "--data", str(place / "data"), "--port", "0", "--unsafe"],
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,

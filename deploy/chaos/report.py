@@ -106,7 +106,7 @@ def made(
     refused = [Finding(one.cell, "refused", one.sender_delivery, one.refusal) for one in sent if one.refusal is not None]
     return Report(
         at=at,
-        webhooks=len(sent),
+        webhooks=sum(one.cell in {recovery.cell.name for recovery in recoveries} for one in sent),
         rate=plan.rate,
         seconds=round(seconds, 1),
         cells=cell_reports(recoveries, sent, found),
@@ -159,9 +159,9 @@ A webhook that was answered 503, or not at all, is sent again under the same del
 
 How to read it. *accepted*: answered 202 or 200. Of these: *lost*: not on the bus, without a row, or without a run.
 *duplicated*: stored twice, more than one run, a run with more than one end, or a step executed again after it was recorded.
-*stuck*: its run has not ended some minutes after the last webhook. *failed*: its run ended otherwise than well. *disagrees*: the bus
-and the database tell different stories. *refused*: never accepted. *recovered after*: seconds from the kill, or from the end of the
-pause, until every service was ready and a webhook sent then had its run succeeded, shown by the API; behind the backlog.
+*stuck*: its run has not ended some minutes after the last webhook. *failed*: its run ended otherwise than well. *disagrees*: the
+bus and the database tell different stories. *refused*: never accepted. *recovered after*: seconds from the kill, or from the end
+of the pause, until every service was ready and a webhook sent then had its run succeeded, shown by the API; behind the backlog.
 *503s* and *no answer* count answers, not webhooks. Counted from the streams, from Postgres, and from a file that the workflow
 itself writes; the archive is compared with the streams message by message.
 """

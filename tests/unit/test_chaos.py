@@ -21,7 +21,9 @@ def good() -> tuple[BusFacts, RowFacts]:
         recorded={"r": {("once", 0): [100]}},
         stored={"RUNS": 4},
     )
-    return bus, RowFacts(deliveries={"d": "routed"}, runs={"d": {"r": "succeeded"}}, states={"r": "succeeded"}, archived={"RUNS": 4})
+    return bus, RowFacts(
+        deliveries={"d": "routed"}, runs={"d": {"r": "succeeded"}}, states={"r": "succeeded"}, archived={"RUNS": 4}
+    )
 
 
 def kinds(bus: BusFacts, rows: RowFacts, *marks: Mark) -> set[str]:
