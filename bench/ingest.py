@@ -69,15 +69,15 @@ async def measure(folder: Path, seconds: float) -> Outcome:
         posts = {
             kind: _post(url + path, secret) for kind, url in (("gateway", parts.url), ("noop", noop), ("per_message", per_message))
         }
-        loads, repeats, cores = await _in_turns(how, parts, posts, rounds)
-    cores_of = {"whole_stack": whole_cores, "alone": cores, "elsewhere": total.elsewhere()}
-    return _outcome(how, loads, repeats, cores_of, wholes)
+        loads, repeats, cpu = await _in_turns(how, parts, posts, rounds)
+    consumed = {"cpu_us_per_webhook": cpu, "whole_stack_cores": whole_cores, "elsewhere_cores": total.elsewhere()}
+    return _outcome(how, loads, repeats, wholes, consumed)
 
 
 async def _in_turns(
     how: Generator, parts: Alone, posts: Mapping[str, Post], rounds: int
 ) -> tuple[dict[str, list[Load]], list[Load], dict[str, float]]:
-    """Return loads by kind, what the repeating sender did, and the cores that the gateway and the broker kept busy."""
+    """Return loads by kind, what the repeating sender did, and the CPU microseconds a webhook by process."""
     for post in posts.values():
         await load(how, post, connections=CONNECTIONS, seconds=1)
     before = await last_sequence(parts.nats_url, "WEBHOOKS")
@@ -85,7 +85,7 @@ async def _in_turns(
     repeating = Post(url=gateway.url, headers={**gateway.headers, DELIVERY: "once"}, body=gateway.body)
     loads: dict[str, list[Load]] = {kind: [] for kind in KINDS}
     repeats: list[Load] = []
-    cores: dict[str, list[float]] = {name: [] for name in parts.pids}
+    cpu: dict[str, list[float]] = {name: [] for name in parts.pids}
     for _ in range(rounds):
         for kind in KINDS:
             if kind == "with_repeats":
@@ -99,13 +99,13 @@ async def _in_turns(
             meter = Meter(parts.pids)
             loads[kind].append(await load(how, posts[kind], connections=CONNECTIONS, seconds=SLOT))
             if kind == "gateway":
-                for name, busy in meter.cores().items():
-                    cores[name].append(busy)
+                for name, used in meter.seconds().items():
+                    cpu[name].append(used / loads[kind][-1].completed * 1e6)
     stored = await last_sequence(parts.nats_url, "WEBHOOKS") - before
     answered = sum(one.completed for kind in ("gateway", "with_repeats") for one in loads[kind])
     if stored < answered:
         raise BenchError(f"{answered} webhooks were answered with 202 and {stored} are stored")
-    return loads, repeats, {name: median(busy) for name, busy in cores.items()}
+    return loads, repeats, {name: median(used) for name, used in cpu.items()}
 
 
 def _post(url: str, secret: str) -> Post:
@@ -114,7 +114,7 @@ def _post(url: str, secret: str) -> Post:
 
 
 def _outcome(
-    how: Generator, loads: Mapping[str, list[Load]], repeats: list[Load], cores: dict[str, Any], wholes: list[Load]
+    how: Generator, loads: Mapping[str, list[Load]], repeats: list[Load], wholes: list[Load], consumed: dict[str, Any]
 ) -> Outcome:
     per_s = {kind: median(one.per_s for one in loads[kind]) for kind in KINDS}
     figure = per_s["gateway"]
@@ -143,7 +143,7 @@ def _outcome(
             "duplicates_per_s": median(one.per_s for one in repeats),
             "whole_stack_per_s": median(one.per_s for one in wholes),
             "whole_stack_p99_ms": median(one.p99_ms for one in wholes),
-            "cores": cores,
+            **consumed,
             "rounds_per_s": {kind: [round(one.per_s) for one in loads[kind]] for kind in KINDS},
         },
     )

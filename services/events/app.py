@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
 
 from services.events import projections
 from services.events.config import Settings, read
@@ -51,6 +52,14 @@ class Events:
     def subscriptions(self) -> list[SubscriptionEntry]:
         """Return all subscriptions there are now."""
         return list(self.subscriptions_view.values())
+
+    async def first_received(self, delivery: str) -> datetime | None:
+        """Return when a delivery was received for the first time, as far as the rows tell yet.
+
+        A repeat comes longer after the first than the broker's memory of ids; until the rows of the first are there, the ids of
+        its events are still in that memory.
+        """
+        return await self.store.received_at(delivery)
 
     async def workflow(self, org: str, name: str) -> WorkflowEntry:
         """Return the organization's own workflow, else the platform's. Raises NotFound, Unavailable."""

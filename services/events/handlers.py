@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
+import structlog
 
 from services.events import domain
 from services.events.adapters import PARSERS, Webhook
 from shared.blobs import Blobs
 from shared.bus import Handlers
+from shared.envelope import rfc3339
 from shared.errors import Invalid, NotFound
 from shared.messages import (
     EventAccepted,
@@ -26,6 +29,8 @@ from shared.questions.events import SourceEntry, SubscriptionEntry
 from shared.questions.executor import WorkflowEntry
 from shared.streams import INLINE_BYTES
 
+_log = structlog.get_logger()
+
 
 class Deps(Protocol):
     """What the handlers need."""
@@ -38,12 +43,23 @@ class Deps(Protocol):
     def subscriptions(self) -> list[SubscriptionEntry]:
         """Return all subscriptions there are now."""
 
+    async def first_received(self, delivery: str) -> datetime | None:
+        """Return when a delivery was received for the first time, as far as the rows tell yet."""
+
     async def workflow(self, org: str, name: str) -> WorkflowEntry:
         """Return the workflow that an organization means by a name. Raises NotFound, Unavailable."""
 
 
 async def parse(webhook: WebhookReceived, deps: Deps) -> AsyncIterator[tuple[Message, str]]:
-    """Make the events of a webhook; each is itself by its number in the request."""
+    """Make the events of a webhook; each is itself by its number in the request.
+
+    A sender's delivery that was received before, longer ago than the broker remembers ids, yields nothing.
+    """
+    if webhook.sender_delivery is not None:
+        first = await deps.first_received(webhook.delivery)
+        if first is not None and first != datetime.fromisoformat(webhook.received_at):
+            _log.info("delivery.repeated", delivery=webhook.delivery, first_received_at=rfc3339(first))
+            return
     async for accepted in accepted_of(webhook, deps, retry=None):
         yield accepted, accepted.event
 

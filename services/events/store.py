@@ -56,6 +56,11 @@ class Store:
         """Return one delivery with its runs."""
         return await self._one(DELIVERY + " WHERE d.org = :org AND d.id = :id", {"org": org, "id": id_})
 
+    async def received_at(self, id_: str) -> datetime | None:
+        """Return when a delivery was first received."""
+        row = await self._one("SELECT received_at FROM delivery WHERE id = :id", {"id": id_})
+        return None if row is None else row["received_at"]
+
     async def deliveries(
         self, org: str, status: str | None, source: str | None, before: tuple[datetime, str] | None, limit: int
     ) -> list[RowMapping]:

@@ -63,6 +63,7 @@ class Worker:
                 continue
             if self.free > 0:
                 await self._wait_at_server(inboxes)
+            await self._take_late(asking)
             for priority in PRIORITIES:
                 for msg in inboxes[priority].arrived():
                     status = status_of(msg)
@@ -83,10 +84,10 @@ class Worker:
     async def _ask_in_order(self, asking: Inbox) -> bool:
         """Ask each priority for as much as is free, without waiting; returns whether there may be more."""
         for priority in PRIORITIES:
+            await self._take_late(asking)
             wanted = self.free
             if wanted <= 0:
                 return True
-            asking.arrived()
             await pull(self._client, "RUNS", f"executor-runs-{priority}", asking.subject, wanted, no_wait=True)
             got = 0
             while got < wanted:
@@ -100,6 +101,12 @@ class Worker:
             if got >= wanted:
                 return True
         return False
+
+    async def _take_late(self, asking: Inbox) -> None:
+        """Take what answers a pull that was given up: dropped, it would be nobody's until its acknowledgement wait is over."""
+        for msg in asking.arrived():
+            if status_of(msg) is None:
+                await self._start_or_return(msg)
 
     async def _wait_at_server(self, inboxes: dict[str, Inbox]) -> None:
         """See that one pull per priority waits at the server; one that shows no heartbeat is taken for lost."""

@@ -61,11 +61,15 @@ class Outside:
         view: SubscriptionEntry = await self.bus.ask(PutSubscription(id=new_id(), org="default", actor="test", **given))
         return view
 
-    async def webhook(self, source: SourceView, body: Any, event: str = "push") -> str:
-        delivery = new_id()
+    async def webhook(
+        self, source: SourceView, body: Any, event: str = "push", *, delivery: str | None = None, said: str | None = None
+    ) -> str:
+        """Say that a webhook was received; `delivery` is the sender's id for it, `said` the id of the message."""
+        id_, delivery = delivery, delivery or new_id()
         received = WebhookReceived(
             source=source.id,
             delivery=delivery,
+            sender_delivery=id_,
             adapter="github",
             received_at=rfc3339(utc_now()),
             method="POST",
@@ -73,7 +77,7 @@ class Outside:
             headers=[("x-github-event", event), ("content-type", "application/json")],
             body_base64=base64.b64encode(msgspec.json.encode(body)).decode(),
         )
-        await self.bus.publish(self.bus.seal(received, org="default", id=delivery))
+        await self.bus.publish(self.bus.seal(received, org="default", id=said or delivery))
         return delivery
 
     async def delivery(self, id_: str, *statuses: str, **fields: Any) -> DeliveryView:
