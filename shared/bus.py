@@ -129,8 +129,12 @@ class Bus:
                 reply
             )
 
-    async def _how_it_is(self, _question: Any, _deps: Any) -> dict[str, Any]:
+    def health_document(self) -> dict[str, Any]:
+        """Return what is well with this service and what is not, by part."""
         return self._health.document()
+
+    async def _how_it_is(self, _question: Any, _deps: Any) -> dict[str, Any]:
+        return self.health_document()
 
     # -- handling -------------------------------------------------------------------------------------------------
 

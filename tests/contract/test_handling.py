@@ -1,0 +1,193 @@
+"""Handlers on a real broker: what each outcome does to the message, and what redelivery leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats
+import pytest
+
+from shared import aggregate
+from shared import bus as bus_module
+from shared.bus import Bus
+from shared.envelope import new_id, open_envelope, open_message
+from shared.errors import Invalid, NotFound, Unavailable
+from shared.messages import DeadLettered, EventAccepted, EventFiltered, Message, WebhookReceived
+from tests.support.inside import bus_of, eventually
+from tests.support.servers import Place
+
+Yields = AsyncIterator[tuple[Message, str]]
+
+
+@pytest.fixture(autouse=True)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bus_module, "BUG_DELAYS", (0.01, 0.01))
+    monkeypatch.setattr(bus_module, "ABSENT_DELAYS", (0.01, 0.01))
+    monkeypatch.setattr(bus_module, "UNAVAILABLE_DELAY", 0.05)
+
+
+def received(source: str = "s") -> WebhookReceived:
+    return WebhookReceived(
+        source=source, delivery=new_id(), adapter="hmac", received_at="", method="POST", query=[], headers=[], body_base64=""
+    )  # fmt: skip
+
+
+def filtered(message: WebhookReceived, reason: str) -> EventFiltered:
+    return EventFiltered(source=message.source, event=message.delivery, delivery=message.delivery, reason=reason)
+
+
+async def nothing(_message: EventAccepted, _deps: Any) -> Yields:
+    return
+    yield
+
+
+@asynccontextmanager
+async def handling(place: Place, handler: Callable[[Any, Any], Yields]) -> AsyncIterator[tuple[Bus, Bus]]:
+    """Handle webhooks as the events service does; gives its bus and the gateway's."""
+    async with bus_of(place, "events") as events, bus_of(place, "gateway") as gateway:
+        events.handle({WebhookReceived: handler, EventAccepted: nothing}, None)
+        await events.start()
+        yield events, gateway
+
+
+async def events_of(bus: Bus, source: str = "s") -> list[str]:
+    found = []
+    async for stored in aggregate.history(bus.client, "event", source):
+        found.append(open_message(stored.envelope, EventFiltered).reason)
+    return found
+
+
+async def dead_letters(place: Place) -> list[DeadLettered]:
+    client = await nats.connect(place.nats_url("admin"))
+    try:
+        js = client.jetstream()
+        info = await js.stream_info("DEAD")
+        return [
+            open_message(open_envelope((await js.get_msg("DEAD", sequence)).data or b""), DeadLettered)
+            for sequence in range(max(1, info.state.first_seq), info.state.last_seq + 1)
+        ]
+    finally:
+        await client.close()
+
+
+async def test_a_handler_that_dies_after_its_first_yield_leaves_each_message_once(place: Place) -> None:
+    tries: Counter[str] = Counter()
+
+    async def handler(message: WebhookReceived, _deps: Any) -> Yields:
+        tries[message.delivery] += 1
+        yield filtered(message, "one"), "one"
+        if tries[message.delivery] == 1:
+            raise RuntimeError("killed here")
+        yield filtered(message, "two"), "two"
+
+    async with handling(place, handler) as (events, gateway):
+        await gateway.publish(gateway.seal(received(), org="default"))
+
+        async def both() -> bool:
+            return len(await events_of(events)) == 2
+
+        await eventually(both)
+        assert sorted(await events_of(events)) == ["one", "two"]
+
+
+async def test_redelivery_publishes_nothing_new(place: Place) -> None:
+    seen: Counter[str] = Counter()
+
+    async def handler(message: WebhookReceived, _deps: Any) -> Yields:
+        yield filtered(message, "same"), "same"
+        seen[message.delivery] += 1
+        if seen[message.delivery] < 3:
+            raise Unavailable("the database is away", retry_after=0.01)
+
+    async with handling(place, handler) as (events, gateway):
+        message = received()
+        await gateway.publish(gateway.seal(message, org="default"))
+
+        async def thrice() -> bool:
+            return seen[message.delivery] >= 3 and bool(await events_of(events))
+
+        await eventually(thrice)
+        assert await events_of(events) == ["same"]
+        assert await dead_letters(place) == []
+
+
+async def test_what_can_never_work_is_a_dead_letter_with_the_original_document(place: Place) -> None:
+    async def handler(message: WebhookReceived, _deps: Any) -> Yields:
+        raise Invalid("no such thing as this")
+        yield message, "never"
+
+    async with handling(place, handler) as (_, gateway):
+        sealed = gateway.seal(received(), org="acme")
+        await gateway.publish(sealed)
+
+        async def buried() -> list[DeadLettered]:
+            return await dead_letters(place)
+
+        letters = await eventually(buried)
+        assert isinstance(letters, list)
+        (letter,) = letters
+        assert base64.b64decode(letter.document_base64) == sealed.document
+        assert (letter.verb, letter.consumer, letter.tries) == ("webhook.received", "events-parse", 1)
+        assert "no such thing as this" in letter.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), NotFound("not there yet")])
+async def test_what_goes_on_failing_is_a_dead_letter_after_its_tries(place: Place, error: Exception) -> None:
+    tries = 0
+
+    async def handler(message: WebhookReceived, _deps: Any) -> Yields:
+        nonlocal tries
+        tries += 1
+        raise error
+        yield message, "never"
+
+    async with handling(place, handler) as (_, gateway):
+        await gateway.publish(gateway.seal(received(), org="default"))
+
+        async def buried() -> list[DeadLettered]:
+            return await dead_letters(place)
+
+        letters = await eventually(buried)
+        assert isinstance(letters, list)
+        assert [letter.tries for letter in letters] == [3]
+        assert tries == 3
+
+
+async def test_many_dead_letters_in_a_row_stop_the_consumer_and_keep_the_rest(place: Place) -> None:
+    async def handler(message: WebhookReceived, _deps: Any) -> Yields:
+        raise Invalid("everything is wrong since the last deploy")
+        yield message, "never"
+
+    async with handling(place, handler) as (events, gateway):
+        await asyncio.gather(*(gateway.publish(gateway.seal(received(), org="default")) for _ in range(200)))
+
+        async def stopped() -> bool:
+            parts = events.health_document()["parts"]
+            return not parts["consumer events-parse"]["ready"]
+
+        await eventually(stopped)
+        letters = await dead_letters(place)
+        # Those that were under way when it stopped end too; the others stay in the stream, unharmed.
+        assert bus_module.DEAD_IN_A_ROW <= len(letters) < 200
+
+
+async def test_a_document_that_is_no_envelope_is_a_dead_letter(place: Place) -> None:
+    async def handler(message: WebhookReceived, _deps: Any) -> Yields:
+        yield filtered(message, "handled"), "x"
+
+    async with handling(place, handler):
+        client = await nats.connect(place.nats_url("admin"))
+        await client.jetstream().publish("webhook.s.received", b"\xff not json")
+        await client.close()
+
+        async def buried() -> list[DeadLettered]:
+            return await dead_letters(place)
+
+        letters = await eventually(buried)
+        assert isinstance(letters, list)
+        assert base64.b64decode(letters[0].document_base64) == b"\xff not json"
