@@ -64,10 +64,10 @@ class Declaration(msgspec.Struct, frozen=True):
             return self.type
         return f"{self.noun}.{getattr(message, self.verb_field)}"
 
-    def subject(self, message: Message) -> str:
-        """Return the subject of `message`, such as `event.<source>.routed`."""
+    def subject(self, message: Message, key: str | None = None) -> str:
+        """Return the subject of `message`, such as `event.<source>.routed`; `key` is its key where that is at hand."""
         verb = self.verb if self.verb_field is None else getattr(message, self.verb_field)
-        subject = f"{self.noun}.{self.key(message)}.{verb}"
+        subject = f"{self.noun}.{key or self.key(message)}.{verb}"
         if self.suffix is not None:
             subject = f"{subject}.{checked_key(getattr(message, self.suffix))}"
         return subject

@@ -6,10 +6,11 @@ import asyncio
 import os
 import signal
 
+import msgspec
 import nats
 import pytest
 
-from shared.commit import Journal, Stale
+from shared.commit import Journal, Refused, Stale
 from shared.envelope import new_id
 from shared.errors import Unavailable
 from shared.messages import RunCancelRequested, RunRequested, RunStarted, WebhookReceived
@@ -162,3 +163,12 @@ async def test_an_append_whose_ack_was_lost_succeeds_when_said_again(place: Plac
     found = await stored(place, "RUNS")
     assert found[claim.envelope.id] == sequence
     assert len(found) == 2
+
+
+async def test_a_message_that_the_broker_would_not_take_is_refused_alone(place: Place) -> None:
+    async with bus_of(place, "gateway") as bus:
+        large = bus.seal(msgspec.structs.replace(received(), body_base64="x" * 3_000_000), org="default")
+        sealed = [bus.seal(received(), org="default") for _ in range(10)]
+        outcomes = await asyncio.gather(*(bus.journal.publish(one) for one in [*sealed, large]), return_exceptions=True)
+        assert isinstance(outcomes[-1], Refused)
+        assert not any(isinstance(outcome, BaseException) for outcome in outcomes[:-1])
