@@ -47,6 +47,9 @@ class RegistryWriter(Generic[V]):
             while True:
                 try:
                     found = await kv.get(checked_key(key))
+                except nats.js.errors.KeyDeletedError as deleted:
+                    # An operator's delete leaves a marker, which is what the compare-and-set must expect.
+                    revision = deleted.entry.revision or 0
                 except nats.js.errors.KeyNotFoundError:
                     revision = 0
                 else:
