@@ -47,11 +47,9 @@ class RegistryWriter(Generic[V]):
             while True:
                 try:
                     found = await kv.get(checked_key(key))
-                except nats.js.errors.KeyDeletedError as deleted:
+                except nats.js.errors.KeyNotFoundError as absent:
                     # An operator's delete leaves a marker, which is what the compare-and-set must expect.
-                    revision = deleted.entry.revision or 0
-                except nats.js.errors.KeyNotFoundError:
-                    revision = 0
+                    revision = (absent.entry.revision or 0) if absent.entry else 0
                 else:
                     if self._decoder.decode(found.value or b"").seq >= seq:
                         return False
