@@ -56,10 +56,7 @@ async def handling(place: Place, handler: Callable[[Any, Any], Yields]) -> Async
 
 
 async def events_of(bus: Bus, source: str = "s") -> list[str]:
-    found = []
-    async for stored in aggregate.history(bus.client, "event", source):
-        found.append(open_message(stored.envelope, EventFiltered).reason)
-    return found
+    return [open_message(stored.envelope, EventFiltered).reason async for stored in aggregate.history(bus.client, "event", source)]
 
 
 async def dead_letters(place: Place) -> list[DeadLettered]:

@@ -243,4 +243,4 @@ async def test_the_lines_of_a_run_are_kept_in_order(place: Place, data: Path) ->
         assert isinstance(lines, list)
         # What is logged and what is printed come by two ways; each keeps its order.
         assert [message for stream, message in lines if stream == "log"] == ["said"]
-        assert [message for stream, message in lines if stream == "stdout"][0] == "printed"
+        assert next(message for stream, message in lines if stream == "stdout") == "printed"
