@@ -1,69 +1,73 @@
-"""First lines of a child: give up every right, then wait for a job.
+"""First lines of the zygote: give up every right, load what a run needs, then fork children on request.
 
-Run as `python -I -S -B boot.py '{"uid": …}'` with the control socket as standard input. The interpreter is already
-loaded; from `drop` on nothing of the supervisor's rights is left, and no author's code has been seen.
+Run as `python -I -S -B boot.py '{"uid": …}'` with the supervisor's socket as standard input. From `drop` on nothing of
+the supervisor's rights is left, and no child can have more. The zygote itself never runs author's code.
 """
 
+import ctypes
 import json
 import os
-import resource
+import socket
 import sys
 from typing import Any
 
 CONTROL = 3
-"""The descriptor of the control socket, for the whole life of the child."""
+"""The descriptor of the control socket: the zygote's to the supervisor, and in its place each child's own."""
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS, _SIGKILL = 1, 4, 38, 9
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS, _SIGKILL = 1, 4, 36, 38, 9
+
+_PRCTL = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def prctl(option: int, value: int) -> None:
+    """Set one attribute of this process. Raises OSError."""
+    if _PRCTL(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option})")
 
 
 def settle_descriptors() -> None:
-    """Move the control socket to its place, closed on exec, and give the author an empty standard input."""
+    """Move the control socket to its place, closed on exec, and leave an empty standard input."""
     os.dup2(0, CONTROL, inheritable=False)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
 
 
-def limit(setting: dict[str, Any]) -> None:
-    """Set the resource limits, hard and soft, while it is still allowed."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    files = setting["open_files"]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    if setting["memory_bytes"] is not None:
-        resource.setrlimit(resource.RLIMIT_AS, (setting["memory_bytes"], setting["memory_bytes"]))
-
-
 def drop(setting: dict[str, Any]) -> None:
-    """Give up groups, group and user for good, then forbid new privileges and being outlived or looked into.
-
-    In this order: a change of user clears the parent-death signal.
-    """
-    import ctypes
-
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    """Give up groups, group and user for good; forbid new privileges and being looked into. Forks inherit all of it."""
     if setting["uid"] is not None:
         os.setgroups([])
         os.setresgid(setting["gid"], setting["gid"], setting["gid"])
         os.setresuid(setting["uid"], setting["uid"], setting["uid"])
-    for option, value in ((_PR_SET_NO_NEW_PRIVS, 1), (_PR_SET_PDEATHSIG, _SIGKILL), (_PR_SET_DUMPABLE, 0)):
-        if prctl(option, value, 0, 0, 0) != 0:
-            raise OSError(ctypes.get_errno(), f"prctl({option})")
-    if os.getppid() != setting["parent"]:  # it died before the death signal was set
-        os._exit(1)
+    prctl(_PR_SET_NO_NEW_PRIVS, 1)
+    prctl(_PR_SET_DUMPABLE, 0)
     os.umask(0o077)
 
 
+def belong(parent: int) -> None:
+    """Die with `parent`, and adopt what descends from this process and is orphaned. A fork inherits neither.
+
+    After `drop`: a change of user clears the parent-death signal.
+    """
+    prctl(_PR_SET_PDEATHSIG, _SIGKILL)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if os.getppid() != parent:  # it died before the signal was set
+        os._exit(1)
+
+
 def boot() -> None:
-    """Become the child. Does not return."""
+    """Become the zygote and, in each fork of it, a child. Does not return."""
     setting = json.loads(sys.argv[1])
     settle_descriptors()
-    limit(setting)
     drop(setting)
+    belong(setting["parent"])
     sys.argv[1:] = []
     sys.path.append(setting["package"])
-    from millrace._runtime.child import serve
+    from millrace._runtime import child, zygote
 
-    serve(CONTROL)
+    # The zygote's frames end in the fork: a child finds nothing of it, or of its siblings, on its stack.
+    zygote.Zygote(socket.socket(fileno=CONTROL), belong).attend()
+    child.serve(CONTROL)
 
 
 if __name__ == "__main__":

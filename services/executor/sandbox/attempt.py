@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from services.executor.sandbox import frames
-from services.executor.sandbox.errors import FrameError
+from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.jail import Capabilities, Stream
 from services.executor.sandbox.output import FATAL
 from services.executor.sandbox.process import Child, Exit
@@ -79,9 +79,10 @@ class Attempt:
         self._has_hung_up = False
 
     async def ended(self, opening: bytes, seconds: float, cancel: asyncio.Event | None) -> Ended:
-        """Hand the job over, serve what the child asks, and answer when the process is dead and its words are kept.
+        """Hand the job over, serve what the child asks, and answer when the end is known and its words are kept.
 
-        Raises what a capability raised. However it leaves, the child's process is killed; `Child.end` reaps it.
+        Raises what a capability raised, and `SandboxUnavailable` where the zygote's death took the child along. However
+        it leaves, the child's process has been killed; `Child.end` waits until nothing is left of it.
         """
         began = time.monotonic()
         child = self._child
@@ -99,14 +100,19 @@ class Attempt:
             last = await self._last
             duration = time.monotonic() - began
             await self._finish_steps()
+            exit_ = None if isinstance(last, Gone) else child.used()
             child.kill()
-            exit_ = await asyncio.shield(child.exited)
+            if exit_ is None:
+                exit_ = await asyncio.shield(child.exited)
             child.output.drain()
             self._is_over = True
             self._told.set()
             await telling
             if self._fault is not None:
                 raise self._fault
+            if exit_ is None:
+                msg = "the zygote died, and the child with it"
+                raise SandboxUnavailable(msg)
             return Ended(last, self._stopped, exit_, duration)
         finally:
             child.kill()
@@ -218,7 +224,7 @@ class Attempt:
         else:
             self._after(_LAST_WORDS, self._give_up)
 
-    def _died(self, _exit: "asyncio.Future[Exit]") -> None:
+    def _died(self, _exit: "asyncio.Future[Exit | None]") -> None:
         if self._has_hung_up:
             self._give_up()
         else:  # what it wrote before is still to be read

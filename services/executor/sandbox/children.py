@@ -1,4 +1,4 @@
-"""The pool: some children are always warm, each serves one attempt and dies."""
+"""The pool: one zygote, some children of it that are always warm; each serves one attempt and dies."""
 
 import asyncio
 import os
@@ -6,21 +6,29 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from services.executor.sandbox import frames, process, verdict
 from services.executor.sandbox.attempt import Attempt, Ended
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.jail import Capabilities, Description, Job, Level, Outcome, StepRecord, Stream, Tier
 from services.executor.sandbox.process import Child, Limits
+from services.executor.sandbox.zygote import Zygote
+from services.executor.sandbox.zygote import start as start_zygote
 
 SANDBOX_UID = 65532
 """The user that images call "nonroot": no file and no other process should belong to it."""
 
 _DESCRIBE = 30.0
 """Seconds for all imports of a bundle together."""
-_REFILL_AFTER = 0.01
-"""Seconds until a child that was taken is replaced, unless it was the last: a start takes a core for 50 ms, which
-would double the time of a short run that has just begun."""
+_REFILL_AFTER = 0.005
+"""Seconds until a child that was taken is replaced, unless it was the last or its run ends before: a start takes some
+milliseconds of a core, which would be felt by a short run that has just begun."""
+_MOST_ENDING = 64
+"""Children that may still be dying when another run begins; the outcome of their run is long told."""
+
+_log = structlog.get_logger()
 
 
 class Children:
@@ -49,7 +57,10 @@ class Children:
         self._interpreter = interpreter
         self._limits = limits or Limits()
         self._ground: Ground | None = None
+        self._zygote: Zygote | None = None
+        self._starting = asyncio.Lock()
         self._slots: deque[asyncio.Task[Child]] = deque()
+        self._ending: set[asyncio.Task[None]] = set()
         self._gate = asyncio.Semaphore(max(1, len(os.sched_getaffinity(0))))
 
     async def start(self) -> None:
@@ -68,7 +79,7 @@ class Children:
             raise
 
     async def close(self) -> None:
-        """Kill and reap every warm child and remove the scratch folder. Runs must have ended before."""
+        """Kill and reap every process and remove the scratch folder. Runs must have ended before."""
         slots, self._slots = self._slots, deque()
         ground, self._ground = self._ground, None
         for slot in slots:
@@ -76,6 +87,11 @@ class Children:
         for found in await asyncio.gather(*slots, return_exceptions=True):
             if isinstance(found, Child):
                 await found.end()
+        while self._ending:
+            await asyncio.wait(self._ending)
+        if self._zygote is not None:
+            await self._zygote.end()
+            self._zygote = None
         if ground is not None:
             await asyncio.to_thread(ground.leave)
 
@@ -93,11 +109,22 @@ class Children:
         return verdict.description(await self._converse(opening, _DESCRIBE, _Nothing(), None), _DESCRIBE)
 
     async def _converse(self, opening: bytes, seconds: float, capabilities: Capabilities, cancel: asyncio.Event | None) -> Ended:
+        while len(self._ending) >= _MOST_ENDING:
+            await asyncio.wait(self._ending, return_when=asyncio.FIRST_COMPLETED)
         child = await self._take()
+        refill = asyncio.get_running_loop().call_later(_REFILL_AFTER, self._refill)
         try:
-            return await Attempt(child, capabilities).ended(opening, seconds, cancel)
-        finally:
+            ended = await Attempt(child, capabilities).ended(opening, seconds, cancel)
+        except BaseException:
             await child.end()
+            raise
+        finally:
+            refill.cancel()
+            self._refill()
+        ending = asyncio.create_task(child.end())
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+        return ended
 
     async def _take(self) -> Child:
         """Take a warm child, or wait for one that is on its way."""
@@ -117,7 +144,6 @@ class Children:
                     continue
                 raise
             if child.usable:
-                asyncio.get_running_loop().call_later(_REFILL_AFTER, self._refill)
                 return child
             await child.end()
 
@@ -134,7 +160,18 @@ class Children:
 
     async def _warm(self, ground: Ground) -> Child:
         async with self._gate:
-            return await process.start(ground, self._who, self._limits)
+            return await process.start(await self._parent(ground), ground, self._who, self._limits)
+
+    async def _parent(self, ground: Ground) -> Zygote:
+        """Return the zygote; a new one where the last has died."""
+        async with self._starting:
+            if self._zygote is None or self._zygote.died.done():
+                self._zygote = await start_zygote(ground, self._who, self._lose)
+            return self._zygote
+
+    def _lose(self, reason: str) -> None:
+        if self._ground is not None:
+            _log.warning("sandbox.zygote_lost", reason=reason)
 
 
 class _Nothing:

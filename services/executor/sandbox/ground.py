@@ -10,7 +10,8 @@ import shutil
 import stat
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 from services.executor.sandbox.errors import SandboxUnavailable
@@ -39,10 +40,12 @@ class Ground:
     scratch: Path
     lock: int
     """An open descriptor: while it is held, no other supervisor on the same folder clears `scratch`."""
+    numbers: "count[int]" = field(default_factory=count)
 
     def scratch_for_child(self, who: Identity | None) -> Path:
-        """Make a folder that only the child can enter."""
-        folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        """Make a folder that only the child's user can enter."""
+        folder = self.scratch / str(next(self.numbers))
+        folder.mkdir(mode=0o700)
         if who is not None:
             os.chown(folder, who.uid, who.gid)
         return folder

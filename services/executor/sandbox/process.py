@@ -1,31 +1,21 @@
-"""One child: exec it, speak to it, kill it with all that it started, reap it.
-
-Every death takes one way: the pidfd becomes readable, the group is killed while the zombie still holds its number, then
-`wait4` reaps it. So a number is never signalled after it could belong to somebody else.
-"""
+"""One child: have it forked, speak to it, measure it, kill it, and clear up after it."""
 
 import asyncio
 import contextlib
-import json
-import os
 import signal
 import socket
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from services.executor.sandbox import frames, ground
+from services.executor.sandbox.birth import Birth
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.output import Output
+from services.executor.sandbox.zygote import Zygote
 
 _START = 30.0
-"""Seconds until a child must be ready: some 60 ms on an idle machine, and a margin for a machine that is not."""
-
-_DEATH = 5.0
-"""Seconds that a killed descendant has to be gone; only one that hangs in the kernel needs them."""
-_MOST_STRAYS = 256
-"""Descendants that are killed one by one, each at the cost of a descriptor; a fork bomb is the group's to kill."""
+"""Seconds until a child must be ready: some 5 ms on an idle machine, and a margin for a machine that is not."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +30,10 @@ class Limits:
 class Exit:
     """How a process ended: exit code, or minus the signal's number; CPU in ms; peak memory in MB.
 
-    The peak is that before the job where a process died by itself without having grown beyond the supervisor.
+    The code is None where nobody waited for it: the child had answered, and was killed.
     """
 
-    code: int
+    code: int | None
     cpu_ms: float
     max_rss_mb: int
 
@@ -51,22 +41,18 @@ class Exit:
 class Child:
     """A warm child, from `start` on. Whoever has it must `end` it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", pidfd: int, scratch: Path, output: Output, own_peak_kb: int) -> None:
-        loop = asyncio.get_running_loop()
-        self.pid = process.pid
+    def __init__(self, birth: Birth, scratch: Path, output: Output) -> None:
+        self.pid = birth.pid
         self.output = output
-        self.exited: asyncio.Future[Exit] = loop.create_future()
+        self.exited: asyncio.Future[Exit | None] = asyncio.get_running_loop().create_future()
+        """Becomes None where the zygote died first: then nobody knows how this child would have ended."""
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
         self._is_connected = False
-        self._strays: list[int] = []
-        self._process = process
-        self._pidfd = pidfd
+        self._birth = birth
         self._scratch = scratch
-        self._own_peak_kb = own_peak_kb
-        self._peak_kb = 0
         self._cpu_before = 0.0
-        loop.add_reader(pidfd, self._reap)
+        birth.ended.add_done_callback(self._note_exit)
 
     async def connect(self, control: socket.socket) -> None:
         """Take the supervisor's end of the control socket over."""
@@ -75,85 +61,66 @@ class Child:
 
     @property
     def usable(self) -> bool:
-        """Whether the process still lives; exact at the moment of asking."""
-        if self.exited.done():
-            return False
-        return os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        """Whether the process still lives, and is not about to follow its zygote."""
+        return self._birth.alive and not self._birth.is_lost
 
     def begin(self, frame: bytes) -> None:
         """Hand the job over. From here on CPU counts for it."""
         with contextlib.suppress(OSError):
-            self._cpu_before = time.clock_gettime((~self.pid << 3) | 2)  # the CPU clock of that process
+            self._cpu_before = _cpu_seconds(self.pid)
         self.writer.write(frame)
 
     def terminate(self) -> None:
         """Ask the process to end."""
-        if not self.exited.done():
-            signal.pidfd_send_signal(self._pidfd, signal.SIGTERM)
+        self._birth.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the process, its group and what descends from it. Returns at once; `exited` follows."""
-        if self.exited.done():
-            return
-        self.look()
-        for pid in _descendants(self.pid):
-            with contextlib.suppress(OSError):
-                stray = os.pidfd_open(pid)
-                self._strays.append(stray)
-                signal.pidfd_send_signal(stray, signal.SIGKILL)
-        _kill_group(self.pid)
+        """Kill the process; what descends from it is killed as soon as it is dead. Returns at once; `exited` follows."""
+        self._birth.kill()
+
+    def used(self) -> Exit | None:
+        """Measure a process that still lives; None where only its exit can tell what it and its descendants used."""
+        try:
+            cpu = _cpu_seconds(self.pid)
+            with open(f"/proc/{self.pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - in the path of every run
+                fields = file.read(4096).rpartition(b")")[2].split()
+            with open(f"/proc/{self.pid}/status", "rb", buffering=0) as file:  # noqa: PTH123
+                peak_kb = int(file.read(4096).split(b"VmHWM:", 1)[1].split(None, 1)[0])
+        except (OSError, IndexError, ValueError):
+            return None
+        has_waited = fields[8] != b"0"  # page faults of descendants that it waited for: no process lives without
+        # Only now is it certain that the number was its own all the while.
+        return None if has_waited or not self._birth.alive else self._exit(None, cpu, peak_kb)
 
     async def end(self) -> None:
-        """Kill, reap, and let go of descriptors and files. Finishes its work even when it is cancelled."""
+        """Kill it with all that it started; let go of descriptors and files. Finishes its work even when cancelled."""
         self.kill()
         await _undisturbed(asyncio.ensure_future(self._let_go()))
 
     async def _let_go(self) -> None:
-        await asyncio.shield(self.exited)
-        while self._strays:
-            await _gone(self._strays.pop())
         if self._is_connected:
             self.writer.transport.abort()
+        await asyncio.shield(self._birth.ended)
+        await asyncio.shield(self._birth.swept)
         self.output.close()
         if not ground.remove_empty(self._scratch):
             await asyncio.to_thread(ground.remove, self._scratch)
 
-    def look(self) -> None:
-        """Read the peak memory while there is a process to read it from."""
-        try:
-            with open(f"/proc/{self.pid}/status", "rb", buffering=0) as file:  # noqa: PTH123 - the hot path
-                status = file.read(4096)
-            self._peak_kb = int(status.split(b"VmHWM:", 1)[1].split(None, 1)[0])
-        except (OSError, IndexError, ValueError):
-            return
+    def _note_exit(self, _ended: object) -> None:
+        report = self._birth.ended.result()
+        self.exited.set_result(None if report is None else self._exit(report.code, report.cpu_ms / 1000, report.max_rss_kb))
 
-    def _reap(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._pidfd)
-        _kill_group(self.pid)
-        _, status, usage = os.wait4(self.pid, 0)
-        self._process.returncode = os.waitstatus_to_exitcode(status)
-        os.close(self._pidfd)
-        # Linux counts the peak of the process that exec'd into `ru_maxrss`: only above the supervisor's it is news.
-        reported = usage.ru_maxrss if usage.ru_maxrss > self._own_peak_kb else 0
-        peak = max(self._peak_kb, reported)
-        self.exited.set_result(
-            Exit(
-                code=self._process.returncode,
-                cpu_ms=max(0.0, usage.ru_utime + usage.ru_stime - self._cpu_before) * 1000,
-                max_rss_mb=-(-peak // 1024),
-            )
-        )
+    def _exit(self, code: int | None, cpu_seconds: float, peak_kb: int) -> Exit:
+        return Exit(code, max(0.0, cpu_seconds - self._cpu_before) * 1000, -(-peak_kb // 1024))
 
 
-async def start(where: ground.Ground, who: ground.Identity | None, limits: Limits) -> Child:
-    """Exec a child and wait until it is ready. Raises `SandboxUnavailable`, with what it said, if it does not."""
-    child = await _spawn(where, who, limits)
+async def start(zygote: Zygote, where: ground.Ground, who: ground.Identity | None, limits: Limits) -> Child:
+    """Have a child forked and wait until it is ready. Raises `SandboxUnavailable`, with what it said, if it does not."""
+    child = await _fork(zygote, where, who, limits)
     try:
         async with asyncio.timeout(_START):
             first = await frames.read(child.reader)
         if first is not None and isinstance(first[0], frames.Ready):
-            child.look()
             return child
         reason = "it ended before it was ready"
     except (TimeoutError, FrameError) as error:
@@ -172,25 +139,27 @@ async def start(where: ground.Ground, who: ground.Identity | None, limits: Limit
     raise SandboxUnavailable(msg)
 
 
-async def _spawn(where: ground.Ground, who: ground.Identity | None, limits: Limits) -> Child:
+async def _fork(zygote: Zygote, where: ground.Ground, who: ground.Identity | None, limits: Limits) -> Child:
     with contextlib.ExitStack() as undo:
         try:
             scratch = where.scratch_for_child(who)
             undo.callback(ground.remove, scratch)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             undo.callback(ours.close)
-            with theirs:
-                output = Output()
-                undo.callback(output.close)
-                process = _popen(where, _setting(where, who, limits), scratch, theirs, output)
-            undo.callback(process.wait)
-            undo.callback(process.kill)
-            pidfd = os.pidfd_open(process.pid)
+            output = Output()
+            undo.callback(output.close)
         except OSError as error:
             msg = f"a child cannot be started: {error}"
             raise SandboxUnavailable(msg) from error
+        order = {
+            "scratch": str(scratch),
+            "open_files": limits.open_files,
+            "memory_bytes": None if limits.memory_mb is None else limits.memory_mb << 20,
+        }
+        with theirs:
+            birth = await zygote.fork(order, theirs.fileno(), output.writable("stdout"), output.writable("stderr"))
         output.listen()
-        child = Child(process, pidfd, scratch, output, _own_peak_kb())
+        child = Child(birth, scratch, output)
         undo.pop_all()
     try:
         ours.setblocking(False)  # noqa: FBT003
@@ -202,76 +171,8 @@ async def _spawn(where: ground.Ground, who: ground.Identity | None, limits: Limi
     return child
 
 
-def _popen(where: ground.Ground, setting: str, scratch: Path, control: socket.socket, output: Output) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [str(where.interpreter), "-I", "-S", "-B", str(where.boot), setting],
-        stdin=control.fileno(),
-        stdout=output.writable("stdout"),
-        stderr=output.writable("stderr"),
-        cwd=scratch,
-        env={
-            "PATH": "/usr/local/bin:/usr/bin:/bin",
-            "LANG": "C.UTF-8",
-            "HOME": "/nonexistent",
-            "TMPDIR": str(scratch),
-            **({"LD_LIBRARY_PATH": where.libraries} if where.libraries else {}),
-        },
-        close_fds=True,
-        start_new_session=True,
-    )
-
-
-def _setting(where: ground.Ground, who: ground.Identity | None, limits: Limits) -> str:
-    return json.dumps(
-        {
-            "uid": None if who is None else who.uid,
-            "gid": None if who is None else who.gid,
-            "parent": os.getpid(),
-            "package": str(where.package),
-            "open_files": limits.open_files,
-            "memory_bytes": None if limits.memory_mb is None else limits.memory_mb << 20,
-        }
-    )
-
-
-def _own_peak_kb() -> int:
-    status = Path("/proc/self/status").read_bytes()
-    return int(status.split(b"VmHWM:", 1)[1].split(None, 1)[0])
-
-
-def _kill_group(leader: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(leader, signal.SIGKILL)
-
-
-def _descendants(pid: int) -> list[int]:
-    """Answer what hangs on the tree, in the group or not. An orphan that left the group is not found: see tier A."""
-    found: list[int] = []
-    left = [pid]
-    while left and len(found) < _MOST_STRAYS:
-        parent = left.pop()
-        try:
-            for thread in os.listdir(f"/proc/{parent}/task"):  # noqa: PTH208 - in the path of every run
-                with open(f"/proc/{parent}/task/{thread}/children", "rb") as file:  # noqa: PTH123
-                    children = [int(number) for number in file.read().split()]
-                found += children
-                left += children
-        except OSError:
-            continue
-    return found[:_MOST_STRAYS]
-
-
-async def _gone(pidfd: int) -> None:
-    """Wait for the end of a killed process that is not ours to reap, and close its descriptor."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
-    try:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), _DEATH)
-    finally:
-        loop.remove_reader(pidfd)
-        os.close(pidfd)
+def _cpu_seconds(pid: int) -> float:
+    return time.clock_gettime((~pid << 3) | 2)  # the CPU clock of that process
 
 
 async def _undisturbed(future: "asyncio.Future[None]") -> None:

@@ -56,8 +56,8 @@ def _judge(ended: Ended, timeout: float) -> tuple[Status, Reason | None, Failure
     return "crashed", "sandbox", Failure("FrameError", "a description where a result was asked for")
 
 
-def _how(code: int, *, alive: bool) -> str:
-    if alive:
+def _how(code: int | None, *, alive: bool) -> str:
+    if alive or code is None:
         return "the process closed its control socket and gave no result"
     if code >= 0:
         return f"the process exited with code {code} before it gave a result"

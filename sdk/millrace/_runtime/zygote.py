@@ -1,0 +1,153 @@
+"""The zygote's one task: fork children when the supervisor asks, reap them, and report how they ended.
+
+One thread, one loop. Each packet on its socket is one JSON object; descriptors travel beside it. The supervisor asks
+`fork` (with a child's control socket, standard output and error); answered with `born`, which carries a pidfd, or
+`stillborn`. Every child's end is told by `ended`; where it left processes behind, `swept` follows once they are gone.
+
+A child adopts what its own descendants orphan, so whatever else hangs on the zygote was left by a child that is dead:
+it is killed.
+"""
+
+import gc
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+_PACKET = 8192
+"""Bytes of one packet: a path of the longest kind, and room around it."""
+_SWEEP = 1.0
+"""Seconds that those left behind have to be gone, after which the supervisor is no longer kept waiting for them."""
+_CONTROL = 3
+
+
+class Zygote:
+    """Serves one supervisor. `belong` ties a process to the parent with the given number."""
+
+    def __init__(self, control: socket.socket, belong: Callable[[int], None]) -> None:
+        self._control = control
+        self._belong = belong
+        self._pid = os.getpid()
+        self._most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self._ids: dict[int, int] = {}
+        self._unswept: list[tuple[int, float]] = []
+
+    def attend(self) -> None:
+        """Serve until the supervisor is gone; then end the process. Returns in a forked child, and only there."""
+        wakes, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _nothing)
+        poll = select.poll()
+        poll.register(self._control.fileno(), select.POLLIN)
+        poll.register(wakes, select.POLLIN)
+        gc.collect()
+        gc.freeze()  # what is shared stays shared: no collection in a child writes to it
+        self._send({"kind": "hello"})
+        while True:
+            ready = {descriptor for descriptor, _ in poll.poll(100 if self._unswept else None)}
+            if wakes in ready:
+                os.read(wakes, 4096)
+            if wakes in ready or self._unswept:
+                self._reap()
+            if self._control.fileno() in ready and self._is_child_after_request():
+                return
+
+    def _is_child_after_request(self) -> bool:
+        packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET, 3, socket.MSG_CMSG_CLOEXEC)
+        if not packet:
+            os._exit(0)
+        order = json.loads(packet)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._send({"kind": "stillborn", "id": order["id"], "message": str(error)})
+            pid = -1
+        if pid == 0:
+            self._become_child(order, *descriptors)
+            return True
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if pid > 0:
+            self._ids[pid] = order["id"]
+            pidfd = os.pidfd_open(pid)  # ours to reap, so the number is still its own
+            self._send({"kind": "born", "id": order["id"], "pid": pid}, pidfd)
+            os.close(pidfd)
+        return False
+
+    def _become_child(self, order: dict[str, Any], control: int, out: int, err: int) -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
+        self._belong(self._pid)
+        self._control.detach()
+        os.dup2(control, _CONTROL, inheritable=False)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        os.closerange(_CONTROL + 1, self._most_files)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (order["open_files"],) * 2)
+        if order["memory_bytes"] is not None:
+            resource.setrlimit(resource.RLIMIT_AS, (order["memory_bytes"],) * 2)
+        os.environ["TMPDIR"] = order["scratch"]
+        os.chdir(order["scratch"])
+
+    def _reap(self) -> None:
+        ended: list[dict[str, Any]] = []
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                break
+            if found is None:
+                break
+            pid = found.si_pid
+            _kill(-pid)  # while the zombie holds the number, it can be no other group's
+            _, status, usage = os.wait4(pid, 0)
+            if pid in self._ids:
+                ended.append(
+                    {
+                        "kind": "ended",
+                        "id": self._ids.pop(pid),
+                        "code": os.waitstatus_to_exitcode(status),
+                        "cpu_ms": (usage.ru_utime + usage.ru_stime) * 1000,
+                        "max_rss_kb": usage.ru_maxrss,
+                    }
+                )
+        are_left = self._kill_left_behind()
+        for frame in ended:
+            self._send({**frame, "swept": not are_left})
+            if are_left:
+                self._unswept.append((frame["id"], time.monotonic() + _SWEEP))
+        while self._unswept and (not are_left or time.monotonic() > self._unswept[0][1]):
+            self._send({"kind": "swept", "id": self._unswept.pop(0)[0]})
+
+    def _kill_left_behind(self) -> bool:
+        """Kill what dead children left, and say whether there was any. A later SIGCHLD brings the next generation."""
+        with open(f"/proc/self/task/{self._pid}/children", "rb", buffering=0) as file:
+            left = [pid for pid in map(int, file.read().split()) if pid not in self._ids]
+        for pid in left:
+            _kill(pid)
+            _kill(-pid)
+        return bool(left)
+
+    def _send(self, frame: dict[str, Any], *descriptors: int) -> None:
+        try:
+            socket.send_fds(self._control, [json.dumps(frame).encode()], descriptors)
+        except ConnectionError:
+            os._exit(0)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def _nothing(_signal: int, _frame: object) -> None:
+    pass

@@ -1,0 +1,118 @@
+"""One child of a zygote: known by its pidfd, from the request to the report of its end."""
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from services.executor.sandbox.errors import SandboxUnavailable
+from services.executor.sandbox.reports import Ended
+
+_REPORT = 10.0
+"""Seconds in which a zygote reports a dead child: it takes less than a millisecond, or some on a busy machine."""
+
+
+class Birth:
+    """One child of a zygote, from the request on.
+
+    `ended` becomes the zygote's report, or None if the zygote died before it could give one; then the child is dead
+    too. `swept` is done when its descendants are gone as well; never before `ended`. `on_stuck` is called when the
+    child is dead and nobody says so: then the zygote is stopped or stuck, and serves nobody.
+    """
+
+    def __init__(self, on_stuck: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.pid = 0
+        self.born: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[Ended | None] = loop.create_future()
+        self.swept: asyncio.Future[None] = loop.create_future()
+        self._on_stuck = on_stuck
+        self._pidfd = -1
+        self.is_lost = False
+        """Whether the zygote is known to be dead."""
+        self._is_unwanted = False
+        self._overdue: asyncio.TimerHandle | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process lives; exact at the moment of asking."""
+        return self._pidfd >= 0 and not _is_readable(self._pidfd)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, if there still is one."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def kill(self) -> None:
+        """Kill the process, also one that is yet to be born. The zygote kills what it leaves behind."""
+        self._is_unwanted = True
+        self.signal(signal.SIGKILL)
+        if self._pidfd >= 0 and self._overdue is None:
+            self._overdue = asyncio.get_running_loop().call_later(_REPORT, self._check_report)
+
+    def begin(self, pid: int, pidfd: int) -> None:
+        """Take note of the birth; the descriptor is this object's from now on."""
+        self.pid, self._pidfd = pid, pidfd
+        if self._is_unwanted:
+            self.kill()
+        settle(self.born, None)
+
+    def end(self, report: Ended) -> None:
+        """Take note of the death."""
+        self._let_go()
+        settle(self.ended, report)
+        if report.swept:
+            settle(self.swept, None)
+
+    def fail(self, message: str) -> None:
+        """Take note that there will be no process."""
+        if not self.born.done():
+            self.born.set_exception(SandboxUnavailable(message))
+            self.born.exception()  # whoever asked may have gone
+        settle(self.ended, None)
+        settle(self.swept, None)
+
+    def lose(self, message: str) -> None:
+        """Take note that the zygote is dead. Its children die with it; this one is killed to make sure."""
+        self.is_lost = True
+        if self.ended.done() or self._pidfd < 0:
+            self.fail(message)
+            return
+        self.signal(signal.SIGKILL)
+        asyncio.get_running_loop().add_reader(self._pidfd, self._is_gone)
+
+    def _is_gone(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        self._let_go()
+        self.fail("")
+
+    def _let_go(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _check_report(self) -> None:
+        if self._pidfd < 0 or self.ended.done():
+            return
+        if self.alive:  # hanging in the kernel: not the zygote's fault
+            self._overdue = asyncio.get_running_loop().call_later(_REPORT, self._check_report)
+        else:
+            self._on_stuck()
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def settle(future: "asyncio.Future[Any]", value: object) -> None:
+    """Give a future its value, unless it has one."""
+    if not future.done():
+        future.set_result(value)

@@ -1,0 +1,280 @@
+"""One process forks every child: what it must not leave behind, and what its death may not be taken for."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from services.executor.sandbox import birth
+from services.executor.sandbox.children import Children
+from services.executor.sandbox.errors import SandboxUnavailable
+from services.executor.sandbox.jail import Outcome
+from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench, value
+
+pytestmark = pytest.mark.skipif(
+    UID is not None and reachable_interpreter() is None, reason="no interpreter that the sandbox's user can read"
+)
+
+WAITS = "import asyncio, os\n@workflow\nasync def main():\n    log.info('up', pid=os.getpid())\n    await asyncio.sleep(60)"
+
+
+@pytest_asyncio.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with started_bench(size=2) as made:
+        yield made
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def children_of(pid: int) -> set[int]:
+    return {int(number) for task in Path(f"/proc/{pid}/task").iterdir() for number in (task / "children").read_text().split()}
+
+
+def lives(pid: int) -> bool:
+    """Whether there is still anything of a process, be it a zombie."""
+    return Path(f"/proc/{pid}").exists()
+
+
+def works(pid: int) -> bool:
+    """Whether a process is more than a zombie; whose zombie it is when the zygote is dead, is not ours to say."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def until(claim: object, seconds: float = 5) -> None:
+    end = time.monotonic() + seconds
+    while not claim():  # type: ignore[operator]
+        assert time.monotonic() < end, "it did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+def zygote_of(bench: Bench) -> int:
+    assert bench.children._zygote is not None
+    return bench.children._zygote.pid
+
+
+async def started(bench: Bench, body: str) -> tuple["asyncio.Task[Outcome]", Recorded]:
+    """A run that has logged its first line."""
+    into = Recorded()
+    running = asyncio.create_task(bench.children.run(bench.job(body), into))
+    await asyncio.wait([running, asyncio.ensure_future(into.logged.wait())], return_when=asyncio.FIRST_COMPLETED)
+    assert into.logs, running.result()
+    return running, into
+
+
+async def test_a_killed_zygote_gives_its_runs_back_and_the_next_has_a_new_one(bench: Bench) -> None:
+    first = zygote_of(bench)
+    runs = [await started(bench, WAITS) for _ in range(3)]
+    os.kill(first, signal.SIGKILL)
+    for running, into in runs:
+        with pytest.raises(SandboxUnavailable, match="zygote"):
+            await running
+        assert not works(into.logs[0][2]["pid"])
+    assert value(await bench.run("@workflow\ndef main(): return 1")) == 1
+    assert zygote_of(bench) != first
+
+
+async def test_a_killed_zygote_takes_children_along_that_refuse_to_die_with_it(bench: Bench) -> None:
+    body = """
+        import asyncio, ctypes, os
+        @workflow
+        async def main():
+            ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)
+            log.info("up", pid=os.getpid())
+            await asyncio.sleep(60)
+    """
+    running, into = await started(bench, body)
+    os.kill(zygote_of(bench), signal.SIGKILL)
+    with pytest.raises(SandboxUnavailable):
+        await running
+    assert not works(into.logs[0][2]["pid"])
+
+
+async def test_an_answer_that_came_before_the_zygotes_death_counts(bench: Bench) -> None:
+    os.kill(zygote_of(bench), signal.SIGSTOP)  # it can tell nothing any more, but the warm child answers
+    outcome = await bench.run("@workflow\ndef main(): return 'done'")
+    os.kill(zygote_of(bench), signal.SIGKILL)
+    assert value(outcome) == "done"
+    assert outcome.usage.max_rss_mb > 5
+
+
+async def test_a_stopped_zygote_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(birth, "_REPORT", 0.3)
+    first = zygote_of(bench)
+    os.kill(first, signal.SIGSTOP)
+    assert value(await bench.run("@workflow\ndef main(): return 1")) == 1
+    await until(lambda: not lives(first))
+    assert value(await bench.run("@workflow\ndef main(): return 2")) == 2
+
+
+async def test_a_daemon_is_gone_when_the_run_is(bench: Bench) -> None:
+    body = """
+        import os, time
+        def detached():
+            ours, theirs = os.pipe()
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    os.write(theirs, str(os.getpid()).encode())
+                    time.sleep(60)
+                os._exit(0)
+            os.wait()
+            return int(os.read(ours, 20))
+        @workflow
+        def main():
+            pids = [detached() for _ in range(5)]
+            time.sleep(0.05)
+            for pid in pids: os.kill(pid, 0)  # not before its time: raises if it were gone
+            return pids
+    """
+    pids = value(await bench.run(body))
+    assert isinstance(pids, list)
+    while bench.children._ending:
+        await asyncio.wait(bench.children._ending)
+    assert not any(lives(pid) for pid in pids)
+
+
+async def test_daemons_of_daemons_are_gone_when_a_cancelled_run_is(bench: Bench) -> None:
+    body = """
+        import ctypes, os, time
+        @workflow
+        def main():
+            ctypes.CDLL(None).prctl(36, 0, 0, 0, 0)  # adopts no orphans any more: they fall to the zygote at once
+            ours, theirs = os.pipe()
+            for _ in range(4):
+                if os.fork() == 0:
+                    os.setsid()
+                    for _ in range(3):
+                        if os.fork() == 0: os.setsid()
+                    os.write(theirs, b"%d " % os.getpid())
+                    time.sleep(60)
+            told = b""
+            while told.count(b" ") < 4 * 8: told += os.read(ours, 4096)
+            log.info("up", pids=[int(pid) for pid in told.split()])
+            time.sleep(60)
+    """
+    running, into = await started(bench, body)
+    pids = into.logs[0][2]["pids"]
+    assert len(pids) == 32
+    assert all(lives(pid) for pid in pids)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not any(lives(pid) for pid in pids)
+
+
+async def test_the_daemons_of_one_run_do_not_end_another(bench: Bench) -> None:
+    body = """
+        import subprocess, asyncio
+        @workflow
+        async def main():
+            inner = subprocess.run(["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"], capture_output=True, text=True)
+            log.info("up", pid=int(inner.stdout))
+            await asyncio.sleep(60)
+    """
+    running, into = await started(bench, body)
+    pid = into.logs[0][2]["pid"]
+    assert value(await bench.run("import os\n@workflow\ndef main():\n    if os.fork() == 0: os._exit(0)\n    return 1")) == 1
+    await asyncio.sleep(0.1)
+    assert lives(pid)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not lives(pid)
+
+
+async def test_usage_counts_processes_that_the_run_waited_for(bench: Bench) -> None:
+    body = """
+        import subprocess, sys
+        BUSY = "import time; x = bytearray(60 << 20)\\nwhile time.process_time() < 0.2: pass"
+        @workflow
+        def main(): subprocess.run([sys.executable, "-I", "-S", "-c", BUSY], check=True)
+    """
+    outcome = await bench.run(body)
+    assert value(outcome) is None
+    assert outcome.usage.cpu_ms >= 200
+    assert outcome.usage.max_rss_mb >= 60
+
+
+async def test_usage_counts_the_runs_own_work_and_not_the_wait_for_it(bench: Bench) -> None:
+    quick = await bench.run("@workflow\ndef main(): pass")
+    busy = await bench.run("import time\n@workflow\ndef main():\n    while time.process_time() < 0.25: pass")
+    assert quick.usage.cpu_ms < 100 <= busy.usage.cpu_ms
+    grown = await bench.run("@workflow\ndef main(): return len(b'x' * (70 << 20))")
+    assert quick.usage.max_rss_mb < 60
+    assert grown.usage.max_rss_mb > 70
+
+
+async def test_a_run_sees_nothing_of_zygote_and_siblings(bench: Bench) -> None:
+    running, _ = await started(bench, WAITS)
+    body = """
+        import gc, os, sys
+        @workflow
+        def main():
+            frames, frame = [], sys._getframe()
+            while frame is not None:
+                frames.append(frame.f_code.co_name)
+                frame = frame.f_back
+            return {
+                "frames": frames, "argv": sys.argv[1:],
+                "zygotes": [one for one in gc.get_objects() if type(one).__name__ == "Zygote"],
+                "sockets": [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")
+                            if os.path.exists(f"/proc/self/fd/{fd}")].count("socket"),
+                "group": [os.getsid(0), os.getpgrp()] == [os.getpid()] * 2,
+            }
+    """
+    found = value(await bench.run(body))
+    assert isinstance(found, dict)
+    assert "attend" not in found["frames"]
+    assert (found["argv"], found["zygotes"], found["group"]) == ([], [], True)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_two_thousand_runs_leave_no_process_no_descriptor_and_no_file() -> None:
+    before = descriptors(), children_of(os.getpid())
+    async with started_bench(size=4) as bench:
+        job = bench.job("@workflow\ndef main(): pass")
+        left = iter(range(2000))
+
+        async def work() -> None:
+            for _ in left:
+                assert (await bench.children.run(job, Recorded())).status == "succeeded"
+
+        await asyncio.gather(*(work() for _ in range(16)))
+        while bench.children._ending:
+            await asyncio.wait(bench.children._ending)
+        warm = {(await slot).pid for slot in bench.children._slots}
+        zygote = zygote_of(bench)
+        assert len(warm) == 4
+        await until(lambda: children_of(zygote) == warm)
+        if os.geteuid() == 0:  # nobody else may look
+            assert len(os.listdir(f"/proc/{zygote}/fd")) == len({0, 1, 2, 3, "wakes", "waker"})
+        assert bench.children._zygote is not None
+        assert len(bench.children._zygote._births) == 4
+        assert bench.children._ground is not None
+        assert len(os.listdir(bench.children._ground.scratch)) == 4
+    assert (descriptors(), children_of(os.getpid())) == before
+    assert not lives(zygote)
+
+
+async def test_an_interpreter_that_cannot_run_is_told_in_its_own_words(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    for step in tmp_path.parents[:2]:
+        step.chmod(0o755)
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'no library' >&2\nexit 3\n")
+    broken.chmod(0o755)
+    before = descriptors()
+    with pytest.raises(SandboxUnavailable, match=r"code 3; it said: no library"):
+        await Children(tmp_path / "data", uid=None, interpreter=broken).start()
+    assert descriptors() == before
