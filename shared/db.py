@@ -106,7 +106,10 @@ async def held_lock(url: str, name: str, *, service: str) -> AsyncIterator[async
     """
     with naming_trouble():
         connection = await asyncpg.connect(
-            url, timeout=CONNECT_WAIT, server_settings={"application_name": f"millrace-{service}-lock"}
+            url,
+            timeout=CONNECT_WAIT,
+            # Waiting for a lock is no slow statement: under the role's timeout a second replica would fail again and again.
+            server_settings={"application_name": f"millrace-{service}-lock", "statement_timeout": "0"},
         )
     lost = asyncio.Event()
     try:
