@@ -54,6 +54,16 @@ class DataFolder(msgspec.Struct, frozen=True):
         return self.own("run")
 
     @property
+    def states(self) -> Path:
+        """How the processes are: pid, restarts and last exit of each; there while `up` runs."""
+        return self.pidfiles / "state.json"
+
+    @property
+    def rebuild(self) -> Path:
+        """What a rebuild that is under way remembers."""
+        return self.path / "rebuild.json"
+
+    @property
     def logs(self) -> Path:
         """What the processes print."""
         return self.own("logs")

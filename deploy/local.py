@@ -71,6 +71,7 @@ async def up(data: Path, host: str, port: int, options: Options) -> None:
         sockets = held.enter_context(run_folder(folder))
 
         def changed() -> None:
+            tell(folder, stack)
             if folder.ready.exists():
                 announce(folder, stack, credentials, local_url(listening))
 
@@ -82,6 +83,7 @@ async def up(data: Path, host: str, port: int, options: Options) -> None:
         finally:
             folder.ready.unlink(missing_ok=True)
             await stack.stop()
+            folder.states.unlink(missing_ok=True)
 
 
 async def _run(stack: Stack, folder: DataFolder, credentials: Credentials, url: str, stop: asyncio.Event) -> None:
@@ -110,14 +112,20 @@ def announce(folder: DataFolder, stack: Stack, credentials: Credentials, url: st
         version=running_version(),
         url=url,
         admin_key=credentials.admin_key,
-        nats_url=stack.nats_url,
-        database_url=stack.database_url,
-        nats_pid=stack.nats_pid,
-        postgres_pid=stack.postgres_pid,
+        nats_url=stack.stores.nats_url,
+        database_url=stack.stores.database_url,
+        nats_pid=stack.stores.nats_pid,
+        postgres_pid=stack.stores.postgres_pid,
         pid=os.getpid(),
         services=stack.service_pids,
     )
     write_private(folder.ready, msgspec.json.format(msgspec.json.encode(ready)) + b"\n")
+
+
+def tell(folder: DataFolder, stack: Stack) -> None:
+    """Write how every process is and how often it was started again, also while `up` is not ready yet."""
+    told = msgspec.json.encode({"pid": os.getpid(), "processes": stack.states})
+    write_private(folder.states, msgspec.json.format(told) + b"\n")
 
 
 def listen(host: str, port: int) -> socket.socket:

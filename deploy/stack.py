@@ -7,30 +7,25 @@ import site
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 import msgspec
 
 from deploy.accounts import SANDBOX_UID
-from deploy.broker import ADMIN, EmbeddedNats
 from deploy.concurrency import together
 from deploy.credentials import SERVICES, Credentials
 from deploy.files import bound
 from deploy.folder import DataFolder
-from deploy.permissions import nats_config
-from deploy.postgres import SUPERUSER, EmbeddedPostgres
 from deploy.prepare import prepare
 from deploy.readiness import Asked, wait_until_ready
-from deploy.supervise import Program, Supervised
+from deploy.stores import Stores
+from deploy.supervise import Program, State, Supervised
 
-DATABASE = "millrace"
 # Seconds after the beginning of a stop at which each one must be gone; whoever is faster leaves the rest to the next.
-# Requests end first, so that nothing new comes in; the stores go last. 15 s are promised for all of it.
-GONE_AFTER = {"gateway": 3.0, "events": 5.0, "executor": 8.5, "oauth": 9.5, "logs": 11.0, "nats": 12.5, "postgres": 14.0}
+# Requests end first, so that nothing new comes in; the stores go last (deploy/stores.py). 15 s are promised for all of it.
+GONE_AFTER = {"gateway": 3.0, "events": 5.0, "executor": 8.5, "oauth": 9.5, "logs": 11.0}
 LARGEST_LOG = 16 * 1024 * 1024
 LOGS_CHECKED_EVERY = 20.0
 PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
@@ -65,40 +60,26 @@ class Stack:
         self._listening = listening
         self._options = options
         self._changed = changed
-        self._nats: EmbeddedNats | None = None
-        self._postgres: EmbeddedPostgres | None = None
+        self.stores = Stores(
+            folder=folder, sockets=sockets, credentials=credentials, nats=options.nats, postgres=options.postgres, changed=changed
+        )
         self._services: dict[str, Supervised] = {}
         self._bounding: asyncio.Task[None] | None = None
-
-    @property
-    def nats_url(self) -> str:
-        """The broker's address with administrator credentials."""
-        return self._nats_url(ADMIN, self._credentials.nats_admin)
-
-    @property
-    def database_url(self) -> str:
-        """The database's address with administrator credentials."""
-        return self._database_url(SUPERUSER, self._credentials.postgres_admin)
-
-    @property
-    def nats_pid(self) -> int | None:
-        """The embedded broker's process; None while it is down or when there is none."""
-        return None if self._nats is None else self._nats.supervised.state.pid
-
-    @property
-    def postgres_pid(self) -> int | None:
-        """The embedded database's process; None while it is down or when there is none."""
-        return None if self._postgres is None else self._postgres.supervised.state.pid
 
     @property
     def service_pids(self) -> dict[str, int | None]:
         """Each service's process; None while it is down."""
         return {name: supervised.state.pid for name, supervised in self._services.items()}
 
+    @property
+    def states(self) -> dict[str, State]:
+        """Every process of this installation as it is now, by name."""
+        return self.stores.states | {name: supervised.state for name, supervised in self._services.items()}
+
     async def start(self) -> dict[str, dict[str, Any]]:
         """Start everything; return what each service's /readyz says when all are ready. StartError when one does not get there."""
-        await together(self._start_nats(), self._start_postgres())
-        await prepare(nats_url=self.nats_url, database_url=self.database_url, credentials=self._credentials)
+        await self.stores.start()
+        await prepare(nats_url=self.stores.nats_url, database_url=self.stores.database_url, credentials=self._credentials)
         self._bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
         health = self._sockets / "health"
         health.mkdir(mode=0o700)
@@ -112,57 +93,12 @@ class Stack:
     async def stop(self) -> None:
         """End everything that was started, in order, within 15 s; returns when no process is left."""
         began = time.monotonic()
-        for name, stop in self._stops():
-            await stop(max(0.1, began + GONE_AFTER[name] - time.monotonic()))
+        for name, supervised in self._services.items():
+            await supervised.stop(max(0.1, began + GONE_AFTER[name] - time.monotonic()))
+        await self.stores.stop(began)
         if self._bounding is not None:
             self._bounding.cancel()
             await asyncio.gather(self._bounding, return_exceptions=True)
-
-    def _stops(self) -> Sequence[tuple[str, Callable[[float], Any]]]:
-        services = [(name, supervised.stop) for name, supervised in self._services.items()]
-        stores = [(name, part.stop) for name, part in (("nats", self._nats), ("postgres", self._postgres)) if part is not None]
-        return [*services, *stores]
-
-    async def _start_nats(self) -> None:
-        if self._options.nats is not None:
-            return
-        self._nats = EmbeddedNats(
-            folder=self._folder.own("nats"),
-            pidfile=self._folder.pidfiles / "nats.pid",
-            log=self._folder.logs / "nats.log",
-            config=partial(nats_config, self._credentials),
-            password=self._credentials.nats_admin,
-            changed=self._changed,
-        )
-        await self._nats.start()
-
-    async def _start_postgres(self) -> None:
-        if self._options.postgres is not None:
-            return
-        sockets = self._sockets / "pg"
-        sockets.mkdir(mode=0o700)
-        self._postgres = EmbeddedPostgres(
-            folder=self._folder.path / "postgres",
-            sockets=sockets,
-            pidfile=self._folder.pidfiles / "postgres.pid",
-            log=self._folder.logs / "postgres.log",
-            password=self._credentials.postgres_admin,
-            changed=self._changed,
-        )
-        await self._postgres.start()
-        await self._postgres.create_database(DATABASE)
-
-    def _nats_url(self, user: str, password: str) -> str:
-        if self._nats is not None:
-            return self._nats.url(user, password)
-        given = self._options.nats or ""
-        return given if user == ADMIN else with_user(given, user, password)
-
-    def _database_url(self, user: str, password: str) -> str:
-        if self._postgres is not None:
-            return self._postgres.url(user, password, DATABASE)
-        given = self._options.postgres or ""
-        return given if user == SUPERUSER else with_user(given, user, password)
 
     def _service(self, name: str, health: Path) -> Supervised:
         async def unlink_health_socket() -> None:
@@ -182,8 +118,8 @@ class Stack:
 
     def _environment(self, name: str, health: Path, place: Path) -> dict[str, str]:
         given = {
-            "MILLRACE_NATS_URL": self._nats_url(name, self._credentials.nats[name]),
-            "MILLRACE_DATABASE_URL": self._database_url(f"millrace_{name}", self._credentials.postgres[name]),
+            "MILLRACE_NATS_URL": self.stores.nats_url_of(name),
+            "MILLRACE_DATABASE_URL": self.stores.database_url_of(name),
             "MILLRACE_KEYS": ",".join(self._credentials.keys),
             "MILLRACE_HEALTH_ADDR": f"unix:{health}",
             "MILLRACE_DATA": str(place),
@@ -211,13 +147,6 @@ def local_url(listening: socket.socket) -> str:
     host, port = listening.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (that is being translated away)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def with_user(url: str, user: str, password: str) -> str:
-    """Return a URL with another user and password in it."""
-    parts = urlsplit(url)
-    place = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{place}").geturl()
 
 
 def _passed_on() -> dict[str, str]:

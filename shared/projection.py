@@ -42,6 +42,22 @@ PerMessage = Callable[[Any, Recorded, AsyncConnection], Awaitable[None]]
 Projections = Mapping[type[Message], PerMessage]
 
 
+class Projected(msgspec.Struct, frozen=True, kw_only=True):
+    """What a projection is, wherever it runs: the messages that it reads, what they do, and which rows come of them.
+
+    `name` is unique within the service. `rows` narrows `tables` to what is this projection's own where it has a part of a table:
+    a condition over `:stream`, `:incarnation` and `:first`, the first sequence that the stream still holds.
+    """
+
+    name: str
+    stream: str
+    apply: Apply
+    tables: tuple[str, ...]
+    rows: str | None = None
+    filters: tuple[str, ...] = ()
+    batch: int = 500
+
+
 class Health(Protocol):
     """Where a projection says whether it keeps up."""
 
@@ -84,7 +100,7 @@ class Superseded(Exception):
 class Projection:
     """Keeps one stream's rows up to date in one schema.
 
-    `name` is unique within the service. Holds an advisory lock on a connection of its own while it writes; a second replica
+    Holds an advisory lock on a connection of its own while it writes; a second replica
     waits for it. Each batch and its checkpoint are one transaction that only succeeds if the checkpoint is still ours.
     """
 
@@ -95,23 +111,19 @@ class Projection:
         engine: AsyncEngine,
         url: str,
         service: str,
-        name: str,
-        stream: str,
-        apply: Apply,
+        projected: Projected,
         health: Health,
-        filters: tuple[str, ...] = (),
-        batch: int = 500,
     ) -> None:
         self._client = client
         self._engine = engine
         self._url = url
         self._service = service
-        self._name = name
-        self.stream = stream
-        self._apply = apply
+        self._name = projected.name
+        self.stream = projected.stream
+        self._apply = projected.apply
         self._health = health
-        self._filters = filters
-        self._batch = batch
+        self._filters = projected.filters
+        self._batch = projected.batch
         self._last = -1
         self._moved = asyncio.Condition()
 

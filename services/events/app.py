@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
-from services.events import projections
 from services.events.config import Settings, read
 from services.events.entries import source_entry_of
 from services.events.handlers import HANDLERS
+from services.events.projections import projected
 from services.events.questions import QUESTIONS
 from services.events.store import Store
 from shared import service
@@ -19,7 +19,7 @@ from shared.db import open_engine
 from shared.encryption import Keyring
 from shared.errors import NotFound
 from shared.messages.declaration import hashed_key
-from shared.projection import Apply, Projection, one_by_one
+from shared.projection import Projection
 from shared.questions.events import SourceEntry, SubscriptionEntry
 from shared.questions.executor import FindWorkflow, WorkflowEntry, WorkflowFound
 from shared.registry import Entry, RegistryView, RegistryWriter
@@ -84,26 +84,18 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         await stack.enter_async_context(runtime.sink.sending(bus.say_log))
         events = Events(bus, Store(engine), Keyring(settings.keys), runtime)
 
-        def project(name: str, stream: str, apply: Apply, *filters: str) -> Projection:
+        for one in projected(bus.client):
             projection = Projection(
                 client=bus.client,
                 engine=engine,
                 url=settings.database_url,
                 service="events",
-                name=name,
-                stream=stream,
-                apply=apply,
+                projected=one,
                 health=runtime.health,
-                filters=filters,
             )
-            runtime.background.start(projection.run(), f"projection {name}")
-            return projection
-
-        events.catalog = project(
-            "catalog", "CATALOG", one_by_one(projections.catalog(_Writers(events))), "source.>", "subscription.>"
-        )
-        for name, stream in (("webhooks", "WEBHOOKS"), ("events", "EVENTS"), ("runs", "RUNS"), ("dead", "DEAD")):
-            project(name, stream, one_by_one(projections.PROJECTIONS))
+            runtime.background.start(projection.run(), f"projection {one.name}")
+            if one.name == "catalog":
+                events.catalog = projection
         for view in (events.sources_view, events.subscriptions_view, events.workflows_view):
             runtime.background.start(view.run(), "registry view")
             await view.complete()
@@ -111,14 +103,6 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         bus.answer(QUESTIONS, events)
         await bus.start()
         yield
-
-
-class _Writers:
-    """The registries that follow the catalog."""
-
-    def __init__(self, events: Events) -> None:
-        self.sources = events.sources
-        self.subscriptions = events.subscriptions_writer
 
 
 def main() -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
+from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.events import store
@@ -33,31 +34,44 @@ from shared.messages import (
     SubscriptionRemoved,
     WebhookReceived,
 )
-from shared.projection import PerMessage, Projections, Recorded
+from shared.projection import PerMessage, Projected, Projections, Recorded, one_by_one
 from shared.questions.events import SourceEntry, SubscriptionEntry
 from shared.registry import RegistryWriter
 
 
-class Registries(Protocol):
-    """The registries that follow the catalog."""
+def projected(client: Client) -> list[Projected]:
+    """Return every projection of this service; those of deliveries fill the same rows."""
+    followed = one_by_one(catalog(client))
+    return [
+        Projected(
+            name="catalog",
+            stream="CATALOG",
+            apply=followed,
+            tables=("source", "subscription"),
+            filters=("source.>", "subscription.>"),
+        ),
+        *(
+            Projected(name=name, stream=stream, apply=one_by_one(PROJECTIONS), tables=("delivery", "delivery_run"))
+            for name, stream in (("webhooks", "WEBHOOKS"), ("events", "EVENTS"), ("runs", "RUNS"), ("dead", "DEAD"))
+        ),
+    ]
 
-    sources: RegistryWriter[SourceEntry]
-    subscriptions: RegistryWriter[SubscriptionEntry]
 
-
-def catalog(registries: Registries) -> Projections:
+def catalog(client: Client) -> Projections:
     """Return the projection of the catalog; it also repairs a registry whose writer died between the stream and the KV."""
+    sources = RegistryWriter(client, "sources", SourceEntry)
+    subscriptions = RegistryWriter(client, "subscriptions", SubscriptionEntry)
 
     async def source_changed(message: SourceChanged, at: Recorded, connection: AsyncConnection) -> None:
         entry = source_entry(message, at.envelope.org, at.envelope.time)
         row = {name: getattr(entry, name) for name in ("id", "key", "org", "name", "adapter", "settings", "sealed", "enabled")}
         times = {"created_at": datetime.fromisoformat(message.created_at), "updated_at": at.envelope.time}
         await store.put_source(connection, row | times | {"version": at.delivered.sequence})
-        await registries.sources.put(message.id, at.delivered.sequence, entry)
+        await sources.put(message.id, at.delivered.sequence, entry)
 
     async def source_removed(message: SourceRemoved, at: Recorded, connection: AsyncConnection) -> None:
         await store.retire_source(connection, message.id, at.envelope.time, at.delivered.sequence)
-        await registries.sources.put(message.id, at.delivered.sequence, None)
+        await sources.put(message.id, at.delivered.sequence, None)
 
     async def subscription_changed(message: SubscriptionChanged, at: Recorded, connection: AsyncConnection) -> None:
         entry = subscription_entry(message, at.envelope.org, at.envelope.time, at.delivered.sequence)
@@ -67,11 +81,11 @@ def catalog(registries: Registries) -> Projections:
             "updated_at": at.envelope.time,
         }
         await store.put_subscription(connection, row)
-        await registries.subscriptions.put(message.id, at.delivered.sequence, entry)
+        await subscriptions.put(message.id, at.delivered.sequence, entry)
 
     async def subscription_removed(message: SubscriptionRemoved, at: Recorded, connection: AsyncConnection) -> None:
         await store.remove_subscription(connection, message.id)
-        await registries.subscriptions.put(message.id, at.delivered.sequence, None)
+        await subscriptions.put(message.id, at.delivered.sequence, None)
 
     return {
         SourceChanged: source_changed,

@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
 
-from services.executor import projections
 from services.executor.bundles import Bundles
 from services.executor.config import Settings, read
+from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
 from services.executor.runs import Runs
 from services.executor.sandbox.children import Children
@@ -26,7 +26,7 @@ from shared.db import open_engine
 from shared.encryption import Keyring
 from shared.envelope import new_id, open_envelope
 from shared.errors import Invalid, Unavailable
-from shared.projection import PAUSE, Apply, Projection, one_by_one
+from shared.projection import PAUSE, Projection
 from shared.pull import OrderedReader, StreamError
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
@@ -84,24 +84,18 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         executor = Executor(settings, bus, Store(engine), sandbox)
         await executor.bundles.start()
 
-        def project(name: str, stream: str, apply: Apply, *filters: str) -> Projection:
+        for one in projected(bus.client):
             projection = Projection(
                 client=bus.client,
                 engine=engine,
                 url=settings.database_url,
                 service="executor",
-                name=name,
-                stream=stream,
-                apply=apply,
+                projected=one,
                 health=runtime.health,
-                filters=filters,
             )
-            runtime.background.start(projection.run(), f"projection {name}")
-            return projection
-
-        executor.catalog = project("catalog", "CATALOG", one_by_one(projections.catalog(executor)), "file.>", "workflow.>")
-        for stream, apply in projections.PROJECTIONS.items():
-            project(stream.lower(), stream, apply)
+            runtime.background.start(projection.run(), f"projection {one.name}")
+            if one.name == "catalog":
+                executor.catalog = projection
         runs = Runs(executor)
         worker = Worker(bus.client, runs, settings.slots)
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
+from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.executor import domain, store
 from services.executor.entries import workflow_entry
 from shared.messages import FileChanged, FileRemoved, LineChunk, WorkflowChanged, WorkflowRemoved
-from shared.projection import Apply, Projections, Recorded, in_batches
+from shared.projection import Projected, Projections, Recorded, in_batches, one_by_one
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
 
 
-class Registries(Protocol):
-    """The registry that follows the catalog."""
-
-    workflows: RegistryWriter[WorkflowEntry]
+def projected(client: Client) -> list[Projected]:
+    """Return every projection of this service."""
+    followed = one_by_one(catalog(client))
+    return [
+        Projected(
+            name="catalog",
+            stream="CATALOG",
+            apply=followed,
+            tables=("file", "workflow"),
+            filters=("file.>", "workflow.>"),
+        ),
+        Projected(name="runs", stream="RUNS", apply=in_batches(runs), tables=("run",)),
+        Projected(name="lines", stream="LINES", apply=in_batches(lines), tables=("line",)),
+    ]
 
 
 async def runs(batch: Sequence[Recorded], connection: AsyncConnection) -> None:
@@ -51,8 +62,9 @@ async def lines(batch: Sequence[Recorded], connection: AsyncConnection) -> None:
         await store.put_lines(connection, rows)
 
 
-def catalog(registries: Registries) -> Projections:
+def catalog(client: Client) -> Projections:
     """Return the projection of the catalog; it also repairs the registry after a writer died between stream and KV."""
+    workflows = RegistryWriter(client, "workflows", WorkflowEntry)
 
     async def file_changed(message: FileChanged, at: Recorded, connection: AsyncConnection) -> None:
         row = {"org": at.envelope.org, "path": message.path, "sha256": message.sha256, "size": message.size}
@@ -64,11 +76,11 @@ def catalog(registries: Registries) -> Projections:
     async def workflow_changed(message: WorkflowChanged, at: Recorded, connection: AsyncConnection) -> None:
         entry = workflow_entry(message, at.envelope.org, at.envelope.time)
         await store.put_workflow(connection, entry, at.delivered.sequence)
-        await registries.workflows.put(message.key, at.delivered.sequence, entry)
+        await workflows.put(message.key, at.delivered.sequence, entry)
 
     async def workflow_removed(message: WorkflowRemoved, at: Recorded, connection: AsyncConnection) -> None:
         await store.remove_workflow(connection, at.envelope.org, message.name)
-        await registries.workflows.put(message.key, at.delivered.sequence, None)
+        await workflows.put(message.key, at.delivered.sequence, None)
 
     return {
         FileChanged: file_changed,
@@ -76,7 +88,3 @@ def catalog(registries: Registries) -> Projections:
         WorkflowChanged: workflow_changed,
         WorkflowRemoved: workflow_removed,
     }
-
-
-# By stream: what a batch of its messages does to the rows. The catalog's needs the registry and is made by `catalog`.
-PROJECTIONS: dict[str, Apply] = {"RUNS": in_batches(runs), "LINES": in_batches(lines)}

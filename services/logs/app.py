@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from services.logs.config import Settings, read
 from services.logs.partitions import attempt, keep_ahead
-from services.logs.projections import BATCH, PROJECTIONS
+from services.logs.projections import projected
 from services.logs.questions import QUESTIONS, Deps
 from shared import service
 from shared.bus import Bus, connected
@@ -35,19 +35,16 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             # Before the first row, so that none has to be moved.
             await attempt(engine, runtime.health)
             runtime.background.start(keep_ahead(engine, runtime.health), "partitions")
-            for stream, apply in PROJECTIONS.items():
+            for one in projected(bus.client):
                 projection = Projection(
                     client=bus.client,
                     engine=engine,
                     url=settings.database_url,
                     service="logs",
-                    name=f"archive-{stream.lower()}",
-                    stream=stream,
-                    apply=apply,
+                    projected=one,
                     health=runtime.health,
-                    batch=BATCH,
                 )
-                runtime.background.start(projection.run(), f"archive of {stream}")
+                runtime.background.start(projection.run(), f"archive of {one.stream}")
             bus.answer(QUESTIONS, Deps(engine, utc_now))
             await bus.start()
             yield

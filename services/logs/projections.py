@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
+from nats.aio.client import Client
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs import store
 from services.logs.domain import UNDECODABLE, Position, Row, row_of, undecodable
-from shared.projection import Apply
+from shared.projection import Apply, Projected
 from shared.pull import Delivered
 from shared.streams import STREAMS
 
@@ -61,4 +62,16 @@ async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> None:
         await store.insert(connection, [undecodable(position, row.document)])
 
 
-PROJECTIONS: dict[str, Apply] = {stream.name: archiving(stream.name) for stream in STREAMS}
+def projected(_client: Client) -> list[Projected]:
+    """Return the archive of every stream; rows older than what the stream holds are nobody else's any more and not replayed."""
+    return [
+        Projected(
+            name=f"archive-{stream.name.lower()}",
+            stream=stream.name,
+            apply=archiving(stream.name),
+            tables=("message",),
+            rows="stream = :stream AND incarnation = :incarnation AND seq >= :first",
+            batch=BATCH,
+        )
+        for stream in STREAMS
+    ]

@@ -1,0 +1,161 @@
+"""How a stack that runs is, seen from outside."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+
+from deploy.doctor.finding import Finding, Verdict
+from deploy.errors import StartError
+from deploy.local import Ready
+from deploy.positions import administrator, held, pending, waiting_since
+from deploy.rebuild.parts import PROJECTING
+from deploy.supervise import State
+from shared.errors import Unavailable
+from shared.pull import StreamError, api_request
+from shared.streams import WORK
+
+ASKING_TAKES = 5.0
+# A program that was started again this often and died this many seconds ago will die again.
+AGAIN_AND_AGAIN = 3
+DIED_LATELY = 120.0
+# Work or rows that have waited for this long are not waiting for their turn.
+TOO_LATE = 60.0
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What the supervisor writes down in run/state.json."""
+
+    pid: int
+    processes: dict[str, State]
+
+
+def supervised(path: Path, logs: Path, now: datetime) -> Iterator[Finding]:
+    """Look at what the supervisor says of its processes."""
+    try:
+        told = msgspec.json.decode(path.read_bytes(), type=Told)
+    except (OSError, msgspec.DecodeError) as error:
+        yield Finding("processes", "note", f"the supervisor says nothing ({error})", "It is starting, or of an older version.")
+        return
+    for name, state in told.processes.items():
+        last = "" if state.last_exit is None else f", the last exit was {_exit(state.last_exit.code)}"
+        lately = state.last_exit is not None and (now - state.last_exit.at).total_seconds() < DIED_LATELY
+        log = logs / f"{name}.log"
+        if state.restarts >= AGAIN_AND_AGAIN and lately:
+            said = f"dies again and again: started again {state.restarts} times{last}"
+            yield Finding(f"process {name}", "wrong", said, f"The end of {log} says why.")
+        elif state.pid is None:
+            yield Finding(f"process {name}", "wrong", f"is down and waits to be started again{last}", f"The end of {log} says why.")
+        else:
+            yield Finding(f"process {name}", "well", f"pid {state.pid}, started again {state.restarts} times{last}")
+
+
+async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
+    """Ask every service whether it is ready; the executor also for its sandbox."""
+    for name in services:
+        document = await _readyz(sockets / "health" / f"{name}.sock")
+        if document is None:
+            yield Finding(f"service {name}", "wrong", "does not answer", f"Its log is in {name}.log below the folder logs.")
+            continue
+        parts: dict[str, dict[str, Any]] = document.get("parts") or {}
+        problems = [f"{part}: {told.get('detail')}" for part, told in parts.items() if not told.get("ready")]
+        verdict: Verdict = "well" if document.get("ready") else "wrong"
+        said = "; ".join(problems) or f"ready, {len(parts)} parts"
+        yield Finding(f"service {name}", verdict, said, "What it waits for is named; its log says more.")
+        if name == "executor":
+            yield _sandbox(document.get("sandbox"))
+
+
+async def stores(ready: Ready) -> AsyncIterator[Finding]:
+    """Look at the broker and the database, at what waits in them, and at what was given up."""
+    try:
+        connection = await asyncpg.connect(ready.database_url, timeout=ASKING_TAKES)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+        yield Finding("database", "wrong", f"cannot be reached: {type(error).__name__}", "logs/postgres.log says why.")
+        return
+    try:
+        version = await connection.fetchval("SHOW server_version")
+        used = await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
+        limit = int(await connection.fetchval("SHOW max_connections"))
+        crowded = used > 0.9 * limit
+        said = f"Postgres {version}, {used} of {limit} connections"
+        yield Finding("database", "wrong" if crowded else "well", said, "Raise max_connections.")
+        async with administrator(ready.nats_url) as client:
+            found = client.connected_server_version
+            yield Finding("broker", "well", f"NATS {found.major}.{found.minor}.{found.patch}")
+            async for finding in _waiting(client):
+                yield finding
+            async for finding in _behind(client, connection):
+                yield finding
+            dead = (await held(client, "DEAD")).messages
+            said = f"{dead} messages were given up" if dead else "none"
+            yield Finding("dead letters", "note" if dead else "well", said, "`millrace logs 'stream:DEAD'` shows them and why.")
+    except (StartError, StreamError, Unavailable, nats.errors.Error, TimeoutError) as error:
+        yield Finding("broker", "wrong", f"cannot be reached or does not answer: {error}", "logs/nats.log says why.")
+    finally:
+        await connection.close()
+
+
+async def _waiting(client: Client) -> AsyncIterator[Finding]:
+    """Look at the durable consumers: what waits for a handler, and since when."""
+    for work in WORK:
+        info = await api_request(client, f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}", None)
+        waiting, held_by = info["num_pending"], info["num_ack_pending"]
+        since = None
+        if waiting:
+            since = await waiting_since(client, work.stream, work.subject, info["delivered"]["stream_seq"])
+        age = 0.0 if since is None else (datetime.now(UTC) - since).total_seconds()
+        said = f"{waiting} wait, {held_by} in work" + (f"; the oldest since {age:.0f} s" if waiting else "")
+        do = f"The {work.service} service does not keep up, or has stopped taking work: see its health above."
+        yield Finding(f"work {work.name}", "wrong" if age > TOO_LATE else "well", said, do)
+
+
+async def _behind(client: Client, connection: asyncpg.Connection) -> AsyncIterator[Finding]:
+    """Look at how far the rows are behind the streams."""
+    for service, projections in PROJECTING.items():
+        rows = await connection.fetch(f'SELECT projection, last_seq, now() - updated_at AS idle FROM "{service}".checkpoint')  # noqa: S608
+        at = {row["projection"]: row for row in rows}
+        late, total = [], 0
+        for one in projections(client):
+            row = at.get(one.name)
+            left = await pending(client, one.stream, one.filters, 0 if row is None else row["last_seq"])
+            total += left
+            if left and (row is None or row["idle"].total_seconds() > TOO_LATE):
+                late.append(f"{one.name} by {left}")
+        said = f"behind: {', '.join(late)}" if late else f"up to date ({total} on their way)"
+        do = f"The {service} service does not write its rows: see its health above."
+        yield Finding(f"rows of {service}", "wrong" if late else "well", said, do)
+
+
+def _sandbox(told: Any) -> Finding:
+    tier = told.get("tier") if isinstance(told, dict) else None
+    if tier in {"A", "B"}:
+        return Finding("sandbox", "well", f"tier {tier}")
+    return Finding("sandbox", "note", f"runs are not isolated (tier {tier})", "Run only code that you trust.")
+
+
+async def _readyz(socket: Path) -> dict[str, Any] | None:
+    connector = aiohttp.UnixConnector(str(socket))
+    timeout = aiohttp.ClientTimeout(total=ASKING_TAKES)
+    try:
+        async with (
+            aiohttp.ClientSession(connector=connector, timeout=timeout) as session,
+            session.get("http://service/readyz") as response,
+        ):
+            document: dict[str, Any] = await response.json(content_type=None)
+            return document
+    except (aiohttp.ClientError, OSError, ValueError, asyncio.TimeoutError):  # noqa: UP041 - both names, one in 3.11
+        return None
+
+
+def _exit(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"code {code}"

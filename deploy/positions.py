@@ -1,0 +1,114 @@
+"""Where streams and their readers stand, asked with the administrator's rights."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import nats
+import nats.errors
+from nats.aio.client import Client
+
+from deploy.errors import StartError
+from shared.envelope import new_id
+from shared.projection import INCARNATION
+from shared.pull import StreamError, api_request
+
+_NANO = 1_000_000_000
+_NO_MESSAGE = 10037  # nats-server server/errors.json
+# A consumer that is made only to be asked how much it would read; the server forgets it by itself if we die before deleting it.
+_FORGOTTEN_AFTER = 5
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stream holds: sequences `first` to `last`, of which `messages` are there; `max_age` in nanoseconds, 0 for ever."""
+
+    stream: str
+    incarnation: str
+    first: int
+    last: int
+    messages: int
+    max_age: int
+
+    @property
+    def gone(self) -> int:
+        """How many messages the stream once held and holds no more."""
+        return self.last - self.messages
+
+    @property
+    def gone_within(self) -> int:
+        """How many of them were between the first and the last that are there."""
+        return self.last - self.first + 1 - self.messages
+
+
+@asynccontextmanager
+async def administrator(url: str) -> AsyncIterator[Client]:
+    """Connect to the broker with administrator rights for the block. Raises `StartError` when it cannot be reached."""
+    try:
+        client = await nats.connect(
+            url, name="millrace-admin", connect_timeout=5, max_reconnect_attempts=1, allow_reconnect=False, error_cb=_quiet
+        )
+    except (nats.errors.Error, OSError, TimeoutError) as error:
+        raise StartError(f"The NATS server cannot be reached: {type(error).__name__}.") from error
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def held(client: Client, stream: str) -> Held:
+    """Return what a stream holds now."""
+    info = await api_request(client, f"$JS.API.STREAM.INFO.{stream}", None)
+    state, config = info["state"], info["config"]
+    return Held(
+        stream=stream,
+        incarnation=(config.get("metadata") or {}).get(INCARNATION, ""),
+        first=state["first_seq"],
+        last=state["last_seq"],
+        messages=state["messages"],
+        max_age=config.get("max_age", 0),
+    )
+
+
+async def limit_age(client: Client, stream: str, max_age: int) -> None:
+    """Let a stream keep its messages for so many nanoseconds; 0: for ever."""
+    info = await api_request(client, f"$JS.API.STREAM.INFO.{stream}", None)
+    if info["config"].get("max_age", 0) != max_age:
+        await api_request(client, f"$JS.API.STREAM.UPDATE.{stream}", info["config"] | {"max_age": max_age}, wait=15)
+
+
+async def pending(client: Client, stream: str, filters: tuple[str, ...], after: int) -> int:
+    """Return how many messages a reader with these filters has before it after the sequence `after`."""
+    name = f"count-{new_id()}"
+    config: dict[str, Any] = {
+        "name": name,
+        "ack_policy": "none",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": _FORGOTTEN_AFTER * _NANO,
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": after + 1,
+        "filter_subjects": list(filters or (">",)),
+    }
+    body = {"stream_name": stream, "config": config}
+    answer = await api_request(client, f"$JS.API.CONSUMER.CREATE.{stream}.{name}", body, wait=30)
+    await api_request(client, f"$JS.API.CONSUMER.DELETE.{stream}.{name}", None)
+    return int(answer.get("num_pending", 0))
+
+
+async def waiting_since(client: Client, stream: str, subject: str, after: int) -> datetime | None:
+    """Return when the first message of `subject` after the sequence `after` was stored; None when there is none."""
+    try:
+        answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": after + 1, "next_by_subj": subject})
+    except StreamError as error:
+        if error.code == _NO_MESSAGE:
+            return None
+        raise
+    return datetime.fromisoformat(str(answer["message"]["time"])[:19]).replace(tzinfo=UTC)
+
+
+async def _quiet(_error: Exception) -> None:
+    """Say nothing: what matters is raised, as one sentence."""

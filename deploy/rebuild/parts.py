@@ -1,0 +1,129 @@
+"""What is dropped and replayed together: the projections of a service that fill the same rows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import msgspec
+from nats.aio.client import Client
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from deploy.concurrency import together
+from deploy.errors import StartError
+from deploy.positions import pending
+from deploy.rebuild.rows import Connection
+from deploy.stores import Stores
+from services.events import projections as events
+from services.executor import projections as executor
+from services.logs import projections as logs
+from shared import tasks
+from shared.bus import connected
+from shared.db import open_engine
+from shared.projection import Projected, Projection
+from shared.service import Health
+
+# oauth keeps no projection: its table is the only place of its tokens. The gateway keeps nothing at all.
+PROJECTING: dict[str, Callable[[Client], list[Projected]]] = {
+    "events": events.projected,
+    "executor": executor.projected,
+    "logs": logs.projected,
+}
+LOOKED_EVERY = 0.25
+# A projection that has not come further for so long will not by waiting; a large batch on a slow disk takes seconds.
+STUCK_AFTER = 180.0
+
+# Told how many messages of a projection (`service.name`) have been replayed, of how many.
+Progress = Callable[[str, int, int], None]
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One service's projections that fill the same rows, with what runs them: as the service itself does, with its rights."""
+
+    service: str
+    projections: tuple[Projected, ...]
+    client: Client
+    engine: AsyncEngine
+    url: str
+
+    @property
+    def name(self) -> str:
+        """How people are told of it."""
+        return f"{self.service}.{'+'.join(one.name for one in self.projections)}"
+
+
+@asynccontextmanager
+async def open_parts(stores: Stores, services: Iterable[str]) -> AsyncIterator[list[Part]]:
+    """Connect as these services for the block and return their parts."""
+    async with AsyncExitStack() as stack:
+        parts: list[Part] = []
+        for service in services:
+            url = stores.database_url_of(service)
+            engine = open_engine(url, service=service)
+            stack.push_async_callback(engine.dispose)
+            bus = await stack.enter_async_context(connected(stores.nats_url_of(service), service=service, health=Health(service)))
+            filling: dict[Any, list[Projected]] = {}
+            for one in PROJECTING[service](bus.client):
+                filling.setdefault(one.tables if one.rows is None else one.name, []).append(one)
+            parts += [Part(service, tuple(group), bus.client, engine, url) for group in filling.values()]
+        yield parts
+
+
+async def checkpoint(connection: Connection, service: str, name: str) -> tuple[str, int] | None:
+    """Return a projection's (incarnation, sequence), or None before its first batch."""
+    row = await connection.fetchrow(f'SELECT incarnation, last_seq FROM "{service}".checkpoint WHERE projection = $1', name)  # noqa: S608
+    return None if row is None else (row["incarnation"], row["last_seq"])
+
+
+async def replay(parts: list[Part], admin: Client, connection: Connection, progress: Progress) -> None:
+    """Run the projections of these parts from their checkpoints until nothing is before them.
+
+    Services beside each other, projections of one service after each other: several that fill the same rows from a long way
+    back would lock each other out. Raises `StartError` for one that does not come further.
+    """
+    asked = asyncio.Lock()  # one connection, one question at a time
+
+    async def position(part: Part, one: Projected) -> int | None:
+        async with asked:
+            found = await checkpoint(connection, part.service, one.name)
+        return None if found is None else found[1]
+
+    async def one_service(service: str) -> None:
+        for part in parts:
+            if part.service == service:
+                for one in part.projections:
+                    await _replay_one(part, one, admin, lambda part=part, one=one: position(part, one), progress)  # type: ignore[misc]
+
+    await together(*(one_service(service) for service in dict.fromkeys(part.service for part in parts)))
+
+
+async def _replay_one(part: Part, one: Projected, admin: Client, position: Callable[[], Any], progress: Progress) -> None:
+    name = f"{part.service}.{one.name}"
+    total = await pending(admin, one.stream, one.filters, 0)
+    health = Health(part.service)
+    projection = Projection(
+        client=part.client, engine=part.engine, url=part.url, service=part.service, projected=one, health=health
+    )
+    loop = asyncio.get_running_loop()
+    running = asyncio.create_task(projection.run(), name=f"replay {name}")
+    seen, moved = -1, loop.time()
+    try:
+        while True:
+            at = await position()
+            if at is not None:
+                left = await pending(admin, one.stream, one.filters, at)
+                progress(name, total - left, total)
+                if left == 0:
+                    return
+                if at != seen:
+                    seen, moved = at, loop.time()
+            if loop.time() - moved > STUCK_AFTER:
+                problems = [str(told["detail"]) for told in health.document()["parts"].values() if not told.get("ready")]
+                raise StartError(f"{name} does not come further: {'; '.join(problems) or 'it gives no reason'}.")
+            done, _ = await asyncio.wait([running], timeout=LOOKED_EVERY)
+            if done:
+                running.result()
+    finally:
+        await tasks.end([running])

@@ -1,0 +1,134 @@
+"""The broker and the database of one installation, embedded or given by address."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from deploy.broker import ADMIN, EmbeddedNats
+from deploy.concurrency import together
+from deploy.credentials import Credentials
+from deploy.folder import DataFolder
+from deploy.permissions import nats_config
+from deploy.postgres import SUPERUSER, EmbeddedPostgres
+from deploy.supervise import State
+
+DATABASE = "millrace"
+# Seconds after the beginning of a stop at which each one must be gone.
+GONE_AFTER = {"nats": 12.5, "postgres": 14.0}
+
+
+class Stores:
+    """Both stores. Those given by an administrator's URL are used as they are; `changed` tells of the embedded ones' deaths."""
+
+    def __init__(
+        self,
+        *,
+        folder: DataFolder,
+        sockets: Path,
+        credentials: Credentials,
+        nats: str | None,
+        postgres: str | None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Start nothing yet; `sockets` is an existing folder with a short path."""
+        self._folder = folder
+        self._sockets = sockets
+        self._credentials = credentials
+        self._given_nats = nats
+        self._given_postgres = postgres
+        self._changed = changed
+        self._nats: EmbeddedNats | None = None
+        self._postgres: EmbeddedPostgres | None = None
+
+    @property
+    def nats_url(self) -> str:
+        """The broker's address with administrator credentials."""
+        return self._given_nats or self._nats_url(ADMIN, self._credentials.nats_admin)
+
+    @property
+    def database_url(self) -> str:
+        """The database's address with administrator credentials."""
+        return self._given_postgres or self._database_url(SUPERUSER, self._credentials.postgres_admin)
+
+    def nats_url_of(self, service: str) -> str:
+        """Return the broker's address with a service's own credentials."""
+        return self._nats_url(service, self._credentials.nats[service])
+
+    def database_url_of(self, service: str) -> str:
+        """Return the database's address with a service's own credentials."""
+        return self._database_url(f"millrace_{service}", self._credentials.postgres[service])
+
+    @property
+    def nats_pid(self) -> int | None:
+        """The embedded broker's process; None while it is down or when there is none."""
+        return None if self._nats is None else self._nats.supervised.state.pid
+
+    @property
+    def postgres_pid(self) -> int | None:
+        """The embedded database's process; None while it is down or when there is none."""
+        return None if self._postgres is None else self._postgres.supervised.state.pid
+
+    @property
+    def states(self) -> dict[str, State]:
+        """The embedded ones as they are now, by name."""
+        return {name: store.supervised.state for name, store in (("nats", self._nats), ("postgres", self._postgres)) if store}
+
+    async def start(self) -> None:
+        """Start what is embedded and wait until it answers. StartError when one does not get there."""
+        await together(self._start_nats(), self._start_postgres())
+
+    async def stop(self, began: float | None = None) -> None:
+        """End what was started, as part of a stop that `began` then (monotonic), or now."""
+        since = time.monotonic() if began is None else began
+        if self._nats is not None:
+            await self._nats.stop(max(0.1, since + GONE_AFTER["nats"] - time.monotonic()))
+        if self._postgres is not None:
+            await self._postgres.stop(max(0.1, since + GONE_AFTER["postgres"] - time.monotonic()))
+
+    async def _start_nats(self) -> None:
+        if self._given_nats is not None:
+            return
+        self._nats = EmbeddedNats(
+            folder=self._folder.own("nats"),
+            pidfile=self._folder.pidfiles / "nats.pid",
+            log=self._folder.logs / "nats.log",
+            config=partial(nats_config, self._credentials),
+            password=self._credentials.nats_admin,
+            changed=self._changed,
+        )
+        await self._nats.start()
+
+    async def _start_postgres(self) -> None:
+        if self._given_postgres is not None:
+            return
+        sockets = self._sockets / "pg"
+        sockets.mkdir(mode=0o700)
+        self._postgres = EmbeddedPostgres(
+            folder=self._folder.path / "postgres",
+            sockets=sockets,
+            pidfile=self._folder.pidfiles / "postgres.pid",
+            log=self._folder.logs / "postgres.log",
+            password=self._credentials.postgres_admin,
+            changed=self._changed,
+        )
+        await self._postgres.start()
+        await self._postgres.create_database(DATABASE)
+
+    def _nats_url(self, user: str, password: str) -> str:
+        if self._nats is not None:
+            return self._nats.url(user, password)
+        return with_user(self._given_nats or "", user, password)
+
+    def _database_url(self, user: str, password: str) -> str:
+        if self._postgres is not None:
+            return self._postgres.url(user, password, DATABASE)
+        return with_user(self._given_postgres or "", user, password)
+
+
+def with_user(url: str, user: str, password: str) -> str:
+    """Return a URL with another user and password in it."""
+    parts = urlsplit(url)
+    place = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{quote(user, safe='')}:{quote(password, safe='')}@{place}").geturl()

@@ -1,0 +1,182 @@
+"""`millrace rebuild --from bus`: dropped rows come back equal, whatever kills it; nothing goes that cannot come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import nats
+import pytest_asyncio
+
+from deploy.credentials import load_or_create
+from deploy.folder import claim, run_folder
+from deploy.stores import Stores
+from tests.support.client import Client
+from tests.support.inside import eventually
+from tests.support.places import open_folder
+from tests.support.stack import ROOT, Up
+
+BOUND = 120.0
+WEBHOOKS = 120
+WORKFLOW = b"""
+from millrace import log, workflow
+
+
+@workflow(name="greet")
+def greet(event: dict) -> str:
+    log.info("greeting", ref=event["data"]["ref"])
+    return event["data"]["ref"]
+"""
+
+
+async def rebuild(data: Path, *options: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "deploy.rebuild", "--from", "bus", "--data", str(data), *options],
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        stdin=asyncio.subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+
+
+async def rebuilt(data: Path, *options: str) -> tuple[int, str]:
+    process = await rebuild(data, *options)
+    async with asyncio.timeout(BOUND):
+        said, _ = await process.communicate()
+    return process.returncode or 0, said.decode()
+
+
+@asynccontextmanager
+async def stores(data: Path) -> AsyncIterator[Stores]:
+    """Run the broker and the database of a folder, and nothing else, for the block."""
+    with claim(data) as folder, run_folder(folder) as sockets:
+        credentials = load_or_create(folder.credentials, None)
+        started = Stores(folder=folder, sockets=sockets, credentials=credentials, nats=None, postgres=None)
+        try:
+            await started.start()
+            yield started
+        finally:
+            await started.stop()
+
+
+async def statement(data: Path, *sql: Any) -> Any:
+    async with stores(data) as started:
+        connection = await asyncpg.connect(started.database_url)
+        try:
+            return await connection.fetchval(*sql)
+        finally:
+            await connection.close()
+
+
+async def max_ages(data: Path) -> dict[str, float]:
+    async with stores(data) as started:
+        client = await nats.connect(started.nats_url)
+        try:
+            return {info.config.name or "": info.config.max_age or 0 for info in await client.jetstream().streams_info()}
+        finally:
+            await client.close()
+
+
+async def fill(up: Up) -> None:
+    async with aiohttp.ClientSession() as session:
+        client = Client(session, up.ready)
+        await client.put_file("greet.py", WORKFLOW)
+        source = await client.call("PUT", "/api/v1/sources/repo", body={"adapter": "github", "settings": {"secret": "s3cret"}})
+        await client.call("PUT", "/api/v1/subscriptions/push", body={"source": "repo", "event": "push", "workflow": "greet"})
+        await client.call("PUT", "/api/v1/connections/halopsa", body={"grant": "token", "token": "tok"})
+        for number in range(WEBHOOKS):
+            status, _ = await client.github(source["url"], "s3cret", json.dumps({"ref": f"r{number}"}).encode())
+            assert status == 202
+
+        async def ended() -> bool:
+            items = (await client.call("GET", "/api/v1/runs?status=succeeded&limit=1000"))["items"]
+            return len(items) == WEBHOOKS
+
+        await eventually(ended, within=60)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stopped() -> AsyncIterator[Path]:
+    """The folder of a stack that has worked and was stopped; while it ran, a rebuild was refused."""
+    with open_folder() as place:
+        up = Up(place / "data")
+        try:
+            await up.start()
+            await fill(up)
+            code, said = await rebuilt(up.data)
+            assert up.process is not None
+            assert (code, said.count("\n")) == (2, 1)
+            assert f"pid {up.process.pid}" in said
+            await up.until_ready_again()
+            await up.stop()
+            yield up.data
+        finally:
+            await up.clear()
+
+
+async def test_a_killed_rebuild_goes_on_and_gives_equal_rows(stopped: Path) -> None:
+    ages = await max_ages(stopped)
+    process = await rebuild(stopped)
+    memory = stopped / "rebuild.json"
+    async with asyncio.timeout(BOUND):
+        while not memory.exists() or json.loads(memory.read_text())["phase"] != "replaying":
+            assert process.returncode is None
+            await asyncio.sleep(0.002)
+    process.kill()
+    await process.communicate()
+    # What waits to be replayed must not age off the bus meanwhile.
+    assert (await max_ages(stopped))["LOGS"] == 0
+    left = await statement(stopped, "SELECT count(*) FROM logs.message")
+    code, said = await rebuilt(stopped)
+    assert "Going on with the rebuild" in said
+    assert (code, said.count(" equal"), "different" in said) == (0, 18, False), said
+    assert left < await statement(stopped, "SELECT count(*) FROM logs.message")
+    assert not memory.exists()
+    assert await max_ages(stopped) == ages
+
+
+async def test_a_rebuild_repairs_rows_and_says_which_were_wrong(stopped: Path) -> None:
+    await statement(stopped, "UPDATE executor.run SET status = 'lost' WHERE id = (SELECT min(id) FROM executor.run)")
+    code, said = await rebuilt(stopped, "--service", "executor")
+    assert code == 1, said
+    assert [line.split()[0] for line in said.splitlines() if "different" in line] == ["executor.run"]
+    assert "events." not in said
+    assert await statement(stopped, "SELECT count(*) FROM executor.run WHERE status = 'succeeded'") == WEBHOOKS
+    assert (await rebuilt(stopped, "--service", "executor"))[0] == 0
+
+
+async def test_tokens_are_never_touched(stopped: Path) -> None:
+    before = await statement(stopped, "SELECT sealed || xmin FROM oauth.connection")
+    await rebuilt(stopped, "--force")
+    assert await statement(stopped, "SELECT sealed || xmin FROM oauth.connection") == before
+
+
+async def test_rows_that_the_bus_cannot_bring_back_stay_unless_forced(stopped: Path) -> None:
+    async with stores(stopped) as started:
+        client = await nats.connect(started.nats_url)
+        await client.jetstream().purge_stream("WEBHOOKS", seq=11)
+        await client.close()
+    code, said = await rebuilt(stopped, "--service", "events", "--service", "logs")
+    assert code == 1, said
+    assert "events.webhooks+events+runs+dead was left alone: the bus no longer holds 10 messages of WEBHOOKS" in said
+    assert "different" not in said
+    assert await statement(stopped, "SELECT count(*) FROM events.delivery WHERE sequence < 11") == 10
+    # The archive keeps what is older than its stream, and replays the rest.
+    assert await statement(stopped, "SELECT count(*) FROM logs.message WHERE stream = 'WEBHOOKS'") == WEBHOOKS
+    code, said = await rebuilt(stopped, "--service", "events", "--force")
+    assert code == 1
+    assert "10 of WEBHOOKS" in said
+    assert await statement(stopped, "SELECT count(*) FROM events.delivery WHERE sequence < 11") == 0
+
+
+async def test_what_cannot_begin_says_so_in_one_sentence() -> None:
+    code, said = await rebuilt(Path("/nowhere"))
+    assert (code, said.count("\n")) == (2, 1)
+    assert "/nowhere is no data folder" in said
