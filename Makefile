@@ -43,6 +43,9 @@ lint: install  ## Check style, types and import contracts
 bench: install  ## Run every benchmark; each prints its figure beside the limit measured in the same run
 	@set -e; for file in bench/[a-z]*.py; do echo "== $$file"; "$(BIN)/python" "$$file" $(ARGS); done
 
+chaos: install  ## Kill and pause every part under load, and count what was lost or done twice (ARGS=--quick, ARGS=--write)
+	@"$(BIN)/python" -m deploy.chaos $(ARGS)
+
 lock:  ## Write requirements.lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock

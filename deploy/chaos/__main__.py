@@ -25,7 +25,6 @@ from deploy.chaos.evidence import settled
 from deploy.chaos.installation import DrillError, installed
 from deploy.chaos.plan import Plan, chosen, plan
 from deploy.chaos.sender import Sender
-from deploy.chaos.verdict import unarchived
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kill-matrix.md"
 # Longer than an acknowledgement wait, a redelivery and the delays after them, one behind the other.
@@ -36,13 +35,16 @@ PATIENCE = 180.0
 AROUND, QUICK_AROUND = 14.0, 3.0
 WEBHOOKS, QUICK_WEBHOOKS = 20_000, 300
 # Below what two cores carry while they also send and count: above it the matrix would measure a backlog and not a recovery.
-RATE, QUICK_RATE = 20.0, 20.0
+RATE, QUICK_RATE = 40.0, 20.0
+RUNS_EVERY, QUICK_RUNS_EVERY = 8, 1
+DESCRIPTORS = 16_384
 QUICK_TARGETS = "events:kill,executor:kill,gateway:kill,nats:kill,postgres:kill"
 
 
 @click.command(name="chaos")
 @click.option("--webhooks", type=click.IntRange(1), help=f"How many in all.  [default: {WEBHOOKS}]")
 @click.option("--rate", type=click.FloatRange(0.1, 2000), help=f"How many a second.  [default: {RATE:g}]")
+@click.option("--runs-every", type=click.IntRange(1), help=f"Every so many webhooks start a run.  [default: {RUNS_EVERY}]")
 @click.option("--targets", help="Some only: events,nats:kill,postgres:pause.  [default: all, both ways]")
 @click.option("--pause", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Seconds of a SIGSTOP.")
 @click.option("--long-pause", type=click.FloatRange(0.1), default=35.0, show_default=True, help="The same of events and executor.")
@@ -54,6 +56,7 @@ def main(
     *,
     webhooks: int | None,
     rate: float | None,
+    runs_every: int | None,
     targets: str | None,
     pause: float,
     long_pause: float,
@@ -71,14 +74,15 @@ def main(
         disturbances,
         webhooks=webhooks or (QUICK_WEBHOOKS if quick else WEBHOOKS),
         rate=rate or (QUICK_RATE if quick else RATE),
+        runs_every=runs_every or (QUICK_RUNS_EVERY if quick else RUNS_EVERY),
         pause=pause,
         long_pause=long_pause,
         around=QUICK_AROUND if quick else AROUND,
     )
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
     # While the gateway is away every webhook waits on a connection of its own.
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
     try:
         with _place(keep=keep) as place:
             outcome = asyncio.run(_drilled(place, planned, console))
@@ -123,16 +127,14 @@ async def _drilled(place: Path, planned: Plan, console: Console) -> report.Repor
         recoveries = await drill.run(planned, tell)
         console.print("waiting for everything accepted to end …")
         ready = installation.ready()
-        found, bus, rows = await settled(ready["nats_url"], ready["database_url"], sender.sent, marks, SETTLES_WITHIN)
+        evidence = await settled(ready["nats_url"], ready["database_url"], sender.sent, marks, SETTLES_WITHIN)
         return report.made(
             planned,
             recoveries,
             sender.sent,
-            found,
+            evidence,
             at=at,
             seconds=asyncio.get_running_loop().time() - began,
-            unarchived=unarchived(bus, rows),
-            dead=bus.dead,
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +13,12 @@ import aiohttp
 import msgspec
 
 from deploy.chaos.installation import ASKED_EVERY, DrillError, Installation
-from deploy.chaos.plan import Cell, Plan
+from deploy.chaos.plan import COUNTED, NOOP, Cell, Plan
 from deploy.chaos.sender import Address, Sender
 
 WORKFLOWS = Path(__file__).with_name("drill_workflows.py")
 # Seconds after which a cell counts as not recovered; the longest known wait is one for a redelivery, 30 s.
 RECOVERS_WITHIN = 150.0
-# Which event starts which workflow: every webhook starts exactly one run.
-COUNTED, NOOP = "push", "ping"
 STAGES = ("process", "canary", "ready")
 
 
@@ -72,14 +69,19 @@ class Drill:
             await self._call("PUT", f"/api/v1/subscriptions/{source}-counted", body=subscription)
         subscription = {"source": "flow", "event": NOOP, "workflow": "chaos-noop", "input": {}}
         await self._call("PUT", "/api/v1/subscriptions/flow-noop", body=subscription)
-        await self._canary("warm-up")
+        async with asyncio.timeout(RECOVERS_WITHIN):
+            await self._canary("warm-up")
 
     async def run(self, plan: Plan, tell: Callable[[Recovery], None]) -> list[Recovery]:
         """Go through the cells; `tell` hears of each when it is over. A cell ends when it has recovered and all was accepted."""
         recoveries: list[Recovery] = []
         for cell in plan.cells:
-            events = itertools.islice(itertools.cycle((COUNTED, NOOP)), cell.webhooks)
-            flow = asyncio.create_task(self._sender.stream(cell.name, self._addresses["flow"], events, plan.rate))
+            if not await self._without_backlog(cell):
+                recoveries.append(Recovery(cell, ()))
+                tell(recoveries[-1])
+                continue
+            stream = self._sender.stream(cell.name, self._addresses["flow"], plan.flow(cell), plan.rate)
+            flow = asyncio.create_task(stream)
             try:
                 await asyncio.sleep(plan.lead)
                 stages = await self._disturbed(cell)
@@ -90,6 +92,16 @@ class Drill:
             recoveries.append(Recovery(cell, stages))
             tell(recoveries[-1])
         return recoveries
+
+    async def _without_backlog(self, cell: Cell) -> bool:
+        """Wait until no cell before this one has left it anything to do; False when that takes too long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RECOVERS_WITHIN):
+                # Work is done in order: when a canary is through, what came before it is.
+                await self._canary(cell.name)
+                await self._installation.all_ready(self._session)
+                return True
+        return False
 
     async def _disturbed(self, cell: Cell) -> tuple[float, ...]:
         """Kill or pause the cell's target; return the seconds after which each stage was reached, so far as they were in time."""
@@ -114,9 +126,9 @@ class Drill:
 
     async def _canary(self, cell: str) -> None:
         """Send a webhook and return once its run shows as succeeded, in the deliveries and among the runs."""
-        sent = await self._sender.send(cell, self._addresses["canary"], COUNTED)
-        if sent.delivery is None:
-            raise DrillError(f"a canary was refused: {sent.refusal}")
+        while (sent := await self._sender.send(cell, self._addresses["canary"], COUNTED)).delivery is None:
+            # That it was refused is in the report; whether it goes on being refused is asked here.
+            await asyncio.sleep(1)
         delivery = f"/api/v1/deliveries/{sent.delivery}"
         while True:
             runs = ((await self._asked(delivery)) or {}).get("runs") or []

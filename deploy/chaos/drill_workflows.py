@@ -5,6 +5,9 @@ import time
 
 from millrace import step, workflow
 
+# Seconds between the step and the end: without them hardly any kill would meet a run that has its step behind it.
+LINGER = 0.7
+
 
 def leave(file: str, kind: str, event: str) -> None:
     """Append one line: what was executed, for which event, and when (nanoseconds of the machine's clock)."""
@@ -18,9 +21,10 @@ def leave(file: str, kind: str, event: str) -> None:
 
 @workflow(name="chaos-counted", timeout=300)
 def counted(file: str, event: str) -> str:
-    """Count this attempt, and do the one durable step."""
+    """Count this attempt, do the one durable step, and linger."""
     leave(file, "attempt", event)
     step.sync("once", leave, file, "step", event)
+    time.sleep(LINGER)
     return event
 
 

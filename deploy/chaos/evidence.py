@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import asyncpg
+import msgspec
 import nats
 from nats.aio.client import Client
 
@@ -15,11 +16,20 @@ from deploy.chaos.sender import Sent
 from deploy.chaos.verdict import PASSING, TERMINAL, BusFacts, Finding, Mark, RowFacts, findings, unarchived
 from shared.envelope import Envelope, open_envelope, open_message
 from shared.errors import Unavailable
-from shared.messages import EventAccepted, RunRequested, RunStepCompleted, WebhookReceived
+from shared.messages import EventAccepted, EventFiltered, RunRequested, RunStepCompleted, WebhookReceived
 from shared.pull import OrderedReader, api_request
 
 STREAMS = ("WEBHOOKS", "EVENTS", "RUNS", "DEAD")
 ASKED_EVERY = 1.0
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """All that is known of a drill at its end, and what is wrong."""
+
+    found: list[Finding]
+    bus: BusFacts
+    rows: RowFacts
+    marks: list[Mark]
 
 
 class Bus:
@@ -60,6 +70,8 @@ class Bus:
         elif noun == "event" and verb == "accepted":
             accepted = open_message(envelope, EventAccepted)
             facts.delivery_of[accepted.event] = accepted.delivery
+        elif noun == "event" and verb == "filtered":
+            facts.filtered.add(open_message(envelope, EventFiltered).delivery)
         elif noun == "run" and verb == "requested":
             requested = open_message(envelope, RunRequested)
             if requested.delivery is not None:
@@ -99,10 +111,8 @@ def marks_of(path: Path) -> list[Mark]:
     return [Mark(kind, event, int(at)) for kind, event, at in lines]
 
 
-async def settled(
-    nats_url: str, database_url: str, sent: Sequence[Sent], marks: Path, bound: float
-) -> tuple[list[Finding], BusFacts, RowFacts]:
-    """Wait up to `bound` seconds for everything accepted to have ended in both stores; return what is wrong then, and the facts."""
+async def settled(nats_url: str, database_url: str, sent: Sequence[Sent], marks: Path, bound: float) -> Evidence:
+    """Wait up to `bound` seconds for everything accepted to have ended in both stores; return what is known then."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + bound
     accepted = [one.delivery for one in sent if one.delivery is not None]
@@ -118,10 +128,11 @@ async def settled(
             if loop.time() > deadline or all(bus.facts.ended(delivery) for delivery in accepted):
                 # Rows last: what they show is then on the bus, or was just read from it.
                 rows = await rows_of(database_url)
-                found = findings(sent, bus.facts, rows, await asyncio.to_thread(marks_of, marks))
+                made = await asyncio.to_thread(marks_of, marks)
+                found = findings(sent, bus.facts, rows, made)
                 passing = any(one.kind in PASSING for one in found) or unarchived(bus.facts, rows)
                 if loop.time() > deadline or not passing:
-                    return found, bus.facts, rows
+                    return Evidence(found, bus.facts, rows, made)
             await asyncio.sleep(ASKED_EVERY)  # the rows follow in their own time
     finally:
         await client.close()

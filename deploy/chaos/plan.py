@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
@@ -14,6 +14,8 @@ HOWS: tuple[How, ...] = ("kill", "pause")
 TARGETS = (*SERVICES, "nats", "postgres")
 # Their leases and ack waits are 30 s: a shorter pause would let them wake up before anybody noticed.
 LEASED = ("events", "executor")
+# GitHub's words for what starts the workflow with a step, the one that does nothing, and none.
+COUNTED, NOOP, IGNORED = "push", "ping", "star"
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,16 +33,23 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole drill: `rate` in webhooks a second; `lead` seconds of undisturbed flow before each disturbance."""
+    """The whole drill: `rate` webhooks a second, of which every `runs_every`-th starts a run; `lead` seconds come undisturbed."""
 
     cells: tuple[Cell, ...]
     rate: float
+    runs_every: int
     lead: float
 
     @property
     def webhooks(self) -> int:
         """Return how many are sent in all, canaries aside."""
         return sum(cell.webhooks for cell in self.cells)
+
+    def flow(self, cell: Cell) -> Iterator[str]:
+        """Yield the events of a cell's webhooks: the two that start a run in turn, among others that nobody wants."""
+        for number in range(cell.webhooks):
+            turn, place = divmod(number, self.runs_every)
+            yield IGNORED if place else (COUNTED, NOOP)[turn % 2]
 
 
 def chosen(targets: str) -> list[tuple[str, How]]:
@@ -55,7 +64,14 @@ def chosen(targets: str) -> list[tuple[str, How]]:
 
 
 def plan(
-    disturbances: Iterable[tuple[str, How]], *, webhooks: int, rate: float, pause: float, long_pause: float, around: float
+    disturbances: Iterable[tuple[str, How]],
+    *,
+    webhooks: int,
+    rate: float,
+    runs_every: int,
+    pause: float,
+    long_pause: float,
+    around: float,
 ) -> Plan:
     """Spread `webhooks` over the disturbances by how long each takes: its pause, and `around` seconds before and after it."""
     pauses = [(target, how, 0.0 if how == "kill" else long_pause if target in LEASED else pause) for target, how in disturbances]
@@ -68,4 +84,4 @@ def plan(
         until = round(webhooks * spent / whole)
         cells.append(Cell(target=target, how=how, pause=seconds, webhooks=until - given))
         given = until
-    return Plan(cells=tuple(cells), rate=rate, lead=min(2.0, around / 4))
+    return Plan(cells=tuple(cells), rate=rate, runs_every=runs_every, lead=min(3.0, around / 2))

@@ -14,9 +14,10 @@ import msgspec
 from rich.table import Table
 
 from deploy.chaos.drill import Recovery
+from deploy.chaos.evidence import Evidence
 from deploy.chaos.plan import Plan
 from deploy.chaos.sender import Sent
-from deploy.chaos.verdict import KINDS, Finding, counted
+from deploy.chaos.verdict import KINDS, Finding, begun_again, counted, unarchived
 
 EXAMPLES = 10
 _HEADINGS = ("target", "how", "accepted", *KINDS, "refused", "recovered after", "503s", "no answer")
@@ -47,13 +48,19 @@ class CellReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole outcome. `unarchived` counts by stream what the archive lacks; `dead` quotes dead letters."""
+    """The whole outcome. `unarchived` counts by stream what the archive lacks; `dead` quotes dead letters.
+
+    `begun_again` counts runs with more than one attempt, `resumed` those that had their step behind them by then.
+    """
 
     at: datetime
     webhooks: int
     rate: float
+    runs_every: int
     seconds: float
     cells: list[CellReport]
+    begun_again: int
+    resumed: int
     unarchived: dict[str, int]
     dead: list[str]
     problems: list[Finding]
@@ -95,24 +102,26 @@ def made(
     plan: Plan,
     recoveries: Sequence[Recovery],
     sent: Sequence[Sent],
-    found: Sequence[Finding],
+    evidence: Evidence,
     *,
     at: datetime,
     seconds: float,
-    unarchived: dict[str, int],
-    dead: list[str],
 ) -> Report:
     """Return the report of a drill that began `at` and took so many seconds."""
+    again, resumed = begun_again(evidence.bus, evidence.marks)
     refused = [Finding(one.cell, "refused", one.sender_delivery, one.refusal) for one in sent if one.refusal is not None]
     return Report(
         at=at,
         webhooks=sum(one.cell in {recovery.cell.name for recovery in recoveries} for one in sent),
         rate=plan.rate,
+        runs_every=plan.runs_every,
         seconds=round(seconds, 1),
-        cells=cell_reports(recoveries, sent, found),
-        unarchived=unarchived,
-        dead=dead[:EXAMPLES],
-        problems=[*found, *refused][:EXAMPLES],
+        cells=cell_reports(recoveries, sent, evidence.found),
+        begun_again=again,
+        resumed=resumed,
+        unarchived=unarchived(evidence.bus, evidence.rows),
+        dead=evidence.bus.dead[:EXAMPLES],
+        problems=[*evidence.found, *refused][:EXAMPLES],
     )
 
 
@@ -128,7 +137,10 @@ def table(report: Report) -> Table:
 
 def remarks(report: Report) -> list[str]:
     """Return in sentences what the table does not show."""
-    lines = [f"{one.cell}: {one.kind}: {one.delivery}: {one.detail}" for one in report.problems]
+    lines = [
+        f"{report.begun_again} runs were begun again, {report.resumed} of them with their step recorded: those must not repeat it"
+    ]
+    lines += [f"{one.cell}: {one.kind}: {one.delivery}: {one.detail}" for one in report.problems]
     lines += [f"the archive lacks {count} messages of {stream}" for stream, count in report.unarchived.items()]
     return lines + [f"dead letter: {letter}" for letter in report.dead]
 
@@ -139,7 +151,9 @@ def page(report: Report) -> str:
     rows += [_words(cell) for cell in report.cells]
     rows += [("**all**", *_sums(report))]
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    said = "\n".join(f"- {remark}" for remark in remarks(report)) or "Nothing else to say: no dead letter, no gap in the archive."
+    said = "\n".join(f"- {remark}" for remark in remarks(report))
+    if report.clean:
+        said += "\n- no dead letter, and no gap between the streams and the archive"
     return f"""\
 # The kill matrix
 
@@ -147,8 +161,8 @@ Written by `make chaos ARGS=--write`; not edited by hand. `make chaos` repeats i
 
 Each of the five services, the broker and the database is disturbed in turn while signed GitHub webhooks stream in: once killed
 (SIGKILL), once paused (SIGSTOP, then SIGCONT) for longer than leases and acknowledgement waits where the target has any.
-Every webhook starts exactly one run: every other one of a workflow with a durable step, the rest of one that does nothing.
-A webhook that was answered 503, or not at all, is sent again under the same delivery id, as its sender would.
+{_started(report.runs_every)} A webhook that was answered 503, or not at all, is
+sent again under the same delivery id, as its sender would.
 
 - **{report.at:%Y-%m-%d %H:%M} UTC**, Millrace {version("millrace")}, {machine()}
 - {report.webhooks:,} webhooks (canaries included) at {report.rate:g} a second, in {report.seconds:,.0f} s
@@ -157,7 +171,7 @@ A webhook that was answered 503, or not at all, is sent again under the same del
 
 {said}
 
-How to read it. *accepted*: answered 202 or 200. Of these: *lost*: not on the bus, without a row, or without a run.
+How to read it. *accepted*: answered 202 or 200. Of these: *lost*: not on the bus, without a row, or without its run.
 *duplicated*: stored twice, more than one run, a run with more than one end, or a step executed again after it was recorded.
 *stuck*: its run has not ended some minutes after the last webhook. *failed*: its run ended otherwise than well. *disagrees*: the
 bus and the database tell different stories. *refused*: never accepted. *recovered after*: seconds from the kill, or from the end
@@ -165,6 +179,16 @@ of the pause, until every service was ready and a webhook sent then had its run 
 *503s* and *no answer* count answers, not webhooks. Counted from the streams, from Postgres, and from a file that the workflow
 itself writes; the archive is compared with the streams message by message.
 """
+
+
+def _started(every: int) -> str:
+    which = "Every webhook starts" if every == 1 else f"One webhook of {every} starts"
+    rest = (
+        ""
+        if every == 1
+        else " Nobody wants the others: their deliveries must say so, and a run of one of them counts as duplicated."
+    )
+    return f"{which} exactly one run, of a workflow with a durable step and of one that does nothing in turn.{rest}"
 
 
 def machine() -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from deploy.chaos.plan import IGNORED
 from deploy.chaos.sender import Sent
 
 # As their messages say them on the bus and as their rows show them.
@@ -20,6 +21,7 @@ class BusFacts(msgspec.Struct, kw_only=True):
 
     webhooks: dict[str, int] = {}
     delivery_of: dict[str, str] = {}
+    filtered: set[str] = set()
     runs: dict[str, set[str]] = {}
     ends: dict[str, list[str]] = {}
     recorded: dict[str, dict[tuple[str, int], list[int]]] = {}
@@ -27,9 +29,9 @@ class BusFacts(msgspec.Struct, kw_only=True):
     stored: dict[str, int] = {}
 
     def ended(self, delivery: str) -> bool:
-        """Return whether a delivery has a run and all of its runs have their end."""
+        """Return whether a delivery was filtered out, or has a run and all of its runs have their end."""
         runs = self.runs.get(delivery)
-        return bool(runs) and all(run in self.ends for run in runs or ())
+        return delivery in self.filtered or (bool(runs) and all(run in self.ends for run in runs or ()))
 
 
 class RowFacts(msgspec.Struct, kw_only=True):
@@ -69,8 +71,8 @@ def findings(sent: Iterable[Sent], bus: BusFacts, rows: RowFacts, marks: Sequenc
         if one.delivery is None:
             continue
         complaints = (
-            (LOST, _lost(one.delivery, bus, rows)),
-            (DUPLICATED, _duplicated(one.delivery, bus, executed.get(one.delivery, ()))),
+            (LOST, _lost(one.delivery, bus, rows, wanted=one.event != IGNORED)),
+            (DUPLICATED, _duplicated(one.delivery, bus, executed.get(one.delivery, ()), wanted=one.event != IGNORED)),
             (STUCK, _stuck(one.delivery, bus, rows)),
             (FAILED, _failed(one.delivery, bus)),
             (DISAGREES, _disagrees(one.delivery, bus, rows)),
@@ -79,21 +81,23 @@ def findings(sent: Iterable[Sent], bus: BusFacts, rows: RowFacts, marks: Sequenc
     return found
 
 
-def _lost(delivery: str, bus: BusFacts, rows: RowFacts) -> str | None:
+def _lost(delivery: str, bus: BusFacts, rows: RowFacts, *, wanted: bool) -> str | None:
     if delivery not in bus.webhooks:
         return "accepted, and not on the bus"
     if delivery not in rows.deliveries:
         return "accepted, and without a row"
-    if not bus.runs.get(delivery):
+    if wanted and not bus.runs.get(delivery):
         return f"accepted, and without a run: {rows.deliveries[delivery]}"
+    if not wanted and rows.deliveries[delivery] != "filtered":
+        return f"accepted, and neither routed nor filtered: {rows.deliveries[delivery]}"
     return None
 
 
-def _duplicated(delivery: str, bus: BusFacts, executed: Sequence[int]) -> str | None:
+def _duplicated(delivery: str, bus: BusFacts, executed: Sequence[int], *, wanted: bool) -> str | None:
     runs = bus.runs.get(delivery, set())
     if bus.webhooks.get(delivery, 0) > 1:
         return f"stored {bus.webhooks[delivery]} times"
-    if len(runs) > 1:
+    if len(runs) > int(wanted):
         return f"{len(runs)} runs"
     for run in runs:
         if len(bus.ends.get(run, ())) > 1:
@@ -127,6 +131,21 @@ def _disagrees(delivery: str, bus: BusFacts, rows: RowFacts) -> str | None:
     if rows.runs.get(delivery, {}) != on_bus:
         return f"the bus has {on_bus}, the delivery's rows {rows.runs.get(delivery, {})}"
     return None
+
+
+def begun_again(bus: BusFacts, marks: Iterable[Mark]) -> tuple[int, int]:
+    """Return how many events' runs had more than one attempt, and how many of them one after their step was recorded."""
+    attempts: dict[str, list[int]] = {}
+    for mark in marks:
+        if mark.kind == "attempt":
+            attempts.setdefault(mark.event, []).append(mark.at)
+    again = {event: max(times) for event, times in attempts.items() if len(times) > 1}
+    resumed = 0
+    for event, last in again.items():
+        runs = bus.runs.get(bus.delivery_of.get(event, ""), ())
+        recorded = [times[0] for run in runs for times in bus.recorded.get(run, {}).values()]
+        resumed += any(last > at for at in recorded)
+    return len(again), resumed
 
 
 def unarchived(bus: BusFacts, rows: RowFacts) -> dict[str, int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 import pytest
 
-from deploy.chaos.plan import TARGETS, chosen, plan
+from deploy.chaos.plan import COUNTED, IGNORED, NOOP, TARGETS, chosen, plan
 from deploy.chaos.sender import Sent
-from deploy.chaos.verdict import BusFacts, Mark, RowFacts, findings, unarchived
+from deploy.chaos.verdict import BusFacts, Mark, RowFacts, begun_again, findings, unarchived
 
 SENT = [Sent(cell="events:kill", event="push", sender_delivery="s", delivery="d")]
 
@@ -39,6 +41,13 @@ def test_a_step_may_be_repeated_until_it_is_recorded_and_not_after() -> None:
     assert kinds(*good(), Mark("step", "e", 90), Mark("step", "e", 101)) == {"duplicated"}
 
 
+def test_runs_that_were_begun_again_are_told_apart_by_their_step() -> None:
+    bus, _ = good()
+    assert begun_again(bus, [Mark("attempt", "e", 80)]) == (0, 0)
+    assert begun_again(bus, [Mark("attempt", "e", 80), Mark("attempt", "e", 99)]) == (1, 0)
+    assert begun_again(bus, [Mark("attempt", "e", 80), Mark("attempt", "e", 110)]) == (1, 1)
+
+
 def test_each_fault_is_seen() -> None:
     bus, rows = good()
     replaced = msgspec.structs.replace
@@ -55,15 +64,27 @@ def test_each_fault_is_seen() -> None:
     assert unarchived(bus, replaced(rows, archived={"RUNS": 3})) == {"RUNS": 1}
 
 
+def test_a_webhook_that_nobody_wants_ends_filtered_and_starts_nothing() -> None:
+    ignored = [Sent(cell="c", event=IGNORED, sender_delivery="s", delivery="d")]
+    bus, rows = BusFacts(webhooks={"d": 1}, filtered={"d"}), RowFacts(deliveries={"d": "filtered"})
+    assert bus.ended("d")
+    assert findings(ignored, bus, rows, []) == []
+    assert [one.kind for one in findings(ignored, bus, RowFacts(deliveries={"d": "accepted"}), [])] == ["lost"]
+    assert [one.kind for one in findings(ignored, *good(), [])] == ["lost", "duplicated"]
+
+
 def test_webhooks_that_were_never_accepted_are_not_lost() -> None:
     assert findings([Sent(cell="c", event="push", sender_delivery="s")], BusFacts(), RowFacts(), []) == []
 
 
 def test_the_plan_sends_exactly_as_many_as_were_asked_for() -> None:
-    planned = plan(chosen(""), webhooks=20_000, rate=60, pause=10, long_pause=35, around=14)
+    planned = plan(chosen(""), webhooks=20_000, rate=40, runs_every=8, pause=10, long_pause=35, around=14)
     assert planned.webhooks == 20_000
     assert [(cell.target, cell.how) for cell in planned.cells] == [(target, how) for target in TARGETS for how in ("kill", "pause")]
     assert {cell.pause for cell in planned.cells if cell.how == "pause"} == {10, 35}
+    flow = Counter(event for cell in planned.cells for event in planned.flow(cell))
+    assert flow[IGNORED] == pytest.approx(17_500, abs=20)
+    assert flow[COUNTED] == pytest.approx(flow[NOOP], abs=20)
     # The flow goes on during every pause.
     assert all(cell.webhooks / planned.rate > planned.lead + cell.pause for cell in planned.cells)
 
