@@ -20,6 +20,7 @@ from nats.aio.client import Client
 
 from deploy.errors import StartError
 from deploy.files import tail, write_private
+from deploy.staging import Staging
 from deploy.supervise import Program, Supervised
 
 ADMIN = "admin"
@@ -65,6 +66,14 @@ class EmbeddedNats:
         self._password = password
         self._binary = binary()
         self._port = ANY_PORT
+        self._staging = Staging(folder)
+        self._restarted = asyncio.Event()
+        self._staging_again: asyncio.Task[None] | None = None
+
+        def told() -> None:
+            self._restarted.set()
+            changed()
+
         self.supervised = Supervised(
             Program(
                 name="nats-server",
@@ -75,7 +84,7 @@ class EmbeddedNats:
                 pidfile=pidfile,
             ),
             before=self._delete_ports_files,
-            changed=changed,
+            changed=told,
         )
 
     def url(self, user: str, password: str) -> str:
@@ -95,11 +104,31 @@ class EmbeddedNats:
             write_private(self._folder / "port", f"{self._port}\n".encode())
             self._write_config()  # what a restart will read
         await self._wait_until_ready(deadline)
+        await self.stage()
+        self._restarted.clear()
+        self._staging_again = asyncio.create_task(self._stage_again(), name="stage again")
+
+    async def stage(self) -> None:
+        """Let the streams that there are by now stage their batches in memory, where the system has a place for it."""
+        await asyncio.to_thread(self._staging.link)
 
     async def stop(self, grace: float) -> None:
         """Shut down within `grace` seconds."""
+        if self._staging_again is not None:
+            self._staging_again.cancel()
+            await asyncio.gather(self._staging_again, return_exceptions=True)
         await self.supervised.stop(grace)
         await self._delete_ports_files()
+        await asyncio.to_thread(self._staging.remove)
+
+    async def _stage_again(self) -> None:
+        """After each restart, as soon as the server answers."""
+        while True:
+            await self._restarted.wait()
+            self._restarted.clear()
+            while self.supervised.state.pid is not None and await self._problem() is not None:
+                await asyncio.sleep(ASKED_EVERY)  # no event tells of it
+            await self.stage()
 
     def _kept_port(self) -> int:
         """Return the port of the last time, unless another program has it by now."""
@@ -138,14 +167,17 @@ class EmbeddedNats:
             await asyncio.sleep(ASKED_EVERY)  # the file is the only announcement
 
     async def _wait_until_ready(self, deadline: float) -> None:
-        while True:
-            try:
-                await _ask_jetstream(self.url(ADMIN, self._password))
-            except (OSError, nats.errors.Error, TimeoutError) as error:
-                self._give_up_after(deadline, str(error) or type(error).__name__)
-                await asyncio.sleep(ASKED_EVERY)  # no event tells of it
-            else:
-                return
+        while (problem := await self._problem()) is not None:
+            self._give_up_after(deadline, problem)
+            await asyncio.sleep(ASKED_EVERY)  # no event tells of it
+
+    async def _problem(self) -> str | None:
+        """Return why JetStream does not answer, or None when it does."""
+        try:
+            await _ask_jetstream(self.url(ADMIN, self._password))
+        except (OSError, nats.errors.Error, TimeoutError) as error:
+            return str(error) or type(error).__name__
+        return None
 
     def _give_up_after(self, deadline: float, reason: str) -> None:
         if time.monotonic() > deadline or self.supervised.state.restarts >= HOPELESS_AFTER:

@@ -80,6 +80,7 @@ class Stack:
         """Start everything; return what each service's /readyz says when all are ready. StartError when one does not get there."""
         await self.stores.start()
         await prepare(nats_url=self.stores.nats_url, database_url=self.stores.database_url, credentials=self._credentials)
+        await self.stores.prepared()
         self._bounding = asyncio.create_task(self._bound_logs(), name="bound logs")
         health = self._sockets / "health"
         health.mkdir(mode=0o700)

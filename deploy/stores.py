@@ -79,6 +79,11 @@ class Stores:
         """Start what is embedded and wait until it answers. StartError when one does not get there."""
         await together(self._start_nats(), self._start_postgres())
 
+    async def prepared(self) -> None:
+        """Take note that the streams have been made."""
+        if self._nats is not None:
+            await self._nats.stage()
+
     async def stop(self, began: float | None = None) -> None:
         """End what was started, as part of a stop that `began` then (monotonic), or now."""
         since = time.monotonic() if began is None else began

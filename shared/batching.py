@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 import msgspec
@@ -13,6 +12,9 @@ MAX_MESSAGES = 1000
 MAX_BYTES = 4 * 1024 * 1024
 # One batch fills while another commits. A third would only make batches smaller: commits follow each other on one disk.
 IN_FLIGHT = 2
+# A batch takes half of what waits, or so many messages. All that waits in one batch would have who sends and who commits take
+# turns instead of working side by side; much fewer messages would pay the price of a commit too often (docs/performance.md).
+FEWEST_TO_SHARE = 24
 
 P = TypeVar("P")
 
@@ -59,13 +61,6 @@ class Batcher(Generic[P]):
         self._waiting.append(offer)
         self._waiting_bytes += offer.size
 
-    def withdraw(self, ids: Iterable[str]) -> None:
-        """Forget messages that wait and that nobody wants any more."""
-        unwanted = set(ids)
-        kept = [offer for offer in self._waiting if offer.id not in unwanted]
-        self._waiting = deque(kept)
-        self._waiting_bytes = sum(offer.size for offer in kept)
-
     def take(self) -> list[Offer[P]]:
         """Return the next batch, oldest first, or nothing when nothing may go now; `done` must be told when it has ended."""
         if self._batches >= self._batches_allowed or not self._waiting:
@@ -77,7 +72,8 @@ class Batcher(Generic[P]):
         # back, so that its messages keep their order.
         within: dict[str, bool] = {}
         behind: set[str] = set()
-        while self._waiting and len(batch) < self._max_messages:
+        most = min(self._max_messages, max(FEWEST_TO_SHARE, len(self._waiting) // 2))
+        while self._waiting and len(batch) < most:
             offer = self._waiting[0]
             if batch and size + offer.size > self._max_bytes:
                 break

@@ -38,6 +38,11 @@ TICK = 0.1
 # What may wait for one stream while the broker does not answer; more is refused at once, so that memory stays bounded.
 WAITING_MESSAGES = 20_000
 WAITING_BYTES = 64 * 1024 * 1024
+# Up to so many messages go one by one, without waiting for each other: what the broker does around an atomic batch costs as much
+# as some single commits (docs/performance.md).
+FEW = 4
+# Turns of the event loop until what was given to the client is with the operating system: its task for a commit, its flusher.
+TURNS_TO_WRITE = 2
 # Room for the headers of one message.
 HEADERS_BYTES = 512
 # Acks that are remembered to answer repeated ids, which would fail a whole batch: about 20 MB when full.
@@ -47,7 +52,7 @@ _log = structlog.get_logger()
 _ack_decoder = msgspec.json.Decoder()
 
 
-class Ack(msgspec.Struct, frozen=True):
+class Ack(msgspec.Struct, frozen=True, gc=False):
     """A message is on disk at `sequence`; `duplicate` when the stream knew its id already."""
 
     sequence: int
@@ -170,26 +175,34 @@ class Coalescer:
             task.add_done_callback(self._tasks.discard)
 
     async def _carry(self, batch: list[Offer[Outgoing]]) -> None:
+        acks: list[tuple[Offer[Outgoing], Ack]] = []
         try:
             wanted = [offer for offer in batch if offer.bearer.wanted]
-            if len(wanted) < len(batch):
-                for offer in batch:
-                    if not offer.bearer.wanted:
-                        self._settle(offer, Unavailable("nobody waits for it any more"))
-            if len(wanted) > 1:
-                await self._together(wanted)
-            elif wanted:
-                await self._alone(wanted[0])
+            for offer in batch:
+                if not offer.bearer.wanted:
+                    self._settle(offer, Unavailable("nobody waits for it any more"))
+            if len(wanted) > FEW:
+                acks = await self._together(wanted)
+            else:
+                await asyncio.gather(*(self._alone(offer) for offer in wanted))
         except Exception as error:
             _log.exception("commit.failed", stream=self._stream)
             for offer in batch:
                 self._settle(offer, Unavailable(f"the message could not be sent: {type(error).__name__}"))
-        finally:
-            self._batcher.done(batch)
-            self._schedule()
+        self._batcher.done(batch)
+        if len(self._batcher):
+            # What waits goes on its way before those who waited run: the broker works while they do.
+            self._send()
+            for _ in range(TURNS_TO_WRITE):
+                await asyncio.sleep(0)
+        for offer, ack in acks:
+            self._settle(offer, ack)
 
-    async def _together(self, batch: list[Offer[Outgoing]]) -> None:
-        """Send one atomic batch; when the broker refuses it as a whole, send each alone for a verdict of its own."""
+    async def _together(self, batch: list[Offer[Outgoing]]) -> list[tuple[Offer[Outgoing], Ack]]:
+        """Send one atomic batch and return its acks, which are still to be told.
+
+        What the broker refuses as a whole is sent one by one, each for a verdict of its own; told, and not returned.
+        """
         name = self._client._nuid.next().decode()  # noqa: SLF001 - a short unique id, as the protocol asks for
         try:
             if not self._client.is_connected:
@@ -205,15 +218,14 @@ class Coalescer:
             for offer in batch:
                 self._note_unknown(offer)
                 self._settle(offer, Unavailable(f"the broker did not confirm the message: {type(error).__name__}"))
-            return
+            return []
         answer = _ack_decoder.decode(msg.data)
         if "error" in answer or answer.get("count") != len(batch):
             await asyncio.gather(*(self._alone(offer) for offer in batch))
-            return
+            return []
         # A batch is stored without anything in between, in its order.
         first = int(answer["seq"]) - len(batch) + 1
-        for number, offer in enumerate(batch):
-            self._settle(offer, Ack(first + number))
+        return [(offer, Ack(first + number)) for number, offer in enumerate(batch)]
 
     async def _alone(self, offer: Offer[Outgoing]) -> None:
         outgoing = offer.bearer

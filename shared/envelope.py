@@ -131,7 +131,9 @@ def utc_now() -> datetime:
 
 def rfc3339(moment: datetime) -> str:
     """Return `moment` as RFC 3339 in UTC with `Z` and microseconds."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if not moment.microsecond or moment.tzinfo is not UTC:  # msgspec leaves out a fraction that is zero
+        return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return _encoder.encode(moment)[1:-1].decode()
 
 
 def _namespace(text: str) -> UUID:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator
+from typing import Self
 
 from aiohttp import web
 
@@ -22,20 +21,19 @@ class Room:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._free = capacity
 
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[Held]:
-        """Give a count of bytes that is given back at the end of the block."""
-        held = Held(self)
-        try:
-            yield held
-        finally:
-            self._free += held.size
+    def hold(self) -> Held:
+        """Give a count of bytes that is given back at the end of its block."""
+        return Held(self)
 
     def take(self, size: int) -> None:
         """Take `size` bytes. Raises `Unavailable` when they are not there."""
         if size > self._free:
             raise Unavailable("too many large bodies are on their way at once", retry_after=5)
         self._free -= size
+
+    def give_back(self, size: int) -> None:
+        """Make room again."""
+        self._free += size
 
 
 class Held:
@@ -44,6 +42,14 @@ class Held:
     def __init__(self, room: Room) -> None:
         self._room = room
         self.size = 0
+
+    def __enter__(self) -> Self:
+        """Begin the block."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Give back what was taken."""
+        self._room.give_back(self.size)
 
     async def body(self, request: web.Request, limit: int) -> bytes:
         """Return a request's body, exactly as it was sent, counted while it streams in.

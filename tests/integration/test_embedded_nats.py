@@ -14,9 +14,13 @@ import nats
 import nats.errors
 import pytest
 from nats.aio.client import Client
+from nats.js.api import StreamConfig
 
+from deploy import staging
 from deploy.broker import ADMIN, EmbeddedNats, check_version
 from deploy.errors import StartError
+from deploy.staging import MEMORY, Staging
+from shared.envelope import new_id
 
 BOUND = 30.0
 PASSWORD = "a-password-of-this-test"
@@ -93,6 +97,59 @@ async def test_a_killed_server_comes_back_on_its_port(folder: Path) -> None:
                     await asyncio.sleep(0.02)
         assert server.supervised.state.restarts == 1
         assert server.supervised.state.pid not in {None, killed}
+
+
+async def committed(server: EmbeddedNats) -> int:
+    """Commit an atomic batch of three; returns the sequence of the last one."""
+    client = await nats.connect(server.url(ADMIN, PASSWORD))
+    try:
+        await client.jetstream().add_stream(StreamConfig(name="THINGS", subjects=["things"], allow_atomic=True))
+        batch = new_id()
+        for number in (1, 2):
+            await client.publish("things", b"thing", headers={"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)})
+        last = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": "3", "Nats-Batch-Commit": "1"}
+        answer = json.loads((await client.request("things", b"thing", headers=last)).data)
+        assert answer["count"] == 3
+        return int(answer["seq"])
+    finally:
+        await client.close()
+
+
+@pytest.mark.skipif(not MEMORY.is_dir(), reason="this system has no /dev/shm")
+async def test_batches_are_staged_in_memory_also_after_the_server_was_killed(folder: Path) -> None:
+    async with running(folder) as server:
+        assert await committed(server) == 3
+        await server.stage()
+        batches = next(folder.glob("jetstream/*/streams/THINGS")) / "batches"
+        place = batches.readlink()
+        assert place.is_relative_to(MEMORY)
+        assert stat.S_IMODE(place.parent.stat().st_mode) == 0o700
+        assert await committed(server) == 6
+        killed = server.supervised.state.pid
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        async with asyncio.timeout(BOUND):
+            while server.supervised.state.pid in {None, killed} or not batches.is_symlink():
+                await asyncio.sleep(0.02)
+        assert await committed(server) == 9
+        assert list(place.iterdir()) == []
+    assert not place.parent.exists()
+
+
+async def test_a_place_of_somebody_else_is_not_used(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "MEMORY", tmp_path)
+    mine = Staging(folder)
+    assert mine.link()
+    place = next(tmp_path.glob("millrace-*"))
+    place.chmod(0o755)
+    assert not mine.link()
+    place.rmdir()
+    place.symlink_to(folder)
+    assert not mine.link()
+    mine.remove()
+    assert folder.is_dir()
+    monkeypatch.setattr(staging, "MEMORY", tmp_path / "nothing")
+    assert not Staging(folder).link()
 
 
 async def test_a_port_taken_by_another_program_is_replaced(folder: Path) -> None:

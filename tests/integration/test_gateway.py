@@ -420,6 +420,8 @@ async def test_only_the_platform_key_is_let_in(place: Place, client: Client) -> 
     assert (await client("GET", "/api/v1/nothing")).status == 404
     assert (await client("GET", "/api/v1/nothing", headers={})).status == 401
     assert (await client("GET", "/nothing", headers={})).status == 404
+    wrong = await client("POST", "/healthz", headers={})
+    assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, HEAD")
     assert (await client("GET", "/healthz", headers={})).status == 200
     assert (await client("GET", "/readyz", headers={})).json["ready"] is True
     assert (await client("GET", "/api/v1/runs?org=a.b")).status == 422

@@ -18,7 +18,7 @@ from services.gateway.api import (
 )
 from services.gateway.api.access import access
 from services.gateway.parts import GATEWAY, Gateway
-from shared.http import problems
+from shared.http import no_such_route, problems, with_problems
 
 API_ROUTES = [
     *files.ROUTES,
@@ -34,11 +34,23 @@ API_ROUTES = [
 
 def application(gateway: Gateway) -> web.Application:
     """Return the application; what is unknown answers 404, and below /api/v1 401 to those without a key."""
-    api = web.Application(middlewares=[access])
+    api = web.Application(middlewares=[problems, access])
     api.add_routes(API_ROUTES)
-    made = web.Application(middlewares=[problems])
+    made = web.Application()
     made[GATEWAY] = gateway
-    made.router.add_route("*", "/hooks/{id}", hooks.receive)
-    made.add_routes(health.ROUTES)
+    made.router.add_route("*", "/hooks/{id}", with_problems(hooks.receive))
+    made.add_routes([web.route(route.method, route.path, with_problems(route.handler)) for route in health.ROUTES])
     made.add_subapp("/api/v1", api)
+    made.router.add_route("*", "/{path:.*}", with_problems(_nowhere))
     return made
+
+
+async def _nowhere(request: web.Request) -> web.StreamResponse:
+    """Answer for what no other route takes: 405 where one would with another method, else 404."""
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        if resource is not request.match_info.route.resource:
+            allowed |= (await resource.resolve(request))[1]
+    if allowed:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+    raise no_such_route(request)
