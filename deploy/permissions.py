@@ -37,6 +37,8 @@ def service_permissions(service: str) -> dict[str, list[str]]:
     for stream in STREAMS:
         if service == "logs" or service in stream.readers:
             publish |= _reading(stream.name)
+        if service == stream.purged_by:
+            publish.add(f"$JS.API.STREAM.PURGE.{stream.name}")
     for work in WORK:
         if work.service == service:
             publish |= {

@@ -99,6 +99,20 @@ async def pending(client: Client, stream: str, filters: tuple[str, ...], after: 
     return int(answer.get("num_pending", 0))
 
 
+async def keys(client: Client, stream: str, filter_: str) -> set[str]:
+    """Return the keys (second tokens) of all subjects of a stream that match a filter and hold a message."""
+    found: set[str] = set()
+    offset = 0
+    while True:
+        asked = {"subjects_filter": filter_, "offset": offset}
+        info = await api_request(client, f"$JS.API.STREAM.INFO.{stream}", asked, wait=30)
+        subjects = info["state"].get("subjects") or {}
+        found |= {subject.split(".")[1] for subject in subjects}
+        offset += len(subjects)
+        if not subjects or offset >= info.get("total", 0):
+            return found
+
+
 async def waiting_since(client: Client, stream: str, subject: str, after: int) -> datetime | None:
     """Return when the first message of `subject` after the sequence `after` was stored; None when there is none."""
     try:

@@ -18,6 +18,7 @@ from shared.envelope import Envelope, open_envelope, open_message
 from shared.errors import Invalid, Unavailable
 from shared.messages.declaration import Message, class_of
 from shared.pull import Delivered, OrderedReader, StreamError, api_request
+from shared.questions.declaration import Position
 
 INCARNATION = "millrace_incarnation"
 # How long a writer that met trouble waits before it begins again from its checkpoint, in seconds.
@@ -46,7 +47,9 @@ class Projected(msgspec.Struct, frozen=True, kw_only=True):
     """What a projection is, wherever it runs: the messages that it reads, what they do, and which rows come of them.
 
     `name` is unique within the service. `rows` narrows `tables` to what is this projection's own where it has a part of a table:
-    a condition over `:stream`, `:incarnation` and `:first`, the first sequence that the stream still holds.
+    a condition over `:stream`, `:incarnation` and `:first`, the first sequence that the stream still holds. `born` is for rows
+    that go on when their messages are purged: the filter of the first message of each, whose key is the row's `id`; `rows` then
+    are those of which nothing was purged.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Projected(msgspec.Struct, frozen=True, kw_only=True):
     apply: Apply
     tables: tuple[str, ...]
     rows: str | None = None
+    born: str | None = None
     filters: tuple[str, ...] = ()
     batch: int = 500
 
@@ -205,6 +209,21 @@ class Projection:
         async with self._moved:
             self._last = sequence
             self._moved.notify_all()
+
+
+async def position_of(engine: AsyncEngine, stream: str) -> Position:
+    """Return how far all projections of a schema have come in a stream: sequence 0 when one of them has not begun with it.
+
+    Only projections without filters tell: a filtered one stands at the last message that concerned it. Raises `Unavailable`.
+    """
+    statement = (
+        "SELECT min(incarnation) AS low, max(incarnation) AS high, min(last_seq) AS last FROM checkpoint WHERE stream = :stream"
+    )
+    async with db.transaction(engine) as connection:
+        row = (await connection.execute(text(statement), {"stream": stream})).one()
+    if row.low is None or row.low != row.high:
+        return Position("", 0)
+    return Position(row.low, row.last)
 
 
 async def incarnation_of(client: Client, stream: str) -> str:

@@ -23,13 +23,17 @@ INLINE_BYTES = 256 * 1024
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream: its nouns, for how many seconds it is kept on the bus (None: for ever), and who reads it besides `logs`."""
+    """A stream: its nouns, for how many seconds it is kept on the bus (None: for ever), and who reads it besides `logs`.
+
+    `purged_by` names the one service that may remove messages from it.
+    """
 
     name: str
     nouns: tuple[str, ...]
     max_age: float | None
     readers: tuple[str, ...] = ()
     schedules: bool = False
+    purged_by: str | None = None
 
     @property
     def subjects(self) -> list[str]:
@@ -77,8 +81,8 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
 STREAMS = (
     Stream(name="WEBHOOKS", nouns=("webhook",), max_age=7 * DAY, readers=("events",)),
     Stream(name="EVENTS", nouns=("event",), max_age=7 * DAY, readers=("events",)),
-    # No age limit: an unacknowledged message that ages out vanishes, even while it is kept in progress.
-    Stream(name="RUNS", nouns=("run",), max_age=None, readers=("executor", "events", "gateway")),
+    # No age limit: an unacknowledged message that ages out vanishes, even while it is kept in progress. Runs that ended are purged.
+    Stream(name="RUNS", nouns=("run",), max_age=None, readers=("executor", "events", "gateway"), purged_by="executor"),
     Stream(name="LINES", nouns=("line",), max_age=3 * DAY, readers=("executor",)),
     # No age limit: a schedule dies silently with its stream's.
     Stream(name="TIMERS", nouns=("timer",), max_age=None, readers=("executor", "events"), schedules=True),

@@ -10,11 +10,11 @@ import msgspec
 from nats.aio.client import Client
 
 from deploy.errors import StartError
-from deploy.positions import Held, held, limit_age
+from deploy.positions import Held, held, keys, limit_age
 from deploy.rebuild.display import Display
 from deploy.rebuild.memory import Digest, Memory, recall, remember
 from deploy.rebuild.parts import Part, checkpoint, replay
-from deploy.rebuild.rows import Rows, any_there, digest, drop, rows_of
+from deploy.rebuild.rows import Rows, any_there, digest, drop, orphans, rows_of
 
 LOCK = "hashtextextended($1, 0)"  # as shared.db.held_lock names them
 
@@ -99,7 +99,13 @@ class Rebuild:
             known = await checkpoint(self._connection, part.service, one.name)
             # Rows of a part of a table are those whose messages are there: what is older, or of an earlier stream, stays.
             gone = stream.gone if one.rows is None else stream.gone_within
-            if one.rows is None and known is not None and known[0] != stream.incarnation:
+            if one.born is not None:
+                # Messages are missing as they should: what matters is whether a row that is to be dropped has lost its first.
+                rows = rows_of(part.service, [one], now)
+                lost = await orphans(self._connection, rows, await keys(self._admin, one.stream, one.born))
+                if lost:
+                    reasons.append(f"the first messages of {lost} rows ({one.stream})")
+            elif one.rows is None and known is not None and known[0] != stream.incarnation:
                 reasons.append(f"all {known[1]} messages that its rows were made of (stream {one.stream} was made anew)")
             elif gone > 0:
                 reasons.append(f"{gone} messages of {one.stream} (it begins at {stream.first})")

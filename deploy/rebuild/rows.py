@@ -42,8 +42,12 @@ def rows_of(service: str, projected: Iterable[Projected], held: dict[str, Held])
                 rows = Rows(f"{service}.{table}", qualified)
             else:
                 stream = held[one.stream]
-                condition = one.rows.replace(":stream", "$1").replace(":incarnation", "$2").replace(":first", "$3")
-                parameters = (stream.stream, stream.incarnation, stream.first)
+                values = {":stream": stream.stream, ":incarnation": stream.incarnation, ":first": stream.first}
+                named = [name for name in values if name in one.rows]
+                condition = one.rows
+                for number, name in enumerate(named, start=1):
+                    condition = condition.replace(name, f"${number}")
+                parameters = tuple(values[name] for name in named)
                 rows = Rows(f"{service}.{table} of {one.stream}", qualified, condition, parameters)
             found[rows.name] = rows
     return list(found.values())
@@ -68,6 +72,18 @@ async def any_there(connection: Connection, rows: Iterable[Rows]) -> bool:
         if await connection.fetchval(statement, *one.parameters):
             return True
     return False
+
+
+async def orphans(connection: Connection, rows: Iterable[Rows], ids: Iterable[str]) -> int:
+    """Return how many rows have an `id` that is not among `ids`."""
+    count = 0
+    for one in rows:
+        given = f"unnest(${len(one.parameters) + 1}::text[])"
+        statement = (
+            f"SELECT count(*) FROM {one.table} t WHERE {one.condition} AND NOT EXISTS (SELECT FROM {given} k WHERE k = t.id)"  # noqa: S608
+        )
+        count += await connection.fetchval(statement, *one.parameters, list(ids), timeout=None)
+    return count
 
 
 async def drop(connection: Connection, rows: Iterable[Rows]) -> None:

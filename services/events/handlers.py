@@ -153,6 +153,7 @@ async def _routed(
         requested_by=f"subscription:{subscription.name}",
         timeout=workflow.timeout,
         delivery=event.delivery,
+        received_at=event.received_at,
         subscription=subscription.id,
     )
     yield EventRouted(

@@ -27,9 +27,10 @@ from shared.messages import (
 )
 from shared.messages.declaration import declaration_of, hashed_key
 from shared.projection import Projection
-from shared.questions import Command, Done, Page
+from shared.questions import Command, Done, Page, Position
 from shared.questions.events import (
     AdapterView,
+    DeliveriesPosition,
     DeliveryList,
     DeliveryView,
     FindSource,
@@ -220,6 +221,11 @@ async def get_delivery(question: GetDelivery, deps: Deps) -> DeliveryView:
     return entries.delivery_view(row)
 
 
+async def deliveries_position(question: DeliveriesPosition, deps: Deps) -> Position:
+    """Return how far the rows of deliveries have come in a stream."""
+    return await deps.store.position(question.stream)
+
+
 async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
     """Parse a delivery's webhook again and route its events as new ones."""
     row = await deps.store.delivery(command.org, command.delivery)
@@ -291,4 +297,5 @@ QUESTIONS: Questions = {
     ListDeliveries: list_deliveries,
     GetDelivery: get_delivery,
     RetryDelivery: retry_delivery,
+    DeliveriesPosition: deliveries_position,
 }

@@ -10,6 +10,8 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.db import transaction
+from shared.projection import position_of
+from shared.questions import Position
 
 DELIVERY = """
     SELECT d.id, d.org, d.source, d.received_at, d.correlation_id, d.sequence, d.type,
@@ -79,6 +81,10 @@ class Store:
         at, id_ = before or (None, "")
         parameters = {"org": org, "status": status, "source": source, "at": at, "id": id_, "limit": limit}
         return await self._all(statement, parameters)
+
+    async def position(self, stream: str) -> Position:
+        """Return how far the rows have come in a stream."""
+        return await position_of(self._engine, stream)
 
     async def _one(self, statement: str, parameters: dict[str, Any]) -> RowMapping | None:
         async with transaction(self._engine) as connection:

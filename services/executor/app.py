@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor.bundles import Bundles
 from services.executor.config import Settings, read
 from services.executor.projections import projected
+from services.executor.purge import Purger
 from services.executor.questions import QUESTIONS
 from services.executor.runs import Runs
 from services.executor.sandbox.children import Children
@@ -38,9 +40,10 @@ _log = structlog.get_logger()
 class Executor:
     """What runs, questions and projections of this service share."""
 
-    def __init__(self, settings: Settings, bus: Bus, store: Store, sandbox: Sandbox) -> None:
+    def __init__(self, settings: Settings, bus: Bus, engine: AsyncEngine, sandbox: Sandbox) -> None:
         self.bus = bus
-        self.store = store
+        self.engine = engine
+        self.store = Store(engine)
         self.sandbox = sandbox
         self.database_url = settings.database_url
         self.keyring = Keyring(settings.keys)
@@ -81,7 +84,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         await sandbox.start()
         stack.push_async_callback(sandbox.close)
         runtime.health.state("sandbox", {"tier": sandbox.tier})
-        executor = Executor(settings, bus, Store(engine), sandbox)
+        executor = Executor(settings, bus, engine, sandbox)
         await executor.bundles.start()
 
         for one in projected(bus.client):
@@ -102,6 +105,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         bus.answer(QUESTIONS, executor)
         await bus.start()
         runtime.background.start(worker.run(), "worker")
+        runtime.background.start(Purger(executor, kept=settings.runs_kept).run(), "purger")
         yield
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 
+from services.executor.domain import LEAST_KEPT
 from shared.config import Environment
+
+DAY = 24 * 3600
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """Read once at start. `data` is a folder for caches; `slots` bounds the runs at a time, `warm` the children kept ready."""
+    """Read once at start. `data` is a folder for caches; `slots` bounds the runs at a time, `warm` the children kept ready.
+
+    `runs_kept` is how long the messages of a run stay on the bus after its end; its row and its archive stay longer.
+    """
 
     nats_url: str
     database_url: str
@@ -20,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True):
     slots: int
     warm: int
     sandbox_uid: int | None
+    runs_kept: timedelta
 
     def __repr__(self) -> str:
         """Say nothing: a repr ends up in logs, and this holds keys and passwords."""
@@ -38,4 +46,5 @@ def read(environment: Environment) -> Settings:
         slots=environment.integer("MILLRACE_SLOTS", 8 * cores, minimum=1, maximum=1000),
         warm=environment.integer("MILLRACE_WARM", 2 * cores, minimum=1, maximum=200),
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
+        runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import unicodedata
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -25,7 +25,12 @@ from shared.messages import (
     RunTimedOut,
     RunUsage,
 )
+from shared.questions import Position
 
+# Ended runs are kept on the bus for at least so long, whatever the setting.
+LEAST_KEPT = timedelta(hours=1)
+# Well below: until then the bus itself knows a request that was made before.
+DOUBTFUL_AFTER = LEAST_KEPT / 2
 TERMINAL = frozenset({"succeeded", "failed", "timed_out", "cancelled", "crashed", "expired"})
 PATH_BYTES = 1024
 PART_BYTES = 255  # what a file system takes as one name
@@ -68,10 +73,13 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def evolve(state: RunState | None, envelope: Envelope, message: Message, sequence: int) -> RunState | None:
-    """Return the state after one more message; messages that were folded already, and those after the end, change nothing.
+    """Return the state after one more message; messages that were folded already change nothing.
 
+    Those after the end move `last_seq` only: no writer appends them, but a request whose first copy was purged may come again.
     None while the run was never requested: such messages cannot be made sense of.
     """
+    if state is not None and state.ended and sequence > state.last_seq:
+        return msgspec.structs.replace(state, last_seq=sequence)
     if isinstance(message, RunRequested):
         return state or _requested(envelope, message, sequence)
     if state is None or sequence <= state.last_seq or state.ended:
@@ -141,6 +149,19 @@ def queue_ms(state: RunState) -> float | None:
         return None
     waited = datetime.fromisoformat(state.started_at) - datetime.fromisoformat(state.requested_at)
     return max(0.0, round(waited.total_seconds() * 1000, 3))
+
+
+def doubtful(received_at: str | None, now: datetime) -> bool:
+    """Return whether a request comes so long after its webhook that it may be a repetition which the bus no longer recognizes.
+
+    While the first copy is on the bus, a second one is refused there; it is there for at least `LEAST_KEPT`.
+    """
+    return received_at is not None and now - datetime.fromisoformat(received_at) > DOUBTFUL_AFTER
+
+
+def passed_by_all(incarnation: str, readers: Iterable[Position]) -> int:
+    """Return the sequence up to which all readers have what a stream of this incarnation held; 0 while one reads another."""
+    return min((reader.sequence if reader.incarnation == incarnation else 0 for reader in readers), default=0)
 
 
 def checked_path(path: str) -> str:

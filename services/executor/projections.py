@@ -10,7 +10,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.executor import domain, store
 from services.executor.entries import workflow_entry
-from shared.messages import FileChanged, FileRemoved, LineChunk, WorkflowChanged, WorkflowRemoved
+from shared.messages import (
+    FileChanged,
+    FileRemoved,
+    LineChunk,
+    RunRequested,
+    WorkflowChanged,
+    WorkflowRemoved,
+    declaration_of,
+)
 from shared.projection import Projected, Projections, Recorded, in_batches, one_by_one
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
@@ -27,7 +35,14 @@ def projected(client: Client) -> list[Projected]:
             tables=("file", "workflow"),
             filters=("file.>", "workflow.>"),
         ),
-        Projected(name="runs", stream="RUNS", apply=in_batches(runs), tables=("run",)),
+        Projected(
+            name="runs",
+            stream="RUNS",
+            apply=in_batches(runs),
+            tables=("run",),
+            rows="on_bus = 'whole'",
+            born=declaration_of(RunRequested).pattern(),
+        ),
         Projected(name="lines", stream="LINES", apply=in_batches(lines), tables=("line",)),
     ]
 

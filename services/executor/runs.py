@@ -12,17 +12,19 @@ import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
+from services.executor import domain
 from services.executor.bundles import Bundles
 from services.executor.claim import AlreadyEnded, Claim, Outcome, Superseded, claim
 from services.executor.output import Output
 from services.executor.sandbox import jail
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, StepRecord
+from services.executor.store import Store
 from shared import tasks
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.envelope import Envelope, derived_id, open_envelope, open_message
+from shared.envelope import Envelope, derived_id, open_envelope, open_message, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.messages import (
     LineChunk,
@@ -55,6 +57,7 @@ class Deps(Protocol):
     bodies: Blobs
     sandbox: Sandbox
     keyring: Keyring
+    store: Store
     name: str
 
 
@@ -120,6 +123,8 @@ class Runs:
         """Return whether the work message is to be acknowledged; else it was given back or belongs to a newer claim."""
         deps = self._deps
         try:
+            if await self._carried_out_long_ago(envelope, request):
+                return True
             held.claim, steps = await claim(
                 deps.bus,
                 request.run,
@@ -147,6 +152,16 @@ class Runs:
             with contextlib.suppress(nats.errors.Error):
                 await held.msg.nak(delay=RETRY_DELAY)
             return False
+        return True
+
+    async def _carried_out_long_ago(self, envelope: Envelope, request: RunRequested) -> bool:
+        """Return whether the run ended and may have been purged before this request came: the bus cannot tell then."""
+        if not domain.doubtful(request.received_at, utc_now()):
+            return False
+        state = await self._deps.store.run(envelope.org, request.run)
+        if state is None or not state.ended:
+            return False
+        _log.warning("run.requested_again", run=request.run)
         return True
 
     async def _attempt(self, mine: Claim, steps: dict[tuple[str, int], Any], org: str, request: RunRequested) -> Outcome:

@@ -106,10 +106,14 @@ async def states(connection: AsyncConnection, ids: list[str]) -> dict[str, RunSt
 async def put_states(connection: AsyncConnection, changed: list[RunState]) -> None:
     """Write runs; one statement for all of them."""
     statement = """
-        INSERT INTO run (id, org, workflow, status, requested_at, last_seq, state)
+        INSERT INTO run (id, org, workflow, status, requested_at, finished_at, last_seq, state)
         SELECT * FROM unnest(CAST(:id AS text[]), CAST(:org AS text[]), CAST(:workflow AS text[]), CAST(:status AS text[]),
-                             CAST(:requested_at AS timestamptz[]), CAST(:last_seq AS bigint[]), CAST(:state AS json[]))
-        ON CONFLICT (id) DO UPDATE SET status = excluded.status, last_seq = excluded.last_seq, state = excluded.state
+                             CAST(:requested_at AS timestamptz[]), CAST(:finished_at AS timestamptz[]),
+                             CAST(:last_seq AS bigint[]), CAST(:state AS json[]))
+        ON CONFLICT (id) DO UPDATE SET status = excluded.status, finished_at = excluded.finished_at,
+            last_seq = excluded.last_seq, state = excluded.state,
+            -- Something came after all was purged: it is to be purged too.
+            on_bus = CASE run.on_bus WHEN 'gone' THEN 'going' ELSE run.on_bus END
     """
     columns = {
         "id": [state.id for state in changed],
@@ -117,9 +121,36 @@ async def put_states(connection: AsyncConnection, changed: list[RunState]) -> No
         "workflow": [state.workflow for state in changed],
         "status": [state.status for state in changed],
         "requested_at": [datetime.fromisoformat(state.requested_at) for state in changed],
+        "finished_at": [None if state.finished_at is None else datetime.fromisoformat(state.finished_at) for state in changed],
         "last_seq": [state.last_seq for state in changed],
         "state": [_json(state) for state in changed],
     }
+    await connection.execute(text(statement), columns)
+
+
+async def begin_purge(connection: AsyncConnection, *, before: datetime, up_to: int, limit: int) -> list[tuple[str, int]]:
+    """Mark runs that ended before a time, with no message beyond `up_to`, as going from the bus; return them with their last_seq.
+
+    From now on their rows are not to be made anew of what the bus holds. Those whose purge was begun and not ended come again.
+    """
+    statement = """
+        UPDATE run SET on_bus = 'going' WHERE id IN (
+            SELECT id FROM run WHERE on_bus <> 'gone' AND finished_at < :before AND last_seq <= :up_to
+             ORDER BY finished_at LIMIT :limit FOR UPDATE)
+        RETURNING id, last_seq
+    """
+    rows = await connection.execute(text(statement), {"before": before, "up_to": up_to, "limit": limit})
+    return [(row.id, row.last_seq) for row in rows]
+
+
+async def end_purge(connection: AsyncConnection, purged: list[tuple[str, int]]) -> None:
+    """Mark runs as gone from the bus up to the sequence beside each; one of which more came in the meantime stays `going`."""
+    statement = """
+        UPDATE run SET on_bus = 'gone'
+          FROM unnest(CAST(:id AS text[]), CAST(:last_seq AS bigint[])) AS purged (id, last_seq)
+         WHERE run.id = purged.id AND run.last_seq = purged.last_seq
+    """
+    columns = {"id": [id_ for id_, _ in purged], "last_seq": [last_seq for _, last_seq in purged]}
     await connection.execute(text(statement), columns)
 
 

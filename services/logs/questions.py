@@ -20,7 +20,9 @@ from shared.bus import Questions
 from shared.db import transaction
 from shared.envelope import rfc3339
 from shared.errors import Invalid, Problem, Unavailable
-from shared.questions.logs import LogItem, LogPage, Search
+from shared.projection import position_of
+from shared.questions import Position
+from shared.questions.logs import ArchivePosition, LogItem, LogPage, Search
 
 LIMIT = 1000
 # Below the time that the asker waits, so that the answer is a reason and not a silence.
@@ -99,6 +101,11 @@ async def search(asked: Search, deps: Deps) -> LogPage:
     return LogPage(items, following)
 
 
+async def archive_position(asked: ArchivePosition, deps: Deps) -> Position:
+    """Return how far the archive of a stream has come."""
+    return await position_of(deps.engine, asked.stream)
+
+
 def _order(name: str) -> Order:
     if name == "asc":
         return "asc"
@@ -128,4 +135,4 @@ def _item(found: store.Found) -> LogItem:
     )
 
 
-QUESTIONS: Questions = {Search: search}
+QUESTIONS: Questions = {Search: search, ArchivePosition: archive_position}

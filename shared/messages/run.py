@@ -30,7 +30,8 @@ class RunUsage(msgspec.Struct, frozen=True):
 class RunRequested(Message, frozen=True, kw_only=True):
     """Somebody has asked for a run of `workflow` at exactly `version`; creation, so expected to be the run's first message.
 
-    An input of more than 256 KiB as JSON is in the bucket `bodies` under `input_ref`.
+    An input of more than 256 KiB as JSON is in the bucket `bodies` under `input_ref`. `received_at` is when the webhook of
+    `delivery` came in: a request that comes long after it may be one that was carried out and purged already.
     """
 
     run: str
@@ -42,6 +43,7 @@ class RunRequested(Message, frozen=True, kw_only=True):
     input_ref: str | None = None
     priority: str = "normal"
     delivery: str | None = None
+    received_at: str | None = None
     subscription: str | None = None
     rerun_of: str | None = None
 

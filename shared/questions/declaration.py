@@ -33,6 +33,13 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str | None = None
 
 
+class Position(msgspec.Struct, frozen=True):
+    """How far rows have come in a stream: they reflect every message up to `sequence` of this incarnation of it."""
+
+    incarnation: str
+    sequence: int
+
+
 class Asked(msgspec.Struct, frozen=True):
     """What the decorators say of a class; `timeout` in seconds is how long its asker waits."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from shared.questions.declaration import Command, Done, Page, Question, command, question
+from shared.questions.declaration import Command, Done, Page, Position, Question, command, question
 
 
 class SourceView(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,3 +211,10 @@ class RetryDelivery(Command, frozen=True, kw_only=True):
     """Route a delivery again, as new events with new runs. Raises NotFound when its body is no longer kept."""
 
     delivery: str
+
+
+@question("events.position", by="executor", answer=Position)
+class DeliveriesPosition(Question, frozen=True, kw_only=True):
+    """How far the rows of deliveries have come in a stream."""
+
+    stream: str

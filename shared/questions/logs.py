@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from shared.questions.declaration import Page, Question, question
+from shared.questions.declaration import Page, Position, Question, question
 
 
 class LogItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,3 +47,10 @@ class Search(Question, frozen=True, kw_only=True):
     order: str = "desc"
     page: Page = Page()
     everything: bool = False
+
+
+@question("logs.position", by="executor", answer=Position)
+class ArchivePosition(Question, frozen=True, kw_only=True):
+    """How far the archive of a stream has come: what lies before is in Postgres, byte for byte."""
+
+    stream: str

@@ -176,6 +176,36 @@ async def test_rows_that_the_bus_cannot_bring_back_stay_unless_forced(stopped: P
     assert await statement(stopped, "SELECT count(*) FROM events.delivery WHERE sequence < 11") == 0
 
 
+async def test_rows_of_purged_runs_stay_and_the_others_are_made_anew(stopped: Path) -> None:
+    async def purge(*, marked: bool) -> None:
+        """Purge five runs; of those that are marked, two as by a purger that was killed before it could say so."""
+        async with stores(stopped) as started:
+            client = await nats.connect(started.nats_url)
+            connection = await asyncpg.connect(started.database_url)
+            try:
+                ids = "SELECT id FROM executor.run WHERE on_bus = 'whole' ORDER BY id LIMIT 5"
+                for number, row in enumerate(await connection.fetch(ids)):
+                    if marked:
+                        mark = "going" if number < 2 else "gone"
+                        await connection.execute("UPDATE executor.run SET on_bus = $1 WHERE id = $2", mark, row["id"])
+                    await client.jetstream().purge_stream("RUNS", subject=f"run.{row['id']}.>")
+            finally:
+                await connection.close()
+                await client.close()
+
+    await purge(marked=True)
+    code, said = await rebuilt(stopped, "--service", "executor")
+    assert (code, "different" in said, "left alone" in said) == (0, False, False), said
+    assert await statement(stopped, "SELECT count(*) FROM executor.run WHERE status = 'succeeded'") == WEBHOOKS
+    assert await statement(stopped, "SELECT count(*) FROM executor.run WHERE on_bus <> 'whole'") == 5
+    # What vanished without a mark is a loss, and its rows are all that is left.
+    await purge(marked=False)
+    code, said = await rebuilt(stopped, "--service", "executor")
+    assert code == 1
+    assert "executor.runs was left alone: the bus no longer holds the first messages of 5 rows (RUNS)" in said
+    assert await statement(stopped, "SELECT count(*) FROM executor.run WHERE status = 'succeeded'") == WEBHOOKS
+
+
 async def test_what_cannot_begin_says_so_in_one_sentence() -> None:
     code, said = await rebuilt(Path("/nowhere"))
     assert (code, said.count("\n")) == (2, 1)
