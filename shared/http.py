@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from aiohttp import web
+from aiohttp import web, web_response
 
 from shared.envelope import new_id
 from shared.errors import Invalid, Malformed, MillraceError, NotFound, Problem, TooLarge
@@ -18,6 +18,10 @@ from shared.errors import Invalid, Malformed, MillraceError, NotFound, Problem, 
 PROBLEM_JSON = "application/problem+json"
 # Bodies of API requests; files and webhooks have limits of their own.
 JSON_LIMIT = 4 * 1024 * 1024
+
+# aiohttp puts its version and Python's into every answer, also into those that it gives before a handler of ours is asked: this
+# is the one place that both kinds look at.
+web_response.SERVER_SOFTWARE = "millrace"  # type: ignore[attr-defined]
 
 T = TypeVar("T")
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]

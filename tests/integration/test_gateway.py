@@ -308,6 +308,24 @@ async def test_an_address_that_the_registry_does_not_hold_is_asked_for(place: Pl
     assert (await client.hook(there.id)).status == 202
 
 
+async def test_no_answer_tells_what_it_is_made_of(client: Client) -> None:
+    answers = [await client(*asked) for asked in (("GET", "/healthz"), ("GET", "/nothing"), ("PUT", "/healthz"))]
+    answers += [await client("GET", "/api/v1/runs", headers={}), await client("POST", "/hooks/no.key")]
+    answers += [await client("GET", "/api/v1/runs?limit=x")]
+    assert [one.status for one in answers] == [200, 404, 405, 401, 404, 422]
+    assert {one.headers["Server"] for one in answers} == {"millrace"}
+    address = urlsplit(client.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    # Refused by the parser, before there is a request.
+    writer.write(b"NOT HTTP\r\n\r\n")
+    said = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert b" 400 " in said.splitlines()[0]
+    assert b"Server: millrace\r\n" in said
+    assert b"aiohttp" not in said.lower()
+
+
 async def test_a_source_whose_secret_cannot_be_read_admits_nothing(place: Place, client: Client) -> None:
     async with bus_of(place, "events") as bus:
         # Sealed for another source: moved here, it does not open.
