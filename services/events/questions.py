@@ -16,7 +16,7 @@ from shared import aggregate
 from shared.bus import Bus, Questions
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id, open_message, rfc3339, utc_now
-from shared.errors import Invalid, Malformed, NotFound, PreconditionFailed, Problem
+from shared.errors import Conflict, Invalid, Malformed, NotFound, PreconditionFailed, Problem
 from shared.messages import (
     Message,
     SourceChanged,
@@ -27,7 +27,7 @@ from shared.messages import (
 )
 from shared.messages.declaration import declaration_of, hashed_key
 from shared.projection import Projection
-from shared.questions import Command, Done, Page, Position
+from shared.questions import Done, Page, Position
 from shared.questions.events import (
     AdapterView,
     DeliveriesPosition,
@@ -54,6 +54,7 @@ from shared.questions.events import (
 from shared.registry import RegistryView, RegistryWriter
 
 M = TypeVar("M", bound=Message)
+Changing = PutSource | RemoveSource | PutSubscription | RemoveSubscription
 
 
 class Deps(HandlerDeps, Protocol):
@@ -125,6 +126,9 @@ async def remove_source(command: RemoveSource, deps: Deps) -> Done:
     key = row["key"] if row else hashed_key(command.org, command.name)
     before = await aggregate.last(deps.bus.client, "source", key)
     known = _opened(before, SourceChanged)
+    if before is not None and before.envelope.id == derived_id(command.id, "source.removed"):
+        return Done()
+    _expect(command.expected, before.sequence if before and known else 0, f"source {command.name}")
     if known is None:
         raise NotFound(f"there is no source {command.name}")
     message = SourceRemoved(key=key, id=known.id, name=known.name, actor=command.actor)
@@ -183,6 +187,9 @@ async def remove_subscription(command: RemoveSubscription, deps: Deps) -> Done:
     key = hashed_key(command.org, command.name)
     before = await aggregate.last(deps.bus.client, "subscription", key)
     known = _opened(before, SubscriptionChanged)
+    if before is not None and before.envelope.id == derived_id(command.id, "subscription.removed"):
+        return Done()
+    _expect(command.expected, before.sequence if before and known else 0, f"subscription {command.name}")
     if known is None:
         raise NotFound(f"there is no subscription {command.name}")
     message = SubscriptionRemoved(key=key, id=known.id, name=known.name, actor=command.actor)
@@ -240,10 +247,18 @@ async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
     return entries.delivery_view(row)
 
 
-async def _record(command: Command, message: Message, before: aggregate.Stored | None, deps: Deps) -> tuple[int, datetime]:
-    """Append what a command decided; its id derives from the command's, so that sending it again does it once."""
+async def _record(command: Changing, message: Message, before: aggregate.Stored | None, deps: Deps) -> tuple[int, datetime]:
+    """Append what a command decided; its id derives from the command's, so that sending it again does it once.
+
+    Raises `PreconditionFailed` when somebody has changed the version that it demanded, `Conflict` when it demanded none.
+    """
     sealed = deps.bus.seal(message, org=command.org, id=derived_id(command.id, declaration_of(message).type))
-    return await deps.bus.append(sealed, before.sequence if before else 0), sealed.envelope.time
+    try:
+        return await deps.bus.append(sealed, before.sequence if before else 0), sealed.envelope.time
+    except Conflict as error:
+        if command.expected is None:
+            raise
+        raise PreconditionFailed(f"{command.name} is no longer at version {command.expected}") from error
 
 
 def _opened(stored: aggregate.Stored | None, expected: type[M]) -> M | None:

@@ -151,9 +151,10 @@ class PutSource(Command, frozen=True, kw_only=True):
 
 @command("events.remove_source", by="gateway", answer=Done)
 class RemoveSource(Command, frozen=True, kw_only=True):
-    """Retire a source. Raises NotFound."""
+    """Retire a source; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
     name: str
+    expected: int | None = None
 
 
 @question("events.subscriptions", by="gateway", answer=SubscriptionList)
@@ -180,9 +181,10 @@ class PutSubscription(Command, frozen=True, kw_only=True):
 
 @command("events.remove_subscription", by="gateway", answer=Done)
 class RemoveSubscription(Command, frozen=True, kw_only=True):
-    """Remove a subscription. Raises NotFound."""
+    """Remove a subscription; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
     name: str
+    expected: int | None = None
 
 
 @question("events.adapters", by="gateway", answer=list[AdapterView])

@@ -571,6 +571,7 @@ async def ready(client: Client) -> bool:
 
 async def test_an_input_that_does_not_fit_is_422_with_its_path(place: Place, client: Client) -> None:
     async with executor(place):
+        await eventually(lambda: ready(client))
         got = await client("POST", "/api/v1/workflows/adder/runs", json={"input": {"n": "x"}})
         assert got.status == 422
         assert got.json["errors"] == [{"path": "input.n", "message": '"x" is not of type "integer"'}]

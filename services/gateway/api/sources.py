@@ -88,8 +88,8 @@ async def delete_source(request: web.Request) -> web.Response:
     """DELETE: retire it; its address answers 410 from now on."""
     gateway, caller = gateway_of(request)
     view = await _there(gateway, caller, request.match_info["name"])
-    await checked(request, lambda: _named(gateway, caller, view.name))
-    await gateway.bus.ask(RemoveSource(id=new_id(), org=caller.org, actor=caller.actor, name=view.name))
+    expected = await expected_of(request, lambda: _named(gateway, caller, view.name))
+    await gateway.bus.ask(RemoveSource(id=new_id(), org=caller.org, actor=caller.actor, name=view.name, expected=expected))
     return nothing()
 
 

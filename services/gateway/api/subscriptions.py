@@ -89,8 +89,8 @@ async def delete_subscription(request: web.Request) -> web.Response:
     """DELETE: remove it."""
     gateway, caller = gateway_of(request)
     name = request.match_info["name"]
-    await checked(request, lambda: _named(gateway, caller, name))
-    await gateway.bus.ask(RemoveSubscription(id=new_id(), org=caller.org, actor=caller.actor, name=name))
+    expected = await expected_of(request, lambda: _named(gateway, caller, name))
+    await gateway.bus.ask(RemoveSubscription(id=new_id(), org=caller.org, actor=caller.actor, name=name, expected=expected))
     return nothing()
 
 
