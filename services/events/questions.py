@@ -100,7 +100,8 @@ async def put_source(command: PutSource, deps: Deps) -> SourceView:
     _expect(command.expected, before.sequence if before and known else 0, f"source {command.name}")
     id_ = known.id if known else derived_id(command.id, "source")
     secrets = _opened_secrets(command, deps)
-    kept = dict(known.sealed) if known and known.adapter == command.adapter else {}
+    before_it = known.sealed if known and known.adapter == command.adapter else {}
+    kept = {name: sealed for name, sealed in before_it.items() if name not in command.dropped}
     _check_settings(description, command.settings, secrets, kept)
     message = SourceChanged(
         key=key,

@@ -6,6 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from shared.errors import Invalid, Problem
 from shared.questions.events import AdapterView, ListAdapters
 
@@ -40,15 +42,26 @@ class Adapters:
         return views[name]
 
 
-def split_secrets(adapter: AdapterView, settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return (open settings, secret settings). Raises `Invalid` for a secret that is no text or is empty."""
-    open_settings = {name: value for name, value in settings.items() if name not in adapter.secrets}
+class Split(msgspec.Struct, frozen=True):
+    """Settings as their owner is told them: open ones, new secrets, and the names of secrets to be forgotten."""
+
+    open: dict[str, Any]
+    secrets: dict[str, str]
+    dropped: tuple[str, ...]
+
+
+def split_secrets(adapter: AdapterView, settings: Mapping[str, Any]) -> Split:
+    """Tell secrets from other settings; a secret that is null is to be forgotten. Raises `Invalid` for one that is no text."""
     secret: dict[str, str] = {}
+    dropped: list[str] = []
     for name in adapter.secrets:
-        value = settings.get(name)
+        if name not in settings:
+            continue
+        value = settings[name]
         if value is None:
+            dropped.append(name)
             continue
         if not isinstance(value, str) or not value.strip():
             raise Invalid(f"{name} must be text that is not empty", errors=(Problem(f"settings.{name}", "must be text"),))
         secret[name] = value
-    return open_settings, secret
+    return Split({name: value for name, value in settings.items() if name not in adapter.secrets}, secret, tuple(dropped))

@@ -138,13 +138,15 @@ class ListSources(Question, frozen=True, kw_only=True):
 class PutSource(Command, frozen=True, kw_only=True):
     """Create or replace a source. Secret settings arrive sealed for (organization, command id, setting).
 
-    `expected` is the version that must be there (If-Match), 0 for "none". Raises Invalid, PreconditionFailed, Conflict.
+    Those that do not arrive stay as they are, except the `dropped` ones, which are forgotten. `expected` is the version that must
+    be there (If-Match), 0 for "none". Raises Invalid, PreconditionFailed, Conflict.
     """
 
     name: str
     adapter: str
     settings: dict[str, Any]
     sealed: dict[str, str]
+    dropped: tuple[str, ...] = ()
     enabled: bool = True
     expected: int | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.events.adapters.settings import SECRETS, schema
 from services.events.adapters.webhook import ParsedEvent, Webhook
 from shared.errors import Invalid
 from shared.questions.events import AdapterView
@@ -9,13 +10,8 @@ from shared.questions.events import AdapterView
 DESCRIPTION = AdapterView(
     name="github",
     description="GitHub repository, organization and app webhooks, verified by X-Hub-Signature-256.",
-    settings_schema={
-        "type": "object",
-        "properties": {"secret": {"type": "string", "minLength": 1, "description": "The webhook's secret."}},
-        "required": ["secret"],
-        "additionalProperties": False,
-    },
-    secrets=["secret"],
+    settings_schema=schema({"type": "string", "minLength": 1, "description": "The webhook's secret."}),
+    secrets=SECRETS,
 )
 _KEPT = ("x-github-event", "x-github-delivery", "x-github-hook-id", "user-agent")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from services.events.adapters.settings import SECRETS, schema
 from services.events.adapters.webhook import ParsedEvent, Webhook
 from shared.errors import Invalid
 from shared.questions.events import AdapterView
@@ -11,22 +12,17 @@ from shared.questions.events import AdapterView
 DESCRIPTION = AdapterView(
     name="hmac",
     description="A sender that signs the raw body with an HMAC in a header.",
-    settings_schema={
-        "type": "object",
-        "properties": {
-            "secret": {"type": "string", "minLength": 1},
-            "header": {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9-]+$", "default": "X-Signature"},
-            "algorithm": {"enum": ["sha1", "sha256", "sha512"], "default": "sha256"},
-            "encoding": {"enum": ["hex", "base64"], "default": "hex"},
-            "prefix": {"type": "string", "default": ""},
-            "event_header": {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9-]+$"},
-            "event_path": {"type": "string", "minLength": 1, "description": "Dotted path to the type in a JSON body."},
-            "delivery_header": {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9-]+$"},
-        },
-        "required": ["secret"],
-        "additionalProperties": False,
-    },
-    secrets=["secret"],
+    settings_schema=schema(
+        {"type": "string", "minLength": 1},
+        header={"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9-]+$", "default": "X-Signature"},
+        algorithm={"enum": ["sha1", "sha256", "sha512"], "default": "sha256"},
+        encoding={"enum": ["hex", "base64"], "default": "hex"},
+        prefix={"type": "string", "default": ""},
+        event_header={"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9-]+$"},
+        event_path={"type": "string", "minLength": 1, "description": "Dotted path to the type in a JSON body."},
+        delivery_header={"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9-]+$"},
+    ),
+    secrets=SECRETS,
 )
 UNNAMED = "webhook"
 

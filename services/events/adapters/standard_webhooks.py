@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from services.events.adapters.settings import SECRETS, schema
 from services.events.adapters.webhook import ParsedEvent, Webhook
 from shared.questions.events import AdapterView
 
 DESCRIPTION = AdapterView(
     name="standard-webhooks",
     description="Standard Webhooks and Svix: webhook-id, webhook-timestamp and webhook-signature.",
-    settings_schema={
-        "type": "object",
-        "properties": {"secret": {"type": "string", "minLength": 1, "description": "whsec_ and base64, as the sender shows it."}},
-        "required": ["secret"],
-        "additionalProperties": False,
-    },
-    secrets=["secret"],
+    settings_schema=schema(
+        {
+            "type": "string",
+            "pattern": "^(whsec_)?[A-Za-z0-9+/]+={0,2}$",
+            "description": "whsec_ and base64, as the sender shows it.",
+        }
+    ),
+    secrets=SECRETS,
 )
 UNNAMED = "webhook"
 

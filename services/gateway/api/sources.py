@@ -42,7 +42,7 @@ async def get_source(request: web.Request) -> web.Response:
 
 @audited("source", "put", "name")
 async def put_source(request: web.Request) -> web.Response:
-    """PUT: create or replace; secrets that are not given stay as they are."""
+    """PUT: create or replace; secrets that are not given stay as they are, those that are null are forgotten."""
     gateway, caller = gateway_of(request)
     name = request.match_info["name"]
     body: SourceBody = fitted(await object_of(request), SourceBody)
@@ -78,7 +78,8 @@ async def patch_source(request: web.Request) -> web.Response:
         SourceBody,
     )
     if body.adapter == present.adapter:
-        body = SourceBody(body.adapter, merged(present.settings, settings), body.enabled)
+        forgotten = {name: None for name in present.secrets if settings.get(name, "") is None}
+        body = SourceBody(body.adapter, merged(present.settings, settings) | forgotten, body.enabled)
     view = await _put(gateway, caller, present.name, body, present.version)
     return entity(_shown(gateway, view), view.version)
 
@@ -101,9 +102,9 @@ async def list_adapters(request: web.Request) -> web.Response:
 
 async def _put(gateway: Gateway, caller: Caller, name: str, body: SourceBody, expected: int | None) -> SourceView:
     adapter = await gateway.adapters.named(caller.org, body.adapter)
-    settings, secrets = split_secrets(adapter, body.settings)
+    given = split_secrets(adapter, body.settings)
     command = new_id()
-    sealed = {setting: gateway.keyring.seal(value, caller.org, command, setting) for setting, value in secrets.items()}
+    sealed = {setting: gateway.keyring.seal(value, caller.org, command, setting) for setting, value in given.secrets.items()}
     view: SourceView = await gateway.bus.ask(
         PutSource(
             id=command,
@@ -111,8 +112,9 @@ async def _put(gateway: Gateway, caller: Caller, name: str, body: SourceBody, ex
             actor=caller.actor,
             name=name,
             adapter=body.adapter,
-            settings=settings,
+            settings=given.open,
             sealed=sealed,
+            dropped=given.dropped,
             enabled=body.enabled,
             expected=expected,
         )
