@@ -15,6 +15,7 @@ from services.gateway.api.application import application
 from services.gateway.config import Settings, read
 from services.gateway.endings import Endings
 from services.gateway.parts import Gateway
+from services.gateway.refusals import Refusals
 from services.gateway.room import Room
 from services.gateway.serving import listening, serving, url_of
 from services.gateway.trail import Trail
@@ -54,11 +55,14 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         keyring = Keyring(settings.keys)
         trail = Trail(bus)
         stack.push_async_callback(trail.finish)
+        refusals = Refusals(bus)
+        stack.push_async_callback(refusals.finish)
         gateway = Gateway(
             bus=bus,
             health=runtime.health,
             keyring=keyring,
             trail=trail,
+            refusals=refusals,
             admission=Admission(sources, keyring, lambda asked, wait: bus.ask(asked, timeout=wait)),
             workflows=Workflows(workflows, bus.ask),
             adapters=Adapters(bus.ask),

@@ -9,6 +9,7 @@ from services.gateway.adapters import Adapters
 from services.gateway.admission import Admission
 from services.gateway.config import Network
 from services.gateway.endings import Endings
+from services.gateway.refusals import Refusals
 from services.gateway.room import Room
 from services.gateway.trail import Trail
 from services.gateway.workflows import Workflows
@@ -25,6 +26,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     health: Health
     keyring: Keyring
     trail: Trail
+    refusals: Refusals
     admission: Admission
     workflows: Workflows
     adapters: Adapters

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from services.gateway.domain import REDACTED_HEADERS
+from services.gateway.rates import Bucket, bucket_of
 from services.gateway.schemes import GITHUB, STANDARD_WEBHOOKS, SVIX, Scheme, key_of
 from shared.errors import Unavailable
 from shared.questions.events import SourceEntry
@@ -31,7 +32,10 @@ class Sender(msgspec.Struct, frozen=True):
 
 
 class Door(msgspec.Struct, frozen=True, kw_only=True):
-    """A source, ready to admit: `keys` are its secrets as the scheme wants them, `redacted` the headers not to keep."""
+    """A source, ready to admit: `keys` are its secrets as the scheme wants them, `redacted` the headers not to keep.
+
+    `bucket` counts what is admitted, in this process; None: as much as comes. A source that was changed begins with a full one.
+    """
 
     source: str
     org: str
@@ -41,6 +45,7 @@ class Door(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[bytes, ...]
     redacted: frozenset[str]
     methods: tuple[str, ...] = ("POST",)
+    bucket: Bucket | None = None
 
     def way(self, headers: Mapping[str, str]) -> Way:
         """Return the way whose signature a request holds; the first one when it holds none."""
@@ -92,6 +97,7 @@ def door_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Door:
         raise Unavailable(f"this gateway cannot verify senders of the adapter {entry.adapter!r}", retry_after=60)
     try:
         sender = msgspec.convert(msgspec.to_builtins(make(entry.settings)), Sender)
+        bucket = bucket_of(entry.settings)
         keys = tuple(key_of(sender.ways[0].scheme, open_secret(name)) for name in SECRETS if name in entry.sealed)
     except (KeyError, ValueError, msgspec.ValidationError) as error:
         raise Unavailable(f"the settings of this source make no verification: {error}", retry_after=60) from error
@@ -103,4 +109,5 @@ def door_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Door:
         sender=sender,
         keys=keys,
         redacted=REDACTED_HEADERS | {way.scheme.header for way in sender.ways},
+        bucket=bucket,
     )

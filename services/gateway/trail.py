@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-
+import msgspec
 import structlog
 
+from services.gateway.crowds import Crowds
 from services.gateway.domain import storable
 from shared.bus import Bus
 from shared.commit import Refused
 from shared.errors import MillraceError
 from shared.messages import Audited
-
-# Refusals of one kind are told once in so many seconds, with their number.
-WINDOW = 1.0
-# Kinds of refusals (a source, a remote address) that are counted apart; above it they share one.
-WINDOWS = 1024
 
 _log = structlog.get_logger()
 
@@ -25,8 +20,7 @@ class Trail:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._windows: dict[tuple[str, str], _Window] = {}
-        self._sending: set[asyncio.Task[None]] = set()
+        self._refusals: Crowds[tuple[Audited, str]] = Crowds(self._counted)
 
     async def say(self, audited: Audited, *, org: str) -> None:
         """Record an action; on disk when this returns, unless the log says otherwise."""
@@ -37,52 +31,13 @@ class Trail:
 
     def refused(self, audited: Audited, *, org: str) -> None:
         """Record a refusal in the background, at most one a second per category and target; `detail.count` tells how many."""
-        key = (audited.category, audited.target)
-        if key not in self._windows and len(self._windows) >= WINDOWS:
-            key = (audited.category, "")
-        window = self._windows.get(key)
-        if window is not None:
-            window.audited, window.org = audited, org
-            window.count += 1
-            return
-        self._windows[key] = _Window(audited, org)
-        self._send(audited, org, 1)
-        asyncio.get_running_loop().call_later(WINDOW, self._close, key)
+        self._refusals.note((audited.category, audited.target), (audited, org), crowd=(audited.category, ""))
 
     async def finish(self) -> None:
         """Say what waits; for the end of the service."""
-        for key in list(self._windows):
-            self._close(key)
-        if self._sending:
-            await asyncio.wait(self._sending, timeout=2)
+        await self._refusals.finish()
 
-    def _close(self, key: tuple[str, str]) -> None:
-        window = self._windows.pop(key, None)
-        if window is None or not window.count:
-            return
-        self._windows[key] = _Window(window.audited, window.org)
-        self._send(window.audited, window.org, window.count)
-        asyncio.get_running_loop().call_later(WINDOW, self._close, key)
-
-    def _send(self, audited: Audited, org: str, count: int) -> None:
-        counted = Audited(
-            category=audited.category,
-            verb=audited.verb,
-            actor=audited.actor,
-            target=storable(audited.target),
-            outcome=audited.outcome,
-            remote=audited.remote,
-            detail=audited.detail | {"count": count},
-        )
-        task = asyncio.create_task(self.say(counted, org=org))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
-
-class _Window:
-    """A second of refusals: the last one, and how many came after the one that was told."""
-
-    def __init__(self, audited: Audited, org: str) -> None:
-        self.audited = audited
-        self.org = org
-        self.count = 0
+    async def _counted(self, refusal: tuple[Audited, str], count: int) -> None:
+        audited, org = refusal
+        detail = audited.detail | {"count": count}
+        await self.say(msgspec.structs.replace(audited, target=storable(audited.target), detail=detail), org=org)

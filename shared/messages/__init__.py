@@ -34,7 +34,7 @@ from shared.messages.run import (
     RunTimedOut,
     RunUsage,
 )
-from shared.messages.webhook import WebhookReceived
+from shared.messages.webhook import WebhookReceived, WebhookRefused
 
 __all__ = [
     "DECLARATIONS",
@@ -69,6 +69,7 @@ __all__ = [
     "SubscriptionChanged",
     "SubscriptionRemoved",
     "WebhookReceived",
+    "WebhookRefused",
     "WorkflowChanged",
     "WorkflowRemoved",
     "declaration_of",

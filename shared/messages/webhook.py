@@ -25,3 +25,17 @@ class WebhookReceived(Message, frozen=True, kw_only=True):
     body_size: int = 0
     sender_delivery: str | None = None
     remote: str | None = None
+
+
+@message("webhook.refused", key="source", by="gateway")
+class WebhookRefused(Message, frozen=True, kw_only=True):
+    """gateway has answered 429 to `count` requests of about a second, the last from `remote`; nothing of them is kept.
+
+    `reason` is `rate`: more than the source's settings allow.
+    """
+
+    source: str
+    adapter: str
+    reason: str
+    count: int
+    remote: str | None = None

@@ -120,3 +120,45 @@ async def test_no_secret_is_in_the_clear_on_the_bus_or_in_the_database(place: Pl
                 assert not [row for row in rows if "clear-" in row]
         finally:
             await connection.close()
+
+
+async def test_a_source_takes_no_more_than_its_rate_and_says_so(place: Place) -> None:
+    async with house(place) as call, running(place, "logs"):
+        settings = {"secret": "s", "rate": {"per_second": 0.01, "burst": 3}}
+        status, source = await call("PUT", "/sources/slow", {"adapter": "github", "settings": settings})
+        assert (status, source["settings"]) == (200, {"rate": settings["rate"]})
+        _, other = await call("PUT", "/sources/other", {"adapter": "github", "settings": {"secret": "s"}})
+        # A wrong signature costs its sender a request and the source no token.
+        assert [(await call.hook(source["url"], "wrong")).status for _ in range(5)] == [401] * 5
+        answers = [await call.hook(source["url"], "s") for _ in range(10)]
+        assert [answer.status for answer in answers] == [202] * 3 + [429] * 7
+        assert all(0 < int(answer.headers["Retry-After"]) <= 100 for answer in answers[3:])
+        assert answers[3].content_type == "application/problem+json"
+        assert (await call.hook(other["url"], "s")).status == 202
+        # Bodies are not asked for either, and what is not genuine is told nothing else.
+        assert (await call.hook(source["url"], "wrong")).status == 429
+
+        async def told() -> Any:
+            items = (await call("GET", "/logs?q=type:webhook.refused"))[1]["items"]
+            return items if sum(item["data"]["count"] for item in items) == 8 else None
+
+        items = await eventually(told)
+        assert isinstance(items, list)
+        assert len(items) <= 3
+        assert {(item["data"]["source"], item["data"]["reason"], item["org"]) for item in items} == {
+            (source["id"], "rate", "default")
+        }
+        # A new version of the source begins anew.
+        await call("PATCH", "/sources/slow", {"settings": {"rate": None}})
+
+        async def open_again() -> bool:
+            return [(await call.hook(source["url"], "s")).status for _ in range(5)] == [202] * 5
+
+        await eventually(open_again)
+
+
+async def test_a_rate_that_lets_nothing_in_is_refused(place: Place) -> None:
+    async with house(place) as call:
+        for rate in ({"per_second": 0}, {"burst": 3}, {"per_second": 1, "burst": 0}, {"per_second": 1, "day": 3}, 5):
+            status, _ = await call("PUT", "/sources/none", {"adapter": "github", "settings": {"secret": "s", "rate": rate}})
+            assert status == 422

@@ -1,10 +1,21 @@
-"""The settings that sources of every signing adapter have: the secret, and the one before it while a sender changes over."""
+"""The settings that sources of every signing adapter have: the secret, the one before it while a sender changes over, a rate."""
 
 from __future__ import annotations
 
 from typing import Any
 
 SECRETS = ["secret", "previous_secret"]
+# What one source may send to each gateway; above it senders are told to come again.
+RATE = {
+    "type": "object",
+    "description": "Webhooks a second in the long run, and how many at once after a rest (default: those of a second).",
+    "properties": {
+        "per_second": {"type": "number", "minimum": 0.001, "maximum": 1_000_000},
+        "burst": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
+    },
+    "required": ["per_second"],
+    "additionalProperties": False,
+}
 
 
 def schema(secret: dict[str, Any], **others: dict[str, Any]) -> dict[str, Any]:
@@ -12,7 +23,7 @@ def schema(secret: dict[str, Any], **others: dict[str, Any]) -> dict[str, Any]:
     previous = secret | {"description": "Accepted beside the secret while it is set: the one before a rotation. null removes it."}
     return {
         "type": "object",
-        "properties": {"secret": secret, "previous_secret": previous, **others},
+        "properties": {"secret": secret, "previous_secret": previous, "rate": RATE, **others},
         "required": ["secret"],
         "additionalProperties": False,
     }

@@ -32,6 +32,9 @@ async def receive(request: web.Request) -> web.Response:
     refused = _unsupported(request, door)
     if refused is not None:
         return refused
+    # Before the body is read; only what turns out genuine takes a token, so that nobody else can use them up.
+    if door.bucket is not None and (wait := door.bucket.wait(time.monotonic())):
+        return _too_many(gateway, request, door, wait)
     with gateway.room.hold() as held:
         try:
             body = await held.body(request, gateway.max_body)
@@ -45,6 +48,8 @@ async def receive(request: web.Request) -> web.Response:
         if reason is not None:
             _tell(gateway, request, door, reason)
             raise Unauthenticated(reason)
+        if door.bucket is not None and (wait := door.bucket.take(time.monotonic())):
+            return _too_many(gateway, request, door, wait)
         delivery, ack = await _keep(gateway, request, door, way, body)
     return web.Response(
         body=b'{"id":"%b"}' % delivery.encode(), status=200 if ack.duplicate else 202, content_type="application/json"
@@ -86,6 +91,11 @@ def _unsupported(request: web.Request, door: Door) -> web.Response | None:
     if accepted is not None and request.content_type not in accepted:
         return problem(415, "Unsupported media type", f"this source takes {', '.join(sorted(accepted))}")
     return None
+
+
+def _too_many(gateway: Gateway, request: web.Request, door: Door, wait: float) -> web.Response:
+    gateway.refusals.note(door, "rate", remote(gateway, request))
+    return problem(429, "Too many requests", "this source takes no more webhooks for now", retry_after=wait)
 
 
 def _tell(gateway: Gateway, request: web.Request, door: Door, reason: str) -> None:

@@ -1,0 +1,63 @@
+"""Telling of things that come in crowds: the first at once, what follows within a second together with its number."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+# Seconds; things of one kind are told once in so many, with their number.
+WINDOW = 1.0
+# Kinds (a source, a remote address) that are counted apart; above it they share one.
+WINDOWS = 1024
+# Seconds that the end of the service waits for what is being told.
+FINISH = 2.0
+
+T = TypeVar("T")
+
+
+class Crowds(Generic[T]):
+    """Calls `tell` with the last thing of a kind and how many there were."""
+
+    def __init__(self, tell: Callable[[T, int], Awaitable[None]]) -> None:
+        self._tell = tell
+        self._windows: dict[Hashable, _Window[T]] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+
+    def note(self, kind: Hashable, thing: T, *, crowd: Hashable = None) -> None:
+        """Tell of a thing in the background; `crowd` is its kind where there are too many kinds already."""
+        if kind not in self._windows and len(self._windows) >= WINDOWS:
+            kind = crowd
+        window = self._windows.get(kind)
+        if window is not None:
+            window.last = thing
+            window.count += 1
+            return
+        self._open(kind, thing, 1)
+
+    async def finish(self) -> None:
+        """Tell what waits; for the end of the service."""
+        for kind in list(self._windows):
+            self._close(kind)
+        if self._telling:
+            await asyncio.wait(self._telling, timeout=FINISH)
+
+    def _open(self, kind: Hashable, thing: T, count: int) -> None:
+        self._windows[kind] = _Window(thing)
+        task = asyncio.ensure_future(self._tell(thing, count))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+        asyncio.get_running_loop().call_later(WINDOW, self._close, kind)
+
+    def _close(self, kind: Hashable) -> None:
+        window = self._windows.pop(kind, None)
+        if window is not None and window.count:
+            self._open(kind, window.last, window.count)
+
+
+class _Window(Generic[T]):
+    """A second of one kind: the last thing, and how many came after the one that was told."""
+
+    def __init__(self, last: T) -> None:
+        self.last = last
+        self.count = 0

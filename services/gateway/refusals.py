@@ -1,0 +1,38 @@
+"""What the gateway says of webhooks that it had no room for."""
+
+from __future__ import annotations
+
+import structlog
+
+from services.gateway.crowds import Crowds
+from services.gateway.senders import Door
+from shared.bus import Bus
+from shared.commit import Refused
+from shared.errors import MillraceError
+from shared.messages import WebhookRefused
+
+_log = structlog.get_logger()
+
+
+class Refusals:
+    """Says `WebhookRefused`, at most one a second for each source; what cannot be said is logged."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._crowds: Crowds[tuple[Door, str, str | None]] = Crowds(self._say)
+
+    def note(self, door: Door, reason: str, remote: str | None) -> None:
+        """Tell in the background that a webhook of `remote` was refused."""
+        self._crowds.note((door.source, reason), (door, reason, remote))
+
+    async def finish(self) -> None:
+        """Say what waits; for the end of the service."""
+        await self._crowds.finish()
+
+    async def _say(self, refusal: tuple[Door, str, str | None], count: int) -> None:
+        door, reason, remote = refusal
+        message = WebhookRefused(source=door.source, adapter=door.adapter, reason=reason, count=count, remote=remote)
+        try:
+            await self._bus.publish(self._bus.seal(message, org=door.org))
+        except (MillraceError, Refused) as error:
+            _log.warning("webhook.refusal_lost", source=door.source, count=count, reason=str(error))
