@@ -78,6 +78,7 @@ async def remove_connection(command: RemoveConnection, deps: Deps) -> Done:
         found = await _settled(command.org, command.name, command.id, deps)
         if await deps.store.done(command.id):
             return Done()
+        check_expected(command.expected, found)
         if found is None:
             raise NotFound(f"there is no connection {command.name!r}")
         now = deps.now()

@@ -65,9 +65,10 @@ class PutConnection(Command, frozen=True, kw_only=True):
 
 @command("oauth.remove_connection", by="gateway", answer=Done)
 class RemoveConnection(Command, frozen=True, kw_only=True):
-    """Delete a connection and its credential. Raises NotFound."""
+    """Delete a connection and its credential; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
     name: str
+    expected: int | None = None
 
 
 @question("oauth.connections", by="gateway", answer=ConnectionList)

@@ -20,6 +20,7 @@ from tests.support.servers import Place
 
 ROUNDS = 10
 SOURCE = {"adapter": "github", "settings": {"secret": "s"}}
+CONNECTION = {"grant": "token", "token": "t-1"}
 SUBSCRIPTION = {"source": "repo", "event": "push", "workflow": "greet"}
 
 
@@ -52,14 +53,23 @@ async def api(place: Place) -> AsyncIterator[Api]:
         yield Api(session)
 
 
-@pytest.mark.parametrize(("path", "body"), [("/sources/race", SOURCE), ("/subscriptions/race", SUBSCRIPTION)])
-async def test_a_change_and_a_deletion_of_one_version_do_not_both_happen(place: Place, path: str, body: Any) -> None:
+ENTITIES = [
+    ("events", "/sources/race", SOURCE, {"enabled": False}),
+    ("events", "/subscriptions/race", SUBSCRIPTION, {"enabled": False}),
+    ("oauth", "/connections/race", CONNECTION, {"token": "t-2"}),
+]
+
+
+@pytest.mark.parametrize(("service", "path", "body", "change"), ENTITIES)
+async def test_a_change_and_a_deletion_of_one_version_do_not_both_happen(
+    place: Place, service: str, path: str, body: Any, change: Any
+) -> None:
     # Two replicas of the owner: no lock of a process decides, the broker does.
-    async with running(place, "events"), running(place, "events"), api(place) as call:
+    async with running(place, service), running(place, service), running(place, "events"), api(place) as call:
         assert (await call("PUT", "/sources/repo", SOURCE))[0] == 200
         for number in range(ROUNDS):
             _, tag = await call("PUT", path, body)
-            put = call("PUT", path, {**body, "enabled": False}, If_Match=tag)
+            put = call("PUT", path, body | change, If_Match=tag)
             delete = call("DELETE", path, If_Match=tag)
             first, second = (put, delete) if number % 2 else (delete, put)
             statuses = sorted(status for status, _ in await asyncio.gather(first, second))
@@ -68,12 +78,12 @@ async def test_a_change_and_a_deletion_of_one_version_do_not_both_happen(place: 
             assert (await call("GET", path))[0] == (404 if gone else 200)
 
 
-@pytest.mark.parametrize(("path", "body"), [("/sources/race", SOURCE), ("/subscriptions/race", SUBSCRIPTION)])
-async def test_a_deletion_of_another_version_deletes_nothing(place: Place, path: str, body: Any) -> None:
-    async with running(place, "events"), api(place) as call:
+@pytest.mark.parametrize(("service", "path", "body", "change"), ENTITIES)
+async def test_a_deletion_of_another_version_deletes_nothing(place: Place, service: str, path: str, body: Any, change: Any) -> None:
+    async with running(place, service), running(place, "events"), api(place) as call:
         await call("PUT", "/sources/repo", SOURCE)
         _, old = await call("PUT", path, body)
-        _, new = await call("PUT", path, {**body, "enabled": False})
+        _, new = await call("PUT", path, body | change)
         assert old != new
         for tag in (old, '"0"', '"nonsense"', "W/garbage"):
             assert (await call("DELETE", path, If_Match=tag))[0] == 412

@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, gateway_of, note
-from services.gateway.api.lists import checked, entity, expected_of, fitted, nothing, object_of, page_of
+from services.gateway.api.lists import entity, expected_of, fitted, nothing, object_of, page_of
 from services.gateway.parts import Gateway
 from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Problem
@@ -68,8 +68,8 @@ async def delete_connection(request: web.Request) -> web.Response:
     """DELETE: forget it and its credential."""
     gateway, caller = gateway_of(request)
     name = request.match_info["name"]
-    await checked(request, lambda: _named(gateway, caller, name))
-    await gateway.bus.ask(RemoveConnection(id=new_id(), org=caller.org, actor=caller.actor, name=name))
+    expected = await expected_of(request, lambda: _named(gateway, caller, name))
+    await gateway.bus.ask(RemoveConnection(id=new_id(), org=caller.org, actor=caller.actor, name=name, expected=expected))
     return nothing()
 
 

@@ -69,7 +69,10 @@ async def expected_of(request: web.Request, present: Callable[[], Awaitable[Any]
 
 
 async def checked(request: web.Request, present: Callable[[], Awaitable[Any]]) -> None:
-    """Compare If-Match with what is there, for what its owner does without expectations. Raises `PreconditionFailed`."""
+    """Compare If-Match with what is there, for those who then put expecting the version that they have read before.
+
+    Raises `PreconditionFailed`.
+    """
     expected = await expected_of(request, present)
     if expected is None:
         return
