@@ -183,4 +183,4 @@ def tree_of(rows: list[dict[str, Any]]) -> Tree:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="millrace demo")

@@ -158,4 +158,4 @@ def _credentials(folder: DataFolder) -> Credentials:
 
 if __name__ == "__main__":
     with suppress(KeyboardInterrupt):
-        main()
+        main(prog_name="millrace up")

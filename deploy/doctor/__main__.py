@@ -86,4 +86,4 @@ def _show(findings: list[Finding]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="millrace doctor")

@@ -98,4 +98,4 @@ async def _with(stores: Stores, folder: DataFolder, services: tuple[str, ...], *
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="millrace rebuild")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from services.executor.sandbox.ground import _copy_of_sdk
+
 ROOT = Path(__file__).parents[2]
 SHARED = {
     "aggregate", "batching", "blobs", "bus", "commit", "config", "db", "encryption", "envelope", "errors", "http", "log",
@@ -46,6 +48,12 @@ def test_the_child_side_of_the_sdk_is_standard_library_only() -> None:
             continue
         for module in re.findall(r"^\s*(?:from|import) ([A-Za-z_][\w]*)", path.read_text(), re.MULTILINE):
             assert module in allowed, f"{path} imports {module}"
+
+
+def test_a_sandboxed_child_is_not_given_the_command(tmp_path: Path) -> None:
+    package = _copy_of_sdk(tmp_path) / "millrace"
+    assert (package / "_runtime" / "boot.py").is_file()
+    assert not [path for path in package.rglob("*") if "cli" in path.name]
 
 
 @pytest.mark.parametrize("name", ["utils", "helpers", "common", "base", "service"])

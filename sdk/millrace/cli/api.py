@@ -1,0 +1,177 @@
+"""The HTTP API as this command speaks it: one kept connection, problem documents as errors, lists page by page.
+
+On the standard library: the SDK, which this is shipped with, depends on nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import json
+import ssl
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlencode, urlsplit
+
+Document = dict[str, Any]
+Query = Mapping[str, str | int | float | None]
+
+# Seconds. An answer may take as long as the longest `wait` of a run, and the registration of a workspace's code.
+CONNECTED_WITHIN = 10.0
+ANSWERED_WITHIN = 90.0
+LARGEST_PAGE = 1000
+
+
+class Refused(Exception):
+    """The API answered no. As text: one sentence that names each `errors[].path`."""
+
+    def __init__(self, status: int, document: Any) -> None:
+        super().__init__(_sentence(status, document))
+        self.status = status
+
+
+class Unreachable(Exception):
+    """Nobody answers at an address. As text: the address, and why."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"cannot reach {url}: {reason}")
+
+
+class Api:
+    """Speaks to one address; `key` and `org` go with every request."""
+
+    def __init__(self, url: str, *, key: str | None = None, org: str | None = None) -> None:
+        self.url = url
+        parts = urlsplit(url)
+        self._prefix = parts.path
+        self._secure = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port
+        self._headers = {"Accept": "application/json", "User-Agent": "millrace"}
+        if key is not None:
+            self._headers["Authorization"] = f"Bearer {key}"
+        if org is not None:
+            self._headers["X-Millrace-Org"] = org
+        self._connection: http.client.HTTPConnection | None = None
+
+    def get(self, *path: str, query: Query | None = None) -> Any:
+        """Return the document at a path below /api/v1, whose parts are given one by one."""
+        return self.call("GET", *path, query=query)
+
+    def call(
+        self, method: str, *path: str, query: Query | None = None, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """Return the answer's document, None for an empty one; `body` is sent as JSON. Raises `Refused`, `Unreachable`."""
+        content = None if body is None else json.dumps(body).encode()
+        given = dict(headers or {}) if body is None else {"Content-Type": "application/json", **(headers or {})}
+        return self.send(method, address("/api/v1", *path, query=query), content, given)[1]
+
+    def put_file(self, path: str, content: BinaryIO, size: int, headers: Mapping[str, str]) -> Document:
+        """Store a workspace file, streamed; returns its view, with the problems of the workspace's code."""
+        given = {"Content-Length": str(size), "Content-Type": "application/octet-stream", **headers}
+        view: Document = self.send("PUT", address("/api/v1/workspace/files", *path.split("/")), content, given)[1]
+        return view
+
+    def pages(self, *path: str, query: Query | None = None, limit: int = 0) -> Document:
+        """Return a list as one document of up to `limit` items, 0 for all; it has a `next_cursor` if there are more."""
+        items: list[Any] = []
+        cursor: str | None = None
+        while True:
+            wanted = min(LARGEST_PAGE, limit - len(items)) if limit else LARGEST_PAGE
+            page = self.get(*path, query={**(query or {}), "limit": wanted, "cursor": cursor})
+            items += page["items"]
+            cursor = page["next_cursor"]
+            if cursor is None or (limit and len(items) >= limit):
+                return {"items": items, "next_cursor": cursor}
+
+    def send(self, method: str, target: str, content: bytes | BinaryIO | None, headers: Mapping[str, str]) -> tuple[int, Any]:
+        """Return the status and the document of one request to an absolute path. Raises `Refused`, `Unreachable`."""
+        status, answered, body = self.exchange(method, target, content, headers)
+        try:
+            document = json.loads(body) if body else None
+        except ValueError:
+            document = {"detail": f"{self.url} answered {status} with {answered or 'something'} instead of JSON"}
+            status = max(status, 400)
+        if status >= 300:
+            raise Refused(status, document)
+        return status, document
+
+    def exchange(
+        self, method: str, target: str, content: bytes | BinaryIO | None, headers: Mapping[str, str]
+    ) -> tuple[int, str, bytes]:
+        """Return the status, content type and body of an answer, whatever it is. Raises `Unreachable`."""
+        # A request that does something each time it is sent must not meet a connection that the other end has given up.
+        kept = self._connection is not None and method != "POST"
+        try:
+            return self._exchange(method, target, content, headers, fresh=not kept)
+        except (http.client.RemoteDisconnected, ConnectionError) as error:
+            if not kept:
+                raise Unreachable(self.url, _reason(error)) from error
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise Unreachable(self.url, _reason(error)) from error
+        if isinstance(content, io.IOBase):
+            content.seek(0)
+        try:
+            return self._exchange(method, target, content, headers, fresh=True)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise Unreachable(self.url, _reason(error)) from error
+
+    def close(self) -> None:
+        """Give the connection up."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _exchange(
+        self, method: str, target: str, content: bytes | BinaryIO | None, headers: Mapping[str, str], *, fresh: bool
+    ) -> tuple[int, str, bytes]:
+        if fresh or self._connection is None:
+            self.close()
+            self._connection = self._connected()
+        # A refusal may come before a body is sent whole; then it is read all the same.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._connection.request(method, self._prefix + target, content, {**self._headers, **headers})
+        response = self._connection.getresponse()
+        body = response.read()
+        if response.will_close:
+            self.close()
+        return response.status, response.headers.get_content_type(), body
+
+    def _connected(self) -> http.client.HTTPConnection:
+        if self._secure:
+            context = ssl.create_default_context()
+            made: http.client.HTTPConnection = http.client.HTTPSConnection(
+                self._host, self._port, timeout=CONNECTED_WITHIN, context=context
+            )
+        else:
+            made = http.client.HTTPConnection(self._host, self._port, timeout=CONNECTED_WITHIN)
+        made.connect()
+        made.sock.settimeout(ANSWERED_WITHIN)
+        return made
+
+
+def address(*path: str, query: Query | None = None) -> str:
+    """Return a path for a request: the first part as it is, the others quoted whole, then what is asked that is not None."""
+    quoted = "/".join([path[0], *(quote(part, safe="", errors="surrogateescape") for part in path[1:])])
+    asked = {name: value for name, value in (query or {}).items() if value is not None and value != ""}
+    return f"{quoted}?{urlencode(asked)}" if asked else quoted
+
+
+def _sentence(status: int, document: Any) -> str:
+    document = document if isinstance(document, dict) else {}
+    detail = str(document.get("detail") or document.get("title") or f"the answer was {status}").rstrip(".")
+    errors = document.get("errors")
+    found = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+    paths = "; ".join(f"{error.get('path')}: {error.get('message')}" for error in found)
+    return " ".join((f"{detail} ({paths})" if paths else detail).split())
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

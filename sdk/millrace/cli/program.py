@@ -1,0 +1,31 @@
+"""The command with all that it has."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+
+import click
+
+from millrace.cli import stack
+from millrace.cli.session import Session, asks
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def program() -> None:
+    """Webhooks in, Python workflows out.
+
+    Where: --profile NAME, else MILLRACE_URL and MILLRACE_KEY, else ./.millrace/ready.json here or in a folder above.
+    """
+
+
+@program.command()
+@asks
+def version(session: Session) -> None:
+    """Print the version of this command."""
+    said = importlib.metadata.version("millrace")
+    click.echo(json.dumps({"version": said}) if session.is_json else f"millrace {said}")
+
+
+for _command in stack.COMMANDS:
+    program.add_command(_command)

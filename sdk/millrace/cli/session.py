@@ -1,0 +1,76 @@
+"""What every command that speaks to the API has: where, for whom, and how it prints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from millrace.cli.api import Api
+from millrace.cli.place import Place, find
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class Session:
+    """One call of the command."""
+
+    profile: str | None = None
+    org: str | None = None
+    output: str = "table"
+
+    @property
+    def is_json(self) -> bool:
+        """Whether documents are printed as they came."""
+        return self.output == "json"
+
+    @cached_property
+    def place(self) -> Place:
+        """Where to. `click.UsageError` when nobody says."""
+        return find(self.profile, os.environ, Path.cwd())
+
+    @cached_property
+    def api(self) -> Api:
+        """The API there, for the organization that is meant."""
+        return Api(self.place.url, key=self.place.key, org=self.org or self.place.org)
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        setattr(context.ensure_object(Session), str(parameter.name), value)
+
+
+OPTIONS = [
+    click.option(
+        "--profile", expose_value=False, callback=_keep, metavar="NAME", help="A profile of ~/.config/millrace/config.toml."
+    ),
+    click.option(
+        "--org",
+        expose_value=False,
+        callback=_keep,
+        metavar="NAME",
+        help="The organization; else MILLRACE_ORG, the profile's, or `default`.",
+    ),
+    click.option(
+        "--output",
+        expose_value=False,
+        callback=_keep,
+        type=click.Choice(["table", "json"]),
+        help="table (default), or json: what the API answered.",
+    ),
+]
+
+
+def asks(command: F) -> F:
+    """Give the command below its `Session` as first argument, and the options that say where, for whom and how."""
+    decorated: Any = click.make_pass_decorator(Session, ensure=True)(command)
+    for option in reversed(OPTIONS):
+        decorated = option(decorated)
+    made: F = decorated
+    return made

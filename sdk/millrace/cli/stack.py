@@ -1,0 +1,34 @@
+"""`up`, `demo`, `rebuild`, `doctor`: programs of the package `deploy`, each of which takes this process's place.
+
+They are executed, not imported: the SDK stands on nothing but itself. So they have this terminal, these signals and this exit code.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+# Everything that follows the name belongs to the program, --help as well.
+PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
+
+
+def _program(name: str, module: str, said: str) -> click.Command:
+    @click.command(name, context_settings=PASSED_ON, help=said, add_help_option=False)
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def become(arguments: tuple[str, ...]) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # -P: a folder `deploy` where somebody happens to stand is not ours.
+        os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606 - no shell is what is wanted
+
+    return become
+
+
+COMMANDS = [
+    _program("up", "deploy.local", "Start everything on this machine and keep it running."),
+    _program("demo", "deploy.demo", "Start everything, send a signed webhook and show what came of it."),
+    _program("rebuild", "deploy.rebuild", "Make the projections' rows anew, with the services stopped."),
+    _program("doctor", "deploy.doctor", "Say what is wrong on this machine and what to do."),
+]
