@@ -24,8 +24,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except click.Abort:
         return codes.INTERRUPTED
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        command = "millrace" if context is None else context.command_path
+        click.echo(f"{command}: {' '.join(error.format_message().split())}", err=True)
         return error.exit_code
     except Refused as error:
         click.echo(f"millrace: {error}", err=True)
@@ -37,4 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read has seen enough. What is left in the buffer must not complain at the interpreter's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return codes.REFUSED
+    except OSError as error:
+        click.echo(f"millrace: {error.filename or 'the system'}: {error.strerror}", err=True)
+        return codes.USAGE
     return returned if isinstance(returned, int) else codes.DONE

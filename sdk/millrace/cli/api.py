@@ -56,7 +56,7 @@ class Api:
         self._connection: http.client.HTTPConnection | None = None
 
     def get(self, *path: str, query: Query | None = None) -> Any:
-        """Return the document at a path below /api/v1, whose parts are given one by one."""
+        """Return the document at a path below /api/v1: the first part as it is, the others quoted."""
         return self.call("GET", *path, query=query)
 
     def call(
@@ -65,13 +65,20 @@ class Api:
         """Return the answer's document, None for an empty one; `body` is sent as JSON. Raises `Refused`, `Unreachable`."""
         content = None if body is None else json.dumps(body).encode()
         given = dict(headers or {}) if body is None else {"Content-Type": "application/json", **(headers or {})}
-        return self.send(method, address("/api/v1", *path, query=query), content, given)[1]
+        return self.send(method, address(f"/api/v1{path[0]}", *path[1:], query=query), content, given)[1]
 
     def put_file(self, path: str, content: BinaryIO, size: int, headers: Mapping[str, str]) -> Document:
         """Store a workspace file, streamed; returns its view, with the problems of the workspace's code."""
         given = {"Content-Length": str(size), "Content-Type": "application/octet-stream", **headers}
         view: Document = self.send("PUT", address("/api/v1/workspace/files", *path.split("/")), content, given)[1]
         return view
+
+    def read_file(self, path: str) -> bytes:
+        """Return the content of a workspace file. Raises `Refused`, `Unreachable`."""
+        status, _, body = self.exchange("GET", address("/api/v1/workspace/files", *path.split("/")), None, {})
+        if status != 200:
+            raise Refused(status, _json_or_none(body))
+        return body
 
     def pages(self, *path: str, query: Query | None = None, limit: int = 0) -> Document:
         """Return a list as one document of up to `limit` items, 0 for all; it has a `next_cursor` if there are more."""
@@ -160,12 +167,21 @@ def address(*path: str, query: Query | None = None) -> str:
     return f"{quoted}?{urlencode(asked)}" if asked else quoted
 
 
+def _json_or_none(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
 def _sentence(status: int, document: Any) -> str:
     document = document if isinstance(document, dict) else {}
     detail = str(document.get("detail") or document.get("title") or f"the answer was {status}").rstrip(".")
     errors = document.get("errors")
     found = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
-    paths = "; ".join(f"{error.get('path')}: {error.get('message')}" for error in found)
+    # What the sentence says already is not said again.
+    said = [(str(error.get("path")), str(error.get("message"))) for error in found]
+    paths = "; ".join(path if message in detail else f"{path}: {message}" for path, message in said)
     return " ".join((f"{detail} ({paths})" if paths else detail).split())
 
 

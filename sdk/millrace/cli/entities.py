@@ -1,0 +1,178 @@
+"""`sources`, `subscriptions`, `connections`, `workflows`, `adapters`: what is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from millrace.cli import show
+from millrace.cli.session import Session, asks
+from millrace.cli.values import an_object, pairs, secret
+
+LIMIT = click.option("--limit", type=click.IntRange(0), default=0, help="At most so many; 0, the default: all.")
+WHOLE = click.option("--body", metavar="JSON|@FILE|-", help="The whole body as the API takes it; the other options change it.")
+
+
+def _group(name: str, help_: str, columns: Sequence[show.Column], *, deletes: bool = True) -> click.Group:
+    """Return the commands list, get and delete for the entities at /api/v1/`name`."""
+    group = click.Group(name, help=help_)
+    one = name.removesuffix("s")
+
+    @group.command("list", help=f"List {name}.")
+    @LIMIT
+    @asks
+    def list_them(session: Session, limit: int) -> None:
+        show.listing(session.api.pages(f"/{name}", limit=limit), columns, is_json=session.is_json)
+
+    @group.command("get", help=f"Show one {one}.")
+    @click.argument("which", metavar="NAME")
+    @asks
+    def get_it(session: Session, which: str) -> None:
+        show.entity(session.api.get(f"/{name}", which), is_json=session.is_json)
+
+    if deletes:
+
+        @group.command("delete", help=f"Delete a {one}.")
+        @click.argument("which", metavar="NAME")
+        @asks
+        def delete_it(session: Session, which: str) -> None:
+            session.api.call("DELETE", f"/{name}", which)
+
+    return group
+
+
+sources = _group(
+    "sources",
+    "Webhook endpoints.",
+    [show.field("name"), show.field("adapter"), show.field("enabled"), show.field("url"), show.moment("updated_at")],
+)
+subscriptions = _group(
+    "subscriptions",
+    "Which events start which workflow.",
+    [
+        show.field("name"),
+        ("source", lambda row: row["source_name"]),
+        show.field("event"),
+        show.field("filter"),
+        show.field("workflow"),
+        show.field("enabled"),
+    ],
+)
+connections = _group(
+    "connections",
+    "Credentials of an organization.",
+    [show.field("name"), show.field("grant"), show.field("status"), show.moment("updated_at")],
+)
+workflows = _group(
+    "workflows",
+    "What can be run.",
+    [
+        show.field("name"),
+        ("version", lambda row: row["version"][:12]),
+        ("where", lambda row: f"{row['path']}:{row['line']}"),
+        ("input", lambda row: ", ".join(row["input_schema"].get("properties", {}))),
+        ("says", lambda row: row["doc"].partition("\n")[0]),
+    ],
+    deletes=False,
+)
+
+
+@sources.command("put")
+@click.argument("name")
+@click.option("--adapter", help="What the sender is: `millrace adapters` lists them.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting that is no secret. Repeatable.")
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME[=FILE]",
+    help="A secret setting from a file, `-` for standard input; without one it is asked for.",
+)
+@click.option("--enabled/--disabled", default=None, help="Whether it takes webhooks.")
+@WHOLE
+@asks
+def put_source(
+    session: Session,
+    name: str,
+    *,
+    adapter: str | None,
+    settings: tuple[str, ...],
+    secrets: tuple[str, ...],
+    enabled: bool | None,
+    body: str | None,
+) -> None:
+    """Create or replace a source. Secrets that are not given stay as they are."""
+    made = _body(body, {"adapter": adapter, "enabled": enabled})
+    given = dict(made.get("settings") or {})
+    if settings:
+        known = {one["name"]: one for one in session.api.get("/adapters")["items"]}
+        described = known.get(made.get("adapter", ""), {"settings_schema": {}, "secrets": []})
+        chosen = pairs(settings, described["settings_schema"], "--set")
+        open_ones = sorted(chosen.keys() & set(described["secrets"]))
+        if open_ones:
+            raise click.UsageError(
+                f"{open_ones[0]} is a secret, and others can see a command line: use --secret {open_ones[0]}=FILE."
+            )
+        given |= chosen
+    for one in secrets:
+        setting, equals, file = one.partition("=")
+        given[setting] = secret(file if equals else None, setting)
+    show.entity(session.api.call("PUT", "/sources", name, body=made | {"settings": given}), is_json=session.is_json)
+
+
+@subscriptions.command("put")
+@click.argument("name")
+@click.option("--source", help="A source's name or id.")
+@click.option("--event", help="`push`, `pull_request.*`, `*`.")
+@click.option("--workflow", help="What is run.")
+@click.option("--filter", "filter_", help="A CEL expression over `event`.")
+@click.option("--input", "given", metavar="JSON|@FILE|-", help='The input by parameter: `{"ref": "event.data.ref"}`.')
+@click.option("--enabled/--disabled", default=None, help="Whether it takes events.")
+@WHOLE
+@asks
+def put_subscription(
+    session: Session,
+    name: str,
+    *,
+    filter_: str | None,
+    given: str | None,
+    body: str | None,
+    **fields: Any,
+) -> None:
+    """Create or replace a subscription."""
+    mapped = None if given is None else an_object(given, "--input")
+    made = _body(body, {**fields, "filter": filter_, "input": mapped})
+    show.entity(session.api.call("PUT", "/subscriptions", name, body=made), is_json=session.is_json)
+
+
+@connections.command("put")
+@click.argument("name")
+@click.option("--token-file", metavar="FILE", help="Where the token is, `-` for standard input; without it, it is asked for.")
+@asks
+def put_connection(session: Session, name: str, token_file: str | None) -> None:
+    """Create or replace a connection that is a token."""
+    body = {"grant": "token", "token": secret(token_file, "token")}
+    show.entity(session.api.call("PUT", "/connections", name, body=body), is_json=session.is_json)
+
+
+@click.command()
+@asks
+def adapters(session: Session) -> None:
+    """List the adapters that a source may use, with their settings."""
+    columns = [
+        show.field("name"),
+        ("settings", lambda row: ", ".join(row["settings_schema"].get("properties", {}))),
+        ("secret", lambda row: ", ".join(row["secrets"])),
+        show.field("description"),
+    ]
+    show.listing(session.api.get("/adapters"), columns, is_json=session.is_json)
+
+
+def _body(whole: str | None, changes: dict[str, Any]) -> dict[str, Any]:
+    made = {} if whole is None else an_object(whole, "--body")
+    return made | {name: value for name, value in changes.items() if value is not None}
+
+
+COMMANDS: list[click.Command] = [sources, subscriptions, connections, workflows, adapters]

@@ -1,0 +1,92 @@
+"""`hooks send`: a webhook as its sender would send it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from millrace.cli import show
+from millrace.cli.api import Api
+from millrace.cli.session import Session, asks
+from millrace.cli.signing import Sending, headers_of, new_delivery
+from millrace.cli.values import content, secret
+
+
+@click.group()
+def hooks() -> None:
+    """Webhooks, from the sender's side."""
+
+
+@hooks.command()
+@click.argument("file", metavar="FILE")
+@click.option("--source", metavar="NAME", help="Where to; not needed where there is one source.")
+@click.option("--sign", is_flag=True, help="Sign the body as the source's adapter demands.")
+@click.option("--secret-file", metavar="FILE", help="The source's secret; else MILLRACE_HOOK_SECRET, else it is asked for.")
+@click.option("--event", help="The event's type, for adapters that have it in a header.")
+@click.option("--delivery", metavar="ID", help="The sender's id of this delivery; sent again, it is known.  [default: a new one]")
+@click.option("-H", "--header", "extra", multiple=True, metavar="NAME:VALUE", help="Another header. Repeatable.")
+@click.option("--public", is_flag=True, help="Send to the address that senders use, not to where the API is.")
+@asks
+def send(
+    session: Session,
+    file: str,
+    *,
+    source: str | None,
+    sign: bool,
+    secret_file: str | None,
+    event: str | None,
+    delivery: str | None,
+    extra: tuple[str, ...],
+    public: bool,
+) -> None:
+    """Send FILE (`-`: standard input) to a source, signed as GitHub, Standard Webhooks or by HMAC. Prints the delivery's id."""
+    body = content(file)
+    there = _source(session, source)
+    key = None
+    if sign:
+        known = os.environ.get("MILLRACE_HOOK_SECRET")
+        key = known if known and secret_file is None else secret(secret_file, f"secret of {there['name']}")
+    sending = Sending(body, event, delivery or new_delivery(), int(time.time()))
+    try:
+        headers = headers_of(there["adapter"], there["settings"], sending, key) | dict(_header(one) for one in extra)
+    except ValueError as error:
+        raise click.UsageError(f"{error}.") from error
+    url = urlsplit(there["url"])
+    door = Api(f"{url.scheme}://{url.netloc}") if public else Api(session.place.url)
+    target = url.path if public else f"/hooks/{there['id']}"
+    try:
+        status, answer = door.send("POST", target, body, headers)
+    finally:
+        door.close()
+    if session.is_json:
+        show.document(answer)
+        return
+    show.said(answer["id"])
+    if status == 200:
+        show.aside("this delivery was there already: nothing new comes of it", "warning")
+
+
+def _source(session: Session, name: str | None) -> dict[str, Any]:
+    if name is not None:
+        found: dict[str, Any] = session.api.get("/sources", name)
+        return found
+    items = session.api.pages("/sources")["items"]
+    if len(items) != 1:
+        known = ", ".join(item["name"] for item in items) or "none"
+        raise click.UsageError(f"Say which source with --source NAME; there are: {known}.")
+    only: dict[str, Any] = items[0]
+    return only
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise click.UsageError(f"--header takes NAME:VALUE, not {text!r}.")
+    return name.strip(), value.strip()
+
+
+COMMANDS: list[click.Command] = [hooks]

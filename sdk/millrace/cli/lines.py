@@ -1,0 +1,63 @@
+"""A run's lines, as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from millrace.cli.api import Api
+from millrace.cli.codes import has_ended
+from millrace.cli.show import compact, plain
+
+# Seconds. The rows of a run's last lines are written beside the row of its end, a moment before or after it.
+SETTLES_WITHIN = 1.0
+
+
+class Follower:
+    """Asks for what is new of one run; `run` is how it was at the last look, `over` whether nothing more is to come."""
+
+    def __init__(self, api: Api, id_: str) -> None:
+        self._api = api
+        self._id = id_
+        self._after = 0
+        self._quiet_since: float | None = None
+        self.run: dict[str, Any] = {}
+        self.over = False
+
+    def look(self, now: float) -> list[dict[str, Any]]:
+        """Return the lines since the last look; `now` is in seconds of any clock that only goes forward. Raises `Refused`."""
+        # The state first: lines that were written before the end are then looked for after it.
+        self.run = self._api.get("/runs", self._id)
+        found = list(lines_of(self._api, self._id, self._after))
+        if found:
+            self._after = found[-1]["n"]
+            self._quiet_since = None
+        if has_ended(self.run):
+            self._quiet_since = now if self._quiet_since is None else self._quiet_since
+            self.over = now - self._quiet_since >= SETTLES_WITHIN
+        return found
+
+
+def lines_of(api: Api, id_: str, after: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a run after the one that is numbered `after`."""
+    while True:
+        page = api.get("/runs", id_, "logs", query={"after": after, "limit": 1000})
+        yield from page["items"]
+        if page["next_cursor"] is None:
+            return
+        after = page["items"][-1]["n"]
+
+
+def written(item: dict[str, Any]) -> str:
+    """Return a line as people read it."""
+    line = item["line"]
+    fields = "".join(f" {plain(name)}={_short(value)}" for name, value in (line.get("fields") or {}).items())
+    return f"{line['time'][11:23]} {line['level']:7} {plain(line['message'])}{fields}"
+
+
+def _short(value: Any) -> str:
+    return (
+        plain(value)
+        if isinstance(value, str) and value and not any(letter.isspace() for letter in value)
+        else plain(compact(value))
+    )

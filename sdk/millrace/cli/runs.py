@@ -1,0 +1,219 @@
+"""`run` and `runs`: asking for runs, and looking at them."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import uuid
+from typing import Any
+
+import click
+
+from millrace.cli import codes, show
+from millrace.cli.api import Api, Unreachable
+from millrace.cli.lines import Follower, lines_of, written
+from millrace.cli.session import Session, asks
+from millrace.cli.values import an_object, pairs
+from millrace.cli.workspace import ending
+
+# Seconds: the longest that the API waits in one request, and between two looks at a run that takes longer.
+LONGEST_WAIT = 60.0
+LOOKS_EVERY = 0.5
+# Columns of a list of runs.
+COLUMNS = [
+    show.field("id"),
+    show.field("workflow"),
+    show.field("status"),
+    show.field("reason"),
+    show.field("attempt"),
+    show.moment("requested_at"),
+    ("took", lambda run: show.milliseconds(run["duration_ms"])),
+]
+
+
+@click.command()
+@click.argument("workflow")
+@click.option(
+    "-i",
+    "given",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="One input; a number or JSON where the workflow takes that. Repeatable.",
+)
+@click.option("--input", "whole", metavar="JSON|@FILE|-", help="The whole input as a JSON object; -i adds to it.")
+@click.option("--timeout", type=float, help="Seconds, instead of the workflow's own.")
+@click.option("--priority", type=click.Choice(["high", "normal", "low"]))
+@click.option("--key", help="The same key, the same run: a script that is run again starts nothing twice.")
+@click.option(
+    "--wait",
+    is_flag=False,
+    flag_value=math.inf,
+    default=None,
+    type=click.FloatRange(min=0),
+    metavar="[SECONDS]",
+    help="Wait for the end, for so long or for ever.",
+)
+@click.option("--logs", is_flag=True, help="Show the run's lines on standard error while waiting; without --wait, to the end.")
+@asks
+def run(
+    session: Session,
+    workflow: str,
+    *,
+    given: tuple[str, ...],
+    whole: str | None,
+    timeout: float | None,
+    priority: str | None,
+    wait: float | None,
+    logs: bool,
+    key: str | None,
+) -> int:
+    """Start a run. Prints its id, or, having waited, its result.
+
+    The exit code is how it ended: 0 succeeded, 10 failed, 11 timed out, 12 crashed, 13 cancelled, 14 expired; 15 when the wait was
+    over first.
+    """
+    body: dict[str, Any] = {"input": an_object(whole, "--input") if whole is not None else {}}
+    if given:
+        schema = session.api.get("/workflows", workflow)["input_schema"]
+        body["input"] |= pairs(given, schema, "-i")
+    body |= {name: value for name, value in (("timeout", timeout), ("priority", priority)) if value is not None}
+    seconds = (math.inf if logs else 0.0) if wait is None else wait
+    began = time.monotonic()
+    query = {"wait": 0 if logs else min(seconds, LONGEST_WAIT)}
+    started = _started(session.api, workflow, query, body, key or str(uuid.uuid4()))
+    if not seconds:
+        if session.is_json:
+            show.document(started)
+        else:
+            show.said(started["id"])
+        return codes.DONE
+    if "finished_at" not in started:
+        started = _followed(session.api, started["id"], began + seconds, logs=logs)
+    _tell(session, started)
+    return codes.of_run(started)
+
+
+@click.group()
+def runs() -> None:
+    """Runs: what ran, what came of it, what it said."""
+
+
+@runs.command("list")
+@click.option("--status", help="queued, running, succeeded, failed, timed_out, cancelled, crashed, …")
+@click.option("--workflow", help="Only of this workflow.")
+@click.option("--since", metavar="TIME", help="Requested at this RFC 3339 time or later.")
+@click.option("--until", metavar="TIME", help="Requested at this RFC 3339 time or earlier.")
+@click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="At most so many; 0: all.")
+@asks
+def list_runs(session: Session, *, limit: int, **narrowed: str | None) -> None:
+    """List runs, newest first."""
+    show.listing(session.api.pages("/runs", query=narrowed, limit=limit), COLUMNS, is_json=session.is_json)
+
+
+@runs.command("get")
+@click.argument("id_", metavar="ID")
+@asks
+def get_run(session: Session, id_: str) -> None:
+    """Show one run with its result or its error."""
+    found = session.api.get("/runs", id_)
+    show.entity(found, is_json=session.is_json)
+
+
+@runs.command("logs")
+@click.argument("id_", metavar="ID")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@asks
+def run_logs(session: Session, id_: str, *, follow: bool) -> None:
+    """Print what a run logged and printed."""
+    if follow:
+        follower = Follower(session.api, id_)
+        while not follower.over:
+            for item in follower.look(time.monotonic()):
+                _line(session, item)
+            sys.stdout.flush()
+            if not follower.over:
+                time.sleep(LOOKS_EVERY)
+        return
+    items = list(lines_of(session.api, id_))
+    if session.is_json:
+        show.document({"items": items, "next_cursor": None})
+        return
+    for item in items:
+        _line(session, item)
+
+
+@runs.command("cancel")
+@click.argument("id_", metavar="ID")
+@asks
+def cancel_run(session: Session, id_: str) -> None:
+    """Ask a run to stop."""
+    _told(session, session.api.call("POST", "/runs", id_, "cancel"))
+
+
+@runs.command("rerun")
+@click.argument("id_", metavar="ID")
+@asks
+def rerun_run(session: Session, id_: str) -> None:
+    """Start a new run with the same input, of the workflow as it is now. Prints the new run's id."""
+    _told(session, session.api.call("POST", "/runs", id_, "rerun"))
+
+
+def _started(api: Api, workflow: str, query: dict[str, float], body: dict[str, Any], key: str) -> dict[str, Any]:
+    """Ask for a run; once more when the answer was lost, which the key makes the same run."""
+    headers = {"Idempotency-Key": key}
+    try:
+        return dict(api.call("POST", "/workflows", workflow, "runs", query=query, body=body, headers=headers))
+    except Unreachable:
+        return dict(api.call("POST", "/workflows", workflow, "runs", query=query, body=body, headers=headers))
+
+
+def _followed(api: Api, id_: str, deadline: float, *, logs: bool) -> dict[str, Any]:
+    """Return a run when it has ended or the deadline has passed; a server that goes away meanwhile is asked again."""
+    follower = Follower(api, id_)
+    complained = False
+    while True:
+        now = time.monotonic()
+        try:
+            items = follower.look(now) if logs else []
+            for item in items:
+                show.aside(written(item), item["line"]["level"])
+            current = follower.run if logs else api.get("/runs", id_)
+            if follower.over or (not logs and codes.has_ended(current)) or now >= deadline:
+                return current
+        except Unreachable as error:
+            if now >= deadline:
+                raise
+            if not complained:
+                show.aside(f"millrace: {error}; the run goes on, trying again", "warning")
+                complained = True
+        time.sleep(min(LOOKS_EVERY, max(0.0, deadline - now)))
+
+
+def _tell(session: Session, ended: dict[str, Any]) -> None:
+    if session.is_json:
+        show.document(ended)
+        return
+    show.aside(ending(ended), "info" if ended["status"] == "succeeded" else "error")
+    error = ended.get("error")
+    if error:
+        show.aside(show.plain(error.get("traceback") or "").rstrip() or show.plain(f"{error['type']}: {error['message']}"), "error")
+    if ended["status"] == "succeeded":
+        show.document(ended["result"])
+
+
+def _line(session: Session, item: dict[str, Any]) -> None:
+    if session.is_json:
+        show.line(item)
+    else:
+        show.said(written(item), item["line"]["level"])
+
+
+def _told(session: Session, answer: dict[str, Any]) -> None:
+    if session.is_json:
+        show.document(answer)
+    else:
+        show.said(f"{answer['id']} {answer['status']}")
+
+
+COMMANDS: list[click.Command] = [run, runs]

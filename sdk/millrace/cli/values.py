@@ -1,0 +1,96 @@
+"""What people type for values: `k=v` by a schema, JSON, files, secrets. `click.UsageError` says what cannot be read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Schema = dict[str, Any]
+_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object", type(None): "null"}
+
+
+def pairs(given: Iterable[str], schema: Schema, option: str) -> dict[str, Any]:
+    """Return `k=v`s as values: JSON where the schema's property takes what it says, else text."""
+    found: dict[str, Any] = {}
+    for pair in given:
+        name, equals, text = pair.partition("=")
+        if not name or not equals:
+            raise click.UsageError(f"{option} takes NAME=VALUE, not {pair!r}.")
+        found[name] = fitting(text, schema.get("properties", {}).get(name, {}), schema)
+    return found
+
+
+def fitting(text: str, wanted: Schema, root: Schema) -> Any:
+    """Return text as the schema `wanted` (within `root`) takes it: `5` is a number unless only text is wanted."""
+    allowed = types_of(wanted, root)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    kind = _TYPES[type(value)]
+    fits = not allowed or kind in allowed or (kind == "integer" and "number" in allowed)
+    # `null` for `str | None` is as likely a word; whoever means None leaves the value out.
+    if "string" in allowed and (kind == "null" or not fits):
+        return text
+    return value
+
+
+def types_of(wanted: Schema, root: Schema, depth: int = 10) -> set[str]:
+    """Return the JSON types that a schema takes; an empty set means any."""
+    if depth == 0:
+        return set()
+    reference = wanted.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#/"):
+        target: Any = root
+        for step in reference[2:].split("/"):
+            target = target.get(step, {}) if isinstance(target, dict) else {}
+        return types_of(target, root, depth - 1)
+    if "enum" in wanted or "const" in wanted:
+        return {_TYPES[type(value)] for value in wanted.get("enum", [wanted.get("const")])}
+    for several in ("anyOf", "oneOf"):
+        if several in wanted:
+            each = [types_of(one, root, depth - 1) for one in wanted[several]]
+            return set().union(*each) if all(each) else set()
+    said = wanted.get("type", [])
+    return {said} if isinstance(said, str) else set(said)
+
+
+def an_object(text: str, option: str) -> dict[str, Any]:
+    """Return a JSON object that is given as such, as `@FILE`, or as `-` for standard input."""
+    source = text
+    if text == "-":
+        source = sys.stdin.read()
+    elif text.startswith("@"):
+        source = content(text[1:]).decode("utf-8", "replace")
+    try:
+        value = json.loads(source)
+    except ValueError as error:
+        raise click.UsageError(f"{option} is not JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise click.UsageError(f"{option} must be a JSON object.")
+    return value
+
+
+def content(path: str) -> bytes:
+    """Return the bytes of a file, or of standard input for `-`."""
+    try:
+        return sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def secret(path: str | None, what: str) -> str:
+    """Return a secret from a file (`-`: standard input), without the line's end; without a file it is asked for unseen."""
+    if path is None:
+        if not sys.stdin.isatty():
+            raise click.UsageError(f"{what} is a secret: give it in a file, or by standard input with `-`.")
+        return str(click.prompt(what, hide_input=True, err=True))
+    try:
+        return content(path).decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{path} is not text.") from error

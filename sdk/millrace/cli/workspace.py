@@ -1,0 +1,219 @@
+"""`deploy` and `watch`: a folder becomes an organization's workspace; `files`: what is in it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from millrace.cli import codes, show
+from millrace.cli.api import Api, Refused, Unreachable
+from millrace.cli.deployment import Deployed, Deployment
+from millrace.cli.folder import files_of, stamps_of
+from millrace.cli.lines import Follower, written
+from millrace.cli.session import Session, asks
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+PRUNE = click.option("--prune", is_flag=True, help="Delete from the workspace what is no longer in the folder.")
+# Seconds between two looks: at the folder, which costs a few microseconds a file, and at the runs, which costs a request.
+LOOKS_EVERY = 0.25
+RUNS_EVERY = 1.0
+# Runs that began since the last look; more at once are not followed by anybody.
+RUNS = 50
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@PRUNE
+@asks
+def deploy(session: Session, folder: Path, *, prune: bool) -> int:
+    """Upload what has changed in a folder; say what is served and what is wrong.
+
+    Hidden files, __pycache__ and virtual environments are left out. Exit code 1 when the code has problems: what served before goes
+    on serving.
+    """
+    done = Deployment(session.api, folder, prune=prune).bring(check=True)
+    if session.is_json:
+        show.document(done.document())
+    else:
+        _tell(done, folder)
+        views = session.api.pages("/workspace/files")["items"]
+        serving = {"items": [view for view in views if view["workflows"]], "next_cursor": None}
+        show.listing(
+            serving, [("file", lambda view: view["path"]), ("workflows", lambda view: ", ".join(view["workflows"]))], is_json=False
+        )
+    return codes.REFUSED if done.problems else codes.DONE
+
+
+@click.command()
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@PRUNE
+@asks
+def watch(session: Session, folder: Path, *, prune: bool) -> NoReturn:
+    """Deploy a folder whenever a file in it is saved; show problems, and the lines of the runs that begin. Until Ctrl-C."""
+    deployment = Deployment(session.api, folder, prune=prune)
+    runs = _Runs(session)
+    seen: Any = None
+    asked = 0.0
+    complaint = ""
+    while True:
+        now = time.monotonic()
+        stamps = stamps_of(files_of(folder))
+        try:
+            if stamps != seen:
+                done = deployment.bring(check=seen is None)
+                if seen is None or not done.is_nothing:
+                    done.kept = done.kept if seen is None else []
+                    _report(session, done, folder)
+                seen = stamps
+            if now >= asked + RUNS_EVERY:
+                runs.look(now)
+                asked = now
+                complaint = ""
+        except (Refused, Unreachable) as error:
+            if seen is None:
+                raise
+            if str(error) != complaint:
+                complaint = str(error)
+                show.aside(f"millrace: {show.plain(complaint)}", "error")
+            # What was refused is refused until it is changed; who was not reached is tried again.
+            seen = stamps if isinstance(error, Refused) and error.status < 500 else {}
+            asked = now
+        time.sleep(LOOKS_EVERY)
+
+
+class _Runs:
+    """Follows the runs that begin after the first look."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._known: set[str] | None = None
+        self._following: dict[str, Follower] = {}
+
+    def look(self, now: float) -> None:
+        """Print the lines that are new."""
+        api: Api = self._session.api
+        newest = api.get("/runs", query={"limit": RUNS})["items"]
+        ids = {run["id"] for run in newest}
+        if self._known is not None:
+            for run in reversed(newest):
+                if run["id"] not in self._known:
+                    self._following[run["id"]] = Follower(api, run["id"])
+        self._known = ids | (self._known or set())
+        for id_, follower in list(self._following.items()):
+            for item in follower.look(now):
+                self._print(
+                    "line", {"run": id_, **item}, f"  {follower.run['workflow']} {id_[:8]}  {written(item)}", item["line"]["level"]
+                )
+            if follower.over:
+                del self._following[id_]
+                self._print(
+                    "run", follower.run, f"  {ending(follower.run)}", "info" if follower.run["status"] == "succeeded" else "error"
+                )
+
+    def _print(self, kind: str, document: Any, text: str, level: str) -> None:
+        if self._session.is_json:
+            show.line({kind: document})
+        else:
+            show.said(text, level)
+        sys.stdout.flush()
+
+
+@click.group()
+def files() -> None:
+    """What is in the workspace."""
+
+
+@files.command("list")
+@click.option("--prefix", default="", help="Only paths that begin so.")
+@click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="At most so many; 0: all.")
+@asks
+def list_files(session: Session, prefix: str, limit: int) -> None:
+    """List files with what they define."""
+    page = session.api.pages("/workspace/files", query={"prefix": prefix}, limit=limit)
+    columns = [
+        show.field("path"),
+        show.field("size"),
+        ("sha256", lambda view: view["sha256"][:12]),
+        show.moment("updated_at"),
+        ("workflows", lambda view: ", ".join(view["workflows"])),
+    ]
+    show.listing(page, columns, is_json=session.is_json)
+
+
+@files.command("put")
+@click.argument("path")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@asks
+def put_file(session: Session, path: str, file: Path) -> int:
+    """Store FILE as PATH of the workspace."""
+    with file.open("rb") as opened:
+        view = session.api.put_file(path, opened, file.stat().st_size, {})
+    show.entity(view, is_json=session.is_json)
+    return codes.REFUSED if view["problems"] else codes.DONE
+
+
+@files.command("get")
+@click.argument("path")
+@asks
+def get_file(session: Session, path: str) -> None:
+    """Print a file as it is."""
+    click.echo(session.api.read_file(path), nl=False)
+
+
+@files.command("delete")
+@click.argument("path")
+@asks
+def delete_file(session: Session, path: str) -> int:
+    """Delete a file, and the workflows that it alone defined."""
+    view = session.api.call("DELETE", "/workspace/files", *path.split("/"))
+    if session.is_json:
+        show.document(view)
+    for problem in view["problems"]:
+        show.aside(_problem(problem, Path()), "error")
+    return codes.REFUSED if view["problems"] else codes.DONE
+
+
+def ending(run: dict[str, Any]) -> str:
+    """Return in one line how a run is."""
+    why = f" ({run['reason']})" if run.get("reason") else ""
+    took = f" in {show.milliseconds(run['duration_ms'])}" if run.get("duration_ms") is not None else ""
+    return f"run {run['id']} {show.plain(run['workflow'])} {run['status']}{why}{took}, attempt {run['attempt']}"
+
+
+def _tell(done: Deployed, folder: Path) -> None:
+    if done.is_nothing:
+        show.said(f"nothing has changed in {done.unchanged} files")
+    for view in done.files:
+        show.said(f"sent {show.plain(view['path'])}")
+    for path in done.deleted:
+        show.said(f"deleted {show.plain(path)}")
+    if done.kept:
+        show.aside(
+            f"{len(done.kept)} deployed files are not in {folder}; --prune deletes them: {show.plain(', '.join(done.kept[:5]))}",
+            "warning",
+        )
+    for problem in done.problems:
+        show.aside(_problem(problem, folder), "error")
+
+
+def _report(session: Session, done: Deployed, folder: Path) -> None:
+    if session.is_json:
+        show.line({"deployed": done.document()})
+    else:
+        _tell(done, folder)
+        if not done.problems:
+            names = sorted({name for view in done.files for name in view["workflows"]})
+            show.said(f"deployed {folder}" + (f": {show.plain(', '.join(names))}" if names else ""))
+    sys.stdout.flush()
+
+
+def _problem(problem: dict[str, Any], folder: Path) -> str:
+    """Return a problem as editors and terminals understand it: path:line: message."""
+    return show.plain(f"{folder / problem['path']}:{problem['line']}: {' '.join(problem['message'].split())}")
+
+
+COMMANDS: list[click.Command] = [deploy, watch, files]

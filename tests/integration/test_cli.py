@@ -1,0 +1,140 @@
+"""The command as a process, and its client against servers that misbehave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from millrace.cli.api import Api, Refused, Unreachable
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """Answers each request by the next of the server's answers; `None` hangs up without one."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        server: Any = self.server
+        server.asked.append((self.command, self.path, dict(self.headers)))
+        answer = server.answers.pop(0)
+        if answer is None:
+            self.close_connection = True
+            return
+        status, kind, body = answer
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Scripted) as made:
+        made.daemon_threads = True
+        made.asked = []  # type: ignore[attr-defined]
+        made.answers = []  # type: ignore[attr-defined]
+        made.url = f"http://127.0.0.1:{made.server_address[1]}"  # type: ignore[attr-defined]
+        thread = threading.Thread(target=made.serve_forever, args=(0.01,))
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def page(items: list[int], cursor: str | None) -> tuple[int, str, bytes]:
+    return 200, "application/json", json.dumps({"items": items, "next_cursor": cursor}).encode()
+
+
+def test_a_list_is_followed_to_its_end_or_to_the_limit(server: Any) -> None:
+    api = Api(server.url, key="mr_x", org="acme")
+    server.answers = [page([1, 2], "two"), page([3], None)]
+    assert api.pages("/runs") == {"items": [1, 2, 3], "next_cursor": None}
+    assert [path for _, path, _ in server.asked] == ["/api/v1/runs?limit=1000", "/api/v1/runs?limit=1000&cursor=two"]
+    assert server.asked[0][2]["Authorization"] == "Bearer mr_x"
+    assert server.asked[0][2]["X-Millrace-Org"] == "acme"
+    server.answers = [page([1, 2], "two"), page([3], "three")]
+    assert api.pages("/runs", limit=3) == {"items": [1, 2, 3], "next_cursor": "three"}
+    assert server.asked[-1][1] == "/api/v1/runs?limit=1&cursor=two"
+    api.close()
+
+
+def test_a_kept_connection_that_the_server_gave_up_is_made_anew_but_a_post_is_never_sent_twice(server: Any) -> None:
+    api = Api(server.url)
+    server.answers = [page([], None), None, page([1], None)]
+    api.pages("/runs")
+    assert api.pages("/runs")["items"] == [1]
+    server.answers = [None, page([], None)]
+    with pytest.raises(Unreachable, match=server.url):
+        api.call("POST", "/runs", "x", "rerun")
+    assert [method for method, _, _ in server.asked] == ["GET", "GET", "GET", "POST"]
+    api.close()
+
+
+def test_an_answer_of_something_else_is_no_success(server: Any) -> None:
+    api = Api(server.url)
+    server.answers = [(200, "text/html", b"<h1>Welcome</h1>"), (302, "text/html", b"")]
+    with pytest.raises(Refused, match="text/html instead of JSON"):
+        api.get("/runs")
+    with pytest.raises(Refused, match="302"):
+        api.get("/runs")
+    api.close()
+
+
+def millrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "millrace.cli", *arguments],
+        env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+    )
+
+
+@pytest.mark.parametrize(
+    ("program", "says"), [("up", "--public-url"), ("demo", "--once"), ("rebuild", "--from"), ("doctor", "--port")]
+)
+def test_a_program_of_the_stack_shows_its_own_help_under_the_commands_name(program: str, says: str) -> None:
+    done = millrace(program, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Usage: millrace {program} ")
+    assert says in done.stdout
+
+
+def test_the_exit_code_of_a_program_of_the_stack_is_passed_on() -> None:
+    done = millrace("rebuild", "--from", "bus", "--data", "/nowhere")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "/nowhere is no data folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nothing"], ["runs", "get"], ["run", "x", "--wait", "soon"], ["runs", "list", "--output", "xml"], ["runs", "list"]],
+)
+def test_what_is_not_understood_is_one_sentence_and_exit_code_2(arguments: list[str]) -> None:
+    done = millrace(*arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("millrace")
+
+
+def test_nobody_there_is_exit_code_3_with_the_address_and_without_the_key() -> None:
+    done = millrace("runs", "list", MILLRACE_URL="http://127.0.0.1:1", MILLRACE_KEY="mr_hidden")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "http://127.0.0.1:1" in done.stderr
+    assert "mr_hidden" not in done.stderr

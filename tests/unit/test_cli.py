@@ -1,0 +1,227 @@
+"""The parts of the command that decide something by themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from millrace.cli import codes, show
+from millrace.cli.api import Refused, address
+from millrace.cli.folder import files_of, plan
+from millrace.cli.lines import written
+from millrace.cli.search import ago
+from millrace.cli.signing import Sending, headers_of
+from millrace.cli.values import fitting, pairs, secret
+from services.gateway.domain import ENDED
+from services.gateway.schemes import key_of, refusal
+from services.gateway.senders import SENDERS
+
+SETTINGS: list[tuple[str, dict[str, Any], str]] = [
+    ("github", {}, "It's a Secret to Everybody"),
+    ("standard-webhooks", {}, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ("standard-webhooks", {}, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+    ("hmac", {}, "s3cret"),
+    ("hmac", {"header": "X-Signed", "algorithm": "sha512", "encoding": "base64", "prefix": "v0="}, "schlüssel"),
+    ("hmac", {"header": "X-Signed", "algorithm": "sha1", "event_header": "X-Event", "delivery_header": "X-Id"}, "s3cret"),
+]
+
+
+@pytest.mark.parametrize(("adapter", "settings", "key"), SETTINGS)
+def test_the_gateway_takes_what_is_signed_and_nothing_that_was_changed_since(
+    adapter: str, settings: dict[str, Any], key: str
+) -> None:
+    sending = Sending(b'{"ref": "refs/heads/main"}', "push", "delivery-1", 1_700_000_000)
+    headers = {name.lower(): value for name, value in headers_of(adapter, settings, sending, key).items()}
+    way = SENDERS[adapter](settings).ways[0]
+    keys = [key_of(way.scheme, key)]
+    assert refusal(way.scheme, keys, headers, sending.body, sending.now) is None
+    assert refusal(way.scheme, keys, headers, sending.body + b" ", sending.now) is not None
+    unsigned = {name.lower(): value for name, value in headers_of(adapter, settings, sending, None).items()}
+    assert refusal(way.scheme, keys, unsigned, sending.body, sending.now) is not None
+    if way.delivery_header is not None:
+        assert headers[way.delivery_header] == "delivery-1"
+
+
+def test_github_is_signed_as_github_documents_it() -> None:
+    body = b"Hello, World!"
+    signed = headers_of("github", {}, Sending(body, "ping", "id", 0), "It's a Secret to Everybody")["X-Hub-Signature-256"]
+    assert signed == "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+    assert signed == "sha256=" + hmac.new(b"It's a Secret to Everybody", body, hashlib.sha256).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "settings", "key", "said"),
+    [
+        ("github", {}, "x", "--event push"),
+        ("hmac", {"event_header": "X-Event"}, "x", "X-Event"),
+        ("standard-webhooks", {}, "whsec_!", "base64"),
+        ("carrier-pigeon", {}, "x", "carrier-pigeon"),
+    ],
+)
+def test_what_cannot_be_signed_says_what_is_missing(adapter: str, settings: dict[str, Any], key: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        headers_of(adapter, settings, Sending(b"{}", None, "id", 0), key)
+
+
+ROOT = {"$defs": {"Size": {"enum": ["small", "large"]}, "Point": {"type": "object"}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "value"),
+    [
+        ("5", {"type": "integer"}, 5),
+        ("5", {"type": "number"}, 5),
+        ("5", {"type": "string"}, "5"),
+        ("true", {"type": "string"}, "true"),
+        ("true", {"type": ["boolean", "null"]}, True),
+        ("null", {"anyOf": [{"type": "string"}, {"type": "null"}]}, "null"),
+        ("null", {"anyOf": [{"type": "integer"}, {"type": "null"}]}, None),
+        ("5", {"anyOf": [{"type": "string"}, {"type": "integer"}]}, 5),
+        ("[1, 2]", {"type": "array"}, [1, 2]),
+        ('{"x": 1}', {"$ref": "#/$defs/Point"}, {"x": 1}),
+        ("small", {"$ref": "#/$defs/Size"}, "small"),
+        ("5", {"$ref": "#/$defs/Size"}, "5"),
+        ("five", {"type": "integer"}, "five"),
+        ("5.5", {"type": "integer"}, 5.5),
+        ("5", {}, 5),
+        ("five", {}, "five"),
+        ("", {"type": "string"}, ""),
+        ("a=b", {"type": "string"}, "a=b"),
+    ],
+)
+def test_a_typed_value_is_what_the_schema_takes(text: str, wanted: dict[str, Any], value: object) -> None:
+    assert fitting(text, wanted, ROOT) == value
+    assert type(fitting(text, wanted, ROOT)) is type(value)
+    assert pairs([f"name={text}"], {"properties": {"name": wanted}, **ROOT}, "-i") == {"name": value}
+
+
+@pytest.mark.parametrize("pair", ["name", "=5", ""])
+def test_an_input_that_is_no_pair_is_refused(pair: str) -> None:
+    with pytest.raises(click.UsageError):
+        pairs([pair], {}, "-i")
+
+
+def test_a_secret_loses_the_line_end_of_its_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    for written_, read in [
+        (b"s3cret\n", "s3cret"),
+        (b"s3cret\r\n", "s3cret"),
+        (b" s3cret \n\n", " s3cret \n"),
+        (b"s3cret", "s3cret"),
+    ]:
+        file.write_bytes(written_)
+        assert secret(str(file), "secret") == read
+    file.write_bytes(b"\xff")
+    with pytest.raises(click.UsageError, match="is not text"):
+        secret(str(file), "secret")
+
+
+def test_a_workspace_holds_no_hidden_files_no_caches_and_no_environment(tmp_path: Path) -> None:
+    kept = {"a.py", "requirements.txt", "data/template.html", "data/deep/b.py"}
+    left_out = {
+        ".git/config",
+        ".venv/x.py",
+        "env/pyvenv.cfg",
+        "env/lib/c.py",
+        "__pycache__/a.pyc",
+        ".hidden",
+        "a.py~",
+        "data/b.pyc",
+    }
+    for name in kept | left_out:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    (tmp_path / "round").symlink_to(tmp_path)
+    (tmp_path / "dangling.py").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "linked.py").symlink_to(tmp_path / "a.py")
+    (tmp_path / "e\N{COMBINING ACUTE ACCENT}t\N{COMBINING ACUTE ACCENT}.py").write_text("")
+    assert set(files_of(tmp_path)) == kept | {"linked.py", "\u00e9t\u0301.py"}
+
+
+def test_only_what_differs_is_sent_and_code_comes_last() -> None:
+    local = {"z.html": "1", "b.py": "1", "a.py": "2", "requirements.txt": "1", "same.py": "7"}
+    remote = {"a.py": "1", "same.py": "7", "old.py": "1", "old.html": "1"}
+    planned = plan(local, remote)
+    assert planned.changed == ["z.html", "a.py", "b.py", "requirements.txt"]
+    assert planned.gone == ["old.html", "old.py"]
+
+
+def test_a_path_is_quoted_part_by_part_and_what_is_not_asked_is_left_out() -> None:
+    assert address("/runs", "a/b ü", query={"limit": 3, "cursor": None, "q": "x:y z"}) == "/runs/a%2Fb%20%C3%BC?limit=3&q=x%3Ay+z"
+    assert address("/runs") == "/runs"
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        ({"detail": "there is no run 'x'."}, "there is no run 'x'"),
+        (
+            {
+                "detail": "the input does not fit: bad",
+                "errors": [{"path": "input.n", "message": "bad"}, {"path": "m", "message": "worse"}],
+            },
+            "the input does not fit: bad (input.n; m: worse)",
+        ),
+        ({"title": "Conflict"}, "Conflict"),
+        ({"detail": "two\nlines"}, "two lines"),
+        (None, "the answer was 502"),
+        (["odd"], "the answer was 502"),
+        ({"detail": "odd", "errors": ["odd", 3]}, "odd"),
+    ],
+)
+def test_a_refusal_is_one_sentence_that_names_every_path(document: object, sentence: str) -> None:
+    assert str(Refused(502, document)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"), [("1h", "now-1h"), ("15m", "now-15m"), ("now-1h", "now-1h"), ("2026-01-01", "2026-01-01"), (None, None)]
+)
+def test_since_says_how_long_ago_or_when(given: str | None, asked: str | None) -> None:
+    assert ago(given) == asked
+
+
+def test_what_a_sender_wrote_cannot_speak_to_the_terminal() -> None:
+    assert show.plain("a\x1b[2J\x07\x9b31m\u202eb\rc\td\ne") == "a\\x1b[2J\\x07\\x9b31m\\u202eb\\x0dc\td\ne"
+    assert show.plain("\ud800") == "\\ud800"
+    item = {
+        "n": 1,
+        "attempt": 1,
+        "line": {"time": "2026-01-01T10:00:00.123456Z", "level": "info", "message": "\x1b]0;x", "fields": {"\x1b": "\x07", "b": 1}},
+    }
+    assert written(item) == "10:00:00.123 info    \\x1b]0;x \\x1b=\\x07 b=1"
+
+
+def test_every_end_of_a_run_has_its_own_exit_code() -> None:
+    assert codes.ENDS.keys() == ENDED
+    every = [*codes.ENDS.values(), codes.REFUSED, codes.USAGE, codes.UNREACHABLE, codes.STILL_RUNNING, codes.INTERRUPTED]
+    assert len(set(every)) == len(every)
+
+
+def test_no_option_of_any_command_takes_a_key_or_a_secret_itself() -> None:
+    from millrace.cli.program import program
+
+    def options(group: click.Group) -> Iterator[tuple[str, click.Option]]:
+        for name, command in group.commands.items():
+            if isinstance(command, click.Group):
+                yield from options(command)
+            yield from ((name, option) for option in command.params if isinstance(option, click.Option))
+
+    suspicious = {
+        (name, option.opts[0], option.metavar)
+        for name, option in options(program)
+        if any(word in " ".join(option.opts) for word in ("key", "secret", "token", "password"))
+    }
+    # A run's `--key` is an idempotency key, which grants nothing.
+    assert suspicious == {
+        ("run", "--key", None),
+        ("put", "--secret", "NAME[=FILE]"),
+        ("put", "--token-file", "FILE"),
+        ("send", "--secret-file", "FILE"),
+    }
