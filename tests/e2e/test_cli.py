@@ -1,0 +1,363 @@
+"""The `millrace` command against a whole stack: a new user's way, every exit code, and what is said when something is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.support.command import Command, until_said
+from tests.support.inside import eventually
+from tests.support.places import open_folder
+from tests.support.stack import ROOT, Up
+
+EXAMPLE = ROOT / "examples" / "github-push"
+WORKFLOWS = """
+import os
+import time
+
+from millrace import log, workflow
+
+
+@workflow(name="nap")
+def nap(seconds: float = 0.01, note: str = "none") -> dict:
+    log.info("napping", seconds=seconds)
+    print("\\x1b[31mprinted")
+    time.sleep(seconds)
+    return {"slept": seconds, "note": note}
+
+
+@workflow(name="breaks")
+def breaks() -> None:
+    raise ValueError("as it should")
+
+
+@workflow(name="slow", timeout=0.5)
+def slow() -> None:
+    time.sleep(60)
+
+
+@workflow(name="dies")
+def dies() -> None:
+    os._exit(7)
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def up() -> AsyncIterator[Up]:
+    with open_folder() as place:
+        stack = Up(place / ".millrace")
+        try:
+            await stack.start()
+            yield stack
+        finally:
+            await stack.clear()
+
+
+@pytest.fixture
+def millrace(up: Up) -> Command:
+    return Command(up.data.parent)
+
+
+@pytest_asyncio.fixture
+async def naps(up: Up, millrace: Command) -> Path:
+    """A folder with the workflows above, deployed."""
+    folder = up.data.parent / "naps"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "naps.py").write_text(WORKFLOWS)
+    await millrace("deploy", "naps")
+    return folder
+
+
+async def test_a_new_user_gets_from_a_folder_to_a_webhooks_run_and_its_log(millrace: Command) -> None:
+    shutil.copytree(EXAMPLE, millrace.place / "github-push")
+    said = await millrace("deploy", "github-push")
+    assert "sent workflows/summarize_push.py\n" in said
+    assert "workflows/summarize_push.py  summarize-push" in said
+    (millrace.place / "secret.txt").write_text("It's a Secret\n")
+    source = await millrace.json("sources", "put", "repo", "--adapter", "github", "--secret", "secret=secret.txt")
+    assert (source["name"], source["secrets"], source["settings"]) == ("repo", ["secret"], {})
+    await millrace("subscriptions", "put", "push", "--source", "repo", "--event", "push", "--workflow", "summarize-push")
+    send = (
+        "hooks",
+        "send",
+        "--sign",
+        "--source",
+        "repo",
+        "--event",
+        "push",
+        "--secret-file",
+        "secret.txt",
+        "github-push/push.json",
+    )
+    delivery = (await millrace(*send)).strip()
+
+    async def routed() -> Any:
+        found = await millrace.json("deliveries", "get", delivery)
+        return found["runs"] and found["runs"][0]["status"] == "succeeded" and found
+
+    found: Any = await eventually(routed, within=60)
+    run = await millrace.json("runs", "get", found["runs"][0]["id"])
+    assert (run["workflow"], run["status"], run["delivery"]) == ("summarize-push", "succeeded", delivery)
+    assert run["result"]["commits"] == len(json.loads((EXAMPLE / "push.json").read_text())["commits"])
+    assert f"{run['id']}  summarize-push  succeeded" in await millrace("runs", "list", "--status", "succeeded")
+    assert "push.received repository=" in await millrace("runs", "logs", run["id"])
+
+    async def archived() -> Any:
+        rows = await millrace("logs", f"correlation_id:{delivery}", "--since", "1h", "--order", "asc")
+        return rows if "run.succeeded" in rows else None
+
+    rows: Any = await eventually(archived, within=60)
+    assert rows.index("webhook.received") < rows.index("event.routed") < rows.index("run.succeeded")
+
+
+async def test_the_same_folder_again_sends_nothing_and_a_changed_file_alone_is_sent(naps: Path, millrace: Command) -> None:
+    assert (await millrace.json("deploy", "naps"))["files"] == []
+    (naps / "page.html").write_text("<p>")
+    done = await millrace.json("deploy", "naps")
+    assert [view["path"] for view in done["files"]] == ["page.html"]
+
+
+async def test_what_is_gone_is_deleted_only_when_that_is_asked_for(naps: Path, millrace: Command) -> None:
+    (naps / "old.txt").write_text("x")
+    await millrace("deploy", "naps", "--org", "pruned")
+    (naps / "old.txt").unlink()
+    kept = await millrace.json("deploy", "naps", "--org", "pruned")
+    assert (kept["kept"], kept["deleted"]) == (["old.txt"], [])
+    pruned = await millrace.json("deploy", "naps", "--prune", "--org", "pruned")
+    assert (pruned["kept"], pruned["deleted"]) == ([], ["old.txt"])
+    assert [view["path"] for view in (await millrace.json("files", "list", "--org", "pruned"))["items"]] == ["naps.py"]
+
+
+async def test_a_broken_folder_is_exit_code_1_with_the_place_every_time_and_what_served_goes_on(
+    naps: Path, millrace: Command
+) -> None:
+    (naps / "broken.py").write_text("import os\n\n\ndef f(:\n")
+    try:
+        for _ in range(2):
+            _, error = await millrace.both("deploy", "naps", code=1)
+            assert "naps/broken.py:4: SyntaxError" in error
+        assert (await millrace.json("deploy", "naps", code=1))["problems"][0]["path"] == "broken.py"
+        await millrace("run", "nap", "--wait")
+    finally:
+        (naps / "broken.py").unlink()
+        await millrace("deploy", "naps", "--prune")
+
+
+@pytest.mark.parametrize(
+    ("workflow", "code", "status"),
+    [("nap", 0, "succeeded"), ("breaks", 10, "failed"), ("slow", 11, "timed_out"), ("dies", 12, "crashed")],
+)
+async def test_the_exit_code_is_how_the_run_ended(naps: Path, millrace: Command, workflow: str, code: int, status: str) -> None:
+    run = await millrace.json("run", workflow, "--wait", code=code)
+    assert run["status"] == status
+
+
+async def test_a_cancelled_run_has_its_own_exit_code_and_one_that_goes_on_as_well(naps: Path, millrace: Command) -> None:
+    run = await millrace.json("run", "nap", "-i", "seconds=30", "--wait", "0.2", "--key", "once", code=15)
+    assert run["status"] in {"queued", "running"}
+    assert run["id"] in await millrace("runs", "cancel", run["id"])
+    again = await millrace.json("run", "nap", "-i", "seconds=30", "--wait", "--key", "once", code=13)
+    assert (again["id"], again["status"]) == (run["id"], "cancelled")
+
+
+async def test_without_a_wait_the_id_is_printed_and_with_one_the_result(naps: Path, millrace: Command) -> None:
+    id_ = (await millrace("run", "nap")).strip()
+    assert (await millrace.json("runs", "get", id_))["workflow"] == "nap"
+    out, error = await millrace.both("run", "nap", "-i", "note=5", "--input", '{"seconds": 0.02}', "--wait", "30")
+    assert json.loads(out) == {"slept": 0.02, "note": "5"}
+    assert " nap succeeded in " in error
+    rerun = (await millrace("runs", "rerun", id_)).split()
+    assert rerun[0] != id_
+
+
+async def test_a_runs_lines_come_on_standard_error_while_the_result_stays_alone(naps: Path, millrace: Command) -> None:
+    out, error = await millrace.both("run", "nap", "--logs", "--input", "-", given='{"note": "from stdin"}')
+    assert json.loads(out)["note"] == "from stdin"
+    assert "napping seconds=0.01" in error
+    assert "\\x1b[31mprinted" in error
+    assert "\x1b" not in error
+
+
+async def test_a_failed_runs_error_shows_the_authors_line(naps: Path, millrace: Command) -> None:
+    out, error = await millrace.both("run", "breaks", "--wait", code=10)
+    assert out == ""
+    assert "ValueError: as it should" in error
+    assert 'raise ValueError("as it should")' in error
+
+
+async def test_a_followed_run_is_followed_to_its_end(naps: Path, millrace: Command) -> None:
+    id_ = (await millrace("run", "nap", "-i", "seconds=1")).strip()
+    said = await millrace("runs", "logs", "-f", id_)
+    assert "napping" in said
+    assert (await millrace.json("runs", "get", id_))["status"] == "succeeded"
+
+
+async def test_followed_logs_show_each_new_row_once_until_interrupted(naps: Path, millrace: Command) -> None:
+    await millrace("run", "nap", "-i", "note=before", "--wait")
+    async with millrace.started("logs", "type:run.requested", "-f", "--output", "json") as following:
+        ids: list[str] = []
+
+        async def followed() -> bool:
+            # What is asked for before the first look is no news: so one more is asked for until one is told.
+            ids.append((await millrace("run", "nap")).strip())
+            assert following.stdout is not None
+            try:
+                async with asyncio.timeout(2):
+                    told.append(json.loads(await following.stdout.readline()))
+            except TimeoutError:
+                return False
+            return True
+
+        told: list[Any] = []
+        await eventually(followed, within=60)
+        last = (await millrace("run", "nap")).strip()
+        while told[-1]["run"] != last:
+            told.append(json.loads(await until_said(following.stdout, "run.requested")))
+        following.send_signal(signal.SIGINT)
+        out, error = await following.communicate()
+    assert following.returncode == 130
+    assert (out, error.strip()) == (b"", b"")
+    runs = [row["run"] for row in told]
+    assert runs == [*ids[ids.index(runs[0]) :], last]
+
+
+async def test_watch_deploys_a_saved_file_shows_its_problem_with_the_line_and_the_next_runs_lines(
+    naps: Path, millrace: Command
+) -> None:
+    async with millrace.started("watch", "naps") as watching:
+        await until_said(watching.stdout, "deployed naps")
+        (naps / "naps.py").write_text(
+            WORKFLOWS + '\n\n@workflow(name="fresh")\ndef fresh() -> str:\n    log.info("fresh line")\n    return "new"\n'
+        )
+        assert "fresh" in await until_said(watching.stdout, "deployed naps:")
+        assert "new" in await millrace("run", "fresh", "--wait")
+        await until_said(watching.stdout, "fresh", "fresh line")
+        await until_said(watching.stdout, "fresh succeeded")
+        (naps / "naps.py").write_text("def f(:\n")
+        await until_said(watching.stderr, "naps/naps.py:1: SyntaxError")
+        (naps / "naps.py").write_text(WORKFLOWS)
+        await until_said(watching.stdout, "deployed naps:", "nap")
+        watching.send_signal(signal.SIGINT)
+        assert await watching.wait() == 130
+
+
+async def test_entities_are_listed_shown_and_deleted(millrace: Command) -> None:
+    await millrace("connections", "put", "halopsa", "--token-file", "-", given="tok_secret\n")
+    assert "halopsa" in await millrace("connections", "list")
+    shown = await millrace("connections", "get", "halopsa", "--output", "json")
+    assert "tok_secret" not in shown
+    await millrace("connections", "delete", "halopsa")
+    _, error = await millrace.both("connections", "get", "halopsa", code=1)
+    assert error == "millrace: there is no connection 'halopsa'\n"
+    body = '{"adapter": "hmac", "settings": {"secret": "x", "event_path": "kind"}}'
+    await millrace("sources", "put", "signed", "--body", "-", given=body)
+    changed = await millrace.json("sources", "put", "signed", "--adapter", "hmac", "--set", "event_path=type", "--disabled")
+    assert (changed["settings"]["event_path"], changed["enabled"], changed["secrets"]) == ("type", False, ["secret"])
+    assert {row["name"] for row in (await millrace.json("adapters"))["items"]} == {"github", "hmac", "standard-webhooks"}
+    await millrace("sources", "delete", "signed")
+    assert "signed" not in await millrace("sources", "list")
+
+
+async def test_hooks_are_signed_as_the_source_demands_and_a_repeat_is_told(millrace: Command) -> None:
+    (millrace.place / "whsec.txt").write_text("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n")
+    (millrace.place / "body.json").write_text('{"type": "ticket.created"}')
+    await millrace("sources", "put", "standard", "--adapter", "standard-webhooks", "--secret", "secret=whsec.txt")
+    send = ("hooks", "send", "--sign", "--source", "standard", "body.json", "--delivery", "one")
+    first = await millrace.json(*send, "--secret-file", "whsec.txt")
+    _, error = await millrace.both(*send, MILLRACE_HOOK_SECRET="whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    assert "there already" in error
+
+    async def told() -> bool:
+        found = await millrace.json("deliveries", "list", "--source", "standard")
+        return [(one["id"], one["type"]) for one in found["items"]] == [(first["id"], "ticket.created")]
+
+    await eventually(told, within=60)
+    _, error = await millrace.both(*send, MILLRACE_HOOK_SECRET="whsec_AAAA", code=1)
+    assert "webhook-signature does not match" in error
+    retried = await millrace.json("deliveries", "retry", first["id"])
+    assert retried["id"] == first["id"]
+
+
+async def test_a_misfit_is_one_sentence_that_names_the_path(naps: Path, millrace: Command) -> None:
+    out, error = await millrace.both("run", "nap", "-i", "seconds=long", code=1)
+    assert (out, error.count("\n")) == ("", 1)
+    assert error.startswith("millrace: ")
+    assert "(input.seconds" in error
+    _, error = await millrace.both("logs", "((", code=1)
+    assert "(q" in error
+    _, error = await millrace.both("sources", "put", "repo2", "--adapter", "github", "--set", "secret=seen", code=2)
+    assert "--secret secret=FILE" in error
+
+
+async def test_audit_tells_what_was_done_by_this_command(naps: Path, millrace: Command) -> None:
+    async def told() -> Any:
+        return (await millrace.json("audit", "type:audit.put", "--since", "1h"))["items"]
+
+    rows: Any = await eventually(told, within=60)
+    assert {row["stream"] for row in rows} == {"AUDIT"}
+
+
+async def test_a_list_is_cut_at_the_limit_and_says_so(naps: Path, millrace: Command) -> None:
+    for _ in range(3):
+        await millrace("run", "nap")
+
+    async def listed() -> bool:
+        return len((await millrace.json("runs", "list", "--limit", "0"))["items"]) >= 3
+
+    await eventually(listed, within=60)
+    cut = await millrace.json("runs", "list", "--limit", "2")
+    assert len(cut["items"]) == 2
+    assert cut["next_cursor"] is not None
+    _, error = await millrace.both("runs", "list", "--limit", "2")
+    assert "there are more" in error
+
+
+async def test_a_reader_that_goes_away_is_no_error_worth_a_word(naps: Path, millrace: Command) -> None:
+    async with millrace.started("logs", "--limit", "0", "--org", "*") as process:
+        assert process.stdout is not None
+        await process.stdout.readline()
+        process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+        assert process.stderr is not None
+        assert await process.stderr.read() == b""
+        assert await process.wait() in {0, 1}
+
+
+async def test_the_key_is_in_no_output_and_a_wrong_one_is_refused_without_being_shown(up: Up, millrace: Command) -> None:
+    given = {"MILLRACE_URL": up.ready["url"], "MILLRACE_KEY": "mr_wrong"}
+    out, error = await millrace.both("runs", "list", code=1, **given)
+    assert "mr_wrong" not in out + error
+    assert error == "millrace: this key is not known\n"
+    config = millrace.place / ".config" / "millrace" / "config.toml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(f'[profiles.here]\nurl = "{up.ready["url"]}"\nkey = "{up.ready["admin_key"]}"\norg = "elsewhere"\n')
+    config.chmod(0o600)
+    assert await millrace.json("runs", "list", "--profile", "here") == {"items": [], "next_cursor": None}
+
+
+async def test_doctor_and_rebuild_speak_for_the_stack_with_their_own_exit_codes(up: Up, millrace: Command) -> None:
+    out = await millrace("doctor")
+    assert "Nothing is wrong." in out
+    _, error = await millrace.both("rebuild", "--from", "bus", code=2)
+    assert f"pid {up.ready['pid']}" in error
+
+
+async def test_up_has_the_signals_of_whoever_started_the_command(millrace: Command) -> None:
+    with open_folder() as place:
+        elsewhere = Command(place)
+        async with elsewhere.started("up", "--port", "0", "--unsafe") as process:
+            await until_said(process.stdout, "ready http")
+            assert json.loads((place / ".millrace" / "ready.json").read_text())["pid"] == process.pid
+            await elsewhere("workflows", "list")
+            os.kill(process.pid, signal.SIGINT)
+            assert await process.wait() == 0
+        await elsewhere("workflows", "list", code=2)
