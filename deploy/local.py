@@ -123,8 +123,9 @@ def announce(folder: DataFolder, stack: Stack, credentials: Credentials, url: st
 
 
 def tell(folder: DataFolder, stack: Stack) -> None:
-    """Write how every process is and how often it was started again, also while `up` is not ready yet."""
-    told = msgspec.json.encode({"pid": os.getpid(), "processes": stack.states})
+    """Write how every process is and which die again and again, also while `up` is not ready yet; the gateway shows it."""
+    failing = [name for name, state in stack.states.items() if state.is_failing]
+    told = msgspec.json.encode({"pid": os.getpid(), "processes": stack.states, "failing": failing})
     write_private(folder.states, msgspec.json.format(told) + b"\n")
 
 

@@ -129,6 +129,7 @@ class Stack:
             given["MILLRACE_LISTEN_FD"] = str(self._listening.fileno())
             given["MILLRACE_PUBLIC_URL"] = self._options.public_url or local_url(self._listening)
             given["MILLRACE_ADMIN_KEY"] = self._credentials.admin_key
+            given["MILLRACE_SUPERVISOR"] = str(self._folder.states)
         if name == "executor":
             given["MILLRACE_UNSAFE"] = "1" if self._options.unsafe else "0"
             if os.geteuid() == 0:

@@ -16,6 +16,8 @@ from deploy.errors import StartError
 
 # A program that cannot be killed is stuck in the kernel; nothing is gained by waiting for it longer.
 KILL_GRACE = 2.0
+# Ends in a row, each soon after a start, from which on the next is to be expected: once may be the operator, twice a coincidence.
+AGAIN_AND_AGAIN = 3
 
 
 class Backoff(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,6 +26,10 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
     first: float = 0.2
     longest: float = 10.0
     settled: float = 30.0
+
+    def after(self, failures: int) -> float:
+        """Return how long to wait after so many failures in a row."""
+        return min(self.first * 2.0 ** min(failures - 1, 60), self.longest)
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,12 +58,21 @@ class Exit(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
-    """A program right now; `pid` is None while it is down, `since` is when it came to this."""
+    """A program right now; `pid` is None while it is down, `since` is when it came to this.
+
+    `failures` counts its ends (and starts that failed) since it last ran for as long as its back-off calls settled.
+    """
 
     pid: int | None
     restarts: int
     last_exit: Exit | None
     since: datetime
+    failures: int = 0
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether it dies again and again, also at a moment when it happens to run."""
+        return self.failures >= AGAIN_AND_AGAIN
 
 
 async def _nothing() -> None:
@@ -155,19 +170,23 @@ class Supervised:
             self._become(pid=pid)
 
     async def _watch(self) -> None:
-        delay = self.program.backoff.first
         while self._process is not None:
-            code = await self._process.wait()
+            code = await self._ended(self._process)
             _signal_group(self._process.pid, signal.SIGKILL)
-            lived = (datetime.now(UTC) - self._state.since).total_seconds()
-            self._become(pid=None, last_exit=Exit(code, datetime.now(UTC)))
-            if lived >= self.program.backoff.settled:
-                delay = self.program.backoff.first
-            while not await self._again(delay):
-                delay = min(delay * 2, self.program.backoff.longest)
+            self._become(pid=None, last_exit=Exit(code, datetime.now(UTC)), failures=self._state.failures + 1)
+            while not await self._again(self.program.backoff.after(self._state.failures)):
+                self._become(pid=None, failures=self._state.failures + 1)
             if self._stopping.is_set():
                 return
-            delay = min(delay * 2, self.program.backoff.longest)
+
+    async def _ended(self, process: asyncio.subprocess.Process) -> int:
+        """Wait for the program's end; once it has run for long enough, what was before is forgiven, and that is told."""
+        with suppress(TimeoutError):
+            return await asyncio.wait_for(process.wait(), self.program.backoff.settled)
+        if self._state.failures:
+            self._state = msgspec.structs.replace(self._state, failures=0)
+            self._changed()
+        return await process.wait()
 
     async def _again(self, delay: float) -> bool:
         """Start once more after `delay`; False when even that failed. True at once when the supervisor is stopping."""
@@ -183,9 +202,13 @@ class Supervised:
             return False
         return True
 
-    def _become(self, *, pid: int | None, last_exit: Exit | None = None) -> None:
+    def _become(self, *, pid: int | None, last_exit: Exit | None = None, failures: int | None = None) -> None:
         self._state = msgspec.structs.replace(
-            self._state, pid=pid, last_exit=last_exit or self._state.last_exit, since=datetime.now(UTC)
+            self._state,
+            pid=pid,
+            last_exit=last_exit or self._state.last_exit,
+            since=datetime.now(UTC),
+            failures=self._state.failures if failures is None else failures,
         )
         self._changed()
 

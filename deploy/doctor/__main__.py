@@ -38,6 +38,8 @@ def main(*, data: Path, port: int, output: str) -> None:
 async def _look(data: Path, port: int) -> list[Finding]:
     up = is_up(data)
     found = [*machine.machine(), *machine.folder(data, running=up)]
+    if os.path.exists(data) and not machine.is_ours(data):  # noqa: PTH110 - Path.exists raises where it may not look
+        return found
     if not up:
         return [*found, machine.port(port), Finding("stack", "note", f"nothing runs on {data}", "Start it with `millrace up`.")]
     found += running.supervised(data / "run" / "state.json", data / "logs", datetime.now(UTC))

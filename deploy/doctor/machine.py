@@ -49,7 +49,8 @@ def machine() -> Iterator[Finding]:
 
 def folder(data: Path, *, running: bool) -> Iterator[Finding]:
     """Look at the data folder: room, owner, version, secrets, and whether the database's user gets to it."""
-    existing = next(place for place in (data, *data.parents) if place.exists())
+    # Not Path.exists: it raises below a folder that is closed to us.
+    existing = next(place for place in (data, *data.parents) if os.path.exists(place))  # noqa: PTH110
     free = shutil.disk_usage(existing).free
     yield Finding(
         "disk",
@@ -58,12 +59,15 @@ def folder(data: Path, *, running: bool) -> Iterator[Finding]:
         "Make room: a broker without space refuses webhooks, and a database without space stops.",
     )
     yield tried("reach", lambda: _reach(data))
+    if existing == data and not is_ours(data):
+        yield Finding("data folder", "wrong", *_whose(data))
+        return
     if not (data / "version").exists():
         empty = not data.exists() or not {entry.name for entry in data.iterdir()} - {"lock", "lost+found"}
         said = f"{data} is new" if empty else f"{data} holds other files"
         yield Finding("data folder", "well" if empty else "wrong", said, "Choose an empty or a new folder with --data.")
         return
-    yield _owner(data)
+    yield Finding("data folder", "well", str(data))
     made_by = (data / "version").read_text("utf-8", "replace").strip()
     same = made_by == running_version()
     said = f"made by {made_by}, this is {running_version()}"
@@ -137,16 +141,24 @@ def _version_of(program: Path) -> str:
 
 
 def _reach(data: Path) -> str:
-    check_reach(postgres_account(), data.absolute() / "postgres" / "data", postgres.binaries() / "postgres")
+    place = data.absolute() / "postgres" / "data"
+    if not place.exists():
+        # `up` makes the folder, or opens it, so that only what is above it can be in the way.
+        place = next(above for above in data.absolute().parents if above.exists()) / data.name
+    check_reach(postgres_account(), place, postgres.binaries() / "postgres")
     account = postgres_account()
     return "everything runs as you" if account is None else f"the database's user {account[0]} gets to its folder and its programs"
 
 
-def _owner(data: Path) -> Finding:
-    owner = data.stat().st_uid
-    if owner != os.geteuid():
-        return Finding("data folder", "wrong", f"{data} belongs to user {owner}", "Run as that user.")
-    return Finding("data folder", "well", str(data))
+def is_ours(data: Path) -> bool:
+    """Return whether a data folder that is there is one that this user may look into."""
+    return data.is_dir() and data.stat().st_uid == os.geteuid()
+
+
+def _whose(data: Path) -> tuple[str, str]:
+    if not data.is_dir():
+        return f"{data} is no folder", "Choose another one with --data."
+    return f"{data} belongs to user {data.stat().st_uid}", "Run as that user."
 
 
 def _secrets(data: Path) -> str:

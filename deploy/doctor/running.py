@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import asyncpg
@@ -25,9 +25,8 @@ from shared.pull import StreamError, api_request
 from shared.streams import WORK
 
 ASKING_TAKES = 5.0
-# A program that was started again this often and died this many seconds ago will die again.
-AGAIN_AND_AGAIN = 3
-DIED_LATELY = 120.0
+# Seconds for which an end is worth a word, although the program runs again.
+DIED_LATELY = 600.0
 # Work or rows that have waited for this long are not waiting for their turn.
 TOO_LATE = 60.0
 
@@ -49,14 +48,14 @@ def supervised(path: Path, logs: Path, now: datetime) -> Iterator[Finding]:
     for name, state in told.processes.items():
         last = "" if state.last_exit is None else f", the last exit was {_exit(state.last_exit.code)}"
         lately = state.last_exit is not None and (now - state.last_exit.at).total_seconds() < DIED_LATELY
-        log = logs / f"{name}.log"
-        if state.restarts >= AGAIN_AND_AGAIN and lately:
-            said = f"dies again and again: started again {state.restarts} times{last}"
-            yield Finding(f"process {name}", "wrong", said, f"The end of {log} says why.")
+        do = f"The end of {logs / f'{name}.log'} says why."
+        if state.is_failing:
+            verdict, said = "wrong", f"dies again and again: {state.failures} times in a row{last}"
         elif state.pid is None:
-            yield Finding(f"process {name}", "wrong", f"is down and waits to be started again{last}", f"The end of {log} says why.")
+            verdict, said = "wrong", f"is down and waits to be started again{last}"
         else:
-            yield Finding(f"process {name}", "well", f"pid {state.pid}, started again {state.restarts} times{last}")
+            verdict, said = "note" if lately else "well", f"pid {state.pid}, started again {state.restarts} times{last}"
+        yield Finding(f"process {name}", cast("Verdict", verdict), said, do)
 
 
 async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
@@ -76,33 +75,40 @@ async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
 
 
 async def stores(ready: Ready) -> AsyncIterator[Finding]:
-    """Look at the broker and the database, at what waits in them, and at what was given up."""
+    """Look at the broker and the database, at what waits in them, and at what was given up. One that is down hides no other."""
+    connection = None
     try:
-        connection = await asyncpg.connect(ready.database_url, timeout=ASKING_TAKES)
+        connection = await asyncpg.connect(ready.database_url, timeout=ASKING_TAKES, command_timeout=ASKING_TAKES)
+        yield await _database(connection)
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
         yield Finding("database", "wrong", f"cannot be reached: {type(error).__name__}", "logs/postgres.log says why.")
-        return
     try:
-        version = await connection.fetchval("SHOW server_version")
-        used = await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
-        limit = int(await connection.fetchval("SHOW max_connections"))
-        crowded = used > 0.9 * limit
-        said = f"Postgres {version}, {used} of {limit} connections"
-        yield Finding("database", "wrong" if crowded else "well", said, "Raise max_connections.")
         async with administrator(ready.nats_url) as client:
             found = client.connected_server_version
             yield Finding("broker", "well", f"NATS {found.major}.{found.minor}.{found.patch}")
             async for finding in _waiting(client):
                 yield finding
-            async for finding in _behind(client, connection):
-                yield finding
+            if connection is not None:
+                async for finding in _behind(client, connection):
+                    yield finding
             dead = (await held(client, "DEAD")).messages
             said = f"{dead} messages were given up" if dead else "none"
             yield Finding("dead letters", "note" if dead else "well", said, "`millrace logs 'stream:DEAD'` shows them and why.")
     except (StartError, StreamError, Unavailable, nats.errors.Error, TimeoutError) as error:
         yield Finding("broker", "wrong", f"cannot be reached or does not answer: {error}", "logs/nats.log says why.")
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        yield Finding("database", "wrong", f"does not answer: {type(error).__name__}", "logs/postgres.log says why.")
     finally:
-        await connection.close()
+        if connection is not None:
+            connection.terminate()
+
+
+async def _database(connection: asyncpg.Connection) -> Finding:
+    version = await connection.fetchval("SHOW server_version")
+    used = await connection.fetchval("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
+    limit = int(await connection.fetchval("SHOW max_connections"))
+    said = f"Postgres {version}, {used} of {limit} connections"
+    return Finding("database", "wrong" if used > 0.9 * limit else "well", said, "Raise max_connections.")
 
 
 async def _waiting(client: Client) -> AsyncIterator[Finding]:

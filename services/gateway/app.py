@@ -75,6 +75,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             trusted_proxies=settings.trusted_proxies,
             max_body=settings.max_body,
             max_file=settings.max_file,
+            supervisor=settings.supervisor,
         )
         await bus.start()
         runtime.background.start(sources.run(), "registry sources")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 
 import msgspec
 
@@ -19,7 +20,8 @@ Network = IPv4Network | IPv6Network
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The gateway's settings. `listen_fd` is a bound socket that was handed over; without one, `host` and `port` are bound.
 
-    `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes.
+    `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `supervisor` is the file in which
+    whoever keeps the services running tells how they are, where there is one.
     """
 
     nats_url: str
@@ -32,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[Network, ...]
     max_body: int
     max_file: int
+    supervisor: Path | None
 
     def __repr__(self) -> str:
         """Say nothing: a repr ends up in logs."""
@@ -46,6 +49,7 @@ def read(environment: Environment) -> Settings:
     if given is not None and not given.startswith(("http://", "https://")):
         environment.complain("MILLRACE_PUBLIC_URL", "must begin with http:// or https://")
     descriptor = environment.integer("MILLRACE_LISTEN_FD", -1, minimum=0)
+    supervisor = environment.optional("MILLRACE_SUPERVISOR")
     return Settings(
         nats_url=environment.text("MILLRACE_NATS_URL"),
         keys=environment.keys("MILLRACE_KEYS"),
@@ -57,6 +61,7 @@ def read(environment: Environment) -> Settings:
         trusted_proxies=_networks(environment, "MILLRACE_TRUSTED_PROXIES"),
         max_body=environment.integer("MILLRACE_MAX_BODY", MAX_BODY, minimum=1),
         max_file=environment.integer("MILLRACE_MAX_FILE", MAX_FILE, minimum=1),
+        supervisor=None if supervisor is None else Path(supervisor),
     )
 
 

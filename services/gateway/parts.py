@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 from aiohttp import web
 
@@ -20,7 +22,10 @@ from shared.service import Health
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts. `key_hash` is the SHA-256 of the platform key; sizes are in bytes; `public_url` ends without a slash."""
+    """The parts. `key_hash` is the SHA-256 of the platform key; sizes are in bytes; `public_url` ends without a slash.
+
+    `supervisor` is where to read how the services' processes are (`services.gateway.supervisor`), if anywhere.
+    """
 
     bus: Bus
     health: Health
@@ -39,6 +44,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[Network, ...]
     max_body: int
     max_file: int
+    supervisor: Path | None
 
 
 GATEWAY = web.AppKey("gateway", Gateway)

@@ -99,6 +99,19 @@ async def test_a_program_that_always_fails_is_started_ever_more_slowly(stage: St
     assert supervised.state.last_exit.code == 3
 
 
+async def test_a_program_that_dies_again_and_again_is_told_until_it_has_run_for_a_while(stage: Stage) -> None:
+    flag = stage.folder / "well"
+    dies_without_it = f"import pathlib, sys, time; pathlib.Path({str(flag)!r}).exists() or sys.exit(3); time.sleep(120)"
+    supervised = await stage.start(stage.program(dies_without_it, Backoff(first=0.05, longest=0.1, settled=1.5)))
+    assert not supervised.state.is_failing
+    await stage.until(lambda: supervised.state.is_failing)
+    assert supervised.state.failures >= 3
+    flag.touch()
+    await stage.until(lambda: supervised.state.failures == 0)
+    assert supervised.state.pid is not None
+    assert supervised.state.restarts >= 3
+
+
 async def test_stopping_waits_for_a_program_that_drains(stage: Stage) -> None:
     drains = "import signal, sys; print('up', flush=True); signal.sigwait([signal.SIGTERM]); print('drained', flush=True)"
     blocked = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); {drains}"

@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from services.gateway.parts import GATEWAY, Gateway
+from services.gateway.supervisor import failing
 from shared.errors import MillraceError
 from shared.http import json_response
 from shared.questions.health import HEALTH
@@ -21,12 +22,14 @@ async def alive(_request: web.Request) -> web.Response:
 async def ready(request: web.Request) -> web.Response:
     """GET: 200 when every part of the gateway is well, else 503; the body names the parts, here and of every service.
 
-    Another service that is down does not make the gateway unready: it goes on accepting webhooks. It is in `degraded`.
+    Another service that is down does not make the gateway unready: it goes on accepting webhooks. It is in `degraded`. What dies
+    again and again is in `failing` as well, with its last exit, also in the moments when it answers.
     """
     gateway = request.app[GATEWAY]
     services = dict(zip(HEALTH, await asyncio.gather(*(_document(gateway, name) for name in HEALTH)), strict=True))
     body = gateway.health.document() | {
         "degraded": [name for name, document in services.items() if not document["ready"]],
+        "failing": failing(gateway.supervisor),
         "services": services,
         "sandbox": services["executor"].get("sandbox", {"tier": None}),
     }

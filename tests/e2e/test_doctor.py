@@ -1,0 +1,200 @@
+"""`millrace doctor`: what is well, what is wrong and what to do, with a stack that runs, that stands still, and that is ill."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from deploy.credentials import SERVICES
+from tests.support.client import Client
+from tests.support.places import open_folder
+from tests.support.stack import ROOT, Up
+
+BOUND = 60.0
+Findings = dict[str, dict[str, Any]]
+
+
+async def doctor(data: Path, *options: str) -> tuple[int, str]:
+    started = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "deploy.doctor", "--data", str(data), "--port", "0", *options],
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        stdin=asyncio.subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    async with asyncio.timeout(BOUND):
+        said, _ = await started.communicate()
+    return started.returncode or 0, said.decode()
+
+
+async def findings(data: Path, *, code: int) -> Findings:
+    found, said = await doctor(data, "--output", "json")
+    assert found == code, said
+    return {item["about"]: item for item in json.loads(said)["items"]}
+
+
+def wrong(found: Findings) -> set[str]:
+    return {about for about, item in found.items() if item["verdict"] == "wrong"}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def up() -> AsyncIterator[Up]:
+    with open_folder() as place:
+        stack = Up(place / "data")
+        try:
+            await stack.start()
+            yield stack
+        finally:
+            await stack.clear()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with open_folder() as folder:
+        yield folder
+
+
+async def test_a_stack_that_works_is_well_in_every_part(up: Up) -> None:
+    found = await findings(up.data, code=0)
+    assert {f"service {name}" for name in SERVICES} | {
+        f"process {name}" for name in (*SERVICES, "nats", "postgres")
+    } <= found.keys()
+    assert {"database", "broker", "dead letters", "secrets", "rows of logs"} <= found.keys()
+    assert found["stack"]["said"] == f"runs at {up.ready['url']}, version {up.ready['version']}"
+    code, said = await doctor(up.data)
+    assert (code, said.splitlines()[-1]) == (0, "Nothing is wrong.")
+    credentials = (up.data / "credentials.json").read_text()
+    assert not [part for part in credentials.split('"') if len(part) >= 40 and part in said]
+
+
+async def test_runs_without_isolation_are_noted(up: Up) -> None:
+    assert (await findings(up.data, code=0))["sandbox"]["verdict"] == "note"
+
+
+async def test_a_service_that_dies_again_and_again_is_named_here_and_by_the_gateway(up: Up) -> None:
+    states = up.data / "run" / "state.json"
+
+    def told() -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(states.read_bytes())
+        return content
+
+    async with asyncio.timeout(BOUND):
+        while "logs" not in told()["failing"]:
+            pid = told()["processes"]["logs"]["pid"]
+            if pid is not None:
+                os.kill(pid, signal.SIGKILL)
+                await up.until(lambda pid=pid: told()["processes"]["logs"]["pid"] != pid)  # type: ignore[misc]
+            else:
+                await up.until(lambda: told()["processes"]["logs"]["pid"] is not None)
+    found = await findings(up.data, code=1)
+    assert "process logs" in wrong(found)
+    assert "dies again and again: 3 times in a row, the last exit was signal 9" in found["process logs"]["said"]
+    assert str(up.data / "logs" / "logs.log") in found["process logs"]["do"]
+    assert not {f"process {name}" for name in SERVICES if name != "logs"} & wrong(found)
+    # It answers again by now, and that it does not stay is still told.
+    await up.until_ready_again()
+    async with aiohttp.ClientSession() as session:
+        ready = await Client(session, up.read()).call("GET", "/readyz")
+    assert (ready["ready"], list(ready["failing"])) == (True, ["logs"])
+    assert (ready["failing"]["logs"]["failures"], ready["failing"]["logs"]["last_exit"]["code"]) == (3, -signal.SIGKILL)
+
+
+async def test_a_service_that_is_down_is_degraded_at_the_gateway_and_wrong_here(up: Up) -> None:
+    pid = up.read()["services"]["oauth"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = await findings(up.data, code=1)
+        assert found["service oauth"]["said"] == "does not answer"
+        async with aiohttp.ClientSession() as session:
+            ready = await Client(session, up.read()).call("GET", "/readyz")
+        assert ready["ready"]
+        assert "oauth" in ready["degraded"]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    await up.until_ready_again()
+
+
+async def test_a_database_that_does_not_answer_hides_nothing_of_the_broker(up: Up) -> None:
+    pid = up.read()["postgres_pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = await findings(up.data, code=1)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert "cannot be reached" in found["database"]["said"]
+    assert "dead letters" in found
+    assert found["broker"]["verdict"] == "well"
+    await up.until_ready_again()
+
+
+async def test_a_broker_that_does_not_answer_is_named(up: Up) -> None:
+    pid = up.read()["nats_pid"]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        found = await findings(up.data, code=1)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert found["broker"]["verdict"] == "wrong"
+    assert found["database"]["verdict"] == "well"
+    await up.until_ready_again()
+
+
+async def test_a_stack_that_runs_and_is_not_ready_is_wrong(up: Up) -> None:
+    hidden = up.data / "hidden.json"
+    (up.data / "ready.json").rename(hidden)
+    try:
+        found = await findings(up.data, code=1)
+    finally:
+        hidden.rename(up.data / "ready.json")
+    assert found["stack"]["said"] == "it runs and is not ready"
+
+
+async def test_secrets_that_others_can_read_are_wrong_and_the_way_out_is_a_command(up: Up) -> None:
+    file = up.data / "credentials.json"
+    file.chmod(0o644)
+    try:
+        found = await findings(up.data, code=1)
+    finally:
+        file.chmod(0o600)
+    assert f"chmod 600 {file}" in found["secrets"]["said"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+async def test_somebody_elses_folder_is_told_as_such_and_not_looked_into(place: Path) -> None:
+    data = place / "data"
+    data.mkdir()
+    (data / "version").write_text("999.0.0\n")
+    os.chown(data, 12345, 12345)
+    found = await findings(data, code=1)
+    assert found["data folder"]["said"] == f"{data} belongs to user 12345"
+    assert not {"version", "secrets", "stack"} & found.keys()
+
+
+async def test_a_stopped_stack_is_well_and_said_not_to_run(place: Path) -> None:
+    stack = Up(place / "data")
+    try:
+        await stack.start()
+    finally:
+        await stack.clear()
+    found = await findings(place / "data", code=0)
+    assert found["stack"]["said"] == f"nothing runs on {place / 'data'}"
+    assert found["secrets"]["verdict"] == "well"
+    (place / "data" / "credentials.json").unlink()
+    assert wrong(await findings(place / "data", code=1)) == {"secrets"}
+
+
+async def test_a_folder_that_is_not_there_is_well_and_one_of_somebodys_files_is_not(place: Path) -> None:
+    assert (await findings(place / "new", code=0))["data folder"]["said"] == f"{place / 'new'} is new"
+    (place / "thesis.txt").write_text("mine")
+    assert wrong(await findings(place, code=1)) == {"data folder"}
+    assert wrong(await findings(place / "thesis.txt", code=1)) == {"data folder"}
