@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import msgspec
@@ -21,6 +21,10 @@ POOL_SIZE = 8
 # A request that waited this long for a connection is better told to come again.
 POOL_WAIT = 1.5
 CONNECT_WAIT = 5.0
+STATEMENT_WAIT = 30.0
+# A connection of the driver itself, without a pool.
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
 # SQLSTATE classes that mean "the server is not there for us now": connection exceptions, operator intervention, no resources.
 _PASSING = ("08", "57P", "53", "25006")
 
@@ -39,7 +43,7 @@ def open_engine(url: str, *, service: str, pool_size: int = POOL_SIZE) -> AsyncE
         json_deserializer=msgspec.json.decode,
         connect_args={
             "timeout": CONNECT_WAIT,
-            "command_timeout": 30.0,
+            "command_timeout": STATEMENT_WAIT,
             "server_settings": {"application_name": f"millrace-{service}"},
         },
     )
@@ -85,7 +89,7 @@ def naming_trouble() -> Any:
     except (
         asyncpg.PostgresConnectionError,
         asyncpg.CannotConnectNowError,
-        asyncpg.TooManyConnectionsError,
+        asyncpg.InsufficientResourcesError,
         asyncpg.AdminShutdownError,
         asyncpg.CrashShutdownError,
         asyncpg.InterfaceError,
@@ -97,12 +101,19 @@ def naming_trouble() -> Any:
         raise Unavailable("the database did not answer in time") from error
 
 
+class Held(msgspec.Struct, frozen=True):
+    """An advisory lock that is held: `lost` is set when `connection`, and with it the lock, is gone."""
+
+    connection: Connection
+    lost: asyncio.Event
+
+
 @contextlib.asynccontextmanager
-async def held_lock(url: str, name: str, *, service: str) -> AsyncIterator[asyncio.Event]:
+async def held_lock(url: str, name: str, *, service: str) -> AsyncIterator[Held]:
     """Hold the advisory lock `name` on a connection of its own for the block; waits until it is free.
 
-    Yields an event that is set when the connection, and with it the lock, is lost. A direct connection: a pooler in
-    transaction mode would hand the lock to somebody else.
+    A direct connection: a pooler in transaction mode would hand the lock to somebody else. It may be used within the block; what
+    it writes is then never written without the lock.
     """
     with naming_trouble():
         connection = await asyncpg.connect(
@@ -116,7 +127,8 @@ async def held_lock(url: str, name: str, *, service: str) -> AsyncIterator[async
         connection.add_termination_listener(lambda _connection: lost.set())
         with naming_trouble():
             await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
-        yield lost
+            await connection.execute(f"SET statement_timeout = {int(STATEMENT_WAIT * 1000)}")
+        yield Held(connection, lost)
     finally:
         connection.terminate()
 

@@ -7,13 +7,15 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import asyncpg
 import msgspec
 import structlog
 from nats.aio.client import Client
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared import db
+from shared.db import Connection
 from shared.envelope import Envelope, open_envelope, open_message
 from shared.errors import Invalid, Unavailable
 from shared.messages.declaration import Message, class_of
@@ -37,9 +39,9 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 # What a batch, as the stream holds it (incarnation second), does to the rows, within the checkpoint's transaction.
-Apply = Callable[[Sequence[Delivered], str, AsyncConnection], Awaitable[None]]
+Apply = Callable[[Sequence[Delivered], str, Connection], Awaitable[None]]
 # What a service's PROJECTIONS map holds: a message class and what one message does to the rows.
-PerMessage = Callable[[Any, Recorded, AsyncConnection], Awaitable[None]]
+PerMessage = Callable[[Any, Recorded, Connection], Awaitable[None]]
 Projections = Mapping[type[Message], PerMessage]
 
 
@@ -60,6 +62,8 @@ class Projected(msgspec.Struct, frozen=True, kw_only=True):
     born: str | None = None
     filters: tuple[str, ...] = ()
     batch: int = 500
+    salvage: Apply | None = None
+    linger: float = 0.0
 
 
 class Health(Protocol):
@@ -75,7 +79,7 @@ class Health(Protocol):
 def one_by_one(projections: Projections) -> Apply:
     """Return an `Apply` that gives each message to the function of its class; others are passed over."""
 
-    async def apply(batch: Sequence[Delivered], incarnation: str, connection: AsyncConnection) -> None:
+    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> None:
         for delivered in batch:
             recorded = recorded_of(delivered, incarnation)
             if recorded is None or recorded.message is None:
@@ -87,10 +91,10 @@ def one_by_one(projections: Projections) -> Apply:
     return apply
 
 
-def in_batches(function: Callable[[Sequence[Recorded], AsyncConnection], Awaitable[None]]) -> Apply:
+def in_batches(function: Callable[[Sequence[Recorded], Connection], Awaitable[None]]) -> Apply:
     """Return an `Apply` that gives a whole batch, decoded, to `function`; what cannot be decoded is passed over."""
 
-    async def apply(batch: Sequence[Delivered], incarnation: str, connection: AsyncConnection) -> None:
+    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> None:
         recorded = [recorded_of(delivered, incarnation) for delivered in batch]
         await function([one for one in recorded if one is not None and one.message is not None], connection)
 
@@ -104,8 +108,9 @@ class Superseded(Exception):
 class Projection:
     """Keeps one stream's rows up to date in one schema.
 
-    Holds an advisory lock on a connection of its own while it writes; a second replica
-    waits for it. Each batch and its checkpoint are one transaction that only succeeds if the checkpoint is still ours.
+    Holds an advisory lock on a connection of its own, and writes through it; a second replica waits for the lock. Each batch and
+    its checkpoint are one transaction that only succeeds if the checkpoint is still ours. It does not wait for the disk: after
+    a power cut rows and checkpoint are older together, and what is missing is read again.
     """
 
     def __init__(
@@ -124,7 +129,7 @@ class Projection:
         self._service = service
         self._name = projected.name
         self.stream = projected.stream
-        self._apply = projected.apply
+        self._projected = projected
         self._health = health
         self._filters = projected.filters
         self._batch = projected.batch
@@ -136,8 +141,8 @@ class Projection:
         part = f"projection {self._name}"
         while True:
             try:
-                async with db.held_lock(self._url, f"{self._service}.{self._name}", service=self._service) as lost:
-                    await self._write(lost, part)
+                async with db.held_lock(self._url, f"{self._service}.{self._name}", service=self._service) as held:
+                    await self._write(held, part)
             except (Unavailable, StreamError, Superseded) as error:
                 self._health.report(part, str(error))
                 _log.warning("projection.interrupted", projection=self._name, reason=str(error))
@@ -164,46 +169,61 @@ class Projection:
             found = await connection.execute(text("SELECT last_seq FROM checkpoint WHERE projection = :name"), {"name": self._name})
             return int(found.scalar() or 0)
 
-    async def _write(self, lost: asyncio.Event, part: str) -> None:
+    async def _write(self, held: db.Held, part: str) -> None:
         incarnation = await incarnation_of(self._client, self.stream)
-        last = await self._begin(incarnation)
-        reader = OrderedReader(self._client, self.stream, filters=self._filters, after=last, batch=self._batch)
+        last = await self._begin(incarnation, held.connection)
+        reader = OrderedReader(
+            self._client, self.stream, filters=self._filters, after=last, batch=self._batch, linger=self._projected.linger
+        )
         await self._advance(last)
         self._health.report(part, None)
         batches = reader.batches()
         async with contextlib.aclosing(batches):
             async for batch in batches:
-                if lost.is_set():
+                if held.lost.is_set():
                     raise Superseded("the connection that holds the lock was lost")
-                await self._commit(batch, incarnation, last)
+                await self._commit(batch, incarnation, last, held.connection)
                 last = batch[-1].sequence
                 await self._advance(last)
 
-    async def _begin(self, incarnation: str) -> int:
-        async with db.transaction(self._engine) as connection:
+    async def _begin(self, incarnation: str, connection: Connection) -> int:
+        with db.naming_trouble():
+            await connection.execute("SET synchronous_commit = off")
             await connection.execute(
-                text(
-                    "INSERT INTO checkpoint (projection, stream, incarnation, last_seq) VALUES (:name, :stream, :incarnation, 0)"
-                    " ON CONFLICT (projection) DO UPDATE SET incarnation = excluded.incarnation, last_seq = 0"
-                    " WHERE checkpoint.incarnation <> excluded.incarnation"
-                ),
-                {"name": self._name, "stream": self.stream, "incarnation": incarnation},
+                "INSERT INTO checkpoint (projection, stream, incarnation, last_seq) VALUES ($1, $2, $3, 0)"
+                " ON CONFLICT (projection) DO UPDATE SET incarnation = excluded.incarnation, last_seq = 0"
+                " WHERE checkpoint.incarnation <> excluded.incarnation",
+                self._name,
+                self.stream,
+                incarnation,
             )
-            found = await connection.execute(text("SELECT last_seq FROM checkpoint WHERE projection = :name"), {"name": self._name})
-            return int(found.scalar_one())
+            return int(await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = $1", self._name))
 
-    async def _commit(self, batch: Sequence[Delivered], incarnation: str, last: int) -> None:
-        async with db.transaction(self._engine) as connection:
-            await self._apply(batch, incarnation, connection)
-            moved = await connection.execute(
-                text(
-                    "UPDATE checkpoint SET last_seq = :now, updated_at = now()"
-                    " WHERE projection = :name AND incarnation = :incarnation AND last_seq = :last"
-                ),
-                {"name": self._name, "incarnation": incarnation, "last": last, "now": batch[-1].sequence},
-            )
-            if moved.rowcount != 1:
-                raise Superseded("another writer has moved the checkpoint")
+    async def _commit(self, batch: Sequence[Delivered], incarnation: str, last: int, connection: Connection) -> None:
+        salvage = self._projected.salvage
+        try:
+            await self._apply_with(self._projected.apply, batch, incarnation, last, connection)
+        except asyncpg.PostgresError:
+            if salvage is None:
+                raise
+            await self._apply_with(salvage, batch, incarnation, last, connection)
+
+    async def _apply_with(
+        self, apply: Apply, batch: Sequence[Delivered], incarnation: str, last: int, connection: Connection
+    ) -> None:
+        with db.naming_trouble():
+            async with connection.transaction():
+                await apply(batch, incarnation, connection)
+                moved = await connection.execute(
+                    "UPDATE checkpoint SET last_seq = $4, updated_at = now()"
+                    " WHERE projection = $1 AND incarnation = $2 AND last_seq = $3",
+                    self._name,
+                    incarnation,
+                    last,
+                    batch[-1].sequence,
+                )
+                if moved != "UPDATE 1":
+                    raise Superseded("another writer has moved the checkpoint")
 
     async def _advance(self, sequence: int) -> None:
         async with self._moved:
@@ -214,13 +234,16 @@ class Projection:
 async def position_of(engine: AsyncEngine, stream: str) -> Position:
     """Return how far all projections of a schema have come in a stream: sequence 0 when one of them has not begun with it.
 
-    Only projections without filters tell: a filtered one stands at the last message that concerned it. Raises `Unavailable`.
+    Only projections without filters tell: a filtered one stands at the last message that concerned it. The rows are on disk.
+    Raises `Unavailable`.
     """
     statement = (
         "SELECT min(incarnation) AS low, max(incarnation) AS high, min(last_seq) AS last FROM checkpoint WHERE stream = :stream"
     )
     async with db.transaction(engine) as connection:
         row = (await connection.execute(text(statement), {"stream": stream})).one()
+        # Projections do not wait for the disk. With this commit, which does, what they committed before is on it as well.
+        await connection.execute(text("SELECT pg_logical_emit_message(true, 'position', '')"))
     if row.low is None or row.low != row.high:
         return Position("", 0)
     return Position(row.low, row.last)

@@ -124,7 +124,7 @@ class OrderedReader:
     """Reads a stream in order from a sequence, each message exactly once, through reconnects and lost consumers.
 
     One ephemeral consumer at a time; a gap in its own sequence, missed heartbeats or a vanished consumer make a new one that
-    starts after the last message handed out.
+    starts after the last message handed out. What arrives within `linger` seconds of a message is handed out together with it.
     """
 
     def __init__(
@@ -136,6 +136,7 @@ class OrderedReader:
         after: int | None = None,
         start: Start = "all",
         batch: int = 500,
+        linger: float = 0.0,
     ) -> None:
         self._client = client
         self._stream = stream
@@ -143,6 +144,7 @@ class OrderedReader:
         self._after = after
         self._start = start
         self._batch = batch
+        self._linger = linger
         self.pending_at_start: int | None = None
         self.created = asyncio.Event()
 
@@ -171,6 +173,9 @@ class OrderedReader:
             arrived = await inbox.take(2 * HEARTBEAT)
             if not arrived:
                 return
+            if self._linger and arrived[0].data:
+                await asyncio.sleep(self._linger)
+                arrived += inbox.arrived()
             batch: list[Delivered] = []
             lost = False
             for msg in arrived:

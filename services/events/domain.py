@@ -12,7 +12,7 @@ import msgspec
 
 from shared.envelope import derived_id
 from shared.errors import Invalid, Problem
-from shared.messages import EventAccepted
+from shared.messages import EventAccepted, EventFiltered, EventRouted, EventUnroutable
 from shared.questions.events import SubscriptionEntry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
@@ -23,6 +23,37 @@ COMPILED = 1024
 
 class FilterTrouble(Exception):
     """A filter could not be evaluated on this event; says why."""
+
+
+class Routing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a delivery was routed, as far as its messages tell."""
+
+    type: str | None = None
+    retried_by: str | None = None
+    outcome: str = "accepted"
+    reason: str | None = None
+
+
+# Of several outcomes of a delivery the one that needs a person counts.
+OUTCOMES = ("accepted", "filtered", "routed", "unroutable")
+
+
+def routing(before: Routing, message: EventAccepted | EventRouted | EventFiltered | EventUnroutable) -> Routing:
+    """Return the routing after one more message; the first event of a retry sets the outcome back."""
+    match message:
+        case EventAccepted():
+            again = before.retried_by != message.retried_by
+            after = Routing(outcome="accepted") if again else before
+            return msgspec.structs.replace(after, type=message.type, retried_by=message.retried_by)
+        case EventRouted():
+            outcome, reason = "routed", None
+        case EventFiltered():
+            outcome, reason = "filtered", message.reason
+        case EventUnroutable():
+            outcome, reason = "unroutable", message.reason
+    if OUTCOMES.index(outcome) > OUTCOMES.index(before.outcome):
+        return msgspec.structs.replace(before, outcome=outcome, reason=reason)
+    return before
 
 
 def checked_name(name: str) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import msgspec
 from nats.aio.client import Client
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from services.events import store
+from services.events import domain, store
 from services.events.entries import source_entry, subscription_entry
+from shared.db import Connection
 from shared.envelope import open_envelope, open_message
 from shared.errors import Invalid
 from shared.messages import (
@@ -34,9 +36,12 @@ from shared.messages import (
     SubscriptionRemoved,
     WebhookReceived,
 )
-from shared.projection import PerMessage, Projected, Projections, Recorded, one_by_one
+from shared.projection import Apply, Projected, Projections, Recorded, in_batches, one_by_one
 from shared.questions.events import SourceEntry, SubscriptionEntry
 from shared.registry import RegistryWriter
+
+# Deliveries are looked at by people; what they wait for is written with what comes along.
+LINGER = 0.02
 
 
 def projected(client: Client) -> list[Projected]:
@@ -51,8 +56,8 @@ def projected(client: Client) -> list[Projected]:
             filters=("source.>", "subscription.>"),
         ),
         *(
-            Projected(name=name, stream=stream, apply=one_by_one(PROJECTIONS), tables=("delivery", "delivery_run"))
-            for name, stream in (("webhooks", "WEBHOOKS"), ("events", "EVENTS"), ("runs", "RUNS"), ("dead", "DEAD"))
+            Projected(name=name, stream=stream, apply=apply, tables=("delivery", "delivery_run"), linger=LINGER)
+            for name, (stream, apply) in DELIVERIES.items()
         ),
     ]
 
@@ -62,18 +67,18 @@ def catalog(client: Client) -> Projections:
     sources = RegistryWriter(client, "sources", SourceEntry)
     subscriptions = RegistryWriter(client, "subscriptions", SubscriptionEntry)
 
-    async def source_changed(message: SourceChanged, at: Recorded, connection: AsyncConnection) -> None:
+    async def source_changed(message: SourceChanged, at: Recorded, connection: Connection) -> None:
         entry = source_entry(message, at.envelope.org, at.envelope.time)
         row = {name: getattr(entry, name) for name in ("id", "key", "org", "name", "adapter", "settings", "sealed", "enabled")}
         times = {"created_at": datetime.fromisoformat(message.created_at), "updated_at": at.envelope.time}
         await store.put_source(connection, row | times | {"version": at.delivered.sequence})
         await sources.put(message.id, at.delivered.sequence, entry)
 
-    async def source_removed(message: SourceRemoved, at: Recorded, connection: AsyncConnection) -> None:
+    async def source_removed(message: SourceRemoved, at: Recorded, connection: Connection) -> None:
         await store.retire_source(connection, message.id, at.envelope.time, at.delivered.sequence)
         await sources.put(message.id, at.delivered.sequence, None)
 
-    async def subscription_changed(message: SubscriptionChanged, at: Recorded, connection: AsyncConnection) -> None:
+    async def subscription_changed(message: SubscriptionChanged, at: Recorded, connection: Connection) -> None:
         entry = subscription_entry(message, at.envelope.org, at.envelope.time, at.delivered.sequence)
         row = {name: getattr(entry, name) for name in entry.__struct_fields__} | {
             "key": message.key,
@@ -83,7 +88,7 @@ def catalog(client: Client) -> Projections:
         await store.put_subscription(connection, row)
         await subscriptions.put(message.id, at.delivered.sequence, entry)
 
-    async def subscription_removed(message: SubscriptionRemoved, at: Recorded, connection: AsyncConnection) -> None:
+    async def subscription_removed(message: SubscriptionRemoved, at: Recorded, connection: Connection) -> None:
         await store.remove_subscription(connection, message.id)
         await subscriptions.put(message.id, at.delivered.sequence, None)
 
@@ -95,33 +100,50 @@ def catalog(client: Client) -> Projections:
     }
 
 
-async def received(message: WebhookReceived, at: Recorded, connection: AsyncConnection) -> None:
-    """A webhook is on disk: the delivery begins."""
-    await store.note_delivery(connection, _delivery(message, at) | {"sequence": at.delivered.sequence})
+async def received(batch: Sequence[Recorded], connection: Connection) -> None:
+    """Webhooks are on disk: their deliveries begin."""
+    rows = {}
+    for at in batch:
+        if isinstance(at.message, WebhookReceived):
+            rows[at.message.delivery] = _delivery(at.message, at) | {"sequence": at.delivered.sequence}
+    if rows:
+        await store.note_deliveries(connection, list(rows.values()))
 
 
-async def accepted(message: EventAccepted, at: Recorded, connection: AsyncConnection) -> None:
-    """An event of a delivery was made."""
-    await store.note_delivery(connection, _delivery(message, at) | {"sequence": None})
-    await store.begin_routing(connection, message.delivery, message.type, message.retried_by)
+async def routed(batch: Sequence[Recorded], connection: Connection) -> None:
+    """Events were made of deliveries, and somebody wanted them or nobody did."""
+    routing = (EventAccepted, EventRouted, EventFiltered, EventUnroutable)
+    messages = [(at, at.message) for at in batch if isinstance(at.message, routing)]
+    rows = await store.routings(connection, list({message.delivery for _, message in messages}))
+    for at, message in messages:
+        if isinstance(message, EventAccepted) and message.delivery not in rows:
+            rows[message.delivery] = _delivery(message, at)
+        row = rows.get(message.delivery)
+        if row is not None:
+            row |= msgspec.structs.asdict(domain.routing(msgspec.convert(row, domain.Routing), message))
+    if rows:
+        await store.put_routings(connection, list(rows.values()))
 
 
-async def routed(message: EventRouted, _at: Recorded, connection: AsyncConnection) -> None:
-    """A run was asked for."""
-    await store.note_outcome(connection, message.delivery, "routed", None)
+async def runs(batch: Sequence[Recorded], connection: Connection) -> None:
+    """Runs were asked for by deliveries, began and ended."""
+    asked: dict[str, dict[str, Any]] = {}
+    statuses: dict[str, str] = {}
+    for at in batch:
+        message = at.message
+        if isinstance(message, RunRequested):
+            if message.delivery is not None:
+                row = {"run": message.run, "delivery": message.delivery, "workflow": message.workflow}
+                asked.setdefault(message.run, row | {"requested_at": at.envelope.time})
+        elif message is not None and type(message) in RUN_STATUS:
+            statuses[at.envelope.subject] = RUN_STATUS[type(message)]
+    if asked:
+        await store.note_runs(connection, list(asked.values()))
+    if statuses:
+        await store.note_run_statuses(connection, statuses)
 
 
-async def filtered(message: EventFiltered, _at: Recorded, connection: AsyncConnection) -> None:
-    """Nobody wanted the event."""
-    await store.note_outcome(connection, message.delivery, "filtered", message.reason)
-
-
-async def unroutable(message: EventUnroutable, _at: Recorded, connection: AsyncConnection) -> None:
-    """Somebody wanted the event and could not get it."""
-    await store.note_outcome(connection, message.delivery, "unroutable", message.reason)
-
-
-async def dead(message: DeadLettered, _at: Recorded, connection: AsyncConnection) -> None:
+async def dead(message: DeadLettered, _at: Recorded, connection: Connection) -> None:
     """A message was given up; if it was one of a delivery, the delivery says so."""
     try:
         envelope = open_envelope(base64.b64decode(message.document_base64))
@@ -138,24 +160,8 @@ async def dead(message: DeadLettered, _at: Recorded, connection: AsyncConnection
         "correlation_id": envelope.correlationid,
         "sequence": None,
     }
-    await store.note_delivery(connection, row)
+    await store.note_deliveries(connection, [row])
     await store.note_dead(connection, original.delivery, message.error)
-
-
-async def requested(message: RunRequested, at: Recorded, connection: AsyncConnection) -> None:
-    """A run was requested; only those of deliveries are noted."""
-    if message.delivery is not None:
-        row = {"run": message.run, "delivery": message.delivery, "workflow": message.workflow}
-        await store.note_run(connection, row | {"requested_at": at.envelope.time})
-
-
-def status(word: str) -> PerMessage:
-    """Return the projection of a message that gives a run the status `word`."""
-
-    async def note(message: Any, _at: Recorded, connection: AsyncConnection) -> None:
-        await store.note_run_status(connection, message.run, word)
-
-    return note
 
 
 def _delivery(message: WebhookReceived | EventAccepted, at: Recorded) -> dict[str, Any]:
@@ -177,13 +183,10 @@ RUN_STATUS: dict[type[Message], str] = {
     RunCrashed: "crashed",
     RunCancelled: "cancelled",
 }
-PROJECTIONS: Projections = {
-    WebhookReceived: received,
-    EventAccepted: accepted,
-    EventRouted: routed,
-    EventFiltered: filtered,
-    EventUnroutable: unroutable,
-    DeadLettered: dead,
-    RunRequested: requested,
-    **{message: status(word) for message, word in RUN_STATUS.items()},
+# By the name of the projection: a stream, and what its messages do to deliveries.
+DELIVERIES: dict[str, tuple[str, Apply]] = {
+    "webhooks": ("WEBHOOKS", in_batches(received)),
+    "events": ("EVENTS", in_batches(routed)),
+    "runs": ("RUNS", in_batches(runs)),
+    "dead": ("DEAD", one_by_one({DeadLettered: dead})),
 }

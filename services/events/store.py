@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 import msgspec
 from sqlalchemy import RowMapping, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.db import transaction
+from shared.db import Connection, transaction
 from shared.projection import position_of
 from shared.questions import Position
 
@@ -98,95 +99,108 @@ class Store:
 # -- writes, by the projections -----------------------------------------------------------------------------------------------
 
 
-async def put_source(connection: AsyncConnection, row: dict[str, Any]) -> None:
+async def put_source(connection: Connection, row: dict[str, Any]) -> None:
     """Make the row of a source what its last message says."""
     statement = """
         INSERT INTO source (id, key, org, name, adapter, settings, sealed, enabled, created_at, updated_at, version)
-        VALUES (:id, :key, :org, :name, :adapter, :settings, :sealed, :enabled, :created_at, :updated_at, :version)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
         ON CONFLICT (id) DO UPDATE SET adapter = excluded.adapter, settings = excluded.settings, sealed = excluded.sealed,
             enabled = excluded.enabled, updated_at = excluded.updated_at, version = excluded.version
     """
-    encoded = {name: msgspec.json.encode(row[name]).decode() for name in ("settings", "sealed")}
-    await connection.execute(text(_cast(statement, "settings", "sealed")), row | encoded)
+    encoded = {name: _json(row[name]) for name in ("settings", "sealed")}
+    await connection.execute(statement, *_values(row | encoded, statement))
 
 
-async def retire_source(connection: AsyncConnection, id_: str, at: datetime, version: int) -> None:
+async def retire_source(connection: Connection, id_: str, at: datetime, version: int) -> None:
     """Mark a source as retired; its id goes on answering 410."""
-    statement = "UPDATE source SET removed = true, enabled = false, updated_at = :at, version = :version WHERE id = :id"
-    await connection.execute(text(statement), {"id": id_, "at": at, "version": version})
+    statement = "UPDATE source SET removed = true, enabled = false, updated_at = $2, version = $3 WHERE id = $1"
+    await connection.execute(statement, id_, at, version)
 
 
-async def put_subscription(connection: AsyncConnection, row: dict[str, Any]) -> None:
+async def put_subscription(connection: Connection, row: dict[str, Any]) -> None:
     """Make the row of a subscription what its last message says."""
     statement = """
-        INSERT INTO subscription (id, key, org, name, source, source_name, event, workflow, filter, input, enabled,
-                                  created_at, updated_at, version)
-        VALUES (:id, :key, :org, :name, :source, :source_name, :event, :workflow, :filter, :input, :enabled,
-                :created_at, :updated_at, :version)
+        INSERT INTO subscription (id, key, org, name, source, source_name, event, workflow, filter, input, enabled, created_at,
+                                  updated_at, version)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
         ON CONFLICT (id) DO UPDATE SET source = excluded.source, source_name = excluded.source_name, event = excluded.event,
             workflow = excluded.workflow, filter = excluded.filter, input = excluded.input, enabled = excluded.enabled,
             updated_at = excluded.updated_at, version = excluded.version
     """
-    encoded = None if row["input"] is None else msgspec.json.encode(row["input"]).decode()
-    await connection.execute(text(_cast(statement, "input")), row | {"input": encoded})
+    encoded = {"input": None if row["input"] is None else _json(row["input"])}
+    await connection.execute(statement, *_values(row | encoded, statement))
 
 
-async def remove_subscription(connection: AsyncConnection, id_: str) -> None:
+async def remove_subscription(connection: Connection, id_: str) -> None:
     """Forget a subscription."""
-    await connection.execute(text("DELETE FROM subscription WHERE id = :id"), {"id": id_})
+    await connection.execute("DELETE FROM subscription WHERE id = $1", id_)
 
 
-async def note_delivery(connection: AsyncConnection, row: dict[str, Any]) -> None:
-    """Make sure that a delivery has its row; `sequence` is that of its webhook, once known."""
+async def note_deliveries(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Make sure that deliveries have their rows, each with the `sequence` of its webhook."""
     statement = """
         INSERT INTO delivery (id, org, source, received_at, correlation_id, sequence)
-        VALUES (:id, :org, :source, :received_at, :correlation_id, :sequence)
+        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[])
         ON CONFLICT (id) DO UPDATE SET sequence = coalesce(excluded.sequence, delivery.sequence)
     """
-    await connection.execute(text(statement), row)
+    await connection.execute(statement, *_columns(rows, statement))
 
 
-async def begin_routing(connection: AsyncConnection, delivery: str, type_: str, retried_by: str | None) -> None:
-    """Note an accepted event; the first one of a retry sets the outcome back."""
+async def routings(connection: Connection, deliveries: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what is known of the routing of these deliveries, as `put_routings` takes it."""
     statement = """
-        UPDATE delivery SET type = :type, retried_by = :retried_by,
-            outcome = CASE WHEN retried_by IS DISTINCT FROM :retried_by THEN 'accepted' ELSE outcome END,
-            reason = CASE WHEN retried_by IS DISTINCT FROM :retried_by THEN NULL ELSE reason END
-        WHERE id = :id
+        SELECT id, org, source, received_at, correlation_id, type, retried_by, outcome, reason FROM delivery WHERE id = ANY($1)
     """
-    await connection.execute(text(statement), {"id": delivery, "type": type_, "retried_by": retried_by})
+    return {row["id"]: dict(row) for row in await connection.fetch(statement, deliveries)}
 
 
-async def note_outcome(connection: AsyncConnection, delivery: str, outcome: str, reason: str | None) -> None:
-    """Note how an event was routed; of several outcomes the one that needs a person counts: unroutable, routed, filtered."""
+async def put_routings(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Write how deliveries were routed; one statement for all of them."""
     statement = """
-        UPDATE delivery SET outcome = :outcome, reason = CAST(:reason AS text) WHERE id = :id
-           AND array_position(ARRAY['accepted', 'filtered', 'routed', 'unroutable'], :outcome)
-             > array_position(ARRAY['accepted', 'filtered', 'routed', 'unroutable'], outcome)
+        INSERT INTO delivery (id, org, source, received_at, correlation_id, type, retried_by, outcome, reason)
+        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
+                             $8::text[], $9::text[])
+        ON CONFLICT (id) DO UPDATE SET type = excluded.type, retried_by = excluded.retried_by, outcome = excluded.outcome,
+            reason = excluded.reason
     """
-    await connection.execute(text(statement), {"id": delivery, "outcome": outcome, "reason": reason})
+    await connection.execute(statement, *_columns(rows, statement))
 
 
-async def note_dead(connection: AsyncConnection, delivery: str, reason: str) -> None:
+async def note_dead(connection: Connection, delivery: str, reason: str) -> None:
     """Note that a delivery's message became a dead letter."""
-    await connection.execute(text("UPDATE delivery SET dead = :reason WHERE id = :id"), {"id": delivery, "reason": reason})
+    await connection.execute("UPDATE delivery SET dead = $2 WHERE id = $1", delivery, reason)
 
 
-async def note_run(connection: AsyncConnection, row: dict[str, Any]) -> None:
-    """Note a run that a delivery asked for."""
+async def note_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Note runs that deliveries asked for."""
     statement = """
-        INSERT INTO delivery_run (run, delivery, workflow, status, requested_at)
-        VALUES (:run, :delivery, :workflow, 'queued', :requested_at) ON CONFLICT (run) DO NOTHING
+        INSERT INTO delivery_run (run, delivery, workflow, requested_at, status)
+        SELECT *, 'queued' FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) ON CONFLICT (run) DO NOTHING
     """
-    await connection.execute(text(statement), row)
+    await connection.execute(statement, *_columns(rows, statement))
 
 
-async def note_run_status(connection: AsyncConnection, run: str, status: str) -> None:
-    """Note the status of a run, if a delivery asked for it."""
-    await connection.execute(text("UPDATE delivery_run SET status = :status WHERE run = :run"), {"run": run, "status": status})
+async def note_run_statuses(connection: Connection, statuses: dict[str, str]) -> None:
+    """Note the status of each of these runs that a delivery asked for."""
+    statement = """
+        UPDATE delivery_run SET status = given.status FROM unnest($1::text[], $2::text[]) AS given (run, status)
+         WHERE delivery_run.run = given.run
+    """
+    await connection.execute(statement, list(statuses), list(statuses.values()))
 
 
-def _cast(statement: str, *names: str) -> str:
-    for name in names:
-        statement = statement.replace(f":{name},", f"CAST(:{name} AS jsonb),")
-    return statement
+def _names(statement: str) -> list[str]:
+    """Return the columns that an INSERT names, in order; those beyond its parameters are the statement's own."""
+    return [name.strip() for name in statement.partition("(")[2].partition(")")[0].split(",")]
+
+
+def _values(row: dict[str, Any], statement: str) -> list[Any]:
+    return [row[name] for name in _names(statement)]
+
+
+def _columns(rows: Sequence[dict[str, Any]], statement: str) -> list[list[Any]]:
+    return [[row[name] for row in rows] for name in _names(statement) if name in rows[0]]
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from nats.aio.client import Client
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.executor import domain, store
 from services.executor.entries import workflow_entry
+from shared.db import Connection
 from shared.messages import (
     FileChanged,
     FileRemoved,
@@ -22,6 +22,9 @@ from shared.messages import (
 from shared.projection import Projected, Projections, Recorded, in_batches, one_by_one
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
+
+# Lines come in chunks as they are printed; whoever reads them reads many.
+LINGER = 0.02
 
 
 def projected(client: Client) -> list[Projected]:
@@ -43,11 +46,11 @@ def projected(client: Client) -> list[Projected]:
             rows="on_bus = 'whole'",
             born=declaration_of(RunRequested).pattern(),
         ),
-        Projected(name="lines", stream="LINES", apply=in_batches(lines), tables=("line",)),
+        Projected(name="lines", stream="LINES", apply=in_batches(lines), tables=("line",), linger=LINGER),
     ]
 
 
-async def runs(batch: Sequence[Recorded], connection: AsyncConnection) -> None:
+async def runs(batch: Sequence[Recorded], connection: Connection) -> None:
     """Fold a batch of the stream RUNS into its runs, in two statements however many there are."""
     ids = list(dict.fromkeys(recorded.envelope.subject for recorded in batch))
     known = await store.states(connection, ids)
@@ -64,7 +67,7 @@ async def runs(batch: Sequence[Recorded], connection: AsyncConnection) -> None:
         await store.put_states(connection, list(changed.values()))
 
 
-async def lines(batch: Sequence[Recorded], connection: AsyncConnection) -> None:
+async def lines(batch: Sequence[Recorded], connection: Connection) -> None:
     """Number the lines of runs in the order of the stream."""
     chunks = [recorded.message for recorded in batch if isinstance(recorded.message, LineChunk)]
     last = await store.last_lines(connection, list({chunk.run for chunk in chunks}))
@@ -81,19 +84,19 @@ def catalog(client: Client) -> Projections:
     """Return the projection of the catalog; it also repairs the registry after a writer died between stream and KV."""
     workflows = RegistryWriter(client, "workflows", WorkflowEntry)
 
-    async def file_changed(message: FileChanged, at: Recorded, connection: AsyncConnection) -> None:
-        row = {"org": at.envelope.org, "path": message.path, "sha256": message.sha256, "size": message.size}
-        await store.put_file(connection, row | {"updated_at": at.envelope.time, "version": at.delivered.sequence})
+    async def file_changed(message: FileChanged, at: Recorded, connection: Connection) -> None:
+        org, time, version = at.envelope.org, at.envelope.time, at.delivered.sequence
+        await store.put_file(connection, org, message.path, message.sha256, message.size, time, version)
 
-    async def file_removed(message: FileRemoved, at: Recorded, connection: AsyncConnection) -> None:
+    async def file_removed(message: FileRemoved, at: Recorded, connection: Connection) -> None:
         await store.remove_file(connection, at.envelope.org, message.path)
 
-    async def workflow_changed(message: WorkflowChanged, at: Recorded, connection: AsyncConnection) -> None:
+    async def workflow_changed(message: WorkflowChanged, at: Recorded, connection: Connection) -> None:
         entry = workflow_entry(message, at.envelope.org, at.envelope.time)
         await store.put_workflow(connection, entry, at.delivered.sequence)
         await workflows.put(message.key, at.delivered.sequence, entry)
 
-    async def workflow_removed(message: WorkflowRemoved, at: Recorded, connection: AsyncConnection) -> None:
+    async def workflow_removed(message: WorkflowRemoved, at: Recorded, connection: Connection) -> None:
         await store.remove_workflow(connection, at.envelope.org, message.name)
         await workflows.put(message.key, at.delivered.sequence, None)
 

@@ -62,8 +62,8 @@ class Purger:
             # First of all: the others that are asked may be starting, too.
             await asyncio.sleep(self._pause)
             try:
-                async with db.held_lock(self._deps.database_url, LOCK, service="executor") as lost:
-                    while not lost.is_set():
+                async with db.held_lock(self._deps.database_url, LOCK, service="executor") as held:
+                    while not held.lost.is_set():
                         purged = await self.round()
                         self._waits = None
                         if purged < ROUND:

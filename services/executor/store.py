@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.executor.domain import RunState
-from shared.db import transaction
+from shared.db import Connection, transaction
 from shared.questions.executor import WorkflowEntry
 
 
@@ -97,35 +97,81 @@ class Store:
 # -- writes, by the projections -----------------------------------------------------------------------------------------------
 
 
-async def states(connection: AsyncConnection, ids: list[str]) -> dict[str, RunState]:
+async def states(connection: Connection, ids: list[str]) -> dict[str, RunState]:
     """Return what the projection knows of these runs."""
-    rows = await connection.execute(text("SELECT id, state FROM run WHERE id = ANY(:ids)"), {"ids": ids})
-    return {row.id: _state(row.state) for row in rows}
+    rows = await connection.fetch("SELECT id, state FROM run WHERE id = ANY($1)", ids)
+    return {row["id"]: _state_decoder.decode(row["state"]) for row in rows}
 
 
-async def put_states(connection: AsyncConnection, changed: list[RunState]) -> None:
+async def put_states(connection: Connection, changed: list[RunState]) -> None:
     """Write runs; one statement for all of them."""
     statement = """
         INSERT INTO run (id, org, workflow, status, requested_at, finished_at, last_seq, state)
-        SELECT * FROM unnest(CAST(:id AS text[]), CAST(:org AS text[]), CAST(:workflow AS text[]), CAST(:status AS text[]),
-                             CAST(:requested_at AS timestamptz[]), CAST(:finished_at AS timestamptz[]),
-                             CAST(:last_seq AS bigint[]), CAST(:state AS json[]))
+        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
+                             $7::bigint[], $8::json[])
         ON CONFLICT (id) DO UPDATE SET status = excluded.status, finished_at = excluded.finished_at,
             last_seq = excluded.last_seq, state = excluded.state,
             -- Something came after all was purged: it is to be purged too.
             on_bus = CASE run.on_bus WHEN 'gone' THEN 'going' ELSE run.on_bus END
     """
-    columns = {
-        "id": [state.id for state in changed],
-        "org": [state.org for state in changed],
-        "workflow": [state.workflow for state in changed],
-        "status": [state.status for state in changed],
-        "requested_at": [datetime.fromisoformat(state.requested_at) for state in changed],
-        "finished_at": [None if state.finished_at is None else datetime.fromisoformat(state.finished_at) for state in changed],
-        "last_seq": [state.last_seq for state in changed],
-        "state": [_json(state) for state in changed],
-    }
-    await connection.execute(text(statement), columns)
+    await connection.execute(
+        statement,
+        [state.id for state in changed],
+        [state.org for state in changed],
+        [state.workflow for state in changed],
+        [state.status for state in changed],
+        [datetime.fromisoformat(state.requested_at) for state in changed],
+        [None if state.finished_at is None else datetime.fromisoformat(state.finished_at) for state in changed],
+        [state.last_seq for state in changed],
+        [_json(state) for state in changed],
+    )
+
+
+async def last_lines(connection: Connection, runs: list[str]) -> dict[str, int]:
+    """Return the number of the last line of each run that has any."""
+    rows = await connection.fetch("SELECT run, max(n) AS n FROM line WHERE run = ANY($1) GROUP BY run", runs)
+    return {row["run"]: row["n"] for row in rows}
+
+
+async def put_lines(connection: Connection, lines: list[tuple[str, int, int, Any]]) -> None:
+    """Write lines as (run, n, attempt, line); one statement for all of them."""
+    statement = """
+        INSERT INTO line (run, n, attempt, line) SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::json[])
+    """
+    runs, numbers, attempts, values = zip(*lines, strict=True)
+    await connection.execute(statement, runs, numbers, attempts, [_json(value) for value in values])
+
+
+async def put_file(connection: Connection, org: str, path: str, sha256: str, size: int, at: datetime, version: int) -> None:
+    """Make the row of a file what its last message says."""
+    statement = """
+        INSERT INTO file (org, path, sha256, size, updated_at, version) VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (org, path) DO UPDATE SET sha256 = excluded.sha256, size = excluded.size,
+            updated_at = excluded.updated_at, version = excluded.version
+    """
+    await connection.execute(statement, org, path, sha256, size, at, version)
+
+
+async def remove_file(connection: Connection, org: str, path: str) -> None:
+    """Forget a file."""
+    await connection.execute("DELETE FROM file WHERE org = $1 AND path = $2", org, path)
+
+
+async def put_workflow(connection: Connection, entry: WorkflowEntry, version: int) -> None:
+    """Make the row of a workflow what its last message says."""
+    statement = """
+        INSERT INTO workflow (org, name, entry, version) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (org, name) DO UPDATE SET entry = excluded.entry, version = excluded.version
+    """
+    await connection.execute(statement, entry.org, entry.name, _json(entry), version)
+
+
+async def remove_workflow(connection: Connection, org: str, name: str) -> None:
+    """Forget a workflow."""
+    await connection.execute("DELETE FROM workflow WHERE org = $1 AND name = $2", org, name)
+
+
+# -- writes, by the purge ------------------------------------------------------------------------------------------------------
 
 
 async def begin_purge(connection: AsyncConnection, *, before: datetime, up_to: int, limit: int) -> list[tuple[str, int]]:
@@ -154,61 +200,12 @@ async def end_purge(connection: AsyncConnection, purged: list[tuple[str, int]]) 
     await connection.execute(text(statement), columns)
 
 
-async def last_lines(connection: AsyncConnection, runs: list[str]) -> dict[str, int]:
-    """Return the number of the last line of each run that has any."""
-    rows = await connection.execute(text("SELECT run, max(n) AS n FROM line WHERE run = ANY(:runs) GROUP BY run"), {"runs": runs})
-    return {row.run: row.n for row in rows}
-
-
-async def put_lines(connection: AsyncConnection, lines: list[tuple[str, int, int, Any]]) -> None:
-    """Write lines as (run, n, attempt, line); one statement for all of them."""
-    statement = """
-        INSERT INTO line (run, n, attempt, line)
-        SELECT * FROM unnest(CAST(:run AS text[]), CAST(:n AS bigint[]), CAST(:attempt AS integer[]), CAST(:line AS json[]))
-    """
-    columns = {
-        "run": [line[0] for line in lines],
-        "n": [line[1] for line in lines],
-        "attempt": [line[2] for line in lines],
-        "line": [_json(line[3]) for line in lines],
-    }
-    await connection.execute(text(statement), columns)
-
-
-async def put_file(connection: AsyncConnection, row: dict[str, Any]) -> None:
-    """Make the row of a file what its last message says."""
-    statement = """
-        INSERT INTO file (org, path, sha256, size, updated_at, version)
-        VALUES (:org, :path, :sha256, :size, :updated_at, :version)
-        ON CONFLICT (org, path) DO UPDATE SET sha256 = excluded.sha256, size = excluded.size,
-            updated_at = excluded.updated_at, version = excluded.version
-    """
-    await connection.execute(text(statement), row)
-
-
-async def remove_file(connection: AsyncConnection, org: str, path: str) -> None:
-    """Forget a file."""
-    await connection.execute(text("DELETE FROM file WHERE org = :org AND path = :path"), {"org": org, "path": path})
-
-
-async def put_workflow(connection: AsyncConnection, entry: WorkflowEntry, version: int) -> None:
-    """Make the row of a workflow what its last message says."""
-    statement = """
-        INSERT INTO workflow (org, name, entry, version) VALUES (:org, :name, CAST(:entry AS json), :version)
-        ON CONFLICT (org, name) DO UPDATE SET entry = excluded.entry, version = excluded.version
-    """
-    row = {"org": entry.org, "name": entry.name, "entry": _json(entry), "version": version}
-    await connection.execute(text(statement), row)
-
-
-async def remove_workflow(connection: AsyncConnection, org: str, name: str) -> None:
-    """Forget a workflow."""
-    await connection.execute(text("DELETE FROM workflow WHERE org = :org AND name = :name"), {"org": org, "name": name})
-
-
 def _json(value: Any) -> str:
     """Return JSON that Postgres takes: it refuses U+0000, which is kept as its replacement here and exactly on the bus."""
     return msgspec.json.encode(value).decode().replace("\\u0000", "\\ufffd")
+
+
+_state_decoder = msgspec.json.Decoder(RunState)
 
 
 def _state(stored: Any) -> RunState:

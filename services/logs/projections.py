@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import asyncpg
 import structlog
 from nats.aio.client import Client
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs import store
 from services.logs.domain import UNDECODABLE, Position, Row, row_of, undecodable
+from shared.db import Connection
 from shared.projection import Apply, Projected
 from shared.pull import Delivered
 from shared.streams import STREAMS
@@ -26,38 +26,51 @@ _log = structlog.get_logger()
 
 
 def archiving(stream: str) -> Apply:
-    """Return the `Apply` that archives `stream`: every message becomes a row, whatever its bytes are."""
+    """Return the `Apply` that archives `stream`: every message becomes a row."""
 
-    async def apply(batch: Sequence[Delivered], incarnation: str, connection: AsyncConnection) -> None:
-        positions = [Position(stream, incarnation, one.sequence, one.time, one.subject) for one in batch]
-        rows = [row_of(position, one.data) for position, one in zip(positions, batch, strict=True)]
+    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> None:
+        rows = _rows(stream, batch, incarnation)
         for start in range(0, len(rows), BATCH):
-            await _insert(connection, rows[start : start + BATCH])
+            await store.insert(connection, rows[start : start + BATCH])
 
     return apply
 
 
-async def _insert(connection: AsyncConnection, rows: Sequence[Row]) -> None:
+def salvaging(stream: str) -> Apply:
+    """Return the `Apply` that archives a batch of `stream` with rows that Postgres refuses: of those it keeps the bytes alone."""
+
+    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> None:
+        rows = _rows(stream, batch, incarnation)
+        for start in range(0, len(rows), BATCH):
+            await _salvage(connection, rows[start : start + BATCH])
+
+    return apply
+
+
+def _rows(stream: str, batch: Sequence[Delivered], incarnation: str) -> list[Row]:
+    return [row_of(Position(stream, incarnation, one.sequence, one.time, one.subject), one.data) for one in batch]
+
+
+async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
     """Insert all; where Postgres refuses, find the row by halving and keep its bytes alone."""
     try:
-        async with connection.begin_nested():
+        async with connection.transaction():
             await store.insert(connection, rows)
-    except DBAPIError as error:
-        state = str(getattr(error.orig, "sqlstate", None) or "")
-        if state == _MOVED:
+    except asyncpg.PostgresError as error:
+        if error.sqlstate == _MOVED:
             await store.insert(connection, rows)
             return
-        if not state.startswith(_FAULTS):
+        if not error.sqlstate.startswith(_FAULTS):
             raise
         if len(rows) > 1:
             middle = len(rows) // 2
-            await _insert(connection, rows[:middle])
-            await _insert(connection, rows[middle:])
+            await _salvage(connection, rows[:middle])
+            await _salvage(connection, rows[middle:])
             return
         row = rows[0]
         if row.type == UNDECODABLE:
             raise
-        _log.warning("archive.row_refused", stream=row.stream, sequence=row.seq, type=row.type, reason=str(error.orig))
+        _log.warning("archive.row_refused", stream=row.stream, sequence=row.seq, type=row.type, reason=str(error))
         position = Position(row.stream, row.incarnation, row.seq, row.time, row.key)
         await store.insert(connection, [undecodable(position, row.document)])
 
@@ -69,6 +82,7 @@ def projected(_client: Client) -> list[Projected]:
             name=f"archive-{stream.name.lower()}",
             stream=stream.name,
             apply=archiving(stream.name),
+            salvage=salvaging(stream.name),
             tables=("message",),
             rows="stream = :stream AND incarnation = :incarnation AND seq >= :first",
             batch=BATCH,

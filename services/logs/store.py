@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.logs.conditions import Condition
 from services.logs.cursor import Order
 from services.logs.domain import Row
+from shared.db import Connection
 
 _COLUMNS = {
     "time": "timestamptz[]",
@@ -34,11 +35,11 @@ _COLUMNS = {
     "said_at": "timestamptz[]",
     "words": "text[]",
 }
-_INSERT = text(
+_INSERT = (
     f"INSERT INTO message ({', '.join(name for name in _COLUMNS if name != 'words')}, tsv)"
     f" SELECT {', '.join('CAST(data AS jsonb)' if name == 'data' else name for name in _COLUMNS if name != 'words')},"
     " to_tsvector('simple', words)"
-    f" FROM unnest({', '.join(f'CAST(:{name} AS {kind})' for name, kind in _COLUMNS.items())})"
+    f" FROM unnest({', '.join(f'${number}::{kind}' for number, kind in enumerate(_COLUMNS.values(), start=1))})"
     f" AS given ({', '.join(_COLUMNS)})"
     " ON CONFLICT DO NOTHING"
 )
@@ -72,9 +73,9 @@ class After(msgspec.Struct, frozen=True):
     seq: int
 
 
-async def insert(connection: AsyncConnection, rows: Sequence[Row]) -> None:
+async def insert(connection: Connection, rows: Sequence[Row]) -> None:
     """Insert rows; those that are there already stay as they are."""
-    await connection.execute(_INSERT, {name: [getattr(row, name) for row in rows] for name in _COLUMNS})
+    await connection.execute(_INSERT, *([getattr(row, name) for row in rows] for name in _COLUMNS))
 
 
 async def limit_duration(connection: AsyncConnection, seconds: float) -> None:

@@ -15,7 +15,7 @@ from services.logs import partitions, projections, store
 from services.logs.domain import UNDECODABLE, Position, Row, row_of
 from services.logs.partitions import DAYS_AHEAD, make, name_of
 from shared.bus import Bus
-from shared.db import counting, open_engine, transaction
+from shared.db import open_engine
 from shared.envelope import new_id, utc_now
 from shared.messages import LineChunk, Lines, Logged, RunRequested
 from shared.projection import incarnation_of
@@ -156,9 +156,13 @@ async def test_a_row_that_postgres_refuses_is_kept_as_bytes_and_its_neighbours_w
     async with bus_of(place, "executor") as bus, database(place) as connection:
         document = bus.seal(requested(new_id()), org="acme").document
         batch = [Delivered("run.x.requested.normal", document, seq, utc_now(), {}, 0) for seq in range(1, 501)]
-        with counting(engine) as statements:
-            async with transaction(engine) as writing:
-                await projections.archiving("RUNS")(batch, "inc", writing)
+        with pytest.raises(asyncpg.DataError):
+            async with connection.transaction():
+                await projections.archiving("RUNS")(batch, "inc", connection)
+        statements: list[str] = []
+        connection.add_query_logger(lambda query: statements.append(query.query))
+        async with connection.transaction():
+            await projections.salvaging("RUNS")(batch, "inc", connection)
         # Two culprits are found among 500 rows by halving, not by trying each.
         assert sum("INSERT INTO message" in one for one in statements) < 60
         rows = await connection.fetch("SELECT seq, type, document FROM message ORDER BY seq")
@@ -175,8 +179,7 @@ async def test_days_are_made_ahead_and_stray_rows_are_moved_to_theirs(place: Pla
     async with bus_of(place, "executor") as bus, database(place) as connection:
         document = bus.seal(requested(new_id()), org="acme").document
         rows = [row_of(Position("RUNS", "inc", n, time, "s"), document) for n, time in enumerate(strays, 1)]
-        async with transaction(engine) as writing:
-            await store.insert(writing, rows)
+        await store.insert(connection, rows)
         before = await connection.fetch("SELECT * FROM message ORDER BY seq")
         assert await connection.fetchval("SELECT count(*) FROM message_default") == 3
         for _ in range(2):
@@ -188,8 +191,7 @@ async def test_days_are_made_ahead_and_stray_rows_are_moved_to_theirs(place: Pla
         )}  # fmt: skip
         days = [today.date() + timedelta(days=ahead) for ahead in range(-1, DAYS_AHEAD + 1)]
         assert names == {"message_default", "message_20260129", "message_20260128", *map(name_of, days)}
-        async with transaction(engine) as writing:
-            await store.insert(writing, rows)
+        await store.insert(connection, rows)
         assert await connection.fetchval("SELECT count(*) FROM message") == 3
     await engine.dispose()
 
@@ -199,14 +201,14 @@ async def test_partitions_are_attached_under_a_writer_without_losing_or_mistakin
     start = datetime(2026, 5, 1, 12, tzinfo=UTC)
     async with bus_of(place, "executor") as bus, database(place) as connection:
         document = bus.seal(requested(new_id()), org="acme").document
-        apply = projections.archiving("RUNS")
+        apply = projections.salvaging("RUNS")
 
         async def write(day: int) -> None:
             for n in range(20):
                 seq = day * 1000 + n * 10
                 time = start + timedelta(days=day)
                 batch = [Delivered("s", document, seq + more, time, {}, 0) for more in range(10)]
-                async with transaction(engine) as writing:
+                async with database(place) as writing, writing.transaction():
                     await apply(batch, "inc", writing)
 
         async def attach() -> None:
