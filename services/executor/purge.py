@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
+from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import domain, store
@@ -82,8 +83,11 @@ class Purger:
         up_to = await self._passed()
         async with db.transaction(deps.engine) as connection:
             begun = await store.begin_purge(connection, before=self._now() - self._kept, up_to=up_to, limit=ROUND)
+        loop = asyncio.get_running_loop()
         for run, last_seq in begun:
-            await self._purge(run, last_seq)
+            at = loop.time()
+            await purge(deps.bus.client, run, last_seq)
+            await asyncio.sleep(REST * (loop.time() - at))
         if begun:
             async with db.transaction(deps.engine) as connection:
                 await store.end_purge(connection, begun)
@@ -102,10 +106,11 @@ class Purger:
         # Asked last: positions of a stream that was made anew in the meantime do not fit.
         return domain.passed_by_all(await incarnation_of(deps.bus.client, STREAM), readers)
 
-    async def _purge(self, run: str, last_seq: int) -> None:
-        """Remove the messages of a run up to `last_seq`; what came later is not known to have been archived."""
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
-        purged = {"filter": f"run.{checked_key(run)}.>", "seq": last_seq + 1}
-        await api_request(self._deps.bus.client, f"$JS.API.STREAM.PURGE.{STREAM}", purged)
-        await asyncio.sleep(REST * (loop.time() - begun))
+
+async def purge(client: Client, run: str, last_seq: int) -> None:
+    """Remove the messages of a run up to `last_seq`; what came later is not known to have been archived.
+
+    Raises `Unavailable`, also when the messages may have been removed.
+    """
+    # The server takes the first sequence to be kept.
+    await api_request(client, f"$JS.API.STREAM.PURGE.{STREAM}", {"filter": f"run.{checked_key(run)}.>", "seq": last_seq + 1})

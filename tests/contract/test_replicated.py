@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
+from services.executor.purge import purge
 from shared import aggregate
 from shared.bus import Bus, connected
 from shared.commit import Journal
@@ -77,3 +79,29 @@ async def test_sending_an_append_again_gives_the_first_sequence(cluster: Cluster
         # Another process that says the same: it did not send it, so it looks.
         other = await aggregate.append(bus.client, Journal(bus.client), started, first)
         assert other.sequence == sequence
+
+
+async def test_a_purge_takes_nothing_that_is_appended_beside_it(cluster: Cluster) -> None:
+    health = Health("test")
+    async with (
+        connected(cluster.url("executor", 0), service="executor", health=health) as one,
+        connected(cluster.url("gateway", 1), service="gateway", health=health) as two,
+    ):
+        for _ in range(ROUNDS):
+            run, first = await request(one)
+            cancel = two.seal(RunCancelRequested(run=run, requested_by="x"), org="default")
+            outcome, _ = await asyncio.gather(two.append(cancel, first), purge(one.client, run, first), return_exceptions=True)
+            left = [stored.envelope.type async for stored in aggregate.history(one.client, "run", run)]
+            # Either it came first and is still there, or the purge did, and the run is none any more to whoever expects one.
+            assert left == ([] if isinstance(outcome, Conflict) else ["run.cancel_requested"]), outcome
+
+
+async def test_a_purged_run_is_nothing_to_expect(cluster: Cluster) -> None:
+    async with connected(cluster.url("executor", 2), service="executor", health=Health("test")) as bus:
+        run, first = await request(bus)
+        other, sequence = await request(bus)
+        await purge(bus.client, run, first)
+        with pytest.raises(Conflict):
+            await bus.append(bus.seal(RunStarted(run=run, attempt=1, executor="e", tier="none"), org="default"), first)
+        assert await aggregate.last(bus.client, "run", run) is None
+        await bus.append(bus.seal(RunStarted(run=other, attempt=1, executor="e", tier="none"), org="default"), sequence)

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import store
 from services.executor.claim import AlreadyEnded, Claim, claim
-from services.executor.purge import LOCK, Purger
+from services.executor.purge import LOCK, Purger, purge
 from shared import aggregate, db
 from shared.bus import Bus
 from shared.envelope import new_id, open_message, rfc3339, utc_now
@@ -101,7 +101,7 @@ async def ended(outside: Outside, folder: Path, workflow: str = "note", **fields
     return run
 
 
-async def purge(purger: Purger, count: int) -> None:
+async def purge_all(purger: Purger, count: int) -> None:
     """Purge until so many runs are gone: the archive and the rows follow the bus a moment later."""
     gone = 0
 
@@ -126,7 +126,7 @@ async def test_a_run_is_purged_after_its_time_and_not_before(place: Place, data:
         held = await outside.request("hold", input={"folder": str(shared_folder)})
         await outside.run(held, "running")
         types = await outside.types(run)
-        await purge(deps.purger(), 1)
+        await purge_all(deps.purger(), 1)
         assert (await outside.types(run), types[-1]) == ([], "run.succeeded")
         assert await outside.types(held) == ["run.requested", "run.started"]
         later = await ended(outside, shared_folder)
@@ -135,7 +135,7 @@ async def test_a_run_is_purged_after_its_time_and_not_before(place: Place, data:
         assert await outside.types(later) == types
         (shared_folder / "go").touch()
         await outside.run(held, "succeeded")
-        await purge(deps.purger(), 2)
+        await purge_all(deps.purger(), 2)
         assert await marks(deps) == dict.fromkeys((run, held, later), "gone")
 
 
@@ -143,7 +143,7 @@ async def test_a_purged_run_is_shown_as_before(place: Place, data: Path, shared_
     async with house(place, data) as (outside, deps), running(place, "logs"):
         run = await ended(outside, shared_folder)
         before = await outside.run(run, "succeeded")
-        await purge(deps.purger(), 1)
+        await purge_all(deps.purger(), 1)
         assert await outside.run(run, "succeeded") == before
         assert (await outside.bus.ask(ListRuns(org="default"))).items == [before]
 
@@ -160,7 +160,7 @@ async def test_nothing_is_purged_that_the_archive_has_not_passed(place: Place, d
             await deps.purger().round()
         assert await marks(deps) == {early: "whole"}
         async with running(place, "logs"):
-            await purge(deps.purger(), 1)
+            await purge_all(deps.purger(), 1)
         late = await ended(outside, shared_folder)
         # An archive that answers and does not move: somebody else has its writer's lock.
         async with (
@@ -170,7 +170,7 @@ async def test_nothing_is_purged_that_the_archive_has_not_passed(place: Place, d
             assert await deps.purger().round() == 0
             assert (await outside.types(late))[-1] == "run.succeeded"
         async with running(place, "logs"):
-            await purge(deps.purger(), 1)
+            await purge_all(deps.purger(), 1)
         assert await outside.types(late) == []
 
 
@@ -188,7 +188,7 @@ async def test_nothing_is_purged_that_the_deliveries_have_not_passed(place: Plac
         await set_back(place, last_seq - 1)
         assert await deps.purger().round() == 0
         await set_back(place, last_seq)
-        await purge(deps.purger(), 1)
+        await purge_all(deps.purger(), 1)
         assert await marks(deps) == {run: "gone"}
 
 
@@ -210,18 +210,18 @@ async def test_a_killed_purge_is_taken_up_wherever_it_was(place: Place, data: Pa
 
         await eventually(both)
         last = dict(await deps.begin())
-        await deps.purger()._purge(purged, last[purged])
+        await purge(deps.bus.client, purged, last[purged])
         # Killed here: one was only marked, the other purged and never marked as gone.
         assert await marks(deps) == {marked: "going", purged: "going"}
         assert (await outside.types(marked) != [], await outside.types(purged)) == (True, [])
         untouched = await ended(outside, shared_folder)
-        await purge(deps.purger(later=KEPT - timedelta(hours=1)), 0)
-        await purge(deps.purger(), 3)
+        await purge_all(deps.purger(later=KEPT - timedelta(hours=1)), 0)
+        await purge_all(deps.purger(), 3)
         assert [await outside.types(run) for run in (marked, purged, untouched)] == [[], [], []]
         assert set((await marks(deps)).values()) == {"gone"}
         # Again is harmless, for those who come after somebody faster, too.
         assert await deps.purger().round() == 0
-        await deps.purger()._purge(purged, last[purged])
+        await purge(deps.bus.client, purged, last[purged])
         assert (await outside.run(purged, "succeeded")).result == "done"
 
 
@@ -270,7 +270,7 @@ async def test_a_request_that_comes_again_after_the_purge_runs_nothing(place: Pl
     async with house(place, data) as (outside, deps), running(place, "logs"):
         run = await ended(outside, shared_folder, delivery=new_id(), received_at=long_ago)
         said = [one.envelope async for one in aggregate.history(outside.bus.client, "run", run)]
-        await purge(deps.purger(), 1)
+        await purge_all(deps.purger(), 1)
         again = open_message(said[0], RunRequested)
         # Nothing on the bus knows this run any more: the append succeeds, as it would from a handler that is told again.
         sequence = await outside.bus.publish(outside.bus.seal(again, org="default", id=new_id()))
@@ -284,7 +284,7 @@ async def test_a_request_that_comes_again_after_the_purge_runs_nothing(place: Pl
         assert await outside.types(run) == ["run.requested"]
         assert (shared_folder / "noted").read_text() == "x"
         assert (await outside.run(run, "succeeded")).result == "done"
-        await purge(deps.purger(), 1)
+        await purge_all(deps.purger(), 1)
         assert await outside.types(run) == []
 
 
@@ -292,7 +292,7 @@ async def test_whoever_holds_a_purged_run_says_nothing_more_of_it(place: Place, 
     async with house(place, data) as (outside, deps), running(place, "logs"):
         run = await ended(outside, shared_folder)
         stored = [one async for one in aggregate.history(outside.bus.client, "run", run)]
-        await purge(deps.purger(), 1)
+        await purge_all(deps.purger(), 1)
         request, started = stored[0], stored[1].envelope
         # A work message that was pulled before the purge and is carried on after it, at its first and at a later delivery.
         for redelivered in (False, True):
@@ -329,7 +329,7 @@ async def test_the_api_treats_a_purged_run_as_the_ended_run_that_it_is(place: Pl
         status, asked = await call("POST", "/workflows/note/runs", body)
         assert status == 202
         before = await outside.run(asked["id"], "succeeded")
-        await purge(deps.purger(), 1)
+        await purge_all(deps.purger(), 1)
         assert (await call("GET", f"/runs/{before.id}"))[1]["result"] == "done"
         assert (await call("POST", f"/runs/{before.id}/cancel"))[0] == 409
         status, same = await call("POST", "/workflows/note/runs", body)
