@@ -52,6 +52,11 @@ class Batcher(Generic[P]):
         return len(self._waiting)
 
     @property
+    def flying(self) -> int:
+        """Return how many batches are in flight."""
+        return self._batches
+
+    @property
     def waiting_bytes(self) -> int:
         """Return the bytes of the messages that wait."""
         return self._waiting_bytes

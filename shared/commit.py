@@ -10,6 +10,7 @@ gathered while earlier commits are under way, and goes as one JetStream atomic b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -122,12 +123,14 @@ class Coalescer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
         self._deadlines = Deadlines()
+        self._bystanders: list[asyncio.Future[None]] = []
 
     async def commit(self, sealed: Sealed[Any], expected: int | None, timeout: float) -> Ack:
         """Have a message stored; an id that is under way or was acknowledged lately shares the first one's outcome."""
         id_ = sealed.envelope.id
         known = self._acked.get(id_)
         if known is not None:
+            await self._turn(timeout)
             return Ack(known.sequence, duplicate=True)
         outgoing = self._pending.get(id_)
         first = outgoing is None
@@ -138,6 +141,18 @@ class Coalescer:
         self._deadlines.watch(waiter, timeout)
         ack = await waiter
         return ack if first else Ack(ack.sequence, duplicate=True)
+
+    async def _turn(self, timeout: float) -> None:
+        """Wait for the end of a commit, if one is under way.
+
+        Answered at once, a sender who repeats himself would get more turns than all who wait for the disk.
+        """
+        if self._batcher.flying:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._bystanders.append(turn)
+            self._deadlines.watch(turn, timeout)
+            with contextlib.suppress(Unavailable):
+                await turn
 
     def _accept(self, sealed: Sealed[Any], expected: int | None) -> Outgoing:
         if not self._client.is_connected:
@@ -197,6 +212,10 @@ class Coalescer:
                 await asyncio.sleep(0)
         for offer, ack in acks:
             self._settle(offer, ack)
+        bystanders, self._bystanders = self._bystanders, []
+        for bystander in bystanders:
+            if not bystander.done():
+                bystander.set_result(None)
 
     async def _together(self, batch: list[Offer[Outgoing]]) -> list[tuple[Offer[Outgoing], Ack]]:
         """Send one atomic batch and return its acks, which are still to be told.
@@ -293,10 +312,10 @@ class Deadlines:
     """Ends futures that wait too long, with one timer for all of them: a timer each costs as much as the message."""
 
     def __init__(self) -> None:
-        self._watched: deque[tuple[float, asyncio.Future[Ack]]] = deque()
+        self._watched: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, waiter: asyncio.Future[Ack], timeout: float) -> None:
+    def watch(self, waiter: asyncio.Future[Any], timeout: float) -> None:
         """Fail `waiter` with `Unavailable` after `timeout` seconds, at most a tenth of a second late."""
         loop = asyncio.get_running_loop()
         self._watched.append((loop.time() + timeout, waiter))
@@ -306,7 +325,7 @@ class Deadlines:
     def _look(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        kept: deque[tuple[float, asyncio.Future[Ack]]] = deque()
+        kept: deque[tuple[float, asyncio.Future[Any]]] = deque()
         for deadline, waiter in self._watched:
             if waiter.done():
                 continue

@@ -23,8 +23,9 @@ from shared.projection import Projected, Projections, Recorded, in_batches, one_
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
 
-# Lines come in chunks as they are printed; whoever reads them reads many.
-LINGER = 0.02
+# Seconds in which what comes is written together. Somebody may be waiting for a run's end; lines come in chunks as they are
+# printed, and whoever reads them reads many.
+LINGER_RUNS, LINGER_LINES = 0.003, 0.02
 
 
 def projected(client: Client) -> list[Projected]:
@@ -46,7 +47,7 @@ def projected(client: Client) -> list[Projected]:
             rows="on_bus = 'whole'",
             born=declaration_of(RunRequested).pattern(),
         ),
-        Projected(name="lines", stream="LINES", apply=in_batches(lines), tables=("line",), linger=LINGER),
+        Projected(name="lines", stream="LINES", apply=in_batches(lines), tables=("line",), linger=LINGER_LINES),
     ]
 
 

@@ -115,6 +115,27 @@ async def test_while_disconnected_nothing_is_sent_and_nothing_is_stored_later(pl
     assert await stored(place, "WEBHOOKS") == {}
 
 
+async def test_who_repeats_himself_is_not_answered_before_those_who_wait_for_the_disk(place: Place) -> None:
+    pid = place.servers.broker.supervised.state.pid
+    assert pid is not None
+    async with bus_of(place, "gateway") as bus:
+        known = bus.seal(received(), org="default")
+        await bus.journal.publish(known)
+        assert (await bus.journal.publish(known)).duplicate
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            waiting = asyncio.create_task(bus.journal.publish(bus.seal(received(), org="default")))
+            await asyncio.sleep(0)
+            repeated = asyncio.create_task(bus.journal.publish(known))
+            done, _ = await asyncio.wait([repeated], timeout=0.3)
+            assert not done
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert (await repeated).duplicate
+        assert waiting.done()
+        await waiting
+
+
 async def test_a_paused_broker_is_unknown_in_time_and_the_same_ids_again_are_stored_once(place: Place) -> None:
     pid = place.servers.broker.supervised.state.pid
     assert pid is not None
