@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -14,6 +16,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from millrace.cli.api import Api, Refused
+from millrace.cli.deployment import Deployment
 from tests.support.command import Command, until_said
 from tests.support.inside import eventually
 from tests.support.places import open_folder
@@ -138,6 +142,21 @@ async def test_what_is_gone_is_deleted_only_when_that_is_asked_for(naps: Path, m
     assert [view["path"] for view in (await millrace.json("files", "list", "--org", "pruned"))["items"]] == ["naps.py"]
 
 
+async def test_what_somebody_else_changed_meanwhile_is_not_overwritten(up: Up, naps: Path, millrace: Command) -> None:
+    class Meddled(Api):
+        def pages(self, *path: str, **asked: Any) -> Any:
+            found = super().pages(*path, **asked)
+            with contextlib.closing(Api(up.ready["url"], key=up.ready["admin_key"])) as other:
+                other.put_file("page.html", io.BytesIO(b"theirs"), 6, {})
+            return found
+
+    (naps / "page.html").write_text("ours")
+    with contextlib.closing(Meddled(up.ready["url"], key=up.ready["admin_key"])) as api, pytest.raises(Refused) as raised:
+        await asyncio.to_thread(Deployment(api, naps, prune=False).bring, check=False)
+    assert raised.value.status == 412
+    assert await millrace("files", "get", "page.html") == "theirs"
+
+
 async def test_a_broken_folder_is_exit_code_1_with_the_place_every_time_and_what_served_goes_on(
     naps: Path, millrace: Command
 ) -> None:
@@ -193,6 +212,8 @@ async def test_a_failed_runs_error_shows_the_authors_line(naps: Path, millrace: 
     assert out == ""
     assert "ValueError: as it should" in error
     assert 'raise ValueError("as it should")' in error
+    shown = await millrace("runs", "get", error.split()[1])
+    assert shown.endswith("ValueError: as it should\n")
 
 
 async def test_a_followed_run_is_followed_to_its_end(naps: Path, millrace: Command) -> None:
@@ -200,6 +221,16 @@ async def test_a_followed_run_is_followed_to_its_end(naps: Path, millrace: Comma
     said = await millrace("runs", "logs", "-f", id_)
     assert "napping" in said
     assert (await millrace.json("runs", "get", id_))["status"] == "succeeded"
+
+
+async def test_a_run_is_waited_for_over_a_restart_of_the_gateway(up: Up, naps: Path, millrace: Command) -> None:
+    async with millrace.started("run", "nap", "-i", "seconds=4", "--logs", "--output", "json") as process:
+        await until_said(process.stderr, "napping")
+        os.kill(up.read()["services"]["gateway"], signal.SIGKILL)
+        async with asyncio.timeout(60):
+            out, _ = await process.communicate()
+    assert (process.returncode, json.loads(out)["status"]) == (0, "succeeded")
+    await up.until_ready_again()
 
 
 async def test_followed_logs_show_each_new_row_once_until_interrupted(naps: Path, millrace: Command) -> None:

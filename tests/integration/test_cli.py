@@ -124,6 +124,21 @@ def test_the_exit_code_of_a_program_of_the_stack_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "environment", "code"),
+    [
+        (["runs", "list", "--org", "a\nb"], {"MILLRACE_URL": "http://127.0.0.1:1"}, 2),
+        (["runs", "list", "--org", "ü"], {"MILLRACE_URL": "http://127.0.0.1:1"}, 2),
+        (["runs", "list"], {"MILLRACE_URL": f"http://{'a' * 70}.example"}, 3),
+        (["logs", "\udcff"], {"MILLRACE_URL": "http://127.0.0.1:1"}, 3),
+        (["files", "get", "\udcff"], {"MILLRACE_URL": "http://127.0.0.1:1"}, 3),
+    ],
+)
+def test_odd_input_is_one_sentence_and_no_traceback(arguments: list[str], environment: dict[str, str], code: int) -> None:
+    done = millrace(*arguments, MILLRACE_KEY="mr_x", **environment)
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+
+
+@pytest.mark.parametrize(
     "arguments",
     [["nothing"], ["runs", "get"], ["run", "x", "--wait", "soon"], ["runs", "list", "--output", "xml"], ["runs", "list"]],
 )

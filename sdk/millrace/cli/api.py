@@ -21,6 +21,8 @@ Query = Mapping[str, str | int | float | None]
 CONNECTED_WITHIN = 10.0
 ANSWERED_WITHIN = 90.0
 LARGEST_PAGE = 1000
+# What a connection fails with; a host's name that cannot be encoded is a UnicodeError.
+FAILURES = (OSError, http.client.HTTPException, UnicodeError)
 
 
 class Refused(Exception):
@@ -29,6 +31,11 @@ class Refused(Exception):
     def __init__(self, status: int, document: Any) -> None:
         super().__init__(_sentence(status, document))
         self.status = status
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether it is worth asking again: a part of the other side is away, as at every restart."""
+        return self.status in {502, 503, 504}
 
 
 class Unreachable(Exception):
@@ -115,14 +122,14 @@ class Api:
         except (http.client.RemoteDisconnected, ConnectionError) as error:
             if not kept:
                 raise Unreachable(self.url, _reason(error)) from error
-        except (OSError, http.client.HTTPException) as error:
+        except FAILURES as error:
             self.close()
             raise Unreachable(self.url, _reason(error)) from error
         if isinstance(content, io.IOBase):
             content.seek(0)
         try:
             return self._exchange(method, target, content, headers, fresh=True)
-        except (OSError, http.client.HTTPException) as error:
+        except FAILURES as error:
             self.close()
             raise Unreachable(self.url, _reason(error)) from error
 
@@ -164,7 +171,7 @@ def address(*path: str, query: Query | None = None) -> str:
     """Return a path for a request: the first part as it is, the others quoted whole, then what is asked that is not None."""
     quoted = "/".join([path[0], *(quote(part, safe="", errors="surrogateescape") for part in path[1:])])
     asked = {name: value for name, value in (query or {}).items() if value is not None and value != ""}
-    return f"{quoted}?{urlencode(asked)}" if asked else quoted
+    return f"{quoted}?{urlencode(asked, errors='replace')}" if asked else quoted
 
 
 def _json_or_none(body: bytes) -> Any:

@@ -55,6 +55,9 @@ def send(
         headers = headers_of(there["adapter"], there["settings"], sending, key) | dict(_header(one) for one in extra)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
+    unsendable = [name for name, value in headers.items() if not (name + value).isascii() or not (name + value).isprintable()]
+    if unsendable:
+        raise click.UsageError(f"The header {unsendable[0]!r} holds a character that no header can.")
     url = urlsplit(there["url"])
     door = Api(f"{url.scheme}://{url.netloc}") if public else Api(session.place.url)
     target = url.path if public else f"/hooks/{there['id']}"

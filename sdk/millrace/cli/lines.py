@@ -24,10 +24,16 @@ class Follower:
         self.run: dict[str, Any] = {}
         self.over = False
 
-    def look(self, now: float) -> list[dict[str, Any]]:
-        """Return the lines since the last look; `now` is in seconds of any clock that only goes forward. Raises `Refused`."""
+    def look(self, now: float, *, lines: bool = True) -> list[dict[str, Any]]:
+        """Return the lines since the last look; `now` is in seconds of any clock that only goes forward. Raises `Refused`.
+
+        Without `lines` only the run is looked at, and there is nothing to wait for after its end.
+        """
         # The state first: lines that were written before the end are then looked for after it.
         self.run = self._api.get("/runs", self._id)
+        if not lines:
+            self.over = has_ended(self.run)
+            return []
         found = list(lines_of(self._api, self._id, self._after))
         if found:
             self._after = found[-1]["n"]

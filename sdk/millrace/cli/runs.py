@@ -6,12 +6,13 @@ import math
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from millrace.cli import codes, show
-from millrace.cli.api import Api, Unreachable
+from millrace.cli.api import Api, Refused, Unreachable
 from millrace.cli.lines import Follower, lines_of, written
 from millrace.cli.session import Session, asks
 from millrace.cli.values import an_object, pairs
@@ -89,7 +90,8 @@ def run(
             show.said(started["id"])
         return codes.DONE
     if "finished_at" not in started:
-        started = _followed(session.api, started["id"], began + seconds, logs=logs)
+        shown = (lambda item: show.aside(written(item), item["line"]["level"])) if logs else None
+        started = _follow(session.api, started["id"], began + seconds, shown)
     _tell(session, started)
     return codes.of_run(started)
 
@@ -117,7 +119,13 @@ def list_runs(session: Session, *, limit: int, **narrowed: str | None) -> None:
 def get_run(session: Session, id_: str) -> None:
     """Show one run with its result or its error."""
     found = session.api.get("/runs", id_)
-    show.entity(found, is_json=session.is_json)
+    if session.is_json:
+        show.document(found)
+        return
+    error = found.pop("error")
+    show.entity(found, is_json=False)
+    if error:
+        show.said(_error(error), "error")
 
 
 @runs.command("logs")
@@ -127,13 +135,7 @@ def get_run(session: Session, id_: str) -> None:
 def run_logs(session: Session, id_: str, *, follow: bool) -> None:
     """Print what a run logged and printed."""
     if follow:
-        follower = Follower(session.api, id_)
-        while not follower.over:
-            for item in follower.look(time.monotonic()):
-                _line(session, item)
-            sys.stdout.flush()
-            if not follower.over:
-                time.sleep(LOOKS_EVERY)
+        _follow(session.api, id_, math.inf, lambda item: _line(session, item))
         return
     items = list(lines_of(session.api, id_))
     if session.is_json:
@@ -168,21 +170,24 @@ def _started(api: Api, workflow: str, query: dict[str, float], body: dict[str, A
         return dict(api.call("POST", "/workflows", workflow, "runs", query=query, body=body, headers=headers))
 
 
-def _followed(api: Api, id_: str, deadline: float, *, logs: bool) -> dict[str, Any]:
-    """Return a run when it has ended or the deadline has passed; a server that goes away meanwhile is asked again."""
+def _follow(api: Api, id_: str, deadline: float, shown: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+    """Return a run when it has ended, or as it is at the deadline (monotonic), having shown its lines as they came.
+
+    A server that goes away meanwhile is asked again: the run does not depend on it.
+    """
     follower = Follower(api, id_)
     complained = False
     while True:
         now = time.monotonic()
         try:
-            items = follower.look(now) if logs else []
-            for item in items:
-                show.aside(written(item), item["line"]["level"])
-            current = follower.run if logs else api.get("/runs", id_)
-            if follower.over or (not logs and codes.has_ended(current)) or now >= deadline:
-                return current
-        except Unreachable as error:
-            if now >= deadline:
+            for item in follower.look(now, lines=shown is not None):
+                if shown is not None:
+                    shown(item)
+            sys.stdout.flush()
+            if follower.over or now >= deadline:
+                return follower.run
+        except (Refused, Unreachable) as error:
+            if now >= deadline or not follower.run or (isinstance(error, Refused) and not error.is_passing):
                 raise
             if not complained:
                 show.aside(f"millrace: {error}; the run goes on, trying again", "warning")
@@ -197,9 +202,13 @@ def _tell(session: Session, ended: dict[str, Any]) -> None:
     show.aside(ending(ended), "info" if ended["status"] == "succeeded" else "error")
     error = ended.get("error")
     if error:
-        show.aside(show.plain(error.get("traceback") or "").rstrip() or show.plain(f"{error['type']}: {error['message']}"), "error")
+        show.aside(_error(error), "error")
     if ended["status"] == "succeeded":
         show.document(ended["result"])
+
+
+def _error(error: dict[str, Any]) -> str:
+    return show.plain((error.get("traceback") or "").rstrip() or f"{error['type']}: {error['message']}")
 
 
 def _line(session: Session, item: dict[str, Any]) -> None:

@@ -80,7 +80,7 @@ class Tail:
                 before = now
                 complained = False
             except (Refused, Unreachable) as error:
-                if isinstance(error, Refused) and error.status < 500:
+                if isinstance(error, Refused) and not error.is_passing:
                     raise
                 if not complained:
                     show.aside(f"millrace: {error}; trying again", "warning")

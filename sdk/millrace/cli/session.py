@@ -38,7 +38,10 @@ class Session:
     @cached_property
     def api(self) -> Api:
         """The API there, for the organization that is meant."""
-        return Api(self.place.url, key=self.place.key, org=self.org or self.place.org)
+        org = self.org or self.place.org
+        if org is not None and not (org.isascii() and org.isprintable()):
+            raise click.UsageError(f"{org!r} is no name of an organization.")
+        return Api(self.place.url, key=self.place.key, org=org)
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:

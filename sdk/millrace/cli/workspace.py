@@ -80,7 +80,7 @@ def watch(session: Session, folder: Path, *, prune: bool) -> NoReturn:
                 complaint = str(error)
                 show.aside(f"millrace: {show.plain(complaint)}", "error")
             # What was refused is refused until it is changed; who was not reached is tried again.
-            seen = stamps if isinstance(error, Refused) and error.status < 500 else {}
+            seen = stamps if isinstance(error, Refused) and not error.is_passing else {}
             asked = now
         time.sleep(LOOKS_EVERY)
 

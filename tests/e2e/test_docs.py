@@ -1,0 +1,95 @@
+"""What the documents show is what happens: their commands are run, one after the other, as a reader would."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import click
+import pytest
+import pytest_asyncio
+
+from millrace.cli.program import program
+from tests.support.places import open_folder
+from tests.support.stack import ROOT, Up
+
+BOUND = 60.0
+_EXAMPLES = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_MODULE = re.compile(r"^```python\n# (\S+\.py)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"\s+# exit (\d+)$")
+
+
+def examples(document: Path) -> list[tuple[str, int]]:
+    """Return the commands of a document's consoles, each with the exit code that it is said to have."""
+    found = []
+    for block in _EXAMPLES.findall(document.read_text()):
+        for line in block.splitlines():
+            assert line.startswith("$ "), f"{document.name} shows a console with something else than commands: {line}"
+            code = _CODE.search(line)
+            found.append((_CODE.sub("", line[2:]), int(code[1]) if code else 0))
+    return found
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def up() -> AsyncIterator[Up]:
+    with open_folder() as place:
+        stack = Up(place / ".millrace")
+        try:
+            await stack.start()
+            shutil.copytree(ROOT / "examples", place / "examples")
+            (place / "bin").mkdir()
+            (place / "bin" / "millrace").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m millrace.cli "$@"\n')
+            (place / "bin" / "millrace").chmod(0o755)
+            yield stack
+        finally:
+            await stack.clear()
+
+
+@pytest.mark.parametrize("name", ["docs/cli.md", "README.md"])
+async def test_every_command_that_is_shown_works_and_exits_as_said(up: Up, name: str) -> None:
+    place = up.data.parent
+    for module, code in _MODULE.findall((ROOT / name).read_text()):
+        (place / module).write_text(code)
+    environment = {
+        "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "HOME": str(place),
+    }
+    shown = examples(ROOT / name)
+    assert shown
+    for command, expected in shown:
+        process = await asyncio.create_subprocess_exec(
+            *["/bin/bash", "-o", "pipefail", "-c", command],
+            cwd=place,
+            env=environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(BOUND):
+            said, _ = await process.communicate()
+        assert process.returncode == expected, (command, said.decode())
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+@pytest.mark.parametrize(("path", "command"), [pytest.param(*one, id=" ".join(one[0])) for one in commands(program)])
+def test_every_command_is_documented_with_all_its_options(path: tuple[str, ...], command: click.Command) -> None:
+    text = (ROOT / "docs" / "cli.md").read_text()
+    missing = [name for name in path if not re.search(rf"\b{name}\b", text)]
+    for option in command.params:
+        if isinstance(option, click.Option):
+            missing += [one for one in (*option.opts, *option.secondary_opts) if not re.search(rf"(?<![\w-]){one}(?![\w-])", text)]
+    assert not missing
