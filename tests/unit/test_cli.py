@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ from millrace.cli import codes, show
 from millrace.cli.api import Refused, address
 from millrace.cli.folder import files_of, plan
 from millrace.cli.lines import written
-from millrace.cli.search import ago
 from millrace.cli.signing import Sending, headers_of
+from millrace.cli.times import ago, moment
 from millrace.cli.values import fitting, pairs, secret
 from services.gateway.domain import ENDED
 from services.gateway.schemes import key_of, refusal
@@ -171,6 +173,7 @@ def test_a_path_is_quoted_part_by_part_and_what_is_not_asked_is_left_out() -> No
         ),
         ({"title": "Conflict"}, "Conflict"),
         ({"detail": "two\nlines"}, "two lines"),
+        ({"detail": "red \x1b[31m"}, "red \\x1b[31m"),
         (None, "the answer was 502"),
         (["odd"], "the answer was 502"),
         ({"detail": "odd", "errors": ["odd", 3]}, "odd"),
@@ -185,6 +188,30 @@ def test_a_refusal_is_one_sentence_that_names_every_path(document: object, sente
 )
 def test_since_says_how_long_ago_or_when(given: str | None, asked: str | None) -> None:
     assert ago(given) == asked
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("1h", "2026-01-02T09:00:00Z"),
+        ("now-2d", "2025-12-31T10:00:00Z"),
+        ("500ms", "2026-01-02T09:59:59.500000Z"),
+        ("2026-01-01T00:00:00+02:00", "2026-01-01T00:00:00+02:00"),
+        ("999999999w", "999999999w"),
+        ("soon", "soon"),
+        (None, None),
+    ],
+)
+def test_lists_are_asked_for_the_moment_itself(given: str | None, asked: str | None) -> None:
+    assert moment(given, datetime(2026, 1, 2, 10, tzinfo=UTC)) == asked
+
+
+def test_json_for_a_terminal_is_the_same_json() -> None:
+    value = {"a\x1b[2J": ["\x9b31m", "\u202e", "\x7f", "\\u0041", "é\n"]}
+    for indent in (None, 2):
+        printed = show.harmless(json.dumps(value, ensure_ascii=False, indent=indent))
+        assert json.loads(printed) == value
+        assert not set("\x1b\x9b\u202e\x7f") & set(printed)
 
 
 def test_what_a_sender_wrote_cannot_speak_to_the_terminal() -> None:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
+from millrace.cli.show import plain
+
 Document = dict[str, Any]
 Query = Mapping[str, str | int | float | None]
 
@@ -189,7 +191,7 @@ def _sentence(status: int, document: Any) -> str:
     # What the sentence says already is not said again.
     said = [(str(error.get("path")), str(error.get("message"))) for error in found]
     paths = "; ".join(path if message in detail else f"{path}: {message}" for path, message in said)
-    return " ".join((f"{detail} ({paths})" if paths else detail).split())
+    return plain(" ".join((f"{detail} ({paths})" if paths else detail).split()))
 
 
 def _reason(error: Exception) -> str:

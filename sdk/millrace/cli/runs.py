@@ -7,6 +7,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from millrace.cli import codes, show
 from millrace.cli.api import Api, Refused, Unreachable
 from millrace.cli.lines import Follower, lines_of, written
 from millrace.cli.session import Session, asks
+from millrace.cli.times import moment
 from millrace.cli.values import an_object, pairs
 from millrace.cli.workspace import ending
 
@@ -104,12 +106,14 @@ def runs() -> None:
 @runs.command("list")
 @click.option("--status", help="queued, running, succeeded, failed, timed_out, cancelled, crashed, …")
 @click.option("--workflow", help="Only of this workflow.")
-@click.option("--since", metavar="TIME", help="Requested at this RFC 3339 time or later.")
-@click.option("--until", metavar="TIME", help="Requested at this RFC 3339 time or earlier.")
+@click.option("--since", metavar="TIME", help="Requested then or later: `1h` ago, or RFC 3339.")
+@click.option("--until", metavar="TIME", help="Requested then or earlier.")
 @click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="At most so many; 0: all.")
 @asks
-def list_runs(session: Session, *, limit: int, **narrowed: str | None) -> None:
+def list_runs(session: Session, *, limit: int, since: str | None, until: str | None, **narrowed: str | None) -> None:
     """List runs, newest first."""
+    now = datetime.now(UTC)
+    narrowed |= {"since": moment(since, now), "until": moment(until, now)}
     show.listing(session.api.pages("/runs", query=narrowed, limit=limit), COLUMNS, is_json=session.is_json)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import click
 from millrace.cli import show
 from millrace.cli.api import Api, Refused, Unreachable
 from millrace.cli.session import Session, asks
+from millrace.cli.times import ago
 
 # Seconds. A row becomes visible a little after its time, and rows of two streams not in the order of their times: each look goes
 # back so far behind the one before.
@@ -20,7 +20,6 @@ OVERLAP = 5.0
 LOOKS_EVERY = 1.0
 # Looks for which a row is remembered as printed.
 REMEMBERED = 3
-_AGO = re.compile(r"[0-9]+(ms|s|m|h|d|w)\Z")
 
 
 def _search(name: str, path: str, help_: str) -> click.Command:
@@ -93,11 +92,6 @@ class Tail:
         self._printed |= {(item["stream"], item["seq"]): self._looks for item in page["items"]}
         self._printed = {key: look for key, look in self._printed.items() if look > self._looks - REMEMBERED}
         return found
-
-
-def ago(text: str | None) -> str | None:
-    """Return a time as the API takes it: `1h` is an hour ago."""
-    return f"now-{text}" if text is not None and _AGO.match(text) else text
 
 
 def _print(session: Session, item: dict[str, Any]) -> None:

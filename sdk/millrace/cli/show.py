@@ -36,12 +36,17 @@ def compact(value: Any) -> str:
 
 def document(value: Any) -> None:
     """Print what the API answered."""
-    _write(json.dumps(value, ensure_ascii=False, indent=2))
+    _write(harmless(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
 def line(value: Any) -> None:
     """Print one of many documents in a line of its own."""
-    _write(json.dumps(value, ensure_ascii=False))
+    _write(harmless(compact(value)))
+
+
+def harmless(text: str) -> str:
+    """Return JSON as the same JSON without characters that speak to a terminal: what is escaped means the same."""
+    return _SPEAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def said(text: str, level: str = "info") -> None:

@@ -104,9 +104,19 @@ class _Runs:
                     self._following[run["id"]] = Follower(api, run["id"])
         self._known = ids | (self._known or set())
         for id_, follower in list(self._following.items()):
-            for item in follower.look(now):
+            try:
+                items = follower.look(now)
+            except Refused as error:
+                if error.is_passing:
+                    raise
+                del self._following[id_]
+                continue
+            for item in items:
                 self._print(
-                    "line", {"run": id_, **item}, f"  {follower.run['workflow']} {id_[:8]}  {written(item)}", item["line"]["level"]
+                    "line",
+                    {"run": id_, **item},
+                    f"  {show.plain(follower.run['workflow'])} {id_[:8]}  {written(item)}",
+                    item["line"]["level"],
                 )
             if follower.over:
                 del self._following[id_]

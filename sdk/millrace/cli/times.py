@@ -1,0 +1,26 @@
+"""Times as people write them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_AGO = re.compile(r"(?:now-)?([0-9]{1,9})(ms|s|m|h|d|w)\Z", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def ago(text: str | None) -> str | None:
+    """Return a time as a search takes it: `1h` is an hour ago, by the server's clock."""
+    found = _AGO.match(text or "")
+    return f"now-{found[1]}{found[2]}" if found else text
+
+
+def moment(text: str | None, now: datetime) -> str | None:
+    """Return a time as lists take it, in RFC 3339: `1h` is an hour before `now`; what is not understood is passed on."""
+    found = _AGO.match(text or "")
+    if found is None:
+        return text
+    try:
+        return (now.astimezone(UTC) - timedelta(seconds=int(found[1]) * _SECONDS[found[2]])).isoformat().replace("+00:00", "Z")
+    except OverflowError:
+        return text
