@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import tempfile
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,8 @@ from deploy.files import write_private
 LONGEST_RUN_FOLDER = 75
 # Entries that do not make a folder somebody else's: our own lock from a start that went no further, and what mkfs leaves.
 IGNORED = frozenset({"lock", "lost+found"})
+# Seconds: far longer than the doctor needs to see whether the lock is free.
+LOOKED_AT = 0.3
 
 
 class DataFolder(msgspec.Struct, frozen=True):
@@ -69,6 +72,20 @@ class DataFolder(msgspec.Struct, frozen=True):
         return self.own("logs")
 
 
+def _lock(descriptor: int) -> None:
+    """Take the lock; BlockingIOError when somebody keeps it. Who only looks whether it is free holds it for a moment."""
+    deadline = time.monotonic() + LOOKED_AT
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOOKED_AT / 10)
+        else:
+            return
+
+
 @contextmanager
 def claim(path: Path) -> Iterator[DataFolder]:
     """Make and lock a data folder for as long as the block runs.
@@ -84,7 +101,7 @@ def claim(path: Path) -> Iterator[DataFolder]:
         raise StartError(message) from error
     try:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
         except BlockingIOError as error:
             holder = os.pread(lock, 20, 0).decode().strip() or "another process"
             message = f"Millrace already runs on {path} (pid {holder}); stop that one or choose another folder with --data."
