@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -13,7 +14,7 @@ from services.logs import questions
 from services.logs.domain import Position, row_of
 from services.logs.questions import Deps, search
 from services.logs.store import insert
-from shared.db import counting, open_engine, transaction
+from shared.db import Connection, counting, open_engine
 from shared.envelope import seal
 from shared.errors import Invalid, Malformed, Unavailable
 from shared.messages import EventAccepted, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunRequested, RunUsage
@@ -28,17 +29,17 @@ NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 class Archive:
     """Archived messages with chosen times, and a clock that stands still."""
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: Deps, connection: Connection) -> None:
         self.deps = deps
+        self.connection = connection
         self._seq = 0
 
     async def add(self, message: Message, *, ago: float = 60, org: str = "acme", **more: Any) -> str:
         self._seq += 1
         time = NOW - timedelta(seconds=ago)
         sealed = seal(message, service="executor", org=org, now=time, **more)
-        async with transaction(self.deps.engine) as connection:
-            place = Position("RUNS", "inc", self._seq, time, "subject")
-            await insert(connection, [row_of(place, sealed.document)])
+        place = Position("RUNS", "inc", self._seq, time, "subject")
+        await insert(self.connection, [row_of(place, sealed.document)])
         return sealed.envelope.id
 
     async def find(self, q: str = "", **more: Any) -> LogPage:
@@ -52,7 +53,9 @@ class Archive:
 @pytest_asyncio.fixture
 async def archive(place: Place) -> AsyncIterator[Archive]:
     engine = open_engine(place.database_url("logs"), service="logs")
-    yield Archive(Deps(engine, lambda: NOW))
+    connection = await asyncpg.connect(place.database_url("logs"))
+    yield Archive(Deps(engine, lambda: NOW), connection)
+    await connection.close()
     await engine.dispose()
 
 
@@ -223,10 +226,8 @@ async def test_a_page_takes_a_bounded_number_of_statements(archive: Archive) -> 
 
 
 async def test_a_search_that_takes_too_long_is_answered_so(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with transaction(archive.deps.engine) as connection:
-        document = seal(requested("r"), service="executor", org="acme", now=NOW).document
-        rows = [row_of(Position("RUNS", "inc", 1000 + n, NOW, "s"), document) for n in range(5000)]
-        await insert(connection, rows)
+    document = seal(requested("r"), service="executor", org="acme", now=NOW).document
+    await insert(archive.connection, [row_of(Position("RUNS", "inc", 1000 + n, NOW, "s"), document) for n in range(5000)])
     monkeypatch.setattr(questions, "SECONDS", 0.001)
     with pytest.raises(Unavailable, match="narrow"):
         await archive.find(" OR ".join(f"data.a.b.c:>{n}" for n in range(50)))
