@@ -134,6 +134,7 @@ class Stack:
             given["MILLRACE_UNSAFE"] = "1" if self._options.unsafe else "0"
             if os.geteuid() == 0:
                 given["MILLRACE_SANDBOX_UID"] = str(SANDBOX_UID)
+            given |= {name: os.environ[name] for name in ("MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY") if name in os.environ}
         return given
 
     async def _bound_logs(self) -> None:

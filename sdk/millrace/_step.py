@@ -21,7 +21,8 @@ class Steps:
 
     A step is known by its name and by how often that name was used before in the attempt, so a workflow that takes the
     same way again meets the same steps. The result is kept as JSON and answered as JSON gives it back (a tuple comes
-    back as a list), on the first attempt just as on a later one. What a step raises is not kept.
+    back as a list), on the first attempt just as on a later one. What a step raises is not kept. A credential that the run
+    was given is kept, and answered, as `***`: ask for it again where it is needed.
     """
 
     def __init__(self) -> None:
@@ -52,8 +53,8 @@ class Steps:
             return found["result"]  # type: ignore[no-any-return]
         text = to_json(function(*args, **kwargs), what=f"the result of step {name!r}")
         result = json.loads(text)
-        current.ask("step_put", name=name, ordinal=ordinal, result=result).result()
-        return result  # type: ignore[no-any-return]
+        kept = current.ask("step_put", name=name, ordinal=ordinal, result=result).result()
+        return result if kept is None else kept["result"]  # type: ignore[no-any-return]
 
     def _ordinal(self, name: str) -> int:
         return next(self._used.setdefault(name, itertools.count()))
@@ -69,8 +70,8 @@ class Steps:
             return found["result"]
         value = await _called(function, args, kwargs)
         result = json.loads(to_json(value, what=f"the result of step {name!r}"))
-        await asyncio.wrap_future(current.ask("step_put", name=name, ordinal=ordinal, result=result))
-        return result
+        kept = await asyncio.wrap_future(current.ask("step_put", name=name, ordinal=ordinal, result=result))
+        return result if kept is None else kept["result"]
 
 
 async def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -18,6 +18,7 @@ from services.executor.purge import Purger
 from services.executor.questions import QUESTIONS
 from services.executor.runs import Runs
 from services.executor.sandbox.children import Children
+from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.jail import Sandbox
 from services.executor.store import Store
 from services.executor.work import Worker
@@ -46,6 +47,8 @@ class Executor:
         self.store = Store(engine)
         self.sandbox = sandbox
         self.database_url = settings.database_url
+        self.egress = settings.egress
+        self.resolver = Resolver()
         self.keyring = Keyring(settings.keys)
         self.blobs = Blobs(bus.client, "workspace")
         self.bodies = Blobs(bus.client, "bodies")
@@ -85,6 +88,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         stack.push_async_callback(sandbox.close)
         runtime.health.state("sandbox", {"tier": sandbox.tier})
         executor = Executor(settings, bus, engine, sandbox)
+        stack.callback(executor.resolver.close)
         await executor.bundles.start()
 
         for one in projected(bus.client):

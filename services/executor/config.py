@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from services.executor.domain import LEAST_KEPT
+from services.executor.sandbox.egress.policy import Rule, Rules, rules
 from shared.config import Environment
 
 DAY = 24 * 3600
@@ -17,7 +18,8 @@ DAY = 24 * 3600
 class Settings(msgspec.Struct, frozen=True):
     """Read once at start. `data` is a folder for caches; `slots` bounds the runs at a time, `warm` the children kept ready.
 
-    `runs_kept` is how long the messages of a run stay on the bus after its end; its row and its archive stay longer.
+    `egress` is what runs may reach. `runs_kept` is how long the messages of a run stay on the bus after its end; its row
+    and its archive stay longer.
     """
 
     nats_url: str
@@ -28,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True):
     warm: int
     sandbox_uid: int | None
     runs_kept: timedelta
+    egress: Rules
 
     def __repr__(self) -> str:
         """Say nothing: a repr ends up in logs, and this holds keys and passwords."""
@@ -47,4 +50,13 @@ def read(environment: Environment) -> Settings:
         warm=environment.integer("MILLRACE_WARM", 2 * cores, minimum=1, maximum=200),
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
         runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
+        egress=Rules((*_rules(environment, "MILLRACE_EGRESS_ALLOW"), *_rules(environment, "MILLRACE_EGRESS_DENY"))),
     )
+
+
+def _rules(environment: Environment, name: str) -> tuple[Rule, ...]:
+    try:
+        return rules(environment.optional(name) or "", allows=name.endswith("ALLOW"))
+    except ValueError as error:
+        environment.complain(name, str(error))
+        return ()

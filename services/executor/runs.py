@@ -15,8 +15,12 @@ from nats.aio.msg import Msg
 from services.executor import domain
 from services.executor.bundles import Bundles
 from services.executor.claim import AlreadyEnded, Claim, Outcome, Superseded, claim
+from services.executor.egress import Reached
 from services.executor.output import Output
 from services.executor.sandbox import jail
+from services.executor.sandbox.egress.network import Network
+from services.executor.sandbox.egress.policy import Rules
+from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, StepRecord
 from services.executor.store import Store
@@ -27,6 +31,7 @@ from shared.encryption import Keyring
 from shared.envelope import Envelope, derived_id, open_envelope, open_message, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.messages import (
+    Audited,
     LineChunk,
     RunCancelled,
     RunCrashed,
@@ -56,6 +61,8 @@ class Deps(Protocol):
     bundles: Bundles
     bodies: Blobs
     sandbox: Sandbox
+    egress: Rules
+    resolver: Resolver
     keyring: Keyring
     store: Store
     name: str
@@ -187,8 +194,11 @@ class Runs:
             timeout=request.timeout,
         )
         allowed = _Allowed(deps, mine, org, request, steps)
-        outcome = await deps.sandbox.run(job, allowed, cancel=mine.cancel)
-        # Before the end: a run that is said to have ended has all its lines.
+        try:
+            outcome = await deps.sandbox.run(job, allowed, cancel=mine.cancel)
+        finally:
+            # Before the end: a run that is said to have ended has all its lines, and the trail of what it was denied.
+            await allowed.reached.finish()
         await allowed.lines.flush()
         return message_of(request.run, mine.attempt, outcome)
 
@@ -209,6 +219,8 @@ class _Allowed:
         self._run = request.run
         self._steps = steps
         self.lines = Output(request.run, request.workflow, mine.attempt, self._publish_lines)
+        self.reached = Reached(request.run, org, self._audit, self.lines)
+        self.network = Network(deps.egress.of(org), deps.resolver.of(org), self.reached.note)
 
     async def log(self, level: jail.Level, event: str, fields: dict[str, Any]) -> None:
         await self.lines.log(level, event, fields)
@@ -235,6 +247,9 @@ class _Allowed:
         token: Token = await self._deps.bus.ask(question)
         opened = self._deps.keyring.open(token.sealed, self._org, nonce, "token")
         return {"name": token.name, "token": opened, "expires_at": token.expires_at}
+
+    async def _audit(self, audited: Audited) -> None:
+        await self._deps.bus.publish(self._deps.bus.seal(audited, org=self._org, cause=self._claim.started))
 
     async def _publish_lines(self, chunk: LineChunk) -> None:
         started = self._claim.started

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from services.executor.sandbox.children import SANDBOX_UID, Children
+from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Identity, require_reach
 from services.executor.sandbox.jail import Description, Job, Level, Outcome, StepRecord, Stream
@@ -49,7 +50,8 @@ def value(outcome: Outcome) -> object:
 class Recorded:
     """Capabilities that remember."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: Network | None = None) -> None:
+        self.network = network
         self.logs: list[tuple[Level, str, dict[str, Any]]] = []
         self.texts: dict[Stream, str] = {"stdout": "", "stderr": ""}
         self.steps: dict[tuple[str, int], msgspec.Raw] = {}

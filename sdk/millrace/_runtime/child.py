@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from millrace import _declare
 from millrace._binding import bind
-from millrace._runtime import channel, describe
+from millrace._runtime import channel, describe, network
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
 from millrace._runtime.stopping import Stopping
@@ -59,6 +59,9 @@ def _answer(document: bytes, control: channel.Channel, loop: asyncio.AbstractEve
     stopping: Stopping | None = None
     try:
         job = json.loads(document)
+        if job["kind"] == "network":
+            network.use_proxy(job["proxy"])
+            job = json.loads(control.receive())
         bundle = job["bundle"]
         stopping = Stopping(control, bundle)
         sys.path.insert(0, bundle)

@@ -2,14 +2,20 @@
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from services.executor.sandbox import frames
+import msgspec
+
+from services.executor.sandbox import frames, masking
+from services.executor.sandbox.egress.network import Network, Record
+from services.executor.sandbox.egress.proxy import Proxy, is_shared
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
-from services.executor.sandbox.jail import Capabilities, Stream
+from services.executor.sandbox.jail import Capabilities, StepRecord, Stream
+from services.executor.sandbox.masking import Masker
 from services.executor.sandbox.output import FATAL
 from services.executor.sandbox.process import Child, Exit
 
@@ -23,6 +29,8 @@ _MOST_REQUESTS = 32
 _MOST_LOGGED = 4 << 20
 _MOST_SAID = 256 << 20
 """Bytes of frames of one attempt: decoding them is the supervisor's time."""
+_MOST_AT_ONCE = 256 << 10
+"""Bytes of a document that are masked in the event loop; a larger one goes to a thread."""
 
 Stopped = Literal["timed_out", "cancelled"]
 
@@ -73,6 +81,11 @@ class Attempt:
         self._timers: list[asyncio.TimerHandle] = []
         self._requests: dict[asyncio.Task[None], bool] = {}
         self._words: list[frames.Log | tuple[Stream, str]] = []
+        self._masker = Masker()
+        self._printed: dict[Stream, masking.Stream] = {
+            "stdout": masking.Stream(self._masker),
+            "stderr": masking.Stream(self._masker),
+        }
         self._logged = 0
         self._told = asyncio.Event()
         self._is_over = False
@@ -84,10 +97,22 @@ class Attempt:
         Raises what a capability raised, and `SandboxUnavailable` where the zygote's death took the child along. However
         it leaves, the child's process has been killed; `Child.end` waits until nothing is left of it.
         """
-        began = time.monotonic()
         child = self._child
         child.output.on_text = self._hear
         child.output.on_flood = self._flood
+        proxy = self._proxy(self._capabilities.network)
+        try:
+            if proxy is not None:
+                opening = frames.encode({"kind": "network", "proxy": await _started(proxy)}) + opening
+            return await self._ended(opening, seconds, cancel)
+        finally:
+            child.kill()
+            if proxy is not None:
+                await proxy.close()
+
+    async def _ended(self, opening: bytes, seconds: float, cancel: asyncio.Event | None) -> Ended:
+        began = time.monotonic()
+        child = self._child
         child.begin(opening)
         child.exited.add_done_callback(self._died)
         telling = asyncio.create_task(self._tell())
@@ -105,6 +130,7 @@ class Attempt:
             if exit_ is None:
                 exit_ = await asyncio.shield(child.exited)
             child.output.drain()
+            self._words += [(name, rest) for name, printed in self._printed.items() if (rest := printed.end())]
             self._is_over = True
             self._told.set()
             await telling
@@ -113,7 +139,7 @@ class Attempt:
             if exit_ is None:
                 msg = "the zygote died, and the child with it"
                 raise SandboxUnavailable(msg)
-            return Ended(last, self._stopped, exit_, duration)
+            return Ended(await self._masked(last), self._stopped, exit_, duration)
         finally:
             child.kill()
             for timer in self._timers:
@@ -159,14 +185,23 @@ class Attempt:
             case frames.StepGet():
                 answer["value"] = await self._capabilities.step_get(frame.name, frame.ordinal)
             case frames.StepPut():
-                await self._capabilities.step_put(frame.name, frame.ordinal, frame.result)
+                kept = await self._masked_json(frame.result)
+                await self._capabilities.step_put(frame.name, frame.ordinal, kept)
+                if kept is not frame.result:  # this attempt shall go on with what a later one will find
+                    answer["value"] = StepRecord(kept)
             case frames.Connection():
                 try:
-                    answer["value"] = await self._capabilities.connection(frame.name)
+                    answer["value"] = found = await self._capabilities.connection(frame.name)
+                    self._masker.learn(found["token"])
                 except Exception as error:
                     answer["error"] = {"type": type(error).__name__, "message": str(error)}
+        try:
+            encoded = frames.encode(answer)
+        except FrameError as error:  # a record that grew past the limit when numbers in it were written out
+            self._settle(Excess(f"what it asked for {error}"))
+            return
         with contextlib.suppress(ConnectionError):  # a child that is gone; its exit tells the rest
-            self._child.writer.write(frames.encode(answer))
+            self._child.writer.write(encoded)
             await self._child.writer.drain()
 
     def _answered(self, task: asyncio.Task[None]) -> None:
@@ -187,7 +222,10 @@ class Attempt:
             words, self._words = self._words, []
             for word in words:
                 if isinstance(word, frames.Log):
-                    await self._capabilities.log(word.level, word.event, word.fields)
+                    masked = (word.event, word.fields)
+                    if self._masker:
+                        masked = (self._masker.mask(word.event), self._masker.masked(word.fields))
+                    await self._capabilities.log(word.level, *masked)
                 else:
                     await self._capabilities.output(*word)
 
@@ -204,8 +242,40 @@ class Attempt:
         self._told.set()
 
     def _hear(self) -> None:
-        self._words.extend(self._child.output.take())
+        for name, text in self._child.output.take():
+            if said := self._printed[name].feed(text):
+                self._words.append((name, said))
         self._told.set()
+
+    async def _masked(self, last: Last) -> Last:
+        """Mask what goes into the run's end. A description is of a bundle that nothing was given to."""
+        if isinstance(last, frames.Result):
+            return frames.Result(await self._masked_json(last.result))
+        if isinstance(last, frames.Error):
+            return frames.Error(*(self._masker.mask(text) for text in (last.type, last.message, last.traceback)))
+        return last
+
+    async def _masked_json(self, document: msgspec.Raw) -> msgspec.Raw:
+        if not self._masker:
+            return document
+        if len(bytes(document)) > _MOST_AT_ONCE:
+            return await asyncio.to_thread(self._masker.masked_json, document)
+        return self._masker.masked_json(document)
+
+    def _proxy(self, network: Network | None) -> Proxy | None:
+        """Return the proxy of this run, if there is something to serve it on; None closes the child's way out."""
+        listener = self._child.egress_listener
+        if listener is None:
+            return None
+        if network is None:
+            listener.close()
+            return None
+
+        def note(record: Record) -> None:
+            network.note(msgspec.structs.replace(record, host=self._masker.mask(record.host)))
+
+        token = secrets.token_urlsafe(24) if is_shared(listener) else None
+        return Proxy(msgspec.structs.replace(network, note=note), listener, token)
 
     def _flood(self) -> None:
         self._settle(Excess(f"it printed more than {FATAL >> 20} MB"))
@@ -245,3 +315,11 @@ class Attempt:
 
     def _after(self, seconds: float, call: Callable[..., None], *args: Any) -> None:
         self._timers.append(asyncio.get_running_loop().call_later(seconds, call, *args))
+
+
+async def _started(proxy: Proxy) -> str:
+    try:
+        return await proxy.start()
+    except OSError as error:
+        msg = f"the run's way to the network cannot be served: {error}"
+        raise SandboxUnavailable(msg) from error

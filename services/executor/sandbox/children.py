@@ -177,6 +177,8 @@ class Children:
 class _Nothing:
     """The capabilities of a bundle that is only looked at."""
 
+    network = None
+
     async def log(self, level: Level, event: str, fields: dict[str, Any]) -> None:
         """Drop it."""
 

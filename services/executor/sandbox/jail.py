@@ -6,6 +6,8 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from services.executor.sandbox.egress.network import Network
+
 Tier = Literal["none", "A", "B"]
 Level = Literal["debug", "info", "warning", "error"]
 Stream = Literal["stdout", "stderr"]
@@ -103,7 +105,13 @@ class Capabilities(Protocol):
     `log` and `output` are awaited one after the other, in the order of arrival; the others may overlap each other. What
     `connection` raises is answered to the author, by type name and message; what the others raise ends the child and
     comes out of `Sandbox.run`, so that no attempt goes on whose steps or lines could not be kept.
+
+    What comes here, and the outcome, is masked: a credential that was answered to the run is `***` in it.
     """
+
+    @property
+    def network(self) -> Network | None:
+        """What the run may reach through the proxy; None for nothing. A tier that does not close the network ignores it."""
 
     async def log(self, level: Level, event: str, fields: dict[str, Any]) -> None:
         """Keep a structured line."""
@@ -118,7 +126,10 @@ class Capabilities(Protocol):
         """Keep a step's result; when this returns, the step is done for good."""
 
     async def connection(self, name: str) -> dict[str, Any]:
-        """Answer `{"name", "token", "expires_at"}` of the run's organization; `expires_at` RFC 3339 or None."""
+        """Answer `{"name", "token", "expires_at"}` of the run's organization; `expires_at` RFC 3339 or None.
+
+        The token is masked from then on in all that the attempt says.
+        """
 
 
 class Sandbox(Protocol):

@@ -48,6 +48,8 @@ class Child:
         """Becomes None where the zygote died first: then nobody knows how this child would have ended."""
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
+        self.egress_listener: socket.socket | None = None
+        """A socket that listens where nothing but this child can connect to it, in a tier that closes the network."""
         self._is_connected = False
         self._birth = birth
         self._scratch = scratch
@@ -103,6 +105,8 @@ class Child:
         await asyncio.shield(self._birth.ended)
         await asyncio.shield(self._birth.swept)
         self.output.close()
+        if self.egress_listener is not None:
+            self.egress_listener.close()
         if not ground.remove_empty(self._scratch):
             await asyncio.to_thread(ground.remove, self._scratch)
 

@@ -1,0 +1,53 @@
+"""What one run may reach, how much it may take for that, and what is told of it."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from services.executor.sandbox.egress.policy import Policy
+from services.executor.sandbox.egress.resolver import Resolve
+
+Outcome = Literal["connected", "denied", "failed"]
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run may take of the supervisor. Memory follows: at most some 300 KiB a connection, 20 MiB a run."""
+
+    connections: int = 64
+    head_bytes: int = 32 * 1024
+    head_seconds: float = 10.0
+    """For the whole head, however its bytes trickle in."""
+    resolve_seconds: float = 10.0
+    connect_seconds: float = 10.0
+    """For all addresses of a name together."""
+    idle_seconds: float = 300.0
+    half_open_seconds: float = 30.0
+    linger_seconds: float = 1.0
+    """That somebody who was refused has to read why."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One connection, told at its end. `sent` are bytes to the other side, `received` those from it, exactly.
+
+    `address` is the one that was connected to or refused. `reason` is a code: why it was denied or failed, or how one
+    that was connected ended (closed, reset, idle, run_ended). `host` is empty where no request could be read.
+    """
+
+    outcome: Outcome
+    reason: str
+    host: str = ""
+    port: int = 0
+    address: str | None = None
+    sent: int = 0
+    received: int = 0
+    duration_ms: int
+
+
+class Network(msgspec.Struct, frozen=True):
+    """What a run may reach, who resolves names for it, and who is told of each connection (from the event loop, at once)."""
+
+    policy: Policy
+    resolve: Resolve
+    note: Callable[[Record], None]
+    limits: Limits = Limits()

@@ -1,0 +1,294 @@
+"""Every usual HTTP client goes through the proxy inside a real child, with nothing said about it in the author's code."""
+
+import asyncio
+import socket
+import ssl
+import sysconfig
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from services.executor.sandbox.children import Children
+from services.executor.sandbox.egress.network import Network, Record
+from services.executor.sandbox.egress.policy import Rules, rules
+from services.executor.sandbox.process import Child
+from tests.support.egress import Names, listening
+from tests.support.inside import eventually
+from tests.support.sandbox import Bench, Recorded, started_bench, value
+
+UPLOAD = 1_500_000
+DOWNLOAD = 2_000_000
+
+# Each fetches, uploads and is refused once by plain HTTP and once by TLS, as its own documentation would have it.
+CLIENTS = {
+    "urllib": """
+        import json, ssl, urllib.error, urllib.request
+        def fetch(url, cafile, data=None):
+            context = ssl.create_default_context(cafile=cafile)
+            return urllib.request.urlopen(urllib.request.Request(url, data=data), context=context).read()
+        @workflow
+        def main(urls: list, denied: list, cafile: str):
+            found = [[json.loads(fetch(url + "/who", cafile))["host"], int(fetch(url + "/size", cafile, b"x" * UPLOAD)),
+                      len(fetch(url + "/large", cafile))] for url in urls]
+            reasons = []
+            for url in denied:
+                try: fetch(url, cafile)
+                except urllib.error.HTTPError as error: reasons.append(error.read().decode())
+                except OSError as error: reasons.append(str(error))
+            return found, reasons
+    """,
+    "requests": """
+        import requests
+        @workflow
+        def main(urls: list, denied: list, cafile: str):
+            session = requests.Session()
+            session.verify = cafile
+            found = [[session.get(url + "/who").json()["host"], session.post(url + "/size", data=b"x" * UPLOAD).json(),
+                      len(session.get(url + "/large").content)] for url in urls]
+            reasons = []
+            for url in denied:
+                try: reasons.append(session.get(url).text)
+                except requests.exceptions.ProxyError as error: reasons.append(str(error))
+            return found, reasons
+    """,
+    "httpx": """
+        import httpx, ssl
+        @workflow
+        async def main(urls: list, denied: list, cafile: str):
+            async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=cafile)) as client:
+                found = [[(await client.get(url + "/who")).json()["host"],
+                          (await client.post(url + "/size", content=b"x" * UPLOAD)).json(),
+                          len((await client.get(url + "/large")).content)] for url in urls]
+                reasons = []
+                for url in denied:
+                    try: reasons.append((await client.get(url)).text)
+                    except httpx.ProxyError as error: reasons.append(str(error))
+            return found, reasons
+    """,
+    "aiohttp": """
+        import aiohttp, ssl
+        @workflow
+        async def main(urls: list, denied: list, cafile: str):
+            context = ssl.create_default_context(cafile=cafile)
+            async with aiohttp.ClientSession() as session:
+                async def fetch(method, url, **more):
+                    async with session.request(method, url, ssl=context, **more) as response:
+                        return await response.read()
+                found = [[__import__("json").loads(await fetch("GET", url + "/who"))["host"],
+                          int(await fetch("POST", url + "/size", data=b"x" * UPLOAD)),
+                          len(await fetch("GET", url + "/large"))] for url in urls]
+                reasons = []
+                for url in denied:
+                    try: reasons.append((await fetch("GET", url)).decode())
+                    except aiohttp.ClientHttpProxyError as error: reasons.append(error.message)
+            return found, reasons
+    """,
+}
+
+
+class Closed(Children):
+    """Children whose way out listens; their network is open besides, so what is tested is where the clients go by themselves."""
+
+    async def _warm(self, *args: Any) -> Child:
+        child = await super()._warm(*args)
+        child.egress_listener = child.egress_listener or listening()
+        return child
+
+
+@pytest_asyncio.fixture
+async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr("tests.support.sandbox.Children", Closed)
+    async with started_bench(uid=None, interpreter=None) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key and certificate of api.example, which signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "api.example")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("api.example")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "api.pem"
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@asynccontextmanager
+async def api(certificate: Path) -> AsyncIterator[tuple[int, int]]:
+    """An API by plain HTTP and by TLS, as two ports."""
+
+    async def who(request: web.Request) -> web.Response:
+        return web.json_response({"host": request.headers["Host"], "proxied": "Proxy-Authorization" in request.headers})
+
+    async def size(request: web.Request) -> web.Response:
+        return web.json_response(len(await request.read()))
+
+    async def large(_request: web.Request) -> web.Response:
+        return web.Response(body=b"y" * DOWNLOAD)
+
+    application = web.Application(client_max_size=1 << 24)
+    application.add_routes([web.get("/who", who), web.post("/size", size), web.get("/large", large)])
+    runner = web.AppRunner(application)
+    await runner.setup()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    plain, secure = listening(), listening()
+    try:
+        await web.SockSite(runner, plain).start()
+        await web.SockSite(runner, secure, ssl_context=context).start()
+        yield plain.getsockname()[1], secure.getsockname()[1]
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+async def test_a_client_uses_the_proxy_by_itself(client: str, bench: Bench, certificate: Path) -> None:
+    told: list[Record] = []
+    names = Names(api_example="127.0.0.1", inner_example="10.0.0.1")
+    network = Network(Rules(rules("127.0.0.1", allows=True)).of("default"), names, told.append)
+    async with api(certificate) as (plain, secure):
+        # The name is known to the proxy's resolver only: who does not ask the proxy reaches nothing.
+        urls = [f"http://api.example:{plain}", f"https://api.example:{secure}"]
+        denied = ["http://inner.example/", "https://inner.example/"]
+        job = bench.job(
+            CLIENTS[client].replace("UPLOAD", str(UPLOAD)), timeout=60, urls=urls, denied=denied, cafile=str(certificate)
+        )
+        job = msgspec.structs.replace(job, site_packages=Path(sysconfig.get_path("purelib")))
+        found = value(await bench.children.run(job, Recorded(network)))
+    assert isinstance(found, list)
+    answers, reasons = found
+    assert answers == [[f"api.example:{port}", UPLOAD, DOWNLOAD] for port in (plain, secure)]
+    assert len(reasons) == 2
+    assert all("inner.example resolves to 10.0.0.1 is a private address" in reason for reason in reasons), reasons
+    connected = [record for record in told if record.outcome == "connected"]
+    assert {(record.host, record.port, record.address) for record in connected} == {
+        ("api.example", plain, "127.0.0.1"),
+        ("api.example", secure, "127.0.0.1"),
+    }
+    for port in (plain, secure):
+        assert sum(record.sent for record in connected if record.port == port) > UPLOAD
+        assert sum(record.received for record in connected if record.port == port) > DOWNLOAD
+    refused = [record for record in told if record.outcome == "denied"]
+    assert {(record.host, record.port, record.reason) for record in refused} == {
+        ("inner.example", 80, "private"),
+        ("inner.example", 443, "private"),
+    }
+
+
+async def test_aiohttp_is_changed_only_when_it_is_imported_and_only_by_default(bench: Bench) -> None:
+    text = """
+        import sys
+        @workflow
+        async def main():
+            before = [name for name in sys.modules if name.startswith("aiohttp")]
+            finders = len(sys.meta_path)
+            import aiohttp, inspect
+            async with aiohttp.ClientSession() as one, aiohttp.ClientSession(trust_env=False) as other:
+                kept = [one.trust_env, other.trust_env]
+            return [before, finders - len(sys.meta_path), kept, aiohttp.ClientSession.__module__,
+                    inspect.signature(aiohttp.ClientSession).parameters["trust_env"].default]
+    """
+    job = msgspec.structs.replace(bench.job(text), site_packages=Path(sysconfig.get_path("purelib")))
+    network = Network(Rules().of("default"), Names(), lambda _record: None)
+    assert value(await bench.children.run(job, Recorded(network))) == [[], 1, [True, False], "aiohttp.client", True]
+
+
+async def test_a_workspace_without_aiohttp_runs_as_ever(bench: Bench) -> None:
+    text = """
+        @workflow
+        def main():
+            try: import aiohttp.client
+            except ImportError as error: return str(error)
+    """
+    network = Network(Rules().of("default"), Names(), lambda _record: None)
+    assert value(await bench.run(text, Recorded(network))) == "No module named 'aiohttp'"
+
+
+async def test_a_run_that_may_reach_nothing_has_no_proxy(bench: Bench) -> None:
+    text = """
+        import os
+        @workflow
+        def main(): return [name for name in os.environ if "proxy" in name.lower()]
+    """
+    assert value(await bench.run(text)) == []
+
+
+async def test_what_a_run_reached_is_told_before_its_end_and_its_host_is_masked(bench: Bench) -> None:
+    class Trusting(Recorded):
+        async def connection(self, name: str) -> dict[str, Any]:
+            return {"name": name, "token": "0123456789abcdef", "expires_at": None}
+
+    text = """
+        import socket, os
+        from urllib.parse import urlsplit
+        @workflow
+        def main():
+            proxy = urlsplit(os.environ["https_proxy"])
+            with socket.create_connection((proxy.hostname, proxy.port)) as kept:
+                import base64
+                token = base64.b64encode(f"{proxy.username}:{proxy.password}".encode()).decode()
+                host = connections.get("halopsa").token + ".example"
+                kept.sendall(f"CONNECT {host}:443 HTTP/1.1\\r\\nProxy-Authorization: Basic {token}\\r\\n\\r\\n".encode())
+                return kept.recv(65536).decode().split("\\r\\n")[0]
+    """
+    told: list[Record] = []
+    network = Network(Rules(rules("*.example", allows=False)).of("default"), Names(), told.append)
+    assert "403 Forbidden by Millrace" in str(value(await bench.run(text, Trusting(network))))
+    assert [record.host for record in told] == ["***.example"]
+
+
+async def test_another_process_of_the_machine_cannot_use_the_runs_proxy(bench: Bench) -> None:
+    text = """
+        import os, time
+        @workflow
+        def main(folder: str):
+            with open(f"{folder}/address.new", "w") as file: file.write(os.environ["http_proxy"])
+            os.rename(f"{folder}/address.new", f"{folder}/address")
+            while not os.path.exists(f"{folder}/done"): time.sleep(0.01)
+    """
+    told: list[Record] = []
+    network = Network(Rules(rules("127.0.0.1", allows=True)).of("default"), Names(), told.append)
+    running = asyncio.create_task(bench.run(text, Recorded(network), folder=str(bench.folder)))
+
+    async def is_told() -> bool:
+        return (bench.folder / "address").exists()
+
+    await eventually(is_told)
+    port = urlsplit((bench.folder / "address").read_text()).port
+    assert port is not None
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\n\r\n".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 407 ")
+    writer.close()
+    (bench.folder / "done").touch()
+    assert value(await running) is None
+    assert [(record.outcome, record.reason) for record in told] == [("denied", "token")]
+    with socket.socket() as gone:
+        assert gone.connect_ex(("127.0.0.1", port)) != 0
