@@ -3,12 +3,16 @@
 import asyncio
 import json
 import string
+import tracemalloc
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millrace._runtime import encode
+from millrace.errors import ResultError
 from services.executor.sandbox import frames
 from services.executor.sandbox.errors import FrameError
 from services.executor.sandbox.jail import StepRecord
@@ -93,6 +97,146 @@ def test_what_nobody_should_read_is_refused(data: bytes) -> None:
         frames.decode(data)
 
 
+OPENINGS = (
+    b"",
+    b'{"kind":"result","result":',
+    b'{"kind":"step_put","id":1,"name":"a","ordinal":0,"result":',
+    b'{"kind":"log","level":"info","event":"x","fields":{"a":',
+    b'{"kind":"log","level":"info","event":',
+    b'{"kind":"error","message":"","traceback":"","type":',
+    b'{"kind":"described","problems":[],"workflows":',
+    b'{"kind":"described","workflows":[],"problems":[{"path":"p","line":1,"message":',
+    b'{"kind":"connection","id":1,"name":',
+    b'{"kind":',
+)
+TOKENS = st.sampled_from(
+    [
+        b"{", b"}", b"[", b"]", b",", b":", b'"', b"\\", b"\\u0000", b"\\ud800", b"\\ud83d\\ude00", b"\0", b"\xff", b"\xed\xa0\x80",
+        b"null", b"true", b"0", b"-", b"1e999", b"1E-999", b"9" * 30, b"0." + b"3" * 30, b" ", b"\n", b'"kind":"result"',
+        b'"result":1', b'"a":', b"[" * 120, b"]" * 120,
+    ]
+)  # fmt: skip
+
+
+def every_text(value: object) -> list[str]:
+    """All texts of a frame, keys and documents that it carries included."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, msgspec.Raw):
+        return every_text(json.loads(bytes(value)))
+    if isinstance(value, msgspec.Struct):
+        return [text for name in value.__struct_fields__ for text in every_text(getattr(value, name))]
+    if isinstance(value, dict):
+        return [text for pair in value.items() for item in pair for text in every_text(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in every_text(item)]
+    return []
+
+
+def read_or_refused(data: bytes) -> object:
+    """Decode; what comes out is a frame that everybody can keep, or None."""
+    try:
+        frame = frames.decode(data)
+    except FrameError:
+        return None
+    assert isinstance(frame, get_args(frames.Frame))
+    for text in every_text(frame):
+        text.encode()
+        assert "\0" not in text
+    json.dumps(msgspec.to_builtins(frame, enc_hook=lambda raw: json.loads(bytes(raw))), allow_nan=False)
+    return frame
+
+
+@given(
+    st.sampled_from(OPENINGS),
+    st.lists(TOKENS | st.binary(max_size=6), max_size=40).map(b"".join),
+    st.sampled_from([b"", b"}", b"}}", b"}]}"]),
+)
+def test_whatever_is_forged_is_a_sound_frame_or_none(opening: bytes, middle: bytes, end: bytes) -> None:
+    read_or_refused(opening + middle + end)
+
+
+@given(st.sampled_from(OPENINGS[1:4]), VALUES, st.data())
+def test_a_truncated_frame_is_none(opening: bytes, value: object, draw: st.DataObject) -> None:
+    whole = opening + json.dumps(value).encode() + (b"}}" if opening == OPENINGS[3] else b"}")
+    assert read_or_refused(whole) is not None
+    assert read_or_refused(whole[: draw.draw(st.integers(0, len(whole) - 1))]) is None
+
+
+@pytest.mark.parametrize("opening", OPENINGS[1:9])
+@pytest.mark.parametrize(
+    "text", ['"a\\u0000"', '"\\ud800"', '"\\udc00\\ud800"', '"a\0b"', '{"\\u0000":1}', '{"\\udfff":1}', '[["\\uDBFF x"]]']
+)
+def test_no_frame_holds_a_text_that_cannot_be_kept(opening: bytes, text: str) -> None:
+    for end in ("}", "}}", "}]}"):
+        with pytest.raises(FrameError):
+            frames.decode(opening + text.encode() + end.encode())
+
+
+@given(st.lists(st.binary(max_size=40), max_size=6), st.binary(max_size=10))
+async def test_a_stream_of_anything_ends_in_an_end_or_a_refusal(payloads: list[bytes], rest: bytes) -> None:
+    reader = asyncio.StreamReader()
+    for one in payloads:
+        reader.feed_data(len(one).to_bytes(4, "big") + one)
+    reader.feed_data(rest)
+    reader.feed_eof()
+    for _ in range(len(payloads) + 1):
+        try:
+            found = await frames.read(reader)
+        except FrameError:
+            return
+        if found is None:
+            return
+        assert isinstance(found[0], get_args(frames.Frame))
+
+
+def filled(opening: bytes, unit: bytes, end: bytes, size: int = frames.MAX_FRAME) -> bytes:
+    return opening + unit * ((size - len(opening) - len(end)) // len(unit)) + end
+
+
+GREEDY = {
+    "empty lists": filled(OPENINGS[1] + b"[0", b",[]", b"]}"),
+    "empty objects": filled(OPENINGS[3] + b"[0", b",{}", b"]}}"),
+    "small objects": filled(OPENINGS[3] + b"[0", b',{"":0}', b"]}}"),
+    "numbers": filled(OPENINGS[2] + b"[0", b",1", b"]}"),
+    "texts": filled(OPENINGS[1] + b'[""', b',""', b"]}"),
+    "texts without commas": filled(b'"', b'["', b""),
+    "texts with escapes": filled(OPENINGS[1] + b"[", b'"\\\\",', b"0]}"),
+    "problems": filled(OPENINGS[6] + b'[],"problems":[0', b',{"path":"","line":0,"message":""}', b"]}"),
+    "keys": filled(OPENINGS[1] + b'{"":0', b',"a":0', b"}}"),
+    "openings": filled(b"", b"[", b""),
+    "a wide text": filled(OPENINGS[3] + '"\U0001f600'.encode(), b"a", b'"}}'),
+    "a text of escapes": filled(OPENINGS[3] + b'"', b"\\u00e9", b'"}}'),
+    "surrogate pairs": filled(OPENINGS[1] + b'"', b"\\ud83d\\ude00", b'"}'),
+    "the most values": filled(OPENINGS[3] + b"[0", b',{"a":"b"}', b"]}}", 11 * (frames.MAX_VALUES // 2 - 8)),
+    "the most texts": filled(OPENINGS[1] + b'[""', b',"' + b"x" * 60 + b'"', b"]}", 63 * (frames.MAX_VALUES - 8)),
+}
+
+
+@pytest.mark.parametrize("data", GREEDY.values(), ids=GREEDY)
+def test_no_frame_takes_much_more_memory_than_its_bytes(data: bytes) -> None:
+    assert len(data) <= frames.MAX_FRAME
+    tracemalloc.start()
+    try:
+        read: list[Any] = []
+        try:
+            read.append(frames.decode(data))
+        except FrameError:
+            read.clear()
+        assert tracemalloc.get_traced_memory()[1] < 128 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("unit", [b",1", b",[]", b',""', b',"[,{"', b',"\\""'])
+def test_values_are_counted_outside_texts(unit: bytes) -> None:
+    per_value = 2 if unit == b",[]" else 1
+    most = (frames.MAX_VALUES - 3) // per_value
+    frames.decode(OPENINGS[1] + b"[0" + unit * most + b"]}")
+    with pytest.raises(FrameError, match="values"):
+        frames.decode(OPENINGS[1] + b"[0" + unit * (most + 3) + b"]}")
+
+
 @pytest.mark.parametrize("shape", ["[@]", '{"a":@}', '["]",@]', '["\\"[",@]'])
 def test_depth_is_counted_outside_texts(shape: str) -> None:
     def nested(levels: int) -> bytes:
@@ -108,6 +252,19 @@ def test_depth_is_counted_outside_texts(shape: str) -> None:
 
 def test_a_long_flat_document_is_not_deep() -> None:
     frames.decode(payload(kind="result", result=[{"a": []} for _ in range(5000)] + ["[" * 5000]))
+
+
+@pytest.mark.parametrize(
+    "value", [[0] * (encode.MAX_VALUES - 1), ["[,{"] * 10_000, "," * 1_000_000, [[]] * (encode.MAX_VALUES // 2)]
+)
+def test_what_a_child_may_write_is_read(value: object) -> None:
+    text = encode.to_json(value, what="the result")
+    assert isinstance(frames.decode(OPENINGS[1] + text.encode() + b"}"), frames.Result)
+
+
+def test_a_child_is_told_that_it_wrote_too_much() -> None:
+    with pytest.raises(ResultError, match="more than 249984 values"):
+        encode.to_json([0] * 250_001, what="the result")
 
 
 async def test_the_length_is_judged_before_the_payload_is_kept() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -21,8 +22,12 @@ MAX_RESULT = MAX_FRAME - 65536
 MAX_DEPTH = 100
 """Levels of nesting. Readers on the way (decoders, Postgres) give up at some hundreds; a result is kept well below."""
 
+MAX_VALUES = 250_000 - 16
+"""Values in one document; the supervisor ends a run that sends more. Leaves room for the frame around it."""
+
 _MAX_TEXT = 16384
 """Characters; with `_MAX_NODES` values in a line a log frame stays below `MAX_FRAME` in UTF-8."""
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _MAX_ITEMS = 200
 _MAX_LOG_DEPTH = 8
 _MAX_NODES = 200
@@ -43,11 +48,23 @@ def to_json(value: object, *, what: str, rich: bool = False, limit: int = MAX_RE
     if size > limit:
         msg = f"{what} is {size} bytes as JSON, over the limit of {limit}"
         raise ResultError(msg)
+    if _values(text) > MAX_VALUES:
+        msg = f"{what} holds more than {MAX_VALUES} values"
+        raise ResultError(msg)
     if "\\u0000" in text or text.count("[") + text.count("{") > MAX_DEPTH:
         complaint = _complaint(what, value, default)
         if complaint is not None:
             raise ResultError(complaint)
     return text
+
+
+def _values(text: str) -> int:
+    """Answer how many values a JSON text holds at most: exactly so where that matters."""
+    most = text.count(",") + text.count("[") + text.count("{")
+    if most <= MAX_VALUES:
+        return most
+    structure = _STRING.sub("", text)
+    return structure.count(",") + structure.count("[") + structure.count("{")
 
 
 def _richer(value: object) -> object:

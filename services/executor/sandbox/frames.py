@@ -1,8 +1,8 @@
 """The wire between supervisor and child: four bytes of big-endian length, then so many bytes of JSON.
 
-Everything that is read here was written by an adversary. A frame is capped in size and depth, holds only text that
-Postgres and every JSON reader can hold, and is decoded straight into one of the structs below; all else is a
-`FrameError`.
+Everything that is read here was written by an adversary. A frame is capped in size, depth and number of values, holds only
+text that Postgres and every JSON reader can hold, and is decoded straight into one of the structs below; all else is
+a `FrameError`. So reading one takes less than 128 MB, whatever it holds.
 """
 
 import asyncio
@@ -18,6 +18,10 @@ MAX_FRAME = 16 * 1024 * 1024
 """Bytes of one payload."""
 MAX_DEPTH = 110
 """Levels of nesting of a payload: the 100 of a result and what is around it. Decoders give up at about a thousand."""
+
+MAX_VALUES = 250_000
+"""Values in a payload: an empty list is three bytes of JSON and sixty of memory, so that 16 MB of them would be half a
+gigabyte. A document that is kept has at most 256 KiB and cannot hold as many."""
 
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 StepName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -88,7 +92,7 @@ _DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 _ENCODER = msgspec.json.Encoder()
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-_NOT_A_BRACKET = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"[]{},")
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
 
@@ -110,9 +114,7 @@ def decode(payload: bytes) -> Frame:
     if len(payload) > MAX_FRAME:
         msg = f"a frame of {len(payload)} bytes is over the limit of {MAX_FRAME}"
         raise FrameError(msg)
-    if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and _is_too_deep(payload):
-        msg = f"a frame is nested deeper than {MAX_DEPTH} levels"
-        raise FrameError(msg)
+    _refuse_bulk(payload)
     try:
         frame = _DECODER.decode(payload)
         if isinstance(frame, Result | StepPut):
@@ -158,9 +160,27 @@ def _refuse_unstorable(document: object) -> None:
             left.extend(item)
 
 
-def _is_too_deep(payload: bytes) -> bool:
-    """Peel the innermost pairs of brackets off, once per level, after the texts: brackets there are no nesting."""
-    brackets = _STRING.sub(b"", payload).translate(_ONE_KIND, _NOT_A_BRACKET)
+def _refuse_bulk(payload: bytes) -> None:
+    """Judge how much a decoder would have to build, before one begins. Raises `FrameError`."""
+    containers = payload.count(b"[") + payload.count(b"{")
+    if containers <= MAX_DEPTH and containers + payload.count(b",") <= MAX_VALUES:
+        return
+    # Each text has a quote that opens it, which no backslash precedes, and at most one more.
+    if payload.count(b'"') - payload.count(b'\\"') > 4 * MAX_VALUES:
+        msg = f"a frame holds more than {MAX_VALUES} values"
+        raise FrameError(msg)
+    # Inside of texts brackets and commas are no structure.
+    structure = _STRING.sub(b"", payload).translate(_ONE_KIND, _NOT_STRUCTURE)
+    if structure.count(b"[") + structure.count(b",") > MAX_VALUES:
+        msg = f"a frame holds more than {MAX_VALUES} values"
+        raise FrameError(msg)
+    if _is_too_deep(structure.replace(b",", b"")):
+        msg = f"a frame is nested deeper than {MAX_DEPTH} levels"
+        raise FrameError(msg)
+
+
+def _is_too_deep(brackets: bytes) -> bool:
+    """Peel the innermost pairs of brackets off, once per level."""
     for _ in range(MAX_DEPTH):
         peeled = brackets.replace(b"[]", b"")
         if not peeled or len(peeled) == len(brackets):  # what does not pair up is left to the decoder to refuse
