@@ -30,5 +30,5 @@ What tier "none" does not stop
 
 Files: `jail` what a caller meets; `children` the pool; `zygote` who forks, `birth` one fork of it, `reports` what it
 says; `process` one child; `attempt` the conversation with it; `frames` the wire; `verdict` what an end means; `output`
-what the author prints; `ground` the files a child may see.
+what the author prints; `masking` what is left out of it; `egress` the way to a network; `ground` the files a child may see.
 """
