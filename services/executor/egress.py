@@ -10,7 +10,6 @@ import structlog
 
 from services.executor.output import Output
 from services.executor.sandbox.egress.network import Record
-from shared import tasks
 from shared.commit import Refused
 from shared.errors import MillraceError
 from shared.messages import Audited
@@ -19,7 +18,7 @@ from shared.messages import Audited
 TOLD = 200
 # Targets of one attempt whose denials are told apart; a port scan shares what lies above.
 TARGETS = 50
-# Seconds that the end of an attempt waits for its audit messages.
+# Seconds that an audit message, and the end of the attempt with it, may take.
 PATIENCE = 5.0
 
 _log = structlog.get_logger()
@@ -58,8 +57,7 @@ class Reached:
             if denied.again:
                 self._say(denied.record, denied.again)
         if self._saying:
-            await asyncio.wait(self._saying, timeout=PATIENCE)
-            await tasks.end(self._saying)
+            await asyncio.wait(self._saying)
 
     def _deny(self, record: Record) -> None:
         key = (record.host, record.port, record.reason)
@@ -90,8 +88,9 @@ class Reached:
     async def _tell(self, audited: Audited, fields: dict[str, Any]) -> None:
         await self._lines.log("warning", "egress.denied", fields)
         try:
-            await self._audit(audited)
-        except (MillraceError, Refused) as error:
+            async with asyncio.timeout(PATIENCE):
+                await self._audit(audited)
+        except (MillraceError, Refused, TimeoutError) as error:
             _log.error("audit.lost", category=audited.category, verb=audited.verb, target=audited.target, reason=str(error))
 
 

@@ -323,6 +323,41 @@ async def test_more_connections_than_the_limit_are_refused_until_one_ends() -> N
             assert await one[0].readexactly(10) == b"still here"
 
 
+async def test_a_flood_of_connections_waits_in_the_kernel() -> None:
+    limits = Limits(connections=50, burst=3, per_second=0.001)
+    async with server(echo) as port, outlet(limits=limits) as out, out.connection() as ends, out.connection() as refused:
+        reader, writer = await tunnel(ends, f"127.0.0.1:{port}")
+        refused[1].write(connect("10.0.0.1:80"))
+        assert (await answer(refused[0]))[0] == 403
+        async with out.connection() as third, out.connection() as fourth:
+            for one in (third, fourth):
+                one[1].write(connect("10.0.0.1:80"))
+            assert (await answer(third[0]))[0] == 403
+            for _ in range(100):
+                writer.write(b"ping")
+                assert await reader.readexactly(4) == b"ping"
+            await out.proxy.close()
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await answer(fourth[0])
+
+
+async def test_a_refusal_keeps_its_reason_when_the_run_ends_at_once() -> None:
+    async with outlet() as out, out.connection() as (reader, writer):
+        writer.write(connect("10.0.0.1:80"))
+        assert (await answer(reader))[0] == 403
+        await out.proxy.close()
+        record = await out.record()
+        assert (record.outcome, record.reason) == ("denied", "private")
+
+
+async def test_what_was_accepted_and_not_begun_is_closed_with_the_run() -> None:
+    async with outlet() as out:
+        with socket.create_connection(("127.0.0.1", out.port)) as client:
+            out.proxy._accept()
+            await out.proxy.close()
+            assert client.recv(1) == b""
+
+
 async def test_a_connection_where_nothing_moves_is_ended() -> None:
     async with server(echo) as port, outlet(limits=Limits(idle_seconds=SHORT)) as out, out.connection() as ends:
         reader, _ = await tunnel(ends, f"127.0.0.1:{port}")

@@ -15,6 +15,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one run may take of the supervisor. Memory follows: at most some 300 KiB a connection, 20 MiB a run."""
 
     connections: int = 64
+    """Served at a time; as many again are told that there are too many."""
+    per_second: float = 200.0
+    """Connections that are begun in the long run: some tenth of a core at most. `burst` may come at once."""
+    burst: int = 200
     head_bytes: int = 32 * 1024
     head_seconds: float = 10.0
     """For the whole head, however its bytes trickle in."""

@@ -83,8 +83,11 @@ class Policy:
 
     def __init__(self, rules: tuple[Rule, ...] = ()) -> None:
         self._names = sorted((rule for rule in rules if rule.pattern), key=lambda rule: rule.rank, reverse=True)
-        addresses = (*(rule for rule in rules if rule.network), *_BUILT_IN)
-        self._addresses = sorted(addresses, key=lambda rule: rule.rank, reverse=True)
+        addresses = [*(rule for rule in rules if rule.network), *_BUILT_IN]
+        addresses.sort(key=lambda rule: rule.rank, reverse=True)
+        self._addresses = {
+            version: [rule for rule in addresses if rule.network and rule.network.version == version] for version in (4, 6)
+        }
 
     def refusal_of_name(self, target: Target) -> Refusal | None:
         """Return why a name may not be reached, before anybody is asked for its addresses."""
@@ -110,18 +113,19 @@ class Policy:
         return rule.allows and not rule.built_in
 
     def _rule(self, address: Address, port: int) -> Rule:
-        return next(rule for rule in self._addresses if rule.fits_address(address, port))
+        return next(rule for rule in self._addresses[address.version] if rule.fits_address(address, port))
 
 
 class Rules:
     """An operator's entries, for all organizations and for single ones."""
 
     def __init__(self, rules: tuple[Rule, ...] = ()) -> None:
-        self._rules = rules
+        orgs = {rule.org for rule in rules}
+        self._policies = {org: Policy(tuple(rule for rule in rules if rule.org in (None, org))) for org in orgs | {None}}
 
     def of(self, org: str) -> Policy:
         """Return what binds the runs of `org`."""
-        return Policy(tuple(rule for rule in self._rules if rule.org in (None, org)))
+        return self._policies.get(org, self._policies[None])
 
 
 def rules(text: str, *, allows: bool) -> tuple[Rule, ...]:

@@ -6,63 +6,98 @@ import time
 
 from services.executor.sandbox.egress.connection import Connection
 from services.executor.sandbox.egress.network import Network
-from services.executor.sandbox.egress.relay import Ends
 from services.executor.sandbox.egress.request import USER
 
 _SO_NETNS_COOKIE = 71
+_AGAIN = 0.05
+"""Seconds until it is tried again to accept, where there was no room."""
 
 
 class Proxy:
     """Serves one run from `start` to `close`, on a socket that listens already and is the proxy's from now on.
 
-    With a token, only who knows it is served.
+    With a token, only who knows it is served. Connections beyond what is served at a time, or in a second, wait in the
+    kernel: a run that floods its proxy waits for itself, and the supervisor for nothing. From one event loop only.
     """
 
     def __init__(self, network: Network, listener: socket.socket, token: str | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         self._network = network
         self._listener = listener
         self._limits = network.limits
         self._token = token
-        self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._fresh: set[socket.socket] = set()
+        """Accepted, and not yet in the hands of their task."""
+        self._is_closed = False
+        self._due = float("-inf")
+        """When the last connection would have been, had all come evenly."""
+        self._pause: asyncio.TimerHandle | None = None
 
     async def start(self) -> str:
         """Begin to accept; returns the address as programs want it, with the token in it. Raises OSError."""
         host, port = self._listener.getsockname()[:2]
         self._listener.setblocking(False)  # noqa: FBT003
-        self._server = await asyncio.start_server(self._accept, sock=self._listener, limit=self._limits.head_bytes)
+        self._listen()
         user = "" if self._token is None else f"{USER}:{self._token}@"
         return f"http://{user}{host}:{port}"
 
     async def close(self) -> None:
-        """End every connection, each with its record, and stop to listen."""
-        if self._server is not None:
-            self._server.close()
+        """End every connection, each with its record, and stop to listen. A second time does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._listener)
         self._listener.close()
         for task in self._connections:
             task.cancel()
-        while self._connections:  # among them what was accepted in the meantime
+        if self._connections:
             await asyncio.wait(self._connections)
+        for accepted in self._fresh:
+            accepted.close()
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        busy = len(self._connections)
-        is_over = self._server is None or not self._server.is_serving()
-        if is_over or busy >= 2 * self._limits.connections:  # not even worth a word
-            writer.transport.abort()
+    def _listen(self) -> None:
+        self._pause = None
+        if not self._is_closed:
+            self._loop.add_reader(self._listener, self._accept)
+
+    def _wait(self, seconds: float) -> None:
+        self._loop.remove_reader(self._listener)
+        self._pause = self._loop.call_later(seconds, self._listen)
+
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
-        task = asyncio.create_task(self._serve((reader, writer), is_one_too_many=busy >= self._limits.connections))
+        except OSError:  # no descriptor left, for one: the connection stays where it is
+            self._wait(_AGAIN)
+            return
+        busy = len(self._connections)
+        self._fresh.add(accepted)
+        task = self._loop.create_task(self._serve(accepted, is_one_too_many=busy >= self._limits.connections))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
+        now, apart = self._loop.time(), 1 / self._limits.per_second
+        self._due = max(self._due, now - self._limits.burst * apart) + apart
+        if self._due + apart > now:
+            self._wait(self._due + apart - now)
+        elif busy >= 2 * self._limits.connections:
+            self._wait(_AGAIN)
 
-    async def _serve(self, near: Ends, *, is_one_too_many: bool) -> None:
+    async def _serve(self, accepted: socket.socket, *, is_one_too_many: bool) -> None:
         began = time.monotonic()
+        self._fresh.discard(accepted)
+        near = await asyncio.open_connection(sock=accepted, limit=self._limits.head_bytes)
         connection = Connection(self._network, self._token, near)
         try:
             await connection.serve(is_one_too_many=is_one_too_many)
-        except asyncio.CancelledError:
-            connection.reason = "run_ended"  # and that is all of it: only `close` cancels
+        except asyncio.CancelledError:  # and that is all of it: only `close` cancels
+            connection.reason = connection.reason or "run_ended"
         except ConnectionError:
-            connection.reason = "reset"
+            connection.reason = connection.reason or "reset"
         finally:
             near[1].transport.abort()
             if connection.outcome is not None:

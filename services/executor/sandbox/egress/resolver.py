@@ -12,6 +12,8 @@ from services.executor.sandbox.egress.addresses import Address
 Resolve = Callable[[str], Awaitable[list[Address]]]
 """Answers a name's addresses, best first, at least one; raises OSError when there is none."""
 
+MOST = 16
+"""Addresses of a name that are looked at: no more are tried, and judging thousands would hold everybody up."""
 THREADS = 32
 """Look-ups at a time. The C library cannot be interrupted: a name whose server is silent takes some ten seconds of one."""
 EACH = 8
@@ -44,4 +46,4 @@ class Resolver:
 
 def _look_up(host: str) -> list[Address]:
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(ip_address(str(entry[4][0]).partition("%")[0]) for entry in found))
+    return list(dict.fromkeys(ip_address(str(entry[4][0]).partition("%")[0]) for entry in found[:MOST]))
