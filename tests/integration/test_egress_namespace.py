@@ -1,6 +1,7 @@
 """A process in a network namespace of its own reaches what the proxy on its listening socket reaches, and nothing else."""
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -51,10 +52,19 @@ print(json.dumps(told))
 OWN = (
     INSIDE
     + """
-up(b"lo", "9.9.9.9")
+up(b"lo")
+up(b"lo:1", "9.9.9.9")
+import asyncio
 from ipaddress import ip_address
 from services.executor.sandbox.egress.connection import is_own
-print(json.dumps([is_own(ip_address(one)) for one in ("9.9.9.9", "8.8.8.8")]))
+from tests.support.egress import connect, outlet
+async def refused(allow):
+    async with outlet(allow=allow) as out:
+        status, _, body = await out.ask(connect("9.9.9.9:1"))
+        return [status, body.decode().strip()]
+print(json.dumps([
+    [is_own(ip_address(one)) for one in ("9.9.9.9", "8.8.8.8")], asyncio.run(refused("")), asyncio.run(refused("9.9.9.9")),
+]))
 """
 )
 
@@ -93,9 +103,12 @@ async def test_a_run_in_its_own_namespace_has_one_way_out() -> None:
     assert (await elsewhere.record()).outcome == "connected"
 
 
-def test_an_address_of_this_machine_is_known_even_where_it_looks_public() -> None:
+def test_an_address_of_this_machine_is_refused_even_where_it_looks_public() -> None:
     done = subprocess.run([sys.executable, "-c", OWN, str(CLONE)], cwd=ROOT, capture_output=True, check=True, text=True, timeout=60)
-    assert done.stdout.strip() == "[true, false]"
+    told = json.loads(done.stdout)
+    assert told[0] == [True, False]
+    assert told[1] == [403, "9.9.9.9 is an address of the machine that runs Millrace"]
+    assert told[2] == [502, "9.9.9.9:1 refuses connections"]
 
 
 def test_a_socket_of_this_namespace_is_shared() -> None:

@@ -30,6 +30,9 @@ FORGED = {
     "infinite": 'send(b\'{"kind":"result","result":1e999}\')',
     "not-utf8": 'send(b\'{"kind":"result","result":"\\xff"}\')',
     "ready-again": 'send(b\'{"kind":"ready"}\')',
+    "too-many-values": 'send(b\'{"kind":"result","result":[0\' + b",0" * 300_000 + b"]}")',
+    "another-network": 'send(b\'{"kind":"network","proxy":"http://127.0.0.1:1"}\')',
+    "an-answer": 'send(b\'{"kind":"answer","id":1,"value":1}\')',
     "described": 'send(b\'{"kind":"described","workflows":[],"problems":[]}\')',
 }
 

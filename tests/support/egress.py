@@ -78,6 +78,7 @@ class Outlet:
         """Send a head, and answer status, fields and all that follows."""
         async with self.connection() as (reader, writer):
             writer.write(head)
+            writer.write_eof()
             status, fields = await answer(reader)
             return status, fields, await reader.read()
 

@@ -9,7 +9,7 @@ PIECE = 65536
 """Bytes that are read at a time, and that may wait for a slow reader in each direction."""
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Ending = Literal["closed", "idle", "reset"]
+Ending = Literal["closed", "idle", "half_open", "reset"]
 
 
 class Relay:
@@ -23,10 +23,11 @@ class Relay:
         self.received = 0
         self._idle = idle
         self._half_open = half_open
+        self._expired: Ending = "idle"
         self._moved: Callable[[], None]
 
     async def run(self, near: Ends, far: Ends) -> Ending:
-        """Pass on until both have ended, one has broken, or nothing moves; returns which. The ends stay open."""
+        """Pass on until both have ended, one has broken, or nothing moves; returns which. Closes neither."""
         loop = asyncio.get_running_loop()
         patience = asyncio.timeout(self._idle)
         self._moved = lambda: patience.reschedule(loop.time() + self._idle)
@@ -35,11 +36,11 @@ class Relay:
                 done, others = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()
-                self._idle = self._half_open
+                self._idle, self._expired = self._half_open, "half_open"
                 self._moved()
                 await asyncio.gather(*others)
         except OSError:  # a TimeoutError among them, which a socket may raise too
-            return "idle" if patience.expired() else "reset"
+            return self._expired if patience.expired() else "reset"
         return "closed"
 
     async def _there(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
