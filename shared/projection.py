@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import asyncpg
 import msgspec
@@ -23,6 +24,7 @@ from shared.pull import Delivered, OrderedReader, StreamError, api_request
 from shared.questions.declaration import Position
 
 INCARNATION = "millrace_incarnation"
+ELSEWHERE = "another writer has moved the checkpoint"
 # How long a writer that met trouble waits before it begins again from its checkpoint, in seconds.
 PAUSE = 0.5
 
@@ -38,10 +40,20 @@ class Recorded(msgspec.Struct, frozen=True):
     incarnation: str
 
 
-# What a batch, as the stream holds it (incarnation second), does to the rows, within the checkpoint's transaction.
-Apply = Callable[[Sequence[Delivered], str, Connection], Awaitable[None]]
+class Statement(NamedTuple):
+    """An INSERT, UPDATE or DELETE that returns nothing, with the values of its `$1`, `$2` …"""
+
+    sql: str
+    values: tuple[Any, ...] = ()
+
+
+# What a batch, as the stream holds it (incarnation second), does to the rows: statements to be run in this order together with
+# the checkpoint's move. The connection is for reading what they depend on; nobody else writes these rows.
+Apply = Callable[[Sequence[Delivered], str, Connection], Awaitable[Sequence[Statement]]]
+# Runs within the transaction that moves the checkpoint, and writes by itself.
+Salvage = Callable[[Sequence[Delivered], str, Connection], Awaitable[None]]
 # What a service's PROJECTIONS map holds: a message class and what one message does to the rows.
-PerMessage = Callable[[Any, Recorded, Connection], Awaitable[None]]
+PerMessage = Callable[[Any, Recorded], Awaitable[Statement]]
 Projections = Mapping[type[Message], PerMessage]
 
 
@@ -62,7 +74,7 @@ class Projected(msgspec.Struct, frozen=True, kw_only=True):
     born: str | None = None
     filters: tuple[str, ...] = ()
     batch: int = 500
-    salvage: Apply | None = None
+    salvage: Salvage | None = None
     linger: float = 0.0
 
 
@@ -79,24 +91,26 @@ class Health(Protocol):
 def one_by_one(projections: Projections) -> Apply:
     """Return an `Apply` that gives each message to the function of its class; others are passed over."""
 
-    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> None:
+    async def apply(batch: Sequence[Delivered], incarnation: str, _connection: Connection) -> Sequence[Statement]:
+        statements: list[Statement] = []
         for delivered in batch:
             recorded = recorded_of(delivered, incarnation)
             if recorded is None or recorded.message is None:
                 continue
             function = projections.get(type(recorded.message))
             if function is not None:
-                await function(recorded.message, recorded, connection)
+                statements.append(await function(recorded.message, recorded))
+        return statements
 
     return apply
 
 
-def in_batches(function: Callable[[Sequence[Recorded], Connection], Awaitable[None]]) -> Apply:
+def in_batches(function: Callable[[Sequence[Recorded], Connection], Awaitable[Sequence[Statement]]]) -> Apply:
     """Return an `Apply` that gives a whole batch, decoded, to `function`; what cannot be decoded is passed over."""
 
-    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> None:
+    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> Sequence[Statement]:
         recorded = [recorded_of(delivered, incarnation) for delivered in batch]
-        await function([one for one in recorded if one is not None and one.message is not None], connection)
+        return await function([one for one in recorded if one is not None and one.message is not None], connection)
 
     return apply
 
@@ -201,34 +215,55 @@ class Projection:
 
     async def _commit(self, batch: Sequence[Delivered], incarnation: str, last: int, connection: Connection) -> None:
         salvage = self._projected.salvage
-        try:
-            await self._apply_with(self._projected.apply, batch, incarnation, last, connection)
-        except asyncpg.PostgresError:
-            if salvage is None:
-                raise
-            await self._apply_with(salvage, batch, incarnation, last, connection)
-
-    async def _apply_with(
-        self, apply: Apply, batch: Sequence[Delivered], incarnation: str, last: int, connection: Connection
-    ) -> None:
+        position = (self._name, incarnation, last, batch[-1].sequence)
         with db.naming_trouble():
-            async with connection.transaction():
-                await apply(batch, incarnation, connection)
-                moved = await connection.execute(
-                    "UPDATE checkpoint SET last_seq = $4, updated_at = now()"
-                    " WHERE projection = $1 AND incarnation = $2 AND last_seq = $3",
-                    self._name,
-                    incarnation,
-                    last,
-                    batch[-1].sequence,
-                )
-                if moved != "UPDATE 1":
-                    raise Superseded("another writer has moved the checkpoint")
+            try:
+                await _run(connection, await self._projected.apply(batch, incarnation, connection), position)
+            except asyncpg.PostgresError:
+                if salvage is None:
+                    raise
+                async with connection.transaction():
+                    await salvage(batch, incarnation, connection)
+                    await _move(connection, position)
 
     async def _advance(self, sequence: int) -> None:
         async with self._moved:
             self._last = sequence
             self._moved.notify_all()
+
+
+# A projection's name, the stream's incarnation, the sequence that the checkpoint must be at, and the one that it moves to.
+_Move = tuple[str, str, int, int]
+_MOVE = (
+    "UPDATE checkpoint SET last_seq = ${3}, updated_at = now() WHERE projection = ${0} AND incarnation = ${1} AND last_seq = ${2}"
+)
+
+
+async def _run(connection: Connection, statements: Sequence[Statement], position: _Move) -> None:
+    """Run statements and move the checkpoint, all or nothing. Raises `Superseded` when it is elsewhere."""
+    if len(statements) == 1:
+        # One statement is a transaction by itself, in a quarter of the round trips.
+        try:
+            await connection.fetchval(_with_move(statements[0].sql, len(statements[0].values)), *statements[0].values, *position)
+        except asyncpg.DivisionByZeroError as error:
+            raise Superseded(ELSEWHERE) from error
+        return
+    async with connection.transaction():
+        for statement in statements:
+            await connection.execute(statement.sql, *statement.values)
+        await _move(connection, position)
+
+
+async def _move(connection: Connection, position: _Move) -> None:
+    if await connection.execute(_MOVE.format(1, 2, 3, 4), *position) != "UPDATE 1":
+        raise Superseded(ELSEWHERE)
+
+
+@functools.cache
+def _with_move(sql: str, values: int) -> str:
+    """Return one statement that does `sql` and moves the checkpoint; it fails by a division by zero when that is elsewhere."""
+    move = _MOVE.format(*range(values + 1, values + 5))
+    return f"WITH moved AS ({move} RETURNING 1), changed AS ({sql}) SELECT 1 / count(*) FROM moved"  # noqa: S608 - all ours
 
 
 async def position_of(engine: AsyncEngine, stream: str) -> Position:

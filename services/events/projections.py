@@ -36,7 +36,7 @@ from shared.messages import (
     SubscriptionRemoved,
     WebhookReceived,
 )
-from shared.projection import Apply, Projected, Projections, Recorded, in_batches, one_by_one
+from shared.projection import Apply, Projected, Projections, Recorded, Statement, in_batches, one_by_one
 from shared.questions.events import SourceEntry, SubscriptionEntry
 from shared.registry import RegistryWriter
 
@@ -67,30 +67,30 @@ def catalog(client: Client) -> Projections:
     sources = RegistryWriter(client, "sources", SourceEntry)
     subscriptions = RegistryWriter(client, "subscriptions", SubscriptionEntry)
 
-    async def source_changed(message: SourceChanged, at: Recorded, connection: Connection) -> None:
+    async def source_changed(message: SourceChanged, at: Recorded) -> Statement:
         entry = source_entry(message, at.envelope.org, at.envelope.time)
         row = {name: getattr(entry, name) for name in ("id", "key", "org", "name", "adapter", "settings", "sealed", "enabled")}
         times = {"created_at": datetime.fromisoformat(message.created_at), "updated_at": at.envelope.time}
-        await store.put_source(connection, row | times | {"version": at.delivered.sequence})
         await sources.put(message.id, at.delivered.sequence, entry)
+        return store.put_source(row | times | {"version": at.delivered.sequence})
 
-    async def source_removed(message: SourceRemoved, at: Recorded, connection: Connection) -> None:
-        await store.retire_source(connection, message.id, at.envelope.time, at.delivered.sequence)
+    async def source_removed(message: SourceRemoved, at: Recorded) -> Statement:
         await sources.put(message.id, at.delivered.sequence, None)
+        return store.retire_source(message.id, at.envelope.time, at.delivered.sequence)
 
-    async def subscription_changed(message: SubscriptionChanged, at: Recorded, connection: Connection) -> None:
+    async def subscription_changed(message: SubscriptionChanged, at: Recorded) -> Statement:
         entry = subscription_entry(message, at.envelope.org, at.envelope.time, at.delivered.sequence)
         row = {name: getattr(entry, name) for name in entry.__struct_fields__} | {
             "key": message.key,
             "created_at": datetime.fromisoformat(message.created_at),
             "updated_at": at.envelope.time,
         }
-        await store.put_subscription(connection, row)
         await subscriptions.put(message.id, at.delivered.sequence, entry)
+        return store.put_subscription(row)
 
-    async def subscription_removed(message: SubscriptionRemoved, at: Recorded, connection: Connection) -> None:
-        await store.remove_subscription(connection, message.id)
+    async def subscription_removed(message: SubscriptionRemoved, at: Recorded) -> Statement:
         await subscriptions.put(message.id, at.delivered.sequence, None)
+        return store.remove_subscription(message.id)
 
     return {
         SourceChanged: source_changed,
@@ -100,17 +100,16 @@ def catalog(client: Client) -> Projections:
     }
 
 
-async def received(batch: Sequence[Recorded], connection: Connection) -> None:
+async def received(batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
     """Webhooks are on disk: their deliveries begin."""
     rows = {}
     for at in batch:
         if isinstance(at.message, WebhookReceived):
             rows[at.message.delivery] = _delivery(at.message, at) | {"sequence": at.delivered.sequence}
-    if rows:
-        await store.note_deliveries(connection, list(rows.values()))
+    return [store.note_deliveries(list(rows.values()))] if rows else []
 
 
-async def routed(batch: Sequence[Recorded], connection: Connection) -> None:
+async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Statement]:
     """Events were made of deliveries, and somebody wanted them or nobody did."""
     routing = (EventAccepted, EventRouted, EventFiltered, EventUnroutable)
     messages = [(at, at.message) for at in batch if isinstance(at.message, routing)]
@@ -121,11 +120,10 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> None:
         row = rows.get(message.delivery)
         if row is not None:
             row |= msgspec.structs.asdict(domain.routing(msgspec.convert(row, domain.Routing), message))
-    if rows:
-        await store.put_routings(connection, list(rows.values()))
+    return [store.put_routings(list(rows.values()))] if rows else []
 
 
-async def runs(batch: Sequence[Recorded], connection: Connection) -> None:
+async def runs(batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
     """Runs were asked for by deliveries, began and ended."""
     asked: dict[str, dict[str, Any]] = {}
     statuses: dict[str, str] = {}
@@ -137,31 +135,35 @@ async def runs(batch: Sequence[Recorded], connection: Connection) -> None:
                 asked.setdefault(message.run, row | {"requested_at": at.envelope.time})
         elif message is not None and type(message) in RUN_STATUS:
             statuses[at.envelope.subject] = RUN_STATUS[type(message)]
-    if asked:
-        await store.note_runs(connection, list(asked.values()))
-    if statuses:
-        await store.note_run_statuses(connection, statuses)
+    # Who was asked for and began in one batch needs no second statement.
+    rows = [row | {"status": statuses.pop(run, "queued")} for run, row in asked.items()]
+    statements = [store.note_runs(rows)] if rows else []
+    return [*statements, store.note_run_statuses(statuses)] if statuses else statements
 
 
-async def dead(message: DeadLettered, _at: Recorded, connection: Connection) -> None:
-    """A message was given up; if it was one of a delivery, the delivery says so."""
-    try:
-        envelope = open_envelope(base64.b64decode(message.document_base64))
-        original: Any = open_message(envelope)
-    except Invalid:
-        return
-    if not isinstance(original, WebhookReceived | EventAccepted):
-        return
-    row = {
-        "id": original.delivery,
-        "org": envelope.org,
-        "source": original.source,
-        "received_at": datetime.fromisoformat(original.received_at),
-        "correlation_id": envelope.correlationid,
-        "sequence": None,
-    }
-    await store.note_deliveries(connection, [row])
-    await store.note_dead(connection, original.delivery, message.error)
+async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
+    """Messages were given up; those that were a delivery's are told by the delivery."""
+    statements = []
+    for at in batch:
+        message = at.message
+        if not isinstance(message, DeadLettered):
+            continue
+        try:
+            envelope = open_envelope(base64.b64decode(message.document_base64))
+            original: Any = open_message(envelope)
+        except Invalid:
+            continue
+        if isinstance(original, WebhookReceived | EventAccepted):
+            row = {
+                "id": original.delivery,
+                "org": envelope.org,
+                "source": original.source,
+                "received_at": datetime.fromisoformat(original.received_at),
+                "correlation_id": envelope.correlationid,
+                "dead": message.error,
+            }
+            statements.append(store.note_dead(row))
+    return statements
 
 
 def _delivery(message: WebhookReceived | EventAccepted, at: Recorded) -> dict[str, Any]:
@@ -188,5 +190,5 @@ DELIVERIES: dict[str, tuple[str, Apply]] = {
     "webhooks": ("WEBHOOKS", in_batches(received)),
     "events": ("EVENTS", in_batches(routed)),
     "runs": ("RUNS", in_batches(runs)),
-    "dead": ("DEAD", one_by_one({DeadLettered: dead})),
+    "dead": ("DEAD", in_batches(dead)),
 }

@@ -11,7 +11,7 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.db import Connection, transaction
-from shared.projection import position_of
+from shared.projection import Statement, position_of
 from shared.questions import Position
 
 DELIVERY = """
@@ -99,7 +99,7 @@ class Store:
 # -- writes, by the projections -----------------------------------------------------------------------------------------------
 
 
-async def put_source(connection: Connection, row: dict[str, Any]) -> None:
+def put_source(row: dict[str, Any]) -> Statement:
     """Make the row of a source what its last message says."""
     statement = """
         INSERT INTO source (id, key, org, name, adapter, settings, sealed, enabled, created_at, updated_at, version)
@@ -108,16 +108,16 @@ async def put_source(connection: Connection, row: dict[str, Any]) -> None:
             enabled = excluded.enabled, updated_at = excluded.updated_at, version = excluded.version
     """
     encoded = {name: _json(row[name]) for name in ("settings", "sealed")}
-    await connection.execute(statement, *_values(row | encoded, statement))
+    return Statement(statement, tuple(_values(row | encoded, statement)))
 
 
-async def retire_source(connection: Connection, id_: str, at: datetime, version: int) -> None:
+def retire_source(id_: str, at: datetime, version: int) -> Statement:
     """Mark a source as retired; its id goes on answering 410."""
     statement = "UPDATE source SET removed = true, enabled = false, updated_at = $2, version = $3 WHERE id = $1"
-    await connection.execute(statement, id_, at, version)
+    return Statement(statement, (id_, at, version))
 
 
-async def put_subscription(connection: Connection, row: dict[str, Any]) -> None:
+def put_subscription(row: dict[str, Any]) -> Statement:
     """Make the row of a subscription what its last message says."""
     statement = """
         INSERT INTO subscription (id, key, org, name, source, source_name, event, workflow, filter, input, enabled, created_at,
@@ -128,22 +128,22 @@ async def put_subscription(connection: Connection, row: dict[str, Any]) -> None:
             updated_at = excluded.updated_at, version = excluded.version
     """
     encoded = {"input": None if row["input"] is None else _json(row["input"])}
-    await connection.execute(statement, *_values(row | encoded, statement))
+    return Statement(statement, tuple(_values(row | encoded, statement)))
 
 
-async def remove_subscription(connection: Connection, id_: str) -> None:
+def remove_subscription(id_: str) -> Statement:
     """Forget a subscription."""
-    await connection.execute("DELETE FROM subscription WHERE id = $1", id_)
+    return Statement("DELETE FROM subscription WHERE id = $1", (id_,))
 
 
-async def note_deliveries(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+def note_deliveries(rows: Sequence[dict[str, Any]]) -> Statement:
     """Make sure that deliveries have their rows, each with the `sequence` of its webhook."""
     statement = """
         INSERT INTO delivery (id, org, source, received_at, correlation_id, sequence)
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[])
         ON CONFLICT (id) DO UPDATE SET sequence = coalesce(excluded.sequence, delivery.sequence)
     """
-    await connection.execute(statement, *_columns(rows, statement))
+    return Statement(statement, tuple(_columns(rows, statement)))
 
 
 async def routings(connection: Connection, deliveries: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -154,7 +154,7 @@ async def routings(connection: Connection, deliveries: Sequence[str]) -> dict[st
     return {row["id"]: dict(row) for row in await connection.fetch(statement, deliveries)}
 
 
-async def put_routings(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+def put_routings(rows: Sequence[dict[str, Any]]) -> Statement:
     """Write how deliveries were routed; one statement for all of them."""
     statement = """
         INSERT INTO delivery (id, org, source, received_at, correlation_id, type, retried_by, outcome, reason)
@@ -163,34 +163,38 @@ async def put_routings(connection: Connection, rows: Sequence[dict[str, Any]]) -
         ON CONFLICT (id) DO UPDATE SET type = excluded.type, retried_by = excluded.retried_by, outcome = excluded.outcome,
             reason = excluded.reason
     """
-    await connection.execute(statement, *_columns(rows, statement))
+    return Statement(statement, tuple(_columns(rows, statement)))
 
 
-async def note_dead(connection: Connection, delivery: str, reason: str) -> None:
-    """Note that a delivery's message became a dead letter."""
-    await connection.execute("UPDATE delivery SET dead = $2 WHERE id = $1", delivery, reason)
+def note_dead(row: dict[str, Any]) -> Statement:
+    """Note that a delivery's message became a dead letter: `dead` says why."""
+    statement = """
+        INSERT INTO delivery (id, org, source, received_at, correlation_id, dead) VALUES ($1, $2, $3, $4, $5, $6)
+        ON CONFLICT (id) DO UPDATE SET dead = excluded.dead
+    """
+    return Statement(statement, tuple(_values(row, statement)))
 
 
-async def note_runs(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+def note_runs(rows: Sequence[dict[str, Any]]) -> Statement:
     """Note runs that deliveries asked for."""
     statement = """
         INSERT INTO delivery_run (run, delivery, workflow, requested_at, status)
-        SELECT *, 'queued' FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) ON CONFLICT (run) DO NOTHING
+        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[]) ON CONFLICT (run) DO NOTHING
     """
-    await connection.execute(statement, *_columns(rows, statement))
+    return Statement(statement, tuple(_columns(rows, statement)))
 
 
-async def note_run_statuses(connection: Connection, statuses: dict[str, str]) -> None:
+def note_run_statuses(statuses: dict[str, str]) -> Statement:
     """Note the status of each of these runs that a delivery asked for."""
     statement = """
         UPDATE delivery_run SET status = given.status FROM unnest($1::text[], $2::text[]) AS given (run, status)
          WHERE delivery_run.run = given.run
     """
-    await connection.execute(statement, list(statuses), list(statuses.values()))
+    return Statement(statement, (list(statuses), list(statuses.values())))
 
 
 def _names(statement: str) -> list[str]:
-    """Return the columns that an INSERT names, in order; those beyond its parameters are the statement's own."""
+    """Return the columns that an INSERT names, in order."""
     return [name.strip() for name in statement.partition("(")[2].partition(")")[0].split(",")]
 
 
@@ -199,7 +203,7 @@ def _values(row: dict[str, Any], statement: str) -> list[Any]:
 
 
 def _columns(rows: Sequence[dict[str, Any]], statement: str) -> list[list[Any]]:
-    return [[row[name] for row in rows] for name in _names(statement) if name in rows[0]]
+    return [[row[name] for row in rows] for name in _names(statement)]
 
 
 def _json(value: Any) -> str:

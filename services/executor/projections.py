@@ -19,7 +19,7 @@ from shared.messages import (
     WorkflowRemoved,
     declaration_of,
 )
-from shared.projection import Projected, Projections, Recorded, in_batches, one_by_one
+from shared.projection import Projected, Projections, Recorded, Statement, in_batches, one_by_one
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
 
@@ -51,7 +51,7 @@ def projected(client: Client) -> list[Projected]:
     ]
 
 
-async def runs(batch: Sequence[Recorded], connection: Connection) -> None:
+async def runs(batch: Sequence[Recorded], connection: Connection) -> list[Statement]:
     """Fold a batch of the stream RUNS into its runs, in two statements however many there are."""
     ids = list(dict.fromkeys(recorded.envelope.subject for recorded in batch))
     known = await store.states(connection, ids)
@@ -64,11 +64,10 @@ async def runs(batch: Sequence[Recorded], connection: Connection) -> None:
         after = domain.evolve(before, recorded.envelope, recorded.message, recorded.delivered.sequence)
         if after is not None and after is not before:
             known[key] = changed[key] = after
-    if changed:
-        await store.put_states(connection, list(changed.values()))
+    return [store.put_states(list(changed.values()))] if changed else []
 
 
-async def lines(batch: Sequence[Recorded], connection: Connection) -> None:
+async def lines(batch: Sequence[Recorded], connection: Connection) -> list[Statement]:
     """Number the lines of runs in the order of the stream."""
     chunks = [recorded.message for recorded in batch if isinstance(recorded.message, LineChunk)]
     last = await store.last_lines(connection, list({chunk.run for chunk in chunks}))
@@ -77,29 +76,28 @@ async def lines(batch: Sequence[Recorded], connection: Connection) -> None:
         for line in chunk.lines:
             number = last[chunk.run] = last.get(chunk.run, 0) + 1
             rows.append((chunk.run, number, chunk.attempt, line))
-    if rows:
-        await store.put_lines(connection, rows)
+    return [store.put_lines(rows)] if rows else []
 
 
 def catalog(client: Client) -> Projections:
     """Return the projection of the catalog; it also repairs the registry after a writer died between stream and KV."""
     workflows = RegistryWriter(client, "workflows", WorkflowEntry)
 
-    async def file_changed(message: FileChanged, at: Recorded, connection: Connection) -> None:
+    async def file_changed(message: FileChanged, at: Recorded) -> Statement:
         org, time, version = at.envelope.org, at.envelope.time, at.delivered.sequence
-        await store.put_file(connection, org, message.path, message.sha256, message.size, time, version)
+        return store.put_file(org, message.path, message.sha256, message.size, time, version)
 
-    async def file_removed(message: FileRemoved, at: Recorded, connection: Connection) -> None:
-        await store.remove_file(connection, at.envelope.org, message.path)
+    async def file_removed(message: FileRemoved, at: Recorded) -> Statement:
+        return store.remove_file(at.envelope.org, message.path)
 
-    async def workflow_changed(message: WorkflowChanged, at: Recorded, connection: Connection) -> None:
+    async def workflow_changed(message: WorkflowChanged, at: Recorded) -> Statement:
         entry = workflow_entry(message, at.envelope.org, at.envelope.time)
-        await store.put_workflow(connection, entry, at.delivered.sequence)
         await workflows.put(message.key, at.delivered.sequence, entry)
+        return store.put_workflow(entry, at.delivered.sequence)
 
-    async def workflow_removed(message: WorkflowRemoved, at: Recorded, connection: Connection) -> None:
-        await store.remove_workflow(connection, at.envelope.org, message.name)
+    async def workflow_removed(message: WorkflowRemoved, at: Recorded) -> Statement:
         await workflows.put(message.key, at.delivered.sequence, None)
+        return store.remove_workflow(at.envelope.org, message.name)
 
     return {
         FileChanged: file_changed,

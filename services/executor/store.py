@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.executor.domain import RunState
 from shared.db import Connection, transaction
+from shared.projection import Statement
 from shared.questions.executor import WorkflowEntry
 
 
@@ -103,7 +104,7 @@ async def states(connection: Connection, ids: list[str]) -> dict[str, RunState]:
     return {row["id"]: _state_decoder.decode(row["state"]) for row in rows}
 
 
-async def put_states(connection: Connection, changed: list[RunState]) -> None:
+def put_states(changed: list[RunState]) -> Statement:
     """Write runs; one statement for all of them."""
     statement = """
         INSERT INTO run (id, org, workflow, status, requested_at, finished_at, last_seq, state)
@@ -114,8 +115,7 @@ async def put_states(connection: Connection, changed: list[RunState]) -> None:
             -- Something came after all was purged: it is to be purged too.
             on_bus = CASE run.on_bus WHEN 'gone' THEN 'going' ELSE run.on_bus END
     """
-    await connection.execute(
-        statement,
+    columns = (
         [state.id for state in changed],
         [state.org for state in changed],
         [state.workflow for state in changed],
@@ -125,6 +125,7 @@ async def put_states(connection: Connection, changed: list[RunState]) -> None:
         [state.last_seq for state in changed],
         [_json(state) for state in changed],
     )
+    return Statement(statement, columns)
 
 
 async def last_lines(connection: Connection, runs: list[str]) -> dict[str, int]:
@@ -133,42 +134,80 @@ async def last_lines(connection: Connection, runs: list[str]) -> dict[str, int]:
     return {row["run"]: row["n"] for row in rows}
 
 
-async def put_lines(connection: Connection, lines: list[tuple[str, int, int, Any]]) -> None:
+def put_lines(lines: list[tuple[str, int, int, Any]]) -> Statement:
     """Write lines as (run, n, attempt, line); one statement for all of them."""
     statement = """
         INSERT INTO line (run, n, attempt, line) SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::json[])
     """
     runs, numbers, attempts, values = zip(*lines, strict=True)
-    await connection.execute(statement, runs, numbers, attempts, [_json(value) for value in values])
+    return Statement(
+        statement,
+        (
+            runs,
+            numbers,
+            attempts,
+            [_json(value) for value in values],
+        ),
+    )
 
 
-async def put_file(connection: Connection, org: str, path: str, sha256: str, size: int, at: datetime, version: int) -> None:
+def put_file(org: str, path: str, sha256: str, size: int, at: datetime, version: int) -> Statement:
     """Make the row of a file what its last message says."""
     statement = """
         INSERT INTO file (org, path, sha256, size, updated_at, version) VALUES ($1, $2, $3, $4, $5, $6)
         ON CONFLICT (org, path) DO UPDATE SET sha256 = excluded.sha256, size = excluded.size,
             updated_at = excluded.updated_at, version = excluded.version
     """
-    await connection.execute(statement, org, path, sha256, size, at, version)
+    return Statement(
+        statement,
+        (
+            org,
+            path,
+            sha256,
+            size,
+            at,
+            version,
+        ),
+    )
 
 
-async def remove_file(connection: Connection, org: str, path: str) -> None:
+def remove_file(org: str, path: str) -> Statement:
     """Forget a file."""
-    await connection.execute("DELETE FROM file WHERE org = $1 AND path = $2", org, path)
+    return Statement(
+        "DELETE FROM file WHERE org = $1 AND path = $2",
+        (
+            org,
+            path,
+        ),
+    )
 
 
-async def put_workflow(connection: Connection, entry: WorkflowEntry, version: int) -> None:
+def put_workflow(entry: WorkflowEntry, version: int) -> Statement:
     """Make the row of a workflow what its last message says."""
     statement = """
         INSERT INTO workflow (org, name, entry, version) VALUES ($1, $2, $3, $4)
         ON CONFLICT (org, name) DO UPDATE SET entry = excluded.entry, version = excluded.version
     """
-    await connection.execute(statement, entry.org, entry.name, _json(entry), version)
+    return Statement(
+        statement,
+        (
+            entry.org,
+            entry.name,
+            _json(entry),
+            version,
+        ),
+    )
 
 
-async def remove_workflow(connection: Connection, org: str, name: str) -> None:
+def remove_workflow(org: str, name: str) -> Statement:
     """Forget a workflow."""
-    await connection.execute("DELETE FROM workflow WHERE org = $1 AND name = $2", org, name)
+    return Statement(
+        "DELETE FROM workflow WHERE org = $1 AND name = $2",
+        (
+            org,
+            name,
+        ),
+    )
 
 
 # -- writes, by the purge ------------------------------------------------------------------------------------------------------

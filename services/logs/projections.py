@@ -11,7 +11,7 @@ from nats.aio.client import Client
 from services.logs import store
 from services.logs.domain import UNDECODABLE, Position, Row, row_of, undecodable
 from shared.db import Connection
-from shared.projection import Apply, Projected
+from shared.projection import Apply, Projected, Salvage, Statement
 from shared.pull import Delivered
 from shared.streams import STREAMS
 
@@ -23,7 +23,7 @@ _MOVED = "23514"
 BATCH = 1000
 # Seconds in which what comes is written together. Somebody may be looking for how a run ended; for the rest it is soon enough
 # to be found by whoever searches, and one transaction for a chain's messages costs what one for each message did.
-LINGER, LINGER_RUNS = 0.02, 0.003
+LINGER, LINGER_RUNS = 0.02, 0.0
 
 _log = structlog.get_logger()
 
@@ -31,23 +31,22 @@ _log = structlog.get_logger()
 def archiving(stream: str) -> Apply:
     """Return the `Apply` that archives `stream`: every message becomes a row."""
 
-    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> None:
+    async def apply(batch: Sequence[Delivered], incarnation: str, _connection: Connection) -> list[Statement]:
         rows = _rows(stream, batch, incarnation)
-        for start in range(0, len(rows), BATCH):
-            await store.insert(connection, rows[start : start + BATCH])
+        return [store.insert(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
 
     return apply
 
 
-def salvaging(stream: str) -> Apply:
-    """Return the `Apply` that archives a batch of `stream` with rows that Postgres refuses: of those it keeps the bytes alone."""
+def salvaging(stream: str) -> Salvage:
+    """Return the `Salvage` that archives a batch of `stream` with rows that Postgres refuses: of those it keeps the bytes alone."""
 
-    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> None:
+    async def salvage(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> None:
         rows = _rows(stream, batch, incarnation)
         for start in range(0, len(rows), BATCH):
             await _salvage(connection, rows[start : start + BATCH])
 
-    return apply
+    return salvage
 
 
 def _rows(stream: str, batch: Sequence[Delivered], incarnation: str) -> list[Row]:
@@ -56,12 +55,13 @@ def _rows(stream: str, batch: Sequence[Delivered], incarnation: str) -> list[Row
 
 async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
     """Insert all; where Postgres refuses, find the row by halving and keep its bytes alone."""
+    statement = store.insert(rows)
     try:
         async with connection.transaction():
-            await store.insert(connection, rows)
+            await connection.execute(statement.sql, *statement.values)
     except asyncpg.PostgresError as error:
         if error.sqlstate == _MOVED:
-            await store.insert(connection, rows)
+            await connection.execute(statement.sql, *statement.values)
             return
         if not error.sqlstate.startswith(_FAULTS):
             raise
@@ -75,7 +75,8 @@ async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
             raise
         _log.warning("archive.row_refused", stream=row.stream, sequence=row.seq, type=row.type, reason=str(error))
         position = Position(row.stream, row.incarnation, row.seq, row.time, row.key)
-        await store.insert(connection, [undecodable(position, row.document)])
+        kept = store.insert([undecodable(position, row.document)])
+        await connection.execute(kept.sql, *kept.values)
 
 
 def projected(_client: Client) -> list[Projected]:

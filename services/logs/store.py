@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.logs.conditions import Condition
 from services.logs.cursor import Order
 from services.logs.domain import Row
-from shared.db import Connection
+from shared.projection import Statement
 
 _COLUMNS = {
     "time": "timestamptz[]",
@@ -73,9 +73,9 @@ class After(msgspec.Struct, frozen=True):
     seq: int
 
 
-async def insert(connection: Connection, rows: Sequence[Row]) -> None:
+def insert(rows: Sequence[Row]) -> Statement:
     """Insert rows; those that are there already stay as they are."""
-    await connection.execute(_INSERT, *([getattr(row, name) for row in rows] for name in _COLUMNS))
+    return Statement(_INSERT, tuple([getattr(row, name) for row in rows] for name in _COLUMNS))
 
 
 async def limit_duration(connection: AsyncConnection, seconds: float) -> None:

@@ -39,7 +39,8 @@ class Archive:
         time = NOW - timedelta(seconds=ago)
         sealed = seal(message, service="executor", org=org, now=time, **more)
         place = Position("RUNS", "inc", self._seq, time, "subject")
-        await insert(self.connection, [row_of(place, sealed.document)])
+        statement = insert([row_of(place, sealed.document)])
+        await self.connection.execute(statement.sql, *statement.values)
         return sealed.envelope.id
 
     async def find(self, q: str = "", **more: Any) -> LogPage:
@@ -227,7 +228,8 @@ async def test_a_page_takes_a_bounded_number_of_statements(archive: Archive) -> 
 
 async def test_a_search_that_takes_too_long_is_answered_so(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     document = seal(requested("r"), service="executor", org="acme", now=NOW).document
-    await insert(archive.connection, [row_of(Position("RUNS", "inc", 1000 + n, NOW, "s"), document) for n in range(5000)])
+    statement = insert([row_of(Position("RUNS", "inc", 1000 + n, NOW, "s"), document) for n in range(5000)])
+    await archive.connection.execute(statement.sql, *statement.values)
     monkeypatch.setattr(questions, "SECONDS", 0.001)
     with pytest.raises(Unavailable, match="narrow"):
         await archive.find(" OR ".join(f"data.a.b.c:>{n}" for n in range(50)))
