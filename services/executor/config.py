@@ -28,6 +28,8 @@ class Settings(msgspec.Struct, frozen=True):
     warm: int
     sandbox_uid: int | None
     runs_kept: timedelta
+    unsafe: bool
+    """Whether runs may go on without isolation where no sandbox is available."""
 
     def __repr__(self) -> str:
         """Say nothing: a repr ends up in logs, and this holds keys and passwords."""
@@ -47,4 +49,5 @@ def read(environment: Environment) -> Settings:
         warm=environment.integer("MILLRACE_WARM", 2 * cores, minimum=1, maximum=200),
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
         runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
+        unsafe=environment.flag("MILLRACE_UNSAFE"),
     )

@@ -139,7 +139,7 @@ class Attempt:
                     self._settle(frame)
                 elif isinstance(frame, frames.Log):
                     self._note(frame, size)
-                elif isinstance(frame, frames.Ready):
+                elif isinstance(frame, frames.Ready | frames.Placed):
                     self._settle(Broken("it said a second time that it is ready"))
                 else:
                     await self._serve(frame)
