@@ -19,7 +19,7 @@ from services.executor.questions import QUESTIONS
 from services.executor.runs import Runs
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Sandbox
+from services.executor.sandbox.jail import Sandbox, Tier
 from services.executor.store import Store
 from services.executor.work import Worker
 from shared import service
@@ -81,7 +81,10 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="executor", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.say_log))
-        sandbox = Children(settings.data / "sandbox", uid=settings.sandbox_uid, size=settings.warm, unsafe=settings.unsafe)
+        tiers: tuple[Tier, ...] = ("A", "B") if settings.tier is None else (settings.tier,)
+        sandbox = Children(
+            settings.data / "sandbox", uid=settings.sandbox_uid, size=settings.warm, tiers=tiers, unsafe=settings.unsafe
+        )
         try:
             await sandbox.start()
         except SandboxUnavailable as error:

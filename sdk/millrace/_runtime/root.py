@@ -14,8 +14,10 @@ WORKSPACE = "/workspace"
 """Where a run finds its code."""
 PACKAGES = "/packages"
 """Where a run finds its workspace's environment, if it has one."""
-SCRATCH = "/tmp"  # noqa: S108 - inside its own root
-"""The only place that a run can write to: a tmpfs, which goes with it."""
+SCRATCH = "/scratch"
+"""The only place that a run can write to: a tmpfs, which goes with it. `/tmp` is another name of it, unless something of what a run
+needs lies below the machine's own `/tmp`.
+"""
 STORE = "/.code"
 
 # The system's public programs, libraries and tables, which `subprocess`, extension modules, TLS and time zones need. Nothing of
@@ -27,7 +29,10 @@ _SYSTEM = (
     *("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/ssl/cert.pem", "/etc/pki/tls/certs", "/etc/pki/ca-trust/extracted"),
 )
 _DEVICES = ("null", "zero", "full", "random", "urandom")
-_LINKS = {"/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2", "/dev/shm": SCRATCH}  # noqa: S108
+_LINKS = {
+    "/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2",
+    "/dev/shm": SCRATCH, "/tmp": SCRATCH, "/var/tmp": SCRATCH,  # noqa: S108
+}
 # As many as a run may use for anything honest; what counts against its memory elsewhere, counts here.
 _MOST_FILES = 65536
 
@@ -58,7 +63,9 @@ def build(base: str, shown: list[str], code: str) -> None:
     for name in _DEVICES:
         _show(f"/dev/{name}", base, is_device=True)
     for link, target in _LINKS.items():
-        os.symlink(target, base + link)
+        if not os.path.lexists(base + link):
+            os.makedirs(os.path.dirname(base + link), exist_ok=True)
+            os.symlink(target, base + link)
     user, group = os.getuid(), os.getgid()
     _write(f"{base}/etc/passwd", f"run:x:{user}:{group}::/nonexistent:/bin/sh\n")
     _write(f"{base}/etc/group", f"run:x:{group}:\n")
