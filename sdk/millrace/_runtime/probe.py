@@ -70,7 +70,7 @@ def holes(targets: dict[str, Any]) -> list[str]:
 
 
 def _attempts(targets: dict[str, Any]) -> dict[str, Callable[[], object]]:
-    pid = targets["pid"]
+    pid = targets["pid"] if targets["pid"] != os.getpid() else 1 << 21  # that number is ours here, so the supervisor has none
     path, abstract = targets["sockets"]
     attempts: dict[str, Callable[[], object]] = {
         "read a file of the machine": lambda: os.open(targets["file"], os.O_RDONLY),

@@ -30,8 +30,13 @@ _SYSTEM = (
 )
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _LINKS = {
-    "/dev/fd": "/proc/self/fd", "/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2",
-    "/dev/shm": SCRATCH, "/tmp": SCRATCH, "/var/tmp": SCRATCH,  # noqa: S108
+    "/dev/fd": "/proc/self/fd",
+    "/dev/stdin": "fd/0",
+    "/dev/stdout": "fd/1",
+    "/dev/stderr": "fd/2",
+    "/dev/shm": SCRATCH,
+    "/tmp": SCRATCH,
+    "/var/tmp": SCRATCH,
 }
 # As many as a run may use for anything honest; what counts against its memory elsewhere, counts here.
 _MOST_FILES = 65536
