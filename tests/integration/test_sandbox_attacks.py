@@ -132,7 +132,7 @@ def test_no_capability_is_left_and_no_limit_can_be_raised(found: dict[str, Any])
 
 def test_a_fork_bomb_ends_at_its_own_limit_and_starves_nobody(found: dict[str, Any], tier: str) -> None:
     made = result(found, "forks")
-    assert made == 0 if tier == "B" else 100 < made < 128
+    assert made == 0 if tier == "B" else 50 < made < 64
     assert result(found, "after_forks") is None
     assert found["sibling lives"] is True
 

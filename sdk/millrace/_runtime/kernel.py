@@ -14,11 +14,9 @@ NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NET = 0x20000, 0x4000000, 
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
 _DETACH = 2
 
-DEATH_SIGNAL, DUMPABLE, BOUNDING_DROP, SECURE_BITS, SUBREAPER, NO_NEW_PRIVILEGES, AMBIENT = 1, 4, 24, 28, 36, 38, 47
-_AMBIENT_CLEAR = 4
+DEATH_SIGNAL, DUMPABLE, SECURE_BITS, SUBREAPER, NO_NEW_PRIVILEGES = 1, 4, 28, 36, 38
 _SECURE_BITS_LOCKED = 0xEF  # no root by user number, no keeping of capabilities, nothing ambient; and none of it to be undone
 _CAP_VERSION_3 = 0x20080522
-_LAST_CAPABILITY = 63
 
 _MACHINE = os.uname().machine
 # Calls that the C library of an old system has no function for: numbers on x86-64 and on all newer architectures.
@@ -83,12 +81,11 @@ def change_root(folder: str) -> None:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, and every way for this process or what it executes to have one again. Takes CAP_SETPCAP."""
+    """Give up every capability, and every way for this process or what it executes to have one again. Takes CAP_SETPCAP.
+
+    The bounding set stays: it is what a file's capabilities could give to a program, and without new privileges none can.
+    """
     prctl(SECURE_BITS, _SECURE_BITS_LOCKED)
-    prctl(AMBIENT, _AMBIENT_CLEAR)
-    for capability in range(_LAST_CAPABILITY + 1):
-        if _LIBC.prctl(BOUNDING_DROP, ctypes.c_ulong(capability), 0, 0, 0) != 0:
-            break  # past the last that this kernel knows
     clear_capabilities()
 
 

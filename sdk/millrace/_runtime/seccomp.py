@@ -1,4 +1,7 @@
-"""The seccomp program: which system calls a run may make. An allowlist, looked up by a search tree, made once in the zygote.
+"""The seccomp programs: which system calls a run may make. An allowlist, looked up by a search tree, made once in the zygote.
+
+Loading it takes the kernel a third of a millisecond, which tries every call against it. So the zygote loads it for all its
+children, with the few calls more that walls are built with; what a child loads is a short program that takes these away.
 
 What is not on the list fails with EPERM; what is newer than the list with ENOSYS. A call in another architecture's convention
 (32 bit, x32), whose numbers mean something else, ends the process.
@@ -9,7 +12,7 @@ import os
 import struct
 
 from millrace._runtime.kernel import prctl
-from millrace._runtime.syscalls import ALLOWED, ARCHITECTURES, CLONE3, NEWEST
+from millrace._runtime.syscalls import ALLOWED, ARCHITECTURES, BUILDING, CLONE3, NEWEST
 
 _SET_SECCOMP, _FILTER = 22, 2
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
@@ -38,27 +41,9 @@ _ONLY_APART = ("fork", "vfork", "execve", "execveat", "tkill", "pidfd_send_signa
 
 
 class Program:
-    """A filter for this machine.
+    """A filter for this machine, as `allowlist` and `without_building` make them."""
 
-    `is_apart` says that the process has namespaces of its own. Where it has none it may not start or signal other
-    processes, nor make Unix sockets other than pairs: these would be the machine's.
-    """
-
-    def __init__(self, *, is_apart: bool) -> None:
-        """Raises KeyError, by the architecture, where there is no table."""
-        column, architecture = ARCHITECTURES[os.uname().machine]
-        rules = _rules(column, is_apart=is_apart)
-        code = [
-            _load(_ARCHITECTURE),
-            (_EQUAL, 1, 0, architecture),
-            _return(_KILL),
-            _load(_NUMBER),
-            (_AT_LEAST, 0, 1, _X32),
-            _return(_KILL),
-            (_GREATER, 0, 1, NEWEST),
-            _return(_MISSING),
-            *_search(rules),
-        ]
+    def __init__(self, code: _Code) -> None:
         self._template = b"".join(struct.pack("=HBBI", *one) for one in code)
         self._length = len(code)
 
@@ -67,6 +52,37 @@ class Program:
         code = ctypes.create_string_buffer(self._template.replace(struct.pack("=I", _SELF), struct.pack("=I", os.getpid())))
         program = ctypes.create_string_buffer(struct.pack("@HP", self._length, ctypes.addressof(code)))
         prctl(_SET_SECCOMP, _FILTER, ctypes.addressof(program))
+
+
+def allowlist(*, is_apart: bool) -> Program:
+    """Answer the list. Raises KeyError, by the architecture, where there is no table.
+
+    `is_apart` says that the process has namespaces of its own; then the calls for building are still on the list. Where it
+    has none it may not start or signal other processes, nor make Unix sockets other than pairs: these would be the machine's.
+    """
+    column, architecture = ARCHITECTURES[os.uname().machine]
+    return Program(
+        [
+            _load(_ARCHITECTURE),
+            (_EQUAL, 1, 0, architecture),
+            _return(_KILL),
+            _load(_NUMBER),
+            (_AT_LEAST, 0, 1, _X32),
+            _return(_KILL),
+            (_GREATER, 0, 1, NEWEST),
+            _return(_MISSING),
+            *_search(_rules(column, is_apart=is_apart)),
+        ]
+    )
+
+
+def without_building() -> Program:
+    """Answer what takes away the calls that walls are built with."""
+    column, _ = ARCHITECTURES[os.uname().machine]
+    code = [_load(_NUMBER)]
+    for numbers in BUILDING.values():
+        code += [(_EQUAL, 0, 1, numbers[column]), *_deny()]
+    return Program([*code, *_allow()])
 
 
 def _rules(column: int, *, is_apart: bool) -> list[tuple[int, int, _Code]]:
@@ -85,7 +101,7 @@ def _rules(column: int, *, is_apart: bool) -> list[tuple[int, int, _Code]]:
         special |= {name: _when_equal(0, [0, _SELF], _ALLOW, _deny()) for name in _MAY_BE_SELF_OR_0}
         special |= {name: _deny() for name in _ONLY_APART}
     rules = [(CLONE3[column], CLONE3[column], [_return(_MISSING)])]
-    allowed = []
+    allowed = [numbers[column] for numbers in BUILDING.values()] if is_apart else []
     for name, numbers in ALLOWED.items():
         number = numbers[column]
         if number is None:

@@ -69,6 +69,18 @@ ALLOWED: dict[str, tuple[int | None, int | None]] = {
 }
 # fmt: on
 
+BUILDING: dict[str, tuple[int, int]] = {
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "capset": (126, 91),
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
+}
+"""What the walls themselves are built with: allowed until they stand."""
+
 CLONE3: tuple[int, int] = (435, 435)
 """Its flags lie in memory, where no program can look: it is said to be missing, and the C library takes `clone`."""
 NEWEST = 451

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from millrace._runtime import kernel, root
 from millrace._runtime.landlock import READ, READ_FILE, READ_FOLDER, WITH_PORTS, Ruleset, version
-from millrace._runtime.seccomp import Program
+from millrace._runtime.seccomp import allowlist, without_building
 
 EGRESS_PORT = 3128
 """The only port that a run of tier A can connect to, on its own loopback; the supervisor holds the listening socket."""
@@ -72,7 +72,7 @@ class Restricted(Bare):
         self._known = version()
         if self._known < WITH_PORTS:
             raise OSError(f"Landlock has version {self._known} here, and {WITH_PORTS} is needed")
-        self._program = Program(is_apart=False)
+        self._program = allowlist(is_apart=False)
         self._visible = visible
         self._egress_port = egress_port
 
@@ -106,7 +106,7 @@ class Isolated:
         self._known = version()
         if self._known < 1:
             raise OSError("the kernel has no Landlock, or was started without it")
-        self._program = Program(is_apart=True)
+        self._program = without_building()
         self._code = code
         kernel.prctl(kernel.DUMPABLE, 1)  # else the maps below belong to root
         _become_user_of(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_PIDS | kernel.NEW_IPC | kernel.NEW_UTS | kernel.NEW_NET)
@@ -115,6 +115,7 @@ class Isolated:
         root.build(base, visible, code)
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         kernel.prctl(kernel.DUMPABLE, 0)
+        allowlist(is_apart=True).load()
 
     def fork(self) -> int:
         """Fork a child that is the first process of a PID namespace: all that it starts dies with it."""

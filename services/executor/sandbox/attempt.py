@@ -48,7 +48,12 @@ class Excess:
     message: str
 
 
-Last = frames.Terminal | Gone | Broken | Excess
+@dataclass(frozen=True)
+class Starved:
+    """The child and what it started took more memory than they may."""
+
+
+Last = frames.Terminal | Gone | Broken | Excess | Starved
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Attempt:
         child = self._child
         child.output.on_text = self._hear
         child.output.on_flood = self._flood
+        child.on_starved = self._starve
         child.begin(opening)
         child.exited.add_done_callback(self._died)
         telling = asyncio.create_task(self._tell())
@@ -209,6 +215,9 @@ class Attempt:
 
     def _flood(self) -> None:
         self._settle(Excess(f"it printed more than {FATAL >> 20} MB"))
+
+    def _starve(self) -> None:
+        self._settle(Starved())
 
     def _stop(self, why: Stopped) -> None:
         if self._last.done() or self._stopped is not None:

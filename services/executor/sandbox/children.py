@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from services.executor.sandbox import frames, process, verdict
+from services.executor.sandbox import frames, memory, process, verdict
 from services.executor.sandbox.attempt import Attempt, Ended
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity, prepare
@@ -75,6 +75,7 @@ class Children:
         self._pool = Pool(self._warm, least=size, most=self._most)
         self._serving: set[Child] = set()
         self._ending: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.Task[None] | None = None
         self._gate = asyncio.Semaphore(max(1, len(os.sched_getaffinity(0))))
 
     async def start(self) -> None:
@@ -96,6 +97,8 @@ class Children:
                     if tier != "none":
                         await self._probe(self._ground)
                     await self._pool.first()
+                    if self._limits.memory_mb is not None:
+                        self._watch = asyncio.create_task(memory.watch(lambda: self._serving, self._limits.memory_mb << 20))
                 except SandboxUnavailable as error:
                     self.refused[tier] = str(error)
                     await self._stop()
@@ -116,6 +119,9 @@ class Children:
             await asyncio.to_thread(ground.leave)
 
     async def _stop(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         await self._pool.close()
         while self._ending:
             await asyncio.wait(self._ending)

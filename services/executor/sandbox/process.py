@@ -5,7 +5,7 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class Child:
         """Becomes None where the zygote died first: then nobody knows how this child would have ended."""
         self.egress_listener: socket.socket | None = None
         """Where the run's only way out arrives, in tier A: bound to its own loopback, listening, not blocking. Closed by `end`."""
+        self.on_starved: Callable[[], None] = _nothing
+        """Called when it took more memory than it may; then it is about to be killed."""
         self.place: Place | None = None
         """What it was placed with, and can run nothing else any more."""
         self.reader: asyncio.StreamReader
@@ -153,6 +155,11 @@ class Child:
         # Only now is it certain that the number was its own all the while.
         return None if has_waited or not self._birth.alive else self._exit(None, cpu, peak_kb)
 
+    def starve(self) -> None:
+        """Kill the process because it and its descendants take too much memory."""
+        self.on_starved()
+        self.kill()
+
     async def end(self) -> None:
         """Kill it with all that it started; let go of descriptors and files. Finishes its work even when cancelled."""
         self.kill()
@@ -223,6 +230,10 @@ async def _greeting(control: socket.socket) -> tuple[frames.Frame | None, socket
     if listener is not None:
         listener.setblocking(False)  # noqa: FBT003
     return (frames.decode(data[4:]) if data else None), listener
+
+
+def _nothing() -> None:
+    pass
 
 
 def _cpu_seconds(pid: int) -> float:
