@@ -128,7 +128,8 @@ async def test_the_way_out_is_a_listener_that_the_supervisor_holds() -> None:
 
 
 @pytest.mark.parametrize("tier", FORKING)
-async def test_memory_of_a_whole_tree_is_bounded_and_told_as_oom(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cgroups", [True, False])
+async def test_memory_of_a_whole_tree_is_bounded_and_told_as_oom(tier: str, cgroups: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "EVERY", 0.02)
     text = """
         import os, time
@@ -138,9 +139,11 @@ async def test_memory_of_a_whole_tree_is_bounded_and_told_as_oom(tier: str, monk
                 if os.fork() == 0:
                     kept = b"x" * (60 << 20)
                     time.sleep(60)
-            time.sleep(60)
+            while True:
+                os.waitpid(-1, 0)
+                os.kill(os.getpid(), 0)
     """
-    async with started_bench(tiers=(tier,), limits=Limits(memory_mb=200)) as bench:
+    async with started_bench(tiers=(tier,), limits=Limits(memory_mb=200, scratch_mb=8), cgroups=cgroups) as bench:
         found = await bench.run(text)
         assert (found.status, found.reason) == ("crashed", "oom")
         assert value(await bench.run("@workflow\ndef main(): return len(b'x' * (60 << 20))")) == 60 << 20

@@ -110,6 +110,8 @@ class Attempt:
             child.kill()
             if exit_ is None:
                 exit_ = await asyncio.shield(child.exited)
+            if isinstance(last, Gone) and child.has_starved:
+                last = Starved()
             child.output.drain()
             self._is_over = True
             self._told.set()

@@ -1,6 +1,7 @@
 """The sandbox put together: one zygote, a pool of its children, and the tier that both are of."""
 
 import asyncio
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import structlog
 
 from services.executor.sandbox import frames, memory, process, verdict
 from services.executor.sandbox.attempt import Attempt, Ended
+from services.executor.sandbox.cgroups import Cgroups, found
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.jail import Capabilities, Description, Job, Level, Outcome, StepRecord, Stream, Tier
@@ -39,7 +41,7 @@ class Children:
     `data` is a folder of the executor's own, made if missing; `code` holds it and all bundles, and is its parent unless given.
     From `size` to `most` children are kept warm (four times `size` unless given); more run at once if asked. `uid` None keeps the
     supervisor's user: right where that is an ordinary one. `interpreter` is the one that runs this unless given. `tiers` are
-    tried in turn; `unsafe` adds "none" to their end.
+    tried in turn; `unsafe` adds "none" to their end. `cgroups` False measures the memory of runs even where the kernel would.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Children:
         code: Path | None = None,
         tiers: Sequence[Tier] = ("A", "B"),
         unsafe: bool = False,
+        cgroups: bool = True,
     ) -> None:
         self.tier: Tier = tiers[0]
         """The tier that is in use, once started."""
@@ -75,6 +78,8 @@ class Children:
         self._pool = Pool(self._warm, least=size, most=self._most)
         self._serving: set[Child] = set()
         self._ending: set[asyncio.Task[None]] = set()
+        self._may_group = cgroups
+        self._cgroups: Cgroups | None = None
         self._watch: asyncio.Task[None] | None = None
         self._gate = asyncio.Semaphore(max(1, len(os.sched_getaffinity(0))))
 
@@ -90,6 +95,8 @@ class Children:
         self.refused = {}
         try:
             self._ground = await asyncio.to_thread(prepare, self._data, self._code, self._interpreter, self._who)
+            if self._may_group and self._limits.memory_mb is not None:
+                self._cgroups = found((self._limits.memory_mb + self._limits.scratch_mb) << 20)
             for tier in self._tiers:
                 self.tier = tier
                 self._pool = Pool(self._warm, least=self._size, most=self._most, places=tier != "none")
@@ -115,6 +122,9 @@ class Children:
         """Kill and reap every process and remove the scratch folder. Runs must have ended before."""
         ground, self._ground = self._ground, None
         await self._stop()
+        if self._cgroups is not None:
+            self._cgroups.close()
+            self._cgroups = None
         if ground is not None:
             await asyncio.to_thread(ground.leave)
 
@@ -140,11 +150,11 @@ class Children:
         finally:
             await child.end()
         outcome = verdict.outcome(ended, _PROBE)
-        found = None if outcome.result is None else msgspec.json.decode(outcome.result, type=list[str])
-        if found is None:
+        holes = None if outcome.result is None else msgspec.json.decode(outcome.result, type=list[str])
+        if holes is None:
             raise SandboxUnavailable(f"the probe {outcome.status}: {outcome.error.message if outcome.error else ''}")
-        if found:
-            raise SandboxUnavailable(f"a run could {', '.join(found)}")
+        if holes:
+            raise SandboxUnavailable(f"a run could {', '.join(holes)}")
 
     async def run(self, job: Job, capabilities: Capabilities, *, cancel: asyncio.Event | None = None) -> Outcome:
         """Run one attempt in a warm child; see `Sandbox.run`."""
@@ -186,7 +196,16 @@ class Children:
         if self._ground is None:
             raise SandboxUnavailable("the sandbox is not started")
         async with self._gate:
-            return await process.start(await self._parent(self._ground), self._ground, self._who, self._limits, self.tier)
+            child = await process.start(await self._parent(self._ground), self._ground, self._who, self._limits, self.tier)
+            if self._cgroups is not None:
+                await child.answered(self._hold(child, self._cgroups))
+            return child
+
+    async def _hold(self, child: Child, groups: Cgroups) -> None:
+        child.cgroup = groups.take()
+        child.on_ended = functools.partial(groups.give, child.cgroup)
+        # In a thread: the kernel may wait for all processors before it lets a process change its group.
+        await asyncio.to_thread(child.cgroup.hold, child.pid)
 
     async def _parent(self, ground: Ground) -> Zygote:
         """Return the zygote; a new one where the last has died."""

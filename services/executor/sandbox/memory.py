@@ -1,8 +1,9 @@
 """What a run and all that it started take of the machine's memory, looked at while it runs.
 
 `RLIMIT_AS` bounds each process by itself, and a run may start many; the kernel bounds a tree only by a control group, which
-an ordinary user or a container mostly may not make. So the tree is measured, and ended when it has grown too large. Between
-two looks it can grow by what can be touched in that time: no more than its processes times their own limit.
+an ordinary user or a container mostly may not make. Where there is none the tree is measured, and ended when it has grown too
+large; between two looks it can grow by what can be touched in that time. Where there is one the kernel kills what it likes of the
+tree, and the rest is ended here.
 """
 
 import asyncio
@@ -18,11 +19,11 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 async def watch(children: Callable[[], Iterable[Child]], limit: int) -> None:
-    """Starve every child whose tree takes more than `limit` bytes of its own; for ever."""
+    """Starve every child whose tree takes more than `limit` bytes of its own, or lost a process to its control group; for ever."""
     while True:
         await asyncio.sleep(EVERY)
         for child in tuple(children()):
-            if held(child.pid) > limit:
+            if child.has_starved or (child.cgroup is None and held(child.pid) > limit):
                 child.starve()
 
 

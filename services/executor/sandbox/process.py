@@ -12,6 +12,7 @@ from typing import Any
 
 from services.executor.sandbox import frames, ground
 from services.executor.sandbox.birth import Birth, settle
+from services.executor.sandbox.cgroups import Cgroup
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.output import Output
@@ -65,6 +66,10 @@ class Child:
         """Where the run's only way out arrives, in tier A: bound to its own loopback, listening, not blocking. Closed by `end`."""
         self.on_starved: Callable[[], None] = _nothing
         """Called when it took more memory than it may; then it is about to be killed."""
+        self.cgroup: Cgroup | None = None
+        """The control group that it is in, where there are any; nobody else is."""
+        self.on_ended: Callable[[], None] = _nothing
+        """Called when nothing is left of it."""
         self.place: Place | None = None
         """What it was placed with, and can run nothing else any more."""
         self.reader: asyncio.StreamReader
@@ -155,6 +160,11 @@ class Child:
         # Only now is it certain that the number was its own all the while.
         return None if has_waited or not self._birth.alive else self._exit(None, cpu, peak_kb)
 
+    @property
+    def has_starved(self) -> bool:
+        """Whether the kernel has killed it, or something that it started, for want of memory."""
+        return self.cgroup is not None and self.cgroup.has_killed()
+
     def starve(self) -> None:
         """Kill the process because it and its descendants take too much memory."""
         self.on_starved()
@@ -172,6 +182,8 @@ class Child:
             self.egress_listener.close()
         await asyncio.shield(self._birth.ended)
         await asyncio.shield(self._birth.swept)
+        self.on_ended()
+        self.on_ended = _nothing
         self.output.close()
         if self._scratch is not None and not ground.remove_empty(self._scratch):
             await asyncio.to_thread(ground.remove, self._scratch)
