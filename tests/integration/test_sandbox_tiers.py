@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.doctor.running import _sandbox
 from services.executor.config import read
 from shared.config import ConfigError, Environment
 from tests.support.sandbox import TIERS, UID, reachable_interpreter, started_bench
@@ -107,6 +108,13 @@ def place_variables() -> dict[str, str]:
         "MILLRACE_KEYS": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
         "MILLRACE_DATA": "/nowhere",
     }
+
+
+@pytest.mark.parametrize(("tier", "verdict"), [("A", "well"), ("B", "note"), ("none", "note"), (None, "wrong")])
+def test_doctor_judges_what_a_running_executor_tells(tier: str | None, verdict: str) -> None:
+    finding = _sandbox({"tier": tier, "refused": {} if tier == "A" else {"A": "no namespaces"}})
+    assert finding.verdict == verdict
+    assert tier == "A" or "no namespaces" in str(finding.do)
 
 
 async def test_the_demo_names_the_fix_and_exits_3_and_unsafe_goes_on_with_a_banner(data: Path) -> None:

@@ -45,7 +45,10 @@ def boot() -> None:
     drop(setting)
     walls.belong(setting["parent"])
     sys.argv[1:] = []
-    behind = walls.raised(setting)
+    try:
+        behind = walls.raised(setting)
+    except (OSError, KeyError) as error:  # what this machine does not allow: told in one line, without our frames
+        sys.exit(f"{error}" if isinstance(error, OSError) else f"there is no table of system calls for {error}")
     from millrace._runtime import child, zygote
 
     # The zygote's frames end in the fork: a child finds nothing of it, or of its siblings, on its stack.

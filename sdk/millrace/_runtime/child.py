@@ -37,7 +37,10 @@ def serve(descriptor: int, walls: Walls, order: dict[str, Any]) -> None:
     control = channel.Channel(socket.socket(fileno=descriptor))
     loop = asyncio.new_event_loop()  # made before the job comes: it costs more than everything after it
     born = os.getpid()
-    listener = walls.enter(order)
+    try:
+        listener = walls.enter(order)
+    except OSError as error:
+        sys.exit(f"{error}")
     control.send({"kind": "ready"}, () if listener is None else (listener.detach(),))
     try:
         where = json.loads(control.receive())
@@ -49,6 +52,8 @@ def serve(descriptor: int, walls: Walls, order: dict[str, Any]) -> None:
         document = control.receive()
     except EOFError:
         os._exit(0)
+    except OSError as error:
+        sys.exit(f"{error}")
     try:
         channel.current = control
         payload = _answer(document, control, loop, bundle)
