@@ -168,15 +168,11 @@ async def test_daemons_of_daemons_are_gone_when_a_cancelled_run_is(bench: Bench)
             log.info("up")
             time.sleep(60)
     """
-    before = below(zygote_of(bench))
     running, _ = await started(bench, body)
-    (child,) = bench.children._serving
-    pids = (
-        below(zygote_of(bench))
-        - (before - {child.pid})
-        - {slot.result().pid for slot in bench.children._pool.waiting if slot.done()}
-    )
-    assert len(pids) >= 33
+    pool = bench.children._pool
+    await until(lambda: len(pool.waiting) == 2 and all(slot.done() for slot in pool.waiting))
+    pids = below(zygote_of(bench)) - {slot.result().pid for slot in pool.waiting}
+    assert len(pids) == 33
     assert all(lives(pid) for pid in pids)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
