@@ -17,6 +17,7 @@ from millrace._binding import bind
 from millrace._runtime import channel, describe, probe
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
+from millrace._runtime.rehearsal import rehearse
 from millrace._runtime.stopping import Stopping
 from millrace._runtime.walls import Walls
 
@@ -45,10 +46,13 @@ def serve(descriptor: int, walls: Walls, order: dict[str, Any]) -> None:
     try:
         where = json.loads(control.receive())
         bundle, packages = walls.close(where["bundle"], where["packages"])
-        control.send({"kind": "placed"})
         sys.path.insert(0, bundle)
         if packages is not None:
             sys.path.append(packages)
+        stopping = Stopping(control, bundle)
+        stopping.listen()
+        rehearse()
+        control.send({"kind": "placed"})
         document = control.receive()
     except EOFError:
         os._exit(0)
@@ -56,7 +60,7 @@ def serve(descriptor: int, walls: Walls, order: dict[str, Any]) -> None:
         sys.exit(f"{error}")
     try:
         channel.current = control
-        payload = _answer(document, control, loop, bundle)
+        payload = _answer(document, stopping, loop, bundle)
     except BaseException:
         payload = _LAST_RESORT
     if os.getpid() != born:
@@ -71,14 +75,11 @@ def serve(descriptor: int, walls: Walls, order: dict[str, Any]) -> None:
     os._exit(0)
 
 
-def _answer(document: bytes, control: channel.Channel, loop: asyncio.AbstractEventLoop, bundle: str) -> bytes:
-    stopping: Stopping | None = None
+def _answer(document: bytes, stopping: Stopping, loop: asyncio.AbstractEventLoop, bundle: str) -> bytes:
     try:
         job = json.loads(document)
-        stopping = Stopping(control, bundle)
         if job["kind"] == "probe":
             return b'{"kind":"result","result":' + to_json(probe.holes(job["targets"]), what="the probe").encode() + b"}"
-        stopping.listen()
         if job["kind"] == "describe":
             return to_json(describe.describe(bundle), what="the description").encode()
         result = _call(job, loop, stopping, bundle)
@@ -87,8 +88,7 @@ def _answer(document: bytes, control: channel.Channel, loop: asyncio.AbstractEve
         stopping.silence()
         return b'{"kind":"result","result":' + text.encode() + b"}"
     except BaseException as error:
-        if stopping is not None:
-            stopping.silence()
+        stopping.silence()
         return to_json(error_frame(error, bundle), what="the error").encode()
 
 
