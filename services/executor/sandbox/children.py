@@ -81,7 +81,8 @@ class Children:
         self._may_group = cgroups
         self._cgroups: Cgroups | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._gate = asyncio.Semaphore(max(1, len(os.sched_getaffinity(0))))
+        # Two a core: part of a start is waiting for the kernel, for locks of its network part and for groups to change.
+        self._gate = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
 
     async def start(self) -> None:
         """Lay out the files, find the tier, and warm the pool; answers when the first child is ready.
