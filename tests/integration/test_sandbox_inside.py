@@ -9,6 +9,7 @@ import pytest_asyncio
 
 from services.executor.sandbox import frames, memory
 from services.executor.sandbox.attempt import Attempt
+from services.executor.sandbox.cgroups import found
 from services.executor.sandbox.process import Limits, Place
 from services.executor.sandbox.verdict import outcome
 from tests.support.sandbox import FORKING, TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
@@ -144,8 +145,8 @@ async def test_memory_of_a_whole_tree_is_bounded_and_told_as_oom(tier: str, cgro
                 os.kill(os.getpid(), 0)
     """
     async with started_bench(tiers=(tier,), limits=Limits(memory_mb=200, scratch_mb=8), cgroups=cgroups) as bench:
-        found = await bench.run(text)
-        assert (found.status, found.reason) == ("crashed", "oom")
+        ended = await bench.run(text)
+        assert (ended.status, ended.reason) == ("crashed", "oom")
         assert value(await bench.run("@workflow\ndef main(): return len(b'x' * (60 << 20))")) == 60 << 20
 
 
@@ -185,3 +186,19 @@ async def test_the_pool_shrinks_when_nobody_asks(bench: Bench) -> None:
     before = len(os.listdir("/proc/self/fd"))
     await pool.close()
     assert len(os.listdir("/proc/self/fd")) < before
+
+
+def test_control_groups_of_a_supervisor_that_is_gone_are_cleared_and_those_of_one_that_lives_are_not() -> None:
+    living, gone = found(1 << 30), found(1 << 30)
+    if living is None or gone is None:
+        pytest.skip("control groups cannot be made here")
+    os.close(gone._lock)  # as the kernel does when a process dies
+    other = found(1 << 30)
+    assert other is not None
+    try:
+        assert not gone._folder.exists()
+        assert living._folder.exists()
+    finally:
+        living.close()
+        other.close()
+    assert not living._folder.exists()

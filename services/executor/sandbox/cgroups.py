@@ -6,6 +6,7 @@ controller delegated to the group that this process is in (systemd: `Delegate=ye
 """
 
 import contextlib
+import fcntl
 import os
 import secrets
 from collections import deque
@@ -43,9 +44,13 @@ class Cgroups:
     """The groups of one sandbox."""
 
     def __init__(self, parent: Path, limit: int, *, is_v2: bool) -> None:
-        """Raises OSError where `parent` is not ours to change."""
+        """Raises OSError where `parent` is not ours to change. Clears what supervisors left that are gone."""
+        for left in parent.glob("millrace-*"):
+            _clear(left)
         self._folder = parent / f"millrace-{os.getpid()}-{secrets.token_hex(4)}"
         self._folder.mkdir()
+        self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # while it is held, nobody clears this
         self._limit = limit
         self._is_v2 = is_v2
         self._free: deque[Cgroup] = deque()
@@ -81,9 +86,21 @@ class Cgroups:
 
     def close(self) -> None:
         """Remove all groups; everybody must have left them."""
-        for folder in [*(one.folder for one in self._made), self._folder]:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        os.close(self._lock)
+        _clear(self._folder)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a sandbox's groups, unless its supervisor lives."""
+    with contextlib.suppress(OSError):
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for inner in [one for one in folder.iterdir() if one.is_dir()]:
+                inner.rmdir()
+            folder.rmdir()
+        finally:
+            os.close(lock)
 
 
 def found(limit: int) -> Cgroups | None:
