@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from deploy.credentials import Credentials, load_or_create
-from deploy.errors import StartError
+from deploy.errors import SandboxMissing, StartError
 from deploy.files import write_private
 from deploy.folder import DataFolder, claim, end_orphans, run_folder, running_version
 from deploy.stack import Options, Stack, local_url
@@ -54,7 +54,7 @@ def main(*, data: Path, host: str, port: int, public_url: str | None, nats: str 
         asyncio.run(up(data, host, port, options))
     except StartError as error:
         click.echo(f"millrace up: {error}", err=True)
-        sys.exit(2)
+        sys.exit(3 if isinstance(error, SandboxMissing) else 2)
 
 
 async def up(data: Path, host: str, port: int, options: Options) -> None:
@@ -97,7 +97,9 @@ async def _run(stack: Stack, folder: DataFolder, credentials: Credentials, url: 
         announce(folder, stack, credentials, url)
         sandbox = health["executor"].get("sandbox")
         if isinstance(sandbox, dict) and sandbox.get("tier") == "none":
-            click.echo("WARNING: runs are not isolated: workflows can do whatever this user can do.", err=True)
+            click.echo("WARNING: RUNS ARE NOT ISOLATED (--unsafe): workflows can do whatever their user can do.", err=True)
+            for tier, reason in sandbox.get("refused", {}).items():
+                click.echo(f"  tier {tier}: {reason}", err=True)
         click.echo(f"ready {url}")
         await stop.wait()
     finally:

@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 
 from deploy.concurrency import together
-from deploy.errors import StartError
+from deploy.errors import SandboxMissing, StartError
 from deploy.files import tail
 from deploy.supervise import Supervised
 
@@ -56,6 +56,9 @@ async def _until_ready(asked: Asked, reasons: dict[str, str]) -> dict[str, Any]:
                     if response.ok:
                         del reasons[name]
                         return _decoded(body)
+                    missing = _decoded(body).get("parts", {}).get("sandbox", {}).get("detail")
+                    if missing:
+                        raise SandboxMissing(missing)
                     reasons[name] = f"it answers {response.status} {body.strip()[:1000]}"
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 reasons[name] = f"it does not answer ({type(error).__name__}, last exit: {_last_exit(asked)})"

@@ -132,6 +132,7 @@ class Stack:
             given["MILLRACE_SUPERVISOR"] = str(self._folder.states)
         if name == "executor":
             given["MILLRACE_UNSAFE"] = "1" if self._options.unsafe else "0"
+            given["MILLRACE_SANDBOX_TIER"] = os.environ.get("MILLRACE_SANDBOX_TIER", "")
             if os.geteuid() == 0:
                 given["MILLRACE_SANDBOX_UID"] = str(SANDBOX_UID)
             given |= {name: os.environ[name] for name in ("MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY") if name in os.environ}

@@ -55,6 +55,14 @@ class Environment:
             return default
         return value
 
+    def choice(self, name: str, choices: tuple[str, ...]) -> str | None:
+        """Return one of `choices`, or None where it is not set."""
+        value = self.optional(name)
+        if value is not None and value not in choices:
+            self._problems.append(Problem(name, f"must be one of {', '.join(choices)}"))
+            return None
+        return value
+
     def flag(self, name: str) -> bool:
         """Return whether the variable says 1, true, yes or on."""
         return (self.optional(name) or "").lower() in {"1", "true", "yes", "on"}

@@ -37,7 +37,7 @@ def main(*, data: Path, port: int, output: str) -> None:
 
 async def _look(data: Path, port: int) -> list[Finding]:
     up = is_up(data)
-    found = [*machine.machine(), *machine.folder(data, running=up)]
+    found = [*machine.machine(), *machine.folder(data, running=up), await machine.sandbox()]
     if os.path.exists(data) and not machine.is_ours(data):  # noqa: PTH110 - Path.exists raises where it may not look
         return found
     if not up:

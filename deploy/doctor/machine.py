@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from deploy.doctor.finding import Finding, tried
 from deploy.errors import StartError
 from deploy.folder import running_version
 from deploy.local import OLDEST_PYTHON
+from services.executor.sandbox.children import SANDBOX_UID, Children
+from services.executor.sandbox.errors import SandboxUnavailable
 
 OLDEST_GLIBC = (2, 28)  # what the wheels are built for (manylinux_2_28)
 OLDEST_MACOS = (13, 0)
@@ -75,6 +78,24 @@ def folder(data: Path, *, running: bool) -> Iterator[Finding]:
     yield tried("secrets", lambda: _secrets(data))
     if (data / "rebuild.json").exists() and not running:
         yield Finding("rebuild", "note", "a rebuild was interrupted", "Go on with `millrace rebuild --from bus`.")
+
+
+async def sandbox() -> Finding:
+    """Look which tier of the sandbox this machine allows, by starting one in a folder that is thrown away."""
+    uid = SANDBOX_UID if os.geteuid() == 0 else None
+    with tempfile.TemporaryDirectory(prefix="millrace-doctor-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        children = Children(folder / "sandbox", uid=uid, size=1)
+        try:
+            await children.start()
+        except SandboxUnavailable as error:
+            return Finding("sandbox here", "wrong", str(error), "Until then runs need `up --unsafe`, and are not isolated.")
+        await children.close()
+    if children.tier == "A":
+        return Finding("sandbox here", "well", "tier A: every run is isolated")
+    do = f"Tier A does not stand here: {children.refused['A']}. docs/security.md says what tier B lets through."
+    return Finding("sandbox here", "note", f"tier {children.tier}", do)
 
 
 def port(number: int) -> Finding:

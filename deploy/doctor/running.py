@@ -144,9 +144,15 @@ async def _behind(client: Client, connection: asyncpg.Connection) -> AsyncIterat
 
 def _sandbox(told: Any) -> Finding:
     tier = told.get("tier") if isinstance(told, dict) else None
-    if tier in {"A", "B"}:
-        return Finding("sandbox", "well", f"tier {tier}")
-    return Finding("sandbox", "note", f"runs are not isolated (tier {tier})", "Run only code that you trust.")
+    if tier == "A":
+        return Finding("sandbox", "well", "tier A")
+    refused = told.get("refused") or {} if isinstance(told, dict) else {}
+    because = "; ".join(f"tier {name}: {reason}" for name, reason in refused.items()) or "no reason is known"
+    if tier == "B":
+        return Finding("sandbox", "note", "tier B", f"docs/security.md says what it lets through. Why not tier A: {because}")
+    if tier == "none":
+        return Finding("sandbox", "note", "runs are not isolated (tier none)", f"Run only code that you trust. {because}")
+    return Finding("sandbox", "wrong", "no run is taken: there is no sandbox", because)
 
 
 async def _readyz(socket: Path) -> dict[str, Any] | None:

@@ -19,7 +19,8 @@ from services.executor.questions import QUESTIONS
 from services.executor.runs import Runs
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.egress.resolver import Resolver
-from services.executor.sandbox.jail import Sandbox
+from services.executor.sandbox.errors import SandboxUnavailable
+from services.executor.sandbox.jail import Sandbox, Tier
 from services.executor.store import Store
 from services.executor.work import Worker
 from shared import service
@@ -83,10 +84,25 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="executor", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.say_log))
-        sandbox = Children(settings.data / "sandbox", uid=settings.sandbox_uid, size=settings.warm)
-        await sandbox.start()
+        tiers: tuple[Tier, ...] = ("A", "B") if settings.tier is None else (settings.tier,)
+        sandbox = Children(
+            settings.data / "sandbox", uid=settings.sandbox_uid, size=settings.warm, tiers=tiers, unsafe=settings.unsafe
+        )
+        try:
+            await sandbox.start()
+        except SandboxUnavailable as error:
+            # Nothing is run bare by accident: the service says what is missing, takes no work, and waits to be put right.
+            _log.error("sandbox.unavailable", reason=str(error))
+            runtime.health.report("sandbox", str(error))
+            runtime.health.state("sandbox", {"tier": None, "refused": sandbox.refused})
+            await bus.start()
+            yield
+            return
         stack.push_async_callback(sandbox.close)
-        runtime.health.state("sandbox", {"tier": sandbox.tier})
+        if sandbox.tier == "none":
+            _log.warning("sandbox.unsafe", refused=sandbox.refused)
+        runtime.health.report("sandbox", None)
+        runtime.health.state("sandbox", {"tier": sandbox.tier, "refused": sandbox.refused})
         executor = Executor(settings, bus, engine, sandbox)
         stack.callback(executor.resolver.close)
         await executor.bundles.start()

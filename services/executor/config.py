@@ -10,6 +10,7 @@ import msgspec
 
 from services.executor.domain import LEAST_KEPT
 from services.executor.sandbox.egress.policy import Rule, Rules, rules
+from services.executor.sandbox.jail import Tier
 from shared.config import Environment
 
 DAY = 24 * 3600
@@ -31,6 +32,10 @@ class Settings(msgspec.Struct, frozen=True):
     sandbox_uid: int | None
     runs_kept: timedelta
     egress: Rules
+    unsafe: bool
+    """Whether runs may go on without isolation where no sandbox is available."""
+    tier: Tier | None
+    """The one tier to use; None for the best that this machine allows. "none" only together with `unsafe`."""
 
     def __repr__(self) -> str:
         """Say nothing: a repr ends up in logs, and this holds keys and passwords."""
@@ -39,6 +44,8 @@ class Settings(msgspec.Struct, frozen=True):
 
 def read(environment: Environment) -> Settings:
     """Return the settings; what is missing is reported by `environment.check`."""
+    tiers: dict[str | None, Tier] = {"A": "A", "B": "B", "none": "none"}
+    choices = ("A", "B", "none") if environment.flag("MILLRACE_UNSAFE") else ("A", "B")
     cores = os.cpu_count() or 1
     uid = environment.optional("MILLRACE_SANDBOX_UID")
     return Settings(
@@ -51,6 +58,8 @@ def read(environment: Environment) -> Settings:
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
         runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
         egress=Rules((*_rules(environment, "MILLRACE_EGRESS_ALLOW"), *_rules(environment, "MILLRACE_EGRESS_DENY"))),
+        unsafe=environment.flag("MILLRACE_UNSAFE"),
+        tier=tiers.get(environment.choice("MILLRACE_SANDBOX_TIER", choices)),
     )
 
 

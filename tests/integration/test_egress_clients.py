@@ -26,7 +26,7 @@ from services.executor.sandbox.egress.policy import Rules, rules
 from services.executor.sandbox.process import Child
 from tests.support.egress import Names, listening
 from tests.support.inside import eventually
-from tests.support.sandbox import Bench, Recorded, started_bench, value
+from tests.support.sandbox import TIERS, Bench, Recorded, started_bench, value
 
 UPLOAD = 1_500_000
 DOWNLOAD = 2_000_000
@@ -110,7 +110,8 @@ class Closed(Children):
 @pytest_asyncio.fixture
 async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
     monkeypatch.setattr("tests.support.sandbox.Children", Closed)
-    async with started_bench(uid=None, interpreter=None) as made:
+    # Their network is open and they may read this environment's packages: only tier "none" gives that.
+    async with started_bench(uid=None, interpreter=None, tiers=("none",), unsafe=True) as made:
         yield made
 
 
@@ -200,6 +201,37 @@ async def test_a_client_uses_the_proxy_by_itself(client: str, bench: Bench, cert
         ("inner.example", 80, "private"),
         ("inner.example", 443, "private"),
     }
+
+
+@pytest.mark.skipif("A" not in TIERS, reason="namespaces are forbidden here")
+async def test_a_run_behind_all_walls_reaches_what_it_may_and_nothing_else(certificate: Path) -> None:
+    text = """
+        import json, socket, urllib.error, urllib.request
+        @workflow
+        def main(port: int):
+            found = json.loads(urllib.request.urlopen(f"http://api.example:{port}/who").read())
+            try: urllib.request.urlopen("http://inner.example/")
+            except urllib.error.HTTPError as error: found["denied"] = error.code
+            try: socket.create_connection(("127.0.0.1", port), timeout=5)
+            except OSError as error: found["past"] = type(error).__name__
+            try: socket.getaddrinfo("api.example", port)
+            except OSError as error: found["resolved"] = type(error).__name__
+            return found
+    """
+    told: list[Record] = []
+    names = Names(api_example="127.0.0.1", inner_example="10.0.0.1")
+    network = Network(Rules(rules("127.0.0.1", allows=True)).of("default"), names, told.append)
+    async with api(certificate) as (plain, _), started_bench(tiers=("A",)) as bench:
+        found = value(await bench.run(text, Recorded(network), port=plain))
+    # Its own loopback is another one than ours, and what goes out has no token: the namespace says whose it is.
+    assert found == {
+        "host": f"api.example:{plain}",
+        "proxied": False,
+        "denied": 403,
+        "past": "PermissionError",
+        "resolved": "gaierror",
+    }
+    assert [(record.outcome, record.host) for record in told] == [("connected", "api.example"), ("denied", "inner.example")]
 
 
 async def test_aiohttp_is_changed_only_when_it_is_imported_and_only_by_default(bench: Bench) -> None:

@@ -14,7 +14,7 @@ from services.executor.sandbox import birth
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Outcome
-from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench, value
+from tests.support.sandbox import FORKING, UID, Bench, Recorded, below, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(
     UID is not None and reachable_interpreter() is None, reason="no interpreter that the sandbox's user can read"
@@ -23,9 +23,9 @@ pytestmark = pytest.mark.skipif(
 WAITS = "import asyncio, os\n@workflow\nasync def main():\n    log.info('up', pid=os.getpid())\n    await asyncio.sleep(60)"
 
 
-@pytest_asyncio.fixture
-async def bench() -> AsyncIterator[Bench]:
-    async with started_bench(size=2) as made:
+@pytest_asyncio.fixture(params=FORKING)
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    async with started_bench(size=2, most=2, tiers=(request.param,)) as made:
         yield made
 
 
@@ -74,11 +74,13 @@ async def started(bench: Bench, body: str) -> tuple["asyncio.Task[Outcome]", Rec
 async def test_a_killed_zygote_gives_its_runs_back_and_the_next_has_a_new_one(bench: Bench) -> None:
     first = zygote_of(bench)
     runs = [await started(bench, WAITS) for _ in range(3)]
+    pids = [child.pid for child in bench.children._serving]
     os.kill(first, signal.SIGKILL)
-    for running, into in runs:
+    for running, _ in runs:
         with pytest.raises(SandboxUnavailable, match="zygote"):
             await running
-        assert not works(into.logs[0][2]["pid"])
+    assert len(pids) == 3
+    assert not any(works(pid) for pid in pids)
     assert value(await bench.run("@workflow\ndef main(): return 1")) == 1
     assert zygote_of(bench) != first
 
@@ -92,11 +94,12 @@ async def test_a_killed_zygote_takes_children_along_that_refuse_to_die_with_it(b
             log.info("up", pid=os.getpid())
             await asyncio.sleep(60)
     """
-    running, into = await started(bench, body)
+    running, _ = await started(bench, body)
+    (pid,) = bench.tree
     os.kill(zygote_of(bench), signal.SIGKILL)
     with pytest.raises(SandboxUnavailable):
         await running
-    assert not works(into.logs[0][2]["pid"])
+    assert not works(pid)
 
 
 async def test_an_answer_that_came_before_the_zygotes_death_counts(bench: Bench) -> None:
@@ -134,10 +137,13 @@ async def test_a_daemon_is_gone_when_the_run_is(bench: Bench) -> None:
             pids = [detached() for _ in range(5)]
             time.sleep(0.05)
             for pid in pids: os.kill(pid, 0)  # not before its time: raises if it were gone
-            return pids
+            log.info("up")
+            time.sleep(0.1)
     """
-    pids = value(await bench.run(body))
-    assert isinstance(pids, list)
+    running, _ = await started(bench, body)
+    pids = bench.tree
+    assert len(pids) == 6
+    assert value(await running) is None
     while bench.children._ending:
         await asyncio.wait(bench.children._ending)
     assert not any(lives(pid) for pid in pids)
@@ -159,12 +165,14 @@ async def test_daemons_of_daemons_are_gone_when_a_cancelled_run_is(bench: Bench)
                     time.sleep(60)
             told = b""
             while told.count(b" ") < 4 * 8: told += os.read(ours, 4096)
-            log.info("up", pids=[int(pid) for pid in told.split()])
+            log.info("up")
             time.sleep(60)
     """
-    running, into = await started(bench, body)
-    pids = into.logs[0][2]["pids"]
-    assert len(pids) == 32
+    running, _ = await started(bench, body)
+    pool = bench.children._pool
+    await until(lambda: len(pool.waiting) == 2 and all(slot.done() for slot in pool.waiting))
+    pids = below(zygote_of(bench)) - {slot.result().pid for slot in pool.waiting}
+    assert len(pids) == 33
     assert all(lives(pid) for pid in pids)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -178,11 +186,12 @@ async def test_the_daemons_of_one_run_do_not_end_another(bench: Bench) -> None:
         @workflow
         async def main():
             inner = subprocess.run(["sh", "-c", "sleep 60 >/dev/null 2>&1 & echo $!"], capture_output=True, text=True)
-            log.info("up", pid=int(inner.stdout))
+            log.info("up")
             await asyncio.sleep(60)
     """
-    running, into = await started(bench, body)
-    pid = into.logs[0][2]["pid"]
+    running, _ = await started(bench, body)
+    (child,) = bench.children._serving
+    (pid,) = below(child.pid)
     assert value(await bench.run("import os\n@workflow\ndef main():\n    if os.fork() == 0: os._exit(0)\n    return 1")) == 1
     await asyncio.sleep(0.1)
     assert lives(pid)
@@ -242,7 +251,7 @@ async def test_a_run_sees_nothing_of_zygote_and_siblings(bench: Bench) -> None:
 
 async def test_two_thousand_runs_leave_no_process_no_descriptor_and_no_file() -> None:
     before = descriptors(), children_of(os.getpid())
-    async with started_bench(size=4) as bench:
+    async with started_bench(size=4, most=4) as bench:
         job = bench.job("@workflow\ndef main(): pass")
         left = iter(range(2000))
 
@@ -253,16 +262,16 @@ async def test_two_thousand_runs_leave_no_process_no_descriptor_and_no_file() ->
         await asyncio.gather(*(work() for _ in range(16)))
         while bench.children._ending:
             await asyncio.wait(bench.children._ending)
-        warm = {(await slot).pid for slot in bench.children._slots}
+        warm = {(await slot).pid for slot in bench.children._pool.waiting}
         zygote = zygote_of(bench)
         assert len(warm) == 4
         await until(lambda: children_of(zygote) == warm)
         if os.geteuid() == 0:  # nobody else may look
-            assert len(os.listdir(f"/proc/{zygote}/fd")) == len({0, 1, 2, 3, "wakes", "waker"})
+            assert len(os.listdir(f"/proc/{zygote}/fd")) == len({0, 1, 2, 3, "wakes", "waker", "own PID namespace"})
         assert bench.children._zygote is not None
         assert len(bench.children._zygote._births) == 4
         assert bench.children._ground is not None
-        assert len(os.listdir(bench.children._ground.scratch)) == 4
+        assert os.listdir(bench.children._ground.scratch) == []  # children of this tier have theirs in memory
     assert (descriptors(), children_of(os.getpid())) == before
     assert not lives(zygote)
 

@@ -128,16 +128,17 @@ class Outside:
         return found
 
 
-def sandbox_user() -> dict[str, str]:
-    """Return the setting by which children run under a user of their own, where that is possible."""
-    return {"MILLRACE_SANDBOX_UID": "65532"} if os.geteuid() == 0 else {}
+def sandbox_settings() -> dict[str, str]:
+    """Return the settings of a sandbox whose runs can be spoken to by files: under a user of its own where that is possible."""
+    bare = {"MILLRACE_SANDBOX_TIER": "none", "MILLRACE_UNSAFE": "1"}
+    return bare | ({"MILLRACE_SANDBOX_UID": "65532"} if os.geteuid() == 0 else {})
 
 
 @asynccontextmanager
 async def river(place: Place, data: Path, **executor: str) -> AsyncIterator[Outside]:
     """Run both services, with a gateway's rights for the test."""
     async with (
-        running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_user(), **executor),
+        running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings(), **executor),
         running(place, "events"),
         bus_of(place, "gateway") as bus,
     ):

@@ -1,9 +1,11 @@
 """A started sandbox over a bundle made of texts, and a record of all that its runs asked for."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -19,9 +21,30 @@ from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Identity, require_reach
-from services.executor.sandbox.jail import Description, Job, Level, Outcome, StepRecord, Stream
+from services.executor.sandbox.jail import Description, Job, Level, Outcome, StepRecord, Stream, Tier
 
 UID = SANDBOX_UID if os.geteuid() == 0 else None
+
+
+def namespaces_allowed() -> bool:
+    """Whether this machine lets the sandbox's user make namespaces and mount in them."""
+    command = ["unshare", "--user", "--map-current-user", "--mount", "--pid", "--net", "--fork", "--mount-proc", "true"]
+    return subprocess.run(command, user=UID, capture_output=True, check=False).returncode == 0
+
+
+TIERS: tuple[Tier, ...] = ("A", "B", "none") if namespaces_allowed() else ("B", "none")
+FORKING: tuple[Tier, ...] = tuple(tier for tier in TIERS if tier != "B")
+"""The tiers in which a run may start processes."""
+
+
+def below(pid: int) -> set[int]:
+    """All that descends from a process."""
+    found: set[int] = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in map(int, (task / "children").read_text().split()):
+                found |= {child} | below(child)
+    return found
 
 
 def reachable_interpreter() -> Path | None:
@@ -115,6 +138,12 @@ class Bench:
             timeout=timeout,
         )
 
+    @property
+    def tree(self) -> set[int]:
+        """All processes of the one run that is going on, by their numbers outside."""
+        (child,) = self.children._serving
+        return {child.pid} | below(child.pid)
+
     async def run(self, body: str, into: Recorded | None = None, *, timeout: float = 20, **given: Any) -> Outcome:
         """Run a module's text to its end."""
         return await self.children.run(self.job(body, timeout=timeout, **given), into or Recorded())
@@ -129,7 +158,7 @@ async def started_bench(**options: Any) -> AsyncIterator[Bench]:
     """Start a sandbox as this machine allows: under its own user where the tests run as root."""
     folder = Path(tempfile.mkdtemp(prefix="millrace-test-"))
     folder.chmod(0o755)
-    chosen = {"size": 1, "uid": UID, "interpreter": None if UID is None else reachable_interpreter()} | options
+    chosen = {"tiers": TIERS[:1], "size": 1, "uid": UID, "interpreter": None if UID is None else reachable_interpreter()} | options
     children = Children(folder / "executor", **chosen)
     try:
         await children.start()

@@ -35,12 +35,20 @@ class Channel:
         """What a signal handler wants raised in the main thread as soon as its frame is out whole."""
         os.register_at_fork(after_in_child=self._abandon)
 
-    def send(self, frame: dict[str, Any]) -> None:
-        """Write one frame, whose values are known to be JSON. After `close_with` nothing is sent any more, silently."""
+    def send(self, frame: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+        """Write one frame, whose values are known to be JSON. After `close_with` nothing is sent any more, silently.
+
+        Descriptors are handed over with it, and closed here.
+        """
         payload = json.dumps(frame, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         if len(payload) > MAX_FRAME:
             msg = f"{frame['kind']} of {len(payload)} bytes is over the limit of {MAX_FRAME}"
             raise ResultError(msg)
+        if descriptors:
+            socket.send_fds(self._socket, [len(payload).to_bytes(4, "big") + payload], descriptors)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return
         self._write(payload, last=False)
 
     def close_with(self, payload: bytes) -> None:

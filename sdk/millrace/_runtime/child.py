@@ -14,10 +14,12 @@ from typing import Any, cast
 
 from millrace import _declare
 from millrace._binding import bind
-from millrace._runtime import channel, describe, network
+from millrace._runtime import channel, describe, network, probe
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
+from millrace._runtime.rehearsal import rehearse
 from millrace._runtime.stopping import Stopping
+from millrace._runtime.walls import Walls
 
 _CLEARING = 1.0
 """Seconds that tasks which the workflow left behind have to end, once they are cancelled."""
@@ -25,21 +27,40 @@ _CLEARING = 1.0
 _LAST_RESORT = b'{"kind":"error","type":"MemoryError","message":"no memory to say more","traceback":""}'
 
 
-def serve(descriptor: int) -> None:
-    """Announce readiness on the control socket, serve the one job, and end the process. Does not return."""
+def serve(descriptor: int, walls: Walls, order: dict[str, Any]) -> None:
+    """Serve the one job that comes on the control socket, and end the process. Does not return.
+
+    Says "ready" behind the walls that are the same for every job, with the listening socket of the run's way out where there is
+    one; "placed" once told which bundle, behind all of them; then waits for the job.
+    """
     out, err = cast("io.TextIOWrapper", sys.stdout), cast("io.TextIOWrapper", sys.stderr)
     out.reconfigure(line_buffering=True, errors="backslashreplace")
     control = channel.Channel(socket.socket(fileno=descriptor))
     loop = asyncio.new_event_loop()  # made before the job comes: it costs more than everything after it
     born = os.getpid()
-    control.send({"kind": "ready"})
     try:
+        listener = walls.enter(order)
+    except OSError as error:
+        sys.exit(f"{error}")
+    control.send({"kind": "ready"}, () if listener is None else (listener.detach(),))
+    try:
+        where = json.loads(control.receive())
+        bundle, packages = walls.close(where["bundle"], where["packages"])
+        sys.path.insert(0, bundle)
+        if packages is not None:
+            sys.path.append(packages)
+        stopping = Stopping(control, bundle)
+        stopping.listen()
+        rehearse()
+        control.send({"kind": "placed"})
         document = control.receive()
     except EOFError:
         os._exit(0)
+    except OSError as error:
+        sys.exit(f"{error}")
     try:
         channel.current = control
-        payload = _answer(document, control, loop)
+        payload = _answer(document, control, stopping, loop, bundle)
     except BaseException:
         payload = _LAST_RESORT
     if os.getpid() != born:
@@ -54,35 +75,28 @@ def serve(descriptor: int) -> None:
     os._exit(0)
 
 
-def _answer(document: bytes, control: channel.Channel, loop: asyncio.AbstractEventLoop) -> bytes:
-    bundle = ""
-    stopping: Stopping | None = None
+def _answer(document: bytes, control: channel.Channel, stopping: Stopping, loop: asyncio.AbstractEventLoop, bundle: str) -> bytes:
     try:
         job = json.loads(document)
         if job["kind"] == "network":
             network.use_proxy(job["proxy"])
             job = json.loads(control.receive())
-        bundle = job["bundle"]
-        stopping = Stopping(control, bundle)
-        sys.path.insert(0, bundle)
-        if job.get("site_packages"):
-            sys.path.append(job["site_packages"])
-        stopping.listen()
+        if job["kind"] == "probe":
+            return b'{"kind":"result","result":' + to_json(probe.holes(job["targets"]), what="the probe").encode() + b"}"
         if job["kind"] == "describe":
             return to_json(describe.describe(bundle), what="the description").encode()
-        result = _call(job, loop, stopping)
+        result = _call(job, loop, stopping, bundle)
         text = to_json(result, what="the result", rich=True)
         atexit._run_exitfuncs()  # os._exit would skip them; what they raise goes to standard error
         stopping.silence()
         return b'{"kind":"result","result":' + text.encode() + b"}"
     except BaseException as error:
-        if stopping is not None:
-            stopping.silence()
+        stopping.silence()
         return to_json(error_frame(error, bundle), what="the error").encode()
 
 
-def _call(job: dict[str, Any], loop: asyncio.AbstractEventLoop, stopping: Stopping) -> object:
-    function = _found(job)
+def _call(job: dict[str, Any], loop: asyncio.AbstractEventLoop, stopping: Stopping, bundle: str) -> object:
+    function = _found(job, bundle)
     args, kwargs = bind(function, job["input"])
     if not inspect.iscoroutinefunction(function):
         result = function(*args, **kwargs)
@@ -109,10 +123,10 @@ def _clear(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_until_complete(loop.shutdown_asyncgens())
 
 
-def _found(job: dict[str, Any]) -> Callable[..., Any]:
+def _found(job: dict[str, Any], bundle: str) -> Callable[..., Any]:
     name = describe.dotted(job["module"])
     module = importlib.import_module(name)
-    if not describe.is_file_of(module, job["bundle"]):
+    if not describe.is_file_of(module, bundle):
         msg = f"{job['module']} of the workspace is hidden by a module of Python's own with the same name"
         raise ImportError(msg)
     declared = [

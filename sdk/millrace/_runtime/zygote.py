@@ -4,8 +4,8 @@ One thread, one loop. Each packet on its socket is one JSON object; descriptors 
 `fork` (with a child's control socket, standard output and error); answered with `born`, which carries a pidfd, or
 `stillborn`. Every child's end is told by `ended`; where it left processes behind, `swept` follows once they are gone.
 
-A child adopts what its own descendants orphan, so whatever else hangs on the zygote was left by a child that is dead:
-it is killed.
+Where the kernel does not end a child's descendants with it, the child adopts what they orphan; so whatever else hangs on the
+zygote was left by a child that is dead: it is killed.
 """
 
 import gc
@@ -16,8 +16,9 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable
 from typing import Any
+
+from millrace._runtime.walls import Walls
 
 _PACKET = 8192
 """Bytes of one packet: a path of the longest kind, and room around it."""
@@ -27,18 +28,18 @@ _CONTROL = 3
 
 
 class Zygote:
-    """Serves one supervisor. `belong` ties a process to the parent with the given number."""
+    """Serves one supervisor with children behind `walls`."""
 
-    def __init__(self, control: socket.socket, belong: Callable[[int], None]) -> None:
+    def __init__(self, control: socket.socket, walls: Walls) -> None:
         self._control = control
-        self._belong = belong
+        self._walls = walls
         self._pid = os.getpid()
         self._most_files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         self._ids: dict[int, int] = {}
         self._unswept: list[tuple[int, float]] = []
 
-    def attend(self) -> None:
-        """Serve until the supervisor is gone; then end the process. Returns in a forked child, and only there."""
+    def attend(self) -> dict[str, Any]:
+        """Serve until the supervisor is gone; then end the process. Returns in a forked child, and only there: its order."""
         wakes, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _nothing)
@@ -47,54 +48,59 @@ class Zygote:
         poll.register(wakes, select.POLLIN)
         gc.collect()
         gc.freeze()  # what is shared stays shared: no collection in a child writes to it
-        self._send({"kind": "hello"})
+        itself = os.pidfd_open(self._pid)
+        self._send({"kind": "hello"}, itself)
+        os.close(itself)
         while True:
             ready = {descriptor for descriptor, _ in poll.poll(100 if self._unswept else None)}
             if wakes in ready:
                 os.read(wakes, 4096)
             if wakes in ready or self._unswept:
                 self._reap()
-            if self._control.fileno() in ready and self._is_child_after_request():
-                return
+            if self._control.fileno() in ready:
+                order = self._order_of_child()
+                if order is not None:
+                    return order
 
-    def _is_child_after_request(self) -> bool:
+    def _order_of_child(self) -> dict[str, Any] | None:
+        """Fork as requested. Answers the order in the child, None in the zygote."""
         packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET, 3, socket.MSG_CMSG_CLOEXEC)
         if not packet:
             os._exit(0)
-        order = json.loads(packet)
+        order: dict[str, Any] = json.loads(packet)
         try:
-            pid = os.fork()
+            pid = self._walls.fork()
         except OSError as error:
             self._send({"kind": "stillborn", "id": order["id"], "message": str(error)})
             pid = -1
         if pid == 0:
             self._become_child(order, *descriptors)
-            return True
+            return order
         for descriptor in descriptors:
             os.close(descriptor)
         if pid > 0:
             self._ids[pid] = order["id"]
             pidfd = os.pidfd_open(pid)  # ours to reap, so the number is still its own
-            self._send({"kind": "born", "id": order["id"], "pid": pid}, pidfd)
+            self._send({"kind": "born", "id": order["id"]}, pidfd)
             os.close(pidfd)
-        return False
+        return None
 
     def _become_child(self, order: dict[str, Any], control: int, out: int, err: int) -> None:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
-        self._belong(self._pid)
         self._control.detach()
         os.dup2(control, _CONTROL, inheritable=False)
         os.dup2(out, 1)
         os.dup2(err, 2)
         os.closerange(_CONTROL + 1, self._most_files)
+        if order.get("bare"):  # what a fork alone takes, as the limit of everything else
+            os.write(_CONTROL, b"%d" % time.monotonic_ns())
+            os._exit(0)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_NOFILE, (order["open_files"],) * 2)
         if order["memory_bytes"] is not None:
             resource.setrlimit(resource.RLIMIT_AS, (order["memory_bytes"],) * 2)
-        os.environ["TMPDIR"] = order["scratch"]
-        os.chdir(order["scratch"])
 
     def _reap(self) -> None:
         ended: list[dict[str, Any]] = []
@@ -106,7 +112,8 @@ class Zygote:
             if found is None:
                 break
             pid = found.si_pid
-            _kill(-pid)  # while the zombie holds the number, it can be no other group's
+            if not self._walls.leaves_nothing:
+                _kill(-pid)  # while the zombie holds the number, it can be no other group's
             _, status, usage = os.wait4(pid, 0)
             if pid in self._ids:
                 ended.append(
@@ -118,7 +125,7 @@ class Zygote:
                         "max_rss_kb": usage.ru_maxrss,
                     }
                 )
-        are_left = self._kill_left_behind()
+        are_left = not self._walls.leaves_nothing and self._kill_left_behind()
         for frame in ended:
             self._send({**frame, "swept": not are_left})
             if are_left:

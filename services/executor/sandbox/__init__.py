@@ -15,20 +15,28 @@ What a child is believed
     `/proc` and the zygote's `wait4`. What it says arrives as length-capped frames that are decoded into typed structs (`frames`);
     the first answer decides, and anything that is no frame ends the attempt as crashed, reason "sandbox".
 
-What tier "none" stops
-    Reading the supervisor's environment, memory, descriptors and files (another user, private scratch, mode bits);
-    gaining rights (no_new_privs); looking into a sibling's memory or the zygote's (not dumpable); floods of output,
-    endless runs, hung and forking process groups; processes that leave the session and are orphaned (they fall to the
-    zygote, which kills them); results and messages that no reader can hold; outliving the supervisor.
+What stands in between
+    Tier A: namespaces of every kind, a new root with nothing but what a run needs, Landlock, a seccomp allowlist, no capabilities.
+    Tier B, where namespaces are forbidden: Landlock and a narrower allowlist. Each was tried by a child of this very
+    machine before it is used for anybody (`probing`). Where neither stands nothing is run, unless the operator said "unsafe".
+    What each stops, row by row, and what it does not, is in docs/security.md; what a child does to itself is in the SDK, in
+    `_runtime/walls.py` (the order of it), `root.py` (files), `landlock.py`, `seccomp.py` and `syscalls.py` (calls), `probe.py`
+    (the attacks).
+
+What every tier stops
+    Reading the supervisor's environment, memory and descriptors; gaining rights; looking into a sibling's memory or the zygote's;
+    floods of output, endless runs, hung and forking process groups, daemons; results and messages that no reader can hold; trees
+    of processes that take too much memory; outliving the supervisor; anything of one run that could reach the next.
 
 What tier "none" does not stop
     The network; signals to other children and to the zygote (they share a user): the attempts of a killed zygote are
     given back, never called crashed, but what they left behind survives it; files that everybody may read, other bundles
-    among them; filling a disk. Children of one zygote share its hash seed and memory layout. Where the supervisor is not
-    root and children share its user, the walls between files and processes are missing too. The kernel tiers A and B,
-    behind the same `Sandbox` interface, are for these.
+    among them; filling a disk. Where the supervisor is not root and children share its user, the walls between files and
+    processes are missing too.
 
-Files: `jail` what a caller meets; `children` the pool; `zygote` who forks, `birth` one fork of it, `reports` what it
+Files: `jail` what a caller meets; `children` all of it put together; `pool` who waits;
+`probing` which tier stands here; `zygote` who forks, `birth` one fork of it, `reports` what it
 says; `process` one child; `attempt` the conversation with it; `frames` the wire; `verdict` what an end means; `output`
-what the author prints; `masking` what is left out of it; `egress` the way to a network; `ground` the files a child may see.
+what the author prints; `masking` what is left out of it; `egress` the way to a network; `memory` what a tree takes; `ground`
+the files a child may see.
 """

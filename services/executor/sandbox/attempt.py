@@ -56,7 +56,12 @@ class Excess:
     message: str
 
 
-Last = frames.Terminal | Gone | Broken | Excess
+@dataclass(frozen=True)
+class Starved:
+    """The child and what it started took more memory than they may."""
+
+
+Last = frames.Terminal | Gone | Broken | Excess | Starved
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class Attempt:
         child = self._child
         child.output.on_text = self._hear
         child.output.on_flood = self._flood
+        child.on_starved = self._starve
         proxy = self._proxy(self._capabilities.network)
         try:
             if proxy is not None:
@@ -129,6 +135,8 @@ class Attempt:
             child.kill()
             if exit_ is None:
                 exit_ = await asyncio.shield(child.exited)
+            if isinstance(last, Gone) and child.has_starved:
+                last = Starved()
             child.output.drain()
             self._words += [(name, rest) for name, printed in self._printed.items() if (rest := printed.end())]
             self._is_over = True
@@ -165,7 +173,7 @@ class Attempt:
                     self._settle(frame)
                 elif isinstance(frame, frames.Log):
                     self._note(frame, size)
-                elif isinstance(frame, frames.Ready):
+                elif isinstance(frame, frames.Ready | frames.Placed):
                     self._settle(Broken("it said a second time that it is ready"))
                 else:
                     await self._serve(frame)
@@ -279,6 +287,9 @@ class Attempt:
 
     def _flood(self) -> None:
         self._settle(Excess(f"it printed more than {FATAL >> 20} MB"))
+
+    def _starve(self) -> None:
+        self._settle(Starved())
 
     def _stop(self, why: Stopped) -> None:
         if self._last.done() or self._stopped is not None:

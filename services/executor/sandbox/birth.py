@@ -54,9 +54,9 @@ class Birth:
         if self._pidfd >= 0 and self._overdue is None:
             self._overdue = asyncio.get_running_loop().call_later(_REPORT, self._check_report)
 
-    def begin(self, pid: int, pidfd: int) -> None:
+    def begin(self, pidfd: int) -> None:
         """Take note of the birth; the descriptor is this object's from now on."""
-        self.pid, self._pidfd = pid, pidfd
+        self.pid, self._pidfd = pid_of(pidfd), pidfd
         if self._is_unwanted:
             self.kill()
         settle(self.born, None)
@@ -104,6 +104,12 @@ class Birth:
             self._overdue = asyncio.get_running_loop().call_later(_REPORT, self._check_report)
         else:
             self._on_stuck()
+
+
+def pid_of(pidfd: int) -> int:
+    """Answer the number that a process has in this PID namespace; -1 where it is already gone."""
+    with open(f"/proc/self/fdinfo/{pidfd}", "rb", buffering=0) as file:  # noqa: PTH123 - in the path of every run
+        return int(file.read(1024).split(b"\nPid:", 1)[1].split(None, 1)[0])
 
 
 def _is_readable(descriptor: int) -> bool:

@@ -1,30 +1,34 @@
-"""The pool: one zygote, some children of it that are always warm; each serves one attempt and dies."""
+"""The sandbox put together: one zygote, a pool of its children, and the tier that both are of."""
 
 import asyncio
+import functools
 import os
-from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
-from services.executor.sandbox import frames, process, verdict
+from services.executor.sandbox import frames, memory, process, verdict
 from services.executor.sandbox.attempt import Attempt, Ended
+from services.executor.sandbox.cgroups import Cgroups, found
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.jail import Capabilities, Description, Job, Level, Outcome, StepRecord, Stream, Tier
-from services.executor.sandbox.process import Child, Limits
+from services.executor.sandbox.pool import Pool
+from services.executor.sandbox.probing import remedy, targets
+from services.executor.sandbox.process import Child, Limits, Place
 from services.executor.sandbox.zygote import Zygote
 from services.executor.sandbox.zygote import start as start_zygote
 
 SANDBOX_UID = 65532
 """The user that images call "nonroot": no file and no other process should belong to it."""
 
+_PROBE = 30.0
+"""Seconds for the attack list, which takes some milliseconds."""
 _DESCRIBE = 30.0
 """Seconds for all imports of a bundle together."""
-_REFILL_AFTER = 0.005
-"""Seconds until a child that was taken is replaced, unless it was the last or its run ends before: a start takes some
-milliseconds of a core, which would be felt by a short run that has just begun."""
 _MOST_ENDING = 64
 """Children that may still be dying when another run begins; the outcome of their run is long told."""
 
@@ -32,14 +36,13 @@ _log = structlog.get_logger()
 
 
 class Children:
-    """A `Sandbox` of tier "none": separate processes, under a user of their own where the supervisor is root.
+    """A `Sandbox` of one-shot processes, of the best tier that this machine allows.
 
-    `data` is a folder of the executor's own, made if missing. `size` children are kept warm; more run at once if asked.
-    `uid` None keeps the supervisor's user: right where that is an ordinary one. `interpreter` is the one that runs this
-    unless given.
+    `data` is a folder of the executor's own, made if missing; `code` holds it and all bundles, and is its parent unless given.
+    From `size` to `most` children are kept warm (four times `size` unless given); more run at once if asked. `uid` None keeps the
+    supervisor's user: right where that is an ordinary one. `interpreter` is the one that runs this unless given. `tiers` are
+    tried in turn; `unsafe` adds "none" to their end. `cgroups` False measures the memory of runs even where the kernel would.
     """
-
-    tier: Tier = "none"
 
     def __init__(
         self,
@@ -47,53 +50,112 @@ class Children:
         *,
         uid: int | None,
         size: int = 4,
+        most: int | None = None,
         gid: int | None = None,
         interpreter: Path | None = None,
         limits: Limits | None = None,
+        code: Path | None = None,
+        tiers: Sequence[Tier] = ("A", "B"),
+        unsafe: bool = False,
+        cgroups: bool = True,
     ) -> None:
+        self.tier: Tier = tiers[0]
+        """The tier that is in use, once started."""
+        self.refused: dict[Tier, str] = {}
+        """The better tiers that were tried, and why each is not in use."""
+        last: tuple[Tier, ...] = ("none",) if unsafe and "none" not in tiers else ()
+        self._tiers: list[Tier] = [*tiers, *last]
         self._data = data
+        self._code = data.parent if code is None else code
         self._size = size
+        self._most = 4 * size if most is None else most
         self._who = None if uid is None else Identity(uid, uid if gid is None else gid)
         self._interpreter = interpreter
         self._limits = limits or Limits()
         self._ground: Ground | None = None
         self._zygote: Zygote | None = None
         self._starting = asyncio.Lock()
-        self._slots: deque[asyncio.Task[Child]] = deque()
+        self._pool = Pool(self._warm, least=size, most=self._most)
+        self._serving: set[Child] = set()
         self._ending: set[asyncio.Task[None]] = set()
-        self._gate = asyncio.Semaphore(max(1, len(os.sched_getaffinity(0))))
+        self._may_group = cgroups
+        self._cgroups: Cgroups | None = None
+        self._watch: asyncio.Task[None] | None = None
+        # Two a core: part of a start is waiting for the kernel, for locks of its network part and for groups to change.
+        self._gate = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
 
     async def start(self) -> None:
-        """Lay out the files and warm the pool; answers when the first child is ready. Raises `SandboxUnavailable`."""
+        """Lay out the files, find the tier, and warm the pool; answers when the first child is ready.
+
+        Raises `SandboxUnavailable`, saying what each tier lacks and what to do about it.
+        """
         if self._who is not None and os.geteuid() not in (0, self._who.uid):
             msg = f"only root can start children as user {self._who.uid}: run as root, or without that user"
             raise SandboxUnavailable(msg)
-        who = self._who if os.geteuid() == 0 else None
-        self._who = who
-        self._ground = await asyncio.to_thread(prepare, self._data, self._interpreter, who)
+        self._who = self._who if os.geteuid() == 0 else None
+        self.refused = {}
         try:
-            self._fill()
-            await asyncio.shield(self._slots[0])
+            self._ground = await asyncio.to_thread(prepare, self._data, self._code, self._interpreter, self._who)
+            if self._may_group and self._limits.memory_mb is not None:
+                self._cgroups = found((self._limits.memory_mb + self._limits.scratch_mb) << 20)
+            for tier in self._tiers:
+                self.tier = tier
+                self._pool = Pool(self._warm, least=self._size, most=self._most, places=tier != "none")
+                try:
+                    if tier != "none":
+                        await self._probe(self._ground)
+                    await self._pool.first()
+                    if self._limits.memory_mb is not None:
+                        self._watch = asyncio.create_task(memory.watch(lambda: self._serving, self._limits.memory_mb << 20))
+                except SandboxUnavailable as error:
+                    self.refused[tier] = str(error)
+                    await self._stop()
+                else:
+                    return
+            if list(self.refused) == ["none"]:
+                raise SandboxUnavailable(self.refused["none"])
+            raise SandboxUnavailable(remedy(self.refused))
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
         """Kill and reap every process and remove the scratch folder. Runs must have ended before."""
-        slots, self._slots = self._slots, deque()
         ground, self._ground = self._ground, None
-        for slot in slots:
-            slot.cancel()
-        for found in await asyncio.gather(*slots, return_exceptions=True):
-            if isinstance(found, Child):
-                await found.end()
+        await self._stop()
+        if self._cgroups is not None:
+            self._cgroups.close()
+            self._cgroups = None
+        if ground is not None:
+            await asyncio.to_thread(ground.leave)
+
+    async def _stop(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._pool.close()
         while self._ending:
             await asyncio.wait(self._ending)
         if self._zygote is not None:
             await self._zygote.end()
             self._zygote = None
-        if ground is not None:
-            await asyncio.to_thread(ground.leave)
+
+    async def _probe(self, ground: Ground) -> None:
+        """Have a child that is thrown away try the attack list. Raises `SandboxUnavailable`, naming what was not stopped."""
+        child = await self._warm()
+        try:
+            async with targets(self._data) as aims:
+                await child.put(Place(ground.scratch, None))
+                opening = frames.encode({"kind": "probe", "targets": aims})
+                ended = await Attempt(child, _Nothing()).ended(opening, _PROBE, None)
+        finally:
+            await child.end()
+        outcome = verdict.outcome(ended, _PROBE)
+        holes = None if outcome.result is None else msgspec.json.decode(outcome.result, type=list[str])
+        if holes is None:
+            raise SandboxUnavailable(f"the probe {outcome.status}: {outcome.error.message if outcome.error else ''}")
+        if holes:
+            raise SandboxUnavailable(f"a run could {', '.join(holes)}")
 
     async def run(self, job: Job, capabilities: Capabilities, *, cancel: asyncio.Event | None = None) -> Outcome:
         """Run one attempt in a warm child; see `Sandbox.run`."""
@@ -101,72 +163,56 @@ class Children:
             opening = frames.encode({"kind": "run", **_fields(job)})
         except FrameError as error:
             return verdict.refused(str(error))
-        return verdict.outcome(await self._converse(opening, job.timeout, capabilities, cancel), job.timeout)
+        place = Place(job.bundle, job.site_packages)
+        return verdict.outcome(await self._converse(place, opening, job.timeout, capabilities, cancel), job.timeout)
 
     async def describe(self, bundle: Path, *, site_packages: Path | None = None) -> Description:
         """Import the bundle's workflows in a child; see `Sandbox.describe`."""
-        opening = frames.encode({"kind": "describe", "bundle": str(bundle), "site_packages": site_packages and str(site_packages)})
-        return verdict.description(await self._converse(opening, _DESCRIBE, _Nothing(), None), _DESCRIBE)
+        opening = frames.encode({"kind": "describe"})
+        place = Place(bundle, site_packages)
+        return verdict.description(await self._converse(place, opening, _DESCRIBE, _Nothing(), None), _DESCRIBE)
 
-    async def _converse(self, opening: bytes, seconds: float, capabilities: Capabilities, cancel: asyncio.Event | None) -> Ended:
+    async def _converse(
+        self, place: Place, opening: bytes, seconds: float, capabilities: Capabilities, cancel: asyncio.Event | None
+    ) -> Ended:
         while len(self._ending) >= _MOST_ENDING:
             await asyncio.wait(self._ending, return_when=asyncio.FIRST_COMPLETED)
-        child = await self._take()
-        refill = asyncio.get_running_loop().call_later(_REFILL_AFTER, self._refill)
+        child = await self._pool.take(place)
+        self._serving.add(child)
+        self._pool.tend_soon()
         try:
             ended = await Attempt(child, capabilities).ended(opening, seconds, cancel)
         except BaseException:
             await child.end()
             raise
         finally:
-            refill.cancel()
-            self._refill()
+            self._serving.discard(child)
+            self._pool.tend()
         ending = asyncio.create_task(child.end())
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
         return ended
 
-    async def _take(self) -> Child:
-        """Take a warm child, or wait for one that is on its way."""
-        while True:
-            if not any(slot.done() for slot in self._slots):
-                self._fill()
-            slot = next((one for one in self._slots if one.done()), self._slots[0])
-            self._slots.remove(slot)
-            was_done = slot.done()
-            try:
-                child = await asyncio.shield(slot)
-            except asyncio.CancelledError:
-                self._slots.appendleft(slot)
-                raise
-            except SandboxUnavailable:
-                if was_done:  # an old failure: what counts is whether one can be started now
-                    continue
-                raise
-            if child.usable:
-                return child
-            await child.end()
-
-    def _refill(self) -> None:
-        if self._ground is not None:
-            self._fill()
-
-    def _fill(self) -> None:
+    async def _warm(self) -> Child:
         if self._ground is None:
-            msg = "the sandbox is not started"
-            raise SandboxUnavailable(msg)
-        while len(self._slots) < max(1, self._size):
-            self._slots.append(asyncio.create_task(self._warm(self._ground)))
-
-    async def _warm(self, ground: Ground) -> Child:
+            raise SandboxUnavailable("the sandbox is not started")
         async with self._gate:
-            return await process.start(await self._parent(ground), ground, self._who, self._limits)
+            child = await process.start(await self._parent(self._ground), self._ground, self._who, self._limits, self.tier)
+            if self._cgroups is not None:
+                await child.answered(self._hold(child, self._cgroups))
+            return child
+
+    async def _hold(self, child: Child, groups: Cgroups) -> None:
+        child.cgroup = groups.take()
+        child.on_ended = functools.partial(groups.give, child.cgroup)
+        # In a thread: the kernel may wait for all processors before it lets a process change its group.
+        await asyncio.to_thread(child.cgroup.hold, child.pid)
 
     async def _parent(self, ground: Ground) -> Zygote:
         """Return the zygote; a new one where the last has died."""
         async with self._starting:
             if self._zygote is None or self._zygote.died.done():
-                self._zygote = await start_zygote(ground, self._who, self._lose)
+                self._zygote = await start_zygote(ground, self._who, self.tier, self._lose)
             return self._zygote
 
     def _lose(self, reason: str) -> None:
@@ -199,8 +245,6 @@ class _Nothing:
 
 def _fields(job: Job) -> dict[str, Any]:
     return {
-        "bundle": str(job.bundle),
-        "site_packages": None if job.site_packages is None else str(job.site_packages),
         "module": job.module,
         "function": job.function,
         "input": job.input,

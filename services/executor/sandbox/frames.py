@@ -28,7 +28,11 @@ StepName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="kind", tag="ready"):
-    """The child has given up its rights and waits for a job."""
+    """The child stands behind the walls that are the same for every job; what will listen for its way out may come along."""
+
+
+class Placed(msgspec.Struct, frozen=True, tag_field="kind", tag="placed"):
+    """The child stands behind all walls, with one bundle, and waits for a job."""
 
 
 class Log(msgspec.Struct, frozen=True, tag_field="kind", tag="log"):
@@ -86,7 +90,7 @@ class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
 
 Request = StepGet | StepPut | Connection
 Terminal = Result | Error | Described
-Frame = Ready | Log | StepGet | StepPut | Connection | Result | Error | Described
+Frame = Ready | Placed | Log | StepGet | StepPut | Connection | Result | Error | Described
 
 _DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
 _ENCODER = msgspec.json.Encoder()

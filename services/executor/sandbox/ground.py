@@ -38,6 +38,8 @@ class Ground:
     package: Path
     boot: Path
     scratch: Path
+    code: Path
+    """The folder that all bundles and their environments lie below."""
     lock: int
     """An open descriptor: while it is held, no other supervisor on the same folder clears `scratch`."""
     numbers: "count[int]" = field(default_factory=count)
@@ -56,7 +58,7 @@ class Ground:
         os.close(self.lock)
 
 
-def prepare(data: Path, interpreter: Path | None, who: Identity | None) -> Ground:
+def prepare(data: Path, code: Path, interpreter: Path | None, who: Identity | None) -> Ground:
     """Lay out `data` (made if missing) and check that a child can reach all of it. Raises `SandboxUnavailable`."""
     if not hasattr(os, "pidfd_open"):
         msg = f"children are watched by pidfd, which this {sys.platform} does not have: use Linux 5.3 or newer"
@@ -69,7 +71,9 @@ def prepare(data: Path, interpreter: Path | None, who: Identity | None) -> Groun
     boot = package / "millrace" / "_runtime" / "boot.py"
     require_reach(boot, who, "the millrace package for sandboxed runs")
     scratch, lock = _own_scratch(data)
-    return Ground(interpreter=python, libraries=libraries, package=package, boot=boot, scratch=scratch, lock=lock)
+    return Ground(
+        interpreter=python, libraries=libraries, package=package, boot=boot, scratch=scratch, code=code.resolve(), lock=lock
+    )
 
 
 def _interpreter(data: Path, given: Path | None, who: Identity | None) -> tuple[Path, str | None]:

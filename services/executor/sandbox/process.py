@@ -5,12 +5,16 @@ import contextlib
 import signal
 import socket
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from services.executor.sandbox import frames, ground
-from services.executor.sandbox.birth import Birth
+from services.executor.sandbox.birth import Birth, settle
+from services.executor.sandbox.cgroups import Cgroup
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
+from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.output import Output
 from services.executor.sandbox.zygote import Zygote
 
@@ -24,6 +28,18 @@ class Limits:
 
     memory_mb: int | None = 1024
     open_files: int = 256
+    processes: int = 128
+    """Processes and threads together; in tier A."""
+    scratch_mb: int = 64
+    """What its temporary files may take; in tier A, where they are memory."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The code that a child gets to see: a bundle, and its environment if it has one. Both lie below the sandbox's `code`."""
+
+    bundle: Path
+    packages: Path | None
 
 
 @dataclass(frozen=True)
@@ -41,25 +57,75 @@ class Exit:
 class Child:
     """A warm child, from `start` on. Whoever has it must `end` it."""
 
-    def __init__(self, birth: Birth, scratch: Path, output: Output) -> None:
+    def __init__(self, birth: Birth, scratch: Path | None, output: Output) -> None:
         self.pid = birth.pid
         self.output = output
         self.exited: asyncio.Future[Exit | None] = asyncio.get_running_loop().create_future()
         """Becomes None where the zygote died first: then nobody knows how this child would have ended."""
+        self.egress_listener: socket.socket | None = None
+        """Where the run's only way out arrives, in tier A: bound to its own loopback, listening, not blocking. Closed by `end`."""
+        self.on_starved: Callable[[], None] = _nothing
+        """Called when it took more memory than it may; then it is about to be killed."""
+        self.cgroup: Cgroup | None = None
+        """The control group that it is in, where there are any; nobody else is."""
+        self.on_ended: Callable[[], None] = _nothing
+        """Called when nothing is left of it."""
+        self.place: Place | None = None
+        """What it was placed with, and can run nothing else any more."""
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
-        self.egress_listener: socket.socket | None = None
-        """A socket that listens where nothing but this child can connect to it, in a tier that closes the network."""
         self._is_connected = False
         self._birth = birth
         self._scratch = scratch
         self._cpu_before = 0.0
         birth.ended.add_done_callback(self._note_exit)
 
-    async def connect(self, control: socket.socket) -> None:
-        """Take the supervisor's end of the control socket over."""
-        self.reader, self.writer = await asyncio.open_connection(sock=control)
+    async def greet(self, control: socket.socket) -> None:
+        """Take the supervisor's end of the control socket over and wait for the child's first word on it."""
+        try:
+            first, self.egress_listener = await _greeting(control)
+            self.reader, self.writer = await asyncio.open_connection(sock=control)
+        except BaseException:
+            control.close()
+            raise
         self._is_connected = True
+        if not isinstance(first, frames.Ready):
+            msg = "it ended before it was ready"
+            raise FrameError(msg)
+
+    async def put(self, place: Place) -> None:
+        """Have the last walls closed around one bundle. Raises `SandboxUnavailable`; then the child has been ended."""
+        packages = place.packages and str(place.packages)
+        self.writer.write(frames.encode({"bundle": str(place.bundle), "packages": packages}))
+        await self.answered(self._await_placed())
+        self.place = place
+
+    async def _await_placed(self) -> None:
+        received = await frames.read(self.reader)
+        if received is None or not isinstance(received[0], frames.Placed):
+            msg = "it ended before it was placed"
+            raise FrameError(msg)
+
+    async def answered(self, answer: Coroutine[Any, Any, None]) -> None:
+        """Wait for an answer of the child before it has a job. Where none comes it is ended, and `SandboxUnavailable` tells why."""
+        try:
+            async with asyncio.timeout(_START):
+                await answer
+            return
+        except (TimeoutError, FrameError, OSError) as error:
+            reason = str(error) or f"it did not answer in {_START:.0f} s"
+        except BaseException:
+            await self.end()
+            raise
+        try:
+            self.kill()
+            await asyncio.shield(self.exited)
+            self.output.drain()
+            said = "".join(text for _, text in self.output.take()).strip()
+        finally:
+            await self.end()
+        msg = f"a child cannot be started: {reason}" + (f"; it said: {said[-2000:]}" if said else "")
+        raise SandboxUnavailable(msg)
 
     @property
     def usable(self) -> bool:
@@ -94,6 +160,16 @@ class Child:
         # Only now is it certain that the number was its own all the while.
         return None if has_waited or not self._birth.alive else self._exit(None, cpu, peak_kb)
 
+    @property
+    def has_starved(self) -> bool:
+        """Whether the kernel has killed it, or something that it started, for want of memory."""
+        return self.cgroup is not None and self.cgroup.has_killed()
+
+    def starve(self) -> None:
+        """Kill the process because it and its descendants take too much memory."""
+        self.on_starved()
+        self.kill()
+
     async def end(self) -> None:
         """Kill it with all that it started; let go of descriptors and files. Finishes its work even when cancelled."""
         self.kill()
@@ -102,12 +178,14 @@ class Child:
     async def _let_go(self) -> None:
         if self._is_connected:
             self.writer.transport.abort()
-        await asyncio.shield(self._birth.ended)
-        await asyncio.shield(self._birth.swept)
-        self.output.close()
         if self.egress_listener is not None:
             self.egress_listener.close()
-        if not ground.remove_empty(self._scratch):
+        await asyncio.shield(self._birth.ended)
+        await asyncio.shield(self._birth.swept)
+        self.on_ended()
+        self.on_ended = _nothing
+        self.output.close()
+        if self._scratch is not None and not ground.remove_empty(self._scratch):
             await asyncio.to_thread(ground.remove, self._scratch)
 
     def _note_exit(self, _ended: object) -> None:
@@ -118,36 +196,14 @@ class Child:
         return Exit(code, max(0.0, cpu_seconds - self._cpu_before) * 1000, -(-peak_kb // 1024))
 
 
-async def start(zygote: Zygote, where: ground.Ground, who: ground.Identity | None, limits: Limits) -> Child:
-    """Have a child forked and wait until it is ready. Raises `SandboxUnavailable`, with what it said, if it does not."""
-    child = await _fork(zygote, where, who, limits)
-    try:
-        async with asyncio.timeout(_START):
-            first = await frames.read(child.reader)
-        if first is not None and isinstance(first[0], frames.Ready):
-            return child
-        reason = "it ended before it was ready"
-    except (TimeoutError, FrameError) as error:
-        reason = str(error) or f"it was not ready after {_START:.0f} s"
-    except BaseException:
-        await child.end()
-        raise
-    try:
-        child.kill()
-        await asyncio.shield(child.exited)
-        child.output.drain()
-        said = "".join(text for _, text in child.output.take()).strip()
-    finally:
-        await child.end()
-    msg = f"a child cannot be started: {reason}" + (f"; it said: {said[-2000:]}" if said else "")
-    raise SandboxUnavailable(msg)
-
-
-async def _fork(zygote: Zygote, where: ground.Ground, who: ground.Identity | None, limits: Limits) -> Child:
+async def start(zygote: Zygote, where: ground.Ground, who: ground.Identity | None, limits: Limits, tier: Tier) -> Child:
+    """Have a child forked and wait until it is ready to be placed. Raises `SandboxUnavailable`, with what it said."""
     with contextlib.ExitStack() as undo:
         try:
-            scratch = where.scratch_for_child(who)
-            undo.callback(ground.remove, scratch)
+            scratch = None
+            if tier != "A":  # whose children mount their own
+                scratch = where.scratch_for_child(who)
+                undo.callback(ground.remove, scratch)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             undo.callback(ours.close)
             output = Output()
@@ -156,8 +212,10 @@ async def _fork(zygote: Zygote, where: ground.Ground, who: ground.Identity | Non
             msg = f"a child cannot be started: {error}"
             raise SandboxUnavailable(msg) from error
         order = {
-            "scratch": str(scratch),
+            "scratch": None if scratch is None else str(scratch),
+            "scratch_bytes": limits.scratch_mb << 20,
             "open_files": limits.open_files,
+            "processes": limits.processes,
             "memory_bytes": None if limits.memory_mb is None else limits.memory_mb << 20,
         }
         with theirs:
@@ -165,14 +223,29 @@ async def _fork(zygote: Zygote, where: ground.Ground, who: ground.Identity | Non
         output.listen()
         child = Child(birth, scratch, output)
         undo.pop_all()
-    try:
-        ours.setblocking(False)  # noqa: FBT003
-        await child.connect(ours)
-    except BaseException:
-        ours.close()
-        await child.end()
-        raise
+    ours.setblocking(False)  # noqa: FBT003
+    await child.answered(child.greet(ours))
     return child
+
+
+async def _greeting(control: socket.socket) -> tuple[frames.Frame | None, socket.socket | None]:
+    """Receive the first frame and the listening socket that may come with it, which no stream could."""
+    loop = asyncio.get_running_loop()
+    arrived = loop.create_future()
+    loop.add_reader(control, settle, arrived, None)
+    try:
+        await arrived
+    finally:
+        loop.remove_reader(control)
+    data, descriptors, _, _ = socket.recv_fds(control, 4096, 1, socket.MSG_CMSG_CLOEXEC)
+    listener = socket.socket(fileno=descriptors[0]) if descriptors else None
+    if listener is not None:
+        listener.setblocking(False)  # noqa: FBT003
+    return (frames.decode(data[4:]) if data else None), listener
+
+
+def _nothing() -> None:
+    pass
 
 
 def _cpu_seconds(pid: int) -> float:

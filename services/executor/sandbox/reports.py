@@ -7,14 +7,13 @@ MAX_PACKET = 4096
 
 
 class Hello(msgspec.Struct, frozen=True, tag_field="kind", tag="hello"):
-    """The zygote has given up its rights and waits for requests."""
+    """The zygote has given up its rights and waits for requests; its pidfd comes with the packet."""
 
 
 class Born(msgspec.Struct, frozen=True, tag_field="kind", tag="born"):
     """A child was forked; its pidfd comes with the packet."""
 
     id: int
-    pid: int
 
 
 class Stillborn(msgspec.Struct, frozen=True, tag_field="kind", tag="stillborn"):

@@ -3,7 +3,7 @@
 import signal
 
 from services.executor.sandbox import frames
-from services.executor.sandbox.attempt import Broken, Ended, Excess, Gone
+from services.executor.sandbox.attempt import Broken, Ended, Excess, Gone, Starved
 from services.executor.sandbox.jail import Description, Failure, Outcome, Problem, Reason, Status, Usage
 
 
@@ -41,6 +41,8 @@ def _judge(ended: Ended, timeout: float) -> tuple[Status, Reason | None, Failure
         return "crashed", "sandbox", Failure("FrameError", last.message)
     if isinstance(last, Excess):
         return "failed", "limit", Failure("OutputLimit", last.message)
+    if isinstance(last, Starved):
+        return "crashed", "oom", Failure("MemoryLimit", "it and the processes that it started took more memory than a run may")
     if ended.stopped == "cancelled":
         return "cancelled", None, None
     if ended.stopped == "timed_out":

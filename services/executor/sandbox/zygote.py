@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from typing import Any
 
 import msgspec
 
-from services.executor.sandbox.birth import Birth, settle
+from services.executor.sandbox.birth import Birth, pid_of, settle
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity
+from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.output import Output
 from services.executor.sandbox.reports import MAX_PACKET, Born, Ended, Hello, Stillborn, Swept, decode
 
@@ -33,19 +35,17 @@ class Zygote:
         self.hello: asyncio.Future[None] = loop.create_future()
         self.died: asyncio.Future[str] = loop.create_future()
         """Becomes the reason, with what the process said."""
+        self.pid = process.pid
+        """The number of the process that forks; where it has a PID namespace of its own, its parent is the one started here."""
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
+        self._itself = -1
         self._control = control
         self._output = output
         self._births: dict[int, Birth] = {}
         self._last_id = 0
         loop.add_reader(control, self._receive)
         loop.add_reader(self._pidfd, self._bury)
-
-    @property
-    def pid(self) -> int:
-        """The number of its process."""
-        return self._process.pid
 
     async def fork(self, order: dict[str, Any], control: int, out: int, err: int) -> Birth:
         """Have a child forked that holds exactly these descriptors, as 3, 1 and 2. Raises `SandboxUnavailable`."""
@@ -75,7 +75,11 @@ class Zygote:
     def kill(self) -> None:
         """Kill it, and its children with it. `died` follows."""
         if not self.died.done():
-            self._process.kill()
+            if self._itself < 0:
+                self._process.kill()
+            else:  # where that is another process, the one started here reaps it and ends
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._itself, signal.SIGKILL)
 
     async def end(self) -> None:
         """Kill it and wait until it is reaped, and its children are gone."""
@@ -108,9 +112,11 @@ class Zygote:
         frame = decode(packet)
         match frame:
             case Hello():
+                self._itself = descriptors.pop()
+                self.pid = pid_of(self._itself)
                 settle(self.hello, None)
             case Born():
-                self._births[frame.id].begin(frame.pid, descriptors.pop())
+                self._births[frame.id].begin(descriptors.pop())
             case Stillborn():
                 self._births.pop(frame.id).fail(f"a child cannot be forked: {frame.message}")
             case Ended():
@@ -127,6 +133,8 @@ class Zygote:
         loop.remove_reader(self._control)
         code = self._process.wait()
         os.close(self._pidfd)
+        if self._itself >= 0:
+            os.close(self._itself)
         self._control.close()
         self._output.drain()
         said = "".join(text for _, text in self._output.take()).strip()
@@ -137,8 +145,8 @@ class Zygote:
         self.died.set_result(message)
 
 
-async def start(where: Ground, who: Identity | None, on_death: Callable[[str], None]) -> Zygote:
-    """Exec a zygote and wait until it is ready. Raises `SandboxUnavailable`, with what it said, if it does not."""
+async def start(where: Ground, who: Identity | None, tier: Tier, on_death: Callable[[str], None]) -> Zygote:
+    """Exec a zygote of a tier and wait until it is ready. Raises `SandboxUnavailable`, with what it said, if it does not."""
     with contextlib.ExitStack() as undo:
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -146,7 +154,7 @@ async def start(where: Ground, who: Identity | None, on_death: Callable[[str], N
             with theirs:
                 output = Output()
                 undo.callback(output.close)
-                process = _popen(where, who, theirs, output)
+                process = _popen(where, who, tier, theirs, output)
         except OSError as error:
             msg = f"the zygote cannot be started: {error}"
             raise SandboxUnavailable(msg) from error
@@ -170,12 +178,16 @@ async def start(where: Ground, who: Identity | None, on_death: Callable[[str], N
     return zygote
 
 
-def _popen(where: Ground, who: Identity | None, control: socket.socket, output: Output) -> "subprocess.Popen[bytes]":
+def _popen(where: Ground, who: Identity | None, tier: Tier, control: socket.socket, output: Output) -> "subprocess.Popen[bytes]":
     setting = {
         "uid": None if who is None else who.uid,
         "gid": None if who is None else who.gid,
         "parent": os.getpid(),
         "package": str(where.package),
+        "tier": tier,
+        "scratch": str(where.scratch),
+        "code": str(where.code),
+        "egress_port": None,
     }
     return subprocess.Popen(
         [str(where.interpreter), "-I", "-S", "-B", str(where.boot), json.dumps(setting)],

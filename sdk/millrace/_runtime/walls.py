@@ -1,0 +1,216 @@
+"""What stands between a run and everything else, for each tier; each is raised in two steps around the wait for a job.
+
+`fork` is the zygote's. `enter` is the child's first step and needs no knowledge of what will run; `close` is its last, once
+it is known which bundle, and is over before a line of the author's code is read. Neither can be taken back. An OSError out of
+any of them ends the child, and with it the attempt to use the tier: nothing runs behind half a wall.
+"""
+
+import os
+import resource
+import signal
+import socket
+from typing import Any, Protocol
+
+from millrace._runtime import kernel, root
+from millrace._runtime.landlock import READ, READ_FILE, READ_FOLDER, WITH_PORTS, Ruleset, version
+from millrace._runtime.seccomp import allowlist, without_building
+
+EGRESS_PORT = 3128
+"""The only port that a run of tier A can connect to, on its own loopback; the supervisor holds the listening socket."""
+
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+
+class Walls(Protocol):
+    """One tier, as the zygote and its children use it."""
+
+    leaves_nothing: bool
+    """Whether the death of a child is the death of everything that it started, by the kernel's doing."""
+
+    def fork(self) -> int:
+        """Fork; answer as `os.fork` does."""
+
+    def enter(self, order: dict[str, Any]) -> socket.socket | None:
+        """Take the steps that are the same for every job; answer the listening socket for the run's way out, if it has one."""
+
+    def close(self, bundle: str, packages: str | None) -> tuple[str, str | None]:
+        """Take the last steps; answer where bundle and packages are now."""
+
+
+class Bare:
+    """Tier "none": another process, under another user where the supervisor could change it."""
+
+    leaves_nothing = False
+
+    def __init__(self) -> None:
+        self._zygote = os.getpid()
+        self._scratch = "/"
+
+    def fork(self) -> int:
+        """See `Walls`."""
+        return os.fork()
+
+    def enter(self, order: dict[str, Any]) -> socket.socket | None:
+        """Make the child's life depend on the zygote's."""
+        belong(self._zygote)
+        self._scratch = order["scratch"]
+        os.environ["TMPDIR"] = self._scratch
+        os.chdir(self._scratch)
+        return None
+
+    def close(self, bundle: str, packages: str | None) -> tuple[str, str | None]:
+        """Do nothing: this is what there is."""
+        return bundle, packages
+
+
+class Restricted(Bare):
+    """Tier B: Landlock and seccomp, for where namespaces are forbidden."""
+
+    def __init__(self, visible: list[str], egress_port: int | None) -> None:
+        """`visible` may be read by every run. Raises OSError where Landlock is too old, KeyError without a table of calls."""
+        super().__init__()
+        self._known = version()
+        if self._known < WITH_PORTS:
+            raise OSError(f"Landlock has version {self._known} here, and {WITH_PORTS} is needed")
+        self._program = allowlist(is_apart=False)
+        self._visible = visible
+        self._egress_port = egress_port
+
+    def close(self, bundle: str, packages: str | None) -> tuple[str, str | None]:
+        """Restrict files to what the run is made of, all for reading, and calls to what concerns nobody else."""
+        del os.environ["TMPDIR"]  # there is no place to write to: a disk has no size limit for one run
+        rules = Ruleset(self._known)
+        for path in self._visible:
+            rules.allow(path, READ)
+        rules.allow(bundle, READ)
+        if packages is not None:
+            rules.allow(packages, READ)
+        rules.allow(f"/proc/{os.getpid()}", READ_FILE | READ_FOLDER)
+        rules.allow(self._scratch, READ_FOLDER)
+        rules.allow_devices(*_DEVICES)
+        if self._egress_port is not None:
+            rules.allow_connect(self._egress_port)
+        kernel.clear_capabilities()
+        rules.enforce()
+        self._program.load()
+        return bundle, packages
+
+
+class Isolated:
+    """Tier A: namespaces of every kind, a root of its own, Landlock and seccomp."""
+
+    leaves_nothing = True
+
+    def __init__(self, base: str, visible: list[str], code: str) -> None:
+        """Isolate this process, and go on in a child of it that has the new namespaces; see `root.build`. Raises OSError."""
+        self._known = version()
+        if self._known < 1:
+            raise OSError("the kernel has no Landlock, or was started without it")
+        self._program = without_building()
+        self._code = code
+        kernel.prctl(kernel.DUMPABLE, 1)  # else the maps below belong to root
+        _become_user_of(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_PIDS | kernel.NEW_IPC | kernel.NEW_UTS | kernel.NEW_NET)
+        _go_on_as_first_process()
+        socket.sethostname("run")
+        root.build(base, visible, code)
+        self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        kernel.prctl(kernel.DUMPABLE, 0)
+        allowlist(is_apart=True).load()
+
+    def fork(self) -> int:
+        """Fork a child that is the first process of a PID namespace: all that it starts dies with it."""
+        kernel.unshare(kernel.NEW_PIDS)
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid != 0:
+                kernel.setns(self._own_pids, kernel.NEW_PIDS)
+        return pid
+
+    def enter(self, order: dict[str, Any]) -> socket.socket | None:
+        """Take namespaces of the child's own and mount what is its own in them."""
+        kernel.prctl(kernel.DUMPABLE, 1)
+        kernel.unshare(kernel.NEW_MOUNTS | kernel.NEW_NET | kernel.NEW_IPC | kernel.NEW_UTS)
+        root.mount_own(order["scratch_bytes"])
+        self._processes = order["processes"]
+        kernel.raise_loopback()
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.bind(("127.0.0.1", EGRESS_PORT))
+        listener.listen(128)
+        os.environ["TMPDIR"] = root.SCRATCH
+        os.chdir(root.SCRATCH)
+        return listener
+
+    def close(self, bundle: str, packages: str | None) -> tuple[str, str | None]:
+        """Show the bundle and nothing else of the store; give up the rights that mounting took; restrict what is left."""
+        root.mount_code(self._in_store(bundle), None if packages is None else self._in_store(packages))
+        # A user namespace for each: the kernel counts processes, and more, by user and namespace.
+        _become_user_of(kernel.NEW_USER)
+        resource.setrlimit(resource.RLIMIT_NPROC, (self._processes,) * 2)
+        kernel.drop_capabilities()
+        rules = Ruleset(self._known)
+        rules.allow("/", READ)
+        rules.allow_writing(root.SCRATCH)
+        rules.allow_devices("/dev")
+        rules.allow_connect(EGRESS_PORT)
+        rules.enforce()
+        self._program.load()
+        return root.WORKSPACE, None if packages is None else root.PACKAGES
+
+    def _in_store(self, path: str) -> str:
+        return os.path.relpath(path, self._code)
+
+
+def raised(setting: dict[str, Any]) -> Walls:
+    """Raise what the zygote needs of a tier; answers in the process that is to be the zygote. Raises OSError, KeyError."""
+    if setting["tier"] == "A":
+        return Isolated(setting["scratch"], root.visible(setting["package"]), setting["code"])
+    if setting["tier"] == "B":
+        return Restricted(root.visible(setting["package"]), setting["egress_port"])
+    return Bare()
+
+
+def belong(parent: int) -> None:
+    """Die with `parent`, and adopt what descends from this process and is orphaned. A fork inherits neither.
+
+    After any change of user, which clears the parent-death signal.
+    """
+    kernel.prctl(kernel.DEATH_SIGNAL, signal.SIGKILL)
+    kernel.prctl(kernel.SUBREAPER, 1)
+    if os.getppid() != parent:  # it died before the signal was set
+        os._exit(1)
+
+
+def _become_user_of(namespaces: int) -> None:
+    """Enter new namespaces, a user namespace among them, as the user and group that this process is now."""
+    user, group = os.getuid(), os.getgid()
+    kernel.unshare(namespaces)
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        file = os.open(f"/proc/self/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(file, text.encode())
+        finally:
+            os.close(file)
+
+
+def _go_on_as_first_process() -> None:
+    """Return in a fork, which is the first process of the new PID namespace; this one waits for it and ends as it does."""
+    lives, held = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(held)
+        kernel.prctl(kernel.DEATH_SIGNAL, signal.SIGKILL)
+        os.set_blocking(lives, False)
+        try:
+            os.read(lives, 1)
+        except BlockingIOError:
+            os.close(lives)
+            return
+        os._exit(1)  # the parent died before the signal was set
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (1, 2, 3):
+        os.dup2(null, descriptor)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    os._exit(code if code >= 0 else 128 - code)

@@ -1,0 +1,200 @@
+"""The pool: children that are already sandboxed and wait, so that a run begins in a tenth of a millisecond.
+
+A child goes one way only:
+
+    starting --> blank --> placed --> serving --> ending --> gone
+                   |          |                     ^
+                   +----------+---------------------+   (retired, or found dead)
+
+starting: asked of the zygote, or on its way behind the first walls. blank: waits for any bundle; runs nobody's code and sees
+all. placed: behind all walls with one bundle, waits for a job with just that. serving: has had its one job. ending: killed,
+being reaped and cleared.
+
+How many: between `least` and `most` wait, `most` being cut to what the memory for waiting children holds. The target
+follows demand: as many as are taken while one can be started anew, by the rate of the last second, and at least as many as
+are asked for at once; it sinks to `least` when nobody has asked for `_IDLE` seconds. Of those that wait one in four stays
+blank, at least one; the others are placed for the bundles of the last takes, in proportion: the recent past is the forecast.
+A bundle that was asked for once only gets none.
+"""
+
+import asyncio
+import math
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+
+from services.executor.sandbox.errors import SandboxUnavailable
+from services.executor.sandbox.process import Child, Place
+
+_REFILL_AFTER = 0.005
+"""Seconds until a child that was taken is replaced, unless it was the last or its run ends before: a start takes some
+milliseconds of a core, which would be felt by a short run that has just begun."""
+_IDLE = 30.0
+"""Seconds without a take after which the pool shrinks; a burst mostly comes in company."""
+_CHILD_MB = 4
+"""Memory of its own that a waiting child takes: measured 1.2 to 1.6 MB and its namespaces, and a margin."""
+_START_S = 0.01
+"""Seconds in which a child can be started on a machine that is not idle."""
+
+
+class Pool:
+    """Children in waiting. `start` begins one; it raises `SandboxUnavailable` where none can be started."""
+
+    def __init__(
+        self, start: Callable[[], Awaitable[Child]], *, least: int, most: int, memory_mb: int = 256, places: bool = True
+    ) -> None:
+        """`places` False keeps all blank: where nothing is gained by placing early."""
+        self._start = start
+        self._least = max(1, least)
+        self._most = max(self._least, min(most, memory_mb // _CHILD_MB))
+        self._places = places
+        self._slots: deque[asyncio.Task[Child]] = deque()
+        self._takes: deque[tuple[float, Place]] = deque(maxlen=64)
+        self._asking = 0
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._is_open = True
+        self._soon: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None
+
+    @property
+    def target(self) -> int:
+        """Answer how many should wait now."""
+        now = asyncio.get_running_loop().time()
+        if not self._takes or now - self._takes[-1][0] > _IDLE:
+            return max(self._least, min(self._asking, self._most))
+        lately = [at for at, _ in self._takes if now - at < 1.0]
+        rate = len(lately) / max(now - lately[0], _START_S) if len(lately) > 1 else 0.0
+        return max(self._least, min(self._most, max(self._asking, math.ceil(rate * _START_S))))
+
+    @property
+    def waiting(self) -> list["asyncio.Task[Child]"]:
+        """Answer the children that wait or are being started."""
+        return list(self._slots)
+
+    async def take(self, place: Place) -> Child:
+        """Take a child that is placed; best one that was already. Raises `SandboxUnavailable`. It is the caller's to `end`."""
+        self._takes.append((asyncio.get_running_loop().time(), place))
+        self._asking += 1
+        try:
+            while True:
+                child = await self._any(place)
+                if not child.usable:
+                    await child.end()
+                    continue
+                if child.place is None:
+                    await child.put(place)
+                return child
+        finally:
+            self._asking -= 1
+
+    def tend(self) -> None:
+        """Bring the pool to its target."""
+        for timer in (self._soon, self._later):
+            if timer is not None:
+                timer.cancel()
+        self._soon = self._later = None
+        if not self._is_open:
+            return
+        target = self.target
+        while len(self._slots) < target:
+            self._begin()
+        idle = sorted((slot for slot in self._slots if slot.done()), key=self._worth)
+        for slot in idle[: len(self._slots) - target]:
+            self._retire(slot)
+        if target > self._least:
+            self._later = asyncio.get_running_loop().call_later(_IDLE, self.tend)
+
+    def tend_soon(self) -> None:
+        """Replace what was taken, shortly."""
+        if self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(_REFILL_AFTER, self.tend)
+
+    async def first(self) -> None:
+        """Wait until one child is ready. Raises `SandboxUnavailable`."""
+        self.tend()
+        await asyncio.shield(self._slots[0])
+
+    async def close(self) -> None:
+        """End every child that waits, and start none any more."""
+        self._is_open = False
+        self.tend()
+        slots, self._slots = self._slots, deque()
+        for slot in slots:
+            slot.cancel()
+        for found in await asyncio.gather(*slots, return_exceptions=True):
+            if isinstance(found, Child):
+                await found.end()
+        while self._retiring:
+            await asyncio.wait(self._retiring)
+
+    async def _any(self, place: Place) -> Child:
+        """Take the best child for a place: one that is there, else the first that comes."""
+        while True:
+            if not self._is_open:
+                msg = "the sandbox is not started"
+                raise SandboxUnavailable(msg)
+            slot = self._best(place)
+            if slot is None:
+                self._begin()
+                slot = self._slots[-1]
+            self._slots.remove(slot)
+            was_done = slot.done()
+            try:
+                return await asyncio.shield(slot)
+            except asyncio.CancelledError:
+                self._slots.appendleft(slot)
+                raise
+            except SandboxUnavailable:
+                if was_done:  # an old failure: what counts is whether one can be started now
+                    continue
+                raise
+
+    def _best(self, place: Place) -> "asyncio.Task[Child] | None":
+        """Answer a placed child, else a blank one, else one that is being started; None where all wait for other bundles."""
+        blank = coming = None
+        for slot in self._slots:
+            if not slot.done():
+                coming = coming or slot
+            elif slot.cancelled() or slot.exception() is not None or slot.result().place == place:
+                return slot
+            elif slot.result().place is None:
+                blank = blank or slot
+        return blank or coming
+
+    def _begin(self) -> None:
+        self._slots.append(asyncio.create_task(self._prepared()))
+
+    async def _prepared(self) -> Child:
+        child = await self._start()
+        place = self._forecast() if self._places else None
+        if place is not None:
+            await child.put(place)
+        return child
+
+    def _forecast(self) -> Place | None:
+        """Answer the bundle that most lacks a child, or None to leave one blank."""
+        found = [slot.result() for slot in self._slots if slot.done() and not slot.cancelled() and slot.exception() is None]
+        target = max(len(self._slots), 1)
+        blanks = sum(child.place is None for child in found)
+        if blanks < max(1, target // 4):
+            return None
+        asked = Counter(place for _, place in self._takes)
+        there = Counter(child.place for child in found)
+        total = asked.total()
+        lacking = {place: target * count / total - there[place] for place, count in asked.items() if count > 1}
+        best = max(lacking, key=lambda place: lacking[place], default=None)
+        return best if best is not None and lacking[best] > 0 else None
+
+    def _worth(self, slot: "asyncio.Task[Child]") -> int:
+        """Answer how often the last takes asked for what a waiting child can run."""
+        if slot.cancelled() or slot.exception() is not None:
+            return -1
+        place = slot.result().place
+        return len(self._takes) if place is None else sum(one == place for _, one in self._takes)
+
+    def _retire(self, slot: "asyncio.Task[Child]") -> None:
+        self._slots.remove(slot)
+        if slot.cancelled() or slot.exception() is not None:
+            return
+        ending = asyncio.create_task(slot.result().end())
+        self._retiring.add(ending)
+        ending.add_done_callback(self._retiring.discard)

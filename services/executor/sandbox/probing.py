@@ -1,0 +1,89 @@
+"""Finding out what this machine allows: which tier stands, and what would have to change for a better one."""
+
+import asyncio
+import os
+import platform
+import secrets
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from services.executor.sandbox.jail import Tier
+
+OLDEST_KERNEL = {"A": "5.13", "B": "6.7"}
+"""The first Linux with what a tier needs: Landlock at all; Landlock for TCP ports."""
+
+_APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+_MOST_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
+_MAY_CLONE = Path("/proc/sys/kernel/unprivileged_userns_clone")
+
+
+@asynccontextmanager
+async def targets(data: Path) -> AsyncIterator[dict[str, Any]]:
+    """Put up what the attack list aims at, for the block: a file that everybody may read, and three listening sockets."""
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=data, prefix="probe-"))
+    folder.chmod(0o755)
+    canary, path = folder / "file", folder / "socket"
+    abstract = f"\0millrace-probe-{secrets.token_hex(8)}"
+    try:
+        canary.write_text("found")
+        canary.chmod(0o644)
+        with socket.socket() as port, socket.socket(socket.AF_UNIX) as named, socket.socket(socket.AF_UNIX) as unnamed:
+            port.bind(("127.0.0.1", 0))
+            unnamed.bind(abstract)
+            addresses = [abstract, abstract]
+            try:
+                named.bind(str(path))
+                path.chmod(0o777)
+                addresses[0] = str(path)
+            except OSError:  # a path too long for a socket: the abstract one has to do
+                path = canary
+            for one in (port, named, unnamed):
+                if one.getsockname():
+                    one.listen()
+            yield {"pid": os.getpid(), "file": str(canary), "port": port.getsockname()[1], "sockets": addresses}
+    finally:
+        canary.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def remedy(reasons: dict[Tier, str]) -> str:
+    """Say why each tier is out of the question and what to do, as one text for an operator."""
+    told = "; ".join(f"tier {tier}: {reason}" for tier, reason in reasons.items())
+    return f"No sandbox is available ({told}). To put it right: {_advice(reasons)}"
+
+
+def _advice(reasons: dict[Tier, str]) -> str:
+    """Name the one change that gives tier A, and what gives tier B instead."""
+    if platform.machine() not in {"x86_64", "aarch64"}:
+        return f"run it on x86-64 or aarch64: there is no list of system calls for {platform.machine()}."
+    ways = []
+    because = reasons.get("A", "")
+    if _read(_APPARMOR) == "1":
+        ways.append("allow user namespaces with `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`")
+    elif _read(_MAY_CLONE) == "0":
+        ways.append("allow user namespaces with `sysctl -w kernel.unprivileged_userns_clone=1`")
+    elif _read(_MOST_NAMESPACES) == "0":
+        ways.append("allow user namespaces with `sysctl -w user.max_user_namespaces=10000`")
+    elif "unshare" in because or "mounting" in because or "uid_map" in because:
+        ways.append(
+            "in a container, start it with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined "
+            "--security-opt systempaths=unconfined`, which lets it make namespaces and mount /proc (tier A)"
+        )
+    if "Landlock" in because + reasons.get("B", ""):
+        ways.append(
+            f"use Linux {OLDEST_KERNEL['B']} or newer with Landlock: `lsm=landlock,…` on the kernel's command line, "
+            "and a container runtime whose seccomp profile knows its system calls (tier B)"
+        )
+    return "; or ".join(ways or ["see the reasons above"]) + ". Or accept that runs are not isolated: `--unsafe`."
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text("ascii").strip()
+    except OSError:
+        return None
