@@ -14,7 +14,7 @@ MAX_BYTES = 4 * 1024 * 1024
 IN_FLIGHT = 2
 # A batch takes half of what waits, or so many messages. All that waits in one batch would have who sends and who commits take
 # turns instead of working side by side; much fewer messages would pay the price of a commit too often (docs/performance.md).
-FEWEST_TO_SHARE = 24
+FEWEST_TO_SHARE = 32
 
 P = TypeVar("P")
 
