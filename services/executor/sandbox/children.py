@@ -187,7 +187,8 @@ class Children:
             raise
         finally:
             self._serving.discard(child)
-            self._pool.tend()
+            # Not at once: forking takes milliseconds of the core that is needed to tell how this run ended.
+            self._pool.tend_soon()
         ending = asyncio.create_task(child.end())
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)

@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.process import Child, Place
 
-_REFILL_AFTER = 0.005
+_REFILL_AFTER = 0.01
 """Seconds until a child that was taken is replaced, unless it was the last or its run ends before: a start takes some
 milliseconds of a core, which would be felt by a short run that has just begun."""
 _IDLE = 30.0
