@@ -198,6 +198,8 @@ class Coalescer:
                     self._settle(offer, Unavailable("nobody waits for it any more"))
             if len(wanted) > FEW:
                 acks = await self._together(wanted)
+            elif len(wanted) == 1:
+                await self._alone(wanted[0])
             else:
                 await asyncio.gather(*(self._alone(offer) for offer in wanted))
         except Exception as error:
