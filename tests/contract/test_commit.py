@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 
 import msgspec
 import nats
@@ -15,6 +13,7 @@ from shared.envelope import new_id
 from shared.errors import Unavailable
 from shared.messages import RunCancelRequested, RunRequested, RunStarted, WebhookReceived
 from tests.support.inside import bus_of
+from tests.support.pausing import paused
 from tests.support.servers import Place
 
 
@@ -122,15 +121,12 @@ async def test_who_repeats_himself_is_not_answered_before_those_who_wait_for_the
         known = bus.seal(received(), org="default")
         await bus.journal.publish(known)
         assert (await bus.journal.publish(known)).duplicate
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        async with paused(pid):
             waiting = asyncio.create_task(bus.journal.publish(bus.seal(received(), org="default")))
             await asyncio.sleep(0)
             repeated = asyncio.create_task(bus.journal.publish(known))
             done, _ = await asyncio.wait([repeated], timeout=0.3)
             assert not done
-        finally:
-            os.kill(pid, signal.SIGCONT)
         assert (await repeated).duplicate
         assert waiting.done()
         await waiting
@@ -142,14 +138,11 @@ async def test_a_paused_broker_is_unknown_in_time_and_the_same_ids_again_are_sto
     async with bus_of(place, "gateway") as bus:
         loop = asyncio.get_running_loop()
         sealed = [bus.seal(received(), org="default") for _ in range(200)]
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        async with paused(pid):
             begin = loop.time()
             outcomes = await asyncio.gather(*(bus.journal.publish(one) for one in sealed), return_exceptions=True)
             assert loop.time() - begin < COMMIT_TIMEOUT, "callers hear before the commit is given up"
             assert all(isinstance(outcome, Unavailable) for outcome in outcomes)
-        finally:
-            os.kill(pid, signal.SIGCONT)
         acks = []
         for one in sealed:
             while True:
@@ -169,12 +162,9 @@ async def test_an_append_whose_ack_was_lost_succeeds_when_said_again(place: Plac
         run = new_id()
         first = await bus.publish(bus.seal(requested(run), org="default"))
         claim = bus.seal(RunStarted(run=run, attempt=1, executor="e", tier="none"), org="default")
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        async with paused(pid):
             with pytest.raises(Unavailable):
                 await bus.append(claim, first)
-        finally:
-            os.kill(pid, signal.SIGCONT)
         while True:
             try:
                 sequence = await bus.append(claim, first)

@@ -43,7 +43,7 @@ async def bus_of(place: Place, service: str) -> AsyncIterator[Bus]:
         yield bus
 
 
-async def eventually(claim: object, *, within: float = 10.0, every: float = 0.02) -> object:
+async def eventually(claim: object, *, within: float = 20.0, every: float = 0.02) -> object:
     """Return the first true answer of the async function `claim`; AssertionError when there is none within so many seconds."""
     deadline = asyncio.get_running_loop().time() + within
     while True:
