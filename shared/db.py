@@ -93,6 +93,8 @@ def naming_trouble() -> Any:
         asyncpg.AdminShutdownError,
         asyncpg.CrashShutdownError,
         asyncpg.InterfaceError,
+        # The driver's own confusion when a connection is cut in the middle of a statement.
+        asyncpg.InternalClientError,
         ConnectionError,
         FileNotFoundError,
     ) as error:
