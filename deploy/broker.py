@@ -103,9 +103,9 @@ class EmbeddedNats:
             self._port = await self._announced_port(deadline)
             write_private(self._folder / "port", f"{self._port}\n".encode())
             self._write_config()  # what a restart will read
+        self._restarted.clear()
         await self._wait_until_ready(deadline)
         await self.stage()
-        self._restarted.clear()
         self._staging_again = asyncio.create_task(self._stage_again(), name="stage again")
 
     async def stage(self) -> None:

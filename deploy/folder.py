@@ -24,7 +24,8 @@ from deploy.files import write_private
 # Socket paths end at 107 bytes on Linux and at 103 on macOS; the longest name that is put below the folder takes 24.
 LONGEST_RUN_FOLDER = 75
 # Entries that do not make a folder somebody else's: our own lock from a start that went no further, and what mkfs leaves.
-IGNORED = frozenset({"lock", "lost+found"})
+LOCK = "lock"
+IGNORED = frozenset({LOCK, "lost+found"})
 # Seconds: far longer than the doctor needs to see whether the lock is free.
 LOOKED_AT = 0.3
 
@@ -86,6 +87,22 @@ def _lock(descriptor: int) -> None:
             return
 
 
+def is_claimed(path: Path) -> bool:
+    """Return whether somebody holds the folder; looking takes the lock for a moment."""
+    try:
+        descriptor = os.open(path / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def claim(path: Path) -> Iterator[DataFolder]:
     """Make and lock a data folder for as long as the block runs.
@@ -95,7 +112,7 @@ def claim(path: Path) -> Iterator[DataFolder]:
     path = path.expanduser().absolute()
     try:
         _make(path)
-        lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         message = f"The data folder {path} cannot be used: {error.strerror}; choose another one with --data."
         raise StartError(message) from error

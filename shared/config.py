@@ -7,6 +7,9 @@ import binascii
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from shared.errors import Problem
 
@@ -96,3 +99,29 @@ class Environment:
         """Raise `ConfigError` with all complaints, if there are any."""
         if self._problems:
             raise ConfigError(self._problems)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What every service with tables is told. Addresses hold its own credentials; the first of `keys` encrypts, all decrypt."""
+
+    nats_url: str
+    database_url: str
+    keys: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        """Say nothing: a repr ends up in logs, and this holds keys and passwords."""
+        return "Settings(...)"
+
+
+def common(environment: Environment) -> dict[str, Any]:
+    """Return the fields of `Settings`; what is missing or wrong is reported by `environment.check`."""
+    return {
+        "nats_url": environment.text("MILLRACE_NATS_URL"),
+        "database_url": environment.text("MILLRACE_DATABASE_URL"),
+        "keys": environment.keys("MILLRACE_KEYS"),
+    }
+
+
+def read(environment: Environment) -> Settings:
+    """Return the settings of a service that needs no others."""
+    return Settings(**common(environment))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import asyncpg
@@ -145,8 +145,6 @@ class Projection:
         self.stream = projected.stream
         self._projected = projected
         self._health = health
-        self._filters = projected.filters
-        self._batch = projected.batch
         self._last = -1
         self._moved = asyncio.Condition()
 
@@ -187,7 +185,12 @@ class Projection:
         incarnation = await incarnation_of(self._client, self.stream)
         last = await self._begin(incarnation, held.connection)
         reader = OrderedReader(
-            self._client, self.stream, filters=self._filters, after=last, batch=self._batch, linger=self._projected.linger
+            self._client,
+            self.stream,
+            filters=self._projected.filters,
+            after=last,
+            batch=self._projected.batch,
+            linger=self._projected.linger,
         )
         await self._advance(last)
         self._health.report(part, None)
@@ -230,6 +233,25 @@ class Projection:
         async with self._moved:
             self._last = sequence
             self._moved.notify_all()
+
+
+def started(
+    every: Iterable[Projected],
+    start: Callable[[Coroutine[Any, Any, None], str], None],
+    *,
+    client: Client,
+    engine: AsyncEngine,
+    url: str,
+    service: str,
+    health: Health,
+) -> dict[str, Projection]:
+    """Have a service's projections run by `start`, which takes what to run and its name; return them by their own names."""
+    made = {
+        one.name: Projection(client=client, engine=engine, url=url, service=service, projected=one, health=health) for one in every
+    }
+    for name, projection in made.items():
+        start(projection.run(), f"projection {name}")
+    return made
 
 
 # A projection's name, the stream's incarnation, the sequence that the checkpoint must be at, and the one that it moves to.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import sys
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from deploy.doctor import machine, running
 from deploy.doctor.finding import Finding
+from deploy.folder import is_claimed
 from deploy.local import Ready
 
 MARKS = {"well": "[green]well[/]", "note": "[yellow]note[/]", "wrong": "[red]wrong[/]"}
@@ -36,7 +36,7 @@ def main(*, data: Path, port: int, output: str) -> None:
 
 
 async def _look(data: Path, port: int) -> list[Finding]:
-    up = is_up(data)
+    up = is_claimed(data)
     found = [*machine.machine(), *machine.folder(data, running=up), await machine.sandbox()]
     if os.path.exists(data) and not machine.is_ours(data):  # noqa: PTH110 - Path.exists raises where it may not look
         return found
@@ -55,22 +55,6 @@ async def _look(data: Path, port: int) -> list[Finding]:
     found += [finding async for finding in running.healthy(sockets, list(ready.services))]
     found += [finding async for finding in running.stores(ready)]
     return found
-
-
-def is_up(data: Path) -> bool:
-    """Return whether somebody holds the folder."""
-    try:
-        lock = os.open(data / "lock", os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(lock)
 
 
 def _show(findings: list[Finding]) -> None:

@@ -19,7 +19,7 @@ from shared.db import open_engine
 from shared.encryption import Keyring
 from shared.errors import NotFound
 from shared.messages.declaration import hashed_key
-from shared.projection import Projection
+from shared.projection import Projection, started
 from shared.questions.events import SourceEntry, SubscriptionEntry
 from shared.questions.executor import FindWorkflow, WorkflowEntry, WorkflowFound
 from shared.registry import Entry, RegistryView, RegistryWriter
@@ -84,18 +84,16 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         await stack.enter_async_context(runtime.sink.sending(bus.say_log))
         events = Events(bus, Store(engine), Keyring(settings.keys), runtime)
 
-        for one in projected(bus.client):
-            projection = Projection(
-                client=bus.client,
-                engine=engine,
-                url=settings.database_url,
-                service="events",
-                projected=one,
-                health=runtime.health,
-            )
-            runtime.background.start(projection.run(), f"projection {one.name}")
-            if one.name == "catalog":
-                events.catalog = projection
+        projections = started(
+            projected(bus.client),
+            runtime.background.start,
+            client=bus.client,
+            engine=engine,
+            url=settings.database_url,
+            service="events",
+            health=runtime.health,
+        )
+        events.catalog = projections["catalog"]
         for view in (events.sources_view, events.subscriptions_view, events.workflows_view):
             runtime.background.start(view.run(), "registry view")
             await view.complete()

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from services.events import domain, store
 from services.events.entries import source_entry, subscription_entry
 from shared.db import Connection
-from shared.envelope import open_envelope, open_message
+from shared.envelope import Envelope, open_envelope, open_message
 from shared.errors import Invalid
 from shared.messages import (
     DeadLettered,
@@ -105,7 +105,7 @@ async def received(batch: Sequence[Recorded], _connection: Connection) -> list[S
     rows = {}
     for at in batch:
         if isinstance(at.message, WebhookReceived):
-            rows[at.message.delivery] = _delivery(at.message, at) | {"sequence": at.delivered.sequence}
+            rows[at.message.delivery] = _delivery(at.message, at.envelope) | {"sequence": at.delivered.sequence}
     return [store.note_deliveries(list(rows.values()))] if rows else []
 
 
@@ -116,7 +116,7 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
     rows = await store.routings(connection, list({message.delivery for _, message in messages}))
     for at, message in messages:
         if isinstance(message, EventAccepted) and message.delivery not in rows:
-            rows[message.delivery] = _delivery(message, at)
+            rows[message.delivery] = _delivery(message, at.envelope)
         row = rows.get(message.delivery)
         if row is not None:
             row |= msgspec.structs.asdict(domain.routing(msgspec.convert(row, domain.Routing), message))
@@ -154,25 +154,17 @@ async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[State
         except Invalid:
             continue
         if isinstance(original, WebhookReceived | EventAccepted):
-            row = {
-                "id": original.delivery,
-                "org": envelope.org,
-                "source": original.source,
-                "received_at": datetime.fromisoformat(original.received_at),
-                "correlation_id": envelope.correlationid,
-                "dead": message.error,
-            }
-            statements.append(store.note_dead(row))
+            statements.append(store.note_dead(_delivery(original, envelope) | {"dead": message.error}))
     return statements
 
 
-def _delivery(message: WebhookReceived | EventAccepted, at: Recorded) -> dict[str, Any]:
+def _delivery(message: WebhookReceived | EventAccepted, envelope: Envelope) -> dict[str, Any]:
     return {
         "id": message.delivery,
-        "org": at.envelope.org,
+        "org": envelope.org,
         "source": message.source,
         "received_at": datetime.fromisoformat(message.received_at),
-        "correlation_id": at.envelope.correlationid,
+        "correlation_id": envelope.correlationid,
     }
 
 

@@ -30,7 +30,7 @@ from shared.db import open_engine
 from shared.encryption import Keyring
 from shared.envelope import new_id, open_envelope
 from shared.errors import Invalid, Unavailable
-from shared.projection import PAUSE, Projection
+from shared.projection import PAUSE, Projection, started
 from shared.pull import OrderedReader, StreamError
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
@@ -107,18 +107,16 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         stack.callback(executor.resolver.close)
         await executor.bundles.start()
 
-        for one in projected(bus.client):
-            projection = Projection(
-                client=bus.client,
-                engine=engine,
-                url=settings.database_url,
-                service="executor",
-                projected=one,
-                health=runtime.health,
-            )
-            runtime.background.start(projection.run(), f"projection {one.name}")
-            if one.name == "catalog":
-                executor.catalog = projection
+        projections = started(
+            projected(bus.client),
+            runtime.background.start,
+            client=bus.client,
+            engine=engine,
+            url=settings.database_url,
+            service="executor",
+            health=runtime.health,
+        )
+        executor.catalog = projections["catalog"]
         runs = Runs(executor)
         worker = Worker(bus.client, runs, settings.slots)
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")

@@ -6,26 +6,22 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
-import msgspec
-
 from services.executor.domain import LEAST_KEPT
 from services.executor.sandbox.egress.policy import Rule, Rules, rules
 from services.executor.sandbox.jail import Tier
+from shared import config
 from shared.config import Environment
 
 DAY = 24 * 3600
 
 
-class Settings(msgspec.Struct, frozen=True):
+class Settings(config.Settings, frozen=True, kw_only=True):
     """Read once at start. `data` is a folder for caches; `slots` bounds the runs at a time, `warm` the children kept ready.
 
     `egress` is what runs may reach. `runs_kept` is how long the messages of a run stay on the bus after its end; its row
     and its archive stay longer.
     """
 
-    nats_url: str
-    database_url: str
-    keys: tuple[bytes, ...]
     data: Path
     slots: int
     warm: int
@@ -37,10 +33,6 @@ class Settings(msgspec.Struct, frozen=True):
     tier: Tier | None
     """The one tier to use; None for the best that this machine allows. "none" only together with `unsafe`."""
 
-    def __repr__(self) -> str:
-        """Say nothing: a repr ends up in logs, and this holds keys and passwords."""
-        return "Settings(...)"
-
 
 def read(environment: Environment) -> Settings:
     """Return the settings; what is missing is reported by `environment.check`."""
@@ -49,9 +41,7 @@ def read(environment: Environment) -> Settings:
     cores = os.cpu_count() or 1
     uid = environment.optional("MILLRACE_SANDBOX_UID")
     return Settings(
-        nats_url=environment.text("MILLRACE_NATS_URL"),
-        database_url=environment.text("MILLRACE_DATABASE_URL"),
-        keys=environment.keys("MILLRACE_KEYS"),
+        **config.common(environment),
         data=environment.path("MILLRACE_DATA"),
         slots=environment.integer("MILLRACE_SLOTS", 8 * cores, minimum=1, maximum=1000),
         warm=environment.integer("MILLRACE_WARM", 2 * cores, minimum=1, maximum=200),

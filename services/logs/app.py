@@ -14,7 +14,7 @@ from shared.bus import Bus, connected
 from shared.db import open_engine
 from shared.envelope import utc_now
 from shared.messages import Logged
-from shared.projection import Projection
+from shared.projection import started
 from shared.service import Runtime
 
 # What is said about archiving itself stays on standard output: archived, it would feed itself.
@@ -35,16 +35,15 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             # Before the first row, so that none has to be moved.
             await attempt(engine, runtime.health)
             runtime.background.start(keep_ahead(engine, runtime.health), "partitions")
-            for one in projected(bus.client):
-                projection = Projection(
-                    client=bus.client,
-                    engine=engine,
-                    url=settings.database_url,
-                    service="logs",
-                    projected=one,
-                    health=runtime.health,
-                )
-                runtime.background.start(projection.run(), f"archive of {one.stream}")
+            started(
+                projected(bus.client),
+                runtime.background.start,
+                client=bus.client,
+                engine=engine,
+                url=settings.database_url,
+                service="logs",
+                health=runtime.health,
+            )
             bus.answer(QUESTIONS, Deps(engine, utc_now))
             await bus.start()
             yield

@@ -8,10 +8,10 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, gateway_of, note
-from services.gateway.api.lists import entity, expected_of, fitted, nothing, object_of, page_of
+from services.gateway.api.lists import creating, entity, expected_of, fitted, named_object_of, nothing, object_of, page_of
 from services.gateway.parts import Gateway
 from shared.envelope import new_id
-from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Problem
+from shared.errors import Invalid, NotFound, Problem
 from shared.http import json_response
 from shared.questions.oauth import ConnectionList, ConnectionView, ListConnections, PutConnection, RemoveConnection
 
@@ -53,13 +53,10 @@ async def put_connection(request: web.Request) -> web.Response:
 async def create_connection(request: web.Request) -> web.Response:
     """POST: create only; `name` stands in the body. 409 when there is one of that name."""
     gateway, caller = gateway_of(request)
-    given = await object_of(request)
-    name: str = fitted({"name": given.pop("name", None)}, dict[str, str])["name"]
+    name, given = await named_object_of(request)
     note(request, target=name)
-    try:
+    with creating("connection", name):
         view = await _put(gateway, caller, name, fitted(given, ConnectionBody), 0)
-    except PreconditionFailed as error:
-        raise Conflict(f"there is a connection {name!r} already") from error
     return entity(view, view.version, status=201, location=f"/api/v1/connections/{name}")
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from services.gateway.domain import expected_version
-from shared.errors import Invalid, NotFound, PreconditionFailed, Problem
-from shared.http import JSON_LIMIT, body_of, integer_of, json_of, json_response
+from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Problem
+from shared.http import JSON_LIMIT, body_of, integer_of, json_of, json_response, split_path
 from shared.messages.declaration import KEY
 from shared.questions import Page
 
@@ -44,8 +45,23 @@ def fitted(value: Object, type_: Any) -> Any:
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        raise Invalid(f"the body does not fit: {message}", errors=(Problem(path.rstrip("`").lstrip("."), message),)) from error
+        message, path = split_path(str(error))
+        raise Invalid(f"the body does not fit: {message}", errors=(Problem(path, message),)) from error
+
+
+async def named_object_of(request: web.Request) -> tuple[str, Object]:
+    """Return the `name` that a body to create something of holds, and the rest of it. Raises as `object_of` and `fitted` do."""
+    given = await object_of(request)
+    return fitted({"name": given.pop("name", None)}, dict[str, str])["name"], given
+
+
+@contextlib.contextmanager
+def creating(what: str, name: str) -> Iterator[None]:
+    """Raise `Conflict` where the block finds that there is one of that name already."""
+    try:
+        yield
+    except PreconditionFailed as error:
+        raise Conflict(f"there is a {what} {name!r} already") from error
 
 
 async def no_body(request: web.Request) -> None:

@@ -8,10 +8,10 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, gateway_of, note
-from services.gateway.api.lists import checked, entity, expected_of, fitted, nothing, object_of, page_of
+from services.gateway.api.lists import checked, creating, entity, expected_of, fitted, named_object_of, nothing, object_of, page_of
 from services.gateway.parts import Gateway
 from shared.envelope import new_id
-from shared.errors import Conflict, NotFound, PreconditionFailed
+from shared.errors import NotFound
 from shared.http import json_response
 from shared.questions.events import (
     ListSubscriptions,
@@ -61,13 +61,10 @@ async def put_subscription(request: web.Request) -> web.Response:
 async def create_subscription(request: web.Request) -> web.Response:
     """POST: create only; `name` stands in the body. 409 when there is one of that name."""
     gateway, caller = gateway_of(request)
-    given = await object_of(request)
-    name: str = fitted({"name": given.pop("name", None)}, dict[str, str])["name"]
+    name, given = await named_object_of(request)
     note(request, target=name)
-    try:
+    with creating("subscription", name):
         entry = await _put(gateway, caller, name, fitted(given, SubscriptionBody), 0)
-    except PreconditionFailed as error:
-        raise Conflict(f"there is a subscription {name!r} already") from error
     return entity(entry, entry.version, status=201, location=f"/api/v1/subscriptions/{name}")
 
 
