@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -113,15 +113,18 @@ async def keys(client: Client, stream: str, filter_: str) -> set[str]:
             return found
 
 
-async def waiting_since(client: Client, stream: str, subject: str, after: int) -> datetime | None:
-    """Return when the first message of `subject` after the sequence `after` was stored; None when there is none."""
-    try:
-        answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": after + 1, "next_by_subj": subject})
-    except StreamError as error:
-        if error.code == _NO_MESSAGE:
-            return None
-        raise
-    return datetime.fromisoformat(str(answer["message"]["time"])[:19]).replace(tzinfo=UTC)
+async def waiting_since(client: Client, stream: str, subjects: Iterable[str], after: int) -> datetime | None:
+    """Return when the first message of these subjects after the sequence `after` was stored; None when there is none."""
+    found: list[datetime] = []
+    for subject in subjects:
+        try:
+            answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": after + 1, "next_by_subj": subject})
+        except StreamError as error:
+            if error.code == _NO_MESSAGE:
+                continue
+            raise
+        found.append(datetime.fromisoformat(str(answer["message"]["time"])[:19]).replace(tzinfo=UTC))
+    return min(found, default=None)
 
 
 async def _quiet(_error: Exception) -> None:

@@ -107,6 +107,7 @@ def stream_config(stream: Stream, replicas: int) -> dict[str, Any]:
         "allow_direct": True,
         "allow_atomic": True,
         "allow_msg_schedules": stream.schedules,
+        "allow_msg_ttl": stream.schedules,
     }
 
 
@@ -164,7 +165,7 @@ async def _consumer(client: Client, work: Any) -> None:
     config = {
         "durable_name": work.name,
         "name": work.name,
-        "filter_subject": work.subject,
+        **({"filter_subject": work.subjects[0]} if len(work.subjects) == 1 else {"filter_subjects": list(work.subjects)}),
         "deliver_policy": "all",
         "ack_policy": "explicit",
         "ack_wait": int(work.ack_wait * _NANO),
@@ -172,7 +173,7 @@ async def _consumer(client: Client, work: Any) -> None:
         # Messages nacked with a delay count against it: a few of them must not stop everybody else.
         "max_ack_pending": work.max_ack_pending,
     }
-    subject = f"$JS.API.CONSUMER.CREATE.{work.stream}.{work.name}.{work.subject}"
+    subject = f"$JS.API.CONSUMER.CREATE.{work.stream}.{work.name}"
     await api_request(client, subject, {"stream_name": work.stream, "config": config, "action": ""}, wait=15)
 
 

@@ -143,7 +143,7 @@ class Bus:
         for work in WORK:
             if work.service != self.service or work.managed:
                 continue
-            self._consume(work, handlers[work.message], deps)
+            self._consume(work, handlers[work.messages[0]], deps)
 
     def _consume(self, work: Work, handler: Handler, deps: Any) -> None:
         streak = _Streak()
@@ -160,7 +160,7 @@ class Bus:
 
         self._health.report(part, None)
         self._broker.subscriber(
-            work.subject,
+            work.subjects[0],
             stream=JStream(work.stream, declare=False),
             durable=work.name,
             pull_sub=PullSub(batch_size=1),
@@ -176,7 +176,7 @@ class Bus:
         try:
             envelope = open_envelope(msg.body)
             with structlog.contextvars.bound_contextvars(correlation_id=envelope.correlationid, message_id=envelope.id):
-                message = open_message(envelope, work.message)
+                message = open_message(envelope, work.messages[0])
                 await self._follow(handler, message, envelope, deps)
         except Unavailable as error:
             _log.warning("handler.unavailable", consumer=work.name, reason=error.detail)
@@ -218,9 +218,10 @@ class Bus:
         with contextlib.suppress(MillraceError):
             cause = open_envelope(msg.data)
             org = cause.org
+        noun, _, verb = msg.subject.split(".")[:3]
         letter = DeadLettered(
             service=self.service,
-            verb=declaration_of(work.message).type,
+            verb=f"{noun}.{verb}",
             consumer=work.name,
             stream=work.stream,
             sequence=sequence,

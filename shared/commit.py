@@ -170,6 +170,7 @@ class Coalescer:
         if expected is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
             headers["Nats-Expected-Last-Subject-Sequence-Subject"] = aggregate
+        headers |= sealed.message.broker_headers()
         outgoing = Outgoing(declared.subject(sealed.message, envelope.subject), sealed.document, headers, [])
         self._pending[envelope.id] = outgoing
         self._batcher.offer(Offer(envelope.id, aggregate, expected is not None, len(sealed.document) + HEADERS_BYTES, outgoing))

@@ -10,6 +10,7 @@ from shared.messages import (
     EventAccepted,
     Message,
     RunRequested,
+    RunResumed,
     WebhookReceived,
     declaration_of,
 )
@@ -42,15 +43,15 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
-    """A durable pull consumer `<service>-<purpose>` over one kind of message.
+    """A durable pull consumer `<service>-<purpose>` over one kind of message, or several.
 
     `ack_wait` in seconds. `managed` consumers are pulled by the service itself, not by `shared.bus`.
     """
 
     name: str
     service: str
-    message: type[Message]
-    subject: str
+    messages: tuple[type[Message], ...]
+    subjects: tuple[str, ...]
     ack_wait: float = 30.0
     max_ack_pending: int = 1000
     managed: bool = False
@@ -58,7 +59,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def stream(self) -> str:
         """Return the name of the stream that is consumed."""
-        return declaration_of(self.message).stream
+        return declaration_of(self.messages[0]).stream
 
 
 class Registry(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,14 +112,14 @@ STREAMS = (
 PRIORITIES: tuple[Literal["high", "normal", "low"], ...] = ("high", "normal", "low")
 
 WORK = (
-    Work(name="events-parse", service="events", message=WebhookReceived, subject="webhook.*.received"),
-    Work(name="events-route", service="events", message=EventAccepted, subject="event.*.accepted"),
+    Work(name="events-parse", service="events", messages=(WebhookReceived,), subjects=("webhook.*.received",)),
+    Work(name="events-route", service="events", messages=(EventAccepted,), subjects=("event.*.accepted",)),
     *(
         Work(
             name=f"executor-runs-{priority}",
             service="executor",
-            message=RunRequested,
-            subject=f"run.*.requested.{priority}",
+            messages=(RunRequested, RunResumed),
+            subjects=(f"run.*.requested.{priority}", f"run.*.resumed.{priority}"),
             managed=True,
         )
         for priority in PRIORITIES
@@ -133,5 +134,7 @@ REGISTRIES = (
 
 BUCKETS = (
     Bucket(name="bodies", writers=("gateway", "events"), readers=("executor", "logs"), max_age=7 * DAY),
+    # Results of runs that are too large for a message.
+    Bucket(name="results", writers=("executor",), readers=("gateway",), max_age=30 * DAY),
     Bucket(name="workspace", writers=("gateway", "executor"), readers=("gateway", "executor")),
 )

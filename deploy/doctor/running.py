@@ -118,7 +118,7 @@ async def _waiting(client: Client) -> AsyncIterator[Finding]:
         waiting, held_by = info["num_pending"], info["num_ack_pending"]
         since = None
         if waiting:
-            since = await waiting_since(client, work.stream, work.subject, info["delivered"]["stream_seq"])
+            since = await waiting_since(client, work.stream, work.subjects, info["delivered"]["stream_seq"])
         age = 0.0 if since is None else (datetime.now(UTC) - since).total_seconds()
         said = f"{waiting} wait, {held_by} in work" + (f"; the oldest since {age:.0f} s" if waiting else "")
         do = f"The {work.service} service does not keep up, or has stopped taking work: see its health above."

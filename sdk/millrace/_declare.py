@@ -3,8 +3,8 @@
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, overload
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,6 +21,8 @@ class Definition:
     retries: int
     concurrency: str | None
     is_data_provider: bool
+    policy: dict[str, Any] = field(default_factory=dict)
+    """What else it declares, by the names of the decorator's parameters; what it leaves open is not in it."""
 
 
 REGISTRY: list[Definition] = []
@@ -31,7 +33,17 @@ REGISTRY: list[Definition] = []
 def workflow(function: F, /) -> F: ...
 @overload
 def workflow(
-    *, name: str | None = None, timeout: float | None = None, retries: int = 0, concurrency: str | None = None
+    *,
+    name: str | None = None,
+    timeout: float | None = None,
+    retries: int = 0,
+    retry_delay: float = 1.0,
+    retry_max_delay: float = 3600.0,
+    queue_timeout: float | None = None,
+    concurrency: str | None = None,
+    concurrency_limit: int = 1,
+    concurrency_policy: Literal["queue", "reject", "cancel_older"] = "queue",
+    isolation: Literal["run", "workflow"] = "run",
 ) -> Callable[[F], F]: ...
 def workflow(
     function: F | None = None,
@@ -40,17 +52,45 @@ def workflow(
     name: str | None = None,
     timeout: float | None = None,
     retries: int = 0,
+    retry_delay: float = 1.0,
+    retry_max_delay: float = 3600.0,
+    queue_timeout: float | None = None,
     concurrency: str | None = None,
+    concurrency_limit: int = 1,
+    concurrency_policy: Literal["queue", "reject", "cancel_older"] = "queue",
+    isolation: Literal["run", "workflow"] = "run",
 ) -> F | Callable[[F], F]:
-    """Declare a function as a workflow; the function itself is returned unchanged.
+    """Declare a function as a workflow; the function itself is returned unchanged. Durations are in seconds.
 
-    `name` is the function's own unless given: letters, digits, `_` and `-`, at most 64. `timeout` is in seconds for one
-    attempt. `retries` is how many attempts may follow the first one. Runs that share a `concurrency` key take turns.
+    `name` is the function's own unless given: letters, digits, `_` and `-`, at most 64. `timeout` is for one attempt.
+
+    `retries` is how many attempts may follow the first one when it fails. Before each there is a pause of random length, at most
+    `retry_delay` doubled with every failure, and never above `retry_max_delay`.
+
+    A run that has not begun after `queue_timeout` ends as `expired`.
+
+    Runs that share a key take turns. `concurrency` says which do: `"workflow"` all of them, `"org"` those of one organization,
+    and any other text is a CEL expression over `input` and `org`, whose value is the key within the organization, such as
+    `"input.repository"`. `concurrency_limit` of them go on at a time. One that comes while they do waits (`"queue"`), fails
+    (`"reject"`), or waits while the ones before it are cancelled (`"cancel_older"`).
+
+    `isolation="workflow"` lets one process serve several runs of the same organization one after the other: faster, and less apart.
+
     Raises TypeError or ValueError at once for what can never work.
     """
+    policy = {
+        "retry_delay": _seconds("retry_delay", retry_delay, at_least_zero=True),
+        "retry_max_delay": _seconds("retry_max_delay", retry_max_delay, at_least_zero=True),
+        "queue_timeout": None if queue_timeout is None else _seconds("queue_timeout", queue_timeout),
+        "concurrency_limit": _limit(concurrency_limit),
+        "concurrency_policy": _one_of("concurrency_policy", concurrency_policy, ("queue", "reject", "cancel_older")),
+        "isolation": _one_of("isolation", isolation, ("run", "workflow")),
+    }
 
     def declare(target: F) -> F:
-        _register(target, name=name, timeout=timeout, retries=retries, concurrency=concurrency, is_data_provider=False)
+        _register(
+            target, name=name, timeout=timeout, retries=retries, concurrency=concurrency, is_data_provider=False, policy=policy
+        )
         return target
 
     return declare if function is None else declare(function)
@@ -78,6 +118,7 @@ def _register(
     retries: int,
     concurrency: str | None,
     is_data_provider: bool,
+    policy: dict[str, Any] | None = None,
 ) -> None:
     if not inspect.isfunction(function):
         msg = f"only a function can be a workflow, not {type(function).__name__}"
@@ -89,11 +130,8 @@ def _register(
     if not isinstance(chosen, str) or not _NAME.fullmatch(chosen):
         msg = f"{chosen!r} is not a name: letters, digits, '_' and '-', starting with a letter or digit, at most 64"
         raise ValueError(msg)
-    if timeout is not None and (
-        isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf")
-    ):
-        msg = f"timeout is a number of seconds above 0, not {timeout!r}"
-        raise ValueError(msg)
+    if timeout is not None:
+        _seconds("timeout", timeout)
     if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
         msg = f"retries is a whole number from 0, not {retries!r}"
         raise ValueError(msg)
@@ -108,5 +146,28 @@ def _register(
             retries=retries,
             concurrency=concurrency,
             is_data_provider=is_data_provider,
+            policy=policy or {},
         )
     )
+
+
+def _seconds(name: str, value: object, *, at_least_zero: bool = False) -> float:
+    above = isinstance(value, int | float) and not isinstance(value, bool) and (value > 0 or (at_least_zero and value == 0))
+    if not above or not value < float("inf"):  # type: ignore[operator]
+        msg = f"{name} is a number of seconds {'from' if at_least_zero else 'above'} 0, not {value!r}"
+        raise ValueError(msg)
+    return float(value)  # type: ignore[arg-type]
+
+
+def _limit(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 1000:
+        msg = f"concurrency_limit is a whole number from 1 to 1000, not {value!r}"
+        raise ValueError(msg)
+    return value
+
+
+def _one_of(name: str, value: object, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        msg = f"{name} is one of {', '.join(choices)}, not {value!r}"
+        raise ValueError(msg)
+    return str(value)

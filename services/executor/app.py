@@ -22,6 +22,8 @@ from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, Tier
 from services.executor.store import Store
+from services.executor.turns import Turns
+from services.executor.waits import Waits
 from services.executor.work import Worker
 from shared import service
 from shared.blobs import Blobs
@@ -46,6 +48,7 @@ class Executor:
         self.bus = bus
         self.engine = engine
         self.store = Store(engine)
+        self.turns = Turns(engine)
         self.sandbox = sandbox
         self.database_url = settings.database_url
         self.egress = settings.egress
@@ -56,6 +59,7 @@ class Executor:
         self.bundles = Bundles(settings.data / "bundles", self.blobs)
         self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
         self.catalog: Projection
+        self.rows: Projection
         # Shown in run.started: unique among replicas and over restarts.
         self.name = f"{os.uname().nodename}-{os.getpid()}-{new_id()[-8:]}"
 
@@ -107,8 +111,9 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         stack.callback(executor.resolver.close)
         await executor.bundles.start()
 
+        waits = Waits(executor)
         projections = started(
-            projected(bus.client),
+            [*projected(bus.client), *waits.followers()],
             runtime.background.start,
             client=bus.client,
             engine=engine,
@@ -117,12 +122,14 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             health=runtime.health,
         )
         executor.catalog = projections["catalog"]
+        executor.rows = projections["runs"]
         runs = Runs(executor)
         worker = Worker(bus.client, runs, settings.slots)
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")
         bus.answer(QUESTIONS, executor)
         await bus.start()
         runtime.background.start(worker.run(), "worker")
+        runtime.background.start(waits.sweep(), "sweep")
         runtime.background.start(Purger(executor, kept=settings.runs_kept).run(), "purger")
         yield
 

@@ -32,6 +32,13 @@ class Bundle(msgspec.Struct, frozen=True):
     folder: Path
     manifest: Manifest
 
+    def workflow(self, name: str) -> WorkflowFound:
+        """Return a workflow of this code. Raises `NotFound`."""
+        for found in self.manifest.workflows:
+            if found.name == name:
+                return found
+        raise NotFound(f"this version defines no {name}")
+
 
 class Bundles:
     """Keeps bundles under `folder` and in the bucket `workspace`. A version is the SHA-256 of its manifest."""

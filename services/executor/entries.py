@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from services.executor.domain import RunState, queue_ms
+from services.executor.life import RunState, queue_ms
 from shared.envelope import rfc3339
 from shared.messages import WorkflowChanged
 from shared.messages.catalog import FileProblem
@@ -29,6 +29,7 @@ def workflow_entry(message: WorkflowChanged, org: str, at: datetime) -> Workflow
         timeout=message.timeout,
         retries=message.retries,
         concurrency=message.concurrency,
+        policy=message.policy,
         updated_at=rfc3339(at),
     )
 

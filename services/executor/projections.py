@@ -7,7 +7,7 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from services.executor import domain, store
+from services.executor import life, store
 from services.executor.entries import workflow_entry
 from shared.db import Connection
 from shared.messages import (
@@ -55,13 +55,13 @@ async def runs(batch: Sequence[Recorded], connection: Connection) -> list[Statem
     """Fold a batch of the stream RUNS into its runs, in two statements however many there are."""
     ids = list(dict.fromkeys(recorded.envelope.subject for recorded in batch))
     known = await store.states(connection, ids)
-    changed: dict[str, domain.RunState] = {}
+    changed: dict[str, life.RunState] = {}
     for recorded in batch:
         if recorded.message is None:
             continue
         key = recorded.envelope.subject
         before = known.get(key)
-        after = domain.evolve(before, recorded.envelope, recorded.message, recorded.delivered.sequence)
+        after = life.evolve(before, recorded.envelope, recorded.message, recorded.delivered.sequence)
         if after is not None and after is not before:
             known[key] = changed[key] = after
     return [store.put_states(list(changed.values()))] if changed else []

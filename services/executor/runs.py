@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import secrets
+from datetime import timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -12,10 +14,12 @@ import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
-from services.executor import domain
+from services.executor import domain, life
 from services.executor.bundles import Bundles
-from services.executor.claim import AlreadyEnded, Claim, Outcome, Superseded, claim
+from services.executor.claim import AlreadyEnded, Claim, Outcome, Superseded, fold
 from services.executor.egress import Reached
+from services.executor.life import Recorded, StepId
+from services.executor.offers import Offer, failed, given_to, set_timer, take
 from services.executor.output import Output
 from services.executor.sandbox import jail
 from services.executor.sandbox.egress.network import Network
@@ -24,24 +28,28 @@ from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, StepRecord
 from services.executor.store import Store
+from services.executor.turns import Turns
 from shared import tasks
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.envelope import Envelope, derived_id, open_envelope, open_message, utc_now
+from shared.envelope import Envelope, derived_id, open_envelope, open_message, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.messages import (
     Audited,
     LineChunk,
+    Message,
     RunCancelled,
     RunCrashed,
     RunError,
     RunFailed,
     RunRequested,
+    RunResumed,
     RunStepCompleted,
     RunSucceeded,
     RunTimedOut,
     RunUsage,
+    RunWaiting,
 )
 from shared.pull import delivered
 from shared.questions.oauth import GetToken, Token
@@ -50,7 +58,9 @@ from shared.streams import INLINE_BYTES, WORK
 # The work consumers wait 30 s for an acknowledgement; three signs of life fit in.
 IN_PROGRESS = 10.0
 RETRY_DELAY = 1.0
-_WORK = {work.name.removeprefix("executor-runs-"): work for work in WORK if work.message is RunRequested}
+# Seconds that giving a run back may take when this process is about to end.
+GIVING_BACK = 2.0
+_WORK = {work.name.removeprefix("executor-runs-"): work for work in WORK if RunRequested in work.messages}
 _log = structlog.get_logger()
 
 
@@ -65,6 +75,7 @@ class Deps(Protocol):
     resolver: Resolver
     keyring: Keyring
     store: Store
+    turns: Turns
     name: str
 
 
@@ -72,6 +83,8 @@ class Held(msgspec.Struct):
     """A run that this process works on: the newest copy of its work message, and its claim once there is one."""
 
     msg: Msg
+    sequence: int
+    done: asyncio.Event
     claim: Claim | None = None
 
 
@@ -94,72 +107,102 @@ class Runs:
             held.claim.cancel.set()
 
     async def work(self, msg: Msg) -> None:
-        """Carry a pulled `run.requested` to its end and acknowledge it; never raises for the run's own sake.
+        """Carry a run that was offered to its end, or to where it waits, and acknowledge; never raises for the run's own sake.
 
-        Cancelling this task kills the child and gives the message back at once.
+        Cancelling this task kills the child and gives the run back at once.
         """
         try:
             envelope = open_envelope(msg.data)
-            request = open_message(envelope, RunRequested)
+            message: Message = open_message(envelope)
+            if not isinstance(message, RunRequested | RunResumed):
+                raise Invalid(f"{envelope.type} offers no run")
         except Invalid as error:
             work = _WORK[msg.subject.rpartition(".")[2]]
             await self._deps.bus.bury(work, msg, msg.metadata.num_delivered or 1, error, "can never work")
             return
-        already = self._held.get(request.run)
-        if already is not None:
-            # Redelivered to ourselves, because a sign of life was late: the run goes on, under the newer copy.
-            already.msg = msg
-            return
-        held = self._held[request.run] = Held(msg)
-        with structlog.contextvars.bound_contextvars(run=request.run, correlation_id=envelope.correlationid):
+        sequence = delivered(msg).sequence
+        while (already := self._held.get(message.run)) is not None:
+            if already.sequence == sequence:
+                # Redelivered to ourselves, because a sign of life was late: the run goes on, under the newer copy.
+                already.msg = msg
+                return
+            # Resumed before the end of its last attempt was all put away.
+            await already.done.wait()
+        held = self._held[message.run] = Held(msg, sequence, asyncio.Event())
+        with structlog.contextvars.bound_contextvars(run=message.run, correlation_id=envelope.correlationid):
             alive = asyncio.create_task(self._signs_of_life(held))
             try:
-                done = await self._carry(held, envelope, request)
+                done = await self._carry(held, envelope, message)
             except asyncio.CancelledError:
-                with contextlib.suppress(nats.errors.Error):
-                    await held.msg.nak()
+                await self._give_back(held)
                 raise
             finally:
                 await tasks.end([alive])
-                del self._held[request.run]
+                del self._held[message.run]
+                held.done.set()
             with contextlib.suppress(nats.errors.Error):
                 if done:
                     await held.msg.ack()
 
-    async def _carry(self, held: Held, envelope: Envelope, request: RunRequested) -> bool:
+    async def _give_back(self, held: Held) -> None:
+        """Let another worker have the run, at once, and without a claim that looks as if it had been lost."""
+        with contextlib.suppress(nats.errors.Error, Superseded, AlreadyEnded, TimeoutError):
+            if held.claim is not None:
+                async with asyncio.timeout(GIVING_BACK):
+                    await held.claim.end(RunResumed(run=held.claim.run, priority=held.claim.state.priority))
+                await held.msg.ack()
+                return
+        with contextlib.suppress(nats.errors.Error):
+            await held.msg.nak()
+
+    async def _carry(self, held: Held, envelope: Envelope, message: RunRequested | RunResumed) -> bool:
         """Return whether the work message is to be acknowledged; else it was given back or belongs to a newer claim."""
         deps = self._deps
         try:
-            if await self._carried_out_long_ago(envelope, request):
+            if isinstance(message, RunRequested) and await self._carried_out_long_ago(envelope, message):
                 return True
-            held.claim, steps = await claim(
-                deps.bus,
-                request.run,
-                envelope.org,
-                envelope,
-                delivered(held.msg).sequence,
-                executor=deps.name,
-                tier=deps.sandbox.tier,
-                redelivered=(held.msg.metadata.num_delivered or 1) > 1,
-            )
-            outcome = await self._attempt(held.claim, steps, envelope.org, request)
+            offer = await self._offer(held, envelope, message)
+            held.claim, steps = await take(offer, deps, deps.sandbox.tier)
+            outcome = await self._attempt(held.claim, steps)
+            if isinstance(outcome, RunWaiting) and outcome.until is not None:
+                await self._set_timer(held.claim, outcome.until)
             await held.claim.end(outcome)
         except AlreadyEnded:
             return True
         except (Superseded, Conflict):
-            _log.warning("run.superseded", run=request.run)
+            _log.warning("run.superseded", run=message.run)
             return False
         except (Unavailable, SandboxUnavailable) as error:
-            _log.warning("run.given_back", run=request.run, reason=str(error))
-            with contextlib.suppress(nats.errors.Error):
-                await held.msg.nak(delay=RETRY_DELAY)
+            _log.warning("run.given_back", run=message.run, reason=str(error))
+            await asyncio.sleep(RETRY_DELAY)
+            await self._give_back(held)
             return False
         except Exception:
-            _log.exception("run.supervisor_failed", run=request.run)
+            _log.exception("run.supervisor_failed", run=message.run)
             with contextlib.suppress(nats.errors.Error):
                 await held.msg.nak(delay=RETRY_DELAY)
             return False
         return True
+
+    async def _offer(self, held: Held, envelope: Envelope, message: RunRequested | RunResumed) -> Offer:
+        """Return what is known of the run: of one that is offered for the first time nothing need be read."""
+        if isinstance(message, RunRequested) and (held.msg.metadata.num_delivered or 1) == 1:
+            state = life.evolve(None, envelope, message, held.sequence)
+            if state is not None:
+                return Offer(envelope, held.sequence, state, {})
+        folded = await fold(self._deps.bus, message.run)
+        if folded is None:
+            raise AlreadyEnded
+        return Offer(envelope, held.sequence, folded.state, folded.steps)
+
+    async def _set_timer(self, mine: Claim, until: str) -> None:
+        while True:
+            try:
+                await set_timer(self._deps.bus, mine.state.org, mine.started, mine.run, until)
+            except Unavailable:
+                await asyncio.sleep(RETRY_DELAY)
+                continue
+            return
 
     async def _carried_out_long_ago(self, envelope: Envelope, request: RunRequested) -> bool:
         """Return whether the run ended and may have been purged before this request came: the bus cannot tell then."""
@@ -171,36 +214,41 @@ class Runs:
         _log.warning("run.requested_again", run=request.run)
         return True
 
-    async def _attempt(self, mine: Claim, steps: dict[tuple[str, int], Any], org: str, request: RunRequested) -> Outcome:
+    async def _attempt(self, mine: Claim, steps: dict[StepId, Recorded]) -> Outcome:
         deps = self._deps
+        run = mine.state
         try:
-            bundle = await deps.bundles.get(request.version)
-            found = next(one for one in bundle.manifest.workflows if one.name == request.workflow)
-            inputs = request.input
-            if request.input_ref is not None:
-                inputs = msgspec.json.decode(await deps.bodies.read(request.input_ref))
-        except (NotFound, StopIteration) as error:
-            missing = error.detail if isinstance(error, NotFound) else f"this version defines no {request.workflow}"
-            return _failed(request.run, mine.attempt, "error", "CodeMissing", missing)
+            bundle = await deps.bundles.get(run.version)
+            found = bundle.workflow(run.workflow)
+            inputs = await given_to(run, deps.bodies)
+        except NotFound as error:
+            return failed(run.id, mine.attempt, "CodeMissing", error.detail)
         job = jail.Job(
-            run=request.run,
+            run=run.id,
             attempt=mine.attempt,
-            org=org,
-            workflow=request.workflow,
+            org=run.org,
+            workflow=run.workflow,
             bundle=bundle.folder,
             module=found.module,
             function=found.function,
             input=inputs,
-            timeout=request.timeout,
+            timeout=run.timeout,
         )
-        allowed = _Allowed(deps, mine, org, request, steps)
+        allowed = _Allowed(deps, mine, steps)
         try:
             outcome = await deps.sandbox.run(job, allowed, cancel=mine.cancel)
         finally:
             # Before the end: a run that is said to have ended has all its lines, and the trail of what it was denied.
             await allowed.reached.finish()
         await allowed.lines.flush()
-        return message_of(request.run, mine.attempt, outcome)
+        told = message_of(run.id, mine.attempt, outcome)
+        if isinstance(told, RunFailed | RunTimedOut | RunCrashed):
+            policy = found.policy
+            drawn = random.random()  # noqa: S311 - it spreads load, and is no secret
+            pause = life.pause_before_retry(policy, found.retries, run.failures, told.reason, drawn)
+            if pause is not None:
+                return _retried(told, pause)
+        return told
 
     async def _signs_of_life(self, held: Held) -> None:
         while True:
@@ -212,14 +260,14 @@ class Runs:
 class _Allowed:
     """What one run may ask for; its organization and name are fixed here, never taken from the child."""
 
-    def __init__(self, deps: Deps, mine: Claim, org: str, request: RunRequested, steps: dict[tuple[str, int], Any]) -> None:
+    def __init__(self, deps: Deps, mine: Claim, steps: dict[StepId, Recorded]) -> None:
         self._deps = deps
         self._claim = mine
-        self._org = org
-        self._run = request.run
+        self._org = org = mine.state.org
+        self._run = mine.run
         self._steps = steps
-        self.lines = Output(request.run, request.workflow, mine.attempt, self._publish_lines)
-        self.reached = Reached(request.run, org, self._audit, self.lines)
+        self.lines = Output(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
+        self.reached = Reached(mine.run, org, self._audit, self.lines)
         self.network = Network(deps.egress.of(org), deps.resolver.of(org), self.reached.note)
 
     async def log(self, level: jail.Level, event: str, fields: dict[str, Any]) -> None:
@@ -229,16 +277,15 @@ class _Allowed:
         await self.lines.text(stream, text)
 
     async def step_get(self, name: str, ordinal: int) -> StepRecord | None:
-        if (name, ordinal) not in self._steps:
-            return None
-        return StepRecord(msgspec.Raw(msgspec.json.encode(self._steps[name, ordinal])))
+        found = self._steps.get(("step", name, ordinal))
+        return None if found is None else StepRecord(msgspec.Raw(msgspec.json.encode(found.result)))
 
     async def step_put(self, name: str, ordinal: int, result: msgspec.Raw) -> None:
         kept = msgspec.json.decode(result)
         await self._claim.step(
             RunStepCompleted(run=self._run, attempt=self._claim.attempt, name=name, ordinal=ordinal, result=kept)
         )
-        self._steps[name, ordinal] = kept
+        self._steps["step", name, ordinal] = Recorded(kept)
 
     async def connection(self, name: str) -> dict[str, Any]:
         nonce = secrets.token_urlsafe(16)
@@ -285,5 +332,14 @@ def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:
     return RunFailed(**common, reason=reason, error=error)
 
 
-def _failed(run: str, attempt: int, reason: str, kind: str, message: str) -> RunFailed:
-    return RunFailed(run=run, attempt=attempt, reason=reason, error=RunError(kind, message), duration_ms=0.0, usage=RunUsage())
+def _retried(failed: RunFailed | RunTimedOut | RunCrashed, pause: float) -> RunWaiting:
+    return RunWaiting(
+        run=failed.run,
+        attempt=failed.attempt,
+        blocked_on="retry",
+        until=rfc3339(utc_now() + timedelta(seconds=pause)),
+        reason=failed.reason,
+        error=failed.error,
+        duration_ms=failed.duration_ms,
+        usage=failed.usage,
+    )

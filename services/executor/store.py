@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.executor.domain import RunState
+from services.executor.life import RunState
 from shared.db import Connection, transaction
 from shared.projection import Statement
 from shared.questions.executor import WorkflowEntry
+from shared.streams import PRIORITIES
 
 
 class Store:
@@ -95,6 +96,9 @@ class Store:
             return list((await connection.execute(text(statement), parameters)).mappings().all())
 
 
+_RANKS: dict[str, int] = {priority: rank for rank, priority in enumerate(PRIORITIES)}
+
+
 # -- writes, by the projections -----------------------------------------------------------------------------------------------
 
 
@@ -107,11 +111,14 @@ async def states(connection: Connection, ids: list[str]) -> dict[str, RunState]:
 def put_states(changed: list[RunState]) -> Statement:
     """Write runs; one statement for all of them."""
     statement = """
-        INSERT INTO run (id, org, workflow, status, requested_at, finished_at, last_seq, state)
+        INSERT INTO run (id, org, workflow, status, requested_at, finished_at, last_seq, state,
+                         blocked_on, turn, rank, due_at, expires_at)
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-                             $7::bigint[], $8::json[])
+                             $7::bigint[], $8::json[],
+                             $9::text[], $10::text[], $11::smallint[], $12::timestamptz[], $13::timestamptz[])
         ON CONFLICT (id) DO UPDATE SET status = excluded.status, finished_at = excluded.finished_at,
             last_seq = excluded.last_seq, state = excluded.state,
+            blocked_on = excluded.blocked_on, turn = excluded.turn, due_at = excluded.due_at, expires_at = excluded.expires_at,
             -- Something came after all was purged: it is to be purged too.
             on_bus = CASE run.on_bus WHEN 'gone' THEN 'going' ELSE run.on_bus END
     """
@@ -124,6 +131,11 @@ def put_states(changed: list[RunState]) -> Statement:
         [None if state.finished_at is None else datetime.fromisoformat(state.finished_at) for state in changed],
         [state.last_seq for state in changed],
         [_json(state) for state in changed],
+        [state.blocked_on for state in changed],
+        [state.turn and state.turn.key for state in changed],
+        [_RANKS.get(state.priority, 1) for state in changed],
+        [None if state.until is None else datetime.fromisoformat(state.until) for state in changed],
+        [None if state.attempt or state.ended else state.expires_at for state in changed],
     )
     return Statement(statement, columns)
 
@@ -211,6 +223,17 @@ def remove_workflow(org: str, name: str) -> Statement:
 
 
 # -- writes, by the purge ------------------------------------------------------------------------------------------------------
+
+
+async def overdue(connection: AsyncConnection, now: datetime, late: float, limit: int) -> list[str]:
+    """Return runs that are to be looked at: due, or expired, for `late` seconds, or to be stopped while waiting."""
+    statement = """
+        (SELECT id FROM run WHERE due_at < :due LIMIT :limit)
+        UNION (SELECT id FROM run WHERE expires_at < :due LIMIT :limit)
+        UNION (SELECT id FROM run WHERE status = 'cancelling' AND blocked_on IS NOT NULL LIMIT :limit)
+    """
+    rows = await connection.execute(text(statement), {"due": now - timedelta(seconds=late), "limit": limit})
+    return [row.id for row in rows]
 
 
 async def begin_purge(connection: AsyncConnection, *, before: datetime, up_to: int, limit: int) -> list[tuple[str, int]]:

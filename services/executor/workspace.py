@@ -11,7 +11,8 @@ import structlog
 from services.executor import domain
 from services.executor.bundles import Bundles
 from services.executor.entries import file_view, workflow_entry
-from services.executor.sandbox.jail import Description, Sandbox, WorkflowFound
+from services.executor.keys import problem_of
+from services.executor.sandbox.jail import Description, Problem, Sandbox, WorkflowFound
 from services.executor.store import Store
 from shared import aggregate, db
 from shared.blobs import Blobs
@@ -112,7 +113,10 @@ async def describe(deps: Deps, tree: dict[str, str]) -> Description:
     """Read a tree's code in a child."""
     if not tree:
         return Description([], [])
-    return await deps.sandbox.describe(await deps.bundles.tree(tree))
+    found = await deps.sandbox.describe(await deps.bundles.tree(tree))
+    wrong = {one.name: complaint for one in found.workflows if (complaint := problem_of(one))}
+    problems = [Problem(one.path, one.line, wrong[one.name]) for one in found.workflows if one.name in wrong]
+    return Description([one for one in found.workflows if one.name not in wrong], found.problems + problems)
 
 
 async def _serve(
@@ -135,6 +139,7 @@ async def _serve(
             timeout=workflow.timeout or DEFAULT_TIMEOUT,
             retries=workflow.retries,
             concurrency=workflow.concurrency,
+            policy=workflow.policy,
         )
         last = await _announce(deps, command, message, workflow_key=key)
     for name in {entry.name for entry in served} - {workflow.name for workflow in found}:

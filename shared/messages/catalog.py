@@ -93,6 +93,23 @@ class FileRemoved(Message, frozen=True, kw_only=True):
     actor: str
 
 
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """What a workflow declares of its runs, beside their time-out and the number of retries. Durations are in seconds.
+
+    A retry comes after a pause drawn from 0 to `retry_delay` times two to the number of failures before, at most `retry_max_delay`.
+    A run that has not begun after `queue_timeout` expires. Of runs that share the workflow's concurrency key `concurrency_limit`
+    go on at a time; `concurrency_policy` is `queue`, `reject` or `cancel_older`. `isolation` is `run`, or `workflow` where a child
+    serves several runs of one organization, one after the other.
+    """
+
+    retry_delay: float = 1.0
+    retry_max_delay: float = 3600.0
+    queue_timeout: float | None = None
+    concurrency_limit: int = 1
+    concurrency_policy: str = "queue"
+    isolation: str = "run"
+
+
 @message("workflow.changed", key="key", by="executor")
 class WorkflowChanged(Message, frozen=True, kw_only=True):
     """A workflow is served at `version`, the hash of the bundle of code that defines it."""
@@ -109,6 +126,7 @@ class WorkflowChanged(Message, frozen=True, kw_only=True):
     timeout: float
     retries: int
     concurrency: str | None = None
+    policy: Policy = Policy()
 
 
 @message("workflow.removed", key="key", by="executor")

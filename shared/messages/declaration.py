@@ -36,6 +36,10 @@ STREAM_OF_NOUN = {
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """A past-tense fact. Unknown fields are ignored when read, so that fields may be added."""
 
+    def broker_headers(self) -> dict[str, str]:
+        """Return what the broker is to be told beside the document."""
+        return {}
+
 
 class Declaration(msgspec.Struct, frozen=True):
     """What `@message` says of a class.

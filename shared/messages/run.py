@@ -26,12 +26,52 @@ class RunUsage(msgspec.Struct, frozen=True):
     max_rss_mb: float = 0.0
 
 
+class Turn(msgspec.Struct, frozen=True):
+    """Whose turn it is: at most `limit` runs with the same key go on at a time.
+
+    What becomes of one that finds them at it is the policy: it waits (`queue`), it fails (`reject`), or it waits while those before
+    it, running or waiting, are asked to stop (`cancel_older`).
+    """
+
+    key: str
+    limit: int = 1
+    policy: str = "queue"
+
+
+class Wait(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a run waits for. `kind`: `sleep`, `signal`, or `run` (the end of the child run `name`).
+
+    It is the `ordinal`th wait of its kind and name in the run, and the call at `position` among all steps and waits of an attempt.
+    `until` (RFC 3339) is when the waiting is over by itself.
+    """
+
+    kind: str
+    name: str
+    ordinal: int
+    position: int
+    until: str | None = None
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
+    """How a wait ended: with a result, or by the clock."""
+
+    kind: str
+    name: str
+    ordinal: int
+    position: int
+    result: Any = None
+    timed_out: bool = False
+
+
 @message("run.requested", key="run", by=REQUESTERS, suffix="priority", creates=True)
 class RunRequested(Message, frozen=True, kw_only=True):
     """Somebody has asked for a run of `workflow` at exactly `version`; creation, so expected to be the run's first message.
 
     An input of more than 256 KiB as JSON is in the bucket `bodies` under `input_ref`. `received_at` is when the webhook of
-    `delivery` came in: a request that comes long after it may be one that was carried out and purged already.
+    `delivery` came in: a request that comes long after it may be one that was carried out and purged already. The run begins not
+    before `run_at`, and expires when it has not begun `deadline` seconds after that, or after the request. `workflow_org` has the
+    workspace that the workflow is from. `concurrency_key` takes the place of the workflow's own. `parent` is the run that asked
+    for it, at a `depth` of so many runs that ask for runs.
     """
 
     run: str
@@ -46,6 +86,12 @@ class RunRequested(Message, frozen=True, kw_only=True):
     received_at: str | None = None
     subscription: str | None = None
     rerun_of: str | None = None
+    run_at: str | None = None
+    deadline: float | None = None
+    concurrency_key: str | None = None
+    workflow_org: str | None = None
+    parent: str | None = None
+    depth: int = 0
 
 
 @message("run.started", key="run", by="executor")
@@ -56,17 +102,63 @@ class RunStarted(Message, frozen=True, kw_only=True):
     attempt: int
     executor: str
     tier: str
+    turn: Turn | None = None
 
 
 @message("run.step_completed", key="run", by="executor")
 class RunStepCompleted(Message, frozen=True, kw_only=True):
-    """A durable step of the run has its result; no later attempt runs it again. `ordinal` counts the uses of `name`."""
+    """A durable step of the run has its result; no later attempt runs it again. `ordinal` counts the uses of `name`.
+
+    `position` counts all steps and waits in the order in which an attempt calls them. `kind` is `step`, or `start` for a child run
+    that was asked for, whose id is the result, or that of a wait that was over at once.
+    """
 
     run: str
     attempt: int
     name: str
     ordinal: int
     result: Any
+    kind: str = "step"
+    position: int | None = None
+    timed_out: bool = False
+
+
+@message("run.waiting", key="run", by="executor")
+class RunWaiting(Message, frozen=True, kw_only=True):
+    """The run occupies no sandbox until it is resumed. `blocked_on`: `time retry concurrency signal event`.
+
+    After a failed attempt (`retry`) `reason` and `error` tell how it failed.
+    """
+
+    run: str
+    attempt: int
+    blocked_on: str
+    until: str | None = None
+    waits: list[Wait] = msgspec.field(default_factory=list)
+    turn: Turn | None = None
+    reason: str | None = None
+    error: RunError | None = None
+    duration_ms: float = 0.0
+    usage: RunUsage = RunUsage()
+
+
+@message("run.resumed", key="run", by="executor", suffix="priority")
+class RunResumed(Message, frozen=True, kw_only=True):
+    """The run is to be worked on again: what it waited for is there, or the worker that had it gave it back."""
+
+    run: str
+    priority: str
+    resolved: list[Resolved] = msgspec.field(default_factory=list)
+
+
+@message("run.signalled", key="run", by="executor")
+class RunSignalled(Message, frozen=True, kw_only=True):
+    """Somebody has answered, or will have answered, a wait of the run for the signal `name`."""
+
+    run: str
+    name: str
+    signalled_by: str
+    data: Any = None
 
 
 @message("run.cancel_requested", key="run", by=REQUESTERS)
@@ -79,13 +171,20 @@ class RunCancelRequested(Message, frozen=True, kw_only=True):
 
 @message("run.succeeded", key="run", by="executor")
 class RunSucceeded(Message, frozen=True, kw_only=True):
-    """The run ended with a result."""
+    """The run ended with a result; one of more than 256 KiB as JSON is in the bucket `results` under `result_ref`.
+
+    The end of a run that had its turn names the key, and that of a child run the parent: whoever waits for either hears of it.
+    """
 
     run: str
     attempt: int
     result: Any
     duration_ms: float
     usage: RunUsage
+    turn: str | None = None
+    parent: str | None = None
+    result_ref: str | None = None
+    result_bytes: int | None = None
 
 
 @message("run.failed", key="run", by="executor")
@@ -98,6 +197,8 @@ class RunFailed(Message, frozen=True, kw_only=True):
     error: RunError
     duration_ms: float
     usage: RunUsage
+    turn: str | None = None
+    parent: str | None = None
 
 
 @message("run.timed_out", key="run", by="executor")
@@ -110,6 +211,8 @@ class RunTimedOut(Message, frozen=True, kw_only=True):
     error: RunError
     duration_ms: float
     usage: RunUsage
+    turn: str | None = None
+    parent: str | None = None
 
 
 @message("run.crashed", key="run", by="executor")
@@ -122,6 +225,8 @@ class RunCrashed(Message, frozen=True, kw_only=True):
     error: RunError
     duration_ms: float
     usage: RunUsage
+    turn: str | None = None
+    parent: str | None = None
 
 
 @message("run.cancelled", key="run", by="executor")
@@ -132,3 +237,19 @@ class RunCancelled(Message, frozen=True, kw_only=True):
     attempt: int
     duration_ms: float = 0.0
     usage: RunUsage = RunUsage()
+    turn: str | None = None
+    parent: str | None = None
+
+
+@message("run.expired", key="run", by="executor")
+class RunExpired(Message, frozen=True, kw_only=True):
+    """The run had not begun by its deadline, and will not."""
+
+    run: str
+    error: RunError
+    attempt: int = 0
+    reason: str = "deadline"
+    duration_ms: float = 0.0
+    usage: RunUsage = RunUsage()
+    turn: str | None = None
+    parent: str | None = None

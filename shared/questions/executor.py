@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from shared.messages.catalog import FileProblem
+from shared.messages.catalog import FileProblem, Policy
 from shared.messages.line import Lines
 from shared.messages.run import RunError, RunUsage
 from shared.questions.declaration import Command, Page, Question, command, question
@@ -28,6 +28,7 @@ class WorkflowEntry(msgspec.Struct, frozen=True, kw_only=True):
     retries: int
     concurrency: str | None
     updated_at: str
+    policy: Policy = Policy()
 
 
 class WorkflowFound(msgspec.Struct, frozen=True):

@@ -134,6 +134,7 @@ def _admit(found: tuple[str, int, _declare.Definition], workflows: list[dict[str
             "retries": definition.retries,
             "concurrency": definition.concurrency,
             "is_data_provider": definition.is_data_provider,
+            "policy": definition.policy,
         }
     )
 

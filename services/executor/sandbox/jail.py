@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from services.executor.sandbox.egress.network import Network
+from shared.messages.catalog import Policy
 
 Tier = Literal["none", "A", "B"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -82,6 +83,7 @@ class WorkflowFound(msgspec.Struct, frozen=True, kw_only=True):
     retries: int
     concurrency: str | None
     is_data_provider: bool
+    policy: Policy = Policy()
 
 
 class Problem(msgspec.Struct, frozen=True):

@@ -1,0 +1,429 @@
+"""The life of a run: what its messages add up to, and what is to be done with it next. Pure: no I/O, no clock, no ids of its own.
+
+    requested --> queued ----------------------------> running --> succeeded, failed, timed_out, crashed
+                    | ^                                  |
+                    v | resumed                          v
+                  delayed, waiting <------------------ waiting
+
+Whoever wants it to stop makes it `cancelling`, from where it only ends. It is *held* between a claim (`run.started`) and what
+the claimant says of its end; a claim on a held run means that the one before was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+
+from shared.envelope import Envelope, rfc3339
+from shared.messages import (
+    Message,
+    Resolved,
+    RunCancelled,
+    RunCancelRequested,
+    RunCrashed,
+    RunError,
+    RunExpired,
+    RunFailed,
+    RunRequested,
+    RunResumed,
+    RunSignalled,
+    RunStarted,
+    RunStepCompleted,
+    RunSucceeded,
+    RunTimedOut,
+    RunUsage,
+    RunWaiting,
+    Turn,
+    Wait,
+)
+from shared.messages.catalog import Policy
+
+TERMINAL = frozenset({"succeeded", "failed", "timed_out", "cancelled", "crashed", "expired"})
+# A run that took so many workers with it is what kills them.
+MOST_LOST = 3
+# Attempts that a run shows, of those that it had: the first says how it began, the last ones how it goes.
+SHOWN_ATTEMPTS = 50
+# Signals that nobody waited for yet; more are refused.
+MOST_SIGNALS = 100
+
+# (kind, name, ordinal): a step or a wait.
+StepId = tuple[str, str, int]
+
+
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+    """One claim on a run. `status`: `running`, `lost`, `released`, `waiting`, or how it ended."""
+
+    attempt: int
+    executor: str
+    tier: str
+    started_at: str
+    status: str = "running"
+    finished_at: str | None = None
+    reason: str | None = None
+    error: RunError | None = None
+    duration_ms: float | None = None
+    usage: RunUsage | None = None
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """An answer that was given to a run. `at` is RFC 3339."""
+
+    name: str
+    data: Any
+    by: str
+    at: str
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A step that is done, or a wait that is over; `position` among all of the attempt that did it, where it is known."""
+
+    result: Any
+    position: int | None = None
+    timed_out: bool = False
+
+
+class RunState(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run's messages up to `last_seq` add up to.
+
+    `claim` is the envelope id of its last `run.started`, `work_seq` the sequence of the message that offers it to workers.
+    `failures` counts failed attempts that were followed by another, `lost` claims of which nothing more was heard.
+    """
+
+    id: str
+    org: str
+    workflow: str
+    version: str
+    status: str
+    timeout: float
+    priority: str
+    requested_by: str
+    requested_at: str
+    correlation_id: str
+    causation_id: str | None
+    last_seq: int
+    input: Any = None
+    input_ref: str | None = None
+    delivery: str | None = None
+    rerun_of: str | None = None
+    parent: str | None = None
+    depth: int = 0
+    run_at: str | None = None
+    deadline: float | None = None
+    concurrency_key: str | None = None
+    workflow_org: str | None = None
+    turn: Turn | None = None
+    work_seq: int = 0
+    held: bool = False
+    was_delayed: bool = False
+    failures: int = 0
+    lost: int = 0
+    attempt: int = 0
+    attempts: list[Attempt] = []
+    claim: str | None = None
+    tier: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    reason: str | None = None
+    blocked_on: str | None = None
+    until: str | None = None
+    waits: list[Wait] = []
+    signals: list[Signal] = []
+    result: Any = None
+    result_ref: str | None = None
+    result_bytes: int | None = None
+    error: RunError | None = None
+    duration_ms: float | None = None
+    usage: RunUsage | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the run has its one end."""
+        return self.status in TERMINAL
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """Return when the run may no longer begin, if there is such a time."""
+        if self.deadline is None:
+            return None
+        return datetime.fromisoformat(self.run_at or self.requested_at) + timedelta(seconds=self.deadline)
+
+
+Ended = RunSucceeded | RunFailed | RunTimedOut | RunCrashed | RunCancelled | RunExpired
+_STATUS_OF: dict[type[Message], str] = {
+    RunSucceeded: "succeeded",
+    RunFailed: "failed",
+    RunTimedOut: "timed_out",
+    RunCrashed: "crashed",
+    RunCancelled: "cancelled",
+    RunExpired: "expired",
+}
+
+
+def evolve(state: RunState | None, envelope: Envelope, message: Message, sequence: int) -> RunState | None:
+    """Return the state after one more message; messages that were folded already change nothing.
+
+    Those after the end move `last_seq` only: no writer appends them, but a request whose first copy was purged may come again.
+    None while the run was never requested: such messages cannot be made sense of.
+    """
+    if state is not None and state.ended and sequence > state.last_seq:
+        return msgspec.structs.replace(state, last_seq=sequence)
+    if isinstance(message, RunRequested):
+        return state or _requested(envelope, message, sequence)
+    if state is None or sequence <= state.last_seq or state.ended:
+        return state
+    at = rfc3339(envelope.time)
+    after = msgspec.structs.replace(state, last_seq=sequence)
+    stopping = state.status == "cancelling"
+    match message:
+        case RunStarted():
+            return _started(after, envelope.id, message, at)
+        case RunWaiting():
+            return _waiting(after, message, at)
+        case RunResumed():
+            return msgspec.structs.replace(
+                _closed(after, at, "released") if state.held else after,
+                status="cancelling" if stopping else "queued",
+                held=False,
+                lost=0 if state.held else state.lost,
+                blocked_on=None,
+                until=None,
+                waits=[],
+                work_seq=sequence,
+                signals=_without_heard(state.signals, message.resolved),
+            )
+        case RunStepCompleted() if message.kind == "signal":
+            heard = Resolved(kind="signal", name=message.name, ordinal=message.ordinal, position=0, timed_out=message.timed_out)
+            return msgspec.structs.replace(after, signals=_without_heard(state.signals, [heard]))
+        case RunSignalled():
+            given = Signal(message.name, message.data, message.signalled_by, at)
+            return msgspec.structs.replace(after, signals=[*state.signals, given])
+        case RunCancelRequested():
+            return msgspec.structs.replace(after, status="cancelling")
+        case RunSucceeded() | RunFailed() | RunTimedOut() | RunCrashed() | RunCancelled() | RunExpired():
+            return _ended(after, message, at)
+    return after
+
+
+def recorded(message: Message) -> Iterable[tuple[StepId, Recorded]]:
+    """Return the steps that a message says are done and the waits that it says are over."""
+    if isinstance(message, RunStepCompleted):
+        yield (message.kind, message.name, message.ordinal), Recorded(message.result, message.position, message.timed_out)
+    elif isinstance(message, RunResumed):
+        for one in message.resolved:
+            yield (one.kind, one.name, one.ordinal), Recorded(one.result, one.position, one.timed_out)
+
+
+def labelled(message: Ended, state: RunState) -> Ended:
+    """Return the end of a run with what those need who wait for it."""
+    return msgspec.structs.replace(message, turn=state.turn and state.turn.key, parent=state.parent)
+
+
+def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunState:
+    return RunState(
+        id=message.run,
+        org=envelope.org,
+        workflow=message.workflow,
+        version=message.version,
+        status="queued",
+        timeout=message.timeout,
+        priority=message.priority,
+        requested_by=message.requested_by,
+        requested_at=rfc3339(envelope.time),
+        correlation_id=envelope.correlationid,
+        causation_id=envelope.causationid,
+        last_seq=sequence,
+        work_seq=sequence,
+        input=message.input,
+        input_ref=message.input_ref,
+        delivery=message.delivery,
+        rerun_of=message.rerun_of,
+        parent=message.parent,
+        depth=message.depth,
+        run_at=message.run_at,
+        deadline=message.deadline,
+        concurrency_key=message.concurrency_key,
+        workflow_org=message.workflow_org,
+    )
+
+
+def _started(state: RunState, claim: str, message: RunStarted, at: str) -> RunState:
+    begun = Attempt(attempt=message.attempt, executor=message.executor, tier=message.tier, started_at=at)
+    before = _closed(state, at, "lost", reason="worker_lost") if state.held else state
+    attempts = [*before.attempts, begun]
+    if len(attempts) > SHOWN_ATTEMPTS:
+        attempts = [attempts[0], *attempts[2:]]
+    return msgspec.structs.replace(
+        before,
+        status="cancelling" if state.status == "cancelling" else "running",
+        held=True,
+        lost=state.lost + 1 if state.held else state.lost,
+        attempt=message.attempt,
+        attempts=attempts,
+        turn=message.turn or state.turn,
+        claim=claim,
+        tier=message.tier,
+        started_at=state.started_at or at,
+    )
+
+
+def _waiting(state: RunState, message: RunWaiting, at: str) -> RunState:
+    is_delayed = message.blocked_on == "time" and not state.attempt
+    closed = _closed(
+        state,
+        at,
+        "failed" if message.blocked_on == "retry" else "waiting",
+        reason=message.reason,
+        error=message.error,
+        duration_ms=message.duration_ms,
+        usage=message.usage,
+    )
+    stopping = state.status == "cancelling"
+    return msgspec.structs.replace(
+        closed if state.held else state,
+        status="cancelling" if stopping else "delayed" if is_delayed else "waiting",
+        held=False,
+        was_delayed=state.was_delayed or is_delayed,
+        lost=0,
+        failures=state.failures + (message.blocked_on == "retry"),
+        blocked_on=message.blocked_on,
+        until=message.until,
+        waits=message.waits,
+        turn=message.turn or state.turn,
+    )
+
+
+def _ended(state: RunState, message: Ended, at: str) -> RunState:
+    status = _STATUS_OF[type(message)]
+    reason, error = getattr(message, "reason", None), getattr(message, "error", None)
+    closed = _closed(state, at, status, reason=reason, error=error, duration_ms=message.duration_ms, usage=message.usage)
+    return msgspec.structs.replace(
+        closed if state.held else state,
+        status=status,
+        held=False,
+        finished_at=at,
+        reason=reason,
+        error=error,
+        blocked_on=None,
+        until=None,
+        waits=[],
+        signals=[],
+        duration_ms=message.duration_ms,
+        usage=message.usage,
+        result=getattr(message, "result", None),
+        result_ref=getattr(message, "result_ref", None),
+        result_bytes=getattr(message, "result_bytes", None),
+    )
+
+
+def _closed(state: RunState, at: str, status: str, **told: Any) -> RunState:
+    """Return the state with its last attempt at an end."""
+    if not state.attempts:
+        return state
+    *before, last = state.attempts
+    return msgspec.structs.replace(state, attempts=[*before, msgspec.structs.replace(last, status=status, finished_at=at, **told)])
+
+
+def _without_heard(signals: list[Signal], resolved: Iterable[Resolved]) -> list[Signal]:
+    """Return the signals that are left when those are taken away, first come first, that ended a wait."""
+    left = list(signals)
+    for one in resolved:
+        if one.kind == "signal" and not one.timed_out:
+            found = next((signal for signal in left if signal.name == one.name), None)
+            if found is not None:
+                left.remove(found)
+    return left
+
+
+# -- what is to be done -------------------------------------------------------------------------------------------------------
+
+Move = Literal["claim", "nothing", "cancel", "expire", "delay", "poison"]
+
+
+def next_move(state: RunState, work_seq: int, now: datetime) -> Move:
+    """Return what a worker does with a run that was offered to it by the message at `work_seq`.
+
+    `nothing` where the offer is none any more: the run has ended, waits for something, or was offered anew.
+    """
+    if state.ended or work_seq < state.work_seq or (not state.held and state.status in {"waiting", "delayed"}):
+        return "nothing"
+    if state.status == "cancelling":
+        return "cancel"
+    if state.held and state.lost + 1 >= MOST_LOST:
+        return "poison"
+    if not state.attempt:
+        if state.run_at is not None and not state.was_delayed and datetime.fromisoformat(state.run_at) > now:
+            return "delay"
+        if state.expires_at is not None and state.expires_at < now:
+            return "expire"
+    return "claim"
+
+
+def resumption(
+    state: RunState, steps: Mapping[StepId, Recorded], children: Mapping[str, Any], now: datetime
+) -> list[Resolved] | None:
+    """Return the waits of a run that are over, with which it is to be resumed; None while it is to go on waiting.
+
+    `children` holds what is told of the child runs that have ended, by id. A run that waits for its turn is not decided here.
+    """
+    if state.held or state.status not in {"waiting", "delayed"}:
+        return None
+    if not state.waits:
+        return [] if _is_due(state.until, now) and state.blocked_on != "concurrency" else None
+    left = list(state.signals)
+    over: list[Resolved] = []
+    for wait in state.waits:
+        if (wait.kind, wait.name, wait.ordinal) in steps:
+            continue
+        signal = next((one for one in left if one.name == wait.name), None) if wait.kind == "signal" else None
+        if signal is not None:
+            left.remove(signal)
+            over.append(_over(wait, {"data": signal.data, "by": signal.by, "at": signal.at}))
+        elif wait.kind == "run" and wait.name in children:
+            over.append(_over(wait, children[wait.name]))
+        elif _is_due(wait.until, now):
+            over.append(_over(wait, None, timed_out=wait.kind != "sleep"))
+    return over or None
+
+
+def _over(wait: Wait, result: Any, *, timed_out: bool = False) -> Resolved:
+    return Resolved(
+        kind=wait.kind, name=wait.name, ordinal=wait.ordinal, position=wait.position, result=result, timed_out=timed_out
+    )
+
+
+def _is_due(until: str | None, now: datetime) -> bool:
+    return until is not None and datetime.fromisoformat(until) <= now
+
+
+BLOCKED_ON = {"sleep": "time", "signal": "signal", "run": "event"}
+
+
+def waiting(waits: list[Wait]) -> tuple[str, str | None]:
+    """Return what a run that has these waits is blocked on, and until when at the latest something happens."""
+    times = [wait.until for wait in waits if wait.until is not None]
+    return BLOCKED_ON[waits[0].kind], min(times, key=datetime.fromisoformat, default=None)
+
+
+# An attempt that went over a limit would again; what broke the platform's rules gets no second chance.
+_RETRIED = frozenset({"error", "timeout", "oom", "worker_lost"})
+
+
+def pause_before_retry(policy: Policy, retries: int, failures: int, reason: str, drawn: float) -> float | None:
+    """Return after how many seconds a failed attempt is followed by another, None if it is not; `drawn` is from 0 to 1.
+
+    Exponential back-off with full jitter (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    """
+    if failures >= retries or reason not in _RETRIED:
+        return None
+    return drawn * min(policy.retry_max_delay, policy.retry_delay * 2.0 ** min(failures, 64))
+
+
+def queue_ms(state: RunState) -> float | None:
+    """Return how long the run waited before its first attempt, from when it could have begun, in milliseconds."""
+    if state.started_at is None:
+        return None
+    waited = datetime.fromisoformat(state.started_at) - datetime.fromisoformat(state.run_at or state.requested_at)
+    return max(0.0, round(waited.total_seconds() * 1000, 3))

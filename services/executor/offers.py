@@ -1,0 +1,204 @@
+"""What becomes of a run that is offered to this worker, up to the claim: it begins here, or waits, or ends without having begun."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from services.executor import life
+from services.executor.bundles import Bundles
+from services.executor.claim import AlreadyEnded, Claim, Folded, fold
+from services.executor.keys import turn_of
+from services.executor.life import Recorded, RunState, StepId
+from services.executor.turns import Turns
+from shared import aggregate
+from shared.blobs import Blobs
+from shared.bus import Bus
+from shared.envelope import Envelope, caused_id, utc_now
+from shared.errors import Conflict, Invalid, NotFound
+from shared.messages import (
+    Message,
+    RunCancelled,
+    RunCancelRequested,
+    RunCrashed,
+    RunError,
+    RunExpired,
+    RunFailed,
+    RunStarted,
+    RunUsage,
+    RunWaiting,
+    TimerSet,
+)
+
+# A claim that conflicts is folded and tried again; more often than this somebody else is winning.
+TRIES = 5
+_log = structlog.get_logger()
+
+
+class Deps(Protocol):
+    """What taking an offer needs."""
+
+    bus: Bus
+    bundles: Bundles
+    bodies: Blobs
+    turns: Turns
+    name: str
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """A run offered by the work message `envelope` at `sequence`. `folded` is None where that message is all there is to know."""
+
+    envelope: Envelope
+    sequence: int
+    state: RunState
+    steps: dict[StepId, Recorded]
+
+
+async def take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId, Recorded]]:
+    """Claim the run; returns the claim and what is recorded of it.
+
+    Raises `AlreadyEnded` when there is nothing left to do but to acknowledge: also after the run was made to wait, or was ended.
+    Raises `Conflict` when others win, `Unavailable`.
+    """
+    for _ in range(TRIES):
+        try:
+            return await _take(offer, deps, tier)
+        except Conflict:
+            folded = await fold(deps.bus, offer.state.id)
+            if folded is None:
+                raise AlreadyEnded from None
+            offer = msgspec.structs.replace(offer, state=folded.state, steps=folded.steps)
+    raise Conflict(f"run {offer.state.id} is claimed by others")
+
+
+async def _take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId, Recorded]]:
+    state = offer.state
+    now = utc_now()
+    match life.next_move(state, offer.sequence, now):
+        case "nothing":
+            pass
+        case "cancel":
+            await _say(offer, deps, RunCancelled(run=state.id, attempt=state.attempt))
+        case "expire":
+            await _say(offer, deps, expired(state))
+        case "poison":
+            await _say(offer, deps, _poison(state))
+        case "delay":
+            await _delay(offer, deps)
+        case "claim":
+            try:
+                offer = await _with_turn(offer, deps)
+            except Invalid as error:
+                await _say(offer, deps, failed(state.id, state.attempt, "ConcurrencyKey", error.detail))
+                raise AlreadyEnded from error
+            if offer.state.turn is None or await deps.turns.enter(state.id, offer.state.turn):
+                return await _claim(offer, deps, tier)
+            await _queue(offer, deps)
+    raise AlreadyEnded
+
+
+async def _with_turn(offer: Offer, deps: Deps) -> Offer:
+    """Work out whose turn the run has to wait for, if that is not known yet. Raises `Invalid`, `Unavailable`."""
+    state = offer.state
+    if state.turn is not None:
+        return offer
+    try:
+        found = (await deps.bundles.get(state.version)).workflow(state.workflow)
+        if state.concurrency_key is None and found.concurrency is None:
+            return offer
+        turn = turn_of(found, state, await given_to(state, deps.bodies))
+    except NotFound:
+        return offer  # there is nothing to run, which the attempt will tell
+    return msgspec.structs.replace(offer, state=msgspec.structs.replace(state, turn=turn))
+
+
+async def given_to(state: RunState, bodies: Blobs) -> Any:
+    """Return the run's input, wherever it is kept. Raises `NotFound`, `Unavailable`."""
+    return state.input if state.input_ref is None else msgspec.json.decode(await bodies.read(state.input_ref))
+
+
+async def _claim(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId, Recorded]]:
+    attempt = offer.state.attempt + 1
+    message = RunStarted(run=offer.state.id, attempt=attempt, executor=deps.name, tier=tier, turn=offer.state.turn)
+    # A fresh id per claim: attempt 2 must not be swallowed as a duplicate of attempt 1.
+    started = deps.bus.seal(message, org=offer.state.org, cause=offer.envelope)
+    ack = await aggregate.append(deps.bus.client, deps.bus.journal, started, offer.state.last_seq)
+    return Claim(deps.bus, offer.state, started.envelope, attempt, ack.sequence), offer.steps
+
+
+async def _delay(offer: Offer, deps: Deps) -> None:
+    until = offer.state.run_at
+    assert until is not None  # noqa: S101 - the move says so
+    # The timer first: a run that waits for one that was never set would wait for the next sweep.
+    await set_timer(deps.bus, offer.state.org, offer.envelope, offer.state.id, until)
+    await _say(offer, deps, RunWaiting(run=offer.state.id, attempt=0, blocked_on="time", until=until))
+
+
+async def _queue(offer: Offer, deps: Deps) -> None:
+    """Do what the policy says with a run that finds others at their turn."""
+    state = offer.state
+    turn = state.turn
+    assert turn is not None  # noqa: S101 - the move says so
+    if turn.policy == "reject":
+        holder = ", ".join(await deps.turns.holders(turn.key)) or "another run"
+        detail = f"{turn.limit} with the key {turn.key!r} at a time, and it is the turn of {holder}"
+        await _say(offer, deps, failed(state.id, state.attempt, "ConcurrencyLimit", detail, "limit"))
+        return
+    await _say(offer, deps, RunWaiting(run=state.id, attempt=state.attempt, blocked_on="concurrency", turn=turn))
+    if turn.policy == "cancel_older":
+        for other in {*await deps.turns.holders(turn.key), *await deps.turns.waiting(turn.key)} - {state.id}:
+            await _cancel_older(other, state, deps)
+
+
+async def _cancel_older(other: str, newer: RunState, deps: Deps) -> None:
+    for _ in range(TRIES):
+        folded: Folded | None = await fold(deps.bus, other)
+        if folded is None or folded.state.ended or folded.state.status == "cancelling":
+            return
+        older = folded.state
+        if (older.requested_at, older.id) > (newer.requested_at, newer.id):
+            return
+        message = RunCancelRequested(run=other, requested_by=f"run:{newer.id}")
+        sealed = deps.bus.seal(message, org=older.org, correlation=older.correlation_id, id=caused_id(newer.id, message, "older"))
+        try:
+            await aggregate.append(deps.bus.client, deps.bus.journal, sealed, older.last_seq)
+        except Conflict:
+            continue
+        return
+
+
+async def _say(offer: Offer, deps: Deps, message: Message) -> None:
+    """Append what becomes of the run instead of a claim."""
+    if isinstance(message, life.Ended):
+        message = life.labelled(message, offer.state)
+    id_ = caused_id(offer.envelope.id, message, "unclaimed")
+    sealed = deps.bus.seal(message, org=offer.state.org, cause=offer.envelope, id=id_)
+    await aggregate.append(deps.bus.client, deps.bus.journal, sealed, offer.state.last_seq)
+
+
+async def set_timer(bus: Bus, org: str, cause: Envelope, run: str, until: str) -> None:
+    """Have the broker tell when a run is to be looked at again. Raises `Unavailable`."""
+    message = TimerSet(key=run, at=until)
+    await bus.publish(bus.seal(message, org=org, cause=cause, id=caused_id(cause.id, message, until)))
+
+
+def failed(run: str, attempt: int, kind: str, detail: str, reason: str = "error") -> RunFailed:
+    """Return the end of a run that cannot begin."""
+    return RunFailed(run=run, attempt=attempt, reason=reason, error=RunError(kind, detail), duration_ms=0.0, usage=RunUsage())
+
+
+def expired(state: RunState) -> RunExpired:
+    """Return the end of a run that did not begin in time."""
+    since = state.run_at or state.requested_at
+    waited_for = state.blocked_on or "worker"
+    detail = f"it was to begin within {state.deadline:g} s of {since}, and still waited for {waited_for}"
+    return RunExpired(run=state.id, attempt=state.attempt, error=RunError("Expired", detail))
+
+
+def _poison(state: RunState) -> RunCrashed:
+    lost = state.lost + 1
+    detail = f"{lost} attempts in a row ended without a word: the worker died with them, so that no more is tried"
+    error = RunError("Poison", detail)
+    return RunCrashed(run=state.id, attempt=state.attempt, reason="poison", error=error, duration_ms=0.0, usage=RunUsage())

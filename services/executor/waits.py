@@ -1,0 +1,193 @@
+"""What waits is looked at again when something happened that may be what it waits for, and resumed, or ended if nobody holds it.
+
+Two followers, which are projections without rows: one writer each, in order, from a checkpoint. All that they decide they decide
+from the run's own messages, read anew, and append with an expectation: looking twice, or too often, does no harm. Now and then the
+rows are searched for what no message told of: a timer that the broker lost, a deadline that nobody sets a timer for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.executor import life, store
+from services.executor.claim import Folded, fold
+from services.executor.life import RunState
+from services.executor.offers import expired
+from services.executor.store import Store
+from services.executor.turns import Turns
+from shared import aggregate, db
+from shared.bus import Bus
+from shared.db import Connection
+from shared.envelope import Envelope, caused_id, utc_now
+from shared.errors import Conflict, MillraceError
+from shared.messages import Message, RunCancelled, RunResumed
+from shared.projection import Projected, Projection, Recorded, Statement, in_batches
+from shared.pull import StreamError
+
+# A run that is written to more often than this between reading and appending is being carried by somebody else.
+TRIES = 10
+# Seconds between searches for what no message told of.
+PAUSE = 2.0
+# Timers are fired up to a quarter of a second late; what is due for longer was not told of.
+LATE = 1.0
+LOCK = "executor.sweep"
+# Rows per search.
+ROUND = 500
+_TOLD = ("waiting", "cancel_requested", "signalled", "succeeded", "failed", "timed_out", "cancelled", "crashed", "expired")
+_log = structlog.get_logger()
+
+
+class Deps(Protocol):
+    """What looking after waiting runs needs."""
+
+    bus: Bus
+    engine: AsyncEngine
+    store: Store
+    turns: Turns
+    rows: Projection
+    database_url: str
+
+
+class Waits:
+    """Looks at runs that wait. Safe to use from several replicas."""
+
+    def __init__(self, deps: Deps, *, now: Callable[[], datetime] = utc_now) -> None:
+        self._deps = deps
+        self._now = now
+
+    def followers(self) -> list[Projected]:
+        """Return the two projections that follow what happens to runs, and the timers."""
+        filters = tuple(f"run.*.{told}" for told in _TOLD)
+        return [
+            Projected(name="waits", stream="RUNS", apply=in_batches(self._follow), tables=(), filters=filters),
+            Projected(name="timers", stream="TIMERS", apply=in_batches(self._timers), tables=(), filters=("timer.*.fired",)),
+        ]
+
+    async def _follow(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
+        for one in batch:
+            message, envelope = one.message, one.envelope
+            if isinstance(message, life.Ended):
+                if message.parent is not None:
+                    await self.consider(message.parent, envelope)
+                if message.turn is not None:
+                    await self._deps.turns.leave(message.run)
+                    await self._deps.rows.caught_up(one.delivered.sequence)
+                    await self._grant(message.turn, envelope)
+            else:
+                await self.consider(envelope.subject, envelope)
+        return []
+
+    async def _timers(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
+        for one in batch:
+            at = datetime.fromisoformat(msgspec.json.decode(one.envelope.data)["at"])
+            await self.consider(one.envelope.subject, one.envelope, at=at)
+        return []
+
+    async def consider(self, run: str, cause: Envelope | None, *, at: datetime | None = None) -> bool:
+        """Resume a run that waits for what is there by now, or end one that nobody holds; returns whether anything was to be done.
+
+        `at` is the time by a timer, whose clock may be ahead of this one. Raises `Unavailable`.
+        """
+        for _ in range(TRIES):
+            folded = await fold(self._deps.bus, run)
+            if folded is None:
+                return False
+            now = max(self._now(), at) if at is not None else self._now()
+            message = await self._what_is_due(folded, now)
+            if message is None:
+                return False
+            try:
+                await self._append(message, folded.state, cause)
+            except Conflict:
+                continue
+            return True
+        _log.warning("run.changes_too_fast", run=run)
+        return False
+
+    async def _what_is_due(self, folded: Folded, now: datetime) -> Message | None:
+        state = folded.state
+        if state.ended or state.held:
+            return None
+        if state.status == "cancelling":
+            return life.labelled(RunCancelled(run=state.id, attempt=state.attempt), state)
+        if not state.attempt and state.expires_at is not None and state.expires_at < now and state.status != "delayed":
+            return life.labelled(expired(state), state)
+        if state.blocked_on == "concurrency":
+            entered = state.turn is None or await self._deps.turns.enter(state.id, state.turn)
+            return RunResumed(run=state.id, priority=state.priority) if entered else None
+        over = life.resumption(state, folded.steps, await self._children(state), now)
+        return None if over is None else RunResumed(run=state.id, priority=state.priority, resolved=over)
+
+    async def _children(self, state: RunState) -> dict[str, Any]:
+        """Return what is told of those child runs that the run waits for and that have ended."""
+        told: dict[str, Any] = {}
+        for wait in state.waits:
+            if wait.kind != "run":
+                continue
+            folded = await fold(self._deps.bus, wait.name)
+            child = folded.state if folded is not None else await self._deps.store.run(state.org, wait.name)
+            if child is not None and child.ended:
+                told[wait.name] = child_told(child)
+        return told
+
+    async def _append(self, message: Message, state: RunState, cause: Envelope | None) -> None:
+        bus = self._deps.bus
+        # The state that it follows from makes it that one: considered twice, it is said once.
+        id_ = caused_id(state.id, message, str(state.last_seq))
+        # It belongs to the run's own chain, whoever's end made us look.
+        of_chain = cause if cause is not None and cause.correlationid == state.correlation_id else None
+        sealed = bus.seal(message, org=state.org, cause=of_chain, correlation=state.correlation_id, id=id_)
+        await aggregate.append(bus.client, bus.journal, sealed, state.last_seq)
+
+    async def _grant(self, key: str, cause: Envelope | None) -> None:
+        """Give free turns to those who wait for them longest, those of a higher priority first."""
+        for run in await self._deps.turns.waiting(key):
+            if not await self.consider(run, cause):
+                folded = await fold(self._deps.bus, run)
+                if folded is not None and folded.state.status == "waiting" and folded.state.blocked_on == "concurrency":
+                    return  # no room is left
+
+    # -- searching ------------------------------------------------------------------------------------------------------------
+
+    async def sweep(self) -> None:
+        """Search for ever; what stands in the way is logged, once, and waited out. Of several replicas one is active."""
+        waits: str | None = None
+        while True:
+            await asyncio.sleep(PAUSE)
+            try:
+                async with db.held_lock(self._deps.database_url, LOCK, service="executor") as held:
+                    while not held.lost.is_set():
+                        await self.round()
+                        waits = None
+                        await asyncio.sleep(PAUSE)
+            except (MillraceError, StreamError) as error:
+                if str(error) != waits:
+                    waits = str(error)
+                    _log.warning("sweep.waits", reason=waits)
+
+    async def round(self) -> int:
+        """Look at every run that is overdue; returns how many there were. Raises `Unavailable`."""
+        async with db.transaction(self._deps.engine) as connection:
+            overdue = await store.overdue(connection, self._now(), LATE, ROUND)
+        for run in overdue:
+            await self.consider(run, None)
+        for key in {*await self._deps.turns.left_behind(), *await self._deps.turns.free()}:
+            await self._grant(key, None)
+        return len(overdue)
+
+
+def child_told(child: RunState) -> dict[str, Any]:
+    """Return what a parent is told of the end of a child run."""
+    told: dict[str, Any] = {"id": child.id, "status": child.status, "reason": child.reason}
+    if child.error is not None:
+        told["error"] = {"type": child.error.type, "message": child.error.message}
+    if child.status == "succeeded":
+        told |= {"result": child.result} if child.result_ref is None else {"result_ref": child.result_ref}
+    return told

@@ -1,0 +1,221 @@
+"""Runs that wait: for a time, for another try, for their turn; and what ends them meanwhile."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from services.executor.claim import fold
+from shared.envelope import rfc3339, utc_now
+from shared.messages import RunCancelRequested
+from tests.integration.test_runs import shared_folder, started
+from tests.support.river import Outside, river
+from tests.support.servers import Place
+
+__all__ = ["shared_folder"]
+
+WORKFLOWS = b"""
+import os
+import time
+
+from millrace import workflow
+
+
+def counted(folder: str) -> int:
+    with open(f"{folder}/counted", "a") as file:
+        file.write("x")
+    return os.path.getsize(f"{folder}/counted")
+
+
+@workflow(name="third", retries=3, retry_delay=0.05)
+def third(folder: str) -> int:
+    count = counted(folder)
+    if count < 3:
+        raise OSError(f"not yet: {count}")
+    return count
+
+
+@workflow(name="never", retries=1, retry_delay=0.05)
+def never(folder: str) -> None:
+    raise OSError(f"no: {counted(folder)}")
+
+
+@workflow(name="again-tomorrow", retries=1, retry_delay=1e6, retry_max_delay=1e6)
+def again_tomorrow() -> None:
+    raise OSError("no")
+
+
+@workflow(name="hurry", queue_timeout=0.5)
+def hurry() -> str:
+    return "in time"
+
+
+def hold(folder: str, name: str) -> str:
+    with open(f"{folder}/started", "a") as file:
+        file.write(name)
+    deadline = time.monotonic() + 20
+    while not os.path.exists(f"{folder}/go") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with open(f"{folder}/ended", "a") as file:
+        file.write(name)
+    return name
+
+
+@workflow(concurrency="org")
+def one_at_a_time(folder: str, name: str) -> str:
+    return hold(folder, name)
+
+
+@workflow(concurrency="input.name", concurrency_policy="reject")
+def only_one(folder: str, name: str) -> str:
+    return hold(folder, name)
+
+
+@workflow(concurrency="workflow", concurrency_policy="cancel_older")
+def the_newest(folder: str, name: str) -> str:
+    return hold(folder, name)
+"""
+
+
+async def deploy(outside: Outside) -> None:
+    view = await outside.put_file("workflows.py", WORKFLOWS)
+    assert view.problems == []
+
+
+async def test_a_failed_attempt_is_tried_again_until_one_succeeds(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("third", input={"folder": str(shared_folder)})
+        ended = await outside.run(run, "succeeded")
+        assert (ended.result, ended.attempt) == (3, 3)
+        failed = ["run.started", "run.waiting", "run.resumed"]
+        assert await outside.types(run) == ["run.requested", *failed, *failed, "run.started", "run.succeeded"]
+
+
+async def test_a_run_that_fails_each_time_fails_with_its_last_error(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("never", input={"folder": str(shared_folder)})
+        ended = await outside.run(run, "failed")
+        assert ended.error is not None
+        assert (ended.error.message, ended.attempt, ended.reason) == ("no: 2", 2, "error")
+
+
+async def test_a_run_that_waits_for_its_next_attempt_can_be_cancelled(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("again-tomorrow")
+        waiting = await outside.run(run, "waiting")
+        assert waiting.blocked_on == "retry"
+        assert waiting.error is None
+        await cancel(outside, run)
+        await outside.run(run, "cancelled")
+        assert (await outside.types(run))[-2:] == ["run.cancel_requested", "run.cancelled"]
+
+
+async def test_a_delayed_run_begins_at_its_time_and_holds_no_worker_until_then(place: Place, data: Path) -> None:
+    async with river(place, data, MILLRACE_SLOTS="1") as outside:
+        await deploy(outside)
+        at = utc_now() + timedelta(seconds=2)
+        later = await outside.request("hurry", run_at=rfc3339(at))
+        assert (await outside.run(later, "delayed")).blocked_on == "time"
+        now = await outside.request("hurry")
+        assert (await outside.run(now, "succeeded")).result == "in time"
+        ended = await outside.run(later, "succeeded")
+        assert ended.started_at is not None
+        assert ended.started_at >= rfc3339(at)
+        assert ended.queue_ms is not None
+        assert ended.queue_ms < 1900
+
+
+async def test_a_run_a_year_ahead_waits_and_is_cancelled_like_any(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("hurry", run_at=rfc3339(utc_now() + timedelta(days=365)))
+        await outside.run(run, "delayed")
+        await cancel(outside, run)
+        await outside.run(run, "cancelled")
+
+
+async def test_a_run_that_does_not_begin_in_time_expires(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data, MILLRACE_SLOTS="1") as outside:
+        await deploy(outside)
+        first = await outside.request("one_at_a_time", input={"folder": str(shared_folder), "name": "a"})
+        await started(shared_folder)
+        late = await outside.request("hurry", deadline=0.5)
+        ended = await outside.run(late, "expired")
+        assert ended.reason == "deadline"
+        assert ended.attempt == 0
+        assert ended.error is not None
+        assert "0.5 s" in ended.error.message
+        (shared_folder / "go").touch()
+        await outside.run(first, "succeeded")
+        assert await outside.types(late) == ["run.requested", "run.expired"]
+
+
+async def test_runs_of_one_key_take_turns_in_the_order_of_their_requests(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        runs = []
+        for name in "abc":
+            runs.append(await outside.request("one_at_a_time", input={"folder": str(shared_folder), "name": name}))
+            if name != "a":
+                assert (await outside.run(runs[-1], "waiting")).blocked_on == "concurrency"
+            else:
+                await started(shared_folder)
+        assert (shared_folder / "started").read_text() == "a"
+        (shared_folder / "go").touch()
+        for run in runs:
+            await outside.run(run, "succeeded")
+        assert (shared_folder / "started").read_text() == (shared_folder / "ended").read_text() == "abc"
+
+
+async def test_a_run_that_waits_for_its_turn_may_expire_or_be_cancelled(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        given = {"folder": str(shared_folder), "name": "a"}
+        first = await outside.request("one_at_a_time", input=given)
+        await started(shared_folder)
+        expiring = await outside.request("one_at_a_time", input=given, deadline=0.2)
+        cancelled = await outside.request("one_at_a_time", input=given)
+        await outside.run(cancelled, "waiting")
+        await cancel(outside, cancelled)
+        await outside.run(cancelled, "cancelled")
+        await outside.run(expiring, "expired")
+        (shared_folder / "go").touch()
+        await outside.run(first, "succeeded")
+
+
+async def test_a_rejected_run_says_whose_turn_it_is(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        first = await outside.request("only_one", input={"folder": str(shared_folder), "name": "a"})
+        await started(shared_folder)
+        second = await outside.run(await outside.request("only_one", input={"folder": str(shared_folder), "name": "a"}), "failed")
+        assert second.reason == "limit"
+        assert second.error is not None
+        assert first in second.error.message
+        other = await outside.request("only_one", input={"folder": str(shared_folder), "name": "b"})
+        (shared_folder / "go").touch()
+        await outside.run(first, "succeeded")
+        await outside.run(other, "succeeded")
+
+
+async def test_a_newer_run_cancels_the_older_ones_of_its_key(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        given: dict[str, Any] = {"folder": str(shared_folder), "name": "a"}
+        first = await outside.request("the_newest", input=given)
+        await started(shared_folder)
+        second = await outside.request("the_newest", input=given | {"name": "b"})
+        await outside.run(first, "cancelled")
+        (shared_folder / "go").touch()
+        await outside.run(second, "succeeded")
+
+
+async def cancel(outside: Outside, run: str) -> None:
+    folded = await fold(outside.bus, run)
+    assert folded is not None
+    message = RunCancelRequested(run=run, requested_by="test")
+    await outside.bus.append(outside.bus.seal(message, org="default"), folded.state.last_seq)
