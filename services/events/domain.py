@@ -7,9 +7,9 @@ import re
 from typing import Any
 
 import cel
-import jsonschema_rs
 import msgspec
 
+from services.events.schemas import validator_of
 from shared.envelope import derived_id
 from shared.errors import Invalid, Problem
 from shared.messages import EventAccepted, EventFiltered, EventRouted, EventUnroutable
@@ -17,7 +17,7 @@ from shared.questions.events import SubscriptionEntry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 EVENT_PATTERN = re.compile(r"(\*|[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*(\.\*)?)\Z")
-# How many filters and schemas stay compiled.
+# How many filters stay compiled.
 COMPILED = 1024
 
 
@@ -62,6 +62,20 @@ def checked_name(name: str) -> str:
         detail = "a name has 1 to 100 letters, digits, dots, underscores and hyphens, and begins with a letter or digit"
         raise Invalid(f"{name[:120]!r} cannot be a name: {detail}", errors=(Problem("name", detail),))
     return name
+
+
+def checked_text(value: Any, at: str) -> None:
+    """Raise `Invalid` naming the place where a text within `value` holds a NUL, which no row can keep."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise Invalid(f"{at} holds a NUL character", errors=(Problem(at, "holds a NUL character"),))
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            checked_text(name, at)
+            checked_text(one, f"{at}.{name}")
+    elif isinstance(value, list):
+        for number, one in enumerate(value):
+            checked_text(one, f"{at}.{number}")
 
 
 def matches(pattern: str, type_: str) -> bool:
@@ -140,14 +154,9 @@ def _mapped_value(parameter: str, value: Any, event: dict[str, Any]) -> Any:
     return found
 
 
-@functools.lru_cache(COMPILED)
-def _validator(schema: bytes) -> Any:
-    return jsonschema_rs.validator_for(schema.decode())
-
-
 def misfit(schema: dict[str, Any], value: dict[str, Any]) -> str | None:
     """Return in a sentence how `value` does not fit a JSON Schema, or None when it does."""
-    validator = _validator(msgspec.json.encode(schema))
+    validator = validator_of(msgspec.json.encode(schema))
     for error in validator.iter_errors(value):
         path = ".".join(str(part) for part in error.instance_path)
         return f"{path or 'input'}: {error.message}"[:500]

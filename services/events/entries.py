@@ -1,14 +1,18 @@
-"""Sources and subscriptions in the shapes that others see, made of their messages and rows."""
+"""Sources, subscriptions and integrations in the shapes that others see, made of their messages and rows."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
+import msgspec
 from sqlalchemy import RowMapping
 
+from services.events.schemas import misfits
 from shared.envelope import rfc3339
-from shared.messages import SourceChanged, SubscriptionChanged
-from shared.questions.events import DeliveryRun, DeliveryView, SourceEntry, SourceView, SubscriptionEntry
+from shared.messages import IntegrationChanged, SourceChanged, SubscriptionChanged
+from shared.questions.events import DeliveryRun, DeliveryView, MappingView, SourceEntry, SourceView, SubscriptionEntry
+from shared.questions.integrations import IntegrationView
 
 
 def source_entry(message: SourceChanged, org: str, at: datetime) -> SourceEntry:
@@ -22,6 +26,7 @@ def source_entry(message: SourceChanged, org: str, at: datetime) -> SourceEntry:
         settings=message.settings,
         sealed=message.sealed,
         enabled=message.enabled,
+        integration=message.integration,
         created_at=message.created_at,
         updated_at=rfc3339(at),
     )
@@ -29,11 +34,7 @@ def source_entry(message: SourceChanged, org: str, at: datetime) -> SourceEntry:
 
 def source_entry_of(row: RowMapping) -> SourceEntry:
     """Return the registry entry that a row stands for."""
-    return SourceEntry(
-        **{name: row[name] for name in ("id", "org", "key", "name", "adapter", "settings", "sealed", "enabled")},
-        created_at=rfc3339(row["created_at"]),
-        updated_at=rfc3339(row["updated_at"]),
-    )
+    return SourceEntry(**_fields(SourceEntry, row))
 
 
 def source_view(entry: SourceEntry, version: int) -> SourceView:
@@ -46,6 +47,7 @@ def source_view(entry: SourceEntry, version: int) -> SourceView:
         settings=entry.settings,
         secrets=sorted(entry.sealed),
         enabled=entry.enabled,
+        integration=entry.integration,
         created_at=entry.created_at,
         updated_at=entry.updated_at,
         version=version,
@@ -73,8 +75,33 @@ def subscription_entry(message: SubscriptionChanged, org: str, at: datetime, ver
 
 def subscription_entry_of(row: RowMapping) -> SubscriptionEntry:
     """Return the subscription that a row stands for."""
-    times = {name: rfc3339(row[name]) for name in ("created_at", "updated_at")}
-    return SubscriptionEntry(**{name: row[name] for name in SubscriptionEntry.__struct_fields__} | times)
+    return SubscriptionEntry(**_fields(SubscriptionEntry, row))
+
+
+def integration_view(message: IntegrationChanged, org: str, at: datetime, version: int) -> IntegrationView:
+    """Return the integration that a message makes."""
+    return IntegrationView(
+        id=message.id,
+        org=org,
+        name=message.name,
+        description=message.description,
+        config_schema=message.config_schema,
+        provider=message.provider,
+        created_at=message.created_at,
+        updated_at=rfc3339(at),
+        version=version,
+    )
+
+
+def integration_view_of(row: RowMapping) -> IntegrationView:
+    """Return the integration that a row stands for."""
+    return IntegrationView(**_fields(IntegrationView, row))
+
+
+def mapping_view_of(row: RowMapping) -> MappingView:
+    """Return the mapping that a row stands for, which holds its integration's `config_schema` and `provider` besides."""
+    fields = {name: row[name] for name in ("id", "org", "integration", "config", "entity_id", "connection", "provider", "version")}
+    return MappingView(**fields | _times(row), problems=misfits(row["config_schema"], row["config"], at="config"))
 
 
 def delivery_view(row: RowMapping) -> DeliveryView:
@@ -90,3 +117,11 @@ def delivery_view(row: RowMapping) -> DeliveryView:
         received_at=rfc3339(row["received_at"]),
         correlation_id=row["correlation_id"],
     )
+
+
+def _fields(view: type[msgspec.Struct], row: RowMapping) -> dict[str, Any]:
+    return {name: row[name] for name in view.__struct_fields__} | _times(row)
+
+
+def _times(row: RowMapping) -> dict[str, Any]:
+    return {name: rfc3339(row[name]) for name in ("created_at", "updated_at")}

@@ -21,6 +21,10 @@ from shared.messages import (
     EventFiltered,
     EventRouted,
     EventUnroutable,
+    IntegrationChanged,
+    IntegrationRemoved,
+    MappingChanged,
+    MappingRemoved,
     Message,
     RunCancelled,
     RunCancelRequested,
@@ -52,8 +56,8 @@ def projected(client: Client) -> list[Projected]:
             name="catalog",
             stream="CATALOG",
             apply=followed,
-            tables=("source", "subscription"),
-            filters=("source.>", "subscription.>"),
+            tables=("source", "subscription", "integration", "mapping"),
+            filters=("source.>", "subscription.>", "integration.>", "mapping.>"),
         ),
         *(
             Projected(name=name, stream=stream, apply=apply, tables=("delivery", "delivery_run"), linger=LINGER)
@@ -69,10 +73,8 @@ def catalog(client: Client) -> Projections:
 
     async def source_changed(message: SourceChanged, at: Recorded) -> Statement:
         entry = source_entry(message, at.envelope.org, at.envelope.time)
-        row = {name: getattr(entry, name) for name in ("id", "key", "org", "name", "adapter", "settings", "sealed", "enabled")}
-        times = {"created_at": datetime.fromisoformat(message.created_at), "updated_at": at.envelope.time}
         await sources.put(message.id, at.delivered.sequence, entry)
-        return store.put_source(row | times | {"version": at.delivered.sequence})
+        return store.put_source(_row(message, at))
 
     async def source_removed(message: SourceRemoved, at: Recorded) -> Statement:
         await sources.put(message.id, at.delivered.sequence, None)
@@ -80,23 +82,44 @@ def catalog(client: Client) -> Projections:
 
     async def subscription_changed(message: SubscriptionChanged, at: Recorded) -> Statement:
         entry = subscription_entry(message, at.envelope.org, at.envelope.time, at.delivered.sequence)
-        row = {name: getattr(entry, name) for name in entry.__struct_fields__} | {
-            "key": message.key,
-            "created_at": datetime.fromisoformat(message.created_at),
-            "updated_at": at.envelope.time,
-        }
         await subscriptions.put(message.id, at.delivered.sequence, entry)
-        return store.put_subscription(row)
+        return store.put_subscription(_row(message, at))
 
     async def subscription_removed(message: SubscriptionRemoved, at: Recorded) -> Statement:
         await subscriptions.put(message.id, at.delivered.sequence, None)
         return store.remove_subscription(message.id)
+
+    async def integration_changed(message: IntegrationChanged, at: Recorded) -> Statement:
+        return store.put_integration(_row(message, at))
+
+    async def integration_removed(message: IntegrationRemoved, _at: Recorded) -> Statement:
+        return store.remove_integration(message.id)
+
+    async def mapping_changed(message: MappingChanged, at: Recorded) -> Statement:
+        return store.put_mapping(_row(message, at))
+
+    async def mapping_removed(message: MappingRemoved, _at: Recorded) -> Statement:
+        return store.remove_mapping(message.id)
 
     return {
         SourceChanged: source_changed,
         SourceRemoved: source_removed,
         SubscriptionChanged: subscription_changed,
         SubscriptionRemoved: subscription_removed,
+        IntegrationChanged: integration_changed,
+        IntegrationRemoved: integration_removed,
+        MappingChanged: mapping_changed,
+        MappingRemoved: mapping_removed,
+    }
+
+
+def _row(message: SourceChanged | SubscriptionChanged | IntegrationChanged | MappingChanged, at: Recorded) -> dict[str, Any]:
+    """Return the columns of the entity that a message makes; more than a table has does no harm."""
+    return msgspec.structs.asdict(message) | {
+        "org": at.envelope.org,
+        "created_at": datetime.fromisoformat(message.created_at),
+        "updated_at": at.envelope.time,
+        "version": at.delivered.sequence,
     }
 
 

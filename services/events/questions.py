@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import jsonschema_rs
 
-from services.events import domain, entries
+from services.events import domain, entries, integrations
 from services.events.adapters import DESCRIPTIONS
 from services.events.handlers import Deps as HandlerDeps
 from services.events.handlers import accepted_of
+from services.events.recording import done_by, expect, limit_of, opened, record
 from services.events.store import Store
 from shared import aggregate
 from shared.bus import Bus, Questions
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id, open_message, rfc3339, utc_now
-from shared.errors import Conflict, Invalid, Malformed, NotFound, PreconditionFailed, Problem
+from shared.errors import Invalid, Malformed, NotFound, Problem
 from shared.messages import (
-    Message,
     SourceChanged,
     SourceRemoved,
     SubscriptionChanged,
     SubscriptionRemoved,
     WebhookReceived,
 )
-from shared.messages.declaration import declaration_of, hashed_key
+from shared.messages.declaration import hashed_key
 from shared.projection import Projection
-from shared.questions import Done, Page, Position
+from shared.questions import Done, Position
 from shared.questions.events import (
     AdapterView,
     DeliveriesPosition,
@@ -53,9 +53,6 @@ from shared.questions.events import (
 )
 from shared.registry import RegistryView, RegistryWriter
 
-M = TypeVar("M", bound=Message)
-Changing = PutSource | RemoveSource | PutSubscription | RemoveSubscription
-
 
 class Deps(HandlerDeps, Protocol):
     """What questions and commands need besides."""
@@ -79,7 +76,7 @@ async def find_source(question: FindSource, deps: Deps) -> SourceFound:
 
 async def list_sources(question: ListSources, deps: Deps) -> SourceList:
     """Return a page of sources, by name."""
-    limit = _limit(question.page)
+    limit = limit_of(question.page)
     rows = await deps.store.sources(question.org, question.name, question.page.cursor or "", limit + 1)
     items = [entries.source_view(entries.source_entry_of(row), row["version"]) for row in rows[:limit]]
     return SourceList(items, items[-1].name if len(rows) > limit else None)
@@ -92,12 +89,16 @@ async def put_source(command: PutSource, deps: Deps) -> SourceView:
         names = ", ".join(sorted(DESCRIPTIONS))
         raise Invalid(f"there is no adapter {command.adapter!r}; there are {names}", errors=(Problem("adapter", "unknown"),))
     domain.checked_name(command.name)
+    domain.checked_text(command.settings, "settings")
     key = hashed_key(command.org, command.name)
     before = await aggregate.last(deps.bus.client, "source", key)
-    known = _opened(before, SourceChanged)
-    if before is not None and known is not None and before.envelope.id == derived_id(command.id, "source.changed"):
+    known = opened(before, SourceChanged)
+    if before is not None and known is not None and done_by(command, before, SourceChanged):
         return entries.source_view(entries.source_entry(known, command.org, before.envelope.time), before.sequence)
-    _expect(command.expected, before.sequence if before and known else 0, f"source {command.name}")
+    expect(command.expected, before.sequence if before and known else 0, f"source {command.name}")
+    if command.integration is not None and await deps.store.seen_integration(command.org, command.integration) is None:
+        detail = f"there is no integration {command.integration!r}"
+        raise Invalid(detail, errors=(Problem("integration", "unknown"),))
     id_ = known.id if known else derived_id(command.id, "source")
     secrets = _opened_secrets(command, deps)
     before_it = known.sealed if known and known.adapter == command.adapter else {}
@@ -111,10 +112,11 @@ async def put_source(command: PutSource, deps: Deps) -> SourceView:
         settings=command.settings,
         sealed=kept | {name: deps.keyring.seal(value, command.org, id_, name) for name, value in secrets.items()},
         enabled=command.enabled,
+        integration=command.integration,
         actor=command.actor,
         created_at=known.created_at if known else rfc3339(utc_now()),
     )
-    sequence, at = await _record(command, message, before, deps)
+    sequence, at = await record(command, message, before, deps)
     entry = entries.source_entry(message, command.org, at)
     await deps.sources.put(id_, sequence, entry)
     await deps.catalog.caught_up(sequence)
@@ -126,14 +128,14 @@ async def remove_source(command: RemoveSource, deps: Deps) -> Done:
     row = await deps.store.source_named(command.org, command.name)
     key = row["key"] if row else hashed_key(command.org, command.name)
     before = await aggregate.last(deps.bus.client, "source", key)
-    known = _opened(before, SourceChanged)
-    if before is not None and before.envelope.id == derived_id(command.id, "source.removed"):
+    known = opened(before, SourceChanged)
+    if done_by(command, before, SourceRemoved):
         return Done()
-    _expect(command.expected, before.sequence if before and known else 0, f"source {command.name}")
+    expect(command.expected, before.sequence if before and known else 0, f"source {command.name}")
     if known is None:
         raise NotFound(f"there is no source {command.name}")
     message = SourceRemoved(key=key, id=known.id, name=known.name, actor=command.actor)
-    sequence, _ = await _record(command, message, before, deps)
+    sequence, _ = await record(command, message, before, deps)
     await deps.sources.put(known.id, sequence, None)
     await deps.catalog.caught_up(sequence)
     return Done()
@@ -141,7 +143,7 @@ async def remove_source(command: RemoveSource, deps: Deps) -> Done:
 
 async def list_subscriptions(question: ListSubscriptions, deps: Deps) -> SubscriptionList:
     """Return a page of subscriptions, by name."""
-    limit = _limit(question.page)
+    limit = limit_of(question.page)
     rows = await deps.store.subscriptions(question.org, question.name, question.page.cursor or "", limit + 1)
     items = [entries.subscription_entry_of(row) for row in rows[:limit]]
     return SubscriptionList(items, items[-1].name if len(rows) > limit else None)
@@ -153,15 +155,17 @@ async def put_subscription(command: PutSubscription, deps: Deps) -> Subscription
     domain.checked_pattern(command.event)
     if command.filter is not None:
         domain.compiled_filter(command.filter)
+    for field in ("workflow", "filter", "input"):
+        domain.checked_text(getattr(command, field), field)
     source = await deps.store.source_named(command.org, command.source)
     if source is None:
         raise Invalid(f"there is no source {command.source!r}", errors=(Problem("source", "unknown"),))
     key = hashed_key(command.org, command.name)
     before = await aggregate.last(deps.bus.client, "subscription", key)
-    known = _opened(before, SubscriptionChanged)
-    if before is not None and known is not None and before.envelope.id == derived_id(command.id, "subscription.changed"):
+    known = opened(before, SubscriptionChanged)
+    if before is not None and known is not None and done_by(command, before, SubscriptionChanged):
         return entries.subscription_entry(known, command.org, before.envelope.time, before.sequence)
-    _expect(command.expected, before.sequence if before and known else 0, f"subscription {command.name}")
+    expect(command.expected, before.sequence if before and known else 0, f"subscription {command.name}")
     message = SubscriptionChanged(
         key=key,
         id=known.id if known else derived_id(command.id, "subscription"),
@@ -176,7 +180,7 @@ async def put_subscription(command: PutSubscription, deps: Deps) -> Subscription
         actor=command.actor,
         created_at=known.created_at if known else rfc3339(utc_now()),
     )
-    sequence, at = await _record(command, message, before, deps)
+    sequence, at = await record(command, message, before, deps)
     entry = entries.subscription_entry(message, command.org, at, sequence)
     await deps.subscriptions_writer.put(entry.id, sequence, entry)
     await deps.catalog.caught_up(sequence)
@@ -187,14 +191,14 @@ async def remove_subscription(command: RemoveSubscription, deps: Deps) -> Done:
     """Remove a subscription."""
     key = hashed_key(command.org, command.name)
     before = await aggregate.last(deps.bus.client, "subscription", key)
-    known = _opened(before, SubscriptionChanged)
-    if before is not None and before.envelope.id == derived_id(command.id, "subscription.removed"):
+    known = opened(before, SubscriptionChanged)
+    if done_by(command, before, SubscriptionRemoved):
         return Done()
-    _expect(command.expected, before.sequence if before and known else 0, f"subscription {command.name}")
+    expect(command.expected, before.sequence if before and known else 0, f"subscription {command.name}")
     if known is None:
         raise NotFound(f"there is no subscription {command.name}")
     message = SubscriptionRemoved(key=key, id=known.id, name=known.name, actor=command.actor)
-    sequence, _ = await _record(command, message, before, deps)
+    sequence, _ = await record(command, message, before, deps)
     await deps.subscriptions_writer.put(known.id, sequence, None)
     await deps.catalog.caught_up(sequence)
     return Done()
@@ -207,7 +211,7 @@ async def list_adapters(_question: ListAdapters, _deps: Deps) -> list[AdapterVie
 
 async def list_deliveries(question: ListDeliveries, deps: Deps) -> DeliveryList:
     """Return a page of deliveries, newest first."""
-    limit = _limit(question.page)
+    limit = limit_of(question.page)
     before = None
     if question.page.cursor is not None:
         at, _, id_ = question.page.cursor.partition("|")
@@ -248,31 +252,6 @@ async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
     return entries.delivery_view(row)
 
 
-async def _record(command: Changing, message: Message, before: aggregate.Stored | None, deps: Deps) -> tuple[int, datetime]:
-    """Append what a command decided; its id derives from the command's, so that sending it again does it once.
-
-    Raises `PreconditionFailed` when somebody has changed the version that it demanded, `Conflict` when it demanded none.
-    """
-    sealed = deps.bus.seal(message, org=command.org, id=derived_id(command.id, declaration_of(message).type))
-    try:
-        return await deps.bus.append(sealed, before.sequence if before else 0), sealed.envelope.time
-    except Conflict as error:
-        if command.expected is None:
-            raise
-        raise PreconditionFailed(f"{command.name} is no longer at version {command.expected}") from error
-
-
-def _opened(stored: aggregate.Stored | None, expected: type[M]) -> M | None:
-    if stored is None or stored.envelope.type != declaration_of(expected).type:
-        return None
-    return open_message(stored.envelope, expected)
-
-
-def _expect(expected: int | None, found: int, what: str) -> None:
-    if expected is not None and expected != found:
-        raise PreconditionFailed(f"{what} is at version {found}, not {expected}")
-
-
 def _opened_secrets(command: PutSource, deps: Deps) -> dict[str, str]:
     try:
         return {name: deps.keyring.open(value, command.org, command.id, name) for name, value in command.sealed.items()}
@@ -288,7 +267,7 @@ def _check_settings(description: AdapterView, settings: dict[str, Any], secrets:
     # A secret that is kept from before stands in for itself: only its presence is checked.
     whole = settings | dict.fromkeys(kept, "kept") | secrets
     problems = []
-    for error in jsonschema_rs.validator_for(description.settings_schema).iter_errors(whole):
+    for error in jsonschema_rs.validator_for(description.settings_schema, offline=True).iter_errors(whole):
         path = ".".join(["settings", *(str(part) for part in error.instance_path)])
         hidden = bool(error.instance_path) and error.instance_path[0] in description.secrets
         problems.append(Problem(path, "does not fit" if hidden else error.message))
@@ -297,11 +276,8 @@ def _check_settings(description: AdapterView, settings: dict[str, Any], secrets:
         raise Invalid(detail, errors=tuple(problems))
 
 
-def _limit(page: Page) -> int:
-    return max(1, min(page.limit, 1000))
-
-
 QUESTIONS: Questions = {
+    **integrations.QUESTIONS,
     FindSource: find_source,
     ListSources: list_sources,
     PutSource: put_source,

@@ -22,6 +22,8 @@ DELIVERY = """
               FROM delivery_run r WHERE r.delivery = d.id) AS runs
       FROM delivery d
 """
+# What an organization sees of integrations: its own ones, and of the platform's those whose names it has not taken itself.
+SEEN = "SELECT DISTINCT ON (name) * FROM integration WHERE org IN (:org, 'global') "
 
 
 class Store:
@@ -54,6 +56,49 @@ class Store:
                AND (CAST(:name AS text) IS NULL OR name = :name OR id = :name) ORDER BY name LIMIT :limit
         """
         return await self._all(statement, {"org": org, "name": name, "after": after, "limit": limit})
+
+    async def seen_integration(self, org: str, name: str) -> RowMapping | None:
+        """Return the integration that an organization means by a name: its own one, else the platform's."""
+        return await self._one(SEEN + "AND name = :name ORDER BY name, org = :org DESC", {"org": org, "name": name})
+
+    async def integrations(self, org: str, name: str | None, after: str, limit: int, *, own: bool) -> list[RowMapping]:
+        """Return the integrations that an organization sees, or just its own ones, by name, after a name."""
+        statement = (
+            SEEN
+            + """
+            AND name > :after AND (CAST(:name AS text) IS NULL OR name = :name) AND (org = :org OR NOT :own)
+            ORDER BY name, org = :org DESC LIMIT :limit
+            """
+        )
+        return await self._all(statement, {"org": org, "name": name, "after": after, "limit": limit, "own": own})
+
+    async def mapping(self, org: str, integration: str) -> RowMapping | None:
+        """Return the integration that an organization means by a name, with the organization's mapping, null where there is none.
+
+        The columns of the mapping are as they are called, `config_schema`, `provider` and `seen_org` the integration's.
+        """
+        statement = f"""
+            SELECT m.*, i.config_schema, i.provider, i.org AS seen_org
+              FROM ({SEEN} AND name = :name ORDER BY name, org = :org DESC) i
+              LEFT JOIN mapping m ON m.integration = i.name AND m.org = :org
+        """
+        return await self._one(statement, {"org": org, "name": integration})
+
+    async def mappings(self, org: str | None, integration: str, after: str, limit: int) -> list[RowMapping]:
+        """Return the mappings of an integration as `mapping` does, by organization, after one.
+
+        With `org` that organization's alone; else, of the platform's integration, those of all who have none of their own.
+        """
+        statement = """
+            SELECT m.*, i.config_schema, i.provider
+              FROM mapping m
+              JOIN LATERAL (SELECT * FROM integration i WHERE i.name = m.integration AND i.org IN (m.org, 'global')
+                             ORDER BY i.org = m.org DESC LIMIT 1) i ON true
+             WHERE m.integration = :name AND m.org > :after
+               AND CASE WHEN CAST(:org AS text) IS NULL THEN i.org = 'global' ELSE m.org = :org END
+             ORDER BY m.org LIMIT :limit
+        """
+        return await self._all(statement, {"org": org, "name": integration, "after": after, "limit": limit})
 
     async def delivery(self, org: str, id_: str) -> RowMapping | None:
         """Return one delivery with its runs."""
@@ -102,10 +147,11 @@ class Store:
 def put_source(row: dict[str, Any]) -> Statement:
     """Make the row of a source what its last message says."""
     statement = """
-        INSERT INTO source (id, key, org, name, adapter, settings, sealed, enabled, created_at, updated_at, version)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        INSERT INTO source (id, key, org, name, adapter, settings, sealed, enabled, integration, created_at, updated_at, version)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
         ON CONFLICT (id) DO UPDATE SET adapter = excluded.adapter, settings = excluded.settings, sealed = excluded.sealed,
-            enabled = excluded.enabled, updated_at = excluded.updated_at, version = excluded.version
+            enabled = excluded.enabled, integration = excluded.integration, updated_at = excluded.updated_at,
+            version = excluded.version
     """
     encoded = {name: _json(row[name]) for name in ("settings", "sealed")}
     return Statement(statement, tuple(_values(row | encoded, statement)))
@@ -134,6 +180,38 @@ def put_subscription(row: dict[str, Any]) -> Statement:
 def remove_subscription(id_: str) -> Statement:
     """Forget a subscription."""
     return Statement("DELETE FROM subscription WHERE id = $1", (id_,))
+
+
+def put_integration(row: dict[str, Any]) -> Statement:
+    """Make the row of an integration what its last message says."""
+    statement = """
+        INSERT INTO integration (id, key, org, name, description, config_schema, provider, created_at, updated_at, version)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        ON CONFLICT (id) DO UPDATE SET description = excluded.description, config_schema = excluded.config_schema,
+            provider = excluded.provider, updated_at = excluded.updated_at, version = excluded.version
+    """
+    return Statement(statement, tuple(_values(row | {"config_schema": _json(row["config_schema"])}, statement)))
+
+
+def remove_integration(id_: str) -> Statement:
+    """Forget an integration; its mappings stay."""
+    return Statement("DELETE FROM integration WHERE id = $1", (id_,))
+
+
+def put_mapping(row: dict[str, Any]) -> Statement:
+    """Make the row of a mapping what its last message says."""
+    statement = """
+        INSERT INTO mapping (id, key, org, integration, config, entity_id, connection, created_at, updated_at, version)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        ON CONFLICT (id) DO UPDATE SET config = excluded.config, entity_id = excluded.entity_id,
+            connection = excluded.connection, updated_at = excluded.updated_at, version = excluded.version
+    """
+    return Statement(statement, tuple(_values(row | {"config": _json(row["config"])}, statement)))
+
+
+def remove_mapping(id_: str) -> Statement:
+    """Forget a mapping."""
+    return Statement("DELETE FROM mapping WHERE id = $1", (id_,))
 
 
 def note_deliveries(rows: Sequence[dict[str, Any]]) -> Statement:

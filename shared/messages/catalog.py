@@ -14,7 +14,10 @@ from shared.messages.declaration import Message, message
 
 @message("source.changed", key="key", by="events")
 class SourceChanged(Message, frozen=True, kw_only=True):
-    """A webhook source was created or replaced. `sealed` holds the secret settings, encrypted for (organization, id)."""
+    """A source was created or replaced. `sealed` holds the secret settings, encrypted for (organization, id).
+
+    `integration` names the integration whose mapping its events are routed with.
+    """
 
     key: str
     id: str
@@ -25,6 +28,7 @@ class SourceChanged(Message, frozen=True, kw_only=True):
     enabled: bool
     actor: str
     created_at: str
+    integration: str | None = None
 
 
 @message("source.removed", key="key", by="events")
@@ -62,6 +66,54 @@ class SubscriptionRemoved(Message, frozen=True, kw_only=True):
     key: str
     id: str
     name: str
+    actor: str
+
+
+@message("integration.changed", key="key", by="events")
+class IntegrationChanged(Message, frozen=True, kw_only=True):
+    """An integration was created or replaced. `config_schema` is the JSON Schema of every mapping's config."""
+
+    key: str
+    id: str
+    name: str
+    description: str
+    config_schema: dict[str, Any]
+    provider: str | None
+    actor: str
+    created_at: str
+
+
+@message("integration.removed", key="key", by="events")
+class IntegrationRemoved(Message, frozen=True, kw_only=True):
+    """An integration was removed. Its mappings stay, and count again for the next one of its name."""
+
+    key: str
+    id: str
+    name: str
+    actor: str
+
+
+@message("mapping.changed", key="key", by="events")
+class MappingChanged(Message, frozen=True, kw_only=True):
+    """An organization was mapped to an integration, or its mapping was replaced. Nothing in `config` is secret."""
+
+    key: str
+    id: str
+    integration: str
+    config: dict[str, Any]
+    entity_id: str | None
+    connection: str | None
+    actor: str
+    created_at: str
+
+
+@message("mapping.removed", key="key", by="events")
+class MappingRemoved(Message, frozen=True, kw_only=True):
+    """An organization's mapping was removed."""
+
+    key: str
+    id: str
+    integration: str
     actor: str
 
 

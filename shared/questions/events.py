@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from shared.errors import Problem
 from shared.questions.declaration import Command, Done, Page, Position, Question, command, question
 
 
@@ -22,6 +23,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
     updated_at: str
     version: int
+    integration: str | None = None
 
 
 class SourceEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +42,7 @@ class SourceEntry(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool
     created_at: str
     updated_at: str
+    integration: str | None = None
 
 
 class SubscriptionEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +113,26 @@ class DeliveryList(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
+class MappingView(msgspec.Struct, frozen=True, kw_only=True):
+    """What an integration is for one organization. Nothing in `config` is secret; `connection` names a connection of `org`.
+
+    `provider` is the integration's OAuth provider. `problems` says how the config does not fit the integration's schema, which
+    may have changed since the mapping was put.
+    """
+
+    id: str
+    org: str
+    integration: str
+    config: dict[str, Any]
+    entity_id: str | None
+    connection: str | None
+    provider: str | None
+    problems: list[Problem]
+    created_at: str
+    updated_at: str
+    version: int
+
+
 class AdapterView(msgspec.Struct, frozen=True):
     """An adapter: the settings that it takes, as JSON Schema, and which of them are secret."""
 
@@ -148,6 +171,7 @@ class PutSource(Command, frozen=True, kw_only=True):
     sealed: dict[str, str]
     dropped: tuple[str, ...] = ()
     enabled: bool = True
+    integration: str | None = None
     expected: int | None = None
 
 
@@ -222,3 +246,13 @@ class DeliveriesPosition(Question, frozen=True, kw_only=True):
     """How far the rows of deliveries have come in a stream."""
 
     stream: str
+
+
+@question("events.mapping", by=("gateway", "executor"), answer=MappingView)
+class GetMapping(Question, frozen=True, kw_only=True):
+    """The organization's mapping of the integration that it means by a name: its own one, else the platform's.
+
+    Raises NotFound, whose detail says which is missing: the integration, or this organization's mapping of it.
+    """
+
+    integration: str
