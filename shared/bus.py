@@ -67,9 +67,19 @@ class Bus:
         id: str | None = None,  # noqa: A002 - the CloudEvents attribute
         cause: Envelope | None = None,
         correlation: str | None = None,
+        causation: str | None = None,
     ) -> Sealed[Any]:
         """Put a message of this service into its envelope, now."""
-        return seal(message, service=self.service, org=org, now=utc_now(), id=id, cause=cause, correlation=correlation)
+        return seal(
+            message,
+            service=self.service,
+            org=org,
+            now=utc_now(),
+            id=id,
+            cause=cause,
+            correlation=correlation,
+            causation=causation,
+        )
 
     async def publish(self, sealed: Sealed[Any]) -> int:
         """Store a message; returns its sequence. A creation expects to be its aggregate's first.

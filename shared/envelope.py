@@ -79,11 +79,12 @@ def seal(
     id: str | None = None,  # noqa: A002 - the CloudEvents attribute
     cause: Envelope | None = None,
     correlation: str | None = None,
+    causation: str | None = None,
 ) -> Sealed[M]:
     """Put `message` into its envelope.
 
     `id` defaults to a fresh one. With `cause` the correlation is copied and the causation set; else the message begins a
-    chain, or joins the chain `correlation`.
+    chain, or joins the chain `correlation`, in which `causation` is the id of its cause.
     """
     declared = declaration_of(message)
     made = id or new_id()
@@ -95,7 +96,7 @@ def seal(
         time=now,
         org=org,
         correlationid=cause.correlationid if cause else (correlation or made),
-        causationid=cause.id if cause else None,
+        causationid=cause.id if cause else causation,
         data=msgspec.Raw(_encoder.encode(message)),
     )
     return Sealed(envelope, message, _encoder.encode(envelope))

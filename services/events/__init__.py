@@ -1,6 +1,7 @@
 """Routing: what a webhook means and which workflows it starts.
 
-Owns: sources, adapters, integrations and mappings, subscriptions, deliveries (schema `events`); the registries `sources` and `subscriptions`.
+Owns: sources, adapters, integrations and mappings, subscriptions, deliveries (schema `events`); the registries `sources` and
+`subscriptions`.
 Reads: WEBHOOKS, EVENTS, RUNS, CATALOG, DEAD; the registry `workflows`.
 Writes: `event.*`, `source.*`, `integration.*`, `mapping.*`, `subscription.*`, and `run.requested`.
 """

@@ -9,6 +9,7 @@ from datetime import datetime
 from services.events.config import Settings, read
 from services.events.entries import source_entry_of
 from services.events.handlers import HANDLERS
+from services.events.integrations import get_mapping
 from services.events.projections import projected
 from services.events.questions import QUESTIONS
 from services.events.store import Store
@@ -20,7 +21,7 @@ from shared.encryption import Keyring
 from shared.errors import NotFound
 from shared.messages.declaration import hashed_key
 from shared.projection import Projection, started
-from shared.questions.events import SourceEntry, SubscriptionEntry
+from shared.questions.events import GetMapping, MappingView, SourceEntry, SubscriptionEntry
 from shared.questions.executor import FindWorkflow, WorkflowEntry, WorkflowFound
 from shared.registry import Entry, RegistryView, RegistryWriter
 from shared.service import Runtime
@@ -60,6 +61,10 @@ class Events:
         its events are still in that memory.
         """
         return await self.store.received_at(delivery)
+
+    async def mapping(self, org: str, integration: str) -> MappingView:
+        """Return what an integration is for an organization. Raises NotFound naming what is missing, Unavailable."""
+        return await get_mapping(GetMapping(org=org, integration=integration), self)
 
     async def workflow(self, org: str, name: str) -> WorkflowEntry:
         """Return the organization's own workflow, else the platform's. Raises NotFound, Unavailable."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import cel
@@ -11,12 +12,17 @@ import msgspec
 
 from services.events.schemas import validator_of
 from shared.envelope import derived_id
-from shared.errors import Invalid, Problem
+from shared.errors import Invalid, NotFound, Problem, TooLarge
 from shared.messages import EventAccepted, EventFiltered, EventRouted, EventUnroutable
-from shared.questions.events import SubscriptionEntry
+from shared.questions.events import EmitEvent, MappingView, SubscriptionEntry
+from shared.streams import INLINE_BYTES
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 EVENT_PATTERN = re.compile(r"(\*|[A-Za-z0-9_:/-]+(\.[A-Za-z0-9_:/-]+)*(\.\*)?)\Z")
+EVENT_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}\Z")
+TOPIC = "topic"
+# A run whose event starts it again would never end; a chain of workflows that somebody has thought of is shorter than this.
+MAX_HOPS = 32
 # How many filters stay compiled.
 COMPILED = 1024
 
@@ -104,12 +110,15 @@ def compiled_filter(source: str) -> cel.Program:
         raise Invalid(f"the filter is not a CEL expression: {error}", errors=(Problem("filter", str(error)),)) from error
 
 
-def passes(filter_: str | None, event: dict[str, Any]) -> bool:
-    """Return whether the event passes a CEL filter. Raises `FilterTrouble` when the filter does not fit the event."""
+def passes(filter_: str | None, event: dict[str, Any], integration: dict[str, Any] | None = None) -> bool:
+    """Return whether the event passes a CEL filter. Raises `FilterTrouble` when the filter does not fit the event.
+
+    `integration` is null to the filter where the source names none.
+    """
     if filter_ is None:
         return True
     try:
-        answer = compiled_filter(filter_).execute({"event": event})
+        answer = compiled_filter(filter_).execute({"event": event, "integration": integration})
     except Exception as error:
         # The library raises KeyError, TypeError, ValueError, RuntimeError …: all of them are the filter's business.
         raise FilterTrouble(f"the filter could not be evaluated: {type(error).__name__}: {error}") from error
@@ -118,9 +127,19 @@ def passes(filter_: str | None, event: dict[str, Any]) -> bool:
     return answer
 
 
-def event_document(event: EventAccepted, data: Any) -> dict[str, Any]:
-    """Return the event as filters, mappings and workflows see it."""
+def integration_document(mapping: MappingView) -> dict[str, Any]:
+    """Return what a source's integration is for its organization, as filters and input mappings see it."""
     return {
+        "name": mapping.integration,
+        "config": mapping.config,
+        "entity_id": mapping.entity_id,
+        "connection": mapping.connection,
+    }
+
+
+def event_document(event: EventAccepted, data: Any, integration: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return the event as filters, mappings and workflows see it; of its source's integration, where there is one, just who."""
+    document = {
         "id": event.event,
         "type": event.type,
         "source": event.source_name,
@@ -128,29 +147,37 @@ def event_document(event: EventAccepted, data: Any) -> dict[str, Any]:
         "data": data,
         "headers": event.headers,
     }
+    if integration is not None:
+        document["integration"] = {name: integration[name] for name in ("name", "entity_id")}
+    return document
 
 
-def mapped(mapping: dict[str, Any] | None, event: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's input: by default `{"event": event}`, else each parameter from `event.…` or as the literal that it is.
+def mapped(mapping: dict[str, Any] | None, event: dict[str, Any], integration: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a run's input: by default `{"event": event}`, else each parameter from its path or as the literal that it is.
 
-    Raises `Invalid` naming the parameter whose path is not in this event.
+    A path is `event`, `event.…` or `integration.…`. Raises `Invalid` naming the parameter whose path is not there.
     """
     if mapping is None:
         return {"event": event}
-    return {parameter: _mapped_value(parameter, value, event) for parameter, value in mapping.items()}
+    roots = {"event": event, "integration": integration}
+    return {parameter: _mapped_value(parameter, value, roots) for parameter, value in mapping.items()}
 
 
-def _mapped_value(parameter: str, value: Any, event: dict[str, Any]) -> Any:
-    if not isinstance(value, str) or not (value == "event" or value.startswith("event.")):
+def _mapped_value(parameter: str, value: Any, roots: dict[str, Any]) -> Any:
+    if not isinstance(value, str) or not (value == "event" or value.startswith(("event.", "integration."))):
         return value
-    found: Any = event
-    for part in value.split(".")[1:]:
+    root, *parts = value.split(".")
+    found: Any = roots[root]
+    if found is None:
+        detail = f"input {parameter}: the source of this event names no integration"
+        raise Invalid(detail, errors=(Problem(f"input.{parameter}", value),))
+    for part in parts:
         if isinstance(found, dict) and part in found:
             found = found[part]
         elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
             found = found[int(part)]
         else:
-            raise Invalid(f"input {parameter}: this event has no {value}", errors=(Problem(f"input.{parameter}", value),))
+            raise Invalid(f"input {parameter}: this {root} has no {value}", errors=(Problem(f"input.{parameter}", value),))
     return found
 
 
@@ -171,6 +198,44 @@ def run_id(event: str, subscription: str) -> str:
 def event_id(delivery: str, number: int, retry: str | None) -> str:
     """Return the id of the `number`-th event of a delivery; a retry makes new ones."""
     return derived_id(delivery, "event", str(number), *((retry,) if retry else ()))
+
+
+def emitted(command: EmitEvent, topic: Mapping[str, Any] | None, delivery: str, now: str) -> EventAccepted:
+    """Return the event that a command emits to the source `topic`, which has `id`, `name`, `adapter` and `enabled`; None: none.
+
+    Its `delivery` is set when the command was carried out before; then it may have been switched off since.
+    Raises `NotFound`, `Invalid`, `TooLarge`, each naming what is in the way.
+    """
+    if topic is None:
+        raise NotFound(f"there is no source {command.source!r}")
+    if topic["adapter"] != TOPIC:
+        detail = (
+            f"source {topic['name']!r} has the adapter {topic['adapter']!r}; only one with the adapter 'topic' can be told events"
+        )
+        raise Invalid(detail, errors=(Problem("source", "is no topic"),))
+    if not topic["enabled"] and topic["delivery"] is None:
+        raise NotFound(f"source {topic['name']!r} is switched off")
+    if not EVENT_TYPE.match(command.type):
+        detail = "an event type has 1 to 100 letters, digits, dots, underscores and hyphens"
+        raise Invalid(f"{command.type[:120]!r} cannot be a type: {detail}", errors=(Problem("type", detail),))
+    if len(msgspec.json.encode(command.data)) > INLINE_BYTES:
+        raise TooLarge(f"the data of an event is larger than {INLINE_BYTES} bytes", errors=(Problem("data", "is too large"),))
+    hops = 0 if command.run is None else command.hops + 1
+    if hops > MAX_HOPS:
+        detail = f"this run is the end of a chain of {MAX_HOPS} runs that start each other by events, and no longer one is allowed"
+        raise Invalid(detail, errors=(Problem("run", "too many hops"),))
+    return EventAccepted(
+        source=topic["id"],
+        source_name=topic["name"],
+        event=event_id(delivery, 0, None),
+        delivery=delivery,
+        type=command.type,
+        headers={},
+        received_at=now,
+        data=command.data,
+        emitted_by=command.actor if command.run is None else f"run:{command.run}",
+        hops=hops,
+    )
 
 
 def matching(subscriptions: list[SubscriptionEntry], source: str, type_: str) -> list[SubscriptionEntry]:

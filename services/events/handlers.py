@@ -25,7 +25,7 @@ from shared.messages import (
     RunRequested,
     WebhookReceived,
 )
-from shared.questions.events import SourceEntry, SubscriptionEntry
+from shared.questions.events import MappingView, SourceEntry, SubscriptionEntry
 from shared.questions.executor import WorkflowEntry
 from shared.streams import INLINE_BYTES
 
@@ -48,6 +48,9 @@ class Deps(Protocol):
 
     async def workflow(self, org: str, name: str) -> WorkflowEntry:
         """Return the workflow that an organization means by a name. Raises NotFound, Unavailable."""
+
+    async def mapping(self, org: str, integration: str) -> MappingView:
+        """Return what an integration is for an organization. Raises NotFound naming what is missing, Unavailable."""
 
 
 async def parse(webhook: WebhookReceived, deps: Deps) -> AsyncIterator[tuple[Message, str]]:
@@ -103,17 +106,35 @@ async def route(event: EventAccepted, deps: Deps) -> AsyncIterator[tuple[Message
     data = event.data
     if event.data_ref is not None:
         data = msgspec.json.decode(await deps.bodies.read(event.data_ref))
-    document = domain.event_document(event, data)
+    try:
+        integration = await _integration(event, deps)
+    except NotFound as error:
+        for subscription in wanted:
+            yield _unroutable(event, subscription, error), subscription.id
+        return
+    document = domain.event_document(event, data, integration)
     for subscription in wanted:
-        async for message in _routed(event, document, subscription, deps):
+        async for message in _routed(event, document, integration, subscription, deps):
             yield message, subscription.id
 
 
+async def _integration(event: EventAccepted, deps: Deps) -> dict[str, Any] | None:
+    """Return what the integration of the event's source is for its organization, None where it names none. Raises `NotFound`."""
+    source = await deps.source(event.source)
+    if source is None or source.integration is None:
+        return None
+    return domain.integration_document(await deps.mapping(source.org, source.integration))
+
+
 async def _routed(
-    event: EventAccepted, document: dict[str, Any], subscription: SubscriptionEntry, deps: Deps
+    event: EventAccepted,
+    document: dict[str, Any],
+    integration: dict[str, Any] | None,
+    subscription: SubscriptionEntry,
+    deps: Deps,
 ) -> AsyncIterator[Message]:
     try:
-        passes = domain.passes(subscription.filter, document)
+        passes = domain.passes(subscription.filter, document, integration)
         reason = f"the filter of {subscription.name} does not let it pass"
     except domain.FilterTrouble as error:
         passes, reason = False, f"{subscription.name}: {error}"
@@ -129,19 +150,12 @@ async def _routed(
     run = domain.run_id(event.event, subscription.id)
     try:
         workflow = await deps.workflow(subscription.org, subscription.workflow)
-        inputs = domain.mapped(subscription.input, document)
+        inputs = domain.mapped(subscription.input, document, integration)
         misfit = domain.misfit(workflow.input_schema, inputs)
         if misfit:
             raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
     except (NotFound, Invalid) as error:
-        yield EventUnroutable(
-            source=event.source,
-            event=event.event,
-            delivery=event.delivery,
-            subscription=subscription.id,
-            workflow=subscription.workflow,
-            reason=error.detail,
-        )
+        yield _unroutable(event, subscription, error)
         return
     inline, reference = await by_reference(inputs, deps)
     yield RunRequested(
@@ -155,6 +169,7 @@ async def _routed(
         delivery=event.delivery,
         received_at=event.received_at,
         subscription=subscription.id,
+        hops=event.hops,
     )
     yield EventRouted(
         source=event.source,
@@ -163,6 +178,17 @@ async def _routed(
         subscription=subscription.id,
         workflow=workflow.name,
         run=run,
+    )
+
+
+def _unroutable(event: EventAccepted, subscription: SubscriptionEntry, error: NotFound | Invalid) -> EventUnroutable:
+    return EventUnroutable(
+        source=event.source,
+        event=event.event,
+        delivery=event.delivery,
+        subscription=subscription.id,
+        workflow=subscription.workflow,
+        reason=error.detail,
     )
 
 

@@ -139,10 +139,12 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
     rows = await store.routings(connection, list({message.delivery for _, message in messages}))
     for at, message in messages:
         if isinstance(message, EventAccepted) and message.delivery not in rows:
-            rows[message.delivery] = _delivery(message, at.envelope)
+            rows[message.delivery] = _delivery(message, at.envelope) | {"emitted": None}
         row = rows.get(message.delivery)
         if row is not None:
             row |= msgspec.structs.asdict(domain.routing(msgspec.convert(row, domain.Routing), message))
+            if isinstance(message, EventAccepted) and message.emitted_by is not None and message.retried_by is None:
+                row["emitted"] = at.delivered.sequence
     return [store.put_routings(list(rows.values()))] if rows else []
 
 

@@ -1,49 +1,40 @@
-"""Questions and commands in: sources, subscriptions, deliveries."""
+"""Questions and commands in: sources and subscriptions, and with them all others of this service."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, Protocol
 
 import jsonschema_rs
 
-from services.events import domain, entries, integrations
+from services.events import deliveries, domain, entries, integrations
 from services.events.adapters import DESCRIPTIONS
 from services.events.handlers import Deps as HandlerDeps
-from services.events.handlers import accepted_of
 from services.events.recording import done_by, expect, limit_of, opened, record
 from services.events.store import Store
 from shared import aggregate
 from shared.bus import Bus, Questions
 from shared.encryption import CannotOpen, Keyring
-from shared.envelope import derived_id, open_message, rfc3339, utc_now
-from shared.errors import Invalid, Malformed, NotFound, Problem
+from shared.envelope import derived_id, rfc3339, utc_now
+from shared.errors import Invalid, NotFound, Problem
 from shared.messages import (
     SourceChanged,
     SourceRemoved,
     SubscriptionChanged,
     SubscriptionRemoved,
-    WebhookReceived,
 )
 from shared.messages.declaration import hashed_key
 from shared.projection import Projection
-from shared.questions import Done, Position
+from shared.questions import Done
 from shared.questions.events import (
     AdapterView,
-    DeliveriesPosition,
-    DeliveryList,
-    DeliveryView,
     FindSource,
-    GetDelivery,
     ListAdapters,
-    ListDeliveries,
     ListSources,
     ListSubscriptions,
     PutSource,
     PutSubscription,
     RemoveSource,
     RemoveSubscription,
-    RetryDelivery,
     SourceEntry,
     SourceFound,
     SourceList,
@@ -209,49 +200,6 @@ async def list_adapters(_question: ListAdapters, _deps: Deps) -> list[AdapterVie
     return [DESCRIPTIONS[name] for name in sorted(DESCRIPTIONS)]
 
 
-async def list_deliveries(question: ListDeliveries, deps: Deps) -> DeliveryList:
-    """Return a page of deliveries, newest first."""
-    limit = limit_of(question.page)
-    before = None
-    if question.page.cursor is not None:
-        at, _, id_ = question.page.cursor.partition("|")
-        try:
-            before = (datetime.fromisoformat(at), id_)
-        except ValueError as error:
-            raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),)) from error
-    rows = await deps.store.deliveries(question.org, question.status, question.source, before, limit + 1)
-    items = [entries.delivery_view(row) for row in rows[:limit]]
-    more = f"{items[-1].received_at}|{items[-1].id}" if len(rows) > limit else None
-    return DeliveryList(items, more)
-
-
-async def get_delivery(question: GetDelivery, deps: Deps) -> DeliveryView:
-    """Return one delivery."""
-    row = await deps.store.delivery(question.org, question.id)
-    if row is None:
-        raise NotFound(f"there is no delivery {question.id}")
-    return entries.delivery_view(row)
-
-
-async def deliveries_position(question: DeliveriesPosition, deps: Deps) -> Position:
-    """Return how far the rows of deliveries have come in a stream."""
-    return await deps.store.position(question.stream)
-
-
-async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
-    """Parse a delivery's webhook again and route its events as new ones."""
-    row = await deps.store.delivery(command.org, command.delivery)
-    if row is None or row["sequence"] is None:
-        raise NotFound(f"there is no delivery {command.delivery}")
-    stored = await aggregate.stored_at(deps.bus.client, "WEBHOOKS", row["sequence"])
-    if stored is None:
-        raise NotFound(f"the body of delivery {command.delivery} is no longer on the bus")
-    webhook = open_message(stored.envelope, WebhookReceived)
-    async for event in accepted_of(webhook, deps, retry=command.id):
-        await deps.bus.publish(deps.bus.seal(event, org=command.org, cause=stored.envelope, id=derived_id(event.event, "accepted")))
-    return entries.delivery_view(row)
-
-
 def _opened_secrets(command: PutSource, deps: Deps) -> dict[str, str]:
     try:
         return {name: deps.keyring.open(value, command.org, command.id, name) for name, value in command.sealed.items()}
@@ -278,6 +226,7 @@ def _check_settings(description: AdapterView, settings: dict[str, Any], secrets:
 
 QUESTIONS: Questions = {
     **integrations.QUESTIONS,
+    **deliveries.QUESTIONS,
     FindSource: find_source,
     ListSources: list_sources,
     PutSource: put_source,
@@ -286,8 +235,4 @@ QUESTIONS: Questions = {
     PutSubscription: put_subscription,
     RemoveSubscription: remove_subscription,
     ListAdapters: list_adapters,
-    ListDeliveries: list_deliveries,
-    GetDelivery: get_delivery,
-    RetryDelivery: retry_delivery,
-    DeliveriesPosition: deliveries_position,
 }

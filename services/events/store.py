@@ -15,7 +15,7 @@ from shared.projection import Statement, position_of
 from shared.questions import Position
 
 DELIVERY = """
-    SELECT d.id, d.org, d.source, d.received_at, d.correlation_id, d.sequence, d.type,
+    SELECT d.id, d.org, d.source, d.received_at, d.correlation_id, d.sequence, d.emitted, d.type,
            CASE WHEN d.dead IS NOT NULL THEN 'dead' ELSE d.outcome END AS status, coalesce(d.dead, d.reason) AS reason,
            (SELECT coalesce(jsonb_agg(jsonb_build_object('id', r.run, 'workflow', r.workflow, 'status', r.status)
                                       ORDER BY r.requested_at, r.run), '[]')
@@ -103,6 +103,18 @@ class Store:
     async def delivery(self, org: str, id_: str) -> RowMapping | None:
         """Return one delivery with its runs."""
         return await self._one(DELIVERY + " WHERE d.org = :org AND d.id = :id", {"org": org, "id": id_})
+
+    async def topic(self, org: str, name_or_id: str, delivery: str) -> RowMapping | None:
+        """Return the live source of an organization with this name or id.
+
+        `delivery` and `emitted` are those of this delivery, null where there is none yet.
+        """
+        statement = """
+            SELECT s.id, s.name, s.adapter, s.enabled, d.id AS delivery, d.emitted
+              FROM source s LEFT JOIN delivery d ON d.id = :delivery AND d.org = s.org
+             WHERE s.org = :org AND NOT s.removed AND (s.name = :name OR s.id = :name)
+        """
+        return await self._one(statement, {"org": org, "name": name_or_id, "delivery": delivery})
 
     async def received_at(self, id_: str) -> datetime | None:
         """Return when a delivery was first received."""
@@ -227,7 +239,8 @@ def note_deliveries(rows: Sequence[dict[str, Any]]) -> Statement:
 async def routings(connection: Connection, deliveries: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return what is known of the routing of these deliveries, as `put_routings` takes it."""
     statement = """
-        SELECT id, org, source, received_at, correlation_id, type, retried_by, outcome, reason FROM delivery WHERE id = ANY($1)
+        SELECT id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted
+          FROM delivery WHERE id = ANY($1)
     """
     return {row["id"]: dict(row) for row in await connection.fetch(statement, deliveries)}
 
@@ -235,11 +248,11 @@ async def routings(connection: Connection, deliveries: Sequence[str]) -> dict[st
 def put_routings(rows: Sequence[dict[str, Any]]) -> Statement:
     """Write how deliveries were routed; one statement for all of them."""
     statement = """
-        INSERT INTO delivery (id, org, source, received_at, correlation_id, type, retried_by, outcome, reason)
+        INSERT INTO delivery (id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted)
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
-                             $8::text[], $9::text[])
+                             $8::text[], $9::text[], $10::bigint[])
         ON CONFLICT (id) DO UPDATE SET type = excluded.type, retried_by = excluded.retried_by, outcome = excluded.outcome,
-            reason = excluded.reason
+            reason = excluded.reason, emitted = excluded.emitted
     """
     return Statement(statement, tuple(_columns(rows, statement)))
 

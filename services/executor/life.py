@@ -109,7 +109,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     delivery: str | None = None
     rerun_of: str | None = None
     parent: str | None = None
-    depth: int = 0
+    hops: int = 0
     run_at: str | None = None
     deadline: float | None = None
     concurrency_key: str | None = None
@@ -241,7 +241,7 @@ def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunS
         delivery=message.delivery,
         rerun_of=message.rerun_of,
         parent=message.parent,
-        depth=message.depth,
+        hops=message.hops,
         run_at=message.run_at,
         deadline=message.deadline,
         concurrency_key=message.concurrency_key,

@@ -11,7 +11,8 @@ from shared.messages.declaration import Message, message
 class EventAccepted(Message, frozen=True, kw_only=True):
     """events has made one normalised event of a delivery. `event` is its id, new for every retry of the delivery.
 
-    Data of more than 256 KiB as JSON is in the bucket `bodies` under `data_ref`.
+    Data of more than 256 KiB as JSON is in the bucket `bodies` under `data_ref`. `emitted_by` says who emitted an event that no
+    webhook brought: such a delivery begins with this message. `hops` counts the runs before it, each started by the one before.
     """
 
     source: str
@@ -24,6 +25,8 @@ class EventAccepted(Message, frozen=True, kw_only=True):
     data: Any = None
     data_ref: str | None = None
     retried_by: str | None = None
+    emitted_by: str | None = None
+    hops: int = 0
 
 
 @message("event.routed", key="source", by="events")

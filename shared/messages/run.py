@@ -71,7 +71,7 @@ class RunRequested(Message, frozen=True, kw_only=True):
     `delivery` came in: a request that comes long after it may be one that was carried out and purged already. The run begins not
     before `run_at`, and expires when it has not begun `deadline` seconds after that, or after the request. `workflow_org` has the
     workspace that the workflow is from. `concurrency_key` takes the place of the workflow's own. `parent` is the run that asked
-    for it, at a `depth` of so many runs that ask for runs.
+    for it. `hops` counts the runs before this one, each of which asked for the next, or emitted an event that started it.
     """
 
     run: str
@@ -91,7 +91,7 @@ class RunRequested(Message, frozen=True, kw_only=True):
     concurrency_key: str | None = None
     workflow_org: str | None = None
     parent: str | None = None
-    depth: int = 0
+    hops: int = 0
 
 
 @message("run.started", key="run", by="executor")

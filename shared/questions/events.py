@@ -133,6 +133,13 @@ class MappingView(msgspec.Struct, frozen=True, kw_only=True):
     version: int
 
 
+class Emitted(msgspec.Struct, frozen=True):
+    """An event is on disk: its id, and the id of the delivery that tells what becomes of it."""
+
+    event: str
+    delivery: str
+
+
 class AdapterView(msgspec.Struct, frozen=True):
     """An adapter: the settings that it takes, as JSON Schema, and which of them are secret."""
 
@@ -256,3 +263,22 @@ class GetMapping(Question, frozen=True, kw_only=True):
     """
 
     integration: str
+
+
+@command("events.emit", by=("gateway", "executor"), answer=Emitted)
+class EmitEvent(Command, frozen=True, kw_only=True):
+    """Let a source of the adapter `topic`, a name or an id, have an event; answered once that is on disk.
+
+    `type` matches `[A-Za-z0-9_.-]{1,100}`, `data` is up to 256 KiB as JSON. A run that emits gives its id, the `hops` of its
+    `run.requested`, its chain's `correlation_id`, and as `causation_id` the id of its `run.started`.
+    Raises NotFound for a source that is not there or switched off; Invalid for another adapter, a type or data that does not fit,
+    a chain of more than 32 runs, and for a command id that stood for another event; TooLarge.
+    """
+
+    source: str
+    type: str
+    data: Any = None
+    run: str | None = None
+    hops: int = 0
+    correlation_id: str | None = None
+    causation_id: str | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import asyncpg
 import pytest
 
@@ -124,7 +126,7 @@ async def test_what_was_told_twice_is_done_once_and_versions_are_demanded(place:
                 with pytest.raises(PreconditionFailed):
                     await bus.ask(second)
         for cls, field in ((RemoveMapping, "integration"), (RemoveIntegration, "name")):
-            fields = {"org": "default" if cls is RemoveMapping else "global", "actor": "test", field: "halopsa"}
+            fields: dict[str, Any] = {"org": "default" if cls is RemoveMapping else "global", "actor": "test", field: "halopsa"}
             with pytest.raises(PreconditionFailed):
                 await bus.ask(cls(id=new_id(), expected=7, **fields))
             command = cls(id=new_id(), **fields)

@@ -48,11 +48,20 @@ class Outside:
         )
         return view
 
-    async def source(self, name: str = "repo") -> SourceView:
+    async def source(self, name: str = "repo", integration: str | None = None) -> SourceView:
         command = new_id()
         sealed = {"secret": self._keyring.seal("s3cret", "default", command, "secret")}
         view: SourceView = await self.bus.ask(
-            PutSource(id=command, org="default", actor="test", name=name, adapter="github", settings={}, sealed=sealed)
+            PutSource(
+                id=command,
+                org="default",
+                actor="test",
+                name=name,
+                adapter="github",
+                settings={},
+                sealed=sealed,
+                integration=integration,
+            )
         )
         return view
 

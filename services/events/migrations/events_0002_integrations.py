@@ -1,4 +1,4 @@
-"""Integrations and their mappings."""
+"""Integrations and their mappings; deliveries that no webhook began."""
 
 from alembic import op
 
@@ -23,6 +23,8 @@ TABLES = (
     """,
     "CREATE UNIQUE INDEX mapping_org ON mapping (integration, org)",
     "ALTER TABLE source ADD COLUMN integration text",
+    # Where EVENTS holds the message that began the delivery, as `sequence` says it of WEBHOOKS.
+    "ALTER TABLE delivery ADD COLUMN emitted bigint",
 )
 
 

@@ -1,0 +1,133 @@
+"""Questions and commands in: deliveries, their being tried again, and those that begin with an event that somebody emits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+
+from services.events import domain, entries
+from services.events.handlers import Deps as HandlerDeps
+from services.events.handlers import accepted_of
+from services.events.recording import limit_of
+from services.events.store import Store
+from shared import aggregate
+from shared.bus import Bus, Questions
+from shared.envelope import Envelope, derived_id, open_message, rfc3339, utc_now
+from shared.errors import Invalid, Malformed, NotFound, Problem
+from shared.messages import EventAccepted, WebhookReceived
+from shared.messages.declaration import declaration_of
+from shared.questions import Position
+from shared.questions.events import (
+    DeliveriesPosition,
+    DeliveryList,
+    DeliveryView,
+    EmitEvent,
+    Emitted,
+    GetDelivery,
+    ListDeliveries,
+    RetryDelivery,
+)
+
+
+class Deps(HandlerDeps, Protocol):
+    """What these questions and commands need besides."""
+
+    bus: Bus
+    store: Store
+
+
+async def list_deliveries(question: ListDeliveries, deps: Deps) -> DeliveryList:
+    """Return a page of deliveries, newest first."""
+    limit = limit_of(question.page)
+    before = None
+    if question.page.cursor is not None:
+        at, _, id_ = question.page.cursor.partition("|")
+        try:
+            before = (datetime.fromisoformat(at), id_)
+        except ValueError as error:
+            raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),)) from error
+    rows = await deps.store.deliveries(question.org, question.status, question.source, before, limit + 1)
+    items = [entries.delivery_view(row) for row in rows[:limit]]
+    more = f"{items[-1].received_at}|{items[-1].id}" if len(rows) > limit else None
+    return DeliveryList(items, more)
+
+
+async def get_delivery(question: GetDelivery, deps: Deps) -> DeliveryView:
+    """Return one delivery."""
+    row = await deps.store.delivery(question.org, question.id)
+    if row is None:
+        raise NotFound(f"there is no delivery {question.id}")
+    return entries.delivery_view(row)
+
+
+async def deliveries_position(question: DeliveriesPosition, deps: Deps) -> Position:
+    """Return how far the rows of deliveries have come in a stream."""
+    return await deps.store.position(question.stream)
+
+
+async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
+    """Make a delivery's events again, as new ones."""
+    row = await deps.store.delivery(command.org, command.delivery)
+    if row is None or (row["sequence"] is None and row["emitted"] is None):
+        raise NotFound(f"there is no delivery {command.delivery}")
+    stream, sequence = ("EVENTS", row["emitted"]) if row["sequence"] is None else ("WEBHOOKS", row["sequence"])
+    stored = await aggregate.stored_at(deps.bus.client, stream, sequence)
+    if stored is None:
+        raise NotFound(f"the body of delivery {command.delivery} is no longer on the bus")
+    async for event in _again(stored.envelope, deps, retry=command.id):
+        await deps.bus.publish(deps.bus.seal(event, org=command.org, cause=stored.envelope, id=derived_id(event.event, "accepted")))
+    return entries.delivery_view(row)
+
+
+async def _again(first: Envelope, deps: Deps, *, retry: str) -> AsyncIterator[EventAccepted]:
+    """Yield the events of the message that began a delivery, with ids of their own."""
+    if first.type == declaration_of(WebhookReceived).type:
+        async for event in accepted_of(open_message(first, WebhookReceived), deps, retry=retry):
+            yield event
+    else:
+        event = open_message(first, EventAccepted)
+        yield msgspec.structs.replace(event, event=domain.event_id(event.delivery, 0, retry), retried_by=retry)
+
+
+async def emit_event(command: EmitEvent, deps: Deps) -> Emitted:
+    """Let a topic have an event. All ids derive from the command's: the broker, and later the delivery's row, know it again."""
+    delivery = derived_id(command.id, "delivery", command.org)
+    topic = await deps.store.topic(command.org, command.source, delivery)
+    event = domain.emitted(command, dict(topic) if topic else None, delivery, rfc3339(utc_now()))
+    answer = Emitted(event.event, delivery)
+    if topic is not None and topic["delivery"] is not None:
+        await _compare(event, topic["emitted"], deps)
+        return answer
+    sealed = deps.bus.seal(
+        event,
+        org=command.org,
+        id=derived_id(event.event, "accepted"),
+        correlation=command.correlation_id,
+        causation=command.causation_id,
+    )
+    ack = await deps.bus.journal.publish(sealed)
+    if ack.duplicate:
+        await _compare(event, ack.sequence, deps)
+    return answer
+
+
+async def _compare(event: EventAccepted, sequence: int | None, deps: Deps) -> None:
+    """Raise `Invalid` when the command's id stood for another event, as far as the bus still knows."""
+    stored = None if sequence is None else await aggregate.stored_at(deps.bus.client, "EVENTS", sequence)
+    if stored is None:
+        return
+    earlier = open_message(stored.envelope, EventAccepted)
+    if (earlier.source, earlier.type, earlier.data) != (event.source, event.type, event.data):
+        raise Invalid("this id was used for another event")
+
+
+QUESTIONS: Questions = {
+    ListDeliveries: list_deliveries,
+    GetDelivery: get_delivery,
+    RetryDelivery: retry_delivery,
+    EmitEvent: emit_event,
+    DeliveriesPosition: deliveries_position,
+}
