@@ -1,12 +1,10 @@
 """`connections`: live credentials of this run's organization."""
 
-import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from millrace._runtime import channel
-from millrace.errors import NotInRun
 
 
 @dataclass(frozen=True)
@@ -27,18 +25,11 @@ class Connections:
 
         Inside a coroutine prefer `await connections.aget(name)`: this one holds up the event loop while it waits.
         """
-        return _connection(name, _open().ask("connection", name=_name(name)).result())
+        return _connection(name, channel.ask("connections", "connection", name=_name(name)))
 
     async def aget(self, name: str) -> Connection:
         """Answer the connection without holding up the event loop. Raises like `get`."""
-        return _connection(name, await asyncio.wrap_future(_open().ask("connection", name=_name(name))))
-
-
-def _open() -> channel.Channel:
-    if channel.current is None:
-        msg = "connections are known only inside a run"
-        raise NotInRun(msg)
-    return channel.current
+        return _connection(name, await channel.aask("connections", "connection", name=_name(name)))
 
 
 def _name(name: object) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import secrets
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -15,29 +14,25 @@ import structlog
 from nats.aio.msg import Msg
 
 from services.executor import domain, life
+from services.executor.allowed import Allowed
 from services.executor.bundles import Bundles
 from services.executor.claim import AlreadyEnded, Claim, Outcome, Superseded, fold
-from services.executor.egress import Reached
 from services.executor.life import Recorded, StepId
 from services.executor.offers import Offer, failed, given_to, set_timer, take
-from services.executor.output import Output
 from services.executor.sandbox import jail
-from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.egress.policy import Rules
 from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Sandbox, StepRecord
+from services.executor.sandbox.jail import Sandbox
 from services.executor.store import Store
 from services.executor.turns import Turns
 from shared import tasks
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.envelope import Envelope, derived_id, open_envelope, open_message, rfc3339, utc_now
+from shared.envelope import Envelope, open_envelope, open_message, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.messages import (
-    Audited,
-    LineChunk,
     Message,
     RunCancelled,
     RunCrashed,
@@ -45,14 +40,12 @@ from shared.messages import (
     RunFailed,
     RunRequested,
     RunResumed,
-    RunStepCompleted,
     RunSucceeded,
     RunTimedOut,
     RunUsage,
     RunWaiting,
 )
 from shared.pull import delivered
-from shared.questions.oauth import GetToken, Token
 from shared.streams import INLINE_BYTES, WORK
 
 # The work consumers wait 30 s for an acknowledgement; three signs of life fit in.
@@ -234,7 +227,7 @@ class Runs:
             input=inputs,
             timeout=run.timeout,
         )
-        allowed = _Allowed(deps, mine, steps)
+        allowed = Allowed(deps, mine, steps)
         try:
             outcome = await deps.sandbox.run(job, allowed, cancel=mine.cancel)
         finally:
@@ -255,59 +248,6 @@ class Runs:
             await asyncio.sleep(IN_PROGRESS)
             with contextlib.suppress(nats.errors.Error):
                 await held.msg.in_progress()
-
-
-class _Allowed:
-    """What one run may ask for; its organization and name are fixed here, never taken from the child."""
-
-    def __init__(self, deps: Deps, mine: Claim, steps: dict[StepId, Recorded]) -> None:
-        self._deps = deps
-        self._claim = mine
-        self._org = org = mine.state.org
-        self._run = mine.run
-        self._steps = steps
-        self.lines = Output(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
-        self.reached = Reached(mine.run, org, self._audit, self.lines)
-        self.network = Network(deps.egress.of(org), deps.resolver.of(org), self.reached.note)
-
-    async def log(self, level: jail.Level, event: str, fields: dict[str, Any]) -> None:
-        await self.lines.log(level, event, fields)
-
-    async def output(self, stream: jail.Stream, text: str) -> None:
-        await self.lines.text(stream, text)
-
-    async def step_get(self, name: str, ordinal: int) -> StepRecord | None:
-        found = self._steps.get(("step", name, ordinal))
-        return None if found is None else StepRecord(msgspec.Raw(msgspec.json.encode(found.result)))
-
-    async def step_put(self, name: str, ordinal: int, result: msgspec.Raw) -> None:
-        kept = msgspec.json.decode(result)
-        await self._claim.step(
-            RunStepCompleted(run=self._run, attempt=self._claim.attempt, name=name, ordinal=ordinal, result=kept)
-        )
-        self._steps["step", name, ordinal] = Recorded(kept)
-
-    async def connection(self, name: str) -> dict[str, Any]:
-        nonce = secrets.token_urlsafe(16)
-        correlation = self._claim.started.correlationid
-        question = GetToken(org=self._org, name=name, run=self._run, nonce=nonce, correlation_id=correlation)
-        token: Token = await self._deps.bus.ask(question)
-        opened = self._deps.keyring.open(token.sealed, self._org, nonce, "token")
-        return {"name": token.name, "token": opened, "expires_at": token.expires_at}
-
-    async def _audit(self, audited: Audited) -> None:
-        await self._deps.bus.publish(self._deps.bus.seal(audited, org=self._org, cause=self._claim.started))
-
-    async def _publish_lines(self, chunk: LineChunk) -> None:
-        started = self._claim.started
-        sealed = self._deps.bus.seal(chunk, org=self._org, cause=started, id=derived_id(started.id, "lines", str(chunk.chunk)))
-        while True:
-            try:
-                await self._deps.bus.publish(sealed)
-            except Unavailable:
-                await asyncio.sleep(RETRY_DELAY)
-                continue
-            return
 
 
 def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:

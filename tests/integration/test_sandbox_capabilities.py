@@ -1,11 +1,13 @@
 """What a run can ask of its supervisor."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
 
+from shared.errors import TooLarge
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(
@@ -59,6 +61,46 @@ async def test_a_step_that_cannot_be_kept_ends_the_attempt(bench: Bench) -> None
         await bench.run("@workflow\nasync def main():\n    try: await step('a', int)\n    except: return 1", Broken())
 
 
+async def test_what_a_capability_refuses_is_told_and_what_it_fails_at_ends_the_attempt(bench: Bench) -> None:
+    class Refusing(Recorded):
+        async def step_put(self, name: str, ordinal: int, result: msgspec.Raw) -> None:
+            raise TooLarge(f"step {name} is too large")
+
+        async def connection(self, name: str) -> dict[str, Any]:
+            raise KeyError(name)
+
+    text = """
+        @workflow
+        def main():
+            try: step.sync("a", int)
+            except Refused as error: return [error.kind, str(error)]
+    """
+    assert value(await bench.run(text, Refusing())) == ["TooLarge", "step a is too large"]
+    with pytest.raises(KeyError):
+        await bench.run("@workflow\ndef main():\n    try: connections.get('a')\n    except: return 1", Refusing())
+
+
+async def test_a_file_that_is_imported_to_be_described_is_given_nothing(bench: Bench) -> None:
+    found = await bench.describe(one="from millrace import *\nconnections.get('halopsa')\n@workflow\ndef main(): ...")
+    assert found.workflows == []
+    (problem,) = found.problems
+    assert "Refused: this can be asked for by a run only" in problem.message
+
+
+async def test_a_frame_that_names_an_organization_ends_the_attempt(bench: Bench) -> None:
+    text = """
+        from millrace._runtime import channel
+        @workflow
+        def main(): return channel.ask("x", "connection", name="halopsa", org="other")
+    """
+    into = Recorded()
+    outcome = await bench.run(text, into)
+    assert (outcome.status, outcome.reason) == ("crashed", "sandbox")
+    assert outcome.error is not None
+    assert "org" in outcome.error.message
+    assert into.asked == []
+
+
 async def test_a_connection_is_answered_or_refused_with_the_reason(bench: Bench) -> None:
     text = """
         import asyncio
@@ -73,7 +115,7 @@ async def test_a_connection_is_answered_or_refused_with_the_reason(bench: Bench)
     assert isinstance(found, list)
     assert found[:2] == ["sesame", True]
     assert "sesame" not in found[2]
-    assert found[3:] == ["LookupError", "there is no connection other"]
+    assert found[3:] == ["NotFound", "there is no connection other"]
 
 
 async def test_log_never_fails_for_its_fields(bench: Bench) -> None:

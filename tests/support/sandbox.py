@@ -22,6 +22,7 @@ from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Identity, require_reach
 from services.executor.sandbox.jail import Description, Job, Level, Outcome, StepRecord, Stream, Tier
+from shared.errors import NotFound
 
 UID = SANDBOX_UID if os.geteuid() == 0 else None
 
@@ -99,7 +100,7 @@ class Recorded:
         self.asked.append(name)
         if name != "halopsa":
             msg = f"there is no connection {name}"
-            raise LookupError(msg)
+            raise NotFound(msg)
         return {"name": name, "token": "sesame", "expires_at": "2026-01-31T09:30:00Z"}
 
 

@@ -4,6 +4,7 @@ A frame is four bytes of big-endian length and that many bytes of UTF-8 JSON. Re
 which starts with the first request, hands each answer to whoever asked.
 """
 
+import asyncio
 import json
 import os
 import socket
@@ -65,7 +66,11 @@ class Channel:
                 if self._reader is None:
                     self._reader = threading.Thread(target=self._read, name="millrace-answers", daemon=True)
                     self._reader.start()
-        self.send({"kind": kind, "id": number, **fields})
+        try:
+            self.send({"kind": kind, "id": number, **fields})
+        except BaseException:
+            self._waiting.pop(number, None)
+            raise
         return answer
 
     def receive(self) -> bytes:
@@ -131,3 +136,20 @@ class Channel:
         self._closed = True
         self._sending = threading.Lock()
         self._socket.close()
+
+
+def ask(what: str, kind: str, /, **fields: Any) -> Any:
+    """Ask the supervisor and wait for its answer. Raises `Refused`, and `NotInRun` that says `what` is asked for in vain."""
+    return _of_run(what).ask(kind, **fields).result()
+
+
+async def aask(what: str, kind: str, /, **fields: Any) -> Any:
+    """Do the same without holding up the event loop."""
+    return await asyncio.wrap_future(_of_run(what).ask(kind, **fields))
+
+
+def _of_run(what: str) -> Channel:
+    if current is None:
+        msg = f"{what} are known only inside a run"
+        raise NotInRun(msg)
+    return current

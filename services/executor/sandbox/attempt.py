@@ -14,10 +14,12 @@ from services.executor.sandbox import frames, masking
 from services.executor.sandbox.egress.network import Network, Record
 from services.executor.sandbox.egress.proxy import Proxy, is_shared
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
-from services.executor.sandbox.jail import Capabilities, StepRecord, Stream
+from services.executor.sandbox.jail import Capabilities, Stream
 from services.executor.sandbox.masking import Masker
 from services.executor.sandbox.output import FATAL
 from services.executor.sandbox.process import Child, Exit
+from services.executor.sandbox.requests import SERVED, Request, documents_of
+from shared.errors import MillraceError, PermissionDenied
 
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL: enough to close a connection, too little to go on working."""
@@ -75,9 +77,12 @@ class Ended:
 
 
 class Attempt:
-    """Serves one child until it ends. `ended` is called once."""
+    """Serves one child until it ends. `ended` is called once.
 
-    def __init__(self, child: Child, capabilities: Capabilities) -> None:
+    Without capabilities nobody hears what the child says, and what it asks for is refused.
+    """
+
+    def __init__(self, child: Child, capabilities: Capabilities | None) -> None:
         self._child = child
         self._capabilities = capabilities
         self._last: asyncio.Future[Last] = asyncio.get_running_loop().create_future()
@@ -106,7 +111,7 @@ class Attempt:
         child.output.on_text = self._hear
         child.output.on_flood = self._flood
         child.on_starved = self._starve
-        proxy = self._proxy(self._capabilities.network)
+        proxy = self._proxy(None if self._capabilities is None else self._capabilities.network)
         try:
             if proxy is not None:
                 opening = frames.encode({"kind": "network", "proxy": await _started(proxy)}) + opening
@@ -130,7 +135,7 @@ class Attempt:
         try:
             last = await self._last
             duration = time.monotonic() - began
-            await self._finish_steps()
+            await self._finish_kept()
             exit_ = None if isinstance(last, Gone) else child.used()
             child.kill()
             if exit_ is None:
@@ -180,29 +185,19 @@ class Attempt:
         except FrameError as error:
             self._settle(Broken(str(error)))
 
-    async def _serve(self, frame: frames.Request) -> None:
+    async def _serve(self, request: Request) -> None:
         while len(self._requests) >= _MOST_REQUESTS:
             await asyncio.wait(self._requests, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(self._answer(frame))
-        self._requests[task] = isinstance(frame, frames.StepPut)
+        task = asyncio.create_task(self._answer(request))
+        self._requests[task] = SERVED[type(request)].is_kept
         task.add_done_callback(self._answered)
 
-    async def _answer(self, frame: frames.Request) -> None:
-        answer: dict[str, Any] = {"kind": "answer", "id": frame.id}
-        match frame:
-            case frames.StepGet():
-                answer["value"] = await self._capabilities.step_get(frame.name, frame.ordinal)
-            case frames.StepPut():
-                kept = await self._masked_json(frame.result)
-                await self._capabilities.step_put(frame.name, frame.ordinal, kept)
-                if kept is not frame.result:  # this attempt shall go on with what a later one will find
-                    answer["value"] = StepRecord(kept)
-            case frames.Connection():
-                try:
-                    answer["value"] = found = await self._capabilities.connection(frame.name)
-                    self._masker.learn(found["token"])
-                except Exception as error:
-                    answer["error"] = {"type": type(error).__name__, "message": str(error)}
+    async def _answer(self, request: Request) -> None:
+        answer: dict[str, Any] = {"kind": "answer", "id": request.id}
+        try:
+            answer["value"] = await self._value(request)
+        except MillraceError as error:  # a refusal; anything else is a fault of ours, and ends the attempt
+            answer["error"] = {"type": type(error).__name__, "message": error.detail}
         try:
             encoded = frames.encode(answer)
         except FrameError as error:  # a record that grew past the limit when numbers in it were written out
@@ -212,13 +207,31 @@ class Attempt:
             self._child.writer.write(encoded)
             await self._child.writer.drain()
 
+    async def _value(self, request: Request) -> Any:
+        if self._capabilities is None:
+            raise PermissionDenied("this can be asked for by a run only, not while a file is imported to see what it defines")
+        served = SERVED[type(request)]
+        masked = await self._masked_request(request)
+        value = await served.call(self._capabilities, masked)
+        self._masker.learn(*served.secrets(value))
+        return value if masked is request or served.instead is None else served.instead(masked)
+
+    async def _masked_request(self, request: Request) -> Request:
+        changed: dict[str, msgspec.Raw] = {}
+        for name in documents_of(type(request)):
+            document: msgspec.Raw = getattr(request, name)
+            masked = await self._masked_json(document)
+            if masked is not document:
+                changed[name] = masked
+        return msgspec.structs.replace(request, **changed) if changed else request
+
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._requests.pop(task, None)
         self._failed(task)
 
-    async def _finish_steps(self) -> None:
-        """Let steps that the child reported before its end be kept."""
-        keeping = [task for task, is_put in self._requests.items() if is_put]
+    async def _finish_kept(self) -> None:
+        """Let what the child asked to have kept before its end be kept."""
+        keeping = [task for task, is_kept in self._requests.items() if is_kept]
         if keeping:
             await asyncio.wait(keeping, timeout=GRACE)
 
@@ -229,6 +242,8 @@ class Attempt:
             self._told.clear()
             words, self._words = self._words, []
             for word in words:
+                if self._capabilities is None:
+                    continue
                 if isinstance(word, frames.Log):
                     masked = (word.event, word.fields)
                     if self._masker:

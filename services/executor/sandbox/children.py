@@ -15,7 +15,7 @@ from services.executor.sandbox.attempt import Attempt, Ended
 from services.executor.sandbox.cgroups import Cgroups, found
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity, prepare
-from services.executor.sandbox.jail import Capabilities, Description, Job, Level, Outcome, StepRecord, Stream, Tier
+from services.executor.sandbox.jail import Capabilities, Description, Job, Outcome, Tier
 from services.executor.sandbox.pool import Pool
 from services.executor.sandbox.probing import remedy, targets
 from services.executor.sandbox.process import Child, Limits, Place
@@ -147,7 +147,7 @@ class Children:
             async with targets(self._data) as aims:
                 await child.put(Place(ground.scratch, None))
                 opening = frames.encode({"kind": "probe", "targets": aims})
-                ended = await Attempt(child, _Nothing()).ended(opening, _PROBE, None)
+                ended = await Attempt(child, None).ended(opening, _PROBE, None)
         finally:
             await child.end()
         outcome = verdict.outcome(ended, _PROBE)
@@ -170,10 +170,10 @@ class Children:
         """Import the bundle's workflows in a child; see `Sandbox.describe`."""
         opening = frames.encode({"kind": "describe"})
         place = Place(bundle, site_packages)
-        return verdict.description(await self._converse(place, opening, _DESCRIBE, _Nothing(), None), _DESCRIBE)
+        return verdict.description(await self._converse(place, opening, _DESCRIBE, None, None), _DESCRIBE)
 
     async def _converse(
-        self, place: Place, opening: bytes, seconds: float, capabilities: Capabilities, cancel: asyncio.Event | None
+        self, place: Place, opening: bytes, seconds: float, capabilities: Capabilities | None, cancel: asyncio.Event | None
     ) -> Ended:
         while len(self._ending) >= _MOST_ENDING:
             await asyncio.wait(self._ending, return_when=asyncio.FIRST_COMPLETED)
@@ -219,29 +219,6 @@ class Children:
     def _lose(self, reason: str) -> None:
         if self._ground is not None:
             _log.warning("sandbox.zygote_lost", reason=reason)
-
-
-class _Nothing:
-    """The capabilities of a bundle that is only looked at."""
-
-    network = None
-
-    async def log(self, level: Level, event: str, fields: dict[str, Any]) -> None:
-        """Drop it."""
-
-    async def output(self, stream: Stream, text: str) -> None:
-        """Drop it."""
-
-    async def step_get(self, name: str, ordinal: int) -> StepRecord | None:
-        """Answer None: nothing was kept."""
-
-    async def step_put(self, name: str, ordinal: int, result: Any) -> None:
-        """Drop it."""
-
-    async def connection(self, name: str) -> dict[str, Any]:
-        """Refuse."""
-        msg = f"{name} is for runs only, not for the import of a file"
-        raise SandboxUnavailable(msg)
 
 
 def _fields(job: Job) -> dict[str, Any]:

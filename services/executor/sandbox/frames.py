@@ -1,11 +1,13 @@
 """The wire between supervisor and child: four bytes of big-endian length, then so many bytes of JSON.
 
 Everything that is read here was written by an adversary. A frame is capped in size, depth and number of values, holds only
-text that Postgres and every JSON reader can hold, and is decoded straight into one of the structs below; all else is
-a `FrameError`. So reading one takes less than 128 MB, whatever it holds.
+text that Postgres and every JSON reader can hold, and is decoded straight into one of the structs below or of `requests`;
+all else is a `FrameError`. So reading one takes less than 128 MB, whatever it holds.
 """
 
 import asyncio
+import functools
+import operator
 import re
 from typing import Annotated, Any
 
@@ -13,6 +15,7 @@ import msgspec
 
 from services.executor.sandbox.errors import FrameError
 from services.executor.sandbox.jail import Level, Problem, WorkflowFound
+from services.executor.sandbox.requests import SERVED, Request, documents_of
 
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes of one payload."""
@@ -22,9 +25,6 @@ MAX_DEPTH = 110
 MAX_VALUES = 250_000
 """Values in a payload: an empty list is three bytes of JSON and sixty of memory, so that 16 MB of them would be half a
 gigabyte. A document that is kept has at most 256 KiB and cannot hold as many."""
-
-Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-StepName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="kind", tag="ready"):
@@ -41,30 +41,6 @@ class Log(msgspec.Struct, frozen=True, tag_field="kind", tag="log"):
     level: Level
     event: Annotated[str, msgspec.Meta(max_length=1100)]
     fields: dict[str, Any]
-
-
-class StepGet(msgspec.Struct, frozen=True, tag_field="kind", tag="step_get"):
-    """Asks for the record of a step."""
-
-    id: Number
-    name: StepName
-    ordinal: Number
-
-
-class StepPut(msgspec.Struct, frozen=True, tag_field="kind", tag="step_put"):
-    """Asks to keep the result of a step."""
-
-    id: Number
-    name: StepName
-    ordinal: Number
-    result: msgspec.Raw
-
-
-class Connection(msgspec.Struct, frozen=True, tag_field="kind", tag="connection"):
-    """Asks for a credential."""
-
-    id: Number
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
 class Result(msgspec.Struct, frozen=True, tag_field="kind", tag="result"):
@@ -88,11 +64,12 @@ class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
     problems: list[Problem]
 
 
-Request = StepGet | StepPut | Connection
 Terminal = Result | Error | Described
-Frame = Ready | Placed | Log | StepGet | StepPut | Connection | Result | Error | Described
+Frame = Ready | Placed | Log | Request | Result | Error | Described
 
-_DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(Frame)
+_KINDS: tuple[type[msgspec.Struct], ...] = (Ready, Placed, Log, *SERVED, Result, Error, Described)
+_DOCUMENTS = {kind: documents_of(kind) for kind in _KINDS}
+_DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(functools.reduce(operator.or_, _KINDS))
 _ENCODER = msgspec.json.Encoder()
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
@@ -121,8 +98,8 @@ def decode(payload: bytes) -> Frame:
     _refuse_bulk(payload)
     try:
         frame = _DECODER.decode(payload)
-        if isinstance(frame, Result | StepPut):
-            msgspec.json.decode(frame.result)  # until here it was only skipped over
+        for name in _DOCUMENTS[type(frame)]:
+            msgspec.json.decode(getattr(frame, name))  # until here it was only skipped over
         if _UNSTORABLE.search(payload):
             _refuse_unstorable(msgspec.json.decode(payload))
     except (msgspec.MsgspecError, UnicodeError, RecursionError, ValueError) as error:

@@ -104,9 +104,10 @@ class Description(msgspec.Struct, frozen=True):
 class Capabilities(Protocol):
     """All that a run can make the supervisor do. Each is bound to the run by whoever made it: no argument names a run.
 
-    `log` and `output` are awaited one after the other, in the order of arrival; the others may overlap each other. What
-    `connection` raises is answered to the author, by type name and message; what the others raise ends the child and
-    comes out of `Sandbox.run`, so that no attempt goes on whose steps or lines could not be kept.
+    `log` and `output` are awaited one after the other, in the order of arrival; the others may overlap each other. A
+    `MillraceError` that one of the others raises is answered to the author as `Refused`, by type name and detail. All else
+    that is raised ends the child and comes out of `Sandbox.run`, so that no attempt goes on whose steps or lines could not
+    be kept. Which method answers which request is in `requests`.
 
     What comes here, and the outcome, is masked: a credential that was answered to the run is `***` in it.
     """
