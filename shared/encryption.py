@@ -43,6 +43,10 @@ class Keyring:
         parts = sealed.split(".")
         return len(parts) == 4 and parts[1] in self._keys
 
+    def is_current(self, sealed: str) -> bool:
+        """Return whether the first key of the ring sealed this value."""
+        return sealed.split(".")[1:2] == [self._current]
+
     def open(self, sealed: str, *place: str) -> str:
         """Return the plaintext. Raises `CannotOpen`."""
         try:

@@ -19,17 +19,19 @@ from deploy.stores import Stores
 from services.events import projections as events
 from services.executor import projections as executor
 from services.logs import projections as logs
+from services.oauth import projections as oauth
 from shared import tasks
 from shared.bus import connected
 from shared.db import open_engine
 from shared.projection import Projected, Projection
 from shared.service import Health
 
-# oauth keeps no projection: its table is the only place of its tokens. The gateway keeps nothing at all.
+# The gateway keeps nothing at all; the tables of oauth that hold tokens and secrets are the only place of them, and no projection.
 PROJECTING: dict[str, Callable[[Client], list[Projected]]] = {
     "events": events.projected,
     "executor": executor.projected,
     "logs": logs.projected,
+    "oauth": oauth.projected,
 }
 LOOKED_EVERY = 0.25
 # A projection that has not come further for so long will not by waiting; a large batch on a slow disk takes seconds.

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Generic
 
 import structlog
 
-from services.oauth.domain import Connection, announcement
+from services.oauth.domain import K
 from services.oauth.store import Store
 from shared import aggregate
 from shared.bus import Bus
 from shared.commit import Refused
 from shared.errors import Conflict, MillraceError, Unavailable
+from shared.messages import Message
 from shared.pull import StreamError
 
 # Rows younger than this are being announced by whoever wrote them.
@@ -26,49 +28,61 @@ REMEMBERED = timedelta(days=1)
 _log = structlog.get_logger()
 
 
-class Announcer:
-    """Publishes the state of rows. Everything here may be done twice, by any replica: ids are the same every time."""
+class Announcer(Generic[K]):
+    """Publishes the state of rows as the aggregate `noun`/id.
 
-    def __init__(self, bus: Bus, store: Store, now: Callable[[], datetime]) -> None:
+    Everything here may be done twice, by any replica: ids are the same every time.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        store: Store[K],
+        now: Callable[[], datetime],
+        noun: str,
+        announcement: Callable[[K], tuple[Message, str]],
+    ) -> None:
         self._bus = bus
         self._store = store
         self._now = now
+        self._noun = noun
+        self._announcement = announcement
 
-    async def announce(self, connection: Connection) -> None:
+    async def announce(self, row: K) -> None:
         """Say the row's state on the bus and mark it; one that is being revoked is deleted then.
 
         Raises `Unavailable`.
         """
-        message, id_ = announcement(connection)
-        sealed = self._bus.seal(message, org=connection.org, id=id_, correlation=connection.last_command)
+        message, id_ = self._announcement(row)
+        sealed = self._bus.seal(message, org=row.org, id=id_, correlation=row.last_command)
         try:
-            last = await aggregate.last(self._bus.client, "connection", connection.id)
+            last = await aggregate.last(self._bus.client, self._noun, row.id)
             if last is None or last.envelope.id != id_:
                 await self._bus.append(sealed, 0 if last is None else last.sequence)
         except Conflict as error:
-            # Another announcement of the same connection came between; the row is safe, and the sweep says it.
-            raise Unavailable(f"the connection {connection.name!r} is being announced by another") from error
-        if connection.revoking:
-            await self._store.delete_revoked(connection, self._now())
+            # Another announcement of the same row came between; the row is safe, and the sweep says it.
+            raise Unavailable(f"the {self._noun} {row.name!r} is being announced by another") from error
+        if row.revoking:
+            await self._store.delete_revoked(row, self._now())
         else:
-            await self._store.mark_announced(connection)
+            await self._store.mark_announced(row)
 
     async def sweep(self) -> None:
         """Announce for ever what somebody could not."""
         while True:
             try:
-                for connection in await self._store.unannounced(self._now() - GRACE, AT_ONCE):
-                    await self._late(connection)
+                for row in await self._store.unannounced(self._now() - GRACE, AT_ONCE):
+                    await self._late(row)
                 await self._store.forget_commands(self._now() - REMEMBERED)
             except Unavailable as error:
-                _log.warning("connection.sweep_interrupted", reason=error.detail)
+                _log.warning(f"{self._noun}.sweep_interrupted", reason=error.detail)
             await asyncio.sleep(EVERY)
 
-    async def _late(self, connection: Connection) -> None:
+    async def _late(self, row: K) -> None:
         try:
-            await self.announce(connection)
+            await self.announce(row)
         except (MillraceError, Refused, StreamError) as error:
             # One that cannot be said must not keep the others from it.
-            _log.warning("connection.not_announced", connection=connection.id, reason=str(error))
+            _log.warning(f"{self._noun}.not_announced", id=row.id, reason=str(error))
         else:
-            _log.info("connection.announced_late", connection=connection.id, version=connection.version)
+            _log.info(f"{self._noun}.announced_late", id=row.id, version=row.version)

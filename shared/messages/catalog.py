@@ -187,3 +187,42 @@ class WorkflowRemoved(Message, frozen=True, kw_only=True):
 
     key: str
     name: str
+
+
+@message("variable.changed", key="key", by="oauth")
+class VariableChanged(Message, frozen=True, kw_only=True):
+    """A variable was created or replaced. Its value is for everybody to read who may read the organization's messages."""
+
+    key: str
+    name: str
+    value: Any
+    actor: str
+    created_at: str
+
+
+@message("variable.removed", key="key", by="oauth")
+class VariableRemoved(Message, frozen=True, kw_only=True):
+    """A variable was removed."""
+
+    key: str
+    name: str
+    actor: str
+
+
+@message("secret.changed", key="secret", by="oauth")
+class SecretChanged(Message, frozen=True, kw_only=True):
+    """A secret has a (new) value, which is in no message; `version` counts them."""
+
+    secret: str
+    name: str
+    version: int
+    actor: str
+
+
+@message("secret.removed", key="secret", by="oauth")
+class SecretRemoved(Message, frozen=True, kw_only=True):
+    """A secret was deleted, and its value with it."""
+
+    secret: str
+    name: str
+    actor: str

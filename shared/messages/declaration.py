@@ -26,6 +26,8 @@ STREAM_OF_NOUN = {
     "schedule": "CATALOG",
     "workflow": "CATALOG",
     "file": "CATALOG",
+    "variable": "CATALOG",
+    "secret": "CATALOG",
     "connection": "CONNECTIONS",
     "log": "LOGS",
     "audit": "AUDIT",

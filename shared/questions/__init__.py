@@ -6,7 +6,7 @@ subject by hand; permissions follow from `by`.
 """
 
 # All of them are declared wherever any is known: permissions and services see the same table.
-from shared.questions import events, executor, health, integrations, logs, oauth
+from shared.questions import events, executor, health, integrations, logs, oauth, settings
 from shared.questions.declaration import ASKED, Asked, Command, Done, Page, Position, Question, asked_of, command, question
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "logs",
     "oauth",
     "question",
+    "settings",
 ]

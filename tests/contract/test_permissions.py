@@ -82,6 +82,8 @@ async def test_a_service_can_neither_change_streams_nor_write_others_registries(
 async def test_questions_reach_their_owner_only_from_those_who_may_ask(place: Place) -> None:
     assert await refusals(place, "gateway", "ask.oauth.token")
     assert await refusals(place, "logs", "ask.oauth.token")
+    for other in ("gateway", "events", "logs"):
+        assert await refusals(place, other, "ask.oauth.secret"), other
     client = await nats.connect(place.nats_url("executor"), inbox_prefix=inbox_prefix("executor").encode())
     try:
         with pytest.raises((NoRespondersError, NatsTimeout)):

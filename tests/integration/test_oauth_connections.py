@@ -215,12 +215,10 @@ async def test_a_missing_key_quarantines_one_connection_and_nothing_else(place: 
         async with running(place, "oauth"):
             await gateway.ask(putting(place, "old"))
         newer = base64.b64encode(os.urandom(32)).decode()
-        kept = place.credentials.keys[0]
         place.credentials.keys.insert(0, newer)
         try:
-            async with running(place, "oauth", MILLRACE_KEYS=f"{newer},{kept}"):
-                await gateway.ask(putting(place, "new"))
             async with running(place, "oauth", MILLRACE_KEYS=newer):
+                await gateway.ask(putting(place, "new"))
                 assert await token_of(executor, place, "new") == SECRET
                 with pytest.raises(Unavailable, match=r"the key [0-9a-f]{16} that sealed this value") as refused:
                     await token_of(executor, place, "old")
@@ -230,6 +228,30 @@ async def test_a_missing_key_quarantines_one_connection_and_nothing_else(place: 
             records = [open_message(one, Audited).outcome for one in await stored(admin, "AUDIT", 2)]
             assert records == ["ok", "unavailable"]
         finally:
+            place.credentials.keys.remove(newer)
+
+
+async def test_what_an_older_key_sealed_is_sealed_anew_so_that_the_older_key_can_go(place: Place) -> None:
+    async with buses(place) as (gateway, executor, admin):
+        async with running(place, "oauth"):
+            await gateway.ask(putting(place))
+        newer = base64.b64encode(os.urandom(32)).decode()
+        kept = place.credentials.keys[0]
+        place.credentials.keys.insert(0, newer)
+        connection = await asyncpg.connect(place.database_url("oauth"))
+        try:
+            async with running(place, "oauth", MILLRACE_KEYS=f"{newer},{kept}"):
+
+                async def is_renewed() -> bool:
+                    sealed = await connection.fetchval("SELECT sealed FROM connection")
+                    return Keyring((base64.b64decode(newer),)).knows(sealed)
+
+                await eventually(is_renewed)
+            async with running(place, "oauth", MILLRACE_KEYS=newer):
+                assert await token_of(executor, place) == SECRET
+            await stored(admin, "CONNECTIONS", 1)
+        finally:
+            await connection.close()
             place.credentials.keys.remove(newer)
 
 

@@ -1,4 +1,4 @@
-"""`sources`, `subscriptions`, `connections`, `workflows`, `adapters`: what is configured."""
+"""`sources`, `subscriptions`, `connections`, `variables`, `secrets`, `workflows`, `adapters`: what is configured."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from millrace.cli import show
 from millrace.cli.session import Session, asks
-from millrace.cli.values import an_object, pairs, secret
+from millrace.cli.values import an_object, fitting, pairs, secret
 
 LIMIT = click.option("--limit", type=click.IntRange(0), default=0, help="At most so many; 0, the default: all.")
 WHOLE = click.option("--body", metavar="JSON|@FILE|-", help="The whole body as the API takes it; the other options change it.")
@@ -65,6 +65,16 @@ connections = _group(
     "Credentials of an organization.",
     [show.field("name"), show.field("grant"), show.field("status"), show.moment("updated_at")],
 )
+variables = _group(
+    "variables",
+    "Values that runs get by name.",
+    [show.field("name"), ("value", lambda row: show.compact(row["value"])), show.moment("updated_at")],
+)
+secrets = _group(
+    "secrets",
+    "Values that runs get by name, and nobody else.",
+    [show.field("name"), show.field("status"), show.field("version"), show.moment("updated_at")],
+)
 workflows = _group(
     "workflows",
     "What can be run.",
@@ -85,7 +95,7 @@ workflows = _group(
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting that is no secret. Repeatable.")
 @click.option(
     "--secret",
-    "secrets",
+    "given_secrets",
     multiple=True,
     metavar="NAME[=FILE]",
     help="A secret setting from a file, `-` for standard input; without one it is asked for.",
@@ -99,7 +109,7 @@ def put_source(
     *,
     adapter: str | None,
     settings: tuple[str, ...],
-    secrets: tuple[str, ...],
+    given_secrets: tuple[str, ...],
     enabled: bool | None,
     body: str | None,
 ) -> None:
@@ -116,7 +126,7 @@ def put_source(
                 f"{open_ones[0]} is a secret, and others can see a command line: use --secret {open_ones[0]}=FILE."
             )
         given |= chosen
-    for one in secrets:
+    for one in given_secrets:
         setting, equals, file = one.partition("=")
         given[setting] = secret(file if equals else None, setting)
     show.entity(session.api.call("PUT", "/sources", name, body=made | {"settings": given}), is_json=session.is_json)
@@ -157,6 +167,27 @@ def put_connection(session: Session, name: str, token_file: str | None) -> None:
     show.entity(session.api.call("PUT", "/connections", name, body=body), is_json=session.is_json)
 
 
+@variables.command("put")
+@click.argument("name")
+@click.argument("value")
+@click.option("--text", "is_text", is_flag=True, help="Take VALUE as text, also where it is JSON.")
+@asks
+def put_variable(session: Session, name: str, value: str, *, is_text: bool) -> None:
+    """Create or replace a variable. VALUE is JSON where it is JSON, else text; others can see a command line."""
+    body = {"value": value if is_text else fitting(value, {}, {})}
+    show.entity(session.api.call("PUT", "/variables", name, body=body), is_json=session.is_json)
+
+
+@secrets.command("put")
+@click.argument("name")
+@click.option("--value-file", metavar="FILE", help="Where the value is, `-` for standard input; without it, it is asked for.")
+@asks
+def put_secret(session: Session, name: str, value_file: str | None) -> None:
+    """Create or replace a secret. Its value is never an argument, and never shown again."""
+    body = {"value": secret(value_file, "value")}
+    show.entity(session.api.call("PUT", "/secrets", name, body=body), is_json=session.is_json)
+
+
 @click.command()
 @asks
 def adapters(session: Session) -> None:
@@ -175,4 +206,4 @@ def _body(whole: str | None, changes: dict[str, Any]) -> dict[str, Any]:
     return made | {name: value for name, value in changes.items() if value is not None}
 
 
-COMMANDS: list[click.Command] = [sources, subscriptions, connections, workflows, adapters]
+COMMANDS: list[click.Command] = [sources, subscriptions, connections, variables, secrets, workflows, adapters]

@@ -12,6 +12,7 @@ from services.gateway.api import (
     hooks,
     logs,
     runs,
+    settings,
     sources,
     subscriptions,
     workflows,
@@ -27,6 +28,7 @@ API_ROUTES = [
     *sources.ROUTES,
     *subscriptions.ROUTES,
     *connections.ROUTES,
+    *settings.ROUTES,
     *deliveries.ROUTES,
     *logs.ROUTES,
 ]

@@ -1,0 +1,47 @@
+"""Keys rotate: what an older key sealed is sealed anew with the first, so that the older one can be taken away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from services.oauth.store import Store
+from services.oauth.vault import Vault
+from shared.errors import Unavailable
+
+AT_ONCE = 100
+# The ring is read once, at the start; what comes later from a replica that has not the new key yet is found within this time.
+EVERY = 300.0
+PAUSE = 3.0
+
+_log = structlog.get_logger()
+
+
+async def renewing(stores: Sequence[Store[Any]], vault: Vault) -> None:
+    """Look through all rows for ever. Rows that do not open are left as they are: their key may come back."""
+    while True:
+        try:
+            for store in stores:
+                await renew(store, vault)
+        except Unavailable as error:
+            _log.warning("renewing.interrupted", reason=error.detail)
+            await asyncio.sleep(PAUSE)
+        else:
+            await asyncio.sleep(EVERY)
+
+
+async def renew(store: Store[Any], vault: Vault) -> int:
+    """Seal anew what the first key did not seal; returns how many rows that were. A row that changes meanwhile is left alone."""
+    count, after = 0, ""
+    while rows := await store.by_id(after, AT_ONCE):
+        for row in rows:
+            sealed = vault.renewed(row)
+            if sealed is not None and await store.reseal(row, sealed):
+                count += 1
+        after = rows[-1].id
+    if count:
+        _log.info("renewing.sealed_anew", rows=count)
+    return count
