@@ -2,13 +2,17 @@
 
 import asyncio
 import inspect
-import itertools
 import json
+import time
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar, overload
 
+from millrace import _order
 from millrace._runtime import channel
 from millrace._runtime.encode import to_json
+from millrace._waiting import suspension
+from millrace.errors import NotInRun
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -16,17 +20,33 @@ R = TypeVar("R")
 _LONGEST_NAME = 200
 
 
+class StepTimeout(TimeoutError):
+    """A step took longer than it may."""
+
+
 class Steps:
     """Runs durable steps.
 
     A step is known by its name and by how often that name was used before in the attempt, so a workflow that takes the
-    same way again meets the same steps. The result is kept as JSON and answered as JSON gives it back (a tuple comes
-    back as a list), on the first attempt just as on a later one. What a step raises is not kept. A credential that the run
-    was given is kept, and answered, as `***`: ask for it again where it is needed.
+    same way again meets the same steps; one that takes another way is told so by `OrderChanged`. The result is kept as JSON and
+    answered as JSON gives it back (a tuple comes back as a list), on the first attempt just as on a later one. What a step raises
+    is not kept. A credential that the run was given is kept, and answered, as `***`: ask for it again where it is needed.
+
+    Steps may go on beside each other, with `asyncio.gather`; those in tasks of their own should have names of their own.
     """
 
-    def __init__(self) -> None:
-        self._used: dict[str, itertools.count[int]] = {}
+    def __init__(self, retries: int = 0, delay: float = 0.0, timeout: float | None = None) -> None:
+        self._retries = retries
+        self._delay = delay
+        self._timeout = timeout
+
+    def options(self, *, retries: int = 0, delay: float = 0.0, timeout: float | None = None) -> "Steps":
+        """Answer a `step` that calls its function up to `retries` more times when it raises, `delay` seconds after each failure.
+
+        A call that takes longer than `timeout` seconds raises `StepTimeout`, which is retried too; a plain function goes on in its
+        thread meanwhile, which nothing can stop. All of this happens within one attempt of the run.
+        """
+        return Steps(retries, delay, timeout)
 
     @overload
     def __call__(
@@ -40,38 +60,79 @@ class Steps:
         A plain function runs in a thread, so that the event loop goes on. The step's place among its namesakes is
         settled by the call, not by the await: `gather` is safe. Raises `ResultError` for a result that is not JSON.
         """
-        return self._run(_checked(name), self._ordinal(name), function, args, kwargs)
+        return self._run(_order.current.next("step", _checked(name)), function, args, kwargs)
 
     def sync(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Do the same in a plain `def` workflow; `function` is a plain function, called in this thread."""
-        ordinal = self._ordinal(_checked(name))
+        """Do the same in a plain `def` workflow; `function` is a plain function, called in this thread, with no time-out."""
+        call = _order.current.next("step", _checked(name))
         current = channel.current
+        if current is not None and call.is_recorded:
+            return _found(current.ask("step_get", name=name, ordinal=call.ordinal).result())  # type: ignore[no-any-return]
+        for left in range(self._retries, -1, -1):
+            try:
+                value = function(*args, **kwargs)
+                break
+            except Exception:
+                if not left:
+                    raise
+                time.sleep(self._delay)
         if current is None:
-            return function(*args, **kwargs)
-        found = current.ask("step_get", name=name, ordinal=ordinal).result()
-        if found is not None:
-            return found["result"]  # type: ignore[no-any-return]
-        text = to_json(function(*args, **kwargs), what=f"the result of step {name!r}")
-        result = json.loads(text)
-        kept = current.ask("step_put", name=name, ordinal=ordinal, result=result).result()
-        return result if kept is None else kept["result"]  # type: ignore[no-any-return]
+            return value
+        text, result = _as_kept(value, name)
+        kept = _put(current, call, result).result()
+        return json.loads(text) if kept is None else kept["result"]  # type: ignore[no-any-return]
 
-    def _ordinal(self, name: str) -> int:
-        return next(self._used.setdefault(name, itertools.count()))
-
-    async def _run(
-        self, name: str, ordinal: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    async def _run(self, call: _order.Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         current = channel.current
-        if current is None:
+        if current is not None and call.is_recorded:
+            return _found(await asyncio.wrap_future(current.ask("step_get", name=call.name, ordinal=call.ordinal)))
+        suspension.begin()
+        try:
+            value = await self._tried(call.name, function, args, kwargs)
+            if current is None:
+                return value
+            text, result = _as_kept(value, call.name)
+            kept = await asyncio.wrap_future(_put(current, call, result))
+            return json.loads(text) if kept is None else kept["result"]
+        finally:
+            suspension.end()
+
+    async def _tried(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for left in range(self._retries, -1, -1):
+            try:
+                return await self._in_time(name, function, args, kwargs)
+            except Exception:
+                if not left:
+                    raise
+                await asyncio.sleep(self._delay)
+        return None
+
+    async def _in_time(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._timeout is None:
             return await _called(function, args, kwargs)
-        found = await asyncio.wrap_future(current.ask("step_get", name=name, ordinal=ordinal))
-        if found is not None:
-            return found["result"]
-        value = await _called(function, args, kwargs)
-        result = json.loads(to_json(value, what=f"the result of step {name!r}"))
-        kept = await asyncio.wrap_future(current.ask("step_put", name=name, ordinal=ordinal, result=result))
-        return result if kept is None else kept["result"]
+        try:
+            return await asyncio.wait_for(_called(function, args, kwargs), self._timeout)
+        except TimeoutError as error:
+            if isinstance(error, StepTimeout):
+                raise
+            msg = f"step {name!r} took longer than {self._timeout:g} s"
+            raise StepTimeout(msg) from None
+
+
+def _put(current: channel.Channel, call: _order.Call, result: Any) -> "Future[Any]":
+    return current.ask("step_put", name=call.name, ordinal=call.ordinal, position=call.position, result=result)
+
+
+def _as_kept(value: object, name: str) -> tuple[str, Any]:
+    text = to_json(value, what=f"the result of step {name!r}")
+    return text, json.loads(text)
+
+
+def _found(record: Any) -> Any:
+    if record is None:
+        msg = "the record of a step is gone"
+        raise NotInRun(msg)
+    return record["result"]
 
 
 async def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

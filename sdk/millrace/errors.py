@@ -23,6 +23,27 @@ class ResultError(TypeError):
     """A result cannot be kept as JSON. The message names the path inside the result and the reason."""
 
 
+class OrderChanged(RuntimeError):
+    """A later attempt did not take the way of an earlier one: other steps, or the same ones in another order.
+
+    What the earlier attempt recorded cannot be matched then. The code before and between steps has to do the same each time:
+    what depends on the time, on chance or on the outside belongs into a step.
+    """
+
+
+class SignalTimeout(TimeoutError):
+    """Nobody gave the signal in time."""
+
+
+class ChildFailed(RuntimeError):
+    """A child run did not succeed. `run` is its id; `status`, `reason` and `error` (`{type, message}` or None) are how it ended."""
+
+    def __init__(self, run: str, status: str, reason: str | None, error: dict[str, str] | None) -> None:
+        self.run, self.status, self.reason, self.error = run, status, reason, error
+        told = f": {error['type']}: {error['message']}" if error else ""
+        super().__init__(f"the child run {run} ended as {status}{told}")
+
+
 class Refused(RuntimeError):
     """The platform answered a request of this run with no. `kind` is the kind of refusal, e.g. `NotFound`."""
 

@@ -166,6 +166,8 @@ async def _routed(
         input_ref=reference,
         requested_by=f"subscription:{subscription.name}",
         timeout=workflow.timeout,
+        deadline=workflow.policy.queue_timeout,
+        workflow_org=workflow.org,
         delivery=event.delivery,
         received_at=event.received_at,
         subscription=subscription.id,

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from datetime import timedelta
 from typing import Any, Protocol
 
 import msgspec
+import structlog
 
-from services.executor.claim import Claim
+from services.executor import life
+from services.executor.claim import Claim, children_told, fold
 from services.executor.egress import Reached
 from services.executor.life import Recorded, StepId
 from services.executor.output import Output
@@ -16,16 +19,22 @@ from services.executor.sandbox import jail
 from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.egress.policy import Rules
 from services.executor.sandbox.egress.resolver import Resolver
-from services.executor.sandbox.jail import StepRecord
+from services.executor.sandbox.jail import Kind, StartedRun, StepRecord
+from services.executor.store import Store
 from shared.bus import Bus
 from shared.encryption import CannotOpen, Keyring
-from shared.envelope import derived_id
-from shared.errors import Unavailable
-from shared.messages import Audited, LineChunk, RunStepCompleted
+from shared.envelope import derived_id, rfc3339, utc_now
+from shared.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable
+from shared.messages import Audited, LineChunk, RunRequested, RunStepCompleted, Wait
+from shared.questions.executor import WorkflowEntry
 from shared.questions.oauth import GetToken, Token
+from shared.streams import INLINE_BYTES
 
 # While the broker is away lines are offered again after so many seconds.
 PAUSE = 1.0
+# Runs that start each other: a loop ends here.
+MOST_HOPS = 32
+_log = structlog.get_logger()
 
 
 class Deps(Protocol):
@@ -35,6 +44,7 @@ class Deps(Protocol):
     egress: Rules
     resolver: Resolver
     keyring: Keyring
+    store: Store
 
 
 class Allowed:
@@ -48,6 +58,8 @@ class Allowed:
         self._steps = steps
         self.lines = Output(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
         self.reached = Reached(mine.run, org, self._audit, self.lines)
+        self.waits: dict[StepId, Wait] = {}
+        """What the run has asked for that was not there yet."""
         self.network = Network(deps.egress.of(org), deps.resolver.of(org), self.reached.note)
 
     async def log(self, level: jail.Level, event: str, fields: dict[str, Any]) -> None:
@@ -58,18 +70,105 @@ class Allowed:
         """Keep what was printed."""
         await self.lines.text(stream, text)
 
-    async def step_get(self, name: str, ordinal: int) -> StepRecord | None:
+    async def step_get(self, name: str, ordinal: int, of: Kind) -> StepRecord | None:
         """Answer what the stream told when the run was claimed, and what was kept since."""
-        found = self._steps.get(("step", name, ordinal))
-        return None if found is None else StepRecord(msgspec.Raw(msgspec.json.encode(found.result)))
+        found = self._steps.get((of, name, ordinal))
+        return None if found is None else _record(found)
 
-    async def step_put(self, name: str, ordinal: int, result: msgspec.Raw) -> None:
-        """Append the step to the run's messages."""
-        kept = msgspec.json.decode(result)
-        await self._claim.step(
-            RunStepCompleted(run=self._run, attempt=self._claim.attempt, name=name, ordinal=ordinal, result=kept)
+    async def step_put(self, name: str, ordinal: int, position: int | None, result: msgspec.Raw) -> None:
+        """Append the step to the run's messages. Raises `TooLarge`."""
+        if len(bytes(result)) > INLINE_BYTES:
+            raise TooLarge(f"the result of step {name!r} has {len(bytes(result))} bytes as JSON; at most {INLINE_BYTES} are kept")
+        await self._keep(("step", name, ordinal), Recorded(msgspec.json.decode(result), position))
+
+    async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
+        """Look whether it is over by now, which is kept like a step; else note what the run is to wait for."""
+        known = self._steps.get((of, name, ordinal))
+        if known is not None:
+            return _record(known)
+        if of == "run":
+            await self._check_own(name)
+        wait = Wait(kind=of, name=name, ordinal=ordinal, position=position, until=self._until(of, name, ordinal, seconds))
+        folded = await fold(self._deps.bus, self._run)
+        if folded is None:
+            raise NotFound("the run is gone")
+        waiting = msgspec.structs.replace(folded.state, status="waiting", held=False, waits=[wait])
+        over = life.resumption(waiting, self._steps, await children_told(waiting, self._deps.bus, self._deps.store), utc_now())
+        if over is None:
+            self.waits[of, name, ordinal] = wait
+            return None
+        recorded = Recorded(over[0].result, position, over[0].timed_out)
+        await self._keep((of, name, ordinal), recorded)
+        return _record(recorded)
+
+    async def start_run(self, asked: StartedRun) -> str:
+        """Ask for a run in the organization of this one; which one derives from this run and the place that asks."""
+        parent = self._claim.state
+        if parent.hops >= MOST_HOPS:
+            raise Invalid(f"{MOST_HOPS} runs have started each other up to here: no more do")
+        entry = await self._workflow(asked.workflow)
+        child = derived_id(self._run, "child", asked.workflow, str(asked.ordinal))
+        request = RunRequested(
+            run=child,
+            workflow=entry.name,
+            version=entry.version,
+            workflow_org=entry.org,
+            input=asked.input,
+            requested_by=f"run:{self._run}",
+            timeout=entry.timeout,
+            deadline=entry.policy.queue_timeout,
+            priority=asked.priority or parent.priority,
+            run_at=asked.run_at,
+            concurrency_key=asked.concurrency_key,
+            parent=self._run,
+            hops=parent.hops + 1,
         )
-        self._steps["step", name, ordinal] = Recorded(kept)
+        bus = self._deps.bus
+        try:
+            await bus.append(bus.seal(request, org=self._org, cause=self._claim.started, id=child), 0)
+        except Conflict:
+            _log.info("child.started_before", child=child)  # by an earlier attempt, which did not come to say so
+        await self._keep(("start", asked.workflow, asked.ordinal), Recorded(child, asked.position))
+        return child
+
+    async def cancel_run(self) -> None:
+        """Append that the run asks for its own end."""
+        await self._claim.ask_to_stop()
+
+    async def _workflow(self, name: str) -> WorkflowEntry:
+        for org in dict.fromkeys((self._org, "global")):
+            found = await self._deps.store.workflow(org, name)
+            if found is not None:
+                return found[0]
+        raise NotFound(f"there is no workflow {name!r} in this organization or in global")
+
+    async def _check_own(self, run: str) -> None:
+        if any(kind == "start" and recorded.result == run for (kind, _, _), recorded in self._steps.items()):
+            return
+        raise NotFound(f"{run!r} is no run that this one has started")
+
+    def _until(self, of: Kind, name: str, ordinal: int, seconds: float | None) -> str | None:
+        """Return when the wait is over by itself: what an earlier attempt began is not begun anew."""
+        before = next((one for one in self._claim.state.waits if (one.kind, one.name, one.ordinal) == (of, name, ordinal)), None)
+        if before is not None:
+            return before.until
+        return None if seconds is None else rfc3339(utc_now() + timedelta(seconds=seconds))
+
+    async def _keep(self, step: StepId, recorded: Recorded) -> None:
+        kind, name, ordinal = step
+        await self._claim.step(
+            RunStepCompleted(
+                run=self._run,
+                attempt=self._claim.attempt,
+                kind=kind,
+                name=name,
+                ordinal=ordinal,
+                position=recorded.position,
+                result=recorded.result,
+                timed_out=recorded.timed_out,
+            )
+        )
+        self._steps[step] = recorded
 
     async def connection(self, name: str) -> dict[str, Any]:
         """Ask the oauth service for a live token."""
@@ -100,3 +199,7 @@ class Allowed:
                 await asyncio.sleep(PAUSE)
                 continue
             return
+
+
+def _record(found: Recorded) -> StepRecord:
+    return StepRecord(msgspec.Raw(msgspec.json.encode(found.result)), found.timed_out)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import structlog
 
 from services.executor import life
 from services.executor.life import Recorded, RunState, StepId
+from services.executor.store import Store
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import Envelope, caused_id, open_message
 from shared.errors import Conflict, Unavailable
-from shared.messages import Message, RunCancelled, RunResumed, RunStepCompleted, RunSucceeded, RunWaiting
+from shared.messages import Message, RunCancelled, RunCancelRequested, RunResumed, RunStepCompleted, RunSucceeded, RunWaiting
 from shared.messages.run import RunCrashed, RunFailed, RunTimedOut
 
 # While the broker is away an outcome is offered again after so many seconds; the run is ours until somebody newer claims it.
@@ -50,6 +52,19 @@ async def fold(bus: Bus, run: str) -> Folded | None:
     return None if state is None else Folded(state, steps)
 
 
+async def children_told(state: RunState, bus: Bus, store: Store) -> dict[str, Any]:
+    """Return what is told of those child runs that a run waits for and that have ended, by id. Raises `Unavailable`."""
+    told: dict[str, Any] = {}
+    for wait in state.waits:
+        if wait.kind == "run":
+            folded = await fold(bus, wait.name)
+            # The bus may have forgotten it; its row stays.
+            child = folded.state if folded is not None else await store.run(state.org, wait.name)
+            if child is not None and child.ended:
+                told[wait.name] = life.told(child)
+    return told
+
+
 class Claim:
     """This process' hold on a run from its `run.started` on. `cancel` is set when somebody wants the run to stop."""
 
@@ -68,6 +83,12 @@ class Claim:
         """Record a step. Raises `Superseded`, `AlreadyEnded`; waits while the broker is away."""
         async with self._saying:
             await self._append(message, f"{message.kind}/{message.name}/{message.ordinal}")
+
+    async def ask_to_stop(self) -> None:
+        """Record that the run asks for its own end, and have its child stopped. Raises like `step`."""
+        async with self._saying:
+            await self._append(RunCancelRequested(run=self.run, requested_by=f"run:{self.run}"), "itself")
+        self.cancel.set()
 
     async def end(self, outcome: Outcome) -> Outcome:
         """Record the one end of the claim; returns what was recorded: `cancelled` when that was asked for in the meantime.

@@ -49,6 +49,9 @@ SHOWN_ATTEMPTS = 50
 # Signals that nobody waited for yet; more are refused.
 MOST_SIGNALS = 100
 
+# Bytes of results with which a run is resumed: a message takes some more.
+MOST_TOLD = 512 * 1024
+
 # (kind, name, ordinal): a step or a wait.
 StepId = tuple[str, str, int]
 
@@ -190,7 +193,8 @@ def evolve(state: RunState | None, envelope: Envelope, message: Message, sequenc
                 lost=0 if state.held else state.lost,
                 blocked_on=None,
                 until=None,
-                waits=[],
+                # Those that are still to end keep their times, whenever they are asked for again.
+                waits=_left(state.waits, message.resolved),
                 work_seq=sequence,
                 signals=_without_heard(state.signals, message.resolved),
             )
@@ -290,7 +294,7 @@ def _waiting(state: RunState, message: RunWaiting, at: str) -> RunState:
         failures=state.failures + (message.blocked_on == "retry"),
         blocked_on=message.blocked_on,
         until=message.until,
-        waits=message.waits,
+        waits=message.waits or state.waits,
         turn=message.turn or state.turn,
     )
 
@@ -324,6 +328,11 @@ def _closed(state: RunState, at: str, status: str, **told: Any) -> RunState:
         return state
     *before, last = state.attempts
     return msgspec.structs.replace(state, attempts=[*before, msgspec.structs.replace(last, status=status, finished_at=at, **told)])
+
+
+def _left(waits: list[Wait], resolved: Iterable[Resolved]) -> list[Wait]:
+    over = {(one.kind, one.name, one.ordinal) for one in resolved}
+    return [wait for wait in waits if (wait.kind, wait.name, wait.ordinal) not in over]
 
 
 def _without_heard(signals: list[Signal], resolved: Iterable[Resolved]) -> list[Signal]:
@@ -370,13 +379,16 @@ def resumption(
     """
     if state.held or state.status not in {"waiting", "delayed"}:
         return None
-    if not state.waits:
+    if state.blocked_on in {"retry", "concurrency"} or not state.waits:
         return [] if _is_due(state.until, now) and state.blocked_on != "concurrency" else None
     left = list(state.signals)
     over: list[Resolved] = []
+    size = 0
     for wait in state.waits:
         if (wait.kind, wait.name, wait.ordinal) in steps:
             continue
+        if size > MOST_TOLD:
+            break  # the attempt that comes now asks for the others itself
         signal = next((one for one in left if one.name == wait.name), None) if wait.kind == "signal" else None
         if signal is not None:
             left.remove(signal)
@@ -385,6 +397,9 @@ def resumption(
             over.append(_over(wait, children[wait.name]))
         elif _is_due(wait.until, now):
             over.append(_over(wait, None, timed_out=wait.kind != "sleep"))
+        else:
+            continue
+        size += len(msgspec.json.encode(over[-1].result))
     return over or None
 
 
@@ -419,6 +434,16 @@ def pause_before_retry(policy: Policy, retries: int, failures: int, reason: str,
     if failures >= retries or reason not in _RETRIED:
         return None
     return drawn * min(policy.retry_max_delay, policy.retry_delay * 2.0 ** min(failures, 64))
+
+
+def told(child: RunState) -> dict[str, Any]:
+    """Return what a parent is told of the end of a child run."""
+    found: dict[str, Any] = {"id": child.id, "status": child.status, "reason": child.reason}
+    if child.error is not None:
+        found["error"] = {"type": child.error.type, "message": child.error.message}
+    if child.status == "succeeded":
+        found["result"] = child.result if child.result_ref is None else {"$ref": child.result_ref, "bytes": child.result_bytes}
+    return found
 
 
 def queue_ms(state: RunState) -> float | None:

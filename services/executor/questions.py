@@ -10,6 +10,7 @@ import msgspec
 from services.executor import workspace
 from services.executor.claim import fold
 from services.executor.entries import file_view, run_view
+from services.executor.signals import signal_run
 from services.executor.store import Store
 from shared.bus import Questions
 from shared.errors import Invalid, Malformed, NotFound, Problem
@@ -31,6 +32,7 @@ from shared.questions.executor import (
     RemoveFile,
     RunList,
     RunView,
+    SignalRun,
     WorkflowFound,
     WorkflowList,
 )
@@ -153,4 +155,5 @@ QUESTIONS: Questions = {
     GetRun: get_run,
     ListRuns: list_runs,
     ListLines: list_lines,
+    SignalRun: signal_run,
 }

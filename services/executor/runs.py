@@ -44,6 +44,7 @@ from shared.messages import (
     RunTimedOut,
     RunUsage,
     RunWaiting,
+    Wait,
 )
 from shared.pull import delivered
 from shared.streams import INLINE_BYTES, WORK
@@ -226,6 +227,7 @@ class Runs:
             function=found.function,
             input=inputs,
             timeout=run.timeout,
+            recorded=[(*step, recorded.position) for step, recorded in steps.items()],
         )
         allowed = Allowed(deps, mine, steps)
         try:
@@ -234,6 +236,8 @@ class Runs:
             # Before the end: a run that is said to have ended has all its lines, and the trail of what it was denied.
             await allowed.reached.finish()
         await allowed.lines.flush()
+        if outcome.status == "waiting":
+            return _waiting(run.id, mine.attempt, allowed.waits, outcome)
         told = message_of(run.id, mine.attempt, outcome)
         if isinstance(told, RunFailed | RunTimedOut | RunCrashed):
             policy = found.policy
@@ -270,6 +274,17 @@ def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:
     if outcome.status == "crashed":
         return RunCrashed(**common, reason=reason, error=error)
     return RunFailed(**common, reason=reason, error=error)
+
+
+def _waiting(run: str, attempt: int, waits: dict[StepId, Wait], outcome: jail.Outcome) -> Outcome:
+    """Return the message that a run waits for what it has asked for."""
+    usage = RunUsage(cpu_ms=outcome.usage.cpu_ms, max_rss_mb=outcome.usage.max_rss_mb)
+    common: dict[str, Any] = {"run": run, "attempt": attempt, "duration_ms": outcome.duration_ms, "usage": usage}
+    if not waits:
+        error = RunError("FrameError", "it said that it waits, and had not asked for anything")
+        return RunCrashed(**common, reason="sandbox", error=error)
+    blocked_on, until = life.waiting(list(waits.values()))
+    return RunWaiting(**common, blocked_on=blocked_on, until=until, waits=list(waits.values()))
 
 
 def _retried(failed: RunFailed | RunTimedOut | RunCrashed, pause: float) -> RunWaiting:

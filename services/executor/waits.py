@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import life, store
-from services.executor.claim import Folded, fold
+from services.executor.claim import Folded, children_told, fold
 from services.executor.life import RunState
 from services.executor.offers import expired
 from services.executor.store import Store
@@ -122,20 +122,8 @@ class Waits:
         if state.blocked_on == "concurrency":
             entered = state.turn is None or await self._deps.turns.enter(state.id, state.turn)
             return RunResumed(run=state.id, priority=state.priority) if entered else None
-        over = life.resumption(state, folded.steps, await self._children(state), now)
+        over = life.resumption(state, folded.steps, await children_told(state, self._deps.bus, self._deps.store), now)
         return None if over is None else RunResumed(run=state.id, priority=state.priority, resolved=over)
-
-    async def _children(self, state: RunState) -> dict[str, Any]:
-        """Return what is told of those child runs that the run waits for and that have ended."""
-        told: dict[str, Any] = {}
-        for wait in state.waits:
-            if wait.kind != "run":
-                continue
-            folded = await fold(self._deps.bus, wait.name)
-            child = folded.state if folded is not None else await self._deps.store.run(state.org, wait.name)
-            if child is not None and child.ended:
-                told[wait.name] = child_told(child)
-        return told
 
     async def _append(self, message: Message, state: RunState, cause: Envelope | None) -> None:
         bus = self._deps.bus
@@ -181,13 +169,3 @@ class Waits:
         for key in {*await self._deps.turns.left_behind(), *await self._deps.turns.free()}:
             await self._grant(key, None)
         return len(overdue)
-
-
-def child_told(child: RunState) -> dict[str, Any]:
-    """Return what a parent is told of the end of a child run."""
-    told: dict[str, Any] = {"id": child.id, "status": child.status, "reason": child.reason}
-    if child.error is not None:
-        told["error"] = {"type": child.error.type, "message": child.error.message}
-    if child.status == "succeeded":
-        told |= {"result": child.result} if child.result_ref is None else {"result_ref": child.result_ref}
-    return told

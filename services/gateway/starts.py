@@ -35,6 +35,9 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     timeout: float | None = None
     priority: Priority = "normal"
+    run_at: str | None = None
+    deadline: float | None = None
+    concurrency_key: str | None = None
     repeatable: bool = False
     rerun_of: str | None = None
 
@@ -65,6 +68,10 @@ async def start(gateway: Gateway, asked: Start) -> Asked:
         timeout=asked.timeout or asked.workflow.timeout,
         priority=asked.priority,
         rerun_of=asked.rerun_of,
+        run_at=asked.run_at,
+        deadline=asked.deadline or asked.workflow.policy.queue_timeout,
+        concurrency_key=asked.concurrency_key,
+        workflow_org=asked.workflow.org,
     )
     if asked.repeatable:
         # A run that ended long ago is no longer on the bus, where its creation would be refused.

@@ -48,7 +48,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     name: str
     ordinal: int
-    position: int
+    position: int | None
     until: str | None = None
 
 
@@ -58,7 +58,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     name: str
     ordinal: int
-    position: int
+    position: int | None
     result: Any = None
     timed_out: bool = False
 

@@ -170,6 +170,22 @@ class GetRun(Question, frozen=True, kw_only=True):
     id: str
 
 
+class Signalled(msgspec.Struct, frozen=True):
+    """A signal is on disk; `run` will have it, whatever it does now."""
+
+    run: str
+    name: str
+
+
+@command("executor.signal", by="gateway", answer=Signalled)
+class SignalRun(Command, frozen=True, kw_only=True):
+    """Answer a `wait_for` of a run, now or when it comes to it. Raises NotFound, Conflict when the run has ended, Invalid."""
+
+    run: str
+    name: str
+    data: Any = None
+
+
 @question("executor.runs", by="gateway", answer=RunList)
 class ListRuns(Question, frozen=True, kw_only=True):
     """Runs of an organization, newest first; times are RFC 3339."""

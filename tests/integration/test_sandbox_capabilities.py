@@ -54,7 +54,7 @@ async def test_a_step_whose_result_is_not_json_says_so(bench: Bench) -> None:
 
 async def test_a_step_that_cannot_be_kept_ends_the_attempt(bench: Bench) -> None:
     class Broken(Recorded):
-        async def step_put(self, name: str, ordinal: int, result: msgspec.Raw) -> None:
+        async def step_put(self, name: str, ordinal: int, position: int | None, result: msgspec.Raw) -> None:
             raise ConnectionRefusedError(name)
 
     with pytest.raises(ConnectionRefusedError):
@@ -63,7 +63,7 @@ async def test_a_step_that_cannot_be_kept_ends_the_attempt(bench: Bench) -> None
 
 async def test_what_a_capability_refuses_is_told_and_what_it_fails_at_ends_the_attempt(bench: Bench) -> None:
     class Refusing(Recorded):
-        async def step_put(self, name: str, ordinal: int, result: msgspec.Raw) -> None:
+        async def step_put(self, name: str, ordinal: int, position: int | None, result: msgspec.Raw) -> None:
             raise TooLarge(f"step {name} is too large")
 
         async def connection(self, name: str) -> dict[str, Any]:

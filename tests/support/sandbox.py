@@ -21,7 +21,7 @@ from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Identity, require_reach
-from services.executor.sandbox.jail import Description, Job, Level, Outcome, StepRecord, Stream, Tier
+from services.executor.sandbox.jail import Description, Job, Level, Outcome, StartedRun, StepRecord, Stream, Tier
 from shared.errors import NotFound
 
 UID = SANDBOX_UID if os.geteuid() == 0 else None
@@ -89,12 +89,21 @@ class Recorded:
     async def output(self, stream: Stream, text: str) -> None:
         self.texts[stream] += text
 
-    async def step_get(self, name: str, ordinal: int) -> StepRecord | None:
+    async def step_get(self, name: str, ordinal: int, of: str) -> StepRecord | None:
         found = self.steps.get((name, ordinal))
         return None if found is None else StepRecord(found)
 
-    async def step_put(self, name: str, ordinal: int, result: msgspec.Raw) -> None:
+    async def step_put(self, name: str, ordinal: int, position: int | None, result: msgspec.Raw) -> None:
         self.steps[name, ordinal] = result
+
+    async def wait(self, of: str, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
+        return None
+
+    async def start_run(self, asked: StartedRun) -> str:
+        return f"child of {asked.workflow}"
+
+    async def cancel_run(self) -> None:
+        self.asked.append("cancel")
 
     async def connection(self, name: str) -> dict[str, Any]:
         self.asked.append(name)

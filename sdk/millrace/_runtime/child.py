@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, cast
 
-from millrace import _declare
+from millrace import _declare, _order
 from millrace._binding import bind
 from millrace._runtime import channel, describe, network, probe
 from millrace._runtime.encode import to_json
@@ -97,18 +97,22 @@ def _answer(document: bytes, control: channel.Channel, stopping: Stopping, loop:
 
 def _call(job: dict[str, Any], loop: asyncio.AbstractEventLoop, stopping: Stopping, bundle: str) -> object:
     function = _found(job, bundle)
+    order = _order.current = _order.Order(job["recorded"])
     args, kwargs = bind(function, job["input"])
     if not inspect.iscoroutinefunction(function):
         result = function(*args, **kwargs)
         if not inspect.iscoroutine(result):
+            order.check_end()
             return result
         coroutine = result
     else:
         coroutine = function(*args, **kwargs)
     asyncio.set_event_loop(loop)
-    stopping.task = loop.create_task(coroutine)
+    order.main = stopping.task = loop.create_task(coroutine)
     try:
-        return loop.run_until_complete(stopping.task)
+        result = loop.run_until_complete(stopping.task)
+        order.check_end()
+        return result
     finally:
         _clear(loop)
 

@@ -230,4 +230,5 @@ def _fields(job: Job) -> dict[str, Any]:
         "attempt": job.attempt,
         "org": job.org,
         "workflow": job.workflow,
+        "recorded": job.recorded,
     }

@@ -57,6 +57,10 @@ class Error(msgspec.Struct, frozen=True, tag_field="kind", tag="error"):
     traceback: Annotated[str, msgspec.Meta(max_length=70_000)]
 
 
+class Suspended(msgspec.Struct, frozen=True, tag_field="kind", tag="suspended"):
+    """Terminal: the function waits for what was asked for, and for nothing else."""
+
+
 class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
     """Terminal: what the bundle holds."""
 
@@ -64,10 +68,10 @@ class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
     problems: list[Problem]
 
 
-Terminal = Result | Error | Described
-Frame = Ready | Placed | Log | Request | Result | Error | Described
+Terminal = Result | Error | Suspended | Described
+Frame = Ready | Placed | Log | Request | Result | Error | Suspended | Described
 
-_KINDS: tuple[type[msgspec.Struct], ...] = (Ready, Placed, Log, *SERVED, Result, Error, Described)
+_KINDS: tuple[type[msgspec.Struct], ...] = (Ready, Placed, Log, *SERVED, Result, Error, Suspended, Described)
 _DOCUMENTS = {kind: documents_of(kind) for kind in _KINDS}
 _DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(functools.reduce(operator.or_, _KINDS))
 _ENCODER = msgspec.json.Encoder()

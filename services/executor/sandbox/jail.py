@@ -12,7 +12,9 @@ from shared.messages.catalog import Policy
 Tier = Literal["none", "A", "B"]
 Level = Literal["debug", "info", "warning", "error"]
 Stream = Literal["stdout", "stderr"]
-Status = Literal["succeeded", "failed", "timed_out", "cancelled", "crashed"]
+Status = Literal["succeeded", "failed", "timed_out", "cancelled", "crashed", "waiting"]
+# What can be recorded of a run beside its steps: a child run that it started, and waits that are over.
+Kind = Literal["step", "start", "sleep", "signal", "run"]
 Reason = Literal["error", "timeout", "oom", "worker_lost", "sandbox", "limit"]
 
 
@@ -31,6 +33,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     input: dict[str, Any]
     timeout: float
     """Seconds from the start of the attempt to its SIGTERM."""
+    recorded: list[tuple[str, str, int, int | None]] = []
+    """What earlier attempts have done for good: kind, name, ordinal, and position among all such calls, where it is known."""
     site_packages: Path | None = None
 
 
@@ -52,7 +56,8 @@ class Usage(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """How an attempt ended. `result` is there exactly when it succeeded: valid JSON that every later reader can hold.
 
-    `reason` is None when it succeeded or was cancelled. After a cancellation `error` is None.
+    `reason` is None when it succeeded, was cancelled, or waits for what it asked its capabilities for. After a cancellation
+    `error` is None.
     """
 
     status: Status
@@ -63,10 +68,23 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: int
 
 
-class StepRecord(msgspec.Struct, frozen=True):
-    """The kept result of a durable step, as JSON."""
+class StepRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The kept result of a durable step or of a wait, as JSON."""
 
     result: msgspec.Raw
+    timed_out: bool = False
+
+
+class StartedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A child run that is asked for: the `ordinal`th of this workflow in the run."""
+
+    workflow: str
+    ordinal: int
+    position: int | None
+    input: Any
+    priority: Literal["high", "normal", "low"] | None = None
+    run_at: str | None = None
+    concurrency_key: str | None = None
 
 
 class WorkflowFound(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,11 +140,23 @@ class Capabilities(Protocol):
     async def output(self, stream: Stream, text: str) -> None:
         """Keep printed text: whole lines where the author ended them, without NUL characters."""
 
-    async def step_get(self, name: str, ordinal: int) -> StepRecord | None:
+    async def step_get(self, name: str, ordinal: int, of: Kind) -> StepRecord | None:
         """Answer the record of the `ordinal`th step, from 0, of that name in the run; None to have it run."""
 
-    async def step_put(self, name: str, ordinal: int, result: msgspec.Raw) -> None:
+    async def step_put(self, name: str, ordinal: int, position: int | None, result: msgspec.Raw) -> None:
         """Keep a step's result; when this returns, the step is done for good."""
+
+    async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
+        """Answer how a wait has ended; None when it is still to end, for which the attempt may then say that it waits.
+
+        `of` is `sleep`, `signal`, or `run` for the end of the child run `name`; None for `seconds` is without end.
+        """
+
+    async def start_run(self, asked: StartedRun) -> str:
+        """Ask for a child run, once for each place in the run that asks; answers its id."""
+
+    async def cancel_run(self) -> None:
+        """Ask for the run itself to stop."""
 
     async def connection(self, name: str) -> dict[str, Any]:
         """Answer `{"name", "token", "expires_at"}` of the run's organization; `expires_at` RFC 3339 or None.

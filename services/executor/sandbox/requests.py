@@ -4,12 +4,14 @@ A new capability is a struct here, a method of `jail.Capabilities`, a line of `S
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from services.executor.sandbox.jail import Capabilities, StepRecord
+from services.executor.sandbox.jail import Capabilities, Kind, StartedRun, StepRecord
 
+MOST_SECONDS = 366 * 86400
+"""A year, and a day for the clocks of those who count in them."""
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 StepName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -26,10 +28,11 @@ class Request(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fiel
 
 
 class StepGet(Request, frozen=True, tag="step_get"):
-    """Asks for the record of a step."""
+    """Asks for the record of a step, or of a wait."""
 
     name: StepName
     ordinal: Number
+    of: Kind = "step"
 
 
 class StepPut(Request, frozen=True, tag="step_put"):
@@ -38,12 +41,51 @@ class StepPut(Request, frozen=True, tag="step_put"):
     name: StepName
     ordinal: Number
     result: msgspec.Raw
+    position: Number | None = None
+
+
+class Wait(Request, frozen=True, tag="wait"):
+    """Asks whether a wait is over."""
+
+    of: Literal["sleep", "signal", "run"]
+    name: StepName
+    ordinal: Number
+    position: Number | None = None
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=MOST_SECONDS)] | None = None
+
+
+class StartRun(Request, frozen=True, tag="start_run"):
+    """Asks for a child run."""
+
+    workflow: Name
+    ordinal: Number
+    input: msgspec.Raw
+    position: Number | None = None
+    priority: Literal["high", "normal", "low"] | None = None
+    run_at: Annotated[str, msgspec.Meta(max_length=40)] | None = None
+    concurrency_key: Name | None = None
+
+
+class CancelRun(Request, frozen=True, tag="cancel_run"):
+    """Asks for the run itself to be stopped."""
 
 
 class Connection(Request, frozen=True, tag="connection"):
     """Asks for a credential."""
 
     name: Name
+
+
+def _started(asked: StartRun) -> StartedRun:
+    return StartedRun(
+        workflow=asked.workflow,
+        ordinal=asked.ordinal,
+        position=asked.position,
+        input=msgspec.json.decode(asked.input),
+        priority=asked.priority,
+        run_at=asked.run_at,
+        concurrency_key=asked.concurrency_key,
+    )
 
 
 def _no_secrets(_answer: Any) -> Iterable[str]:
@@ -64,13 +106,18 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
 
 
 SERVED: dict[type[Request], Served] = {
-    StepGet: Served(call=lambda run, asked: run.step_get(asked.name, asked.ordinal)),
+    StepGet: Served(call=lambda run, asked: run.step_get(asked.name, asked.ordinal, asked.of)),
     StepPut: Served(
-        call=lambda run, asked: run.step_put(asked.name, asked.ordinal, asked.result),
+        call=lambda run, asked: run.step_put(asked.name, asked.ordinal, asked.position, asked.result),
         is_kept=True,
         # This attempt shall go on with what a later one will find.
         instead=lambda asked: StepRecord(asked.result),
     ),
+    Wait: Served(
+        call=lambda run, asked: run.wait(asked.of, asked.name, asked.ordinal, asked.position, asked.seconds), is_kept=True
+    ),
+    StartRun: Served(call=lambda run, asked: run.start_run(_started(asked)), is_kept=True),
+    CancelRun: Served(call=lambda run, _asked: run.cancel_run(), is_kept=True),
     Connection: Served(call=lambda run, asked: run.connection(asked.name), secrets=lambda answer: (answer["token"],)),
 }
 

@@ -50,6 +50,8 @@ def _judge(ended: Ended, timeout: float) -> tuple[Status, Reason | None, Failure
         return "timed_out", "timeout", Failure("TimedOut", f"it ran longer than {timeout:g} s", where)
     if isinstance(last, frames.Result):
         return "succeeded", None, None
+    if isinstance(last, frames.Suspended):
+        return "waiting", None, None
     if isinstance(last, frames.Error):
         reason: Reason = "oom" if last.type == "MemoryError" else "error"
         return "failed", reason, Failure(last.type, last.message, last.traceback)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -14,15 +15,19 @@ from services.gateway.parts import Gateway
 from services.gateway.starts import Asked, Priority, Start, ended, known, run_id, start
 from shared import aggregate
 from shared.commit import Stale
-from shared.envelope import Envelope, new_id
+from shared.envelope import Envelope, new_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, Malformed, NotFound, Problem
-from shared.http import integer_of, json_response
+from shared.http import body_of, integer_of, json_response
 from shared.messages import RunCancelRequested
-from shared.questions.executor import GetRun, ListLines, ListRuns, RunView
+from shared.questions.executor import GetRun, ListLines, ListRuns, RunView, SignalRun
 
 MAX_WAIT = 60.0
 MAX_TIMEOUT = 24 * 3600.0
 MAX_IDEMPOTENCY_KEY = 255
+MAX_CONCURRENCY_KEY = 200
+MAX_SIGNAL = 1024 * 1024
+# A year, and a day for clocks that differ.
+MOST_AHEAD = timedelta(days=366)
 # A run that is written to more often than this between reading and appending does not exist.
 CANCEL_TRIES = 20
 
@@ -33,6 +38,12 @@ class RunBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     input: dict[str, Any] = {}
     timeout: float | None = None
     priority: Priority = "normal"
+    run_at: str | None = None
+    """RFC 3339, up to a year ahead."""
+    deadline: float | None = None
+    """Seconds from the request, or from `run_at`, within which the run has to begin."""
+    concurrency_key: str | None = None
+    """Takes the place of the workflow's own."""
 
 
 @audited("run", "request", "name")
@@ -46,6 +57,11 @@ async def create_run(request: web.Request) -> web.Response:
     body: RunBody = fitted(await object_of(request), RunBody)
     if body.timeout is not None and not 0 < body.timeout <= MAX_TIMEOUT:
         raise Invalid("a timeout is up to a day", errors=(Problem("timeout", f"must be above 0, up to {MAX_TIMEOUT:g}"),))
+    if body.deadline is not None and not 0 < body.deadline <= MOST_AHEAD.total_seconds():
+        raise Invalid("a deadline is up to a year", errors=(Problem("deadline", "must be above 0, up to a year of seconds"),))
+    if body.concurrency_key is not None and not 0 < len(body.concurrency_key) <= MAX_CONCURRENCY_KEY:
+        detail = f"must have 1 to {MAX_CONCURRENCY_KEY} characters"
+        raise Invalid(f"a concurrency key {detail}", errors=(Problem("concurrency_key", detail),))
     workflow = await gateway.workflows.find(caller.org, request.match_info["name"])
     gateway.workflows.check(workflow, body.input)
     asked = Start(
@@ -56,6 +72,9 @@ async def create_run(request: web.Request) -> web.Response:
         actor=caller.actor,
         timeout=body.timeout,
         priority=body.priority,
+        run_at=_ahead(body.run_at),
+        deadline=body.deadline,
+        concurrency_key=body.concurrency_key,
         repeatable=key is not None,
     )
     note(request, run=asked.run)
@@ -125,6 +144,21 @@ async def rerun_run(request: web.Request) -> web.Response:
     return _answer(await start(gateway, asked), None)
 
 
+@audited("run", "signal", "id")
+async def signal_run(request: web.Request) -> web.Response:
+    """POST: answer a `wait_for` of the run; the body is the data. On disk when this answers. 409 when the run has ended."""
+    gateway, caller = gateway_of(request)
+    raw = await body_of(request, MAX_SIGNAL)
+    try:
+        data = msgspec.json.decode(raw) if raw else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"the body is not JSON: {error}") from error
+    command = SignalRun(
+        id=new_id(), org=caller.org, actor=caller.actor, run=id_of(request), name=request.match_info["name"], data=data
+    )
+    return json_response(await gateway.bus.ask(command), status=202)
+
+
 async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelope, int, bool]:
     """Return a run's first message, the sequence of its last, and whether somebody wants it to stop already.
 
@@ -157,6 +191,21 @@ def _answer(outcome: Asked, view: RunView | None) -> web.Response:
     return json_response({"id": outcome.run, "status": status}, status=202, headers=headers)
 
 
+def _ahead(run_at: str | None) -> str | None:
+    """Return a time to begin at as it travels; one that has passed is now."""
+    if run_at is None:
+        return None
+    try:
+        at = datetime.fromisoformat(run_at)
+    except ValueError as error:
+        raise Invalid("run_at is not an RFC 3339 time", errors=(Problem("run_at", "not a time"),)) from error
+    if at.tzinfo is None:
+        raise Invalid("run_at has no time zone", errors=(Problem("run_at", "no time zone"),))
+    if at - utc_now() > MOST_AHEAD:
+        raise Invalid("run_at is more than a year ahead", errors=(Problem("run_at", "more than a year ahead"),))
+    return rfc3339(at)
+
+
 def _seconds(request: web.Request) -> float:
     raw = request.query.get("wait")
     if raw is None:
@@ -177,4 +226,5 @@ ROUTES = [
     web.get("/runs/{id}/logs", get_lines),
     web.post("/runs/{id}/cancel", cancel_run),
     web.post("/runs/{id}/rerun", rerun_run),
+    web.post("/runs/{id}/signals/{name}", signal_run),
 ]

@@ -1,0 +1,58 @@
+"""Signals: what somebody answers to a run that waits for it, or will."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from services.executor.claim import fold
+from services.executor.life import MOST_SIGNALS
+from services.executor.store import Store
+from shared import aggregate
+from shared.bus import Bus
+from shared.envelope import derived_id
+from shared.errors import Conflict, Invalid, NotFound, Problem, TooLarge
+from shared.messages import RunSignalled
+from shared.questions.executor import Signalled, SignalRun
+from shared.streams import INLINE_BYTES
+
+LONGEST_NAME = 200
+# A run that is written to more often than this between reading and appending does not exist.
+TRIES = 20
+
+
+class Deps(Protocol):
+    """What signals need."""
+
+    bus: Bus
+    store: Store
+
+
+async def signal_run(command: SignalRun, deps: Deps) -> Signalled:
+    """Append the signal to the run's messages, once for each command."""
+    if not 0 < len(command.name) <= LONGEST_NAME:
+        raise Invalid(f"a signal has a name of 1 to {LONGEST_NAME} characters", errors=(Problem("name", "its length"),))
+    size = len(msgspec.json.encode(command.data))
+    if size > INLINE_BYTES:
+        raise TooLarge(f"the data of a signal has {size} bytes as JSON; at most {INLINE_BYTES} are kept")
+    for _ in range(TRIES):
+        folded = await fold(deps.bus, command.run)
+        if folded is None and await deps.store.run(command.org, command.run) is not None:
+            raise Conflict("the run has ended already")
+        if folded is None or folded.state.org != command.org:
+            raise NotFound(f"there is no run {command.run[:80]!r}")
+        state = folded.state
+        if state.ended:
+            raise Conflict(f"the run has ended already: {state.status}")
+        if len(state.signals) >= MOST_SIGNALS:
+            raise Conflict(f"{MOST_SIGNALS} signals wait for the run already")
+        message = RunSignalled(run=command.run, name=command.name, data=command.data, signalled_by=command.actor)
+        id_ = derived_id(command.id, "run.signalled")
+        sealed = deps.bus.seal(message, org=command.org, correlation=state.correlation_id, id=id_)
+        try:
+            await aggregate.append(deps.bus.client, deps.bus.journal, sealed, state.last_seq)
+        except Conflict:
+            continue
+        return Signalled(command.run, command.name)
+    raise Conflict("the run changes faster than it can be signalled; try again")
