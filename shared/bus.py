@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from shared import aggregate
 from shared.commit import Journal, Refused
 from shared.envelope import Envelope, Sealed, caused_id, derived_id, open_envelope, open_message, seal, utc_now
-from shared.errors import Conflict, ErrorDocument, MillraceError, NotFound, Unavailable, from_document, to_document
+from shared.errors import Conflict, ErrorDocument, MillraceError, NotFound, TooLarge, Unavailable, from_document, to_document
 from shared.messages import DeadLettered, Logged, Message
 from shared.messages.declaration import declaration_of
 from shared.projection import Health
@@ -106,13 +106,15 @@ class Bus:
     async def ask(self, asked: msgspec.Struct, *, timeout: float | None = None) -> Any:
         """Ask a question or give a command; returns the declared answer.
 
-        Raises what the owner raised, or `Unavailable` when nobody answered in time.
+        Raises what the owner raised, `Unavailable` when nobody answered in time, `TooLarge` for what the broker does not carry.
         """
         declared = asked_of(asked)
         if not self.client.is_connected:
             raise Unavailable("the broker is not connected")
         try:
             answer = await self._broker.request(msgspec.json.encode(asked), declared.subject, timeout=timeout or declared.timeout)
+        except nats.errors.MaxPayloadError as error:
+            raise TooLarge(f"this is larger than the {self.client.max_payload} bytes that can be asked at once") from error
         except (nats.errors.Error, TimeoutError, OSError) as error:
             raise Unavailable(f"the {declared.service} service did not answer {declared.verb!r} in time") from error
         frame = msgspec.json.decode(answer.body, type=_Frame)

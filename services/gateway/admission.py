@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from services.gateway.senders import Door, door_of
+from services.gateway.senders import TOPIC, Door, door_of
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import Gone, MillraceError, NotFound, Unavailable
 from shared.messages.declaration import KEY
@@ -77,6 +77,8 @@ class Admission:
         value = entry.value
         if value is None:
             return Gone("this webhook address was retired")
+        if value.adapter == TOPIC:
+            return NotFound("there is no such webhook address")
         if not value.enabled:
             return NotFound("this webhook address is switched off")
         try:

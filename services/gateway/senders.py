@@ -13,6 +13,8 @@ from services.gateway.schemes import GITHUB, STANDARD_WEBHOOKS, SVIX, Scheme, ke
 from shared.errors import Unavailable
 from shared.questions.events import SourceEntry
 
+# The adapter of sources that nobody outside sends to: they have no address.
+TOPIC = "topic"
 # The settings that hold keys: the present one, and the one before it while a sender changes over.
 SECRETS = ("secret", "previous_secret")
 

@@ -53,9 +53,12 @@ async def api(place: Place) -> AsyncIterator[Api]:
         yield Api(session)
 
 
+INTEGRATION = {"config_schema": {"type": "object"}}
 ENTITIES = [
     ("events", "/sources/race", SOURCE, {"enabled": False}),
     ("events", "/subscriptions/race", SUBSCRIPTION, {"enabled": False}),
+    ("events", "/integrations/race", INTEGRATION, {"description": "changed"}),
+    ("events", "/integrations/halo/mappings/default", {"config": {"a": 1}}, {"entity_id": "7"}),
     ("oauth", "/connections/race", CONNECTION, {"token": "t-2"}),
 ]
 
@@ -67,6 +70,7 @@ async def test_a_change_and_a_deletion_of_one_version_do_not_both_happen(
     # Two replicas of the owner: no lock of a process decides, the broker does.
     async with running(place, service), running(place, service), running(place, "events"), api(place) as call:
         assert (await call("PUT", "/sources/repo", SOURCE))[0] == 200
+        assert (await call("PUT", "/integrations/halo", INTEGRATION))[0] == 200
         for number in range(ROUNDS):
             _, tag = await call("PUT", path, body)
             put = call("PUT", path, body | change, If_Match=tag)
@@ -82,6 +86,7 @@ async def test_a_change_and_a_deletion_of_one_version_do_not_both_happen(
 async def test_a_deletion_of_another_version_deletes_nothing(place: Place, service: str, path: str, body: Any, change: Any) -> None:
     async with running(place, service), running(place, "events"), api(place) as call:
         await call("PUT", "/sources/repo", SOURCE)
+        await call("PUT", "/integrations/halo", INTEGRATION)
         _, old = await call("PUT", path, body)
         _, new = await call("PUT", path, body | change)
         assert old != new

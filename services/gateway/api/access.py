@@ -13,9 +13,10 @@ from aiohttp import web
 
 from services.gateway.domain import EVERY_ORG, bearer, org_of, remote_of, storable
 from services.gateway.parts import GATEWAY, Gateway
-from shared.errors import MillraceError, Unauthenticated
+from shared.errors import MillraceError, NotFound, Unauthenticated
 from shared.http import Next, problem, problem_of
 from shared.messages import Audited
+from shared.messages.declaration import KEY
 
 ACTOR = "platform-key"
 
@@ -127,6 +128,18 @@ def every_org(handler: Handler) -> Handler:
 def gateway_of(request: web.Request) -> tuple[Gateway, Caller]:
     """Return the parts, and who is asking."""
     return request.config_dict[GATEWAY], request[CALLER]
+
+
+def meaning(request: web.Request, org: str) -> tuple[Gateway, Caller]:
+    """Return the parts, and who is asking, where the path names the organization that is meant; its audit is that one's too.
+
+    The platform key means anybody. Raises `NotFound` for an organization that is not the caller's, or can be nobody.
+    """
+    caller = request[CALLER]
+    if not KEY.match(org) or (caller.actor != ACTOR and caller.org != org):
+        raise NotFound(f"there is no organization {org[:80]!r}")
+    request[CALLER] = msgspec.structs.replace(caller, org=org)
+    return gateway_of(request)
 
 
 async def ask(request: web.Request, asked: msgspec.Struct) -> Any:

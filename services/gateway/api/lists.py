@@ -10,12 +10,13 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.domain import expected_version
-from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Problem
+from shared.errors import Conflict, Invalid, Malformed, NotFound, PreconditionFailed, Problem
 from shared.http import JSON_LIMIT, body_of, integer_of, json_of, json_response, split_path
 from shared.messages.declaration import KEY
 from shared.questions import Page
 
 MAX_LIMIT = 1000
+MAX_IDEMPOTENCY_KEY = 255
 Object = dict[str, Any]
 
 
@@ -62,6 +63,16 @@ def creating(what: str, name: str) -> Iterator[None]:
         yield
     except PreconditionFailed as error:
         raise Conflict(f"there is a {what} {name!r} already") from error
+
+
+def idempotency_key_of(request: web.Request) -> str | None:
+    """Return the key by which a request that is sent again is known, as text that can be stored. Raises `Malformed`."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
+        raise Malformed(f"an idempotency key has up to {MAX_IDEMPOTENCY_KEY} characters")
+    return key.encode(errors="replace").decode()
 
 
 async def no_body(request: web.Request) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, gateway_of, note
-from services.gateway.api.lists import fitted, id_of, no_body, object_of, page_of
+from services.gateway.api.lists import fitted, id_of, idempotency_key_of, no_body, object_of, page_of
 from services.gateway.domain import ENDED, TERMINAL
 from services.gateway.parts import Gateway
 from services.gateway.starts import Asked, Priority, Start, ended, known, run_id, start
@@ -23,7 +23,6 @@ from shared.questions.executor import GetRun, ListLines, ListRuns, RunView, Sign
 
 MAX_WAIT = 60.0
 MAX_TIMEOUT = 24 * 3600.0
-MAX_IDEMPOTENCY_KEY = 255
 MAX_CONCURRENCY_KEY = 200
 MAX_SIGNAL = 1024 * 1024
 # A year, and a day for clocks that differ.
@@ -51,9 +50,7 @@ async def create_run(request: web.Request) -> web.Response:
     """POST: ask for a run; 200 with the whole run if it ended within `?wait=` seconds, else 202 with its id."""
     gateway, caller = gateway_of(request)
     wait = _seconds(request)
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
-        raise Malformed(f"an idempotency key has up to {MAX_IDEMPOTENCY_KEY} characters")
+    key = idempotency_key_of(request)
     body: RunBody = fitted(await object_of(request), RunBody)
     if body.timeout is not None and not 0 < body.timeout <= MAX_TIMEOUT:
         raise Invalid("a timeout is up to a day", errors=(Problem("timeout", f"must be above 0, up to {MAX_TIMEOUT:g}"),))
@@ -65,7 +62,7 @@ async def create_run(request: web.Request) -> web.Response:
     workflow = await gateway.workflows.find(caller.org, request.match_info["name"])
     gateway.workflows.check(workflow, body.input)
     asked = Start(
-        run=run_id(caller.org, key and key.encode(errors="replace").decode()),
+        run=run_id(caller.org, key),
         org=caller.org,
         workflow=workflow,
         input=body.input,

@@ -9,13 +9,25 @@ from aiohttp import web
 
 from services.gateway.adapters import split_secrets
 from services.gateway.api.access import Caller, audited, gateway_of, note
-from services.gateway.api.lists import checked, creating, entity, expected_of, fitted, named_object_of, nothing, object_of, page_of
+from services.gateway.api.lists import (
+    checked,
+    creating,
+    entity,
+    expected_of,
+    fitted,
+    idempotency_key_of,
+    named_object_of,
+    nothing,
+    object_of,
+    page_of,
+)
 from services.gateway.domain import merged, plain
 from services.gateway.parts import Gateway
-from shared.envelope import new_id
+from services.gateway.senders import TOPIC
+from shared.envelope import derived_id, new_id
 from shared.errors import NotFound
 from shared.http import json_response
-from shared.questions.events import ListSources, PutSource, RemoveSource, SourceList, SourceView
+from shared.questions.events import EmitEvent, Emitted, ListSources, PutSource, RemoveSource, SourceList, SourceView
 
 
 class SourceBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -24,6 +36,14 @@ class SourceBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     adapter: str
     settings: dict[str, Any] = {}
     enabled: bool = True
+    integration: str | None = None
+
+
+class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An event for a topic."""
+
+    type: str
+    data: Any = None
 
 
 async def list_sources(request: web.Request) -> web.Response:
@@ -71,12 +91,14 @@ async def patch_source(request: web.Request) -> web.Response:
     await checked(request, lambda: _named(gateway, caller, present.name))
     settings = given.pop("settings", None) or {}
     body: SourceBody = fitted(
-        {"adapter": present.adapter, "settings": {}, "enabled": present.enabled} | given | {"settings": settings},
+        {"adapter": present.adapter, "enabled": present.enabled, "integration": present.integration}
+        | given
+        | {"settings": settings},
         SourceBody,
     )
     if body.adapter == present.adapter:
         forgotten = {name: None for name in present.secrets if settings.get(name, "") is None}
-        body = SourceBody(body.adapter, merged(present.settings, settings) | forgotten, body.enabled)
+        body = msgspec.structs.replace(body, settings=merged(present.settings, settings) | forgotten)
     view = await _put(gateway, caller, present.name, body, present.version)
     return entity(_shown(gateway, view), view.version)
 
@@ -89,6 +111,27 @@ async def delete_source(request: web.Request) -> web.Response:
     expected = await expected_of(request, lambda: _named(gateway, caller, view.name))
     await gateway.bus.ask(RemoveSource(id=new_id(), org=caller.org, actor=caller.actor, name=view.name, expected=expected))
     return nothing()
+
+
+@audited("event", "emit", "name")
+async def emit_event(request: web.Request) -> web.Response:
+    """POST: let a topic have an event; 202 with its delivery's id once it is on disk. An Idempotency-Key lets it have it once."""
+    gateway, caller = gateway_of(request)
+    body: EventBody = fitted(await object_of(request), EventBody)
+    key = idempotency_key_of(request)
+    command = new_id() if key is None else derived_id("event of", caller.org, key)
+    emitted: Emitted = await gateway.bus.ask(
+        EmitEvent(
+            id=command,
+            org=caller.org,
+            actor=caller.actor,
+            source=request.match_info["name"],
+            type=body.type,
+            data=body.data,
+        )
+    )
+    note(request, delivery=emitted.delivery)
+    return json_response({"id": emitted.delivery, "event": emitted.event}, status=202)
 
 
 async def list_adapters(request: web.Request) -> web.Response:
@@ -113,6 +156,7 @@ async def _put(gateway: Gateway, caller: Caller, name: str, body: SourceBody, ex
             sealed=sealed,
             dropped=given.dropped,
             enabled=body.enabled,
+            integration=body.integration,
             expected=expected,
         )
     )
@@ -136,7 +180,7 @@ async def _there(gateway: Gateway, caller: Caller, name_or_id: str) -> SourceVie
 
 
 def _shown(gateway: Gateway, view: SourceView) -> dict[str, Any]:
-    return plain(view) | {"url": f"{gateway.public_url}/hooks/{view.id}"}
+    return plain(view) | {"url": None if view.adapter == TOPIC else f"{gateway.public_url}/hooks/{view.id}"}
 
 
 ROUTES = [
@@ -146,5 +190,6 @@ ROUTES = [
     web.put("/sources/{name}", put_source),
     web.patch("/sources/{name}", patch_source),
     web.delete("/sources/{name}", delete_source),
+    web.post("/sources/{name}/events", emit_event),
     web.get("/adapters", list_adapters),
 ]

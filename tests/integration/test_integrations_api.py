@@ -1,0 +1,252 @@
+"""Integrations, mappings and topics over the API, with their real owner."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from services.gateway.api.integrations import ROUTES
+from tests.support.inside import eventually, running
+from tests.support.servers import Place
+
+SCHEMA = {"type": "object", "properties": {"subdomain": {"type": "string"}}, "required": ["subdomain"]}
+MAPPING = "/integrations/halopsa/mappings/default"
+
+
+class Api:
+    """One gateway; with the platform key unless told otherwise."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
+        self._session = session
+        self._key = {"Authorization": f"Bearer {key}"}
+        self.url = url
+
+    async def __call__(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        status, document, _ = await self.whole(method, path, body, **headers)
+        return status, document
+
+    async def whole(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any, str]:
+        given = self._key | {name.replace("_", "-"): value for name, value in headers.items()}
+        data = None if body is None else io.BytesIO(json.dumps(body).encode())
+        async with self._session.request(method, f"{self.url}/api/v1{path}", data=data, headers=given) as response:
+            document = await response.json(content_type=None) if response.status != 204 else None
+            return response.status, document, response.headers.get("ETag", "")
+
+    async def bare(self, method: str, path: str, **headers: str) -> int:
+        async with self._session.request(method, f"{self.url}{path}", headers=headers) as response:
+            return response.status
+
+
+@asynccontextmanager
+async def house(place: Place) -> AsyncIterator[Api]:
+    async with (
+        running(place, "events"),
+        running(place, "gateway", MILLRACE_PORT="0") as runtime,
+        aiohttp.ClientSession() as session,
+    ):
+        yield Api(session, runtime.health.document()["url"], place.credentials.admin_key)
+
+
+async def test_an_integration_is_created_changed_and_removed(place: Place) -> None:
+    async with house(place) as call:
+        status, made = await call("POST", "/integrations", {"name": "halopsa", "config_schema": SCHEMA, "provider": "halo"})
+        assert (status, made["org"], made["provider"]) == (201, "default", "halo")
+        assert (await call("POST", "/integrations", {"name": "halopsa"}))[0] == 409
+        status, got, tag = await call.whole("GET", "/integrations/halopsa")
+        assert (status, got) == (200, made)
+        assert (await call("PATCH", "/integrations/halopsa", {"description": "tickets"}, If_Match='"999"'))[0] == 412
+        status, patched = await call("PATCH", "/integrations/halopsa", {"description": "tickets"}, If_Match=tag)
+        assert (status, patched["description"], patched["config_schema"]) == (200, "tickets", SCHEMA)
+        status, replaced = await call("PUT", "/integrations/halopsa", {})
+        assert (status, replaced["description"], replaced["config_schema"]) == (200, "", {"type": "object"})
+        assert (await call("DELETE", "/integrations/halopsa"))[0] == 204
+        assert (await call("GET", "/integrations/halopsa"))[0] == 404
+        assert (await call("DELETE", "/integrations/halopsa"))[0] == 404
+
+
+async def test_a_schema_is_refused_where_it_is_wrong_and_secrets_are_sent_elsewhere(place: Place) -> None:
+    async with house(place) as call:
+        for schema, path in (
+            ({"type": "nope"}, "config_schema.type"),
+            ({"type": "array"}, "config_schema.type"),
+            ({}, "config_schema.type"),
+            ({"type": "object", "properties": {"a": {"pattern": "(?=a"}}}, "config_schema.properties.a.pattern"),
+            ({"type": "object", "$ref": "http://127.0.0.1:9/schema.json"}, "config_schema"),
+            ({"type": "object", "$ref": "file:///etc/passwd"}, "config_schema"),
+            ({"type": "object", "properties": {"a": {"format": "password"}}}, "config_schema.properties.a"),
+            ({"type": "object", "$defs": {"t": {"writeOnly": True}}}, "config_schema.$defs.t"),
+            ({"type": "object", "title": "a\0"}, "config_schema.title"),
+        ):
+            status, answer = await call("PUT", "/integrations/bad", {"config_schema": schema})
+            assert (status, [one["path"] for one in answer["errors"]]) == (422, [path])
+        status, answer = await call(
+            "PUT", "/integrations/bad", {"config_schema": {"type": "object", "properties": {"key": {"writeOnly": True}}}}
+        )
+        assert "put them into a connection" in answer["errors"][0]["message"]
+        # A property may be called as a keyword is, and a value is no schema.
+        fine = {
+            "type": "object",
+            "properties": {"format": {"type": "string"}, "writeOnly": True},
+            "default": {"format": "password"},
+        }
+        assert (await call("PUT", "/integrations/fine", {"config_schema": fine}))[0] == 200
+        large = {"type": "object", "description": "x" * 70_000}
+        assert (await call("PUT", "/integrations/bad", {"config_schema": large}))[0] == 422
+        assert (await call("PUT", "/integrations/bad", {"config_schema": large | {"title": "x" * 3_000_000}}))[0] == 413
+        assert (await call("PUT", "/integrations/bad", {"secret": "x"}))[0] == 422
+        assert (await call("PUT", "/integrations/a%20b", {}))[0] == 422
+        assert (await call("GET", "/integrations/bad"))[0] == 404
+
+
+async def test_a_mapping_is_put_patched_listed_and_removed(place: Place) -> None:
+    async with house(place) as call:
+        assert (await call("PUT", MAPPING, {"config": {}}))[0] == 404
+        await call("PUT", "/integrations/halopsa?org=global", {"config_schema": SCHEMA})
+        status, answer = await call("GET", MAPPING)
+        assert (status, answer["detail"]) == (404, "there is no mapping of integration 'halopsa' for organization 'default'")
+        status, answer = await call("PUT", MAPPING, {"config": {"subdomain": 5}})
+        assert (status, answer["errors"]) == (422, [{"path": "config.subdomain", "message": '5 is not of type "string"'}])
+        given = {"config": {"subdomain": "acme", "x": 1}, "entity_id": "42", "connection": "halo-main"}
+        status, made, tag = await call.whole("PUT", MAPPING, given)
+        assert (status, made["org"], made["integration"]) == (200, "default", "halopsa")
+        assert {field: made[field] for field in given} == given
+        assert (await call("PUT", MAPPING, given, If_None_Match="*"))[0] == 412
+        patch = {"config": {"x": None, "y": 2}, "connection": None}
+        assert (await call("PATCH", MAPPING, patch, If_Match='"999"'))[0] == 412
+        status, made = await call("PATCH", MAPPING, patch, If_Match=tag)
+        assert (status, made["config"], made["entity_id"], made["connection"]) == (200, {"subdomain": "acme", "y": 2}, "42", None)
+        # The path says whose it is, whatever the header says.
+        for org in ("acme", "beta"):
+            path = f"/integrations/halopsa/mappings/{org}"
+            assert (await call("PUT", path, given, X_Millrace_Org="default"))[1]["org"] == org
+        status, listed = await call("GET", "/integrations/halopsa/mappings?org=*&limit=2")
+        assert ([one["org"] for one in listed["items"]], listed["next_cursor"]) == (["acme", "beta"], "beta")
+        status, listed = await call("GET", "/integrations/halopsa/mappings")
+        assert [one["org"] for one in listed["items"]] == ["default"]
+        assert (await call("GET", "/integrations/halopsa/mappings/nobody"))[0] == 404
+        assert (await call("GET", "/integrations/halopsa/mappings/a%2Fb"))[0] == 404
+        # A mapping whose integration is gone can go as well.
+        await call("DELETE", "/integrations/halopsa?org=global")
+        assert (await call("GET", MAPPING))[0] == 404
+        assert (await call("DELETE", MAPPING))[0] == 204
+        assert (await call("DELETE", MAPPING))[0] == 404
+
+
+async def test_what_belongs_to_another_organization_is_not_there(place: Place) -> None:
+    async with house(place) as call:
+        await call("PUT", "/integrations/private?org=acme", {})
+        await call("PUT", "/integrations/shared?org=global", {})
+        assert (await call("GET", "/integrations/private"))[0] == 404
+        for method in ("PATCH", "DELETE"):
+            # The platform's is seen by all, and changed by the platform only.
+            assert (await call(method, "/integrations/shared", {} if method == "PATCH" else None))[0] == 404
+        for path in ("/integrations/private/mappings/default", "/integrations/private/mappings"):
+            assert (await call("GET", path))[0] == 404
+        assert (await call("PUT", "/integrations/private/mappings/default", {}))[0] == 404
+        names = [one["name"] for one in (await call("GET", "/integrations"))[1]["items"]]
+        assert names == ["shared"]
+
+
+@pytest.mark.parametrize("route", [*ROUTES], ids=lambda route: f"{route.method} {route.path}")
+async def test_no_route_of_integrations_lets_a_stranger_in(place: Place, route: Any) -> None:
+    async with running(place, "gateway", MILLRACE_PORT="0") as runtime, aiohttp.ClientSession() as session:
+        call = Api(session, runtime.health.document()["url"], "unused")
+        path = "/api/v1" + route.path.format(name="halopsa", org="default")
+        assert await call.bare(route.method, path) == 401
+        assert await call.bare(route.method, path, Authorization="Bearer wrong") == 401
+
+
+async def test_changes_and_refusals_of_mappings_are_audited_with_their_organization(place: Place) -> None:
+    async with house(place) as call, running(place, "logs"):
+        await call("PUT", "/integrations/halopsa?org=global", {"config_schema": SCHEMA})
+        await call("PUT", "/integrations/halopsa/mappings/acme", {"config": {}})
+        await call("PUT", "/integrations/halopsa/mappings/acme", {"config": {"subdomain": "a"}})
+        await call("DELETE", "/integrations/halopsa/mappings/acme")
+
+        async def told() -> Any:
+            items = (await call("GET", "/logs?q=stream:AUDIT&org=acme&order=asc"))[1]["items"]
+            return items if len(items) == 3 else None
+
+        items = await eventually(told)
+        assert isinstance(items, list)
+        said = [(one["data"]["category"], one["data"]["verb"], one["data"]["target"], one["data"]["outcome"]) for one in items]
+        assert said == [
+            ("mapping", "put", "halopsa", "invalid"),
+            ("mapping", "put", "halopsa", "ok"),
+            ("mapping", "delete", "halopsa", "ok"),
+        ]
+
+
+# -- topics -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_topic_has_no_address_and_takes_events_over_the_api(place: Place) -> None:
+    async with house(place) as call:
+        status, source = await call("PUT", "/sources/orders", {"adapter": "topic"})
+        assert (status, source["url"], source["settings"], source["secrets"]) == (200, None, {}, [])
+        assert "topic" in [one["name"] for one in (await call("GET", "/adapters"))[1]["items"]]
+        assert await call.bare("POST", f"/hooks/{source['id']}") == 404
+        for where in ("orders", source["id"]):
+            status, answer = await call("POST", f"/sources/{where}/events", {"type": "order.paid", "data": {"n": 1}})
+            assert status == 202
+            delivery = await eventually(lambda id_=answer["id"]: _delivery(call, id_))
+            assert isinstance(delivery, dict)
+            assert (delivery["type"], delivery["source"], delivery["status"]) == ("order.paid", source["id"], "filtered")
+        listed = (await call("GET", "/deliveries?source=orders"))[1]["items"]
+        assert len(listed) == 2
+
+
+async def test_an_event_with_an_idempotency_key_is_taken_once(place: Place) -> None:
+    async with house(place) as call:
+        await call("PUT", "/sources/orders", {"adapter": "topic"})
+        event = {"type": "order.paid", "data": {"n": 1}}
+        first = await call("POST", "/sources/orders/events", event, Idempotency_Key="k1")
+        assert first[0] == 202
+        assert await call("POST", "/sources/orders/events", event, Idempotency_Key="k1") == first
+        assert (await call("POST", "/sources/orders/events", event | {"data": 2}, Idempotency_Key="k1"))[0] == 422
+        assert (await call("POST", "/sources/orders/events", event))[1]["id"] != first[1]["id"]
+        assert (await call("POST", "/sources/orders/events", event, Idempotency_Key="k" * 256))[0] == 400
+
+
+async def test_an_event_that_cannot_be_taken_says_why(place: Place) -> None:
+    async with house(place) as call:
+        await call("PUT", "/sources/orders", {"adapter": "topic"})
+        await call("PUT", "/sources/repo", {"adapter": "github", "settings": {"secret": "s"}})
+        good = {"type": "order.paid"}
+        for path, body, expected in (
+            ("/sources/nothing/events", good, 404),
+            ("/sources/repo/events", good, 422),
+            ("/sources/orders/events?org=other", good, 404),
+            ("/sources/orders/events", {"type": "not a type"}, 422),
+            ("/sources/orders/events", {"data": 1}, 422),
+            ("/sources/orders/events", good | {"more": 1}, 422),
+            ("/sources/orders/events", good | {"data": "x" * 300_000}, 413),
+            ("/sources/orders/events", good | {"data": "x" * 3_000_000}, 413),
+        ):
+            assert (await call("POST", path, body))[0] == expected, path
+        assert await call.bare("POST", "/api/v1/sources/orders/events") == 401
+        await call("PATCH", "/sources/orders", {"enabled": False})
+        status, answer = await call("POST", "/sources/orders/events", good)
+        assert (status, answer["detail"]) == (404, "source 'orders' is switched off")
+
+
+async def test_a_source_keeps_its_integration_until_it_is_told_another(place: Place) -> None:
+    async with house(place) as call:
+        body = {"adapter": "topic", "integration": "halopsa"}
+        status, answer = await call("PUT", "/sources/orders", body)
+        assert (status, answer["errors"][0]["path"]) == (422, "integration")
+        await call("PUT", "/integrations/halopsa?org=global", {})
+        assert (await call("PUT", "/sources/orders", body))[1]["integration"] == "halopsa"
+        assert (await call("PATCH", "/sources/orders", {"enabled": False}))[1]["integration"] == "halopsa"
+        assert (await call("PATCH", "/sources/orders", {"integration": None}))[1]["integration"] is None
+
+
+async def _delivery(call: Api, id_: str) -> Any:
+    status, answer = await call("GET", f"/deliveries/{id_}")
+    return answer if status == 200 and answer["status"] != "accepted" else None
