@@ -294,9 +294,34 @@ async def test_entities_are_listed_shown_and_deleted(millrace: Command) -> None:
     await millrace("sources", "put", "signed", "--body", "-", given=body)
     changed = await millrace.json("sources", "put", "signed", "--adapter", "hmac", "--set", "event_path=type", "--disabled")
     assert (changed["settings"]["event_path"], changed["enabled"], changed["secrets"]) == ("type", False, ["secret"])
-    assert {row["name"] for row in (await millrace.json("adapters"))["items"]} == {"github", "hmac", "standard-webhooks"}
+    assert {row["name"] for row in (await millrace.json("adapters"))["items"]} == {"github", "hmac", "standard-webhooks", "topic"}
     await millrace("sources", "delete", "signed")
     assert "signed" not in await millrace("sources", "list")
+
+
+async def test_an_integration_is_mapped_and_a_topic_has_events(millrace: Command) -> None:
+    schema = '{"type": "object", "properties": {"pages": {"type": "integer"}, "subdomain": {"type": "string"}}}'
+    await millrace("integrations", "put", "halo", "--org", "global", "--schema", "-", "--description", "tickets", given=schema)
+    assert "tickets" in await millrace("integrations", "list")
+    made = await millrace.json("integrations", "map", "halo", "--set", "pages=5", "--set", "subdomain=7", "--entity-id", "42")
+    assert (made["org"], made["config"], made["entity_id"]) == ("default", {"pages": 5, "subdomain": "7"}, "42")
+    await millrace("integrations", "map", "halo", "--config", "{}", "--org", "beta")
+    assert "42" in await millrace("integrations", "mapping", "halo")
+    listed = await millrace.json("integrations", "mappings", "halo", "--org", "*")
+    assert [one["org"] for one in listed["items"]] == ["beta", "default"]
+    _, error = await millrace.both("integrations", "map", "halo", "--set", "pages=x", code=1)
+    assert "config.pages" in error
+    await millrace("integrations", "unmap", "halo", "--org", "beta")
+    _, error = await millrace.both("integrations", "mapping", "halo", "--org", "beta", code=1)
+    assert error == "millrace: there is no mapping of integration 'halo' for organization 'beta'\n"
+    await millrace("sources", "put", "orders", "--adapter", "topic", "--integration", "halo")
+    delivery = (await millrace("sources", "emit", "orders", "order.paid", "--data", '{"n": 1}')).strip()
+
+    async def told() -> bool:
+        found = await millrace.json("deliveries", "list", "--source", "orders")
+        return [(one["id"], one["type"], one["status"]) for one in found["items"]] == [(delivery, "order.paid", "filtered")]
+
+    await eventually(told, within=60)
 
 
 async def test_hooks_are_signed_as_the_source_demands_and_a_repeat_is_told(millrace: Command) -> None:

@@ -7,7 +7,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from services.events.store import Store
 from shared.bus import Bus
+from shared.db import counting, open_engine
 from shared.envelope import new_id
 from shared.errors import Invalid, NotFound, PreconditionFailed, Problem
 from shared.questions import Page
@@ -174,3 +176,22 @@ async def test_replaying_the_catalog_gives_equal_rows(place: Place) -> None:
             assert await connection.fetch(f"SELECT * FROM {table} ORDER BY id") == rows
     finally:
         await connection.close()
+
+
+async def test_a_page_takes_one_statement_however_much_is_on_it(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        for number in range(20):
+            await bus.ask(defining(name=f"halo-{number:02}"))
+            await bus.ask(mapping(f"org-{number:02}", "halo-00"))
+    engine = open_engine(place.database_url("events"), service="events")
+    try:
+        store = Store(engine)
+        with counting(engine) as statements:
+            assert len(await store.integrations("default", None, "", 20, own=False)) == 20
+            assert len(await store.mappings(None, "halo-00", "", 20)) == 20
+            row = await store.mapping("org-07", "halo-00")
+            assert row is not None
+            assert row["org"] == "org-07"
+        assert len(statements) == 3
+    finally:
+        await engine.dispose()

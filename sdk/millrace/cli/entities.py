@@ -1,4 +1,4 @@
-"""`sources`, `subscriptions`, `connections`, `variables`, `secrets`, `workflows`, `adapters`: what is configured."""
+"""`sources`, `subscriptions`, `integrations`, `connections`, `variables`, `secrets`, `workflows`, `adapters`: what is configured."""
 
 from __future__ import annotations
 
@@ -60,6 +60,11 @@ subscriptions = _group(
         show.field("enabled"),
     ],
 )
+integrations = _group(
+    "integrations",
+    "External systems, and what each is for an organization.",
+    [show.field("name"), show.field("org"), show.field("provider"), show.field("description"), show.moment("updated_at")],
+)
 connections = _group(
     "connections",
     "Credentials of an organization.",
@@ -100,6 +105,7 @@ workflows = _group(
     metavar="NAME[=FILE]",
     help="A secret setting from a file, `-` for standard input; without one it is asked for.",
 )
+@click.option("--integration", help="The integration whose mapping its events are routed with.")
 @click.option("--enabled/--disabled", default=None, help="Whether it takes webhooks.")
 @WHOLE
 @asks
@@ -108,13 +114,14 @@ def put_source(
     name: str,
     *,
     adapter: str | None,
+    integration: str | None,
     settings: tuple[str, ...],
     given_secrets: tuple[str, ...],
     enabled: bool | None,
     body: str | None,
 ) -> None:
     """Create or replace a source. Secrets that are not given stay as they are."""
-    made = _body(body, {"adapter": adapter, "enabled": enabled})
+    made = _body(body, {"adapter": adapter, "integration": integration, "enabled": enabled})
     given = dict(made.get("settings") or {})
     if settings:
         known = {one["name"]: one for one in session.api.get("/adapters")["items"]}
@@ -155,6 +162,97 @@ def put_subscription(
     mapped = None if given is None else an_object(given, "--input")
     made = _body(body, {**fields, "filter": filter_, "input": mapped})
     show.entity(session.api.call("PUT", "/subscriptions", name, body=made), is_json=session.is_json)
+
+
+@sources.command("emit")
+@click.argument("name")
+@click.argument("type_", metavar="TYPE")
+@click.option("--data", metavar="JSON|@FILE|-", help="What happened.")
+@asks
+def emit_event(session: Session, name: str, type_: str, data: str | None) -> None:
+    """Let a source of the adapter `topic` have an event. Prints its delivery's id."""
+    body = {"type": type_, "data": None if data is None else an_object(data, "--data")}
+    answer = session.api.call("POST", "/sources", name, "events", body=body)
+    if session.is_json:
+        show.document(answer)
+    else:
+        show.said(answer["id"])
+
+
+@integrations.command("put")
+@click.argument("name")
+@click.option("--description", help="What it is, in a sentence.")
+@click.option("--schema", metavar="JSON|@FILE|-", help="The JSON Schema of each mapping's config, in which nothing is secret.")
+@click.option("--provider", help="The OAuth provider of its connections.")
+@WHOLE
+@asks
+def put_integration(
+    session: Session, name: str, *, description: str | None, schema: str | None, provider: str | None, body: str | None
+) -> None:
+    """Create or replace an integration: the organization's own, or with `--org global` everybody's."""
+    config_schema = None if schema is None else an_object(schema, "--schema")
+    made = _body(body, {"description": description, "config_schema": config_schema, "provider": provider})
+    show.entity(session.api.call("PUT", "/integrations", name, body=made), is_json=session.is_json)
+
+
+@integrations.command("mappings")
+@click.argument("name")
+@LIMIT
+@asks
+def list_mappings(session: Session, name: str, limit: int) -> None:
+    """List the organization's mapping of an integration; with `--org '*'` everybody's."""
+    columns = [
+        show.field("org"),
+        show.field("entity_id"),
+        show.field("connection"),
+        show.field("config"),
+        ("problems", lambda row: "; ".join(f"{one['path']}: {one['message']}" for one in row["problems"])),
+    ]
+    show.listing(session.api.pages("/integrations", name, "mappings", limit=limit), columns, is_json=session.is_json)
+
+
+@integrations.command("mapping")
+@click.argument("name")
+@asks
+def get_mapping(session: Session, name: str) -> None:
+    """Show what an integration is for the organization."""
+    show.entity(session.api.get("/integrations", name, "mappings", _org(session)), is_json=session.is_json)
+
+
+@integrations.command("map")
+@click.argument("name")
+@click.option("--set", "values", multiple=True, metavar="NAME=VALUE", help="A value of the config. Repeatable.")
+@click.option("--config", metavar="JSON|@FILE|-", help="The config; --set changes it. Secrets belong into a connection.")
+@click.option("--entity-id", help="Who the organization is in the external system.")
+@click.option("--connection", help="The connection by which it is reached.")
+@WHOLE
+@asks
+def put_mapping(
+    session: Session,
+    name: str,
+    *,
+    values: tuple[str, ...],
+    config: str | None,
+    entity_id: str | None,
+    connection: str | None,
+    body: str | None,
+) -> None:
+    """Say what an integration is for the organization, or replace what was said."""
+    given = None if config is None else an_object(config, "--config")
+    made = _body(body, {"config": given, "entity_id": entity_id, "connection": connection})
+    if values:
+        schema = session.api.get("/integrations", name)["config_schema"]
+        made["config"] = dict(made.get("config") or {}) | pairs(values, schema, "--set")
+    answer = session.api.call("PUT", "/integrations", name, "mappings", _org(session), body=made)
+    show.entity(answer, is_json=session.is_json)
+
+
+@integrations.command("unmap")
+@click.argument("name")
+@asks
+def delete_mapping(session: Session, name: str) -> None:
+    """Delete what was said of an integration for the organization."""
+    session.api.call("DELETE", "/integrations", name, "mappings", _org(session))
 
 
 @connections.command("put")
@@ -201,9 +299,13 @@ def adapters(session: Session) -> None:
     show.listing(session.api.get("/adapters"), columns, is_json=session.is_json)
 
 
+def _org(session: Session) -> str:
+    return session.org or session.place.org or "default"
+
+
 def _body(whole: str | None, changes: dict[str, Any]) -> dict[str, Any]:
     made = {} if whole is None else an_object(whole, "--body")
     return made | {name: value for name, value in changes.items() if value is not None}
 
 
-COMMANDS: list[click.Command] = [sources, subscriptions, connections, variables, secrets, workflows, adapters]
+COMMANDS: list[click.Command] = [sources, subscriptions, integrations, connections, variables, secrets, workflows, adapters]
