@@ -130,3 +130,12 @@ async def test_every_time_in_every_table_is_aware(place: Place, schema: str) -> 
         assert [tuple(row) for row in naive] == []
     finally:
         await admin.close()
+
+
+async def test_an_executor_may_emit_for_a_run_and_change_nothing_that_is_configured(place: Place) -> None:
+    for subject in ("ask.events.mapping", "do.events.emit"):
+        heard = await refusals(place, "executor", subject)
+        assert not any("permissions violation" in refusal for refusal in heard), subject
+    for verb in ("put_mapping", "remove_mapping", "put_integration", "remove_integration", "put_source"):
+        heard = await refusals(place, "executor", f"do.events.{verb}")
+        assert any("permissions violation" in refusal for refusal in heard), verb

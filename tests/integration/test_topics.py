@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import asyncpg
@@ -66,6 +67,16 @@ async def test_an_emitted_event_is_on_disk_when_it_is_answered_and_there_once(pl
             assert await executor.ask(command) == one
             await topic(gateway, enabled=False)
             assert await executor.ask(command) == one
+            assert len(await accepted(admin, source)) == 1
+
+
+async def test_one_command_on_two_replicas_at_once_is_one_event(place: Place) -> None:
+    async with running(place, "events"), running(place, "events"), bus_of(place, "gateway") as bus:
+        source = await topic(bus)
+        command = emitting()
+        answers = await asyncio.gather(*(bus.ask(command) for _ in range(20)))
+        assert len({answer.event for answer in answers}) == 1
+        async with bus_of(place, "admin") as admin:
             assert len(await accepted(admin, source)) == 1
 
 

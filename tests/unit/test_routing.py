@@ -1,0 +1,207 @@
+"""Pure decisions of the events service: what filters and inputs see, what may be emitted, which schemas may stand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.events import domain, schemas
+from services.events.adapters import DESCRIPTIONS, PARSERS
+from services.gateway.senders import SENDERS, TOPIC
+from shared.errors import Invalid, MillraceError, NotFound, Problem, TooLarge
+from shared.messages import EventAccepted
+from shared.questions.events import EmitEvent, MappingView
+
+NOW = "2026-01-02T03:04:05.000000Z"
+EVENT = EventAccepted(
+    source="s", source_name="repo", event="e", delivery="d", type="push", headers={}, received_at=NOW, data={"ref": "main"}
+)
+INTEGRATION = domain.integration_document(
+    MappingView(
+        id="m",
+        org="acme",
+        integration="halopsa",
+        config={"sites": ["a", "b"], "limits": {"pages": 3}},
+        entity_id="42",
+        connection="main",
+        provider=None,
+        problems=[],
+        created_at=NOW,
+        updated_at=NOW,
+        version=1,
+    )
+)
+WITH = domain.event_document(EVENT, EVENT.data, INTEGRATION)
+WITHOUT = domain.event_document(EVENT, EVENT.data)
+
+
+def test_an_event_tells_of_its_integration_who_it_is_and_nothing_of_its_config() -> None:
+    assert WITH == WITHOUT | {"integration": {"name": "halopsa", "entity_id": "42"}}
+    assert "integration" not in WITHOUT
+    assert domain.mapped(None, WITH, INTEGRATION) == {"event": WITH}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("integration.config.sites", ["a", "b"]),
+        ("integration.config.sites.1", "b"),
+        ("integration.config.limits.pages", 3),
+        ("integration.entity_id", "42"),
+        ("integration.connection", "main"),
+        ("integration.name", "halopsa"),
+        ("event.integration.entity_id", "42"),
+        ("integration", "integration"),
+        ("integrations.config", "integrations.config"),
+        (7, 7),
+    ],
+)
+def test_an_input_comes_from_its_path_or_is_the_literal_that_it_is(path: Any, value: Any) -> None:
+    assert domain.mapped({"a": path}, WITH, INTEGRATION) == {"a": value}
+
+
+@pytest.mark.parametrize(
+    ("path", "integration", "said"),
+    [
+        ("integration.config.none", INTEGRATION, "input a: this integration has no integration.config.none"),
+        ("integration.entity_id.x", INTEGRATION, "input a: this integration has no integration.entity_id.x"),
+        ("integration.config.x", None, "input a: the source of this event names no integration"),
+        ("event.data.none", INTEGRATION, "input a: this event has no event.data.none"),
+    ],
+)
+def test_a_path_that_leads_nowhere_names_its_parameter(path: str, integration: Any, said: str) -> None:
+    with pytest.raises(Invalid, match=said) as refused:
+        domain.mapped({"a": path}, WITH, integration)
+    assert refused.value.errors == (Problem("input.a", path),)
+
+
+@pytest.mark.parametrize(
+    ("filter_", "integration", "passes"),
+    [
+        ("event.data.ref == 'main' && 'a' in integration.config.sites", INTEGRATION, True),
+        ("integration.config.limits.pages > 3", INTEGRATION, False),
+        ("event.integration.entity_id == integration.entity_id", INTEGRATION, True),
+        ("integration == null", None, True),
+        ("integration == null", INTEGRATION, False),
+    ],
+)
+def test_a_filter_sees_the_integration_of_the_source(filter_: str, integration: Any, passes: bool) -> None:
+    assert domain.passes(filter_, WITH, integration) is passes
+
+
+def test_a_filter_that_wants_an_integration_where_there_is_none_says_so() -> None:
+    with pytest.raises(domain.FilterTrouble):
+        domain.passes("integration.config.x == 1", WITHOUT, None)
+
+
+# -- topics -----------------------------------------------------------------------------------------------------------
+
+
+def emit(topic: dict[str, Any] | None = None, **fields: Any) -> EventAccepted:
+    there = {"id": "s", "name": "orders", "adapter": "topic", "enabled": True, "delivery": None} | (topic or {})
+    given = {"source": "orders", "type": "order.paid"} | fields
+    return domain.emitted(EmitEvent(id="c", org="acme", actor="me", **given), there, "d", NOW)
+
+
+def test_hops_count_the_runs_and_end() -> None:
+    assert (emit(hops=9).hops, emit().emitted_by) == (0, "me")
+    assert (emit(run="r").hops, emit(run="r").emitted_by) == (1, "run:r")
+    assert emit(run="r", hops=31).hops == domain.MAX_HOPS
+    with pytest.raises(Invalid, match="32 runs"):
+        emit(run="r", hops=32)
+
+
+@pytest.mark.parametrize(
+    ("topic", "fields", "error", "said"),
+    [
+        ({"adapter": "github"}, {}, Invalid, "'orders' has the adapter 'github'"),
+        ({"enabled": False}, {}, NotFound, "switched off"),
+        ({}, {"type": "a b"}, Invalid, "cannot be a type"),
+        ({}, {"type": "x" * 101}, Invalid, "cannot be a type"),
+        ({}, {"data": "x" * 300_000}, TooLarge, "262144 bytes"),
+    ],
+)
+def test_what_cannot_be_emitted_is_named(
+    topic: dict[str, Any], fields: dict[str, Any], error: type[MillraceError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        emit(topic, **fields)
+
+
+def test_what_was_emitted_before_the_source_was_switched_off_is_known_again() -> None:
+    assert emit({"enabled": False, "delivery": "d"}) == emit()
+
+
+def test_every_adapter_has_a_sender_that_is_verified_and_read_or_is_a_topic() -> None:
+    assert DESCRIPTIONS.keys() - {TOPIC} == PARSERS.keys() == SENDERS.keys()
+    assert domain.TOPIC == TOPIC
+
+
+# -- schemas ----------------------------------------------------------------------------------------------------------
+
+
+def nested(depth: int) -> dict[str, Any]:
+    made: dict[str, Any] = {"type": "object"}
+    for _ in range(depth):
+        made = {"type": "object", "properties": {"a": made}}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ({"type": "object", "properties": {"a": {"format": "password"}}}, "config_schema.properties.a"),
+        ({"type": "object", "allOf": [{}, {"items": {"writeOnly": True}}]}, "config_schema.allOf.1.items"),
+        ({"type": "object", "$defs": {"format": {"writeOnly": True}}}, "config_schema.$defs.format"),
+        ({"type": "object", "additionalProperties": {"format": "password"}}, "config_schema.additionalProperties"),
+        ({"type": ["object", "null"]}, "config_schema.type"),
+        ({"type": "object", "minProperties": "1"}, "config_schema.minProperties"),
+        ({"type": "object", "$ref": "https://127.0.0.1:9/x"}, "config_schema"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}, "config_schema"),
+        (nested(3000), "config_schema"),
+        (nested(900), "config_schema"),
+    ],
+)
+def test_a_schema_that_cannot_stand_is_refused_with_the_place(schema: dict[str, Any], path: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        schemas.checked_config_schema(schema)
+    assert [problem.path for problem in refused.value.errors] == [path]
+
+
+def test_names_and_values_are_not_taken_for_keywords() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"format": {"const": {"format": "password"}}, "writeOnly": True},
+        "examples": [{"writeOnly": True, "format": "password"}],
+        "default": {"format": "password"},
+    }
+    assert schemas.checked_config_schema(schema) == schema
+
+
+def test_a_schema_that_refers_to_itself_ends() -> None:
+    schema = {"type": "object", "properties": {"child": {"$ref": "#"}, "n": {"type": "integer"}}}
+    schemas.checked_config_schema(schema)
+    assert schemas.misfits(schema, {"child": {"child": {"n": "x"}}}, at="config") == [
+        Problem("config.child.child.n", '"x" is not of type "integer"')
+    ]
+    for loop in ({"type": "object", "$ref": "#"}, {"type": "object", "allOf": [{"$ref": "#"}]}):
+        schemas.misfits(loop, {"a": 1}, at="config")
+
+
+@given(st.recursive(st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+def test_text_with_a_nul_is_found_wherever_it_is(value: Any) -> None:
+    def holds(inner: Any) -> bool:
+        if isinstance(inner, dict):
+            return any(holds(one) for pair in inner.items() for one in pair)
+        if isinstance(inner, list):
+            return any(holds(one) for one in inner)
+        return isinstance(inner, str) and "\0" in inner
+
+    if holds(value):
+        with pytest.raises(Invalid):
+            domain.checked_text(value, "config")
+    else:
+        domain.checked_text(value, "config")
