@@ -2,14 +2,20 @@
 
 Everything here is standard-library-only, so that it can be loaded inside a sandboxed child that sees nothing else of
 Millrace. Outside a run (in a test, in a shell) decorated functions are still plain functions, `step` simply calls and
-`log` writes to standard error; only what needs a supervisor, such as `connections`, raises `NotInRun`.
+`log` writes to standard error; only what needs a supervisor raises `NotInRun`: `connections`, `integrations`, `variables` (which
+is also `config`), `secrets`, `files` and `events`.
 """
 
 from millrace._connections import Connection, connections
 from millrace._declare import data_provider, workflow
+from millrace._events import events
+from millrace._files import File, files
+from millrace._integrations import Integration, integrations
 from millrace._log import log
 from millrace._runs import runs
+from millrace._secrets import secrets
 from millrace._step import StepTimeout, step
+from millrace._variables import config, variables
 from millrace._waiting import Signal, sleep, wait_for
 from millrace.errors import Cancelled, ChildFailed, InputError, NotInRun, OrderChanged, Refused, ResultError, SignalTimeout
 
@@ -17,7 +23,9 @@ __all__ = [
     "Cancelled",
     "ChildFailed",
     "Connection",
+    "File",
     "InputError",
+    "Integration",
     "NotInRun",
     "OrderChanged",
     "Refused",
@@ -25,12 +33,18 @@ __all__ = [
     "Signal",
     "SignalTimeout",
     "StepTimeout",
+    "config",
     "connections",
     "data_provider",
+    "events",
+    "files",
+    "integrations",
     "log",
     "runs",
+    "secrets",
     "sleep",
     "step",
+    "variables",
     "wait_for",
     "workflow",
 ]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from millrace._runtime import channel
+from millrace._runtime.naming import checked_text
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,7 @@ class Connections:
 
 
 def _name(name: object) -> str:
-    if not isinstance(name, str) or not name:
-        msg = f"a connection has a name, not {name!r}"
-        raise TypeError(msg)
-    return name
+    return checked_text(name, "a connection's name")
 
 
 def _connection(name: str, answer: Any) -> Connection:

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from services.executor import life
+from services.executor import life, workspace
 from services.executor.claim import Claim, children_told, fold
 from services.executor.egress import Reached
+from services.executor.files import Files
 from services.executor.life import Recorded, StepId
 from services.executor.output import Output
 from services.executor.sandbox import jail
@@ -26,8 +27,10 @@ from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable
 from shared.messages import Audited, LineChunk, RunRequested, RunStepCompleted, Wait
+from shared.questions.events import EmitEvent, Emitted, GetMapping, MappingView
 from shared.questions.executor import WorkflowEntry
 from shared.questions.oauth import GetToken, Token
+from shared.questions.settings import GetSecret, GetVariable, SecretGiven, VariableView
 from shared.streams import INLINE_BYTES
 
 # While the broker is away lines are offered again after so many seconds.
@@ -37,7 +40,15 @@ MOST_HOPS = 32
 _log = structlog.get_logger()
 
 
-class Deps(Protocol):
+# A command that nobody answered is given again after so many seconds.
+AGAIN = (0.5, 2.0)
+# Credentials of one attempt: each that is given, or is not, is a record in the audit trail.
+CREDENTIALS = 1000
+# Events of one attempt.
+EVENTS = 1000
+
+
+class Deps(workspace.Deps, Protocol):
     """What answering a run needs."""
 
     bus: Bus
@@ -56,6 +67,8 @@ class Allowed:
         self._org = org = mine.state.org
         self._run = mine.run
         self._steps = steps
+        self._credentials = self._events = 0
+        self._files = Files(deps, org, mine.run, mine.started.id)
         self.lines = Output(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
         self.reached = Reached(mine.run, org, self._audit, self.lines)
         self.waits: dict[StepId, Wait] = {}
@@ -172,11 +185,95 @@ class Allowed:
 
     async def connection(self, name: str) -> dict[str, Any]:
         """Ask the oauth service for a live token."""
+        self._count_credential()
         nonce = secrets.token_urlsafe(16)
         correlation = self._claim.started.correlationid
         question = GetToken(org=self._org, name=name, run=self._run, nonce=nonce, correlation_id=correlation)
         token: Token = await self._deps.bus.ask(question)
         return {"name": token.name, "token": self._opened(token.sealed, nonce, "token"), "expires_at": token.expires_at}
+
+    async def variable(self, name: str) -> dict[str, Any]:
+        """Ask the oauth service for the variable."""
+        found: VariableView = await self._deps.bus.ask(GetVariable(org=self._org, name=name))
+        return {"value": found.value}
+
+    async def secret(self, name: str) -> dict[str, Any]:
+        """Ask the oauth service for the secret."""
+        self._count_credential()
+        nonce = secrets.token_urlsafe(16)
+        correlation = self._claim.started.correlationid
+        question = GetSecret(org=self._org, name=name, run=self._run, nonce=nonce, correlation_id=correlation)
+        given: SecretGiven = await self._deps.bus.ask(question)
+        return {"value": self._opened(given.sealed, nonce, "secret")}
+
+    async def integration(self, name: str) -> dict[str, Any]:
+        """Ask the events service for the organization's mapping; the token of its connection is asked for when it is wanted."""
+        found: MappingView = await self._deps.bus.ask(GetMapping(org=self._org, integration=name))
+        return {"name": found.integration, "config": found.config, "entity_id": found.entity_id, "connection": found.connection}
+
+    async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
+        """Tell the events service. The command's id derives from the claim: told again it is the same event."""
+        if self._events >= EVENTS:
+            raise TooLarge(f"this attempt has emitted {EVENTS} events, the most that one may")
+        self._events += 1
+        started = self._claim.started
+        command = EmitEvent(
+            id=derived_id(started.id, "emit", str(self._events)),
+            org=self._org,
+            actor=f"run:{self._run}",
+            source=source,
+            type=type_,
+            data=msgspec.json.decode(data),
+            run=self._run,
+            hops=self._claim.state.hops,
+            correlation_id=started.correlationid,
+            causation_id=started.id,
+        )
+        emitted: Emitted = await self._told(command)
+        return {"id": emitted.event, "delivery": emitted.delivery}
+
+    async def file_find(self, path: str) -> dict[str, Any]:
+        """Answer from the workspace's rows."""
+        return await self._files.find(path)
+
+    async def file_list(self, prefix: str, after: str) -> dict[str, Any]:
+        """Answer from the workspace's rows."""
+        return await self._files.list(prefix, after)
+
+    async def file_read(self, path: str, reading: int, at: int) -> dict[str, Any]:
+        """Read from the object store."""
+        return await self._files.read(path, reading, at)
+
+    async def file_write(self, path: str, writing: int, at: int, data: bytes, *, is_last: bool) -> dict[str, Any] | None:
+        """Gather the parts, then put the whole into the workspace."""
+        return await self._files.write(path, writing, at, data, is_last=is_last)
+
+    async def file_delete(self, path: str) -> None:
+        """Delete from the workspace."""
+        await self._files.delete(path)
+
+    async def finish(self) -> None:
+        """Let go of what the attempt left open, and say what its network was denied."""
+        await self._files.close()
+        await self.reached.finish()
+
+    async def _told(self, command: EmitEvent) -> Emitted:
+        """Give a command, again while nobody answers in time: its id makes that safe. Raises what its owner refuses."""
+        for pause in (*AGAIN, None):
+            try:
+                answer: Emitted = await self._deps.bus.ask(command)
+            except Unavailable:
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+            else:
+                return answer
+        raise AssertionError
+
+    def _count_credential(self) -> None:
+        if self._credentials >= CREDENTIALS:
+            raise TooLarge(f"this attempt has asked for credentials {CREDENTIALS} times: keep what you were given in a variable")
+        self._credentials += 1
 
     def _opened(self, sealed: str, nonce: str, field: str) -> str:
         """Open what was sealed as the answer to one question of this run."""

@@ -10,6 +10,10 @@ from datetime import datetime, timedelta
 from shared.errors import Invalid, Problem
 from shared.questions import Position
 
+# The organization whose workspace, workflows and settings all others see.
+PLATFORM = "global"
+# Where runs may write in a workspace.
+DATA = "data/"
 # Ended runs are kept on the bus for at least so long, whatever the setting.
 LEAST_KEPT = timedelta(hours=1)
 # Well below: until then the bus itself knows a request that was made before.
@@ -52,6 +56,18 @@ def _path_complaint(path: str) -> str | None:
         return "it is not in Unicode normal form C"
     if any(len(part.encode()) > PART_BYTES for part in path.split("/")):
         return f"a part of it is longer than {PART_BYTES} bytes"
+    return None
+
+
+def kept_from_runs(path: str) -> str | None:
+    """Return why runs may not change a file, or None where they may: below `data/`, and never code.
+
+    What a run writes must not become what the organization runs: a module below `data/` would be part of the next bundle.
+    """
+    if not path.startswith(DATA):
+        return f"only what is below {DATA!r} is for runs to write"
+    if is_code(path):
+        return "it would be code, which only people deploy"
     return None
 
 

@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 
 from services.executor import domain, life
 from services.executor.allowed import Allowed
+from services.executor.allowed import Deps as AllowedDeps
 from services.executor.bundles import Bundles
 from services.executor.claim import AlreadyEnded, Claim, Outcome, Superseded, fold
 from services.executor.life import Recorded, StepId
@@ -58,7 +59,7 @@ _WORK = {work.name.removeprefix("executor-runs-"): work for work in WORK if RunR
 _log = structlog.get_logger()
 
 
-class Deps(Protocol):
+class Deps(AllowedDeps, Protocol):
     """What running needs."""
 
     bus: Bus
@@ -234,7 +235,7 @@ class Runs:
             outcome = await deps.sandbox.run(job, allowed, cancel=mine.cancel)
         finally:
             # Before the end: a run that is said to have ended has all its lines, and the trail of what it was denied.
-            await allowed.reached.finish()
+            await allowed.finish()
         await allowed.lines.flush()
         if outcome.status == "waiting":
             return _waiting(run.id, mine.attempt, allowed.waits, outcome)

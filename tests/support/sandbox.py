@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +22,7 @@ from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Identity, require_reach
-from services.executor.sandbox.jail import Description, Job, Level, Outcome, StartedRun, StepRecord, Stream, Tier
+from services.executor.sandbox.jail import MAX_CHUNK, Description, Job, Level, Outcome, StartedRun, StepRecord, Stream, Tier
 from shared.errors import NotFound
 
 UID = SANDBOX_UID if os.geteuid() == 0 else None
@@ -81,6 +82,12 @@ class Recorded:
         self.steps: dict[tuple[str, int], msgspec.Raw] = {}
         self.asked: list[str] = []
         self.logged = asyncio.Event()
+        self.variables: dict[str, Any] = {}
+        self.secrets: dict[str, str] = {}
+        self.events: list[tuple[str, str, Any]] = []
+        self.files: dict[str, bytes] = {}
+        self.parts: list[tuple[str, int]] = []
+        self._writing: dict[int, bytearray] = {}
 
     async def log(self, level: Level, event: str, fields: dict[str, Any]) -> None:
         self.logs.append((level, event, fields))
@@ -111,6 +118,64 @@ class Recorded:
             msg = f"there is no connection {name}"
             raise NotFound(msg)
         return {"name": name, "token": "sesame", "expires_at": "2026-01-31T09:30:00Z"}
+
+    async def variable(self, name: str) -> dict[str, Any]:
+        self.asked.append(name)
+        if name not in self.variables:
+            msg = f"there is no variable {name!r} in this organization or in global"
+            raise NotFound(msg)
+        return {"value": self.variables[name]}
+
+    async def secret(self, name: str) -> dict[str, Any]:
+        self.asked.append(name)
+        if name not in self.secrets:
+            msg = f"there is no secret {name!r} in this organization or in global"
+            raise NotFound(msg)
+        return {"value": self.secrets[name]}
+
+    async def integration(self, name: str) -> dict[str, Any]:
+        self.asked.append(name)
+        return {"name": name, "config": {"url": "https://h.example"}, "entity_id": "7", "connection": "halopsa"}
+
+    async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
+        self.events.append((source, type_, json.loads(bytes(data))))
+        return {"id": f"event-{len(self.events)}", "delivery": "d"}
+
+    async def file_find(self, path: str) -> dict[str, Any]:
+        if path not in self.files:
+            msg = f"there is no file {path!r}"
+            raise NotFound(msg)
+        content = self.files[path]
+        return {
+            "path": path,
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "updated_at": "2026-01-31T09:30:00Z",
+        }
+
+    async def file_list(self, prefix: str, after: str) -> dict[str, Any]:
+        found = sorted(path for path in self.files if path.startswith(prefix) and path > after)
+        items = [await self.file_find(path) for path in found[:2]]
+        return {"items": items, "next": found[1] if len(found) > 2 else None}
+
+    async def file_read(self, path: str, reading: int, at: int) -> dict[str, Any]:
+        await self.file_find(path)
+        self.parts.append((path, at))
+        return {"data": self.files[path][at : at + MAX_CHUNK], "size": len(self.files[path])}
+
+    async def file_write(self, path: str, writing: int, at: int, data: bytes, *, is_last: bool) -> dict[str, Any] | None:
+        self.parts.append((path, at))
+        written = self._writing.setdefault(writing, bytearray())
+        assert len(written) == at
+        written += data
+        if not is_last:
+            return None
+        self.files[path] = bytes(self._writing.pop(writing))
+        return await self.file_find(path)
+
+    async def file_delete(self, path: str) -> None:
+        await self.file_find(path)
+        del self.files[path]
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""`sources`, `subscriptions`, `integrations`, `connections`, `variables`, `secrets`, `workflows`, `adapters`: what is configured."""
+"""`sources`, `subscriptions`, `integrations`, `connections`, `variables`, `secrets` and the like: what is configured."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ Stream = Literal["stdout", "stderr"]
 Status = Literal["succeeded", "failed", "timed_out", "cancelled", "crashed", "waiting"]
 # What can be recorded of a run beside its steps: a child run that it started, and waits that are over.
 Kind = Literal["step", "start", "sleep", "signal", "run"]
+MAX_CHUNK = 1 << 20
+"""Bytes of one part of a file, either way: a frame holds it in base64, and many may be under way."""
 Reason = Literal["error", "timeout", "oom", "worker_lost", "sandbox", "limit"]
 
 
@@ -163,6 +165,33 @@ class Capabilities(Protocol):
 
         The token is masked from then on in all that the attempt says.
         """
+
+    async def variable(self, name: str) -> dict[str, Any]:
+        """Answer `{"value"}`: the organization's variable of that name, else the platform's."""
+
+    async def secret(self, name: str) -> dict[str, Any]:
+        """Answer `{"value"}`: the organization's secret of that name, else the platform's. It is masked as a token is."""
+
+    async def integration(self, name: str) -> dict[str, Any]:
+        """Answer `{"name", "config", "entity_id", "connection"}`: what the integration is for the organization."""
+
+    async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
+        """Have an event of a topic; answer `{"id", "delivery"}` once it is on disk."""
+
+    async def file_find(self, path: str) -> dict[str, Any]:
+        """Answer `{"path", "size", "sha256", "updated_at"}` of a workspace file: the organization's own, else the platform's."""
+
+    async def file_list(self, prefix: str, after: str) -> dict[str, Any]:
+        """Answer `{"items", "next"}`: files below `prefix` by path, and the path to go on after, or None."""
+
+    async def file_read(self, path: str, reading: int, at: int) -> dict[str, Any]:
+        """Answer `{"data", "size"}`: the part of a file from `at` on, at most `MAX_CHUNK` bytes. Parts are read in order."""
+
+    async def file_write(self, path: str, writing: int, at: int, data: bytes, *, is_last: bool) -> dict[str, Any] | None:
+        """Take the part of a file that begins at `at`; with the last one it is there, and described as by `file_find`."""
+
+    async def file_delete(self, path: str) -> None:
+        """Delete a file of the organization's own that runs may write."""
 
 
 class Sandbox(Protocol):

@@ -8,13 +8,15 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from services.executor.sandbox.jail import Capabilities, Kind, StartedRun, StepRecord
+from services.executor.sandbox.jail import MAX_CHUNK, Capabilities, Kind, StartedRun, StepRecord
 
 MOST_SECONDS = 366 * 86400
 """A year, and a day for the clocks of those who count in them."""
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 StepName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Path = Annotated[str, msgspec.Meta(max_length=4096)]
+Chunk = Annotated[bytes, msgspec.Meta(max_length=MAX_CHUNK)]
 
 
 class Request(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
@@ -86,6 +88,67 @@ def _started(asked: StartRun) -> StartedRun:
         run_at=asked.run_at,
         concurrency_key=asked.concurrency_key,
     )
+class Variable(Request, frozen=True, tag="variable"):
+    """Asks for a variable."""
+
+    name: Name
+
+
+class Secret(Request, frozen=True, tag="secret"):
+    """Asks for a secret."""
+
+    name: Name
+
+
+class Integration(Request, frozen=True, tag="integration"):
+    """Asks what an integration is for the organization."""
+
+    name: Name
+
+
+class Emit(Request, frozen=True, tag="emit"):
+    """Asks to have an event of a topic."""
+
+    source: Name
+    type: Name
+    data: msgspec.Raw
+
+
+class FileFind(Request, frozen=True, tag="file_find"):
+    """Asks what is known of a file."""
+
+    path: Path
+
+
+class FileList(Request, frozen=True, tag="file_list"):
+    """Asks for files below a prefix, after a path."""
+
+    prefix: Path
+    after: Path
+
+
+class FileRead(Request, frozen=True, tag="file_read"):
+    """Asks for the next part of a file, under the number that the child gave to this reading of it."""
+
+    path: Path
+    reading: Number
+    at: Number
+
+
+class FileWrite(Request, frozen=True, tag="file_write"):
+    """Hands the next part of a file over, under the number that the child gave to this writing of it."""
+
+    path: Path
+    writing: Number
+    at: Number
+    data: Chunk
+    is_last: bool
+
+
+class FileDelete(Request, frozen=True, tag="file_delete"):
+    """Asks to delete a file."""
+
+    path: Path
 
 
 def _no_secrets(_answer: Any) -> Iterable[str]:
@@ -119,6 +182,18 @@ SERVED: dict[type[Request], Served] = {
     StartRun: Served(call=lambda run, asked: run.start_run(_started(asked)), is_kept=True),
     CancelRun: Served(call=lambda run, _asked: run.cancel_run(), is_kept=True),
     Connection: Served(call=lambda run, asked: run.connection(asked.name), secrets=lambda answer: (answer["token"],)),
+    Variable: Served(call=lambda run, asked: run.variable(asked.name)),
+    Secret: Served(call=lambda run, asked: run.secret(asked.name), secrets=lambda answer: (answer["value"],)),
+    Integration: Served(call=lambda run, asked: run.integration(asked.name)),
+    Emit: Served(call=lambda run, asked: run.emit(asked.source, asked.type, asked.data), is_kept=True),
+    FileFind: Served(call=lambda run, asked: run.file_find(asked.path)),
+    FileList: Served(call=lambda run, asked: run.file_list(asked.prefix, asked.after)),
+    FileRead: Served(call=lambda run, asked: run.file_read(asked.path, asked.reading, asked.at)),
+    FileWrite: Served(
+        call=lambda run, asked: run.file_write(asked.path, asked.writing, asked.at, asked.data, is_last=asked.is_last),
+        is_kept=True,
+    ),
+    FileDelete: Served(call=lambda run, asked: run.file_delete(asked.path), is_kept=True),
 }
 
 

@@ -1,0 +1,80 @@
+"""`integrations`: what an external system is for this run's organization, with a live token for it.
+
+In a workflow:
+
+    from millrace import integrations, workflow
+
+    @workflow
+    def tickets() -> list:
+        halo = integrations.get("halopsa")
+        request = Request(halo.config["url"] + "/tickets", headers={"Authorization": f"Bearer {halo.token}"})
+        return json.load(urlopen(request))
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from millrace._connections import Connection, connections
+from millrace._runtime import channel
+from millrace._runtime.naming import checked_text
+from millrace.errors import Refused
+
+
+@dataclass(frozen=True)
+class Integration:
+    """An integration as the organization has mapped it. It holds no token: each use of one asks for a live one."""
+
+    name: str
+    config: dict[str, Any]
+    """What the organization has configured; it fits the integration's schema."""
+    entity_id: str | None
+    """Which entity of the external system the organization is, if it is one."""
+    connection: str | None
+    """The name of the connection that the token is of."""
+
+    @property
+    def token(self) -> str:
+        """A live token, waited for. Raises `Refused` where there is no connection.
+
+        Inside a coroutine prefer `await integration.atoken()`: this one holds up the event loop while it waits.
+        """
+        return self.credential().token
+
+    async def atoken(self) -> str:
+        """Answer a live token without holding up the event loop. Raises like `token`."""
+        return (await connections.aget(self._connected())).token
+
+    def credential(self) -> Connection:
+        """Answer the connection, with its token and its end. Raises like `token`."""
+        return connections.get(self._connected())
+
+    def _connected(self) -> str:
+        if self.connection is None:
+            raise Refused("NotFound", f"this organization's mapping of integration {self.name!r} names no connection")
+        return self.connection
+
+
+class Integrations:
+    """Asks what an integration is for the organization; every call asks anew."""
+
+    def get(self, name: str) -> Integration:
+        """Answer the integration, waiting for it. Raises `Refused`, which says what is missing, and `NotInRun` outside a run.
+
+        Inside a coroutine prefer `await integrations.aget(name)`: this one holds up the event loop while it waits.
+        """
+        return _integration(channel.ask("integrations", "integration", name=_name(name)))
+
+    async def aget(self, name: str) -> Integration:
+        """Answer the integration without holding up the event loop. Raises like `get`."""
+        return _integration(await channel.aask("integrations", "integration", name=_name(name)))
+
+
+def _name(name: object) -> str:
+    return checked_text(name, "an integration's name")
+
+
+def _integration(answer: dict[str, Any]) -> Integration:
+    return Integration(answer["name"], answer["config"], answer["entity_id"], answer["connection"])
+
+
+integrations = Integrations()
