@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
 from sqlalchemy import RowMapping
@@ -132,7 +132,8 @@ class Files:
                 raise Invalid(f"{path[:120]!r} is not being read: begin at 0")
             row = await self._row(path)
             await self._make_room()
-            found = self._begun(self._readings, reading, _Reading(path, row["size"], self._deps.blobs.get(row["sha256"])))
+            size, sha256 = row["size"], row["sha256"]
+            found = self._begun(self._readings, reading, lambda: _Reading(path, size, self._deps.blobs.get(sha256)))
         async with found.lock:
             found.touched = time.monotonic()
             if (found.path, found.at) != (path, at):
@@ -159,7 +160,7 @@ class Files:
             if at != 0:
                 raise Invalid(f"{path!r} is not being written: begin at 0")
             await self._make_room()
-            found = self._begun(self._writings, writing, _Writing(path))
+            found = self._begun(self._writings, writing, lambda: _Writing(path))
         async with found.lock:
             found.touched = time.monotonic()
             is_over = True
@@ -202,13 +203,13 @@ class Files:
                     del under_way[number]
                     await one.close()
 
-    def _begun(self, under_way: dict[int, U], number: int, one: U) -> U:
+    def _begun(self, under_way: dict[int, U], number: int, made: Callable[[], U]) -> U:
         """Take note of one that begins. Waits for nothing, so that nobody comes between."""
         if number in under_way:
             raise Invalid(f"{under_way[number].path!r} is under way by the number {number} already")
         if len(self._readings) + len(self._writings) >= AT_ONCE:
             raise Unavailable(f"a run reads and writes at most {AT_ONCE} files at a time: finish with one first")
-        under_way[number] = one
+        one = under_way[number] = made()
         return one
 
     async def _keep(self, writing: _Writing) -> dict[str, Any]:
