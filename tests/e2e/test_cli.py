@@ -290,6 +290,20 @@ async def test_entities_are_listed_shown_and_deleted(millrace: Command) -> None:
     await millrace("connections", "delete", "halopsa")
     _, error = await millrace.both("connections", "get", "halopsa", code=1)
     assert error == "millrace: there is no connection 'halopsa'\n"
+    shown = await millrace("secrets", "put", "signing.key", "--value-file", "-", given="sec_value\n")
+    assert "signing.key" in shown
+    assert "signing.key" in await millrace("secrets", "list")
+    assert "sec_value" not in shown + await millrace("secrets", "get", "signing.key", "--output", "json")
+    _, error = await millrace.both("secrets", "put", "other", code=2)
+    assert error == "millrace secrets put: value is a secret: give it in a file, or by standard input with `-`.\n"
+    await millrace("secrets", "delete", "signing.key")
+    _, error = await millrace.both("secrets", "get", "signing.key", code=1)
+    assert error == "millrace: there is no secret 'signing.key'\n"
+    for given, value in (("5", 5), ("eu", "eu"), ('{"a": [null]}', {"a": [None]}), ("true", True)):
+        assert (await millrace.json("variables", "put", "given", given))["value"] == value
+    assert (await millrace.json("variables", "put", "given", "5", "--text"))["value"] == "5"
+    assert '"5"' in await millrace("variables", "list")
+    await millrace("variables", "delete", "given")
     body = '{"adapter": "hmac", "settings": {"secret": "x", "event_path": "kind"}}'
     await millrace("sources", "put", "signed", "--body", "-", given=body)
     changed = await millrace.json("sources", "put", "signed", "--adapter", "hmac", "--set", "event_path=type", "--disabled")
