@@ -44,8 +44,10 @@ _log = structlog.get_logger()
 AGAIN = (0.5, 2.0)
 # Credentials of one attempt: each that is given, or is not, is a record in the audit trail.
 CREDENTIALS = 1000
-# Events of one attempt.
+# Events of one attempt: each is kept, and may start runs.
 EVENTS = 1000
+# Everything else that a service or the database is asked for one attempt's sake.
+QUESTIONS = 10_000
 
 
 class Deps(workspace.Deps, Protocol):
@@ -67,7 +69,7 @@ class Allowed:
         self._org = org = mine.state.org
         self._run = mine.run
         self._steps = steps
-        self._credentials = self._events = 0
+        self._credentials = self._events = self._questions = 0
         self._files = Files(deps, org, mine.run, mine.started.id)
         self.lines = Output(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
         self.reached = Reached(mine.run, org, self._audit, self.lines)
@@ -194,6 +196,7 @@ class Allowed:
 
     async def variable(self, name: str) -> dict[str, Any]:
         """Ask the oauth service for the variable."""
+        self._count_question()
         found: VariableView = await self._deps.bus.ask(GetVariable(org=self._org, name=name))
         return {"value": found.value}
 
@@ -208,6 +211,7 @@ class Allowed:
 
     async def integration(self, name: str) -> dict[str, Any]:
         """Ask the events service for the organization's mapping; the token of its connection is asked for when it is wanted."""
+        self._count_question()
         found: MappingView = await self._deps.bus.ask(GetMapping(org=self._org, integration=name))
         return {"name": found.integration, "config": found.config, "entity_id": found.entity_id, "connection": found.connection}
 
@@ -234,18 +238,22 @@ class Allowed:
 
     async def file_find(self, path: str) -> dict[str, Any]:
         """Answer from the workspace's rows."""
+        self._count_question()
         return await self._files.find(path)
 
     async def file_list(self, prefix: str, after: str) -> dict[str, Any]:
         """Answer from the workspace's rows."""
+        self._count_question()
         return await self._files.list(prefix, after)
 
     async def file_read(self, path: str, reading: int, at: int) -> dict[str, Any]:
         """Read from the object store."""
+        self._count_question()
         return await self._files.read(path, reading, at)
 
     async def file_write(self, path: str, writing: int, at: int, data: bytes, *, is_last: bool) -> dict[str, Any] | None:
         """Gather the parts, then put the whole into the workspace."""
+        self._count_question()
         return await self._files.write(path, writing, at, data, is_last=is_last)
 
     async def file_delete(self, path: str) -> None:
@@ -272,8 +280,13 @@ class Allowed:
 
     def _count_credential(self) -> None:
         if self._credentials >= CREDENTIALS:
-            raise TooLarge(f"this attempt has asked for credentials {CREDENTIALS} times: keep what you were given in a variable")
+            raise TooLarge(f"this attempt has asked for credentials {CREDENTIALS} times: keep what you were given")
         self._credentials += 1
+
+    def _count_question(self) -> None:
+        if self._questions >= QUESTIONS:
+            raise TooLarge(f"this attempt has asked the platform {QUESTIONS} times: keep what you were told")
+        self._questions += 1
 
     def _opened(self, sealed: str, nonce: str, field: str) -> str:
         """Open what was sealed as the answer to one question of this run."""

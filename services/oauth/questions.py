@@ -68,7 +68,7 @@ async def get_token(asked: GetToken, deps: Deps) -> Token:
     connection = await deps.connections.store.usable(asked.org, asked.name)
     if connection is None:
         await _record(asked, None, "not_found", deps)
-        raise NotFound(f"there is no connection {asked.name!r}")
+        raise NotFound(f"there is no connection {asked.name!r} in this organization or in global")
     try:
         sealed = deps.vault.given(connection, asked)
     except Unavailable as error:

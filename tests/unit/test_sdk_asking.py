@@ -20,7 +20,7 @@ PLAIN: list[Callable[[], object]] = [
     lambda: files.read_text("a"),
     lambda: list(files.chunks("a")),
     lambda: files.write("a", b""),
-    lambda: files.list(),
+    files.list,
     lambda: files.delete("a"),
     lambda: files.exists("a"),
 ]
@@ -33,7 +33,7 @@ AWAITED: list[Callable[[], Awaitable[object]]] = [
     lambda: files.aread("a"),
     lambda: files.aread_text("a"),
     lambda: files.awrite("a", ""),
-    lambda: files.alist(),
+    files.alist,
     lambda: files.adelete("a"),
     lambda: files.aexists("a"),
 ]

@@ -3,6 +3,7 @@
 A new capability is a struct here, a method of `jail.Capabilities`, a line of `SERVED`, and the call of `channel.ask` in the SDK.
 """
 
+import functools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated, Any, Literal
 
@@ -197,6 +198,7 @@ SERVED: dict[type[Request], Served] = {
 }
 
 
+@functools.cache
 def documents_of(kind: type[msgspec.Struct]) -> tuple[str, ...]:
     """Return the names of the fields of a frame that hold a JSON document as it was written."""
     return tuple(field.name for field in msgspec.structs.fields(kind) if field.type is msgspec.Raw)
