@@ -3,7 +3,6 @@
 import asyncio
 import atexit
 import importlib
-import inspect
 import io
 import json
 import os
@@ -15,14 +14,12 @@ from typing import Any, cast
 from millrace import _declare, _order
 from millrace._binding import bind
 from millrace._runtime import channel, describe, network, probe
+from millrace._runtime.calling import call
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
 from millrace._runtime.rehearsal import rehearse
 from millrace._runtime.stopping import Stopping
 from millrace._runtime.walls import Walls
-
-_CLEARING = 1.0
-"""Seconds that tasks which the workflow left behind have to end, once they are cancelled."""
 
 _LAST_RESORT = b'{"kind":"error","type":"MemoryError","message":"no memory to say more","traceback":""}'
 
@@ -99,32 +96,15 @@ def _call(job: dict[str, Any], loop: asyncio.AbstractEventLoop, stopping: Stoppi
     function = _found(job, bundle)
     order = _order.current = _order.Order(job["recorded"])
     args, kwargs = bind(function, job["input"])
-    if not inspect.iscoroutinefunction(function):
-        result = function(*args, **kwargs)
-        if not inspect.iscoroutine(result):
-            order.check_end()
-            return result
-        coroutine = result
-    else:
-        coroutine = function(*args, **kwargs)
-    asyncio.set_event_loop(loop)
-    order.main = stopping.task = loop.create_task(coroutine)
-    try:
-        result = loop.run_until_complete(stopping.task)
-        order.check_end()
-        return result
-    finally:
-        _clear(loop)
 
+    def began(task: asyncio.Task[Any]) -> None:
+        asyncio.set_event_loop(loop)
+        order.main = task
+        stopping.attend(task)
 
-def _clear(loop: asyncio.AbstractEventLoop) -> None:
-    """Let what the workflow left running meet its cancellation, for a moment; threads are not waited for."""
-    left = asyncio.all_tasks(loop)
-    if left:
-        for task in left:
-            task.cancel()
-        loop.run_until_complete(asyncio.wait(left, timeout=_CLEARING))
-    loop.run_until_complete(loop.shutdown_asyncgens())
+    result = call(function, args, kwargs, loop, began)
+    order.check_end()
+    return result
 
 
 def _found(job: dict[str, Any], bundle: str) -> Callable[..., Any]:

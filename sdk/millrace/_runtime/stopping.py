@@ -1,10 +1,13 @@
-"""How SIGTERM reaches the author's code: as a cancelled task or an exception, so that `finally` blocks run."""
+"""How signals reach the author's code: SIGTERM as a cancelled task or an exception, so that `finally` blocks run; SIGALRM for
+what must be looked at even while the author's code holds everything up.
+"""
 
 import asyncio
 import signal
 from types import FrameType
 from typing import Any
 
+from millrace._runtime import blocked
 from millrace._runtime.channel import Channel
 from millrace.errors import Cancelled
 
@@ -17,6 +20,7 @@ class Stopping:
 
     def __init__(self, channel: Channel, bundle: str) -> None:
         self._channel = channel
+        self._bundle = bundle
         self._prefix = bundle.rstrip("/") + "/"
         self.task: asyncio.Task[Any] | None = None
         """The author's coroutine, while there is one."""
@@ -25,7 +29,13 @@ class Stopping:
     def listen(self) -> None:
         """From now on a SIGTERM stops the author's code."""
         signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGALRM, self._insist)
+        signal.signal(signal.SIGALRM, self._ring)
+
+    def attend(self, task: asyncio.Task[Any]) -> None:
+        """From now on it is this task that a SIGTERM stops; once it is not short any more, its loop is looked after."""
+        self.task = task
+        if not self.asked:
+            signal.setitimer(signal.ITIMER_REAL, blocked.LONG)
 
     def silence(self) -> None:
         """From now on no signal disturbs: the author's code has ended."""
@@ -43,7 +53,13 @@ class Stopping:
         self.task.get_loop().call_soon_threadsafe(lambda: None)  # wakes a loop that waits
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
-    def _insist(self, _signal: int, frame: FrameType | None) -> None:
+    def _ring(self, _signal: int, frame: FrameType | None) -> None:
+        if self.asked:
+            self._insist(frame)
+        elif self.task is not None:
+            blocked.watch(self.task.get_loop(), self._bundle)
+
+    def _insist(self, frame: FrameType | None) -> None:
         while frame is not None:
             if frame.f_code.co_filename.startswith(self._prefix):
                 self._raise()

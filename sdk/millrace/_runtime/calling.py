@@ -1,0 +1,38 @@
+"""Calling the author's function, the same way in a run and in `millrace.testing`."""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+_CLEARING = 1.0
+"""Seconds that tasks which the workflow left behind have to end, once they are cancelled."""
+
+
+def call(
+    function: Callable[..., Any],
+    args: list[Any],
+    kwargs: dict[str, Any],
+    loop: asyncio.AbstractEventLoop,
+    began: Callable[[asyncio.Task[Any]], None],
+) -> object:
+    """Answer what the function returns; a coroutine is run to its end on `loop`, and `began` is told its task before."""
+    result = function(*args, **kwargs)
+    if not inspect.iscoroutine(result):
+        return result
+    task = loop.create_task(result)
+    began(task)
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        _clear(loop)
+
+
+def _clear(loop: asyncio.AbstractEventLoop) -> None:
+    """Let what the workflow left running meet its cancellation, for a moment; threads are not waited for."""
+    left = asyncio.all_tasks(loop)
+    if left:
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(left, timeout=_CLEARING))
+    loop.run_until_complete(loop.shutdown_asyncgens())
