@@ -1,12 +1,14 @@
-"""What is told about an exception of the author's code: bounded and without our frames, whatever it does."""
+"""What is told about an exception of the author's code: bounded, without our frames and with a hint, whatever it does."""
 
 import contextlib
 import os
 import traceback
 from typing import Any
 
+from millrace._runtime.advice import advice
 from millrace._runtime.encode import clean
 
+_OURS = os.path.dirname(os.path.dirname(__file__)) + "/"
 _MAX_MESSAGE = 8192
 _MAX_TRACEBACK = 65536
 
@@ -36,9 +38,10 @@ def place(error: BaseException, bundle: str) -> tuple[str, int] | None:
 
 
 def one_line(error: BaseException) -> str:
-    """Answer type and message in one line."""
+    """Answer type and message in one line, with the hint where there is one."""
     first = _message(error).split("\n", 1)[0]
-    return f"{_kind(error)}: {first}" if first else _kind(error)
+    hint = advice(error, lambda _: True)
+    return (f"{_kind(error)}: {first}" if first else _kind(error)) + (f" (hint: {hint})" if hint else "")
 
 
 def _kind(error: BaseException) -> str:
@@ -71,7 +74,8 @@ def _traceback(error: BaseException, bundle: str) -> str:
             size += len(line)
             if size > _MAX_TRACEBACK:
                 break
-        return clean("".join(lines), _MAX_TRACEBACK)
+        hint = advice(error, lambda name: _inside(name, bundle))
+        return clean("".join(lines), _MAX_TRACEBACK) + (f"hint: {hint}\n" if hint else "")
     except BaseException:
         return f"{_kind(error)}\n"
 
@@ -97,4 +101,10 @@ def _keep_authors(told: traceback.TracebackException, bundle: str, seen: set[int
 
 
 def _inside(filename: str, bundle: str) -> bool:
-    return bool(bundle) and filename.startswith(bundle.rstrip("/") + "/")
+    # In an author's tests the bundle may be a folder that also holds an environment, with us in it.
+    return (
+        bool(bundle)
+        and filename.startswith(bundle.rstrip("/") + "/")
+        and not filename.startswith(_OURS)
+        and "/site-packages/" not in filename
+    )
