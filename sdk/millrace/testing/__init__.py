@@ -1,0 +1,16 @@
+"""Runs a workflow in this process, with fakes for what the platform would give. For an author's tests.
+
+    from millrace import testing
+
+    outcome = testing.run(sync_ticket, {"event": {"data": {"id": 7}}}, connections={"halopsa": "a-token"})
+    assert outcome.value() == {"count": 1}
+
+Input, result, steps and errors go through the code that a real run goes through: an input that does not fit, a result that
+is not JSON and a step that is there already are met here as they are there. What only a sandbox has is not here: no walls, no
+proxy, no time-out, no lines from `print`, which goes where it always goes.
+"""
+
+from millrace.testing.outcome import Failure, Line, Outcome
+from millrace.testing.play import run
+
+__all__ = ["Failure", "Line", "Outcome", "run"]

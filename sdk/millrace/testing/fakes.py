@@ -1,0 +1,114 @@
+"""What answers in the place of the platform. Each fake says which requests of a run it takes: see `answers`."""
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from millrace._connections import Connection
+from millrace._runtime.encode import to_json
+from millrace.errors import Refused
+from millrace.testing.outcome import Recorded
+
+Answer = Callable[[dict[str, Any]], Any]
+"""Takes a request's fields and returns the answer, or raises `Refused`, as the platform would."""
+
+_SHORTEST_SECRET = 8
+"""Characters: the platform masks nothing shorter, which would turn up by chance."""
+
+
+class Fake(Protocol):
+    """One thing that a run may ask for. Made anew for each run from what the test gives."""
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """By the kind of request."""
+
+
+class Masking:
+    """Puts `***` in the place of each secret that the run was given, as the platform does; not of its encoded forms."""
+
+    def __init__(self) -> None:
+        self._secrets: list[str] = []
+
+    def learn(self, secret: str) -> None:
+        """From now on this is masked."""
+        if len(secret) >= _SHORTEST_SECRET:
+            self._secrets = sorted({*self._secrets, secret}, key=len, reverse=True)
+
+    def text(self, text: str) -> str:
+        """Answer the text without the secrets."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def document(self, value: Any) -> Any:
+        """Answer the JSON value without them, in keys as well."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, list):
+            return [self.document(item) for item in value]
+        if isinstance(value, dict):
+            return {self.text(key): self.document(item) for key, item in value.items()}
+        return value
+
+
+class Steps:
+    """Keeps the results of steps, beginning with those that are given."""
+
+    def __init__(self, given: Recorded, masking: Masking) -> None:
+        self._masking = masking
+        self._kept: dict[tuple[str, int], Any] = {}
+        for key, result in given.items():
+            name, ordinal = key if isinstance(key, tuple) else (key, 0)
+            self._kept[name, ordinal] = json.loads(to_json(result, what=f"the recorded result of step {name!r}"))
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """By the kind of request."""
+        return {"step_get": self._get, "step_put": self._put}
+
+    @property
+    def recorded(self) -> Recorded:
+        """All that is kept, as it can be given again."""
+        return {name if ordinal == 0 else (name, ordinal): result for (name, ordinal), result in self._kept.items()}
+
+    def _get(self, asked: dict[str, Any]) -> Any:
+        key = asked["name"], asked["ordinal"]
+        return {"result": self._kept[key]} if key in self._kept else None
+
+    def _put(self, asked: dict[str, Any]) -> Any:
+        kept = self._masking.document(asked["result"])
+        self._kept[asked["name"], asked["ordinal"]] = kept
+        return None if kept == asked["result"] else {"result": kept}
+
+
+class Connections:
+    """Answers the connections that are given: a token, or a `Connection` where its end matters too."""
+
+    def __init__(self, given: Mapping[str, str | Connection], masking: Masking) -> None:
+        for name, one in given.items():
+            if not isinstance(one, str | Connection):
+                msg = f"connections[{name!r}] is a token or a Connection, not {type(one).__name__}"
+                raise TypeError(msg)
+        self._given = given
+        self._masking = masking
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """By the kind of request."""
+        return {"connection": self._connection}
+
+    def _connection(self, asked: dict[str, Any]) -> Any:
+        name = asked["name"]
+        if name not in self._given:
+            msg = f"there is no connection {name!r}"
+            raise Refused("NotFound", msg)
+        found = self._given[name]
+        connection = found if isinstance(found, Connection) else Connection(name, found)
+        self._masking.learn(connection.token)
+        return {"name": connection.name, "token": connection.token, "expires_at": _text(connection.expires_at)}
+
+
+def _text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

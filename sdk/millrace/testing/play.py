@@ -1,0 +1,149 @@
+"""One attempt at a workflow, in this process."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from millrace import _declare
+from millrace._binding import bind
+from millrace._connections import Connection
+from millrace._runtime import channel
+from millrace._runtime.calling import call
+from millrace._runtime.encode import to_json
+from millrace._runtime.failure import error_frame
+from millrace._step import step
+from millrace.errors import Refused, ResultError
+from millrace.testing.fakes import Connections, Fake, Masking, Steps
+from millrace.testing.outcome import Failure, Line, Outcome, Recorded
+
+LARGEST_RESULT = 256 * 1024
+"""Bytes as JSON that the platform keeps of a result."""
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def run(
+    workflow: Callable[..., Any],
+    given: Mapping[str, Any] | None = None,
+    /,
+    *,
+    connections: Mapping[str, str | Connection] | None = None,
+    steps: Recorded | None = None,
+) -> Outcome:
+    """Make one attempt at a workflow, sync or async, with `given` as its input, and answer how it ended.
+
+    `given` may hold what JSON does not, such as a datetime, where the platform would be sent its text. `connections` are tokens by
+    name, or `Connection`s; what is not given is refused as an unknown one is. `steps` are results that an earlier attempt
+    recorded: those steps are not called. Nothing that the workflow raises is raised here, but KeyboardInterrupt: see
+    `Outcome.value`. Raises TypeError for what is no workflow, RuntimeError inside of a run or beside another one of this process.
+    May be called where an event loop is running, which is held up meanwhile.
+    """
+    if not any(one.function is workflow for one in _declare.REGISTRY):
+        msg = f"{getattr(workflow, '__name__', workflow)!r} is no workflow: it has neither @workflow nor @data_provider"
+        raise TypeError(msg)
+    masking = Masking()
+    kept = Steps(steps or {}, masking)
+    attempt = _Attempt(masking, [kept, Connections(connections or {}, masking)])
+    document = json.loads(to_json(dict(given or {}), what="the input", rich=True))
+    outcome = _beside_a_loop(lambda: attempt.made(workflow, document))
+    return Outcome(**outcome, lines=attempt.lines, steps=kept.recorded)
+
+
+class _Attempt:
+    """What a run speaks to in the place of its supervisor: takes lines, answers requests from fakes."""
+
+    def __init__(self, masking: Masking, fakes: Sequence[Fake]) -> None:
+        self._masking = masking
+        self._answers = {kind: answer for fake in fakes for kind, answer in fake.answers.items()}
+        self.lines: list[Line] = []
+
+    def send(self, frame: dict[str, Any]) -> None:
+        """Keep a line."""
+        event, fields = self._masking.text(frame["event"]), self._masking.document(frame["fields"])
+        self.lines.append(Line(frame["level"], event, fields))
+
+    def ask(self, kind: str, **fields: Any) -> "Future[Any]":
+        """Answer a request at once."""
+        answer: Future[Any] = Future()
+        try:
+            if kind not in self._answers:
+                msg = f"millrace.testing has no fake for {kind!r}"
+                raise Refused("NotFaked", msg)
+            # Through JSON, as it would come: what the run does with an answer changes no fake.
+            answer.set_result(json.loads(to_json(self._answers[kind](fields), what=f"the answer to {kind!r}")))
+        except Refused as error:
+            answer.set_exception(error)
+        return answer
+
+    def made(self, workflow: Callable[..., Any], document: dict[str, Any]) -> dict[str, Any]:
+        """Call the workflow and answer the fields of an `Outcome`."""
+        with self._in_place() as loop:
+            try:
+                result = call(workflow, *bind(workflow, document), loop, lambda _: None)
+                text = to_json(result, what="the result", rich=True)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                return self._failed(error, _folder_of(workflow))
+        result = self._masking.document(json.loads(text))
+        size = len(json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode())
+        if size > LARGEST_RESULT:
+            too_large = ResultError(f"the result has {size} bytes as JSON; at most {LARGEST_RESULT} are kept")
+            failure = Failure("ResultTooLarge", str(too_large))
+            return {"status": "failed", "reason": "limit", "error": failure, "exception": too_large}
+        return {"status": "succeeded", "result": result}
+
+    def _failed(self, error: BaseException, folder: str) -> dict[str, Any]:
+        told = error_frame(error, folder)
+        failure = Failure(*(self._masking.text(told[name]) for name in ("type", "message", "traceback")))
+        reason = "oom" if isinstance(error, MemoryError) else "error"
+        return {"status": "failed", "reason": reason, "error": failure, "exception": error}
+
+    @contextmanager
+    def _in_place(self) -> Iterator[asyncio.AbstractEventLoop]:
+        """Be what this process's run speaks to, with steps counted from the first, and leave all as it was."""
+        if channel.current is not None or not _ONE_AT_A_TIME.acquire(blocking=False):
+            msg = "millrace.testing.run inside of a run, or beside another one of this process"
+            raise RuntimeError(msg)
+        loop = asyncio.new_event_loop()
+        try:
+            with step.from_the_first():
+                channel.current = cast("channel.Channel", self)
+                yield loop
+        finally:
+            channel.current = None
+            loop.close()
+            _ONE_AT_A_TIME.release()
+
+
+def _beside_a_loop(do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do it here, or, where a loop is running already, in a thread that has none."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return do()
+    done: Future[dict[str, Any]] = Future()
+
+    def fulfil() -> None:
+        try:
+            done.set_result(do())
+        except BaseException as error:
+            done.set_exception(error)
+
+    thread = threading.Thread(target=fulfil, name="millrace-testing")
+    thread.start()
+    thread.join()
+    return done.result()
+
+
+def _folder_of(function: Callable[..., Any]) -> str:
+    """Answer the folder from which the function's module has its dotted name: the workspace, to its author."""
+    path = Path(function.__code__.co_filename).absolute()
+    stem = str(path.with_suffix("")).removesuffix("/__init__")
+    module = "/" + function.__module__.replace(".", "/")
+    return stem.removesuffix(module) if stem.endswith(module) else str(path.parent)

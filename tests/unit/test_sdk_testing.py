@@ -1,0 +1,175 @@
+"""`millrace.testing` gives what a run gives, and leaves the process as it was."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from millrace import Connection, Refused, connections, log, step, testing, workflow
+from millrace._declare import REGISTRY
+from millrace._runtime import channel
+
+
+@pytest.fixture(autouse=True)
+def _registry() -> Iterator[None]:
+    before = len(REGISTRY)
+    yield
+    del REGISTRY[before:]
+    assert channel.current is None
+
+
+def test_a_workflow_runs_with_what_the_test_gives_and_tells_what_it_did() -> None:
+    @workflow
+    async def main(event: dict[str, Any], at: datetime) -> dict[str, Any]:
+        halo = await connections.aget("halopsa")
+        log.info("looked", by=halo.name)
+        return {"sum": await step("add", sum, event["data"]), "at": at, "pair": (1, 2)}
+
+    outcome = testing.run(main, {"event": {"data": [1, 2]}, "at": datetime(2026, 1, 31, tzinfo=UTC)}, connections={"halopsa": "t"})
+    assert outcome.value() == {"sum": 3, "at": "2026-01-31T00:00:00Z", "pair": [1, 2]}
+    assert (outcome.status, outcome.reason, outcome.error) == ("succeeded", None, None)
+    assert outcome.lines == [testing.Line("info", "looked", {"by": "halopsa"})]
+    assert outcome.steps == {"add": 3}
+
+
+def test_what_a_step_recorded_is_not_done_again() -> None:
+    done: list[int] = []
+    fail = True
+
+    @workflow
+    async def main() -> list[int]:
+        found = [await step("one", done.append, number) or number for number in (1, 2)]
+        if fail:
+            raise OSError("later")
+        return found
+
+    first = testing.run(main)
+    assert isinstance(first.exception, OSError)
+    assert first.steps == {"one": None, ("one", 1): None}
+    fail = False
+    assert testing.run(main, steps=first.steps).value() == [1, 2]
+    assert done == [1, 2]
+
+
+def test_names_of_steps_are_counted_anew_in_each_attempt() -> None:
+    @workflow
+    def main() -> str:
+        return step.sync("one", str, 5)
+
+    assert testing.run(main).steps == testing.run(main).steps == {"one": "5"}
+    assert testing.run(main, steps={"one": "kept"}).value() == "kept"
+
+
+def test_what_was_not_given_is_refused_as_the_platform_refuses_it() -> None:
+    @workflow
+    def main() -> None:
+        connections.get("absent")
+
+    outcome = testing.run(main)
+    assert outcome.error is not None
+    assert (outcome.error.type, outcome.error.message) == ("Refused", "there is no connection 'absent'")
+    with pytest.raises(Refused) as caught:
+        outcome.value()
+    assert caught.value.kind == "NotFound"
+
+
+def test_a_connection_may_have_an_end_and_is_masked_wherever_it_turns_up() -> None:
+    ends = datetime(2026, 1, 31, tzinfo=UTC)
+
+    @workflow
+    def main() -> dict[str, Any]:
+        halo = connections.get("halopsa")
+        assert halo.token == "a-long-token"
+        log.info(f"with {halo.token}", token=halo.token)
+        step.sync("keep", lambda: [halo.token])
+        return {"ends": halo.expires_at, halo.token: f"Bearer {halo.token}"}
+
+    outcome = testing.run(main, connections={"halopsa": Connection("halopsa", "a-long-token", ends)})
+    assert outcome.value() == {"ends": "2026-01-31T00:00:00Z", "***": "Bearer ***"}
+    assert outcome.lines == [testing.Line("info", "with ***", {"token": "***"})]
+    assert outcome.steps == {"keep": ["***"]}
+
+
+def test_a_test_that_is_wrong_is_told_at_once() -> None:
+    @workflow
+    def main() -> None: ...
+
+    wrong: Any = {"connections": {"x": 5}}
+    with pytest.raises(TypeError, match=r"connections\['x'\] is a token or a Connection, not int"):
+        testing.run(main, **wrong)
+    with pytest.raises(TypeError, match="the input is not JSON at \\$\\.a: object"):
+        testing.run(main, {"a": object()})
+    with pytest.raises(TypeError, match="the recorded result of step 'a' is not JSON"):
+        testing.run(main, steps={"a": object()})
+    with pytest.raises(TypeError, match="'print' is no workflow"):
+        testing.run(print)
+
+
+def test_a_run_inside_of_a_run_and_one_beside_it_are_refused() -> None:
+    @workflow
+    def inner() -> None: ...
+
+    @workflow
+    def outer() -> None:
+        testing.run(inner)
+
+    with pytest.raises(RuntimeError, match="inside of a run"):
+        testing.run(outer).value()
+
+    inside, may_end = threading.Event(), threading.Event()
+
+    @workflow
+    def slow() -> None:
+        inside.set()
+        may_end.wait(10)
+
+    thread = threading.Thread(target=testing.run, args=(slow,))
+    thread.start()
+    try:
+        assert inside.wait(10)
+        with pytest.raises(RuntimeError, match="beside another"):
+            testing.run(inner)
+    finally:
+        may_end.set()
+        thread.join()
+    assert testing.run(inner).status == "succeeded"
+
+
+async def test_it_may_be_called_where_a_loop_is_running() -> None:
+    @workflow
+    async def main() -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    assert testing.run(main).value() == 7
+    await asyncio.sleep(0)
+
+
+def test_what_the_author_wants_stopped_is_stopped() -> None:
+    @workflow
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        testing.run(main)
+
+
+def test_tasks_that_were_left_behind_meet_their_cancellation() -> None:
+    ended = []
+
+    @workflow
+    async def main() -> None:
+        async def for_ever() -> None:
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.append(1)
+
+        main.task = asyncio.create_task(for_ever())  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+
+    assert testing.run(main).status == "succeeded"
+    assert ended == [1]
