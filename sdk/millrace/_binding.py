@@ -1,7 +1,7 @@
 """A JSON input into the types that a function's parameters name."""
 
 import dataclasses
-import typing
+import re
 from collections import abc
 from collections.abc import Callable
 from datetime import date, datetime, time
@@ -10,13 +10,18 @@ from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
-from millrace._hints import MISSING, Field, bare, fields_of, members, parameters_of, shown
-from millrace._schema import ARRAYS, MAPPINGS
+from millrace._hints import MISSING, Field, bare, fields_of, is_typed_dict, members, parameters_of, shown
+from millrace._schema import ARRAYS, DECIMAL, MAPPINGS, TIME
 from millrace.errors import InputError
 
 _MOST_FAULTS = 20
 
 Faults = list[tuple[str, str]]
+
+_DECIMAL, _TIME = re.compile(DECIMAL.replace("$", r"\Z")), re.compile(TIME.replace("$", r"\Z"))
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
+_DATE_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})\Z")
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\Z")
 
 _MISFIT: Any = object()
 """What a conversion answers after it has noted a fault."""
@@ -76,7 +81,7 @@ def _convert(value: Any, hint: Any, path: str, faults: Faults) -> Any:
         return _array(value, origin, arguments, path, faults)
     if origin in MAPPINGS:
         return _object(value, (), path, faults, extra=arguments[1] if arguments else Any)
-    if isinstance(hint, type) and typing.is_typeddict(hint):
+    if isinstance(hint, type) and is_typed_dict(hint):
         return _object(value, fields_of(hint), path, faults, extra=Any)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _instance(value, hint, path, faults)
@@ -183,21 +188,11 @@ def _null(value: Any, path: str, faults: Faults) -> Any:
     return None if value is None else _misfit(path, "null", value, faults)
 
 
-def _datetime(value: Any, path: str, faults: Faults) -> Any:
-    wanted = "a date-time with an offset, like 2026-01-31T09:30:00Z"
-    if isinstance(value, str) and len(value) > len("2026-01-31"):
-        try:
-            parsed = datetime.fromisoformat(value)
-        except ValueError:
-            return _misfit(path, wanted, value, faults)
-        if parsed.tzinfo is not None:
-            return parsed
-    return _misfit(path, wanted, value, faults)
+def _parsed(form: re.Pattern[str], parse: Callable[[str], Any], wanted: str) -> Callable[[Any, str, Faults], Any]:
+    """Make a conversion of texts of a form; the parsers take more, and so more than the schema lets through."""
 
-
-def _parsed(parse: Callable[[str], Any], wanted: str) -> Callable[[Any, str, Faults], Any]:
     def convert(value: Any, path: str, faults: Faults) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str) and form.match(value):
             try:
                 return parse(value)
             except (ValueError, InvalidOperation):
@@ -210,7 +205,7 @@ def _parsed(parse: Callable[[str], Any], wanted: str) -> Callable[[Any, str, Fau
 def _decimal(value: Any, path: str, faults: Faults) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return Decimal(str(value))
-    return _parsed(Decimal, "a decimal number")(value, path, faults)
+    return _parsed(_DECIMAL, Decimal, "a decimal number")(value, path, faults)
 
 
 _SCALARS: dict[Any, Callable[[Any, str, Faults], Any]] = {
@@ -220,9 +215,11 @@ _SCALARS: dict[Any, Callable[[Any, str, Faults], Any]] = {
     str: _string,
     None: _null,
     type(None): _null,
-    datetime: _datetime,
-    date: _parsed(date.fromisoformat, "a date like 2026-01-31"),
-    time: _parsed(time.fromisoformat, "a time like 09:30:00"),
-    UUID: _parsed(UUID, "a UUID"),
+    datetime: _parsed(
+        _DATE_TIME, lambda text: datetime.fromisoformat(text.upper()), "a date-time with an offset, like 2026-01-31T09:30:00Z"
+    ),
+    date: _parsed(_DATE, date.fromisoformat, "a date like 2026-01-31"),
+    time: _parsed(_TIME, time.fromisoformat, "a time like 09:30:00"),
+    UUID: _parsed(_UUID, UUID, "a UUID"),
     Decimal: _decimal,
 }

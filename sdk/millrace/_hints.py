@@ -48,8 +48,8 @@ def parameters_of(function: Callable[..., Any]) -> Parameters:
         if parameter.kind is parameter.VAR_KEYWORD:
             extra = hint
             continue
-        if parameter.default is None and not allows_none(hint):
-            hint = hint | None if isinstance(hint, type) else Union[hint, None]  # noqa: UP007 - any hint
+        if parameter.default is None:
+            hint = _with_none(hint)
         fields.append(
             Field(
                 name=parameter.name,
@@ -65,13 +65,13 @@ def parameters_of(function: Callable[..., Any]) -> Parameters:
 def fields_of(kind: type) -> tuple[Field, ...]:
     """Read the fields of a dataclass (those of `__init__`) or TypedDict."""
     hints = _hints_of(kind, kind.__name__)
-    if typing.is_typeddict(kind):
-        required: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
-        return tuple(Field(name, hint, name in required) for name, hint in hints.items())
+    if is_typed_dict(kind):
+        keys: frozenset[str] = getattr(kind, "__required_keys__", frozenset())
+        return tuple(Field(name, hint, _is_required(hint, otherwise=name in keys)) for name, hint in hints.items())
     return tuple(
         Field(
             name=field.name,
-            hint=hints[field.name],
+            hint=_with_none(hints[field.name]) if field.default is None else hints[field.name],
             required=field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING,
             default=MISSING if field.default is dataclasses.MISSING else field.default,
         )
@@ -80,11 +80,40 @@ def fields_of(kind: type) -> tuple[Field, ...]:
     )
 
 
+def is_typed_dict(kind: Any) -> bool:
+    """Say whether a type is a TypedDict, also one of typing_extensions."""
+    return typing.is_typeddict(kind) or (
+        isinstance(kind, type) and hasattr(kind, "__required_keys__") and hasattr(kind, "__total__")
+    )
+
+
+def _is_required(hint: Any, *, otherwise: bool) -> bool:
+    """Look for the qualifier itself: where annotations are text, the TypedDict was made without knowing it."""
+    while get_args(hint):
+        if get_origin(hint) in (Required, NotRequired):
+            return get_origin(hint) is Required
+        if get_origin(hint) is not Annotated and not _is_read_only(hint):
+            break
+        hint = get_args(hint)[0]
+    return otherwise
+
+
+def _is_read_only(hint: Any) -> bool:
+    return getattr(get_origin(hint), "_name", None) == "ReadOnly"  # in typing from Python 3.13 on
+
+
+def _with_none(hint: Any) -> Any:
+    """Let None fit as well: it is the default."""
+    if allows_none(hint):
+        return hint
+    return hint | None if isinstance(hint, type) else Union[hint, None]  # noqa: UP007 - any hint
+
+
 def bare(hint: Any) -> Any:
     """Take off what does not change the values: Annotated, Required, NewType, type aliases, type variables."""
     while True:
         origin = get_origin(hint)
-        if origin is Annotated or origin in (Required, NotRequired):
+        if origin is Annotated or origin in (Required, NotRequired) or _is_read_only(hint):
             hint = get_args(hint)[0]
         elif isinstance(hint, NewType):
             hint = hint.__supertype__
@@ -98,6 +127,8 @@ def bare(hint: Any) -> Any:
 
 def described_as(hint: Any) -> str | None:
     """Answer the text of `Annotated[T, "text"]`."""
+    while get_origin(hint) in (Required, NotRequired) or _is_read_only(hint):
+        hint = get_args(hint)[0]
     if get_origin(hint) is Annotated:
         return next((extra for extra in get_args(hint)[1:] if isinstance(extra, str)), None)
     return None

@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import typing
 from collections import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
+from millrace._docstring import described
 from millrace._hints import (
     MISSING,
     Field,
@@ -18,6 +18,7 @@ from millrace._hints import (
     bare,
     described_as,
     fields_of,
+    is_typed_dict,
     members,
     parameters_of,
     shown,
@@ -28,6 +29,11 @@ from millrace.errors import ResultError
 __all__ = ["ARRAYS", "MAPPINGS", "Unsupported", "input_schema"]
 
 Schema = dict[str, Any]
+
+DECIMAL = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+"""Texts that become a Decimal: what JSON would take for a number, and no NaN or infinity."""
+TIME = r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?$"
+"""Texts that become a time of day, with an offset or without."""
 
 _PLAIN: dict[Any, Schema] = {
     Any: {},
@@ -40,9 +46,10 @@ _PLAIN: dict[Any, Schema] = {
     str: {"type": "string"},
     datetime: {"type": "string", "format": "date-time"},
     date: {"type": "string", "format": "date"},
-    time: {"type": "string", "format": "time"},
+    # Not the format "time", which demands an offset: half past nine is half past nine without one.
+    time: {"type": "string", "pattern": TIME},
     UUID: {"type": "string", "format": "uuid"},
-    Decimal: {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"}]},
+    Decimal: {"anyOf": [{"type": "number"}, {"type": "string", "pattern": DECIMAL}]},
 }
 ARRAYS: frozenset[Any] = frozenset(
     {list, tuple, set, frozenset, abc.Sequence, abc.Iterable, abc.Collection, abc.Set, abc.MutableSequence}
@@ -56,13 +63,14 @@ def input_schema(function: Callable[..., Any]) -> Schema:
     """Describe the input of a function: an object with one property per parameter.
 
     A parameter without a default is required; other names are refused unless there is `**kwargs`. Dataclasses and
-    TypedDicts stand under `$defs`; a dataclass refuses unknown names, a TypedDict, like its type, does not. Raises
-    `Unsupported`, naming the parameter, for a type that no JSON value can become.
+    TypedDicts stand under `$defs`; a dataclass refuses unknown names, a TypedDict, like its type, does not. What a
+    docstring says of a parameter or a field is its description, unless `Annotated` says another. Raises `Unsupported`,
+    naming the parameter, for a type that no JSON value can become.
     """
     parameters = parameters_of(function)
     definitions = _Definitions()
     schema: Schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    schema |= definitions.object_of(parameters.fields, "parameter")
+    schema |= definitions.object_of(parameters.fields, "parameter", described(function.__doc__))
     schema["additionalProperties"] = False
     if parameters.extra is not MISSING:
         schema["additionalProperties"] = definitions.of(parameters.extra, "**kwargs") or True
@@ -78,10 +86,12 @@ class _Definitions:
         self.known: dict[str, Schema] = {}
         self._names: dict[Any, str] = {}
 
-    def object_of(self, fields: tuple[Field, ...], what: str) -> Schema:
+    def object_of(self, fields: tuple[Field, ...], what: str, texts: Mapping[str, str]) -> Schema:
         properties: Schema = {}
         for field in fields:
             schema = dict(self.of(field.hint, f"{what} {field.name}"))
+            if field.name in texts:
+                schema.setdefault("description", texts[field.name])
             if field.default is not MISSING:
                 try:
                     schema["default"] = json.loads(to_json(field.default, what="default", rich=True))
@@ -120,7 +130,7 @@ class _Definitions:
             return {"type": "object"} | ({"additionalProperties": values} if values else {})
         if isinstance(hint, type) and issubclass(hint, Enum):
             return {"enum": [self._scalar(member.value, where) for member in hint]}
-        if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or typing.is_typeddict(hint)):
+        if isinstance(hint, type) and (dataclasses.is_dataclass(hint) or is_typed_dict(hint)):
             return self._named(hint)
         msg = f"{where}: no JSON value becomes {shown(hint)}"
         raise Unsupported(msg)
@@ -132,8 +142,8 @@ class _Definitions:
                 name += "_"
             self._names[kind] = name
             self.known[name] = {}
-            self.known[name] = self.object_of(fields_of(kind), f"{kind.__name__} field")
-            if not typing.is_typeddict(kind):
+            self.known[name] = self.object_of(fields_of(kind), f"{kind.__name__} field", described(_own_doc(kind)))
+            if not is_typed_dict(kind):
                 self.known[name]["additionalProperties"] = False
         return {"$ref": f"#/$defs/{self._names[kind]}"}
 
@@ -144,6 +154,12 @@ class _Definitions:
             return value
         msg = f"{where}: {value!r} is not a plain JSON value"
         raise Unsupported(msg)
+
+
+def _own_doc(kind: type) -> str | None:
+    """Answer what the author wrote: a dataclass without a docstring is given its signature as one."""
+    doc = kind.__doc__
+    return None if doc is not None and doc.startswith(f"{kind.__name__}(") else doc
 
 
 def _hashable(hint: Any) -> bool:

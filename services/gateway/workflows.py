@@ -62,7 +62,7 @@ class Workflows:
         if validator is None:
             try:
                 # Offline: a schema comes from an author's code and must not make the gateway fetch anything.
-                validator = jsonschema_rs.validator_for(workflow.input_schema, offline=True)
+                validator = jsonschema_rs.validator_for(workflow.input_schema, offline=True, validate_formats=True)
             except ValueError as error:
                 raise Invalid(f"the input schema of {workflow.name!r} cannot be used: {error}") from error
             self._validators[key] = validator
