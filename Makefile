@@ -26,10 +26,10 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch "$(STAMP)"
 
 demo: install  ## Start everything, send a signed GitHub webhook, show the run and its chain (ARGS=--once stops afterwards)
-	@"$(BIN)/python" -m deploy.demo $(ARGS)
+	@exec "$(BIN)/python" -m deploy.demo $(ARGS)
 
 up: install  ## Run the whole stack in the foreground (ARGS="--port 9000 --data DIR")
-	@"$(BIN)/python" -m deploy.local $(ARGS)
+	@exec "$(BIN)/python" -m deploy.local $(ARGS)
 
 test: install  ## Run every test (ARGS="-k name" for some)
 	"$(BIN)/python" -m pytest -n 2 --dist loadfile $(ARGS)
@@ -44,7 +44,7 @@ bench: install  ## Run every benchmark; each prints its figure beside the limit 
 	@set -e; for file in bench/[a-z]*.py; do echo "== $$file"; "$(BIN)/python" "$$file" $(ARGS); done
 
 chaos: install  ## Kill and pause every part under load, and count what was lost or done twice (ARGS=--quick, ARGS=--write)
-	@"$(BIN)/python" -m deploy.chaos $(ARGS)
+	@exec "$(BIN)/python" -m deploy.chaos $(ARGS)
 
 lock:  ## Write requirements.lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \

@@ -18,6 +18,7 @@ from millrace.cli.lines import Follower, lines_of, written
 from millrace.cli.session import Session, asks
 from millrace.cli.times import moment
 from millrace.cli.values import an_object, pairs
+from millrace.cli.why import why
 from millrace.cli.workspace import ending
 
 # Seconds: the longest that the API waits in one request, and between two looks at a run that takes longer.
@@ -163,6 +164,9 @@ def cancel_run(session: Session, id_: str) -> None:
 def rerun_run(session: Session, id_: str) -> None:
     """Start a new run with the same input, of the workflow as it is now. Prints the new run's id."""
     _told(session, session.api.call("POST", "/runs", id_, "rerun"))
+
+
+runs.add_command(why)
 
 
 def _started(api: Api, workflow: str, query: dict[str, float], body: dict[str, Any], key: str) -> dict[str, Any]:
