@@ -23,7 +23,7 @@ from millrace.cli.workspace import ending
 
 # Seconds: the longest that the API waits in one request, and between two looks at a run that takes longer.
 LONGEST_WAIT = 60.0
-LOOKS_EVERY = 0.5
+LOOKS_EVERY = 0.25
 # Columns of a list of runs.
 COLUMNS = [
     show.field("id"),

@@ -18,9 +18,12 @@ from millrace.cli.session import Session, asks
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 PRUNE = click.option("--prune", is_flag=True, help="Delete from the workspace what is no longer in the folder.")
-# Seconds between two looks: at the folder, which costs a few microseconds a file, and at the runs, which costs a request.
-LOOKS_EVERY = 0.25
-RUNS_EVERY = 1.0
+# Seconds between two looks at the folder and at the runs, and how much of the time either may take: a large folder, a slow API
+# and an organization of many runs are looked at less often, instead of all the time.
+LOOKS_EVERY, FOLDER_SHARE = 0.05, 0.05
+RUNS_EVERY, RUNS_SHARE = 0.2, 0.25
+# Seconds until who was not reached is asked again.
+COMPLAINS_EVERY = 1.0
 # Runs that began since the last look; more at once are not followed by anybody.
 RUNS = 50
 
@@ -57,11 +60,12 @@ def watch(session: Session, folder: Path, *, prune: bool) -> NoReturn:
     deployment = Deployment(session.api, folder, prune=prune)
     runs = _Runs(session)
     seen: Any = None
-    asked = 0.0
+    look_at = 0.0
     complaint = ""
     while True:
-        now = time.monotonic()
+        began = time.monotonic()
         stamps = stamps_of(files_of(folder))
+        pause = max(LOOKS_EVERY, (time.monotonic() - began) / FOLDER_SHARE)
         try:
             if stamps != seen:
                 done = deployment.bring(check=seen is None)
@@ -69,9 +73,9 @@ def watch(session: Session, folder: Path, *, prune: bool) -> NoReturn:
                     done.kept = done.kept if seen is None else []
                     _report(session, done, folder)
                 seen = stamps
-            if now >= asked + RUNS_EVERY:
-                runs.look(now)
-                asked = now
+            if (began := time.monotonic()) >= look_at:
+                runs.look(began)
+                look_at = time.monotonic() + max(RUNS_EVERY, (time.monotonic() - began) / RUNS_SHARE)
                 complaint = ""
         except (Refused, Unreachable) as error:
             if seen is None:
@@ -81,8 +85,9 @@ def watch(session: Session, folder: Path, *, prune: bool) -> NoReturn:
                 show.aside(f"millrace: {show.plain(complaint)}", "error")
             # What was refused is refused until it is changed; who was not reached is tried again.
             seen = stamps if isinstance(error, Refused) and not error.is_passing else {}
-            asked = now
-        time.sleep(LOOKS_EVERY)
+            look_at = time.monotonic() + COMPLAINS_EVERY
+            pause = max(pause, COMPLAINS_EVERY)
+        time.sleep(pause)
 
 
 class _Runs:
