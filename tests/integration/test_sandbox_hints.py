@@ -7,6 +7,7 @@ import pytest_asyncio
 
 from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.egress.policy import Rules
+from shared.errors import NotFound
 from tests.support.egress import Names
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench
 
@@ -54,7 +55,7 @@ class Unknown(Recorded):
     """Knows no connection, in the platform's words."""
 
     async def connection(self, name: str) -> dict[str, object]:
-        raise LookupError(f"there is no connection {name!r}")
+        raise NotFound(f"there is no connection {name!r}")
 
 
 @pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
