@@ -16,18 +16,28 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from millrace import Connection, testing
+from millrace import Connection, Integration, testing, workflow
 from millrace._declare import REGISTRY
+from millrace._runtime import channel
+from services.events.domain import emitted
+from services.executor import domain
 from services.executor.runs import message_of
 from services.executor.sandbox.jail import Job
-from shared.errors import NotFound
+from services.executor.sandbox.requests import SERVED
+from shared.errors import NotFound, PermissionDenied
 from shared.messages import RunFailed, RunSucceeded
+from shared.questions.events import EmitEvent
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench
 
 pytestmark = pytest.mark.skipif(
     UID is not None and reachable_interpreter() is None, reason="no interpreter that the sandbox's user can read"
 )
 TOKEN = "tok_0123456789"
+VARIABLES = {"limit": 5, "deep": {"a": [None, True]}}
+SECRETS = {"signing": "s3cr3t-s3cr3t", "short": "abc"}
+HALO = Integration("halo", {"url": "https://h.example", "n": 1}, "7", "halopsa")
+FILES = {"data/seen.txt": "one\ntwo", "flows/other.py": "NUMBER = 1\n", "data/large": "x" * (5 << 19)}
+TOPICS = ["tickets"]
 STEPS: dict[str | tuple[str, int], Any] = {"known": [1, 2], ("known", 1): {"again": True}}
 
 
@@ -41,15 +51,61 @@ class Told:
     error: tuple[str, str, str] | None
     lines: list[Any]
     steps: dict[Any, Any]
+    events: list[tuple[str, str, Any]]
+    files: dict[str, bytes]
 
 
 class Platform(Recorded):
-    """Gives what the tests give, in the platform's words."""
+    """Gives what the tests give, by the platform's rules and in its words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.variables = dict(VARIABLES)
+        self.secrets = dict(SECRETS)
+        self.files = {path: content.encode() for path, content in FILES.items()}
+        self.steps = {
+            (key, 0) if isinstance(key, str) else key: msgspec.Raw(json.dumps(result).encode()) for key, result in STEPS.items()
+        }
 
     async def connection(self, name: str) -> dict[str, Any]:
         if name != "halopsa":
             raise NotFound(f"there is no connection {name!r}")
         return {"name": name, "token": TOKEN, "expires_at": "2026-01-31T09:30:00Z"}
+
+    async def integration(self, name: str) -> dict[str, Any]:
+        if name not in {"halo", "plain"}:
+            raise NotFound(f"there is no integration {name!r}")
+        return msgspec.to_builtins(HALO if name == "halo" else Integration("plain", {"url": "p"}, None, None))  # type: ignore[no-any-return]
+
+    async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
+        if source not in TOPICS:
+            raise NotFound(f"there is no source {source!r}")
+        topic = {"id": "s", "name": source, "adapter": "topic", "enabled": True, "delivery": None}
+        command = EmitEvent(
+            id="c", org="default", actor="run:r1", source=source, type=type_, data=json.loads(bytes(data)), run="r1"
+        )
+        emitted(command, topic, "d", "2026-01-31T09:30:00Z")
+        return await super().emit(source, type_, data)
+
+    async def file_find(self, path: str) -> dict[str, Any]:
+        if domain.checked_path(path) not in self.files:
+            raise NotFound(f"there is no file {path!r} in the workspace of this organization or of global")
+        return await super().file_find(path)
+
+    async def file_write(self, path: str, writing: int, at: int, data: bytes, *, is_last: bool) -> dict[str, Any] | None:
+        self._check_own(path)
+        return await super().file_write(path, writing, at, data, is_last=is_last)
+
+    async def file_delete(self, path: str) -> None:
+        self._check_own(path)
+        if path not in self.files:
+            raise NotFound(f"there is no file {path}")
+        await super().file_delete(path)
+
+    def _check_own(self, path: str) -> None:
+        complaint = domain.kept_from_runs(domain.checked_path(path))
+        if complaint is not None:
+            raise PermissionDenied(f"a run may not write or delete {path!r}: {complaint}")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -69,10 +125,6 @@ def _as_before() -> Iterator[None]:
 async def there(bench: Bench, job: Job) -> Told:
     """The attempt in the sandbox, as the executor tells it."""
     platform = Platform()
-    platform.steps = {
-        (key, 0) if isinstance(key, str) else (str(key[0]), int(key[1])): msgspec.Raw(json.dumps(result).encode())
-        for key, result in STEPS.items()
-    }
     outcome = await bench.children.run(job, platform)
     message = message_of("r1", 1, outcome)
     steps = {name if not ordinal else (name, ordinal): json.loads(bytes(kept)) for (name, ordinal), kept in platform.steps.items()}
@@ -80,7 +132,16 @@ async def there(bench: Bench, job: Job) -> Told:
     if isinstance(message, RunFailed):
         error, reason = (message.error.type, message.error.message, message.error.traceback), message.reason
     result = json.loads(bytes(message.result)) if isinstance(message, RunSucceeded) else None
-    return Told("succeeded" if isinstance(message, RunSucceeded) else "failed", reason, result, error, platform.logs, steps)
+    return Told(
+        "succeeded" if isinstance(message, RunSucceeded) else "failed",
+        reason,
+        result,
+        error,
+        platform.logs,
+        steps,
+        platform.events,
+        platform.files,
+    )
 
 
 def here(job: Job) -> Told:
@@ -93,10 +154,21 @@ def here(job: Job) -> Told:
     spec.loader.exec_module(module)
     ends = "2026-01-31T09:30:00Z"
     given = {"halopsa": Connection("halopsa", TOKEN, module.datetime.datetime.fromisoformat(ends))}
-    outcome = testing.run(module.main, job.input, connections=given, steps=STEPS)
+    outcome = testing.run(
+        module.main,
+        job.input,
+        connections=given,
+        integrations={"halo": HALO, "plain": {"url": "p"}},
+        variables=VARIABLES,
+        secrets=SECRETS,
+        files=FILES,
+        topics=TOPICS,
+        steps=STEPS,
+    )
     error = None if outcome.error is None else (outcome.error.type, outcome.error.message, outcome.error.traceback)
     lines = [(line.level, line.event, line.fields) for line in outcome.lines]
-    return Told(outcome.status, outcome.reason, outcome.result, error, lines, dict(outcome.steps))
+    events = [(event.source, event.type, event.data) for event in outcome.events]
+    return Told(outcome.status, outcome.reason, outcome.result, error, lines, dict(outcome.steps), events, outcome.files)
 
 
 ENDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -155,6 +227,59 @@ ENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "a token in an error": ("def main(): raise ValueError(connections.get('halopsa').token)", {}),
     "no such connection": ("def main(): connections.get('other')", {}),
     "a connection without a name": ("def main(): connections.get('')", {}),
+    "variables": (
+        "def main(): return [config.get('limit'), variables.get('deep'), variables.get('absent', 7), config.get('absent', None)]",
+        {},
+    ),
+    "no such variable": ("async def main(): await variables.aget('absent')", {}),
+    "a name that is none": ("def main(): variables.get(5)", {}),
+    "a secret": (
+        "def main():\n    got = secrets.get('signing')\n    print(got, end='')\n    return [got, len(got), secrets.get('short')]",
+        {},
+    ),
+    "no such secret": ("async def main(): await secrets.aget('absent')", {}),
+    "an integration": (
+        (
+            "async def main():\n"
+            "    halo = await integrations.aget('halo')\n"
+            "    assert halo.credential().token == await halo.atoken() == halo.token\n"
+            "    return [halo.config, halo.entity_id, halo.connection, halo.token, integrations.get('plain').config]"
+        ),
+        {},
+    ),
+    "an integration without a connection": ("def main(): integrations.get('plain').token", {}),
+    "no such integration": ("def main(): integrations.get('other')", {}),
+    "events": (
+        (
+            "async def main():\n"
+            "    token = connections.get('halopsa').token\n"
+            "    first = events.emit('tickets', 'ticket.closed', {'at': datetime.date(2026, 1, 31), 'by': token})\n"
+            "    return [first, await step('tell', events.aemit, 'tickets', 'x')]"
+        ),
+        {},
+    ),
+    "an event to nobody": ("def main(): events.emit('other', 'x')", {}),
+    "an event of an odd type": ("def main(): events.emit('tickets', 'x y')", {}),
+    "an event that is no JSON": ("def main(): events.emit('tickets', 'x', {1})", {}),
+    "files": (
+        (
+            "async def main():\n"
+            "    files.write('data/a/b.bin', b'1' * (3 << 20))\n"
+            "    await files.awrite('data/empty', '')\n"
+            "    found = files.write('data/seen.txt', (files.read_text('data/seen.txt') + '\\nthree'))\n"
+            "    files.delete('data/empty')\n"
+            "    return [found.size, found.sha256, [one.path for one in await files.alist('data/')], files.exists('nowhere'),\n"
+            "            len(await files.aread('data/a/b.bin')), [len(one) for one in files.chunks('data/large')],\n"
+            "            files.exists('flows/other.py')]"
+        ),
+        {},
+    ),
+    "no such file": ("def main(): files.read('absent')", {}),
+    "a path that is none": ("def main(): files.read('../etc/passwd')", {}),
+    "a file that a run may not write": ("def main(): files.write('flows/other.py', '')", {}),
+    "code that a run may not write": ("def main(): files.write('data/other.py', '')", {}),
+    "a file that a run may not delete": ("def main(): files.delete('flows/other.py')", {}),
+    "nothing to delete": ("def main(): files.delete('data/absent')", {}),
     "tasks left behind": ("async def main():\n    main.kept = asyncio.create_task(asyncio.sleep(60))\n    return 1", {}),
     "what was cancelled": ("async def main(): asyncio.current_task().cancel(); await asyncio.sleep(1)", {}),
     "recursion": ("def main(): return main()", {}),
@@ -169,6 +294,14 @@ async def test_an_attempt_ends_in_a_test_as_it_ends_in_the_sandbox(bench: Bench,
     assert settled(found) == settled(expected)
     del found
     gc.collect()  # what nobody awaited is complained of here, not in whatever comes next
+
+
+def test_everything_that_a_run_may_ask_for_has_a_fake() -> None:
+    @workflow
+    def main() -> list[str]:
+        return sorted(channel.current._answers)  # type: ignore[union-attr]
+
+    assert testing.run(main).value() == sorted(kind.__struct_config__.tag for kind in SERVED)
 
 
 def settled(told: Told) -> str:

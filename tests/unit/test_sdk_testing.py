@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from millrace import Connection, Refused, connections, log, step, testing, workflow
+from millrace import Connection, Refused, config, connections, files, log, step, testing, workflow
 from millrace._declare import REGISTRY
 from millrace._runtime import channel
 
@@ -173,3 +173,30 @@ def test_tasks_that_were_left_behind_meet_their_cancellation() -> None:
 
     assert testing.run(main).status == "succeeded"
     assert ended == [1]
+
+
+def test_what_a_test_gives_of_the_wrong_kind_is_told_at_once() -> None:
+    @workflow
+    def main() -> None: ...
+
+    wrong: Any = {"secrets": {"x": 5}}
+    with pytest.raises(TypeError, match=r"secrets\['x'\] is text, not int"):
+        testing.run(main, **wrong)
+    with pytest.raises(TypeError, match=r"variables\['x'\] is not JSON"):
+        testing.run(main, variables={"x": object()})
+    with pytest.raises(TypeError, match="topics are a list of names, not 'tickets'"):
+        testing.run(main, topics="tickets")
+
+
+def test_what_a_run_changes_is_in_the_outcome_and_not_in_what_was_given() -> None:
+    given = {"data/a": "1"}
+    variables = {"deep": {"a": [1]}}
+
+    @workflow
+    def main() -> None:
+        files.write("data/a", "2")
+        config.get("deep")["a"].append(2)
+
+    outcome = testing.run(main, files=given, variables=variables)
+    assert outcome.files == {"data/a": b"2"}
+    assert (given, variables) == ({"data/a": "1"}, {"deep": {"a": [1]}})

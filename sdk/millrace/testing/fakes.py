@@ -1,18 +1,21 @@
 """What answers in the place of the platform. Each fake says which requests of a run it takes: see `answers`."""
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from millrace._connections import Connection
+from millrace._integrations import Integration
 from millrace._runtime.encode import to_json
 from millrace.errors import Refused
-from millrace.testing.outcome import Recorded
+from millrace.testing.outcome import Event, Recorded
 
 Answer = Callable[[dict[str, Any]], Any]
 """Takes a request's fields and returns the answer, or raises `Refused`, as the platform would."""
 
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _SHORTEST_SECRET = 8
 """Characters: the platform masks nothing shorter, which would turn up by chance."""
 
@@ -108,6 +111,88 @@ class Connections:
         connection = found if isinstance(found, Connection) else Connection(name, found)
         self._masking.learn(connection.token)
         return {"name": connection.name, "token": connection.token, "expires_at": _text(connection.expires_at)}
+
+
+class Settings:
+    """Answers the variables and secrets that are given."""
+
+    def __init__(self, variables: Mapping[str, Any], secrets: Mapping[str, str], masking: Masking) -> None:
+        self._variables = {name: json.loads(to_json(value, what=f"variables[{name!r}]")) for name, value in variables.items()}
+        for name, one in secrets.items():
+            if not isinstance(one, str):
+                msg = f"secrets[{name!r}] is text, not {type(one).__name__}"
+                raise TypeError(msg)
+        self._secrets = dict(secrets)
+        self._masking = masking
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """By the kind of request."""
+        return {"variable": self._variable, "secret": self._secret}
+
+    def _variable(self, asked: dict[str, Any]) -> Any:
+        return {"value": _found("variable", asked["name"], self._variables)}
+
+    def _secret(self, asked: dict[str, Any]) -> Any:
+        value = _found("secret", asked["name"], self._secrets)
+        self._masking.learn(value)
+        return {"value": value}
+
+
+class Integrations:
+    """Answers the integrations that are given: a config, or an `Integration` where its entity or connection matters too."""
+
+    def __init__(self, given: Mapping[str, Mapping[str, Any] | Integration]) -> None:
+        self._given: dict[str, Any] = {}
+        for name, one in given.items():
+            mapped = one if isinstance(one, Integration) else Integration(name, dict(one), None, None)
+            self._given[name] = json.loads(to_json(mapped, what=f"integrations[{name!r}]", rich=True))
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """By the kind of request."""
+        return {"integration": self._integration}
+
+    def _integration(self, asked: dict[str, Any]) -> Any:
+        if asked["name"] not in self._given:
+            msg = f"there is no integration {asked['name']!r}"
+            raise Refused("NotFound", msg)
+        return self._given[asked["name"]]
+
+
+class Topics:
+    """Takes events to the topics that are given."""
+
+    def __init__(self, given: Collection[str], masking: Masking) -> None:
+        if isinstance(given, str):
+            msg = f"topics are a list of names, not {given!r}"
+            raise TypeError(msg)
+        self._given = frozenset(given)
+        self._masking = masking
+        self.emitted: list[Event] = []
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """By the kind of request."""
+        return {"emit": self._emit}
+
+    def _emit(self, asked: dict[str, Any]) -> Any:
+        if asked["source"] not in self._given:
+            msg = f"there is no source {asked['source']!r}"
+            raise Refused("NotFound", msg)
+        if not _EVENT_TYPE.fullmatch(asked["type"]):
+            wanted = "an event type has 1 to 100 letters, digits, dots, underscores and hyphens"
+            msg = f"{asked['type'][:120]!r} cannot be a type: {wanted}"
+            raise Refused("Invalid", msg)
+        self.emitted.append(Event(asked["source"], asked["type"], self._masking.document(asked["data"])))
+        return {"id": f"event-{len(self.emitted)}", "delivery": f"delivery-{len(self.emitted)}"}
+
+
+def _found(what: str, name: str, given: Mapping[str, Any]) -> Any:
+    if name not in given:
+        msg = f"there is no {what} {name!r} in this organization or in global"
+        raise Refused("NotFound", msg)
+    return given[name]
 
 
 def _text(moment: datetime | None) -> str | None:

@@ -18,6 +18,15 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Event:
+    """One event that the workflow emitted to a topic."""
+
+    source: str
+    type: str
+    data: Any = None
+
+
+@dataclass(frozen=True)
 class Failure:
     """What went wrong, as a real run tells it: the author's frames only, paths from the workspace's folder."""
 
@@ -41,6 +50,9 @@ class Outcome:
     lines: list[Line] = field(default_factory=list)
     steps: Recorded = field(default_factory=dict)
     """All that are recorded now, those that were given included: give them to the next attempt."""
+    events: list[Event] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    """The workspace's files by path, as they are now."""
     exception: BaseException | None = field(default=None, repr=False, compare=False)
 
     def value(self) -> Any:

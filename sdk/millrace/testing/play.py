@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +12,15 @@ from typing import Any, cast
 from millrace import _declare
 from millrace._binding import bind
 from millrace._connections import Connection
+from millrace._integrations import Integration
 from millrace._runtime import channel
 from millrace._runtime.calling import call
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
 from millrace._step import step
 from millrace.errors import Refused, ResultError
-from millrace.testing.fakes import Connections, Fake, Masking, Steps
+from millrace.testing.fakes import Connections, Fake, Integrations, Masking, Settings, Steps, Topics
+from millrace.testing.files import Files
 from millrace.testing.outcome import Failure, Line, Outcome, Recorded
 
 LARGEST_RESULT = 256 * 1024
@@ -33,13 +35,22 @@ def run(
     /,
     *,
     connections: Mapping[str, str | Connection] | None = None,
+    integrations: Mapping[str, Mapping[str, Any] | Integration] | None = None,
+    variables: Mapping[str, Any] | None = None,
+    secrets: Mapping[str, str] | None = None,
+    files: Mapping[str, bytes | str] | None = None,
+    topics: Collection[str] = (),
     steps: Recorded | None = None,
 ) -> Outcome:
     """Make one attempt at a workflow, sync or async, with `given` as its input, and answer how it ended.
 
-    `given` may hold what JSON does not, such as a datetime, where the platform would be sent its text. `connections` are tokens by
-    name, or `Connection`s; what is not given is refused as an unknown one is. `steps` are results that an earlier attempt
-    recorded: those steps are not called. Nothing that the workflow raises is raised here, but KeyboardInterrupt: see
+    `given` may hold what JSON does not, such as a datetime, where the platform would be sent its text.
+
+    What the workflow may ask for is given by name: `connections` as tokens or `Connection`s, `integrations` as configs or
+    `Integration`s, `variables`, `secrets`, `files` by path, and the `topics` that take events. What is not given is refused as what
+    is not there. `steps` are results that an earlier attempt recorded: those steps are not called.
+
+    Nothing that the workflow raises is raised here, but KeyboardInterrupt: see
     `Outcome.value`. Raises TypeError for what is no workflow, RuntimeError inside of a run or beside another one of this process.
     May be called where an event loop is running, which is held up meanwhile.
     """
@@ -47,11 +58,19 @@ def run(
         msg = f"{getattr(workflow, '__name__', workflow)!r} is no workflow: it has neither @workflow nor @data_provider"
         raise TypeError(msg)
     masking = Masking()
-    kept = Steps(steps or {}, masking)
-    attempt = _Attempt(masking, [kept, Connections(connections or {}, masking)])
+    kept, told, tree = Steps(steps or {}, masking), Topics(topics, masking), Files(files or {})
+    fakes: list[Fake] = [
+        kept,
+        Connections(connections or {}, masking),
+        Integrations(integrations or {}),
+        Settings(variables or {}, secrets or {}, masking),
+        told,
+        tree,
+    ]
+    attempt = _Attempt(masking, fakes)
     document = json.loads(to_json(dict(given or {}), what="the input", rich=True))
     outcome = _beside_a_loop(lambda: attempt.made(workflow, document))
-    return Outcome(**outcome, lines=attempt.lines, steps=kept.recorded)
+    return Outcome(**outcome, lines=attempt.lines, steps=kept.recorded, events=told.emitted, files=tree.held)
 
 
 class _Attempt:
