@@ -14,7 +14,7 @@ from uuid import UUID
 
 import jsonschema_rs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace import InputError
@@ -155,6 +155,7 @@ def sent(value: object) -> Any:
     return json.loads(to_json({"a": list(value) if isinstance(value, set) else value}, what="it", rich=True))
 
 
+@settings(deadline=None)  # a machine that others share is slow now and then
 @given(PAIRS)
 def test_a_value_goes_out_as_json_and_comes_back_as_itself(pair: tuple[Any, Any]) -> None:
     hint, value = pair
@@ -176,6 +177,7 @@ ODD_TEXTS = st.one_of(
 )
 
 
+@settings(deadline=None)  # a machine that others share is slow now and then
 @given(st.sampled_from([datetime, date, time, UUID, Decimal]), ODD_TEXTS)
 def test_the_binding_takes_of_all_texts_just_those_that_the_schema_takes(kind: type, text: str) -> None:
     function = taking(kind)
@@ -243,6 +245,7 @@ def test_fields_of_restructured_text_are_understood_and_prose_is_not_mistaken_fo
     assert described(None) == {}
 
 
+@settings(deadline=None)  # a machine that others share is slow now and then
 @given(st.text(st.sampled_from("a:bA rgs\n *()"), max_size=60))
 def test_no_docstring_is_too_odd(doc: str) -> None:
     assert all(text and "\n" not in text for text in described(doc).values())
