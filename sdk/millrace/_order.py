@@ -7,6 +7,8 @@ and threads that it starts, are also counted in one order, which no later attemp
 import asyncio
 import itertools
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +37,10 @@ class Order:
         self.main: asyncio.Task[Any] | None = None
         """The task of the workflow; None for a plain function, which is its thread."""
         self._main_thread = threading.get_ident()
+
+    def attend(self, main: "asyncio.Task[Any]") -> None:
+        """Take this task for the workflow's own."""
+        self.main = main
 
     def next(self, kind: str, name: str) -> Call:
         """Take the next place for a call. Raises `OrderChanged` where another call had that place, or this one another place."""
@@ -81,3 +87,14 @@ def _shown(call: tuple[str, str, int]) -> str:
 
 current = Order()
 """The order of the run that this process serves."""
+
+
+@contextmanager
+def begun(order: Order) -> Iterator[Order]:
+    """Have calls inside the block take their places in `order`, as in a process of its own."""
+    global current  # noqa: PLW0603 - there is one order in a process
+    before, current = current, order
+    try:
+        yield order
+    finally:
+        current = before

@@ -111,6 +111,8 @@ OPENINGS = (
     b'{"kind":"error","message":"","traceback":"","type":',
     b'{"kind":"described","problems":[],"workflows":',
     b'{"kind":"described","workflows":[],"problems":[{"path":"p","line":1,"message":',
+    b'{"kind":"wait","id":1,"of":"sleep","name":"a","ordinal":0,"seconds":',
+    b'{"kind":"start_run","id":1,"workflow":"a","ordinal":0,"input":',
     b'{"kind":"connection","id":1,"name":',
     b'{"kind":"emit","id":1,"source":"a","type":"b","data":',
     b'{"kind":"emit","id":1,"data":1,"source":"a","type":',
@@ -287,7 +289,7 @@ def test_a_child_is_told_that_it_wrote_too_much() -> None:
 def test_every_request_has_an_opening_that_is_fuzzed() -> None:
     fuzzed = {opening.decode().split('"')[3] for opening in OPENINGS[1:-1]}
     asked = {msgspec.inspect.type_info(kind).tag for kind in SERVED}  # type: ignore[union-attr]
-    assert asked - fuzzed <= {"step_get", "file_delete"}  # of the same fields as others
+    assert asked - fuzzed <= {"step_get", "file_delete", "cancel_run"}  # of the same fields as others
 
 
 def test_a_part_of_a_file_has_a_limit() -> None:

@@ -99,7 +99,7 @@ def _call(job: dict[str, Any], loop: asyncio.AbstractEventLoop, stopping: Stoppi
 
     def began(task: asyncio.Task[Any]) -> None:
         asyncio.set_event_loop(loop)
-        order.main = task
+        order.attend(task)
         stopping.attend(task)
 
     result = call(function, args, kwargs, loop, began)

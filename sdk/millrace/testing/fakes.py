@@ -72,6 +72,11 @@ class Steps:
         return {"step_get": self._get, "step_put": self._put}
 
     @property
+    def calls(self) -> list[Any]:
+        """All that is kept, as an attempt is told of it; in which order they were called is not known."""
+        return [("step", name, ordinal, None) for name, ordinal in self._kept]
+
+    @property
     def recorded(self) -> Recorded:
         """All that is kept, as it can be given again."""
         return {name if ordinal == 0 else (name, ordinal): result for (name, ordinal), result in self._kept.items()}

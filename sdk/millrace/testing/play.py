@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from millrace import _declare
+from millrace import _declare, _order
 from millrace._binding import bind
 from millrace._connections import Connection
 from millrace._integrations import Integration
@@ -17,7 +17,6 @@ from millrace._runtime import channel
 from millrace._runtime.calling import call
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
-from millrace._step import step
 from millrace.errors import Refused, ResultError
 from millrace.testing.fakes import Connections, Fake, Integrations, Masking, Settings, Steps, Topics
 from millrace.testing.files import Files
@@ -67,7 +66,7 @@ def run(
         told,
         tree,
     ]
-    attempt = _Attempt(masking, fakes)
+    attempt = _Attempt(masking, fakes, kept.calls)
     document = json.loads(to_json(dict(given or {}), what="the input", rich=True))
     outcome = _beside_a_loop(lambda: attempt.made(workflow, document))
     return Outcome(**outcome, lines=attempt.lines, steps=kept.recorded, events=told.emitted, files=tree.held)
@@ -76,8 +75,9 @@ def run(
 class _Attempt:
     """What a run speaks to in the place of its supervisor: takes lines, answers requests from fakes."""
 
-    def __init__(self, masking: Masking, fakes: Sequence[Fake]) -> None:
+    def __init__(self, masking: Masking, fakes: Sequence[Fake], recorded: list[Any]) -> None:
         self._masking = masking
+        self._recorded = recorded
         self._answers = {kind: answer for fake in fakes for kind, answer in fake.answers.items()}
         self.lines: list[Line] = []
 
@@ -101,9 +101,10 @@ class _Attempt:
 
     def made(self, workflow: Callable[..., Any], document: dict[str, Any]) -> dict[str, Any]:
         """Call the workflow and answer the fields of an `Outcome`."""
-        with self._in_place() as loop:
+        with self._in_place() as (loop, order):
             try:
-                result = call(workflow, *bind(workflow, document), loop, lambda _: None)
+                result = call(workflow, *bind(workflow, document), loop, order.attend)
+                order.check_end()
                 text = to_json(result, what="the result", rich=True)
             except KeyboardInterrupt:
                 raise
@@ -124,16 +125,16 @@ class _Attempt:
         return {"status": "failed", "reason": reason, "error": failure, "exception": error}
 
     @contextmanager
-    def _in_place(self) -> Iterator[asyncio.AbstractEventLoop]:
+    def _in_place(self) -> Iterator[tuple[asyncio.AbstractEventLoop, _order.Order]]:
         """Be what this process's run speaks to, with steps counted from the first, and leave all as it was."""
         if channel.current is not None or not _ONE_AT_A_TIME.acquire(blocking=False):
             msg = "millrace.testing.run inside of a run, or beside another one of this process"
             raise RuntimeError(msg)
         loop = asyncio.new_event_loop()
         try:
-            with step.from_the_first():
+            with _order.begun(_order.Order(self._recorded)) as order:
                 channel.current = cast("channel.Channel", self)
-                yield loop
+                yield loop, order
         finally:
             channel.current = None
             loop.close()
