@@ -44,7 +44,10 @@ class Health:
         self._parts[part] = problem
 
     def state(self, name: str, value: Any) -> None:
-        """Publish a fact in `/readyz`, such as the sandbox's tier."""
+        """Publish a fact in `/readyz`, such as the sandbox's tier; a function is called for each answer.
+
+        The numbers in a fact with fields are gauges in `/metrics`.
+        """
         self._facts[name] = value
 
     @property
@@ -57,7 +60,8 @@ class Health:
         parts = {part: {"ready": problem is None, "detail": problem} for part, problem in sorted(self._parts.items())}
         if not self.started:
             parts["start"] = {"ready": False, "detail": "still starting"}
-        return {"service": self.service, "ready": self.ready, "parts": parts, **self._facts}
+        facts = {name: value() if callable(value) else value for name, value in self._facts.items()}
+        return {"service": self.service, "ready": self.ready, "parts": parts, **facts}
 
 
 class Background:
@@ -192,13 +196,19 @@ def _ready_answer(health: Health) -> Callable[[web.Request], Awaitable[web.Respo
 
 def _metrics(health: Health) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def metrics(_request: web.Request) -> web.Response:
+        document = health.document()
         lines = [
             "# TYPE millrace_part_ready gauge",
             *(
                 f'millrace_part_ready{{service="{health.service}",part="{part}"}} {int(state["ready"])}'
-                for part, state in health.document()["parts"].items()
+                for part, state in document.pop("parts").items()
             ),
         ]
+        for fact, fields in document.items():
+            for name, number in fields.items() if isinstance(fields, dict) else ():
+                if isinstance(number, int | float):
+                    gauge = f"millrace_{fact}_{name}"
+                    lines += [f"# TYPE {gauge} gauge", f'{gauge}{{service="{health.service}"}} {number}']
         return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
 
     return metrics

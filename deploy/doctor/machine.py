@@ -18,6 +18,7 @@ from deploy import broker, postgres
 from deploy.accounts import check_reach, postgres_account
 from deploy.credentials import load_or_create
 from deploy.doctor.finding import Finding, tried
+from deploy.doctor.running import bounded
 from deploy.errors import StartError
 from deploy.folder import running_version
 from deploy.local import OLDEST_PYTHON
@@ -92,10 +93,11 @@ async def sandbox() -> Finding:
         except SandboxUnavailable as error:
             return Finding("sandbox here", "wrong", str(error), "Until then runs need `up --unsafe`, and are not isolated.")
         await children.close()
+    bounds = bounded(children.held, children.unheld)
     if children.tier == "A":
-        return Finding("sandbox here", "well", "tier A: every run is isolated")
+        return Finding("sandbox here", "well", f"tier A: every run is isolated; {bounds}")
     do = f"Tier A does not stand here: {children.refused['A']}. docs/security.md says what tier B lets through."
-    return Finding("sandbox here", "note", f"tier {children.tier}", do)
+    return Finding("sandbox here", "note", f"tier {children.tier}; {bounds}", do)
 
 
 def port(number: int) -> Finding:

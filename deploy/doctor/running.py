@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -144,15 +144,24 @@ async def _behind(client: Client, connection: asyncpg.Connection) -> AsyncIterat
 
 def _sandbox(told: Any) -> Finding:
     tier = told.get("tier") if isinstance(told, dict) else None
+    bounds = bounded(told.get("held") or (), told.get("unheld") or {}) if tier is not None else ""
     if tier == "A":
-        return Finding("sandbox", "well", "tier A")
+        return Finding("sandbox", "well", f"tier A, {bounds}")
     refused = told.get("refused") or {} if isinstance(told, dict) else {}
     because = "; ".join(f"tier {name}: {reason}" for name, reason in refused.items()) or "no reason is known"
     if tier == "B":
-        return Finding("sandbox", "note", "tier B", f"docs/security.md says what it lets through. Why not tier A: {because}")
+        return Finding(
+            "sandbox", "note", f"tier B, {bounds}", f"docs/security.md says what it lets through. Why not tier A: {because}"
+        )
     if tier == "none":
         return Finding("sandbox", "note", "runs are not isolated (tier none)", f"Run only code that you trust. {because}")
     return Finding("sandbox", "wrong", "no run is taken: there is no sandbox", because)
+
+
+def bounded(held: Iterable[str], unheld: Mapping[str, str]) -> str:
+    """Say which of memory, processes and CPU of a run the kernel holds by control groups, and why not the others."""
+    said = f"control groups hold {', '.join(sorted(held)) or 'nothing'} of each run"
+    return said + "".join(f"; not {name}: {reason}" for name, reason in sorted(unheld.items()))
 
 
 async def _readyz(socket: Path) -> dict[str, Any] | None:

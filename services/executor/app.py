@@ -21,6 +21,7 @@ from services.executor.sandbox.children import Children
 from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, Tier
+from services.executor.sandbox.process import Limits
 from services.executor.store import Store
 from services.executor.turns import Turns
 from services.executor.waits import Waits
@@ -90,7 +91,12 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         await stack.enter_async_context(runtime.sink.sending(bus.say_log))
         tiers: tuple[Tier, ...] = ("A", "B") if settings.tier is None else (settings.tier,)
         sandbox = Children(
-            settings.data / "sandbox", uid=settings.sandbox_uid, size=settings.warm, tiers=tiers, unsafe=settings.unsafe
+            settings.data / "sandbox",
+            uid=settings.sandbox_uid,
+            size=settings.warm,
+            limits=Limits(processes=settings.processes, cores=settings.cores),
+            tiers=tiers,
+            unsafe=settings.unsafe,
         )
         try:
             await sandbox.start()
@@ -106,7 +112,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         if sandbox.tier == "none":
             _log.warning("sandbox.unsafe", refused=sandbox.refused)
         runtime.health.report("sandbox", None)
-        runtime.health.state("sandbox", {"tier": sandbox.tier, "refused": sandbox.refused})
+        runtime.health.state("sandbox", sandbox.state)
         executor = Executor(settings, bus, engine, sandbox)
         stack.callback(executor.resolver.close)
         await executor.bundles.start()
@@ -125,6 +131,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         executor.rows = projections["runs"]
         runs = Runs(executor)
         worker = Worker(bus.client, runs, settings.slots)
+        runtime.health.state("pool", lambda: {"slots": settings.slots, "taken": worker.taken, **sandbox.pool()})
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")
         bus.answer(QUESTIONS, executor)
         await bus.start()

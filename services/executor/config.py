@@ -9,22 +9,27 @@ from pathlib import Path
 from services.executor.domain import LEAST_KEPT
 from services.executor.sandbox.egress.policy import Rule, Rules, rules
 from services.executor.sandbox.jail import Tier
+from services.executor.sandbox.process import Limits
 from shared import config
 from shared.config import Environment
 
 DAY = 24 * 3600
+# Below a twentieth the kernel would let a run go for less than 5 ms at a time.
+LEAST_CORES, MOST_CORES = 0.05, 1024
 
 
 class Settings(config.Settings, frozen=True, kw_only=True):
     """Read once at start. `data` is a folder for caches; `slots` bounds the runs at a time, `warm` the children kept ready.
 
-    `egress` is what runs may reach. `runs_kept` is how long the messages of a run stay on the bus after its end; its row
-    and its archive stay longer.
+    `cores` and `processes` are what one run may use of the processor, and start at a time. `egress` is what runs may reach.
+    `runs_kept` is how long the messages of a run stay on the bus after its end; its row and its archive stay longer.
     """
 
     data: Path
     slots: int
     warm: int
+    cores: float
+    processes: int
     sandbox_uid: int | None
     runs_kept: timedelta
     egress: Rules
@@ -45,12 +50,25 @@ def read(environment: Environment) -> Settings:
         data=environment.path("MILLRACE_DATA"),
         slots=environment.integer("MILLRACE_SLOTS", 8 * cores, minimum=1, maximum=1000),
         warm=environment.integer("MILLRACE_WARM", 2 * cores, minimum=1, maximum=200),
+        cores=_cores(environment),
+        processes=environment.integer("MILLRACE_RUN_PROCESSES", Limits.processes, minimum=8, maximum=4096),
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
         runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
         egress=Rules((*_rules(environment, "MILLRACE_EGRESS_ALLOW"), *_rules(environment, "MILLRACE_EGRESS_DENY"))),
         unsafe=environment.flag("MILLRACE_UNSAFE"),
         tier=tiers.get(environment.choice("MILLRACE_SANDBOX_TIER", choices)),
     )
+
+
+def _cores(environment: Environment) -> float:
+    try:
+        cores = float(environment.optional("MILLRACE_RUN_CORES") or 1.0)
+    except ValueError:
+        cores = 0.0
+    if not LEAST_CORES <= cores <= MOST_CORES:
+        environment.complain("MILLRACE_RUN_CORES", f"must be a number from {LEAST_CORES} to {MOST_CORES}")
+        return 1.0
+    return cores
 
 
 def _rules(environment: Environment, name: str) -> tuple[Rule, ...]:

@@ -38,6 +38,11 @@ class Worker:
         self._waiting: dict[str, float] = {}
 
     @property
+    def taken(self) -> int:
+        """Return how many slots are in use."""
+        return len(self._tasks)
+
+    @property
     def free(self) -> int:
         """Return how many more runs may begin."""
         return self._slots - len(self._tasks)

@@ -7,7 +7,6 @@ import pytest
 import pytest_asyncio
 
 from services.executor.sandbox import memory
-from services.executor.sandbox.cgroups import found
 from services.executor.sandbox.process import Limits, Place
 from tests.support.inside import eventually
 from tests.support.sandbox import FORKING, TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
@@ -164,19 +163,3 @@ async def test_the_pool_shrinks_when_nobody_asks(bench: Bench) -> None:
     before = len(os.listdir("/proc/self/fd"))
     await pool.close()
     assert len(os.listdir("/proc/self/fd")) < before
-
-
-def test_control_groups_of_a_supervisor_that_is_gone_are_cleared_and_those_of_one_that_lives_are_not() -> None:
-    living, gone = found(1 << 30), found(1 << 30)
-    if living is None or gone is None:
-        pytest.skip("control groups cannot be made here")
-    os.close(gone._lock)  # as the kernel does when a process dies
-    other = found(1 << 30)
-    assert other is not None
-    try:
-        assert not gone._folder.exists()
-        assert living._folder.exists()
-    finally:
-        living.close()
-        other.close()
-    assert not living._folder.exists()

@@ -74,6 +74,8 @@ class Ended:
     stopped: Stopped | None
     exit: Exit
     duration: float
+    is_full: bool = False
+    """Whether it ran into the number of processes and threads that it may have."""
 
 
 class Attempt:
@@ -137,6 +139,7 @@ class Attempt:
             duration = time.monotonic() - began
             await self._finish_kept()
             exit_ = None if isinstance(last, Gone) else child.used()
+            is_full = not isinstance(last, frames.Result) and child.is_full
             child.kill()
             if exit_ is None:
                 exit_ = await asyncio.shield(child.exited)
@@ -152,7 +155,7 @@ class Attempt:
             if exit_ is None:
                 msg = "the zygote died, and the child with it"
                 raise SandboxUnavailable(msg)
-            return Ended(await self._masked(last), self._stopped, exit_, duration)
+            return Ended(await self._masked(last), self._stopped, exit_, duration, is_full)
         finally:
             child.kill()
             for timer in self._timers:

@@ -1,8 +1,9 @@
-"""Control groups, where this process may make them: what a run and all that it started may take of memory, held by the kernel.
+"""Control groups, where this process may make them: what a run and all that it started may take, held by the kernel.
 
-A group is used by one child after another, since making one takes the kernel longer than entering it; a child is let in
-before it runs anybody's code, and the group is free again when nothing of the child is left. Version 2 needs the memory
-controller delegated to the group that this process is in (systemd: `Delegate=yes`); version 1 a writable memory hierarchy.
+Memory, processes with their threads, and CPU; each where its controller is to be had, and the rest by other means (`memory`,
+limits of each process) or not at all: `Cgroups.held` and `refused` say which and why. A group is used by one child after
+another, since making one takes the kernel longer than entering it; a child is let in before it runs anybody's code, and the
+group is free again when nothing of the child is left. Where groups may be made, and what is written into them, is in `hierarchies`.
 """
 
 import contextlib
@@ -10,75 +11,93 @@ import fcntl
 import os
 import secrets
 from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-_ROOT = Path("/sys/fs/cgroup")
+from services.executor.sandbox.hierarchies import (
+    Control,
+    Mounted,
+    Share,
+    Tree,
+    controls,
+    furnish,
+    open_for,
+    own_hierarchies,
+    parents,
+)
 
 
 class Cgroup:
-    """One group with one limit, for one child at a time."""
+    """One group, in as many hierarchies as there are, for one child at a time."""
 
-    def __init__(self, folder: Path, *, is_v2: bool) -> None:
-        self.folder = folder
-        self._events = folder / ("memory.events" if is_v2 else "memory.oom_control")
-        self._seen = 0
+    def __init__(self, folders: Mapping[str, Path], counters: Mapping[str, tuple[Path, str]]) -> None:
+        self.folders = folders
+        """By controller; one folder may stand for several."""
+        self._counters = counters
+        self._seen: dict[str, int] = {}
 
     def hold(self, pid: int) -> None:
         """Let a process in; what it starts from now on is in, too. Raises OSError. It may block for some milliseconds."""
-        self._seen = self._kills()
-        (self.folder / "cgroup.procs").write_text(str(pid), "ascii")
+        self._seen = {name: self._count(name) for name in self._counters}
+        for folder in dict.fromkeys(self.folders.values()):
+            (folder / "cgroup.procs").write_text(str(pid), "ascii")
 
     def has_killed(self) -> bool:
         """Answer whether the kernel has killed a process for want of memory since the last `hold`."""
-        return self._kills() > self._seen
+        return self._has_counted("memory")
 
-    def _kills(self) -> int:
-        for line in self._events.read_text("ascii").splitlines():
-            name, _, number = line.partition(" ")
-            if name == "oom_kill":
+    def has_refused(self) -> bool:
+        """Answer whether the kernel has refused to start a process or a thread since the last `hold`: there were too many."""
+        return self._has_counted("pids")
+
+    def _has_counted(self, name: str) -> bool:
+        return name in self._counters and self._count(name) > self._seen.get(name, 0)
+
+    def _count(self, name: str) -> int:
+        file, key = self._counters[name]
+        for line in file.read_text("ascii").splitlines():
+            found, _, number = line.partition(" ")
+            if found == key:
                 return int(number)
         return 0
 
 
 class Cgroups:
-    """The groups of one sandbox."""
+    """The groups of one sandbox, in every hierarchy that is open to it; there may be none. Whoever has it must `close` it."""
 
-    def __init__(self, parent: Path, limit: int, *, is_v2: bool) -> None:
-        """Raises OSError where `parent` is not ours to change. Clears what supervisors left that are gone."""
-        for left in parent.glob("millrace-*"):
-            _clear(left)
-        self._folder = parent / f"millrace-{os.getpid()}-{secrets.token_hex(4)}"
-        self._folder.mkdir()
-        self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # while it is held, nobody clears this
-        self._limit = limit
-        self._is_v2 = is_v2
+    def __init__(self, share: Share, hierarchies: Sequence[Mounted] | None = None) -> None:
+        """`hierarchies` are those of this process unless given. Clears what supervisors left that are gone."""
+        self._name = f"millrace-{os.getpid()}-{secrets.token_hex(4)}"
+        self._locks: list[int] = []
+        self._trees: list[Tree] = []
         self._free: deque[Cgroup] = deque()
-        self._made: list[Cgroup] = []
-        try:
-            if is_v2:
-                (self._folder / "cgroup.subtree_control").write_text("+memory", "ascii")
-            self.give(self.take())
-        except OSError:
-            self.close()
-            raise
+        self._made = 0
+        self.refused = dict.fromkeys(
+            controls(share, is_v2=True), "it is not mounted, or not the part of it that this process is in"
+        )
+        """Why a controller that was asked for is not used, by its name."""
+        for where in own_hierarchies() if hierarchies is None else hierarchies:
+            left = {name: one for name, one in controls(share, is_v2=where.is_v2).items() if name not in self.held}
+            self._settle(where, {name: one for name, one in left.items() if where.is_v2 or name in where.controllers})
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Answer which of "memory", "pids" and "cpu" the kernel holds for each run."""
+        return tuple(name for tree in self._trees for name in tree.controls)
 
     def take(self) -> Cgroup:
         """Answer a group with nobody in it. Raises OSError."""
         if self._free:
             return self._free.popleft()
-        folder = self._folder / str(len(self._made))
-        folder.mkdir()
-        made = Cgroup(folder, is_v2=self._is_v2)
-        self._made.append(made)
-        if self._is_v2:
-            (folder / "memory.max").write_text(str(self._limit), "ascii")
-            (folder / "memory.oom.group").write_text("1", "ascii")
-            with contextlib.suppress(OSError):  # there is no swap
-                (folder / "memory.swap.max").write_text("0", "ascii")
-        else:
-            (folder / "memory.limit_in_bytes").write_text(str(self._limit), "ascii")
-        return made
+        folders, counters = {}, {}
+        for tree in self._trees:
+            folder = tree.make(str(self._made))
+            for name, control in tree.controls.items():
+                folders[name] = folder
+                if control.counter is not None:
+                    counters[name] = (folder / control.counter[0], control.counter[1])
+        self._made += 1
+        return Cgroup(folders, counters)
 
     def give(self, group: Cgroup) -> None:
         """Take a group back when nothing is left in it."""
@@ -86,8 +105,59 @@ class Cgroups:
 
     def close(self) -> None:
         """Remove all groups; everybody must have left them."""
-        os.close(self._lock)
-        _clear(self._folder)
+        while self._locks:
+            os.close(self._locks.pop())
+        for tree in self._trees:
+            _clear(tree.folder)
+        self._trees.clear()
+
+    def _settle(self, where: Mounted, wanted: dict[str, Control]) -> None:
+        """Use a hierarchy for what is wanted of it, in the first group that allows it."""
+        for parent in parents(where):
+            if not wanted:
+                return
+            with _alone_in(parent):
+                for left in parent.glob("millrace-*"):
+                    _clear(left)
+                given, refused = open_for(parent, wanted, is_v2=where.is_v2)
+                if given and (problem := self._use(parent, given, is_v2=where.is_v2)):
+                    refused |= dict.fromkeys(given, problem)
+            if self._trees and self._trees[-1].folder.parent == parent:
+                self.refused = {name: told for name, told in (self.refused | refused).items() if name not in self.held}
+                return  # one place in a hierarchy: a process cannot be in two groups of it
+            if parent == where.own:  # of all places, the one that an operator would look for
+                self.refused |= refused
+
+    def _use(self, parent: Path, given: dict[str, Control], *, is_v2: bool) -> str | None:
+        """Make our folder in a group; answer why that is impossible."""
+        folder = parent / self._name
+        lock = -1
+        try:
+            folder.mkdir()
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX)  # while it is held, nobody clears this
+            self._trees.append(furnish(folder, given, is_v2=is_v2))
+        except OSError as error:
+            if lock >= 0:
+                os.close(lock)
+                _clear(folder)
+            return f"{parent} cannot be changed ({error.strerror})"
+        self._locks.append(lock)
+        return None
+
+
+@contextlib.contextmanager
+def _alone_in(parent: Path) -> Iterator[None]:
+    """Keep other supervisors from clearing what is made here and not yet locked."""
+    gate = -1
+    with contextlib.suppress(OSError):  # then nothing can be made in it either
+        gate = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(gate, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if gate >= 0:
+            os.close(gate)
 
 
 def _clear(folder: Path) -> None:
@@ -101,18 +171,3 @@ def _clear(folder: Path) -> None:
             folder.rmdir()
         finally:
             os.close(lock)
-
-
-def found(limit: int) -> Cgroups | None:
-    """Answer groups that hold their members to so many bytes; None where this process may not make them."""
-    for line in Path("/proc/self/cgroup").read_text("utf-8").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if "memory" in controllers.split(","):
-            parent, is_v2 = _ROOT / "memory" / path.lstrip("/"), False
-        elif not controllers and (_ROOT / "cgroup.controllers").exists():
-            parent, is_v2 = _ROOT / path.lstrip("/"), True
-        else:
-            continue
-        with contextlib.suppress(OSError):
-            return Cgroups(parent, limit, is_v2=is_v2)
-    return None

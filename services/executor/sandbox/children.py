@@ -1,6 +1,7 @@
 """The sandbox put together: one zygote, a pool of its children, and the tier that both are of."""
 
 import asyncio
+import dataclasses
 import functools
 import os
 from collections.abc import Sequence
@@ -12,9 +13,10 @@ import structlog
 
 from services.executor.sandbox import frames, memory, process, verdict
 from services.executor.sandbox.attempt import Attempt, Ended
-from services.executor.sandbox.cgroups import Cgroups, found
+from services.executor.sandbox.cgroups import Cgroups
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity, prepare
+from services.executor.sandbox.hierarchies import Share
 from services.executor.sandbox.jail import Capabilities, Description, Job, Outcome, Tier
 from services.executor.sandbox.pool import Pool
 from services.executor.sandbox.probing import remedy, targets
@@ -41,7 +43,7 @@ class Children:
     `data` is a folder of the executor's own, made if missing; `code` holds it and all bundles, and is its parent unless given.
     From `size` to `most` children are kept warm (four times `size` unless given); more run at once if asked. `uid` None keeps the
     supervisor's user: right where that is an ordinary one. `interpreter` is the one that runs this unless given. `tiers` are
-    tried in turn; `unsafe` adds "none" to their end. `cgroups` False measures the memory of runs even where the kernel would.
+    tried in turn; `unsafe` adds "none" to their end. `cgroups` False makes no control groups even where the kernel would allow it.
     """
 
     def __init__(
@@ -63,6 +65,10 @@ class Children:
         """The tier that is in use, once started."""
         self.refused: dict[Tier, str] = {}
         """The better tiers that were tried, and why each is not in use."""
+        self.held: tuple[str, ...] = ()
+        """Which of "memory", "pids" and "cpu" a control group holds for each run, once started."""
+        self.unheld: dict[str, str] = {}
+        """Why none holds the others."""
         last: tuple[Tier, ...] = ("none",) if unsafe and "none" not in tiers else ()
         self._tiers: list[Tier] = [*tiers, *last]
         self._data = data
@@ -96,8 +102,9 @@ class Children:
         self.refused = {}
         try:
             self._ground = await asyncio.to_thread(prepare, self._data, self._code, self._interpreter, self._who)
-            if self._may_group and self._limits.memory_mb is not None:
-                self._cgroups = found((self._limits.memory_mb + self._limits.scratch_mb) << 20)
+            if self._may_group:
+                self._cgroups = await asyncio.to_thread(Cgroups, self._share())
+                self.held, self.unheld = self._cgroups.held, self._cgroups.refused
             for tier in self._tiers:
                 self.tier = tier
                 self._pool = Pool(self._warm, least=self._size, most=self._most, places=tier != "none")
@@ -105,8 +112,7 @@ class Children:
                     if tier != "none":
                         await self._probe(self._ground)
                     await self._pool.first()
-                    if self._limits.memory_mb is not None:
-                        self._watch = asyncio.create_task(memory.watch(lambda: self._serving, self._limits.memory_mb << 20))
+                    self._watch = asyncio.create_task(self._look_after())
                 except SandboxUnavailable as error:
                     self.refused[tier] = str(error)
                     await self._stop()
@@ -128,6 +134,14 @@ class Children:
             self._cgroups = None
         if ground is not None:
             await asyncio.to_thread(ground.leave)
+
+    def state(self) -> dict[str, Any]:
+        """Answer the tier with what it lacks, and what the kernel holds for each run; as JSON."""
+        return {"tier": self.tier, "refused": self.refused, "held": list(self.held), "unheld": self.unheld}
+
+    def pool(self) -> dict[str, int]:
+        """Answer how many children there are, by what they do, and how many runs wait for one."""
+        return {**self._pool.counts(), "serving": len(self._serving), "ending": len(self._ending)}
 
     async def _stop(self) -> None:
         if self._watch is not None:
@@ -198,10 +212,21 @@ class Children:
         if self._ground is None:
             raise SandboxUnavailable("the sandbox is not started")
         async with self._gate:
-            child = await process.start(await self._parent(self._ground), self._ground, self._who, self._limits, self.tier)
-            if self._cgroups is not None:
+            # The limit of each process is one above its group's, which counts who ran into it.
+            limits = dataclasses.replace(self._limits, processes=self._limits.processes + ("pids" in self.held))
+            child = await process.start(await self._parent(self._ground), self._ground, self._who, limits, self.tier)
+            if self._cgroups is not None and self.held:
                 await child.answered(self._hold(child, self._cgroups))
             return child
+
+    def _share(self) -> Share:
+        limits = self._limits
+        memory = None if limits.memory_mb is None else (limits.memory_mb + limits.scratch_mb) << 20
+        return Share(memory, limits.processes, limits.cores)
+
+    async def _look_after(self) -> None:
+        limit = None if self._limits.memory_mb is None else self._limits.memory_mb << 20
+        await memory.watch(lambda: self._serving, limit, self._limits.processes, self.held)
 
     async def _hold(self, child: Child, groups: Cgroups) -> None:
         child.cgroup = groups.take()

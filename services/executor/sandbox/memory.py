@@ -1,4 +1,4 @@
-"""What a run and all that it started take of the machine's memory, looked at while it runs.
+"""What a run and all that it started take of the machine, looked at while it runs: memory, and how many they are.
 
 `RLIMIT_AS` bounds each process by itself, and a run may start many; the kernel bounds a tree only by a control group, which
 an ordinary user or a container mostly may not make. Where there is none the tree is measured, and ended when it has grown too
@@ -8,8 +8,9 @@ tree, and the rest is ended here.
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from services.executor.sandbox.process import Child
 
@@ -18,26 +19,43 @@ EVERY = 0.2
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-async def watch(children: Callable[[], Iterable[Child]], limit: int) -> None:
-    """Starve every child whose tree takes more than `limit` bytes of its own, or lost a process to its control group; for ever."""
+async def watch(children: Callable[[], Iterable[Child]], limit: int | None, processes: int, held: Container[str]) -> None:
+    """Starve every child whose tree takes more than `limit` bytes of its own, or lost a process to its control group; for ever.
+
+    `held` names what control groups bound; that is left to them. Notes who has as many as `processes` of them and threads.
+    """
+    looks_at_memory = limit is not None and "memory" not in held
     while True:
         await asyncio.sleep(EVERY)
         for child in tuple(children()):
-            if child.has_starved or (child.cgroup is None and held(child.pid) > limit):
+            if child.has_starved:
                 child.starve()
+            elif looks_at_memory or "pids" not in held:
+                taken = measured(child.pid)
+                child.was_full = child.was_full or taken.tasks >= processes
+                if looks_at_memory and limit is not None and taken.memory > limit:
+                    child.starve()
 
 
-def held(pid: int) -> int:
-    """Answer the bytes that a process and its descendants hold and share with no file; 0 for what is gone."""
-    total = 0
+class Taken(NamedTuple):
+    """What a process and its descendants have: bytes that they share with no file, and processes with their threads."""
+
+    memory: int
+    tasks: int
+
+
+def measured(pid: int) -> Taken:
+    """Answer what a process and its descendants have; nothing for what is gone."""
+    memory = tasks = 0
     left = [pid]
     while left:
         one = left.pop()
         try:
             resident, shared = Path(f"/proc/{one}/statm").read_bytes().split()[1:3]
-            total += (int(resident) - int(shared)) * _PAGE
+            memory += (int(resident) - int(shared)) * _PAGE
             for task in os.listdir(f"/proc/{one}/task"):  # noqa: PTH208 - names are all that is needed
+                tasks += 1
                 left += map(int, Path(f"/proc/{one}/task/{task}/children").read_bytes().split())
         except (OSError, ValueError):
             continue
-    return total
+    return Taken(memory, tasks)

@@ -70,6 +70,19 @@ class Pool:
         """Answer the children that wait or are being started."""
         return list(self._slots)
 
+    def counts(self) -> dict[str, int]:
+        """Answer how many children are in each state of waiting, how many should be, and how many takes wait for one."""
+        there = [slot for slot in self._slots if slot.done() and not slot.cancelled() and slot.exception() is None]
+        blank = sum(slot.result().place is None for slot in there)
+        return {
+            "waiting": self._asking,
+            "starting": sum(not slot.done() for slot in self._slots),
+            "blank": blank,
+            "placed": len(there) - blank,
+            "target": self.target,
+            "most": self._most,
+        }
+
     async def take(self, place: Place) -> Child:
         """Take a child that is placed; best one that was already. Raises `SandboxUnavailable`. It is the caller's to `end`."""
         self._takes.append((asyncio.get_running_loop().time(), place))

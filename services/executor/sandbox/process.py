@@ -29,7 +29,10 @@ class Limits:
     memory_mb: int | None = 1024
     open_files: int = 256
     processes: int = 128
-    """Processes and threads together; in tier A."""
+    """Processes and threads together; where a control group holds them, and in tier A."""
+    cores: float | None = 1.0
+    """CPU of all its processes and threads together, where a control group holds it. One core is what one interpreter can use: more
+    would only serve who starts many, at the cost of everybody else."""
     scratch_mb: int = 64
     """What its temporary files may take; in tier A, where they are memory."""
 
@@ -68,6 +71,8 @@ class Child:
         """Called when it took more memory than it may; then it is about to be killed."""
         self.cgroup: Cgroup | None = None
         """The control group that it is in, where there are any; nobody else is."""
+        self.was_full = False
+        """Whether it was seen with as many processes and threads as it may have."""
         self.on_ended: Callable[[], None] = _nothing
         """Called when nothing is left of it."""
         self.place: Place | None = None
@@ -159,6 +164,11 @@ class Child:
         has_waited = fields[8] != b"0"  # page faults of descendants that it waited for: no process lives without
         # Only now is it certain that the number was its own all the while.
         return None if has_waited or not self._birth.alive else self._exit(None, cpu, peak_kb)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it was refused a process or a thread because it had as many as it may."""
+        return self.was_full or (self.cgroup is not None and self.cgroup.has_refused())
 
     @property
     def has_starved(self) -> bool:

@@ -6,10 +6,18 @@ from services.executor.sandbox import frames
 from services.executor.sandbox.attempt import Broken, Ended, Excess, Gone, Starved
 from services.executor.sandbox.jail import Description, Failure, Outcome, Problem, Reason, Status, Usage
 
+_FULL = "it had as many processes and threads at a time as a run may"
+_CANNOT_START = frozenset({"BlockingIOError", "RuntimeError"})
+"""What Python raises where the kernel refuses a process, and where it refuses a thread."""
+
 
 def outcome(ended: Ended, timeout: float) -> Outcome:
     """Judge a run. What is no frame outranks a stop, a stop outranks what the child answered after it."""
     status, reason, error = _judge(ended, timeout)
+    if ended.is_full and error is not None:
+        error = Failure(error.type, f"{error.message} ({_FULL})", error.traceback)
+        if status == "failed" and error.type in _CANNOT_START:
+            reason = "limit"
     return Outcome(
         status=status,
         reason=reason,
