@@ -15,6 +15,10 @@ follows demand: as many as are taken while one can be started anew, by the rate 
 are asked for at once; it sinks to `least` when nobody has asked for `_IDLE` seconds. Of those that wait one in four stays
 blank, at least one; the others are placed for the bundles of the last takes, in proportion: the recent past is the forecast.
 A bundle that was asked for once only gets none.
+
+Whose run it is makes no difference to which child serves it. A child knows its bundle, which is the hash of a workspace's content,
+and nothing of an organization before its one job comes: a workflow of `global` that two organizations run finds the same
+child, and finds in it nothing of the other.
 """
 
 import asyncio
@@ -84,7 +88,10 @@ class Pool:
         }
 
     async def take(self, place: Place) -> Child:
-        """Take a child that is placed; best one that was already. Raises `SandboxUnavailable`. It is the caller's to `end`."""
+        """Take a child that is placed with just this; best one that was already. It is the caller's to `end`.
+
+        Raises `SandboxUnavailable`.
+        """
         self._takes.append((asyncio.get_running_loop().time(), place))
         self._asking += 1
         try:
@@ -152,7 +159,7 @@ class Pool:
             self._slots.remove(slot)
             was_done = slot.done()
             try:
-                return await asyncio.shield(slot)
+                child = await asyncio.shield(slot)
             except asyncio.CancelledError:
                 self._slots.appendleft(slot)
                 raise
@@ -160,6 +167,10 @@ class Pool:
                 if was_done:  # an old failure: what counts is whether one can be started now
                     continue
                 raise
+            if child.place is None or child.place == place:
+                return child
+            # It was being placed for another bundle when it was asked for: it waits on, for whoever has that one.
+            self._slots.append(slot)
 
     def _best(self, place: Place) -> "asyncio.Task[Child] | None":
         """Answer a placed child, else a blank one, else one that is being started; None where all wait for other bundles."""
@@ -178,7 +189,9 @@ class Pool:
 
     async def _prepared(self) -> Child:
         child = await self._start()
-        place = self._forecast() if self._places else None
+        # Who waits for this child has taken it off the list, and knows better than any forecast.
+        is_wanted = asyncio.current_task() not in self._slots
+        place = self._forecast() if self._places and not is_wanted else None
         if place is not None:
             await child.put(place)
         return child
