@@ -36,7 +36,8 @@ What tier "none" does not stop
 
 Files: `jail` what a caller meets; `children` all of it put together; `pool` who waits;
 `probing` which tier stands here; `zygote` who forks, `birth` one fork of it, `reports` what it
-says; `process` one child; `attempt` the conversation with it; `frames` the wire; `requests` what a run may ask for;
-`verdict` what an end means; `output` what the author prints; `masking` what is left out of it; `egress` the way to a
-network; `memory` what a tree takes; `ground` the files a child may see.
+says; `process` one child; `attempt` the conversation with it; `ration` who talks too much; `frames` the wire; `requests` what
+a run may ask for; `verdict` what an end means; `output` what the author prints; `masking` what is left out of it; `egress` the
+way to a network; `memory` what a tree takes, `cgroups` and `hierarchies` the kernel's hold on it; `ground` the files a child may
+see.
 """

@@ -18,6 +18,7 @@ from services.executor.sandbox.jail import Capabilities, Stream
 from services.executor.sandbox.masking import Masker
 from services.executor.sandbox.output import FATAL
 from services.executor.sandbox.process import Child, Exit
+from services.executor.sandbox.ration import Ration
 from services.executor.sandbox.requests import SERVED, Request, documents_of
 from shared.errors import MillraceError, PermissionDenied
 
@@ -167,6 +168,7 @@ class Attempt:
 
     async def _listen(self) -> None:
         said = 0
+        ration = Ration()
         try:
             while not self._last.done():
                 received = await frames.read(self._child.reader)
@@ -185,6 +187,7 @@ class Attempt:
                     self._settle(Broken("it said a second time that it is ready"))
                 else:
                     await self._serve(frame)
+                await ration.spend(size)
         except FrameError as error:
             self._settle(Broken(str(error)))
 

@@ -1,0 +1,78 @@
+"""While one run misbehaves the others go on, with their right results."""
+
+import asyncio
+import textwrap
+
+import msgspec
+import pytest
+
+from bench.neighbours import KINDS
+from services.executor.sandbox.process import Limits
+from services.executor.sandbox.ration import Ration
+from tests.support.sandbox import TIERS, UID, Recorded, reachable_interpreter, started_bench, value
+
+pytestmark = pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user")
+NEIGHBOUR = "import time\n@workflow\ndef main(n: int):\n    time.sleep(0.01)\n    return [n, 'done']"
+TURNS = 25
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tier", [tier for tier in TIERS if tier != "none"])
+async def test_neighbours_of_a_run_that_misbehaves_succeed(tier: str, kind: str) -> None:
+    async with started_bench(tiers=(tier,), size=2, limits=Limits(memory_mb=256, processes=40)) as bench:
+        bad = bench.job(
+            "import os, signal, threading, time\n@workflow\ndef main():\n" + textwrap.indent(textwrap.dedent(KINDS[kind]), "    "),
+            timeout=60,
+        )
+        ended: list[str] = []
+
+        async def misbehave() -> None:
+            while True:
+                ended.append((await bench.children.run(bad, Recorded())).status)
+
+        going = asyncio.create_task(misbehave())
+        job = bench.job(NEIGHBOUR)
+        try:
+            for number in range(TURNS):
+                one, other = await asyncio.gather(
+                    *(bench.children.run(msgspec.structs.replace(job, input={"n": n}), Recorded()) for n in (number, -number))
+                )
+                assert [value(one), value(other)] == [[number, "done"], [-number, "done"]]
+            assert not going.done()
+        finally:
+            going.cancel()
+            await asyncio.gather(going, return_exceptions=True)
+        assert "succeeded" not in ended
+
+
+async def test_who_talks_without_end_waits_and_who_says_a_little_does_not() -> None:
+    loop = asyncio.get_running_loop()
+    little, much = Ration(), Ration()
+    began = loop.time()
+    for _ in range(1000):
+        await little.spend(150)
+    assert loop.time() - began < 0.5
+    began = loop.time()
+    for _ in range(10_000):
+        await much.spend(150)
+    assert (
+        loop.time() - began > 0.5
+    )  # what takes 0.23 s of the supervisor is spread over as long as five times that, less the first
+
+
+async def test_others_have_their_turn_while_one_child_floods() -> None:
+    ration = Ration()
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    going = asyncio.create_task(other())
+    for _ in range(2000):
+        await ration.spend(150)
+    going.cancel()
+    await asyncio.gather(going, return_exceptions=True)
+    assert turns >= 50
