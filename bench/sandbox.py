@@ -1,7 +1,7 @@
 """Isolated runs: how soon the author's first line runs, and how many runs a second, beside what a bare fork takes.
 
-The limit is a fork of the very zygote that makes the sandboxed children, in the same run and in turns with it: a process that
-reads the clock and exits. Measured, each the median over the rounds:
+The limit is a fork of the very zygote that makes the sandboxed children, in the same run and in turns with it: `os.fork`, in no
+namespace of its own, and a process that reads the clock and exits. Measured, each the median over the rounds:
 
 - `start_ms`: from a job handed over to the first line of the author's module, while children wait in the pool (`start_ratio`:
   of what a bare fork takes from the request to its first line; wanted: at most 0.25);

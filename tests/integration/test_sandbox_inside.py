@@ -40,6 +40,19 @@ async def test_asyncio_threads_and_pools_work(bench: Bench) -> None:
     assert value(await bench.run(text)) == [3, 50, 20, 4]
 
 
+async def test_no_two_runs_draw_the_same_random_numbers(bench: Bench) -> None:
+    """Runs are forks of one process, and may even have the same number: none may start from a state that it shares."""
+    text = """
+        import random, secrets, ssl, tempfile, uuid
+        @workflow
+        def main():
+            drawn = [random.random(), ssl.RAND_bytes(8).hex(), uuid.uuid4().hex, secrets.token_hex(8)]
+            return [*drawn, next(tempfile._get_candidate_names())]
+    """
+    drawn = [value(await bench.run(text)) for _ in range(4)]
+    assert all(len(set(kind)) == 4 for kind in zip(*drawn, strict=True))
+
+
 async def test_what_libraries_look_for_is_there(bench: Bench) -> None:
     text = """
         import array, ctypes, decimal, hashlib, locale, mmap, os, pwd, random, sqlite3, ssl, time, uuid, zoneinfo

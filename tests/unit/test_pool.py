@@ -7,7 +7,7 @@ from services.executor.sandbox.pool import Pool
 from services.executor.sandbox.process import Child, Place
 
 
-async def never() -> Child:
+async def never(_place: Place | None) -> Child:
     raise AssertionError
 
 
@@ -34,3 +34,38 @@ async def test_the_target_follows_the_rate_of_takes_and_sinks_when_they_end() ->
     pool._takes.clear()
     pool._takes.append((now - 31, Place(Path("a"), None)))
     assert pool.target == 1
+
+
+async def test_a_child_that_is_begun_for_one_bundle_is_given_to_no_other() -> None:
+    begun: list[Place | None] = []
+
+    async def begin(place: Place | None) -> Child:
+        begun.append(place)
+        return await asyncio.Future()
+
+    pool = Pool(begin, least=1, most=4)
+    one, other = Place(Path("a"), None), Place(Path("b"), None)
+    pool._begin(one)
+    taking = asyncio.create_task(pool.take(other))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert begun == [one, other]
+    taking.cancel()
+    await pool.close()
+
+
+async def test_what_waits_is_planned_for_the_last_bundles_and_one_stays_blank() -> None:
+    begun: list[Place | None] = []
+
+    async def begin(place: Place | None) -> Child:
+        begun.append(place)
+        return await asyncio.Future()
+
+    pool = Pool(begin, least=4, most=4)
+    often, once = Place(Path("often"), None), Place(Path("once"), None)
+    now = asyncio.get_running_loop().time()
+    pool._takes.extend([(now - 2, often), (now - 2, once), (now - 2, often)])
+    pool.tend()
+    await asyncio.sleep(0)
+    assert begun == [None, often, often, often]
+    await pool.close()

@@ -52,8 +52,9 @@ def boot() -> None:
     from millrace._runtime import child, zygote
 
     # The zygote's frames end in the fork: a child finds nothing of it, or of its siblings, on its stack.
+    control = child.prepared(CONTROL)
     order = zygote.Zygote(socket.socket(fileno=CONTROL), behind).attend()
-    child.serve(CONTROL, behind, order)
+    child.serve(control, behind, order)
 
 
 if __name__ == "__main__":

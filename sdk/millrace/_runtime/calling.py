@@ -13,13 +13,14 @@ def call(
     function: Callable[..., Any],
     args: list[Any],
     kwargs: dict[str, Any],
-    loop: asyncio.AbstractEventLoop,
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
     began: Callable[[asyncio.Task[Any]], None],
 ) -> object:
-    """Answer what the function returns; a coroutine is run to its end on `loop`, and `began` is told its task before."""
+    """Answer what the function returns; a coroutine is run to its end on a `new_loop`, and `began` is told its task before."""
     result = function(*args, **kwargs)
     if not inspect.iscoroutine(result):
         return result
+    loop = new_loop()
     task = loop.create_task(result)
     began(task)
     try:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import socket
+import struct
 import threading
 from concurrent.futures import Future
 from itertools import count
@@ -34,22 +35,30 @@ class Channel:
         self.main_is_sending = False
         self.postponed: BaseException | None = None
         """What a signal handler wants raised in the main thread as soon as its frame is out whole."""
+
+    def open(self) -> None:
+        """From here on this process is the one that serves; what forks from it has no say. To be called once."""
         os.register_at_fork(after_in_child=self._abandon)
 
-    def send(self, frame: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
-        """Write one frame, whose values are known to be JSON. After `close_with` nothing is sent any more, silently.
+    def announce(self, kind: str, descriptor: int | None = None) -> None:
+        """Write the frame that is nothing but its kind, before there is a run.
 
-        Descriptors are handed over with it, and closed here.
+        A descriptor is handed over with it, and closed here.
         """
+        payload = b'{"kind":"%b"}' % kind.encode()
+        frame = len(payload).to_bytes(4, "big") + payload
+        if descriptor is None:
+            self._socket.sendall(frame)
+        else:
+            self._socket.sendmsg([frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))])
+            os.close(descriptor)
+
+    def send(self, frame: dict[str, Any]) -> None:
+        """Write one frame, whose values are known to be JSON. After `close_with` nothing is sent any more, silently."""
         payload = json.dumps(frame, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
         if len(payload) > MAX_FRAME:
             msg = f"{frame['kind']} of {len(payload)} bytes is over the limit of {MAX_FRAME}"
             raise ResultError(msg)
-        if descriptors:
-            socket.send_fds(self._socket, [len(payload).to_bytes(4, "big") + payload], descriptors)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            return
         self._write(payload, last=False)
 
     def close_with(self, payload: bytes) -> None:

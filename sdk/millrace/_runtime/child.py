@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import gc
 import importlib
 import io
 import json
@@ -21,27 +22,48 @@ from millrace._runtime.rehearsal import rehearse
 from millrace._runtime.stopping import Stopping
 from millrace._runtime.walls import Walls
 
+_REHEARSALS = 32
+"""How often the zygote goes through the motions of a run: code that has been run a few times is not rewritten by the next."""
+
 _LAST_RESORT = b'{"kind":"error","type":"MemoryError","message":"no memory to say more","traceback":""}'
 
 
-def serve(descriptor: int, walls: Walls, order: dict[str, Any]) -> None:
+def prepared(descriptor: int) -> channel.Channel:
+    """Make in the zygote what all its children need alike: a child then shares the memory of it instead of filling its own.
+
+    Answers the child's end of the control socket, which will be at `descriptor` by the time the child uses it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        cast("io.TextIOWrapper", stream).reconfigure(line_buffering=True, errors="backslashreplace")
+    for _ in range(_REHEARSALS):
+        rehearse()
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+    return channel.Channel(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor))
+
+
+def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None:
     """Serve the one job that comes on the control socket, and end the process. Does not return.
 
-    Says "ready" behind the walls that are the same for every job, with the listening socket of the run's way out where there is
-    one; "placed" once told which bundle, behind all of them; then waits for the job.
+    Says "placed" behind all walls, and waits for the job. Where the order names no place, it says "ready" before, behind the walls
+    that are the same for every job, and waits to be told one. With its first word goes the listening socket of the run's way out,
+    where there is one.
     """
     out, err = cast("io.TextIOWrapper", sys.stdout), cast("io.TextIOWrapper", sys.stderr)
-    out.reconfigure(line_buffering=True, errors="backslashreplace")
-    control = channel.Channel(socket.socket(fileno=descriptor))
-    loop = asyncio.new_event_loop()  # made before the job comes: it costs more than everything after it
+    control.open()
     born = os.getpid()
     try:
         listener = walls.enter(order)
     except OSError as error:
         sys.exit(f"{error}")
-    control.send({"kind": "ready"}, () if listener is None else (listener.detach(),))
+    way_out = None if listener is None else listener.detach()
     try:
-        where = json.loads(control.receive())
+        where = order["place"]
+        if where is None:
+            control.announce("ready", way_out)
+            way_out = None
+            where = json.loads(control.receive())
         bundle, packages = walls.close(where["bundle"], where["packages"])
         sys.path.insert(0, bundle)
         if packages is not None:
@@ -49,7 +71,7 @@ def serve(descriptor: int, walls: Walls, order: dict[str, Any]) -> None:
         stopping = Stopping(control, bundle)
         stopping.listen()
         rehearse()
-        control.send({"kind": "placed"})
+        control.announce("placed", way_out)
         document = control.receive()
     except EOFError:
         os._exit(0)
@@ -57,7 +79,7 @@ def serve(descriptor: int, walls: Walls, order: dict[str, Any]) -> None:
         sys.exit(f"{error}")
     try:
         channel.current = control
-        payload = _answer(document, control, stopping, loop, bundle)
+        payload = _answer(document, control, stopping, bundle)
     except BaseException:
         payload = _LAST_RESORT
     if os.getpid() != born:
@@ -72,7 +94,8 @@ def serve(descriptor: int, walls: Walls, order: dict[str, Any]) -> None:
     os._exit(0)
 
 
-def _answer(document: bytes, control: channel.Channel, stopping: Stopping, loop: asyncio.AbstractEventLoop, bundle: str) -> bytes:
+def _answer(document: bytes, control: channel.Channel, stopping: Stopping, bundle: str) -> bytes:
+    gc.enable()
     try:
         job = json.loads(document)
         if job["kind"] == "network":
@@ -82,7 +105,7 @@ def _answer(document: bytes, control: channel.Channel, stopping: Stopping, loop:
             return b'{"kind":"result","result":' + to_json(probe.holes(job["targets"]), what="the probe").encode() + b"}"
         if job["kind"] == "describe":
             return to_json(describe.describe(bundle), what="the description").encode()
-        result = _call(job, loop, stopping, bundle)
+        result = _call(job, stopping, bundle)
         text = to_json(result, what="the result", rich=True)
         atexit._run_exitfuncs()  # os._exit would skip them; what they raise goes to standard error
         stopping.silence()
@@ -92,19 +115,25 @@ def _answer(document: bytes, control: channel.Channel, stopping: Stopping, loop:
         return to_json(error_frame(error, bundle), what="the error").encode()
 
 
-def _call(job: dict[str, Any], loop: asyncio.AbstractEventLoop, stopping: Stopping, bundle: str) -> object:
+def _call(job: dict[str, Any], stopping: Stopping, bundle: str) -> object:
     function = _found(job, bundle)
     order = _order.current = _order.Order(job["recorded"])
     args, kwargs = bind(function, job["input"])
 
     def began(task: asyncio.Task[Any]) -> None:
-        asyncio.set_event_loop(loop)
         order.attend(task)
         stopping.attend(task)
 
-    result = call(function, args, kwargs, loop, began)
+    result = call(function, args, kwargs, _new_loop, began)
     order.check_end()
     return result
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """Make a loop, once it is sure that there is use for one: a hundred pages of memory are copied by it."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
 
 
 def _found(job: dict[str, Any], bundle: str) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from socket import AF_INET, SOCK_STREAM, socket
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.syscall.restype = ctypes.c_long
+_FORK = ctypes.PyDLL(None, use_errno=True).fork
 
 NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER, NEW_PIDS, NEW_NET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 
@@ -39,6 +40,18 @@ def prctl(option: int, *values: int) -> None:
     numbers = [ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4]]
     if _LIBC.prctl(option, *numbers) != 0:
         raise _error(f"prctl({option})")
+
+
+def fork() -> int:
+    """Fork as the C library does; answer as `os.fork` does. Only for a process that has never had a second thread.
+
+    `os.fork` makes locks and threads of the interpreter anew in the child, as another thread may have held them. Where there was
+    none, that is half a millisecond for nothing, with two hundred pages copied by it.
+    """
+    pid: int = _FORK()
+    if pid < 0:
+        raise _error("fork")
+    return pid
 
 
 def unshare(what: int) -> None:

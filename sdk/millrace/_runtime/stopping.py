@@ -4,12 +4,16 @@ what must be looked at even while the author's code holds everything up.
 
 import asyncio
 import signal
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 from millrace._runtime import blocked
 from millrace._runtime.channel import Channel
 from millrace.errors import Cancelled
+
+set_handler: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
+"""`signal.signal` without its conversion to enumerations and back, which has a child copy a hundred pages."""
 
 _PATIENCE = 1.0
 """Seconds that a cancelled task may hold the event loop up before it is interrupted where it stands."""
@@ -28,8 +32,8 @@ class Stopping:
 
     def listen(self) -> None:
         """From now on a SIGTERM stops the author's code."""
-        signal.signal(signal.SIGTERM, self._stop)
-        signal.signal(signal.SIGALRM, self._ring)
+        set_handler(signal.SIGTERM, self._stop)
+        set_handler(signal.SIGALRM, self._ring)
 
     def attend(self, task: asyncio.Task[Any]) -> None:
         """From now on it is this task that a SIGTERM stops; once it is not short any more, its loop is looked after."""
@@ -39,9 +43,9 @@ class Stopping:
 
     def silence(self) -> None:
         """From now on no signal disturbs: the author's code has ended."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        set_handler(signal.SIGTERM, signal.SIG_IGN)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        set_handler(signal.SIGALRM, signal.SIG_IGN)
         self._channel.postponed = None
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:

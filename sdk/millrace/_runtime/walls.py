@@ -48,7 +48,7 @@ class Bare:
 
     def fork(self) -> int:
         """See `Walls`."""
-        return os.fork()
+        return kernel.fork()
 
     def enter(self, order: dict[str, Any]) -> socket.socket | None:
         """Make the child's life depend on the zygote's."""
@@ -122,7 +122,7 @@ class Isolated:
         kernel.unshare(kernel.NEW_PIDS)
         pid = -1
         try:
-            pid = os.fork()
+            pid = kernel.fork()
         finally:
             if pid != 0:
                 kernel.setns(self._own_pids, kernel.NEW_PIDS)

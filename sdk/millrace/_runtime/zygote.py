@@ -18,10 +18,11 @@ import socket
 import time
 from typing import Any
 
+from millrace._runtime.stopping import set_handler
 from millrace._runtime.walls import Walls
 
-_PACKET = 8192
-"""Bytes of one packet: a path of the longest kind, and room around it."""
+_PACKET = 16384
+"""Bytes of one packet: two paths of the longest kind, and room around them."""
 _SWEEP = 1.0
 """Seconds that those left behind have to be gone, after which the supervisor is no longer kept waiting for them."""
 _CONTROL = 3
@@ -47,6 +48,7 @@ class Zygote:
         poll.register(self._control.fileno(), select.POLLIN)
         poll.register(wakes, select.POLLIN)
         gc.collect()
+        gc.disable()  # a child enables it for its run
         gc.freeze()  # what is shared stays shared: no collection in a child writes to it
         itself = os.pidfd_open(self._pid)
         self._send({"kind": "hello"}, itself)
@@ -69,7 +71,7 @@ class Zygote:
             os._exit(0)
         order: dict[str, Any] = json.loads(packet)
         try:
-            pid = self._walls.fork()
+            pid = os.fork() if order.get("bare") else self._walls.fork()
         except OSError as error:
             self._send({"kind": "stillborn", "id": order["id"], "message": str(error)})
             pid = -1
@@ -87,7 +89,7 @@ class Zygote:
 
     def _become_child(self, order: dict[str, Any], control: int, out: int, err: int) -> None:
         signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        set_handler(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         self._control.detach()
         os.dup2(control, _CONTROL, inheritable=False)

@@ -103,7 +103,7 @@ class _Attempt:
         """Call the workflow and answer the fields of an `Outcome`."""
         with self._in_place() as (loop, order):
             try:
-                result = call(workflow, *bind(workflow, document), loop, order.attend)
+                result = call(workflow, *bind(workflow, document), lambda: loop, order.attend)
                 order.check_end()
                 text = to_json(result, what="the result", rich=True)
             except KeyboardInterrupt:

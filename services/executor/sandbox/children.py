@@ -208,13 +208,13 @@ class Children:
         ending.add_done_callback(self._ending.discard)
         return ended
 
-    async def _warm(self) -> Child:
+    async def _warm(self, place: Place | None = None) -> Child:
         if self._ground is None:
             raise SandboxUnavailable("the sandbox is not started")
         async with self._gate:
             # The limit of each process is one above its group's, which counts who ran into it.
             limits = dataclasses.replace(self._limits, processes=self._limits.processes + ("pids" in self.held))
-            child = await process.start(await self._parent(self._ground), self._ground, self._who, limits, self.tier)
+            child = await process.start(await self._parent(self._ground), self._ground, self._who, limits, self.tier, place)
             if self._cgroups is not None and self.held:
                 await child.answered(self._hold(child, self._cgroups))
             return child

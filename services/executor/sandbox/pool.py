@@ -2,13 +2,15 @@
 
 A child goes one way only:
 
+        +-----------------+
+        |                 v
     starting --> blank --> placed --> serving --> ending --> gone
                    |          |                     ^
                    +----------+---------------------+   (retired, or found dead)
 
-starting: asked of the zygote, or on its way behind the first walls. blank: waits for any bundle; runs nobody's code and sees
-all. placed: behind all walls with one bundle, waits for a job with just that. serving: has had its one job. ending: killed,
-being reaped and cleared.
+starting: asked of the zygote, or on its way behind its walls: at once behind all of them, where it is known for which bundle.
+blank: waits for any bundle; runs nobody's code and sees all. placed: behind all walls with one bundle, waits for a job with
+just that. serving: has had its one job. ending: killed, being reaped and cleared.
 
 How many: between `least` and `most` wait, `most` being cut to what the memory for waiting children holds. The target
 follows demand: as many as are taken while one can be started anew, by the rate of the last second, and at least as many as
@@ -41,10 +43,10 @@ _START_S = 0.01
 
 
 class Pool:
-    """Children in waiting. `start` begins one; it raises `SandboxUnavailable` where none can be started."""
+    """Children in waiting. `start` begins one, placed or blank; it raises `SandboxUnavailable` where none can be started."""
 
     def __init__(
-        self, start: Callable[[], Awaitable[Child]], *, least: int, most: int, memory_mb: int = 256, places: bool = True
+        self, start: Callable[[Place | None], Awaitable[Child]], *, least: int, most: int, memory_mb: int = 256, places: bool = True
     ) -> None:
         """`places` False keeps all blank: where nothing is gained by placing early."""
         self._start = start
@@ -52,6 +54,8 @@ class Pool:
         self._most = max(self._least, min(most, memory_mb // _CHILD_MB))
         self._places = places
         self._slots: deque[asyncio.Task[Child]] = deque()
+        self._plans: dict[asyncio.Task[Child], Place | None] = {}
+        """For what bundle each was begun."""
         self._takes: deque[tuple[float, Place]] = deque(maxlen=64)
         self._asking = 0
         self._retiring: set[asyncio.Task[None]] = set()
@@ -116,7 +120,7 @@ class Pool:
             return
         target = self.target
         while len(self._slots) < target:
-            self._begin()
+            self._begin(self._forecast())
         idle = sorted((slot for slot in self._slots if slot.done()), key=self._worth)
         for slot in idle[: len(self._slots) - target]:
             self._retire(slot)
@@ -154,12 +158,11 @@ class Pool:
                 raise SandboxUnavailable(msg)
             slot = self._best(place)
             if slot is None:
-                self._begin()
-                slot = self._slots[-1]
+                slot = self._begin(place if self._places else None)
             self._slots.remove(slot)
             was_done = slot.done()
             try:
-                child = await asyncio.shield(slot)
+                return await asyncio.shield(slot)
             except asyncio.CancelledError:
                 self._slots.appendleft(slot)
                 raise
@@ -167,48 +170,47 @@ class Pool:
                 if was_done:  # an old failure: what counts is whether one can be started now
                     continue
                 raise
-            if child.place is None or child.place == place:
-                return child
-            # It was being placed for another bundle when it was asked for: it waits on, for whoever has that one.
-            self._slots.append(slot)
 
     def _best(self, place: Place) -> "asyncio.Task[Child] | None":
-        """Answer a placed child, else a blank one, else one that is being started; None where all wait for other bundles."""
+        """Answer a placed child, else a blank one, else one that will be either; None where all are for other bundles."""
         blank = coming = None
         for slot in self._slots:
             if not slot.done():
-                coming = coming or slot
+                if self._plans[slot] in (None, place):
+                    coming = coming or slot
             elif slot.cancelled() or slot.exception() is not None or slot.result().place == place:
                 return slot
             elif slot.result().place is None:
                 blank = blank or slot
         return blank or coming
 
-    def _begin(self) -> None:
-        self._slots.append(asyncio.create_task(self._prepared()))
+    def _begin(self, place: Place | None) -> "asyncio.Task[Child]":
+        slot = asyncio.create_task(self._prepared(place))
+        self._plans[slot] = place
+        slot.add_done_callback(self._plans.pop)
+        self._slots.append(slot)
+        return slot
 
-    async def _prepared(self) -> Child:
-        child = await self._start()
-        # Who waits for this child has taken it off the list, and knows better than any forecast.
-        is_wanted = asyncio.current_task() not in self._slots
-        place = self._forecast() if self._places and not is_wanted else None
-        if place is not None:
-            await child.put(place)
-        return child
+    async def _prepared(self, place: Place | None) -> Child:
+        return await self._start(place)
 
     def _forecast(self) -> Place | None:
         """Answer the bundle that most lacks a child, or None to leave one blank."""
-        found = [slot.result() for slot in self._slots if slot.done() and not slot.cancelled() and slot.exception() is None]
-        target = max(len(self._slots), 1)
-        blanks = sum(child.place is None for child in found)
-        if blanks < max(1, target // 4):
+        there = Counter(self._purpose(slot) for slot in self._slots)
+        target = len(self._slots) + 1
+        if there[None] < max(1, target // 4) or not self._places:
             return None
         asked = Counter(place for _, place in self._takes)
-        there = Counter(child.place for child in found)
         total = asked.total()
         lacking = {place: target * count / total - there[place] for place, count in asked.items() if count > 1}
         best = max(lacking, key=lambda place: lacking[place], default=None)
         return best if best is not None and lacking[best] > 0 else None
+
+    def _purpose(self, slot: "asyncio.Task[Child]") -> Place | None:
+        """Answer what a child waits for, or will."""
+        if not slot.done():
+            return self._plans[slot]
+        return None if slot.cancelled() or slot.exception() is not None else slot.result().place
 
     def _worth(self, slot: "asyncio.Task[Child]") -> int:
         """Answer how often the last takes asked for what a waiting child can run."""

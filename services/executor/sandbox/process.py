@@ -60,7 +60,7 @@ class Exit:
 class Child:
     """A warm child, from `start` on. Whoever has it must `end` it."""
 
-    def __init__(self, birth: Birth, scratch: Path | None, output: Output) -> None:
+    def __init__(self, birth: Birth, scratch: Path | None, output: Output, place: Place | None) -> None:
         self.pid = birth.pid
         self.output = output
         self.exited: asyncio.Future[Exit | None] = asyncio.get_running_loop().create_future()
@@ -75,7 +75,7 @@ class Child:
         """Whether it was seen with as many processes and threads as it may have."""
         self.on_ended: Callable[[], None] = _nothing
         """Called when nothing is left of it."""
-        self.place: Place | None = None
+        self.place = place
         """What it was placed with, and can run nothing else any more."""
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
@@ -94,14 +94,13 @@ class Child:
             control.close()
             raise
         self._is_connected = True
-        if not isinstance(first, frames.Ready):
+        if not isinstance(first, frames.Placed if self.place is not None else frames.Ready):
             msg = "it ended before it was ready"
             raise FrameError(msg)
 
     async def put(self, place: Place) -> None:
         """Have the last walls closed around one bundle. Raises `SandboxUnavailable`; then the child has been ended."""
-        packages = place.packages and str(place.packages)
-        self.writer.write(frames.encode({"bundle": str(place.bundle), "packages": packages}))
+        self.writer.write(frames.encode(_told(place)))
         await self.answered(self._await_placed())
         self.place = place
 
@@ -206,8 +205,13 @@ class Child:
         return Exit(code, max(0.0, cpu_seconds - self._cpu_before) * 1000, -(-peak_kb // 1024))
 
 
-async def start(zygote: Zygote, where: ground.Ground, who: ground.Identity | None, limits: Limits, tier: Tier) -> Child:
-    """Have a child forked and wait until it is ready to be placed. Raises `SandboxUnavailable`, with what it said."""
+async def start(
+    zygote: Zygote, where: ground.Ground, who: ground.Identity | None, limits: Limits, tier: Tier, place: Place | None = None
+) -> Child:
+    """Have a child forked and wait until it stands in its place, or is ready to be given one.
+
+    Raises `SandboxUnavailable`, with what it said.
+    """
     with contextlib.ExitStack() as undo:
         try:
             scratch = None
@@ -222,6 +226,7 @@ async def start(zygote: Zygote, where: ground.Ground, who: ground.Identity | Non
             msg = f"a child cannot be started: {error}"
             raise SandboxUnavailable(msg) from error
         order = {
+            "place": None if place is None else _told(place),
             "scratch": None if scratch is None else str(scratch),
             "scratch_bytes": limits.scratch_mb << 20,
             "open_files": limits.open_files,
@@ -231,7 +236,7 @@ async def start(zygote: Zygote, where: ground.Ground, who: ground.Identity | Non
         with theirs:
             birth = await zygote.fork(order, theirs.fileno(), output.writable("stdout"), output.writable("stderr"))
         output.listen()
-        child = Child(birth, scratch, output)
+        child = Child(birth, scratch, output, place)
         undo.pop_all()
     ours.setblocking(False)  # noqa: FBT003
     await child.answered(child.greet(ours))
@@ -252,6 +257,11 @@ async def _greeting(control: socket.socket) -> tuple[frames.Frame | None, socket
     if listener is not None:
         listener.setblocking(False)  # noqa: FBT003
     return (frames.decode(data[4:]) if data else None), listener
+
+
+def _told(place: Place) -> dict[str, str | None]:
+    """Answer a place as a child is told it."""
+    return {"bundle": str(place.bundle), "packages": None if place.packages is None else str(place.packages)}
 
 
 def _nothing() -> None:
