@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from millrace._runtime import kernel, root
 from millrace._runtime.landlock import READ, READ_FILE, READ_FOLDER, WITH_PORTS, Ruleset, version
+from millrace._runtime.networks import Network, Networks
 from millrace._runtime.seccomp import allowlist, without_building
 
 EGRESS_PORT = 3128
@@ -27,8 +28,11 @@ class Walls(Protocol):
     leaves_nothing: bool
     """Whether the death of a child is the death of everything that it started, by the kernel's doing."""
 
-    def fork(self) -> int:
-        """Fork; answer as `os.fork` does."""
+    def fork(self, bundle: str | None) -> int:
+        """Fork, for this bundle where it is known; answer as `os.fork` does."""
+
+    def bury(self, pid: int) -> None:
+        """Take back what a dead child had of the zygote's."""
 
     def enter(self, order: dict[str, Any]) -> socket.socket | None:
         """Take the steps that are the same for every job; answer the listening socket for the run's way out, if it has one."""
@@ -46,9 +50,12 @@ class Bare:
         self._zygote = os.getpid()
         self._scratch = "/"
 
-    def fork(self) -> int:
+    def fork(self, bundle: str | None) -> int:  # noqa: ARG002 - nothing of this tier is a bundle's
         """See `Walls`."""
         return kernel.fork()
+
+    def bury(self, pid: int) -> None:
+        """Do nothing: a child has nothing of the zygote's."""
 
     def enter(self, order: dict[str, Any]) -> socket.socket | None:
         """Make the child's life depend on the zygote's."""
@@ -113,28 +120,52 @@ class Isolated:
         _go_on_as_first_process()
         socket.sethostname("run")
         root.build(base, visible, code)
+        self._networks = Networks()
+        self._lent: dict[int, Network] = {}
+        self._has_network = False
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         kernel.prctl(kernel.DUMPABLE, 0)
         allowlist(is_apart=True).load()
 
-    def fork(self) -> int:
-        """Fork a child that is the first process of a PID namespace: all that it starts dies with it."""
-        kernel.unshare(kernel.NEW_PIDS)
+    def fork(self, bundle: str | None) -> int:
+        """Fork a child that is the first process of a PID namespace, so that all that it starts dies with it.
+
+        For a bundle it is in a network already; else `enter` makes it one.
+        """
+        network = None if bundle is None else self._networks.take(bundle)
         pid = -1
         try:
+            kernel.unshare(kernel.NEW_PIDS)
             pid = kernel.fork()
         finally:
             if pid != 0:
                 kernel.setns(self._own_pids, kernel.NEW_PIDS)
+                if network is not None:
+                    self._lent[pid] = network
+                if pid < 0:
+                    self.bury(pid)
+        if pid == 0 and network is not None:
+            try:
+                network.enter()
+            except OSError:  # out of here it would be taken for the zygote's
+                os._exit(1)
+            self._has_network = True
         return pid
+
+    def bury(self, pid: int) -> None:
+        """Take the dead child's network back."""
+        network = self._lent.pop(pid, None)
+        if network is not None:
+            self._networks.give(network)
 
     def enter(self, order: dict[str, Any]) -> socket.socket | None:
         """Take namespaces of the child's own and mount what is its own in them."""
         kernel.prctl(kernel.DUMPABLE, 1)
-        kernel.unshare(kernel.NEW_MOUNTS | kernel.NEW_NET | kernel.NEW_IPC | kernel.NEW_UTS)
+        kernel.unshare(kernel.NEW_MOUNTS | kernel.NEW_IPC | kernel.NEW_UTS | (0 if self._has_network else kernel.NEW_NET))
+        if not self._has_network:
+            kernel.raise_loopback()
         root.mount_own(order["scratch_bytes"])
         self._processes = order["processes"]
-        kernel.raise_loopback()
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.bind(("127.0.0.1", EGRESS_PORT))
         listener.listen(128)

@@ -71,7 +71,7 @@ class Zygote:
             os._exit(0)
         order: dict[str, Any] = json.loads(packet)
         try:
-            pid = os.fork() if order.get("bare") else self._walls.fork()
+            pid = os.fork() if order.get("bare") else self._walls.fork(order["place"] and order["place"]["bundle"])
         except OSError as error:
             self._send({"kind": "stillborn", "id": order["id"], "message": str(error)})
             pid = -1
@@ -118,6 +118,7 @@ class Zygote:
                 _kill(-pid)  # while the zombie holds the number, it can be no other group's
             _, status, usage = os.wait4(pid, 0)
             if pid in self._ids:
+                self._walls.bury(pid)
                 ended.append(
                     {
                         "kind": "ended",
