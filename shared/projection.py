@@ -288,17 +288,18 @@ def _with_move(sql: str, values: int) -> str:
     return f"WITH moved AS ({move} RETURNING 1), changed AS ({sql}) SELECT 1 / count(*) FROM moved"  # noqa: S608 - all ours
 
 
-async def position_of(engine: AsyncEngine, stream: str) -> Position:
-    """Return how far all projections of a schema have come in a stream: sequence 0 when one of them has not begun with it.
+async def position_of(engine: AsyncEngine, stream: str, *, projection: str | None = None) -> Position:
+    """Return how far all projections of a schema have come in a stream, or one of them: sequence 0 when one has not begun with it.
 
-    Only projections without filters tell: a filtered one stands at the last message that concerned it. The rows are on disk.
-    Raises `Unavailable`.
+    Only projections without filters tell: a filtered one stands at the last message that concerned it, and is not to be among
+    those that are asked. The rows are on disk. Raises `Unavailable`.
     """
     statement = (
-        "SELECT min(incarnation) AS low, max(incarnation) AS high, min(last_seq) AS last FROM checkpoint WHERE stream = :stream"
+        "SELECT min(incarnation) AS low, max(incarnation) AS high, min(last_seq) AS last FROM checkpoint"
+        " WHERE stream = :stream AND projection = coalesce(:projection, projection)"
     )
     async with db.transaction(engine) as connection:
-        row = (await connection.execute(text(statement), {"stream": stream})).one()
+        row = (await connection.execute(text(statement), {"stream": stream, "projection": projection})).one()
         # Projections do not wait for the disk. With this commit, which does, what they committed before is on it as well.
         await connection.execute(text("SELECT pg_logical_emit_message(true, 'position', '')"))
     if row.low is None or row.low != row.high:

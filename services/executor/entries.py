@@ -69,7 +69,7 @@ def run_view(state: RunState) -> RunView:
         queue_ms=queue_ms(state),
         duration_ms=state.duration_ms,
         usage=state.usage,
-        sandbox=None if state.tier is None else {"tier": state.tier},
+        sandbox=None if state.tier is None else {"tier": state.tier, "isolation": state.isolation},
         correlation_id=state.correlation_id,
         causation_id=state.causation_id,
     )

@@ -127,6 +127,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     attempts: list[Attempt] = []
     claim: str | None = None
     tier: str | None = None
+    isolation: str = "run"
     started_at: str | None = None
     finished_at: str | None = None
     reason: str | None = None
@@ -269,6 +270,7 @@ def _started(state: RunState, claim: str, message: RunStarted, at: str) -> RunSt
         turn=message.turn or state.turn,
         claim=claim,
         tier=message.tier,
+        isolation=message.isolation,
         started_at=state.started_at or at,
     )
 

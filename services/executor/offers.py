@@ -54,6 +54,7 @@ class Offer(msgspec.Struct, frozen=True):
     sequence: int
     state: RunState
     steps: dict[StepId, Recorded]
+    isolation: str = "run"
 
 
 async def take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId, Recorded]]:
@@ -89,7 +90,7 @@ async def _take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId
             await _delay(offer, deps)
         case "claim":
             try:
-                offer = await _with_turn(offer, deps)
+                offer = await _declared(offer, deps)
             except Invalid as error:
                 await _say(offer, deps, failed(state.id, state.attempt, "ConcurrencyKey", error.detail))
                 raise AlreadyEnded from error
@@ -99,14 +100,16 @@ async def _take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId
     raise AlreadyEnded
 
 
-async def _with_turn(offer: Offer, deps: Deps) -> Offer:
-    """Work out whose turn the run has to wait for, if that is not known yet. Raises `Invalid`, `Unavailable`."""
+async def _declared(offer: Offer, deps: Deps) -> Offer:
+    """Look what the workflow declares: how its runs are isolated, and whose turn this one has to wait for, if that is not known yet.
+
+    Raises `Invalid`, `Unavailable`.
+    """
     state = offer.state
-    if state.turn is not None:
-        return offer
     try:
         found = (await deps.bundles.get(state.version)).workflow(state.workflow)
-        if state.concurrency_key is None and found.concurrency is None:
+        offer = msgspec.structs.replace(offer, isolation=found.policy.isolation)
+        if state.turn is not None or (state.concurrency_key is None and found.concurrency is None):
             return offer
         turn = turn_of(found, state, await given_to(state, deps.bodies))
     except NotFound:
@@ -121,7 +124,14 @@ async def given_to(state: RunState, bodies: Blobs) -> Any:
 
 async def _claim(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId, Recorded]]:
     attempt = offer.state.attempt + 1
-    message = RunStarted(run=offer.state.id, attempt=attempt, executor=deps.name, tier=tier, turn=offer.state.turn)
+    message = RunStarted(
+        run=offer.state.id,
+        attempt=attempt,
+        executor=deps.name,
+        tier=tier,
+        turn=offer.state.turn,
+        isolation=offer.isolation,
+    )
     # A fresh id per claim: attempt 2 must not be swallowed as a duplicate of attempt 1.
     started = deps.bus.seal(message, org=offer.state.org, cause=offer.envelope)
     ack = await aggregate.append(deps.bus.client, deps.bus.journal, started, offer.state.last_seq)

@@ -101,7 +101,7 @@ class Purger:
             await deps.bus.ask(ArchivePosition(org="global", stream=STREAM)),
             # A run's end that its delivery has not noted would never be noted.
             await deps.bus.ask(DeliveriesPosition(org="global", stream=STREAM)),
-            await position_of(deps.engine, STREAM),
+            await position_of(deps.engine, STREAM, projection="runs"),
         ]
         # Asked last: positions of a stream that was made anew in the meantime do not fit.
         return domain.passed_by_all(await incarnation_of(deps.bus.client, STREAM), readers)

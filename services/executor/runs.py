@@ -228,6 +228,7 @@ class Runs:
             function=found.function,
             input=inputs,
             timeout=run.timeout,
+            isolation="workflow" if found.policy.isolation == "workflow" else "run",
             recorded=[(*step, recorded.position) for step, recorded in steps.items()],
         )
         allowed = Allowed(deps, mine, steps)

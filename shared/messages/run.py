@@ -96,13 +96,18 @@ class RunRequested(Message, frozen=True, kw_only=True):
 
 @message("run.started", key="run", by="executor")
 class RunStarted(Message, frozen=True, kw_only=True):
-    """An executor has claimed the run; `attempt` counts claims from 1. Its envelope id is new for every claim."""
+    """An executor has claimed the run; `attempt` counts claims from 1. Its envelope id is new for every claim.
+
+    `tier` is the sandbox's, `isolation` whether a process of it is for this run alone (`run`) or may have served others of the
+    same organization and workflow before (`workflow`).
+    """
 
     run: str
     attempt: int
     executor: str
     tier: str
     turn: Turn | None = None
+    isolation: str = "run"
 
 
 @message("run.step_completed", key="run", by="executor")

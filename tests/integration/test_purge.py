@@ -15,10 +15,14 @@ import msgspec
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.executor import store
-from services.executor.claim import AlreadyEnded, Claim, claim
+from services.executor import life, store
+from services.executor.bundles import Bundles
+from services.executor.claim import AlreadyEnded, Claim, fold
+from services.executor.offers import Offer, take
 from services.executor.purge import LOCK, Purger, purge
+from services.executor.turns import Turns
 from shared import aggregate, db
+from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import new_id, open_message, rfc3339, utc_now
 from shared.errors import Conflict, Unavailable
@@ -58,6 +62,10 @@ class Deps(msgspec.Struct, frozen=True):
     bus: Bus
     engine: AsyncEngine
     database_url: str
+    bundles: Bundles
+    bodies: Blobs
+    turns: Turns
+    name: str = "late"
 
     def purger(self, *, later: timedelta = KEPT + timedelta(hours=1), pause: float = 60.0) -> Purger:
         """Return a purger whose clock is so much ahead."""
@@ -69,12 +77,14 @@ class Deps(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def replica(place: Place) -> AsyncIterator[Deps]:
+async def replica(place: Place, data: Path) -> AsyncIterator[Deps]:
     """What a replica of the executor has for purging."""
     url = place.database_url("executor")
     engine = db.open_engine(url, service="executor")
     async with bus_of(place, "executor") as bus:
-        yield Deps(bus, engine, url)
+        bundles = Bundles(data / "late", Blobs(bus.client, "workspace"))
+        await bundles.start()
+        yield Deps(bus, engine, url, bundles, Blobs(bus.client, "bodies"), Turns(engine))
     await engine.dispose()
 
 
@@ -90,7 +100,7 @@ def shared_folder(data: Path) -> Path:
 @asynccontextmanager
 async def house(place: Place, data: Path) -> AsyncIterator[tuple[Outside, Deps]]:
     """The events and executor services with the workflows above; the archive is up to each test."""
-    async with river(place, data) as outside, replica(place) as deps:
+    async with river(place, data) as outside, replica(place, data) as deps:
         assert (await outside.put_file("workflows.py", WORKFLOWS)).problems == []
         yield outside, deps
 
@@ -181,7 +191,7 @@ async def test_nothing_is_purged_that_the_deliveries_have_not_passed(place: Plac
         running(place, "logs"),
         db.held_lock(place.database_url("events"), "events.runs", service="events"),
         running(place, "events"),
-        replica(place) as deps,
+        replica(place, data) as deps,
     ):
         async with db.transaction(deps.engine) as connection:
             (last_seq,) = (await connection.exec_driver_sql("SELECT last_seq FROM run")).one()
@@ -226,7 +236,7 @@ async def test_a_killed_purge_is_taken_up_wherever_it_was(place: Place, data: Pa
 
 
 async def test_of_two_replicas_one_purges_and_the_other_follows(place: Place, data: Path, shared_folder: Path) -> None:
-    async with house(place, data) as (outside, deps), replica(place) as other, running(place, "logs"):
+    async with house(place, data) as (outside, deps), replica(place, data) as other, running(place, "logs"):
         first = asyncio.create_task(deps.purger(pause=0.05).run())
         one = await ended(outside, shared_folder)
 
@@ -294,14 +304,13 @@ async def test_whoever_holds_a_purged_run_says_nothing_more_of_it(place: Place, 
         stored = [one async for one in aggregate.history(outside.bus.client, "run", run)]
         await purge_all(deps.purger(), 1)
         request, started = stored[0], stored[1].envelope
-        # A work message that was pulled before the purge and is carried on after it, at its first and at a later delivery.
-        for redelivered in (False, True):
-            with pytest.raises(AlreadyEnded):
-                await claim(
-                    deps.bus, run, "default", request.envelope, request.sequence,
-                    executor="late", tier="none", redelivered=redelivered,
-                )  # fmt: skip
-        held = Claim(deps.bus, run, "default", started, 1, stored[1].sequence)
+        # A work message that was pulled before the purge and is carried on after it.
+        state = life.evolve(None, request.envelope, open_message(request.envelope, RunRequested), request.sequence)
+        assert state is not None
+        with pytest.raises(AlreadyEnded):
+            await take(Offer(request.envelope, request.sequence, state, {}), deps, "none")
+        assert await fold(deps.bus, run) is None
+        held = Claim(deps.bus, state, started, 1, stored[1].sequence)
         with pytest.raises(AlreadyEnded):
             await held.end(RunSucceeded(run=run, attempt=1, result="late", duration_ms=1.0, usage=RunUsage()))
         cancel = RunCancelRequested(run=run, requested_by="test")

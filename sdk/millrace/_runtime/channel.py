@@ -12,6 +12,7 @@ import struct
 import threading
 from concurrent.futures import Future
 from itertools import count
+from queue import SimpleQueue
 from typing import Any
 
 from millrace._runtime.encode import MAX_FRAME
@@ -30,6 +31,8 @@ class Channel:
         self._numbers = count(1)
         self._waiting: dict[int, Future[Any]] = {}
         self._reader: threading.Thread | None = None
+        self._jobs: SimpleQueue[bytes | None] = SimpleQueue()
+        """What came while the reader thread had the socket and is no answer: the next job, or None at the end."""
         self._closed = False
         self._main_thread = threading.main_thread().ident
         self.main_is_sending = False
@@ -61,6 +64,24 @@ class Channel:
             raise ResultError(msg)
         self._write(payload, last=False)
 
+    def next_job(self) -> bytes:
+        """Begin anew for another run, once this one is closed, and wait for its job. Raises EOFError when there is none.
+
+        Requests get numbers that no earlier run has had, so that no answer is taken for another's.
+        """
+        self._closed = False
+        self.postponed = None
+        self._waiting.clear()
+        self.announce("again")
+        return self.job()
+
+    def job(self) -> bytes:
+        """Read what is no answer to anything, waiting for it. Raises EOFError when the supervisor is gone."""
+        job = self.receive() if self._reader is None else self._jobs.get()
+        if job is None:
+            raise EOFError
+        return job
+
     def close_with(self, payload: bytes) -> None:
         """Write the terminal frame: the first call decides, later ones and later frames are dropped."""
         self._write(payload, last=True)
@@ -85,6 +106,11 @@ class Channel:
     def receive(self) -> bytes:
         """Read one frame's payload, waiting for it. Raises EOFError when the supervisor is gone."""
         return self._exactly(int.from_bytes(self._exactly(4), "big"))
+
+    @property
+    def threads(self) -> int:
+        """How many threads are this channel's own."""
+        return int(self._reader is not None)
 
     def wait_for_end(self) -> None:
         """Wait until the supervisor has closed its end."""
@@ -124,7 +150,11 @@ class Channel:
     def _read(self) -> None:
         try:
             while True:
-                frame = json.loads(self.receive())
+                payload = self.receive()
+                frame = json.loads(payload)
+                if "id" not in frame:
+                    self._jobs.put(payload)
+                    continue
                 answer = self._waiting.pop(frame["id"], None)
                 if answer is None or not answer.set_running_or_notify_cancel():
                     continue
@@ -137,6 +167,7 @@ class Channel:
                 _, answer = self._waiting.popitem()
                 if answer.set_running_or_notify_cancel():
                     answer.set_exception(NotInRun("the supervisor is gone"))
+            self._jobs.put(None)
 
     def _abandon(self) -> None:
         """Take a forked process out of the run: two writers on one socket would tear each other's frames."""

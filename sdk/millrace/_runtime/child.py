@@ -19,11 +19,15 @@ from millrace._runtime.calling import call
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
 from millrace._runtime.rehearsal import rehearse
+from millrace._runtime.staying import Stay
 from millrace._runtime.stopping import Stopping
 from millrace._runtime.walls import Walls
 
 _REHEARSALS = 32
 """How often the zygote goes through the motions of a run: code that has been run a few times is not rewritten by the next."""
+
+_loops: list[asyncio.AbstractEventLoop] = []
+"""The event loop of the run, if it has one."""
 
 _LAST_RESORT = b'{"kind":"error","type":"MemoryError","message":"no memory to say more","traceback":""}'
 
@@ -77,30 +81,47 @@ def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None
         os._exit(0)
     except OSError as error:
         sys.exit(f"{error}")
-    try:
-        channel.current = control
-        payload = _answer(document, control, stopping, bundle)
-    except BaseException:
-        payload = _LAST_RESORT
-    if os.getpid() != born:
-        os._exit(1)  # a process that the author forked came back through here: it has no say
-    for stream in (out, err):
+    stay = None
+    while True:
         try:
-            io.TextIOWrapper.flush(stream)
-        except (OSError, ValueError):
-            continue
-    control.close_with(payload)
+            channel.current = control
+            job = _job(document, control)
+            if stay is None and job.get("stays"):
+                stay = Stay()
+            payload = _answer(job, stopping, bundle)
+        except BaseException:
+            payload, stay = _LAST_RESORT, None
+        if os.getpid() != born:
+            os._exit(1)  # a process that the author forked came back through here: it has no say
+        for stream in (out, err):
+            try:
+                io.TextIOWrapper.flush(stream)
+            except (OSError, ValueError):
+                continue
+        control.close_with(payload)
+        if stay is None or stopping.asked or not stay.is_clean(control.threads, _loops):
+            break
+        try:
+            stay.put_back()
+            stopping.listen()
+            document = control.next_job()
+        except (OSError, EOFError):
+            break
     control.wait_for_end()
     os._exit(0)
 
 
-def _answer(document: bytes, control: channel.Channel, stopping: Stopping, bundle: str) -> bytes:
+def _job(document: bytes, control: channel.Channel) -> dict[str, Any]:
+    job: dict[str, Any] = json.loads(document)
+    if job["kind"] == "network":
+        network.use_proxy(job["proxy"])
+        job = json.loads(control.job())
+    return job
+
+
+def _answer(job: dict[str, Any], stopping: Stopping, bundle: str) -> bytes:
     gc.enable()
     try:
-        job = json.loads(document)
-        if job["kind"] == "network":
-            network.use_proxy(job["proxy"])
-            job = json.loads(control.receive())
         if job["kind"] == "probe":
             return b'{"kind":"result","result":' + to_json(probe.holes(job["targets"]), what="the probe").encode() + b"}"
         if job["kind"] == "describe":
@@ -133,6 +154,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     """Make a loop, once it is sure that there is use for one: a hundred pages of memory are copied by it."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
+    _loops.append(loop)
     return loop
 
 

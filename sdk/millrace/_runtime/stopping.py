@@ -31,7 +31,8 @@ class Stopping:
         self.asked = False
 
     def listen(self) -> None:
-        """From now on a SIGTERM stops the author's code."""
+        """From now on a SIGTERM stops the author's code, of which there is no task yet."""
+        self.task = None
         set_handler(signal.SIGTERM, self._stop)
         set_handler(signal.SIGALRM, self._ring)
 

@@ -85,8 +85,11 @@ class Attempt:
     Without capabilities nobody hears what the child says, and what it asks for is refused.
     """
 
-    def __init__(self, child: Child, capabilities: Capabilities | None) -> None:
+    def __init__(self, child: Child, capabilities: Capabilities | None, *, may_stay: bool = False) -> None:
         self._child = child
+        self._may_stay = may_stay
+        self.stays = False
+        """Whether the child lives on after its end, if it may: it has answered in time, and nothing of it is left to wait for."""
         self._capabilities = capabilities
         self._last: asyncio.Future[Last] = asyncio.get_running_loop().create_future()
         self._stopped: Stopped | None = None
@@ -94,7 +97,8 @@ class Attempt:
         self._timers: list[asyncio.TimerHandle] = []
         self._requests: dict[asyncio.Task[None], bool] = {}
         self._words: list[frames.Log | tuple[Stream, str]] = []
-        self._masker = Masker()
+        # One that stays may say what it was given before.
+        self._masker = child.masker = child.masker or Masker()
         self._printed: dict[Stream, masking.Stream] = {
             "stdout": masking.Stream(self._masker),
             "stderr": masking.Stream(self._masker),
@@ -120,7 +124,8 @@ class Attempt:
                 opening = frames.encode({"kind": "network", "proxy": await _started(proxy)}) + opening
             return await self._ended(opening, seconds, cancel)
         finally:
-            child.kill()
+            if not self.stays:
+                child.kill()
             if proxy is not None:
                 await proxy.close()
 
@@ -141,12 +146,18 @@ class Attempt:
             await self._finish_kept()
             exit_ = None if isinstance(last, Gone) else child.used()
             is_full = not isinstance(last, frames.Result) and child.is_full
-            child.kill()
+            is_told = isinstance(last, frames.Result | frames.Error) and self._stopped is None and self._fault is None
+            self.stays = self._may_stay and is_told and exit_ is not None
+            if not self.stays:
+                child.kill()
             if exit_ is None:
                 exit_ = await asyncio.shield(child.exited)
             if isinstance(last, Gone) and child.has_starved:
                 last = Starved()
-            child.output.drain()
+            if self.stays:
+                child.output.settle()
+            else:
+                child.output.drain()
             self._words += [(name, rest) for name, printed in self._printed.items() if (rest := printed.end())]
             self._is_over = True
             self._told.set()
@@ -157,8 +168,13 @@ class Attempt:
                 msg = "the zygote died, and the child with it"
                 raise SandboxUnavailable(msg)
             return Ended(await self._masked(last), self._stopped, exit_, duration, is_full)
+        except BaseException:
+            self.stays = False
+            raise
         finally:
-            child.kill()
+            if not self.stays:
+                child.kill()
+            child.exited.remove_done_callback(self._died)
             for timer in self._timers:
                 timer.cancel()
             left = [*tasks, *self._requests]
@@ -183,8 +199,8 @@ class Attempt:
                     self._settle(frame)
                 elif isinstance(frame, frames.Log):
                     self._note(frame, size)
-                elif isinstance(frame, frames.Ready | frames.Placed):
-                    self._settle(Broken("it said a second time that it is ready"))
+                elif isinstance(frame, frames.Ready | frames.Placed | frames.Again):
+                    self._settle(Broken("it said that it is ready while it had a job"))
                 else:
                     await self._serve(frame)
                 await ration.spend(size)
@@ -304,7 +320,9 @@ class Attempt:
             network.note(msgspec.structs.replace(record, host=self._masker.mask(record.host)))
 
         token = secrets.token_urlsafe(24) if is_shared(listener) else None
-        return Proxy(msgspec.structs.replace(network, note=note), listener, token)
+        # A proxy is of one run and closes what it listens on; who stays needs it for the next.
+        own = listener.dup() if self._may_stay else listener
+        return Proxy(msgspec.structs.replace(network, note=note), own, token)
 
     def _flood(self) -> None:
         self._settle(Excess(f"it printed more than {FATAL >> 20} MB"))

@@ -21,6 +21,7 @@ from services.executor.sandbox.jail import Capabilities, Description, Job, Outco
 from services.executor.sandbox.pool import Pool
 from services.executor.sandbox.probing import remedy, targets
 from services.executor.sandbox.process import Child, Limits, Place
+from services.executor.sandbox.residents import Resident, Residents
 from services.executor.sandbox.zygote import Zygote
 from services.executor.sandbox.zygote import start as start_zygote
 
@@ -82,6 +83,9 @@ class Children:
         self._zygote: Zygote | None = None
         self._starting = asyncio.Lock()
         self._pool = Pool(self._warm, least=size, most=self._most)
+        self._residents = Residents(self._most)
+        memory_mb = self._limits.memory_mb
+        self._most_staying_mb = float("inf") if memory_mb is None else memory_mb / 2
         self._serving: set[Child] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._may_group = cgroups
@@ -108,6 +112,7 @@ class Children:
             for tier in self._tiers:
                 self.tier = tier
                 self._pool = Pool(self._warm, least=self._size, most=self._most, places=tier != "none")
+                self._residents = Residents(self._most)
                 try:
                     if tier != "none":
                         await self._probe(self._ground)
@@ -141,12 +146,13 @@ class Children:
 
     def pool(self) -> dict[str, int]:
         """Answer how many children there are, by what they do, and how many runs wait for one."""
-        return {**self._pool.counts(), "serving": len(self._serving), "ending": len(self._ending)}
+        return {**self._pool.counts(), "serving": len(self._serving), "staying": self._residents.count, "ending": len(self._ending)}
 
     async def _stop(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
+        await self._residents.close()
         await self._pool.close()
         while self._ending:
             await asyncio.wait(self._ending)
@@ -178,7 +184,11 @@ class Children:
         except FrameError as error:
             return verdict.refused(str(error))
         place = Place(job.bundle, job.site_packages)
-        return verdict.outcome(await self._converse(place, opening, job.timeout, capabilities, cancel), job.timeout)
+        if job.isolation == "workflow":
+            ended = await self._stay(job, place, opening, capabilities, cancel)
+        else:
+            ended = await self._converse(place, opening, job.timeout, capabilities, cancel)
+        return verdict.outcome(ended, job.timeout)
 
     async def describe(self, bundle: Path, *, site_packages: Path | None = None) -> Description:
         """Import the bundle's workflows in a child; see `Sandbox.describe`."""
@@ -203,10 +213,36 @@ class Children:
             self._serving.discard(child)
             # Not at once: forking takes milliseconds of the core that is needed to tell how this run ended.
             self._pool.tend_soon()
+        self._end(child)
+        return ended
+
+    async def _stay(
+        self, job: Job, place: Place, opening: bytes, capabilities: Capabilities, cancel: asyncio.Event | None
+    ) -> Ended:
+        """Run the job in a child that has served this very workflow before, or one that from now on does."""
+        key = (job.org, job.workflow, place)
+        resident = self._residents.take(key) or Resident(await self._pool.take(place))
+        child = resident.child
+        self._serving.add(child)
+        self._pool.tend_soon()
+        attempt = Attempt(child, capabilities, may_stay=True)
+        try:
+            ended = await attempt.ended(opening, job.timeout, cancel)
+        except BaseException:
+            await child.end()
+            raise
+        finally:
+            self._serving.discard(child)
+        if attempt.stays and ended.exit.max_rss_mb < self._most_staying_mb:
+            self._residents.give(key, resident)
+        else:
+            self._end(child)
+        return ended
+
+    def _end(self, child: Child) -> None:
         ending = asyncio.create_task(child.end())
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
-        return ended
 
     async def _warm(self, place: Place | None = None) -> Child:
         if self._ground is None:
@@ -256,4 +292,5 @@ def _fields(job: Job) -> dict[str, Any]:
         "org": job.org,
         "workflow": job.workflow,
         "recorded": job.recorded,
+        "stays": job.isolation == "workflow",
     }

@@ -35,6 +35,10 @@ class Placed(msgspec.Struct, frozen=True, tag_field="kind", tag="placed"):
     """The child stands behind all walls, with one bundle, and waits for a job."""
 
 
+class Again(msgspec.Struct, frozen=True, tag_field="kind", tag="again"):
+    """A child that may serve several runs has put back what it can, and waits for the next job."""
+
+
 class Log(msgspec.Struct, frozen=True, tag_field="kind", tag="log"):
     """A structured line. Nobody waits for an answer."""
 
@@ -69,9 +73,9 @@ class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
 
 
 Terminal = Result | Error | Suspended | Described
-Frame = Ready | Placed | Log | Request | Result | Error | Suspended | Described
+Frame = Ready | Placed | Again | Log | Request | Result | Error | Suspended | Described
 
-_KINDS: tuple[type[msgspec.Struct], ...] = (Ready, Placed, Log, *SERVED, Result, Error, Suspended, Described)
+_KINDS: tuple[type[msgspec.Struct], ...] = (Ready, Placed, Again, Log, *SERVED, Result, Error, Suspended, Described)
 _DOCUMENTS = {kind: documents_of(kind) for kind in _KINDS}
 _DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(functools.reduce(operator.or_, _KINDS))
 _ENCODER = msgspec.json.Encoder()

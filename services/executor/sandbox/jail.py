@@ -35,6 +35,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     input: dict[str, Any]
     timeout: float
     """Seconds from the start of the attempt to its SIGTERM."""
+    isolation: Literal["run", "workflow"] = "run"
+    """Whether the process is this run's alone, or may have served others of the same organization, workflow and code."""
     recorded: list[tuple[str, str, int, int | None]] = []
     """What earlier attempts have done for good: kind, name, ordinal, and position among all such calls, where it is known."""
     site_packages: Path | None = None

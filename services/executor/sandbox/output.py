@@ -64,6 +64,16 @@ class Output:
         for name in _STREAMS:
             self._keep(name, self._decoders[name].decode(b"", final=True), last=True)
 
+    def settle(self) -> None:
+        """Read what a child that has flushed and goes on had to say of one attempt, and count anew for the next."""
+        for name in tuple(self._sources):
+            while self._on_readable(name) and self._read <= FATAL:
+                pass
+        for name in _STREAMS:
+            self._keep(name, self._decoders[name].decode(b"", final=True), last=True)
+            self._decoders[name].reset()
+        self._read, self._is_cut = 0, False
+
     def close(self) -> None:
         """Let go of the descriptors."""
         for name in tuple(self._sources):

@@ -15,6 +15,7 @@ from services.executor.sandbox.birth import Birth, settle
 from services.executor.sandbox.cgroups import Cgroup
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.jail import Tier
+from services.executor.sandbox.masking import Masker
 from services.executor.sandbox.output import Output
 from services.executor.sandbox.zygote import Zygote
 
@@ -75,6 +76,8 @@ class Child:
         """Whether it was seen with as many processes and threads as it may have."""
         self.on_ended: Callable[[], None] = _nothing
         """Called when nothing is left of it."""
+        self.masker: Masker | None = None
+        """What knows the secrets that its runs were given."""
         self.place = place
         """What it was placed with, and can run nothing else any more."""
         self.reader: asyncio.StreamReader

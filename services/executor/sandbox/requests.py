@@ -89,6 +89,8 @@ def _started(asked: StartRun) -> StartedRun:
         run_at=asked.run_at,
         concurrency_key=asked.concurrency_key,
     )
+
+
 class Variable(Request, frozen=True, tag="variable"):
     """Asks for a variable."""
 

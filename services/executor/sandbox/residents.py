@@ -1,0 +1,121 @@
+"""Children that serve several runs, one after the other, where the workflow allows it: `isolation="workflow"`.
+
+A child stays only for the same organization, workflow and code; after a run that ended by a result or an error of its own; when it
+says that nothing of the run goes on; and not for long: `MOST_RUNS` runs, `LONGEST` seconds, `MOST_MEMORY` of what a run may have.
+What one run leaves in modules, the next one finds: that is the bargain. Masking goes on knowing what earlier runs were given.
+"""
+
+import asyncio
+import time
+from collections.abc import Coroutine, Hashable
+from typing import Any
+
+from services.executor.sandbox import frames
+from services.executor.sandbox.errors import FrameError
+from services.executor.sandbox.process import Child
+
+MOST_RUNS = 100
+LONGEST = 300.0
+"""Seconds from the first run of a child to the beginning of its last."""
+IDLE = 30.0
+"""Seconds without a run after which a child is ended."""
+_READY_WITHIN = 2.0
+"""Seconds in which a child has put back what it can: it takes less than a millisecond."""
+
+
+class Resident:
+    """A child with its history."""
+
+    def __init__(self, child: Child) -> None:
+        self.child = child
+        self.runs = 1
+        self.since = time.monotonic()
+        self.idle_since = self.since
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether it may not begin another run."""
+        now = time.monotonic()
+        return self.runs >= MOST_RUNS or now - self.since > LONGEST or now - self.idle_since > IDLE or not self.child.usable
+
+
+class Residents:
+    """Those that wait for another run, by what they may run. At most `most` at a time."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._free: dict[Hashable, list[Resident]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    @property
+    def count(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._free.values()))
+
+    def take(self, key: Hashable) -> Resident | None:
+        """Answer a child that has served this key before, and waits; the one that was used last."""
+        waiting = self._free.get(key, [])
+        while waiting:
+            found = waiting.pop()
+            if not waiting:
+                self._free.pop(key, None)
+            if not found.is_spent:
+                found.runs += 1
+                return found
+            self._end(found.child)
+        return None
+
+    def give(self, key: Hashable, resident: Resident) -> None:
+        """Take a child back after a run: it is kept once it says that it is ready, else ended."""
+        self._start(self._keep(key, resident))
+
+    async def close(self) -> None:
+        """End all of them."""
+        self._is_closed = True
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for waiting in self._free.values():
+            for resident in waiting:
+                self._end(resident.child)
+        self._free.clear()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _keep(self, key: Hashable, resident: Resident) -> None:
+        resident.idle_since = time.monotonic()
+        try:
+            async with asyncio.timeout(_READY_WITHIN):
+                received = await frames.read(resident.child.reader)
+            is_ready = received is not None and isinstance(received[0], frames.Again)
+        except (TimeoutError, FrameError, OSError):
+            is_ready = False
+        if not is_ready or resident.is_spent or self._is_closed or self.count >= self._most:
+            await resident.child.end()
+            return
+        self._free.setdefault(key, []).append(resident)
+        self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        if self._sweeping is None:
+            self._sweeping = asyncio.get_running_loop().call_later(IDLE / 2, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeping = None
+        for key, waiting in list(self._free.items()):
+            for resident in [one for one in waiting if one.is_spent]:
+                waiting.remove(resident)
+                self._end(resident.child)
+            if not waiting:
+                del self._free[key]
+        if self._free:
+            self._sweep_later()
+
+    def _end(self, child: Child) -> None:
+        self._start(child.end())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
