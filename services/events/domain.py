@@ -222,7 +222,7 @@ def emitted(command: EmitEvent, topic: Mapping[str, Any] | None, delivery: str, 
         raise TooLarge(f"the data of an event is larger than {INLINE_BYTES} bytes", errors=(Problem("data", "is too large"),))
     hops = 0 if command.run is None else command.hops + 1
     if hops > MAX_HOPS:
-        detail = f"this run is the end of a chain of {MAX_HOPS} runs that start each other by events, and no longer one is allowed"
+        detail = f"this run is the end of a chain of {MAX_HOPS} runs that start each other, and no longer one is allowed"
         raise Invalid(detail, errors=(Problem("run", "too many hops"),))
     return EventAccepted(
         source=topic["id"],
