@@ -11,7 +11,7 @@ import pytest
 from shared.encryption import Keyring
 from shared.envelope import new_id
 from shared.errors import Invalid, NotFound, PreconditionFailed
-from shared.questions.events import FindSource, PutSource, RemoveSource, SourceEntry, SourceFound, SourceView
+from shared.questions.events import FindSource, PutSource, PutSubscription, RemoveSource, SourceEntry, SourceFound, SourceView
 from shared.registry import RegistryView
 from shared.service import Health
 from tests.support.inside import bus_of, running
@@ -94,6 +94,21 @@ async def test_settings_that_do_not_fit_name_their_place_and_show_no_secret(plac
             await bus.ask(command(place, new_id(), secret=""))
         with pytest.raises(Invalid):
             await bus.ask(command(place, new_id(), name="../etc"))
+
+
+async def test_text_that_no_row_can_keep_is_refused_before_it_stops_the_projection(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        await bus.ask(command(place, new_id()))
+        fields = {"org": "default", "actor": "test", "name": "s", "source": "repo", "event": "push", "workflow": "w"}
+        for given, path in (
+            ({"input": {"a": ["\0"]}}, "input.a.0"),
+            ({"workflow": "\0"}, "workflow"),
+            ({"filter": "'\0' == ''"}, "filter"),
+        ):
+            with pytest.raises(Invalid) as refused:
+                await bus.ask(PutSubscription(**fields | {"id": new_id()} | given))
+            assert refused.value.errors[0].path == path
+        assert (await bus.ask(PutSubscription(id=new_id(), **fields))).name == "s"  # type: ignore[arg-type]
 
 
 async def test_two_replicas_project_with_one_writer_and_one_takes_over(place: Place) -> None:
