@@ -101,7 +101,7 @@ async def _take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId
 
 
 async def _declared(offer: Offer, deps: Deps) -> Offer:
-    """Look what the workflow declares: how its runs are isolated, and whose turn this one has to wait for, if that is not known yet.
+    """Look what the workflow declares: how runs are isolated, and whose turn this one has to wait for if that is not known yet.
 
     Raises `Invalid`, `Unavailable`.
     """
