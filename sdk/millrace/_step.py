@@ -6,7 +6,8 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, ParamSpec, TypeVar, overload
+from types import CoroutineType
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from millrace import _order
 from millrace._runtime import channel
@@ -60,7 +61,10 @@ class Steps:
         A plain function runs in a thread, so that the event loop goes on. The step's place among its namesakes is
         settled by the call, not by the await: `gather` is safe. Raises `ResultError` for a result that is not JSON.
         """
-        return self._run(_order.current.next("step", _checked(name)), function, args, kwargs)
+        run = self._run(_order.current.next("step", _checked(name)), function, args, kwargs)
+        made = cast("CoroutineType[Any, Any, Any]", run)
+        made.__qualname__ = f"step({name!r})"  # by which Python complains of one that nobody awaited
+        return made
 
     def sync(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do the same in a plain `def` workflow; `function` is a plain function, called in this thread, with no time-out."""

@@ -45,6 +45,10 @@ HINTS = {
     "a loop in a loop": ("async def main():\n    async def other(): ...\n    asyncio.run(other())", "await the coroutine"),
     "a read-only place": ("def main(): open('/kept', 'w')", "tempfile.gettempdir()"),
     "no such connection": ("def main(): connections.get('acme')", "millrace connections put acme --token-file FILE"),
+    "no such variable": ("def main(): variables.get('limit')", "millrace variables put limit VALUE, or give the call a default"),
+    "no such secret": ("async def main(): await secrets.aget('key')", "millrace secrets put key --value-file FILE"),
+    "no such mapping": ("def main(): integrations.get('halo')", "PUT /api/v1/integrations/halo/mappings/acme"),
+    "no such topic": ("def main(): events.emit('news', 'x')", "millrace sources put news --adapter topic"),
     "a name": ("async def main(): socket.create_connection(('example.com', 443))", "takes the proxy from the environment"),
     "what is clear already": ("def main(): raise ValueError('no')", None),
     "a key that a library missed": ("def main(): return collections.ChainMap({'a': 1})['b']", None),
@@ -52,7 +56,13 @@ HINTS = {
 
 
 class Unknown(Recorded):
-    """Knows no connection, in the platform's words."""
+    """Knows nothing that runs are given, in the platform's words."""
+
+    async def integration(self, name: str) -> dict[str, object]:
+        raise NotFound(f"there is no mapping of integration {name!r} for organization 'acme'")
+
+    async def emit(self, source: str, type_: str, data: object) -> dict[str, object]:
+        raise NotFound(f"there is no source {source!r}")
 
     async def connection(self, name: str) -> dict[str, object]:
         raise NotFound(f"there is no connection {name!r}")
@@ -70,6 +80,13 @@ async def test_an_error_says_what_to_do_about_it(bench: Bench, text: str, hint: 
     assert last.startswith("hint: ")
     assert hint in last
     assert not any(line.startswith("hint: ") for line in before)
+
+
+async def test_a_step_that_nobody_awaited_is_complained_of_by_its_name(bench: Bench) -> None:
+    record = Recorded()
+    outcome = await bench.run("@workflow\nasync def main():\n    step('fetch', str)\n    return 1", record)
+    assert outcome.status == "succeeded"
+    assert "coroutine 'step('fetch')' was never awaited" in record.texts["stderr"]
 
 
 async def test_values_are_in_no_hint(bench: Bench) -> None:

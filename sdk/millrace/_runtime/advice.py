@@ -100,8 +100,24 @@ def _input(error: BaseException, _inside: Inside) -> str | None:
 
 
 def _refused(error: BaseException, _inside: Inside) -> str | None:
-    found = re.fullmatch(r"there is no connection '([\w.-]{1,100})'", str(error))
-    return f"make it with: millrace connections put {found[1]} --token-file FILE" if found else None
+    for form, hint in _REFUSALS:
+        found = form.match(str(error))
+        if found:
+            return hint.format(*found.groups())
+    return None
+
+
+_NAME = r"'([\w.-]{1,100})'"
+_REFUSALS = (
+    (re.compile(f"there is no connection {_NAME}"), "make it with: millrace connections put {0} --token-file FILE"),
+    (re.compile(f"there is no variable {_NAME}"), "make it with: millrace variables put {0} VALUE, or give the call a default"),
+    (re.compile(f"there is no secret {_NAME}"), "make it with: millrace secrets put {0} --value-file FILE"),
+    (re.compile(f"there is no source {_NAME}"), "make it with: millrace sources put {0} --adapter topic"),
+    (
+        re.compile(f"there is no mapping of integration {_NAME} for organization {_NAME}"),
+        "make it with: PUT /api/v1/integrations/{0}/mappings/{1}",
+    ),
+)
 
 
 def _not_in_run(_error: BaseException, _inside: Inside) -> str | None:
