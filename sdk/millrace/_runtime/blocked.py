@@ -1,7 +1,8 @@
 """Says when a coroutine workflow holds its event loop up: nothing else of it goes on meanwhile, and nothing fails.
 
 Costs nothing before a workflow is `LONG` seconds old: then a timer's signal starts a thread that looks on. The signal is needed
-because a loop that is held up from its first moment would never come to start anything.
+because a loop that is held up from its first moment would never come to start anything. A call that keeps Python's own lock all
+the time holds this thread up too, and is not seen.
 """
 
 import _thread
@@ -11,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 
 from millrace._log import log
 
@@ -23,23 +25,23 @@ _ADVICE = (
 )
 
 
-def watch(loop: asyncio.AbstractEventLoop, bundle: str) -> None:
-    """Look on from a thread of its own, until the loop has ended. Call it in the loop's thread; safe in a signal handler."""
+def watch(task: asyncio.Task[Any], bundle: str) -> None:
+    """Look on from a thread of its own, until the task is done. Call it in its loop's thread; safe in a signal handler."""
     # Not threading.Thread: its start takes locks of that module, which the code that the signal interrupted may hold.
     with contextlib.suppress(RuntimeError):  # no thread to be had: the workflow has them all, and matters more
-        _thread.start_new_thread(_look, (loop, threading.get_ident(), bundle))
+        _thread.start_new_thread(_look, (task, threading.get_ident(), bundle))
 
 
-def _look(loop: asyncio.AbstractEventLoop, thread: int, bundle: str) -> None:
+def _look(task: asyncio.Task[Any], thread: int, bundle: str) -> None:
     with contextlib.suppress(RuntimeError):  # the loop was closed
-        while loop.is_running():
-            _one_turn(loop, thread, bundle)
+        while not task.done():
+            _one_turn(task, thread, bundle)
 
 
-def _one_turn(loop: asyncio.AbstractEventLoop, thread: int, bundle: str) -> None:
-    """Wait until the loop has turned once; say so each time that it took `LONG`, twice as long, four times as long, …"""
+def _one_turn(task: asyncio.Task[Any], thread: int, bundle: str) -> None:
+    """Wait until the task's loop has turned once; say so each time that it took `LONG`, twice as long, four times as long, …"""
     turns: list[None] = []
-    loop.call_soon_threadsafe(turns.append, None)
+    task.get_loop().call_soon_threadsafe(turns.append, None)
     waited, worth_a_line, before = 0.0, LONG, time.monotonic()
     while True:
         time.sleep(_EVERY)
@@ -47,7 +49,7 @@ def _one_turn(loop: asyncio.AbstractEventLoop, thread: int, bundle: str) -> None
         # A machine that stands still, or has no time for this process, holds this thread up too: that is not the author's doing.
         waited += min(now - before, 2 * _EVERY)
         before = now
-        if turns or not loop.is_running():
+        if turns or task.done():
             return
         if waited >= worth_a_line:
             worth_a_line *= 2

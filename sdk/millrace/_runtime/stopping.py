@@ -62,7 +62,7 @@ class Stopping:
         if self.asked:
             self._insist(frame)
         elif self.task is not None:
-            blocked.watch(self.task.get_loop(), self._bundle)
+            blocked.watch(self.task, self._bundle)
 
     def _insist(self, frame: FrameType | None) -> None:
         while frame is not None:
