@@ -22,7 +22,7 @@ from millrace._runtime import channel
 from services.events.domain import emitted
 from services.executor import domain
 from services.executor.runs import message_of
-from services.executor.sandbox.jail import Job
+from services.executor.sandbox.jail import Job, StartedRun, StepRecord
 from services.executor.sandbox.requests import SERVED
 from shared.errors import NotFound, PermissionDenied
 from shared.messages import RunFailed, RunSucceeded
@@ -38,6 +38,18 @@ SECRETS = {"signing": "s3cr3t-s3cr3t", "short": "abc"}
 HALO = Integration("halo", {"url": "https://h.example", "n": 1}, "7", "halopsa")
 FILES = {"data/seen.txt": "one\ntwo", "flows/other.py": "NUMBER = 1\n", "data/large": "x" * (5 << 19)}
 TOPICS = ["tickets"]
+SIGNALS = {"approval": [{"yes": True}, "no"]}
+
+
+def fail(_: object) -> None:
+    raise ValueError("as it should")
+
+
+RUNS = {"child": lambda given: {"got": given}, "breaks": fail}
+ENDED = {
+    "run-1": {"status": "succeeded", "result": {"got": {"n": 1}}},
+    "run-2": {"status": "failed", "reason": "error", "error": {"type": "ValueError", "message": "as it should"}},
+}
 STEPS: dict[str | tuple[str, int], Any] = {"known": [1, 2], ("known", 1): {"again": True}}
 
 
@@ -53,6 +65,8 @@ class Told:
     steps: dict[Any, Any]
     events: list[tuple[str, str, Any]]
     files: dict[str, bytes]
+    started: list[tuple[str, Any, Any]]
+    slept: list[float]
 
 
 class Platform(Recorded):
@@ -60,6 +74,8 @@ class Platform(Recorded):
 
     def __init__(self) -> None:
         super().__init__()
+        self.started: list[tuple[str, Any, Any]] = []
+        self.slept: list[float] = []
         self.variables = dict(VARIABLES)
         self.secrets = dict(SECRETS)
         self.files = {path: content.encode() for path, content in FILES.items()}
@@ -76,6 +92,25 @@ class Platform(Recorded):
         if name not in {"halo", "plain"}:
             raise NotFound(f"there is no integration {name!r}")
         return msgspec.to_builtins(HALO if name == "halo" else Integration("plain", {"url": "p"}, None, None))  # type: ignore[no-any-return]
+
+    async def wait(self, of: str, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
+        if of == "sleep":
+            self.slept.append(seconds or 0.0)
+            return StepRecord(msgspec.Raw(b"null"))
+        if of == "run":
+            return StepRecord(msgspec.Raw(json.dumps(ENDED[name]).encode()))
+        if name == "approval" and ordinal < len(SIGNALS["approval"]):
+            told = {"data": SIGNALS["approval"][ordinal], "by": "somebody", "at": "2026-01-31T09:30:00Z"}
+            return StepRecord(msgspec.Raw(json.dumps(told).encode()))
+        assert seconds is not None
+        return StepRecord(msgspec.Raw(b"null"), timed_out=True)
+
+    async def start_run(self, asked: StartedRun) -> str:
+        if asked.workflow not in RUNS:
+            raise NotFound(f"there is no workflow {asked.workflow!r}")
+        options = {"priority": asked.priority, "run_at": asked.run_at, "concurrency_key": asked.concurrency_key}
+        self.started.append((asked.workflow, asked.input, {name: one for name, one in options.items() if one is not None}))
+        return f"run-{len(self.started)}"
 
     async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
         if source not in TOPICS:
@@ -125,7 +160,8 @@ def _as_before() -> Iterator[None]:
 async def there(bench: Bench, job: Job) -> Told:
     """The attempt in the sandbox, as the executor tells it."""
     platform = Platform()
-    outcome = await bench.children.run(job, platform)
+    recorded = [("step", name, ordinal, None) for name, ordinal in platform.steps]
+    outcome = await bench.children.run(msgspec.structs.replace(job, recorded=recorded), platform)
     message = message_of("r1", 1, outcome)
     steps = {name if not ordinal else (name, ordinal): json.loads(bytes(kept)) for (name, ordinal), kept in platform.steps.items()}
     error, reason = None, None
@@ -141,6 +177,8 @@ async def there(bench: Bench, job: Job) -> Told:
         steps,
         platform.events,
         platform.files,
+        platform.started,
+        platform.slept,
     )
 
 
@@ -163,12 +201,26 @@ def here(job: Job) -> Told:
         secrets=SECRETS,
         files=FILES,
         topics=TOPICS,
+        signals=SIGNALS,
+        runs=RUNS,
         steps=STEPS,
     )
     error = None if outcome.error is None else (outcome.error.type, outcome.error.message, outcome.error.traceback)
     lines = [(line.level, line.event, line.fields) for line in outcome.lines]
     events = [(event.source, event.type, event.data) for event in outcome.events]
-    return Told(outcome.status, outcome.reason, outcome.result, error, lines, dict(outcome.steps), events, outcome.files)
+    started = [(one.workflow, one.input, one.options) for one in outcome.started]
+    return Told(
+        outcome.status,
+        outcome.reason,
+        outcome.result,
+        error,
+        lines,
+        dict(outcome.steps),
+        events,
+        outcome.files,
+        started,
+        outcome.slept,
+    )
 
 
 ENDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -274,6 +326,15 @@ ENDS: dict[str, tuple[str, dict[str, Any]]] = {
         ),
         {},
     ),
+    "sleeping": ("async def main(): await sleep(0.01); await sleep(60); await sleep(datetime.timedelta(hours=1))", {}),
+    "sleeping in a plain def": ("def main(): sleep.sync(86400)", {}),
+    "signals": ("async def main(): return [(await wait_for('approval')).data, (await wait_for('approval', 60)).data]", {}),
+    "a signal that nobody gives": ("async def main(): await wait_for('other', timeout=60)", {}),
+    "one that nobody gives in a plain def": ("def main():\n    wait_for.sync('approval', 1)\n    wait_for.sync('other', 1)", {}),
+    "a child run": ("async def main(): return await runs.call('child', {'n': 1}, priority='high')", {}),
+    "a child run of a plain def": ("def main(): return runs.call_sync('child', {'n': 1}, concurrency_key='k')", {}),
+    "a child run that fails": ("async def main():\n    await runs.call('child', {'n': 1})\n    await runs.call('breaks')", {}),
+    "no such child": ("async def main(): await runs.call('absent')", {}),
     "no such file": ("def main(): files.read('absent')", {}),
     "a path that is none": ("def main(): files.read('../etc/passwd')", {}),
     "a file that a run may not write": ("def main(): files.write('flows/other.py', '')", {}),

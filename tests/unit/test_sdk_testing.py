@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from millrace import Connection, Refused, config, connections, files, log, step, testing, workflow
+from millrace import Connection, Refused, config, connections, files, log, runs, step, testing, wait_for, workflow
 from millrace._declare import REGISTRY
 from millrace._runtime import channel
 
@@ -200,3 +200,51 @@ def test_what_a_run_changes_is_in_the_outcome_and_not_in_what_was_given() -> Non
     outcome = testing.run(main, files=given, variables=variables)
     assert outcome.files == {"data/a": b"2"}
     assert (given, variables) == ({"data/a": "1"}, {"deep": {"a": [1]}})
+
+
+def test_a_run_that_waits_for_a_signal_that_nobody_gives_is_waiting() -> None:
+    ends: list[str] = []
+
+    @workflow
+    async def main() -> None:
+        await step("before", ends.append, "before")
+        await wait_for("approval")
+        ends.append("after")
+
+    @workflow
+    def plain() -> None:
+        wait_for.sync("approval")
+
+    outcome = testing.run(main)
+    assert (outcome.status, outcome.reason, outcome.error, ends) == ("waiting", None, None, ["before"])
+    assert testing.run(plain).status == "waiting"
+    with pytest.raises(RuntimeError, match="waits for a signal"):
+        outcome.value()
+    assert testing.run(main, signals={"approval": [None]}, steps=outcome.steps).status == "succeeded"
+    assert ends == ["before", "after"]
+
+
+def test_a_run_may_cancel_itself() -> None:
+    @workflow
+    async def main() -> None:
+        runs.cancel()
+        await asyncio.sleep(60)
+
+    @workflow
+    def plain() -> None:
+        runs.cancel()
+
+    assert (testing.run(main).status, testing.run(plain).status) == ("cancelled", "cancelled")
+
+
+def test_a_child_run_may_be_given_by_its_result() -> None:
+    @workflow
+    async def main() -> list[Any]:
+        first = await runs.astart("child", {"n": 1}, run_at=datetime(2026, 1, 31, tzinfo=UTC))
+        return [await runs.wait(first), await runs.call("child")]
+
+    outcome = testing.run(main, runs={"child": [1, 2]})
+    assert outcome.value() == [[1, 2], [1, 2]]
+    assert outcome.started == [testing.Started("child", {"n": 1}, {"run_at": "2026-01-31T00:00:00Z"}), testing.Started("child")]
+    with pytest.raises(TypeError, match=r"signals\['a'\] is a list"):
+        testing.run(main, signals={"a": "yes"})

@@ -17,10 +17,11 @@ from millrace._runtime import channel
 from millrace._runtime.calling import call
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
-from millrace.errors import Refused, ResultError
-from millrace.testing.fakes import Connections, Fake, Integrations, Masking, Settings, Steps, Topics
+from millrace.errors import Cancelled, Refused, ResultError
+from millrace.testing.fakes import Answer, Connections, Fake, Integrations, Masking, Settings, Steps, Topics
 from millrace.testing.files import Files
 from millrace.testing.outcome import Failure, Line, Outcome, Recorded
+from millrace.testing.waits import Waits
 
 LARGEST_RESULT = 256 * 1024
 """Bytes as JSON that the platform keeps of a result."""
@@ -39,6 +40,8 @@ def run(
     secrets: Mapping[str, str] | None = None,
     files: Mapping[str, bytes | str] | None = None,
     topics: Collection[str] = (),
+    signals: Mapping[str, Sequence[Any]] | None = None,
+    runs: Mapping[str, Any] | None = None,
     steps: Recorded | None = None,
 ) -> Outcome:
     """Make one attempt at a workflow, sync or async, with `given` as its input, and answer how it ended.
@@ -47,7 +50,13 @@ def run(
 
     What the workflow may ask for is given by name: `connections` as tokens or `Connection`s, `integrations` as configs or
     `Integration`s, `variables`, `secrets`, `files` by path, and the `topics` that take events. What is not given is refused as what
-    is not there. `steps` are results that an earlier attempt recorded: those steps are not called.
+    is not there.
+
+    Nothing is waited for: a sleep of more than a second is skipped, `signals` are lists of what `wait_for` answers by name, one
+    after the other, and where there is none left a time-out is over at once. `runs` are child runs by workflow: their result, or
+    what is called with their input to answer it or to raise.
+
+    `steps` are results that an earlier attempt recorded: those steps are not called.
 
     Nothing that the workflow raises is raised here, but KeyboardInterrupt: see
     `Outcome.value`. Raises TypeError for what is no workflow, RuntimeError inside of a run or beside another one of this process.
@@ -58,6 +67,7 @@ def run(
         raise TypeError(msg)
     masking = Masking()
     kept, told, tree = Steps(steps or {}, masking), Topics(topics, masking), Files(files or {})
+    waits = Waits(signals or {}, runs or {}, masking)
     fakes: list[Fake] = [
         kept,
         Connections(connections or {}, masking),
@@ -65,11 +75,13 @@ def run(
         Settings(variables or {}, secrets or {}, masking),
         told,
         tree,
+        waits,
     ]
     attempt = _Attempt(masking, fakes, kept.calls)
     document = json.loads(to_json(dict(given or {}), what="the input", rich=True))
     outcome = _beside_a_loop(lambda: attempt.made(workflow, document))
-    return Outcome(**outcome, lines=attempt.lines, steps=kept.recorded, events=told.emitted, files=tree.held)
+    done: dict[str, Any] = {"events": told.emitted, "started": waits.started, "slept": waits.slept, "files": tree.held}
+    return Outcome(**outcome, lines=attempt.lines, steps=kept.recorded, **done)
 
 
 class _Attempt:
@@ -78,7 +90,10 @@ class _Attempt:
     def __init__(self, masking: Masking, fakes: Sequence[Fake], recorded: list[Any]) -> None:
         self._masking = masking
         self._recorded = recorded
-        self._answers = {kind: answer for fake in fakes for kind, answer in fake.answers.items()}
+        self._answers: dict[str, Answer] = {"cancel_run": self._cancel}
+        self._answers |= {kind: answer for fake in fakes for kind, answer in fake.answers.items()}
+        self._task: asyncio.Task[Any] | None = None
+        self._stopped: str | None = None
         self.lines: list[Line] = []
 
     def send(self, frame: dict[str, Any]) -> None:
@@ -95,20 +110,46 @@ class _Attempt:
                 raise Refused("NotFaked", msg)
             # Through JSON, as it would come: what the run does with an answer changes no fake.
             answer.set_result(json.loads(to_json(self._answers[kind](fields), what=f"the answer to {kind!r}")))
-        except Refused as error:
+        except (Refused, Cancelled) as error:
             answer.set_exception(error)
         return answer
+
+    def close_with(self, _payload: bytes) -> None:
+        """Take note that all that is left of the attempt is a wait for what the test does not give."""
+        self._stopped = "waiting"
+
+    def wait_for_end(self) -> None:
+        """End the attempt, which the platform would kill here."""
+        if self._task is None:
+            msg = "the attempt waits"
+            raise Cancelled(msg)
+        self._task.cancel()
+
+    def _cancel(self, _asked: dict[str, Any]) -> None:
+        self._stopped = "cancelled"
+        if self._task is None:
+            msg = "the attempt is being stopped"
+            raise Cancelled(msg)
+        self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
     def made(self, workflow: Callable[..., Any], document: dict[str, Any]) -> dict[str, Any]:
         """Call the workflow and answer the fields of an `Outcome`."""
         with self._in_place() as (loop, order):
             try:
-                result = call(workflow, *bind(workflow, document), lambda: loop, order.attend)
+
+                def began(task: asyncio.Task[Any]) -> None:
+                    self._task = task
+                    order.attend(task)
+
+                result = call(workflow, *bind(workflow, document), lambda: loop, began)
                 order.check_end()
                 text = to_json(result, what="the result", rich=True)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
+                if self._stopped is not None and isinstance(error, Cancelled | asyncio.CancelledError):
+                    why = "the run waits for a signal" if self._stopped == "waiting" else "the run has cancelled itself"
+                    return {"status": self._stopped, "exception": RuntimeError(why)}
                 return self._failed(error, _folder_of(workflow))
         result = self._masking.document(json.loads(text))
         size = len(json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode())
