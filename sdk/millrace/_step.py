@@ -59,7 +59,8 @@ class Steps:
         """Await `step(name, fn, …)`: the recorded result, or what `fn(…)` gives now, recorded.
 
         A plain function runs in a thread, so that the event loop goes on. The step's place among its namesakes is
-        settled by the call, not by the await: `gather` is safe. Raises `ResultError` for a result that is not JSON.
+        settled by the call, not by the await: `gather` is safe. Raises `ResultError` for a result that is not JSON, `Refused`
+        for one of more than 256 KiB as JSON.
         """
         run = self._run(_order.current.next("step", _checked(name)), function, args, kwargs)
         made = cast("CoroutineType[Any, Any, Any]", run)

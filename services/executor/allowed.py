@@ -92,8 +92,7 @@ class Allowed:
 
     async def step_put(self, name: str, ordinal: int, position: int | None, result: msgspec.Raw) -> None:
         """Append the step to the run's messages. Raises `TooLarge`."""
-        if len(bytes(result)) > INLINE_BYTES:
-            raise TooLarge(f"the result of step {name!r} has {len(bytes(result))} bytes as JSON; at most {INLINE_BYTES} are kept")
+        _check_size(f"the result of step {name!r}", result)
         await self._keep(("step", name, ordinal), Recorded(msgspec.json.decode(result), position))
 
     async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
@@ -217,6 +216,7 @@ class Allowed:
 
     async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
         """Tell the events service. The command's id derives from the claim: told again it is the same event."""
+        _check_size("the event's data", data)
         if self._events >= EVENTS:
             raise TooLarge(f"this attempt has emitted {EVENTS} events, the most that one may")
         self._events += 1
@@ -313,3 +313,10 @@ class Allowed:
 
 def _record(found: Recorded) -> StepRecord:
     return StepRecord(msgspec.Raw(msgspec.json.encode(found.result)), found.timed_out)
+
+
+def _check_size(what: str, document: msgspec.Raw) -> None:
+    """Raise `TooLarge` for what no message may hold: the broker would refuse it, each time that it is offered."""
+    size = len(bytes(document))
+    if size > INLINE_BYTES:
+        raise TooLarge(f"{what} has {size} bytes as JSON; at most {INLINE_BYTES} are kept")

@@ -78,6 +78,20 @@ def deleting(path: str) -> list:
         return [error.kind, str(error)]
 
 
+@workflow(name="large")
+def large() -> list:
+    said = []
+    text = "x" * 5_000_000
+    step, event = {"name": "a", "ordinal": 0, "position": None, "result": text}, {"source": "orders", "type": "a", "data": text}
+    asked = [("step_put", step), ("emit", event)]
+    for kind, fields in asked:
+        try:
+            channel.ask("x", kind, **fields)
+        except Refused as error:
+            said.append([error.kind, str(error)])
+    return said
+
+
 @workflow(name="raw")
 def raw(requests: list) -> list:
     said = []
@@ -289,3 +303,11 @@ async def test_what_two_runs_write_at_once_is_one_of_them_whole(place: Place, da
         sizes = [(1 << 20) + n for n in range(4)]
         await asyncio.gather(*(inside.result("writing", path="data/shared", size=size) for size in sizes))
         assert (await inside.bus.ask(GetFile(org="default", path="data/shared"))).size in sizes
+
+
+async def test_what_no_message_holds_is_refused_and_not_tried_again(place: Place, data: Path) -> None:
+    async with everything(place, data) as inside:
+        assert await inside.result("large") == [
+            ["TooLarge", "the result of step 'a' has 5000002 bytes as JSON; at most 262144 are kept"],
+            ["TooLarge", "the event's data has 5000002 bytes as JSON; at most 262144 are kept"],
+        ]

@@ -73,3 +73,11 @@ def test_anything_else_is_no_sealed_value(text: str) -> None:
 def test_a_ring_without_keys_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         Keyring(())
+
+
+def test_only_what_the_first_key_sealed_is_current() -> None:
+    sealed = Keyring((OLD,)).seal("s3cret", *PLACE)
+    both = Keyring((NEW, OLD))
+    assert (both.knows(sealed), both.is_current(sealed)) == (True, False)
+    assert both.is_current(both.seal("s3cret", *PLACE))
+    assert not both.is_current("nonsense")

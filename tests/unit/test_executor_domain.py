@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import pytest
 
 from services.executor import domain, life
 from shared.envelope import new_id, rfc3339, seal
@@ -42,3 +43,15 @@ def test_a_request_is_doubted_long_before_its_first_copy_may_be_purged() -> None
     assert not domain.doubtful(rfc3339(NOW - domain.DOUBTFUL_AFTER), NOW)
     assert domain.doubtful(rfc3339(NOW - domain.DOUBTFUL_AFTER - timedelta(seconds=1)), NOW)
     assert domain.DOUBTFUL_AFTER < domain.LEAST_KEPT
+
+
+@pytest.mark.parametrize("path", ["data/x", "data/deep/er/x.json", "data/py", "data/a.py.txt", "data/requirements.txt.old"])
+def test_a_run_may_write_below_data(path: str) -> None:
+    assert domain.kept_from_runs(path) is None
+
+
+@pytest.mark.parametrize(
+    "path", ["x", "data", "Data/x", "database", "workflows/a.py", "data/a.py", "data/a.pyi", "data/b/requirements.txt", "x/data/y"]
+)
+def test_a_run_may_write_nothing_else_and_no_code(path: str) -> None:
+    assert domain.kept_from_runs(path)
