@@ -95,6 +95,8 @@ async def fill(up: Up) -> None:
         await client.call("PUT", "/api/v1/integrations/halopsa/mappings/default", body={"config": {"a": 1}, "entity_id": "42"})
         await client.call("PUT", "/api/v1/sources/orders", body={"adapter": "topic", "integration": "halopsa"})
         await client.call("POST", "/api/v1/sources/orders/events", body={"type": "order.paid", "data": {"n": 1}})
+        await client.call("PUT", "/api/v1/secrets/signing.key", body={"value": "sec"})
+        await client.call("PUT", "/api/v1/variables/limits", body={"value": {"b": [1.50, "é"], "a": None}})
         for number in range(WEBHOOKS):
             status, _ = await client.github(source["url"], "s3cret", json.dumps({"ref": f"r{number}"}).encode())
             assert status == 202
@@ -156,10 +158,13 @@ async def test_a_rebuild_repairs_rows_and_says_which_were_wrong(stopped: Path) -
     assert (await rebuilt(stopped, "--service", "executor"))[0] == 0
 
 
-async def test_tokens_are_never_touched(stopped: Path) -> None:
-    before = await statement(stopped, "SELECT sealed || xmin FROM oauth.connection")
+async def test_tokens_and_secrets_are_never_touched(stopped: Path) -> None:
+    asked = "SELECT (SELECT sealed || xmin FROM oauth.connection) || (SELECT sealed || xmin FROM oauth.secret)"
+    before = await statement(stopped, asked)
+    assert before
     await rebuilt(stopped, "--force")
-    assert await statement(stopped, "SELECT sealed || xmin FROM oauth.connection") == before
+    assert await statement(stopped, asked) == before
+    assert await statement(stopped, "SELECT count(*) FROM oauth.variable") == 1
 
 
 async def test_rows_that_the_bus_cannot_bring_back_stay_unless_forced(stopped: Path) -> None:
