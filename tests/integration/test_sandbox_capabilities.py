@@ -44,7 +44,7 @@ async def test_steps_are_not_run_again(bench: Bench) -> None:
     into.steps["a", 1] = msgspec.Raw(b'"kept"')
     assert value(await bench.run(text, into)) == [[1, 1], "kept", [3, 3]]
     assert len(into.logs) == 3
-    assert value(await bench.children.run(bench.job(text, function="sync"), into)) == [1, 1]
+    assert value(await bench.run(text, into, function="sync")) == [1, 1]
 
 
 async def test_a_step_whose_result_is_not_json_says_so(bench: Bench) -> None:

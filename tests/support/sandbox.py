@@ -220,8 +220,11 @@ class Bench:
         return {child.pid} | below(child.pid)
 
     async def run(self, body: str, into: Recorded | None = None, *, timeout: float = 20, **given: Any) -> Outcome:
-        """Run a module's text to its end."""
-        return await self.children.run(self.job(body, timeout=timeout, **given), into or Recorded())
+        """Run a module's text to its end, as another attempt where `into` holds steps already."""
+        into = into or Recorded()
+        recorded: list[tuple[str, str, int, int | None]] = [("step", name, ordinal, None) for name, ordinal in into.steps]
+        job = msgspec.structs.replace(self.job(body, timeout=timeout, **given), recorded=recorded)
+        return await self.children.run(job, into)
 
     async def describe(self, **files: str) -> Description:
         """Describe a bundle made of texts."""
