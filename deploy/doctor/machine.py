@@ -24,6 +24,7 @@ from deploy.folder import running_version
 from deploy.local import OLDEST_PYTHON
 from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.errors import SandboxUnavailable
+from services.executor.sandbox.probing import better
 
 OLDEST_GLIBC = (2, 28)  # what the wheels are built for (manylinux_2_28)
 OLDEST_MACOS = (13, 0)
@@ -96,7 +97,8 @@ async def sandbox() -> Finding:
     bounds = bounded(children.held, children.unheld)
     if children.tier == "A":
         return Finding("sandbox here", "well", f"tier A: every run is isolated; {bounds}")
-    do = f"Tier A does not stand here: {children.refused['A']}. docs/security.md says what tier B lets through."
+    do = f"Tier A does not stand here: {children.refused['A']}. docs/security.md says what tier B lets through. "
+    do = (do + better(children.refused)).rstrip()
     return Finding("sandbox here", "note", f"tier {children.tier}; {bounds}", do)
 
 

@@ -20,6 +20,7 @@ from deploy.local import Ready
 from deploy.positions import administrator, held, pending, waiting_since
 from deploy.rebuild.parts import PROJECTING
 from deploy.supervise import State
+from services.executor.sandbox.probing import better
 from shared.errors import Unavailable
 from shared.pull import StreamError, api_request
 from shared.streams import WORK
@@ -150,9 +151,10 @@ def _sandbox(told: Any) -> Finding:
     refused = told.get("refused") or {} if isinstance(told, dict) else {}
     because = "; ".join(f"tier {name}: {reason}" for name, reason in refused.items()) or "no reason is known"
     if tier == "B":
-        return Finding(
-            "sandbox", "note", f"tier B, {bounds}", f"docs/security.md says what it lets through. Why not tier A: {because}"
+        do = (
+            f"docs/security.md says what it lets through. Why not tier A: {refused.get('A', 'it was not tried')}. {better(refused)}"
         )
+        return Finding("sandbox", "note", f"tier B, {bounds}", do.rstrip())
     if tier == "none":
         return Finding("sandbox", "note", "runs are not isolated (tier none)", f"Run only code that you trust. {because}")
     return Finding("sandbox", "wrong", "no run is taken: there is no sandbox", because)

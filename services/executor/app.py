@@ -101,18 +101,19 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         try:
             await sandbox.start()
         except SandboxUnavailable as error:
-            # Nothing is run bare by accident: the service says what is missing, takes no work, and waits to be put right.
+            # Nothing is run bare by accident: the service says what is missing and answers, but takes no work and reads no code;
+            # runs wait on the bus for one that can, be it this one after it was put right.
+            is_able = False
             _log.error("sandbox.unavailable", reason=str(error))
             runtime.health.report("sandbox", str(error))
             runtime.health.state("sandbox", {"tier": None, "refused": sandbox.refused})
-            await bus.start()
-            yield
-            return
-        stack.push_async_callback(sandbox.close)
-        if sandbox.tier == "none":
-            _log.warning("sandbox.unsafe", refused=sandbox.refused)
-        runtime.health.report("sandbox", None)
-        runtime.health.state("sandbox", sandbox.state)
+        else:
+            is_able = True
+            stack.push_async_callback(sandbox.close)
+            if sandbox.tier == "none":
+                _log.warning("sandbox.unsafe", refused=sandbox.refused)
+            runtime.health.report("sandbox", None)
+            runtime.health.state("sandbox", sandbox.state)
         executor = Executor(settings, bus, engine, sandbox)
         stack.callback(executor.resolver.close)
         await executor.bundles.start()
@@ -131,11 +132,13 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         executor.rows = projections["runs"]
         runs = Runs(executor)
         worker = Worker(bus.client, runs, settings.slots)
-        runtime.health.state("pool", lambda: {"slots": settings.slots, "taken": worker.taken, **sandbox.pool()})
+        slots = settings.slots if is_able else 0
+        runtime.health.state("pool", lambda: {"slots": slots, "taken": worker.taken, **sandbox.pool()})
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")
         bus.answer(QUESTIONS, executor)
         await bus.start()
-        runtime.background.start(worker.run(), "worker")
+        if is_able:
+            runtime.background.start(worker.run(), "worker")
         runtime.background.start(waits.sweep(), "sweep")
         runtime.background.start(Purger(executor, kept=settings.runs_kept).run(), "purger")
         yield

@@ -12,13 +12,14 @@ from services.executor import domain
 from services.executor.bundles import Bundles
 from services.executor.entries import file_view, workflow_entry
 from services.executor.keys import problem_of
+from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Description, Problem, Sandbox, WorkflowFound
 from services.executor.store import Store
 from shared import aggregate, db
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import derived_id, open_message
-from shared.errors import NotFound, PreconditionFailed
+from shared.errors import NotFound, PreconditionFailed, Unavailable
 from shared.messages import FileChanged, FileRemoved, Message, WorkflowChanged, WorkflowRemoved
 from shared.messages.catalog import FileProblem
 from shared.messages.declaration import declaration_of, hashed_key
@@ -113,7 +114,10 @@ async def describe(deps: Deps, tree: dict[str, str]) -> Description:
     """Read a tree's code in a child."""
     if not tree:
         return Description([], [])
-    found = await deps.sandbox.describe(await deps.bundles.tree(tree))
+    try:
+        found = await deps.sandbox.describe(await deps.bundles.tree(tree))
+    except SandboxUnavailable as error:
+        raise Unavailable(f"code cannot be read now: {error}") from error
     wrong = {one.name: complaint for one in found.workflows if (complaint := problem_of(one))}
     problems = [Problem(one.path, one.line, wrong[one.name]) for one in found.workflows if one.name in wrong]
     return Description([one for one in found.workflows if one.name not in wrong], found.problems + problems)

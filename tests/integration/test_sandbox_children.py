@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Outcome
 from tests.support.sandbox import FORKING, TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     UID is not None and reachable_interpreter() is None, reason="no interpreter that the sandbox's user can read"
 )
@@ -313,7 +315,33 @@ async def test_an_interpreter_out_of_reach_is_refused_by_the_folder_in_the_way(t
         await Children(tmp_path / "data", uid=UID, interpreter=closed / "python").start()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may start children as anybody")
-async def test_another_user_needs_root(tmp_path: Path) -> None:
-    with pytest.raises(SandboxUnavailable, match="only root"):
-        await Children(tmp_path, uid=os.geteuid() + 1).start()
+AS_ANOTHER = """
+import asyncio, os, sys
+from pathlib import Path
+from services.executor.sandbox.children import Children
+from services.executor.sandbox.errors import SandboxUnavailable
+
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(65532, 65532, 65532)
+    os.setresuid(65532, 65532, 65532)
+assert os.geteuid() != 0
+try:
+    asyncio.run(Children(Path(sys.argv[1]), uid=os.geteuid() + 1).start())
+except SandboxUnavailable as error:
+    print(error)
+"""
+
+
+async def test_an_ordinary_user_cannot_start_children_as_another_and_is_told_so(data: Path) -> None:
+    data.chmod(0o777)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", AS_ANOTHER, str(data / "executor")),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    assert "only root can start children as user" in said.decode()
+    assert not (data / "executor").exists()

@@ -142,9 +142,13 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule()
     def somebody_kills_those_that_wait(self) -> None:
-        for slot in self._children._pool.waiting:
-            if slot.done() and slot.exception() is None and slot.result().usable:
-                os.kill(slot.result().pid, signal.SIGKILL)
+        async def killed() -> None:
+            for slot in self._children._pool.waiting:
+                if slot.done() and slot.exception() is None and slot.result().usable:
+                    os.kill(slot.result().pid, signal.SIGKILL)
+                    await asyncio.shield(slot.result().exited)
+
+        self._runner.run(killed())
 
     @rule()
     def somebody_kills_the_zygote(self) -> None:
@@ -210,7 +214,7 @@ def descriptors() -> int:
 
 def test_the_pool_adds_up_whatever_happens_to_it_in_whatever_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempt, "GRACE", 0.2)
-    chosen = settings(max_examples=5, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+    chosen = settings(max_examples=4, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck))
     run_state_machine_as_test(PoolMachine, settings=chosen)
 
 

@@ -23,9 +23,13 @@ ASKED_EVERY = 0.05
 class Up:
     """One `up` on one data folder; `ready` is what ready.json said when it came up."""
 
-    def __init__(self, data: Path, *options: str, environment: dict[str, str] | None = None) -> None:
-        """Start nothing yet; runs are allowed without a sandbox, since these tests are about processes."""
+    def __init__(self, data: Path, *options: str, environment: dict[str, str] | None = None, around: tuple[str, ...] = ()) -> None:
+        """Start nothing yet; runs are allowed without a sandbox, since these tests are about processes.
+
+        `around` is a command that is given the command of `up`, as `tests.support.forbid`.
+        """
         self.data = data
+        self.around = around
         self.options = options
         self.environment = environment
         self.ready: dict[str, Any] = {}
@@ -42,7 +46,18 @@ class Up:
         """Start without waiting."""
         with self.said.open("wb") as said:
             self.process = await asyncio.create_subprocess_exec(
-                *[sys.executable, "-m", "deploy.local", "--data", str(self.data), "--port", "0", "--unsafe", *self.options],
+                *[
+                    *self.around,
+                    sys.executable,
+                    "-m",
+                    "deploy.local",
+                    "--data",
+                    str(self.data),
+                    "--port",
+                    "0",
+                    "--unsafe",
+                    *self.options,
+                ],
                 stdout=said,
                 stderr=said,
                 stdin=asyncio.subprocess.DEVNULL,

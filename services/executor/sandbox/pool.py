@@ -98,14 +98,22 @@ class Pool:
         """
         self._takes.append((asyncio.get_running_loop().time(), place))
         self._asking += 1
+        has_failed = False
         try:
             while True:
                 child = await self._any(place)
                 if not child.usable:
                     await child.end()
                     continue
-                if child.place is None:
-                    await child.put(place)
+                try:
+                    if child.place is None:
+                        await child.put(place)
+                except SandboxUnavailable:
+                    # Something killed it just now, or the bundle cannot be placed: a second one tells.
+                    if has_failed:
+                        raise
+                    has_failed = True
+                    continue
                 return child
         finally:
             self._asking -= 1

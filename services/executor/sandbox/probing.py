@@ -61,25 +61,42 @@ def _advice(reasons: dict[Tier, str]) -> str:
     """Name the one change that gives tier A, and what gives tier B instead."""
     if platform.machine() not in {"x86_64", "aarch64"}:
         return f"run it on x86-64 or aarch64: there is no list of system calls for {platform.machine()}."
-    ways = []
-    because = reasons.get("A", "")
+    ways = [*_namespaces(reasons.get("A", "")), *_landlock(reasons)]
+    return "; or ".join(ways or ["see the reasons above"]) + ". Or accept that runs are not isolated: `--unsafe`."
+
+
+def better(reasons: dict[Tier, str]) -> str:
+    """Say what would give tier A where B is in use, as one sentence; empty where nothing is known to."""
+    ways = _namespaces(reasons.get("A", ""))
+    return f"For tier A, {ways[0]}." if ways else ""
+
+
+def _namespaces(because: str) -> list[str]:
+    """Answer the one change that allows namespaces here, if it is they that are missing."""
     if _read(_APPARMOR) == "1":
-        ways.append("allow user namespaces with `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`")
-    elif _read(_MAY_CLONE) == "0":
-        ways.append("allow user namespaces with `sysctl -w kernel.unprivileged_userns_clone=1`")
-    elif _read(_MOST_NAMESPACES) == "0":
-        ways.append("allow user namespaces with `sysctl -w user.max_user_namespaces=10000`")
-    elif "unshare" in because or "mounting" in because or "uid_map" in because:
-        ways.append(
+        return ["allow user namespaces with `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`"]
+    if _read(_MAY_CLONE) == "0":
+        return ["allow user namespaces with `sysctl -w kernel.unprivileged_userns_clone=1`"]
+    if _read(_MOST_NAMESPACES) == "0":
+        return ["allow user namespaces with `sysctl -w user.max_user_namespaces=10000`"]
+    if "unshare" in because or "mounting" in because or "uid_map" in because:
+        way = (
             "in a container, start it with `--security-opt seccomp=unconfined --security-opt apparmor=unconfined "
             "--security-opt systempaths=unconfined`, which lets it make namespaces and mount /proc (tier A)"
         )
-    if "Landlock" in because + reasons.get("B", ""):
-        ways.append(
-            f"use Linux {OLDEST_KERNEL['B']} or newer with Landlock: `lsm=landlock,…` on the kernel's command line, "
-            "and a container runtime whose seccomp profile knows its system calls (tier B)"
-        )
-    return "; or ".join(ways or ["see the reasons above"]) + ". Or accept that runs are not isolated: `--unsafe`."
+        return [way]
+    return []
+
+
+def _landlock(reasons: dict[Tier, str]) -> list[str]:
+    """Answer what brings Landlock, if it is missing."""
+    if "Landlock" not in "".join(reasons.values()):
+        return []
+    way = (
+        f"use Linux {OLDEST_KERNEL['B']} or newer with Landlock: `lsm=landlock,…` on the kernel's command line, and a container "
+        "runtime whose seccomp profile knows its system calls (tier B, and tier A where namespaces are allowed)"
+    )
+    return [way]
 
 
 def _read(path: Path) -> str | None:
