@@ -55,9 +55,7 @@ async def test_who_talks_without_end_waits_and_who_says_a_little_does_not() -> N
     began = loop.time()
     for _ in range(10_000):
         await much.spend(150)
-    assert (
-        loop.time() - began > 0.5
-    )  # what takes 0.23 s of the supervisor is spread over as long as five times that, less the first
+    assert loop.time() - began > 0.5  # what takes 0.23 s of the supervisor is spread over as long as ten times that, less the first
 
 
 async def test_others_have_their_turn_while_one_child_floods() -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 PERIOD_US = 100_000
 """Microseconds over which CPU is counted: the kernel's own default. A shorter one stops and starts more often."""
 RUNS_WEIGHT = 100
-"""What all runs together weigh, in percent of one process: as much as the executor alone, however many they and their processes
-are. With half of that a short run beside a busy one waited for everything else on the machine: p95 20 ms instead of 12."""
+"""What all runs together weigh in version 2: as much as the group beside theirs, which holds the executor."""
+RUNS_SHARES = 4096
+"""The same in version 1, where each process beside theirs weighs 1024: as much as half of Millrace's own eight. On a machine that
+does much else, short runs beside a busy one had a p95 of 20 ms, and of 53 with 1024: a little for all is nothing for each."""
 _DELEGATED = ("user.delegate", "trusted.delegate")
 """Marks of systemd on a group whose inside is somebody else's to arrange."""
 _HOW = "start it in a group below one of its own (systemd: Delegate=yes and DelegateSubgroup=main)"
@@ -93,9 +95,7 @@ def controls(share: Share, *, is_v2: bool) -> dict[str, Control]:
         wanted["cpu"] = (
             Control({"cpu.max": f"{quota} {PERIOD_US}"}, {"cpu.weight": str(RUNS_WEIGHT)})
             if is_v2
-            else Control(
-                {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": quota}, {"cpu.shares": str(1024 * RUNS_WEIGHT // 100)}
-            )
+            else Control({"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": quota}, {"cpu.shares": str(RUNS_SHARES)})
         )
     return wanted
 

@@ -5,7 +5,7 @@ What is not read stays in the kernel's buffer, and a child whose buffer is full 
 
 import asyncio
 
-_SHARE = 0.2
+_SHARE = 0.1
 """Of the supervisor's time, once the beginning is used up."""
 _AT_FIRST = 0.1
 """Seconds that a child may use at once: some four thousand lines."""
