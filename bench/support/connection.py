@@ -20,7 +20,8 @@ class Post(msgspec.Struct, frozen=True, kw_only=True):
     def encoded(self) -> bytes:
         """Return it as it goes over the wire."""
         parts = urlsplit(self.url)
-        lines = [f"POST {parts.path} HTTP/1.1", f"Host: {parts.netloc}", f"Content-Length: {len(self.body)}"]
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        lines = [f"POST {target} HTTP/1.1", f"Host: {parts.netloc}", f"Content-Length: {len(self.body)}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return "\r\n".join([*lines, "", ""]).encode() + self.body
 
