@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,8 +14,10 @@ from shared.commit import Ack, Journal, Stale
 from shared.envelope import Envelope, Sealed, open_envelope
 from shared.errors import Conflict
 from shared.messages.declaration import STREAM_OF_NOUN, checked_key, declaration_of
-from shared.pull import StreamError, api_request
+from shared.pull import OrderedReader, StreamError, api_request
 
+# A reader costs as much as some messages that are asked for one by one; most aggregates have fewer.
+ONE_BY_ONE = 8
 _NO_MESSAGE = 10037  # nats-server server/errors.json: no message found
 
 
@@ -32,13 +35,24 @@ async def history(client: Client, noun: str, key: str, *, after: int = 0) -> Asy
     Raises `Unavailable` when the broker does not answer.
     """
     stream = STREAM_OF_NOUN[noun]
+    subjects = f"{noun}.{checked_key(key)}.>"
     sequence = after
-    while True:
-        found = await _get(client, stream, {"seq": sequence + 1, "next_by_subj": f"{noun}.{checked_key(key)}.>"})
+    for _ in range(ONE_BY_ONE):
+        found = await _get(client, stream, {"seq": sequence + 1, "next_by_subj": subjects})
         if found is None:
             return
         sequence = found.sequence
         yield found
+    newest = await _get(client, stream, {"last_by_subj": subjects})
+    if newest is None or newest.sequence <= sequence:
+        return
+    batches = OrderedReader(client, stream, filters=(subjects,), after=sequence).batches()
+    async with contextlib.aclosing(batches):
+        async for batch in batches:
+            for delivered in batch:
+                yield Stored(delivered.sequence, delivered.subject, open_envelope(delivered.data))
+                if delivered.sequence >= newest.sequence:
+                    return
 
 
 async def stored_at(client: Client, stream: str, sequence: int) -> Stored | None:

@@ -18,6 +18,8 @@ from shared.questions.executor import Signalled, SignalRun
 from shared.streams import INLINE_BYTES
 
 LONGEST_NAME = 200
+# Bytes of signals that nobody has waited for yet: they are part of the run's state.
+MOST_WAITING = 1024 * 1024
 # A run that is written to more often than this between reading and appending does not exist.
 TRIES = 20
 
@@ -45,8 +47,9 @@ async def signal_run(command: SignalRun, deps: Deps) -> Signalled:
         state = folded.state
         if state.ended:
             raise Conflict(f"the run has ended already: {state.status}")
-        if len(state.signals) >= MOST_SIGNALS:
-            raise Conflict(f"{MOST_SIGNALS} signals wait for the run already")
+        waiting = sum(len(msgspec.json.encode(signal.data)) for signal in state.signals)
+        if len(state.signals) >= MOST_SIGNALS or waiting + size > MOST_WAITING:
+            raise Conflict(f"{len(state.signals)} signals of {waiting} bytes wait for the run already: it takes no more")
         message = RunSignalled(run=command.run, name=command.name, data=command.data, signalled_by=command.actor)
         id_ = derived_id(command.id, "run.signalled")
         sealed = deps.bus.seal(message, org=command.org, correlation=state.correlation_id, id=id_)

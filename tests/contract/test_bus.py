@@ -13,7 +13,7 @@ from shared.blobs import Blobs
 from shared.commit import Stale
 from shared.envelope import new_id
 from shared.errors import Conflict, NotFound, TooLarge
-from shared.messages import RunCancelRequested, RunRequested, RunStarted
+from shared.messages import RunCancelRequested, RunRequested, RunStarted, RunStepCompleted
 from shared.pull import OrderedReader
 from shared.questions.events import SourceEntry
 from shared.registry import RegistryView, RegistryWriter
@@ -67,6 +67,20 @@ async def test_history_tells_an_aggregates_messages_in_order(place: Place) -> No
         told = [stored async for stored in aggregate.history(bus.client, "run", run)]
         assert [stored.sequence for stored in told] == [first, second]
         assert [stored.envelope.type for stored in told] == ["run.requested", "run.cancel_requested"]
+
+
+async def test_a_long_history_is_told_as_completely_as_a_short_one(place: Place) -> None:
+    async with bus_of(place, "executor") as bus:
+        run = new_id()
+        expected = [await bus.append(bus.seal(requested(run), org="default"), 0)]
+        for ordinal in range(3 * aggregate.ONE_BY_ONE):
+            step = RunStepCompleted(run=run, attempt=1, name="one", ordinal=ordinal, result=ordinal)
+            expected.append(await bus.append(bus.seal(step, org="default"), expected[-1]))
+            await bus.append(bus.seal(requested(new_id()), org="default"), 0)
+        for count in (1, aggregate.ONE_BY_ONE, aggregate.ONE_BY_ONE + 1, len(expected)):
+            after = expected[-count] - 1
+            assert [one.sequence async for one in aggregate.history(bus.client, "run", run, after=after)] == expected[-count:]
+        assert [one async for one in aggregate.history(bus.client, "run", new_id())] == []
 
 
 async def test_an_ordered_reader_starts_after_a_sequence_and_follows(place: Place) -> None:
