@@ -57,7 +57,7 @@ class Executor:
         self.keyring = Keyring(settings.keys)
         self.blobs = Blobs(bus.client, "workspace")
         self.bodies = Blobs(bus.client, "bodies")
-        self.bundles = Bundles(settings.data / "bundles", self.blobs)
+        self.bundles = Bundles(settings.data / "bundles", self.blobs, forget=sandbox.forget)
         self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
         self.catalog: Projection
         self.rows: Projection

@@ -1,13 +1,20 @@
-"""Bundles: the code of a workspace at one version, on disk where children read it, made from content-addressed blobs."""
+"""Bundles: the code of a workspace at one version, on disk where children read it, made from content-addressed blobs.
+
+What is on disk is a cache with a bound: of trees that nobody uses those used longest ago go first, with the files that only they had.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncIterator
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -17,6 +24,11 @@ from shared.errors import NotFound
 
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o444
+# Trees on disk, and bytes of their files, a file that several share counted once.
+MOST_TREES = 500
+MOST_BYTES = 1 << 30
+# Seconds within which an object that no tree has yet will be part of one.
+YOUNG = 60.0
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -43,16 +55,43 @@ class Bundle(msgspec.Struct, frozen=True):
 class Bundles:
     """Keeps bundles under `folder` and in the bucket `workspace`. A version is the SHA-256 of its manifest."""
 
-    def __init__(self, folder: Path, blobs: Blobs) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        blobs: Blobs,
+        *,
+        forget: Callable[[Path], None] = lambda _folder: None,
+        most_trees: int = MOST_TREES,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        """`forget` is told of a tree before it goes. The folder is this process's own."""
         self._folder = folder
         self._blobs = blobs
-        self._known: dict[str, Bundle] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._forget = forget
+        self._most_trees = most_trees
+        self._most_bytes = most_bytes
+        self._known: OrderedDict[str, Bundle] = OrderedDict()
+        self._trees: OrderedDict[str, None] = OrderedDict()
+        self._held: Counter[Path] = Counter()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self) -> None:
-        """Make the folders, readable by the children."""
+        """Make the folders, readable by the children; trees that are there from before count as used longest ago."""
         for folder in (self._folder, self._folder / "objects", self._folder / "trees"):
             await asyncio.to_thread(_make, folder)
+        for name in await asyncio.to_thread(_by_age, self._folder / "trees"):
+            self._trees[name] = None
+
+    @contextlib.contextmanager
+    def held(self, folder: Path) -> Iterator[None]:
+        """Keep a tree on disk for the block, whatever else comes."""
+        self._held[folder] += 1
+        try:
+            yield
+        finally:
+            self._held[folder] -= 1
+            if not self._held[folder]:
+                del self._held[folder]
 
     async def publish(self, files: dict[str, str], workflows: list[WorkflowFound]) -> str:
         """Store the manifest of a tree; returns its version."""
@@ -76,18 +115,39 @@ class Bundles:
         if known is None:
             manifest = await self.manifest(version)
             known = self._known[version] = Bundle(await self.tree(manifest.files), manifest)
+        self._known.move_to_end(version)
+        self._trees.move_to_end(known.folder.name)
         return known
 
     async def tree(self, files: dict[str, str]) -> Path:
         """Return a folder that holds exactly these files; made once, then shared."""
         name = hashlib.sha256(msgspec.json.encode(files, order="deterministic")).hexdigest()
         folder = self._folder / "trees" / name
-        async with self._locks.setdefault(name, asyncio.Lock()):
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        async with lock:
             if not folder.is_dir():
                 for sha256 in set(files.values()):
                     await self._object(sha256)
                 await asyncio.to_thread(self._link, files, folder)
+                self._trees[name] = None
+                with self.held(folder):
+                    await self._prune()
+            self._trees[name] = None
+            self._trees.move_to_end(name)
         return folder
+
+    async def _prune(self) -> None:
+        """Remove what is over the bound. What is held stays, and what the caller has just made."""
+        while len(self._trees) > self._most_trees or await asyncio.to_thread(_size, self._folder / "objects") > self._most_bytes:
+            name = next((one for one in self._trees if not self._held[self._folder / "trees" / one]), None)
+            if name is None:
+                return
+            del self._trees[name]
+            folder = self._folder / "trees" / name
+            for version in [version for version, bundle in self._known.items() if bundle.folder == folder]:
+                del self._known[version]
+            self._forget(folder)
+            await asyncio.to_thread(_remove, folder, self._folder / "objects")
 
     async def _object(self, sha256: str) -> None:
         """Fetch a blob in chunks, verified, unless it is on disk."""
@@ -122,6 +182,23 @@ class Bundles:
         except OSError:
             # Another replica on this machine was first; its tree is the same.
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _by_age(trees: Path) -> list[str]:
+    return [path.name for path in sorted(trees.iterdir(), key=lambda path: path.stat().st_mtime)]
+
+
+def _size(objects: Path) -> int:
+    return sum(path.stat().st_size for path in objects.iterdir())
+
+
+def _remove(folder: Path, objects: Path) -> None:
+    """Remove a tree, and the objects that no other tree has."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for path in objects.iterdir():
+        # While a tree is made its objects have one name only: the newest are left for it.
+        if path.stat().st_nlink == 1 and time.time() - path.stat().st_ctime > YOUNG:
+            path.unlink(missing_ok=True)
 
 
 def _make(folder: Path) -> None:

@@ -233,7 +233,8 @@ class Runs:
         )
         allowed = Allowed(deps, mine, steps)
         try:
-            outcome = await deps.sandbox.run(job, allowed, cancel=mine.cancel)
+            with deps.bundles.held(bundle.folder):
+                outcome = await deps.sandbox.run(job, allowed, cancel=mine.cancel)
         finally:
             # Before the end: a run that is said to have ended has all its lines, and the trail of what it was denied.
             await allowed.finish()

@@ -111,11 +111,13 @@ async def register(command: Command, deps: Deps, path: str) -> Registered:
 
 
 async def describe(deps: Deps, tree: dict[str, str]) -> Description:
-    """Read a tree's code in a child."""
+    """Read a tree's code in a child. Raises `Unavailable` where there is no sandbox for it."""
     if not tree:
         return Description([], [])
+    folder = await deps.bundles.tree(tree)
     try:
-        found = await deps.sandbox.describe(await deps.bundles.tree(tree))
+        with deps.bundles.held(folder):
+            found = await deps.sandbox.describe(folder)
     except SandboxUnavailable as error:
         raise Unavailable(f"code cannot be read now: {error}") from error
     wrong = {one.name: complaint for one in found.workflows if (complaint := problem_of(one))}

@@ -190,6 +190,11 @@ class Children:
             ended = await self._converse(place, opening, job.timeout, capabilities, cancel)
         return verdict.outcome(ended, job.timeout)
 
+    def forget(self, bundle: Path) -> None:
+        """Keep no child ready for this bundle; see `Sandbox.forget`."""
+        self._pool.forget(bundle)
+        self._residents.forget(lambda key: key[2].bundle == bundle)
+
     async def describe(self, bundle: Path, *, site_packages: Path | None = None) -> Description:
         """Import the bundle's workflows in a child; see `Sandbox.describe`."""
         opening = frames.encode({"kind": "describe"})

@@ -214,5 +214,8 @@ class Sandbox(Protocol):
         when CancelledError comes out the processes are gone. Raises `SandboxUnavailable`, and what capabilities raise.
         """
 
+    def forget(self, bundle: Path) -> None:
+        """Keep no child ready for this bundle, which is about to go."""
+
     async def describe(self, bundle: Path, *, site_packages: Path | None = None) -> Description:
         """Say what workflows a bundle holds. What is wrong with the bundle is in the answer, never raised."""

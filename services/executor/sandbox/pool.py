@@ -27,6 +27,7 @@ import asyncio
 import math
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.process import Child, Place
@@ -140,6 +141,17 @@ class Pool:
         if self._soon is None:
             self._soon = asyncio.get_running_loop().call_later(_REFILL_AFTER, self.tend)
 
+    def forget(self, bundle: Path) -> None:
+        """Retire who was placed with this bundle, or is about to be, and expect no more takes of it."""
+        self._takes = deque((one for one in self._takes if one[1].bundle != bundle), maxlen=self._takes.maxlen)
+        for slot in [slot for slot in self._slots if (place := self._purpose(slot)) is not None and place.bundle == bundle]:
+            if slot.done():
+                self._retire(slot)
+            else:
+                self._slots.remove(slot)
+                slot.add_done_callback(self._discard)
+        self.tend_soon()
+
     async def first(self) -> None:
         """Wait until one child is ready. Raises `SandboxUnavailable`."""
         self.tend()
@@ -229,6 +241,9 @@ class Pool:
 
     def _retire(self, slot: "asyncio.Task[Child]") -> None:
         self._slots.remove(slot)
+        self._discard(slot)
+
+    def _discard(self, slot: "asyncio.Task[Child]") -> None:
         if slot.cancelled() or slot.exception() is not None:
             return
         ending = asyncio.create_task(slot.result().end())

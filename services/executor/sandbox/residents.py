@@ -7,7 +7,7 @@ What one run leaves in modules, the next one finds: that is the bargain. Masking
 
 import asyncio
 import time
-from collections.abc import Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
 from services.executor.sandbox import frames
@@ -70,6 +70,12 @@ class Residents:
     def give(self, key: Hashable, resident: Resident) -> None:
         """Take a child back after a run: it is kept once it says that it is ready, else ended."""
         self._start(self._keep(key, resident))
+
+    def forget(self, is_meant: Callable[[Any], bool]) -> None:
+        """End those that wait for keys of which this is true."""
+        for key in [key for key in self._free if is_meant(key)]:
+            for resident in self._free.pop(key):
+                self._end(resident.child)
 
     async def close(self) -> None:
         """End all of them."""

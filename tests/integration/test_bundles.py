@@ -1,0 +1,59 @@
+"""The code of workspaces on disk: as many trees as the bound allows, and never one that is in use taken away."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from services.executor.bundles import Bundles
+from shared.blobs import Blobs
+from tests.support.inside import bus_of
+from tests.support.servers import Place
+
+
+async def stored(blobs: Blobs, content: bytes) -> str:
+    async def parts() -> AsyncIterator[bytes]:
+        yield content
+
+    return (await blobs.put(parts())).sha256
+
+
+async def test_the_trees_used_longest_ago_go_first_and_what_is_held_stays(place: Place, data: Path) -> None:
+    async with bus_of(place, "executor") as bus:
+        blobs = Blobs(bus.client, "workspace")
+        forgotten: list[Path] = []
+        bundles = Bundles(data / "bundles", blobs, forget=forgotten.append, most_trees=3)
+        await bundles.start()
+        shared = await stored(blobs, b"shared = 1\n")
+        versions: list[str] = []
+        for number in range(3):
+            own = await stored(blobs, b"own = %d\n" % number)
+            versions.append(await bundles.publish({"shared.py": shared, "own.py": own}, []))
+        folders = [(await bundles.get(version)).folder for version in versions]
+        await bundles.get(versions[0])
+        with bundles.held(folders[1]):
+            for number in range(3, 5):
+                await bundles.tree({"own.py": await stored(blobs, b"own = %d\n" % number)})
+            assert forgotten == [folders[2], folders[0]]
+            assert [folder.exists() for folder in folders] == [False, True, False]
+            assert (folders[1] / "shared.py").read_bytes() == b"shared = 1\n"
+        # What went comes again when it is asked for.
+        again = await bundles.get(versions[0])
+        assert (again.folder / "own.py").read_bytes() == b"own = 0\n"
+        assert again.folder == folders[0]
+
+
+async def test_a_cache_that_was_left_behind_is_used_and_bounded_too(place: Place, data: Path) -> None:
+    async with bus_of(place, "executor") as bus:
+        blobs = Blobs(bus.client, "workspace")
+        first = Bundles(data / "bundles", blobs)
+        await first.start()
+        own = [await stored(blobs, b"own = %d\n" % number) for number in range(3)]
+        left = [await first.tree({"own.py": sha256}) for sha256 in own[:2]]
+        second = Bundles(data / "bundles", blobs, most_trees=2)
+        await second.start()
+        assert await second.tree({"own.py": own[1]}) == left[1]
+        newest = await second.tree({"own.py": own[2]})
+        assert [folder.exists() for folder in (*left, newest)] == [False, True, True]
+        assert hashlib.sha256((newest / "own.py").read_bytes()).hexdigest() == own[2]
