@@ -1,6 +1,6 @@
 """Bundles: the code of a workspace at one version, on disk where children read it, made from content-addressed blobs.
 
-What is on disk is a cache with a bound: of trees that nobody uses those used longest ago go first, with the files that only they had.
+What is on disk is a cache with a bound: of trees that nobody uses those used longest ago go first, with files that only they had.
 """
 
 from __future__ import annotations
