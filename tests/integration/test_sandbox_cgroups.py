@@ -141,6 +141,18 @@ print(sum(os.times()[:4]))
     assert float(said) < 0.5 * 1.5 + 0.2  # half a core for a second, a period more to begin with, and starting
 
 
+@needs("cpu")
+def test_a_run_that_goes_on_for_long_weighs_less_and_the_next_in_its_group_does_not(group: Cgroup) -> None:
+    weight = next(file for name in ("cpu.weight", "cpu.shares") if (file := group.folders["cpu"] / name).exists())
+    young = int(weight.read_text())
+    group.grow_old()
+    assert int(weight.read_text()) * 4 == young
+    one = process("pass")
+    group.hold(one.pid)
+    assert int(weight.read_text()) == young
+    one.communicate()
+
+
 def unified() -> Mounted | None:
     return next((one for one in own_hierarchies() if one.is_v2), None)
 
@@ -168,7 +180,7 @@ def test_version_2_lets_members_into_groups_and_none_beside_them(v2: tuple[Mount
     try:
         assert open_for(where.top, wanted, is_v2=True) == (wanted, {})
         tree = furnish(folder, wanted, is_v2=True)
-        group = Cgroup(dict.fromkeys(wanted, tree.make("0")), {})
+        group = Cgroup(dict.fromkeys(wanted, tree.make("0")), {}, wanted)
         group.hold(one.pid)
         assert (folder / "0" / "cgroup.procs").read_text().split() == [str(one.pid)]
         with pytest.raises(OSError, match="busy"):

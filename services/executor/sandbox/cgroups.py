@@ -24,23 +24,41 @@ from services.executor.sandbox.hierarchies import (
     open_for,
     own_hierarchies,
     parents,
+    write,
 )
 
 
 class Cgroup:
     """One group, in as many hierarchies as there are, for one child at a time."""
 
-    def __init__(self, folders: Mapping[str, Path], counters: Mapping[str, tuple[Path, str]]) -> None:
+    def __init__(
+        self, folders: Mapping[str, Path], counters: Mapping[str, tuple[Path, str]], controls: Mapping[str, Control]
+    ) -> None:
         self.folders = folders
         """By controller; one folder may stand for several."""
+        self._controls = controls
+        self._is_old = False
         self._counters = counters
         self._seen: dict[str, int] = {}
 
     def hold(self, pid: int) -> None:
         """Let a process in; what it starts from now on is in, too. Raises OSError. It may block for some milliseconds."""
         self._seen = {name: self._count(name) for name in self._counters}
+        if self._is_old:
+            self._is_old = False
+            for name, folder in self.folders.items():
+                write(folder, self._controls[name].young)
         for folder in dict.fromkeys(self.folders.values()):
             (folder / "cgroup.procs").write_text(str(pid), "ascii")
+
+    def grow_old(self) -> None:
+        """Have the run weigh less from now on: whoever has gone on for long can wait a little for those who will soon be done."""
+        if self._is_old:
+            return
+        self._is_old = True
+        with contextlib.suppress(OSError):  # it matters to nobody's safety
+            for name, folder in self.folders.items():
+                write(folder, self._controls[name].old)
 
     def has_killed(self) -> bool:
         """Answer whether the kernel has killed a process for want of memory since the last `hold`."""
@@ -89,15 +107,18 @@ class Cgroups:
         """Answer a group with nobody in it. Raises OSError."""
         if self._free:
             return self._free.popleft()
-        folders, counters = {}, {}
+        folders: dict[str, Path] = {}
+        counters: dict[str, tuple[Path, str]] = {}
+        all_controls: dict[str, Control] = {}
         for tree in self._trees:
             folder = tree.make(str(self._made))
+            all_controls |= tree.controls
             for name, control in tree.controls.items():
                 folders[name] = folder
                 if control.counter is not None:
                     counters[name] = (folder / control.counter[0], control.counter[1])
         self._made += 1
-        return Cgroup(folders, counters)
+        return Cgroup(folders, counters, all_controls)
 
     def give(self, group: Cgroup) -> None:
         """Take a group back when nothing is left in it."""

@@ -38,12 +38,15 @@ class Share:
 class Control:
     """One controller: what is written into a run's group, and into the one around all of them; where its refusals are counted.
 
-    What is `optional` depends on how the kernel was built.
+    What is `optional` depends on how the kernel was built. `young` is written for a new run, and `old` when it has gone on for
+    long.
     """
 
     each: Mapping[str, str]
     around: Mapping[str, str] = field(default_factory=dict)
     optional: Mapping[str, str] = field(default_factory=dict)
+    young: Mapping[str, str] = field(default_factory=dict)
+    old: Mapping[str, str] = field(default_factory=dict)
     counter: tuple[str, str] | None = None
 
 
@@ -59,10 +62,10 @@ class Tree:
         group = self.folder / name
         group.mkdir()
         for control in self.controls.values():
-            _write(group, control.each)
+            write(group, control.each)
             for file, text in control.optional.items():
                 with contextlib.suppress(OSError):
-                    _write(group, {file: text})
+                    write(group, {file: text})
         return group
 
 
@@ -82,10 +85,15 @@ def controls(share: Share, *, is_v2: bool) -> dict[str, Control]:
     if share.memory is not None:
         size = str(share.memory)
         wanted["memory"] = (
-            Control({"memory.max": size}, {}, {"memory.oom.group": "1", "memory.swap.max": "0"}, ("memory.events", "oom_kill"))
+            Control(
+                {"memory.max": size}, {}, {"memory.oom.group": "1", "memory.swap.max": "0"}, counter=("memory.events", "oom_kill")
+            )
             if is_v2
             else Control(
-                {"memory.limit_in_bytes": size}, {}, {"memory.memsw.limit_in_bytes": size}, ("memory.oom_control", "oom_kill")
+                {"memory.limit_in_bytes": size},
+                {},
+                {"memory.memsw.limit_in_bytes": size},
+                counter=("memory.oom_control", "oom_kill"),
             )
         )
     if share.processes is not None:
@@ -93,9 +101,19 @@ def controls(share: Share, *, is_v2: bool) -> dict[str, Control]:
     if share.cores is not None:
         quota = str(int(share.cores * PERIOD_US))
         wanted["cpu"] = (
-            Control({"cpu.max": f"{quota} {PERIOD_US}"}, {"cpu.weight": str(RUNS_WEIGHT)})
+            Control(
+                {"cpu.max": f"{quota} {PERIOD_US}"},
+                {"cpu.weight": str(RUNS_WEIGHT)},
+                young={"cpu.weight": "100"},
+                old={"cpu.weight": "25"},
+            )
             if is_v2
-            else Control({"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": quota}, {"cpu.shares": str(RUNS_SHARES)})
+            else Control(
+                {"cpu.cfs_period_us": str(PERIOD_US), "cpu.cfs_quota_us": quota},
+                {"cpu.shares": str(RUNS_SHARES)},
+                young={"cpu.shares": "1024"},
+                old={"cpu.shares": "256"},
+            )
         )
     return wanted
 
@@ -160,7 +178,7 @@ def furnish(folder: Path, wanted: Mapping[str, Control], *, is_v2: bool) -> Tree
     for name, control in wanted.items():
         if is_v2:
             (folder / "cgroup.subtree_control").write_text(f"+{name}", "ascii")
-        _write(folder, control.around)
+        write(folder, control.around)
     tree = Tree(folder, wanted)
     try:
         tree.make("try")
@@ -180,6 +198,7 @@ def _is_delegated(group: Path) -> bool:
         return False
 
 
-def _write(folder: Path, settings: Mapping[str, str]) -> None:
+def write(folder: Path, settings: Mapping[str, str]) -> None:
+    """Write into the files of a group. Raises OSError."""
     for file, text in settings.items():
         (folder / file).write_text(text, "ascii")
