@@ -10,7 +10,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from services.executor.runs import Runs
+from services.executor.runs import GIVING_BACK, Runs
 from shared import tasks
 from shared.pull import EXPIRES, HEARTBEAT, Inbox, delivered, pull, status_of
 from shared.streams import PRIORITIES
@@ -48,16 +48,24 @@ class Worker:
         return self._slots - len(self._tasks)
 
     async def run(self) -> None:
-        """Pull and start work until cancelled; then let runs end for a moment, and give back the rest."""
-        try:
-            async with AsyncExitStack() as stack:
-                inboxes: dict[str, Inbox] = {}
-                for priority in PRIORITIES:
-                    inboxes[priority] = await stack.enter_async_context(Inbox(self._client, self._changed))
-                asking = await stack.enter_async_context(Inbox(self._client))
-                await self._pull(inboxes, asking)
-        finally:
-            await self._drain()
+        """Pull and start work until cancelled."""
+        async with AsyncExitStack() as stack:
+            inboxes: dict[str, Inbox] = {}
+            for priority in PRIORITIES:
+                inboxes[priority] = await stack.enter_async_context(Inbox(self._client, self._changed))
+            asking = await stack.enter_async_context(Inbox(self._client))
+            await self._pull(inboxes, asking)
+
+    async def drain(self) -> None:
+        """Let runs end for a moment, and give back the rest; no more may begin."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=DRAIN)
+        for task in self._tasks:
+            task.cancel()
+        # Once: giving a run back takes its time, and a second cancellation would cut it off.
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2 * GIVING_BACK)
+        await tasks.end(self._tasks)
 
     async def _pull(self, inboxes: dict[str, Inbox], asking: Inbox) -> None:
         backlog = True
@@ -144,11 +152,6 @@ class Worker:
         self._changed.set()
         if not task.cancelled() and task.exception() is not None:
             _log.error("work.failed", exc_info=task.exception())
-
-    async def _drain(self) -> None:
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=DRAIN)
-        await tasks.end(self._tasks)
 
     @staticmethod
     def _now() -> float:

@@ -6,10 +6,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from services.executor.claim import fold
 from shared.envelope import rfc3339, utc_now
-from shared.messages import RunCancelRequested
+from shared.messages import RunCancelRequested, RunStarted
 from tests.integration.test_runs import shared_folder, started
+from tests.support.inside import bus_of
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -44,6 +47,15 @@ def never(folder: str) -> None:
 @workflow(name="again-tomorrow", retries=1, retry_delay=1e6, retry_max_delay=1e6)
 def again_tomorrow() -> None:
     raise OSError("no")
+
+
+SERVED = []
+
+
+@workflow(isolation="workflow")
+def shared_process() -> int:
+    SERVED.append(None)
+    return len(SERVED)
 
 
 @workflow(name="hurry", queue_timeout=0.5)
@@ -219,3 +231,59 @@ async def cancel(outside: Outside, run: str) -> None:
     assert folded is not None
     message = RunCancelRequested(run=run, requested_by="test")
     await outside.bus.append(outside.bus.seal(message, org="default"), folded.state.last_seq)
+
+
+async def lost_claims(place: Place, outside: Outside, run: str, count: int) -> None:
+    """Have so many workers claim a run and never be heard of again."""
+    async with bus_of(place, "executor") as bus:
+        for attempt in range(1, count + 1):
+            folded = await fold(outside.bus, run)
+            assert folded is not None
+            message = RunStarted(run=run, attempt=attempt, executor="lost", tier="none")
+            await bus.append(bus.seal(message, org="default"), folded.state.last_seq)
+
+
+@pytest.mark.parametrize(("lost", "status"), [(2, "succeeded"), (3, "crashed")])
+async def test_a_run_that_took_three_workers_with_it_is_poison(place: Place, data: Path, lost: int, status: str) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        version = await outside.version("hurry")
+    async with bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        run = await outside.request("hurry", version=version)
+        await lost_claims(place, outside, run, lost)
+    async with river(place, data) as outside:
+        ended = await outside.run(run, status)
+        assert ended.attempt == (3 if lost == 2 else lost)
+        if lost == 3:
+            assert ended.reason == "poison"
+            assert ended.error is not None
+            assert "3 attempts in a row" in ended.error.message
+
+
+async def test_a_worker_that_stops_gives_its_run_back_at_once_and_unharmed(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        given = {"folder": str(shared_folder), "name": "a"}
+        run = await outside.request("only_one", input=given)
+        await started(shared_folder)
+    async with river(place, data) as outside:
+        (shared_folder / "go").touch()
+        ended = await outside.run(run, "succeeded")
+        assert ended.attempt == 2
+        types = await outside.types(run)
+        assert types == ["run.requested", "run.started", "run.resumed", "run.started", "run.succeeded"]
+        folded = await fold(outside.bus, run)
+        assert folded is not None
+        assert (folded.state.lost, [one.status for one in folded.state.attempts]) == (0, ["released", "succeeded"])
+
+
+async def test_a_run_shows_whether_its_process_was_its_own(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        shared = await outside.run(await outside.request("shared_process"), "succeeded")
+        own = await outside.run(await outside.request("hurry"), "succeeded")
+        assert (shared.sandbox or {})["isolation"] == "workflow"
+        assert (own.sandbox or {})["isolation"] == "run"
+        again = await outside.run(await outside.request("shared_process"), "succeeded")
+        assert (shared.result, again.result) == (1, 2)

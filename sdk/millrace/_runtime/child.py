@@ -7,6 +7,7 @@ import importlib
 import io
 import json
 import os
+import random
 import socket
 import sys
 from collections.abc import Callable
@@ -75,6 +76,7 @@ def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None
         stopping = Stopping(control, bundle)
         stopping.listen()
         rehearse()
+        random.seed()  # as `os.fork` has it done: else all children would draw the zygote's numbers
         control.announce("placed", way_out)
         document = control.receive()
     except EOFError:
