@@ -61,6 +61,7 @@ class Executor:
         self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
         self.catalog: Projection
         self.rows: Projection
+        self.lines: Projection
         # Shown in run.started: unique among replicas and over restarts.
         self.name = f"{os.uname().nodename}-{os.getpid()}-{new_id()[-8:]}"
 
@@ -130,6 +131,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         )
         executor.catalog = projections["catalog"]
         executor.rows = projections["runs"]
+        executor.lines = projections["lines"]
         runs = Runs(executor)
         worker = Worker(bus.client, runs, settings.slots)
         slots = settings.slots if is_able else 0

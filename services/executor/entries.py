@@ -7,11 +7,11 @@ from typing import Any
 
 from sqlalchemy import RowMapping
 
-from services.executor.life import RunState, queue_ms
+from services.executor.life import Attempt, RunState, queue_ms
 from shared.envelope import rfc3339
 from shared.messages import WorkflowChanged
 from shared.messages.catalog import FileProblem
-from shared.questions.executor import FileView, RunView, WorkflowEntry
+from shared.questions.executor import AttemptView, FileView, RunView, WaitView, WorkflowEntry
 
 
 def workflow_entry(message: WorkflowChanged, org: str, at: datetime) -> WorkflowEntry:
@@ -46,9 +46,16 @@ def file_view(row: RowMapping, workflows: list[str], problems: list[FileProblem]
     )
 
 
-def run_view(state: RunState) -> RunView:
+# What a run says of itself while it does not go on; one that was asked to stop waits for nothing any more.
+_BLOCKED = frozenset({"delayed", "waiting"})
+
+
+def run_view(state: RunState, turn_of: list[str] | None = None) -> RunView:
     """Return a run as the API shows it; an input that travels by reference is shown as its reference."""
     shown: Any = state.input if state.input_ref is None else {"$ref": state.input_ref}
+    blocked = state.status in _BLOCKED
+    # While a run waits for its next attempt or its turn, the waits that it is to come back to are not what keeps it.
+    waits = state.waits if blocked and state.blocked_on not in {"retry", "concurrency"} else []
     return RunView(
         id=state.id,
         org=state.org,
@@ -56,7 +63,7 @@ def run_view(state: RunState) -> RunView:
         version=state.version,
         status=state.status,
         reason=state.reason,
-        blocked_on="worker" if state.status == "queued" else state.blocked_on,
+        blocked_on="worker" if state.status == "queued" else state.blocked_on if blocked else None,
         attempt=state.attempt,
         input=shown,
         result=state.result,
@@ -72,4 +79,32 @@ def run_view(state: RunState) -> RunView:
         sandbox=None if state.tier is None else {"tier": state.tier, "isolation": state.isolation},
         correlation_id=state.correlation_id,
         causation_id=state.causation_id,
+        until=state.until if blocked else None,
+        waits=[WaitView(wait.kind, wait.name, wait.until) for wait in waits],
+        parent=state.parent,
+        rerun_of=state.rerun_of,
+        run_at=state.run_at,
+        concurrency_key=state.turn.key if state.turn is not None else state.concurrency_key,
+        turn_of=turn_of or [],
+        hops=state.hops,
+        input_ref=state.input_ref,
+        result_ref=state.result_ref,
+        result_bytes=state.result_bytes,
+        fingerprint=state.fingerprint,
+    )
+
+
+def attempt_view(attempt: Attempt) -> AttemptView:
+    """Return one claim on a run as the API shows it."""
+    return AttemptView(
+        attempt=attempt.attempt,
+        status=attempt.status,
+        executor=attempt.executor,
+        sandbox={"tier": attempt.tier},
+        started_at=attempt.started_at,
+        finished_at=attempt.finished_at,
+        reason=attempt.reason,
+        error=attempt.error,
+        duration_ms=attempt.duration_ms,
+        usage=attempt.usage,
     )

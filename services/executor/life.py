@@ -111,6 +111,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     input_ref: str | None = None
     delivery: str | None = None
     rerun_of: str | None = None
+    fingerprint: str | None = None
     parent: str | None = None
     hops: int = 0
     run_at: str | None = None
@@ -245,6 +246,7 @@ def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunS
         input_ref=message.input_ref,
         delivery=message.delivery,
         rerun_of=message.rerun_of,
+        fingerprint=message.fingerprint,
         parent=message.parent,
         hops=message.hops,
         run_at=message.run_at,

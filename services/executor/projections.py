@@ -9,6 +9,7 @@ from nats.aio.client import Client
 
 from services.executor import life, store
 from services.executor.entries import workflow_entry
+from services.executor.steps import Step, steps_of
 from shared.db import Connection
 from shared.messages import (
     FileChanged,
@@ -43,8 +44,9 @@ def projected(client: Client) -> list[Projected]:
             name="runs",
             stream="RUNS",
             apply=in_batches(runs),
-            tables=("run",),
-            rows="on_bus = 'whole'",
+            # Steps first: which rows are whole, those of runs tell.
+            tables=("step", "run"),
+            rows="id IN (SELECT id FROM executor.run WHERE on_bus = 'whole')",
             born=declaration_of(RunRequested).pattern(),
         ),
         Projected(name="lines", stream="LINES", apply=in_batches(lines), tables=("line",), linger=LINGER_LINES),
@@ -52,10 +54,11 @@ def projected(client: Client) -> list[Projected]:
 
 
 async def runs(batch: Sequence[Recorded], connection: Connection) -> list[Statement]:
-    """Fold a batch of the stream RUNS into its runs, in two statements however many there are."""
+    """Fold a batch of the stream RUNS into its runs, in two statements however many there are, three where any has steps."""
     ids = list(dict.fromkeys(recorded.envelope.subject for recorded in batch))
     known = await store.states(connection, ids)
     changed: dict[str, life.RunState] = {}
+    done: list[Step] = []
     for recorded in batch:
         if recorded.message is None:
             continue
@@ -64,7 +67,9 @@ async def runs(batch: Sequence[Recorded], connection: Connection) -> list[Statem
         after = life.evolve(before, recorded.envelope, recorded.message, recorded.delivered.sequence)
         if after is not None and after is not before:
             known[key] = changed[key] = after
-    return [store.put_states(list(changed.values()))] if changed else []
+            done += steps_of(after, recorded.envelope, recorded.message, recorded.delivered.sequence)
+    written = [store.put_states(list(changed.values()))] if changed else []
+    return [*written, store.put_steps(done)] if done else written
 
 
 async def lines(batch: Sequence[Recorded], connection: Connection) -> list[Statement]:

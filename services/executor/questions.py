@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Protocol
 
 import msgspec
 
-from services.executor import workspace
+from services.executor import life, steps, workspace
 from services.executor.claim import fold
-from services.executor.entries import file_view, run_view
+from services.executor.entries import attempt_view, file_view, run_view
+from services.executor.life import RunState
 from services.executor.signals import signal_run
 from services.executor.store import Store
+from services.executor.turns import Turns
+from shared import aggregate
+from shared.aggregate import Stored
 from shared.bus import Questions
-from shared.errors import Invalid, Malformed, NotFound, Problem
+from shared.envelope import open_message
+from shared.errors import Invalid, Malformed, NotFound, Problem, Unavailable
+from shared.messages import Message
 from shared.messages.line import Lines
+from shared.projection import Projection
 from shared.questions import Page
 from shared.questions.executor import (
+    AttemptList,
     FileList,
     FileView,
     FindWorkflow,
@@ -24,24 +33,35 @@ from shared.questions.executor import (
     GetRun,
     LineList,
     LineView,
+    ListAttempts,
     ListFiles,
     ListLines,
     ListRuns,
+    ListStates,
+    ListSteps,
     ListWorkflows,
     PutFile,
     RemoveFile,
+    RunAt,
     RunList,
+    RunStates,
     RunView,
     SignalRun,
+    StepList,
     WorkflowFound,
     WorkflowList,
 )
+
+# A run with more messages than this is followed from its row: each message is a question to the broker.
+MOST_FOLDED = 200
 
 
 class Deps(workspace.Deps, Protocol):
     """What questions and commands need."""
 
     store: Store
+    turns: Turns
+    lines: Projection
 
 
 async def find_workflow(question: FindWorkflow, deps: Deps) -> WorkflowFound:
@@ -85,16 +105,61 @@ async def list_files(question: ListFiles, deps: Deps) -> FileList:
 
 async def get_run(question: GetRun, deps: Deps) -> RunView:
     """Return a run: from its row once it has ended, else as the stream tells it now."""
+    state = await _run(question.org, question.id, deps)
+    waits_its_turn = state.status == "waiting" and state.blocked_on == "concurrency" and state.turn is not None
+    return run_view(state, await deps.turns.holders(state.turn.key) if waits_its_turn and state.turn else None)
+
+
+async def list_attempts(question: ListAttempts, deps: Deps) -> AttemptList:
+    """Return a page of attempts; the cursor is the number of the last one."""
+    limit = _limit(question.page)
+    after = question.page.cursor or "0"
+    if not after.isascii() or not after.isdigit() or len(after) > 18:
+        raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),))
+    state = await _run(question.org, question.id, deps)
+    left = [attempt_view(attempt) for attempt in state.attempts if attempt.attempt > int(after)]
+    return AttemptList(left[:limit], str(left[limit - 1].attempt) if len(left) > limit else None)
+
+
+async def list_steps(question: ListSteps, deps: Deps) -> StepList:
+    """Return a page of what is recorded: from the rows once the run has ended, else as the stream tells it now."""
+    after, limit = steps.place_of(question.page.cursor), _limit(question.page)
     state = await deps.store.run(question.org, question.id)
+    if state is not None and state.ended:
+        found = await deps.store.steps(question.id, after, limit + 1, 2 * steps.PAGE_BYTES, results=question.results)
+    else:
+        found = []
+        state = None
+        async for stored in _history(question.id, deps):
+            message: Message = open_message(stored.envelope)
+            state = life.evolve(state, stored.envelope, message, stored.sequence)
+            if state is not None:
+                found += steps.steps_of(state, stored.envelope, message, stored.sequence)
+        if state is None or state.org != question.org:
+            raise NotFound(f"there is no run {question.id[:80]}")
+    return steps.page_of(found, question.page, results=question.results)
+
+
+async def _run(org: str, id_: str, deps: Deps) -> RunState:
+    """Return a run. Raises `NotFound`."""
+    state = await deps.store.run(org, id_)
     if state is None or not state.ended:
         try:
-            folded = await fold(deps.bus, question.id)
+            folded = await fold(deps.bus, id_)
         except ValueError as error:
-            raise NotFound(f"there is no run {question.id[:80]}") from error
+            raise NotFound(f"there is no run {id_[:80]}") from error
         state = folded.state if folded else state
-    if state is None or state.org != question.org:
-        raise NotFound(f"there is no run {question.id}")
-    return run_view(state)
+    if state is None or state.org != org:
+        raise NotFound(f"there is no run {id_[:80]}")
+    return state
+
+
+async def _history(run: str, deps: Deps, after: int = 0) -> AsyncIterator[Stored]:
+    try:
+        async for stored in aggregate.history(deps.bus.client, "run", run, after=after):
+            yield stored
+    except ValueError as error:
+        raise NotFound(f"there is no run {run[:80]}") from error
 
 
 async def list_runs(question: ListRuns, deps: Deps) -> RunList:
@@ -120,13 +185,61 @@ async def list_runs(question: ListRuns, deps: Deps) -> RunList:
     return RunList(items, f"{items[-1].requested_at}|{items[-1].id}" if len(states) > limit else None)
 
 
+async def list_states(question: ListStates, deps: Deps) -> RunStates:
+    """Return how a run changed since; of a run with very many messages, or whose messages are purged, only how it is."""
+    row = await deps.store.run(question.org, question.id)
+    states = await _states(question.id, row, question.after, deps)
+    if not states or states[-1].org != question.org:
+        raise NotFound(f"there is no run {question.id[:80]}")
+    # Beyond the last is a place in a stream that was made anew since.
+    after = question.after if question.after <= states[-1].last_seq else 0
+    items: list[RunAt] = []
+    size = 0
+    for state in states:
+        if state.last_seq > after:
+            item = RunAt(state.last_seq, run_view(state))
+            size += len(msgspec.json.encode(item))
+            if items and size > steps.PAGE_BYTES:
+                return RunStates(items, ended=False, more=True)
+            items.append(item)
+    return RunStates(items, ended=states[-1].ended, more=False)
+
+
+async def _states(run: str, row: RunState | None, after: int, deps: Deps) -> list[RunState]:
+    """Return a run after each of its messages, those beyond `after` at least; `row` is what the projection knows of it."""
+    states: list[RunState] = []
+    if row is None or after < row.last_seq:
+        async for stored in _history(run, deps):
+            state = life.evolve(states[-1] if states else None, stored.envelope, open_message(stored.envelope), stored.sequence)
+            if state is None:
+                break  # its first messages are purged already, and the others are about to be
+            states.append(state)
+            if len(states) == MOST_FOLDED and row is not None:
+                states = []
+                break
+    if states or row is None:
+        return states
+    states = [row]
+    if not row.ended:
+        async for stored in _history(run, deps, after=row.last_seq):
+            state = life.evolve(states[-1], stored.envelope, open_message(stored.envelope), stored.sequence)
+            states += [state] if state is not None else []
+    return states
+
+
 async def list_lines(question: ListLines, deps: Deps) -> LineList:
     """Return lines of a run in order; the cursor is the number of the last one."""
-    await get_run(GetRun(org=question.org, id=question.id), deps)
+    await _run(question.org, question.id, deps)
+    if question.settled:
+        last = await aggregate.last(deps.bus.client, "line", question.id)
+        if last is not None and not await deps.lines.caught_up(last.sequence):
+            raise Unavailable("the rows of the run's lines are behind")
     limit = max(1, min(question.limit, 1000))
-    rows = await deps.store.lines(question.id, question.after, limit + 1)
+    # A page may end by its size as well: whether anything comes after it is asked for.
+    rows = await deps.store.lines(question.id, question.after, limit + 1, steps.PAGE_BYTES)
     items = [LineView(row["n"], row["attempt"], msgspec.convert(row["line"], Lines)) for row in rows[:limit]]
-    return LineList(items, str(items[-1].n) if len(rows) > limit else None)
+    more = len(rows) > limit or (bool(items) and bool(await deps.store.lines(question.id, items[-1].n, 1, 0)))
+    return LineList(items, str(items[-1].n) if more else None)
 
 
 def _moment(name: str, value: str | None) -> datetime | None:
@@ -153,6 +266,9 @@ QUESTIONS: Questions = {
     GetFile: get_file,
     ListFiles: list_files,
     GetRun: get_run,
+    ListAttempts: list_attempts,
+    ListSteps: list_steps,
+    ListStates: list_states,
     ListRuns: list_runs,
     ListLines: list_lines,
     SignalRun: signal_run,

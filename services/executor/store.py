@@ -11,7 +11,9 @@ from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.executor.life import RunState
+from services.executor.steps import Place, Step
 from shared.db import Connection, transaction
+from shared.envelope import rfc3339
 from shared.projection import Statement
 from shared.questions.executor import WorkflowEntry
 from shared.streams import PRIORITIES
@@ -57,10 +59,28 @@ class Store:
         statement = f"SELECT state FROM run WHERE {' AND '.join(conditions)} ORDER BY requested_at DESC, id DESC LIMIT :limit"
         return [_state(row["state"]) for row in await self._all(statement, parameters)]
 
-    async def lines(self, run: str, after: int, limit: int) -> list[RowMapping]:
-        """Return lines of a run in order, after the line `after`."""
-        statement = "SELECT n, attempt, line FROM line WHERE run = :run AND n > :after ORDER BY n LIMIT :limit"
-        return await self._all(statement, {"run": run, "after": after, "limit": limit})
+    async def lines(self, run: str, after: int, limit: int, room: int) -> list[RowMapping]:
+        """Return lines of a run in order, after the line `after`: up to `limit`, of which all but the first have room."""
+        statement = """
+            SELECT n, attempt, line
+              FROM (SELECT *, octet_length(CAST(line AS text)) AS bytes,
+                           sum(octet_length(CAST(line AS text))) OVER (ORDER BY n) AS total
+                      FROM line WHERE run = :run AND n > :after ORDER BY n LIMIT :limit) AS following
+             WHERE total <= :room OR total = bytes ORDER BY n
+        """
+        return await self._all(statement, {"run": run, "after": after, "limit": limit, "room": room})
+
+    async def steps(self, run: str, after: Place, limit: int, room: int, *, results: bool) -> list[Step]:
+        """Return what is recorded of a run in order, after a place: up to `limit`, of which all but the first have room."""
+        statement = f"""
+            SELECT seq, place, kind, name, ordinal, position, attempt, completed_at, timed_out, bytes,
+                   {"result" if results else "NULL"} AS result
+              FROM (SELECT *, sum(bytes) OVER (ORDER BY seq, place) AS total FROM step
+                     WHERE id = :run AND (seq, place) > (:seq, :place) ORDER BY seq, place LIMIT :limit) AS following
+             WHERE :results = false OR total <= :room OR total = bytes ORDER BY seq, place
+        """
+        given = {"run": run, "seq": after[0], "place": after[1], "limit": limit, "room": room, "results": results}
+        return [_step(run, row) for row in await self._all(statement, given)]
 
     async def file(self, org: str, path: str) -> RowMapping | None:
         """Return one file."""
@@ -136,6 +156,31 @@ def put_states(changed: list[RunState]) -> Statement:
         [_RANKS.get(state.priority, 1) for state in changed],
         [None if state.until is None else datetime.fromisoformat(state.until) for state in changed],
         [None if state.attempt or state.ended else state.expires_at for state in changed],
+    )
+    return Statement(statement, columns)
+
+
+def put_steps(steps: list[Step]) -> Statement:
+    """Write what runs recorded; one statement for all of it."""
+    statement = """
+        INSERT INTO step (id, seq, place, kind, name, ordinal, position, attempt, completed_at, timed_out, bytes, result)
+        SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::integer[], $7::integer[],
+                             $8::integer[], $9::timestamptz[], $10::boolean[], $11::integer[], $12::json[])
+        ON CONFLICT DO NOTHING
+    """
+    columns = (
+        [step.run for step in steps],
+        [step.place[0] for step in steps],
+        [step.place[1] for step in steps],
+        [_text(step.kind) for step in steps],
+        [_text(step.name) for step in steps],
+        [step.ordinal for step in steps],
+        [step.position for step in steps],
+        [step.attempt for step in steps],
+        [datetime.fromisoformat(step.at) for step in steps],
+        [step.timed_out for step in steps],
+        [step.bytes for step in steps],
+        [_json(step.result) for step in steps],
     )
     return Statement(statement, columns)
 
@@ -267,11 +312,31 @@ def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode().replace("\\u0000", "\\ufffd")
 
 
+def _text(value: str) -> str:
+    return value.replace("\0", "\ufffd")
+
+
 _state_decoder = msgspec.json.Decoder(RunState)
 
 
 def _state(stored: Any) -> RunState:
     return msgspec.convert(stored, RunState)
+
+
+def _step(run: str, row: RowMapping) -> Step:
+    return Step(
+        run=run,
+        place=(row["seq"], row["place"]),
+        kind=row["kind"],
+        name=row["name"],
+        ordinal=row["ordinal"],
+        position=row["position"],
+        attempt=row["attempt"],
+        at=rfc3339(row["completed_at"]),
+        timed_out=row["timed_out"],
+        bytes=row["bytes"],
+        result=row["result"],
+    )
 
 
 def _entry(stored: Any) -> WorkflowEntry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any, Literal
 
 import msgspec
@@ -11,7 +12,7 @@ from services.gateway.domain import ENDED
 from services.gateway.parts import Gateway
 from shared import aggregate
 from shared.envelope import derived_id, new_id, open_message
-from shared.errors import Invalid, NotFound, TooLarge, Unavailable
+from shared.errors import Invalid, NotFound, Problem, TooLarge, Unavailable
 from shared.messages import RunRequested
 from shared.questions.executor import GetRun, RunView, WorkflowEntry
 
@@ -26,7 +27,10 @@ Priority = Literal["high", "normal", "low"]
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody asks for. `run` derives from the idempotency key, if one was given: `repeatable`."""
+    """What somebody asks for. `run` derives from the idempotency key, if one was given: `repeatable`.
+
+    `input_ref` says where the input is kept, if it is kept elsewhere.
+    """
 
     run: str
     org: str
@@ -40,6 +44,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     concurrency_key: str | None = None
     repeatable: bool = False
     rerun_of: str | None = None
+    input_ref: str | None = None
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -54,16 +59,35 @@ def run_id(org: str, idempotency_key: str | None) -> str:
     return new_id() if idempotency_key is None else derived_id("run of", org, idempotency_key)
 
 
+def fingerprint(asked: Start) -> str:
+    """Return what tells a request from others with the same key: a digest of all that it asks for, however it was written.
+
+    A key stands for the whole payload (IETF draft "The Idempotency-Key HTTP Header Field", section 2.4), not for its input alone.
+    """
+    payload = (
+        asked.workflow.name,
+        asked.input,
+        asked.timeout,
+        asked.priority,
+        asked.run_at,
+        asked.deadline,
+        asked.concurrency_key,
+    )
+    return hashlib.sha256(msgspec.json.encode(payload, order="deterministic")).hexdigest()
+
+
 async def start(gateway: Gateway, asked: Start) -> Asked:
     """Ask for a run; on disk when this returns.
 
     Raises `Invalid` when the idempotency key stands for another request, `TooLarge`, `Unavailable`.
     """
+    mark = fingerprint(asked) if asked.repeatable else None
     message = RunRequested(
         run=asked.run,
         workflow=asked.workflow.name,
         version=asked.workflow.version,
-        input=asked.input,
+        input=asked.input if asked.input_ref is None else None,
+        input_ref=asked.input_ref,
         requested_by=asked.actor,
         timeout=asked.timeout or asked.workflow.timeout,
         priority=asked.priority,
@@ -72,12 +96,13 @@ async def start(gateway: Gateway, asked: Start) -> Asked:
         deadline=asked.deadline or asked.workflow.policy.queue_timeout,
         concurrency_key=asked.concurrency_key,
         workflow_org=asked.workflow.org,
+        fingerprint=mark,
     )
     if asked.repeatable:
         # A run that ended long ago is no longer on the bus, where its creation would be refused.
         earlier = await known(gateway, asked.org, asked.run)
         if earlier is not None:
-            _compare(asked, earlier.workflow, earlier.input)
+            _compare(mark, earlier.fingerprint)
             return Asked(asked.run, earlier=True)
     sealed = gateway.bus.seal(message, org=asked.org, id=asked.run)
     if len(sealed.document) > MAX_INPUT:
@@ -87,7 +112,7 @@ async def start(gateway: Gateway, asked: Start) -> Asked:
         return Asked(asked.run, earlier=False)
     async for stored in aggregate.history(gateway.bus.client, "run", asked.run):
         first = open_message(stored.envelope, RunRequested)
-        _compare(asked, first.workflow, first.input)
+        _compare(mark, first.fingerprint)
         break
     return Asked(asked.run, earlier=True)
 
@@ -144,6 +169,7 @@ async def _peek(gateway: Gateway, org: str, run: str) -> RunView | None:
         return None
 
 
-def _compare(asked: Start, workflow: str, given: Any) -> None:
-    if workflow != asked.workflow.name or given != asked.input:
-        raise Invalid("this idempotency key was used for another request")
+def _compare(mark: str | None, earlier: str | None) -> None:
+    if mark != earlier:
+        told = "this idempotency key was used for another request: another workflow, input or other field of the body"
+        raise Invalid(told, errors=(Problem("Idempotency-Key", "used for another request"),))

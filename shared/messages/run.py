@@ -72,6 +72,7 @@ class RunRequested(Message, frozen=True, kw_only=True):
     before `run_at`, and expires when it has not begun `deadline` seconds after that, or after the request. `workflow_org` has the
     workspace that the workflow is from. `concurrency_key` takes the place of the workflow's own. `parent` is the run that asked
     for it. `hops` counts the runs before this one, each of which asked for the next, or emitted an event that started it.
+    `fingerprint` tells the request from others that come with the same idempotency key.
     """
 
     run: str
@@ -92,6 +93,7 @@ class RunRequested(Message, frozen=True, kw_only=True):
     workflow_org: str | None = None
     parent: str | None = None
     hops: int = 0
+    fingerprint: str | None = None
 
 
 @message("run.started", key="run", by="executor")

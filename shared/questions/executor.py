@@ -63,8 +63,22 @@ class FileList(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
+class WaitView(msgspec.Struct, frozen=True):
+    """What a run waits for. `kind`: `sleep`, `signal`, or `run` (the end of the child run `name`); over by itself at `until`."""
+
+    kind: str
+    name: str
+    until: str | None
+
+
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as the API shows it; times are RFC 3339, `*_ms` milliseconds."""
+    """A run as the API shows it; times are RFC 3339, `*_ms` milliseconds.
+
+    `blocked_on` and `until` are those of a run that does not go on now. `concurrency_key` is the whole key of its turn, once that
+    is known; `turn_of` are the runs that have the turn it waits for, where it is asked for alone. A result of `result_bytes` that
+    is too large for a message is in the bucket `results` under `result_ref`. `fingerprint` is that of the request that an
+    idempotency key came with.
+    """
 
     id: str
     org: str
@@ -88,12 +102,86 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     sandbox: dict[str, str] | None
     correlation_id: str
     causation_id: str | None
+    until: str | None = None
+    waits: list[WaitView] = []
+    parent: str | None = None
+    rerun_of: str | None = None
+    run_at: str | None = None
+    concurrency_key: str | None = None
+    turn_of: list[str] = []
+    hops: int = 0
+    input_ref: str | None = None
+    result_ref: str | None = None
+    result_bytes: int | None = None
+    fingerprint: str | None = None
+
+
+class RunAt(msgspec.Struct, frozen=True):
+    """A run as it is after its message at `seq`."""
+
+    seq: int
+    view: RunView
+
+
+class RunStates(msgspec.Struct, frozen=True):
+    """How a run changed, in order; `more` is to be asked for. `ended` when the last of all is its end."""
+
+    items: list[RunAt]
+    ended: bool
+    more: bool
 
 
 class RunList(msgspec.Struct, frozen=True):
     """A page of runs, newest first."""
 
     items: list[RunView]
+    next_cursor: str | None
+
+
+class AttemptView(msgspec.Struct, frozen=True, kw_only=True):
+    """One claim on a run. `status`: `running`, `lost`, `released`, `waiting`, or how it ended."""
+
+    attempt: int
+    status: str
+    executor: str
+    sandbox: dict[str, str]
+    started_at: str
+    finished_at: str | None
+    reason: str | None
+    error: RunError | None
+    duration_ms: float | None
+    usage: RunUsage | None
+
+
+class AttemptList(msgspec.Struct, frozen=True):
+    """A page of attempts, the first one first; of very many the first and the last ones are kept."""
+
+    items: list[AttemptView]
+    next_cursor: str | None
+
+
+class StepView(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that is done or a wait that is over: no later attempt does it again.
+
+    `kind`: `step`, `start` (a child run, whose id is the result), `sleep`, `signal`, `run`. `ordinal` counts those of its kind and
+    name from 0; `position` counts all in the order in which the attempt called them. `bytes` is the size of the result as JSON.
+    """
+
+    kind: str
+    name: str
+    ordinal: int
+    position: int | None
+    attempt: int
+    completed_at: str
+    timed_out: bool
+    bytes: int
+    result: Any = None
+
+
+class StepList(msgspec.Struct, frozen=True):
+    """A page of steps in the order of their completion; it may hold fewer than its limit when results are large."""
+
+    items: list[StepView]
     next_cursor: str | None
 
 
@@ -170,6 +258,34 @@ class GetRun(Question, frozen=True, kw_only=True):
     id: str
 
 
+@question("executor.attempts", by="gateway", answer=AttemptList)
+class ListAttempts(Question, frozen=True, kw_only=True):
+    """The attempts of a run. Raises NotFound, Malformed for a foreign cursor."""
+
+    id: str
+    page: Page = Page()
+
+
+@question("executor.steps", by="gateway", answer=StepList)
+class ListSteps(Question, frozen=True, kw_only=True):
+    """What is recorded of a run; without `results` only how large they are. Raises NotFound, Malformed for a foreign cursor."""
+
+    id: str
+    results: bool = True
+    page: Page = Page()
+
+
+@question("executor.states", by="gateway", answer=RunStates)
+class ListStates(Question, frozen=True, kw_only=True):
+    """The run after each of its messages beyond the sequence `after`; after those that the bus has no longer, only the last.
+
+    Raises NotFound.
+    """
+
+    id: str
+    after: int = 0
+
+
 class Signalled(msgspec.Struct, frozen=True):
     """A signal is on disk; `run` will have it, whatever it does now."""
 
@@ -199,8 +315,9 @@ class ListRuns(Question, frozen=True, kw_only=True):
 
 @question("executor.lines", by="gateway", answer=LineList)
 class ListLines(Question, frozen=True, kw_only=True):
-    """The output of a run after line `after`. Raises NotFound."""
+    """The output of a run after line `after`: `settled`, all that the bus has of it by now. Raises NotFound."""
 
     id: str
     after: int = 0
     limit: int = 1000
+    settled: bool = False

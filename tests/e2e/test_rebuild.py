@@ -26,13 +26,13 @@ from tests.support.stack import ROOT, Up
 BOUND = 120.0
 WEBHOOKS = 120
 WORKFLOW = b"""
-from millrace import log, workflow
+from millrace import log, step, workflow
 
 
 @workflow(name="greet")
 def greet(event: dict) -> str:
     log.info("greeting", ref=event["data"]["ref"])
-    return event["data"]["ref"]
+    return step.sync("read", event["data"].get, "ref")
 """
 
 
@@ -142,7 +142,7 @@ async def test_a_killed_rebuild_goes_on_and_gives_equal_rows(stopped: Path) -> N
     left = await statement(stopped, "SELECT count(*) FROM logs.message")
     code, said = await rebuilt(stopped)
     assert "Going on with the rebuild" in said
-    assert (code, said.count(" equal"), "different" in said) == (0, 21, False), said
+    assert (code, said.count(" equal"), "different" in said) == (0, 22, False), said
     assert left < await statement(stopped, "SELECT count(*) FROM logs.message")
     assert not memory.exists()
     assert await max_ages(stopped) == ages
@@ -207,11 +207,12 @@ async def test_rows_of_purged_runs_stay_and_the_others_are_made_anew(stopped: Pa
     assert (code, "different" in said, "left alone" in said) == (0, False, False), said
     assert await statement(stopped, "SELECT count(*) FROM executor.run WHERE status = 'succeeded'") == WEBHOOKS
     assert await statement(stopped, "SELECT count(*) FROM executor.run WHERE on_bus <> 'whole'") == 5
+    assert await statement(stopped, "SELECT count(*) FROM executor.step WHERE name = 'read'") == WEBHOOKS
     # What vanished without a mark is a loss, and its rows are all that is left.
     await purge(marked=False)
     code, said = await rebuilt(stopped, "--service", "executor")
     assert code == 1
-    assert "executor.runs was left alone: the bus no longer holds the first messages of 5 rows (RUNS)" in said
+    assert "executor.runs was left alone: the bus no longer holds the first messages of 10 rows (RUNS)" in said
     assert await statement(stopped, "SELECT count(*) FROM executor.run WHERE status = 'succeeded'") == WEBHOOKS
 
 

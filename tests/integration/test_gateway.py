@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -519,6 +520,9 @@ def view_of(requested: RunRequested, status: str) -> RunView:
         sandbox=None,
         correlation_id=requested.run,
         causation_id=None,
+        fingerprint=requested.fingerprint,
+        input_ref=requested.input_ref,
+        rerun_of=requested.rerun_of,
     )
 
 
@@ -654,6 +658,59 @@ async def test_an_idempotency_key_asks_once(place: Place, client: Client) -> Non
         again = await client("POST", path, json={"input": {"n": 1}}, headers=key)
         assert (again.status, again.json["status"]) == (200, "succeeded")
     assert len([one for one in await stream(place, "RUNS") if one.type == "run.requested"]) == 1
+
+
+async def test_an_idempotency_key_stands_for_the_whole_body_however_it_is_written(place: Place, client: Client) -> None:
+    path = "/api/v1/workflows/adder/runs"
+    key = client.key | {"Idempotency-Key": "k-1"}
+    asked = {"input": {"n": 1}, "timeout": 5, "priority": "low", "deadline": 60, "concurrency_key": "a"}
+    asked["run_at"] = rfc3339(utc_now() + timedelta(hours=1))
+    others = {"timeout": 6, "priority": "high", "deadline": 61, "concurrency_key": "b", "run_at": None}
+    async with executor(place) as bus:
+        await eventually(lambda: ready(client))
+        first = await client("POST", path, json=asked, headers=key)
+        turned = dict(reversed(asked.items()))
+        for ended in (False, True):
+            again = await client("POST", path, json=turned, headers=key)
+            assert (again.status, again.json["id"]) == (200 if ended else 202, first.json["id"])
+            for name, value in others.items():
+                got = await client("POST", path, json=asked | {name: value}, headers=key)
+                assert (got.status, got.json["errors"][0]["path"]) == (422, "Idempotency-Key"), name
+            await succeed(place, bus)
+    assert len([one for one in await stream(place, "RUNS") if one.type == "run.requested"]) == 1
+
+
+async def test_two_simultaneous_requests_with_one_key_and_other_bodies_make_one_run(place: Place, client: Client) -> None:
+    path = "/api/v1/workflows/adder/runs"
+    key = client.key | {"Idempotency-Key": "k-1"}
+    async with executor(place):
+        await eventually(lambda: ready(client))
+        asked = [client("POST", path, json={"input": {"n": n}}, headers=key) for n in (1, 2) * 4]
+        answers = [got.status for got in await asyncio.gather(*asked)]
+    assert sorted(answers) == [202] * 4 + [422] * 4
+    assert len(await stream(place, "RUNS")) == 1
+
+
+async def test_a_run_is_asked_for_again_with_its_input_wherever_that_is_kept(place: Place, client: Client) -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b'{"n": 5}'
+
+    async with executor(place) as bus, bus_of(place, "events") as events:
+        await eventually(lambda: ready(client))
+        blob = await Blobs(events.client, "bodies").put(parts())
+        for kept, status in ((blob.sha256, 202), ("0" * 64, 409)):
+            run = new_id()
+            requested = RunRequested(
+                run=run, workflow="adder", version="v1", requested_by="s", timeout=1.0, input={"$ref": kept}, input_ref=kept
+            )
+            await events.publish(events.seal(requested, org="default"))
+            await succeed(place, bus, run)
+            got = await client("POST", f"/api/v1/runs/{run}/rerun")
+            assert got.status == status, got.json
+            if status == 202:
+                again = next(one for one in await stream(place, "RUNS") if one.subject == got.json["id"])
+                message = msgspec.json.decode(again.data, type=RunRequested)
+                assert (message.input, message.input_ref, message.rerun_of) == (None, kept, run)
 
 
 async def test_cancelling_is_durable_and_refused_after_the_end(place: Place, client: Client) -> None:

@@ -28,6 +28,16 @@ def page_of(request: web.Request) -> Page:
     )
 
 
+def boolean_of(request: web.Request, name: str, *, default: bool) -> bool:
+    """Return a truth value of the query string. Raises `Invalid` naming the parameter."""
+    raw = request.query.get(name)
+    if raw is None:
+        return default
+    if raw not in {"true", "false"}:
+        raise Invalid(f"{name} is true or false", errors=(Problem(name, "neither true nor false"),))
+    return raw == "true"
+
+
 def id_of(request: web.Request, name: str = "id") -> str:
     """Return the id in the path. Raises `NotFound` for what can be nobody's id."""
     found = request.match_info[name]

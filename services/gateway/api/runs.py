@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, gateway_of, note
-from services.gateway.api.lists import fitted, id_of, idempotency_key_of, no_body, object_of, page_of
+from services.gateway.api.lists import boolean_of, fitted, id_of, idempotency_key_of, no_body, object_of, page_of
 from services.gateway.domain import ENDED, TERMINAL
 from services.gateway.parts import Gateway
 from services.gateway.starts import Asked, Priority, Start, ended, known, run_id, start
@@ -19,7 +19,7 @@ from shared.envelope import Envelope, new_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, Malformed, NotFound, Problem
 from shared.http import body_of, integer_of, json_response
 from shared.messages import RunCancelRequested
-from shared.questions.executor import GetRun, ListLines, ListRuns, RunView, SignalRun
+from shared.questions.executor import GetRun, ListAttempts, ListLines, ListRuns, ListSteps, RunView, SignalRun
 
 MAX_WAIT = 60.0
 MAX_TIMEOUT = 24 * 3600.0
@@ -108,6 +108,21 @@ async def get_lines(request: web.Request) -> web.Response:
     return json_response(await gateway.bus.ask(asked))
 
 
+async def get_attempts(request: web.Request) -> web.Response:
+    """GET: the run's attempts, the first one first."""
+    gateway, caller = gateway_of(request)
+    return json_response(await gateway.bus.ask(ListAttempts(org=caller.org, id=id_of(request), page=page_of(request))))
+
+
+async def get_steps(request: web.Request) -> web.Response:
+    """GET: the steps that are done and the waits that are over; `results=false` leaves their results out."""
+    gateway, caller = gateway_of(request)
+    results = boolean_of(request, "results", default=True)
+    return json_response(
+        await gateway.bus.ask(ListSteps(org=caller.org, id=id_of(request), results=results, page=page_of(request)))
+    )
+
+
 @audited("run", "cancel", "id")
 async def cancel_run(request: web.Request) -> web.Response:
     """POST: ask a run to stop; durable when this answers. 409 when it has ended."""
@@ -135,8 +150,17 @@ async def rerun_run(request: web.Request) -> web.Response:
     await no_body(request)
     earlier: RunView = await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request)))
     workflow = await gateway.workflows.find(caller.org, earlier.workflow)
-    gateway.workflows.check(workflow, earlier.input)
-    asked = Start(run=new_id(), org=caller.org, workflow=workflow, input=earlier.input, actor=caller.actor, rerun_of=earlier.id)
+    given = earlier.input if earlier.input_ref is None else await _kept(gateway, earlier.id, earlier.input_ref)
+    gateway.workflows.check(workflow, given)
+    asked = Start(
+        run=new_id(),
+        org=caller.org,
+        workflow=workflow,
+        input=given,
+        input_ref=earlier.input_ref,
+        actor=caller.actor,
+        rerun_of=earlier.id,
+    )
     note(request, run=asked.run)
     return _answer(await start(gateway, asked), None)
 
@@ -154,6 +178,14 @@ async def signal_run(request: web.Request) -> web.Response:
         id=new_id(), org=caller.org, actor=caller.actor, run=id_of(request), name=request.match_info["name"], data=data
     )
     return json_response(await gateway.bus.ask(command), status=202)
+
+
+async def _kept(gateway: Gateway, run: str, sha256: str) -> Any:
+    """Return an input that is too large for a message. Raises `Conflict` when it is no longer kept."""
+    try:
+        return msgspec.json.decode(await gateway.bodies.read(sha256))
+    except NotFound as error:
+        raise Conflict(f"the input of run {run} was too large for a message and is no longer kept") from error
 
 
 async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelope, int, bool]:
@@ -220,6 +252,8 @@ ROUTES = [
     web.post("/workflows/{name}/runs", create_run),
     web.get("/runs", list_runs),
     web.get("/runs/{id}", get_run),
+    web.get("/runs/{id}/attempts", get_attempts),
+    web.get("/runs/{id}/steps", get_steps),
     web.get("/runs/{id}/logs", get_lines),
     web.post("/runs/{id}/cancel", cancel_run),
     web.post("/runs/{id}/rerun", rerun_run),

@@ -1,0 +1,95 @@
+"""What is recorded of a run, as people are shown it: steps that are done and waits that are over. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from services.executor import life
+from services.executor.life import RunState
+from shared.envelope import Envelope, rfc3339
+from shared.errors import Malformed, Problem
+from shared.messages import Message
+from shared.questions import Page
+from shared.questions.executor import StepList, StepView
+
+# An answer is one message of the bus, of at most 2 MiB: a page ends early rather than being too large.
+PAGE_BYTES = 1024 * 1024
+# (sequence of the message, part of it).
+Place = tuple[int, int]
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One of them; `at` is RFC 3339, `bytes` the size of the result as JSON."""
+
+    run: str
+    place: Place
+    kind: str
+    name: str
+    ordinal: int
+    position: int | None
+    attempt: int
+    at: str
+    timed_out: bool
+    bytes: int
+    result: Any
+
+
+def steps_of(state: RunState, envelope: Envelope, message: Message, sequence: int) -> Iterable[Step]:
+    """Return what a message of a run records; `state` is the run's as that message leaves it."""
+    for part, ((kind, name, ordinal), done) in enumerate(life.recorded(message)):
+        yield Step(
+            run=state.id,
+            place=(sequence, part),
+            kind=kind,
+            name=name,
+            ordinal=ordinal,
+            position=done.position,
+            attempt=state.attempt,
+            at=rfc3339(envelope.time),
+            timed_out=done.timed_out,
+            bytes=len(msgspec.json.encode(done.result)),
+            result=done.result,
+        )
+
+
+def place_of(cursor: str | None) -> Place:
+    """Return the place that a page begins after. Raises `Malformed`."""
+    if cursor is None:
+        return (0, -1)
+    sequence, _, part = cursor.partition(".")
+    if not (sequence.isascii() and sequence.isdigit() and part.isascii() and part.isdigit() and len(cursor) < 30):
+        raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),))
+    return int(sequence), int(part)
+
+
+def page_of(steps: Iterable[Step], page: Page, *, results: bool) -> StepList:
+    """Return a page of steps that come in their order, from after its cursor on."""
+    after, limit = place_of(page.cursor), max(1, min(page.limit, 1000))
+    items: list[StepView] = []
+    last, size = after, 0
+    for step in steps:
+        if step.place <= after:
+            continue
+        size += step.bytes if results else 0
+        if len(items) == limit or (items and size > PAGE_BYTES):
+            return StepList(items, f"{last[0]}.{last[1]}")
+        items.append(_view(step, results=results))
+        last = step.place
+    return StepList(items, None)
+
+
+def _view(step: Step, *, results: bool) -> StepView:
+    return StepView(
+        kind=step.kind,
+        name=step.name,
+        ordinal=step.ordinal,
+        position=step.position,
+        attempt=step.attempt,
+        completed_at=step.at,
+        timed_out=step.timed_out,
+        bytes=step.bytes,
+        result=step.result if results else None,
+    )

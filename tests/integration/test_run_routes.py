@@ -1,0 +1,220 @@
+"""What is seen of a run over HTTP: what it waits for, its attempts, what it recorded."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.executor.purge import purge
+from shared.bus import Bus
+from shared.envelope import new_id, rfc3339, utc_now
+from tests.integration import test_durable, test_waiting
+from tests.integration.test_gateway import Client, gateway
+from tests.integration.test_runs import shared_folder, started
+from tests.support.inside import bus_of, eventually
+from tests.support.river import Outside, river
+from tests.support.servers import Place
+
+__all__ = ["shared_folder"]
+
+WORKFLOWS = b"""
+from millrace import log, step, workflow
+
+
+@workflow
+def large(bytes: int, times: int) -> None:
+    for number in range(times):
+        step.sync(f"s{number}", str.ljust, str(number), bytes)
+
+
+@workflow
+def talk(lines: int, length: int = 1) -> str:
+    for number in range(lines):
+        log.info("said", number=number, text="x" * length)
+    return "talked"
+"""
+
+
+class House:
+    """A gateway before the services of a river."""
+
+    def __init__(self, client: Client, outside: Outside, place: Place) -> None:
+        self.client = client
+        self.outside = outside
+        self.place = place
+
+    async def run(self, workflow: str, status: str | None = None, **body: Any) -> dict[str, Any]:
+        """Ask for a run; return it when it has come to a status."""
+        got = await self.client("POST", f"/api/v1/workflows/{workflow}/runs", json=body)
+        assert got.status == 202, got.json
+        return got.json if status is None else await self.come_to(got.json["id"], status)
+
+    async def come_to(self, run: str, status: str) -> dict[str, Any]:
+        async def settled() -> Any:
+            view = await self.get(f"/runs/{run}")
+            return view if view["status"] == status else None
+
+        found = await eventually(settled, within=30)
+        assert isinstance(found, dict)
+        return found
+
+    async def get(self, path: str, status: int = 200) -> Any:
+        got = await self.client("GET", f"/api/v1{path}")
+        assert got.status == status, got.body
+        return got.json
+
+    @asynccontextmanager
+    async def executor_bus(self) -> AsyncIterator[Bus]:
+        async with bus_of(self.place, "executor") as bus:
+            yield bus
+
+
+@asynccontextmanager
+async def house(place: Place, data: Path, **executor: str) -> AsyncIterator[House]:
+    async with river(place, data, **executor) as outside, gateway(place) as client:
+        for name, code in (("here", WORKFLOWS), ("waiting", test_waiting.WORKFLOWS), ("durable", test_durable.WORKFLOWS)):
+            assert (await outside.put_file(f"{name}.py", code)).problems == []
+        yield House(client, outside, place)
+
+
+@pytest.fixture
+async def home(place: Place, data: Path) -> AsyncIterator[House]:
+    async with house(place, data, MILLRACE_SLOTS="1") as made:
+        yield made
+
+
+async def test_a_run_says_what_it_is_blocked_on_and_nothing_once_it_goes_on(home: House, shared_folder: Path) -> None:
+    folder = str(shared_folder)
+    signal = await home.run("approval", "waiting", input={"timeout": 600})
+    assert signal["blocked_on"] == "signal"
+    assert signal["waits"] == [{"kind": "signal", "name": "approval", "until": signal["until"]}]
+    assert signal["until"] > signal["requested_at"]
+
+    retry = await home.run("again-tomorrow", "waiting")
+    assert (retry["blocked_on"], retry["waits"], retry["until"] > retry["requested_at"]) == ("retry", [], True)
+
+    nap = await home.run("nap", "waiting", input={"folder": folder})
+    assert (nap["blocked_on"], nap["waits"][0]["kind"], nap["waits"][0]["until"]) == ("time", "sleep", nap["until"])
+
+    parent = await home.run("parent", "waiting", input={"folder": folder, "children": 1})
+    assert parent["blocked_on"] == "event"
+    child = await home.get(f"/runs/{parent['waits'][0]['name']}")
+    assert (parent["waits"][0]["kind"], child["parent"], child["hops"]) == ("run", parent["id"], 1)
+
+    at = rfc3339(utc_now() + timedelta(hours=1))
+    later = await home.run("hurry", "delayed", run_at=at)
+    assert (later["blocked_on"], later["until"], later["run_at"], later["waits"]) == ("time", at, at, [])
+
+    ended = [await home.come_to(nap["id"], "succeeded"), await home.come_to(parent["id"], "succeeded")]
+    assert [(one["blocked_on"], one["until"], one["waits"]) for one in ended] == [(None, None, [])] * 2
+
+
+async def test_a_queued_run_waits_for_a_worker_and_one_at_a_full_key_for_its_turn(home: House, shared_folder: Path) -> None:
+    given = {"folder": str(shared_folder), "name": "a"}
+    first = await home.run("one_at_a_time", input=given)
+    await started(shared_folder)
+    running = await home.get(f"/runs/{first['id']}")
+    assert (running["status"], running["blocked_on"]) == ("running", None)
+    queued = await home.run("hurry", deadline=600)
+    assert (await home.get(f"/runs/{queued['id']}"))["blocked_on"] == "worker"
+    (shared_folder / "go").touch()
+    await home.come_to(queued["id"], "succeeded")
+
+
+async def test_a_run_that_waits_for_its_turn_says_whose_it_is(place: Place, data: Path, shared_folder: Path) -> None:
+    async with house(place, data) as home:
+        given = {"folder": str(shared_folder), "name": "a"}
+        first = await home.run("one_at_a_time", input=given)
+        await started(shared_folder)
+        second = await home.run("one_at_a_time", "waiting", input=given)
+        assert (second["blocked_on"], second["turn_of"]) == ("concurrency", [first["id"]])
+        assert second["concurrency_key"] == (await home.get(f"/runs/{first['id']}"))["concurrency_key"] is not None
+        cancelled = await home.client("POST", f"/api/v1/runs/{second['id']}/cancel")
+        assert cancelled.status == 202
+        ended = await home.come_to(second["id"], "cancelled")
+        assert (ended["blocked_on"], ended["turn_of"]) == (None, [])
+        (shared_folder / "go").touch()
+        await home.come_to(first["id"], "succeeded")
+
+
+async def test_attempts_tell_how_each_ended(home: House, shared_folder: Path) -> None:
+    run = await home.run("third", "succeeded", input={"folder": str(shared_folder)})
+    path = f"/runs/{run['id']}/attempts"
+    items = (await home.get(path))["items"]
+    assert [(one["attempt"], one["status"]) for one in items] == [(1, "failed"), (2, "failed"), (3, "succeeded")]
+    assert items[0]["error"]["message"] == "not yet: 1"
+    assert items[0]["sandbox"] == run["sandbox"]
+    first = await home.get(path + "?limit=2")
+    rest = await home.get(f"{path}?limit=2&cursor={first['next_cursor']}")
+    assert (first["items"] + rest["items"], rest["next_cursor"]) == (items, None)
+
+
+async def test_steps_are_shown_while_a_run_waits_after_its_end_and_after_its_purge(home: House, shared_folder: Path) -> None:
+    run = (await home.run("nap", "waiting", input={"folder": str(shared_folder)}))["id"]
+    path = f"/runs/{run}/steps"
+    (first,) = (await home.get(path))["items"]
+    assert {name: first[name] for name in ("kind", "name", "ordinal", "attempt", "result", "bytes")} == {
+        "kind": "step",
+        "name": "first",
+        "ordinal": 0,
+        "attempt": 1,
+        "result": 1,
+        "bytes": 1,
+    }
+    ended = await home.come_to(run, "succeeded")
+    items = (await home.get(path))["items"]
+    assert [(one["kind"], one["attempt"]) for one in items] == [("step", 1), ("sleep", 1), ("step", 2)]
+    assert [one["position"] for one in items] == sorted(one["position"] for one in items)
+    assert first == items[0]
+    assert all(ended["requested_at"] <= one["completed_at"] <= ended["finished_at"] for one in items)
+    bare = (await home.get(path + "?results=false"))["items"]
+    assert bare == [one | {"result": None} for one in items]
+    async with home.executor_bus() as bus:
+        await purge(bus.client, run, 2**52)
+    assert await home.outside.types(run) == []
+    assert (await home.get(path))["items"] == items
+
+
+async def test_pages_of_large_steps_and_of_large_lines_fit_into_an_answer(home: House) -> None:
+    run = await home.run("large", "succeeded", input={"bytes": 250_000, "times": 10})
+    found: list[str] = []
+    pages = 0
+    cursor = ""
+    while pages == 0 or cursor:
+        page = await home.get(f"/runs/{run['id']}/steps?cursor={cursor}")
+        found += [one["name"] for one in page["items"]]
+        cursor = page["next_cursor"] or ""
+        pages += 1
+    assert (found, pages) == ([f"s{number}" for number in range(10)], 3)
+    one = await home.get(f"/runs/{run['id']}/steps?results=false&limit=9")
+    assert (len(one["items"]), one["items"][0]["bytes"]) == (9, 250_002)
+
+    run = await home.run("talk", "succeeded", input={"lines": 60, "length": 60_000})
+
+    async def told() -> bool:
+        numbers: list[int] = []
+        page: dict[str, Any] = {"next_cursor": "0"}
+        while page["next_cursor"] is not None:
+            page = await home.get(f"/runs/{run['id']}/logs?after={page['next_cursor']}")
+            numbers += [one["n"] for one in page["items"]]
+        return numbers == list(range(1, 61))
+
+    await eventually(told)
+
+
+async def test_what_cannot_be_asked_is_named(home: House) -> None:
+    run = (await home.run("talk", "succeeded", input={"lines": 1}))["id"]
+    for list_ in ("attempts", "steps"):
+        path = f"/runs/{run}/{list_}"
+        assert (await home.get(f"{path}?cursor=x", 400))["errors"][0]["path"] == "cursor"
+        assert (await home.get(f"{path}?limit=0", 422))["errors"][0]["path"] == "limit"
+        assert (await home.get(f"{path}?org=other", 404))["status"] == 404
+        await home.get(f"/runs/{new_id()}/{list_}", 404)
+        await home.get(f"/runs/a.b/{list_}", 404)
+        assert (await home.client("GET", f"/api/v1{path}", headers={})).status == 401
+    assert (await home.get(f"/runs/{run}/steps?results=maybe", 422))["errors"][0]["path"] == "results"
