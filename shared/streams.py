@@ -84,7 +84,7 @@ STREAMS = (
     Stream(name="EVENTS", nouns=("event",), max_age=7 * DAY, readers=("events",)),
     # No age limit: an unacknowledged message that ages out vanishes, even while it is kept in progress. Runs that ended are purged.
     Stream(name="RUNS", nouns=("run",), max_age=None, readers=("executor", "events", "gateway"), purged_by="executor"),
-    Stream(name="LINES", nouns=("line",), max_age=3 * DAY, readers=("executor",)),
+    Stream(name="LINES", nouns=("line",), max_age=3 * DAY, readers=("executor", "gateway")),
     # No age limit: a schedule dies silently with its stream's.
     Stream(name="TIMERS", nouns=("timer",), max_age=None, readers=("executor", "events"), schedules=True),
     Stream(

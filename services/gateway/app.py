@@ -19,6 +19,7 @@ from services.gateway.refusals import Refusals
 from services.gateway.room import Room
 from services.gateway.serving import listening, serving, url_of
 from services.gateway.trail import Trail
+from services.gateway.watching import Watching
 from services.gateway.workflows import Workflows
 from shared.blobs import Blobs
 from shared.bus import connected
@@ -52,6 +53,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         sources = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         workflows = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
         endings = Endings(bus.client, runtime.health)
+        watching = Watching(bus.client)
         keyring = Keyring(settings.keys)
         trail = Trail(bus)
         stack.push_async_callback(trail.finish)
@@ -67,6 +69,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             workflows=Workflows(workflows, bus.ask),
             adapters=Adapters(bus.ask),
             endings=endings,
+            watching=watching,
             bodies=Blobs(bus.client, "bodies"),
             workspace=Blobs(bus.client, "workspace"),
             room=Room(),
@@ -81,6 +84,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         runtime.background.start(sources.run(), "registry sources")
         runtime.background.start(workflows.run(), "registry workflows")
         runtime.background.start(endings.run(), "run endings")
+        runtime.background.start(watching.run(), "watched runs")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REGISTRIES_WITHIN):
                 await asyncio.gather(sources.complete(), workflows.complete())

@@ -14,6 +14,7 @@ from services.gateway.endings import Endings
 from services.gateway.refusals import Refusals
 from services.gateway.room import Room
 from services.gateway.trail import Trail
+from services.gateway.watching import Watching
 from services.gateway.workflows import Workflows
 from shared.blobs import Blobs
 from shared.bus import Bus
@@ -36,6 +37,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     workflows: Workflows
     adapters: Adapters
     endings: Endings
+    watching: Watching
     bodies: Blobs
     workspace: Blobs
     room: Room

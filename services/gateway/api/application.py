@@ -15,6 +15,7 @@ from services.gateway.api import (
     runs,
     settings,
     sources,
+    streams,
     subscriptions,
     workflows,
 )
@@ -26,6 +27,7 @@ API_ROUTES = [
     *files.ROUTES,
     *workflows.ROUTES,
     *runs.ROUTES,
+    *streams.ROUTES,
     *sources.ROUTES,
     *subscriptions.ROUTES,
     *integrations.ROUTES,
@@ -42,11 +44,17 @@ def application(gateway: Gateway) -> web.Application:
     api.add_routes(API_ROUTES)
     made = web.Application()
     made[GATEWAY] = gateway
+    made.on_shutdown.append(_end_streams)
     made.router.add_route("*", "/hooks/{id}", with_problems(hooks.receive))
     made.add_routes([web.route(route.method, route.path, with_problems(route.handler)) for route in health.ROUTES])
     made.add_subapp("/api/v1", api)
     made.router.add_route("*", "/{path:.*}", with_problems(_nowhere))
     return made
+
+
+async def _end_streams(application: web.Application) -> None:
+    """Have what would go on for ever end, before what is in flight is waited for."""
+    application[GATEWAY].watching.close()
 
 
 async def _nowhere(request: web.Request) -> web.StreamResponse:

@@ -1,0 +1,193 @@
+"""/api/v1/runs/{id}/stream: a run as it goes on, as server-sent events (WHATWG HTML, section 9.2)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import msgspec
+import structlog
+from aiohttp import web
+
+from services.gateway.api.access import Caller, gateway_of
+from services.gateway.api.lists import id_of
+from services.gateway.parts import Gateway
+from shared.errors import Malformed, Problem, Unavailable
+from shared.questions.executor import LineList, ListLines, ListStates, RunStates, RunView
+
+# Seconds: what passes between us and a client closes connections on which nothing is said for a minute or so.
+HEARTBEAT = 15.0
+# Seconds within which a client has to take what is sent to it.
+SLOW = 30.0
+# Seconds that what was said to a client which is cut has to reach it.
+LINGER = 5.0
+# Seconds between looks at a run of which nothing was heard, and between tries while somebody is away.
+LOOKS = 10.0
+PAUSE = 1.0
+# Seconds between looks at whether the client is still there.
+THERE = 1.0
+# Seconds between two looks at a run that has much to say: what comes meanwhile is sent together.
+GATHER = 0.05
+# Lines that are asked for at once.
+LINES = 500
+
+_log = structlog.get_logger()
+
+
+class Place(msgspec.Struct, frozen=True):
+    """How much of a run a client has: its messages up to a sequence, its lines up to a number, and whether it has heard its end."""
+
+    seq: int = 0
+    line: int = 0
+    over: bool = False
+
+    @property
+    def id(self) -> str:
+        """Return it as the id of an event."""
+        return f"{self.seq}.{self.line}" + (".end" if self.over else "")
+
+
+def place_of(id_: str | None) -> Place:
+    """Return what a client has that was told the event `id_` last. Raises `Malformed`."""
+    if not id_:
+        return Place()
+    seq, line, *over = id_.split(".")[:4] if "." in id_ else ("", "")
+    if not (_is_number(seq) and _is_number(line) and over in ([], ["end"])):
+        raise Malformed("this Last-Event-ID was not given out by a run's stream", errors=(Problem("Last-Event-ID", "malformed"),))
+    return Place(int(seq), int(line), bool(over))
+
+
+async def stream_run(request: web.Request) -> web.StreamResponse:
+    """GET: `state`s, `line`s and at last `end`. Goes on after `Last-Event-ID`; 204 when that was the end."""
+    gateway, caller = gateway_of(request)
+    run = id_of(request)
+    place = place_of(request.headers.get("Last-Event-ID"))
+    with gateway.watching.watch(run) as woken:
+        first: RunStates = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=place.seq))
+        if place.over:
+            return web.Response(status=204)
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        telling = _Telling(request, response, place)
+        # A client that is gone needs no answer.
+        with contextlib.suppress(ConnectionError):
+            await response.prepare(request)
+            await _tell(gateway, caller, run, telling, first, woken)
+        return response
+
+
+async def _tell(
+    gateway: Gateway, caller: Caller, run: str, telling: _Telling, states: RunStates | None, woken: asyncio.Event
+) -> None:
+    """Tell all that happens to a run until it has ended, or the client is gone, or this process is to end."""
+    last: RunView | None = None
+    complained = False
+    while not gateway.watching.closing:
+        pause = LOOKS
+        # Before looking: what comes while we look wakes us again.
+        woken.clear()
+        try:
+            if states is None:
+                states = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=telling.place.seq))
+            for item in states.items:
+                await telling.state(item.seq, item.view)
+                last = item.view
+            if states.more:
+                states = None
+                continue
+            await _tell_lines(gateway, caller, run, telling)
+            if states.ended:
+                # Whoever resumes after the last state gets no other: the end shows it all the same.
+                await telling.end(last or await _last(gateway, caller, run))
+                return
+            complained = False
+        except Unavailable as error:
+            pause = PAUSE
+            if not complained:
+                complained = True
+                _log.warning("stream.waits", run=run, reason=error.detail)
+        states = None
+        await telling.quiet(woken, pause)
+        await asyncio.sleep(GATHER)
+
+
+async def _tell_lines(gateway: Gateway, caller: Caller, run: str, telling: _Telling) -> None:
+    more = True
+    while more:
+        asked = ListLines(org=caller.org, id=run, after=telling.place.line, limit=LINES, settled=True)
+        page: LineList = await gateway.bus.ask(asked)
+        for line in page.items:
+            await telling.line(line.n, line)
+        more = page.next_cursor is not None
+
+
+async def _last(gateway: Gateway, caller: Caller, run: str) -> RunView:
+    states: RunStates = await gateway.bus.ask(ListStates(org=caller.org, id=run))
+    while states.more:
+        states = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=states.items[-1].seq))
+    return states.items[-1].view
+
+
+class _Telling:
+    """One client. Every method raises ConnectionError when it is gone, or does not take what it is sent, which it is told."""
+
+    def __init__(self, request: web.Request, response: web.StreamResponse, place: Place) -> None:
+        self._request = request
+        self._response = response
+        self.place = place
+        self._said_at = 0.0
+
+    async def state(self, seq: int, view: RunView) -> None:
+        await self._event("state", msgspec.structs.replace(self.place, seq=seq), view)
+
+    async def line(self, number: int, line: Any) -> None:
+        await self._event("line", msgspec.structs.replace(self.place, line=number), line)
+
+    async def end(self, view: RunView) -> None:
+        await self._event("end", msgspec.structs.replace(self.place, over=True), view)
+
+    async def quiet(self, woken: asyncio.Event, seconds: float) -> None:
+        """Wait until there may be something new, at most so long, saying now and then that we are here."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while not woken.is_set() and loop.time() < until:
+            if self._request.transport is None or self._request.transport.is_closing():
+                raise ConnectionResetError("the client has gone")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, min(THERE, until - loop.time()))):
+                    await woken.wait()
+            if loop.time() - self._said_at >= HEARTBEAT:
+                await self._write(b": \n\n")
+
+    async def _event(self, kind: str, place: Place, data: Any) -> None:
+        await self._write(b"id: %s\nevent: %s\ndata: %s\n\n" % (place.id.encode(), kind.encode(), msgspec.json.encode(data)))
+        self.place = place
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            async with asyncio.timeout(SLOW):
+                await self._response.write(data)
+        except TimeoutError as error:
+            await self._cut()
+            raise ConnectionResetError("the client is too slow") from error
+        self._said_at = asyncio.get_running_loop().time()
+
+    async def _cut(self) -> None:
+        """Say why, and close: what is on its way may still arrive, but is not waited for."""
+        said = {"detail": f"you did not take what was sent within {SLOW:g} s; go on by Last-Event-ID"}
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(0):
+                await self._response.write(b"event: error\ndata: %s\n\n" % msgspec.json.encode(said))
+        transport = self._request.transport
+        if transport is not None:
+            transport.close()
+            asyncio.get_running_loop().call_later(LINGER, transport.abort)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
+
+
+ROUTES = [web.get("/runs/{id}/stream", stream_run)]

@@ -1,0 +1,100 @@
+"""Who watches a run, and how they hear that there is something new: one reader per stream for the whole process.
+
+What is new is not told, only that there may be something: a watcher asks for it from where it stands. So nothing is kept for slow
+ones, and nothing is lost or told twice, whatever happened to the reader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import structlog
+from nats.aio.client import Client
+
+from shared.errors import Unavailable
+from shared.projection import PAUSE
+from shared.pull import OrderedReader, StreamError
+
+# Watchers at a time. Each is a connection, and asks the executor up to some twenty times a second while its run talks.
+MOST = 200
+# Seconds after which one that finds no room may try again.
+TRY_AGAIN = 5.0
+STREAMS = ("RUNS", "LINES")
+
+_log = structlog.get_logger()
+
+
+class Watching:
+    """Wakes watchers by run id. A watcher looks once after it is registered, and whenever it is woken."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._count = 0
+        self._wanted = asyncio.Event()
+        self.closing = False
+
+    @contextlib.contextmanager
+    def watch(self, run: str) -> Iterator[asyncio.Event]:
+        """Give an event that is set when there may be something new about the run. Raises `Unavailable` above `MOST`."""
+        if self.closing or self._count >= MOST:
+            raise Unavailable(f"{self._count} runs are watched here already", retry_after=TRY_AGAIN)
+        event = asyncio.Event()
+        watching = self._watchers.setdefault(run, set())
+        watching.add(event)
+        self._count += 1
+        self._wanted.set()
+        try:
+            yield event
+        finally:
+            self._count -= 1
+            watching.discard(event)
+            if not watching and self._watchers.get(run) is watching:
+                del self._watchers[run]
+            if not self._watchers:
+                self._wanted.clear()
+
+    def close(self) -> None:
+        """Have every watcher end: the process does."""
+        self.closing = True
+        self._wake_all()
+
+    async def run(self) -> None:
+        """Read for ever, while anybody watches."""
+        await asyncio.gather(*(self._read(stream) for stream in STREAMS))
+
+    async def _read(self, stream: str) -> None:
+        while True:
+            await self._wanted.wait()
+            try:
+                await self._wake(OrderedReader(self._client, stream, start="new"))
+            except (Unavailable, StreamError) as error:
+                _log.warning("watching.interrupted", stream=stream, reason=str(error))
+                await asyncio.sleep(PAUSE)
+
+    async def _wake(self, reader: OrderedReader) -> None:
+        """Wake who watches what comes, until nobody watches."""
+        created = asyncio.ensure_future(self._made(reader))
+        batches = reader.batches()
+        try:
+            async with contextlib.aclosing(batches):
+                async for batch in batches:
+                    for run in {delivered.subject.split(".")[1] for delivered in batch}:
+                        for event in self._watchers.get(run, ()):
+                            event.set()
+                    if not self._watchers:
+                        return
+        finally:
+            created.cancel()
+
+    async def _made(self, reader: OrderedReader) -> None:
+        """Wake all once the reader is there: they may have looked before, and what came since was read by nobody."""
+        await reader.created.wait()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for watching in self._watchers.values():
+            for event in watching:
+                event.set()
