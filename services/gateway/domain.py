@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any
 
@@ -31,6 +33,10 @@ REDACTED_PARAMETERS = frozenset({"access_token"})
 SENDER_ID = 256
 ENDED = frozenset({"succeeded", "failed", "timed_out", "crashed", "cancelled", "expired"})
 TERMINAL = frozenset(f"run.{status}" for status in ENDED)
+# How far before a run its chain is looked for, where the chain's id does not say when it began.
+CHAIN_BEFORE = timedelta(days=1)
+# Clocks of two machines differ; a message of a chain may look older than the chain.
+CLOCKS_DIFFER = timedelta(minutes=5)
 _BEARER = re.compile(r"bearer +(\S+) *\Z", re.IGNORECASE)
 _TAG = re.compile(r'(?:W/)?"([^"]*)"\Z')
 
@@ -140,6 +146,16 @@ def within_audit(query: str) -> str:
     if depth != 0 or quoted:
         raise Invalid("the query's parentheses or quotes do not close", errors=(Problem("q", "unbalanced"),))
     return f"stream:AUDIT ({query})" if query.strip() else "stream:AUDIT"
+
+
+def chain_began(correlation_id: str, requested: datetime) -> datetime:
+    """Return a time before which nothing of a run's chain happened. A chain's id is its first message's, which holds the time."""
+    try:
+        id_ = uuid.UUID(correlation_id)
+        began = datetime.fromtimestamp((id_.int >> 80) / 1000, UTC) if id_.version == 7 else requested - CHAIN_BEFORE
+    except (ValueError, OverflowError):
+        began = requested - CHAIN_BEFORE
+    return min(began, requested) - CLOCKS_DIFFER
 
 
 def plain(value: msgspec.Struct) -> dict[str, Any]:

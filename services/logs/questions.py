@@ -22,7 +22,7 @@ from shared.envelope import rfc3339
 from shared.errors import Invalid, Problem, Unavailable
 from shared.projection import position_of
 from shared.questions import Position
-from shared.questions.logs import ArchivePosition, LogItem, LogPage, Search
+from shared.questions.logs import ArchivePosition, Chain, Link, LogItem, LogPage, ReadChain, Search
 
 LIMIT = 1000
 # Below the time that the asker waits, so that the answer is a reason and not a silence.
@@ -31,6 +31,14 @@ SECONDS = 20.0
 PAGE_BYTES = 1024 * 1024
 # A line of a person's screen is never longer; the data holds the rest.
 MESSAGE_CHARACTERS = 64 * 1024
+# Messages of a chain that are told at once: each takes up to some 400 bytes of an answer.
+CHAIN = 2000
+CHAINED = (
+    "webhook.received",
+    *(f"event.{verb}" for verb in ("accepted", "routed", "filtered", "unroutable")),
+    *(f"run.{verb}" for verb in ("requested", "started", "waiting", "resumed", "cancel_requested")),
+    *(f"run.{verb}" for verb in ("succeeded", "failed", "timed_out", "cancelled", "crashed", "expired")),
+)
 _CANCELED = "57014"  # query_canceled: here, by the statement's time-out
 
 
@@ -101,6 +109,20 @@ async def search(asked: Search, deps: Deps) -> LogPage:
     return LogPage(items, following)
 
 
+async def read_chain(asked: ReadChain, deps: Deps) -> Chain:
+    """Return what happened in a chain; one statement."""
+    limit = max(1, min(asked.limit, CHAIN))
+    try:
+        since = datetime.fromisoformat(asked.since)
+    except ValueError as error:
+        raise Invalid("since is not an RFC 3339 time", errors=(Problem("since", "not a time"),)) from error
+    async with transaction(deps.engine) as connection:
+        await store.limit_duration(connection, SECONDS)
+        rows = await store.chain(connection, asked.org, asked.correlation_id, since, CHAINED, limit + 1)
+    items = [Link(**{**row, "time": rfc3339(row["time"])}) for row in rows[:limit]]
+    return Chain(items, cut=len(rows) > limit)
+
+
 async def archive_position(asked: ArchivePosition, deps: Deps) -> Position:
     """Return how far the archive of a stream has come."""
     return await position_of(deps.engine, asked.stream)
@@ -135,4 +157,4 @@ def _item(found: store.Found) -> LogItem:
     )
 
 
-QUESTIONS: Questions = {Search: search, ArchivePosition: archive_position}
+QUESTIONS: Questions = {Search: search, ReadChain: read_chain, ArchivePosition: archive_position}

@@ -7,7 +7,7 @@ from datetime import date, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs.conditions import Condition
@@ -45,6 +45,8 @@ _INSERT = (
 )
 # Rows of a search are fetched so many at a time: a page ends by its size in bytes before all have come.
 _FETCHED = 100
+# Characters of a message's line that are shown in a tree of many.
+SHOWN = 300
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,6 +117,23 @@ async def search(
     ) as rows:
         async for row in rows.mappings():
             yield Found(**row)
+
+
+async def chain(
+    connection: AsyncConnection, org: str, correlation_id: str, since: datetime, types: Sequence[str], limit: int
+) -> list[RowMapping]:
+    """Return the messages of these types of a chain by time, without their documents."""
+    statement = """
+        SELECT time, type, id, causation_id, run, left(message, :shown) AS message,
+               jsonb_strip_nulls(jsonb_build_object(
+                   'delivery', data ->> 'delivery', 'event', data ->> 'event', 'subscription', data ->> 'subscription',
+                   'requested_by', data ->> 'requested_by', 'rerun_of', data ->> 'rerun_of')) AS fields
+          FROM message
+         WHERE correlation_id = :correlation_id AND org = :org AND time >= :since AND type = ANY(:types)
+         ORDER BY time, stream, seq LIMIT :limit
+    """
+    given = {"org": org, "correlation_id": correlation_id, "since": since, "types": list(types), "limit": limit, "shown": SHOWN}
+    return list((await connection.execute(text(statement), given)).mappings().all())
 
 
 async def claim_partitioning(connection: AsyncConnection) -> bool:

@@ -49,6 +49,34 @@ class Search(Question, frozen=True, kw_only=True):
     everything: bool = False
 
 
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of a chain without its document: its line, and those of its data's fields that tell what it is about."""
+
+    time: str
+    type: str
+    id: str
+    causation_id: str | None
+    run: str | None
+    message: str
+    fields: dict[str, str] = {}
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """The first messages of a chain in the order of their time; `cut` when there are more."""
+
+    items: list[Link]
+    cut: bool
+
+
+@question("logs.chain", by="gateway", answer=Chain, timeout=30.0)
+class ReadChain(Question, frozen=True, kw_only=True):
+    """What happened in an organization in one chain from `since` (RFC 3339) on: webhooks, events and runs, without their steps."""
+
+    correlation_id: str
+    since: str
+    limit: int = 1000
+
+
 @question("logs.position", by="executor", answer=Position)
 class ArchivePosition(Question, frozen=True, kw_only=True):
     """How far the archive of a stream has come: what lies before is in Postgres, byte for byte."""

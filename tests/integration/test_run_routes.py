@@ -16,7 +16,7 @@ from shared.envelope import new_id, rfc3339, utc_now
 from tests.integration import test_durable, test_waiting
 from tests.integration.test_gateway import Client, gateway
 from tests.integration.test_runs import shared_folder, started
-from tests.support.inside import bus_of, eventually
+from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -118,8 +118,8 @@ async def test_a_queued_run_waits_for_a_worker_and_one_at_a_full_key_for_its_tur
     given = {"folder": str(shared_folder), "name": "a"}
     first = await home.run("one_at_a_time", input=given)
     await started(shared_folder)
-    running = await home.get(f"/runs/{first['id']}")
-    assert (running["status"], running["blocked_on"]) == ("running", None)
+    going_on = await home.get(f"/runs/{first['id']}")
+    assert (going_on["status"], going_on["blocked_on"]) == ("running", None)
     queued = await home.run("hurry", deadline=600)
     assert (await home.get(f"/runs/{queued['id']}"))["blocked_on"] == "worker"
     (shared_folder / "go").touch()
@@ -218,3 +218,28 @@ async def test_what_cannot_be_asked_is_named(home: House) -> None:
         await home.get(f"/runs/a.b/{list_}", 404)
         assert (await home.client("GET", f"/api/v1{path}", headers={})).status == 401
     assert (await home.get(f"/runs/{run}/steps?results=maybe", 422))["errors"][0]["path"] == "results"
+
+
+async def test_why_tells_what_led_to_a_run_and_what_came_of_it(home: House, place: Place, shared_folder: Path) -> None:
+    async with running(place, "logs"):
+        parent = await home.run("parent", "succeeded", input={"folder": str(shared_folder), "children": 2})
+        path = f"/runs/{parent['id']}/why"
+
+        async def told() -> Any:
+            why = await home.get(path)
+            runs = why["items"][0]["led_to"] if why["items"] else []
+            return why if runs and [one["status"] for one in (runs[0], *runs[0]["led_to"])] == ["succeeded"] * 3 else None
+
+        why = await eventually(told, within=30)
+        assert isinstance(why, dict)
+        (request,) = why["items"]
+        assert (request["type"], request["leads_here"]) == ("request", True)
+        (top,) = request["led_to"]
+        assert (top["id"], [one["type"] for one in top["led_to"]]) == (parent["id"], ["run", "run"])
+        assert (why["run"], why["path"], why["cut"]) == (parent["id"], [parent["id"]], False)
+        child = top["led_to"][0]["id"]
+        assert (await home.get(f"/runs/{child}/why"))["path"] == [parent["id"], child]
+        assert (await home.get(path + "?limit=1"))["cut"] is True
+        assert (await home.get(path + "?limit=0", 422))["errors"][0]["path"] == "limit"
+        await home.get(path + "?org=other", 404)
+        assert (await home.client("GET", f"/api/v1{path}", headers={})).status == 401

@@ -10,7 +10,8 @@ from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, gateway_of, note
 from services.gateway.api.lists import boolean_of, fitted, id_of, idempotency_key_of, no_body, object_of, page_of
-from services.gateway.domain import ENDED, TERMINAL
+from services.gateway.causes import why
+from services.gateway.domain import ENDED, TERMINAL, chain_began
 from services.gateway.parts import Gateway
 from services.gateway.starts import Asked, Priority, Start, ended, known, run_id, start
 from shared import aggregate
@@ -20,6 +21,7 @@ from shared.errors import Conflict, Invalid, Malformed, NotFound, Problem
 from shared.http import body_of, integer_of, json_response
 from shared.messages import RunCancelRequested
 from shared.questions.executor import GetRun, ListAttempts, ListLines, ListRuns, ListSteps, RunView, SignalRun
+from shared.questions.logs import Chain, ReadChain
 
 MAX_WAIT = 60.0
 MAX_TIMEOUT = 24 * 3600.0
@@ -121,6 +123,17 @@ async def get_steps(request: web.Request) -> web.Response:
     return json_response(
         await gateway.bus.ask(ListSteps(org=caller.org, id=id_of(request), results=results, page=page_of(request)))
     )
+
+
+async def get_why(request: web.Request) -> web.Response:
+    """GET: the chain that the run is of, as a tree of causes, up to `limit` messages of it."""
+    gateway, caller = gateway_of(request)
+    limit = integer_of(request, "limit", 1000, minimum=1, maximum=2000)
+    run: RunView = await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request)))
+    since = chain_began(run.correlation_id, datetime.fromisoformat(run.requested_at))
+    asked = ReadChain(org=caller.org, correlation_id=run.correlation_id, since=rfc3339(since), limit=limit)
+    chain: Chain = await gateway.bus.ask(asked)
+    return json_response(why(run.id, chain.items, cut=chain.cut))
 
 
 @audited("run", "cancel", "id")
@@ -252,6 +265,7 @@ ROUTES = [
     web.post("/workflows/{name}/runs", create_run),
     web.get("/runs", list_runs),
     web.get("/runs/{id}", get_run),
+    web.get("/runs/{id}/why", get_why),
     web.get("/runs/{id}/attempts", get_attempts),
     web.get("/runs/{id}/steps", get_steps),
     web.get("/runs/{id}/logs", get_lines),

@@ -1,0 +1,131 @@
+"""What led to a run and what came of it: the messages of its chain as a tree of what people know of. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from services.gateway.domain import ENDED
+from shared.questions.logs import Link
+
+
+class Cause(msgspec.Struct, kw_only=True):
+    """One thing that happened and what it led to. `type`: `webhook request event subscription filtered unroutable run`.
+
+    `id` is the delivery's, the event's, the subscription's or the run's; `message` that of the message that tells of it. `status`
+    is a run's. `leads_here` for those that led to the run that was asked about.
+    """
+
+    type: str
+    id: str
+    message: str
+    time: str
+    what: str
+    status: str | None = None
+    leads_here: bool = False
+    led_to: list[Cause] = []
+
+
+class Why(msgspec.Struct, frozen=True, kw_only=True):
+    """The chain of a run: its beginnings, and the ids from there to the run, none where the archive has not got it (yet).
+
+    `cut`: the chain has more messages than were looked at, which are its first.
+    """
+
+    run: str
+    path: list[str]
+    items: list[Cause]
+    cut: bool
+
+
+def why(run: str, links: Iterable[Link], *, cut: bool) -> Why:
+    """Return the tree of a chain, whatever the order of its messages; what was caused by none of them begins one of its own."""
+    ordered = sorted(links, key=lambda link: link.time)
+    made: dict[str, Cause] = {}
+    runs: dict[str, Cause] = {}
+    subscriptions: dict[str, Cause] = {}
+    for link in ordered:
+        node = _node(link)
+        if node is not None:
+            made[link.id] = node
+            if node.type == "run":
+                runs.setdefault(node.id, node)
+            elif node.type == "subscription" and link.run is not None:
+                subscriptions[link.run] = node
+    for link in ordered:
+        if link.type.startswith("run.") and link.type != "run.requested" and link.run in runs:
+            made[link.id] = runs[link.run]
+            runs[link.run].status = _status(link.type, runs[link.run].status)
+    above: dict[int, Cause] = {}
+    roots: list[Cause] = []
+    for link in ordered:
+        node = made.get(link.id)
+        if node is None or node.message != link.id:
+            continue
+        parent = made.get(link.causation_id or "")
+        if node.type == "run":
+            parent = subscriptions.get(node.id, parent)
+            if parent is None and link.causation_id is None:
+                parent = _request(link)
+                roots.append(parent)
+        if parent is None or _is_above(node, parent, above):
+            roots.append(node)
+        else:
+            above[id(node)] = parent
+            parent.led_to.append(node)
+    path: list[str] = []
+    step = runs.get(run)
+    while step is not None:
+        step.leads_here = True
+        if step.type != "request":  # a call of the API has no id of its own
+            path.insert(0, step.id)
+        step = above.get(id(step))
+    return Why(run=run, path=path, items=roots, cut=cut)
+
+
+def _node(link: Link) -> Cause | None:
+    fields = link.fields
+    match link.type:
+        case "webhook.received":
+            return _made("webhook", fields.get("delivery"), link)
+        case "event.accepted":
+            return _made("event", fields.get("event"), link)
+        case "event.routed":
+            return _made("subscription", fields.get("subscription"), link)
+        case "event.filtered" | "event.unroutable":
+            return _made(link.type.partition(".")[2], fields.get("subscription"), link)
+        case "run.requested":
+            node = _made("run", link.run, link)
+            node.status = "queued"
+            return node
+    return None
+
+
+def _made(type_: str, id_: str | None, link: Link) -> Cause:
+    return Cause(type=type_, id=id_ or link.id, message=link.id, time=link.time, what=link.message)
+
+
+def _request(link: Link) -> Cause:
+    by = link.fields.get("requested_by") or "somebody"
+    earlier = link.fields.get("rerun_of")
+    what = f"{by} asked for it" if earlier is None else f"{by} asked for run {earlier} once more"
+    return Cause(type="request", id=link.id, message=link.id, time=link.time, what=what)
+
+
+def _status(type_: str, before: str | None) -> str | None:
+    verb = type_.partition(".")[2]
+    if before in ENDED or verb in ENDED:
+        return before if before in ENDED else verb
+    known = {"started": "running", "waiting": "waiting", "resumed": "queued", "cancel_requested": "cancelling"}
+    return "cancelling" if before == "cancelling" else known.get(verb, before)
+
+
+def _is_above(node: Cause, parent: Cause, above: dict[int, Cause]) -> bool:
+    """Return whether `parent` came of `node`: messages that somebody made up could go in a circle."""
+    step: Cause | None = parent
+    while step is not None:
+        if step is node:
+            return True
+        step = above.get(id(step))
+    return False
