@@ -44,7 +44,8 @@ bench: install  ## Run every benchmark; each prints its figure beside the limit 
 	@set -e; for file in bench/[a-z]*.py; do echo "== $$file"; "$(BIN)/python" "$$file" $(ARGS); done
 
 chaos: install  ## Kill and pause every part under load, and count what was lost or done twice (ARGS=--quick, ARGS=--write)
-	@exec "$(BIN)/python" -m deploy.chaos $(ARGS)
+	@"$(BIN)/python" -m deploy.chaos $(ARGS)
+	@exec "$(BIN)/python" -m deploy.chaos.runs $(ARGS)
 
 lock:  ## Write requirements.lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \

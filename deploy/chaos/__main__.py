@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import resource
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,10 +18,12 @@ from deploy.chaos import report
 from deploy.chaos.drill import Drill, Recovery
 from deploy.chaos.evidence import settled
 from deploy.chaos.installation import DrillError, installed
+from deploy.chaos.page import WEBHOOKS as WEBHOOKS_PART
+from deploy.chaos.page import written
+from deploy.chaos.place import place_of
 from deploy.chaos.plan import Plan, chosen, plan
 from deploy.chaos.sender import Sender
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "kill-matrix.md"
 # Longer than an acknowledgement wait, a redelivery and the delays after them, one behind the other.
 SETTLES_WITHIN = 180.0
 # For how long one webhook is sent again: longer than any recovery, so that a slow one is a slow one and not a refusal.
@@ -84,7 +81,7 @@ def main(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, DESCRIPTORS)), hard))
     try:
-        with _place(keep=keep) as place:
+        with place_of("webhooks", keep=keep) as place:
             outcome = asyncio.run(_drilled(place, planned, console))
     except asyncio.CancelledError:
         sys.exit(128 + signal.SIGTERM)
@@ -95,8 +92,7 @@ def main(
     for remark in report.remarks(outcome):
         console.print(remark, markup=False)
     if write:
-        PAGE.write_text(report.page(outcome), encoding="utf-8")
-        console.print(f"written to {PAGE}")
+        console.print(f"written to {written(WEBHOOKS_PART, report.page(outcome))}")
     if as_json:
         click.echo(msgspec.json.encode(report.document(outcome)))
     sys.exit(0 if outcome.clean else 1)
@@ -136,21 +132,6 @@ async def _drilled(place: Path, planned: Plan, console: Console) -> report.Repor
             at=at,
             seconds=asyncio.get_running_loop().time() - began,
         )
-
-
-@contextmanager
-def _place(*, keep: bool) -> Iterator[Path]:
-    """Make a folder that the users of sandboxes and of Postgres may pass through, with one inside that they may write to."""
-    place = Path(tempfile.mkdtemp(prefix="millrace-chaos-"))
-    place.chmod(0o755)
-    marks = place / "marks"
-    marks.mkdir()
-    marks.chmod(0o777 | (0o1000 if os.geteuid() == 0 else 0))
-    try:
-        yield place
-    finally:
-        if not keep:
-            shutil.rmtree(place, ignore_errors=True)
 
 
 if __name__ == "__main__":

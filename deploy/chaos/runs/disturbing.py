@@ -1,0 +1,90 @@
+"""Disturbs one executor after the other, and now and then the broker or the database, as long as runs are asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+from deploy.chaos.installation import Installation
+from deploy.chaos.runs.replicas import SERVICE, Second
+
+# What is done how often, relative to each other. Executors are what this drill is about.
+WEIGHTS = {
+    "kill the first": 3,
+    "kill the second": 3,
+    "pause the first": 2,
+    "pause the second": 2,
+    "kill nats": 1,
+    "kill postgres": 1,
+}
+# In the short drill each is done once, the pause first: it takes longest.
+IN_TURN = ("pause the second", "kill the first", "kill nats", "kill the first", "kill postgres", "kill the first")
+
+
+class Disturbing:
+    """`done` counts what was done. `pause` is in seconds: longer than the 30 after which work is given to others."""
+
+    def __init__(
+        self, installation: Installation, second: Second, *, every: float, pause: float, seed: int, tell: Callable[[str], None]
+    ) -> None:
+        """Do nothing yet."""
+        self._installation = installation
+        self._second = second
+        self._every = every
+        self._pause = pause
+        self._drawn = random.Random(seed)  # noqa: S311 - to be repeated by its seed, and no secret
+        self._tell = tell
+        self._paused: set[str] = set()
+        self.done: Counter[str] = Counter()
+
+    @contextlib.asynccontextmanager
+    async def going(self, *, in_turn: bool) -> AsyncIterator[None]:
+        """Disturb for the block; who is paused then goes on before this returns."""
+        task = asyncio.create_task(self._disturb(in_turn=in_turn))
+        stopped = asyncio.create_task(self._until_cancelled(task))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await stopped
+
+    async def _until_cancelled(self, task: asyncio.Task[None]) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    async def _disturb(self, *, in_turn: bool) -> None:
+        pauses: set[asyncio.Task[None]] = set()
+        what = iter(IN_TURN)
+        try:
+            while True:
+                await asyncio.sleep(self._every)
+                chosen = next(what, "") if in_turn else self._drawn.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+                how, _, target = chosen.rpartition(" ")
+                if not chosen or target in self._paused:
+                    continue
+                self.done[chosen] += 1
+                self._tell(chosen)
+                if how.startswith("pause"):
+                    pauses.add(asyncio.create_task(self._stand_still(target)))
+                elif target == "second":
+                    await self._second.kill()
+                else:
+                    await self._installation.kill(SERVICE if target == "first" else target)
+        finally:
+            # The block is over: those that stand still must finish their time, or their work was never redelivered.
+            await asyncio.gather(*pauses)
+
+    async def _stand_still(self, target: str) -> None:
+        pid = self._second.pid if target == "second" else await self._installation.running(SERVICE)
+        self._paused.add(target)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(self._pause)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+            self._paused.discard(target)
