@@ -64,10 +64,14 @@ class Turns:
             return {row.key for row in await connection.execute(text(_LEFT_BEHIND))}
 
     async def free(self, limit: int = 1000) -> list[str]:
-        """Return keys for which runs wait and whose turn it is nobody's."""
+        """Return keys for which runs wait, and whose turn it is nobody's, or that of one who waits.
+
+        The latter is what somebody leaves who is killed, or loses the broker, between giving a run its turn and telling it.
+        """
         statement = """
             SELECT DISTINCT turn AS key FROM run WHERE status = 'waiting' AND blocked_on = 'concurrency'
-               AND NOT EXISTS (SELECT 1 FROM turn WHERE turn.key = run.turn) LIMIT :limit
+               AND (NOT EXISTS (SELECT 1 FROM turn WHERE turn.key = run.turn)
+                    OR EXISTS (SELECT 1 FROM turn WHERE turn.run = run.id)) LIMIT :limit
         """
         async with transaction(self._engine) as connection:
             return [row.key for row in await connection.execute(text(statement), {"limit": limit})]
