@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from services.executor import life, workspace
-from services.executor.claim import Claim, children_told, fold
+from services.executor.claim import Claim, children_told, fold, outlasting
 from services.executor.egress import Reached
 from services.executor.files import Files
 from services.executor.life import Recorded, StepId
@@ -26,7 +26,7 @@ from shared.bus import Bus
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable
-from shared.messages import Audited, LineChunk, RunRequested, RunStepCompleted, Wait
+from shared.messages import Audited, LineChunk, Resolved, RunRequested, RunStepCompleted, Wait
 from shared.questions.events import EmitEvent, Emitted, GetMapping, MappingView
 from shared.questions.executor import WorkflowEntry
 from shared.questions.oauth import GetToken, Token
@@ -103,11 +103,7 @@ class Allowed:
         if of == "run":
             await self._check_own(name)
         wait = Wait(kind=of, name=name, ordinal=ordinal, position=position, until=self._until(of, name, ordinal, seconds))
-        folded = await fold(self._deps.bus, self._run)
-        if folded is None:
-            raise NotFound("the run is gone")
-        waiting = msgspec.structs.replace(folded.state, status="waiting", held=False, waits=[wait])
-        over = life.resumption(waiting, self._steps, await children_told(waiting, self._deps.bus, self._deps.store), utc_now())
+        over = await outlasting(lambda: self._over(wait), run=self._run, wait=of)
         if over is None:
             self.waits[of, name, ordinal] = wait
             return None
@@ -115,12 +111,20 @@ class Allowed:
         await self._keep((of, name, ordinal), recorded)
         return _record(recorded)
 
+    async def _over(self, wait: Wait) -> list[Resolved] | None:
+        """Return how a wait has ended by now. Raises `Unavailable`."""
+        folded = await fold(self._deps.bus, self._run)
+        if folded is None:
+            raise NotFound("the run is gone")
+        waiting = msgspec.structs.replace(folded.state, status="waiting", held=False, waits=[wait])
+        return life.resumption(waiting, self._steps, await children_told(waiting, self._deps.bus, self._deps.store), utc_now())
+
     async def start_run(self, asked: StartedRun) -> str:
         """Ask for a run in the organization of this one; which one derives from this run and the place that asks."""
         parent = self._claim.state
         if parent.hops >= MOST_HOPS:
             raise Invalid(f"{MOST_HOPS} runs have started each other up to here: no more do")
-        entry = await self._workflow(asked.workflow)
+        entry = await outlasting(lambda: self._workflow(asked.workflow), run=self._run, child=asked.workflow)
         child = derived_id(self._run, "child", asked.workflow, str(asked.ordinal))
         request = RunRequested(
             run=child,
@@ -138,8 +142,9 @@ class Allowed:
             hops=parent.hops + 1,
         )
         bus = self._deps.bus
+        sealed = bus.seal(request, org=self._org, cause=self._claim.started, id=child)
         try:
-            await bus.append(bus.seal(request, org=self._org, cause=self._claim.started, id=child), 0)
+            await outlasting(lambda: bus.append(sealed, 0), run=self._run, child=asked.workflow)
         except Conflict:
             _log.info("child.started_before", child=child)  # by an earlier attempt, which did not come to say so
         await self._keep(("start", asked.workflow, asked.ordinal), Recorded(child, asked.position))

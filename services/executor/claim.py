@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -24,6 +25,7 @@ PAUSE = 0.25
 # How a claim ends: with the run's end, or with the run waiting for something, or given back to the workers.
 Outcome = RunSucceeded | RunFailed | RunTimedOut | RunCrashed | RunCancelled | RunWaiting | RunResumed
 _log = structlog.get_logger()
+T = TypeVar("T")
 
 
 class Superseded(Exception):
@@ -63,6 +65,20 @@ async def children_told(state: RunState, bus: Bus, store: Store) -> dict[str, An
             if child is not None and child.ended:
                 told[wait.name] = life.told(child)
     return told
+
+
+async def outlasting(ask: Callable[[], Awaitable[T]], **what: Any) -> T:
+    """Return what `ask` returns, asked again for as long as a store is away; `what` is for the log.
+
+    For what an attempt cannot go on without: that a store was away for a moment is no error of the author's. The attempt's own
+    time-out bounds it.
+    """
+    while True:
+        try:
+            return await ask()
+        except Unavailable as error:
+            _log.warning("run.waits_for_a_store", reason=error.detail, **what)
+            await asyncio.sleep(PAUSE)
 
 
 class Claim:
@@ -124,12 +140,7 @@ class Claim:
 
     async def _learn(self, message: Message) -> None:
         """Fold after a conflict: raise what it means for us, or take over the sequence and let the append be tried again."""
-        while True:
-            try:
-                folded = await fold(self._bus, self.run)
-                break
-            except Unavailable:
-                await asyncio.sleep(PAUSE)
+        folded = await outlasting(lambda: fold(self._bus, self.run), run=self.run, type=type(message).__name__)
         if folded is None or folded.state.ended:
             raise AlreadyEnded
         if folded.state.claim != self.started.id:

@@ -104,6 +104,21 @@ class Place:
             return self.servers.postgres.url(SUPERUSER, self.credentials.postgres_admin, self._database)
         return self.servers.postgres.url(f"millrace_{service}", self.credentials.postgres[service], self._database)
 
+    @asynccontextmanager
+    async def database_away(self) -> AsyncIterator[None]:
+        """Cut the services' connections for the block and let none of them in: to them the database is away."""
+        admin = await asyncpg.connect(self.servers.postgres.url(SUPERUSER, self.credentials.postgres_admin, "postgres"))
+        try:
+            await admin.execute(f'ALTER DATABASE "{self._database}" CONNECTION LIMIT 0')
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND usename LIKE 'millrace_%'",
+                self._database,
+            )
+            yield
+        finally:
+            await admin.execute(f'ALTER DATABASE "{self._database}" CONNECTION LIMIT -1')
+            await admin.close()
+
     def environment(self, service: str, **more: str) -> dict[str, str]:
         """Return the environment of a service in this place."""
         return {
