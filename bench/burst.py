@@ -118,7 +118,8 @@ def _outcome(runs: list[dict[str, Any]], samples: list[Sample], single: float, b
     seconds = max(at + one for at, one in zip(requested, taken, strict=True))
     slots = samples[0].pool["slots"]
     ideal = RUNS * single / slots
-    _draw(picture, samples, requested, waited, taken)
+    ended = [at + one for at, one in zip(requested, taken, strict=True)]
+    _draw(picture, samples, ended, waited, taken)
     return Outcome(
         name="burst",
         figure=seconds,
@@ -141,7 +142,7 @@ def _outcome(runs: list[dict[str, Any]], samples: list[Sample], single: float, b
     )
 
 
-def _draw(picture: Path, samples: list[Sample], requested: list[float], waited: list[float], taken: list[float]) -> None:
+def _draw(picture: Path, samples: list[Sample], ended: list[float], waited: list[float], taken: list[float]) -> None:
     def of(name: str) -> list[tuple[float, float]]:
         return [(sample.at, float(sample.pool[name])) for sample in samples]
 
@@ -157,10 +158,10 @@ def _draw(picture: Path, samples: list[Sample], requested: list[float], waited: 
             ],
         ),
         Panel(
-            "seconds, by the moment at which the run was asked for",
+            "seconds that a run had waited and taken, by the moment of its end",
             [
-                Curve("until it began", list(zip(requested, waited, strict=True))),
-                Curve("until it had ended", list(zip(requested, taken, strict=True))),
+                Curve("until it began", sorted(zip(ended, waited, strict=True))),
+                Curve("until it had ended", sorted(zip(ended, taken, strict=True))),
             ],
         ),
     ]

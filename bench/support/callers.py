@@ -87,6 +87,8 @@ class Callers:
                 answer.set_exception(BenchError(f"{self._post.url} was answered {status}: {body[:500].decode(errors='replace')}"))
 
         def lost() -> None:
+            # One that nobody uses is closed after a while.
+            self._free = deque(one for one in self._free if one[1] is not waiting)
             for answer in waiting:
                 if not answer.done():
                     answer.set_exception(BenchError(f"{self._post.url}: the connection was closed"))
