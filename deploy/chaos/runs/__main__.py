@@ -25,10 +25,10 @@ from deploy.chaos.runs.kinds import orders
 from deploy.chaos.runs.replicas import Second, health, second_executor
 
 WORKFLOWS = Path(__file__).with_name("drilled.py")
-RUNS_ASKED, QUICK_RUNS = 10_000, 120
+RUNS_ASKED, QUICK_RUNS = 10_000, 100
 # Below what two cores carry while they also ask and count.
-RATE, QUICK_RATE = 15.0, 4.0
-EVERY, QUICK_EVERY = 10.0, 5.0
+RATE, QUICK_RATE = 15.0, 2.0
+EVERY, QUICK_EVERY = 10.0, 4.0
 # Longer than the 30 s after which unacknowledged work is given to somebody else.
 PAUSE, QUICK_PAUSE = 40.0, 33.0
 # Longer than a redelivery, twice, and the waits after it.
