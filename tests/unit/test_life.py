@@ -40,8 +40,8 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 SPENT: dict[str, Any] = {"duration_ms": 1.0, "usage": RunUsage()}
 ERROR = RunError("E", "e")
 TURN = Turn("a/b")
-# Each number picks one of those things that may happen next.
-CHOICES = st.lists(st.integers(0, 10_000), max_size=80)
+# Each number picks one of those things that may happen next. Long stories as often as short ones: left to itself a list is short.
+CHOICES = st.integers(0, 80).flatmap(lambda length: st.lists(st.integers(0, 10_000), min_size=length, max_size=length))
 
 
 class Story:

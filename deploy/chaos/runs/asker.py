@@ -18,6 +18,8 @@ ANSWER_WITHIN = 10.0
 DELAYS = (0.25, 0.5, 1.0, 2.0)
 # For how long one thing is asked for: longer than any recovery.
 PATIENCE = 180.0
+# Runs that are asked for and not accepted yet; the flow waits for them, or it would become a storm of repetitions.
+AT_ONCE = 64
 
 
 class Asked(msgspec.Struct, kw_only=True):
@@ -39,16 +41,18 @@ class Asker:
         self._session = session
         self._url = url
         self._headers = {"Authorization": f"Bearer {key}"}
+        self._at_once = asyncio.Semaphore(AT_ONCE)
         self.asked: list[Asked] = []
 
     async def flow(self, orders: Iterable[Order], rate: float) -> None:
-        """Ask for `rate` runs a second, whatever becomes of the others; returns when all that was to be said is said."""
+        """Ask for up to `rate` runs a second; returns when all that was to be said is said."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         async with asyncio.TaskGroup() as group:
             for number, order in enumerate(orders):
                 # A steady flow is made by the clock: nothing else says when the next one is due.
                 await asyncio.sleep(max(0.0, began + number / rate - loop.time()))
+                await self._at_once.acquire()
                 asked = Asked(order=order)
                 self.asked.append(asked)
                 group.create_task(self._through(asked))
@@ -60,7 +64,10 @@ class Asker:
             at = datetime.now(UTC) + timedelta(seconds=order.delay)
             body["run_at"] = asked.not_before = at.isoformat().replace("+00:00", "Z")
         path = f"/api/v1/workflows/{order.kind.workflow}/runs"
-        status, answer = await self._say(asked, path, body, {"Idempotency-Key": order.token})
+        try:
+            status, answer = await self._say(asked, path, body, {"Idempotency-Key": order.token})
+        finally:
+            self._at_once.release()
         if status not in {200, 202}:
             asked.refusal = f"{status} {answer}"
             return
