@@ -124,11 +124,11 @@ async def test_a_new_user_gets_from_a_folder_to_a_webhooks_run_and_its_log(millr
     assert rows.index("webhook.received") < rows.index("event.routed") < rows.index("run.succeeded")
 
     said = await millrace("runs", "why", run["id"])
-    assert f"run {run['id']} summarize-push succeeded, requested by subscription:push\n" in said
     led = [line.split(" * ")[1].strip("└├│ ").split()[0] for line in said.splitlines() if " * " in line]
-    assert led == ["webhook.received", "event.accepted", "run.requested"]
-    why = await millrace.json("runs", "why", run["id"], "--limit", "0")
-    assert (why["run"], why["path"][0], len(why["path"])) == (run["id"], delivery, 3)
+    assert led == ["webhook", "event", "subscription", "run"]
+    assert f"run {run['id']} succeeded  summarize-push requested by subscription:push\n" in said
+    why = await millrace.json("runs", "why", run["id"])
+    assert (why["run"], why["path"][0], len(why["path"]), why["path"][-1]) == (run["id"], delivery, 4, run["id"])
 
 
 async def test_the_same_folder_again_sends_nothing_and_a_changed_file_alone_is_sent(naps: Path, millrace: Command) -> None:

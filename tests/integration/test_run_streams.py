@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ async def home(place: Place, data: Path) -> AsyncIterator[House]:
         yield made
 
 
-async def events(client: Client, run: str, last: str | None = None) -> AsyncIterator[Event]:
+async def events(client: Client, run: str, last: str | None = None) -> AsyncGenerator[Event, None]:
     headers = client.key | ({} if last is None else {"Last-Event-ID": last})
     async with client.session.get(f"{client.url}/api/v1/runs/{run}/stream", headers=headers) as response:
         assert (response.status, response.content_type) == (200, "text/event-stream"), await response.text()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.gateway.causes import Cause, why
+from services.gateway.domain import CLOCKS_DIFFER, chain_began
 from shared.questions.logs import Link
 
 
@@ -49,7 +52,8 @@ def test_everything_stands_below_what_led_to_it(links: list[Link]) -> None:
 
 def test_the_tree_says_how_each_run_goes() -> None:
     (hook,) = why("r2", CHAIN, cut=True).items
-    run = ("run", "r1", "succeeded", [("run", "r2", "waiting", []), ("event", "e2", None, [("run", "r3", "queued", [])])])
+    emitted = ("event", "e2", None, [("run", "r3", "queued", list[object]())])
+    run = ("run", "r1", "succeeded", [("run", "r2", "waiting", list[object]()), emitted])
     assert shape(hook.led_to) == [("event", "e", None, [("subscription", "s1", None, [run]), ("filtered", "s2", None, [])])]
 
 
@@ -67,3 +71,11 @@ def test_what_is_not_archived_leads_nowhere_and_a_lost_cause_begins_a_tree() -> 
 def test_messages_that_cause_each_other_make_no_circle() -> None:
     links = [link("a", "b", "event.accepted", 0), link("b", "a", "event.accepted", 1)]
     assert shape(why("r1", links, cut=False).items) == [("event", "b", None, [("event", "a", None, [])])]
+
+
+def test_a_chain_began_when_its_id_says_or_a_day_before_the_run() -> None:
+    requested = datetime(2026, 11, 23, 16, 40, 30, 661443, tzinfo=UTC)
+    began = chain_began("01a20947-ceb8-77cf-8dfe-e42240015d78", requested)
+    assert began == datetime(2026, 11, 23, 16, 40, 30, 648000, tzinfo=UTC) - CLOCKS_DIFFER
+    for other in ("d4db233a-1681-538b-a3f3-57adb62c2718", "of another kind"):
+        assert chain_began(other, requested) == datetime(2026, 11, 22, 16, 35, 30, 661443, tzinfo=UTC)

@@ -245,9 +245,10 @@ def test_no_option_of_any_command_takes_a_key_or_a_secret_itself() -> None:
         for name, option in options(program)
         if any(word in " ".join(option.opts) for word in ("key", "secret", "token", "password"))
     }
-    # A run's `--key` is an idempotency key, which grants nothing.
+    # A run's `--key` is an idempotency key, which grants nothing, and its `--concurrency-key` says with whom it takes turns.
     assert suspicious == {
         ("run", "--key", None),
+        ("run", "--concurrency-key", None),
         ("put", "--secret", "NAME[=FILE]"),
         ("put", "--token-file", "FILE"),
         ("send", "--secret-file", "FILE"),

@@ -10,7 +10,8 @@ import http.client
 import io
 import json
 import ssl
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -22,6 +23,8 @@ Query = Mapping[str, str | int | float | None]
 # Seconds. An answer may take as long as the longest `wait` of a run, and the registration of a workspace's code.
 CONNECTED_WITHIN = 10.0
 ANSWERED_WITHIN = 90.0
+# What goes on says at least every 15 s that it is there.
+SILENT_FOR = 45.0
 LARGEST_PAGE = 1000
 # What a connection fails with; a host's name that cannot be encoded is a UnicodeError.
 FAILURES = (OSError, http.client.HTTPException, UnicodeError)
@@ -134,6 +137,34 @@ class Api:
         except FAILURES as error:
             self.close()
             raise Unreachable(self.url, _reason(error)) from error
+
+    def lines(self, *path: str, headers: Mapping[str, str], until: float) -> Iterator[str]:
+        """Yield the lines of an answer that goes on, over a connection of its own, to its end or up to a time (monotonic).
+
+        Raises `Refused`, `Unreachable`, also when nothing is heard for much longer than the other end is ever silent.
+        """
+        connection: http.client.HTTPConnection | None = None
+        try:
+            connection = self._connected()
+            given = {**self._headers, **headers, "Accept": "text/event-stream"}
+            connection.request("GET", self._prefix + address(f"/api/v1{path[0]}", *path[1:]), None, given)
+            sock = connection.sock
+            response = connection.getresponse()
+            if response.status >= 300:
+                raise Refused(response.status, _json_or_none(response.read()))
+            while True:
+                sock.settimeout(max(0.001, min(SILENT_FOR, until - time.monotonic())))
+                line = response.readline()
+                if not line:
+                    return
+                yield line.decode()
+        except FAILURES as error:
+            if isinstance(error, TimeoutError) and time.monotonic() >= until:
+                return
+            raise Unreachable(self.url, _reason(error)) from error
+        finally:
+            if connection is not None:
+                connection.close()
 
     def close(self) -> None:
         """Give the connection up."""

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 import uuid
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from millrace.cli import codes, show
-from millrace.cli.api import Api, Refused, Unreachable
-from millrace.cli.lines import Follower, lines_of, written
+from millrace.cli.api import Api, Unreachable
+from millrace.cli.lines import lines_of, written
+from millrace.cli.recorded import COMMANDS as RECORDED
 from millrace.cli.session import Session, asks
-from millrace.cli.times import moment
+from millrace.cli.stream import followed
+from millrace.cli.times import ahead, moment
 from millrace.cli.values import an_object, pairs
 from millrace.cli.why import why
 from millrace.cli.workspace import ending
 
-# Seconds: the longest that the API waits in one request, and between two looks at a run that takes longer.
+# Seconds: the longest that the API waits in one request.
 LONGEST_WAIT = 60.0
-LOOKS_EVERY = 0.25
 # Columns of a list of runs.
 COLUMNS = [
     show.field("id"),
     show.field("workflow"),
     show.field("status"),
     show.field("reason"),
+    show.field("blocked_on"),
     show.field("attempt"),
     show.moment("requested_at"),
     ("took", lambda run: show.milliseconds(run["duration_ms"])),
@@ -48,6 +48,9 @@ COLUMNS = [
 @click.option("--input", "whole", metavar="JSON|@FILE|-", help="The whole input as a JSON object; -i adds to it.")
 @click.option("--timeout", type=float, help="Seconds, instead of the workflow's own.")
 @click.option("--priority", type=click.Choice(["high", "normal", "low"]))
+@click.option("--at", "run_at", metavar="TIME", help="Begin then: `+1h` from now, or RFC 3339.")
+@click.option("--deadline", type=float, metavar="SECONDS", help="Expire when it has not begun so long after that, or after now.")
+@click.option("--concurrency-key", help="Take turns with the runs of this key, instead of the workflow's own.")
 @click.option("--key", help="The same key, the same run: a script that is run again starts nothing twice.")
 @click.option(
     "--wait",
@@ -66,11 +69,11 @@ def run(
     *,
     given: tuple[str, ...],
     whole: str | None,
-    timeout: float | None,
-    priority: str | None,
     wait: float | None,
     logs: bool,
     key: str | None,
+    run_at: str | None,
+    **asked: float | str | None,
 ) -> int:
     """Start a run. Prints its id, or, having waited, its result.
 
@@ -81,7 +84,9 @@ def run(
     if given:
         schema = session.api.get("/workflows", workflow)["input_schema"]
         body["input"] |= pairs(given, schema, "-i")
-    body |= {name: value for name, value in (("timeout", timeout), ("priority", priority)) if value is not None}
+    body |= {name: value for name, value in asked.items() if value is not None}
+    if run_at is not None:
+        body["run_at"] = ahead(run_at, datetime.now(UTC))
     seconds = (math.inf if logs else 0.0) if wait is None else wait
     began = time.monotonic()
     query = {"wait": 0 if logs else min(seconds, LONGEST_WAIT)}
@@ -94,7 +99,7 @@ def run(
         return codes.DONE
     if "finished_at" not in started:
         shown = (lambda item: show.aside(written(item), item["line"]["level"])) if logs else None
-        started = _follow(session.api, started["id"], began + seconds, shown)
+        started = followed(session.api, started["id"], began + seconds, shown)
     _tell(session, started)
     return codes.of_run(started)
 
@@ -140,7 +145,7 @@ def get_run(session: Session, id_: str) -> None:
 def run_logs(session: Session, id_: str, *, follow: bool) -> None:
     """Print what a run logged and printed."""
     if follow:
-        _follow(session.api, id_, math.inf, lambda item: _line(session, item))
+        followed(session.api, id_, math.inf, lambda item: _line(session, item))
         return
     items = list(lines_of(session.api, id_))
     if session.is_json:
@@ -166,7 +171,8 @@ def rerun_run(session: Session, id_: str) -> None:
     _told(session, session.api.call("POST", "/runs", id_, "rerun"))
 
 
-runs.add_command(why)
+for _command in (why, *RECORDED):
+    runs.add_command(_command)
 
 
 def _started(api: Api, workflow: str, query: dict[str, float], body: dict[str, Any], key: str) -> dict[str, Any]:
@@ -176,31 +182,6 @@ def _started(api: Api, workflow: str, query: dict[str, float], body: dict[str, A
         return dict(api.call("POST", "/workflows", workflow, "runs", query=query, body=body, headers=headers))
     except Unreachable:
         return dict(api.call("POST", "/workflows", workflow, "runs", query=query, body=body, headers=headers))
-
-
-def _follow(api: Api, id_: str, deadline: float, shown: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
-    """Return a run when it has ended, or as it is at the deadline (monotonic), having shown its lines as they came.
-
-    A server that goes away meanwhile is asked again: the run does not depend on it.
-    """
-    follower = Follower(api, id_)
-    complained = False
-    while True:
-        now = time.monotonic()
-        try:
-            for item in follower.look(now, lines=shown is not None):
-                if shown is not None:
-                    shown(item)
-            sys.stdout.flush()
-            if follower.over or now >= deadline:
-                return follower.run
-        except (Refused, Unreachable) as error:
-            if now >= deadline or not follower.run or (isinstance(error, Refused) and not error.is_passing):
-                raise
-            if not complained:
-                show.aside(f"millrace: {error}; the run goes on, trying again", "warning")
-                complained = True
-        time.sleep(min(LOOKS_EVERY, max(0.0, deadline - now)))
 
 
 def _tell(session: Session, ended: dict[str, Any]) -> None:

@@ -24,3 +24,14 @@ def moment(text: str | None, now: datetime) -> str | None:
         return (now.astimezone(UTC) - timedelta(seconds=int(found[1]) * _SECONDS[found[2]])).isoformat().replace("+00:00", "Z")
     except OverflowError:
         return text
+
+
+def ahead(text: str, now: datetime) -> str:
+    """Return a time to come in RFC 3339: `+1h` is an hour after `now`; what is not understood is passed on."""
+    found = _AGO.match(text.removeprefix("+")) if text.startswith("+") else None
+    if found is None:
+        return text
+    try:
+        return (now.astimezone(UTC) + timedelta(seconds=int(found[1]) * _SECONDS[found[2]])).isoformat().replace("+00:00", "Z")
+    except OverflowError:
+        return text

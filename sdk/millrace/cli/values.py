@@ -62,18 +62,23 @@ def types_of(wanted: Schema, root: Schema, depth: int = 10) -> set[str]:
 
 def an_object(text: str, option: str) -> dict[str, Any]:
     """Return a JSON object that is given as such, as `@FILE`, or as `-` for standard input."""
+    value = a_value(text, option)
+    if not isinstance(value, dict):
+        raise click.UsageError(f"{option} must be a JSON object.")
+    return value
+
+
+def a_value(text: str, option: str) -> Any:
+    """Return any JSON value that is given like that."""
     source = text
     if text == "-":
         source = sys.stdin.read()
     elif text.startswith("@"):
         source = content(text[1:]).decode("utf-8", "replace")
     try:
-        value = json.loads(source)
+        return json.loads(source)
     except ValueError as error:
         raise click.UsageError(f"{option} is not JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise click.UsageError(f"{option} must be a JSON object.")
-    return value
 
 
 def content(path: str) -> bytes:

@@ -1,0 +1,68 @@
+"""A run's stream, followed to its end: a connection that breaks is made again, and goes on where it stood."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from millrace.cli import show
+from millrace.cli.api import Api, Refused, Unreachable
+
+# Seconds between tries.
+PAUSE = 0.25
+
+
+class Event(NamedTuple):
+    """One server-sent event; `data` is decoded."""
+
+    id: str
+    kind: str
+    data: Any
+
+
+def followed(api: Api, id_: str, deadline: float, shown: Callable[[dict[str, Any]], None] | None) -> dict[str, Any]:
+    """Return a run when it has ended, or as it is at the deadline (monotonic), having shown its lines as they came.
+
+    A server that goes away meanwhile is asked again: the run does not depend on it.
+    """
+    run: dict[str, Any] = {}
+    last: str | None = None
+    complained = False
+    while True:
+        try:
+            for event in events(api.lines("/runs", id_, "stream", headers={"Last-Event-ID": last or ""}, until=deadline)):
+                if event.kind == "line" and shown is not None:
+                    shown(event.data)
+                    sys.stdout.flush()
+                elif event.kind in {"state", "end"}:
+                    run = event.data
+                if event.kind == "end" or time.monotonic() >= deadline:
+                    return run or dict(api.get("/runs", id_))
+                last = event.id or last
+        except (Refused, Unreachable) as error:
+            if time.monotonic() >= deadline or not run or (isinstance(error, Refused) and not error.is_passing):
+                raise
+            if not complained:
+                show.aside(f"millrace: {error}; the run goes on, trying again", "warning")
+                complained = True
+        if time.monotonic() >= deadline:
+            return run or dict(api.get("/runs", id_))
+        time.sleep(min(PAUSE, max(0.0, deadline - time.monotonic())))
+
+
+def events(lines: Iterable[str]) -> Iterator[Event]:
+    """Yield what the lines of a stream say, comments left out; one that was cut off in the middle is not said."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if not line.endswith("\n"):
+            return
+        name, _, value = line.rstrip("\r\n").partition(":")
+        if name:
+            fields[name] = value.removeprefix(" ")
+        elif not line.strip():
+            if "event" in fields:
+                yield Event(fields.get("id", ""), fields["event"], json.loads(fields.get("data", "null")))
+            fields = {}
