@@ -31,6 +31,7 @@ REDACTED_HEADERS = frozenset(
 REDACTED_PARAMETERS = frozenset({"access_token"})
 # A sender's name of a delivery; longer ones are no ids.
 SENDER_ID = 256
+UNENDED = ("queued", "delayed", "running", "waiting", "cancelling")
 ENDED = frozenset({"succeeded", "failed", "timed_out", "crashed", "cancelled", "expired"})
 TERMINAL = frozenset(f"run.{status}" for status in ENDED)
 # How far before a run its chain is looked for, where the chain's id does not say when it began.

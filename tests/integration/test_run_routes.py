@@ -8,13 +8,23 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from services.executor.projections import projected
 from services.executor.purge import purge
+from services.executor.questions import QUESTIONS
+from services.executor.store import Store
+from services.executor.turns import Turns
 from shared.bus import Bus
+from shared.db import counting, open_engine
 from shared.envelope import new_id, rfc3339, utc_now
+from shared.messages import Audited
+from shared.projection import Projection
+from shared.questions.executor import GetRun, ListAttempts, ListLines, ListStates, ListSteps
+from shared.service import Health
 from tests.integration import test_durable, test_waiting
-from tests.integration.test_gateway import Client, gateway
+from tests.integration.test_gateway import Client, gateway, stream
 from tests.integration.test_runs import shared_folder, started
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, river
@@ -218,6 +228,35 @@ async def test_what_cannot_be_asked_is_named(home: House) -> None:
         await home.get(f"/runs/a.b/{list_}", 404)
         assert (await home.client("GET", f"/api/v1{path}", headers={})).status == 401
     assert (await home.get(f"/runs/{run}/steps?results=maybe", 422))["errors"][0]["path"] == "results"
+    for name, value in (("status", "done"), ("since", "monday"), ("until", "2026-01-01T00:00:00"), ("limit", "1001")):
+        assert (await home.get(f"/runs?{name}={value}", 422))["errors"][0]["path"] == name
+    assert (await home.get("/runs?cursor=x", 400))["errors"][0]["path"] == "cursor"
+
+
+async def test_a_signal_is_audited_and_refused_where_there_is_nobody_to_hear_it(home: House, place: Place) -> None:
+    run = (await home.run("approval", "waiting"))["id"]
+    path = f"/api/v1/runs/{run}/signals"
+    for asked, status in (
+        (f"{path}/approval?org=other", 404),
+        (f"/api/v1/runs/{new_id()}/signals/approval", 404),
+        (f"{path}/{'x' * 201}", 422),
+        (f"{path}/approval", 202),
+        (f"{path}/approval", 202),
+    ):
+        assert (await home.client("POST", asked, json={"yes": True})).status == status, asked
+    assert (await home.client("POST", f"{path}/approval", data=b"{")).status == 400
+    assert (await home.client("POST", f"{path}/approval", headers={})).status == 401
+    assert (await home.come_to(run, "succeeded"))["result"]["data"] == {"yes": True}
+    assert (await home.client("POST", f"{path}/approval")).status == 409
+    audited = [msgspec.json.decode(one.data, type=Audited) for one in await stream(place, "AUDIT") if b"signal" in bytes(one.data)]
+    assert [(one.target, one.outcome) for one in audited if one.verb == "signal" and one.target == run] == [
+        (run, "not_found"),
+        (run, "invalid"),
+        (run, "ok"),
+        (run, "ok"),
+        (run, "malformed"),
+        (run, "conflict"),
+    ]
 
 
 async def test_why_tells_what_led_to_a_run_and_what_came_of_it(home: House, place: Place, shared_folder: Path) -> None:
@@ -243,3 +282,41 @@ async def test_why_tells_what_led_to_a_run_and_what_came_of_it(home: House, plac
         assert (await home.get(path + "?limit=0", 422))["errors"][0]["path"] == "limit"
         await home.get(path + "?org=other", 404)
         assert (await home.client("GET", f"/api/v1{path}", headers={})).status == 401
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """What another executor has for answering; its projection of lines waits for the lock."""
+
+    bus: Bus
+    store: Store
+    turns: Turns
+    lines: Projection
+
+
+async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: House, place: Place) -> None:
+    run = (await home.run("talk", "succeeded", input={"lines": 300}))["id"]
+    large = (await home.run("large", "succeeded", input={"bytes": 10, "times": 50}))["id"]
+    url = place.database_url("executor")
+    engine = open_engine(url, service="executor")
+    try:
+        async with home.executor_bus() as bus:
+            part = next(one for one in projected(bus.client) if one.name == "lines")
+            behind = Projection(
+                client=bus.client, engine=engine, url=url, service="executor", projected=part, health=Health("executor")
+            )
+            deps: Any = Replica(bus, Store(engine), Turns(engine), behind)
+            asked: list[tuple[Any, int]] = [
+                (GetRun(org="default", id=run), 1),
+                (ListStates(org="default", id=run), 1),
+                (ListSteps(org="default", id=large), 2),
+                (ListAttempts(org="default", id=run), 1),
+                # The run's row, the checkpoint, the page, and whether anything comes after it.
+                (ListLines(org="default", id=run, settled=True), 4),
+            ]
+            for question, most in asked:
+                with counting(engine) as statements:
+                    answer = await QUESTIONS[type(question)](question, deps)
+                assert len(statements) <= most, (question, statements)
+            assert len(answer.items) == 300
+    finally:
+        await engine.dispose()

@@ -11,7 +11,7 @@ from aiohttp import web
 from services.gateway.api.access import Caller, audited, gateway_of, note
 from services.gateway.api.lists import boolean_of, fitted, id_of, idempotency_key_of, no_body, object_of, page_of
 from services.gateway.causes import why
-from services.gateway.domain import ENDED, TERMINAL, chain_began
+from services.gateway.domain import ENDED, TERMINAL, UNENDED, chain_began
 from services.gateway.parts import Gateway
 from services.gateway.starts import Asked, Priority, Start, ended, known, run_id, start
 from shared import aggregate
@@ -89,6 +89,9 @@ async def list_runs(request: web.Request) -> web.Response:
     """GET: newest first; `status`, `workflow`, `since`, `until` narrow."""
     gateway, caller = gateway_of(request)
     narrowed = {name: request.query.get(name) or None for name in ("status", "workflow", "since", "until")}
+    if narrowed["status"] not in {None, *UNENDED, *ENDED}:
+        known_ones = ", ".join((*UNENDED, *sorted(ENDED)))
+        raise Invalid(f"there is no such status: {known_ones}", errors=(Problem("status", "no such status"),))
     return json_response(await gateway.bus.ask(ListRuns(org=caller.org, page=page_of(request), **narrowed)))
 
 
