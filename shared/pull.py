@@ -125,6 +125,7 @@ class OrderedReader:
 
     One ephemeral consumer at a time; a gap in its own sequence, missed heartbeats or a vanished consumer make a new one that
     starts after the last message handed out. What arrives within `linger` seconds of a message is handed out together with it.
+    With `headers_only` messages come without their data, for those who only want to know that there are any.
     """
 
     def __init__(
@@ -137,9 +138,11 @@ class OrderedReader:
         start: Start = "all",
         batch: int = 500,
         linger: float = 0.0,
+        headers_only: bool = False,
     ) -> None:
         self._client = client
         self._stream = stream
+        self._headers_only = headers_only
         self._filters = filters
         self._after = after
         self._start = start
@@ -218,6 +221,8 @@ class OrderedReader:
             "inactive_threshold": int(60 * _NANO),
             "replay_policy": "instant",
         }
+        if self._headers_only:
+            config["headers_only"] = True
         if self._after is not None:
             config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": self._after + 1}
         else:

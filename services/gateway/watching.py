@@ -69,7 +69,7 @@ class Watching:
         while True:
             await self._wanted.wait()
             try:
-                await self._wake(OrderedReader(self._client, stream, start="new"))
+                await self._wake(OrderedReader(self._client, stream, start="new", headers_only=True))
             except (Unavailable, StreamError) as error:
                 _log.warning("watching.interrupted", stream=stream, reason=str(error))
                 await asyncio.sleep(PAUSE)

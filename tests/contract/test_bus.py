@@ -98,6 +98,20 @@ async def test_an_ordered_reader_starts_after_a_sequence_and_follows(place: Plac
         assert seen == sequences[5:]
 
 
+async def test_a_reader_of_headers_gets_every_message_and_no_data(place: Place) -> None:
+    async with bus_of(place, "executor") as bus:
+        sequences = [await bus.publish(bus.seal(requested(new_id()), org="default")) for _ in range(20)]
+        reader = OrderedReader(bus.client, "RUNS", batch=4, headers_only=True).batches()
+        seen: list[int] = []
+        async for batch in reader:
+            seen += [delivered.sequence for delivered in batch]
+            assert {delivered.data for delivered in batch} == {b""}
+            if len(seen) == len(sequences):
+                break
+        await reader.aclose()
+        assert seen == sequences
+
+
 async def test_a_registry_keeps_the_entry_with_the_higher_sequence(place: Place) -> None:
     def entry(name: str) -> SourceEntry:
         return SourceEntry(

@@ -18,7 +18,8 @@ from millrace.cli.api import Refused, address
 from millrace.cli.folder import files_of, plan
 from millrace.cli.lines import written
 from millrace.cli.signing import Sending, headers_of
-from millrace.cli.times import ago, moment
+from millrace.cli.stream import Event, events
+from millrace.cli.times import ago, ahead, moment
 from millrace.cli.values import fitting, pairs, secret
 from services.gateway.domain import ENDED
 from services.gateway.schemes import key_of, refusal
@@ -253,3 +254,26 @@ def test_no_option_of_any_command_takes_a_key_or_a_secret_itself() -> None:
         ("put", "--token-file", "FILE"),
         ("send", "--secret-file", "FILE"),
     }
+
+
+def test_a_time_to_come_is_told_from_now_or_passed_on() -> None:
+    now = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+    assert ahead("+90m", now) == "2026-01-31T11:00:00Z"
+    for text in ("2026-02-01T00:00:00Z", "1h", "+soon", "+999999999w"):
+        assert ahead(text, now) == text
+
+
+def test_events_are_read_whole_or_not_at_all() -> None:
+    lines = [
+        ": here\n",
+        "\n",
+        "id: 1.0\n",
+        "event: state\n",
+        'data: {"a": "b: c"}\n',
+        "\n",
+        "id: 2.0\n",
+        "event: line\n",
+        "data: 1\n",
+    ]
+    assert list(events(lines)) == [Event("1.0", "state", {"a": "b: c"})]
+    assert list(events([*lines, "\n", "event: er"]))[1:] == [Event("2.0", "line", 1)]
