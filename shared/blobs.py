@@ -10,7 +10,8 @@ import base64
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from shared.commit import ACK_TIMEOUT
+from shared.envelope import utc_now
 from shared.errors import NotFound, TooLarge, Unavailable
 from shared.pull import OrderedReader, StreamError, api_request
 
@@ -39,11 +41,11 @@ class Blobs:
         self._bucket = bucket
         self._stream = f"OBJ_{bucket}"
 
-    async def put(self, parts: AsyncIterable[bytes], *, limit: int | None = None) -> Blob:
+    async def put(self, parts: AsyncIterable[bytes], *, limit: int | None = None, renew_after: float | None = None) -> Blob:
         """Store what `parts` yields, at most `limit` bytes, holding one chunk in memory.
 
-        Raises `TooLarge`, `Unavailable`. Content that is there already is not stored again; what was sent of a refused body
-        is purged.
+        Raises `TooLarge`, `Unavailable`. Content that is there already is not stored again, unless it is there for `renew_after`
+        seconds, for buckets that forget; what was sent of a refused body is purged.
         """
         nuid = self._client._nuid.next().decode()  # noqa: SLF001 - ids of chunks are NUIDs by ADR-20
         subject = f"$O.{self._bucket}.C.{nuid}"
@@ -58,7 +60,8 @@ class Blobs:
                 await self._publish(subject, chunk)
                 chunks += 1
             blob = Blob(digest.hexdigest(), size)
-            if await self._meta(blob.sha256) is not None:
+            found = await self._found(blob.sha256)
+            if found is not None and (renew_after is None or utc_now() - found[1] < timedelta(seconds=renew_after)):
                 await self._purge(subject)
                 return blob
             meta = {
@@ -78,7 +81,7 @@ class Blobs:
             raise
         return blob
 
-    async def get(self, sha256: str) -> AsyncIterator[bytes]:
+    async def get(self, sha256: str) -> AsyncGenerator[bytes, None]:
         """Yield the content in chunks. Raises `NotFound` before the first one when there is no such blob."""
         meta = await self._meta(sha256)
         if meta is None:
@@ -109,6 +112,11 @@ class Blobs:
         return f"$O.{self._bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
 
     async def _meta(self, name: str) -> dict[str, Any] | None:
+        found = await self._found(name)
+        return None if found is None else found[0]
+
+    async def _found(self, name: str) -> tuple[dict[str, Any], datetime] | None:
+        """Return what is known of a blob, and since when it is there."""
         try:
             answer = await api_request(
                 self._client, f"$JS.API.STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._meta_subject(name)}
@@ -116,7 +124,7 @@ class Blobs:
         except StreamError:
             return None
         found: dict[str, Any] = json.loads(base64.b64decode(answer["message"]["data"]))
-        return None if found.get("deleted") else found
+        return None if found.get("deleted") else (found, datetime.fromisoformat(answer["message"]["time"]))
 
     async def _publish(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         if not self._client.is_connected:

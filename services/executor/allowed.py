@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -20,8 +21,9 @@ from services.executor.sandbox import jail
 from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.egress.policy import Rules
 from services.executor.sandbox.egress.resolver import Resolver
-from services.executor.sandbox.jail import Kind, StartedRun, StepRecord
+from services.executor.sandbox.jail import LARGEST_RESULT, KeptResult, Kind, StartedRun, StepRecord
 from services.executor.store import Store
+from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id, rfc3339, utc_now
@@ -37,6 +39,8 @@ from shared.streams import INLINE_BYTES
 PAUSE = 1.0
 # Runs that start each other: a loop ends here.
 MOST_HOPS = 32
+# Seconds after which a result that is there already is stored again, lest it go with the run that had it first.
+RENEWED = 24 * 3600.0
 _log = structlog.get_logger()
 
 
@@ -57,6 +61,7 @@ class Deps(workspace.Deps, Protocol):
     egress: Rules
     resolver: Resolver
     keyring: Keyring
+    results: Blobs
     store: Store
 
 
@@ -84,6 +89,11 @@ class Allowed:
     async def output(self, stream: jail.Stream, text: str) -> None:
         """Keep what was printed."""
         await self.lines.text(stream, text)
+
+    async def keep_result(self, parts: AsyncIterator[bytes]) -> KeptResult:
+        """Store it in the bucket `results`, by its hash. Raises `Unavailable`."""
+        blob = await self._deps.results.put(parts, limit=LARGEST_RESULT, renew_after=RENEWED)
+        return KeptResult(blob.sha256, blob.size)
 
     async def step_get(self, name: str, ordinal: int, of: Kind) -> StepRecord | None:
         """Answer what the stream told when the run was claimed, and what was kept since."""

@@ -57,6 +57,7 @@ class Executor:
         self.keyring = Keyring(settings.keys)
         self.blobs = Blobs(bus.client, "workspace")
         self.bodies = Blobs(bus.client, "bodies")
+        self.results = Blobs(bus.client, "results")
         self.bundles = Bundles(settings.data / "bundles", self.blobs, forget=sandbox.forget)
         self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
         self.catalog: Projection

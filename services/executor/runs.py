@@ -258,13 +258,15 @@ class Runs:
 
 
 def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:
-    """Return the message that tells a sandbox's outcome; a result over 256 KiB is a failure that gives both figures."""
+    """Return the message that tells a sandbox's outcome. A result over 256 KiB that did not come in parts is a failure."""
     usage = RunUsage(cpu_ms=outcome.usage.cpu_ms, max_rss_mb=outcome.usage.max_rss_mb)
     common: dict[str, Any] = {"run": run, "attempt": attempt, "duration_ms": outcome.duration_ms, "usage": usage}
+    if outcome.kept is not None:
+        return RunSucceeded(**common, result=None, result_ref=outcome.kept.sha256, result_bytes=outcome.kept.size)
     if outcome.status == "succeeded":
         raw = bytes(outcome.result or b"null")
         if len(raw) > INLINE_BYTES:
-            detail = f"the result has {len(raw)} bytes as JSON; at most {INLINE_BYTES} are kept"
+            detail = f"the result has {len(raw)} bytes as JSON; at most {INLINE_BYTES} travel in one part"
             return RunFailed(**common, reason="limit", error=RunError("ResultTooLarge", detail))
         return RunSucceeded(**common, result=msgspec.Raw(raw))
     if outcome.status == "cancelled":

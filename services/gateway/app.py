@@ -72,6 +72,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             watching=watching,
             bodies=Blobs(bus.client, "bodies"),
             workspace=Blobs(bus.client, "workspace"),
+            results=Blobs(bus.client, "results"),
             room=Room(),
             key_hash=hashlib.sha256(settings.admin_key.encode()).digest(),
             public_url=url,

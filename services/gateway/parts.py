@@ -40,6 +40,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     watching: Watching
     bodies: Blobs
     workspace: Blobs
+    results: Blobs
     room: Room
     key_hash: bytes
     public_url: str

@@ -167,7 +167,9 @@ async def there(bench: Bench, job: Job) -> Told:
     error, reason = None, None
     if isinstance(message, RunFailed):
         error, reason = (message.error.type, message.error.message, message.error.traceback), message.reason
-    result = json.loads(bytes(message.result)) if isinstance(message, RunSucceeded) else None
+    result = None
+    if isinstance(message, RunSucceeded):
+        result = json.loads(message.result if message.result_ref is None else platform.results[message.result_ref])
     return Told(
         "succeeded" if isinstance(message, RunSucceeded) else "failed",
         reason,
@@ -238,8 +240,10 @@ ENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "no JSON": ("def main(): return {'a': [1, {2}]}", {}),
     "a coroutine nobody awaited": ("def main(): return {'a': asyncio.sleep(0)}", {}),
     "NUL": ("def main(): return 'a\\0'", {}),
-    "too large": ("def main(): return 'x' * 300_000", {}),
-    "just not too large": ("def main(): return 'x' * (256 * 1024 - 2)", {}),
+    "too large": ("def main(): return 'x' * (65 << 20)", {}),
+    "large": ("def main(): return {'a': ['x' * 300_000, [None] * 300_000]}", {}),
+    "large, and no JSON": ("def main(): return {'a': ['x' * 300_000, object()]}", {}),
+    "just not large": ("def main(): return 'x' * (256 * 1024 - 2)", {}),
     "raised": ("def main():\n    def inner(): raise ValueError('no')\n    inner()", {}),
     "raised through a library": ("async def main(): return json.loads('{')", {}),
     "raised from another": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import signal
 from pathlib import Path
@@ -19,7 +20,7 @@ WORKFLOWS = b"""
 import os
 import time
 
-from millrace import log, step, workflow
+from millrace import log, runs, step, workflow
 
 
 @workflow(name="hold")
@@ -45,6 +46,16 @@ def leave() -> None:
 @workflow(name="large")
 def large() -> str:
     return "x" * 300_000
+
+
+@workflow(name="huge")
+def huge() -> str:
+    return "x" * (65 << 20)
+
+
+@workflow(name="parent")
+async def parent() -> dict:
+    return await runs.call("large")
 
 
 @workflow(name="steps")
@@ -92,7 +103,7 @@ async def deploy(outside: Outside) -> None:
 async def test_each_way_to_end_has_its_status_and_reason(place: Place, data: Path) -> None:
     async with river(place, data) as outside:
         await deploy(outside)
-        runs = {name: await outside.request(name) for name in ("fail", "leave", "large")}
+        runs = {name: await outside.request(name) for name in ("fail", "leave", "huge")}
         failed = await outside.run(runs["fail"], "failed")
         assert failed.reason == "error"
         assert failed.error is not None
@@ -100,11 +111,22 @@ async def test_each_way_to_end_has_its_status_and_reason(place: Place, data: Pat
         assert "workflows.py" in failed.error.traceback
         crashed = await outside.run(runs["leave"], "crashed")
         assert crashed.error is not None
-        limited = await outside.run(runs["large"], "failed")
+        limited = await outside.run(runs["huge"], "failed")
         assert limited.reason == "limit"
         assert limited.error is not None
-        assert "300002" in limited.error.message
-        assert "262144" in limited.error.message
+        assert str((65 << 20) + 2) in limited.error.message
+        assert str(64 << 20) in limited.error.message
+
+
+async def test_a_large_result_is_kept_by_reference_and_its_parent_is_told_where(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        parent = await outside.run(await outside.request("parent"), "succeeded")
+        assert (parent.result_ref, parent.result_bytes) == (None, None)
+        assert parent.result["bytes"] == 300_002
+        large = await outside.run(await outside.request("large"), "succeeded")
+        assert (large.result, large.result_ref, large.result_bytes) == (None, parent.result["$ref"], 300_002)
+        assert large.result_ref == hashlib.sha256(b'"' + b"x" * 300_000 + b'"').hexdigest()
 
 
 async def test_an_attempt_over_its_time_is_ended(place: Place, data: Path, shared_folder: Path) -> None:

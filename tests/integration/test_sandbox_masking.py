@@ -104,9 +104,31 @@ async def test_a_large_result_is_masked_too(bench: Bench) -> None:
         @workflow
         def main(): return ["x" * 400_000, connections.get("halopsa").token]
     """
-    outcome = await bench.run(text, Trusting())
-    assert outcome.result is not None
-    assert json.loads(bytes(outcome.result))[1] == "***"
+    into = Trusting()
+    outcome = await bench.run(text, into)
+    assert outcome.kept is not None
+    assert json.loads(into.results[outcome.kept.sha256])[1] == "***"
+
+
+@pytest.mark.parametrize("before", [0, 262_140, 262_150])
+async def test_a_credential_across_the_border_of_two_parts_is_masked(bench: Bench, before: int) -> None:
+    text = f"""
+        import base64
+        @workflow
+        def main():
+            token = connections.get("halopsa").token
+            hidden = token + base64.b64encode(b"user:" + token.encode()).decode() + "\\n" + token
+            return ["y" * {before} + hidden + "x" * 600_000, {{token * 3: 1}}]
+    """
+    into = Trusting()
+    outcome = await bench.run(text, into)
+    assert outcome.kept is not None
+    found = json.loads(into.results[outcome.kept.sha256])
+    assert found[0].startswith("y" * before + "***")
+    assert found[0].endswith("\n***" + "x" * 600_000)
+    assert found[1] == {"***" * 3: 1}
+    assert TOKEN not in str(found)
+    assert base64.b64encode(b"user:" + TOKEN.encode()).decode()[8:-4] not in str(found)
 
 
 async def test_without_a_credential_nothing_is_touched(bench: Bench) -> None:

@@ -22,7 +22,18 @@ from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Identity, require_reach
-from services.executor.sandbox.jail import MAX_CHUNK, Description, Job, Level, Outcome, StartedRun, StepRecord, Stream, Tier
+from services.executor.sandbox.jail import (
+    MAX_CHUNK,
+    Description,
+    Job,
+    KeptResult,
+    Level,
+    Outcome,
+    StartedRun,
+    StepRecord,
+    Stream,
+    Tier,
+)
 from shared.errors import NotFound
 
 UID = SANDBOX_UID if os.geteuid() == 0 else None
@@ -81,6 +92,8 @@ class Recorded:
         self.texts: dict[Stream, str] = {"stdout": "", "stderr": ""}
         self.steps: dict[tuple[str, int], msgspec.Raw] = {}
         self.asked: list[str] = []
+        self.results: dict[str, bytes] = {}
+        self.largest_part = 0
         self.logged = asyncio.Event()
         self.variables: dict[str, Any] = {}
         self.secrets: dict[str, str] = {}
@@ -95,6 +108,15 @@ class Recorded:
 
     async def output(self, stream: Stream, text: str) -> None:
         self.texts[stream] += text
+
+    async def keep_result(self, parts: AsyncIterator[bytes]) -> KeptResult:
+        kept = bytearray()
+        async for part in parts:
+            kept += part
+            self.largest_part = max(self.largest_part, len(part))
+        sha256 = hashlib.sha256(kept).hexdigest()
+        self.results[sha256] = bytes(kept)
+        return KeptResult(sha256, len(kept))
 
     async def step_get(self, name: str, ordinal: int, of: str) -> StepRecord | None:
         found = self.steps.get((name, ordinal))

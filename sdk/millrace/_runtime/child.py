@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from millrace import _declare, _order
 from millrace._binding import bind
-from millrace._runtime import channel, describe, network, probe
+from millrace._runtime import channel, describe, large, network, probe
 from millrace._runtime.calling import call
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
@@ -90,7 +90,7 @@ def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None
             job = _job(document, control)
             if stay is None and job.get("stays"):
                 stay = Stay()
-            payload = _answer(job, stopping, bundle)
+            payload = _answer(job, control, stopping, bundle)
         except BaseException:
             payload, stay = _LAST_RESORT, None
         if os.getpid() != born:
@@ -121,7 +121,7 @@ def _job(document: bytes, control: channel.Channel) -> dict[str, Any]:
     return job
 
 
-def _answer(job: dict[str, Any], stopping: Stopping, bundle: str) -> bytes:
+def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, bundle: str) -> bytes:
     gc.enable()
     try:
         if job["kind"] == "probe":
@@ -129,13 +129,29 @@ def _answer(job: dict[str, Any], stopping: Stopping, bundle: str) -> bytes:
         if job["kind"] == "describe":
             return to_json(describe.describe(bundle), what="the description").encode()
         result = _call(job, stopping, bundle)
-        text = to_json(result, what="the result", rich=True)
+        text = None if large.may_be_large() else to_json(result, what="the result", rich=True, limit=None)
+        data = None if text is None else text.encode()
+        size = large.size(result, what="the result") if data is None else len(data)
         atexit._run_exitfuncs()  # os._exit would skip them; what they raise goes to standard error
         stopping.silence()
-        return b'{"kind":"result","result":' + text.encode() + b"}"
+        if size > large.INLINE:
+            return _in_parts(result, text, size, control)
+        if data is None:
+            data = "".join(large.pieces(result, what="the result")).encode()
+        return b'{"kind":"result","result":' + data + b"}"
     except BaseException as error:
         stopping.silence()
         return to_json(error_frame(error, bundle), what="the error").encode()
+
+
+def _in_parts(result: object, text: str | None, size: int, control: channel.Channel) -> bytes:
+    """Send what is too large for one frame; answer the terminal frame, which gives its size."""
+    if size <= large.LARGEST:
+        size = 0
+        for part in large.parts(large.pieces(result, what="the result") if text is None else iter((text,))):
+            size += len(part.encode())  # counted anew: a thread that the author left may have changed it
+            control.send({"kind": "result_part", "text": part})
+    return b'{"kind":"result_end","bytes":%d}' % size
 
 
 def _call(job: dict[str, Any], stopping: Stopping, bundle: str) -> object:

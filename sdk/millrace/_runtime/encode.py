@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
-from itertools import count, islice
+from itertools import accumulate, count, islice
 from types import NoneType
 from typing import Any
 from uuid import UUID
@@ -28,34 +28,43 @@ MAX_VALUES = 250_000 - 16
 _MAX_TEXT = 16384
 """Characters; with `_MAX_NODES` values in a line a log frame stays below `MAX_FRAME` in UTF-8."""
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STEPS = [1 if chr(code) in "[{" else -1 if chr(code) in "]}" else 0 for code in range(128)]
 _MAX_ITEMS = 200
 _MAX_LOG_DEPTH = 8
 _MAX_NODES = 200
 
 
-def to_json(value: object, *, what: str, rich: bool = False, limit: int = MAX_RESULT) -> str:
+def to_json(value: object, *, what: str, rich: bool = False, limit: int | None = MAX_RESULT) -> str:
     """Encode `value`, or raise `ResultError` naming `what`, the path inside it and the reason.
 
     With `rich`, dataclasses, enums, dates and times, UUIDs and decimals become their JSON forms, the same that input
-    accepts.
+    accepts. `limit` is in bytes; without one it may hold any number of values, too.
     """
-    default = _richer if rich else None
+    default = richer if rich else None
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default)
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
-        raise ResultError(_complaint(what, value, default) or f"{what} is not JSON: {error}") from error
-    if size > limit:
+        raise ResultError(complaint(what, value, default) or f"{what} is not JSON: {error}") from error
+    if limit is not None and size > limit:
         msg = f"{what} is {size} bytes as JSON, over the limit of {limit}"
         raise ResultError(msg)
-    if _values(text) > MAX_VALUES:
+    if limit is not None and _values(text) > MAX_VALUES:
         msg = f"{what} holds more than {MAX_VALUES} values"
         raise ResultError(msg)
-    if "\\u0000" in text or text.count("[") + text.count("{") > MAX_DEPTH:
-        complaint = _complaint(what, value, default)
-        if complaint is not None:
-            raise ResultError(complaint)
+    if "\\u0000" in text or _depth(text) > MAX_DEPTH:
+        wrong = complaint(what, value, default)
+        if wrong is not None:
+            raise ResultError(wrong)
     return text
+
+
+def _depth(text: str) -> int:
+    """Answer how many brackets are open at a time in a JSON text, or some other number up to `MAX_DEPTH`."""
+    most = text.count("[") + text.count("{")
+    if most <= MAX_DEPTH:
+        return most
+    return max(accumulate(map(_STEPS.__getitem__, _STRING.sub("", text).encode())))
 
 
 def _values(text: str) -> int:
@@ -67,7 +76,8 @@ def _values(text: str) -> int:
     return structure.count(",") + structure.count("[") + structure.count("{")
 
 
-def _richer(value: object) -> object:
+def richer(value: object) -> object:
+    """Answer what stands for a value that JSON does not know. Raises TypeError."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
@@ -82,7 +92,8 @@ def _richer(value: object) -> object:
     raise TypeError(msg)
 
 
-def _complaint(what: str, value: object, default: Callable[[object], object] | None) -> str | None:
+def complaint(what: str, value: object, default: Callable[[object], object] | None) -> str | None:
+    """Answer what is wrong with a value, and where in it; None where nothing is."""
     for path, reason in _faults(value, default):
         return f"{what} is not JSON at {path}: {reason}"
     return None
@@ -155,7 +166,7 @@ def _plain(value: object, depth: int, seen: "count[int]") -> Any:
         if depth < _MAX_LOG_DEPTH and isinstance(value, list | tuple | set | frozenset):
             return [_plain(inner, depth + 1, seen) for inner in islice(value, _MAX_ITEMS)]
         if isinstance(value, datetime | date | time | UUID | Decimal | Enum):
-            return _plain(_richer(value), depth + 1, seen)
+            return _plain(richer(value), depth + 1, seen)
         return clean(repr(value))
     except Exception:
         return f"<{_type_name(value)}>"

@@ -17,13 +17,14 @@ from millrace._runtime import channel
 from millrace._runtime.calling import call
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
+from millrace._runtime.large import LARGEST
 from millrace.errors import Cancelled, Refused, ResultError
 from millrace.testing.fakes import Answer, Connections, Fake, Integrations, Masking, Settings, Steps, Topics
 from millrace.testing.files import Files
 from millrace.testing.outcome import Failure, Line, Outcome, Recorded
 from millrace.testing.waits import Waits
 
-LARGEST_RESULT = 256 * 1024
+LARGEST_RESULT = LARGEST
 """Bytes as JSON that the platform keeps of a result."""
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -143,7 +144,7 @@ class _Attempt:
 
                 result = call(workflow, *bind(workflow, document), lambda: loop, began)
                 order.check_end()
-                text = to_json(result, what="the result", rich=True)
+                text = to_json(result, what="the result", rich=True, limit=None)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:

@@ -14,7 +14,8 @@ from services.executor.sandbox import frames, masking
 from services.executor.sandbox.egress.network import Network, Record
 from services.executor.sandbox.egress.proxy import Proxy, is_shared
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
-from services.executor.sandbox.jail import Capabilities, Stream
+from services.executor.sandbox.incoming import Incoming, TooMuch
+from services.executor.sandbox.jail import LARGEST_RESULT, Capabilities, KeptResult, Stream
 from services.executor.sandbox.masking import Masker
 from services.executor.sandbox.output import FATAL
 from services.executor.sandbox.process import Child, Exit
@@ -57,6 +58,7 @@ class Excess:
     """The child said more than anybody should read."""
 
     message: str
+    type: str = "OutputLimit"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Starved:
     """The child and what it started took more memory than they may."""
 
 
-Last = frames.Terminal | Gone | Broken | Excess | Starved
+Last = frames.Terminal | KeptResult | Gone | Broken | Excess | Starved
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Attempt:
             "stdout": masking.Stream(self._masker),
             "stderr": masking.Stream(self._masker),
         }
+        self._incoming: Incoming | None = None
         self._logged = 0
         self._told = asyncio.Event()
         self._is_over = False
@@ -136,7 +139,9 @@ class Attempt:
         child.exited.add_done_callback(self._died)
         telling = asyncio.create_task(self._tell())
         telling.add_done_callback(self._failed)
-        tasks = [telling, asyncio.create_task(self._listen())]
+        listening = asyncio.create_task(self._listen())
+        listening.add_done_callback(self._failed)
+        tasks = [telling, listening]
         if cancel is not None:
             tasks.append(asyncio.create_task(self._heed(cancel)))
         self._after(seconds, self._stop, "timed_out")
@@ -145,7 +150,7 @@ class Attempt:
             duration = time.monotonic() - began
             await self._finish_kept()
             exit_ = None if isinstance(last, Gone) else child.used()
-            is_full = not isinstance(last, frames.Result) and child.is_full
+            is_full = not isinstance(last, frames.Result | KeptResult) and child.is_full
             is_told = isinstance(last, frames.Result | frames.Error) and self._stopped is None and self._fault is None
             self.stays = self._may_stay and is_told and exit_ is not None
             if not self.stays:
@@ -181,6 +186,8 @@ class Attempt:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
+            if self._incoming is not None:
+                await self._incoming.drop()
 
     async def _listen(self) -> None:
         said = 0
@@ -199,6 +206,8 @@ class Attempt:
                     self._settle(frame)
                 elif isinstance(frame, frames.Log):
                     self._note(frame, size)
+                elif isinstance(frame, frames.ResultPart | frames.ResultEnd):
+                    ration.charge(await self._receive(frame))
                 elif isinstance(frame, frames.Ready | frames.Placed | frames.Again):
                     self._settle(Broken("it said that it is ready while it had a job"))
                 else:
@@ -206,6 +215,25 @@ class Attempt:
                 await ration.spend(size)
         except FrameError as error:
             self._settle(Broken(str(error)))
+        except TooMuch as error:
+            self._settle(Excess(str(error), "ResultTooLarge"))
+
+    async def _receive(self, frame: frames.ResultPart | frames.ResultEnd) -> float:
+        """Take a part of a large result, or its end; return what that took, in seconds."""
+        if self._capabilities is None:
+            msg = "a result in parts where a description was asked for"
+            raise FrameError(msg)
+        if self._incoming is None:
+            if isinstance(frame, frames.ResultEnd):
+                if frame.bytes > LARGEST_RESULT:
+                    raise TooMuch(frame.bytes)
+                msg = "the end of a result that has not begun"
+                raise FrameError(msg)
+            self._incoming = Incoming(self._masker, self._capabilities.keep_result)
+        if isinstance(frame, frames.ResultPart):
+            return await self._incoming.take(frame.text)
+        self._settle(await self._incoming.end(frame.bytes))
+        return 0.0
 
     async def _serve(self, request: Request) -> None:
         while len(self._requests) >= _MOST_REQUESTS:

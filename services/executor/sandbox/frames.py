@@ -19,6 +19,8 @@ from services.executor.sandbox.requests import SERVED, Request, documents_of
 
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes of one payload."""
+MAX_PART = 1024 * 1024
+"""Characters of one part of a large result."""
 MAX_DEPTH = 110
 """Levels of nesting of a payload: the 100 of a result and what is around it. Decoders give up at about a thousand."""
 
@@ -53,6 +55,18 @@ class Result(msgspec.Struct, frozen=True, tag_field="kind", tag="result"):
     result: msgspec.Raw
 
 
+class ResultPart(msgspec.Struct, frozen=True, tag_field="kind", tag="result_part"):
+    """The next piece of a result that is too large for one frame: of its JSON, as text. See `documents`."""
+
+    text: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_PART)]
+
+
+class ResultEnd(msgspec.Struct, frozen=True, tag_field="kind", tag="result_end"):
+    """The function returned what came in parts, so many bytes of UTF-8; without any, what it returned is too large to send."""
+
+    bytes: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+
+
 class Error(msgspec.Struct, frozen=True, tag_field="kind", tag="error"):
     """Terminal: the function raised."""
 
@@ -73,9 +87,9 @@ class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
 
 
 Terminal = Result | Error | Suspended | Described
-Frame = Ready | Placed | Again | Log | Request | Result | Error | Suspended | Described
+Frame = Ready | Placed | Again | Log | Request | ResultPart | ResultEnd | Result | Error | Suspended | Described
 
-_KINDS: tuple[type[msgspec.Struct], ...] = (Ready, Placed, Again, Log, *SERVED, Result, Error, Suspended, Described)
+_KINDS: tuple[type[msgspec.Struct], ...] = (Ready, Placed, Again, Log, *SERVED, ResultPart, ResultEnd, Result, Error, Suspended, Described)
 _DOCUMENTS = {kind: documents_of(kind) for kind in _KINDS}
 _DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(functools.reduce(operator.or_, _KINDS))
 _ENCODER = msgspec.json.Encoder()

@@ -1,6 +1,7 @@
 """What a caller of any sandbox meets: a job in, an outcome out, and what the job may ask for on the way."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,6 +18,8 @@ Status = Literal["succeeded", "failed", "timed_out", "cancelled", "crashed", "wa
 Kind = Literal["step", "start", "sleep", "signal", "run"]
 MAX_CHUNK = 1 << 20
 """Bytes of one part of a file, either way: a frame holds it in base64, and many may be under way."""
+LARGEST_RESULT = 64 * 1024 * 1024
+"""Bytes as JSON."""
 Reason = Literal["error", "timeout", "oom", "worker_lost", "sandbox", "limit"]
 
 
@@ -57,8 +60,17 @@ class Usage(msgspec.Struct, frozen=True):
     max_rss_mb: int
 
 
+class KeptResult(msgspec.Struct, frozen=True):
+    """Where a large result is: the hexadecimal SHA-256 of its JSON, and its size in bytes."""
+
+    sha256: str
+    size: int
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How an attempt ended. `result` is there exactly when it succeeded: valid JSON that every later reader can hold.
+    """How an attempt ended. Either `result` or `kept` is there exactly when it succeeded: JSON that every later reader can hold.
+
+    `kept` is a result that came in parts, which `Capabilities.keep_result` has stored.
 
     `reason` is None when it succeeded, was cancelled, or waits for what it asked its capabilities for. After a cancellation
     `error` is None.
@@ -67,6 +79,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     reason: Reason | None = None
     result: msgspec.Raw | None = None
+    kept: KeptResult | None = None
     error: Failure | None = None
     usage: Usage
     duration_ms: int
@@ -143,6 +156,9 @@ class Capabilities(Protocol):
 
     async def output(self, stream: Stream, text: str) -> None:
         """Keep printed text: whole lines where the author ended them, without NUL characters."""
+
+    async def keep_result(self, parts: AsyncIterator[bytes]) -> KeptResult:
+        """Store a large result, which comes in parts; only when this returns is it one. Cancelled where it is none after all."""
 
     async def step_get(self, name: str, ordinal: int, of: Kind) -> StepRecord | None:
         """Answer the record of the `ordinal`th step, from 0, of that name in the run; None to have it run."""

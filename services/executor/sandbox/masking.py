@@ -11,6 +11,7 @@ a long token, anew in each run, and some forty times as long over a megabyte.
 import base64
 import json
 import math
+import re
 import string
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -112,6 +113,10 @@ class Masker:
         """Return every place of every secret in `text`, in order; they may overlap."""
         return sorted(span for form in self._forms if form.core in text for span in form.spans(text))
 
+    def knows(self, shape: re.Pattern[str]) -> bool:
+        """Return whether a secret, as it is or as something makes of it, is all of this shape."""
+        return any(shape.fullmatch(form.core) for form in self._forms)
+
     def held(self, text: str) -> int:
         """Return from where on the end of `text` might be the beginning of a secret; its length where nowhere."""
         start = max(0, len(text) - self._longest + 1)
@@ -150,11 +155,11 @@ class Stream:
         self._kept, self._covered = text[until:], max(0, covered - until)
         return said
 
-    def end(self) -> str:
-        """Return the rest. What was cut off in the middle of a secret is not given away for that."""
+    def end(self, *, is_cut: bool = True) -> str:
+        """Return the rest. What was cut off in the middle of a secret is not given away for that; `is_cut` False: it is all."""
         text, self._kept = self._kept, ""
         spans = self._masker.spans(text)
-        if len(text) >= SHORTEST:  # it is kept because all of it is the beginning of one
+        if is_cut and len(text) >= SHORTEST:  # it is kept because all of it is the beginning of one
             spans = [(0, len(text))]
         said, _ = _replaced(text, spans, len(text), self._covered)
         self._covered = 0

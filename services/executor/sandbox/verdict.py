@@ -4,7 +4,7 @@ import signal
 
 from services.executor.sandbox import frames
 from services.executor.sandbox.attempt import Broken, Ended, Excess, Gone, Starved
-from services.executor.sandbox.jail import Description, Failure, Outcome, Problem, Reason, Status, Usage
+from services.executor.sandbox.jail import Description, Failure, KeptResult, Outcome, Problem, Reason, Status, Usage
 
 _FULL = "it had as many processes and threads at a time as a run may"
 _CANNOT_START = frozenset({"BlockingIOError", "RuntimeError"})
@@ -22,6 +22,7 @@ def outcome(ended: Ended, timeout: float) -> Outcome:
         status=status,
         reason=reason,
         result=ended.last.result if status == "succeeded" and isinstance(ended.last, frames.Result) else None,
+        kept=ended.last if status == "succeeded" and isinstance(ended.last, KeptResult) else None,
         error=error,
         usage=Usage(cpu_ms=round(ended.exit.cpu_ms), max_rss_mb=ended.exit.max_rss_mb),
         duration_ms=round(ended.duration * 1000),
@@ -48,7 +49,7 @@ def _judge(ended: Ended, timeout: float) -> tuple[Status, Reason | None, Failure
     if isinstance(last, Broken):
         return "crashed", "sandbox", Failure("FrameError", last.message)
     if isinstance(last, Excess):
-        return "failed", "limit", Failure("OutputLimit", last.message)
+        return "failed", "limit", Failure(last.type, last.message)
     if isinstance(last, Starved):
         return "crashed", "oom", Failure("MemoryLimit", "it and the processes that it started took more memory than a run may")
     if ended.stopped == "cancelled":
@@ -56,7 +57,7 @@ def _judge(ended: Ended, timeout: float) -> tuple[Status, Reason | None, Failure
     if ended.stopped == "timed_out":
         where = last.traceback if isinstance(last, frames.Error) else ""
         return "timed_out", "timeout", Failure("TimedOut", f"it ran longer than {timeout:g} s", where)
-    if isinstance(last, frames.Result):
+    if isinstance(last, frames.Result | KeptResult):
         return "succeeded", None, None
     if isinstance(last, frames.Suspended):
         return "waiting", None, None

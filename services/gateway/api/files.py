@@ -5,25 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-import structlog
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, gateway_of
+from services.gateway.api.content import Content, sent
 from services.gateway.api.lists import page_of
 from services.gateway.domain import tag_of
 from services.gateway.parts import Gateway
 from shared.envelope import new_id
-from shared.errors import Malformed, MillraceError, NotFound, PreconditionFailed, TooLarge
+from shared.errors import Malformed, NotFound, PreconditionFailed, TooLarge
 from shared.http import json_response
-from shared.pull import StreamError
 from shared.questions.executor import FileView, GetFile, ListFiles, PutFile, RemoveFile
 
 # Seconds between two parts of a file after which its sender has gone.
 IDLE = 60.0
 # What "If-None-Match: *" asks for: that there be no file yet.
 ABSENT = ""
-
-_log = structlog.get_logger()
 
 
 async def list_files(request: web.Request) -> web.Response:
@@ -60,28 +57,7 @@ async def get_file(request: web.Request) -> web.StreamResponse:
     """GET, HEAD: the content; its SHA-256 is its tag."""
     gateway, caller = gateway_of(request)
     view: FileView = await gateway.bus.ask(GetFile(org=caller.org, path=request.match_info["path"]))
-    headers = {"ETag": f'"{view.sha256}"', "X-Content-Type-Options": "nosniff"}
-    if tag_of(request.headers.get("If-None-Match", "")) == view.sha256:
-        return web.Response(status=304, headers=headers)
-    response = web.StreamResponse(headers=headers)
-    response.content_type = "application/octet-stream"
-    response.content_length = view.size
-    if request.method == "HEAD" or not view.size:
-        await response.prepare(request)
-        return response
-    chunks = gateway.workspace.get(view.sha256)
-    first = await anext(chunks)
-    await response.prepare(request)
-    try:
-        await response.write(first)
-        async for chunk in chunks:
-            await response.write(chunk)
-    except (MillraceError, StreamError) as error:
-        # Too late for another status: a connection that breaks off is how the reader learns that this is not all.
-        _log.warning("file.broken_off", path=view.path, reason=str(error))
-        if request.transport is not None:
-            request.transport.abort()
-    return response
+    return await sent(request, Content(view.sha256, view.size), gateway.workspace)
 
 
 @audited("file", "delete", "path")

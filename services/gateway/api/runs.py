@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, gateway_of, note
+from services.gateway.api.content import Content, sent
 from services.gateway.api.lists import boolean_of, fitted, id_of, idempotency_key_of, no_body, object_of, page_of
 from services.gateway.causes import why
 from services.gateway.domain import ENDED, TERMINAL, UNENDED, chain_began
@@ -99,6 +101,19 @@ async def get_run(request: web.Request) -> web.Response:
     """GET: one run."""
     gateway, caller = gateway_of(request)
     return json_response(await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request))))
+
+
+async def get_result(request: web.Request) -> web.StreamResponse:
+    """GET, HEAD: the result of a run that succeeded, however large; the SHA-256 of its JSON is its tag. 404 where there is none."""
+    gateway, caller = gateway_of(request)
+    view: RunView = await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request)))
+    if view.status != "succeeded":
+        raise NotFound(f"the run has no result: it is {view.status}")
+    inline = None if view.result_ref is not None else msgspec.json.encode(view.result)
+    tag = view.result_ref if inline is None else hashlib.sha256(inline).hexdigest()
+    size = view.result_bytes if inline is None else len(inline)
+    stored = None if inline is not None else gateway.results
+    return await sent(request, Content(tag or "", size or 0, "application/json"), stored, inline)
 
 
 async def get_lines(request: web.Request) -> web.Response:
@@ -271,6 +286,7 @@ ROUTES = [
     web.get("/runs/{id}/why", get_why),
     web.get("/runs/{id}/attempts", get_attempts),
     web.get("/runs/{id}/steps", get_steps),
+    web.get("/runs/{id}/result", get_result),
     web.get("/runs/{id}/logs", get_lines),
     web.post("/runs/{id}/cancel", cancel_run),
     web.post("/runs/{id}/rerun", rerun_run),
