@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import importlib.util
 import json
@@ -38,19 +39,16 @@ SECRETS = {"signing": "s3cr3t-s3cr3t", "short": "abc"}
 HALO = Integration("halo", {"url": "https://h.example", "n": 1}, "7", "halopsa")
 FILES = {"data/seen.txt": "one\ntwo", "flows/other.py": "NUMBER = 1\n", "data/large": "x" * (5 << 19)}
 TOPICS = ["tickets"]
-SIGNALS = {"approval": [{"yes": True}, "no"]}
-
-
-def fail(_: object) -> None:
-    raise ValueError("as it should")
-
-
-RUNS = {"child": lambda given: {"got": given}, "breaks": fail}
-ENDED = {
-    "run-1": {"status": "succeeded", "result": {"got": {"n": 1}}},
-    "run-2": {"status": "failed", "reason": "error", "error": {"type": "ValueError", "message": "as it should"}},
-}
 STEPS: dict[str | tuple[str, int], Any] = {"known": [1, 2], ("known", 1): {"again": True}}
+
+
+SIGNALS = {"approval": [{"ok": True}, "second"]}
+RUNS: dict[str, Any] = {"double": lambda given: given["n"] * 2, "fixed": [1, None], "broken": ValueError("no")}
+TOLD = {
+    "double": {"status": "succeeded", "reason": None, "result": 42},
+    "fixed": {"status": "succeeded", "reason": None, "result": [1, None]},
+    "broken": {"status": "failed", "reason": "error", "error": {"type": "ValueError", "message": "no"}},
+}
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,9 @@ class Told:
     steps: dict[Any, Any]
     events: list[tuple[str, str, Any]]
     files: dict[str, bytes]
-    started: list[tuple[str, Any, Any]]
     slept: list[float]
+    waits: list[str]
+    started: list[tuple[str, Any]]
 
 
 class Platform(Recorded):
@@ -74,14 +73,46 @@ class Platform(Recorded):
 
     def __init__(self) -> None:
         super().__init__()
-        self.started: list[tuple[str, Any, Any]] = []
-        self.slept: list[float] = []
         self.variables = dict(VARIABLES)
         self.secrets = dict(SECRETS)
         self.files = {path: content.encode() for path, content in FILES.items()}
         self.steps = {
             (key, 0) if isinstance(key, str) else key: msgspec.Raw(json.dumps(result).encode()) for key, result in STEPS.items()
         }
+
+        self.signals = {name: list(answers) for name, answers in SIGNALS.items()}
+        self.slept: list[float] = []
+        self.waits: list[str] = []
+        self.started: list[tuple[str, Any]] = []
+        self.cancelled = asyncio.Event()
+
+    async def wait(self, of: str, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
+        result: Any = None
+        timed_out = False
+        if of == "sleep":
+            assert seconds is not None
+            self.slept.append(seconds)
+        elif of == "run":
+            if name not in {f"{workflow}-1" for workflow, _ in self.started}:
+                raise NotFound(f"{name!r} is no run that this one has started")
+            result = {"id": name} | TOLD[name.removesuffix("-1")]
+        elif self.signals.get(name):
+            result = {"data": self.signals[name].pop(0), "by": "test", "at": "2026-01-31T09:30:00Z"}
+        elif seconds is None:
+            self.waits.append(name)
+            return None
+        else:
+            timed_out = True
+        return StepRecord(msgspec.Raw(json.dumps(result).encode()), timed_out)
+
+    async def start_run(self, asked: StartedRun) -> str:
+        if asked.workflow not in RUNS:
+            raise NotFound(f"there is no workflow {asked.workflow!r} in this organization or in global")
+        self.started.append((asked.workflow, asked.input))
+        return f"{asked.workflow}-{asked.ordinal + 1}"
+
+    async def cancel_run(self) -> None:
+        self.cancelled.set()
 
     async def connection(self, name: str) -> dict[str, Any]:
         if name != "halopsa":
@@ -92,25 +123,6 @@ class Platform(Recorded):
         if name not in {"halo", "plain"}:
             raise NotFound(f"there is no integration {name!r}")
         return msgspec.to_builtins(HALO if name == "halo" else Integration("plain", {"url": "p"}, None, None))  # type: ignore[no-any-return]
-
-    async def wait(self, of: str, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
-        if of == "sleep":
-            self.slept.append(seconds or 0.0)
-            return StepRecord(msgspec.Raw(b"null"))
-        if of == "run":
-            return StepRecord(msgspec.Raw(json.dumps(ENDED[name]).encode()))
-        if name == "approval" and ordinal < len(SIGNALS["approval"]):
-            told = {"data": SIGNALS["approval"][ordinal], "by": "somebody", "at": "2026-01-31T09:30:00Z"}
-            return StepRecord(msgspec.Raw(json.dumps(told).encode()))
-        assert seconds is not None
-        return StepRecord(msgspec.Raw(b"null"), timed_out=True)
-
-    async def start_run(self, asked: StartedRun) -> str:
-        if asked.workflow not in RUNS:
-            raise NotFound(f"there is no workflow {asked.workflow!r}")
-        options = {"priority": asked.priority, "run_at": asked.run_at, "concurrency_key": asked.concurrency_key}
-        self.started.append((asked.workflow, asked.input, {name: one for name, one in options.items() if one is not None}))
-        return f"run-{len(self.started)}"
 
     async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
         if source not in TOPICS:
@@ -161,17 +173,21 @@ async def there(bench: Bench, job: Job) -> Told:
     """The attempt in the sandbox, as the executor tells it."""
     platform = Platform()
     recorded = [("step", name, ordinal, None) for name, ordinal in platform.steps]
-    outcome = await bench.children.run(msgspec.structs.replace(job, recorded=recorded), platform)
-    message = message_of("r1", 1, outcome)
+    job = msgspec.structs.replace(job, recorded=recorded)
+    outcome = await bench.children.run(job, platform, cancel=platform.cancelled)
+    if outcome.status == "waiting":
+        message: Any = None
+    else:
+        message = message_of("r1", 1, outcome)
     steps = {name if not ordinal else (name, ordinal): json.loads(bytes(kept)) for (name, ordinal), kept in platform.steps.items()}
     error, reason = None, None
     if isinstance(message, RunFailed):
         error, reason = (message.error.type, message.error.message, message.error.traceback), message.reason
     result = None
     if isinstance(message, RunSucceeded):
-        result = json.loads(message.result if message.result_ref is None else platform.results[message.result_ref])
+        result = json.loads(bytes(message.result) if message.result_ref is None else platform.results[message.result_ref])
     return Told(
-        "succeeded" if isinstance(message, RunSucceeded) else "failed",
+        "succeeded" if isinstance(message, RunSucceeded) else "failed" if isinstance(message, RunFailed) else outcome.status,
         reason,
         result,
         error,
@@ -179,8 +195,9 @@ async def there(bench: Bench, job: Job) -> Told:
         steps,
         platform.events,
         platform.files,
-        platform.started,
         platform.slept,
+        platform.waits,
+        platform.started,
     )
 
 
@@ -203,26 +220,16 @@ def here(job: Job) -> Told:
         secrets=SECRETS,
         files=FILES,
         topics=TOPICS,
+        steps=STEPS,
         signals=SIGNALS,
         runs=RUNS,
-        steps=STEPS,
     )
     error = None if outcome.error is None else (outcome.error.type, outcome.error.message, outcome.error.traceback)
     lines = [(line.level, line.event, line.fields) for line in outcome.lines]
     events = [(event.source, event.type, event.data) for event in outcome.events]
-    started = [(one.workflow, one.input, one.options) for one in outcome.started]
-    return Told(
-        outcome.status,
-        outcome.reason,
-        outcome.result,
-        error,
-        lines,
-        dict(outcome.steps),
-        events,
-        outcome.files,
-        started,
-        outcome.slept,
-    )
+    ran = (outcome.status, outcome.reason, outcome.result, error, lines, dict(outcome.steps), events, outcome.files)
+    started = [(one.workflow, one.input) for one in outcome.started]
+    return Told(*ran, outcome.slept, [one.name for one in outcome.waits], started)
 
 
 ENDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -330,15 +337,6 @@ ENDS: dict[str, tuple[str, dict[str, Any]]] = {
         ),
         {},
     ),
-    "sleeping": ("async def main(): await sleep(0.01); await sleep(60); await sleep(datetime.timedelta(hours=1))", {}),
-    "sleeping in a plain def": ("def main(): sleep.sync(86400)", {}),
-    "signals": ("async def main(): return [(await wait_for('approval')).data, (await wait_for('approval', 60)).data]", {}),
-    "a signal that nobody gives": ("async def main(): await wait_for('other', timeout=60)", {}),
-    "one that nobody gives in a plain def": ("def main():\n    wait_for.sync('approval', 1)\n    wait_for.sync('other', 1)", {}),
-    "a child run": ("async def main(): return await runs.call('child', {'n': 1}, priority='high')", {}),
-    "a child run of a plain def": ("def main(): return runs.call_sync('child', {'n': 1}, concurrency_key='k')", {}),
-    "a child run that fails": ("async def main():\n    await runs.call('child', {'n': 1})\n    await runs.call('breaks')", {}),
-    "no such child": ("async def main(): await runs.call('absent')", {}),
     "no such file": ("def main(): files.read('absent')", {}),
     "a path that is none": ("def main(): files.read('../etc/passwd')", {}),
     "a file that a run may not write": ("def main(): files.write('flows/other.py', '')", {}),
@@ -347,6 +345,33 @@ ENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "nothing to delete": ("def main(): files.delete('data/absent')", {}),
     "tasks left behind": ("async def main():\n    main.kept = asyncio.create_task(asyncio.sleep(60))\n    return 1", {}),
     "what was cancelled": ("async def main(): asyncio.current_task().cancel(); await asyncio.sleep(1)", {}),
+    "sleeping": ("async def main():\n    await sleep(90)\n    await sleep(datetime.timedelta(hours=1))\n    return 1", {}),
+    "sleeping in a plain def": ("def main():\n    sleep.sync(90)\n    return 1", {}),
+    "sleeping for no time that is one": ("async def main(): await sleep(-1)", {}),
+    "signals": (
+        (
+            "async def main():\n"
+            "    first = await wait_for('approval')\n"
+            "    return [first.data, first.by, (await wait_for('approval')).data]"
+        ),
+        {},
+    ),
+    "a signal in a plain def": ("def main(): return wait_for.sync('approval', timeout=60).data", {}),
+    "a signal that does not come in time": ("async def main(): await wait_for('other', timeout=60)", {}),
+    "a signal that is waited for": ("async def main():\n    await step('one', int)\n    await wait_for('other')", {}),
+    "a signal that a plain def waits for": ("def main(): wait_for.sync('other')", {}),
+    "two signals, one of which is there": (
+        "async def main(): return await asyncio.gather(wait_for('approval'), wait_for('other'), wait_for('third'))",
+        {},
+    ),
+    "a child": ("async def main(): return [await runs.call('double', {'n': 21}), runs.start('fixed')]", {}),
+    "a child of a plain def": ("def main(): return [runs.call_sync('fixed'), runs.call_sync('double', {'n': 21})]", {}),
+    "a child that fails": ("async def main(): await runs.call('broken')", {}),
+    "a child that is none": ("def main(): runs.start('absent')", {}),
+    "a child of another": ("async def main(): await runs.wait('somebody')", {}),
+    "a child at an odd time": ("def main(): runs.start('fixed', run_at=datetime.datetime(2026, 1, 31))", {}),
+    "cancelling itself": ("async def main():\n    runs.cancel()\n    await asyncio.sleep(60)", {}),
+    "cancelling itself in a plain def": ("def main():\n    runs.cancel()\n    import time\n    time.sleep(60)", {}),
     "recursion": ("def main(): return main()", {}),
 }
 

@@ -10,7 +10,7 @@ is not JSON and a step that is there already are met here as they are there. Wha
 proxy, no time-out, no lines from `print`, which goes where it always goes.
 """
 
-from millrace.testing.outcome import Event, Failure, Line, Outcome, Started
+from millrace.testing.outcome import Event, Failure, Line, Outcome, Started, Waiting
 from millrace.testing.play import run
 
-__all__ = ["Event", "Failure", "Line", "Outcome", "Started", "run"]
+__all__ = ["Event", "Failure", "Line", "Outcome", "Started", "Waiting", "run"]

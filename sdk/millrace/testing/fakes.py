@@ -10,7 +10,7 @@ from millrace._connections import Connection
 from millrace._integrations import Integration
 from millrace._runtime.encode import to_json
 from millrace.errors import Refused
-from millrace.testing.outcome import Event, Recorded
+from millrace.testing.outcome import Event, Kept, Recorded
 
 Answer = Callable[[dict[str, Any]], Any]
 """Takes a request's fields and returns the answer, or raises `Refused`, as the platform would."""
@@ -57,14 +57,22 @@ class Masking:
 
 
 class Steps:
-    """Keeps the results of steps, beginning with those that are given."""
+    """Keeps the results of steps, and of waits that are over, beginning with those that are given."""
 
     def __init__(self, given: Recorded, masking: Masking) -> None:
         self._masking = masking
-        self._kept: dict[tuple[str, int], Any] = {}
+        self._kept: dict[tuple[str, str, int], Any] = {}
+        self._positions: dict[tuple[str, str, int], int | None] = {}
+        self.inputs: dict[str, tuple[str, Any]] = {}
+        """Of each run that was started, by its id: the workflow, and the input."""
+        if isinstance(given, Kept):
+            self._kept |= given.of_others
+            self._positions |= given.positions
+            self.inputs |= given.inputs
         for key, result in given.items():
             name, ordinal = key if isinstance(key, tuple) else (key, 0)
-            self._kept[name, ordinal] = json.loads(to_json(result, what=f"the recorded result of step {name!r}"))
+            told = json.loads(to_json(result, what=f"the recorded result of step {name!r}"))
+            self._kept["step", name, ordinal] = {"result": told}
 
     @property
     def answers(self) -> Mapping[str, Answer]:
@@ -73,22 +81,31 @@ class Steps:
 
     @property
     def calls(self) -> list[Any]:
-        """All that is kept, as an attempt is told of it; in which order they were called is not known."""
-        return [("step", name, ordinal, None) for name, ordinal in self._kept]
+        """All that is kept, as an attempt is told of it, with its place where that is known."""
+        return [(*call, self._positions.get(call)) for call in self._kept]
 
     @property
     def recorded(self) -> Recorded:
         """All that is kept, as it can be given again."""
-        return {name if ordinal == 0 else (name, ordinal): result for (name, ordinal), result in self._kept.items()}
+        steps = {call: told["result"] for call, told in self._kept.items() if call[0] == "step"}
+        shown = {name if ordinal == 0 else (name, ordinal): result for (_, name, ordinal), result in steps.items()}
+        others = {call: told for call, told in self._kept.items() if call[0] != "step"}
+        return Kept(shown, others, dict(self._positions), dict(self.inputs))
+
+    def keep(self, kind: str, name: str, ordinal: int, position: int | None, result: Any, *, timed_out: bool = False) -> Any:
+        """Keep how a call has ended, and answer it as a later attempt will be answered."""
+        call = kind, name, ordinal
+        self._kept[call] = {"result": result, "timed_out": True} if timed_out else {"result": result}
+        self._positions[call] = position
+        return self._kept[call]
 
     def _get(self, asked: dict[str, Any]) -> Any:
-        key = asked["name"], asked["ordinal"]
-        return {"result": self._kept[key]} if key in self._kept else None
+        return self._kept.get((asked.get("of", "step"), asked["name"], asked["ordinal"]))
 
     def _put(self, asked: dict[str, Any]) -> Any:
         kept = self._masking.document(asked["result"])
-        self._kept[asked["name"], asked["ordinal"]] = kept
-        return None if kept == asked["result"] else {"result": kept}
+        told = self.keep("step", asked["name"], asked["ordinal"], asked["position"], kept)
+        return None if kept == asked["result"] else told
 
 
 class Connections:

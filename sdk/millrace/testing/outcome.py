@@ -8,6 +8,40 @@ Recorded = Mapping[str, Any] | Mapping[str | tuple[str, int], Any]
 """Results of steps: by name, and by (name, 1), (name, 2), … for the second and third use of a name."""
 
 
+class Kept(dict[str | tuple[str, int], Any]):
+    """What an attempt leaves to the next: the results of its steps, and beside them its waits, child runs, and places of all."""
+
+    def __init__(
+        self,
+        steps: Mapping[str | tuple[str, int], Any],
+        of_others: dict[tuple[str, str, int], Any],
+        positions: dict[tuple[str, str, int], int | None],
+        inputs: dict[str, tuple[str, Any]],
+    ) -> None:
+        super().__init__(steps)
+        self.of_others = of_others
+        self.positions = positions
+        self.inputs = inputs
+
+
+@dataclass(frozen=True)
+class Started:
+    """One child run that the workflow started; `options` are those that it gave."""
+
+    workflow: str
+    input: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    run: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One thing that the run still waits for: a `signal` of that name."""
+
+    kind: str
+    name: str
+
+
 @dataclass(frozen=True)
 class Line:
     """One line that the workflow logged; `fields` are as they would be stored."""
@@ -27,15 +61,6 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Started:
-    """One child run that the workflow asked for; `options` are those that it gave."""
-
-    workflow: str
-    input: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class Failure:
     """What went wrong, as a real run tells it: the author's frames only, paths from the workspace's folder."""
 
@@ -49,8 +74,8 @@ class Outcome:
     """How an attempt ended. `result` is what JSON gives back: a tuple has become a list, a datetime its text.
 
     `status` and `reason` are those of a real run: `error` for whatever was raised, `limit` for a result that is too large,
-    `oom` for a MemoryError; None otherwise. It is `waiting` when it waits for a signal that the test does not give, and
-    `cancelled` when it has asked for that itself.
+    `oom` for a MemoryError; None unless it failed. It is `waiting` for `waits` where a signal was not given, `cancelled` when it
+    asked for that itself.
     """
 
     status: Literal["succeeded", "failed", "waiting", "cancelled"]
@@ -59,17 +84,22 @@ class Outcome:
     error: Failure | None = None
     lines: list[Line] = field(default_factory=list)
     steps: Recorded = field(default_factory=dict)
-    """All that are recorded now, those that were given included: give them to the next attempt."""
-    events: list[Event] = field(default_factory=list)
-    started: list[Started] = field(default_factory=list)
+    """All that are recorded now, those that were given included: give them to the next attempt, which is held to their order."""
     slept: list[float] = field(default_factory=list)
-    """Seconds of each sleep that was skipped: those of more than one second."""
+    """Seconds of each `sleep`, none of which was slept."""
+    waits: list[Waiting] = field(default_factory=list)
+    started: list[Started] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     """The workspace's files by path, as they are now."""
     exception: BaseException | None = field(default=None, repr=False, compare=False)
 
     def value(self) -> Any:
-        """Answer the result. Raises what the workflow raised, or RuntimeError when it waits or was cancelled."""
+        """Answer the result. Raises what the workflow raised, RuntimeError where it waits or was cancelled."""
         if self.exception is not None:
             raise self.exception
+        if self.status != "succeeded":
+            what = f" for {', '.join(f'{one.kind} {one.name!r}' for one in self.waits)}" if self.waits else ""
+            msg = f"there is no result: the run is {self.status}{what}"
+            raise RuntimeError(msg)
         return self.result

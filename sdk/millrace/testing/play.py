@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from millrace import _declare, _order
+from millrace import _declare, _order, _waiting
 from millrace._binding import bind
 from millrace._connections import Connection
 from millrace._integrations import Integration
@@ -19,10 +19,10 @@ from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
 from millrace._runtime.large import LARGEST
 from millrace.errors import Cancelled, Refused, ResultError
-from millrace.testing.fakes import Answer, Connections, Fake, Integrations, Masking, Settings, Steps, Topics
+from millrace.testing.elsewhere import Children, Waits
+from millrace.testing.fakes import Connections, Fake, Integrations, Masking, Settings, Steps, Topics
 from millrace.testing.files import Files
 from millrace.testing.outcome import Failure, Line, Outcome, Recorded
-from millrace.testing.waits import Waits
 
 LARGEST_RESULT = LARGEST
 """Bytes as JSON that the platform keeps of a result."""
@@ -41,9 +41,9 @@ def run(
     secrets: Mapping[str, str] | None = None,
     files: Mapping[str, bytes | str] | None = None,
     topics: Collection[str] = (),
+    steps: Recorded | None = None,
     signals: Mapping[str, Sequence[Any]] | None = None,
     runs: Mapping[str, Any] | None = None,
-    steps: Recorded | None = None,
 ) -> Outcome:
     """Make one attempt at a workflow, sync or async, with `given` as its input, and answer how it ended.
 
@@ -51,13 +51,9 @@ def run(
 
     What the workflow may ask for is given by name: `connections` as tokens or `Connection`s, `integrations` as configs or
     `Integration`s, `variables`, `secrets`, `files` by path, and the `topics` that take events. What is not given is refused as what
-    is not there.
-
-    Nothing is waited for: a sleep of more than a second is skipped, `signals` are lists of what `wait_for` answers by name, one
-    after the other, and where there is none left a time-out is over at once. `runs` are child runs by workflow: their result, or
-    what is called with their input to answer it or to raise.
-
-    `steps` are results that an earlier attempt recorded: those steps are not called.
+    is not there. `steps` are results that an earlier attempt recorded: those steps are not called; from an `Outcome` they come with
+    their order, and with what it had waited for. `signals` answers waits, by name, one after the other; `runs` says how child runs
+    end, by workflow: a result, what makes one of the input, or an exception. No time passes in `sleep`, nor before a time-out.
 
     Nothing that the workflow raises is raised here, but KeyboardInterrupt: see
     `Outcome.value`. Raises TypeError for what is no workflow, RuntimeError inside of a run or beside another one of this process.
@@ -67,8 +63,9 @@ def run(
         msg = f"{getattr(workflow, '__name__', workflow)!r} is no workflow: it has neither @workflow nor @data_provider"
         raise TypeError(msg)
     masking = Masking()
-    kept, told, tree = Steps(steps or {}, masking), Topics(topics, masking), Files(files or {})
-    waits = Waits(signals or {}, runs or {}, masking)
+    kept, told, tree = Steps({} if steps is None else steps, masking), Topics(topics, masking), Files(files or {})
+    children = Children(runs or {}, kept, masking)
+    waits = Waits(signals or {}, kept, children)
     fakes: list[Fake] = [
         kept,
         Connections(connections or {}, masking),
@@ -77,24 +74,38 @@ def run(
         told,
         tree,
         waits,
+        children,
     ]
-    attempt = _Attempt(masking, fakes, kept.calls)
+    attempt = _Attempt(masking, fakes, kept.calls, waits.slept)
     document = json.loads(to_json(dict(given or {}), what="the input", rich=True))
     outcome = _beside_a_loop(lambda: attempt.made(workflow, document))
-    done: dict[str, Any] = {"events": told.emitted, "started": waits.started, "slept": waits.slept, "files": tree.held}
-    return Outcome(**outcome, lines=attempt.lines, steps=kept.recorded, **done)
+    return Outcome(
+        **outcome,
+        lines=attempt.lines,
+        steps=kept.recorded,
+        events=told.emitted,
+        files=tree.held,
+        slept=waits.slept,
+        waits=waits.open if outcome["status"] == "waiting" else [],
+        started=children.started,
+    )
+
+
+class _Suspended(SystemExit):
+    """The attempt is over, because the run waits. A SystemExit, since an event loop lets nothing else through."""
 
 
 class _Attempt:
     """What a run speaks to in the place of its supervisor: takes lines, answers requests from fakes."""
 
-    def __init__(self, masking: Masking, fakes: Sequence[Fake], recorded: list[Any]) -> None:
+    def __init__(self, masking: Masking, fakes: Sequence[Fake], recorded: list[Any], slept: list[float]) -> None:
+        self._slept = slept
+        self._is_cancelled = False
+        self._is_suspended = False
         self._masking = masking
         self._recorded = recorded
-        self._answers: dict[str, Answer] = {"cancel_run": self._cancel}
-        self._answers |= {kind: answer for fake in fakes for kind, answer in fake.answers.items()}
-        self._task: asyncio.Task[Any] | None = None
-        self._stopped: str | None = None
+        self._answers = {kind: answer for fake in fakes for kind, answer in fake.answers.items()}
+        self._answers["cancel_run"] = self._cancel
         self.lines: list[Line] = []
 
     def send(self, frame: dict[str, Any]) -> None:
@@ -111,47 +122,41 @@ class _Attempt:
                 raise Refused("NotFaked", msg)
             # Through JSON, as it would come: what the run does with an answer changes no fake.
             answer.set_result(json.loads(to_json(self._answers[kind](fields), what=f"the answer to {kind!r}")))
-        except (Refused, Cancelled) as error:
+        except Refused as error:
             answer.set_exception(error)
         return answer
 
     def close_with(self, _payload: bytes) -> None:
-        """Take note that all that is left of the attempt is a wait for what the test does not give."""
-        self._stopped = "waiting"
+        """Take note that the run waits, and does nothing else."""
+        self._is_suspended = True
 
     def wait_for_end(self) -> None:
-        """End the attempt, which the platform would kill here."""
-        if self._task is None:
-            msg = "the attempt waits"
-            raise Cancelled(msg)
-        self._task.cancel()
+        """End the attempt."""
+        raise _Suspended
 
     def _cancel(self, _asked: dict[str, Any]) -> None:
-        self._stopped = "cancelled"
-        if self._task is None:
-            msg = "the attempt is being stopped"
-            raise Cancelled(msg)
-        self._task.get_loop().call_soon_threadsafe(self._task.cancel)
+        self._is_cancelled = True
+        if _order.current.main is None:
+            raise Cancelled
+        _order.current.main.get_loop().call_soon_threadsafe(_order.current.main.cancel)
 
     def made(self, workflow: Callable[..., Any], document: dict[str, Any]) -> dict[str, Any]:
         """Call the workflow and answer the fields of an `Outcome`."""
         with self._in_place() as (loop, order):
             try:
-
-                def began(task: asyncio.Task[Any]) -> None:
-                    self._task = task
-                    order.attend(task)
-
-                result = call(workflow, *bind(workflow, document), lambda: loop, began)
+                result = call(workflow, *bind(workflow, document), lambda: loop, order.attend)
                 order.check_end()
                 text = to_json(result, what="the result", rich=True, limit=None)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                if self._stopped is not None and isinstance(error, Cancelled | asyncio.CancelledError):
-                    why = "the run waits for a signal" if self._stopped == "waiting" else "the run has cancelled itself"
-                    return {"status": self._stopped, "exception": RuntimeError(why)}
+                if self._is_cancelled:
+                    return {"status": "cancelled"}
+                if self._is_suspended:
+                    return {"status": "waiting"}
                 return self._failed(error, _folder_of(workflow))
+            if self._is_cancelled:
+                return {"status": "cancelled"}
         result = self._masking.document(json.loads(text))
         size = len(json.dumps(result, ensure_ascii=False, separators=(",", ":")).encode())
         if size > LARGEST_RESULT:
@@ -176,9 +181,11 @@ class _Attempt:
         try:
             with _order.begun(_order.Order(self._recorded)) as order:
                 channel.current = cast("channel.Channel", self)
+                _waiting.skipped = self._slept.append
                 yield loop, order
         finally:
             channel.current = None
+            _waiting.skipped = None
             loop.close()
             _ONE_AT_A_TIME.release()
 

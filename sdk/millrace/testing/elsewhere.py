@@ -1,0 +1,120 @@
+"""What a run waits for and whom it starts: time that is skipped, signals that are given, runs that end as the test says."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from millrace._runtime.encode import to_json
+from millrace._runtime.failure import error_frame
+from millrace._runtime.large import INLINE
+from millrace._waiting import Signal
+from millrace.errors import ChildFailed, Refused
+from millrace.testing.fakes import Answer, Masking, Steps
+from millrace.testing.outcome import Started, Waiting
+
+
+class Waits:
+    """Ends waits: those for a time at once, those for a signal with the next that is given, or by their time-out."""
+
+    def __init__(self, given: Mapping[str, Sequence[Any]], kept: Steps, children: "Children") -> None:
+        for name, answers in given.items():
+            if isinstance(answers, str) or not isinstance(answers, Sequence):
+                msg = f"signals[{name!r}] is a list of what is answered, one after the other, not {type(answers).__name__}"
+                raise TypeError(msg)
+        self._left = {name: [_signal(name, one) for one in answers] for name, answers in given.items()}
+        self._kept = kept
+        self._children = children
+        self.slept: list[float] = []
+        self.open: list[Waiting] = []
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """By the kind of request."""
+        return {"wait": self._wait}
+
+    def _wait(self, asked: dict[str, Any]) -> Any:
+        kind, name, seconds = asked["of"], asked["name"], asked["seconds"]
+        found: Any = None
+        timed_out = False
+        if kind == "sleep":
+            self.slept.append(seconds)
+        elif kind == "run":
+            found = self._children.told(name)
+        elif self._left.get(name):
+            found = self._left[name].pop(0)
+        elif seconds is not None:
+            timed_out = True
+        else:
+            self.open.append(Waiting(kind, name))
+            return None
+        return self._kept.keep(kind, name, asked["ordinal"], asked["position"], found, timed_out=timed_out)
+
+
+class Children:
+    """Takes runs that are started, and tells of each the end that the test gives."""
+
+    def __init__(self, given: Mapping[str, Any], kept: Steps, masking: Masking) -> None:
+        self._given = given
+        self._kept = kept
+        self._masking = masking
+        self._told: dict[str, Any] = {}
+        self.started: list[Started] = []
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        """By the kind of request."""
+        return {"start_run": self._start}
+
+    def _start(self, asked: dict[str, Any]) -> Any:
+        workflow, ordinal = asked["workflow"], asked["ordinal"]
+        if workflow not in self._given:
+            msg = f"there is no workflow {workflow!r} in this organization or in global"
+            raise Refused("NotFound", msg)
+        run = f"{workflow}-{ordinal + 1}"
+        given = self._masking.document(asked["input"])
+        options = {name: asked[name] for name in ("priority", "run_at", "concurrency_key") if asked[name] is not None}
+        self.started.append(Started(workflow, given, options, run))
+        self._kept.keep("start", workflow, ordinal, asked["position"], run)
+        self._kept.inputs[run] = workflow, given
+        return run
+
+    def told(self, run: str) -> Any:
+        """Answer how a run has ended. Raises `Refused` for one that was not started."""
+        if run not in self._kept.inputs:
+            msg = f"{run!r} is no run that this one has started"
+            raise Refused("NotFound", msg)
+        if run not in self._told:
+            workflow, given = self._kept.inputs[run]
+            if workflow not in self._given:
+                msg = f"runs[{workflow!r}] is not given, and the run {run!r} of it is waited for"
+                raise LookupError(msg)
+            self._told[run] = {"id": run, **_end(workflow, self._given[workflow], given)}
+        return self._told[run]
+
+
+def _end(workflow: str, end: Any, given: Any) -> dict[str, Any]:
+    try:
+        if isinstance(end, BaseException):
+            raise end
+        made: Callable[[Any], Any] | None = end if callable(end) else None
+        text = to_json(end if made is None else made(copy.deepcopy(given)), what=f"runs[{workflow!r}]", rich=True, limit=None)
+    except ChildFailed as failed:
+        return {"status": failed.status, "reason": failed.reason, "error": failed.error}
+    except Exception as error:
+        told = error_frame(error, "/")
+        return {"status": "failed", "reason": "error", "error": {"type": told["type"], "message": told["message"]}}
+    size = len(text.encode())
+    if size > INLINE:
+        result: Any = {"$ref": hashlib.sha256(text.encode()).hexdigest(), "bytes": size}
+    else:
+        result = json.loads(text)
+    return {"status": "succeeded", "reason": None, "result": result}
+
+
+def _signal(name: str, answer: Any) -> Any:
+    signal = answer if isinstance(answer, Signal) else Signal(answer, "test", datetime.now(UTC))
+    data = json.loads(to_json(signal.data, what=f"signals[{name!r}]", rich=True))
+    return {"data": data, "by": signal.by, "at": signal.at.astimezone(UTC).isoformat().replace("+00:00", "Z")}
