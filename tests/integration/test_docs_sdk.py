@@ -1,4 +1,4 @@
-"""What docs/sdk.md shows is what happens: each block is a file of a workspace, and the tests in it are run."""
+"""What docs/sdk.md and docs/runs.md show is what happens: each block is a file of a workspace, and the tests in it are run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from millrace._declare import REGISTRY
 from tests.support.sandbox import UID, reachable_interpreter, started_bench
 from tests.support.stack import ROOT
 
-TEXT = (ROOT / "docs" / "sdk.md").read_text()
+TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("sdk.md", "runs.md"))
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 CASES = [(number, name) for number, block in enumerate(BLOCKS) for name in re.findall(r"^def (test_\w+)\(", block, re.MULTILINE)]
 
