@@ -44,7 +44,7 @@ STEPS: dict[str | tuple[str, int], Any] = {"known": [1, 2], ("known", 1): {"agai
 
 SIGNALS = {"approval": [{"ok": True}, "second"]}
 RUNS: dict[str, Any] = {"double": lambda given: given["n"] * 2, "fixed": [1, None], "broken": ValueError("no")}
-TOLD = {
+TOLD: dict[str, dict[str, Any]] = {
     "double": {"status": "succeeded", "reason": None, "result": 42},
     "fixed": {"status": "succeeded", "reason": None, "result": [1, None]},
     "broken": {"status": "failed", "reason": "error", "error": {"type": "ValueError", "message": "no"}},
@@ -391,7 +391,7 @@ def test_everything_that_a_run_may_ask_for_has_a_fake() -> None:
     def main() -> list[str]:
         return sorted(channel.current._answers)  # type: ignore[union-attr]
 
-    assert testing.run(main).value() == sorted(kind.__struct_config__.tag for kind in SERVED)
+    assert testing.run(main).value() == sorted(str(kind.__struct_config__.tag) for kind in SERVED)
 
 
 def settled(told: Told) -> str:

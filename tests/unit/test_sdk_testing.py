@@ -2,13 +2,29 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from millrace import Connection, Refused, config, connections, files, log, runs, step, testing, wait_for, workflow
+from millrace import (
+    ChildFailed,
+    Connection,
+    OrderChanged,
+    Refused,
+    config,
+    connections,
+    files,
+    log,
+    runs,
+    sleep,
+    step,
+    testing,
+    wait_for,
+    workflow,
+)
 from millrace._declare import REGISTRY
 from millrace._runtime import channel
 
@@ -218,7 +234,7 @@ def test_a_run_that_waits_for_a_signal_that_nobody_gives_is_waiting() -> None:
     outcome = testing.run(main)
     assert (outcome.status, outcome.reason, outcome.error, ends) == ("waiting", None, None, ["before"])
     assert testing.run(plain).status == "waiting"
-    with pytest.raises(RuntimeError, match="waits for a signal"):
+    with pytest.raises(RuntimeError, match="waiting for signal"):
         outcome.value()
     assert testing.run(main, signals={"approval": [None]}, steps=outcome.steps).status == "succeeded"
     assert ends == ["before", "after"]
@@ -248,3 +264,79 @@ def test_a_child_run_may_be_given_by_its_result() -> None:
     assert outcome.started == [testing.Started("child", {"n": 1}, {"run_at": "2026-01-31T00:00:00Z"}), testing.Started("child")]
     with pytest.raises(TypeError, match=r"signals\['a'\] is a list"):
         testing.run(main, signals={"a": "yes"})
+
+
+def test_a_later_attempt_is_held_to_the_order_of_the_first() -> None:
+    takes = ["one", "two"]
+
+    @workflow
+    async def main() -> str:
+        for name in takes:
+            await step(name, str, name)
+        await sleep(90)
+        found = await runs.call("child", {"n": len(takes)})
+        raise ConnectionError(found)
+
+    def child(given: dict[str, int]) -> str:
+        return f"of {given['n']}"
+
+    first = testing.run(main, runs={"child": child})
+    assert first.steps == {"one": "one", "two": "two"}
+    assert (first.slept, [one.run for one in first.started]) == ([90], ["child-1"])
+    second = testing.run(main, steps=first.steps, runs={"child": child})
+    assert (second.error, second.slept, second.started) == (first.error, [], [])
+    takes.reverse()
+    third = testing.run(main, steps=first.steps, runs={"child": child})
+    assert isinstance(third.exception, OrderChanged)
+    assert testing.run(main, steps=dict(first.steps), runs={"child": child}).error == first.error
+
+
+def test_no_time_passes_in_a_sleep() -> None:
+    @workflow
+    def main() -> None:
+        sleep.sync(0.9)
+        sleep.sync(timedelta(days=300))
+
+    began = time.monotonic()
+    assert testing.run(main).slept == [0.9, 300 * 86400]
+    assert time.monotonic() - began < 0.5
+
+
+def test_a_child_may_end_as_any_run_does() -> None:
+    @workflow
+    async def main() -> list[object]:
+        ends: list[object] = []
+        for name in ("late", "large", "given"):
+            try:
+                ends.append(await runs.call(name))
+            except ChildFailed as error:
+                ends.append([error.status, error.reason])
+        return ends
+
+    late = ChildFailed("", "timed_out", "timeout", None)
+    ends = testing.run(main, runs={"late": late, "large": "x" * 300_000, "given": {"a": [1]}}).value()
+    assert ends == [["timed_out", "timeout"], {"$ref": ends[1]["$ref"], "bytes": 300_002}, {"a": [1]}]
+
+
+def test_what_waits_or_stopped_itself_has_no_value() -> None:
+    @workflow
+    async def main(name: str) -> None:
+        if name:
+            await wait_for(name)
+        runs.cancel()
+        await asyncio.sleep(60)
+
+    waiting = testing.run(main, {"name": "go"})
+    assert (waiting.status, waiting.reason, waiting.error) == ("waiting", None, None)
+    with pytest.raises(RuntimeError, match="waiting for signal 'go'"):
+        waiting.value()
+    with pytest.raises(RuntimeError, match="cancelled"):
+        testing.run(main, {"name": "go"}, signals={"go": [None]}).value()
+
+
+def test_signals_are_given_as_lists() -> None:
+    @workflow
+    def main() -> None: ...
+
+    with pytest.raises(TypeError, match=r"signals\['go'\] is a list"):
+        testing.run(main, signals={"go": "yes"})

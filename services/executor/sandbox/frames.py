@@ -89,7 +89,19 @@ class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
 Terminal = Result | Error | Suspended | Described
 Frame = Ready | Placed | Again | Log | Request | ResultPart | ResultEnd | Result | Error | Suspended | Described
 
-_KINDS: tuple[type[msgspec.Struct], ...] = (Ready, Placed, Again, Log, *SERVED, ResultPart, ResultEnd, Result, Error, Suspended, Described)
+_KINDS: tuple[type[msgspec.Struct], ...] = (
+    Ready,
+    Placed,
+    Again,
+    Log,
+    *SERVED,
+    ResultPart,
+    ResultEnd,
+    Result,
+    Error,
+    Suspended,
+    Described,
+)
 _DOCUMENTS = {kind: documents_of(kind) for kind in _KINDS}
 _DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(functools.reduce(operator.or_, _KINDS))
 _ENCODER = msgspec.json.Encoder()
