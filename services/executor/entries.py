@@ -100,7 +100,7 @@ def attempt_view(attempt: Attempt) -> AttemptView:
         attempt=attempt.attempt,
         status=attempt.status,
         executor=attempt.executor,
-        sandbox={"tier": attempt.tier},
+        sandbox={"tier": attempt.tier, "isolation": attempt.isolation},
         started_at=attempt.started_at,
         finished_at=attempt.finished_at,
         reason=attempt.reason,

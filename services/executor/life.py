@@ -63,6 +63,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     executor: str
     tier: str
     started_at: str
+    isolation: str = "run"
     status: str = "running"
     finished_at: str | None = None
     reason: str | None = None
@@ -257,7 +258,9 @@ def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunS
 
 
 def _started(state: RunState, claim: str, message: RunStarted, at: str) -> RunState:
-    begun = Attempt(attempt=message.attempt, executor=message.executor, tier=message.tier, started_at=at)
+    begun = Attempt(
+        attempt=message.attempt, executor=message.executor, tier=message.tier, isolation=message.isolation, started_at=at
+    )
     before = _closed(state, at, "lost", reason="worker_lost") if state.held else state
     attempts = [*before.attempts, begun]
     if len(attempts) > SHOWN_ATTEMPTS:
