@@ -45,7 +45,8 @@ def test_any_json_result_is_read_as_it_was_written(value: object) -> None:
     assert json.loads(bytes(frame.result)) == value
 
 
-@given(st.binary(max_size=300))
+# Hypothesis also tries the literals of the code under test, one of which is a whole frame.
+@given(st.binary(max_size=300).filter(lambda data: b'"kind"' not in data))
 def test_arbitrary_bytes_are_refused_in_one_way(data: bytes) -> None:
     with pytest.raises(FrameError):
         frames.decode(data)
