@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from services.executor import life, workspace
+from services.executor import moves, workspace
 from services.executor.claim import Claim, children_told, fold, outlasting
 from services.executor.egress import Reached
 from services.executor.files import Files
@@ -127,7 +127,7 @@ class Allowed:
         if folded is None:
             raise NotFound("the run is gone")
         waiting = msgspec.structs.replace(folded.state, status="waiting", held=False, waits=[wait])
-        return life.resumption(waiting, self._steps, await children_told(waiting, self._deps.bus, self._deps.store), utc_now())
+        return moves.resumption(waiting, self._steps, await children_told(waiting, self._deps.bus, self._deps.store), utc_now())
 
     async def start_run(self, asked: StartedRun) -> str:
         """Ask for a run in the organization of this one; which one derives from this run and the place that asks."""

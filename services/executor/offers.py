@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from services.executor import life
+from services.executor import life, moves
 from services.executor.bundles import Bundles
 from services.executor.claim import AlreadyEnded, Claim, Folded, fold
 from services.executor.keys import turn_of
@@ -77,7 +77,7 @@ async def take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId,
 async def _take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId, Recorded]]:
     state = offer.state
     now = utc_now()
-    match life.next_move(state, offer.sequence, now):
+    match moves.next_move(state, offer.sequence, now):
         case "nothing":
             pass
         case "cancel":

@@ -13,7 +13,7 @@ import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
-from services.executor import domain, life
+from services.executor import domain, life, moves
 from services.executor.allowed import Allowed
 from services.executor.allowed import Deps as AllowedDeps
 from services.executor.bundles import Bundles
@@ -245,7 +245,7 @@ class Runs:
         if isinstance(told, RunFailed | RunTimedOut | RunCrashed):
             policy = found.policy
             drawn = random.random()  # noqa: S311 - it spreads load, and is no secret
-            pause = life.pause_before_retry(policy, found.retries, run.failures, told.reason, drawn)
+            pause = moves.pause_before_retry(policy, found.retries, run.failures, told.reason, drawn)
             if pause is not None:
                 return _retried(told, pause)
         return told
@@ -288,7 +288,7 @@ def _waiting(run: str, attempt: int, waits: dict[StepId, Wait], outcome: jail.Ou
     if not waits:
         error = RunError("FrameError", "it said that it waits, and had not asked for anything")
         return RunCrashed(**common, reason="sandbox", error=error)
-    blocked_on, until = life.waiting(list(waits.values()))
+    blocked_on, until = moves.waiting(list(waits.values()))
     return RunWaiting(**common, blocked_on=blocked_on, until=until, waits=list(waits.values()))
 
 

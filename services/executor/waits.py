@@ -16,7 +16,7 @@ import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.executor import life, store
+from services.executor import life, moves, store
 from services.executor.claim import Folded, children_told, fold
 from services.executor.life import RunState
 from services.executor.offers import expired
@@ -122,7 +122,7 @@ class Waits:
         if state.blocked_on == "concurrency":
             entered = state.turn is None or await self._deps.turns.enter(state.id, state.turn)
             return RunResumed(run=state.id, priority=state.priority) if entered else None
-        over = life.resumption(state, folded.steps, await children_told(state, self._deps.bus, self._deps.store), now)
+        over = moves.resumption(state, folded.steps, await children_told(state, self._deps.bus, self._deps.store), now)
         return None if over is None else RunResumed(run=state.id, priority=state.priority, resolved=over)
 
     async def _append(self, message: Message, state: RunState, cause: Envelope | None) -> None:

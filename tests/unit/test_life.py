@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.executor import life
+from services.executor import life, moves
 from services.executor.life import MOST_LOST, SHOWN_ATTEMPTS, TERMINAL, Recorded, RunState, StepId
 from shared.envelope import Envelope, new_id, rfc3339, seal
 from shared.messages import (
@@ -93,7 +93,7 @@ class Story:
 
     def is_offered(self) -> None:
         """A worker gets its message, for the first time or again."""
-        match life.next_move(self.run, self.run.work_seq, self.now):
+        match moves.next_move(self.run, self.run.work_seq, self.now):
             case "claim":
                 assert not self.run.ended
                 assert self.run.held or self.run.status == "queued"
@@ -122,7 +122,7 @@ class Story:
             self.end(RunCancelled(run="r", attempt=self.run.attempt))
             return
         waited = list(self.run.waits)
-        over = life.resumption(self.run, self.steps, {"child": {"status": "succeeded", "result": 1}}, self.now)
+        over = moves.resumption(self.run, self.steps, {"child": {"status": "succeeded", "result": 1}}, self.now)
         if over is None:
             return
         assert self.run.status in {"waiting", "delayed"}
@@ -164,7 +164,7 @@ class Story:
         ][: 1 + ordinal % 3]
         # What an earlier attempt began to wait for is waited for still, as it was.
         waits = [*known.values(), *wanted]
-        blocked_on, until = life.waiting(waits)
+        blocked_on, until = moves.waiting(waits)
         self.say(RunWaiting(run="r", attempt=self.run.attempt, blocked_on=blocked_on, until=until, waits=waits))
         assert {(wait.kind, wait.name, wait.ordinal): wait for wait in self.run.waits}.items() >= known.items()
         self.lost = 0
@@ -231,7 +231,7 @@ class Story:
                 assert heard + [signal.data for signal in run.signals if signal.name == name] == given
         for work_seq in range(run.last_seq + 2):
             if run.ended or (not run.held and run.status in {"waiting", "delayed"}):
-                assert life.next_move(run, work_seq, self.now) == "nothing"
+                assert moves.next_move(run, work_seq, self.now) == "nothing"
 
 
 @given(CHOICES)
