@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any, Protocol
 
 import msgspec
-import structlog
 
-from services.executor import moves, workspace
-from services.executor.claim import Claim, children_told, fold, outlasting
+from services.executor import workspace
+from services.executor.claim import Claim
+from services.executor.durable import Durable, check_size
 from services.executor.egress import Reached
 from services.executor.files import Files
 from services.executor.life import Recorded, StepId
@@ -26,24 +25,17 @@ from services.executor.store import Store
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.encryption import CannotOpen, Keyring
-from shared.envelope import derived_id, rfc3339, utc_now
-from shared.errors import Conflict, Invalid, NotFound, TooLarge, Unavailable
-from shared.messages import Audited, LineChunk, Resolved, RunRequested, RunStepCompleted, Wait
+from shared.envelope import derived_id
+from shared.errors import TooLarge, Unavailable
+from shared.messages import Audited, LineChunk, Wait
 from shared.questions.events import EmitEvent, Emitted, GetMapping, MappingView
-from shared.questions.executor import WorkflowEntry
 from shared.questions.oauth import GetToken, Token
 from shared.questions.settings import GetSecret, GetVariable, SecretGiven, VariableView
-from shared.streams import INLINE_BYTES
 
 # While the broker is away lines are offered again after so many seconds.
 PAUSE = 1.0
-# Runs that start each other: a loop ends here.
-MOST_HOPS = 32
 # Seconds after which a result that is there already is stored again, lest it go with the run that had it first.
 RENEWED = 24 * 3600.0
-_log = structlog.get_logger()
-
-
 # A command that nobody answered is given again after so many seconds.
 AGAIN = (0.5, 2.0)
 # Credentials of one attempt: each that is given, or is not, is a record in the audit trail.
@@ -73,14 +65,17 @@ class Allowed:
         self._claim = mine
         self._org = org = mine.state.org
         self._run = mine.run
-        self._steps = steps
+        self._durable = Durable(deps, mine, steps)
         self._credentials = self._events = self._questions = 0
         self._files = Files(deps, org, mine.run, mine.started.id)
         self.lines = Output(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
         self.reached = Reached(mine.run, org, self._audit, self.lines)
-        self.waits: dict[StepId, Wait] = {}
-        """What the run has asked for that was not there yet."""
         self.network = Network(deps.egress.of(org), deps.resolver.of(org), self.reached.note)
+
+    @property
+    def waits(self) -> list[Wait]:
+        """What the run has asked for that was not there yet."""
+        return list(self._durable.waits.values())
 
     async def log(self, level: jail.Level, event: str, fields: dict[str, Any]) -> None:
         """See `jail.Capabilities`, as for all that follows."""
@@ -96,108 +91,24 @@ class Allowed:
         return KeptResult(blob.sha256, blob.size)
 
     async def step_get(self, name: str, ordinal: int, of: Kind) -> StepRecord | None:
-        """Answer what the stream told when the run was claimed, and what was kept since."""
-        found = self._steps.get((of, name, ordinal))
-        return None if found is None else _record(found)
+        """Answer what is recorded of the run."""
+        return self._durable.get((of, name, ordinal))
 
     async def step_put(self, name: str, ordinal: int, position: int | None, result: msgspec.Raw) -> None:
         """Append the step to the run's messages. Raises `TooLarge`."""
-        _check_size(f"the result of step {name!r}", result)
-        await self._keep(("step", name, ordinal), Recorded(msgspec.json.decode(result), position))
+        await self._durable.put(name, ordinal, position, result)
 
     async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
-        """Look whether it is over by now, which is kept like a step; else note what the run is to wait for."""
-        known = self._steps.get((of, name, ordinal))
-        if known is not None:
-            return _record(known)
-        if of == "run":
-            await self._check_own(name)
-        wait = Wait(kind=of, name=name, ordinal=ordinal, position=position, until=self._until(of, name, ordinal, seconds))
-        over = await outlasting(lambda: self._over(wait), run=self._run, wait=of)
-        if over is None:
-            self.waits[of, name, ordinal] = wait
-            return None
-        recorded = Recorded(over[0].result, position, over[0].timed_out)
-        await self._keep((of, name, ordinal), recorded)
-        return _record(recorded)
-
-    async def _over(self, wait: Wait) -> list[Resolved] | None:
-        """Return how a wait has ended by now. Raises `Unavailable`."""
-        folded = await fold(self._deps.bus, self._run)
-        if folded is None:
-            raise NotFound("the run is gone")
-        waiting = msgspec.structs.replace(folded.state, status="waiting", held=False, waits=[wait])
-        return moves.resumption(waiting, self._steps, await children_told(waiting, self._deps.bus, self._deps.store), utc_now())
+        """Look whether it is over by now; else note what the run is to wait for."""
+        return await self._durable.wait(of, name, ordinal, position, seconds)
 
     async def start_run(self, asked: StartedRun) -> str:
-        """Ask for a run in the organization of this one; which one derives from this run and the place that asks."""
-        parent = self._claim.state
-        if parent.hops >= MOST_HOPS:
-            raise Invalid(f"{MOST_HOPS} runs have started each other up to here: no more do")
-        entry = await outlasting(lambda: self._workflow(asked.workflow), run=self._run, child=asked.workflow)
-        child = derived_id(self._run, "child", asked.workflow, str(asked.ordinal))
-        request = RunRequested(
-            run=child,
-            workflow=entry.name,
-            version=entry.version,
-            workflow_org=entry.org,
-            input=asked.input,
-            requested_by=f"run:{self._run}",
-            timeout=entry.timeout,
-            deadline=entry.policy.queue_timeout,
-            priority=asked.priority or parent.priority,
-            run_at=asked.run_at,
-            concurrency_key=asked.concurrency_key,
-            parent=self._run,
-            hops=parent.hops + 1,
-        )
-        bus = self._deps.bus
-        sealed = bus.seal(request, org=self._org, cause=self._claim.started, id=child)
-        try:
-            await outlasting(lambda: bus.append(sealed, 0), run=self._run, child=asked.workflow)
-        except Conflict:
-            _log.info("child.started_before", child=child)  # by an earlier attempt, which did not come to say so
-        await self._keep(("start", asked.workflow, asked.ordinal), Recorded(child, asked.position))
-        return child
+        """Ask for a run in the organization of this one."""
+        return await self._durable.start(asked)
 
     async def cancel_run(self) -> None:
         """Append that the run asks for its own end."""
         await self._claim.ask_to_stop()
-
-    async def _workflow(self, name: str) -> WorkflowEntry:
-        for org in dict.fromkeys((self._org, "global")):
-            found = await self._deps.store.workflow(org, name)
-            if found is not None:
-                return found[0]
-        raise NotFound(f"there is no workflow {name!r} in this organization or in global")
-
-    async def _check_own(self, run: str) -> None:
-        if any(kind == "start" and recorded.result == run for (kind, _, _), recorded in self._steps.items()):
-            return
-        raise NotFound(f"{run!r} is no run that this one has started")
-
-    def _until(self, of: Kind, name: str, ordinal: int, seconds: float | None) -> str | None:
-        """Return when the wait is over by itself: what an earlier attempt began is not begun anew."""
-        before = next((one for one in self._claim.state.waits if (one.kind, one.name, one.ordinal) == (of, name, ordinal)), None)
-        if before is not None:
-            return before.until
-        return None if seconds is None else rfc3339(utc_now() + timedelta(seconds=seconds))
-
-    async def _keep(self, step: StepId, recorded: Recorded) -> None:
-        kind, name, ordinal = step
-        await self._claim.step(
-            RunStepCompleted(
-                run=self._run,
-                attempt=self._claim.attempt,
-                kind=kind,
-                name=name,
-                ordinal=ordinal,
-                position=recorded.position,
-                result=recorded.result,
-                timed_out=recorded.timed_out,
-            )
-        )
-        self._steps[step] = recorded
 
     async def connection(self, name: str) -> dict[str, Any]:
         """Ask the oauth service for a live token."""
@@ -231,7 +142,7 @@ class Allowed:
 
     async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
         """Tell the events service. The command's id derives from the claim: told again it is the same event."""
-        _check_size("the event's data", data)
+        check_size("the event's data", data)
         if self._events >= EVENTS:
             raise TooLarge(f"this attempt has emitted {EVENTS} events, the most that one may")
         self._events += 1
@@ -324,14 +235,3 @@ class Allowed:
                 await asyncio.sleep(PAUSE)
                 continue
             return
-
-
-def _record(found: Recorded) -> StepRecord:
-    return StepRecord(msgspec.Raw(msgspec.json.encode(found.result)), found.timed_out)
-
-
-def _check_size(what: str, document: msgspec.Raw) -> None:
-    """Raise `TooLarge` for what no message may hold: the broker would refuse it, each time that it is offered."""
-    size = len(bytes(document))
-    if size > INLINE_BYTES:
-        raise TooLarge(f"{what} has {size} bytes as JSON; at most {INLINE_BYTES} are kept")

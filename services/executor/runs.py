@@ -281,15 +281,15 @@ def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:
     return RunFailed(**common, reason=reason, error=error)
 
 
-def _waiting(run: str, attempt: int, waits: dict[StepId, Wait], outcome: jail.Outcome) -> Outcome:
+def _waiting(run: str, attempt: int, waits: list[Wait], outcome: jail.Outcome) -> Outcome:
     """Return the message that a run waits for what it has asked for."""
     usage = RunUsage(cpu_ms=outcome.usage.cpu_ms, max_rss_mb=outcome.usage.max_rss_mb)
     common: dict[str, Any] = {"run": run, "attempt": attempt, "duration_ms": outcome.duration_ms, "usage": usage}
     if not waits:
         error = RunError("FrameError", "it said that it waits, and had not asked for anything")
         return RunCrashed(**common, reason="sandbox", error=error)
-    blocked_on, until = moves.waiting(list(waits.values()))
-    return RunWaiting(**common, blocked_on=blocked_on, until=until, waits=list(waits.values()))
+    blocked_on, until = moves.waiting(waits)
+    return RunWaiting(**common, blocked_on=blocked_on, until=until, waits=waits)
 
 
 def _retried(failed: RunFailed | RunTimedOut | RunCrashed, pause: float) -> RunWaiting:

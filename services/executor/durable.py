@@ -1,0 +1,166 @@
+"""What an attempt leaves for the ones after it: steps that are done, waits that are over, runs that were asked for."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from services.executor import moves
+from services.executor.claim import Claim, children_told, fold, outlasting
+from services.executor.life import Recorded, StepId
+from services.executor.sandbox.jail import Kind, StartedRun, StepRecord
+from services.executor.store import Store
+from shared.bus import Bus
+from shared.envelope import derived_id, rfc3339, utc_now
+from shared.errors import Conflict, Invalid, NotFound, TooLarge
+from shared.messages import Resolved, RunRequested, RunStepCompleted, Wait
+from shared.questions.executor import WorkflowEntry
+from shared.streams import INLINE_BYTES
+
+# Runs that start each other: a loop ends here.
+MOST_HOPS = 32
+# Runs that one attempt may ask for.
+CHILDREN = 1000
+# Steps and waits of one run: each attempt begins with all of them.
+STEPS = 10_000
+_log = structlog.get_logger()
+
+
+class Deps(Protocol):
+    """What keeping needs."""
+
+    bus: Bus
+    store: Store
+
+
+class Durable:
+    """The records of one run, as one attempt meets and adds to them."""
+
+    def __init__(self, deps: Deps, mine: Claim, steps: dict[StepId, Recorded]) -> None:
+        self._deps = deps
+        self._claim = mine
+        self._org = mine.state.org
+        self._run = mine.run
+        self._steps = steps
+        self._started = 0
+        self.waits: dict[StepId, Wait] = {}
+        """What the run has asked for that was not there yet."""
+
+    def get(self, step: StepId) -> StepRecord | None:
+        """Return what the stream told when the run was claimed, and what was kept since."""
+        found = self._steps.get(step)
+        return None if found is None else _record(found)
+
+    async def put(self, name: str, ordinal: int, position: int | None, result: msgspec.Raw) -> None:
+        """Append the step to the run's messages. Raises `TooLarge`."""
+        check_size(f"the result of step {name!r}", result)
+        await self._keep(("step", name, ordinal), Recorded(msgspec.json.decode(result), position))
+
+    async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
+        """Look whether it is over by now, which is kept like a step; else note what the run is to wait for."""
+        known = self._steps.get((of, name, ordinal))
+        if known is not None:
+            return _record(known)
+        if of == "run":
+            await self._check_own(name)
+        wait = Wait(kind=of, name=name, ordinal=ordinal, position=position, until=self._until(of, name, ordinal, seconds))
+        over = await outlasting(lambda: self._over(wait), run=self._run, wait=of)
+        if over is None:
+            self.waits[of, name, ordinal] = wait
+            return None
+        recorded = Recorded(over[0].result, position, over[0].timed_out)
+        await self._keep((of, name, ordinal), recorded)
+        return _record(recorded)
+
+    async def _over(self, wait: Wait) -> list[Resolved] | None:
+        """Return how a wait has ended by now. Raises `Unavailable`."""
+        folded = await fold(self._deps.bus, self._run)
+        if folded is None:
+            raise NotFound("the run is gone")
+        waiting = msgspec.structs.replace(folded.state, status="waiting", held=False, waits=[wait])
+        return moves.resumption(waiting, self._steps, await children_told(waiting, self._deps.bus, self._deps.store), utc_now())
+
+    async def start(self, asked: StartedRun) -> str:
+        """Ask for a run in the organization of this one; which one derives from this run and the place that asks."""
+        parent = self._claim.state
+        if self._started >= CHILDREN:
+            raise TooLarge(f"this attempt has asked for {CHILDREN} runs: it may not ask for more")
+        self._started += 1
+        if parent.hops >= MOST_HOPS:
+            raise Invalid(f"{MOST_HOPS} runs have started each other up to here: no more do")
+        entry = await outlasting(lambda: self._workflow(asked.workflow), run=self._run, child=asked.workflow)
+        child = derived_id(self._run, "child", asked.workflow, str(asked.ordinal))
+        request = RunRequested(
+            run=child,
+            workflow=entry.name,
+            version=entry.version,
+            workflow_org=entry.org,
+            input=asked.input,
+            requested_by=f"run:{self._run}",
+            timeout=entry.timeout,
+            deadline=entry.policy.queue_timeout,
+            priority=asked.priority or parent.priority,
+            run_at=asked.run_at,
+            concurrency_key=asked.concurrency_key,
+            parent=self._run,
+            hops=parent.hops + 1,
+        )
+        bus = self._deps.bus
+        sealed = bus.seal(request, org=self._org, cause=self._claim.started, id=child)
+        try:
+            await outlasting(lambda: bus.append(sealed, 0), run=self._run, child=asked.workflow)
+        except Conflict:
+            _log.info("child.started_before", child=child)  # by an earlier attempt, which did not come to say so
+        await self._keep(("start", asked.workflow, asked.ordinal), Recorded(child, asked.position))
+        return child
+
+    async def _workflow(self, name: str) -> WorkflowEntry:
+        for org in dict.fromkeys((self._org, "global")):
+            found = await self._deps.store.workflow(org, name)
+            if found is not None:
+                return found[0]
+        raise NotFound(f"there is no workflow {name!r} in this organization or in global")
+
+    async def _check_own(self, run: str) -> None:
+        if any(kind == "start" and recorded.result == run for (kind, _, _), recorded in self._steps.items()):
+            return
+        raise NotFound(f"{run!r} is no run that this one has started")
+
+    def _until(self, of: Kind, name: str, ordinal: int, seconds: float | None) -> str | None:
+        """Return when the wait is over by itself: what an earlier attempt began is not begun anew."""
+        before = next((one for one in self._claim.state.waits if (one.kind, one.name, one.ordinal) == (of, name, ordinal)), None)
+        if before is not None:
+            return before.until
+        return None if seconds is None else rfc3339(utc_now() + timedelta(seconds=seconds))
+
+    async def _keep(self, step: StepId, recorded: Recorded) -> None:
+        if len(self._steps) >= STEPS:
+            raise TooLarge(f"{STEPS} steps and waits of this run are recorded: there may not be more")
+        kind, name, ordinal = step
+        await self._claim.step(
+            RunStepCompleted(
+                run=self._run,
+                attempt=self._claim.attempt,
+                kind=kind,
+                name=name,
+                ordinal=ordinal,
+                position=recorded.position,
+                result=recorded.result,
+                timed_out=recorded.timed_out,
+            )
+        )
+        self._steps[step] = recorded
+
+
+def check_size(what: str, document: msgspec.Raw) -> None:
+    """Raise `TooLarge` for what no message may hold: the broker would refuse it, each time that it is offered."""
+    size = len(bytes(document))
+    if size > INLINE_BYTES:
+        raise TooLarge(f"{what} has {size} bytes as JSON; at most {INLINE_BYTES} are kept")
+
+
+def _record(found: Recorded) -> StepRecord:
+    return StepRecord(msgspec.Raw(msgspec.json.encode(found.result)), found.timed_out)

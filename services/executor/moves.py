@@ -1,0 +1,107 @@
+"""What is to be done with a run: what a worker does with an offer, what ends a wait, when a failed attempt is followed by another.
+
+Pure: decided from the run's state and the time that is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from services.executor.life import Recorded, RunState, StepId
+from shared.messages import Resolved, Wait
+from shared.messages.catalog import Policy
+
+# A run that took so many workers with it is what kills them.
+MOST_LOST = 3
+# Bytes of results with which a run is resumed: a message takes some more.
+MOST_TOLD = 512 * 1024
+Move = Literal["claim", "nothing", "cancel", "expire", "delay", "poison"]
+
+
+def next_move(state: RunState, work_seq: int, now: datetime) -> Move:
+    """Return what a worker does with a run that was offered to it by the message at `work_seq`.
+
+    `nothing` where the offer is none any more: the run has ended, waits for something, or was offered anew.
+    """
+    if state.ended or work_seq < state.work_seq or (not state.held and state.status in {"waiting", "delayed"}):
+        return "nothing"
+    if state.status == "cancelling":
+        return "cancel"
+    if state.held and state.lost + 1 >= MOST_LOST:
+        return "poison"
+    if not state.attempt:
+        if state.run_at is not None and not state.was_delayed and datetime.fromisoformat(state.run_at) > now:
+            return "delay"
+        if state.expires_at is not None and state.expires_at < now:
+            return "expire"
+    return "claim"
+
+
+def resumption(
+    state: RunState, steps: Mapping[StepId, Recorded], children: Mapping[str, Any], now: datetime
+) -> list[Resolved] | None:
+    """Return the waits of a run that are over, with which it is to be resumed; None while it is to go on waiting.
+
+    `children` holds what is told of the child runs that have ended, by id. A run that waits for its turn is not decided here.
+    """
+    if state.held or state.status not in {"waiting", "delayed"}:
+        return None
+    if state.blocked_on in {"retry", "concurrency"} or not state.waits:
+        return [] if _is_due(state.until, now) and state.blocked_on != "concurrency" else None
+    left = list(state.signals)
+    over: list[Resolved] = []
+    size = 0
+    for wait in state.waits:
+        if (wait.kind, wait.name, wait.ordinal) in steps:
+            continue
+        if size > MOST_TOLD:
+            break  # the attempt that comes now asks for the others itself
+        signal = next((one for one in left if one.name == wait.name), None) if wait.kind == "signal" else None
+        if signal is not None:
+            left.remove(signal)
+            over.append(_over(wait, {"data": signal.data, "by": signal.by, "at": signal.at}))
+        elif wait.kind == "run" and wait.name in children:
+            over.append(_over(wait, children[wait.name]))
+        elif _is_due(wait.until, now):
+            over.append(_over(wait, None, timed_out=wait.kind != "sleep"))
+        else:
+            continue
+        size += len(msgspec.json.encode(over[-1].result))
+    return over or None
+
+
+def _over(wait: Wait, result: Any, *, timed_out: bool = False) -> Resolved:
+    return Resolved(
+        kind=wait.kind, name=wait.name, ordinal=wait.ordinal, position=wait.position, result=result, timed_out=timed_out
+    )
+
+
+def _is_due(until: str | None, now: datetime) -> bool:
+    return until is not None and datetime.fromisoformat(until) <= now
+
+
+BLOCKED_ON = {"sleep": "time", "signal": "signal", "run": "event"}
+
+
+def waiting(waits: list[Wait]) -> tuple[str, str | None]:
+    """Return what a run that has these waits is blocked on, and until when at the latest something happens."""
+    times = [wait.until for wait in waits if wait.until is not None]
+    return BLOCKED_ON[waits[0].kind], min(times, key=datetime.fromisoformat, default=None)
+
+
+# An attempt that went over a limit would again; what broke the platform's rules gets no second chance.
+_RETRIED = frozenset({"error", "timeout", "oom", "worker_lost"})
+
+
+def pause_before_retry(policy: Policy, retries: int, failures: int, reason: str, drawn: float) -> float | None:
+    """Return after how many seconds a failed attempt is followed by another, None if it is not; `drawn` is from 0 to 1.
+
+    Exponential back-off with full jitter (Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+    """
+    if failures >= retries or reason not in _RETRIED:
+        return None
+    return drawn * min(policy.retry_max_delay, policy.retry_delay * 2.0 ** min(failures, 64))
