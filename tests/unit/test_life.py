@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.executor import life, moves
-from services.executor.life import MOST_LOST, SHOWN_ATTEMPTS, TERMINAL, Recorded, RunState, StepId
+from services.executor.life import SHOWN_ATTEMPTS, TERMINAL, Recorded, RunState, StepId
+from services.executor.moves import MOST_LOST
 from shared.envelope import Envelope, new_id, rfc3339, seal
 from shared.messages import (
     Message,
