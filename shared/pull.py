@@ -186,9 +186,11 @@ class OrderedReader:
                 if status == "100":
                     continue
                 if status is not None:
-                    # The pull has ended (408 expired, 409 limit reached or consumer gone): the next one tells which.
+                    # The pull has ended (408 expired, 409 limit reached or consumer gone): the next one tells which. 503 says that
+                    # nobody hears it: the consumer went with a broker that was started again while nothing was asked of it.
                     outstanding = 0
-                    lost = lost or (status == "409" and "onsumer" in (msg.headers or {}).get("Description", ""))
+                    gone = status == "409" and "onsumer" in (msg.headers or {}).get("Description", "")
+                    lost = lost or gone or status == "503"
                     continue
                 if self._consumer_sequence(msg) != expected:
                     lost = True

@@ -84,6 +84,9 @@ class Worker:
                         self._waiting[priority] = self._now() + 2 * HEARTBEAT
                         continue
                     self._waiting.pop(priority, None)
+                    if status == "503":
+                        # Nobody hears it: a broker that has only just started, or whose consumer is gone.
+                        self._waiting[priority] = self._now() + HEARTBEAT
                     if status is not None:
                         continue
                     backlog = backlog or delivered(msg).pending > 0

@@ -69,6 +69,21 @@ async def test_history_tells_an_aggregates_messages_in_order(place: Place) -> No
         assert [stored.envelope.type for stored in told] == ["run.requested", "run.cancel_requested"]
 
 
+async def test_a_reader_whose_consumer_is_gone_without_a_word_makes_a_new_one(place: Place) -> None:
+    async with bus_of(place, "executor") as bus, bus_of(place, "admin") as admin:
+        first = await bus.publish(bus.seal(requested(new_id()), org="default"))
+        batches = OrderedReader(bus.client, "RUNS", after=first - 1, batch=1).batches()
+        assert [one.sequence for one in await anext(batches)] == [first]
+        # No pull is under way that could be told, as after a restart of the broker.
+        for consumer in await admin.client.jetstream().consumers_info("RUNS"):
+            if consumer.config.durable_name is None:
+                await admin.client.jetstream().delete_consumer("RUNS", consumer.name)
+        second = await bus.publish(bus.seal(requested(new_id()), org="default"))
+        async with asyncio.timeout(10):
+            assert [one.sequence for one in await anext(batches)] == [second]
+        await batches.aclose()
+
+
 async def test_a_long_history_is_told_as_completely_as_a_short_one(place: Place) -> None:
     async with bus_of(place, "executor") as bus:
         run = new_id()
