@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -21,6 +22,9 @@ from shared.messages.run import RunCrashed, RunFailed, RunTimedOut
 
 # While the broker is away an outcome is offered again after so many seconds; the run is ours until somebody newer claims it.
 PAUSE = 0.25
+# What was the case so many seconds ago is the case still: signs of life go out every 10 s and count for 30, so that nobody else
+# gets the run within 20 of any moment in which this process was awake. After more it may have stood still, and lost the run.
+LEASE = 15.0
 
 # How a claim ends: with the run's end, or with the run waiting for something, or given back to the workers.
 Outcome = RunSucceeded | RunFailed | RunTimedOut | RunCrashed | RunCancelled | RunWaiting | RunResumed
@@ -82,9 +86,14 @@ async def outlasting(ask: Callable[[], Awaitable[T]], **what: Any) -> T:
 
 
 class Claim:
-    """This process' hold on a run from its `run.started` on. `cancel` is set when somebody wants the run to stop."""
+    """This process' hold on a run from its `run.started` on. `cancel` is set when somebody wants the run to stop.
 
-    def __init__(self, bus: Bus, state: RunState, started: Envelope, attempt: int, sequence: int) -> None:
+    `since` is when, by the loop's clock, it was last known that nobody else holds it; now unless given.
+    """
+
+    def __init__(
+        self, bus: Bus, state: RunState, started: Envelope, attempt: int, sequence: int, since: float | None = None
+    ) -> None:
         self._bus = bus
         self.run = state.id
         self.state = state
@@ -92,13 +101,30 @@ class Claim:
         self.started = started
         self.attempt = attempt
         self._sequence = sequence
+        self._since = asyncio.get_running_loop().time() if since is None else since
         self._saying = asyncio.Lock()
         self.cancel = asyncio.Event()
 
     async def step(self, message: RunStepCompleted) -> None:
-        """Record a step. Raises `Superseded`, `AlreadyEnded`; waits while the broker is away."""
+        """Record a step. Raises `Superseded`, `AlreadyEnded`; waits while the broker is away.
+
+        When it returns the child may go on with the next one: nobody else has begun it in the meantime.
+        """
         async with self._saying:
             await self._append(message, f"{message.kind}/{message.name}/{message.ordinal}")
+        await self.sure()
+
+    async def sure(self) -> None:
+        """Return when it is certain that nobody else holds the run, which mostly nothing need be asked for. Raises like `step`."""
+        now = asyncio.get_running_loop().time()
+        if now - self._since < LEASE:
+            return
+        folded = await outlasting(lambda: fold(self._bus, self.run), run=self.run)
+        if folded is None or folded.state.ended:
+            raise AlreadyEnded
+        if folded.state.claim != self.started.id:
+            raise Superseded
+        self._since = now
 
     async def ask_to_stop(self) -> None:
         """Record that the run asks for its own end, and have its child stopped. Raises like `step`."""
@@ -126,6 +152,7 @@ class Claim:
         id_ = caused_id(self.started.id, message, discriminator)
         sealed = self._bus.seal(message, org=self.state.org, cause=self.started, id=id_)
         while True:
+            sent = asyncio.get_running_loop().time()
             try:
                 ack = await aggregate.append(self._bus.client, self._bus.journal, sealed, self._sequence)
             except Unavailable as error:
@@ -136,6 +163,8 @@ class Claim:
                 await self._learn(message)
             else:
                 self._sequence = ack.sequence
+                # That it was stored says what was so when it was sent; of one that had been sent before, not even that.
+                self._since = -math.inf if ack.duplicate else sent
                 return
 
     async def _learn(self, message: Message) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Protocol
 
 import msgspec
@@ -134,8 +135,9 @@ async def _claim(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepI
     )
     # A fresh id per claim: attempt 2 must not be swallowed as a duplicate of attempt 1.
     started = deps.bus.seal(message, org=offer.state.org, cause=offer.envelope)
+    since = asyncio.get_running_loop().time()
     ack = await aggregate.append(deps.bus.client, deps.bus.journal, started, offer.state.last_seq)
-    return Claim(deps.bus, offer.state, started.envelope, attempt, ack.sequence), offer.steps
+    return Claim(deps.bus, offer.state, started.envelope, attempt, ack.sequence, since), offer.steps
 
 
 async def _delay(offer: Offer, deps: Deps) -> None:

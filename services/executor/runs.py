@@ -234,6 +234,8 @@ class Runs:
         allowed = Allowed(deps, mine, steps)
         try:
             with deps.bundles.held(bundle.folder):
+                # Code, input and a child may have taken long, or this process stood still meanwhile.
+                await mine.sure()
                 outcome = await deps.sandbox.run(job, allowed, cancel=mine.cancel)
         finally:
             # Before the end: a run that is said to have ended has all its lines, and the trail of what it was denied.

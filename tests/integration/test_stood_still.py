@@ -1,0 +1,80 @@
+"""An executor that stood still, and whose run somebody else has by now, lets nothing go on in its name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.executor import life
+from services.executor.claim import LEASE, AlreadyEnded, Claim, Superseded, fold
+from shared import aggregate
+from shared.bus import Bus
+from shared.envelope import new_id
+from shared.messages import RunRequested, RunStarted, RunStepCompleted, RunSucceeded, RunUsage
+from tests.support.inside import bus_of
+from tests.support.servers import Place
+
+
+@pytest.fixture
+async def bus(place: Place) -> AsyncIterator[Bus]:
+    """An executor's rights."""
+    async with bus_of(place, "executor") as given:
+        yield given
+
+
+async def claimed(bus: Bus, *, ago: float = 0.0) -> Claim:
+    """Return a hold on a new run, of which it is known since so many seconds ago."""
+    run = new_id()
+    request = bus.seal(RunRequested(run=run, workflow="w", version="v", requested_by="x", timeout=60.0), org="default")
+    first = await bus.append(request, 0)
+    state = life.evolve(None, request.envelope, request.message, first)
+    assert state is not None
+    started = bus.seal(RunStarted(run=run, attempt=1, executor="one", tier="none"), org="default", cause=request.envelope)
+    sequence = await bus.append(started, first)
+    return Claim(bus, state, started.envelope, 1, sequence, asyncio.get_running_loop().time() - ago)
+
+
+async def taken_by_another(bus: Bus, mine: Claim) -> int:
+    folded = await fold(bus, mine.run)
+    assert folded is not None
+    other = RunStarted(run=mine.run, attempt=2, executor="two", tier="none")
+    return await bus.append(bus.seal(other, org="default"), folded.state.last_seq)
+
+
+def done(mine: Claim, name: str = "one") -> RunStepCompleted:
+    return RunStepCompleted(run=mine.run, attempt=1, name=name, ordinal=0, result=1)
+
+
+async def test_a_claim_of_a_moment_ago_is_sure_without_asking(bus: Bus) -> None:
+    mine = await claimed(bus)
+    await taken_by_another(bus, mine)
+    await mine.sure()  # which within this time cannot be, but is not looked for
+
+
+async def test_one_who_wakes_up_finds_out_that_the_run_is_somebody_else_s(bus: Bus) -> None:
+    mine = await claimed(bus, ago=LEASE + 1)
+    await mine.sure()
+    await mine.sure()
+    late = await claimed(bus, ago=LEASE + 1)
+    sequence = await taken_by_another(bus, late)
+    with pytest.raises(Superseded):
+        await late.sure()
+    end = RunSucceeded(run=late.run, attempt=2, result=1, duration_ms=1.0, usage=RunUsage())
+    await bus.append(bus.seal(end, org="default"), sequence)
+    with pytest.raises(AlreadyEnded):
+        await late.sure()
+
+
+async def test_a_step_whose_record_is_found_to_be_there_already_lets_the_next_one_begin_only_while_the_run_is_ours(
+    bus: Bus,
+) -> None:
+    mine = await claimed(bus)
+    await mine.step(done(mine))
+    await mine.step(done(mine))  # the answer to the first was lost
+    await taken_by_another(bus, mine)
+    with pytest.raises(Superseded):
+        await mine.step(done(mine))
+    types = [stored.envelope.type async for stored in aggregate.history(bus.client, "run", mine.run)]
+    assert types == ["run.requested", "run.started", "run.step_completed", "run.started"]
