@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import pytest_asyncio
 
 from tests.support.places import open_folder
 from tests.support.servers import Place, Servers, running_servers
+
+# How long one example takes says more of what else the machine does than of the code.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

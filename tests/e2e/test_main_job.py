@@ -64,7 +64,7 @@ async def test_a_run_over_the_api_gives_its_result_in_the_answer(client: Client)
     view = await client.put_file("work.py", WORKFLOWS)
     assert (view["problems"], sorted(view["workflows"])) == ([], ["nap", "on-push", "who"])
     run = await client.call("POST", "/api/v1/workflows/nap/runs?wait=10", body={"input": {"seconds": 0.01}}, status=200)
-    assert (run["status"], run["result"], run["sandbox"]) == ("succeeded", "rested", {"tier": TIERS[0]})
+    assert (run["status"], run["result"], run["sandbox"]) == ("succeeded", "rested", {"tier": TIERS[0], "isolation": "run"})
     refused = await client.call("POST", "/api/v1/workflows/nap/runs", body={"input": {"seconds": "long"}}, status=422)
     assert "seconds" in refused["errors"][0]["path"]
     await client.call("POST", "/api/v1/workflows/absent/runs", body={"input": {}}, status=404)
@@ -154,5 +154,7 @@ async def test_bad_requests_say_what_is_wrong(client: Client) -> None:
 
 async def test_readiness_names_the_sandbox_tier(client: Client) -> None:
     ready = await client.call("GET", "/readyz")
-    assert (ready["ready"], ready["degraded"], ready["sandbox"]) == (True, [], {"tier": TIERS[0], "refused": {}})
+    assert (ready["ready"], ready["degraded"]) == (True, [])
+    assert (ready["sandbox"]["tier"], ready["sandbox"]["refused"]) == (TIERS[0], {})
+    assert {*ready["sandbox"]["held"], *ready["sandbox"]["unheld"]} == {"memory", "pids", "cpu"}
     assert set(ready["services"]) == {"events", "executor", "oauth", "logs"}

@@ -57,7 +57,7 @@ async def test_where_namespaces_are_forbidden_runs_are_of_tier_b_and_readyz_and_
             await client.put_file("note.py", FLOW)
             asked = {"input": {"event": {"type": "t"}}}
             run = await client.call("POST", "/api/v1/workflows/note/runs?wait=20", body=asked, status=200)
-            assert (run["status"], run["result"], run["sandbox"]) == ("succeeded", "t", {"tier": "B"})
+            assert (run["status"], run["result"], run["sandbox"]) == ("succeeded", "t", {"tier": "B", "isolation": "run"})
         _, said = await output(*around, sys.executable, "-m", "deploy.doctor", "--output", "json", "--data", str(stack.data))
         found = {item["about"]: item for item in json.loads(said)["items"]}
         for about in ("sandbox", "sandbox here"):

@@ -176,18 +176,18 @@ class Pool:
             if not self._is_open:
                 msg = "the sandbox is not started"
                 raise SandboxUnavailable(msg)
-            slot = self._best(place)
-            if slot is None:
-                slot = self._begin(place if self._places else None)
+            found = self._best(place)
+            slot = found or self._begin(place if self._places else None)
             self._slots.remove(slot)
-            was_done = slot.done()
             try:
                 return await asyncio.shield(slot)
             except asyncio.CancelledError:
                 self._slots.appendleft(slot)
                 raise
             except SandboxUnavailable:
-                if was_done:  # an old failure: what counts is whether one can be started now
+                if (
+                    found is not None
+                ):  # begun before, perhaps by a zygote that is dead: what counts is whether one can be started now
                     continue
                 raise
 
