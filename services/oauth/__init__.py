@@ -1,4 +1,4 @@
-"""Connections, secrets and variables: what runs are given, by organization and name (decision 0010 says why one service).
+"""Connections, secrets and variables: what runs are given, by organization and name (decision 0008 says why one service).
 
 owns: schema `oauth` (tables `connection`, `secret`, `variable`, `done_command` and `checkpoint`); tokens and secrets are
     sealed there and nowhere else; variables are made of their messages
