@@ -204,20 +204,8 @@ class Children:
     async def _converse(
         self, place: Place, opening: bytes, seconds: float, capabilities: Capabilities | None, cancel: asyncio.Event | None
     ) -> Ended:
-        while len(self._ending) >= _MOST_ENDING:
-            await asyncio.wait(self._ending, return_when=asyncio.FIRST_COMPLETED)
-        child = await self._pool.take(place)
-        self._serving.add(child)
-        self._pool.tend_soon()
-        try:
-            ended = await Attempt(child, capabilities).ended(opening, seconds, cancel)
-        except BaseException:
-            await child.end()
-            raise
-        finally:
-            self._serving.discard(child)
-            # Not at once: forking takes milliseconds of the core that is needed to tell how this run ended.
-            self._pool.tend_soon()
+        child = await self._taken(place)
+        ended = await self._served(Attempt(child, capabilities), child, opening, seconds, cancel)
         self._end(child)
         return ended
 
@@ -226,23 +214,34 @@ class Children:
     ) -> Ended:
         """Run the job in a child that has served this very workflow before, or one that from now on does."""
         key = (job.org, job.workflow, place)
-        resident = self._residents.take(key) or Resident(await self._pool.take(place))
-        child = resident.child
+        resident = self._residents.take(key) or Resident(await self._taken(place))
+        attempt = Attempt(resident.child, capabilities, may_stay=True)
+        ended = await self._served(attempt, resident.child, opening, job.timeout, cancel)
+        if attempt.stays and ended.exit.max_rss_mb < self._most_staying_mb:
+            self._residents.give(key, resident)
+        else:
+            self._end(resident.child)
+        return ended
+
+    async def _taken(self, place: Place) -> Child:
+        """Take a child from the pool, once not too many are dying."""
+        while len(self._ending) >= _MOST_ENDING:
+            await asyncio.wait(self._ending, return_when=asyncio.FIRST_COMPLETED)
+        return await self._pool.take(place)
+
+    async def _served(self, attempt: Attempt, child: Child, opening: bytes, seconds: float, cancel: asyncio.Event | None) -> Ended:
+        """Carry an attempt to its end; the child is the caller's again, and is gone where this raises."""
         self._serving.add(child)
         self._pool.tend_soon()
-        attempt = Attempt(child, capabilities, may_stay=True)
         try:
-            ended = await attempt.ended(opening, job.timeout, cancel)
+            return await attempt.ended(opening, seconds, cancel)
         except BaseException:
             await child.end()
             raise
         finally:
             self._serving.discard(child)
-        if attempt.stays and ended.exit.max_rss_mb < self._most_staying_mb:
-            self._residents.give(key, resident)
-        else:
-            self._end(child)
-        return ended
+            # Not at once: forking takes milliseconds of the core that is needed to tell how this run ended.
+            self._pool.tend_soon()
 
     def _end(self, child: Child) -> None:
         ending = asyncio.create_task(child.end())
