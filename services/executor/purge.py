@@ -16,13 +16,13 @@ from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import domain, store
+from services.executor.rounds import go_round
 from shared import db
 from shared.bus import Bus
 from shared.envelope import utc_now
-from shared.errors import MillraceError
 from shared.messages.declaration import checked_key
 from shared.projection import incarnation_of, position_of
-from shared.pull import StreamError, api_request
+from shared.pull import api_request
 from shared.questions.events import DeliveriesPosition
 from shared.questions.logs import ArchivePosition
 
@@ -55,24 +55,10 @@ class Purger:
         self._kept = kept
         self._now = now
         self._pause = pause
-        self._waits: str | None = None
 
     async def run(self) -> None:
         """Purge for ever; what stands in the way is logged, once, and waited out."""
-        while True:
-            # First of all: the others that are asked may be starting, too.
-            await asyncio.sleep(self._pause)
-            try:
-                async with db.held_lock(self._deps.database_url, LOCK, service="executor") as held:
-                    while not held.lost.is_set():
-                        purged = await self.round()
-                        self._waits = None
-                        if purged < ROUND:
-                            await asyncio.sleep(self._pause)
-            except (MillraceError, StreamError) as error:
-                if str(error) != self._waits:
-                    self._waits = str(error)
-                    _log.warning("purge.waits", reason=self._waits)
+        await go_round(self.round, url=self._deps.database_url, lock=LOCK, pause=self._pause, full=ROUND, waits="purge.waits")
 
     async def round(self) -> int:
         """Purge up to `ROUND` runs; returns how many. Does no harm beside another round.

@@ -7,7 +7,6 @@ rows are searched for what no message told of: a timer that the broker lost, a d
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
@@ -20,16 +19,16 @@ from services.executor import life, moves, store
 from services.executor.claim import Folded, children_told, fold
 from services.executor.life import RunState
 from services.executor.offers import expired
+from services.executor.rounds import go_round
 from services.executor.store import Store
 from services.executor.turns import Turns
 from shared import aggregate, db
 from shared.bus import Bus
 from shared.db import Connection
 from shared.envelope import Envelope, caused_id, utc_now
-from shared.errors import Conflict, MillraceError
+from shared.errors import Conflict
 from shared.messages import Message, RunCancelled, RunResumed
 from shared.projection import Projected, Projection, Recorded, Statement, in_batches
-from shared.pull import StreamError
 
 # A run that is written to more often than this between reading and appending is being carried by somebody else.
 TRIES = 10
@@ -146,19 +145,7 @@ class Waits:
 
     async def sweep(self) -> None:
         """Search for ever; what stands in the way is logged, once, and waited out. Of several replicas one is active."""
-        waits: str | None = None
-        while True:
-            await asyncio.sleep(PAUSE)
-            try:
-                async with db.held_lock(self._deps.database_url, LOCK, service="executor") as held:
-                    while not held.lost.is_set():
-                        await self.round()
-                        waits = None
-                        await asyncio.sleep(PAUSE)
-            except (MillraceError, StreamError) as error:
-                if str(error) != waits:
-                    waits = str(error)
-                    _log.warning("sweep.waits", reason=waits)
+        await go_round(self.round, url=self._deps.database_url, lock=LOCK, pause=PAUSE, full=None, waits="sweep.waits")
 
     async def round(self) -> int:
         """Look at every run that is overdue; returns how many there were. Raises `Unavailable`."""
