@@ -20,7 +20,7 @@ from deploy.chaos.evidence import settled
 from deploy.chaos.installation import DrillError, installed
 from deploy.chaos.page import WEBHOOKS as WEBHOOKS_PART
 from deploy.chaos.page import written
-from deploy.chaos.place import place_of
+from deploy.chaos.place import end_in_order, executions_in, place_of
 from deploy.chaos.plan import Plan, chosen, plan
 from deploy.chaos.sender import Sender
 
@@ -99,13 +99,8 @@ def main(
 
 
 async def _drilled(place: Path, planned: Plan, console: Console) -> report.Report:
-    mine = asyncio.current_task()
-    if mine is not None:
-        # As Ctrl-C does it: what was started is ended in order.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine.cancel)
-    marks = place / "marks" / "executions"
-    marks.touch()
-    marks.chmod(0o666)
+    end_in_order()
+    marks = executions_in(place)
     at = datetime.now(UTC)
     console.print(f"{planned.webhooks:,} webhooks at {planned.rate:g} a second, {len(planned.cells)} disturbances, in {place}")
     # Every webhook in flight has a connection of its own: a sender does not wait for other senders.

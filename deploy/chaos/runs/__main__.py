@@ -16,7 +16,7 @@ from rich.console import Console
 
 from deploy.chaos.installation import DrillError, Installation, installed
 from deploy.chaos.page import RUNS, written
-from deploy.chaos.place import place_of
+from deploy.chaos.place import end_in_order, executions_in, place_of
 from deploy.chaos.runs import report
 from deploy.chaos.runs.asker import Asker
 from deploy.chaos.runs.disturbing import Disturbing
@@ -115,13 +115,8 @@ class Drill:
 
     async def through(self, place: Path) -> report.Report:
         """Set an installation up in `place`, drill it and return what came of it. Raises `DrillError`."""
-        mine = asyncio.current_task()
-        if mine is not None:
-            # As Ctrl-C does it: what was started is ended in order.
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine.cancel)
-        marks = place / "marks" / "executions"
-        marks.touch()
-        marks.chmod(0o666)
+        end_in_order()
+        marks = executions_in(place)
         at = datetime.now(UTC)
         self._say(f"{self._runs:,} runs at {self._rate:g} a second with the seed {self._seed}, in {place}")
         # Every request has a connection of its own: a client does not wait for other clients.
