@@ -14,6 +14,7 @@ from services.gateway.admission import Admission
 from services.gateway.api.application import application
 from services.gateway.config import Settings, read
 from services.gateway.endings import Endings
+from services.gateway.idempotency import Starting
 from services.gateway.parts import Gateway
 from services.gateway.refusals import Refusals
 from services.gateway.room import Room
@@ -69,6 +70,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             workflows=Workflows(workflows, bus.ask),
             adapters=Adapters(bus.ask),
             endings=endings,
+            starting=Starting(),
             watching=watching,
             bodies=Blobs(bus.client, "bodies"),
             workspace=Blobs(bus.client, "workspace"),

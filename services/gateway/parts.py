@@ -11,6 +11,7 @@ from services.gateway.adapters import Adapters
 from services.gateway.admission import Admission
 from services.gateway.config import Network
 from services.gateway.endings import Endings
+from services.gateway.idempotency import Starting
 from services.gateway.refusals import Refusals
 from services.gateway.room import Room
 from services.gateway.trail import Trail
@@ -37,6 +38,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     workflows: Workflows
     adapters: Adapters
     endings: Endings
+    starting: Starting
     watching: Watching
     bodies: Blobs
     workspace: Blobs

@@ -9,10 +9,11 @@ from typing import Any, Literal
 import msgspec
 
 from services.gateway.domain import ENDED
+from services.gateway.idempotency import compare
 from services.gateway.parts import Gateway
 from shared import aggregate
-from shared.envelope import derived_id, new_id, open_message
-from shared.errors import Invalid, NotFound, Problem, TooLarge, Unavailable
+from shared.envelope import open_message
+from shared.errors import NotFound, TooLarge, Unavailable
 from shared.messages import RunRequested
 from shared.questions.executor import GetRun, RunView, WorkflowEntry
 
@@ -54,11 +55,6 @@ class Asked(msgspec.Struct, frozen=True):
     earlier: bool
 
 
-def run_id(org: str, idempotency_key: str | None) -> str:
-    """Return the id of the run that a request asks for: with a key always the same one."""
-    return new_id() if idempotency_key is None else derived_id("run of", org, idempotency_key)
-
-
 def fingerprint(asked: Start) -> str:
     """Return what tells a request from others with the same key: a digest of all that it asks for, however it was written.
 
@@ -79,9 +75,17 @@ def fingerprint(asked: Start) -> str:
 async def start(gateway: Gateway, asked: Start) -> Asked:
     """Ask for a run; on disk when this returns.
 
-    Raises `Invalid` when the idempotency key stands for another request, `TooLarge`, `Unavailable`.
+    Raises `Invalid` when the idempotency key stands for another request, `Conflict` while the first one with it is being served,
+    `TooLarge`, `Unavailable`.
     """
-    mark = fingerprint(asked) if asked.repeatable else None
+    if not asked.repeatable:
+        return await _start(gateway, asked, None)
+    mark = fingerprint(asked)
+    with gateway.starting.alone(asked.run, mark):
+        return await _start(gateway, asked, mark)
+
+
+async def _start(gateway: Gateway, asked: Start, mark: str | None) -> Asked:
     message = RunRequested(
         run=asked.run,
         workflow=asked.workflow.name,
@@ -98,11 +102,11 @@ async def start(gateway: Gateway, asked: Start) -> Asked:
         workflow_org=asked.workflow.org,
         fingerprint=mark,
     )
-    if asked.repeatable:
+    if mark is not None:
         # A run that ended long ago is no longer on the bus, where its creation would be refused.
         earlier = await known(gateway, asked.org, asked.run)
         if earlier is not None:
-            _compare(mark, earlier.fingerprint)
+            compare(mark, earlier.fingerprint)
             return Asked(asked.run, earlier=True)
     sealed = gateway.bus.seal(message, org=asked.org, id=asked.run)
     if len(sealed.document) > MAX_INPUT:
@@ -112,7 +116,7 @@ async def start(gateway: Gateway, asked: Start) -> Asked:
         return Asked(asked.run, earlier=False)
     async for stored in aggregate.history(gateway.bus.client, "run", asked.run):
         first = open_message(stored.envelope, RunRequested)
-        _compare(mark, first.fingerprint)
+        compare(mark, first.fingerprint)
         break
     return Asked(asked.run, earlier=True)
 
@@ -167,9 +171,3 @@ async def _peek(gateway: Gateway, org: str, run: str) -> RunView | None:
     except Unavailable:
         # The run is asked for and on disk: not being able to look at it now is no failure of the request.
         return None
-
-
-def _compare(mark: str | None, earlier: str | None) -> None:
-    if mark != earlier:
-        told = "this idempotency key was used for another request: another workflow, input or other field of the body"
-        raise Invalid(told, errors=(Problem("Idempotency-Key", "used for another request"),))

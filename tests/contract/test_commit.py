@@ -115,13 +115,11 @@ async def test_while_disconnected_nothing_is_sent_and_nothing_is_stored_later(pl
 
 
 async def test_who_repeats_himself_is_not_answered_before_those_who_wait_for_the_disk(place: Place) -> None:
-    pid = place.servers.broker.supervised.state.pid
-    assert pid is not None
     async with bus_of(place, "gateway") as bus:
         known = bus.seal(received(), org="default")
         await bus.journal.publish(known)
         assert (await bus.journal.publish(known)).duplicate
-        async with paused(pid):
+        async with paused(place.broker_pid):
             waiting = asyncio.create_task(bus.journal.publish(bus.seal(received(), org="default")))
             await asyncio.sleep(0)
             repeated = asyncio.create_task(bus.journal.publish(known))
@@ -133,12 +131,10 @@ async def test_who_repeats_himself_is_not_answered_before_those_who_wait_for_the
 
 
 async def test_a_paused_broker_is_unknown_in_time_and_the_same_ids_again_are_stored_once(place: Place) -> None:
-    pid = place.servers.broker.supervised.state.pid
-    assert pid is not None
     async with bus_of(place, "gateway") as bus:
         loop = asyncio.get_running_loop()
         sealed = [bus.seal(received(), org="default") for _ in range(200)]
-        async with paused(pid):
+        async with paused(place.broker_pid):
             begin = loop.time()
             outcomes = await asyncio.gather(*(bus.journal.publish(one) for one in sealed), return_exceptions=True)
             assert loop.time() - begin < COMMIT_TIMEOUT, "callers hear before the commit is given up"
@@ -156,13 +152,11 @@ async def test_a_paused_broker_is_unknown_in_time_and_the_same_ids_again_are_sto
 
 
 async def test_an_append_whose_ack_was_lost_succeeds_when_said_again(place: Place) -> None:
-    pid = place.servers.broker.supervised.state.pid
-    assert pid is not None
     async with bus_of(place, "executor") as bus:
         run = new_id()
         first = await bus.publish(bus.seal(requested(run), org="default"))
         claim = bus.seal(RunStarted(run=run, attempt=1, executor="e", tier="none"), org="default")
-        async with paused(pid):
+        async with paused(place.broker_pid):
             with pytest.raises(Unavailable):
                 await bus.append(claim, first)
         while True:

@@ -325,9 +325,7 @@ async def away(place: Place, store: str) -> AsyncIterator[None]:
         async with place.database_away():
             yield
         return
-    pid = place.servers.broker.supervised.state.pid
-    assert pid is not None
-    async with paused(pid):
+    async with paused(place.broker_pid):
         yield
 
 

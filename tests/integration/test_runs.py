@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from services.executor.claim import fold
 from shared.messages import RunCancelRequested, RunStarted, RunSucceeded, RunUsage
 from tests.support.inside import eventually
+from tests.support.pausing import paused
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -236,14 +235,9 @@ async def test_a_broker_that_pauses_during_a_run_delays_its_end_and_loses_nothin
         await deploy(outside)
         run = await outside.request("hold", input={"folder": str(shared_folder)})
         await started(shared_folder)
-        pid = place.servers.broker.supervised.state.pid
-        assert pid is not None
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        async with paused(place.broker_pid):
             (shared_folder / "go").touch()
             await asyncio.sleep(4)
-        finally:
-            os.kill(pid, signal.SIGCONT)
         view = await outside.run(run, "succeeded")
         assert view.attempt == 1
         assert await outside.types(run) == ["run.requested", "run.started", "run.succeeded"]

@@ -104,6 +104,13 @@ class Place:
             return self.servers.postgres.url(SUPERUSER, self.credentials.postgres_admin, self._database)
         return self.servers.postgres.url(f"millrace_{service}", self.credentials.postgres[service], self._database)
 
+    @property
+    def broker_pid(self) -> int:
+        """The process that the broker of all places is."""
+        pid = self.servers.broker.supervised.state.pid
+        assert pid is not None
+        return pid
+
     @asynccontextmanager
     async def database_away(self) -> AsyncIterator[None]:
         """Cut the services' connections for the block and let none of them in: to them the database is away."""

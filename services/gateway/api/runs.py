@@ -14,8 +14,9 @@ from services.gateway.api.content import Content, sent
 from services.gateway.api.lists import boolean_of, fitted, id_of, idempotency_key_of, no_body, object_of, page_of
 from services.gateway.causes import why
 from services.gateway.domain import ENDED, TERMINAL, UNENDED, chain_began
+from services.gateway.idempotency import run_id
 from services.gateway.parts import Gateway
-from services.gateway.starts import Asked, Priority, Start, ended, known, run_id, start
+from services.gateway.starts import Asked, Priority, Start, ended, known, start
 from shared import aggregate
 from shared.commit import Stale
 from shared.envelope import Envelope, new_id, rfc3339, utc_now
