@@ -17,6 +17,7 @@ import msgspec
 from deploy.files import tail
 from deploy.supervise import launcher
 
+# Seconds for the whole to be there at first, and for what was killed to be there again.
 START_WITHIN = 150.0
 STOPS_WITHIN = 30.0
 ASKED_EVERY = 0.05
@@ -51,10 +52,14 @@ class Installation:
         return pid
 
     async def running(self, target: str, *, other_than: int | None = None) -> int:
-        """Wait until a target runs, as another process than `other_than`; returns its pid."""
-        while (pid := self.pid(target)) is None or pid == other_than:
-            await asyncio.sleep(ASKED_EVERY)  # the file is the only announcement
-        return pid
+        """Wait until a target runs, as another process than `other_than`; returns its pid. Raises `DrillError` if none comes."""
+        try:
+            async with asyncio.timeout(START_WITHIN):
+                while (pid := self.pid(target)) is None or pid == other_than:
+                    await asyncio.sleep(ASKED_EVERY)  # the file is the only announcement
+                return pid
+        except TimeoutError as error:
+            raise DrillError(f"{target} did not come back within {START_WITHIN:.0f} s: {tail(self._said, 5)}") from error
 
     async def kill(self, target: str) -> int:
         """Kill a target; returns the pid that it had."""
@@ -80,16 +85,22 @@ class Installation:
                     os.kill(one, signal.SIGCONT)
 
     async def all_ready(self, session: aiohttp.ClientSession) -> None:
-        """Wait until the gateway says that it and every other service is ready."""
+        """Wait until the gateway says that it and every other service is ready. Raises `DrillError` when one is not."""
         url = self.ready()["url"]
-        while True:
-            try:
-                async with session.get(f"{url}/readyz", timeout=aiohttp.ClientTimeout(total=5)) as response:
-                    if response.status == 200 and not (await response.json())["degraded"]:
-                        return
-            except (aiohttp.ClientError, OSError, TimeoutError):
-                self.ready()
-            await asyncio.sleep(ASKED_EVERY)  # readiness has no way to call back
+        said = "nothing"
+        try:
+            async with asyncio.timeout(START_WITHIN):
+                while True:
+                    try:
+                        async with session.get(f"{url}/readyz", timeout=aiohttp.ClientTimeout(total=5)) as response:
+                            said = await response.text()
+                            if response.status == 200 and not msgspec.json.decode(said)["degraded"]:
+                                return
+                    except (aiohttp.ClientError, OSError, TimeoutError):
+                        self.ready()
+                    await asyncio.sleep(ASKED_EVERY)  # readiness has no way to call back
+        except TimeoutError as error:
+            raise DrillError(f"not all was ready again within {START_WITHIN:.0f} s; the gateway said {said}") from error
 
     async def stop(self) -> None:
         """End it as an operator would, and by force when that takes too long."""

@@ -21,6 +21,8 @@ from shared.pull import Delivered, OrderedReader, api_request
 
 STREAM = "RUNS"
 ASKED_EVERY = 2.0
+# For one look at both stores.
+READS_WITHIN = 120.0
 # Health of both executors: their names, and what they answer.
 Pools = Callable[[], Awaitable[dict[str, dict[str, Any] | None]]]
 
@@ -131,8 +133,9 @@ async def settled(nats_url: str, database_url: str, asked: Sequence[Asked], mark
         while True:
             is_late = loop.time() > deadline
             try:
-                await bus.catch_up()
-                rows = await rows_of(database_url)
+                async with asyncio.timeout(READS_WITHIN):
+                    await bus.catch_up()
+                    rows = await rows_of(database_url)
             except (Unavailable, OSError, asyncpg.PostgresError):
                 if is_late:
                     raise
