@@ -20,6 +20,7 @@ import msgspec
 
 from bench.support import outcome
 from bench.support.outcome import Outcome
+from services.executor.sandbox.cgroups import Cgroups
 from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.jail import Job
 from services.executor.sandbox.process import Limits
@@ -76,14 +77,18 @@ def counted(children: Children) -> Left:
     return Left(
         processes=len(below_us) - waiting,
         zombies=sum(_is_zombie(pid) for pid in below_us),
-        descriptors=_descriptors() - _of_waiting(children),
+        descriptors=_descriptors() - _of_waiting(children) - _of_groups(groups),
         slots=len(children._serving) + len(children._ending),  # noqa: SLF001
         births=0 if zygote is None else len(zygote._births) - waiting,  # noqa: SLF001
         group_members=sum(len(file.read_text().split()) for tree in trees for file in tree.folder.glob("*/cgroup.procs"))
         - waiting * len(trees),
-        groups_lost=0 if groups is None else groups._made - len(groups._free) - waiting,  # noqa: SLF001
+        groups_lost=0 if groups is None else len(groups._all) - len(groups._free) - waiting,  # noqa: SLF001
         files=0 if ground is None else len(list(ground.scratch.iterdir())) - (waiting if children.tier != "A" else 0),
     )
+
+
+def _of_groups(groups: Cgroups | None) -> int:
+    return 0 if groups is None else sum(len(one.doors) + len(one._counters) for one in groups._all)  # noqa: SLF001
 
 
 def _descriptors() -> int:

@@ -82,17 +82,24 @@ def test_groups_of_a_supervisor_that_is_gone_are_cleared_and_those_of_one_that_l
     assert not any(folder.exists() for folder in folders[living])
 
 
-def process(script: str) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen([sys.executable, "-I", "-S", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def process(script: str, group: Cgroup | None = None) -> "subprocess.Popen[bytes]":
+    """A process, in a group from its first line on."""
+    doors = [] if group is None else list(group.doors)
+    if group is not None:
+        group.renew()
+        script = f"import os\nfor door in {doors}: os.write(door, b'0')\n{script}"
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=doors
+    )
 
 
 @needs("pids")
 def test_more_processes_than_a_group_may_have_are_refused_and_counted(group: Cgroup) -> None:
     one = process(
-        "import os, sys\nsys.stdin.read(1)\ntry:\n while True:\n  if os.fork() == 0: sys.stdin.read()\nexcept OSError: print('no')"
+        "import os, sys\nsys.stdin.read(1)\ntry:\n while True:\n  if os.fork() == 0: sys.stdin.read()\nexcept OSError: print('no')",
+        group,
     )
     try:
-        group.hold(one.pid)
         assert not group.has_refused()
         assert one.stdin is not None
         assert one.stdout is not None
@@ -102,8 +109,11 @@ def test_more_processes_than_a_group_may_have_are_refused_and_counted(group: Cgr
         assert group.has_refused()
     finally:
         emptied(group, one)
-    fresh = process("pass")
-    group.hold(fresh.pid)
+    assert group.is_empty()
+    fresh = process("import sys; print(0, flush=True); sys.stdin.read()", group)
+    assert fresh.stdout is not None
+    assert fresh.stdout.readline()
+    assert not group.is_empty()
     assert not group.has_refused()  # what the last one did is not the next one's
     emptied(group, fresh)
 
@@ -121,6 +131,24 @@ def emptied(group: Cgroup, one: "subprocess.Popen[bytes]") -> None:
             pipe.close()
 
 
+@needs("pids")
+def test_a_group_that_was_given_back_in_doubt_is_used_again_once_it_is_empty() -> None:
+    groups = Cgroups(SHARE)
+    try:
+        first = groups.take()
+        one = process("import sys; print(0, flush=True); sys.stdin.read()", first)
+        assert one.stdout is not None
+        assert one.stdout.readline()
+        groups.give_in_doubt(first)
+        assert groups.take() is not first
+        one.communicate()
+        assert groups.take() is first
+        groups.give(first)
+        assert groups.take() is first
+    finally:
+        groups.close()
+
+
 @needs("cpu")
 def test_two_busy_loops_of_one_group_get_its_cores_and_no_more(group: Cgroup) -> None:
     script = """
@@ -133,10 +161,7 @@ if other == 0: os._exit(0)
 os.wait()
 print(sum(os.times()[:4]))
 """
-    one = process(script)
-    group.hold(one.pid)
-    for pid in [int(pid) for pid in Path(f"/proc/{one.pid}/task/{one.pid}/children").read_text().split()]:
-        group.hold(pid)
+    one = process(script, group)
     said, _ = one.communicate(b"xx")
     assert float(said) < 0.5 * 1.5 + 0.2  # half a core for a second, a period more to begin with, and starting
 
@@ -147,10 +172,8 @@ def test_a_run_that_goes_on_for_long_weighs_less_and_the_next_in_its_group_does_
     young = int(weight.read_text())
     group.grow_old()
     assert int(weight.read_text()) * 4 == young
-    one = process("pass")
-    group.hold(one.pid)
+    group.renew()
     assert int(weight.read_text()) == young
-    one.communicate()
 
 
 def unified() -> Mounted | None:
@@ -176,17 +199,19 @@ def test_version_2_lets_members_into_groups_and_none_beside_them(v2: tuple[Mount
     where, wanted = v2
     folder = where.top / f"mr-test-{os.getpid()}"
     folder.mkdir()
-    one = process("import sys; sys.stdin.read()")
+    assert open_for(where.top, wanted, is_v2=True) == (wanted, {})
+    tree = furnish(folder, wanted, is_v2=True)
+    group = Cgroup(dict.fromkeys(wanted, tree.make("0")), {}, wanted)
+    one = process("import sys; print(0, flush=True); sys.stdin.read()", group)
     try:
-        assert open_for(where.top, wanted, is_v2=True) == (wanted, {})
-        tree = furnish(folder, wanted, is_v2=True)
-        group = Cgroup(dict.fromkeys(wanted, tree.make("0")), {}, wanted)
-        group.hold(one.pid)
+        assert one.stdout is not None
+        assert one.stdout.readline()
         assert (folder / "0" / "cgroup.procs").read_text().split() == [str(one.pid)]
         with pytest.raises(OSError, match="busy"):
             (folder / "cgroup.procs").write_text(str(one.pid))
     finally:
         one.communicate()
+        group.close()
         for name in ("0", "."):
             (folder / name).rmdir() if name != "." else folder.rmdir()
 

@@ -189,7 +189,7 @@ class PoolMachine(RuleBasedStateMachine):
         held = [child.cgroup for child in [*there, *children._serving] if child.cgroup is not None]
         assert len({id(group) for group in held}) == len(held)  # nobody shares one
         if children._cgroups is not None:
-            assert children._cgroups._made == len(children._cgroups._free) + len(held)
+            assert len(children._cgroups._all) == len(children._cgroups._free) + len(held)
         assert children._zygote is not None
         if not children._zygote.died.done():
             assert len(children._zygote._births) == sum(child.usable for child in [*there, *children._serving])

@@ -1,8 +1,9 @@
 """The zygote's one task: fork children when the supervisor asks, reap them, and report how they ended.
 
 One thread, one loop. Each packet on its socket is one JSON object; descriptors travel beside it. The supervisor asks
-`fork` (with a child's control socket, standard output and error); answered with `born`, which carries a pidfd, or
-`stillborn`. Every child's end is told by `ended`; where it left processes behind, `swept` follows once they are gone.
+`fork` (with a child's control socket, standard output and error, and the doors of its control group); answered with `born`,
+which carries a pidfd, or `stillborn`. Every child's end is told by `ended`; where it left processes behind, `swept` follows once
+they are gone.
 
 Where the kernel does not end a child's descendants with it, the child adopts what they orphan; so whatever else hangs on the
 zygote was left by a child that is dead: it is killed.
@@ -15,6 +16,7 @@ import resource
 import select
 import signal
 import socket
+import sys
 import time
 from typing import Any
 
@@ -23,6 +25,8 @@ from millrace._runtime.walls import Walls
 
 _PACKET = 16384
 """Bytes of one packet: two paths of the longest kind, and room around them."""
+_DESCRIPTORS = 3 + 3
+"""With one packet: what a child is given, and a door for each hierarchy of control groups."""
 _SWEEP = 1.0
 """Seconds that those left behind have to be gone, after which the supervisor is no longer kept waiting for them."""
 _CONTROL = 3
@@ -66,7 +70,7 @@ class Zygote:
 
     def _order_of_child(self) -> dict[str, Any] | None:
         """Fork as requested. Answers the order in the child, None in the zygote."""
-        packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET, 3, socket.MSG_CMSG_CLOEXEC)
+        packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
         if not packet:
             os._exit(0)
         order: dict[str, Any] = json.loads(packet)
@@ -87,7 +91,7 @@ class Zygote:
             os.close(pidfd)
         return None
 
-    def _become_child(self, order: dict[str, Any], control: int, out: int, err: int) -> None:
+    def _become_child(self, order: dict[str, Any], control: int, out: int, err: int, *doors: int) -> None:
         signal.set_wakeup_fd(-1)
         set_handler(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
@@ -95,6 +99,11 @@ class Zygote:
         os.dup2(control, _CONTROL, inheritable=False)
         os.dup2(out, 1)
         os.dup2(err, 2)
+        try:
+            for door in doors:
+                os.write(door, b"0")
+        except OSError as error:
+            sys.exit(f"it may not enter its control group: {error}")
         os.closerange(_CONTROL + 1, self._most_files)
         if order.get("bare"):  # what a fork alone takes, as the limit of everything else
             os.write(_CONTROL, b"%d" % time.monotonic_ns())

@@ -2,8 +2,10 @@
 
 Memory, processes with their threads, and CPU; each where its controller is to be had, and the rest by other means (`memory`,
 limits of each process) or not at all: `Cgroups.held` and `refused` say which and why. A group is used by one child after
-another, since making one takes the kernel longer than entering it; a child is let in before it runs anybody's code, and the
-group is free again when nothing of the child is left. Where groups may be made, and what is written into them, is in `hierarchies`.
+another, since making one takes the kernel longer than entering it, and is free again when nothing of the child is left. A child
+goes in by itself, through descriptors that it is given and before it runs anybody's code: a process that moves itself, and only
+itself, need not wait for all processors, as one that is moved by another must. Where groups may be made, and what is written
+into them, is in `hierarchies`.
 """
 
 import contextlib
@@ -20,6 +22,7 @@ from services.executor.sandbox.hierarchies import (
     Share,
     Tree,
     controls,
+    door_of,
     furnish,
     open_for,
     own_hierarchies,
@@ -29,27 +32,37 @@ from services.executor.sandbox.hierarchies import (
 
 
 class Cgroup:
-    """One group, in as many hierarchies as there are, for one child at a time."""
+    """One group, in as many hierarchies as there are, for one child at a time. Whoever has it must `close` it."""
 
     def __init__(
         self, folders: Mapping[str, Path], counters: Mapping[str, tuple[Path, str]], controls: Mapping[str, Control]
     ) -> None:
+        """Raises OSError."""
         self.folders = folders
         """By controller; one folder may stand for several."""
+        self.doors: list[int] = []
+        """Descriptors: who writes "0" to each of them is in, and what it starts from then on. Who opened them is asked whether that
+        may be (`cgroup_attach_permissions`, `__cgroup1_procs_write`; since Linux 5.16 and its stable predecessors)."""
         self._controls = controls
         self._is_old = False
-        self._counters = counters
+        self._counters: dict[str, tuple[int, bytes]] = {}
         self._seen: dict[str, int] = {}
+        try:
+            for folder in dict.fromkeys(folders.values()):
+                self.doors.append(os.open(folder / door_of(folder), os.O_WRONLY | os.O_CLOEXEC))
+            for name, (file, key) in counters.items():
+                self._counters[name] = (os.open(file, os.O_RDONLY | os.O_CLOEXEC), key.encode("ascii"))
+        except OSError:
+            self.close()
+            raise
 
-    def hold(self, pid: int) -> None:
-        """Let a process in; what it starts from now on is in, too. Raises OSError. It may block for some milliseconds."""
+    def renew(self) -> None:
+        """Forget the last one who was in it. Raises OSError."""
         self._seen = {name: self._count(name) for name in self._counters}
         if self._is_old:
             self._is_old = False
             for name, folder in self.folders.items():
                 write(folder, self._controls[name].young)
-        for folder in dict.fromkeys(self.folders.values()):
-            (folder / "cgroup.procs").write_text(str(pid), "ascii")
 
     def grow_old(self) -> None:
         """Have the run weigh less from now on: whoever has gone on for long can wait a little for those who will soon be done."""
@@ -61,20 +74,31 @@ class Cgroup:
                 write(folder, self._controls[name].old)
 
     def has_killed(self) -> bool:
-        """Answer whether the kernel has killed a process for want of memory since the last `hold`."""
+        """Answer whether the kernel has killed a process for want of memory since the last `renew`."""
         return self._has_counted("memory")
 
     def has_refused(self) -> bool:
-        """Answer whether the kernel has refused to start a process or a thread since the last `hold`: there were too many."""
+        """Answer whether the kernel has refused to start a process or a thread since the last `renew`: there were too many."""
         return self._has_counted("pids")
+
+    def is_empty(self) -> bool:
+        """Answer whether nobody is in it. Raises OSError."""
+        return not any((folder / "cgroup.procs").read_bytes() for folder in self.folders.values())
+
+    def close(self) -> None:
+        """Let go of the descriptors."""
+        while self.doors:
+            os.close(self.doors.pop())
+        while self._counters:
+            os.close(self._counters.popitem()[1][0])
 
     def _has_counted(self, name: str) -> bool:
         return name in self._counters and self._count(name) > self._seen.get(name, 0)
 
     def _count(self, name: str) -> int:
         file, key = self._counters[name]
-        for line in file.read_text("ascii").splitlines():
-            found, _, number = line.partition(" ")
+        for line in os.pread(file, 4096, 0).splitlines():
+            found, _, number = line.partition(b" ")
             if found == key:
                 return int(number)
         return 0
@@ -88,8 +112,9 @@ class Cgroups:
         self._name = f"millrace-{os.getpid()}-{secrets.token_hex(4)}"
         self._locks: list[int] = []
         self._trees: list[Tree] = []
+        self._all: list[Cgroup] = []
         self._free: deque[Cgroup] = deque()
-        self._made = 0
+        self._doubtful: list[Cgroup] = []
         self.refused = dict.fromkeys(
             controls(share, is_v2=True), "it is not mounted, or not the part of it that this process is in"
         )
@@ -105,27 +130,48 @@ class Cgroups:
 
     def take(self) -> Cgroup:
         """Answer a group with nobody in it. Raises OSError."""
+        group = self._emptied() or self._new()
+        group.renew()
+        return group
+
+    def _emptied(self) -> Cgroup | None:
         if self._free:
             return self._free.popleft()
+        for group in self._doubtful:
+            if group.is_empty():
+                self._doubtful.remove(group)
+                return group
+        return None
+
+    def _new(self) -> Cgroup:
         folders: dict[str, Path] = {}
         counters: dict[str, tuple[Path, str]] = {}
         all_controls: dict[str, Control] = {}
         for tree in self._trees:
-            folder = tree.make(str(self._made))
+            folder = tree.make(str(len(self._all)))
             all_controls |= tree.controls
             for name, control in tree.controls.items():
                 folders[name] = folder
                 if control.counter is not None:
                     counters[name] = (folder / control.counter[0], control.counter[1])
-        self._made += 1
-        return Cgroup(folders, counters, all_controls)
+        group = Cgroup(folders, counters, all_controls)
+        self._all.append(group)
+        return group
 
     def give(self, group: Cgroup) -> None:
         """Take a group back when nothing is left in it."""
         self._free.append(group)
 
+    def give_in_doubt(self, group: Cgroup) -> None:
+        """Take a group back in which somebody may be who is about to end."""
+        self._doubtful.append(group)
+
     def close(self) -> None:
         """Remove all groups; everybody must have left them."""
+        while self._all:
+            self._all.pop().close()
+        self._free.clear()
+        self._doubtful.clear()
         while self._locks:
             os.close(self._locks.pop())
         for tree in self._trees:

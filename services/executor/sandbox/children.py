@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,7 +90,7 @@ class Children:
         self._may_group = cgroups
         self._cgroups: Cgroups | None = None
         self._watch: asyncio.Task[None] | None = None
-        # Two a core: part of a start is waiting for the kernel, for locks of its network part and for groups to change.
+        # Two a core: part of a start is waiting for the kernel, for locks of its network part.
         self._gate = asyncio.Semaphore(2 * len(os.sched_getaffinity(0)))
 
     async def start(self) -> None:
@@ -254,10 +253,9 @@ class Children:
         async with self._gate:
             # The limit of each process is one above its group's, which counts who ran into it.
             limits = dataclasses.replace(self._limits, processes=self._limits.processes + ("pids" in self.held))
-            child = await process.start(await self._parent(self._ground), self._ground, self._who, limits, self.tier, place)
-            if self._cgroups is not None and self.held:
-                await child.answered(self._hold(child, self._cgroups))
-            return child
+            groups = self._cgroups if self.held else None
+            parent = await self._parent(self._ground)
+            return await process.start(parent, self._ground, self._who, limits, self.tier, place, groups)
 
     def _share(self) -> Share:
         limits = self._limits
@@ -267,12 +265,6 @@ class Children:
     async def _look_after(self) -> None:
         limit = None if self._limits.memory_mb is None else self._limits.memory_mb << 20
         await memory.watch(lambda: self._serving, limit, self._limits.processes, self.held)
-
-    async def _hold(self, child: Child, groups: Cgroups) -> None:
-        child.cgroup = groups.take()
-        child.on_ended = functools.partial(groups.give, child.cgroup)
-        # In a thread: the kernel may wait for all processors before it lets a process change its group.
-        await asyncio.to_thread(child.cgroup.hold, child.pid)
 
     async def _parent(self, ground: Ground) -> Zygote:
         """Return the zygote; a new one where the last has died."""

@@ -188,6 +188,11 @@ def furnish(folder: Path, wanted: Mapping[str, Control], *, is_v2: bool) -> Tree
     return tree
 
 
+def door_of(group: Path) -> str:
+    """Answer the file through which a process with a single thread gets in: where there is one for threads, that asks for less."""
+    return "tasks" if (group / "tasks").exists() else "cgroup.procs"
+
+
 def _is_delegated(group: Path) -> bool:
     """Whether a group is ours to arrange: our own user's, or marked so for root, to whom every group is open."""
     try:

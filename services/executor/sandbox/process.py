@@ -12,7 +12,7 @@ from typing import Any
 
 from services.executor.sandbox import frames, ground
 from services.executor.sandbox.birth import Birth, settle
-from services.executor.sandbox.cgroups import Cgroup
+from services.executor.sandbox.cgroups import Cgroup, Cgroups
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.masking import Masker
@@ -61,7 +61,9 @@ class Exit:
 class Child:
     """A warm child, from `start` on. Whoever has it must `end` it."""
 
-    def __init__(self, birth: Birth, scratch: Path | None, output: Output, place: Place | None) -> None:
+    def __init__(
+        self, birth: Birth, scratch: Path | None, output: Output, place: Place | None, groups: Cgroups | None, group: Cgroup | None
+    ) -> None:
         self.pid = birth.pid
         self.output = output
         self.exited: asyncio.Future[Exit | None] = asyncio.get_running_loop().create_future()
@@ -70,12 +72,10 @@ class Child:
         """Where the run's only way out arrives, in tier A: bound to its own loopback, listening, not blocking. Closed by `end`."""
         self.on_starved: Callable[[], None] = _nothing
         """Called when it took more memory than it may; then it is about to be killed."""
-        self.cgroup: Cgroup | None = None
+        self.cgroup = group
         """The control group that it is in, where there are any; nobody else is."""
         self.was_full = False
         """Whether it was seen with as many processes and threads as it may have."""
-        self.on_ended: Callable[[], None] = _nothing
-        """Called when nothing is left of it."""
         self.masker: Masker | None = None
         """What knows the secrets that its runs were given."""
         self.place = place
@@ -85,6 +85,7 @@ class Child:
         self._is_connected = False
         self._birth = birth
         self._scratch = scratch
+        self._groups = groups
         self._cpu_before = 0.0
         birth.ended.add_done_callback(self._note_exit)
 
@@ -194,8 +195,9 @@ class Child:
             self.egress_listener.close()
         await asyncio.shield(self._birth.ended)
         await asyncio.shield(self._birth.swept)
-        self.on_ended()
-        self.on_ended = _nothing
+        if self._groups is not None and self.cgroup is not None:
+            self._groups.give(self.cgroup)
+            self._groups = None
         self.output.close()
         if self._scratch is not None and not ground.remove_empty(self._scratch):
             await asyncio.to_thread(ground.remove, self._scratch)
@@ -209,9 +211,15 @@ class Child:
 
 
 async def start(
-    zygote: Zygote, where: ground.Ground, who: ground.Identity | None, limits: Limits, tier: Tier, place: Place | None = None
+    zygote: Zygote,
+    where: ground.Ground,
+    who: ground.Identity | None,
+    limits: Limits,
+    tier: Tier,
+    place: Place | None = None,
+    groups: Cgroups | None = None,
 ) -> Child:
-    """Have a child forked and wait until it stands in its place, or is ready to be given one.
+    """Have a child forked, in one of the `groups`, and wait until it stands in its place, or is ready to be given one.
 
     Raises `SandboxUnavailable`, with what it said.
     """
@@ -225,6 +233,10 @@ async def start(
             undo.callback(ours.close)
             output = Output()
             undo.callback(output.close)
+            group = None
+            if groups is not None:
+                group = groups.take()
+                undo.callback(groups.give_in_doubt, group)
         except OSError as error:
             msg = f"a child cannot be started: {error}"
             raise SandboxUnavailable(msg) from error
@@ -237,9 +249,10 @@ async def start(
             "memory_bytes": None if limits.memory_mb is None else limits.memory_mb << 20,
         }
         with theirs:
-            birth = await zygote.fork(order, theirs.fileno(), output.writable("stdout"), output.writable("stderr"))
+            doors = () if group is None else group.doors
+            birth = await zygote.fork(order, theirs.fileno(), output.writable("stdout"), output.writable("stderr"), doors)
         output.listen()
-        child = Child(birth, scratch, output, place)
+        child = Child(birth, scratch, output, place, groups, group)
         undo.pop_all()
     ours.setblocking(False)  # noqa: FBT003
     await child.answered(child.greet(ours))

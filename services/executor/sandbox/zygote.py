@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -47,15 +47,18 @@ class Zygote:
         loop.add_reader(control, self._receive)
         loop.add_reader(self._pidfd, self._bury)
 
-    async def fork(self, order: dict[str, Any], control: int, out: int, err: int) -> Birth:
-        """Have a child forked that holds exactly these descriptors, as 3, 1 and 2. Raises `SandboxUnavailable`."""
+    async def fork(self, order: dict[str, Any], control: int, out: int, err: int, doors: Sequence[int] = ()) -> Birth:
+        """Have a child forked that enters a control group by its `doors`, and holds exactly the other descriptors, as 3, 1 and 2.
+
+        Raises `SandboxUnavailable`.
+        """
         if self.died.done():
             raise SandboxUnavailable(self.died.result())
         self._last_id += 1
         birth = self._births[self._last_id] = Birth(self.kill)
         packet = json.dumps({"kind": "fork", "id": self._last_id, **order}).encode()
         try:
-            socket.send_fds(self._control, [packet], [control, out, err])
+            socket.send_fds(self._control, [packet], [control, out, err, *doors])
         except OSError as error:
             del self._births[self._last_id]
             msg = f"the zygote takes no request: {error}"
