@@ -25,6 +25,7 @@ import click
 
 from bench.support import outcome
 from bench.support.outcome import BenchError, Outcome, percentile
+from services.executor.bytecode import lay
 from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.jail import Job
 from services.executor.sandbox.zygote import Zygote
@@ -55,6 +56,7 @@ async def measure(folder: Path, seconds: float) -> Outcome:
         if zygote is None:
             raise BenchError("there is no zygote")
         slot = seconds / ROUNDS / 2
+        await lay(bundle, ["flow.py"], children.compile)
         await _sustained(lambda: _run(children, bundle), 0.5)
         starts: list[float] = []
         bare_starts: list[float] = []

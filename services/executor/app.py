@@ -58,7 +58,7 @@ class Executor:
         self.blobs = Blobs(bus.client, "workspace")
         self.bodies = Blobs(bus.client, "bodies")
         self.results = Blobs(bus.client, "results")
-        self.bundles = Bundles(settings.data / "bundles", self.blobs, forget=sandbox.forget)
+        self.bundles = Bundles(settings.data / "bundles", self.blobs, compile_=sandbox.compile, forget=sandbox.forget)
         self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
         self.catalog: Projection
         self.rows: Projection
@@ -119,6 +119,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         executor = Executor(settings, bus, engine, sandbox)
         stack.callback(executor.resolver.close)
         await executor.bundles.start()
+        stack.push_async_callback(executor.bundles.close)
 
         waits = Waits(executor)
         projections = started(

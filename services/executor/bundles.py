@@ -17,18 +17,23 @@ from pathlib import Path
 from weakref import WeakValueDictionary
 
 import msgspec
+import structlog
 
+from services.executor import bytecode
+from services.executor.bytecode import DIRECTORY_MODE, FILE_MODE, Compile
+from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import WorkflowFound
+from shared import tasks
 from shared.blobs import Blobs
 from shared.errors import NotFound
 
-DIRECTORY_MODE = 0o755
-FILE_MODE = 0o444
-# Trees on disk, and bytes of their files, a file that several share counted once.
+# Trees on disk, and bytes of their files and of what these compile to, a file that several share counted once.
 MOST_TREES = 500
 MOST_BYTES = 1 << 30
 # Seconds within which an object that no tree has yet will be part of one.
 YOUNG = 60.0
+
+_log = structlog.get_logger()
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -60,18 +65,23 @@ class Bundles:
         folder: Path,
         blobs: Blobs,
         *,
+        compile_: Compile,
         forget: Callable[[Path], None] = lambda _folder: None,
         most_trees: int = MOST_TREES,
         most_bytes: int = MOST_BYTES,
     ) -> None:
-        """`forget` is told of a tree before it goes. The folder is this process's own."""
+        """`compile_` compiles what is used, `forget` is told of a tree before it goes. The folder is this process's own."""
         self._folder = folder
         self._blobs = blobs
+        self._compile = compile_
         self._forget = forget
         self._most_trees = most_trees
         self._most_bytes = most_bytes
         self._known: OrderedDict[str, Bundle] = OrderedDict()
         self._trees: OrderedDict[str, None] = OrderedDict()
+        # Bytes of the bytecode of each tree.
+        self._compiled: dict[str, int] = {}
+        self._compiling: set[asyncio.Task[None]] = set()
         self._held: Counter[Path] = Counter()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -81,6 +91,11 @@ class Bundles:
             await asyncio.to_thread(_make, folder)
         for name in await asyncio.to_thread(_by_age, self._folder / "trees"):
             self._trees[name] = None
+            self._compiled[name] = await asyncio.to_thread(bytecode.size, self._folder / "trees" / name)
+
+    async def close(self) -> None:
+        """Let go of what is still being compiled."""
+        await tasks.end(self._compiling)
 
     @contextlib.contextmanager
     def held(self, folder: Path) -> Iterator[None]:
@@ -115,6 +130,7 @@ class Bundles:
         if known is None:
             manifest = await self.manifest(version)
             known = self._known[version] = Bundle(await self.tree(manifest.files), manifest)
+            self._compile_soon(known)
         self._known.move_to_end(version)
         self._trees.move_to_end(known.folder.name)
         return known
@@ -136,18 +152,38 @@ class Bundles:
             self._trees.move_to_end(name)
         return folder
 
+    def _compile_soon(self, bundle: Bundle) -> None:
+        """Have the code compiled while others use it already: theirs is the first run of it, and compiles by itself."""
+        compiling = asyncio.create_task(self._compile_all(bundle))
+        self._compiling.add(compiling)
+        compiling.add_done_callback(self._compiling.discard)
+
+    async def _compile_all(self, bundle: Bundle) -> None:
+        folder = bundle.folder
+        with self.held(folder):
+            try:
+                await bytecode.lay(folder, bundle.manifest.files, self._compile)
+            except (SandboxUnavailable, OSError) as error:
+                _log.warning("bundle.not_compiled", tree=folder.name, reason=str(error))
+            self._compiled[folder.name] = await asyncio.to_thread(bytecode.size, folder)
+            await self._prune()
+
     async def _prune(self) -> None:
         """Remove what is over the bound. What is held stays, and what the caller has just made."""
-        while len(self._trees) > self._most_trees or await asyncio.to_thread(_size, self._folder / "objects") > self._most_bytes:
+        while len(self._trees) > self._most_trees or await self._bytes() > self._most_bytes:
             name = next((one for one in self._trees if not self._held[self._folder / "trees" / one]), None)
             if name is None:
                 return
             del self._trees[name]
+            self._compiled.pop(name, None)
             folder = self._folder / "trees" / name
             for version in [version for version, bundle in self._known.items() if bundle.folder == folder]:
                 del self._known[version]
             self._forget(folder)
             await asyncio.to_thread(_remove, folder, self._folder / "objects")
+
+    async def _bytes(self) -> int:
+        return sum(self._compiled.values()) + await asyncio.to_thread(_size, self._folder / "objects")
 
     async def _object(self, sha256: str) -> None:
         """Fetch a blob in chunks, verified, unless it is on disk."""

@@ -153,6 +153,8 @@ async def _serve(
         last = await _announce(deps, command, WorkflowRemoved(key=key, name=name), workflow_key=key)
     if last:
         await deps.catalog.caught_up(last)
+    # So that it is compiled, here at least, before somebody asks for a run.
+    await deps.bundles.get(version)
     _log.info("workspace.registered", org=command.org, version=version, workflows=len(found))
 
 

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from services.executor.bundles import Bundles
+from services.executor.bytecode import cached
 from shared.blobs import Blobs
-from tests.support.inside import bus_of
+from tests.support.inside import bus_of, eventually
+from tests.support.river import river, uncompiled
 from tests.support.servers import Place
 
 
@@ -23,7 +25,7 @@ async def test_the_trees_used_longest_ago_go_first_and_what_is_held_stays(place:
     async with bus_of(place, "executor") as bus:
         blobs = Blobs(bus.client, "workspace")
         forgotten: list[Path] = []
-        bundles = Bundles(data / "bundles", blobs, forget=forgotten.append, most_trees=3)
+        bundles = Bundles(data / "bundles", blobs, compile_=uncompiled, forget=forgotten.append, most_trees=3)
         await bundles.start()
         shared = await stored(blobs, b"shared = 1\n")
         versions: list[str] = []
@@ -47,13 +49,61 @@ async def test_the_trees_used_longest_ago_go_first_and_what_is_held_stays(place:
 async def test_a_cache_that_was_left_behind_is_used_and_bounded_too(place: Place, data: Path) -> None:
     async with bus_of(place, "executor") as bus:
         blobs = Blobs(bus.client, "workspace")
-        first = Bundles(data / "bundles", blobs)
+        first = Bundles(data / "bundles", blobs, compile_=uncompiled)
         await first.start()
         own = [await stored(blobs, b"own = %d\n" % number) for number in range(3)]
         left = [await first.tree({"own.py": sha256}) for sha256 in own[:2]]
-        second = Bundles(data / "bundles", blobs, most_trees=2)
+        second = Bundles(data / "bundles", blobs, compile_=uncompiled, most_trees=2)
         await second.start()
         assert await second.tree({"own.py": own[1]}) == left[1]
         newest = await second.tree({"own.py": own[2]})
         assert [folder.exists() for folder in (*left, newest)] == [False, True, True]
         assert hashlib.sha256((newest / "own.py").read_bytes()).hexdigest() == own[2]
+
+
+async def test_bytecode_counts_and_goes_with_its_tree(place: Place, data: Path) -> None:
+    async def compiled(_tree: Path, paths: list[str]) -> dict[str, bytes | None]:
+        return dict.fromkeys(paths, b"x" * 1000)
+
+    async with bus_of(place, "executor") as bus:
+        blobs = Blobs(bus.client, "workspace")
+        bundles = Bundles(data / "bundles", blobs, compile_=compiled, most_bytes=2500)
+        await bundles.start()
+        folders = []
+        for number in range(3):
+            files = {
+                "lib/own.py": await stored(blobs, b"own = %d\n" % number),
+                "requirements.txt": await stored(blobs, b"# none\n"),
+            }
+            folders.append((await bundles.get(await bundles.publish(files, []))).folder)
+            laid = cached(folders[-1], "lib/own.py")
+            await eventually(lambda laid=laid: exists(laid))
+        assert [path.name for path in (folders[2] / "lib" / "__pycache__").iterdir()] == [cached(folders[2], "lib/own.py").name]
+        await eventually(lambda: gone(folders[0]))
+        assert folders[1].exists()
+        await bundles.close()
+        # Those that were left behind count, too.
+        second = Bundles(data / "bundles", blobs, compile_=compiled, most_bytes=1500)
+        await second.start()
+        await second.tree({"own.py": await stored(blobs, b"own = 3\n")})
+        assert not folders[1].exists()
+        await second.close()
+
+
+async def test_what_is_deployed_is_compiled_before_it_is_asked_for(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("flow.py", b"from millrace import workflow\n@workflow\ndef main(): return 1\n")
+
+        async def compiled() -> bool:
+            return bool(list(data.glob("**/bundles/trees/*/__pycache__/flow.*.pyc")))
+
+        await eventually(compiled)
+        assert (await outside.run(await outside.request("main"), "succeeded")).result == 1
+
+
+async def exists(path: Path) -> bool:
+    return path.exists()
+
+
+async def gone(path: Path) -> bool:
+    return not path.exists()

@@ -30,7 +30,7 @@ from shared.messages import RunCancelRequested, RunRequested, RunSucceeded, RunU
 from shared.pull import api_request
 from shared.questions.executor import ListLines, ListRuns
 from tests.support.inside import bus_of, eventually, running
-from tests.support.river import Outside, river
+from tests.support.river import Outside, river, uncompiled
 from tests.support.servers import Place
 
 KEPT = timedelta(hours=24)
@@ -82,7 +82,7 @@ async def replica(place: Place, data: Path) -> AsyncIterator[Deps]:
     url = place.database_url("executor")
     engine = db.open_engine(url, service="executor")
     async with bus_of(place, "executor") as bus:
-        bundles = Bundles(data / "late", Blobs(bus.client, "workspace"))
+        bundles = Bundles(data / "late", Blobs(bus.client, "workspace"), compile_=uncompiled)
         await bundles.start()
         yield Deps(bus, engine, url, bundles, Blobs(bus.client, "bodies"), Turns(engine))
     await engine.dispose()

@@ -156,3 +156,8 @@ async def river(place: Place, data: Path, **executor: str) -> AsyncIterator[Outs
         bus_of(place, "gateway") as bus,
     ):
         yield Outside(place, bus)
+
+
+async def uncompiled(_tree: Path, _paths: list[str]) -> dict[str, bytes | None]:
+    """Compile nothing, for those who keep trees and run nothing of them."""
+    return {}

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from millrace import _declare, _order
 from millrace._binding import bind
-from millrace._runtime import channel, describe, large, network, probe
+from millrace._runtime import channel, compiling, describe, large, network, probe
 from millrace._runtime.calling import call
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
@@ -126,6 +126,9 @@ def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, b
     try:
         if job["kind"] == "probe":
             return b'{"kind":"result","result":' + to_json(probe.holes(job["targets"]), what="the probe").encode() + b"}"
+        if job["kind"] == "compile":
+            done = compiling.compiled(bundle, job["paths"])
+            return b'{"kind":"result","result":' + to_json(done, what="the bytecode", limit=None).encode() + b"}"
         if job["kind"] == "describe":
             return to_json(describe.describe(bundle), what="the description").encode()
         result = _call(job, stopping, bundle)

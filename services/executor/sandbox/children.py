@@ -30,7 +30,7 @@ SANDBOX_UID = 65532
 _PROBE = 30.0
 """Seconds for the attack list, which takes some milliseconds."""
 _DESCRIBE = 30.0
-"""Seconds for all imports of a bundle together."""
+"""Seconds for all imports of a bundle together, and for compiling it."""
 _MOST_ENDING = 64
 """Children that may still be dying when another run begins; the outcome of their run is long told."""
 
@@ -193,6 +193,11 @@ class Children:
         """Keep no child ready for this bundle; see `Sandbox.forget`."""
         self._pool.forget(bundle)
         self._residents.forget(lambda key: key[2].bundle == bundle)
+
+    async def compile(self, bundle: Path, paths: list[str]) -> dict[str, bytes | None]:
+        """Compile modules in a child that executes nothing; see `Sandbox.compile`."""
+        opening = frames.encode({"kind": "compile", "paths": paths})
+        return verdict.compiled(await self._converse(Place(bundle, None), opening, _DESCRIBE, None, None), paths)
 
     async def describe(self, bundle: Path, *, site_packages: Path | None = None) -> Description:
         """Import the bundle's workflows in a child; see `Sandbox.describe`."""

@@ -233,5 +233,11 @@ class Sandbox(Protocol):
     def forget(self, bundle: Path) -> None:
         """Keep no child ready for this bundle, which is about to go."""
 
+    async def compile(self, bundle: Path, paths: list[str]) -> dict[str, bytes | None]:
+        """Compile modules of a bundle without executing them; answers what Python would keep of each, None where there is nothing.
+
+        Fewer may be answered than were asked for. Raises `SandboxUnavailable`.
+        """
+
     async def describe(self, bundle: Path, *, site_packages: Path | None = None) -> Description:
         """Say what workflows a bundle holds. What is wrong with the bundle is in the answer, never raised."""

@@ -2,6 +2,8 @@
 
 import signal
 
+import msgspec
+
 from services.executor.sandbox import frames
 from services.executor.sandbox.attempt import Broken, Ended, Excess, Gone, Starved
 from services.executor.sandbox.jail import Description, Failure, KeptResult, Outcome, Problem, Reason, Status, Usage
@@ -42,6 +44,17 @@ def description(ended: Ended, timeout: float) -> Description:
     _, _, error = _judge(ended, timeout)
     message = f"{error.type}: {error.message}" if error is not None else "it was stopped"
     return Description([], [Problem(".", 1, f"importing the workflows failed: {message}")])
+
+
+def compiled(ended: Ended, paths: list[str]) -> dict[str, bytes | None]:
+    """Answer the bytecode of those modules that a child was asked for and has compiled."""
+    if not isinstance(ended.last, frames.Result) or ended.stopped is not None:
+        return {}
+    try:
+        found = msgspec.json.decode(ended.last.result, type=dict[str, bytes | None])
+    except msgspec.MsgspecError:
+        return {}
+    return {path: found[path] for path in paths if path in found}
 
 
 def _judge(ended: Ended, timeout: float) -> tuple[Status, Reason | None, Failure | None]:
