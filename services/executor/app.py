@@ -16,6 +16,7 @@ from services.executor.config import Settings, read
 from services.executor.projections import projected
 from services.executor.purge import Purger
 from services.executor.questions import QUESTIONS
+from services.executor.recent import Recent
 from services.executor.runs import Runs
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.egress.resolver import Resolver
@@ -50,6 +51,7 @@ class Executor:
         self.engine = engine
         self.store = Store(engine)
         self.turns = Turns(engine)
+        self.recent = Recent()
         self.sandbox = sandbox
         self.database_url = settings.database_url
         self.egress = settings.egress

@@ -17,7 +17,16 @@ from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import Envelope, caused_id, open_message
 from shared.errors import Conflict, Unavailable
-from shared.messages import Message, RunCancelled, RunCancelRequested, RunResumed, RunStepCompleted, RunSucceeded, RunWaiting
+from shared.messages import (
+    Message,
+    RunCancelled,
+    RunCancelRequested,
+    RunResumed,
+    RunStarted,
+    RunStepCompleted,
+    RunSucceeded,
+    RunWaiting,
+)
 from shared.messages.run import RunCrashed, RunFailed, RunTimedOut
 
 # While the broker is away an outcome is offered again after so many seconds; the run is ours until somebody newer claims it.
@@ -88,18 +97,21 @@ async def outlasting(ask: Callable[[], Awaitable[T]], **what: Any) -> T:
 class Claim:
     """This process' hold on a run from its `run.started` on. `cancel` is set when somebody wants the run to stop.
 
-    `since` is when, by the loop's clock, it was last known that nobody else holds it; now unless given.
+    `state` is the run before it, `message` and `started` are that message and its envelope, stored at `sequence`. `since` is when,
+    by the loop's clock, it was last known that nobody else holds it; now unless given.
     """
 
     def __init__(
-        self, bus: Bus, state: RunState, started: Envelope, attempt: int, sequence: int, since: float | None = None
+        self, bus: Bus, state: RunState, started: Envelope, message: RunStarted, sequence: int, since: float | None = None
     ) -> None:
         self._bus = bus
         self.run = state.id
         self.state = state
         """As it was when it was claimed."""
+        self.current = life.evolve(state, started, message, sequence) or state
+        """As it is since what was said last."""
         self.started = started
-        self.attempt = attempt
+        self.attempt = message.attempt
         self._sequence = sequence
         self._since = asyncio.get_running_loop().time() if since is None else since
         self._saying = asyncio.Lock()
@@ -163,6 +175,7 @@ class Claim:
                 await self._learn(message)
             else:
                 self._sequence = ack.sequence
+                self.current = life.evolve(self.current, sealed.envelope, message, ack.sequence) or self.current
                 # That it was stored says what was so when it was sent; of one that had been sent before, not even that.
                 self._since = -math.inf if ack.duplicate else sent
                 return
@@ -175,6 +188,7 @@ class Claim:
         if folded.state.claim != self.started.id:
             raise Superseded
         self._sequence = folded.state.last_seq
+        self.current = folded.state
         if folded.state.status == "cancelling":
             self.cancel.set()
             if not isinstance(message, RunStepCompleted | RunCancelled):

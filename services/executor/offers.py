@@ -124,10 +124,9 @@ async def given_to(state: RunState, bodies: Blobs) -> Any:
 
 
 async def _claim(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId, Recorded]]:
-    attempt = offer.state.attempt + 1
     message = RunStarted(
         run=offer.state.id,
-        attempt=attempt,
+        attempt=offer.state.attempt + 1,
         executor=deps.name,
         tier=tier,
         turn=offer.state.turn,
@@ -137,7 +136,7 @@ async def _claim(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepI
     started = deps.bus.seal(message, org=offer.state.org, cause=offer.envelope)
     since = asyncio.get_running_loop().time()
     ack = await aggregate.append(deps.bus.client, deps.bus.journal, started, offer.state.last_seq)
-    return Claim(deps.bus, offer.state, started.envelope, attempt, ack.sequence, since), offer.steps
+    return Claim(deps.bus, offer.state, started.envelope, message, ack.sequence, since), offer.steps
 
 
 async def _delay(offer: Offer, deps: Deps) -> None:

@@ -12,6 +12,7 @@ from services.executor import life, steps, workspace
 from services.executor.claim import fold
 from services.executor.entries import attempt_view, file_view, run_view
 from services.executor.life import RunState
+from services.executor.recent import Recent
 from services.executor.signals import signal_run
 from services.executor.store import Store
 from services.executor.turns import Turns
@@ -62,6 +63,7 @@ class Deps(workspace.Deps, Protocol):
     store: Store
     turns: Turns
     lines: Projection
+    recent: Recent
 
 
 async def find_workflow(question: FindWorkflow, deps: Deps) -> WorkflowFound:
@@ -142,6 +144,9 @@ async def list_steps(question: ListSteps, deps: Deps) -> StepList:
 
 async def _run(org: str, id_: str, deps: Deps) -> RunState:
     """Return a run. Raises `NotFound`."""
+    recent = deps.recent.of(org, id_)
+    if recent is not None:
+        return recent
     state = await deps.store.run(org, id_)
     if state is None or not state.ended:
         try:

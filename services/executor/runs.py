@@ -20,6 +20,7 @@ from services.executor.bundles import Bundles
 from services.executor.claim import AlreadyEnded, Claim, Outcome, Superseded, fold
 from services.executor.life import Recorded, StepId
 from services.executor.offers import Offer, failed, given_to, set_timer, take
+from services.executor.recent import Recent
 from services.executor.sandbox import jail
 from services.executor.sandbox.egress.policy import Rules
 from services.executor.sandbox.egress.resolver import Resolver
@@ -71,6 +72,7 @@ class Deps(AllowedDeps, Protocol):
     keyring: Keyring
     store: Store
     turns: Turns
+    recent: Recent
     name: str
 
 
@@ -162,6 +164,7 @@ class Runs:
             if isinstance(outcome, RunWaiting) and outcome.until is not None:
                 await self._set_timer(held.claim, outcome.until)
             await held.claim.end(outcome)
+            deps.recent.keep(held.claim.current)
         except AlreadyEnded:
             return True
         except (Superseded, Conflict):

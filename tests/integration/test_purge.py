@@ -26,7 +26,7 @@ from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import new_id, open_message, rfc3339, utc_now
 from shared.errors import Conflict, Unavailable
-from shared.messages import RunCancelRequested, RunRequested, RunSucceeded, RunUsage
+from shared.messages import RunCancelRequested, RunRequested, RunStarted, RunSucceeded, RunUsage
 from shared.pull import api_request
 from shared.questions.executor import ListLines, ListRuns
 from tests.support.inside import bus_of, eventually, running
@@ -310,7 +310,7 @@ async def test_whoever_holds_a_purged_run_says_nothing_more_of_it(place: Place, 
         with pytest.raises(AlreadyEnded):
             await take(Offer(request.envelope, request.sequence, state, {}), deps, "none")
         assert await fold(deps.bus, run) is None
-        held = Claim(deps.bus, state, started, 1, stored[1].sequence)
+        held = Claim(deps.bus, state, started, open_message(started, RunStarted), stored[1].sequence)
         with pytest.raises(AlreadyEnded):
             await held.end(RunSucceeded(run=run, attempt=1, result="late", duration_ms=1.0, usage=RunUsage()))
         cancel = RunCancelRequested(run=run, requested_by="test")

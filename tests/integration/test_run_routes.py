@@ -14,6 +14,7 @@ import pytest
 from services.executor.projections import projected
 from services.executor.purge import purge
 from services.executor.questions import QUESTIONS
+from services.executor.recent import Recent
 from services.executor.store import Store
 from services.executor.turns import Turns
 from shared.bus import Bus
@@ -291,6 +292,7 @@ class Replica(msgspec.Struct, frozen=True):
     store: Store
     turns: Turns
     lines: Projection
+    recent: Recent
 
 
 async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: House, place: Place) -> None:
@@ -304,7 +306,7 @@ async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: 
             behind = Projection(
                 client=bus.client, engine=engine, url=url, service="executor", projected=part, health=Health("executor")
             )
-            deps: Any = Replica(bus, Store(engine), Turns(engine), behind)
+            deps: Any = Replica(bus, Store(engine), Turns(engine), behind, Recent())
             asked: list[tuple[Any, int]] = [
                 (GetRun(org="default", id=run), 1),
                 (ListStates(org="default", id=run), 1),

@@ -33,7 +33,7 @@ async def claimed(bus: Bus, *, ago: float = 0.0) -> Claim:
     assert state is not None
     started = bus.seal(RunStarted(run=run, attempt=1, executor="one", tier="none"), org="default", cause=request.envelope)
     sequence = await bus.append(started, first)
-    return Claim(bus, state, started.envelope, 1, sequence, asyncio.get_running_loop().time() - ago)
+    return Claim(bus, state, started.envelope, started.message, sequence, asyncio.get_running_loop().time() - ago)
 
 
 async def taken_by_another(bus: Bus, mine: Claim) -> int:
