@@ -24,7 +24,7 @@ from multidict import CIMultiDict
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.envelope import Envelope, new_id, open_envelope, rfc3339, utc_now
+from shared.envelope import Envelope, new_id, open_envelope, open_message, rfc3339, utc_now
 from shared.errors import NotFound
 from shared.messages import (
     Audited,
@@ -598,6 +598,24 @@ async def test_a_run_is_on_disk_when_it_is_accepted(place: Place, client: Client
     requested = msgspec.json.decode(envelope.data, type=RunRequested)
     assert (requested.workflow, requested.version, requested.input) == ("adder", "v1", {"n": 1})
     assert (requested.priority, requested.timeout, requested.requested_by) == ("high", 60.0, "platform-key")
+
+
+async def test_a_request_for_a_run_is_audited_once_and_while_its_caller_still_waits(place: Place, client: Client) -> None:
+    async def audited() -> list[Audited]:
+        said = [open_message(one) for one in await stream(place, "AUDIT")]
+        return [one for one in said if isinstance(one, Audited) and (one.category, one.verb) == ("run", "request")]
+
+    async with executor(place) as bus:
+        await eventually(lambda: ready(client))
+        asked = asyncio.create_task(client("POST", "/api/v1/workflows/adder/runs?wait=20", json={"input": {"n": 1}}))
+        (said,) = await eventually(audited)
+        assert not asked.done()
+        run = await succeed(place, bus)
+        assert (await asked).json["id"] == run
+        assert (said.target, said.outcome, said.detail) == ("adder", "ok", {"run": run})
+        refused = await client("POST", "/api/v1/workflows/adder/runs?wait=20", json={"input": {"n": "x"}})
+        assert refused.status == 422
+        assert [one.outcome for one in await audited()] == ["ok", "invalid"]
 
 
 async def test_a_waiting_caller_gets_the_whole_run_however_it_ends(place: Place, client: Client) -> None:

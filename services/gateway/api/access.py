@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hashlib
 import hmac
@@ -31,6 +32,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 CALLER = web.RequestKey("caller", Caller)
 NOTES: web.RequestKey[dict[str, str]] = web.RequestKey("notes", dict)
+SAY: web.RequestKey[Callable[[str], asyncio.Task[None]]] = web.RequestKey("say")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -80,6 +82,27 @@ def audited(category: str, verb: str, target: str | None = None) -> Callable[[Ha
     def decorate(handler: Handler) -> Handler:
         @functools.wraps(handler)
         async def recorded(request: web.Request) -> web.StreamResponse:
+            saying: asyncio.Task[None] | None = None
+
+            def say(outcome: str) -> asyncio.Task[None]:
+                nonlocal saying
+                if saying is None:
+                    caller = request[CALLER]
+                    detail = request.get(NOTES, {})
+                    named = request.match_info[target] if target else detail.pop("target", "")
+                    said = Audited(
+                        category=category,
+                        verb=verb,
+                        actor=caller.actor,
+                        target=storable(named)[:500],
+                        outcome=outcome,
+                        remote=caller.remote,
+                        detail=detail,
+                    )
+                    saying = asyncio.create_task(request.config_dict[GATEWAY].trail.say(said, org=caller.org))
+                return saying
+
+            request[SAY] = say
             outcome = "error"
             try:
                 response = await handler(request)
@@ -88,19 +111,7 @@ def audited(category: str, verb: str, target: str | None = None) -> Callable[[Ha
                 outcome = error.kind
                 raise
             finally:
-                caller = request[CALLER]
-                detail = request.get(NOTES, {})
-                named = request.match_info[target] if target else detail.pop("target", "")
-                said = Audited(
-                    category=category,
-                    verb=verb,
-                    actor=caller.actor,
-                    target=storable(named)[:500],
-                    outcome=outcome,
-                    remote=caller.remote,
-                    detail=detail,
-                )
-                await request.config_dict[GATEWAY].trail.say(said, org=caller.org)
+                await say(outcome)
             return response
 
         recorded.audited = True  # type: ignore[attr-defined]
@@ -112,6 +123,11 @@ def audited(category: str, verb: str, target: str | None = None) -> Callable[[Ha
 def note(request: web.Request, **fields: str) -> None:
     """Add to what the audit of this request will say."""
     request[NOTES] = request.get(NOTES, {}) | fields
+
+
+def done(request: web.Request) -> None:
+    """Have the audit say from now on that what was asked for is done: that the answer takes longer is no part of it."""
+    request[SAY]("ok")
 
 
 def searches(request: web.Request) -> bool:

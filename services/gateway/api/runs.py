@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from services.gateway.api.access import Caller, audited, gateway_of, note
+from services.gateway.api.access import Caller, audited, done, gateway_of, note
 from services.gateway.api.content import Content, sent
 from services.gateway.api.lists import boolean_of, fitted, id_of, idempotency_key_of, no_body, object_of, page_of
 from services.gateway.causes import why
@@ -82,6 +82,7 @@ async def create_run(request: web.Request) -> web.Response:
     note(request, run=asked.run)
     with gateway.endings.waiter(asked.run) as end:
         outcome = await start(gateway, asked)
+        done(request)
         view = await known(gateway, caller.org, asked.run) if outcome.earlier else None
         if wait and not (view is not None and view.status in ENDED):
             view = await ended(gateway, caller.org, asked.run, end, wait)
