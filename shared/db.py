@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 import asyncpg
@@ -111,8 +111,10 @@ class Held(msgspec.Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def held_lock(url: str, name: str, *, service: str) -> AsyncIterator[Held]:
+async def held_lock(url: str, name: str, *, service: str, waits: Callable[[], None] = lambda: None) -> AsyncIterator[Held]:
     """Hold the advisory lock `name` on a connection of its own for the block; waits until it is free.
+
+    `waits` is called when somebody else has it: the database is there, and it may take for ever.
 
     A direct connection: a pooler in transaction mode would hand the lock to somebody else. It may be used within the block; what
     it writes is then never written without the lock.
@@ -128,7 +130,9 @@ async def held_lock(url: str, name: str, *, service: str) -> AsyncIterator[Held]
     try:
         connection.add_termination_listener(lambda _connection: lost.set())
         with naming_trouble():
-            await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
+            if not await connection.fetchval("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", name):
+                waits()
+                await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
             await connection.execute(f"SET statement_timeout = {int(STATEMENT_WAIT * 1000)}")
         yield Held(connection, lost)
     finally:

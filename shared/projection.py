@@ -151,9 +151,15 @@ class Projection:
     async def run(self) -> None:
         """Project for ever; trouble is reported to health, waited out, and begun again from the checkpoint."""
         part = f"projection {self._name}"
+
+        def waits() -> None:
+            # Somebody else keeps the rows: what was wrong here is over, and who waits may do so for ever.
+            self._health.report(part, None)
+
         while True:
             try:
-                async with db.held_lock(self._url, f"{self._service}.{self._name}", service=self._service) as held:
+                lock = f"{self._service}.{self._name}"
+                async with db.held_lock(self._url, lock, service=self._service, waits=waits) as held:
                     await self._write(held, part)
             except (Unavailable, StreamError, Superseded) as error:
                 self._health.report(part, str(error))

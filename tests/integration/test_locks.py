@@ -7,6 +7,7 @@ import asyncio
 import asyncpg
 
 from shared import db
+from tests.support.inside import eventually, running
 from tests.support.servers import Place
 
 
@@ -31,3 +32,36 @@ async def test_a_second_replica_waits_for_a_lock_longer_than_its_role_may_query(
     async with asyncio.timeout(5):
         await waiting
     assert held.is_set()
+
+
+async def test_a_replica_that_waits_for_another_is_ready_again_after_the_database_was_away(place: Place) -> None:
+    other = await asyncpg.connect(place.database_url("admin"))
+    try:
+        # The other replica's connection; as the administrator's it is not cut.
+        await other.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", "events.runs")
+        async with running(place, "events") as runtime:
+
+            def told() -> str | None:
+                found: str | None = runtime.health.document()["parts"].get("projection runs", {}).get("detail")
+                return found
+
+            async def is_waiting() -> bool:
+                waiting = await other.fetchval(
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+                )
+                return bool(waiting == 1)
+
+            async def noticed() -> bool:
+                return told() is not None
+
+            async def is_ready() -> bool:
+                return runtime.health.ready
+
+            await eventually(is_waiting)
+            async with place.database_away():
+                await eventually(noticed)
+            await eventually(is_waiting)
+            await eventually(is_ready, within=5)
+    finally:
+        await other.close()
