@@ -16,6 +16,7 @@ from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.js import JetStreamContext
 
 from shared import aggregate
 from shared.commit import Journal, Refused
@@ -43,6 +44,8 @@ ABSENT_DELAYS = (0.5, 2.0, 10.0, 30.0)
 UNAVAILABLE_DELAY = 2.0
 # So many dead letters in a row are a bad deploy, not bad messages: the consumer stops before it drains the stream.
 DEAD_IN_A_ROW = 20
+# How often it is looked whether the client still tries to be connected.
+ATTENDED_EVERY = 1.0
 
 _log = structlog.get_logger()
 
@@ -253,12 +256,48 @@ class Bus:
         _log.error("handler.dead_letter", consumer=work.name, reason=str(error), sequence=sequence)
         return True
 
+    async def attend(self) -> None:
+        """Watch the client for ever. Raises `GaveUp` when it will never be connected again: then only a new process is.
+
+        nats-py closes itself for good on most of the errors that a broker tells, and its task that connects again ends with what it
+        does not expect, such as uvloop's RuntimeError for a connection that was reset within the handshake.
+        """
+        while True:
+            await asyncio.sleep(ATTENDED_EVERY)  # neither is told of
+            trying = self.client._reconnection_task  # noqa: SLF001
+            if self.client.is_closed or (not self.client.is_connected and (trying is None or trying.done())):
+                raise GaveUp("the client does not try to reach the broker any more")
+
     async def start(self) -> None:
         """Begin to handle and to answer; when this returns the broker knows of it."""
         await self._broker.start()
+        for subscriber in self._broker.subscribers:
+            subscription = getattr(subscriber, "subscription", None)
+            if isinstance(subscription, JetStreamContext.PullSubscription):
+                subscription.fetch = _paced(subscription.fetch)  # type: ignore[method-assign, assignment]
         # The client writes the PING of a flush past subscriptions that are still in its buffer; by the second they are out.
         for _ in range(2):
             await self.client.flush()
+
+
+def _paced(fetch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Return a `fetch` that takes its time to fail once the client is closed: FastStream tries again at once, and for ever.
+
+    Without any wait in between, nothing else would ever run in this process, not even its end.
+    """
+
+    async def paced(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await fetch(*args, **kwargs)
+        except nats.errors.ConnectionClosedError:
+            await asyncio.sleep(ATTENDED_EVERY)
+            raise
+
+    return paced
+
+
+class GaveUp(Exception):
+    """The client of the broker has given up for good."""
 
 
 class _Frame(msgspec.Struct):

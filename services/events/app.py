@@ -105,6 +105,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         bus.handle(HANDLERS, events)
         bus.answer(QUESTIONS, events)
         await bus.start()
+        runtime.background.start(bus.attend(), "broker")
         yield
 
 

@@ -143,6 +143,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")
         bus.answer(QUESTIONS, executor)
         await bus.start()
+        runtime.background.start(bus.attend(), "broker")
         # When all that goes on in the background has ended, and nothing is pulled any more, but before the sandbox is closed.
         stack.push_async_callback(worker.drain)
         if is_able:

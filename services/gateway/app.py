@@ -84,6 +84,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             supervisor=settings.supervisor,
         )
         await bus.start()
+        runtime.background.start(bus.attend(), "broker")
         runtime.background.start(sources.run(), "registry sources")
         runtime.background.start(workflows.run(), "registry workflows")
         runtime.background.start(endings.run(), "run endings")

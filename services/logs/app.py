@@ -46,6 +46,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             )
             bus.answer(QUESTIONS, Deps(engine, utc_now))
             await bus.start()
+            runtime.background.start(bus.attend(), "broker")
             yield
     finally:
         await engine.dispose()

@@ -65,6 +65,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         runtime.background.start(renewing((oauth.connections.store, oauth.secrets.store), oauth.vault), "renewing what is sealed")
         bus.answer(QUESTIONS, oauth)
         await bus.start()
+        runtime.background.start(bus.attend(), "broker")
         yield
 
 
