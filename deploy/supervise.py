@@ -166,7 +166,13 @@ class Supervised:
             pid = self._process.pid
             identity = processes.identify(pid, program.command)
             if identity is not None:
-                processes.remember(program.pidfile, identity)
+                try:
+                    processes.remember(program.pidfile, identity)
+                except OSError:
+                    # One that no later supervisor would find: there may be two of it then.
+                    _signal_group(pid, signal.SIGKILL)
+                    await self._process.wait()
+                    raise
             self._become(pid=pid)
 
     async def _watch(self) -> None:
@@ -185,7 +191,7 @@ class Supervised:
             return await asyncio.wait_for(process.wait(), self.program.backoff.settled)
         if self._state.failures:
             self._state = msgspec.structs.replace(self._state, failures=0)
-            self._changed()
+            self._tell()
         return await process.wait()
 
     async def _again(self, delay: float) -> bool:
@@ -197,10 +203,20 @@ class Supervised:
         try:
             await self._spawn()
         except (OSError, StartError) as error:
-            with self.program.log.open("a") as log:
-                log.write(f"{self.program.name} could not be started again: {error}\n")
+            self._note(f"{self.program.name} could not be started again: {error}")
             return False
         return True
+
+    def _tell(self) -> None:
+        """Say that the state has changed. That it cannot be written, on a full disk perhaps, ends nobody's supervision."""
+        try:
+            self._changed()
+        except OSError as error:
+            self._note(f"how {self.program.name} is cannot be told: {error}")
+
+    def _note(self, sentence: str) -> None:
+        with suppress(OSError), self.program.log.open("a") as log:
+            log.write(f"{sentence}\n")
 
     def _become(self, *, pid: int | None, last_exit: Exit | None = None, failures: int | None = None) -> None:
         self._state = msgspec.structs.replace(
@@ -210,7 +226,7 @@ class Supervised:
             since=datetime.now(UTC),
             failures=self._state.failures if failures is None else failures,
         )
-        self._changed()
+        self._tell()
 
 
 def launcher(account: tuple[int, int] | None, death_signal: signal.Signals) -> list[str]:

@@ -1,6 +1,7 @@
 """A supervised program is kept running, and nothing of it is left when its supervisor is gone."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -162,6 +163,51 @@ async def test_a_command_that_is_not_there_is_told_in_the_log(stage: Stage) -> N
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no death signal; the pidfile serves there")
+async def test_a_state_that_cannot_be_told_ends_no_supervision(stage: Stage) -> None:
+    def changed() -> None:
+        stage.changed.set()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    supervised = Supervised(stage.program(SLEEPS), changed=changed)
+    stage.started.append(supervised)
+    await supervised.start()
+    first = supervised.state.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    await stage.until(lambda: supervised.state.pid not in {None, first})
+    assert "how program is cannot be told" in (stage.folder / "program.log").read_text()
+    assert "No space left" in (stage.folder / "program.log").read_text()
+
+
+async def test_a_program_that_cannot_be_remembered_is_ended_and_never_doubled(stage: Stage) -> None:
+    code = f"{SLEEPS}  # {stage.folder}"
+
+    def running() -> list[int]:
+        commands = [(int(path.parent.name), path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+        return [pid for pid, path in commands if code.encode() in _read(path).split(b"\0")]
+
+    away = stage.folder / "away"
+    away.mkdir()
+    supervised = await stage.start(msgspec.structs.replace(stage.program(code), pidfile=away / "program.pid"))
+    first = supervised.state.pid
+    assert first is not None
+    (away / "program.pid").unlink()
+    away.rmdir()
+    os.kill(first, signal.SIGKILL)
+    await stage.until(lambda: supervised.state.failures >= 3)
+    assert "could not be started again" in (stage.folder / "program.log").read_text()
+    away.mkdir()
+    await stage.until(lambda: supervised.state.pid is not None)
+    assert running() == [supervised.state.pid]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 async def test_a_program_dies_with_a_killed_supervisor(stage: Stage) -> None:
     program = stage.program(SLEEPS)
     supervisor = await supervise_elsewhere(program)
