@@ -135,7 +135,12 @@ async def test_where_no_tier_stands_webhooks_are_kept_and_runs_wait_for_a_worker
             assert (status, document["sandbox"]["tier"]) == (503, None)
             assert "lsm=landlock" in document["parts"]["sandbox"]["detail"]
             assert set(document["sandbox"]["refused"]) == {"A", "B"}
-            assert 'millrace_pool_slots{service="executor"} 0' in (await asked(health, "/metrics"))[1]
+
+            async def takes_nothing() -> bool:
+                return 'millrace_pool_slots{service="executor"} 0' in (await asked(health, "/metrics"))[1]
+
+            # It says what is missing before it has started.
+            await eventually(takes_nothing)
             ready = await client.call("GET", "/readyz", status=200)
             assert "executor" in ready["degraded"]
             assert ready["sandbox"]["tier"] is None
