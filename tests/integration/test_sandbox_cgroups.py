@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -144,6 +145,28 @@ def test_a_group_that_was_given_back_in_doubt_is_used_again_once_it_is_empty() -
         one.communicate()
         assert groups.take() is first
         groups.give(first)
+        assert groups.take() is first
+    finally:
+        groups.close()
+
+
+@needs("pids")
+def test_a_group_that_could_not_be_made_or_entered_is_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    groups = Cgroups(SHARE)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "open", refused)
+            with pytest.raises(OSError, match="Too many open files"):
+                groups.take()
+        first = groups.take()
+        groups.give(first)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "pread", refused)
+            with pytest.raises(OSError, match="Too many open files"):
+                groups.take()
         assert groups.take() is first
     finally:
         groups.close()

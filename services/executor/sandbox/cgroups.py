@@ -10,6 +10,7 @@ into them, is in `hierarchies`.
 
 import contextlib
 import fcntl
+import itertools
 import os
 import secrets
 from collections import deque
@@ -115,6 +116,7 @@ class Cgroups:
         self._all: list[Cgroup] = []
         self._free: deque[Cgroup] = deque()
         self._doubtful: list[Cgroup] = []
+        self._names = itertools.count()
         self.refused = dict.fromkeys(
             controls(share, is_v2=True), "it is not mounted, or not the part of it that this process is in"
         )
@@ -131,7 +133,11 @@ class Cgroups:
     def take(self) -> Cgroup:
         """Answer a group with nobody in it. Raises OSError."""
         group = self._emptied() or self._new()
-        group.renew()
+        try:
+            group.renew()
+        except OSError:
+            self.give(group)
+            raise
         return group
 
     def _emptied(self) -> Cgroup | None:
@@ -147,8 +153,10 @@ class Cgroups:
         folders: dict[str, Path] = {}
         counters: dict[str, tuple[Path, str]] = {}
         all_controls: dict[str, Control] = {}
+        # Of one that could be made only in part the folders stay: its name is not used again.
+        number = str(next(self._names))
         for tree in self._trees:
-            folder = tree.make(str(len(self._all)))
+            folder = tree.make(number)
             all_controls |= tree.controls
             for name, control in tree.controls.items():
                 folders[name] = folder
