@@ -12,6 +12,7 @@ import msgspec
 import nats
 from nats.aio.client import Client
 
+from deploy.chaos.installation import READS_WITHIN
 from deploy.chaos.sender import Sent
 from deploy.chaos.verdict import PASSING, TERMINAL, BusFacts, Finding, Mark, RowFacts, findings, unarchived
 from shared.envelope import Envelope, open_envelope, open_message
@@ -121,8 +122,9 @@ async def settled(nats_url: str, database_url: str, sent: Sequence[Sent], marks:
         bus = Bus(client)
         while True:
             try:
-                await bus.catch_up()
-            except Unavailable:
+                async with asyncio.timeout(READS_WITHIN):
+                    await bus.catch_up()
+            except (Unavailable, TimeoutError):
                 if loop.time() > deadline:
                     raise
             if loop.time() > deadline or all(bus.facts.ended(delivery) for delivery in accepted):

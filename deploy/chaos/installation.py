@@ -21,6 +21,8 @@ from deploy.supervise import launcher
 START_WITHIN = 150.0
 STOPS_WITHIN = 30.0
 ASKED_EVERY = 0.05
+# Seconds for one look at both stores.
+READS_WITHIN = 120.0
 ROOT = Path(__file__).resolve().parents[2]
 
 

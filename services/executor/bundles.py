@@ -89,9 +89,9 @@ class Bundles:
         """Make the folders, readable by the children; trees that are there from before count as used longest ago."""
         for folder in (self._folder, self._folder / "objects", self._folder / "trees"):
             await asyncio.to_thread(_make, folder)
-        for name in await asyncio.to_thread(_by_age, self._folder / "trees"):
-            self._trees[name] = None
-            self._compiled[name] = await asyncio.to_thread(bytecode.size, self._folder / "trees" / name)
+        for tree, compiled in await asyncio.to_thread(_by_age, self._folder / "trees"):
+            self._trees[tree.name] = None
+            self._compiled[tree.name] = compiled
 
     async def close(self) -> None:
         """Let go of what is still being compiled."""
@@ -220,8 +220,9 @@ class Bundles:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _by_age(trees: Path) -> list[str]:
-    return [path.name for path in sorted(trees.iterdir(), key=lambda path: path.stat().st_mtime)]
+def _by_age(trees: Path) -> list[tuple[Path, int]]:
+    """Return the trees with the bytes of their bytecode, the oldest first."""
+    return [(path, bytecode.size(path)) for path in sorted(trees.iterdir(), key=lambda path: path.stat().st_mtime)]
 
 
 def _size(objects: Path) -> int:

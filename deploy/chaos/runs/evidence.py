@@ -12,6 +12,7 @@ import msgspec
 import nats
 from nats.aio.client import Client
 
+from deploy.chaos.installation import READS_WITHIN
 from deploy.chaos.runs.asker import Asked
 from deploy.chaos.runs.verdict import PASSING, TERMINAL, BusFacts, Finding, Mark, RowFacts, RunFacts, findings, overlaps
 from shared.envelope import Envelope, open_envelope, open_message
@@ -21,8 +22,6 @@ from shared.pull import Delivered, OrderedReader, api_request
 
 STREAM = "RUNS"
 ASKED_EVERY = 2.0
-# For one look at both stores.
-READS_WITHIN = 120.0
 # Health of both executors: their names, and what they answer.
 Pools = Callable[[], Awaitable[dict[str, dict[str, Any] | None]]]
 

@@ -30,9 +30,18 @@ class Caller(msgspec.Struct, frozen=True):
     remote: str | None
 
 
+class Action(msgspec.Struct, frozen=True):
+    """What a handler does, for the audit; `target` names the part of its path that says to what."""
+
+    category: str
+    verb: str
+    target: str | None
+
+
 CALLER = web.RequestKey("caller", Caller)
 NOTES: web.RequestKey[dict[str, str]] = web.RequestKey("notes", dict)
-SAY: web.RequestKey[Callable[[str], asyncio.Task[None]]] = web.RequestKey("say")
+ACTION = web.RequestKey("action", Action)
+SAYING: web.RequestKey[asyncio.Task[None]] = web.RequestKey("saying")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -82,27 +91,7 @@ def audited(category: str, verb: str, target: str | None = None) -> Callable[[Ha
     def decorate(handler: Handler) -> Handler:
         @functools.wraps(handler)
         async def recorded(request: web.Request) -> web.StreamResponse:
-            saying: asyncio.Task[None] | None = None
-
-            def say(outcome: str) -> asyncio.Task[None]:
-                nonlocal saying
-                if saying is None:
-                    caller = request[CALLER]
-                    detail = request.get(NOTES, {})
-                    named = request.match_info[target] if target else detail.pop("target", "")
-                    said = Audited(
-                        category=category,
-                        verb=verb,
-                        actor=caller.actor,
-                        target=storable(named)[:500],
-                        outcome=outcome,
-                        remote=caller.remote,
-                        detail=detail,
-                    )
-                    saying = asyncio.create_task(request.config_dict[GATEWAY].trail.say(said, org=caller.org))
-                return saying
-
-            request[SAY] = say
+            request[ACTION] = Action(category, verb, target)
             outcome = "error"
             try:
                 response = await handler(request)
@@ -111,7 +100,7 @@ def audited(category: str, verb: str, target: str | None = None) -> Callable[[Ha
                 outcome = error.kind
                 raise
             finally:
-                await say(outcome)
+                await _say(request, outcome)
             return response
 
         recorded.audited = True  # type: ignore[attr-defined]
@@ -127,7 +116,25 @@ def note(request: web.Request, **fields: str) -> None:
 
 def done(request: web.Request) -> None:
     """Have the audit say from now on that what was asked for is done: that the answer takes longer is no part of it."""
-    request[SAY]("ok")
+    _say(request, "ok")
+
+
+def _say(request: web.Request, outcome: str) -> asyncio.Task[None]:
+    """Begin to record the request's action, once; returns what has recorded it when it is done."""
+    if SAYING not in request:
+        action, caller, detail = request[ACTION], request[CALLER], request.get(NOTES, {})
+        named = request.match_info[action.target] if action.target else detail.pop("target", "")
+        said = Audited(
+            category=action.category,
+            verb=action.verb,
+            actor=caller.actor,
+            target=storable(named)[:500],
+            outcome=outcome,
+            remote=caller.remote,
+            detail=detail,
+        )
+        request[SAYING] = asyncio.create_task(request.config_dict[GATEWAY].trail.say(said, org=caller.org))
+    return request[SAYING]
 
 
 def searches(request: web.Request) -> bool:
