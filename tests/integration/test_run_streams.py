@@ -227,6 +227,7 @@ async def test_streams_end_when_the_gateway_does(place: Place, data: Path) -> No
             assert response.status == 200
             await response.content.readline()
             before = time.monotonic()
+        response.close()
         assert time.monotonic() - before < 5
         with pytest.raises((aiohttp.ClientError, RuntimeError)):
             await client("GET", "/healthz")
