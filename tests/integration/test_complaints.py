@@ -274,6 +274,13 @@ async def test_8_a_result_over_the_limit_is_a_clear_failure_and_lists_come_in_pa
         asked = {ended.id, *[await outside.request("plain") for _ in range(5)]}
         for run in asked:
             await outside.run(run, "succeeded", "failed")
+
+        # An end may be told before its row is written.
+        async def written() -> bool:
+            page: RunList = await outside.bus.ask(ListRuns(org="default", page=Page(limit=100)))
+            return {item.id for item in page.items} == asked
+
+        await eventually(written)
         shown: list[str] = []
         cursor: str | None = None
         while True:
