@@ -18,10 +18,20 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
-from shared import aggregate
+from shared import aggregate, values
 from shared.commit import Journal, Refused
 from shared.envelope import Envelope, Sealed, caused_id, derived_id, open_envelope, open_message, seal, utc_now
-from shared.errors import Conflict, ErrorDocument, MillraceError, NotFound, TooLarge, Unavailable, from_document, to_document
+from shared.errors import (
+    Conflict,
+    ErrorDocument,
+    Invalid,
+    MillraceError,
+    NotFound,
+    TooLarge,
+    Unavailable,
+    from_document,
+    to_document,
+)
 from shared.messages import DeadLettered, Logged, Message
 from shared.messages.declaration import declaration_of
 from shared.projection import Health
@@ -115,7 +125,7 @@ class Bus:
         if not self.client.is_connected:
             raise Unavailable("the broker is not connected")
         try:
-            answer = await self._broker.request(msgspec.json.encode(asked), declared.subject, timeout=timeout or declared.timeout)
+            answer = await self._broker.request(_asking(asked), declared.subject, timeout=timeout or declared.timeout)
         except nats.errors.MaxPayloadError as error:
             raise TooLarge(f"this is larger than the {self.client.max_payload} bytes that can be asked at once") from error
         except (nats.errors.Error, TimeoutError, OSError) as error:
@@ -323,18 +333,23 @@ class _Streak:
         return False
 
 
+def _asking(asked: msgspec.Struct) -> bytes:
+    try:
+        return msgspec.json.encode(asked)
+    except (UnicodeEncodeError, RecursionError) as error:
+        raise Invalid(f"{type(asked).__name__} holds what JSON cannot: {error}") from error
+
+
 async def _answered(
     asked: Asked, cls: type[msgspec.Struct], function: Callable[[Any, Any], Awaitable[Any]], body: bytes, deps: Any
 ) -> bytes:
     try:
-        question = msgspec.json.decode(body, type=cls)
+        question = values.decode(body, cls)
         correlation = question.id if isinstance(question, Command) else None
         with structlog.contextvars.bound_contextvars(question=asked.subject, command_id=correlation):
             return msgspec.json.encode(_Frame(ok=msgspec.Raw(msgspec.json.encode(await function(question, deps)))))
     except MillraceError as error:
         return msgspec.json.encode(_Frame(error=to_document(error)))
-    except msgspec.MsgspecError as error:
-        return msgspec.json.encode(_Frame(error=ErrorDocument("invalid", f"{asked.subject}: {error}")))
     except Exception:
         _log.exception("question.failed", subject=asked.subject)
         return msgspec.json.encode(_Frame(error=ErrorDocument("error", f"{asked.subject} failed; see the log of {asked.service}")))

@@ -11,6 +11,7 @@ import uuid_utils
 
 from shared.errors import Invalid
 from shared.messages.declaration import Message, class_of, declaration_of
+from shared.values import cleaned, without_nul
 
 CONTENT_TYPE = "application/cloudevents+json"
 # The namespace of ids that derive from something which is no message, such as a name: fixed for ever.
@@ -83,23 +84,26 @@ def seal(
 ) -> Sealed[M]:
     """Put `message` into its envelope.
 
+    Text that Postgres or UTF-8 cannot hold is replaced (`shared.values`), whoever let it in: no stored message may end a reader.
     `id` defaults to a fresh one. With `cause` the correlation is copied and the causation set; else the message begins a
     chain, or joins the chain `correlation`, in which `causation` is the id of its cause.
     """
     declared = declaration_of(message)
     made = id or new_id()
+
+    stored, data = _encoded(message)
     envelope = Envelope(
         id=made,
         type=declared.type_of(message),
         source=f"/{service}",
-        subject=declared.key(message),
+        subject=declared.key(stored),
         time=now,
         org=org,
         correlationid=cause.correlationid if cause else (correlation or made),
         causationid=cause.id if cause else causation,
-        data=msgspec.Raw(_encoder.encode(message)),
+        data=msgspec.Raw(data),
     )
-    return Sealed(envelope, message, _encoder.encode(envelope))
+    return Sealed(envelope, stored, _encoder.encode(envelope))
 
 
 def open_envelope(document: bytes) -> Envelope:
@@ -115,11 +119,8 @@ def open_message(envelope: Envelope, expected: type[M] | None = None) -> M:
     cls = expected or class_of(envelope.type)
     if cls is None:
         raise Invalid(f"unknown message type {envelope.type!r}")
-    decoder = _data_decoders.get(cls)
-    if decoder is None:
-        decoder = _data_decoders[cls] = msgspec.json.Decoder(cls)
     try:
-        decoded: M = decoder.decode(envelope.data)
+        decoded: M = _decoder_of(cls).decode(envelope.data)
     except _UNREADABLE as error:
         raise Invalid(f"{envelope.type} {envelope.id}: {error}") from error
     return decoded
@@ -135,6 +136,27 @@ def rfc3339(moment: datetime) -> str:
     if not moment.microsecond or moment.tzinfo is not UTC:  # msgspec leaves out a fraction that is zero
         return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     return _encoder.encode(moment)[1:-1].decode()
+
+
+def _encoded(message: M) -> tuple[M, bytes]:
+    """Return a message as it is stored, and its JSON. Raises `Invalid` for what JSON cannot hold at all."""
+    try:
+        data = _encoder.encode(message)
+        stored = without_nul(data)
+        if stored == data:
+            return message, data
+    except UnicodeEncodeError:
+        stored = _encoder.encode(cleaned(msgspec.to_builtins(message)))
+    except RecursionError as error:
+        raise Invalid(f"{declaration_of(message).type}: {error}") from error
+    return _decoder_of(type(message)).decode(stored), stored
+
+
+def _decoder_of(cls: type[Message]) -> msgspec.json.Decoder[Any]:
+    decoder = _data_decoders.get(cls)
+    if decoder is None:
+        decoder = _data_decoders[cls] = msgspec.json.Decoder(cls)
+    return decoder
 
 
 def _namespace(text: str) -> UUID:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -16,7 +15,7 @@ from services.events.store import Store
 from shared import aggregate
 from shared.bus import Bus, Questions
 from shared.envelope import Envelope, derived_id, open_message, rfc3339, utc_now
-from shared.errors import Invalid, Malformed, NotFound, Problem
+from shared.errors import Invalid, NotFound
 from shared.messages import EventAccepted, WebhookReceived
 from shared.messages.declaration import declaration_of
 from shared.questions import Position
@@ -42,14 +41,7 @@ class Deps(HandlerDeps, Protocol):
 async def list_deliveries(question: ListDeliveries, deps: Deps) -> DeliveryList:
     """Return a page of deliveries, newest first."""
     limit = limit_of(question.page)
-    before = None
-    if question.page.cursor is not None:
-        at, _, id_ = question.page.cursor.partition("|")
-        try:
-            before = (datetime.fromisoformat(at), id_)
-        except ValueError as error:
-            raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),)) from error
-    rows = await deps.store.deliveries(question.org, question.status, question.source, before, limit + 1)
+    rows = await deps.store.deliveries(question.org, question.status, question.source, question.page.before(), limit + 1)
     items = [entries.delivery_view(row) for row in rows[:limit]]
     more = f"{items[-1].received_at}|{items[-1].id}" if len(rows) > limit else None
     return DeliveryList(items, more)

@@ -70,20 +70,6 @@ def checked_name(name: str) -> str:
     return name
 
 
-def checked_text(value: Any, at: str) -> None:
-    """Raise `Invalid` naming the place where a text within `value` holds a NUL, which no row can keep."""
-    if isinstance(value, str):
-        if "\0" in value:
-            raise Invalid(f"{at} holds a NUL character", errors=(Problem(at, "holds a NUL character"),))
-    elif isinstance(value, dict):
-        for name, one in value.items():
-            checked_text(name, at)
-            checked_text(one, f"{at}.{name}")
-    elif isinstance(value, list):
-        for number, one in enumerate(value):
-            checked_text(one, f"{at}.{number}")
-
-
 def matches(pattern: str, type_: str) -> bool:
     """Return whether an event type fits `push`, `pull_request.*` or `*`."""
     if pattern == "*":

@@ -31,8 +31,6 @@ from shared.questions.integrations import (
 )
 
 EVERY_ORG = "*"
-MAX_DESCRIPTION = 1000
-MAX_ENTITY_ID = 500
 
 
 class Deps(Protocol):
@@ -55,10 +53,8 @@ async def list_integrations(question: ListIntegrations, deps: Deps) -> Integrati
 async def put_integration(command: PutIntegration, deps: Deps) -> IntegrationView:
     """Create or replace an integration."""
     domain.checked_name(command.name)
-    _check_texts({"description": (command.description, MAX_DESCRIPTION)})
     if command.provider is not None:
         _check_reference("provider", command.provider)
-    domain.checked_text(command.config_schema, "config_schema")
     schemas.checked_config_schema(command.config_schema)
     key = hashed_key(command.org, command.name)
     before = await aggregate.last(deps.bus.client, "integration", key)
@@ -116,10 +112,8 @@ async def get_mapping(question: GetMapping, deps: Deps) -> MappingView:
 async def put_mapping(command: PutMapping, deps: Deps) -> MappingView:
     """Map an organization to an integration that it sees."""
     seen = await _seen(command.org, command.integration, deps)
-    _check_texts({"entity_id": (command.entity_id or "", MAX_ENTITY_ID)})
     if command.connection is not None:
         _check_reference("connection", command.connection)
-    domain.checked_text(command.config, "config")
     schemas.checked_config(seen["config_schema"], command.config)
     key = hashed_key(command.org, command.integration)
     before = await aggregate.last(deps.bus.client, "mapping", key)
@@ -173,13 +167,6 @@ async def _seen(org: str, name: str, deps: Deps) -> RowMapping:
     if found is None:
         raise NotFound(f"there is no integration {name!r}")
     return found
-
-
-def _check_texts(texts: dict[str, tuple[str, int]]) -> None:
-    for field, (text, most) in texts.items():
-        domain.checked_text(text, field)
-        if len(text) > most:
-            raise Invalid(f"{field} has up to {most} characters", errors=(Problem(field, "is too long"),))
 
 
 def _check_reference(field: str, name: str) -> None:

@@ -80,7 +80,6 @@ async def put_source(command: PutSource, deps: Deps) -> SourceView:
         names = ", ".join(sorted(DESCRIPTIONS))
         raise Invalid(f"there is no adapter {command.adapter!r}; there are {names}", errors=(Problem("adapter", "unknown"),))
     domain.checked_name(command.name)
-    domain.checked_text(command.settings, "settings")
     key = hashed_key(command.org, command.name)
     before = await aggregate.last(deps.bus.client, "source", key)
     known = opened(before, SourceChanged)
@@ -146,8 +145,6 @@ async def put_subscription(command: PutSubscription, deps: Deps) -> Subscription
     domain.checked_pattern(command.event)
     if command.filter is not None:
         domain.compiled_filter(command.filter)
-    for field in ("workflow", "filter", "input"):
-        domain.checked_text(getattr(command, field), field)
     source = await deps.store.source_named(command.org, command.source)
     if source is None:
         raise Invalid(f"there is no source {command.source!r}", errors=(Problem("source", "unknown"),))

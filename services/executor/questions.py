@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Protocol
 
 import msgspec
@@ -20,7 +19,7 @@ from shared import aggregate
 from shared.aggregate import Stored
 from shared.bus import Questions
 from shared.envelope import open_message
-from shared.errors import Invalid, Malformed, NotFound, Problem, Unavailable
+from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.messages import Message
 from shared.messages.line import Lines
 from shared.projection import Projection
@@ -52,6 +51,7 @@ from shared.questions.executor import (
     WorkflowFound,
     WorkflowList,
 )
+from shared.values import moment_at
 
 # A run with more messages than this is followed from its row: each message is a question to the broker.
 MOST_FOLDED = 200
@@ -170,20 +170,13 @@ async def _history(run: str, deps: Deps, after: int = 0) -> AsyncIterator[Stored
 async def list_runs(question: ListRuns, deps: Deps) -> RunList:
     """Return a page of runs, newest first."""
     limit = _limit(question.page)
-    before = None
-    if question.page.cursor is not None:
-        at, _, id_ = question.page.cursor.partition("|")
-        try:
-            before = (datetime.fromisoformat(at), id_)
-        except ValueError as error:
-            raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),)) from error
     states = await deps.store.runs(
         question.org,
         status=question.status,
         workflow=question.workflow,
-        since=_moment("since", question.since),
-        until=_moment("until", question.until),
-        before=before,
+        since=None if question.since is None else moment_at(question.since, "since"),
+        until=None if question.until is None else moment_at(question.until, "until"),
+        before=question.page.before(),
         limit=limit + 1,
     )
     items = [run_view(state) for state in states[:limit]]
@@ -245,18 +238,6 @@ async def list_lines(question: ListLines, deps: Deps) -> LineList:
     items = [LineView(row["n"], row["attempt"], msgspec.convert(row["line"], Lines)) for row in rows[:limit]]
     more = len(rows) > limit or (bool(items) and bool(await deps.store.lines(question.id, items[-1].n, 1, 0)))
     return LineList(items, str(items[-1].n) if more else None)
-
-
-def _moment(name: str, value: str | None) -> datetime | None:
-    if value is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise Invalid(f"{name} is not an RFC 3339 time", errors=(Problem(name, "not a time"),)) from error
-    if moment.tzinfo is None:
-        raise Invalid(f"{name} has no time zone", errors=(Problem(name, "no time zone"),))
-    return moment
 
 
 def _limit(page: Page) -> int:

@@ -14,6 +14,7 @@ import msgspec
 from shared.envelope import derived_id
 from shared.errors import Invalid, PreconditionFailed, Problem
 from shared.messages.declaration import KEY
+from shared.values import storable
 
 DEFAULT_ORG = "default"
 # What `?org=` may say, beside a name, where all organizations can be searched.
@@ -55,16 +56,6 @@ def org_of(given: str | None) -> str:
     if not KEY.match(given):
         raise Invalid("an organization's name has up to 64 letters, digits, - and _", errors=(Problem("org", "no such name"),))
     return given
-
-
-def storable(text: str) -> str:
-    """Return `text` without lone surrogates: they stand for bytes that are no UTF-8, and cannot be written as JSON."""
-    if text.isascii():
-        return text
-    try:
-        return text.encode(errors="surrogateescape").decode(errors="replace")
-    except UnicodeEncodeError:
-        return text.encode(errors="replace").decode()
 
 
 def kept_headers(headers: Iterable[tuple[str, str]], redacted: frozenset[str]) -> list[tuple[str, str]]:

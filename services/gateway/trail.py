@@ -6,11 +6,11 @@ import msgspec
 import structlog
 
 from services.gateway.crowds import Crowds
-from services.gateway.domain import storable
 from shared.bus import Bus
 from shared.commit import Refused
 from shared.errors import MillraceError
 from shared.messages import Audited
+from shared.values import storable
 
 _log = structlog.get_logger()
 

@@ -23,6 +23,7 @@ from shared.errors import Invalid, Problem, Unavailable
 from shared.projection import position_of
 from shared.questions import Position
 from shared.questions.logs import ArchivePosition, Chain, Link, LogItem, LogPage, ReadChain, Search
+from shared.values import moment_at
 
 LIMIT = 1000
 # Below the time that the asker waits, so that the answer is a reason and not a silence.
@@ -112,10 +113,7 @@ async def search(asked: Search, deps: Deps) -> LogPage:
 async def read_chain(asked: ReadChain, deps: Deps) -> Chain:
     """Return what happened in a chain; one statement."""
     limit = max(1, min(asked.limit, CHAIN))
-    try:
-        since = datetime.fromisoformat(asked.since)
-    except ValueError as error:
-        raise Invalid("since is not an RFC 3339 time", errors=(Problem("since", "not a time"),)) from error
+    since = moment_at(asked.since, "since")
     async with transaction(deps.engine) as connection:
         await store.limit_duration(connection, SECONDS)
         rows = await store.chain(connection, asked.org, asked.correlation_id, since, CHAINED, limit + 1)

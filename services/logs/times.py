@@ -6,6 +6,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from shared.errors import Invalid, Problem
+from shared.values import within
 
 _RELATIVE = re.compile(r"now(?:([+-])([0-9]{1,9})(ms|s|m|h|d|w))?\Z", re.ASCII)
 _EPOCH_MS = re.compile(r"[0-9]{10,14}\Z", re.ASCII)
@@ -32,11 +33,11 @@ def moment(text: str, now: datetime, name: str) -> datetime:
         if relative is not None:
             sign, count, unit = relative.groups()
             away = timedelta(milliseconds=int(count) * _MILLISECONDS[unit]) if count else timedelta(0)
-            return now - away if sign == "-" else now + away
+            return within(now - away if sign == "-" else now + away)
         if _EPOCH_MS.match(written):
-            return _EPOCH + timedelta(milliseconds=int(written))
+            return within(_EPOCH + timedelta(milliseconds=int(written)))
         read = datetime.fromisoformat(written)
-        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
+        return within(read if read.tzinfo else read.replace(tzinfo=UTC))
     except (ValueError, OverflowError) as error:
         message = "is no time: use RFC 3339, epoch milliseconds, or now-15m (ms, s, m, h, d, w)"
         raise Invalid(f"{name} {message}", errors=(Problem(name, message),)) from error

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 import msgspec
+
+from shared.errors import Malformed, Problem
+from shared.values import Name, Opaque, Words, moment_of
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """Asked on behalf of an organization; changes nothing."""
 
-    org: str
+    org: Name
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
     """Told on behalf of `actor` of an organization. `id` is a uuid: sending the same command again does it once."""
 
-    id: str
-    org: str
-    actor: str
+    id: Name
+    org: Name
+    actor: Words
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -30,7 +34,17 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     """Which part of a list: at most `limit` items after `cursor`, which only the answerer understands."""
 
     limit: int = 100
-    cursor: str | None = None
+    cursor: Opaque | None = None
+
+    def before(self) -> tuple[datetime, str] | None:
+        """Return the time and the id of the last item that a list, newest first, has given out. Raises `Malformed`."""
+        if self.cursor is None:
+            return None
+        at, _, id_ = self.cursor.partition("|")
+        try:
+            return moment_of(at), id_
+        except ValueError as error:
+            raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),)) from error
 
 
 class Position(msgspec.Struct, frozen=True):

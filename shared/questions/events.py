@@ -8,6 +8,7 @@ import msgspec
 
 from shared.errors import Problem
 from shared.questions.declaration import Command, Done, Page, Position, Question, command, question
+from shared.values import Expression, Name, Sequence
 
 
 class SourceView(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,7 +154,7 @@ class AdapterView(msgspec.Struct, frozen=True):
 class FindSource(Question, frozen=True, kw_only=True):
     """The registry entry of a source, by id, of any organization (`org` is not looked at). Raises NotFound."""
 
-    id: str
+    id: Name
 
 
 @question("events.sources", by="gateway", answer=SourceList)
@@ -161,7 +162,7 @@ class ListSources(Question, frozen=True, kw_only=True):
     """The sources of an organization, by name."""
 
     page: Page = Page()
-    name: str | None = None
+    name: Name | None = None
 
 
 @command("events.put_source", by="gateway", answer=SourceView)
@@ -172,13 +173,13 @@ class PutSource(Command, frozen=True, kw_only=True):
     be there (If-Match), 0 for "none". Raises Invalid, PreconditionFailed, Conflict.
     """
 
-    name: str
-    adapter: str
+    name: Name
+    adapter: Name
     settings: dict[str, Any]
     sealed: dict[str, str]
     dropped: tuple[str, ...] = ()
     enabled: bool = True
-    integration: str | None = None
+    integration: Name | None = None
     expected: int | None = None
 
 
@@ -186,7 +187,7 @@ class PutSource(Command, frozen=True, kw_only=True):
 class RemoveSource(Command, frozen=True, kw_only=True):
     """Retire a source; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
-    name: str
+    name: Name
     expected: int | None = None
 
 
@@ -195,18 +196,18 @@ class ListSubscriptions(Question, frozen=True, kw_only=True):
     """The subscriptions of an organization, by name."""
 
     page: Page = Page()
-    name: str | None = None
+    name: Name | None = None
 
 
 @command("events.put_subscription", by="gateway", answer=SubscriptionEntry)
 class PutSubscription(Command, frozen=True, kw_only=True):
     """Create or replace a subscription; `source` is a source's name or id. Raises Invalid, PreconditionFailed, Conflict."""
 
-    name: str
-    source: str
-    event: str
-    workflow: str
-    filter: str | None = None
+    name: Name
+    source: Name
+    event: Name
+    workflow: Name
+    filter: Expression | None = None
     input: dict[str, Any] | None = None
     enabled: bool = True
     expected: int | None = None
@@ -216,7 +217,7 @@ class PutSubscription(Command, frozen=True, kw_only=True):
 class RemoveSubscription(Command, frozen=True, kw_only=True):
     """Remove a subscription; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
-    name: str
+    name: Name
     expected: int | None = None
 
 
@@ -230,29 +231,29 @@ class ListDeliveries(Question, frozen=True, kw_only=True):
     """Deliveries of an organization, newest first; `status` and `source` (an id or a name) narrow them."""
 
     page: Page = Page()
-    status: str | None = None
-    source: str | None = None
+    status: Name | None = None
+    source: Name | None = None
 
 
 @question("events.delivery", by="gateway", answer=DeliveryView)
 class GetDelivery(Question, frozen=True, kw_only=True):
     """One delivery. Raises NotFound."""
 
-    id: str
+    id: Name
 
 
 @command("events.retry_delivery", by="gateway", answer=DeliveryView)
 class RetryDelivery(Command, frozen=True, kw_only=True):
     """Route a delivery again, as new events with new runs. Raises NotFound when its body is no longer kept."""
 
-    delivery: str
+    delivery: Name
 
 
 @question("events.position", by="executor", answer=Position)
 class DeliveriesPosition(Question, frozen=True, kw_only=True):
     """How far the rows of deliveries have come in a stream."""
 
-    stream: str
+    stream: Name
 
 
 @question("events.mapping", by=("gateway", "executor"), answer=MappingView)
@@ -262,7 +263,7 @@ class GetMapping(Question, frozen=True, kw_only=True):
     Raises NotFound, whose detail says which is missing: the integration, or this organization's mapping of it.
     """
 
-    integration: str
+    integration: Name
 
 
 @command("events.emit", by=("gateway", "executor"), answer=Emitted)
@@ -275,10 +276,10 @@ class EmitEvent(Command, frozen=True, kw_only=True):
     a chain of more than 32 runs, and for a command id that stood for another event; TooLarge.
     """
 
-    source: str
-    type: str
+    source: Name
+    type: Name
     data: Any = None
-    run: str | None = None
-    hops: int = 0
-    correlation_id: str | None = None
-    causation_id: str | None = None
+    run: Name | None = None
+    hops: Sequence = 0
+    correlation_id: Name | None = None
+    causation_id: Name | None = None

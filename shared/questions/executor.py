@@ -10,6 +10,7 @@ from shared.messages.catalog import FileProblem, Policy
 from shared.messages.line import Lines
 from shared.messages.run import RunError, RunUsage
 from shared.questions.declaration import Command, Page, Question, command, question
+from shared.values import Instant, Name, Opaque, Path, Sequence
 
 
 class WorkflowEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,7 +205,7 @@ class LineList(msgspec.Struct, frozen=True):
 class FindWorkflow(Question, frozen=True, kw_only=True):
     """The registry entry of a workflow by name: the organization's own, else that of `global`. Raises NotFound."""
 
-    name: str
+    name: Name
 
 
 @question("executor.workflows", by="gateway", answer=WorkflowList)
@@ -222,9 +223,9 @@ class PutFile(Command, frozen=True, kw_only=True):
     "" for "none". Raises Invalid (a path that cannot be), PreconditionFailed.
     """
 
-    path: str
-    sha256: str
-    size: int
+    path: Path
+    sha256: Opaque
+    size: Sequence
     expected: str | None = None
 
 
@@ -232,7 +233,7 @@ class PutFile(Command, frozen=True, kw_only=True):
 class RemoveFile(Command, frozen=True, kw_only=True):
     """Delete a file; workflows that it alone defined are removed. Raises NotFound, PreconditionFailed."""
 
-    path: str
+    path: Path
     expected: str | None = None
 
 
@@ -240,14 +241,14 @@ class RemoveFile(Command, frozen=True, kw_only=True):
 class GetFile(Question, frozen=True, kw_only=True):
     """One workspace file. Raises NotFound."""
 
-    path: str
+    path: Path
 
 
 @question("executor.files", by="gateway", answer=FileList)
 class ListFiles(Question, frozen=True, kw_only=True):
     """The files of a workspace below `prefix`."""
 
-    prefix: str = ""
+    prefix: Path = ""
     page: Page = Page()
 
 
@@ -255,14 +256,14 @@ class ListFiles(Question, frozen=True, kw_only=True):
 class GetRun(Question, frozen=True, kw_only=True):
     """One run, as its messages tell it up to now. Raises NotFound."""
 
-    id: str
+    id: Name
 
 
 @question("executor.attempts", by="gateway", answer=AttemptList)
 class ListAttempts(Question, frozen=True, kw_only=True):
     """The attempts of a run. Raises NotFound, Malformed for a foreign cursor."""
 
-    id: str
+    id: Name
     page: Page = Page()
 
 
@@ -270,7 +271,7 @@ class ListAttempts(Question, frozen=True, kw_only=True):
 class ListSteps(Question, frozen=True, kw_only=True):
     """What is recorded of a run; without `results` only how large they are. Raises NotFound, Malformed for a foreign cursor."""
 
-    id: str
+    id: Name
     results: bool = True
     page: Page = Page()
 
@@ -282,8 +283,8 @@ class ListStates(Question, frozen=True, kw_only=True):
     Raises NotFound.
     """
 
-    id: str
-    after: int = 0
+    id: Name
+    after: Sequence = 0
 
 
 class Signalled(msgspec.Struct, frozen=True):
@@ -297,8 +298,8 @@ class Signalled(msgspec.Struct, frozen=True):
 class SignalRun(Command, frozen=True, kw_only=True):
     """Answer a `wait_for` of a run, now or when it comes to it. Raises NotFound, Conflict when the run has ended, Invalid."""
 
-    run: str
-    name: str
+    run: Name
+    name: Name
     data: Any = None
 
 
@@ -307,17 +308,17 @@ class ListRuns(Question, frozen=True, kw_only=True):
     """Runs of an organization, newest first; times are RFC 3339."""
 
     page: Page = Page()
-    status: str | None = None
-    workflow: str | None = None
-    since: str | None = None
-    until: str | None = None
+    status: Name | None = None
+    workflow: Name | None = None
+    since: Instant | None = None
+    until: Instant | None = None
 
 
 @question("executor.lines", by="gateway", answer=LineList)
 class ListLines(Question, frozen=True, kw_only=True):
     """The output of a run after line `after`: `settled`, all that the bus has of it by now. Raises NotFound."""
 
-    id: str
-    after: int = 0
+    id: Name
+    after: Sequence = 0
     limit: int = 1000
     settled: bool = False

@@ -8,6 +8,7 @@ import msgspec
 
 from shared.questions.declaration import Command, Done, Page, Question, command, question
 from shared.questions.events import MappingView
+from shared.values import Name, Words
 
 
 class IntegrationView(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +50,7 @@ class ListIntegrations(Question, frozen=True, kw_only=True):
     """
 
     page: Page = Page()
-    name: str | None = None
+    name: Name | None = None
     own: bool = False
 
 
@@ -60,10 +61,10 @@ class PutIntegration(Command, frozen=True, kw_only=True):
     `expected` is the version that must be there (If-Match), 0 for "none". Raises Invalid, PreconditionFailed, Conflict.
     """
 
-    name: str
+    name: Name
     config_schema: dict[str, Any]
-    description: str = ""
-    provider: str | None = None
+    description: Words = ""
+    provider: Name | None = None
     expected: int | None = None
 
 
@@ -71,7 +72,7 @@ class PutIntegration(Command, frozen=True, kw_only=True):
 class RemoveIntegration(Command, frozen=True, kw_only=True):
     """Remove an integration; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
-    name: str
+    name: Name
     expected: int | None = None
 
 
@@ -83,7 +84,7 @@ class ListMappings(Question, frozen=True, kw_only=True):
     known by that name.
     """
 
-    integration: str
+    integration: Name
     page: Page = Page()
 
 
@@ -95,10 +96,10 @@ class PutMapping(Command, frozen=True, kw_only=True):
     PreconditionFailed, Conflict.
     """
 
-    integration: str
+    integration: Name
     config: dict[str, Any]
-    entity_id: str | None = None
-    connection: str | None = None
+    entity_id: Words | None = None
+    connection: Name | None = None
     expected: int | None = None
 
 
@@ -106,5 +107,5 @@ class PutMapping(Command, frozen=True, kw_only=True):
 class RemoveMapping(Command, frozen=True, kw_only=True):
     """Remove the organization's mapping; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
-    integration: str
+    integration: Name
     expected: int | None = None

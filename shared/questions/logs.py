@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from shared.questions.declaration import Page, Position, Question, question
+from shared.values import Expression, Instant, Name
 
 
 class LogItem(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,10 +42,10 @@ class Search(Question, frozen=True, kw_only=True):
     `everything` searches all organizations: the platform key's. Raises Invalid with the place in the query that cannot be read.
     """
 
-    q: str = ""
-    since: str | None = None
-    until: str | None = None
-    order: str = "desc"
+    q: Expression = ""
+    since: Instant | None = None
+    until: Instant | None = None
+    order: Name = "desc"
     page: Page = Page()
     everything: bool = False
 
@@ -72,8 +73,8 @@ class Chain(msgspec.Struct, frozen=True):
 class ReadChain(Question, frozen=True, kw_only=True):
     """What happened in an organization in one chain from `since` (RFC 3339) on: webhooks, events and runs, without their steps."""
 
-    correlation_id: str
-    since: str
+    correlation_id: Name
+    since: Instant
     limit: int = 1000
 
 
@@ -81,4 +82,4 @@ class ReadChain(Question, frozen=True, kw_only=True):
 class ArchivePosition(Question, frozen=True, kw_only=True):
     """How far the archive of a stream has come: what lies before is in Postgres, byte for byte."""
 
-    stream: str
+    stream: Name

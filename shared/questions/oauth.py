@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from shared.questions.declaration import Command, Done, Page, Question, command, question
+from shared.values import Name, Opaque
 
 
 class ConnectionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,10 +45,10 @@ class GetToken(Question, frozen=True, kw_only=True):
     `correlation_id` is the run's: the record that a token was given joins its chain.
     """
 
-    name: str
-    run: str
-    nonce: str
-    correlation_id: str | None = None
+    name: Name
+    run: Name
+    nonce: Opaque
+    correlation_id: Name | None = None
 
 
 @command("oauth.put_connection", by="gateway", answer=ConnectionView)
@@ -57,8 +58,8 @@ class PutConnection(Command, frozen=True, kw_only=True):
     Raises Invalid, PreconditionFailed, Conflict.
     """
 
-    name: str
-    grant: str
+    name: Name
+    grant: Name
     sealed: str
     expected: int | None = None
 
@@ -67,7 +68,7 @@ class PutConnection(Command, frozen=True, kw_only=True):
 class RemoveConnection(Command, frozen=True, kw_only=True):
     """Delete a connection and its credential; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
-    name: str
+    name: Name
     expected: int | None = None
 
 
@@ -76,4 +77,4 @@ class ListConnections(Question, frozen=True, kw_only=True):
     """The connections of an organization, by name."""
 
     page: Page = Page()
-    name: str | None = None
+    name: Name | None = None

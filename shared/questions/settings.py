@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from shared.questions.declaration import Command, Done, Page, Question, command, question
+from shared.values import Name, Opaque
 
 
 class VariableView(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +60,7 @@ class SecretGiven(msgspec.Struct, frozen=True, kw_only=True):
 class GetVariable(Question, frozen=True, kw_only=True):
     """The variable that a run of the organization means by a name: its own one, else the platform's. Raises NotFound."""
 
-    name: str
+    name: Name
 
 
 @question("oauth.secret", by="executor", answer=SecretGiven)
@@ -70,10 +71,10 @@ class GetSecret(Question, frozen=True, kw_only=True):
     NotFound, Unavailable.
     """
 
-    name: str
-    run: str
-    nonce: str
-    correlation_id: str | None = None
+    name: Name
+    run: Name
+    nonce: Opaque
+    correlation_id: Name | None = None
 
 
 @question("oauth.variables", by="gateway", answer=VariableList)
@@ -81,7 +82,7 @@ class ListVariables(Question, frozen=True, kw_only=True):
     """The variables of an organization, by name."""
 
     page: Page = Page()
-    name: str | None = None
+    name: Name | None = None
 
 
 @command("oauth.put_variable", by="gateway", answer=VariableView)
@@ -91,7 +92,7 @@ class PutVariable(Command, frozen=True, kw_only=True):
     Raises Invalid, PreconditionFailed, Conflict.
     """
 
-    name: str
+    name: Name
     value: Any
     expected: int | None = None
 
@@ -100,7 +101,7 @@ class PutVariable(Command, frozen=True, kw_only=True):
 class RemoveVariable(Command, frozen=True, kw_only=True):
     """Remove a variable; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
-    name: str
+    name: Name
     expected: int | None = None
 
 
@@ -109,7 +110,7 @@ class ListSecrets(Question, frozen=True, kw_only=True):
     """The secrets of an organization, by name."""
 
     page: Page = Page()
-    name: str | None = None
+    name: Name | None = None
 
 
 @command("oauth.put_secret", by="gateway", answer=SecretView)
@@ -119,7 +120,7 @@ class PutSecret(Command, frozen=True, kw_only=True):
     Raises Invalid, PreconditionFailed, Conflict.
     """
 
-    name: str
+    name: Name
     sealed: str
     expected: int | None = None
 
@@ -128,5 +129,5 @@ class PutSecret(Command, frozen=True, kw_only=True):
 class RemoveSecret(Command, frozen=True, kw_only=True):
     """Delete a secret and its value; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
-    name: str
+    name: Name
     expected: int | None = None

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from services.events import domain, schemas
 from services.events.adapters import DESCRIPTIONS, PARSERS
@@ -189,19 +187,3 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
     ]
     for loop in ({"type": "object", "$ref": "#"}, {"type": "object", "allOf": [{"$ref": "#"}]}):
         schemas.misfits(loop, {"a": 1}, at="config")
-
-
-@given(st.recursive(st.none() | st.booleans() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
-def test_text_with_a_nul_is_found_wherever_it_is(value: Any) -> None:
-    def holds(inner: Any) -> bool:
-        if isinstance(inner, dict):
-            return any(holds(one) for pair in inner.items() for one in pair)
-        if isinstance(inner, list):
-            return any(holds(one) for one in inner)
-        return isinstance(inner, str) and "\0" in inner
-
-    if holds(value):
-        with pytest.raises(Invalid):
-            domain.checked_text(value, "config")
-    else:
-        domain.checked_text(value, "config")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     "aggregate", "batching", "blobs", "bus", "commit", "config", "db", "encryption", "envelope", "errors", "http", "log",
     "messages", "projection", "pull", "questions", "registry", "service", "streams",
-    "tasks",
+    "tasks", "values",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",
         "services.oauth.domain", "services.gateway.domain"]  # fmt: skip

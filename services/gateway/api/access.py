@@ -12,12 +12,13 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from services.gateway.domain import EVERY_ORG, bearer, org_of, remote_of, storable
+from services.gateway.domain import EVERY_ORG, bearer, org_of, remote_of
 from services.gateway.parts import GATEWAY, Gateway
 from shared.errors import MillraceError, NotFound, Unauthenticated
 from shared.http import Next, problem, problem_of
 from shared.messages import Audited
 from shared.messages.declaration import KEY
+from shared.values import check, storable
 
 ACTOR = "platform-key"
 
@@ -76,6 +77,9 @@ async def access(request: web.Request, handler: Next) -> web.StreamResponse:
         return _challenge(with_key=given is not None)
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         return problem(415, "Unsupported media type", "bodies are not to be compressed")
+    for name, value in (*request.match_info.items(), *request.query.items()):
+        check(name, "the query string")
+        check(value, name)
     named = request.query.get("org", request.headers.get("X-Millrace-Org"))
     org = EVERY_ORG if named == EVERY_ORG and request.method == "GET" and searches(request) else org_of(named)
     request[CALLER] = Caller(ACTOR, org, address)

@@ -8,12 +8,13 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, gateway_of, note
-from services.gateway.api.lists import creating, entity, expected_of, fitted, named_object_of, nothing, object_of, page_of
+from services.gateway.api.lists import creating, entity, expected_of, named_object_of, nothing, object_of, page_of
 from services.gateway.parts import Gateway
 from shared.envelope import new_id
 from shared.errors import Invalid, NotFound, Problem
 from shared.http import json_response
 from shared.questions.oauth import ConnectionList, ConnectionView, ListConnections, PutConnection, RemoveConnection
+from shared.values import fitted
 
 
 class ConnectionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,10 @@ async def list_deliveries(request: web.Request) -> web.Response:
     """GET: newest first; `status` and `source` (a name or an id) narrow."""
     gateway, caller = gateway_of(request)
     asked = ListDeliveries(
-        org=caller.org, page=page_of(request), status=request.query.get("status"), source=request.query.get("source")
+        org=caller.org,
+        page=page_of(request),
+        status=request.query.get("status") or None,
+        source=request.query.get("source") or None,
     )
     return json_response(await gateway.bus.ask(asked))
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from services.gateway.api.access import remote
-from services.gateway.domain import SENDER_ID, delivery_id, kept_headers, kept_query, storable
+from services.gateway.domain import SENDER_ID, delivery_id, kept_headers, kept_query
 from services.gateway.parts import GATEWAY, Gateway
 from services.gateway.schemes import refusal
 from services.gateway.senders import Door, Way
@@ -19,6 +19,7 @@ from shared.errors import TooLarge, Unauthenticated
 from shared.http import problem, problem_of
 from shared.messages import Audited, WebhookReceived
 from shared.streams import INLINE_BYTES
+from shared.values import storable
 
 
 async def receive(request: web.Request) -> web.Response:

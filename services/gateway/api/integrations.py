@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, every_org, gateway_of, meaning, note
-from services.gateway.api.lists import checked, creating, entity, expected_of, fitted, named_object_of, nothing, object_of, page_of
+from services.gateway.api.lists import checked, creating, entity, expected_of, named_object_of, nothing, object_of, page_of
 from services.gateway.domain import merged
 from services.gateway.parts import Gateway
 from shared.envelope import new_id
@@ -25,22 +25,23 @@ from shared.questions.integrations import (
     RemoveIntegration,
     RemoveMapping,
 )
+from shared.values import Name, Words, fitted
 
 
 class IntegrationBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an integration is made of; `config_schema` is the JSON Schema of every mapping's config."""
 
-    description: str = ""
+    description: Words = ""
     config_schema: dict[str, Any] = msgspec.field(default_factory=lambda: {"type": "object"})
-    provider: str | None = None
+    provider: Name | None = None
 
 
 class MappingBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an integration is for one organization; `connection` names one of its connections."""
 
     config: dict[str, Any] = {}
-    entity_id: str | None = None
-    connection: str | None = None
+    entity_id: Words | None = None
+    connection: Name | None = None
 
 
 async def list_integrations(request: web.Request) -> web.Response:

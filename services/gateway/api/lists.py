@@ -11,13 +11,20 @@ from aiohttp import web
 
 from services.gateway.domain import expected_version
 from shared.errors import Conflict, Invalid, Malformed, NotFound, PreconditionFailed, Problem
-from shared.http import JSON_LIMIT, body_of, integer_of, json_of, json_response, split_path
+from shared.http import JSON_LIMIT, body_of, integer_of, json_of, json_response
 from shared.messages.declaration import KEY
 from shared.questions import Page
+from shared.values import Name, fitted, storable
 
 MAX_LIMIT = 1000
 MAX_IDEMPOTENCY_KEY = 255
 Object = dict[str, Any]
+
+
+class Named(msgspec.Struct, frozen=True):
+    """The part of a body that says what something is to be called."""
+
+    name: Name
 
 
 def page_of(request: web.Request) -> Page:
@@ -51,19 +58,10 @@ async def object_of(request: web.Request) -> Object:
     return await json_of(request, Object)
 
 
-def fitted(value: Object, type_: Any) -> Any:
-    """Return an object as `type_`. Raises `Invalid` naming the field; one that `type_` does not have is refused as well."""
-    try:
-        return msgspec.convert(value, type_)
-    except msgspec.ValidationError as error:
-        message, path = split_path(str(error))
-        raise Invalid(f"the body does not fit: {message}", errors=(Problem(path, message),)) from error
-
-
 async def named_object_of(request: web.Request) -> tuple[str, Object]:
     """Return the `name` that a body to create something of holds, and the rest of it. Raises as `object_of` and `fitted` do."""
     given = await object_of(request)
-    return fitted({"name": given.pop("name", None)}, dict[str, str])["name"], given
+    return fitted({name: given.pop(name) for name in ("name",) if name in given}, Named).name, given
 
 
 @contextlib.contextmanager
@@ -82,7 +80,7 @@ def idempotency_key_of(request: web.Request) -> str | None:
         return None
     if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
         raise Malformed(f"an idempotency key has up to {MAX_IDEMPOTENCY_KEY} characters")
-    return key.encode(errors="replace").decode()
+    return storable(key)
 
 
 async def no_body(request: web.Request) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, done, gateway_of, note
 from services.gateway.api.content import Content, sent
-from services.gateway.api.lists import boolean_of, fitted, id_of, idempotency_key_of, no_body, object_of, page_of
+from services.gateway.api.lists import boolean_of, id_of, idempotency_key_of, no_body, object_of, page_of
 from services.gateway.causes import why
 from services.gateway.domain import ENDED, TERMINAL, UNENDED, chain_began
 from services.gateway.idempotency import run_id
@@ -20,18 +20,17 @@ from services.gateway.starts import Asked, Priority, Start, ended, known, start
 from shared import aggregate
 from shared.commit import Stale
 from shared.envelope import Envelope, new_id, rfc3339, utc_now
-from shared.errors import Conflict, Invalid, Malformed, NotFound, Problem
+from shared.errors import Conflict, Invalid, NotFound, Problem
 from shared.http import body_of, integer_of, json_response
 from shared.messages import RunCancelRequested
 from shared.questions.executor import GetRun, ListAttempts, ListLines, ListRuns, ListSteps, RunView, SignalRun
 from shared.questions.logs import Chain, ReadChain
+from shared.values import YEAR, Instant, decode, fitted, later, moment_at
 
 MAX_WAIT = 60.0
 MAX_TIMEOUT = 24 * 3600.0
 MAX_CONCURRENCY_KEY = 200
 MAX_SIGNAL = 1024 * 1024
-# A year, and a day for clocks that differ.
-MOST_AHEAD = timedelta(days=366)
 # A run that is written to more often than this between reading and appending does not exist.
 CANCEL_TRIES = 20
 
@@ -40,13 +39,13 @@ class RunBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a run is given; `timeout` in seconds instead of the workflow's own."""
 
     input: dict[str, Any] = {}
-    timeout: float | None = None
+    timeout: Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT)] | None = None
     priority: Priority = "normal"
-    run_at: str | None = None
+    run_at: Instant | None = None
     """RFC 3339, up to a year ahead."""
-    deadline: float | None = None
+    deadline: Annotated[float, msgspec.Meta(gt=0, le=YEAR)] | None = None
     """Seconds from the request, or from `run_at`, within which the run has to begin."""
-    concurrency_key: str | None = None
+    concurrency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CONCURRENCY_KEY)] | None = None
     """Takes the place of the workflow's own."""
 
 
@@ -57,13 +56,6 @@ async def create_run(request: web.Request) -> web.Response:
     wait = _seconds(request)
     key = idempotency_key_of(request)
     body: RunBody = fitted(await object_of(request), RunBody)
-    if body.timeout is not None and not 0 < body.timeout <= MAX_TIMEOUT:
-        raise Invalid("a timeout is up to a day", errors=(Problem("timeout", f"must be above 0, up to {MAX_TIMEOUT:g}"),))
-    if body.deadline is not None and not 0 < body.deadline <= MOST_AHEAD.total_seconds():
-        raise Invalid("a deadline is up to a year", errors=(Problem("deadline", "must be above 0, up to a year of seconds"),))
-    if body.concurrency_key is not None and not 0 < len(body.concurrency_key) <= MAX_CONCURRENCY_KEY:
-        detail = f"must have 1 to {MAX_CONCURRENCY_KEY} characters"
-        raise Invalid(f"a concurrency key {detail}", errors=(Problem("concurrency_key", detail),))
     workflow = await gateway.workflows.find(caller.org, request.match_info["name"])
     gateway.workflows.check(workflow, body.input)
     asked = Start(
@@ -203,10 +195,7 @@ async def signal_run(request: web.Request) -> web.Response:
     """POST: answer a `wait_for` of the run; the body is the data. On disk when this answers. 409 when the run has ended."""
     gateway, caller = gateway_of(request)
     raw = await body_of(request, MAX_SIGNAL)
-    try:
-        data = msgspec.json.decode(raw) if raw else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"the body is not JSON: {error}") from error
+    data = decode(raw) if raw else None
     command = SignalRun(
         id=new_id(), org=caller.org, actor=caller.actor, run=id_of(request), name=request.match_info["name"], data=data
     )
@@ -257,13 +246,8 @@ def _ahead(run_at: str | None) -> str | None:
     """Return a time to begin at as it travels; one that has passed is now."""
     if run_at is None:
         return None
-    try:
-        at = datetime.fromisoformat(run_at)
-    except ValueError as error:
-        raise Invalid("run_at is not an RFC 3339 time", errors=(Problem("run_at", "not a time"),)) from error
-    if at.tzinfo is None:
-        raise Invalid("run_at has no time zone", errors=(Problem("run_at", "no time zone"),))
-    if at - utc_now() > MOST_AHEAD:
+    at = moment_at(run_at, "run_at")
+    if at > later(utc_now(), YEAR):
         raise Invalid("run_at is more than a year ahead", errors=(Problem("run_at", "more than a year ahead"),))
     return rfc3339(at)
 

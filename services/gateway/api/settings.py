@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, gateway_of, note
-from services.gateway.api.lists import creating, entity, expected_of, fitted, named_object_of, nothing, object_of, page_of
+from services.gateway.api.lists import creating, entity, expected_of, named_object_of, nothing, object_of, page_of
 from services.gateway.parts import Gateway
 from shared.envelope import new_id
 from shared.errors import NotFound
@@ -25,6 +25,7 @@ from shared.questions.settings import (
     VariableList,
     VariableView,
 )
+from shared.values import fitted
 
 
 class VariableBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,7 +14,6 @@ from services.gateway.api.lists import (
     creating,
     entity,
     expected_of,
-    fitted,
     idempotency_key_of,
     named_object_of,
     nothing,
@@ -28,21 +27,22 @@ from shared.envelope import derived_id, new_id
 from shared.errors import NotFound
 from shared.http import json_response
 from shared.questions.events import EmitEvent, Emitted, ListSources, PutSource, RemoveSource, SourceList, SourceView
+from shared.values import Name, fitted
 
 
 class SourceBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a source is made of; secret settings stand among the others and are never shown again."""
 
-    adapter: str
+    adapter: Name
     settings: dict[str, Any] = {}
     enabled: bool = True
-    integration: str | None = None
+    integration: Name | None = None
 
 
 class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An event for a topic."""
 
-    type: str
+    type: Name
     data: Any = None
 
 

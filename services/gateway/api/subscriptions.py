@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import Caller, audited, gateway_of, note
-from services.gateway.api.lists import checked, creating, entity, expected_of, fitted, named_object_of, nothing, object_of, page_of
+from services.gateway.api.lists import checked, creating, entity, expected_of, named_object_of, nothing, object_of, page_of
 from services.gateway.parts import Gateway
 from shared.envelope import new_id
 from shared.errors import NotFound
@@ -20,15 +20,16 @@ from shared.questions.events import (
     SubscriptionEntry,
     SubscriptionList,
 )
+from shared.values import Expression, Name, fitted
 
 
 class SubscriptionBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a subscription is made of; `source` is a source's name or id."""
 
-    source: str
-    event: str
-    workflow: str
-    filter: str | None = None
+    source: Name
+    event: Name
+    workflow: Name
+    filter: Expression | None = None
     input: dict[str, Any] | None = None
     enabled: bool = True
 

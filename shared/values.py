@@ -1,0 +1,240 @@
+"""What may enter: text, numbers, times and durations that JSON, Postgres and Python all hold, declared and decoded here.
+
+Text has no NUL and no lone surrogate: Postgres keeps neither, and the second has no UTF-8. Whole numbers have 64 bits, signed or
+not; others are those of binary64 (RFC 8259, section 6). Values nest up to `DEPTH` levels. Times lie between `FIRST` and `LAST`,
+whose date is within the calendars of Python and Postgres in every time zone. No duration is longer than `YEAR`.
+
+Users of the API are refused with the path of what does not fit (`decode`, `check`); what senders sent is cleaned (`decode_sent`,
+`cleaned`), since nobody would read a refusal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, TypeVar, overload
+
+import msgspec
+
+from shared.errors import Invalid, Malformed, Problem
+
+# Deeper than any sender goes, and shallow enough for every recursion between here and the archive.
+DEPTH = 100
+# Seconds; of a leap year.
+YEAR = 366 * 86_400.0
+FIRST = datetime(1, 1, 2, tzinfo=UTC)
+LAST = datetime(9999, 12, 30, tzinfo=UTC)
+LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**64 - 1
+REPLACEMENT = "\ufffd"
+# Of a path in a complaint, which repeats the names of an input.
+LONGEST_PATH = 300
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+"""What something is called; its owner says which letters."""
+Key = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
+"""An id, or an organization: what may stand in a subject."""
+Words = Annotated[str, msgspec.Meta(max_length=1000)]
+"""A sentence or two for people."""
+Path = Annotated[str, msgspec.Meta(max_length=1024)]
+Expression = Annotated[str, msgspec.Meta(max_length=4096)]
+"""Source text of a filter or a search."""
+Opaque = Annotated[str, msgspec.Meta(max_length=2048)]
+"""What somebody gave out and wants back as it was: a cursor, a hash, an entity tag."""
+Instant = Annotated[str, msgspec.Meta(max_length=64)]
+"""A time as text; `moment_of` reads it."""
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=YEAR)]
+Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A place in a stream, or how many of something: what Postgres' bigint holds."""
+
+T = TypeVar("T")
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+# Where none of these is, JSON needs no second look: escapes that may be unstorable, and numbers that may have over 64 bits.
+_DOUBTFUL = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}")
+_MISSING = re.compile("Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
+_NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def storable(text: str) -> str:
+    """Return `text` with U+FFFD in place of each NUL, lone surrogate, and byte that was no UTF-8 (`surrogateescape`)."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return _UNSTORABLE.sub(REPLACEMENT, text)
+
+
+def cleaned(value: Any, depth: int = 0) -> Any:
+    """Return `value`, made of what JSON is made of, with all text in it `storable`. Raises `Invalid` deeper than `DEPTH`."""
+    if isinstance(value, str):
+        return storable(value)
+    if not isinstance(value, dict | list):
+        return value
+    if depth >= DEPTH:
+        raise Invalid(f"nested deeper than {DEPTH} levels")
+    if isinstance(value, list):
+        return [cleaned(one, depth + 1) for one in value]
+    return {storable(name): cleaned(one, depth + 1) for name, one in value.items()}
+
+
+def check(value: Any, path: str = "") -> None:
+    """Raise `Invalid` naming the first place in `value`, made of what JSON is made of, that may not enter."""
+    for found in _faults(value, path, 0):
+        problem = Problem(found.path[:LONGEST_PATH], found.message)
+        raise Invalid(f"{problem.path or 'the value'} {problem.message}", errors=(problem,))
+
+
+@overload
+def decode(raw: bytes) -> Any: ...
+@overload
+def decode(raw: bytes, type_: type[T]) -> T: ...
+def decode(raw: bytes, type_: Any = Any) -> Any:
+    """Return JSON as `type_`. Raises `Malformed` for what is no JSON, `Invalid` with the path of what may not enter or not fit."""
+    try:
+        if _DOUBTFUL.search(raw) or _may_be_deep(raw):
+            check(_loaded(raw))
+        return msgspec.json.decode(raw, type=type_)
+    except msgspec.ValidationError as error:
+        raise misfit(error) from error
+    except RecursionError as error:
+        raise Invalid(f"nested deeper than {DEPTH} levels") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Malformed(f"this is not JSON: {error}") from error
+
+
+def decode_sent(raw: bytes) -> Any:
+    """Return the JSON that a sender sent, its text `storable`; bytes that are no UTF-8 are U+FFFD, a byte order mark is left out.
+
+    Raises `Malformed` for what is no JSON, `Invalid` with the path of a number that may not enter or for what is too deep.
+    """
+    raw = raw.removeprefix(b"\xef\xbb\xbf")
+    try:
+        if not _DOUBTFUL.search(raw) and not _may_be_deep(raw):
+            return msgspec.json.decode(raw)
+    except msgspec.ValidationError as error:
+        raise misfit(error) from error
+    except UnicodeDecodeError:
+        raw = raw.decode(errors="replace").encode()
+    except msgspec.DecodeError as error:
+        raise Malformed(f"this is not JSON: {error}") from error
+    value = cleaned(_loaded(raw))
+    check(value)
+    return value
+
+
+def fitted(value: Any, type_: type[T]) -> T:
+    """Return `value`, made of what JSON is made of and checked before, as `type_`. Raises `Invalid` naming the field."""
+    try:
+        return msgspec.convert(value, type_)
+    except msgspec.ValidationError as error:
+        raise misfit(error) from error
+
+
+def misfit(error: msgspec.ValidationError) -> Invalid:
+    """Return the error of a value that does not fit its type: msgspec's "… - at `$.a.b`" split into what and where."""
+    message, found, place = str(error).partition(" - at `$")
+    path = place.rstrip("`").lstrip(".") if found else ""
+    if (missing := _MISSING.fullmatch(message)) is not None:
+        # msgspec names the object that lacks a field, or has one too many; its user looks for the field.
+        path, message = f"{path}.{missing[2]}".lstrip("."), "is missing" if missing[1] == "missing required" else "is unknown"
+    return Invalid(f"the input does not fit: {error}", errors=(Problem(path[:LONGEST_PATH], message),))
+
+
+def without_nul(document: bytes) -> bytes:
+    """Return a JSON document with U+FFFD in place of each NUL that is escaped in it."""
+    return _NUL_ESCAPE.sub(rb"\1\\ufffd", document) if b"\\u0000" in document else document
+
+
+def moment_of(text: str) -> datetime:
+    """Return an RFC 3339 time in UTC. Raises ValueError for what is none, has no zone, or is not between `FIRST` and `LAST`."""
+    read = datetime.fromisoformat(text)
+    if read.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return within(read)
+
+
+def within(moment: datetime) -> datetime:
+    """Return an aware time in UTC. Raises ValueError when it is not between `FIRST` and `LAST`."""
+    if not FIRST <= moment <= LAST:
+        raise ValueError("a time outside the calendar")
+    return moment.astimezone(UTC)
+
+
+def moment_at(text: str, path: str) -> datetime:
+    """Return the time that an input says at `path`, as `moment_of` does. Raises `Invalid`."""
+    try:
+        return moment_of(text)
+    except ValueError as error:
+        detail = f"must be an RFC 3339 time with a zone, between {FIRST.date()} and {LAST.date()}"
+        raise Invalid(f"{path} {detail}", errors=(Problem(path, detail),)) from error
+
+
+def later(moment: datetime, seconds: float) -> datetime:
+    """Return the time so many seconds after `moment`; never one outside the calendar, whatever the number."""
+    try:
+        return min(LAST, max(FIRST, moment + timedelta(seconds=seconds)))
+    except (OverflowError, ValueError):
+        return FIRST if seconds < 0 else LAST
+
+
+def _faults(value: Any, path: str, depth: int) -> Iterator[Problem]:
+    match value:
+        case str():
+            if (found := _UNSTORABLE.search(value)) is not None:
+                yield Problem(path, f"holds {'a NUL character' if found[0] == chr(0) else 'half of a surrogate pair'}")
+        case bool() | None:
+            return
+        case int():
+            if not LEAST_INTEGER <= value <= MOST_INTEGER:
+                yield Problem(path, "holds a whole number of more than 64 bits")
+        case float():
+            if value - value != 0:  # infinite, or no number
+                yield Problem(path, "holds a number that is not finite")
+        case dict() | list() if depth >= DEPTH:
+            yield Problem(path, f"is nested deeper than {DEPTH} levels")
+        case dict():
+            for name, one in value.items():
+                if _UNSTORABLE.search(name):
+                    yield Problem(path, "has a name that holds a NUL character or half of a surrogate pair")
+                yield from _faults(one, f"{path}.{name}" if path else name, depth + 1)
+        case list():
+            for number, one in enumerate(value):
+                yield from _faults(one, f"{path}[{number}]", depth + 1)
+
+
+def _may_be_deep(raw: bytes) -> bool:
+    """Return whether JSON has so many brackets that it may nest deeper than `DEPTH`; the look itself must not recurse."""
+    if raw.count(b"[") + raw.count(b"{") <= DEPTH:
+        return False
+    try:
+        level = [msgspec.json.decode(raw)]
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return False
+    except RecursionError:
+        return True
+    for _ in range(DEPTH):
+        level = [
+            one for node in level for one in (node.values() if isinstance(node, dict) else node) if isinstance(one, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _loaded(raw: bytes) -> Any:
+    """Decode JSON by the standard library, which can hold halves of surrogate pairs, so that their place can be told."""
+    try:
+        return json.loads(raw, parse_constant=_refused, parse_int=_integer)
+    except RecursionError as error:
+        raise Invalid(f"nested deeper than {DEPTH} levels") from error
+    except ValueError as error:
+        raise Malformed(f"this is not JSON: {error}") from error
+
+
+def _integer(digits: str) -> int:
+    # Python refuses to read thousands of digits; that these are too many is for `check` to say, with their place.
+    return int(digits) if len(digits) <= 32 else MOST_INTEGER + 1
+
+
+def _refused(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import contextlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import values
+from shared.errors import Invalid, Malformed, MillraceError, Problem
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ANY_TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner),
+    max_leaves=20,
+)
+
+
+def may_enter(value: Any) -> bool:
+    match value:
+        case dict():
+            return all(may_enter(one) for pair in value.items() for one in pair)
+        case list():
+            return all(may_enter(one) for one in value)
+        case str():
+            return not any(one == "\0" or 0xD800 <= ord(one) < 0xE000 for one in value)
+        case int() if not isinstance(value, bool):
+            return -(2**63) <= value < 2**64
+        case float():
+            return abs(value) < float("inf")
+    return True
+
+
+@given(JSON)
+def test_what_may_not_enter_is_refused_wherever_it_stands_and_nothing_else(value: Any) -> None:
+    raw = json.dumps(value).encode()
+    if may_enter(value):
+        values.check(value)
+        assert values.decode(raw) == values.decode_sent(raw) == value
+        return
+    with pytest.raises(Invalid):
+        values.check(value)
+    with pytest.raises(MillraceError):
+        values.decode(raw)
+
+
+@given(JSON)
+def test_what_a_sender_sent_is_cleaned_or_refused_with_a_path(value: Any) -> None:
+    try:
+        sent = values.decode_sent(json.dumps(value, allow_nan=False, ensure_ascii=True).encode())
+    except (Invalid, ValueError):
+        return
+    assert may_enter(sent)
+    assert msgspec.json.decode(msgspec.json.encode(sent)) == sent
+
+
+@given(st.binary() | ANY_TEXT.map(lambda text: text.encode("utf-8", "surrogatepass")))
+def test_no_bytes_make_a_decoder_raise_anything_else(raw: bytes) -> None:
+    for decode in (values.decode, values.decode_sent):
+        with contextlib.suppress(Invalid, Malformed):
+            decode(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (b'{"a":{"b":["\\u0000"]}}', "a.b[0]"),
+        (b'{"a":{"b":["\\ud800x"]}}', "a.b[0]"),
+        (b'{"a":[1,18446744073709551616]}', "a[1]"),
+        (b'{"a":[1,-9223372036854775809]}', "a[1]"),
+        (b'{"a":%s}' % (b"1" * 5000), "a"),
+        (b'{"a":[1e309, 1234567890123456789]}', "a[0]"),
+        (b'{"a":{"\\u0000":1}}', "a"),
+    ],
+)
+def test_a_refusal_names_the_place(raw: bytes, path: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        values.decode(raw)
+    assert [problem.path for problem in refused.value.errors] == [path]
+    assert path in refused.value.detail
+
+
+@pytest.mark.parametrize("levels", [values.DEPTH + 1, 980, 100_000])
+@pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}")])
+def test_deep_nesting_is_refused_and_the_bound_itself_is_not(levels: int, pair: tuple[bytes, bytes]) -> None:
+    opening, closing = pair
+    for decode in (values.decode, values.decode_sent):
+        decode(opening * (values.DEPTH - 1) + b"[]" + closing * (values.DEPTH - 1))
+        with pytest.raises(Invalid, match="nested deeper"):
+            decode(opening * (levels - 1) + b"[]" + closing * (levels - 1))
+
+
+def test_a_refusal_does_not_repeat_a_whole_input() -> None:
+    with pytest.raises(Invalid) as refused:
+        values.check({"x" * 100_000: "\0"})
+    assert len(refused.value.detail) < 500
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        (b'\xef\xbb\xbf{"a":1}', {"a": 1}),
+        (b'{"a":"\\ud800"}', {"a": "\ufffd"}),
+        (b'{"a\\u0000":"b\\u0000"}', {"a\ufffd": "b\ufffd"}),
+        (b'{"a":"caf\xe9"}', {"a": "caf\ufffd"}),
+        (b'{"a":"\\ud83d\\ude00"}', {"a": "\U0001f600"}),
+    ],
+)
+def test_what_a_sender_sent_is_read(sent: bytes, read: Any) -> None:
+    assert values.decode_sent(sent) == read
+
+
+def test_nothing_but_escapes_of_nul_is_replaced_in_a_document() -> None:
+    text = '\0 \\u0000 \\\0 "\\'
+    assert json.loads(values.without_nul(json.dumps(text).encode())) == text.replace("\0", "\ufffd")
+
+
+@given(JSON.filter(lambda value: isinstance(value, dict | list)))
+def test_cleaning_leaves_nothing_that_postgres_or_utf8_refuses(value: Any) -> None:
+    cleaned = json.dumps(values.cleaned(value), ensure_ascii=False)
+    cleaned.encode()
+    assert "\\u0000" not in cleaned
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-01-01T00:00:00", "2026-01-01T24:00:00Z", "", "soon", "\0"],
+)
+def test_times_outside_the_calendar_or_without_a_zone_are_refused(text: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        values.moment_at(text, "run_at")
+    assert [problem.path for problem in refused.value.errors] == ["run_at"]
+
+
+def test_times_within_the_calendar_come_out_in_utc() -> None:
+    assert values.moment_of("2026-01-01T01:00:00+01:00") == datetime(2026, 1, 1, tzinfo=UTC)
+    assert values.moment_of("0001-01-02T00:00:00Z") == values.FIRST
+
+
+@given(st.datetimes(timezones=st.just(UTC)), st.floats())
+def test_no_number_of_seconds_leads_out_of_the_calendar(moment: datetime, seconds: float) -> None:
+    assert values.FIRST <= values.later(moment, seconds) <= values.LAST
+
+
+class Body(msgspec.Struct):
+    name: values.Name
+    wait: values.Seconds = 0
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [(b'{"name":""}', "name"), (b'{"name":"%s"}' % (b"x" * 201), "name"), (b'{"name":"a","wait":31622401}', "wait")],
+)
+def test_bounds_are_those_of_the_types(raw: bytes, path: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        values.decode(raw, Body)
+    assert [problem.path for problem in refused.value.errors] == [path]
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(Invalid) as refused:
+        values.decode(b"{}", Body)
+    assert refused.value.errors == (Problem("name", "is missing"),)
