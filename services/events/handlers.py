@@ -12,6 +12,7 @@ import structlog
 
 from services.events import domain
 from services.events.adapters import PARSERS, Webhook
+from services.events.adapters.webhook import checked_event
 from shared.blobs import Blobs
 from shared.bus import Handlers
 from shared.envelope import rfc3339
@@ -80,7 +81,7 @@ async def accepted_of(webhook: WebhookReceived, deps: Deps, *, retry: str | None
         body=body,
         settings=source.settings if source else {},
     )
-    for number, event in enumerate(parser(request)):
+    for number, event in enumerate(map(checked_event, parser(request))):
         data, reference = await by_reference(event.data, deps)
         yield EventAccepted(
             source=webhook.source,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.events.adapters.settings import SECRETS, schema
-from services.events.adapters.webhook import ParsedEvent, Webhook
+from services.events.adapters.webhook import FORM, ParsedEvent, Webhook
 from shared.errors import Invalid
 from shared.questions.events import AdapterView
 
@@ -21,11 +21,11 @@ def parse(webhook: Webhook) -> list[ParsedEvent]:
     name = webhook.headers.get("x-github-event")
     if not name:
         raise Invalid("the request has no X-GitHub-Event header")
-    if webhook.media_type == "application/x-www-form-urlencoded":
+    if webhook.media_type == FORM:
         payload = webhook.form().get("payload")
         if not isinstance(payload, str):
-            raise Invalid("the form has no field named payload")
-        data = Webhook(webhook.headers, webhook.query, payload.encode(), webhook.settings).json()
+            raise webhook.lacks("form field named payload")
+        data = Webhook({}, {}, payload.encode(), {}).json()
     else:
         data = webhook.json()
     action = data.get("action") if isinstance(data, dict) else None

@@ -6,7 +6,6 @@ from typing import Any
 
 from services.events.adapters.settings import SECRETS, schema
 from services.events.adapters.webhook import ParsedEvent, Webhook
-from shared.errors import Invalid
 from shared.questions.events import AdapterView
 
 DESCRIPTION = AdapterView(
@@ -29,7 +28,7 @@ UNNAMED = "webhook"
 
 def parse(webhook: Webhook) -> list[ParsedEvent]:
     """Return one event; its type comes from the header or the path that the settings name, else it is `webhook`."""
-    data = _data(webhook)
+    data = webhook.data()
     type_ = UNNAMED
     header = webhook.settings.get("event_header")
     path = webhook.settings.get("event_path")
@@ -38,16 +37,8 @@ def parse(webhook: Webhook) -> list[ParsedEvent]:
     elif path:
         type_ = _at(data, path)
     if not type_:
-        raise Invalid(f"the request does not say its event type: {header or path} is missing")
+        raise webhook.lacks(f"event type: {f'header {header}' if header else f'{path} in its body'} is missing")
     return [ParsedEvent(type_, data, _content_type(webhook))]
-
-
-def _data(webhook: Webhook) -> Any:
-    if webhook.media_type == "application/x-www-form-urlencoded":
-        return webhook.form()
-    if webhook.media_type.startswith("text/") and webhook.media_type != "text/json":
-        return webhook.body.decode(errors="replace")
-    return webhook.json()
 
 
 def _at(data: Any, path: str) -> str:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import json
+from email.message import Message
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 import msgspec
 
-from shared.errors import Invalid
+from shared.errors import Invalid, Malformed, Problem
+from shared.values import MOST_TYPE, cleaned, decode_sent, decoded_text, storable
+
+FORM = "application/x-www-form-urlencoded"
+# More fields than any form has; a bound for what is made of a body of separators.
+MOST_FIELDS = 10_000
 
 
 class Webhook(msgspec.Struct, frozen=True):
@@ -20,23 +28,72 @@ class Webhook(msgspec.Struct, frozen=True):
 
     @property
     def media_type(self) -> str:
-        """Return the content type without its parameters, in lower case."""
+        """Return the content type without its parameters, in lower case; `application/json` where there is none."""
         return self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
 
+    @property
+    def charset(self) -> str | None:
+        """Return the charset that the content type names, in lower case."""
+        message = Message()
+        message["content-type"] = storable(self.headers.get("content-type", "")).replace("\n", " ").replace("\r", " ")
+        return message.get_content_charset()
+
     def json(self) -> Any:
-        """Return the body as JSON. Raises `Invalid`: such a request can never be parsed."""
+        """Return the body as JSON, whatever its content type; in the charset that is named, else in the UTF that it is in.
+
+        Raises `Invalid`: such a request can never be read.
+        """
         try:
-            return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise Invalid(f"the body is not JSON: {error}") from error
+            return decode_sent(self.text(json.detect_encoding(self.body)).encode())
+        except Malformed as error:
+            raise Invalid(f"the body is not JSON, as its content type {self._told()} would have it: {error.detail}") from error
 
     def form(self) -> dict[str, Any]:
-        """Return the fields of a form; a repeated one is a list. Raises `Invalid` when it is not UTF-8."""
+        """Return the fields of a form; a repeated one is a list. Raises `Invalid` for a charset that is unknown, or too many."""
+        # What is written is ASCII in all charsets but these; what is escaped in it is in the charset.
+        wide = (self.charset or "").startswith(("utf-16", "utf-32"))
+        body = self.text("utf-8").encode() if wide else self.body.removeprefix(b"\xef\xbb\xbf")
         try:
-            fields = parse_qs(self.body.decode(), keep_blank_values=True, errors="strict")
+            # Latin-1 stands for bytes here: what a byte means is decided once nothing is escaped any more.
+            pairs = parse_qsl(body.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_FIELDS, encoding="latin-1")
         except ValueError as error:
-            raise Invalid(f"the body is not a form: {error}") from error
+            raise Invalid(f"the body is a form of more than {MOST_FIELDS} fields") from error
+        fields: dict[str, list[str]] = {}
+        for pair in pairs:
+            name, value = (decoded_text(part.encode("latin-1"), "utf-8" if wide else self.charset or "utf-8") for part in pair)
+            fields.setdefault(name, []).append(value)
         return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
+
+    def text(self, default: str = "utf-8") -> str:
+        """Return the body as text in the charset that is named, else in `default`; what is no text in it is U+FFFD.
+
+        Raises `Invalid` for a charset that is unknown.
+        """
+        return decoded_text(self.body, self.charset or default)
+
+    def data(self) -> Any:
+        """Return the body as its content type says: JSON, a form's fields, text, None where it is empty.
+
+        What is neither is handed over as it came: `content_type`, `size` in bytes, and `body_base64`. Raises `Invalid` for a body
+        that is not what it is said to be.
+        """
+        media = self.media_type
+        if not self.body:
+            return None
+        if media in {"application/json", "text/json"} or media.endswith("+json"):
+            return self.json()
+        if media == FORM:
+            return self.form()
+        if media.startswith("text/") or media == "application/xml" or media.endswith("+xml"):
+            return self.text()
+        return {"content_type": media, "size": len(self.body), "body_base64": base64.b64encode(self.body).decode()}
+
+    def lacks(self, what: str) -> Invalid:
+        """Return the error of a request that does not say `what`; it names the content type by which the body was read."""
+        return Invalid(f"the request has no {what}; its body was read as {self._told()}")
+
+    def _told(self) -> str:
+        return self.media_type[:100] if "content-type" in self.headers else "application/json, since none was named"
 
 
 class ParsedEvent(msgspec.Struct, frozen=True):
@@ -45,3 +102,12 @@ class ParsedEvent(msgspec.Struct, frozen=True):
     type: str
     data: Any
     headers: dict[str, str] = {}
+
+
+def checked_event(event: ParsedEvent) -> ParsedEvent:
+    """Return an event as it may enter: its text storable. Raises `Invalid` for a type that is empty or too long."""
+    type_ = storable(event.type)
+    if not 0 < len(type_) <= MOST_TYPE:
+        detail = f"has {len(type_)} characters; it has from 1 to {MOST_TYPE}"
+        raise Invalid(f"the event type {type_[:80]!r} {detail}", errors=(Problem("type", detail),))
+    return ParsedEvent(type_, event.data, cleaned(event.headers))

@@ -19,7 +19,7 @@ from shared.errors import TooLarge, Unauthenticated
 from shared.http import problem, problem_of
 from shared.messages import Audited, WebhookReceived
 from shared.streams import INLINE_BYTES
-from shared.values import storable
+from shared.values import charset_of, storable
 
 
 async def receive(request: web.Request) -> web.Response:
@@ -88,9 +88,13 @@ def _sender_id(request: web.Request, way: Way) -> str | None:
 def _unsupported(request: web.Request, door: Door) -> web.Response | None:
     if "Content-Encoding" in request.headers and request.headers["Content-Encoding"].lower() != "identity":
         return problem(415, "Unsupported media type", "a webhook's body is not to be compressed")
+    if "Content-Type" not in request.headers:
+        return None  # read as the adapter's senders mean it
     accepted = door.sender.content_types
     if accepted is not None and request.content_type not in accepted:
         return problem(415, "Unsupported media type", f"this source takes {', '.join(sorted(accepted))}")
+    if request.charset is not None and charset_of(request.charset) is None:
+        return problem(415, "Unsupported media type", f"the charset {storable(request.charset)[:40]!r} is unknown")
     return None
 
 
