@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from millrace import _bounds
 from millrace._runtime import channel
-from millrace._runtime.naming import checked_text
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Connections:
 
 
 def _name(name: object) -> str:
-    return checked_text(name, "a connection's name")
+    return _bounds.text(name, "a connection's name")
 
 
 def _connection(name: str, answer: Any) -> Connection:

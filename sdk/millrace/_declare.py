@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, overload
 
+from millrace import _bounds
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -79,13 +81,16 @@ def workflow(
     Raises TypeError or ValueError at once for what can never work.
     """
     policy = {
-        "retry_delay": _seconds("retry_delay", retry_delay, at_least_zero=True),
-        "retry_max_delay": _seconds("retry_max_delay", retry_max_delay, at_least_zero=True),
-        "queue_timeout": None if queue_timeout is None else _seconds("queue_timeout", queue_timeout),
-        "concurrency_limit": _limit(concurrency_limit),
-        "concurrency_policy": _one_of("concurrency_policy", concurrency_policy, ("queue", "reject", "cancel_older")),
-        "isolation": _one_of("isolation", isolation, ("run", "workflow")),
+        "retry_delay": _bounds.seconds(retry_delay, "retry_delay"),
+        "retry_max_delay": _bounds.seconds(retry_max_delay, "retry_max_delay"),
+        "queue_timeout": None if queue_timeout is None else _bounds.seconds(queue_timeout, "queue_timeout", above_zero=True),
+        "concurrency_limit": _bounds.whole(concurrency_limit, "concurrency_limit", 1, _bounds.TURNS),
+        "concurrency_policy": _bounds.one_of(concurrency_policy, "concurrency_policy", ("queue", "reject", "cancel_older")),
+        "isolation": _bounds.one_of(isolation, "isolation", ("run", "workflow")),
     }
+    _bounds.whole(retries, "retries", 0, _bounds.RETRIES)
+    if concurrency is not None:
+        _bounds.text(concurrency, "concurrency", _bounds.EXPRESSION)
 
     def declare(target: F) -> F:
         _register(
@@ -127,47 +132,21 @@ def _register(
         msg = f"{function.__name__} is a generator: a workflow returns its result"
         raise TypeError(msg)
     chosen = function.__name__ if name is None else name
-    if not isinstance(chosen, str) or not _NAME.fullmatch(chosen):
-        msg = f"{chosen!r} is not a name: letters, digits, '_' and '-', starting with a letter or digit, at most 64"
+    if not isinstance(chosen, str):
+        msg = f"name is text, not {type(chosen).__name__}"
+        raise TypeError(msg)
+    if not _NAME.fullmatch(chosen):
+        msg = f"{chosen[:80]!r} is not a name: letters, digits, '_' and '-', starting with a letter or digit, at most 64"
         raise ValueError(msg)
-    if timeout is not None:
-        _seconds("timeout", timeout)
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        msg = f"retries is a whole number from 0, not {retries!r}"
-        raise ValueError(msg)
-    if concurrency is not None and (not isinstance(concurrency, str) or not concurrency):
-        msg = f"concurrency is a key, not {concurrency!r}"
-        raise ValueError(msg)
+    limit = None if timeout is None else _bounds.seconds(timeout, "timeout", above_zero=True)
     REGISTRY.append(
         Definition(
             function=function,
             name=chosen,
-            timeout=timeout,
+            timeout=limit,
             retries=retries,
             concurrency=concurrency,
             is_data_provider=is_data_provider,
             policy=policy or {},
         )
     )
-
-
-def _seconds(name: str, value: object, *, at_least_zero: bool = False) -> float:
-    above = isinstance(value, int | float) and not isinstance(value, bool) and (value > 0 or (at_least_zero and value == 0))
-    if not above or not value < float("inf"):  # type: ignore[operator]
-        msg = f"{name} is a number of seconds {'from' if at_least_zero else 'above'} 0, not {value!r}"
-        raise ValueError(msg)
-    return float(value)  # type: ignore[arg-type]
-
-
-def _limit(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 1000:
-        msg = f"concurrency_limit is a whole number from 1 to 1000, not {value!r}"
-        raise ValueError(msg)
-    return value
-
-
-def _one_of(name: str, value: object, choices: tuple[str, ...]) -> str:
-    if value not in choices:
-        msg = f"{name} is one of {', '.join(choices)}, not {value!r}"
-        raise ValueError(msg)
-    return str(value)

@@ -12,9 +12,9 @@ In a workflow:
 import json
 from typing import Any
 
+from millrace import _bounds
 from millrace._runtime import channel
 from millrace._runtime.encode import to_json
-from millrace._runtime.naming import checked_text
 
 _MOST_DATA = 256 * 1024
 
@@ -44,8 +44,8 @@ class Events:
 
 def _event(source: object, type_: object, data: Any) -> dict[str, Any]:
     return {
-        "source": checked_text(source, "a source"),
-        "type": checked_text(type_, "an event's type"),
+        "source": _bounds.text(source, "a source"),
+        "type": _bounds.text(type_, "an event's type"),
         "data": json.loads(to_json(data, what="the event's data", rich=True, limit=_MOST_DATA)),
     }
 

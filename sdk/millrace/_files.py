@@ -21,8 +21,8 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+from millrace import _bounds
 from millrace._runtime import channel
-from millrace._runtime.naming import checked_text
 from millrace.errors import Refused
 
 T = TypeVar("T")
@@ -30,7 +30,6 @@ Asking = Generator[tuple[str, dict[str, Any]], Any, T]
 """A conversation: yields a request, is sent its answer."""
 
 _CHUNK = 1 << 20
-_LONGEST_PATH = 4096
 _AT_ONCE = 3
 """Files that are on their way at a time, by threads and by coroutines each: the supervisor refuses more, for its memory's sake."""
 _few = threading.BoundedSemaphore(_AT_ONCE)
@@ -160,6 +159,9 @@ class Files:
 
 def _even(content: bytes | str | Iterable[bytes]) -> Iterator[bytes]:
     """Yield the content in parts that a frame can hold."""
+    if not isinstance(content, str | bytes | bytearray | memoryview | Iterable):
+        msg = f"a file's content is bytes, text, or what yields bytes, not {type(content).__name__}"
+        raise TypeError(msg)
     whole = content.encode() if isinstance(content, str) else content
     buffer = bytearray()
     for piece in [whole] if isinstance(whole, bytes | bytearray | memoryview) else whole:
@@ -182,7 +184,7 @@ def _listing(prefix: str) -> Asking[Listing]:
     found: Listing = []
     after: str | None = ""
     while after is not None:
-        answer = yield "file_list", {"prefix": checked_text(prefix, "a prefix", _LONGEST_PATH, least=0), "after": after}
+        answer = yield "file_list", {"prefix": _bounds.text(prefix, "a prefix", _bounds.PATH, least=0), "after": after}
         found += map(_file, answer["items"])
         after = answer["next"]
     return found
@@ -203,7 +205,7 @@ def _one(kind: str, path: str) -> Asking[Any]:
 
 
 def _path(path: object) -> str:
-    return checked_text(path, "a path", _LONGEST_PATH)
+    return _bounds.text(path, "a path", _bounds.PATH)
 
 
 def _file(answer: dict[str, Any]) -> File:

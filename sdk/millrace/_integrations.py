@@ -14,9 +14,9 @@ In a workflow:
 from dataclasses import dataclass
 from typing import Any
 
+from millrace import _bounds
 from millrace._connections import Connection, connections
 from millrace._runtime import channel
-from millrace._runtime.naming import checked_text
 from millrace.errors import Refused
 
 
@@ -70,7 +70,7 @@ class Integrations:
 
 
 def _name(name: object) -> str:
-    return checked_text(name, "an integration's name")
+    return _bounds.text(name, "an integration's name")
 
 
 def _integration(answer: dict[str, Any]) -> Integration:

@@ -4,7 +4,7 @@ import sys
 from typing import Any
 
 from millrace._runtime import channel
-from millrace._runtime.encode import plain
+from millrace._runtime.encode import Plain
 
 _LONGEST_EVENT = 1024
 _MOST_FIELDS = 64
@@ -34,8 +34,9 @@ class Log:
         self._say("error", event, fields)
 
     def _say(self, level: str, event: object, fields: dict[str, object]) -> None:
-        name = _text(event)
-        kept: dict[str, Any] = {str(plain(key)): plain(value) for key, value in list(fields.items())[:_MOST_FIELDS]}
+        made = Plain()
+        name = _text(event, made)
+        kept: dict[str, Any] = {made.text(key): made.of(value) for key, value in list(fields.items())[:_MOST_FIELDS]}
         current = channel.current
         if current is None:
             print(level, name, kept, file=sys.stderr)  # noqa: T201 - outside a run there is only the terminal
@@ -43,8 +44,8 @@ class Log:
         current.send({"kind": "log", "level": level, "event": name, "fields": kept})
 
 
-def _text(event: object) -> str:
-    shown = plain(event)
+def _text(event: object, made: Plain) -> str:
+    shown = made.of(event)
     text = shown if isinstance(shown, str) else repr(shown)
     return text[:_LONGEST_EVENT]
 

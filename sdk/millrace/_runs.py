@@ -2,15 +2,16 @@
 
 import asyncio
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Literal
 
-from millrace import _order, _waiting
+from millrace import _bounds, _order, _waiting
 from millrace._runtime import channel
 from millrace._runtime.encode import to_json
 from millrace.errors import ChildFailed, NotInRun
 
 Priority = Literal["high", "normal", "low"]
+_OPTIONS = ("priority", "run_at", "concurrency_key")
 
 
 class Runs:
@@ -25,13 +26,15 @@ class Runs:
         `options`: `priority` ("high", "normal", "low"; this run's own unless given), `run_at` (an aware `datetime`) and
         `concurrency_key`. Raises `Refused` when there is no such workflow.
         """
-        call = _order.current.next("start", _named(workflow))
-        return str(_started(call, _asked(call, input, **options).result()))
+        name, fields = _checked(workflow, input, options)
+        call = _order.current.next("start", name)
+        return str(_started(call, _asked(call, fields).result()))
 
     async def astart(self, workflow: str, input: dict[str, Any] | None = None, /, **options: Any) -> str:  # noqa: A002
         """Do the same without holding up the event loop."""
-        call = _order.current.next("start", _named(workflow))
-        return str(_started(call, await asyncio.wrap_future(_asked(call, input, **options))))
+        name, fields = _checked(workflow, input, options)
+        call = _order.current.next("start", name)
+        return str(_started(call, await asyncio.wrap_future(_asked(call, fields))))
 
     async def wait(self, run: str, /, timeout: float | timedelta | None = None) -> Any:
         """Answer the result of a run that this one has started, without holding a process until it is there.
@@ -58,30 +61,27 @@ class Runs:
         _open().ask("cancel_run").result()
 
 
-def _asked(
-    call: _order.Call,
-    given: dict[str, Any] | None,
-    *,
-    priority: Priority | None = None,
-    run_at: datetime | None = None,
-    concurrency_key: str | None = None,
-) -> Any:
+def _checked(workflow: object, given: object, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Answer the workflow's name, and the other fields of a request for a run of it."""
+    name = _bounds.text(workflow, "a workflow's name")
+    for option in options.keys() - set(_OPTIONS):
+        msg = f"{option!r} is no option of a child run: those are {', '.join(_OPTIONS)}"
+        raise TypeError(msg)
+    priority, run_at, key = map(options.get, _OPTIONS)
+    document = to_json(_bounds.mapping(given, f"the input of {name}"), what=f"the input of {name}", limit=_bounds.INPUT)
+    return name, {
+        "input": json.loads(document),
+        "priority": None if priority is None else _bounds.one_of(priority, "priority", _bounds.PRIORITIES),
+        "run_at": None if run_at is None else _bounds.ahead(run_at, "run_at").isoformat().replace("+00:00", "Z"),
+        "concurrency_key": None if key is None else _bounds.text(key, "concurrency_key"),
+    }
+
+
+def _asked(call: _order.Call, fields: dict[str, Any]) -> Any:
     current = _open()
     if call.is_recorded:
         return current.ask("step_get", name=call.name, ordinal=call.ordinal, of="start")
-    if run_at is not None and run_at.tzinfo is None:
-        msg = "run_at has a time zone"
-        raise ValueError(msg)
-    return current.ask(
-        "start_run",
-        workflow=call.name,
-        ordinal=call.ordinal,
-        position=call.position,
-        input=json.loads(to_json(given or {}, what=f"the input of {call.name}")),
-        priority=priority,
-        run_at=None if run_at is None else run_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        concurrency_key=concurrency_key,
-    )
+    return current.ask("start_run", workflow=call.name, ordinal=call.ordinal, position=call.position, **fields)
 
 
 def _started(call: _order.Call, answer: Any) -> Any:
@@ -89,11 +89,9 @@ def _started(call: _order.Call, answer: Any) -> Any:
 
 
 def _awaited(run: object, timeout: float | timedelta | None) -> tuple[_order.Call, float | None]:
-    if not isinstance(run, str) or not run:
-        msg = f"a run has an id, not {run!r}"
-        raise TypeError(msg)
-    seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
-    return _order.current.next("run", run), seconds
+    checked = _bounds.text(run, "a run's id")
+    seconds = None if timeout is None else _bounds.seconds(timeout, "timeout")
+    return _order.current.next("run", checked), seconds
 
 
 def _result(run: str, found: Any) -> Any:
@@ -104,13 +102,6 @@ def _result(run: str, found: Any) -> Any:
     if told["status"] != "succeeded":
         raise ChildFailed(run, told["status"], told.get("reason"), told.get("error"))
     return told["result"]
-
-
-def _named(workflow: object) -> str:
-    if not isinstance(workflow, str) or not 0 < len(workflow) <= 200:
-        msg = f"a workflow has a name, not {workflow!r}"
-        raise TypeError(msg)
-    return workflow
 
 
 def _open() -> channel.Channel:

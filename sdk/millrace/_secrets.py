@@ -9,8 +9,8 @@ In a workflow:
         return hmac.new(secrets.get("signing.key").encode(), text.encode(), "sha256").hexdigest()
 """
 
+from millrace import _bounds
 from millrace._runtime import channel
-from millrace._runtime.naming import checked_text
 
 
 class Secrets:
@@ -35,7 +35,7 @@ class Secrets:
 
 
 def _name(name: object) -> str:
-    return checked_text(name, "a secret's name")
+    return _bounds.text(name, "a secret's name")
 
 
 secrets = Secrets()

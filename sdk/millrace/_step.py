@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from millrace import _order
+from millrace import _bounds, _order
 from millrace._runtime import channel
 from millrace._runtime.encode import to_json
 from millrace._waiting import suspension
@@ -17,8 +17,6 @@ from millrace.errors import NotInRun
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_LONGEST_NAME = 200
 
 
 class StepTimeout(TimeoutError):
@@ -47,7 +45,11 @@ class Steps:
         A call that takes longer than `timeout` seconds raises `StepTimeout`, which is retried too; a plain function goes on in its
         thread meanwhile, which nothing can stop. All of this happens within one attempt of the run.
         """
-        return Steps(retries, delay, timeout)
+        return Steps(
+            _bounds.whole(retries, "retries", 0, _bounds.RETRIES),
+            _bounds.seconds(delay, "delay"),
+            None if timeout is None else _bounds.seconds(timeout, "timeout", above_zero=True),
+        )
 
     @overload
     def __call__(
@@ -62,20 +64,22 @@ class Steps:
         settled by the call, not by the await: `gather` is safe. Raises `ResultError` for a result that is not JSON, `Refused`
         for one of more than 256 KiB as JSON.
         """
-        run = self._run(_order.current.next("step", _checked(name)), function, args, kwargs)
+        name, function = _bounds.text(name, "a step's name"), _bounds.function(function, f"what step {name!r} calls")
+        run = self._run(_order.current.next("step", name), function, args, kwargs)
         made = cast("CoroutineType[Any, Any, Any]", run)
         made.__qualname__ = f"step({name!r})"  # by which Python complains of one that nobody awaited
         return made
 
     def sync(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do the same in a plain `def` workflow; `function` is a plain function, called in this thread, with no time-out."""
-        call = _order.current.next("step", _checked(name))
+        name, function = _bounds.text(name, "a step's name"), _bounds.function(function, f"what step {name!r} calls")
+        call = _order.current.next("step", name)
         current = channel.current
         if current is not None and call.is_recorded:
             return _found(current.ask("step_get", name=name, ordinal=call.ordinal).result())  # type: ignore[no-any-return]
         for left in range(self._retries, -1, -1):
             try:
-                value = function(*args, **kwargs)
+                value = _returned(function, args, kwargs)
                 break
             except Exception:
                 if not left:
@@ -143,15 +147,17 @@ def _found(record: Any) -> Any:
 async def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(*args, **kwargs)
-    value = await asyncio.to_thread(function, *args, **kwargs)
+    value = await asyncio.to_thread(_returned, function, args, kwargs)
     return await value if inspect.isawaitable(value) else value
 
 
-def _checked(name: object) -> str:
-    if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
-        msg = f"a step has a name of 1 to {_LONGEST_NAME} characters, not {name!r}"
-        raise TypeError(msg)
-    return name
+def _returned(function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    """Call a plain function. StopIteration comes out as RuntimeError, as from a coroutine: no future could hold it."""
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        msg = f"{getattr(function, '__name__', 'the function')} raised StopIteration"
+        raise RuntimeError(msg) from error
 
 
 step = Steps()

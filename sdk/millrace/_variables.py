@@ -11,8 +11,8 @@ In a workflow:
 
 from typing import Any
 
+from millrace import _bounds
 from millrace._runtime import channel
-from millrace._runtime.naming import checked_text
 from millrace.errors import Refused
 
 _REQUIRED: Any = object()
@@ -50,7 +50,7 @@ def _instead(error: Refused, default: Any) -> Any:
 
 
 def _name(name: object) -> str:
-    return checked_text(name, "a variable's name")
+    return _bounds.text(name, "a variable's name")
 
 
 variables = Variables()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from millrace import _order
+from millrace import _bounds, _order
 from millrace._runtime import channel
 from millrace.errors import NotInRun, SignalTimeout
 
@@ -20,8 +20,6 @@ _IN_PLACE = 1.0
 """Seconds that are waited for in this process: another attempt would take as long to begin on a busy machine."""
 _SETTLE = 0.02
 """Seconds without a new wait or the end of a step after which nothing else seems to go on."""
-_LONGEST = 366 * 86400.0
-
 
 skipped: Callable[[float], None] | None = None
 """Where time is not to pass, as in an author's tests: told of each short sleep."""
@@ -148,10 +146,9 @@ def _asked(call: _order.Call, seconds: float | None) -> Any:
 
 
 def _waited(name: object, timeout: float | timedelta | None) -> tuple[_order.Call, float | None]:
-    if not isinstance(name, str) or not 0 < len(name) <= 200:
-        msg = f"a signal has a name of 1 to 200 characters, not {name!r}"
-        raise TypeError(msg)
-    return _order.current.next("signal", name), None if timeout is None else _seconds(timeout)
+    checked = _bounds.text(name, "a signal's name")
+    seconds = None if timeout is None else _bounds.seconds(timeout, "timeout")
+    return _order.current.next("signal", checked), seconds
 
 
 def _signal(name: str, found: Any) -> Signal:
@@ -171,21 +168,8 @@ def _passing(seconds: float) -> float:
 
 def _seconds(duration: object) -> float:
     if isinstance(duration, datetime):
-        if duration.tzinfo is None:
-            msg = "a time to wait for has a time zone"
-            raise ValueError(msg)
-        seconds = max(0.0, (duration - datetime.now(UTC)).total_seconds())
-    elif isinstance(duration, timedelta):
-        seconds = duration.total_seconds()
-    elif isinstance(duration, int | float) and not isinstance(duration, bool):
-        seconds = float(duration)
-    else:
-        msg = f"a time to wait is seconds, a timedelta or a datetime, not {type(duration).__name__}"
-        raise TypeError(msg)
-    if not 0 <= seconds <= _LONGEST:
-        msg = f"a time to wait is from 0 seconds to a year, not {seconds:g} seconds"
-        raise ValueError(msg)
-    return seconds
+        return max(0.0, (_bounds.ahead(duration, "a time to wait for") - datetime.now(UTC)).total_seconds())
+    return _bounds.seconds(duration, "a time to wait")
 
 
 sleep = Sleep()

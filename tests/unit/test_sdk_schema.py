@@ -282,25 +282,6 @@ def test_a_decorated_function_is_the_function() -> None:
     del REGISTRY[before:]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"name": "a b"},
-        {"name": ""},
-        {"timeout": 0},
-        {"timeout": True},
-        {"retries": -1},
-        {"retries": 1.5},
-        {"concurrency": ""},
-    ],
-)
-def test_what_can_never_work_is_said_at_the_decorator(wrong: dict[str, Any]) -> None:
-    def main() -> None: ...
-
-    with pytest.raises(ValueError, match=r"not|is"):
-        workflow(**wrong)(main)
-
-
 def test_only_functions_that_return_are_workflows() -> None:
     def stream() -> Any:
         yield 1

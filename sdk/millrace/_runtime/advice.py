@@ -50,8 +50,8 @@ def _module(error: BaseException, _inside: Inside) -> str | None:
         return None
     top = name.split(".")[0]
     return (
-        f"neither the workspace nor Python has a module {top}: if it is a package, name it in the workspace's requirements.txt; "
-        "if it is a file of yours, import it by its path from the workspace's folder"
+        f"neither the workspace nor Python has a module {top}: a file of yours is imported by its path from the workspace's "
+        "folder; packages are not installed for runs, which have Python's standard library and the workspace's own files"
     )
 
 
@@ -90,6 +90,7 @@ _RESULTS = (
     ("bytes is not JSON", "give text: .decode() if it is text, base64.b64encode(…).decode() if it is not"),
     ("generator is not JSON", "give a list: list(…)"),
     ("nan has no JSON form", "give None where there is no number"),
+    ("which others cannot hold exactly", "give text: str(…)"),
     ("NUL character, which cannot be stored", "give text without it: .replace('\\0', '')"),
 )
 

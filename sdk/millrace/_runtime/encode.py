@@ -13,6 +13,7 @@ from types import NoneType
 from typing import Any
 from uuid import UUID
 
+from millrace._bounds import LEAST_INTEGER, MOST_INTEGER
 from millrace.errors import ResultError
 
 MAX_FRAME = 16 * 1024 * 1024
@@ -26,12 +27,17 @@ MAX_VALUES = 250_000 - 16
 """Values in one document; the supervisor ends a run that sends more. Leaves room for the frame around it."""
 
 _MAX_TEXT = 16384
-"""Characters; with `_MAX_NODES` values in a line a log frame stays below `MAX_FRAME` in UTF-8."""
+"""Characters of one text in a log line."""
+LONG_NUMBER = re.compile("[0-9]{19}")
+"""What a text of JSON holds if there is a whole number of more than 64 bits in it."""
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _STEPS = [1 if chr(code) in "[{" else -1 if chr(code) in "]}" else 0 for code in range(128)]
 _MAX_ITEMS = 200
 _MAX_LOG_DEPTH = 8
 _MAX_NODES = 200
+_MAX_LINE = 48 * 1024
+"""Characters of all texts in a log line: of what has more, the supervisor would keep nothing."""
 
 
 def to_json(value: object, *, what: str, rich: bool = False, limit: int | None = MAX_RESULT) -> str:
@@ -52,7 +58,7 @@ def to_json(value: object, *, what: str, rich: bool = False, limit: int | None =
     if limit is not None and _values(text) > MAX_VALUES:
         msg = f"{what} holds more than {MAX_VALUES} values"
         raise ResultError(msg)
-    if "\\u0000" in text or _depth(text) > MAX_DEPTH:
+    if "\\u0000" in text or _depth(text) > MAX_DEPTH or LONG_NUMBER.search(text):
         wrong = complaint(what, value, default)
         if wrong is not None:
             raise ResultError(wrong)
@@ -123,7 +129,10 @@ def _faults(value: object, default: Callable[[object], object] | None) -> Iterat
                 left.append((f"{path}.{key}", inner, depth + 1))
         elif isinstance(item, list | tuple):
             left.extend((f"{path}[{index}]", item[index], depth + 1) for index in reversed(range(len(item))))
-        elif item is not None and not isinstance(item, int):
+        elif isinstance(item, int):
+            if not LEAST_INTEGER <= item <= MOST_INTEGER:
+                yield path, "a whole number of more than 64 bits, which others cannot hold exactly"
+        elif item is not None:
             if default is None:
                 yield path, f"{_type_name(item)} is not JSON"
                 continue
@@ -143,39 +152,52 @@ def _text_fault(text: str) -> str | None:
     return None
 
 
-def plain(value: object) -> Any:
-    """Turn anything into JSON of bounded size, for a log line: never raises an `Exception`."""
-    return _plain(value, 0, count())
+class Plain:
+    """Turns anything into JSON, for the fields of one log line, which has a bounded size in all. Never raises an `Exception`."""
 
+    def __init__(self) -> None:
+        self._left = _MAX_LINE
 
-def _plain(value: object, depth: int, seen: "count[int]") -> Any:
-    try:
-        if next(seen) > _MAX_NODES:
-            return "…"
-        if value is None or isinstance(value, bool):
-            return value
-        if isinstance(value, int):
-            return int(value) if -(1 << 63) <= value < (1 << 63) else clean(hex(value))
-        if isinstance(value, float):
-            return float(value) if math.isfinite(value) else str(float(value))
-        if isinstance(value, str):
-            return clean(value)
-        if depth < _MAX_LOG_DEPTH and isinstance(value, dict):
-            pairs = islice(value.items(), _MAX_ITEMS)
-            return {str(_plain(key, depth + 1, seen)): _plain(inner, depth + 1, seen) for key, inner in pairs}
-        if depth < _MAX_LOG_DEPTH and isinstance(value, list | tuple | set | frozenset):
-            return [_plain(inner, depth + 1, seen) for inner in islice(value, _MAX_ITEMS)]
-        if isinstance(value, datetime | date | time | UUID | Decimal | Enum):
-            return _plain(richer(value), depth + 1, seen)
-        return clean(repr(value))
-    except Exception:
-        return f"<{_type_name(value)}>"
+    def of(self, value: object) -> Any:
+        """Answer what stands for a value."""
+        return self._of(value, 0, count())
+
+    def text(self, text: str) -> str:
+        """Answer what is left of a text."""
+        kept = clean(text, max(0, min(_MAX_TEXT, self._left)))
+        # As JSON in UTF-8: what is no ASCII letter may take several times as much.
+        self._left -= len(kept) if kept.isascii() and kept.isprintable() else 6 * len(kept)
+        return kept
+
+    def _of(self, value: object, depth: int, seen: "count[int]") -> Any:
+        try:
+            if next(seen) > _MAX_NODES or self._left <= 0:
+                return "…"
+            self._left -= 8
+            if value is None or isinstance(value, bool):
+                return value
+            if isinstance(value, int):
+                return int(value) if -(1 << 63) <= value < (1 << 63) else self.text(hex(value))
+            if isinstance(value, float):
+                return float(value) if math.isfinite(value) else str(float(value))
+            if isinstance(value, str):
+                return self.text(value)
+            if depth < _MAX_LOG_DEPTH and isinstance(value, dict):
+                pairs = islice(value.items(), _MAX_ITEMS)
+                return {str(self._of(key, depth + 1, seen)): self._of(inner, depth + 1, seen) for key, inner in pairs}
+            if depth < _MAX_LOG_DEPTH and isinstance(value, list | tuple | set | frozenset):
+                return [self._of(inner, depth + 1, seen) for inner in islice(value, _MAX_ITEMS)]
+            if isinstance(value, datetime | date | time | UUID | Decimal | Enum):
+                return self._of(richer(value), depth + 1, seen)
+            return self.text(repr(value))
+        except Exception:
+            return f"<{_type_name(value)}>"
 
 
 def clean(text: str, limit: int = _MAX_TEXT) -> str:
     """Cut `text` and replace what is no storable character. The answer is exactly a `str`."""
     cut = str.__getitem__(text, slice(0, limit))
-    kept = cut.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+    kept = _UNSTORABLE.sub("\ufffd", cut)
     return kept if len(text) <= limit else kept + "…"
 
 

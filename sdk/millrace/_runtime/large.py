@@ -6,7 +6,7 @@ import resource
 from collections.abc import Iterator
 from itertools import islice
 
-from millrace._runtime.encode import MAX_DEPTH, complaint, richer
+from millrace._runtime.encode import LONG_NUMBER, MAX_DEPTH, complaint, richer
 from millrace.errors import ResultError
 
 INLINE = 256 * 1024
@@ -116,6 +116,9 @@ def _whole(value: object, depth: int) -> str:
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=richer)
     if depth > MAX_DEPTH + 1 or "\\u0000" in text:
         msg = "too deep, or a NUL character"
+        raise ValueError(msg)
+    if LONG_NUMBER.search(text) and complaint("", value, richer):
+        msg = "a whole number of more than 64 bits"
         raise ValueError(msg)
     text.encode()
     return text
