@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from millrace import InputError
 from millrace._binding import bind
+from millrace._bounds import LEAST_INTEGER, MOST_INTEGER
 from millrace._docstring import described
 from millrace._runtime.encode import to_json
 from millrace._schema import input_schema
@@ -69,6 +70,7 @@ class Order:
 
 
 Number = NewType("Number", int)
+INTEGERS = st.integers(LEAST_INTEGER, MOST_INTEGER)
 INSTANTS = st.datetimes(
     timezones=st.integers(-23 * 60, 23 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes))) | st.just(UTC),
     min_value=datetime(1, 1, 3),  # noqa: DTZ001 - hypothesis puts the zones on
@@ -92,7 +94,7 @@ ORDERS: st.SearchStrategy[Order] = st.deferred(
 )
 KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (bool, st.booleans()),
-    (int, st.integers()),
+    (int, INTEGERS),
     (float, st.floats(allow_nan=False, allow_infinity=False)),
     (str, TEXTS),
     (None, st.none()),
@@ -104,9 +106,9 @@ KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (Level, st.sampled_from(Level)),
     (Colour, st.sampled_from(Colour)),
     (Literal["a", 1, True, None], st.sampled_from(["a", 1, True, None])),
-    (Number, st.integers()),
-    (Loose, st.fixed_dictionaries({"id": st.integers()}, optional={"when": INSTANTS})),
-    (Strict, st.fixed_dictionaries({"id": st.integers()}, optional={"note": TEXTS})),
+    (Number, INTEGERS),
+    (Loose, st.fixed_dictionaries({"id": INTEGERS}, optional={"when": INSTANTS})),
+    (Strict, st.fixed_dictionaries({"id": INTEGERS}, optional={"note": TEXTS})),
     (Item, ITEMS),
     (Order, ORDERS),
     (Any, st.recursive(st.none() | st.booleans() | TEXTS, lambda inner: st.lists(inner, max_size=2), max_leaves=4)),
