@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 from services.logs.config import Settings, read
+from services.logs.conversion import convert
 from services.logs.partitions import attempt, keep_ahead
 from services.logs.projections import projected
 from services.logs.questions import QUESTIONS, Deps
@@ -44,6 +45,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
                 service="logs",
                 health=runtime.health,
             )
+            runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
             bus.answer(QUESTIONS, Deps(engine, utc_now))
             await bus.start()
             runtime.background.start(bus.attend(), "broker")

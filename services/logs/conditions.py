@@ -26,7 +26,7 @@ from services.logs.tree import (
 )
 
 # What may be NULL. A comparison with the others never is, and must stand bare for an index to serve it.
-_NULLABLE = {"run", "causation_id"}
+_NULLABLE = {"run", "causation_id", "workflow"}
 _OPERATORS: dict[Operator, str] = {">": ">", ">=": ">=", "<": "<", "<=": "<="}
 
 
@@ -80,15 +80,15 @@ class Condition:
         return self._present(name, f"{_column(name)} = {self._bind(value, 'text')}")
 
     def _data_equals(self, path: Path, value: str) -> str:
-        where = self._bind(list(path.parts), "text[]")
+        found = self._json(path)
         # The second alternative is an item of a list, as in data.labels:bug.
         alternatives = [
-            f"(data #>> {where}) = {self._bind(value, 'text')}",
-            f"(data #> {where}) @> to_jsonb({self._bind(value, 'text')})",
+            f"({found} #>> '{{}}') = {self._bind(value, 'text')}",
+            f"{found} @> to_jsonb({self._bind(value, 'text')})",
         ]
         number = _number(value)
         if number is not None:
-            alternatives.append(f"(data #> {where}) @> to_jsonb({self._bind(number, 'numeric')})")
+            alternatives.append(f"{found} @> to_jsonb({self._bind(number, 'numeric')})")
         return self._known(" OR ".join(alternatives))
 
     def _compares(self, field: Field, operator: Operator, value: str) -> str:
@@ -104,18 +104,30 @@ class Condition:
         text = f'({self._text(field)} COLLATE "C" {sign} {self._bind(value, "text")})'
         if isinstance(field, Column):
             return self._present(field.name, text)
-        where = self._bind(list(field.parts), "text[]")
+        found = self._json(field)
         if number is None:
-            return self._known(f"CASE WHEN jsonb_typeof(data #> {where}) = 'string' THEN {text} END")
+            return self._known(f"CASE WHEN jsonb_typeof({found}) = 'string' THEN {text} END")
         return self._known(
-            f"CASE WHEN jsonb_typeof(data #> {where}) = 'number'"
-            f" THEN CAST(data #>> {where} AS numeric) {sign} {self._bind(number, 'numeric')}"
-            f" WHEN jsonb_typeof(data #> {where}) = 'string' THEN {text} END"
+            f"CASE WHEN jsonb_typeof({found}) = 'number'"
+            f" THEN CAST({found} #>> '{{}}' AS numeric) {sign} {self._bind(number, 'numeric')}"
+            f" WHEN jsonb_typeof({found}) = 'string' THEN {text} END"
         )
+
+    def _json(self, path: Path) -> str:
+        """Return what is at the place; of a line also what its author gave by that name."""
+        where = f"(data #> {self._bind(list(path.parts), 'text[]')})"
+        if path.parts[0] != "fields":
+            also = f"CASE WHEN line > 0 THEN data #> {self._bind(['fields', *path.parts], 'text[]')} END"
+        elif len(path.parts) > 2:
+            # A field may be called `http.status`.
+            also = f"data #> {self._bind(['fields', '.'.join(path.parts[1:])], 'text[]')}"
+        else:
+            return where
+        return f"COALESCE({where}, {also})"
 
     def _text(self, field: Field) -> str:
         if isinstance(field, Path):
-            return f"(data #>> {self._bind(list(field.parts), 'text[]')})"
+            return f"({self._json(field)} #>> '{{}}')"
         return "CAST(seq AS text)" if field.name == "seq" else _column(field.name)
 
     @staticmethod

@@ -16,6 +16,8 @@ from shared.errors import Invalid
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 UNDECODABLE = "undecodable"
+# A chunk of a run's lines: they have rows of their own.
+CHUNK = "line.logged"
 # What Postgres cannot store in text, nor in jsonb: U+0000 and halves of surrogate pairs.
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 # jsonb holds numbers of up to 131,072 digits, Python refuses to read more than 4,300.
@@ -36,7 +38,10 @@ _LEVEL_OF_VERB = {
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the archive. `data` is JSON that jsonb takes, or None; `document` the exact bytes; `words` what is searched."""
+    """A row of the archive. `data` is JSON that jsonb takes, or None; `document` the exact bytes; `words` what is searched.
+
+    `workflow` is the one that the message names. `line`: 0 for a message, see `lines` for chunks of them.
+    """
 
     time: datetime
     stream: str
@@ -56,6 +61,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     document: bytes
     said_at: datetime
     words: str
+    workflow: str | None = None
+    line: int = 0
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -97,7 +104,8 @@ def row_of(position: Position, document: bytes) -> Row:
         data=data_json,
         document=document,
         said_at=attributes["time"] if attributes["time"].tzinfo else position.time,
-        words=storable(wording.words_of(type_, key, message, data)),
+        words=storable(wording.words_of(type_, key, message, None if type_ == CHUNK else data)),
+        workflow=_workflow_of(noun, fields),
     )
 
 
@@ -216,6 +224,18 @@ def level_named(name: Any) -> str:
 def level_known(name: str) -> bool:
     """Return whether `name` is a level, or a usual name of one."""
     return name.lower() in LEVELS or name.lower() in _ALIASES
+
+
+def _workflow_of(noun: str, data: dict[str, Any]) -> str | None:
+    for holder, name in (
+        (data, "name" if noun == "workflow" else "workflow"),
+        (data.get("detail"), "workflow"),
+        (data.get("fields"), "workflow"),
+    ):
+        found = holder.get(name) if isinstance(holder, dict) else None
+        if isinstance(found, str) and found:
+            return storable(found)
+    return None
 
 
 def _run_of(noun: str, key: str, data: dict[str, Any]) -> str | None:

@@ -10,6 +10,8 @@ from nats.aio.client import Client
 
 from services.logs import store
 from services.logs.domain import UNDECODABLE, Position, Row, row_of, undecodable
+from services.logs.lines import bare, split
+from services.logs.workflows import Workflows
 from shared.db import Connection
 from shared.projection import Apply, Projected, Salvage, Statement
 from shared.pull import Delivered
@@ -29,10 +31,11 @@ _log = structlog.get_logger()
 
 
 def archiving(stream: str) -> Apply:
-    """Return the `Apply` that archives `stream`: every message becomes a row."""
+    """Return the `Apply` that archives `stream`: every message becomes a row, and every line of a chunk another."""
+    workflows = Workflows()
 
-    async def apply(batch: Sequence[Delivered], incarnation: str, _connection: Connection) -> list[Statement]:
-        rows = _rows(stream, batch, incarnation)
+    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> list[Statement]:
+        rows = await workflows.named(_rows(stream, batch, incarnation), connection)
         return [store.insert(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
 
     return apply
@@ -40,17 +43,23 @@ def archiving(stream: str) -> Apply:
 
 def salvaging(stream: str) -> Salvage:
     """Return the `Salvage` that archives a batch of `stream` with rows that Postgres refuses: of those it keeps the bytes alone."""
+    workflows = Workflows()
 
     async def salvage(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> None:
-        rows = _rows(stream, batch, incarnation)
-        for start in range(0, len(rows), BATCH):
-            await _salvage(connection, rows[start : start + BATCH])
+        await salvaged(connection, await workflows.named(_rows(stream, batch, incarnation), connection))
 
     return salvage
 
 
+async def salvaged(connection: Connection, rows: Sequence[Row]) -> None:
+    """Insert rows, within a transaction of the caller's; of those that Postgres refuses the bytes alone."""
+    for start in range(0, len(rows), BATCH):
+        await _salvage(connection, rows[start : start + BATCH])
+
+
 def _rows(stream: str, batch: Sequence[Delivered], incarnation: str) -> list[Row]:
-    return [row_of(Position(stream, incarnation, one.sequence, one.time, one.subject), one.data) for one in batch]
+    made = (row_of(Position(stream, incarnation, one.sequence, one.time, one.subject), one.data) for one in batch)
+    return [row for whole in made for row in split(whole)]
 
 
 async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
@@ -75,7 +84,7 @@ async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
             raise
         _log.warning("archive.row_refused", stream=row.stream, sequence=row.seq, type=row.type, reason=str(error))
         position = Position(row.stream, row.incarnation, row.seq, row.time, row.key)
-        kept = store.insert([undecodable(position, row.document)])
+        kept = store.insert([bare(row) if row.line > 0 else undecodable(position, row.document)])
         await connection.execute(kept.sql, *kept.values)
 
 

@@ -1,6 +1,6 @@
 """The search language: text to tree, nothing else. Words, phrases and `field:value`, joined by AND (implied), OR, NOT, ().
 
-`failed "rate limit" level:>=warning -service:gateway (type:run.* OR data.status:>=500) data.tags:* seq:[10 TO 20]`
+`failed "rate limit" level:>=warning -workflow:sync (type:run.* OR fields.status:>=500) data.tags:* seq:[10 TO 20]`
 A backslash makes the next character ordinary. AND, OR, NOT and TO are operators in capitals only.
 """
 
@@ -29,6 +29,8 @@ from services.logs.tree import (
 )
 from shared.errors import Invalid, Problem
 
+# Places within the data that are named like columns.
+NAMED = ("attempt",)
 LENGTH = 4096
 TERMS = 50
 DEPTH = 10
@@ -131,10 +133,16 @@ class _Parser:
     def _field(self, name: str) -> Field:
         if name in FIELDS:
             return Column(name)
-        first, _, rest = name.partition(".")
-        if first != "data" or not rest:
-            self._fail(f"one of {', '.join(FIELDS)} or data.<path> before the colon, or quotes around text that holds one")
-        return Path(tuple(rest.split(".")))
+        parts = tuple(name.split("."))
+        if name in NAMED:
+            return Path(parts)
+        if len(parts) == 1 or parts[0] not in {"data", "fields"}:
+            known = ", ".join((*FIELDS, *NAMED))
+            hint = f"fields.{name} is what a workflow logs so, data.{name} what a message holds"
+            self._fail(
+                f"one of {known}, fields.<name> or data.<path> before the colon ({hint}), or quotes around text with a colon"
+            )
+        return Path(parts[1:] if parts[0] == "data" else parts)
 
     def _of_field(self, field: Field) -> Tree:
         comparison = _COMPARISON.match(self._text, self._at)

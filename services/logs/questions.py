@@ -83,7 +83,7 @@ async def search(asked: Search, deps: Deps) -> LogPage:
             )
             async with contextlib.aclosing(rows):
                 async for found in rows:
-                    size = len(found.document) + min(len(found.message), MESSAGE_CHARACTERS)
+                    size = len(found.document) + len(found.data or "") + min(len(found.message), MESSAGE_CHARACTERS)
                     if len(items) == limit or (items and size > room):
                         more = True
                         break
@@ -135,7 +135,9 @@ def _order(name: str) -> Order:
 
 
 def _item(found: store.Found) -> LogItem:
-    data: Any = data_of(found.document)
+    is_line = found.line > 0
+    said: dict[str, Any] = msgspec.json.decode(found.data or "{}") if is_line else {}
+    data: Any = said if is_line else data_of(found.document)
     if len(found.document) > PAGE_BYTES:
         data = {"omitted": f"{len(found.document)} bytes are more than an answer holds"}
     return LogItem(
@@ -152,6 +154,10 @@ def _item(found: store.Found) -> LogItem:
         id=found.id,
         message=found.message[:MESSAGE_CHARACTERS],
         data=data,
+        workflow=found.workflow,
+        line=found.line if is_line else None,
+        attempt=said.get("attempt"),
+        fields=said.get("fields") or {},
     )
 
 

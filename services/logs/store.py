@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import date, datetime
 from typing import Any
 
+import asyncpg
 import msgspec
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -13,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.logs.conditions import Condition
 from services.logs.cursor import Order
 from services.logs.domain import Row
+from shared.db import Connection
+from shared.envelope import rfc3339
 from shared.projection import Statement
 
 _COLUMNS = {
@@ -33,6 +36,8 @@ _COLUMNS = {
     "data": "text[]",
     "document": "bytea[]",
     "said_at": "timestamptz[]",
+    "workflow": "text[]",
+    "line": "integer[]",
     "words": "text[]",
 }
 _INSERT = (
@@ -64,6 +69,10 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     causation_id: str | None
     id: str
     message: str
+    workflow: str | None
+    line: int
+    data: str | None
+    """A line's; a message's is in its document."""
     document: bytes
 
 
@@ -97,7 +106,7 @@ async def search(
     limit: int,
 ) -> AsyncGenerator[Found, None]:
     """Yield the matching rows in the order of (time, stream, seq); `org` None means all organizations."""
-    wanted = ["time >= :since", "time <= :until"]
+    wanted = ["time >= :since", "time <= :until", "line >= 0"]
     parameters: dict[str, Any] = {"since": since, "until": until, "limit": limit}
     if org is not None:
         wanted.append("org = :org")
@@ -108,7 +117,8 @@ async def search(
         parameters |= {"after_time": after.time, "after_stream": after.stream, "after_seq": after.seq}
     wanted.append(condition.sql)
     way = "DESC" if order == "desc" else "ASC"
-    columns = ", ".join(field.name for field in msgspec.structs.fields(Found))
+    names = (field.name for field in msgspec.structs.fields(Found))
+    columns = ", ".join("CASE WHEN line > 0 THEN CAST(data AS text) END AS data" if name == "data" else name for name in names)
     statement = text(
         f"SELECT {columns} FROM message WHERE {' AND '.join(wanted)} ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit"
     )
@@ -134,6 +144,55 @@ async def chain(
     """
     given = {"org": org, "correlation_id": correlation_id, "since": since, "types": list(types), "limit": limit, "shown": SHOWN}
     return list((await connection.execute(text(statement), given)).mappings().all())
+
+
+async def workflows_of(connection: Connection, runs: Sequence[str]) -> dict[str, str]:
+    """Return the workflows of these runs, as far as the archive knows."""
+    statement = "SELECT run, data ->> 'workflow' AS workflow FROM message WHERE run = ANY($1) AND type = 'run.requested'"
+    return {row["run"]: row["workflow"] for row in await connection.fetch(statement, runs)}
+
+
+async def unconverted(connection: Connection, name: str, limit: int) -> list[asyncpg.Record]:
+    """Return the newest messages that a conversion has not come to."""
+    statement = """
+        SELECT m.time, m.stream, m.incarnation, m.seq, m.key, m.document
+          FROM message m, (SELECT time, stream, seq FROM conversion WHERE name = $1 FOR UPDATE) AS done
+         WHERE m.line = 0 AND (m.time, m.stream, m.seq) < (done.time, done.stream, done.seq)
+         ORDER BY m.time DESC, m.stream DESC, m.seq DESC LIMIT $2
+    """
+    return list(await connection.fetch(statement, name, limit))
+
+
+async def name_workflows(connection: Connection, rows: Sequence[Row]) -> None:
+    """Write the workflow of messages that are archived."""
+    statement = """
+        UPDATE message m SET workflow = given.workflow
+          FROM unnest($1::timestamptz[], $2::text[], $3::bigint[], $4::text[]) AS given (time, incarnation, seq, workflow)
+         WHERE m.time = given.time AND m.incarnation = given.incarnation AND m.seq = given.seq
+    """
+    await connection.execute(
+        statement, *([getattr(row, name) for row in rows] for name in ("time", "incarnation", "seq", "workflow"))
+    )
+
+
+async def hide_chunks(connection: Connection, rows: Sequence[Row]) -> None:
+    """Make archived chunks what they are beside the rows of their lines."""
+    statement = """
+        UPDATE message m SET line = given.line, message = '', data = NULL, tsv = ''
+          FROM unnest($1::timestamptz[], $2::text[], $3::bigint[], $4::integer[]) AS given (time, incarnation, seq, line)
+         WHERE m.time = given.time AND m.incarnation = given.incarnation AND m.seq = given.seq
+    """
+    await connection.execute(statement, *([getattr(row, name) for row in rows] for name in ("time", "incarnation", "seq", "line")))
+
+
+async def move_conversion(connection: Connection, name: str, last: Row | None) -> str | None:
+    """Note that a conversion has come to this row, or that it is over; return the time that it has come to."""
+    if last is None:
+        await connection.execute("DELETE FROM conversion WHERE name = $1", name)
+        return None
+    statement = "UPDATE conversion SET time = $2, stream = $3, seq = $4 WHERE name = $1"
+    await connection.execute(statement, name, last.time, last.stream, last.seq)
+    return rfc3339(last.time)
 
 
 async def claim_partitioning(connection: AsyncConnection) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 
 # Columns that do not depend on time: the range of times stands beside the query.
 FIELDS = (
-    "stream", "seq", "type", "level", "service", "org", "key", "run", "correlation_id", "causation_id", "id", "message",
+    "stream", "seq", "type", "level", "service", "org", "key", "run", "correlation_id", "causation_id", "id", "message", "workflow",
 )  # fmt: skip
 
 Operator = Literal[">", ">=", "<", "<="]
@@ -21,7 +21,10 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Path(msgspec.Struct, frozen=True):
-    """A place within the data, such as `data.pull_request.number`: names, or numbers of list items."""
+    """A place within the data, such as `data.pull_request.number`: names, or numbers of list items.
+
+    `fields.status` is the place `fields`, `status`: what the author of a line, or a service, gave beside the text.
+    """
 
     parts: tuple[str, ...]
 

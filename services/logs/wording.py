@@ -36,10 +36,6 @@ def message_of(type_: str, key: str, data: dict[str, Any]) -> str:
 
 def words_of(type_: str, key: str, message: str, data: Any) -> str:
     """Return what full-text search looks through: the line, the type, and every text within the data; bounded."""
-    if type_.startswith("line.") and isinstance(data, dict):
-        # The lines' texts are the message already; their fields are not.
-        lines = data.get("lines")
-        data = [line.get("fields") for line in lines if isinstance(line, dict)] if isinstance(lines, list) else []
     pieces: list[str] = [message, type_, key]
     room = WORDS - len(message)
     for text in _texts(data):
@@ -78,13 +74,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= _FIELD_SHOWN else f"{text[:_FIELD_SHOWN]}…"
 
 
-def _lines(data: dict[str, Any]) -> str:
-    lines = data.get("lines")
-    if not isinstance(lines, list):
-        return ""
-    return "\n".join(str(line.get("message", "")) for line in lines if isinstance(line, dict))
-
-
 def _logged(data: dict[str, Any]) -> str:
     fields = data.get("fields")
     if not isinstance(fields, dict):
@@ -112,7 +101,6 @@ def _joined(template: str, *names: str) -> Callable[[dict[str, Any]], str]:
 
 
 _BY_NOUN: dict[str, Callable[[dict[str, Any]], str]] = {
-    "line": _lines,
     "log": _logged,
     "audit": _joined("{} {} {}: {}", "actor", "verb", "target", "outcome"),
     "dead": _joined("{} gave up {}: {} ({})", "consumer", "verb", "error", "reason"),

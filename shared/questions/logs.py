@@ -11,7 +11,10 @@ from shared.values import Expression, Instant, Name
 
 
 class LogItem(msgspec.Struct, frozen=True, kw_only=True):
-    """One archived message as search shows it."""
+    """One archived message as search shows it, or one line of a run's output.
+
+    A line has its number (`line`) within the message `seq`, and the `fields` that its author gave.
+    """
 
     time: str
     stream: str
@@ -26,6 +29,10 @@ class LogItem(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     message: str
     data: Any
+    workflow: str | None = None
+    line: int | None = None
+    attempt: int | None = None
+    fields: dict[str, Any] = {}
 
 
 class LogPage(msgspec.Struct, frozen=True):

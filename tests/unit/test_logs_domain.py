@@ -14,13 +14,17 @@ from hypothesis import strategies as st
 from services.logs import cursor, times
 from services.logs.cursor import Cursor
 from services.logs.domain import UNDECODABLE, Position, Row, data_of, row_of
+from services.logs.lines import SPLIT, bare, split
 from services.logs.wording import WORDS
 from shared.envelope import seal
 from shared.errors import Invalid, Malformed
-from shared.messages import Audited, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunUsage
+from shared.messages import Audited, EventRouted, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunUsage
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 POSITION = Position("RUNS", "inc", 7, NOW, "run.r1.failed")
+
+
+_VALUES = st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
 
 
 def row(message: Message, **more: Any) -> Row:
@@ -50,18 +54,60 @@ def test_a_failed_run_is_an_error_that_says_why() -> None:
     assert made.said_at == NOW - timedelta(seconds=1)
 
 
-def test_a_chunk_of_lines_is_one_row_with_their_text_and_the_highest_level() -> None:
-    made = row(
+def test_a_chunk_is_a_row_that_keeps_the_bytes_and_a_row_for_each_line() -> None:
+    whole = row(
         lines(
-            Lines(time="t", level="info", message="tickets.fetched", fields={"count": 3, "who": "zoe"}),
-            Lines(time="t", level="error", message="second line"),
-            Lines(time="t", level="debug", message="third"),
+            Lines(time="2026-11-20T11:59:59.25Z", level="info", message="tickets.fetched", fields={"count": 3, "who": "zoe"}),
+            Lines(time="2026-11-20T11:59:59.50Z", level="error", message="second\x00", stream="stderr"),
         )
     )
-    assert made.message == "tickets.fetched\nsecond line\nthird"
-    assert (made.level, made.run) == ("error", "r1")
-    assert "zoe" in made.words
-    assert "tickets fetched" in made.words
+    chunk, first, second = split(whole)
+    assert (chunk.line, chunk.document, chunk.message, chunk.data, chunk.words) == (SPLIT, whole.document, "", None, "")
+    assert (first.line, first.document, first.message, first.level) == (1, b"", "tickets.fetched", "info")
+    assert (second.line, second.message, second.level) == (2, "second\ufffd", "error")
+    assert [one.time for one in (first, second)] == [NOW - timedelta(seconds=0.75), NOW - timedelta(seconds=0.5)]
+    assert json.loads(first.data or "") == {"workflow": "w", "attempt": 1, "stream": "log", "fields": {"count": 3, "who": "zoe"}}
+    assert {(one.run, one.workflow, one.id, one.seq, one.type) for one in (first, second)} == {("r1", "w", "m1", 7, "line.logged")}
+    assert "zoe" in first.words
+    assert "tickets fetched" in first.words
+    assert "zoe" not in second.words
+
+
+@given(
+    st.lists(
+        st.sampled_from(["2026-11-20T12:00:00Z", "2026-11-20T11:59:00Z", "1970-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00", "t"])
+    )
+)
+def test_the_rows_of_a_chunk_have_times_of_their_own_in_the_order_of_its_lines(said: list[str]) -> None:
+    chunk, *made = split(row(lines(*(Lines(time=time, level="info", message="x") for time in said))))
+    times_of = [one.time for one in made]
+    assert times_of == sorted(set(times_of))
+    assert chunk.time not in times_of
+    assert all(abs(time - NOW) < timedelta(days=1, seconds=1) for time in times_of)
+
+
+@pytest.mark.parametrize("data", ['{"lines":5}', "[]", '{"lines":[1]}', '{"workflow":5}'])
+def test_what_is_called_a_chunk_and_holds_no_lines_is_a_row_like_others(data: str) -> None:
+    whole = row_of(POSITION, raw(data).replace(b"run.succeeded", b"line.logged"))
+    assert split(whole) == [whole]
+    assert whole.line == 0
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["time", "level", "message", "fields", "stream"]), _VALUES)))
+def test_any_lines_become_rows_that_postgres_takes(given_lines: list[Any]) -> None:
+    document = raw(json.dumps({"lines": given_lines, "workflow": 5, "attempt": []})).replace(b"run.succeeded", b"line.logged")
+    for made in split(row_of(POSITION, document)):
+        for text in (made.message, made.words, made.data or "", bare(made).data or ""):
+            assert "\x00" not in text
+            text.encode()
+
+
+def test_a_message_names_the_workflow_that_it_is_about() -> None:
+    routed = EventRouted(source="s", event="e", delivery="d", subscription="u", workflow="sync", run="r1")
+    assert row(routed).workflow == "sync"
+    assert row(Logged(service="executor", level="info", event="x", fields={"workflow": "sync"})).workflow == "sync"
+    assert row_of(POSITION, raw('{"name":"sync"}').replace(b"run.succeeded", b"workflow.removed")).workflow == "sync"
+    assert row(Logged(service="executor", level="info", event="x", fields={})).workflow is None
 
 
 def test_a_services_log_shows_its_event_and_fields() -> None:
@@ -114,9 +160,6 @@ def test_bytes_that_are_no_envelope_become_an_undecodable_row(document: bytes) -
     assert made.document == document
     assert made.id == "RUNS/inc/7"
     assert made.level == "error"
-
-
-_VALUES = st.recursive(st.text() | st.integers() | st.none(), st.lists)
 
 
 @given(st.one_of(st.binary(max_size=200), _VALUES.map(lambda value: raw(json.dumps(value)))))

@@ -63,6 +63,10 @@ TYPE, LEVEL, RUN, SEQ = Column("type"), Column("level"), Column("run"), Column("
         ("data.ref:refs/heads/main", Equals(Path(("ref",)), "refs/heads/main")),
         ("data.labels.0.name:bug", Equals(Path(("labels", "0", "name")), "bug")),
         ("data.at:2026-01-01T00:00:00Z", Equals(Path(("at",)), "2026-01-01T00:00:00Z")),
+        ("workflow:pr-summary", Equals(Column("workflow"), "pr-summary")),
+        ("fields.status:200", Equals(Path(("fields", "status")), "200")),
+        ("fields.http.status:>=500", Compares(Path(("fields", "http", "status")), ">=", "500")),
+        ("attempt:2", Equals(Path(("attempt",)), "2")),
         ("\\-a", Words("-a")),
     ],
 )
@@ -86,6 +90,8 @@ def test_a_query_means_what_people_know(text: str, tree: Tree) -> None:
         ("a*b", 3, "the end of the word"),
         ("level:>", 8, "a value after >"),
         ("data:1", 1, "data.<path>"),
+        ("a status:200", 3, "fields.status is what a workflow logs so, data.status what a message holds"),
+        ("http://x", 1, "or quotes around text with a colon"),
     ],
 )
 def test_a_mistake_is_answered_with_its_position_and_what_was_expected(text: str, position: int, expected: str) -> None:
@@ -109,16 +115,16 @@ def test_terms_and_depth_and_length_are_capped() -> None:
 
 # Everything that the conditions' own SQL consists of; a query's text has no way to add to it.
 _SQL = re.compile(
-    r"(?:\s|[()=<>@#,]|:q[0-9]+\b|'simple'|'string'|'number'|\"C\"|\[\]|"
+    r"(?:\s|[()=<>@#,]|:q[0-9]+\b|'simple'|'string'|'number'|'{}'|\"C\"|\[\]|"
     r"\b(?:NOT|AND|OR|COALESCE|CAST|AS|text|numeric|false|true|tsv|phraseto_tsquery|to_tsquery|starts_with|position|lower|IN|"
     r"ANY|IS|NULL|CASE|WHEN|THEN|END|COLLATE|jsonb_typeof|to_jsonb|data|stream|seq|type|level|service|org|key|run|"
-    r"correlation_id|causation_id|id|message|0)\b)*\Z"
+    r"correlation_id|causation_id|id|message|workflow|line|0)\b)*\Z"
 )
 _FRAGMENTS = st.sampled_from(
     [
         " ", "(", ")", '"', "\\", "*", "-", "AND ", "OR ", "NOT ", "TO ", "[", "]", ":", ">=", "<", "level:", "data.a.b:",
         "run:", "type:", "message:", "error", "5", "1e3", "'; DROP TABLE message; --", ":q0", "%", "\x00", "\ud800", "é",
-        "seq:", "data.x:",
+        "seq:", "data.x:", "fields.x:", "fields.x.y:", "workflow:", "attempt:",
     ]
 )  # fmt: skip
 _QUERIES = st.one_of(st.text(max_size=60), st.lists(_FRAGMENTS, max_size=14).map("".join))

@@ -57,8 +57,12 @@ def lines_of(api: Api, id_: str, after: int = 0) -> Iterator[dict[str, Any]]:
 def written(item: dict[str, Any]) -> str:
     """Return a line as people read it."""
     line = item["line"]
-    fields = "".join(f" {plain(name)}={_short(value)}" for name, value in (line.get("fields") or {}).items())
-    return f"{line['time'][11:23]} {line['level']:7} {plain(line['message'])}{fields}"
+    return f"{line['time'][11:23]} {line['level']:7} {plain(line['message'])}{fields_of(line)}"
+
+
+def fields_of(line: dict[str, Any]) -> str:
+    """Return the fields of a line as people read them after its message."""
+    return "".join(f" {plain(name)}={_short(value)}" for name, value in (line.get("fields") or {}).items())
 
 
 def _short(value: Any) -> str:

@@ -11,6 +11,7 @@ import click
 
 from millrace.cli import show
 from millrace.cli.api import Api, Refused, Unreachable
+from millrace.cli.lines import fields_of
 from millrace.cli.session import Session, asks
 from millrace.cli.times import ago
 
@@ -59,7 +60,7 @@ class Tail:
         self._path = path
         self._query = query
         self._since = since
-        self._printed: dict[tuple[str, int], int] = {}
+        self._printed: dict[tuple[str, int, int | None], int] = {}
         self._looks = 0
 
     def items(self) -> Iterator[dict[str, Any]]:
@@ -88,10 +89,14 @@ class Tail:
     def _new(self, since: str) -> list[dict[str, Any]]:
         page = self._api.pages(self._path, query={"q": self._query, "from": since, "order": "asc"})
         self._looks += 1
-        found = [item for item in page["items"] if (item["stream"], item["seq"]) not in self._printed]
-        self._printed |= {(item["stream"], item["seq"]): self._looks for item in page["items"]}
+        found = [item for item in page["items"] if _key(item) not in self._printed]
+        self._printed |= {_key(item): self._looks for item in page["items"]}
         self._printed = {key: look for key, look in self._printed.items() if look > self._looks - REMEMBERED}
         return found
+
+
+def _key(item: dict[str, Any]) -> tuple[str, int, int | None]:
+    return item["stream"], item["seq"], item.get("line")
 
 
 def _print(session: Session, item: dict[str, Any]) -> None:
@@ -99,8 +104,8 @@ def _print(session: Session, item: dict[str, Any]) -> None:
         show.line(item)
         return
     org = "" if item["org"] == "default" else f" [{item['org']}]"
-    text = f"{item['time'][:23].replace('T', ' ')} {item['level']:7} {item['service']:8} {item['type']:20} {item['message']}{org}"
-    show.said(show.plain(text), item["level"])
+    place = f"{item['time'][:23].replace('T', ' ')} {item['level']:7} {item['service']:8} {item['type']:20}"
+    show.said(f"{show.plain(place)} {show.plain(item['message'])}{fields_of(item)}{show.plain(org)}", item["level"])
 
 
 COMMANDS: list[click.Command] = [

@@ -1,0 +1,67 @@
+"""What was archived by an earlier version, made into what this one makes: while the service serves, the newest first."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from services.logs import store
+from services.logs.domain import Position, row_of
+from services.logs.lines import split
+from services.logs.partitions import Facts
+from services.logs.projections import salvaged
+from services.logs.workflows import Workflows
+from shared.db import Connection, held_lock, naming_trouble
+from shared.errors import Unavailable
+
+LINES = "lines"
+# Rows that are converted by one transaction, and the seconds between two: what comes in goes first.
+BATCH = 500
+REST = 0.05
+RETRY = 5.0
+
+_log = structlog.get_logger()
+
+
+async def convert(url: str, health: Facts) -> None:
+    """Convert what is to be converted, by one replica, and return; a service that stops meanwhile goes on at its next start."""
+    while True:
+        try:
+            async with held_lock(url, "logs.conversion", service="logs") as held:
+                while not held.lost.is_set():
+                    with naming_trouble():
+                        left = await step(held.connection)
+                    health.state("conversion of the archive", f"rows before {left} are to come" if left else "over")
+                    if left is None:
+                        return
+                    await asyncio.sleep(REST)
+        except Unavailable as error:
+            _log.warning("archive.conversion_interrupted", reason=str(error))
+        except Exception as error:
+            # What is archived and searched now does not wait for what was.
+            _log.exception("archive.conversion_failed")
+            health.state("conversion of the archive", f"failed: {type(error).__name__}: {error}")
+            return
+        await asyncio.sleep(RETRY)
+
+
+async def step(connection: Connection) -> str | None:
+    """Convert the next rows: chunks of lines get rows of their lines, messages of runs their workflow. None when none is left."""
+    async with connection.transaction():
+        found = await store.unconverted(connection, LINES, BATCH)
+        rows = [
+            row_of(Position(one["stream"], one["incarnation"], one["seq"], one["time"], one["key"]), one["document"])
+            for one in found
+        ]
+        named = await Workflows().named(rows, connection)
+        chunks, lines = [], []
+        for row in named:
+            whole, *more = split(row)
+            if more:
+                chunks.append(whole)
+                lines += more
+        await store.name_workflows(connection, [row for row in named if row.workflow is not None])
+        await store.hide_chunks(connection, chunks)
+        await salvaged(connection, lines)
+        return await store.move_conversion(connection, LINES, rows[-1] if rows else None)
