@@ -226,15 +226,22 @@ def _by_age(trees: Path) -> list[tuple[Path, int]]:
 
 
 def _size(objects: Path) -> int:
-    return sum(path.stat().st_size for path in objects.iterdir())
+    return sum(found.st_size for _, found in _standing(objects))
+
+
+def _standing(objects: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield what is in the folder. Another deployment's unfinished files get their names, and go, while one looks."""
+    for path in objects.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            yield path, path.stat()
 
 
 def _remove(folder: Path, objects: Path) -> None:
     """Remove a tree, and the objects that no other tree has."""
     shutil.rmtree(folder, ignore_errors=True)
-    for path in objects.iterdir():
+    for path, found in _standing(objects):
         # While a tree is made its objects have one name only: the newest are left for it.
-        if path.stat().st_nlink == 1 and time.time() - path.stat().st_ctime > YOUNG:
+        if found.st_nlink == 1 and time.time() - found.st_ctime > YOUNG:
             path.unlink(missing_ok=True)
 
 
