@@ -6,6 +6,7 @@ The rules follow from `shared.messages` and `shared.questions` (`by`) and from t
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 from deploy.credentials import Credentials
@@ -21,7 +22,7 @@ MAX_PAYLOAD = 2 * 1024 * 1024
 
 
 def service_permissions(service: str) -> dict[str, list[str]]:
-    """Return the subjects that a service may `publish` to and `subscribe` to."""
+    """Return the subjects that a service may `publish` to and `subscribe` to, and those of the first that it may not (`never`)."""
     publish: set[str] = set()
     for declared, _ in DECLARATIONS.values():
         if service not in declared.by:
@@ -44,6 +45,8 @@ def service_permissions(service: str) -> dict[str, list[str]]:
             publish |= {
                 f"$JS.API.CONSUMER.MSG.NEXT.{work.stream}.{work.name}",
                 f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}",
+                f"$JS.API.CONSUMER.CREATE.{work.stream}.{work.name}",
+                f"$JS.API.CONSUMER.CREATE.{work.stream}.{work.name}.>",
                 f"$JS.ACK.{work.stream}.{work.name}.>",
                 f"$JS.ACK.*.*.{work.stream}.{work.name}.>",
             }
@@ -59,7 +62,20 @@ def service_permissions(service: str) -> dict[str, list[str]]:
             publish |= {f"$O.{bucket.name}.>", f"$JS.API.STREAM.PURGE.OBJ_{bucket.name}"}
     # Answers to whoever asked: the inboxes of services, and nothing else, while a question waits (allow_responses).
     subscribe = {f"{inbox_prefix(service)}.>", f"ask.{service}.*", f"do.{service}.*"}
-    return {"publish": sorted(publish), "subscribe": sorted(subscribe)}
+    return {"publish": sorted(publish), "subscribe": sorted(subscribe), "never": sorted(_never(service))}
+
+
+def _never(service: str) -> set[str]:
+    """Return what touches a durable consumer, out of all that reading its stream allows: the owner takes and makes, nobody deletes.
+
+    Consumers for reading have names that nobody can guess, and there is no leave to list them.
+    """
+    denied: set[str] = set()
+    for work in WORK:
+        verbs = ("DELETE",) if work.service == service else ("DELETE", "CREATE", "MSG.NEXT")
+        denied |= {f"$JS.API.CONSUMER.{verb}.{work.stream}.{work.name}" for verb in verbs}
+        denied |= {f"$JS.API.CONSUMER.{verb}.{work.stream}.{work.name}.>" for verb in verbs}
+    return denied
 
 
 def _reading(stream: str) -> set[str]:
@@ -84,13 +100,19 @@ def users(credentials: Credentials, *, suffix: str = "") -> list[dict[str, Any]]
                 "user": f"{service}{suffix}",
                 "password": credentials.nats[service],
                 "permissions": {
-                    "publish": {"allow": allowed["publish"]},
+                    "publish": {"allow": allowed["publish"], "deny": allowed["never"]},
                     "subscribe": {"allow": allowed["subscribe"]},
                     "allow_responses": {"max": 1, "expires": "2m"},
                 },
             }
         )
     return made
+
+
+def quoted(path: str) -> str:
+    """Return a path as a string of the server's configuration, which has its own language: it takes any byte in hexadecimal."""
+    plain = set(range(0x20, 0x7F)) - {ord('"'), ord("\\")}
+    return '"' + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'
 
 
 def nats_config(
@@ -107,14 +129,14 @@ def nats_config(
 
     `sync_interval: always` makes an acknowledged message a stored one (facts of JetStream: the default is two minutes).
     """
-    ports = f"ports_file_dir: {json.dumps(ports_dir)}\n" if ports_dir else ""
+    ports = f"ports_file_dir: {quoted(ports_dir)}\n" if ports_dir else ""
     return f"""\
 server_name: {json.dumps(server_name)}
 listen: {json.dumps(listen)}
 {ports}max_payload: {MAX_PAYLOAD}
 write_deadline: "10s"
 jetstream {{
-  store_dir: {json.dumps(store_dir)}
+  store_dir: {quoted(store_dir)}
   sync_interval: always
   max_file_store: {max_file_store}
   max_memory_store: {256 * 1024**2}

@@ -30,6 +30,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from deploy.credentials import Credentials, load_or_create
 from deploy.errors import StartError
 from deploy.permissions import nats_config
+from shared.durables import bring
 from shared.envelope import new_id
 from shared.messages.log import SERVICES
 from shared.projection import INCARNATION
@@ -79,7 +80,7 @@ async def prepare_broker(url: str, *, replicas: int = 1) -> None:
             raise StartError(f"The NATS server is {found}; Millrace needs {'.'.join(map(str, OLDEST_NATS))} or newer.")
         await asyncio.gather(*(_stream(client, stream_config(stream, replicas)) for stream in STREAMS))
         await asyncio.gather(
-            *(_consumer(client, work) for work in WORK),
+            *(bring(client, work) for work in WORK),
             *(_stream(client, _registry_config(registry.bucket, replicas)) for registry in REGISTRIES),
             *(_stream(client, _bucket_config(bucket.name, bucket.max_age, replicas)) for bucket in BUCKETS),
         )
@@ -159,22 +160,6 @@ async def _stream(client: Client, config: dict[str, Any]) -> None:
     wanted["metadata"] = {INCARNATION: new_id()} | (existing.get("metadata") or {})
     if wanted != existing:
         await api_request(client, f"$JS.API.STREAM.UPDATE.{name}", wanted, wait=15)
-
-
-async def _consumer(client: Client, work: Any) -> None:
-    config = {
-        "durable_name": work.name,
-        "name": work.name,
-        **({"filter_subject": work.subjects[0]} if len(work.subjects) == 1 else {"filter_subjects": list(work.subjects)}),
-        "deliver_policy": "all",
-        "ack_policy": "explicit",
-        "ack_wait": int(work.ack_wait * _NANO),
-        "max_deliver": -1,
-        # Messages nacked with a delay count against it: a few of them must not stop everybody else.
-        "max_ack_pending": work.max_ack_pending,
-    }
-    subject = f"$JS.API.CONSUMER.CREATE.{work.stream}.{work.name}"
-    await api_request(client, subject, {"stream_name": work.stream, "config": config, "action": ""}, wait=15)
 
 
 # -- the database -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from deploy.concurrency import together
 from deploy.credentials import SERVICES, Credentials
 from deploy.files import bound
 from deploy.folder import DataFolder
+from deploy.liveness import Liveness
 from deploy.prepare import prepare
 from deploy.readiness import Asked, wait_until_ready
 from deploy.stores import Stores
@@ -114,6 +115,7 @@ class Stack:
             log=self._folder.logs / f"{name}.log",
             pidfile=self._folder.pidfiles / f"{name}.pid",
             descriptors=(self._listening.fileno(),) if name == "gateway" else (),
+            liveness=Liveness(socket=health),
         )
         return Supervised(program, before=unlink_health_socket, changed=self._changed)
 

@@ -13,9 +13,12 @@ import msgspec
 
 from deploy import launch, processes
 from deploy.errors import StartError
+from deploy.liveness import Liveness, until_hung
 
 # A program that cannot be killed is stuck in the kernel; nothing is gained by waiting for it longer.
 KILL_GRACE = 2.0
+# Seconds that a hung program has between its stop signals and SIGKILL: one that is merely slow may still end in order.
+HUNG_GRACE = 5.0
 # Ends in a row, each soon after a start, from which on the next is to be expected: once may be the operator, twice a coincidence.
 AGAIN_AND_AGAIN = 3
 
@@ -36,6 +39,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     """What to run. `command` is absolute and holds no secret (argv is public); secrets go through `environment`.
 
     `stop_signals` are tried in turn before SIGKILL; the first of them also ends the program when its supervisor is killed.
+    With `liveness` it is asked whether it still answers, and ended when it hangs.
     """
 
     name: str
@@ -48,19 +52,22 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     account: tuple[int, int] | None = None
     descriptors: tuple[int, ...] = ()
     backoff: Backoff = Backoff()
+    liveness: Liveness | None = None
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a program ended: its exit code, or minus the number of the signal that ended it."""
+    """How a program ended: its exit code, or minus the number of the signal that ended it; `hung` if it had to be ended."""
 
     code: int
     at: datetime
+    hung: bool = False
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """A program right now; `pid` is None while it is down, `since` is when it came to this.
 
-    `failures` counts its ends (and starts that failed) since it last ran for as long as its back-off calls settled.
+    `failures` counts its ends (and starts that failed) since it last ran for as long as its back-off calls settled, and
+    `failing_since` is when the first of them was. `silent_since` is when it was first asked in vain whether it answers.
     """
 
     pid: int | None
@@ -68,6 +75,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     last_exit: Exit | None
     since: datetime
     failures: int = 0
+    failing_since: datetime | None = None
+    silent_since: datetime | None = None
 
     @property
     def is_failing(self) -> bool:
@@ -101,6 +110,8 @@ class Supervised:
         self._watching: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._starting = asyncio.Lock()
+        self._answers = False
+        self._hung = False
 
     @property
     def state(self) -> State:
@@ -177,22 +188,45 @@ class Supervised:
 
     async def _watch(self) -> None:
         while self._process is not None:
-            code = await self._ended(self._process)
+            last_exit = await self._ended(self._process)
             _signal_group(self._process.pid, signal.SIGKILL)
-            self._become(pid=None, last_exit=Exit(code, datetime.now(UTC)), failures=self._state.failures + 1)
+            self._become(pid=None, last_exit=last_exit, failures=self._state.failures + 1)
             while not await self._again(self.program.backoff.after(self._state.failures)):
                 self._become(pid=None, failures=self._state.failures + 1)
             if self._stopping.is_set():
                 return
 
-    async def _ended(self, process: asyncio.subprocess.Process) -> int:
-        """Wait for the program's end; once it has run for long enough, what was before is forgiven, and that is told."""
-        with suppress(TimeoutError):
-            return await asyncio.wait_for(process.wait(), self.program.backoff.settled)
-        if self._state.failures:
-            self._state = msgspec.structs.replace(self._state, failures=0)
-            self._tell()
+    async def _ended(self, process: asyncio.subprocess.Process) -> Exit:
+        """Wait for the program's end, and bring it about when it hangs."""
+        self._hung, self._answers = False, self.program.liveness is None
+        hanging = asyncio.create_task(self._end_when_hung(process), name=f"liveness of {self.program.name}")
+        try:
+            return Exit(await self._settled_and_ended(process), datetime.now(UTC), self._hung)
+        finally:
+            hanging.cancel()
+            await asyncio.gather(hanging, return_exceptions=True)
+
+    async def _settled_and_ended(self, process: asyncio.subprocess.Process) -> int:
+        """Wait for the program's end; once it has run for long enough, and answers, what was before is forgiven."""
+        while self._state.failures:
+            with suppress(TimeoutError):
+                return await asyncio.wait_for(process.wait(), self.program.backoff.settled)
+            if self._answers:
+                self._change(failures=0, failing_since=None)
         return await process.wait()
+
+    async def _end_when_hung(self, process: asyncio.subprocess.Process) -> None:
+        if self.program.liveness is not None:
+            await until_hung(self.program.liveness, self._hear)
+            self._hung = True
+            self._note(f"{self.program.name} does not answer any more, and is ended by its supervisor.")
+            await self._end(process, HUNG_GRACE)
+
+    def _hear(self, silent_since: datetime | None) -> None:
+        """Take note since when the program has not answered, or that it does."""
+        self._answers = silent_since is None
+        if self._state.silent_since != silent_since:
+            self._change(silent_since=silent_since)
 
     async def _again(self, delay: float) -> bool:
         """Start once more after `delay`; False when even that failed. True at once when the supervisor is stopping."""
@@ -219,13 +253,18 @@ class Supervised:
             log.write(f"{sentence}\n")
 
     def _become(self, *, pid: int | None, last_exit: Exit | None = None, failures: int | None = None) -> None:
-        self._state = msgspec.structs.replace(
-            self._state,
+        now = datetime.now(UTC)
+        self._change(
             pid=pid,
             last_exit=last_exit or self._state.last_exit,
-            since=datetime.now(UTC),
+            since=now,
+            silent_since=None,
             failures=self._state.failures if failures is None else failures,
+            failing_since=self._state.failing_since or (now if failures else None),
         )
+
+    def _change(self, **changes: object) -> None:
+        self._state = msgspec.structs.replace(self._state, **changes)
         self._tell()
 
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 import nats.errors
+import nats.js.errors
 import structlog
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
@@ -20,6 +21,7 @@ from nats.js import JetStreamContext
 
 from shared import aggregate, values
 from shared.commit import Journal, Refused
+from shared.durables import keep
 from shared.envelope import Envelope, Sealed, caused_id, derived_id, open_envelope, open_message, seal, utc_now
 from shared.errors import (
     Conflict,
@@ -289,11 +291,16 @@ class Bus:
         for _ in range(2):
             await self.client.flush()
 
+    async def keep_durables(self) -> None:
+        """See for ever that the consumers of this service's work are there."""
+        await keep(self.client, [work for work in WORK if work.service == self.service])
+
 
 def _paced(fetch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """Return a `fetch` that takes its time to fail once the client is closed: FastStream tries again at once, and for ever.
 
-    Without any wait in between, nothing else would ever run in this process, not even its end.
+    Without any wait in between, nothing else would ever run in this process, not even its end. The same while the consumer is
+    missing, which is made again (`shared.durables`): what the server says of it would end FastStream's task.
     """
 
     async def paced(*args: Any, **kwargs: Any) -> Any:
@@ -302,6 +309,9 @@ def _paced(fetch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
         except nats.errors.ConnectionClosedError:
             await asyncio.sleep(ATTENDED_EVERY)
             raise
+        except nats.js.errors.Error as error:
+            await asyncio.sleep(ATTENDED_EVERY)
+            raise nats.errors.TimeoutError from error
 
     return paced
 

@@ -71,10 +71,15 @@ class Installation:
 
     @contextlib.asynccontextmanager
     async def paused(self, target: str) -> AsyncIterator[None]:
-        """Stop a target for the block; Postgres with its backends, which are processes of their own."""
+        """Stop a target for the block; Postgres with its backends, which are processes of their own.
+
+        Its supervisor stands still with it, as on a machine that does: it would end and start again what hangs for so long, and
+        the target would never wake up with leases that are others' by then.
+        """
         pid = await self.running(target)
         stopped: list[int] = []
         try:
+            _signal(self._process.pid, signal.SIGSTOP, stopped)
             _signal(pid, signal.SIGSTOP, stopped)
             if target == "postgres":
                 # After their parent, so that no more are made.

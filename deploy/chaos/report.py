@@ -160,7 +160,8 @@ def page(report: Report) -> str:
 Written by `make chaos ARGS=--write`; not edited by hand. `make chaos` repeats it here, `make chaos ARGS=--quick` a short one.
 
 Each of the five services, the broker and the database is disturbed in turn while signed GitHub webhooks stream in: once killed
-(SIGKILL), once paused (SIGSTOP, then SIGCONT) for longer than leases and acknowledgement waits where the target has any.
+(SIGKILL), once paused (SIGSTOP, then SIGCONT) for longer than leases and acknowledgement waits where the target has any. Its
+supervisor is paused with it, as on a machine that stands still: it would end what hangs for so long and start it again.
 {_started(report.runs_every)} A webhook that was answered 503, or not at all, is
 sent again under the same delivery id, as its sender would.
 

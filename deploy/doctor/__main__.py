@@ -52,6 +52,7 @@ async def _look(data: Path, port: int) -> list[Finding]:
             Finding("stack", "wrong", "it runs and is not ready", "It is starting, or rebuilding, or one named above dies."),
         ]
     found.append(Finding("stack", "well", f"runs at {ready.url}, version {ready.version}"))
+    found.append(await running.served(ready.url))
     found += [finding async for finding in running.healthy(sockets, list(ready.services))]
     found += [finding async for finding in running.stores(ready)]
     return found

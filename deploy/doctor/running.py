@@ -19,7 +19,7 @@ from deploy.errors import StartError
 from deploy.local import Ready
 from deploy.positions import administrator, held, pending, waiting_since
 from deploy.rebuild.parts import PROJECTING
-from deploy.supervise import State
+from deploy.supervise import Exit, State
 from services.executor.sandbox.probing import better
 from shared.errors import Unavailable
 from shared.pull import StreamError, api_request
@@ -47,16 +47,41 @@ def supervised(path: Path, logs: Path, now: datetime) -> Iterator[Finding]:
         yield Finding("processes", "note", f"the supervisor says nothing ({error})", "It is starting, or of an older version.")
         return
     for name, state in told.processes.items():
-        last = "" if state.last_exit is None else f", the last exit was {_exit(state.last_exit.code)}"
+        last = "" if state.last_exit is None else f", the last exit was {_exit(state.last_exit)}"
         lately = state.last_exit is not None and (now - state.last_exit.at).total_seconds() < DIED_LATELY
         do = f"The end of {logs / f'{name}.log'} says why."
         if state.is_failing:
-            verdict, said = "wrong", f"dies again and again: {state.failures} times in a row{last}"
+            since = _since(state.failing_since or state.since)
+            verdict, said = "wrong", f"dies again and again: {state.failures} times in a row{last}; {since}"
         elif state.pid is None:
-            verdict, said = "wrong", f"is down and waits to be started again{last}"
+            verdict, said = "wrong", f"is down and waits to be started again{last}; {_since(state.since)}"
+        elif state.silent_since is not None:
+            verdict, said = "wrong", f"hangs: pid {state.pid} does not answer, {_since(state.silent_since)}"
+            do = f"Its supervisor ends it and starts it again; {logs / f'{name}.log'} may say what held it up."
         else:
             verdict, said = "note" if lately else "well", f"pid {state.pid}, started again {state.restarts} times{last}"
         yield Finding(f"process {name}", cast("Verdict", verdict), said, do)
+
+
+async def served(url: str) -> Finding:
+    """Ask the gateway what every load balancer asks it, and give its answer as it is: nothing here judges anew."""
+    about = "readiness"
+    try:
+        timeout = aiohttp.ClientTimeout(total=ASKING_TAKES)
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/readyz") as response:
+            document: dict[str, Any] = await response.json(content_type=None)
+    except (aiohttp.ClientError, OSError, ValueError, asyncio.TimeoutError):  # noqa: UP041 - both names, one in 3.11
+        return Finding(about, "wrong", f"the gateway does not answer at {url}/readyz", "No webhook is taken: see logs/gateway.log.")
+    if document.get("status") == "ready":
+        return Finding(about, "well", "all that is taken is served")
+    accepting = document.get("accepting") or {}
+    taken = "webhooks are taken and stored" if accepting.get("webhooks") else f"no webhook is taken: {accepting.get('reason')}"
+    problems = [f"{why['detail']} since {why['since']}: {why['effect']}" for why in (document.get("unserved") or {}).values()]
+    problems += [f"{part}: {one['detail']}, since {one['since']}" for part, one in document["parts"].items() if not one["ready"]]
+    problems += [f"{name} is not well in every part" for name in document.get("degraded") or []]
+    unserved = ", ".join(document.get("unserved") or {})
+    do = f"The end of the log below logs says why: {unserved}." if unserved else "What each part waits for is named at its service."
+    return Finding(about, "wrong", f"{document.get('status')}: {'; '.join(problems)}; {taken}", do)
 
 
 async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
@@ -180,5 +205,10 @@ async def _readyz(socket: Path) -> dict[str, Any] | None:
         return None
 
 
-def _exit(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"code {code}"
+def _exit(last: Exit) -> str:
+    how = f"signal {-last.code}" if last.code < 0 else f"code {last.code}"
+    return f"{how} after it had ceased to answer" if last.hung else how
+
+
+def _since(moment: datetime) -> str:
+    return f"since {moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -106,6 +106,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         bus.answer(QUESTIONS, events)
         await bus.start()
         runtime.background.start(bus.attend(), "broker")
+        runtime.background.start(bus.keep_durables(), "durables")
         yield
 
 

@@ -144,6 +144,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         bus.answer(QUESTIONS, executor)
         await bus.start()
         runtime.background.start(bus.attend(), "broker")
+        runtime.background.start(bus.keep_durables(), "durables")
         # When all that goes on in the background has ended, and nothing is pulled any more, but before the sandbox is closed.
         stack.push_async_callback(worker.drain)
         if is_able:

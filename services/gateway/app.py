@@ -16,6 +16,7 @@ from services.gateway.config import Settings, read
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
 from services.gateway.parts import Gateway
+from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.room import Room
 from services.gateway.serving import listening, serving, url_of
@@ -63,6 +64,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         gateway = Gateway(
             bus=bus,
             health=runtime.health,
+            readiness=Readiness(runtime.health, settings.supervisor),
             keyring=keyring,
             trail=trail,
             refusals=refusals,
@@ -81,7 +83,6 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             trusted_proxies=settings.trusted_proxies,
             max_body=settings.max_body,
             max_file=settings.max_file,
-            supervisor=settings.supervisor,
         )
         await bus.start()
         runtime.background.start(bus.attend(), "broker")

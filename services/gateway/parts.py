@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 from aiohttp import web
 
@@ -12,6 +10,7 @@ from services.gateway.admission import Admission
 from services.gateway.config import Network
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
+from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.room import Room
 from services.gateway.trail import Trail
@@ -24,13 +23,11 @@ from shared.service import Health
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts. `key_hash` is the SHA-256 of the platform key; sizes are in bytes; `public_url` ends without a slash.
-
-    `supervisor` is where to read how the services' processes are (`services.gateway.supervisor`), if anywhere.
-    """
+    """The parts. `key_hash` is the SHA-256 of the platform key; sizes are in bytes; `public_url` ends without a slash."""
 
     bus: Bus
     health: Health
+    readiness: Readiness
     keyring: Keyring
     trail: Trail
     refusals: Refusals
@@ -49,7 +46,6 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[Network, ...]
     max_body: int
     max_file: int
-    supervisor: Path | None
 
 
 GATEWAY = web.AppKey("gateway", Gateway)

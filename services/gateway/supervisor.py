@@ -1,4 +1,4 @@
-"""What the supervisor of the processes tells, where there is one: which die again and again.
+"""What the supervisor of the processes tells, where there is one: how each is, and which die again and again.
 
 A service that dies soon after each start answers for itself while it lives, so that only its supervisor knows.
 """
@@ -11,35 +11,41 @@ import msgspec
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a process ended: its exit code, or minus the number of the signal."""
+    """How a process ended: its exit code, or minus the number of the signal; `hung` if it had to be ended."""
 
     code: int
     at: str
+    hung: bool = False
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
-    """A process that is kept running: down while `pid` is None, and `failures` ends in a row, each soon after a start."""
+    """A process that is kept running: down while `pid` is None, and `failures` ends in a row since `failing_since`.
+
+    `silent_since` is since when it has not answered its supervisor.
+    """
 
     pid: int | None
     failures: int
     restarts: int
     last_exit: Exit | None
     since: str
+    failing_since: str | None = None
+    silent_since: str | None = None
 
 
-class Told(msgspec.Struct, frozen=True):
+class _Told(msgspec.Struct, frozen=True):
     """The file: all processes by name, and the names of those that die again and again."""
 
     processes: dict[str, Process]
     failing: list[str]
 
 
-def failing(file: Path | None) -> dict[str, Process]:
-    """Return the processes that die again and again, by name; none where nobody tells (or in another version's words)."""
+def told(file: Path | None) -> tuple[dict[str, Process], list[str]]:
+    """Return all processes, and the names of those that die again and again; none where nobody tells (or in other words)."""
     if file is None:
-        return {}
+        return {}, []
     try:
-        told = msgspec.json.decode(file.read_bytes(), type=Told)
+        found = msgspec.json.decode(file.read_bytes(), type=_Told)
     except (OSError, msgspec.MsgspecError):
-        return {}
-    return {name: told.processes[name] for name in told.failing if name in told.processes}
+        return {}, []
+    return found.processes, found.failing

@@ -13,8 +13,9 @@ from nats.errors import TimeoutError as NatsTimeout
 
 from shared.messages import DECLARATIONS
 from shared.messages.log import SERVICES
-from shared.pull import inbox_prefix
-from shared.streams import REGISTRIES, STREAMS
+from shared.pull import StreamError, api_request, inbox_prefix
+from shared.streams import BUCKETS, REGISTRIES, STREAMS, WORK, Work
+from tests.support.inside import bus_of
 from tests.support.servers import Place
 
 
@@ -42,6 +43,29 @@ async def refusals(place: Place, service: str, subject: str, *, subscribe: bool 
     finally:
         await client.close()
     return heard
+
+
+async def allowed(place: Place, service: str, subjects: list[str]) -> list[str]:
+    """Say something on each of these subjects as a service; return those that the server did not refuse."""
+    refused: set[str] = set()
+
+    async def note(error: Exception) -> None:
+        refused.update(subject for subject in subjects if f'publish to "{subject}"'.lower() in str(error).lower())
+        if len(refused) == len(set(subjects)):
+            everything.set()
+
+    everything = asyncio.Event()
+    client = await nats.connect(place.nats_url(service), error_cb=note, inbox_prefix=inbox_prefix(service).encode())
+    try:
+        for subject in subjects:
+            await client.publish(subject, b"{}")
+        await client.flush()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2):
+                await everything.wait()
+    finally:
+        await client.close()
+    return sorted(set(subjects) - refused)
 
 
 def foreign_subjects(service: str) -> list[str]:
@@ -77,6 +101,51 @@ async def test_a_service_can_neither_change_streams_nor_write_others_registries(
     ]
     for subject in subjects:
         assert any("permissions violation" in refusal for refusal in await refusals(place, service, subject)), subject
+
+
+WORKING = tuple((work, service) for work in WORK for service in SERVICES)
+
+
+def named(works: tuple[tuple[Work, str], ...]) -> list[str]:
+    return [f"{service}-{work.name}" for work, service in works]
+
+
+@pytest.mark.parametrize(("work", "service"), WORKING, ids=named(WORKING))
+async def test_a_durable_is_touched_by_its_owner_only_and_deleted_by_nobody(place: Place, work: Work, service: str) -> None:
+    of = f"{work.stream}.{work.name}"
+    verbs = ["DELETE", "PAUSE", "RESET", "UNPIN", "LEADER.STEPDOWN", "DURABLE.CREATE"]
+    subjects = [f"$JS.API.CONSUMER.{verb}.{of}" for verb in verbs]
+    subjects += [f"$JS.API.CONSUMER.DELETE.{of}.x"]
+    if service != work.service:
+        subjects += [f"$JS.API.CONSUMER.{verb}.{of}" for verb in ("MSG.NEXT", "CREATE", "INFO")]
+        subjects += [f"$JS.API.CONSUMER.CREATE.{of}.{subject}" for subject in work.subjects]
+        subjects += [f"$JS.ACK.{of}.1.1.1.1.1", f"$JS.ACK._.hash.{of}.1.1.1.1.1", f"$JS.ACK.{of}.x"]
+    assert await allowed(place, service, subjects) == []
+
+
+async def test_a_consumer_for_reading_cannot_be_asked_for_under_one_name_and_made_under_another(place: Place) -> None:
+    """The rules are about subjects, and the name stands in the body as well: the server must not believe the body."""
+    (parse,) = [work for work in WORK if work.name == "events-parse"]
+    async with bus_of(place, "admin") as admin, bus_of(place, "logs") as logs:
+        before = (await api_request(admin.client, f"$JS.API.CONSUMER.INFO.{parse.stream}.{parse.name}", None))["config"]
+        for said in ({"name": parse.name}, {"durable_name": parse.name}, {"durable_name": parse.name, "name": parse.name}):
+            config = {"deliver_policy": "new", "ack_policy": "explicit", "ack_wait": 1_000_000_000, **said}
+            for action in ("", "create", "update"):
+                asked = {"stream_name": parse.stream, "config": config, "action": action}
+                with contextlib.suppress(StreamError):
+                    await api_request(logs.client, f"$JS.API.CONSUMER.CREATE.{parse.stream}.x", asked)
+        after = (await api_request(admin.client, f"$JS.API.CONSUMER.INFO.{parse.stream}.{parse.name}", None))["config"]
+    assert after == before
+
+
+@pytest.mark.parametrize("service", SERVICES)
+async def test_nobody_writes_to_a_bucket_that_is_not_his(place: Place, service: str) -> None:
+    subjects = [f"$O.{bucket.name}.{part}.x" for bucket in BUCKETS if service not in bucket.writers for part in "CM"]
+    subjects += [f"$JS.API.STREAM.PURGE.OBJ_{bucket.name}" for bucket in BUCKETS if service not in bucket.writers]
+    kept = [*(f"KV_{registry.bucket}" for registry in REGISTRIES), *(f"OBJ_{bucket.name}" for bucket in BUCKETS)]
+    subjects += [f"$JS.API.STREAM.{verb}.{name}" for name in kept for verb in ("UPDATE", "DELETE", "MSG.DELETE")]
+    subjects += [f"$JS.API.STREAM.PURGE.KV_{registry.bucket}" for registry in REGISTRIES]
+    assert await allowed(place, service, subjects) == []
 
 
 async def test_questions_reach_their_owner_only_from_those_who_may_ask(place: Place) -> None:

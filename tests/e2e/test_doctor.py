@@ -25,6 +25,12 @@ BOUND = 60.0
 Findings = dict[str, dict[str, Any]]
 
 
+async def readyz(up: Up, *, status: int) -> dict[str, Any]:
+    async with aiohttp.ClientSession() as session:
+        document: dict[str, Any] = await Client(session, up.read()).call("GET", "/readyz", status=status)
+        return document
+
+
 async def doctor(data: Path, *options: str) -> tuple[int, str]:
     started = await asyncio.create_subprocess_exec(
         *[sys.executable, "-m", "deploy.doctor", "--data", str(data), "--port", "0", *options],
@@ -70,6 +76,7 @@ async def test_a_stack_that_works_is_well_in_every_part(up: Up) -> None:
     assert {f"service {name}" for name in SERVICES} | {
         f"process {name}" for name in (*SERVICES, "nats", "postgres")
     } <= found.keys()
+    assert found["readiness"]["said"] == "all that is taken is served"
     assert {"database", "broker", "dead letters", "secrets", "rows of logs"} <= found.keys()
     assert found["stack"]["said"] == f"runs at {up.ready['url']}, version {up.ready['version']}"
     code, said = await doctor(up.data)
@@ -98,31 +105,42 @@ async def test_a_service_that_dies_again_and_again_is_named_here_and_by_the_gate
             else:
                 await up.until(lambda: told()["processes"]["logs"]["pid"] is not None)
     found = await findings(up.data, code=1)
-    assert "process logs" in wrong(found)
+    assert {"process logs", "readiness"} <= wrong(found)
     assert "dies again and again: 3 times in a row, the last exit was signal 9" in found["process logs"]["said"]
     assert str(up.data / "logs" / "logs.log") in found["process logs"]["do"]
     assert not {f"process {name}" for name in SERVICES if name != "logs"} & wrong(found)
-    # It answers again by now, and that it does not stay is still told.
-    await up.until_ready_again()
-    async with aiohttp.ClientSession() as session:
-        ready = await Client(session, up.read()).call("GET", "/readyz")
-    assert (ready["ready"], list(ready["failing"])) == (True, ["logs"])
+    # Also while it answers: that it does not stay is still told, with how it last ended and since when.
+    async with asyncio.timeout(BOUND):
+        while "logs" not in (ready := await readyz(up, status=503))["services"] or not ready["services"]["logs"]["ready"]:
+            await asyncio.sleep(0.1)
+    assert (ready["ready"], ready["status"], list(ready["failing"])) == (False, "unready", ["logs"])
+    assert ready["accepting"] == {"webhooks": True, "reason": None}
+    unserved = ready["unserved"]["logs"]
+    assert (unserved["how"], unserved["last_exit"]["code"]) == ("failing", -signal.SIGKILL)
+    assert unserved["since"] == told()["processes"]["logs"]["failing_since"]
+    assert unserved["since"].endswith("Z")
     assert (ready["failing"]["logs"]["failures"], ready["failing"]["logs"]["last_exit"]["code"]) == (3, -signal.SIGKILL)
-
-
-async def test_a_service_that_is_down_is_degraded_at_the_gateway_and_wrong_here(up: Up) -> None:
-    pid = up.read()["services"]["oauth"]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        found = await findings(up.data, code=1)
-        assert found["service oauth"]["said"] == "does not answer"
-        async with aiohttp.ClientSession() as session:
-            ready = await Client(session, up.read()).call("GET", "/readyz")
-        assert ready["ready"]
-        assert "oauth" in ready["degraded"]
-    finally:
-        os.kill(pid, signal.SIGCONT)
+    # And when it has stayed for long enough, all is well again for both.
     await up.until_ready_again()
+    assert (await readyz(up, status=200))["status"] == "ready"
+
+
+async def test_a_service_that_hangs_is_unserved_at_the_gateway_wrong_here_and_ended_by_its_supervisor(up: Up) -> None:
+    before = up.read()["services"]["oauth"]
+    os.kill(before, signal.SIGSTOP)
+    ready = await readyz(up, status=503)
+    assert (ready["ready"], list(ready["unserved"])) == (False, ["oauth"])
+    assert ready["unserved"]["oauth"]["effect"] == "no run gets a token, and no connection is made"
+    assert ready["accepting"] == {"webhooks": True, "reason": None}
+    found = await findings(up.data, code=1)
+    assert found["service oauth"]["said"] == "does not answer"
+    assert "oauth does not answer" in found["readiness"]["said"] or "oauth runs and answers nobody" in found["readiness"]["said"]
+    assert "webhooks are taken and stored" in found["readiness"]["said"]
+    await up.until(lambda: up.read()["services"]["oauth"] not in {None, before})
+    await up.until_ready_again()
+    found = await findings(up.data, code=0)
+    assert "the last exit was signal 9 after it had ceased to answer" in found["process oauth"]["said"]
+    assert found["readiness"]["verdict"] == "well"
 
 
 async def test_a_database_that_does_not_answer_hides_nothing_of_the_broker(up: Up) -> None:

@@ -126,9 +126,13 @@ async def test_a_folder_with_somebody_elses_files_is_refused_and_left_alone(plac
 
 
 @on_linux
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_stop_leaves_no_process_and_no_ready_json(place: Path, number: signal.Signals) -> None:
-    up = Up(place / ("a long name with spaces " * 6))
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("a long name with spaces " * 6, signal.SIGTERM), ("dätä 'of' \"mine\" \\ $HOME %20 ☂ #{x}; ü", signal.SIGINT)],
+    ids=["long", "strange"],
+)
+async def test_a_stop_leaves_no_process_and_no_ready_json(place: Path, name: str, number: signal.Signals) -> None:
+    up = Up(place / name)
     try:
         await up.start()
         members = up.family()

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deploy import processes
+from deploy import processes, supervise
+from deploy.liveness import Liveness
 from deploy.supervise import Backoff, Program, Supervised
 
 BOUND = 15.0
@@ -23,6 +24,21 @@ HAS_A_CHILD = (
     "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(120)']).pid, flush=True); time.sleep(120)"
 )
 FAST = Backoff(first=0.05, longest=0.2, settled=30)
+# Answers on the socket of its first argument; SIGUSR1 blocks it for as many seconds as its second one says.
+ANSWERS = """
+import contextlib, signal, socket, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGUSR1, lambda *_: time.sleep(float(sys.argv[2])))
+time.sleep(float(sys.argv[3]))
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+listening.listen()
+while True:
+    asked, _ = listening.accept()
+    with asked, contextlib.suppress(OSError):
+        asked.recv(1000)
+        asked.sendall(b"HTTP/1.0 200 OK\\r\\n\\r\\n")
+"""
 
 
 class Stage:
@@ -107,10 +123,85 @@ async def test_a_program_that_dies_again_and_again_is_told_until_it_has_run_for_
     assert not supervised.state.is_failing
     await stage.until(lambda: supervised.state.is_failing)
     assert supervised.state.failures >= 3
+    since = supervised.state.failing_since
+    assert since is not None
+    assert since < supervised.state.since
     flag.touch()
     await stage.until(lambda: supervised.state.failures == 0)
+    assert supervised.state.failing_since is None
     assert supervised.state.pid is not None
     assert supervised.state.restarts >= 3
+
+
+def answering(stage: Stage, blocks: float = 120, start: float = 0, backoff: Backoff = FAST, **bounds: float) -> Program:
+    socket = stage.folder / "alive.sock"
+    before = f"import os; os.path.exists({str(socket)!r}) and os.unlink({str(socket)!r})"
+    program = stage.program(before + ANSWERS, backoff)
+    quick = Liveness(socket=socket, **{"every": 0.1, "within": 0.3, **bounds})  # type: ignore[arg-type]
+    return msgspec.structs.replace(program, command=(*program.command, str(socket), str(blocks), str(start)), liveness=quick)
+
+
+async def test_a_hung_program_that_is_deaf_to_sigterm_is_ended_and_started_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervise, "HUNG_GRACE", 0.2)
+    supervised = await stage.start(answering(stage))
+    first = supervised.state.pid
+    assert first is not None
+    await answers(stage)
+    os.kill(first, signal.SIGUSR1)
+    await stage.until(lambda: supervised.state.silent_since is not None)
+    assert supervised.state.pid == first
+    await stage.until(lambda: supervised.state.pid not in {None, first})
+    last_exit = supervised.state.last_exit
+    assert last_exit is not None
+    assert (last_exit.code, last_exit.hung, supervised.state.restarts) == (-signal.SIGKILL, True, 1)
+    assert supervised.state.silent_since is None
+    assert "program does not answer any more" in (stage.folder / "program.log").read_text()
+
+
+async def test_a_program_that_stands_still_is_ended_as_a_hung_one(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "HUNG_GRACE", 0.2)
+    supervised = await stage.start(answering(stage))
+    first = supervised.state.pid
+    assert first is not None
+    await answers(stage)
+    os.kill(first, signal.SIGSTOP)
+    await stage.until(lambda: supervised.state.pid not in {None, first})
+    assert supervised.state.last_exit is not None
+    assert supervised.state.last_exit.hung
+
+
+async def test_a_program_that_is_held_up_for_less_is_left_alone(stage: Stage) -> None:
+    supervised = await stage.start(answering(stage, blocks=1.5, within=1.0))
+    await answers(stage)
+    assert supervised.state.pid is not None
+    os.kill(supervised.state.pid, signal.SIGUSR1)
+    await stage.until(lambda: supervised.state.silent_since is not None)
+    await stage.until(lambda: supervised.state.silent_since is None)
+    assert (supervised.state.restarts, supervised.state.last_exit) == (0, None)
+
+
+async def test_a_slow_start_is_no_hang_but_one_without_end_is(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervise, "HUNG_GRACE", 0.2)
+    supervised = await stage.start(answering(stage, start=2, starts_within=60))
+    await answers(stage)
+    assert supervised.state.restarts == 0
+    await supervised.stop(grace=0.2)
+    # It runs for longer than settles another, and never answers: that forgives nothing.
+    never = answering(stage, start=120, starts_within=1.0, backoff=Backoff(first=0.05, longest=0.1, settled=0.5))
+    supervised = await stage.start(never)
+    await stage.until(lambda: supervised.state.is_failing)
+    assert supervised.state.failing_since is not None
+    assert supervised.state.last_exit is not None
+    assert supervised.state.last_exit.hung
+
+
+async def answers(stage: Stage) -> None:
+    """Wait until the program has told its supervisor that it lives."""
+    async with asyncio.timeout(BOUND):
+        while not stage.started[-1]._answers:
+            await asyncio.sleep(0.01)
 
 
 async def test_stopping_waits_for_a_program_that_drains(stage: Stage) -> None:

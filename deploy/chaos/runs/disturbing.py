@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
-import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
@@ -66,7 +64,8 @@ class Disturbing:
                 chosen = next(what, "") if in_turn else self._drawn.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
                 how, _, target = chosen.rpartition(" ")
                 # While one stands still the other is left alone: somebody has to take its work before it wakes up.
-                if not chosen or (self._paused and target in {"first", "second"}):
+                # With the first its supervisor stands still, and nothing that is killed would come back meanwhile.
+                if not chosen or "first" in self._paused or (self._paused and target in {"first", "second"}):
                     continue
                 self.done[chosen] += 1
                 self._tell(chosen)
@@ -81,11 +80,9 @@ class Disturbing:
             await asyncio.gather(*pauses)
 
     async def _stand_still(self, target: str) -> None:
-        pid = self._second.pid if target == "second" else await self._installation.running(SERVICE)
         self._paused.add(target)
-        os.kill(pid, signal.SIGSTOP)
         try:
-            await asyncio.sleep(self._pause)
+            async with self._second.paused() if target == "second" else self._installation.paused(SERVICE):
+                await asyncio.sleep(self._pause)
         finally:
-            os.kill(pid, signal.SIGCONT)
             self._paused.discard(target)

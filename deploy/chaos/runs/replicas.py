@@ -84,6 +84,16 @@ class Second:
         await self._process.wait()
         await self.start()
 
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Stop it for the block."""
+        pid = self.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
     async def health(self) -> dict[str, Any] | None:
         """Return what its /readyz says; None while it does not answer."""
         return await health(self._health)

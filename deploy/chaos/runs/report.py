@@ -132,8 +132,8 @@ def part(report: Report) -> str:
 ## Runs of every kind, over two executors
 
 Runs are asked for over HTTP while one of two executors is killed (SIGKILL) or paused (SIGSTOP for longer than it takes until its
-work is given to the other one, then SIGCONT), and now and then the broker or the database is killed. `python -m deploy.chaos.runs`
-repeats this part alone; the same `--seed` asks for the same runs and disturbs in the same order.
+work is given to the other one, then SIGCONT; its supervisor with it), and now and then the broker or the database is killed.
+`python -m deploy.chaos.runs` repeats this part alone; the same `--seed` asks for the same runs and disturbs in the same order.
 
 - **{report.at:%Y-%m-%d %H:%M} UTC**, Millrace {version("millrace")}, {machine()}
 - {report.accepted:,} runs at {report.rate:g} a second, in {report.seconds:,.0f} s, with the seed {report.seed}

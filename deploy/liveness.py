@@ -1,0 +1,68 @@
+"""Whether a program that runs also answers: one whose loop is blocked, or that was stopped, lives and serves nobody."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+# Seconds by which we may ourselves be late: when it is more, this machine stands still or is overloaded, and nobody can be judged.
+OWN_DELAY = 2.0
+QUESTION = b"GET /healthz HTTP/1.0\r\n\r\n"
+
+
+class Liveness(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a program answers `/healthz`, and from when on it counts as hung. Seconds.
+
+    Five are a hundred times what a busy service takes. Three times in a row, 15 s without any answer, are more than the longest
+    that a service's loop is known to have been held up by work and still came back (7 s), and less than the 30 s after which
+    leases and acknowledgement waits give its work to others. A start may take as long as `up` waits for it.
+    """
+
+    socket: Path
+    every: float = 5.0
+    within: float = 5.0
+    misses: int = 3
+    starts_within: float = 60.0
+
+
+async def until_hung(liveness: Liveness, silent: Callable[[datetime | None], None]) -> None:
+    """Return when the program counts as hung. `silent` is told since when it has not answered, and None when it does again.
+
+    Until its first answer it is starting: then only the whole of `starts_within` counts.
+    """
+    loop = asyncio.get_running_loop()
+    started, has_answered, missed = loop.time(), False, 0
+    while True:
+        asked, asked_at = loop.time(), datetime.now(UTC)
+        answered = await _answers(liveness)
+        if answered:
+            if missed or not has_answered:
+                silent(None)
+            has_answered, missed = True, 0
+        elif not has_answered:
+            if loop.time() - started > liveness.starts_within:
+                silent(asked_at)
+                return
+        elif loop.time() - asked <= liveness.within + OWN_DELAY:
+            missed += 1
+            if missed == 1:
+                silent(asked_at)
+            if missed >= liveness.misses:
+                return
+        # A refusal comes at once, and counts for no less time than silence.
+        await asyncio.sleep(max(0.0, asked + (liveness.every if answered else liveness.within) - loop.time()))
+
+
+async def _answers(liveness: Liveness) -> bool:
+    try:
+        async with asyncio.timeout(liveness.within):
+            reader, writer = await asyncio.open_unix_connection(str(liveness.socket))
+            try:
+                writer.write(QUESTION)
+                return (await reader.readline()).split()[1:2] == [b"200"]
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False

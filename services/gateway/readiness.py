@@ -1,0 +1,109 @@
+"""What `/readyz` tells: whether what the gateway takes is served, which part is not and since when, and what it goes on taking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from services.gateway.supervisor import Exit, Process, told
+from shared.envelope import rfc3339, utc_now
+from shared.service import Health
+
+# What nobody does while a service is away. What was taken before, and is taken meanwhile, waits on the bus and is not lost.
+UNDONE = {
+    "gateway": "nothing is taken while it is away",
+    "events": "nothing is routed",
+    "executor": "no run is executed",
+    "oauth": "no run gets a token, and no connection is made",
+    "logs": "nothing is archived or found",
+    "nats": "nothing is taken",
+    "postgres": "no service reads or writes its rows",
+}
+
+# down: no process. hung: its supervisor has asked in vain whether it answers. failing: it dies again and again. silent: it does not
+# answer the gateway, and nobody says why; it may be starting.
+How = Literal["down", "hung", "failing", "silent"]
+
+
+class Unserved(msgspec.Struct, frozen=True, kw_only=True):
+    """A service or store that serves nobody: how it is and since when (RFC 3339), and what is not done meanwhile."""
+
+    how: How
+    since: str
+    detail: str
+    effect: str
+    last_exit: Exit | None = None
+
+
+class Accepting(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether webhooks are taken and stored, and why not."""
+
+    webhooks: bool
+    reason: str | None = None
+
+
+class Readiness:
+    """Puts together what the gateway, the other services and their supervisor say. `supervisor` is its file, if there is one."""
+
+    def __init__(self, health: Health, supervisor: Path | None) -> None:
+        self._health = health
+        self._supervisor = supervisor
+        self._silent_since: dict[str, str] = {}
+
+    def document(self, services: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
+        """Return the answer of `/readyz`, of what each service said of itself; None: it did not answer in time.
+
+        It is `ready` when every part of the gateway is well and nobody is `unserved`. Who answers and is not well is `degraded`:
+        it is served in part, or will be.
+        """
+        processes, failing = told(self._supervisor)
+        unserved = {
+            name: why for name in UNDONE if (why := self._unserved(name, processes.get(name), services, failing=name in failing))
+        }
+        degraded = [name for name, said in services.items() if said is not None and not said["ready"] and name not in unserved]
+        ready = self._health.ready and not unserved
+        return self._health.document() | {
+            "ready": ready,
+            "status": "ready" if ready and not degraded else "degraded" if ready else "unready",
+            "accepting": self.accepting(),
+            "unserved": unserved,
+            "degraded": degraded,
+            "failing": {name: processes[name] for name in failing if name in processes},
+            "services": {name: said or _silent(name) for name, said in services.items()},
+            "sandbox": (services["executor"] or {}).get("sandbox", {"tier": None}),
+        }
+
+    def accepting(self) -> Accepting:
+        """Return whether webhooks are taken: they need the gateway and the broker, and nobody else."""
+        if not self._health.started:
+            return Accepting(webhooks=False, reason="the gateway is starting or stopping")
+        broker = self._health.problem("broker")
+        return Accepting(webhooks=broker is None, reason=None if broker is None else f"broker: {broker}")
+
+    def _unserved(
+        self, name: str, process: Process | None, services: dict[str, dict[str, Any] | None], *, failing: bool
+    ) -> Unserved | None:
+        answers = name not in services or services[name] is not None
+        silent_since = None if answers else self._silent_since.setdefault(name, rfc3339(utc_now()))
+        if answers:
+            self._silent_since.pop(name, None)
+        last_exit = None if process is None else process.last_exit
+        how: How
+        if process is not None and failing:
+            how, since = "failing", process.failing_since or process.since
+            detail = f"has ended {process.failures} times in a row, each time soon after its start"
+        elif process is not None and process.pid is None:
+            how, since, detail = "down", process.since, "has ended and is about to be started again"
+        elif silent_since is None:
+            return None
+        elif process is not None and process.silent_since is not None:
+            how, since, detail = "hung", process.silent_since, "runs and answers nobody; its supervisor is about to end it"
+        else:
+            how, since, detail = "silent", silent_since, "does not answer the gateway"
+        return Unserved(how=how, since=since, detail=f"{name} {detail}", effect=UNDONE[name], last_exit=last_exit)
+
+
+def _silent(name: str) -> dict[str, Any]:
+    return {"service": name, "ready": False, "parts": {}, "detail": f"the {name} service did not answer in time"}

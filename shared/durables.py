@@ -1,0 +1,88 @@
+"""The durable consumers of work: what each is made of, and their owner's care that they are there.
+
+`deploy.prepare` makes them. One that an operator deleted is made again by the service that owns it, at the message up to which
+everything was acknowledged when it was last looked at: what came after is delivered again, and yields nothing new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from nats.aio.client import Client
+
+from shared.errors import Unavailable
+from shared.pull import StreamError, api_request
+from shared.streams import Work
+
+# Seconds between two looks: so long nothing is taken, and so much is delivered again, of a consumer that was deleted.
+LOOKED_AT_EVERY = 5.0
+NO_CONSUMER = 10014  # nats-server server/errors.json
+_NANO = 1_000_000_000
+
+_log = structlog.get_logger()
+
+
+def config_of(work: Work, *, after: int = 0) -> dict[str, Any]:
+    """Return the JetStream configuration of a durable consumer that begins after the sequence `after`."""
+    start: dict[str, Any] = (
+        {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1} if after else {"deliver_policy": "all"}
+    )
+    return {
+        "durable_name": work.name,
+        "name": work.name,
+        **({"filter_subject": work.subjects[0]} if len(work.subjects) == 1 else {"filter_subjects": list(work.subjects)}),
+        **start,
+        "ack_policy": "explicit",
+        "ack_wait": int(work.ack_wait * _NANO),
+        "max_deliver": -1,
+        # Messages nacked with a delay count against it: a few of them must not stop everybody else.
+        "max_ack_pending": work.max_ack_pending,
+    }
+
+
+async def bring(client: Client, work: Work, *, after: int = 0) -> None:
+    """Make a consumer that is missing, beginning after `after`, and bring one that is there to its configuration.
+
+    Where it began cannot be changed, and is not. Raises `Unavailable`, `StreamError`.
+    """
+    config = config_of(work, after=after)
+    try:
+        existing = (await api_request(client, f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}", None))["config"]
+    except StreamError as error:
+        if error.code != NO_CONSUMER:
+            raise
+    else:
+        begins = {name: existing[name] for name in ("deliver_policy", "opt_start_seq") if name in existing}
+        config = config_of(work) | begins
+    asked = {"stream_name": work.stream, "config": config, "action": ""}
+    await api_request(client, f"$JS.API.CONSUMER.CREATE.{work.stream}.{work.name}", asked, wait=15)
+
+
+async def keep(client: Client, owned: Iterable[Work]) -> None:
+    """See for ever that these consumers are there."""
+    acknowledged: dict[str, int] = {}
+    while True:
+        for work in owned:
+            try:
+                info = await api_request(client, f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}", None)
+                acknowledged[work.name] = int(info["ack_floor"]["stream_seq"])
+            except Unavailable:
+                continue
+            except StreamError as error:
+                if error.code == NO_CONSUMER:
+                    await _make_again(client, work, acknowledged.get(work.name, 0))
+                else:
+                    _log.warning("consumer.not_seen", consumer=work.name, reason=str(error))
+        await asyncio.sleep(LOOKED_AT_EVERY)  # nobody who is not asked tells of it
+
+
+async def _make_again(client: Client, work: Work, after: int) -> None:
+    try:
+        await bring(client, work, after=after)
+    except (Unavailable, StreamError) as error:  # another replica may have been first
+        _log.warning("consumer.not_made", consumer=work.name, reason=str(error))
+    else:
+        _log.error("consumer.made_again", consumer=work.name, after=after)

@@ -1,0 +1,106 @@
+"""What `/readyz` makes of what the gateway, the other services and their supervisor say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.gateway.readiness import Readiness
+from shared.service import Health
+
+EARLY, LATE = "2026-11-28T10:00:00Z", "2026-11-28T11:00:00Z"
+WELL: dict[str, dict[str, Any] | None] = {
+    name: {"service": name, "ready": True, "parts": {}} for name in ("events", "executor", "oauth", "logs")
+}
+
+
+def process(**more: Any) -> dict[str, Any]:
+    return {"pid": 7, "failures": 0, "restarts": 0, "last_exit": None, "since": EARLY} | more
+
+
+@pytest.fixture
+def health() -> Health:
+    health = Health("gateway")
+    health.started = True
+    health.report("broker", None)
+    return health
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state.json"
+
+
+def told(health: Health, file: Path, services: dict[str, dict[str, Any] | None], **processes: Any) -> dict[str, Any]:
+    failing = [name for name, one in processes.items() if one["failures"] >= 3]
+    file.write_text(json.dumps({"processes": processes, "failing": failing}))
+    return Readiness(health, file).document(services)
+
+
+def test_when_all_are_well_it_is_ready(health: Health, file: Path) -> None:
+    document = told(health, file, WELL, events=process(), nats=process())
+    assert (document["ready"], document["status"], document["unserved"], document["degraded"]) == (True, "ready", {}, [])
+    assert document["accepting"].webhooks
+
+
+def test_one_that_answers_and_is_not_well_is_degraded_and_no_more(health: Health, file: Path) -> None:
+    document = told(health, file, WELL | {"logs": {"service": "logs", "ready": False, "parts": {}}})
+    assert (document["ready"], document["status"], document["unserved"], document["degraded"]) == (True, "degraded", {}, ["logs"])
+
+
+@pytest.mark.parametrize("service", WELL)
+def test_one_that_is_down_is_unserved_since_its_end(health: Health, file: Path, service: str) -> None:
+    ended = {"code": -9, "at": LATE, "hung": False}
+    document = told(health, file, WELL | {service: None}, **{service: process(pid=None, since=LATE, last_exit=ended)})
+    assert (document["ready"], document["status"], document["degraded"]) == (False, "unready", [])
+    (unserved,) = document["unserved"].items()
+    assert (unserved[0], unserved[1].how, unserved[1].since, unserved[1].last_exit.code) == (service, "down", LATE, -9)
+    assert unserved[1].effect
+
+
+def test_one_that_its_supervisor_asked_in_vain_hangs_since_then(health: Health, file: Path) -> None:
+    document = told(health, file, WELL | {"events": None}, events=process(silent_since=LATE))
+    assert (document["unserved"]["events"].how, document["unserved"]["events"].since) == ("hung", LATE)
+
+
+def test_one_that_dies_again_and_again_is_failing_also_while_it_answers(health: Health, file: Path) -> None:
+    dies = process(failures=3, failing_since=EARLY, since=LATE, last_exit={"code": 1, "at": LATE})
+    document = told(health, file, WELL, events=dies)
+    assert not document["ready"]
+    assert (document["unserved"]["events"].how, document["unserved"]["events"].since) == ("failing", EARLY)
+    assert document["failing"]["events"].last_exit.code == 1
+
+
+def test_one_that_is_silent_without_a_supervisor_is_so_since_it_was_first_seen_to_be(health: Health) -> None:
+    readiness = Readiness(health, None)
+    first = readiness.document(WELL | {"oauth": None})["unserved"]["oauth"]
+    assert first.how == "silent"
+    assert readiness.document(WELL | {"oauth": None})["unserved"]["oauth"].since == first.since
+    assert readiness.document(WELL)["ready"]
+    assert readiness.document(WELL | {"oauth": None})["unserved"]["oauth"].since > first.since
+
+
+def test_a_store_that_is_down_serves_nobody(health: Health, file: Path) -> None:
+    document = told(health, file, WELL, postgres=process(pid=None, since=LATE))
+    assert (document["ready"], list(document["unserved"])) == (False, ["postgres"])
+
+
+def test_webhooks_are_refused_only_for_the_gateways_and_the_brokers_sake(health: Health, file: Path) -> None:
+    assert told(health, file, dict.fromkeys(WELL))["accepting"].webhooks
+    health.report("broker", "not connected")
+    document = told(health, file, WELL)
+    assert (document["accepting"].webhooks, document["accepting"].reason) == (False, "broker: not connected")
+    assert document["parts"]["broker"]["since"].endswith("Z")
+    health.report("broker", None)
+    assert told(health, file, WELL)["parts"]["broker"]["since"] is None
+    health.started = False
+    assert not told(health, file, WELL)["accepting"].webhooks
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"processes": {"events": {"pid": "x"}}, "failing": []}'])
+def test_a_supervisor_of_another_version_is_passed_over(health: Health, file: Path, content: str) -> None:
+    file.write_text(content)
+    assert Readiness(health, file).document(WELL)["ready"]
