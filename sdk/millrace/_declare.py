@@ -25,6 +25,11 @@ class Definition:
     is_data_provider: bool
     policy: dict[str, Any] = field(default_factory=dict)
     """What else it declares, by the names of the decorator's parameters; what it leaves open is not in it."""
+    module: str = ""
+    """The module whose import declares it: not always the one that the function, or what wraps it, is from."""
+    file: str = ""
+    line: int = 1
+    """Where in that module's file the decorator was called, directly or through others."""
 
 
 REGISTRY: list[Definition] = []
@@ -139,6 +144,7 @@ def _register(
         msg = f"{chosen[:80]!r} is not a name: letters, digits, '_' and '-', starting with a letter or digit, at most 64"
         raise ValueError(msg)
     limit = None if timeout is None else _bounds.seconds(timeout, "timeout", above_zero=True)
+    module, file, line = _declaring(function)
     REGISTRY.append(
         Definition(
             function=function,
@@ -148,5 +154,28 @@ def _register(
             concurrency=concurrency,
             is_data_provider=is_data_provider,
             policy=policy or {},
+            module=module,
+            file=file,
+            line=line,
         )
     )
+
+
+def innermost(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Answer what the author wrote, below what `functools.wraps` says it is wrapped in."""
+    try:
+        found: Callable[..., Any] = inspect.unwrap(function)
+    except ValueError:  # it wraps itself
+        return function
+    return found
+
+
+def _declaring(function: Callable[..., Any]) -> tuple[str, str, int]:
+    """Answer the module that is being imported, its file, and the line that it is at; else what the function says of itself."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != "<module>":
+        frame = frame.f_back
+    if frame is None:
+        code = innermost(function).__code__
+        return function.__module__, code.co_filename, code.co_firstlineno
+    return str(frame.f_globals.get("__name__")), frame.f_code.co_filename, frame.f_lineno

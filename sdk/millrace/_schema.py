@@ -23,7 +23,7 @@ from millrace._hints import (
     parameters_of,
     shown,
 )
-from millrace._runtime.encode import to_json
+from millrace._runtime.encode import clean, complaint, to_json
 from millrace.errors import ResultError
 
 __all__ = ["ARRAYS", "MAPPINGS", "Unsupported", "input_schema"]
@@ -91,7 +91,7 @@ class _Definitions:
         for field in fields:
             schema = dict(self.of(field.hint, f"{what} {field.name}"))
             if field.name in texts:
-                schema.setdefault("description", texts[field.name])
+                schema.setdefault("description", clean(texts[field.name]))
             if field.default is not MISSING:
                 try:
                     schema["default"] = json.loads(to_json(field.default, what="default", rich=True))
@@ -105,7 +105,7 @@ class _Definitions:
         """Describe one hint; `where` names it in an error."""
         text = described_as(hint)
         schema = self._of(bare(hint), where)
-        return schema | {"description": text} if text else schema
+        return schema | {"description": clean(text, 1000)} if text else schema
 
     def _of(self, hint: Any, where: str) -> Schema:
         if _hashable(hint) and hint in _PLAIN:
@@ -151,7 +151,9 @@ class _Definitions:
     def _scalar(value: object, where: str) -> Any:
         value = value.value if isinstance(value, Enum) else value
         if value is None or isinstance(value, bool | int | float | str):
-            return value
+            wrong = complaint("it", value, None)
+            if wrong is None:
+                return value
         msg = f"{where}: {value!r} is not a plain JSON value"
         raise Unsupported(msg)
 

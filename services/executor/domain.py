@@ -59,6 +59,30 @@ def _path_complaint(path: str) -> str | None:
     return None
 
 
+def clash(path: str, other: str) -> str:
+    """Return why a workspace that has `other` can have no file at `path`; see `Store.in_the_way`."""
+    if path.startswith(f"{other}/"):
+        return f"{other} is a file, and would have to be a folder"
+    if other.startswith(f"{path}/"):
+        return f"it is the folder of {other}"
+    return f"it differs from {other} in upper and lower case only, which some file systems do not tell apart"
+
+
+def without_clashes(tree: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the tree without what lies below a file, as no folder on disk can hold it, and of each such path the file.
+
+    No such path is taken any more; one may be left from before.
+    """
+    blocked: dict[str, str] = {}
+    for path in tree:
+        parts = path.split("/")
+        for count in range(1, len(parts)):
+            if (parent := "/".join(parts[:count])) in tree:
+                blocked[path] = parent
+                break
+    return {path: sha256 for path, sha256 in tree.items() if path not in blocked}, blocked
+
+
 def kept_from_runs(path: str) -> str | None:
     """Return why runs may not change a file, or None where they may: below `data/`, and never code.
 

@@ -99,6 +99,16 @@ class Store:
         rows = await self._all("SELECT path, sha256 FROM file WHERE org = :org", {"org": org})
         return {row["path"]: row["sha256"] for row in rows}
 
+    async def in_the_way(self, org: str, path: str) -> str | None:
+        """Return a file that cannot be beside one of this path: where it would need a folder, below it, or of the other case."""
+        parents = ["/".join(path.split("/")[:count]) for count in range(1, path.count("/") + 1)]
+        statement = """
+            SELECT path FROM file WHERE org = :org AND path <> :path
+            AND (path = ANY(:parents) OR starts_with(path, :below) OR lower(path) = lower(:path)) ORDER BY path LIMIT 1
+        """
+        rows = await self._all(statement, {"org": org, "path": path, "parents": parents, "below": f"{path}/"})
+        return rows[0]["path"] if rows else None
+
     async def workflow(self, org: str, name: str) -> tuple[WorkflowEntry, int] | None:
         """Return a workflow and the sequence that it reflects."""
         statement = "SELECT entry, version FROM workflow WHERE org = :org AND name = :name"

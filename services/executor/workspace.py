@@ -13,13 +13,13 @@ from services.executor.bundles import Bundles
 from services.executor.entries import file_view, workflow_entry
 from services.executor.keys import problem_of
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Description, Problem, Sandbox, WorkflowFound
+from services.executor.sandbox.jail import Description, Problem, Sandbox, ServedWorkflow, WorkflowFound
 from services.executor.store import Store
-from shared import aggregate, db
+from shared import aggregate, db, errors
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import derived_id, open_message
-from shared.errors import NotFound, PreconditionFailed, Unavailable
+from shared.errors import Invalid, NotFound, PreconditionFailed, Unavailable
 from shared.messages import FileChanged, FileRemoved, Message, WorkflowChanged, WorkflowRemoved
 from shared.messages.catalog import FileProblem
 from shared.messages.declaration import declaration_of, hashed_key
@@ -64,6 +64,7 @@ async def put_file(command: PutFile, deps: Deps) -> FileView:
         before = await aggregate.last(deps.bus.client, "file", key)
         if before is None or before.envelope.id != derived_id(command.id, "file.changed"):
             _expect(command.expected, before, command.path)
+            await _check_place(command.org, command.path, deps)
             message = FileChanged(key=key, path=command.path, sha256=command.sha256, size=command.size, actor=command.actor)
             sequence, _ = await _record(deps, command, message, before)
             await deps.catalog.caught_up(sequence)
@@ -92,17 +93,20 @@ async def register(command: Command, deps: Deps, path: str) -> Registered:
     """Bring the registry to the workspace's newest code that works; `path` is the file that has changed."""
     served = await deps.store.workflows([command.org])
     active = await deps.bundles.manifest(served[0].version) if served else None
-    latest = {name: sha256 for name, sha256 in (await deps.store.tree(command.org)).items() if domain.is_code(name)}
+    code = {name: sha256 for name, sha256 in (await deps.store.tree(command.org)).items() if domain.is_code(name)}
+    latest, blocked = domain.without_clashes(code)
+    misplaced = [FileProblem(name, 1, domain.clash(name, parent)) for name, parent in sorted(blocked.items())]
     if not domain.is_code(path) or (active is not None and active.files == latest):
-        return Registered(active.workflows if active else [], [])
-    found = await describe(deps, latest)
-    problems = [FileProblem(problem.path, problem.line, problem.message) for problem in found.problems]
+        return Registered(active.workflows if active else [], misplaced)
+    known = [ServedWorkflow(one.name, one.path, one.function) for one in served]
+    found = await describe(deps, latest, known)
+    problems = misplaced + [FileProblem(problem.path, problem.line, problem.message) for problem in found.problems]
     tree = latest
     if found.problems:
         tree = domain.fallback_tree(latest, active.files if active else {}, {one.path for one in found.problems})
         if active is not None and tree == active.files:
             return Registered(active.workflows, problems)
-        found = await describe(deps, tree)
+        found = await describe(deps, tree, known)
         if found.problems:
             # Even with the broken files set back the code does not load as a whole: what serves goes on serving.
             return Registered(active.workflows if active else [], problems)
@@ -110,14 +114,17 @@ async def register(command: Command, deps: Deps, path: str) -> Registered:
     return Registered(found.workflows, problems)
 
 
-async def describe(deps: Deps, tree: dict[str, str]) -> Description:
-    """Read a tree's code in a child. Raises `Unavailable` where there is no sandbox for it."""
+async def describe(deps: Deps, tree: dict[str, str], known: list[ServedWorkflow]) -> Description:
+    """Read a tree's code in a child; `known` are the workflows that are served by now.
+
+    Raises `Unavailable` where there is no sandbox for it.
+    """
     if not tree:
         return Description([], [])
     folder = await deps.bundles.tree(tree)
     try:
         with deps.bundles.held(folder):
-            found = await deps.sandbox.describe(folder)
+            found = await deps.sandbox.describe(folder, served=known)
     except SandboxUnavailable as error:
         raise Unavailable(f"code cannot be read now: {error}") from error
     wrong = {one.name: complaint for one in found.workflows if (complaint := problem_of(one))}
@@ -185,6 +192,13 @@ async def _view(org: str, path: str, registered: Registered, deps: Deps) -> File
         raise NotFound(f"there is no file {path}")
     names = [workflow.name for workflow in registered.workflows if workflow.path == path]
     return file_view(row, names, registered.problems)
+
+
+async def _check_place(org: str, path: str, deps: Deps) -> None:
+    other = await deps.store.in_the_way(org, path)
+    if other is not None:
+        complaint = domain.clash(path, other)
+        raise Invalid(f"{path} cannot be put there: {complaint}", errors=(errors.Problem("path", complaint),))
 
 
 def _expect(expected: str | None, before: aggregate.Stored | None, path: str) -> None:

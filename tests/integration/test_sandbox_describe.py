@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from services.executor.sandbox import children
-from tests.support.sandbox import UID, Bench, reachable_interpreter, started_bench
+from services.executor.sandbox.jail import ServedWorkflow
+from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench
 
 pytestmark = pytest.mark.skipif(
     UID is not None and reachable_interpreter() is None, reason="no interpreter that the sandbox's user can read"
@@ -88,3 +90,119 @@ async def test_an_import_that_hangs_is_a_problem_of_its_file(bench: Bench, monke
     found = await bench.describe(a=GOOD, b=GOOD.replace("good", "slow") + "import time\ntime.sleep(60)\n")
     assert [workflow.name for workflow in found.workflows] == ["good"]
     assert [(one.path, one.message) for one in found.problems] == [("b.py", "importing it took too long")]
+
+
+WRAPPING = """
+    import contextlib, functools
+    from unittest import mock
+    from millrace import data_provider, workflow
+    from millrace import workflow as declared
+
+    def job(name):
+        def declare(function):
+            @functools.wraps(function)
+            async def inner(*args, **kwargs): return function(*args, **kwargs)
+            return workflow(name=name)(inner)
+        return declare
+
+    def bare(name):
+        def declare(function):
+            def inner(**kwargs): return function(**kwargs)
+            return workflow(name=name)(inner)
+        return declare
+
+    quick = functools.partial(workflow, timeout=5)
+
+    def made(name):
+        @workflow(name=name)
+        def flow(): return name
+        return flow
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("from lib.flows import job\n@job(name='x')\ndef f(a: int): return a\n", ["x"]),
+        ("from lib.flows import workflow\n\n@workflow\ndef f(): pass\n", ["f"]),
+        ("from lib.flows import declared\n\n@declared\ndef f(): pass\n", ["f"]),
+        ("from lib.flows import *\n\n@quick()\ndef f(): pass\n", ["f"]),
+        ("import lib.flows\n\n@lib.flows.job('x')\ndef f(): pass\n", ["x"]),
+        ("import lib.flows as flows\n\n@flows.workflow\ndef f(): pass\n", ["f"]),
+        ("from lib import flows\n\n@flows.quick()\ndef f(): pass\n", ["f"]),
+        ("from lib.flows import job as task\n\ndef f(): pass\ntask('x')(f)\n", ["x"]),
+        ("from lib.again import renamed\n\n@renamed('x')\ndef f(): pass\n", ["x"]),
+        ("from lib.flows import bare\n@bare('x')\ndef f(): pass\n@bare('y')\ndef g(): pass\n", ["x", "y"]),
+        ("from lib.flows import made\n\nf = made('x')\ng = made('y')\n", ["x", "y"]),
+        (
+            (
+                "import contextlib\nfrom millrace import workflow\n@contextlib.contextmanager\ndef c(): yield\n"
+                "@workflow\n@c()\ndef f(): pass\n"
+            ),
+            ["f"],
+        ),
+        (
+            "from unittest import mock\nfrom millrace import workflow\n@workflow\n@mock.patch.dict('os.environ')\ndef f(): pass\n",
+            ["f"],
+        ),
+    ],
+)
+async def test_a_workflow_is_found_and_runs_whatever_it_is_declared_through(bench: Bench, text: str, names: list[str]) -> None:
+    again = "from .flows import job\nrenamed = job\n"
+    files = {"lib__flows": WRAPPING, "lib__again": again, "lib____init__": "", "one": text}
+    found = await bench.describe(**files)
+    assert found.problems == []
+    assert [one.name for one in found.workflows] == names
+    for workflow in found.workflows:
+        assert (workflow.path, workflow.module) == ("one.py", "one")
+        assert text.splitlines()[workflow.line - 1].startswith(("@", "def", "f =", "g =", "task"))
+        job = bench.job("")
+        job = msgspec.structs.replace(
+            job, bundle=bench.bundle(**files), module=workflow.module, function=workflow.function, workflow=workflow.name
+        )
+        job = msgspec.structs.replace(job, input={"a": 1} if "a: int" in text else {})
+        assert (await bench.children.run(job, Recorded())).status == "succeeded"
+
+
+async def test_a_file_that_only_uses_workflows_of_others_is_not_executed(bench: Bench) -> None:
+    found = await bench.describe(a=GOOD, test_a="from a import good\nimport pytest\n\ndef test(): assert good() is None\n")
+    assert found.problems == []
+    assert [one.name for one in found.workflows] == ["good"]
+
+
+async def test_a_served_workflow_whose_function_is_no_workflow_any_more_is_a_problem(bench: Bench) -> None:
+    served = [
+        ServedWorkflow("good", "a.py", "good"),
+        ServedWorkflow("moved", "a.py", "moved"),
+        ServedWorkflow("gone", "a.py", "gone"),
+    ]
+    bundle = bench.bundle(a="def good(): pass\ndef moved(): pass\n", b=GOOD.replace("good", "moved"))
+    found = await bench.children.describe(bundle, served=served)
+    assert [(one.path, "the workflow good is gone" in one.message) for one in found.problems] == [("a.py", True)]
+    renamed = bench.bundle(a=GOOD.replace("@workflow", "@workflow(name='better')"))
+    assert (await bench.children.describe(renamed, served=served[:1])).problems == []
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "class E(enum.Enum): NONE = float('inf')\n@workflow\ndef f(a: E): pass",
+        "@workflow\ndef f(a: typing.Literal['a\\0']): pass",
+        "@workflow\ndef f(a: typing.Literal['\\ud800']): pass",
+        "@workflow\ndef f(a: typing.Literal[10**40]): pass",
+        "@workflow\ndef f(a: typing.TypedDict('T', {'a\\0': int})): pass",
+        "@workflow\ndef f(a: typing.Literal[tuple(str(n) for n in range(100_000))]): pass",
+    ],
+)
+async def test_a_schema_that_nothing_can_hold_is_a_problem_of_its_file_alone(bench: Bench, wrong: str) -> None:
+    found = await bench.describe(bad="import enum, typing\nfrom millrace import workflow\n" + wrong + "\n", fine=GOOD)
+    assert [one.name for one in found.workflows] == ["good"]
+    (problem,) = found.problems
+    assert problem.path == "bad.py"
+    assert problem.line >= 3
+
+
+async def test_an_import_that_hangs_is_told_at_its_line(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "_DESCRIBE", 0.5)
+    found = await bench.describe(a=GOOD + "while True:\n    pass\n")
+    assert [(one.path, one.line in (4, 5)) for one in found.problems] == [("a.py", True)]

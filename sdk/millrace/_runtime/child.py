@@ -130,7 +130,7 @@ def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, b
             done = compiling.compiled(bundle, job["paths"])
             return b'{"kind":"result","result":' + to_json(done, what="the bytecode", limit=None).encode() + b"}"
         if job["kind"] == "describe":
-            return to_json(describe.describe(bundle), what="the description").encode()
+            return to_json(describe.describe(bundle, job.get("served")), what="the description").encode()
         result = _call(job, stopping, bundle)
         text = None if large.may_be_large() else to_json(result, what="the result", rich=True, limit=None)
         data = None if text is None else text.encode()
@@ -188,7 +188,7 @@ def _found(job: dict[str, Any], bundle: str) -> Callable[..., Any]:
     declared = [
         definition
         for definition in _declare.REGISTRY
-        if definition.function.__module__ == name and definition.function.__qualname__ == job["function"]
+        if name in (definition.module, definition.function.__module__) and definition.function.__qualname__ == job["function"]
     ]
     if not declared:
         msg = f"{job['module']} declares no workflow function {job['function']}"

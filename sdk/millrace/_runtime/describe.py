@@ -9,34 +9,38 @@ from types import ModuleType
 from typing import Any
 
 from millrace import _declare
-from millrace._runtime.encode import clean
+from millrace._runtime import finding
+from millrace._runtime.encode import clean, to_json
 from millrace._runtime.failure import one_line, place
 from millrace._schema import Unsupported, input_schema
-from millrace.errors import Cancelled
+from millrace.errors import Cancelled, ResultError
 
-_DECORATORS = frozenset({"workflow", "data_provider"})
+_LARGEST = 256 * 1024
+"""Bytes as JSON of what is told of one workflow: most of it is the schema of its input."""
 
 
-def describe(bundle: str) -> dict[str, Any]:
+def describe(bundle: str, served: list[dict[str, str]] | None = None) -> dict[str, Any]:
     """Answer the "described" frame: workflows in the order of path and line, and problems likewise.
 
     A file that does not parse is a problem and is not executed; one that uses no decorator is not executed either,
-    unless another imports it. Of two workflows with one name the first is kept and the second is a problem.
+    unless another imports it. Of two workflows with one name the first is kept and the second is a problem. So is one of those that
+    are `served` (name, path, function) where the function is still there and is no workflow any more.
     """
     problems: list[dict[str, Any]] = []
     imported: set[str] = set()
-    for path in _files(bundle):
+    texts = _texts(bundle, problems)
+    for path, text in texts.items():
+        if not text.declares:
+            continue
         try:
-            if not _declares(bundle, path):
-                continue
             name = dotted(path)
             module = importlib.import_module(name)
             if is_file_of(module, bundle):
                 imported.add(name)
             else:
                 problems.append(_problem(path, 1, f"Python has a module {name} of its own: give the file another name"))
-        except Cancelled:
-            problems.append(_problem(path, 1, "importing it took too long"))
+        except Cancelled as error:
+            problems.append(_problem(*(place(error, bundle) or (path, 1)), "importing it took too long"))
             break
         except BaseException as error:
             where = place(error, bundle) or (path, 1)
@@ -44,6 +48,7 @@ def describe(bundle: str) -> dict[str, Any]:
     workflows: list[dict[str, Any]] = []
     for found in _declared(bundle, imported):
         _admit(found, workflows, problems)
+    problems += _vanished(served or [], workflows, problems, texts)
     unique = {(one["path"], one["line"], one["message"]): one for one in problems}
     return {"kind": "described", "workflows": workflows, "problems": [unique[key] for key in sorted(unique)]}
 
@@ -75,37 +80,55 @@ def _files(bundle: str) -> Iterator[str]:
     yield from sorted(found)
 
 
-def _declares(bundle: str, path: str) -> bool:
-    """Parse the file without executing it. Raises SyntaxError with the path in it."""
-    full = os.path.join(bundle, path)
-    with open(full, "rb") as file:
-        source = file.read()
-    try:
-        tree = ast.parse(source, filename=full)
-    except SyntaxError as error:
-        error.filename = full
-        raise
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise SyntaxError(str(error) or "too deeply nested", (full, 1, 1, "")) from None
-    uses = imports = False
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            imports = imports or any(alias.name.split(".")[0] == "millrace" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module == "millrace" and not node.level:
-            imports = True
-            uses = uses or any(alias.name in _DECORATORS or alias.name == "*" for alias in node.names)
-        elif isinstance(node, ast.Attribute):
-            uses = uses or node.attr in _DECORATORS
-    return uses and imports
+def _texts(bundle: str, problems: list[dict[str, Any]]) -> dict[str, finding.Text]:
+    """Answer what the files that can be imported say of decorators, by path."""
+
+    def files() -> Iterator[tuple[str, str, ast.Module]]:
+        for path in _files(bundle):
+            try:
+                yield path, path.removesuffix(".py").removesuffix("/__init__").replace("/", "."), finding.parsed(bundle, path)
+            except BaseException as error:
+                problems.append(_problem(*(place(error, bundle) or (path, 1)), one_line(error)))
+
+    return finding.texts(files())
 
 
 def _declared(bundle: str, imported: set[str]) -> list[tuple[str, int, _declare.Definition]]:
     found = []
     for definition in _declare.REGISTRY:
-        code = definition.function.__code__
-        if definition.function.__module__ in imported and code.co_filename.startswith(bundle.rstrip("/") + "/"):
-            found.append((os.path.relpath(code.co_filename, bundle), code.co_firstlineno, definition))
+        where = _place(definition, bundle)
+        if definition.module in imported and where is not None:
+            found.append((*where, definition))
     return sorted(found, key=lambda one: one[:2])
+
+
+def _place(definition: _declare.Definition, bundle: str) -> tuple[str, int] | None:
+    """Answer where the author wrote the function, whatever it is wrapped in; else where the decorator was called."""
+    file = os.path.join(bundle, definition.file)
+    if not file.startswith(bundle.rstrip("/") + "/"):
+        return None
+    code = getattr(_declare.innermost(definition.function), "__code__", None)
+    line = code.co_firstlineno if code is not None and code.co_filename == file else definition.line
+    return os.path.relpath(file, bundle), line
+
+
+def _vanished(
+    served: list[dict[str, str]], workflows: list[dict[str, Any]], problems: list[dict[str, Any]], texts: dict[str, finding.Text]
+) -> Iterator[dict[str, Any]]:
+    """Yield a problem for each workflow that was served from a file, and is no workflow though its function is still there."""
+    names = {one["name"] for one in workflows}
+    places = {(one["path"], one["function"]) for one in workflows}
+    broken = {one["path"] for one in problems}
+    for one in served:
+        name, path, function = one["name"], one["path"], one["function"].rpartition(".")[2]
+        if name in names or path in broken or path not in texts or (path, one["function"]) in places:
+            continue
+        if function in texts[path].functions:
+            message = (
+                f"the workflow {name} is gone, though {function} is still here: nothing declares it that leads to @workflow or "
+                "@data_provider of millrace; to have it no more, delete or rename the function"
+            )
+            yield _problem(path, 1, message)
 
 
 def _admit(found: tuple[str, int, _declare.Definition], workflows: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
@@ -121,22 +144,26 @@ def _admit(found: tuple[str, int, _declare.Definition], workflows: list[dict[str
         problems.append(_problem(path, line, str(error)))
         return
     doc = inspect.getdoc(definition.function)
-    workflows.append(
-        {
-            "name": definition.name,
-            "module": definition.function.__module__,
-            "path": path,
-            "line": line,
-            "function": definition.function.__qualname__,
-            "doc": clean(doc) if doc else None,
-            "input_schema": schema,
-            "timeout": definition.timeout,
-            "retries": definition.retries,
-            "concurrency": definition.concurrency,
-            "is_data_provider": definition.is_data_provider,
-            "policy": definition.policy,
-        }
-    )
+    told = {
+        "name": definition.name,
+        "module": definition.module,
+        "path": path,
+        "line": line,
+        "function": definition.function.__qualname__,
+        "doc": clean(doc) if doc else None,
+        "input_schema": schema,
+        "timeout": definition.timeout,
+        "retries": definition.retries,
+        "concurrency": definition.concurrency,
+        "is_data_provider": definition.is_data_provider,
+        "policy": definition.policy,
+    }
+    try:
+        to_json(told, what=f"the description of {definition.name}", limit=_LARGEST)
+    except ResultError as error:
+        problems.append(_problem(path, line, str(error)))
+        return
+    workflows.append(told)
 
 
 def _problem(path: str, line: int, message: str) -> dict[str, Any]:

@@ -59,9 +59,23 @@ class Files:
         written += base64.b64decode(asked["data"])
         if not asked["is_last"]:
             return None
+        self._check_place(path)
         self.held[path] = bytes(self._writing.pop(asked["writing"]))
         self._since[path] = _now()
         return self._find(asked)
+
+    def _check_place(self, path: str) -> None:
+        for other in sorted(self.held):
+            if path.startswith(f"{other}/"):
+                complaint = f"{other} is a file, and would have to be a folder"
+            elif other.startswith(f"{path}/"):
+                complaint = f"it is the folder of {other}"
+            elif other != path and other.lower() == path.lower():
+                complaint = f"it differs from {other} in upper and lower case only, which some file systems do not tell apart"
+            else:
+                continue
+            msg = f"{path} cannot be put there: {complaint}"
+            raise Refused("Invalid", msg)
 
     def _delete(self, asked: dict[str, Any]) -> Any:
         path = _changeable(asked["path"])

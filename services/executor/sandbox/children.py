@@ -16,7 +16,7 @@ from services.executor.sandbox.cgroups import Cgroups
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.hierarchies import Share
-from services.executor.sandbox.jail import Capabilities, Description, Job, Outcome, Tier
+from services.executor.sandbox.jail import Capabilities, Description, Job, Outcome, ServedWorkflow, Tier
 from services.executor.sandbox.pool import Pool
 from services.executor.sandbox.probing import remedy, targets
 from services.executor.sandbox.process import Child, Limits, Place
@@ -199,9 +199,11 @@ class Children:
         opening = frames.encode({"kind": "compile", "paths": paths})
         return verdict.compiled(await self._converse(Place(bundle, None), opening, _DESCRIBE, None, None), paths)
 
-    async def describe(self, bundle: Path, *, site_packages: Path | None = None) -> Description:
+    async def describe(
+        self, bundle: Path, *, site_packages: Path | None = None, served: Sequence[ServedWorkflow] = ()
+    ) -> Description:
         """Import the bundle's workflows in a child; see `Sandbox.describe`."""
-        opening = frames.encode({"kind": "describe"})
+        opening = frames.encode({"kind": "describe", "served": served})
         place = Place(bundle, site_packages)
         return verdict.description(await self._converse(place, opening, _DESCRIBE, None, None), _DESCRIBE)
 

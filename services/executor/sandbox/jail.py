@@ -1,7 +1,7 @@
 """What a caller of any sandbox meets: a job in, an outcome out, and what the job may ask for on the way."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -119,6 +119,14 @@ class WorkflowFound(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: str | None
     is_data_provider: bool
     policy: Policy = Policy()
+
+
+class ServedWorkflow(msgspec.Struct, frozen=True):
+    """A workflow that is in service, and which function of which file it is."""
+
+    name: str
+    path: str
+    function: str
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -239,5 +247,10 @@ class Sandbox(Protocol):
         Fewer may be answered than were asked for. Raises `SandboxUnavailable`.
         """
 
-    async def describe(self, bundle: Path, *, site_packages: Path | None = None) -> Description:
-        """Say what workflows a bundle holds. What is wrong with the bundle is in the answer, never raised."""
+    async def describe(
+        self, bundle: Path, *, site_packages: Path | None = None, served: Sequence[ServedWorkflow] = ()
+    ) -> Description:
+        """Say what workflows a bundle holds. What is wrong with the bundle is in the answer, never raised.
+
+        It is wrong as well if one that is `served` is no workflow any more though its function is still there.
+        """
