@@ -13,10 +13,13 @@ from typing import Any
 import structlog
 
 from shared import tasks
+from shared.errors import Unavailable
 from shared.messages import Logged
 
 # What waits for the bus: above it the oldest go, counted.
 WAITING = 2000
+# Characters of a field: what went wrong may repeat what somebody sent.
+LONGEST = 16 * 1024
 _LEVELS = {"debug", "info", "warning", "error", "critical"}
 
 
@@ -34,7 +37,7 @@ class BusSink:
         fields = {key: _plain(value) for key, value in record.items() if key not in {"event", "level", "timestamp"}}
         level = method if method in _LEVELS else "error"
         correlation = fields.get("correlation_id")
-        logged = Logged(service=self._service, level=level, event=str(record.get("event", "")), fields=fields)
+        logged = Logged(service=self._service, level=level, event=str(record.get("event", ""))[:LONGEST], fields=fields)
         if len(self._waiting) >= WAITING:
             self._waiting.popleft()
             self.dropped += 1
@@ -63,9 +66,12 @@ class BusSink:
                 logged, correlation = self._waiting[0]
                 try:
                     await publish(logged, correlation)
-                except Exception:
+                except Unavailable:
                     await asyncio.sleep(1)
                     continue
+                except Exception:
+                    # The broker will never take this one; those behind it are not to wait for it.
+                    self.dropped += 1
                 if self._waiting and self._waiting[0][0] is logged:
                     self._waiting.popleft()
 
@@ -94,4 +100,5 @@ def configure(service: str) -> BusSink:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
+    plain = value if isinstance(value, str | int | float | bool | None) else str(value)
+    return plain[:LONGEST] if isinstance(plain, str) else plain

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import asyncio
+
+from shared.errors import Invalid, Unavailable
+from shared.log import LONGEST, BusSink
+from shared.messages import Logged
+
+
+async def test_a_record_that_can_never_be_sent_holds_up_no_other() -> None:
+    sink = BusSink("gateway")
+    sent: list[str] = []
+    all_sent = asyncio.Event()
+
+    async def publish(logged: Logged, _correlation: str | None) -> None:
+        if logged.event == "too-large":
+            raise Invalid("the broker does not take this")
+        sent.append(logged.event)
+        if logged.event == "last":
+            all_sent.set()
+
+    async with sink.sending(publish):
+        for event in ("first", "too-large", "last"):
+            sink(None, "info", {"event": event})
+        async with asyncio.timeout(5):
+            await all_sent.wait()
+    assert (sent, sink.dropped) == (["first", "last"], 1)
+
+
+async def test_a_record_waits_for_a_broker_that_is_away() -> None:
+    sink = BusSink("gateway")
+    tries = 0
+    sent = asyncio.Event()
+
+    async def publish(_logged: Logged, _correlation: str | None) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise Unavailable("not connected")
+        sent.set()
+
+    async with sink.sending(publish):
+        sink(None, "info", {"event": "once"})
+        async with asyncio.timeout(5):
+            await sent.wait()
+    assert (tries, sink.dropped) == (2, 0)
+
+
+async def test_a_field_is_cut_to_what_a_record_may_hold() -> None:
+    sink = BusSink("gateway")
+    records: list[Logged] = []
+
+    async def publish(logged: Logged, _correlation: str | None) -> None:
+        records.append(logged)
+
+    async with sink.sending(publish):
+        sink(None, "error", {"event": "failed", "reason": "x" * 10_000_000, "left": ValueError("y" * 10_000_000)})
+    assert {len(value) for value in records[0].fields.values()} == {LONGEST}
