@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from nats.aio.client import Client
 
 from shared.commit import Ack, Journal, Stale
 from shared.envelope import Envelope, Sealed, open_envelope
-from shared.errors import Conflict
+from shared.errors import Conflict, Invalid
 from shared.messages.declaration import STREAM_OF_NOUN, checked_key, declaration_of
 from shared.pull import OrderedReader, StreamError, api_request
 
@@ -21,8 +22,12 @@ ONE_BY_ONE = 8
 _NO_MESSAGE = 10037  # nats-server server/errors.json: no message found
 
 
+# The type of what is stored under an aggregate's subjects and is no message at all.
+UNREADABLE = "unreadable"
+
+
 class Stored(msgspec.Struct, frozen=True):
-    """One message of an aggregate: its stream sequence, subject and envelope."""
+    """One message of an aggregate: its stream sequence, subject and envelope, whose type is `UNREADABLE` where there is none."""
 
     sequence: int
     subject: str
@@ -50,7 +55,7 @@ async def history(client: Client, noun: str, key: str, *, after: int = 0) -> Asy
     async with contextlib.aclosing(batches):
         async for batch in batches:
             for delivered in batch:
-                yield Stored(delivered.sequence, delivered.subject, open_envelope(delivered.data))
+                yield _stored(delivered.sequence, delivered.subject, delivered.data)
                 if delivered.sequence >= newest.sequence:
                     return
 
@@ -73,7 +78,25 @@ async def _get(client: Client, stream: str, request: dict[str, Any]) -> Stored |
             return None
         raise
     found = answer["message"]
-    return Stored(int(found["seq"]), found["subject"], open_envelope(base64.b64decode(found.get("data", ""))))
+    return _stored(int(found["seq"]), found["subject"], base64.b64decode(found.get("data", "")))
+
+
+def _stored(sequence: int, subject: str, document: bytes) -> Stored:
+    """Return what stands there; what no service of ours wrote has a place all the same, which the next one has to expect."""
+    try:
+        return Stored(sequence, subject, open_envelope(document))
+    except Invalid:
+        nothing = Envelope(
+            id="",
+            type=UNREADABLE,
+            source="",
+            subject=subject.split(".")[1],
+            time=datetime.fromtimestamp(0, UTC),
+            org="",
+            correlationid="",
+            data=msgspec.Raw(b"null"),
+        )
+        return Stored(sequence, subject, nothing)
 
 
 async def append(client: Client, journal: Journal, sealed: Sealed[Any], expected: int) -> Ack:

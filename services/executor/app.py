@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor.bundles import Bundles
 from services.executor.config import Settings, read
+from services.executor.poison import Poison
 from services.executor.projections import projected
 from services.executor.purge import Purger
 from services.executor.questions import QUESTIONS
@@ -52,6 +53,7 @@ class Executor:
         self.store = Store(engine)
         self.turns = Turns(engine)
         self.recent = Recent()
+        self.poison = Poison(bus)
         self.sandbox = sandbox
         self.database_url = settings.database_url
         self.egress = settings.egress

@@ -56,15 +56,42 @@ class Folded(msgspec.Struct, frozen=True):
     steps: dict[StepId, Recorded]
 
 
-async def fold(bus: Bus, run: str) -> Folded | None:
-    """Read a run's messages; None when the stream has none. Raises `Unavailable`."""
+class Read(msgspec.Struct):
+    """What was made of a run's messages up to `last_seq`: those that could not be folded are left out, the first for `error`."""
+
     state: RunState | None = None
-    steps: dict[StepId, Recorded] = {}
+    steps: dict[StepId, Recorded] = msgspec.field(default_factory=dict)
+    org: str | None = None
+    last_seq: int = 0
+    error: Exception | None = None
+
+
+async def fold(bus: Bus, run: str) -> Folded | None:
+    """Read a run's messages; None when the stream has none. Raises `Unavailable`.
+
+    What stands in the way of folding one of them is raised as well, unless the run has ended all the same.
+    """
+    read = await read_all(bus, run)
+    if read.error is not None and (read.state is None or not read.state.ended):
+        raise read.error
+    return None if read.state is None else Folded(read.state, read.steps)
+
+
+async def read_all(bus: Bus, run: str) -> Read:
+    """Read a run's messages as far as they make sense. Raises `Unavailable`."""
+    read = Read()
     async for stored in aggregate.history(bus.client, "run", run):
-        message: Message = open_message(stored.envelope)
-        steps.update(life.recorded(message))
-        state = life.evolve(state, stored.envelope, message, stored.sequence)
-    return None if state is None else Folded(state, steps)
+        read.last_seq = stored.sequence
+        read.org = read.org or stored.envelope.org or None
+        try:
+            message: Message = open_message(stored.envelope)
+            read.steps.update(life.recorded(message))
+            read.state = life.evolve(read.state, stored.envelope, message, stored.sequence)
+        except Exception as error:
+            read.error = read.error or error
+            if read.state is not None:
+                read.state = msgspec.structs.replace(read.state, last_seq=stored.sequence)
+    return read
 
 
 async def children_told(state: RunState, bus: Bus, store: Store) -> dict[str, Any]:
@@ -72,9 +99,10 @@ async def children_told(state: RunState, bus: Bus, store: Store) -> dict[str, An
     told: dict[str, Any] = {}
     for wait in state.waits:
         if wait.kind == "run":
-            folded = await fold(bus, wait.name)
-            # The bus may have forgotten it; its row stays.
-            child = folded.state if folded is not None else await store.run(state.org, wait.name)
+            child = (await read_all(bus, wait.name)).state
+            if child is None:
+                # The bus may have forgotten it; its row stays.
+                child = await store.run(state.org, wait.name)
             if child is not None and child.ended:
                 told[wait.name] = life.told(child)
     return told

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Protocol
 
 import msgspec
@@ -19,6 +18,7 @@ from shared.errors import Conflict, Invalid, NotFound, TooLarge
 from shared.messages import Resolved, RunRequested, RunStepCompleted, Wait
 from shared.questions.executor import WorkflowEntry
 from shared.streams import INLINE_BYTES
+from shared.values import later
 
 # Runs that start each other: a loop ends here.
 MOST_HOPS = 32
@@ -134,7 +134,7 @@ class Durable:
         before = next((one for one in self._claim.state.waits if (one.kind, one.name, one.ordinal) == (of, name, ordinal)), None)
         if before is not None:
             return before.until
-        return None if seconds is None else rfc3339(utc_now() + timedelta(seconds=seconds))
+        return None if seconds is None else rfc3339(later(utc_now(), seconds))
 
     async def _keep(self, step: StepId, recorded: Recorded) -> None:
         if len(self._steps) >= STEPS:

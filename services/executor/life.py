@@ -7,12 +7,14 @@
 
 Whoever wants it to stop makes it `cancelling`, from where it only ends. It is *held* between a claim (`run.started`) and what
 the claimant says of its end; a claim on a held run means that the one before was lost.
+
+What messages hold is read leniently, whoever wrote them: a time that is none is the time of its message, a duration ends at a year.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -39,12 +41,16 @@ from shared.messages import (
     Turn,
     Wait,
 )
+from shared.values import YEAR, later, moment_of, storable
 
 TERMINAL = frozenset({"succeeded", "failed", "timed_out", "cancelled", "crashed", "expired"})
 # Attempts that a run shows, of those that it had: the first says how it began, the last ones how it goes.
 SHOWN_ATTEMPTS = 50
 # Signals that nobody waited for yet; more are refused.
 MOST_SIGNALS = 100
+
+# Runs that go on at a time, of those with one key.
+MOST_AT_A_TIME = 1000
 
 # (kind, name, ordinal): a step or a wait.
 StepId = tuple[str, str, int]
@@ -148,7 +154,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         """Return when the run may no longer begin, if there is such a time."""
         if self.deadline is None:
             return None
-        return datetime.fromisoformat(self.run_at or self.requested_at) + timedelta(seconds=self.deadline)
+        return later(datetime.fromisoformat(self.run_at or self.requested_at), self.deadline)
 
 
 Ended = RunSucceeded | RunFailed | RunTimedOut | RunCrashed | RunCancelled | RunExpired
@@ -229,7 +235,7 @@ def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunS
         workflow=message.workflow,
         version=message.version,
         status="queued",
-        timeout=message.timeout,
+        timeout=_bounded(message.timeout),
         priority=message.priority,
         requested_by=message.requested_by,
         requested_at=rfc3339(envelope.time),
@@ -244,9 +250,9 @@ def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunS
         fingerprint=message.fingerprint,
         parent=message.parent,
         hops=message.hops,
-        run_at=message.run_at,
-        deadline=message.deadline,
-        concurrency_key=message.concurrency_key,
+        run_at=_time(message.run_at, otherwise=None),
+        deadline=None if message.deadline is None else _bounded(message.deadline),
+        concurrency_key=None if message.concurrency_key is None else storable(message.concurrency_key),
         workflow_org=message.workflow_org,
     )
 
@@ -266,7 +272,7 @@ def _started(state: RunState, claim: str, message: RunStarted, at: str) -> RunSt
         lost=state.lost + 1 if state.held else state.lost,
         attempt=message.attempt,
         attempts=attempts,
-        turn=message.turn or state.turn,
+        turn=_turn(message.turn) or state.turn,
         claim=claim,
         tier=message.tier,
         isolation=message.isolation,
@@ -294,9 +300,9 @@ def _waiting(state: RunState, message: RunWaiting, at: str) -> RunState:
         lost=0,
         failures=state.failures + (message.blocked_on == "retry"),
         blocked_on=message.blocked_on,
-        until=message.until,
-        waits=message.waits or state.waits,
-        turn=message.turn or state.turn,
+        until=_time(message.until, otherwise=at),
+        waits=[msgspec.structs.replace(wait, until=_time(wait.until, otherwise=at)) for wait in message.waits] or state.waits,
+        turn=_turn(message.turn) or state.turn,
     )
 
 
@@ -329,6 +335,25 @@ def _closed(state: RunState, at: str, status: str, **told: Any) -> RunState:
         return state
     *before, last = state.attempts
     return msgspec.structs.replace(state, attempts=[*before, msgspec.structs.replace(last, status=status, finished_at=at, **told)])
+
+
+def _time(text: str | None, *, otherwise: str | None) -> str | None:
+    """Return a time that everybody can reckon with: the one given, or `otherwise` for what is none."""
+    if text is None:
+        return None
+    try:
+        moment_of(text)
+    except (ValueError, OverflowError):
+        return otherwise
+    return text
+
+
+def _bounded(seconds: float) -> float:
+    return max(0.0, min(seconds, YEAR))
+
+
+def _turn(turn: Turn | None) -> Turn | None:
+    return None if turn is None else Turn(storable(turn.key), max(1, min(turn.limit, MOST_AT_A_TIME)), turn.policy)
 
 
 def _left(waits: list[Wait], resolved: Iterable[Resolved]) -> list[Wait]:

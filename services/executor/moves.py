@@ -14,6 +14,7 @@ import msgspec
 from services.executor.life import Recorded, RunState, StepId
 from shared.messages import Resolved, Wait
 from shared.messages.catalog import Policy
+from shared.values import YEAR
 
 # A run that took so many workers with it is what kills them.
 MOST_LOST = 3
@@ -104,4 +105,4 @@ def pause_before_retry(policy: Policy, retries: int, failures: int, reason: str,
     """
     if failures >= retries or reason not in _RETRIED:
         return None
-    return drawn * min(policy.retry_max_delay, policy.retry_delay * 2.0 ** min(failures, 64))
+    return drawn * max(0.0, min(policy.retry_max_delay, policy.retry_delay * 2.0 ** min(failures, 64), YEAR))

@@ -10,7 +10,7 @@ import structlog
 
 from services.executor import life, moves
 from services.executor.bundles import Bundles
-from services.executor.claim import AlreadyEnded, Claim, Folded, fold
+from services.executor.claim import AlreadyEnded, Claim, fold, read_all
 from services.executor.keys import turn_of
 from services.executor.life import Recorded, RunState, StepId
 from services.executor.turns import Turns
@@ -165,10 +165,9 @@ async def _queue(offer: Offer, deps: Deps) -> None:
 
 async def _cancel_older(other: str, newer: RunState, deps: Deps) -> None:
     for _ in range(TRIES):
-        folded: Folded | None = await fold(deps.bus, other)
-        if folded is None or folded.state.ended or folded.state.status == "cancelling":
+        older = (await read_all(deps.bus, other)).state
+        if older is None or older.ended or older.status == "cancelling":
             return
-        older = folded.state
         if (older.requested_at, older.id) > (newer.requested_at, newer.id):
             return
         message = RunCancelRequested(run=other, requested_by=f"run:{newer.id}")

@@ -72,7 +72,11 @@ class Purger:
         loop = asyncio.get_running_loop()
         for run, last_seq in begun:
             at = loop.time()
-            await purge(deps.bus.client, run, last_seq)
+            try:
+                await purge(deps.bus.client, run, last_seq)
+            except ValueError as error:
+                # A row whose id is no key has no messages: it is done with, and stands in no other's way.
+                _log.error("run.not_purged", run=run, reason=str(error))
             await asyncio.sleep(REST * (loop.time() - at))
         if begun:
             async with db.transaction(deps.engine) as connection:

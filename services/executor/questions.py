@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from services.executor import life, steps, workspace
-from services.executor.claim import fold
+from services.executor.claim import read_all
 from services.executor.entries import attempt_view, file_view, run_view
 from services.executor.life import RunState
 from services.executor.recent import Recent
@@ -150,10 +150,10 @@ async def _run(org: str, id_: str, deps: Deps) -> RunState:
     state = await deps.store.run(org, id_)
     if state is None or not state.ended:
         try:
-            folded = await fold(deps.bus, id_)
+            # As far as it makes sense: a run that cannot be folded, and is about to end for that, is shown all the same.
+            state = (await read_all(deps.bus, id_)).state or state
         except ValueError as error:
             raise NotFound(f"there is no run {id_[:80]}") from error
-        state = folded.state if folded else state
     if state is None or state.org != org:
         raise NotFound(f"there is no run {id_[:80]}")
     return state

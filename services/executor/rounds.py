@@ -18,7 +18,7 @@ async def go_round(once: Callable[[], Awaitable[int]], *, url: str, lock: str, p
     """Call `once` for ever under the advisory lock `lock`, with `pause` seconds before the first round and between two.
 
     A round that did as much as `full` is followed by another at once. What stands in the way is waited out, and logged as the event
-    `waits` where it was not the last time's.
+    `waits` where it was not the last time's; a bug is met in the same way, and hurts nobody but this work.
     """
     said: str | None = None
     while True:
@@ -35,3 +35,6 @@ async def go_round(once: Callable[[], Awaitable[int]], *, url: str, lock: str, p
             if str(error) != said:
                 said = str(error)
                 _log.warning(waits, reason=said)
+        except Exception:
+            _log.exception(waits)
+            await asyncio.sleep(pause)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from datetime import timedelta
 from typing import Any, Protocol
 
 import msgspec
@@ -20,6 +19,7 @@ from services.executor.bundles import Bundles
 from services.executor.claim import AlreadyEnded, Claim, Outcome, Superseded, fold
 from services.executor.life import Recorded, StepId
 from services.executor.offers import Offer, failed, given_to, set_timer, take
+from services.executor.poison import TRIES, Poison
 from services.executor.recent import Recent
 from services.executor.sandbox import jail
 from services.executor.sandbox.egress.policy import Rules
@@ -50,6 +50,7 @@ from shared.messages import (
 )
 from shared.pull import delivered
 from shared.streams import INLINE_BYTES, WORK
+from shared.values import later
 
 # The work consumers wait 30 s for an acknowledgement; three signs of life fit in.
 IN_PROGRESS = 10.0
@@ -73,6 +74,7 @@ class Deps(AllowedDeps, Protocol):
     store: Store
     turns: Turns
     recent: Recent
+    poison: Poison
     name: str
 
 
@@ -114,8 +116,7 @@ class Runs:
             if not isinstance(message, RunRequested | RunResumed):
                 raise Invalid(f"{envelope.type} offers no run")
         except Invalid as error:
-            work = _WORK[msg.subject.rpartition(".")[2]]
-            await self._deps.bus.bury(work, msg, msg.metadata.num_delivered or 1, error, "can never work")
+            await self._bury(msg, msg.metadata.num_delivered or 1, error)
             return
         sequence = delivered(msg).sequence
         while (already := self._held.get(message.run)) is not None:
@@ -175,12 +176,29 @@ class Runs:
             await asyncio.sleep(RETRY_DELAY)
             await self._give_back(held)
             return False
-        except Exception:
-            _log.exception("run.supervisor_failed", run=message.run)
-            with contextlib.suppress(nats.errors.Error):
-                await held.msg.nak(delay=RETRY_DELAY)
-            return False
+        except Exception as error:
+            return await self._poisoned(held, message.run, error)
         return True
+
+    async def _poisoned(self, held: Held, run: str, error: Exception) -> bool:
+        """Try a run again that makes us raise, or end it; returns whether its message is to be acknowledged."""
+        try:
+            if await self._deps.poison.note(run, error):
+                return True
+        except Unavailable as unavailable:
+            _log.warning("run.given_back", run=run, reason=str(unavailable))
+        except Exception:
+            _log.exception("run.not_ended", run=run)
+            tries = held.msg.metadata.num_delivered or 1
+            if tries > TRIES:
+                await self._bury(held.msg, tries, error)
+                return False
+        with contextlib.suppress(nats.errors.Error):
+            await held.msg.nak(delay=RETRY_DELAY)
+        return False
+
+    async def _bury(self, msg: Msg, tries: int, error: Exception) -> None:
+        await self._deps.bus.bury(_WORK[msg.subject.rpartition(".")[2]], msg, tries, error, "can never work")
 
     async def _offer(self, held: Held, envelope: Envelope, message: RunRequested | RunResumed) -> Offer:
         """Return what is known of the run: of one that is offered for the first time nothing need be read."""
@@ -302,7 +320,7 @@ def _retried(failed: RunFailed | RunTimedOut | RunCrashed, pause: float) -> RunW
         run=failed.run,
         attempt=failed.attempt,
         blocked_on="retry",
-        until=rfc3339(utc_now() + timedelta(seconds=pause)),
+        until=rfc3339(later(utc_now(), pause)),
         reason=failed.reason,
         error=failed.error,
         duration_ms=failed.duration_ms,

@@ -3,10 +3,13 @@
 Two followers, which are projections without rows: one writer each, in order, from a checkpoint. All that they decide they decide
 from the run's own messages, read anew, and append with an expectation: looking twice, or too often, does no harm. Now and then the
 rows are searched for what no message told of: a timer that the broker lost, a deadline that nobody sets a timer for.
+
+A run that makes us raise is tried again, then ended (`poison`): those after it have their turn all the same.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
@@ -16,9 +19,11 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import life, moves, store
-from services.executor.claim import Folded, children_told, fold
+from services.executor.claim import Folded, children_told, fold, read_all
 from services.executor.life import RunState
 from services.executor.offers import expired
+from services.executor.poison import TRIES as POISONED_AFTER
+from services.executor.poison import Poison
 from services.executor.rounds import go_round
 from services.executor.store import Store
 from services.executor.turns import Turns
@@ -26,9 +31,11 @@ from shared import aggregate, db
 from shared.bus import Bus
 from shared.db import Connection
 from shared.envelope import Envelope, caused_id, utc_now
-from shared.errors import Conflict
-from shared.messages import Message, RunCancelled, RunResumed
+from shared.errors import Conflict, Unavailable
+from shared.messages import Message, RunCancelled, RunResumed, TimerFired
 from shared.projection import Projected, Projection, Recorded, Statement, in_batches
+from shared.pull import StreamError
+from shared.values import moment_of, storable
 
 # A run that is written to more often than this between reading and appending is being carried by somebody else.
 TRIES = 10
@@ -36,6 +43,8 @@ TRIES = 10
 PAUSE = 2.0
 # Timers are fired up to a quarter of a second late; what is due for longer was not told of.
 LATE = 1.0
+# Seconds between two tries with a run that makes us raise: whoever comes after it waits that long.
+PAUSE_AFTER_A_BUG = 0.05
 LOCK = "executor.sweep"
 # Rows per search.
 ROUND = 500
@@ -50,6 +59,7 @@ class Deps(Protocol):
     engine: AsyncEngine
     store: Store
     turns: Turns
+    poison: Poison
     rows: Projection
     database_url: str
 
@@ -74,20 +84,41 @@ class Waits:
             message, envelope = one.message, one.envelope
             if isinstance(message, life.Ended):
                 if message.parent is not None:
-                    await self.consider(message.parent, envelope)
+                    await self._look_at(message.parent, envelope)
                 if message.turn is not None:
                     await self._deps.turns.leave(message.run)
                     await self._deps.rows.caught_up(one.delivered.sequence)
-                    await self._grant(message.turn, envelope)
+                    await self._grant(storable(message.turn), envelope)
             else:
-                await self.consider(envelope.subject, envelope)
+                await self._look_at(envelope.subject, envelope)
         return []
 
     async def _timers(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
         for one in batch:
-            at = datetime.fromisoformat(msgspec.json.decode(one.envelope.data)["at"])
-            await self.consider(one.envelope.subject, one.envelope, at=at)
+            await self._look_at(one.envelope.subject, one.envelope, at=_time_of(one.envelope))
         return []
+
+    async def _look_at(self, run: str, cause: Envelope | None, *, at: datetime | None = None) -> bool:
+        """Do as `consider`; a run that makes us raise ends by it, and raises nothing here. Raises `Unavailable`."""
+        for _ in range(POISONED_AFTER):
+            try:
+                return await self.consider(run, cause, at=at)
+            except (Unavailable, StreamError):
+                raise
+            except Exception as error:
+                if await self._is_over(run, error):
+                    return True
+            await asyncio.sleep(PAUSE_AFTER_A_BUG)
+        return False
+
+    async def _is_over(self, run: str, error: Exception) -> bool:
+        try:
+            return await self._deps.poison.note(run, error)
+        except (Unavailable, StreamError):
+            raise
+        except Exception:
+            _log.exception("run.not_ended", run=run)
+            return False
 
     async def consider(self, run: str, cause: Envelope | None, *, at: datetime | None = None) -> bool:
         """Resume a run that waits for what is there by now, or end one that nobody holds; returns whether anything was to be done.
@@ -136,9 +167,9 @@ class Waits:
     async def _grant(self, key: str, cause: Envelope | None) -> None:
         """Give free turns to those who wait for them longest, those of a higher priority first."""
         for run in await self._deps.turns.waiting(key):
-            if not await self.consider(run, cause):
-                folded = await fold(self._deps.bus, run)
-                if folded is not None and folded.state.status == "waiting" and folded.state.blocked_on == "concurrency":
+            if not await self._look_at(run, cause):
+                state = (await read_all(self._deps.bus, run)).state
+                if state is not None and state.status == "waiting" and state.blocked_on == "concurrency":
                     return  # no room is left
 
     # -- searching ------------------------------------------------------------------------------------------------------------
@@ -152,7 +183,14 @@ class Waits:
         async with db.transaction(self._deps.engine) as connection:
             overdue = await store.overdue(connection, self._now(), LATE, ROUND)
         for run in overdue:
-            await self.consider(run, None)
+            await self._look_at(run, None)
         for key in {*await self._deps.turns.left_behind(), *await self._deps.turns.free()}:
             await self._grant(key, None)
         return len(overdue)
+
+
+def _time_of(fired: Envelope) -> datetime | None:
+    try:
+        return moment_of(msgspec.json.decode(fired.data, type=TimerFired).at)
+    except (msgspec.MsgspecError, ValueError, OverflowError):
+        return None

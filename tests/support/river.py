@@ -26,7 +26,7 @@ from shared.questions.events import (
     SourceView,
     SubscriptionEntry,
 )
-from shared.questions.executor import FileView, FindWorkflow, GetRun, PutFile, RunView, WorkflowFound
+from shared.questions.executor import FileView, FindWorkflow, GetRun, PutFile, RunView, SignalRun, WorkflowFound
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
 
@@ -126,6 +126,10 @@ class Outside:
         )
         await self.bus.publish(self.bus.seal(message, org="default"))
         return run
+
+    async def signal(self, run: str, name: str, data: Any = None) -> None:
+        """Answer a wait of a run, as the API would."""
+        await self.bus.ask(SignalRun(id=new_id(), org="default", actor="test", run=run, name=name, data=data))
 
     async def types(self, run: str) -> list[str]:
         """Return the types of a run's messages, in order."""

@@ -1,0 +1,70 @@
+"""Runs that the executor cannot carry: what they make it raise is told of them, and is nobody else's business."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import structlog
+
+from services.executor import life
+from services.executor.claim import read_all
+from shared import aggregate
+from shared.bus import Bus
+from shared.envelope import caused_id
+from shared.errors import Conflict
+from shared.messages import RunCrashed, RunError, RunUsage
+from shared.values import storable
+
+# How often something is tried with a run that makes us raise: a bug of ours may be one of the moment.
+TRIES = 3
+# Runs whose tries are counted.
+COUNTED = 10_000
+# Characters of what is told of an error.
+LONGEST = 2000
+_log = structlog.get_logger()
+
+
+class Poison:
+    """Counts, for this process, how often each run has made it raise."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+        self._tries: OrderedDict[str, int] = OrderedDict()
+
+    async def note(self, run: str, error: Exception) -> bool:
+        """Count a failure of ours to do something with a run; the last one ends it. Returns whether that was the last one.
+
+        To be called where the error is handled. Raises `Unavailable`.
+        """
+        tries = self._tries[run] = self._tries.pop(run, 0) + 1
+        _log.error("run.supervisor_failed", run=run, tries=tries, exc_info=error)
+        if tries < TRIES:
+            if len(self._tries) > COUNTED:
+                self._tries.popitem(last=False)
+            return False
+        await self._end(run, error)
+        del self._tries[run]
+        return True
+
+    async def _end(self, run: str, error: Exception) -> None:
+        """Append that the run has crashed; whoever holds it learns of that by its next append."""
+        told = RunError("Poison", storable(f"{TRIES} tries to go on with it failed: {type(error).__name__}: {error}"[:LONGEST]))
+        for _ in range(TRIES):
+            read = await read_all(self._bus, run)
+            state = read.state
+            if not read.last_seq or (state is not None and state.ended):
+                return
+            attempt = 0 if state is None else state.attempt
+            crashed = RunCrashed(run=run, attempt=attempt, reason="poison", error=told, duration_ms=0.0, usage=RunUsage())
+            message = crashed if state is None else life.labelled(crashed, state)
+            sealed = self._bus.seal(
+                message,
+                org=read.org or "global",
+                correlation=None if state is None else state.correlation_id,
+                id=caused_id(run, message, f"poison {read.last_seq}"),
+            )
+            try:
+                await aggregate.append(self._bus.client, self._bus.journal, sealed, read.last_seq)
+            except Conflict:
+                continue
+            return
