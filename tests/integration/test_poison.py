@@ -71,9 +71,7 @@ class Written:
         await self.raw(declaration_of(message).subject(message), msgspec.json.encode(document))
 
     async def requested(self, workflow: str = "fine", **fields: Any) -> None:
-        message = RunRequested(
-            run=self.run, workflow=workflow, version=self._version, requested_by="test", timeout=60.0, input={}
-        )
+        message = RunRequested(run=self.run, workflow=workflow, version=self._version, requested_by="test", timeout=60.0, input={})
         await self.say(message, **fields)
 
     async def waiting(self, **fields: Any) -> None:
@@ -134,14 +132,13 @@ async def test_what_a_request_holds_that_cannot_be_reckoned_with_is_read_lenient
 async def test_a_time_to_wait_for_that_is_none_has_come(place: Place, data: Path, until: str) -> None:
     async with nobody_at_home(place, data) as written:
         await written.requested()
-        wait = {"kind": "sleep", "name": "sleep", "ordinal": 0, "position": 0, "until": until}
-        await written.waiting(until=until, waits=[wait])
+        await written.waiting(blocked_on="retry", until=until)
     async with house(place, data) as (outside, _, _version):
         assert (await outside.run(written.run, "succeeded")).result == "fine"
 
 
 async def test_a_policy_of_an_older_version_is_read_leniently(place: Place, data: Path) -> None:
-    async with house(place, data) as (outside, admin, version):
+    async with house(place, data) as (outside, _admin, version):
         blobs = Blobs(outside.bus.client, "workspace")
         manifest = msgspec.json.decode(await blobs.read(version), type=Manifest)
         policy = Policy(retry_delay=1e15, retry_max_delay=1e300, queue_timeout=1e300, concurrency_limit=-(10**12))

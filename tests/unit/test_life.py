@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +37,8 @@ from shared.messages import (
     Turn,
     Wait,
 )
+from shared.messages.catalog import Policy
+from shared.values import YEAR
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 SPENT: dict[str, Any] = {"duration_ms": 1.0, "usage": RunUsage()}
@@ -277,3 +280,34 @@ def test_messages_of_a_run_that_was_never_requested_make_no_state() -> None:
     story = Story([])
     story.say(RunCancelRequested(run="r", requested_by="x"))
     assert story.state is None
+
+
+@pytest.mark.parametrize("text", ["garbage", "", "2026-01-01T00:00:00", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+@pytest.mark.parametrize("seconds", [1e300, -1e300, 1e15])
+def test_no_time_and_no_duration_of_a_message_is_more_than_can_be_reckoned_with(text: str, seconds: float) -> None:
+    now = BEGAN
+
+    def said(state: RunState | None, message: Message, sequence: int) -> RunState:
+        envelope = seal(message, service="executor", org="o", now=now).envelope
+        after = life.evolve(state, envelope, message, sequence)
+        assert after is not None
+        return after
+
+    asked = RunRequested(
+        run="r", workflow="w", version="v", requested_by="t", timeout=seconds, run_at=text, deadline=seconds, concurrency_key="\0"
+    )
+    state = said(None, asked, 1)
+    assert (state.run_at, state.concurrency_key) == (None, "\ufffd")
+    assert 0 <= state.timeout <= YEAR
+    assert moves.next_move(state, 1, now) in {"claim", "expire"}
+    wait = Wait(kind="sleep", name="s", ordinal=0, position=0, until=text)
+    held = said(state, RunStarted(run="r", attempt=1, executor="e", tier="A", turn=Turn("\0", 10**30)), 2)
+    assert held.turn == Turn("\ufffd", life.MOST_AT_A_TIME)
+    waiting = said(held, RunWaiting(run="r", attempt=1, blocked_on="time", until=text, waits=[wait]), 3)
+    assert moves.waiting(waiting.waits) == ("time", rfc3339(now))
+    assert moves.resumption(waiting, {}, {}, now)
+    assert life.queue_ms(waiting) == 0.0
+    policy = Policy(retry_delay=seconds, retry_max_delay=abs(seconds))
+    pause = moves.pause_before_retry(policy, 10**30, 10**6, "error", 1.0)
+    assert pause is not None
+    assert 0 <= pause <= YEAR
