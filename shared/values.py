@@ -23,6 +23,7 @@ from shared.errors import Invalid, Malformed, Problem
 
 # Deeper than any sender goes, and shallow enough for every recursion between here and the archive.
 DEPTH = 100
+TOO_DEEP = f"is nested deeper than {DEPTH} levels"
 # Seconds; of a leap year.
 YEAR = 366 * 86_400.0
 FIRST = datetime(1, 1, 2, tzinfo=UTC)
@@ -62,7 +63,7 @@ T = TypeVar("T")
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # Where none of these is, JSON needs no second look: escapes that may be unstorable, and numbers that may have over 64 bits.
-_DOUBTFUL = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}")
+_DOUBTFUL = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}|[0-9][eE]\+?[0-9]{3}")
 _MISSING = re.compile("Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 _NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -75,21 +76,23 @@ def storable(text: str) -> str:
 
 
 def cleaned(value: Any, depth: int = 0) -> Any:
-    """Return `value`, made of what JSON is made of, with all text in it `storable`. Raises `Invalid` deeper than `DEPTH`."""
+    """Return `value`, made of what JSON is made of, with all text in it `storable`. Raises `Malformed` deeper than `DEPTH`."""
     if isinstance(value, str):
         return storable(value)
     if not isinstance(value, dict | list):
         return value
     if depth >= DEPTH:
-        raise Invalid(f"nested deeper than {DEPTH} levels")
+        raise _too_deep()
     if isinstance(value, list):
         return [cleaned(one, depth + 1) for one in value]
     return {storable(name): cleaned(one, depth + 1) for name, one in value.items()}
 
 
 def check(value: Any, path: str = "") -> None:
-    """Raise `Invalid` naming the first place in `value`, made of what JSON is made of, that may not enter."""
+    """Raise `Invalid` naming the first place in `value`, made of what JSON is made of, that may not enter; too deep: `Malformed`."""
     for found in _faults(value, path, 0):
+        if found.message == TOO_DEEP:
+            raise _too_deep(found.path)
         problem = Problem(found.path[:LONGEST_PATH], found.message)
         raise Invalid(f"{problem.path or 'the value'} {problem.message}", errors=(problem,))
 
@@ -99,7 +102,7 @@ def decode(raw: bytes) -> Any: ...
 @overload
 def decode(raw: bytes, type_: type[T]) -> T: ...
 def decode(raw: bytes, type_: Any = Any) -> Any:
-    """Return JSON as `type_`. Raises `Malformed` for what is no JSON, `Invalid` with the path of what may not enter or not fit."""
+    """Return JSON as `type_`. Raises `Malformed` for what is no JSON or too deep, `Invalid` with the path of what may not enter."""
     try:
         if _DOUBTFUL.search(raw) or _may_be_deep(raw):
             check(_loaded(raw))
@@ -107,7 +110,7 @@ def decode(raw: bytes, type_: Any = Any) -> Any:
     except msgspec.ValidationError as error:
         raise misfit(error) from error
     except RecursionError as error:
-        raise Invalid(f"nested deeper than {DEPTH} levels") from error
+        raise _too_deep() from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed(f"this is not JSON: {error}") from error
 
@@ -115,7 +118,7 @@ def decode(raw: bytes, type_: Any = Any) -> Any:
 def decode_sent(raw: bytes) -> Any:
     """Return the JSON that a sender sent, its text `storable`; bytes that are no UTF-8 are U+FFFD, a byte order mark is left out.
 
-    Raises `Malformed` for what is no JSON, `Invalid` with the path of a number that may not enter or for what is too deep.
+    Raises `Malformed` for what is no JSON or too deep, `Invalid` with the path of a number that may not enter.
     """
     raw = raw.removeprefix(b"\xef\xbb\xbf")
     try:
@@ -221,7 +224,7 @@ def _faults(value: Any, path: str, depth: int) -> Iterator[Problem]:
             if value - value != 0:  # infinite, or no number
                 yield Problem(path, "holds a number that is not finite")
         case dict() | list() if depth >= DEPTH:
-            yield Problem(path, f"is nested deeper than {DEPTH} levels")
+            yield Problem(path, TOO_DEEP)
         case dict():
             for name, one in value.items():
                 if _UNSTORABLE.search(name):
@@ -230,6 +233,11 @@ def _faults(value: Any, path: str, depth: int) -> Iterator[Problem]:
         case list():
             for number, one in enumerate(value):
                 yield from _faults(one, f"{path}[{number}]", depth + 1)
+
+
+def _too_deep(path: str = "") -> Malformed:
+    path = path[:LONGEST_PATH]
+    return Malformed(f"{path or 'the value'} {TOO_DEEP}", errors=(Problem(path, TOO_DEEP),))
 
 
 def _may_be_deep(raw: bytes) -> bool:
@@ -256,7 +264,7 @@ def _loaded(raw: bytes) -> Any:
     try:
         return json.loads(raw, parse_constant=_refused, parse_int=_integer)
     except RecursionError as error:
-        raise Invalid(f"nested deeper than {DEPTH} levels") from error
+        raise _too_deep() from error
     except ValueError as error:
         raise Malformed(f"this is not JSON: {error}") from error
 

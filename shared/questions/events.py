@@ -8,7 +8,7 @@ import msgspec
 
 from shared.errors import Problem
 from shared.questions.declaration import Command, Done, Page, Position, Question, command, question
-from shared.values import Expression, Name, Sequence
+from shared.values import Expression, Key, Name, Sequence
 
 
 class SourceView(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +154,7 @@ class AdapterView(msgspec.Struct, frozen=True):
 class FindSource(Question, frozen=True, kw_only=True):
     """The registry entry of a source, by id, of any organization (`org` is not looked at). Raises NotFound."""
 
-    id: Name
+    id: Key
 
 
 @question("events.sources", by="gateway", answer=SourceList)
@@ -239,14 +239,14 @@ class ListDeliveries(Question, frozen=True, kw_only=True):
 class GetDelivery(Question, frozen=True, kw_only=True):
     """One delivery. Raises NotFound."""
 
-    id: Name
+    id: Key
 
 
 @command("events.retry_delivery", by="gateway", answer=DeliveryView)
 class RetryDelivery(Command, frozen=True, kw_only=True):
     """Route a delivery again, as new events with new runs. Raises NotFound when its body is no longer kept."""
 
-    delivery: Name
+    delivery: Key
 
 
 @question("events.position", by="executor", answer=Position)
@@ -279,7 +279,7 @@ class EmitEvent(Command, frozen=True, kw_only=True):
     source: Name
     type: Name
     data: Any = None
-    run: Name | None = None
+    run: Key | None = None
     hops: Sequence = 0
     correlation_id: Name | None = None
     causation_id: Name | None = None

@@ -10,7 +10,7 @@ from shared.messages.catalog import FileProblem, Policy
 from shared.messages.line import Lines
 from shared.messages.run import RunError, RunUsage
 from shared.questions.declaration import Command, Page, Question, command, question
-from shared.values import Instant, Name, Opaque, Path, Sequence
+from shared.values import Instant, Key, Name, Opaque, Path, Sequence
 
 
 class WorkflowEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,14 +256,14 @@ class ListFiles(Question, frozen=True, kw_only=True):
 class GetRun(Question, frozen=True, kw_only=True):
     """One run, as its messages tell it up to now. Raises NotFound."""
 
-    id: Name
+    id: Key
 
 
 @question("executor.attempts", by="gateway", answer=AttemptList)
 class ListAttempts(Question, frozen=True, kw_only=True):
     """The attempts of a run. Raises NotFound, Malformed for a foreign cursor."""
 
-    id: Name
+    id: Key
     page: Page = Page()
 
 
@@ -271,7 +271,7 @@ class ListAttempts(Question, frozen=True, kw_only=True):
 class ListSteps(Question, frozen=True, kw_only=True):
     """What is recorded of a run; without `results` only how large they are. Raises NotFound, Malformed for a foreign cursor."""
 
-    id: Name
+    id: Key
     results: bool = True
     page: Page = Page()
 
@@ -283,7 +283,7 @@ class ListStates(Question, frozen=True, kw_only=True):
     Raises NotFound.
     """
 
-    id: Name
+    id: Key
     after: Sequence = 0
 
 
@@ -298,7 +298,7 @@ class Signalled(msgspec.Struct, frozen=True):
 class SignalRun(Command, frozen=True, kw_only=True):
     """Answer a `wait_for` of a run, now or when it comes to it. Raises NotFound, Conflict when the run has ended, Invalid."""
 
-    run: Name
+    run: Key
     name: Name
     data: Any = None
 
@@ -318,7 +318,7 @@ class ListRuns(Question, frozen=True, kw_only=True):
 class ListLines(Question, frozen=True, kw_only=True):
     """The output of a run after line `after`: `settled`, all that the bus has of it by now. Raises NotFound."""
 
-    id: Name
+    id: Key
     after: Sequence = 0
     limit: int = 1000
     settled: bool = False

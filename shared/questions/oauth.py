@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from shared.questions.declaration import Command, Done, Page, Question, command, question
-from shared.values import Name, Opaque
+from shared.values import Key, Name, Opaque
 
 
 class ConnectionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ class GetToken(Question, frozen=True, kw_only=True):
     """
 
     name: Name
-    run: Name
+    run: Key
     nonce: Opaque
     correlation_id: Name | None = None
 

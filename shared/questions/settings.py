@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from shared.questions.declaration import Command, Done, Page, Question, command, question
-from shared.values import Name, Opaque
+from shared.values import Key, Name, Opaque
 
 
 class VariableView(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +72,7 @@ class GetSecret(Question, frozen=True, kw_only=True):
     """
 
     name: Name
-    run: Name
+    run: Key
     nonce: Opaque
     correlation_id: Name | None = None
 

@@ -11,6 +11,9 @@ from shared.errors import Invalid, Problem
 from shared.http import json_response
 from shared.questions.logs import LogPage, Search
 
+# What the question calls otherwise than the query string does.
+PARAMETERS = {"since": "from", "until": "to"}
+
 
 @every_org
 async def search_logs(request: web.Request) -> web.Response:
@@ -30,17 +33,20 @@ async def _search(request: web.Request, query: str) -> LogPage:
     if order not in {"asc", "desc"}:
         raise Invalid("order is asc or desc", errors=(Problem("order", "neither asc nor desc"),))
     everything = caller.org == EVERY_ORG
-    page: LogPage = await gateway.bus.ask(
-        Search(
-            org="global" if everything else caller.org,
-            q=query,
-            since=request.query.get("from") or None,
-            until=request.query.get("to") or None,
-            order=order,
-            page=page_of(request),
-            everything=everything,
-        )
+    asked = Search(
+        org="global" if everything else caller.org,
+        q=query,
+        since=request.query.get("from") or None,
+        until=request.query.get("to") or None,
+        order=order,
+        page=page_of(request),
+        everything=everything,
     )
+    try:
+        page: LogPage = await gateway.bus.ask(asked)
+    except Invalid as error:
+        problems = tuple(Problem(PARAMETERS.get(one.path, one.path), one.message) for one in error.errors)
+        raise Invalid(error.detail, errors=problems) from error
     return page
 
 
