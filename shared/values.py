@@ -89,7 +89,10 @@ def cleaned(value: Any, depth: int = 0) -> Any:
 
 
 def check(value: Any, path: str = "") -> None:
-    """Raise `Invalid` naming the first place in `value`, made of what JSON is made of, that may not enter; too deep: `Malformed`."""
+    """Raise `Invalid` naming the first place in `value` that may not enter, `Malformed` where it is too deep.
+
+    It is made of what JSON is made of.
+    """
     for found in _faults(value, path, 0):
         if found.message == TOO_DEEP:
             raise _too_deep(found.path)
