@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
@@ -20,21 +19,20 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 
 from shared import aggregate, values
-from shared.commit import Journal, Refused
+from shared.commit import Journal
+from shared.consumer import Consumer, Handlers, Letters, give_up
 from shared.durables import keep
-from shared.envelope import Envelope, Sealed, caused_id, derived_id, open_envelope, open_message, seal, utc_now
+from shared.envelope import Envelope, Sealed, seal, utc_now
 from shared.errors import (
-    Conflict,
     ErrorDocument,
     Invalid,
     MillraceError,
-    NotFound,
     TooLarge,
     Unavailable,
     from_document,
     to_document,
 )
-from shared.messages import DeadLettered, Logged, Message
+from shared.messages import Logged, Message
 from shared.messages.declaration import declaration_of
 from shared.projection import Health
 from shared.pull import inbox_prefix
@@ -43,19 +41,10 @@ from shared.questions.health import HEALTH
 from shared.streams import WORK, Work
 
 Answer = TypeVar("Answer")
-# A handler takes one message and yields what follows from it, each with the discriminator that makes it that one.
-Handler = Callable[[Any, Any], AsyncIterator[tuple[Message, str]]]
-Handlers = Mapping[type[Message], Handler]
 Questions = Mapping[type[msgspec.Struct], Callable[[Any, Any], Awaitable[Any]]]
 
 # Messages of one consumer that are handled at the same time: enough to hide one commit behind others.
 CONCURRENCY = 64
-# A bug is met again at once when a message comes back at once: these are seconds between tries.
-BUG_DELAYS = (1.0, 5.0, 30.0, 120.0)
-ABSENT_DELAYS = (0.5, 2.0, 10.0, 30.0)
-UNAVAILABLE_DELAY = 2.0
-# So many dead letters in a row are a bad deploy, not bad messages: the consumer stops before it drains the stream.
-DEAD_IN_A_ROW = 20
 # How often it is looked whether the client still tries to be connected.
 ATTENDED_EVERY = 1.0
 
@@ -167,106 +156,24 @@ class Bus:
 
     def handle(self, handlers: Handlers, deps: Any) -> None:
         """Consume this service's work with these handlers from `start` on."""
+        letters = Letters(self._health)
         for work in WORK:
             if work.service != self.service or work.managed:
                 continue
-            self._consume(work, handlers[work.messages[0]], deps)
-
-    def _consume(self, work: Work, handler: Handler, deps: Any) -> None:
-        streak = _Streak()
-        part = f"consumer {work.name}"
-
-        async def take(msg: NatsMessage) -> None:
-            if streak.broken:
-                await msg.nack(delay=BUG_DELAYS[-1])
-                return
-            dead = await self._take(work, handler, deps, msg)
-            if streak.note(dead=dead):
-                self._health.report(part, f"stopped after {DEAD_IN_A_ROW} dead letters in a row")
-                _log.error("consumer.stopped", consumer=work.name)
-
-        self._health.report(part, None)
-        self._broker.subscriber(
-            work.subjects[0],
-            stream=JStream(work.stream, declare=False),
-            durable=work.name,
-            pull_sub=PullSub(batch_size=1),
-            max_workers=CONCURRENCY,
-            ack_policy=AckPolicy.MANUAL,
-            decoder=_undecoded,
-            inbox_prefix=f"{inbox_prefix(self.service)}.".encode(),
-        )(take)
-
-    async def _take(self, work: Work, handler: Handler, deps: Any, msg: NatsMessage) -> bool:
-        """Handle one message and settle it; returns whether it became a dead letter."""
-        tries = msg.raw_message.metadata.num_delivered or 1
-        try:
-            envelope = open_envelope(msg.body)
-            with structlog.contextvars.bound_contextvars(correlation_id=envelope.correlationid, message_id=envelope.id):
-                message = open_message(envelope, work.messages[0])
-                await self._follow(handler, message, envelope, deps)
-        except Unavailable as error:
-            _log.warning("handler.unavailable", consumer=work.name, reason=error.detail)
-            await msg.nack(delay=error.retry_after or UNAVAILABLE_DELAY)
-            return False
-        except (NotFound, Conflict) as error:
-            return await self._again(work, msg, tries, ABSENT_DELAYS, error)
-        except (MillraceError, Refused) as error:
-            return await self.bury(work, msg.raw_message, tries, error, "can never work")
-        except Exception as error:
-            _log.exception("handler.failed", consumer=work.name, tries=tries)
-            return await self._again(work, msg, tries, BUG_DELAYS, error)
-        await msg.ack()
-        return False
-
-    async def _follow(self, handler: Handler, message: Message, envelope: Envelope, deps: Any) -> None:
-        follows = [
-            self.seal(one, org=envelope.org, cause=envelope, id=caused_id(envelope.id, one, discriminator))
-            async for one, discriminator in handler(message, deps)
-        ]
-        if len(follows) == 1:
-            await self.publish(follows[0])
-        elif follows:
-            outcomes = await asyncio.gather(*(self.publish(one) for one in follows), return_exceptions=True)
-            for outcome in outcomes:
-                if isinstance(outcome, BaseException):
-                    raise outcome
-
-    async def _again(self, work: Work, msg: NatsMessage, tries: int, delays: tuple[float, ...], error: Exception) -> bool:
-        if tries > len(delays):
-            return await self.bury(work, msg.raw_message, tries, error, f"still failing after {tries} tries")
-        await msg.nack(delay=delays[tries - 1])
-        return False
+            self._broker.subscriber(
+                work.subjects[0],
+                stream=JStream(work.stream, declare=False),
+                durable=work.name,
+                pull_sub=PullSub(batch_size=1),
+                max_workers=CONCURRENCY,
+                ack_policy=AckPolicy.MANUAL,
+                decoder=_undecoded,
+                inbox_prefix=f"{inbox_prefix(self.service)}.".encode(),
+            )(Consumer(self, work, handlers[work.messages[0]], deps, self._health, letters).take)
 
     async def bury(self, work: Work, msg: Msg, tries: int, error: Exception, reason: str) -> bool:
         """Store a message in DEAD, exactly as it was, and terminate it; False when the broker could not take it now."""
-        sequence = msg.metadata.sequence.stream
-        org, cause = "global", None
-        with contextlib.suppress(MillraceError):
-            cause = open_envelope(msg.data)
-            org = cause.org
-        noun, _, verb = msg.subject.split(".")[:3]
-        letter = DeadLettered(
-            service=self.service,
-            verb=f"{noun}.{verb}",
-            consumer=work.name,
-            stream=work.stream,
-            sequence=sequence,
-            subject=msg.subject,
-            document_base64=base64.b64encode(msg.data).decode(),
-            error=f"{type(error).__name__}: {error}",
-            reason=reason,
-            tries=tries,
-        )
-        original = cause.id if cause else f"{work.stream}/{sequence}"
-        try:
-            await self.publish(self.seal(letter, org=org, cause=cause, id=derived_id(original, "dead", work.name)))
-        except Unavailable:
-            await msg.nak(delay=UNAVAILABLE_DELAY)
-            return False
-        await msg.term()
-        _log.error("handler.dead_letter", consumer=work.name, reason=str(error), sequence=sequence)
-        return True
+        return await give_up(self, work, msg, tries, error, reason)
 
     async def attend(self) -> None:
         """Watch the client for ever. Raises `GaveUp` when it will never be connected again: then only a new process is.
@@ -325,22 +232,6 @@ class _Frame(msgspec.Struct):
 
     ok: msgspec.Raw = msgspec.Raw(b"null")
     error: ErrorDocument | None = None
-
-
-class _Streak:
-    """Counts dead letters in a row."""
-
-    def __init__(self) -> None:
-        self._dead = 0
-        self.broken = False
-
-    def note(self, *, dead: bool) -> bool:
-        """Count an outcome; True at the one that breaks the consumer."""
-        self._dead = self._dead + 1 if dead else 0
-        if self._dead >= DEAD_IN_A_ROW and not self.broken:
-            self.broken = True
-            return True
-        return False
 
 
 def _asking(asked: msgspec.Struct) -> bytes:

@@ -16,17 +16,24 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared import db
+from shared.commit import Journal
 from shared.db import Connection
 from shared.envelope import Envelope, open_envelope, open_message
-from shared.errors import Invalid, Unavailable
+from shared.errors import MillraceError, Unavailable
+from shared.letters import GivenUp, bury_in_place
 from shared.messages.declaration import Message, class_of
 from shared.pull import Delivered, OrderedReader, StreamError, api_request
 from shared.questions.declaration import Position
+from shared.salvage import Facts, Tally, clean, is_passing
 
 INCARNATION = "millrace_incarnation"
 ELSEWHERE = "another writer has moved the checkpoint"
 # How long a writer that met trouble waits before it begins again from its checkpoint, in seconds.
 PAUSE = 0.5
+# Messages of this stream are dead letters already.
+DEAD = "DEAD"
+# Characters of an error that are logged: those of some drivers repeat the whole value.
+SHOWN = 500
 
 _log = structlog.get_logger()
 
@@ -50,8 +57,8 @@ class Statement(NamedTuple):
 # What a batch, as the stream holds it (incarnation second), does to the rows: statements to be run in this order together with
 # the checkpoint's move. The connection is for reading what they depend on; nobody else writes these rows.
 Apply = Callable[[Sequence[Delivered], str, Connection], Awaitable[Sequence[Statement]]]
-# Runs within the transaction that moves the checkpoint, and writes by itself.
-Salvage = Callable[[Sequence[Delivered], str, Connection], Awaitable[None]]
+# Keeps the bytes of a message, as the stream holds it, of which nothing else can be made, in the transaction of the checkpoint.
+Keep = Callable[[Delivered, str, Connection], Awaitable[None]]
 # What a service's PROJECTIONS map holds: a message class and what one message does to the rows.
 PerMessage = Callable[[Any, Recorded], Awaitable[Statement]]
 Projections = Mapping[type[Message], PerMessage]
@@ -74,11 +81,11 @@ class Projected(msgspec.Struct, frozen=True, kw_only=True):
     born: str | None = None
     filters: tuple[str, ...] = ()
     batch: int = 500
-    salvage: Salvage | None = None
+    keep: Keep | None = None
     linger: float = 0.0
 
 
-class Health(Protocol):
+class Health(Facts, Protocol):
     """Where a projection says whether it keeps up."""
 
     def report(self, part: str, problem: str | None) -> None:
@@ -95,9 +102,7 @@ def one_by_one(projections: Projections) -> Apply:
         statements: list[Statement] = []
         for delivered in batch:
             recorded = recorded_of(delivered, incarnation)
-            if recorded is None or recorded.message is None:
-                continue
-            function = projections.get(type(recorded.message))
+            function = projections.get(type(recorded.message)) if recorded.message is not None else None
             if function is not None:
                 statements.append(await function(recorded.message, recorded))
         return statements
@@ -106,11 +111,11 @@ def one_by_one(projections: Projections) -> Apply:
 
 
 def in_batches(function: Callable[[Sequence[Recorded], Connection], Awaitable[Sequence[Statement]]]) -> Apply:
-    """Return an `Apply` that gives a whole batch, decoded, to `function`; what cannot be decoded is passed over."""
+    """Return an `Apply` that gives a whole batch, decoded, to `function`; types that are unknown here are passed over."""
 
     async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> Sequence[Statement]:
         recorded = [recorded_of(delivered, incarnation) for delivered in batch]
-        return await function([one for one in recorded if one is not None and one.message is not None], connection)
+        return await function([one for one in recorded if one.message is not None], connection)
 
     return apply
 
@@ -125,6 +130,10 @@ class Projection:
     Holds an advisory lock on a connection of its own, and writes through it; a second replica waits for the lock. Each batch and
     its checkpoint are one transaction that only succeeds if the checkpoint is still ours. It does not wait for the disk: after
     a power cut rows and checkpoint are older together, and what is missing is read again.
+
+    No message stops it. A batch that cannot be taken, be it for Postgres or for a bug, is halved until the one message is found:
+    that is kept cleaned, or else becomes a dead letter. Every half is committed with its checkpoint, so that whoever follows one
+    that was killed goes on from there.
     """
 
     def __init__(
@@ -136,8 +145,10 @@ class Projection:
         service: str,
         projected: Projected,
         health: Health,
+        tally: Tally | None = None,
     ) -> None:
         self._client = client
+        self._journal = Journal(client)
         self._engine = engine
         self._url = url
         self._service = service
@@ -145,6 +156,7 @@ class Projection:
         self.stream = projected.stream
         self._projected = projected
         self._health = health
+        self._tally = tally or Tally(health)
         self._last = -1
         self._moved = asyncio.Condition()
 
@@ -164,6 +176,10 @@ class Projection:
             except (Unavailable, StreamError, Superseded) as error:
                 self._health.report(part, str(error))
                 _log.warning("projection.interrupted", projection=self._name, reason=str(error))
+            except Exception as error:
+                # A schema that does not fit, a right that is missing: no other message would fare better, and no other process.
+                self._health.report(part, f"{type(error).__name__}: {error}")
+                _log.exception("projection.failed", projection=self._name)
             await asyncio.sleep(PAUSE)
 
     async def caught_up(self, sequence: int, *, timeout: float = 2.0) -> bool:
@@ -207,7 +223,6 @@ class Projection:
                     raise Superseded("the connection that holds the lock was lost")
                 await self._commit(batch, incarnation, last, held.connection)
                 last = batch[-1].sequence
-                await self._advance(last)
 
     async def _begin(self, incarnation: str, connection: Connection) -> int:
         with db.naming_trouble():
@@ -223,17 +238,83 @@ class Projection:
             return int(await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = $1", self._name))
 
     async def _commit(self, batch: Sequence[Delivered], incarnation: str, last: int, connection: Connection) -> None:
-        salvage = self._projected.salvage
-        position = (self._name, incarnation, last, batch[-1].sequence)
+        """Take a batch that follows the checkpoint `last`, whatever is in it. Raises trouble that has nothing to do with it."""
+        try:
+            await self._take(batch, incarnation, last, connection)
+        except Exception as error:
+            if connection.is_closed() or isinstance(error, Superseded) or is_passing(error):
+                raise
+            if len(batch) == 1:
+                await self._salvage(batch[0], incarnation, last, connection)
+                return
+            middle = len(batch) // 2
+            await self._commit(batch[:middle], incarnation, last, connection)
+            await self._commit(batch[middle:], incarnation, batch[middle - 1].sequence, connection)
+
+    async def _take(self, batch: Sequence[Delivered], incarnation: str, last: int, connection: Connection) -> None:
+        sequence = batch[-1].sequence
         with db.naming_trouble():
+            statements = await self._projected.apply(batch, incarnation, connection)
+            await _run(connection, statements, (self._name, incarnation, last, sequence))
+        await self._advance(sequence)
+
+    async def _salvage(self, one: Delivered, incarnation: str, last: int, connection: Connection) -> None:
+        """Take a message that could not be taken: as it is, for what was in its way may be over; cleaned; as bytes or dead."""
+        keep = self._projected.keep
+        cleaned = clean(one) if keep is None else None
+        first: Exception | None = None
+        for offered in (one, cleaned):
+            if offered is None:
+                continue
             try:
-                await _run(connection, await self._projected.apply(batch, incarnation, connection), position)
-            except asyncpg.PostgresError:
-                if salvage is None:
+                await self._take([offered], incarnation, last, connection)
+            except Exception as error:
+                if connection.is_closed() or isinstance(error, Superseded) or is_passing(error):
                     raise
-                async with connection.transaction():
-                    await salvage(batch, incarnation, connection)
-                    await _move(connection, position)
+                first = first or error
+            else:
+                if first is not None:
+                    self._tell(one, first, dead=False)
+                return
+        assert first is not None  # noqa: S101 - it was offered
+        if keep is None:
+            await self._bury(one, incarnation, first)
+        with db.naming_trouble():
+            async with connection.transaction():
+                if keep is not None:
+                    await keep(one, incarnation, connection)
+                await _move(connection, (self._name, incarnation, last, one.sequence))
+        self._tell(one, first, dead=keep is None)
+        await self._advance(one.sequence)
+
+    async def _bury(self, one: Delivered, incarnation: str, error: Exception) -> None:
+        if self.stream == DEAD:
+            return  # it is there for ever, and a letter about each letter would never end
+        given_up = GivenUp(
+            service=self._service,
+            consumer=f"{self._service}.{self._name}",
+            stream=self.stream,
+            sequence=one.sequence,
+            subject=one.subject,
+            document=one.data,
+            error=f"{type(error).__name__}: {error}",
+            reason="no row can be made of it",
+            tries=1,
+        )
+        await bury_in_place(self._journal, given_up, incarnation)
+
+    def _tell(self, one: Delivered, error: Exception, *, dead: bool) -> None:
+        is_new = self._tally.note(self._name, one, error, dead=dead)
+        _log.error(
+            "projection.dead" if dead else "projection.salvaged",
+            projection=self._name,
+            stream=self.stream,
+            sequence=one.sequence,
+            subject=one.subject,
+            reason=f"{type(error).__name__}: {error}"[:SHOWN],
+            # Once is enough to find a bug by.
+            exc_info=error if is_new and not isinstance(error, asyncpg.PostgresError | MillraceError) else None,
+        )
 
     async def _advance(self, sequence: int) -> None:
         async with self._moved:
@@ -252,8 +333,10 @@ def started(
     health: Health,
 ) -> dict[str, Projection]:
     """Have a service's projections run by `start`, which takes what to run and its name; return them by their own names."""
+    tally = Tally(health)
     made = {
-        one.name: Projection(client=client, engine=engine, url=url, service=service, projected=one, health=health) for one in every
+        one.name: Projection(client=client, engine=engine, url=url, service=service, projected=one, health=health, tally=tally)
+        for one in every
     }
     for name, projection in made.items():
         start(projection.run(), f"projection {name}")
@@ -325,17 +408,8 @@ async def incarnation_of(client: Client, stream: str) -> str:
     return metadata[INCARNATION]
 
 
-def recorded_of(delivered: Delivered, incarnation: str) -> Recorded | None:
-    """Decode a delivered message; None for one that is no envelope at all, which only the archive keeps."""
-    try:
-        envelope = open_envelope(delivered.data)
-    except Invalid:
-        _log.error("projection.undecodable", subject=delivered.subject, sequence=delivered.sequence)
-        return None
-    message: Message | None = None
-    if class_of(envelope.type) is not None:
-        try:
-            message = open_message(envelope)
-        except Invalid as error:
-            _log.error("projection.unreadable", subject=delivered.subject, sequence=delivered.sequence, reason=str(error))
+def recorded_of(delivered: Delivered, incarnation: str) -> Recorded:
+    """Decode a delivered message. Raises `Invalid` for what is no envelope, or holds no message of its type."""
+    envelope = open_envelope(delivered.data)
+    message: Message | None = None if class_of(envelope.type) is None else open_message(envelope)
     return Recorded(delivered, envelope, message, incarnation)

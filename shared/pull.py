@@ -115,7 +115,8 @@ async def pull(client: Client, stream: str, consumer: str, inbox: str, batch: in
 
 def status_of(msg: Msg) -> str | None:
     """Return the status code of a message without data from the server (`100` heartbeat, `408` expired …), else None."""
-    if msg.data or not msg.headers:
+    # What a stream holds may be empty and have any headers, and has an address for its acknowledgement.
+    if msg.data or not msg.headers or msg.reply.startswith("$JS.ACK."):
         return None
     return msg.headers.get("Status")
 

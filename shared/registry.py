@@ -14,13 +14,16 @@ import structlog
 from nats.aio.client import Client
 from nats.js.kv import KeyValue
 
-from shared.errors import Unavailable
+from shared.errors import TooLarge, Unavailable
 from shared.messages.declaration import checked_key
 from shared.projection import PAUSE, Health
 from shared.pull import OrderedReader, StreamError
 
 V = TypeVar("V", bound=msgspec.Struct)
+# Entries that cannot be decoded of which `/readyz` tells, and characters of what is wrong with each.
+MOST_TOLD, SHOWN = 100, 200
 _log = structlog.get_logger()
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Entry(msgspec.Struct, Generic[V], frozen=True):
@@ -30,8 +33,17 @@ class Entry(msgspec.Struct, Generic[V], frozen=True):
     value: V | None
 
 
+class _Sequence(msgspec.Struct, frozen=True):
+    """What matters of an entry to whoever replaces it."""
+
+    seq: int
+
+
+_sequence_decoder = msgspec.json.Decoder(_Sequence)
+
+
 class RegistryWriter(Generic[V]):
-    """The owner's side: replaces an entry only by a compare-and-set with a higher sequence."""
+    """The owner's side: replaces an entry only by a compare-and-set with a higher sequence; one that cannot be decoded by any."""
 
     def __init__(self, client: Client, bucket: str, value: type[V]) -> None:
         self._client = client
@@ -40,7 +52,10 @@ class RegistryWriter(Generic[V]):
         self._kv: KeyValue | None = None
 
     async def put(self, key: str, seq: int, value: V | None) -> bool:
-        """Make `value` the entry if `seq` is higher than what is there; False when something newer is. Raises `Unavailable`."""
+        """Make `value` the entry if `seq` is higher than what is there; False when something newer is.
+
+        Raises `Unavailable`; `TooLarge` for an entry that the broker does not carry.
+        """
         document = msgspec.json.encode(Entry(seq, value))
         try:
             kv = await self._bucket_of()
@@ -51,7 +66,7 @@ class RegistryWriter(Generic[V]):
                     # An operator's delete leaves a marker, which is what the compare-and-set must expect.
                     revision = (absent.entry.revision or 0) if absent.entry else 0
                 else:
-                    if self._decoder.decode(found.value or b"").seq >= seq:
+                    if self._sequence_of(key, found.value or b"") >= seq:
                         return False
                     revision = found.revision or 0
                 try:
@@ -59,8 +74,23 @@ class RegistryWriter(Generic[V]):
                 except nats.js.errors.KeyWrongLastSequenceError:
                     continue
                 return True
+        except nats.errors.MaxPayloadError as error:
+            raise TooLarge(f"an entry of {len(document)} bytes is more than the registry {self._bucket} takes") from error
         except (nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError) as error:
             raise Unavailable(f"the registry {self._bucket} cannot be written: {type(error).__name__}") from error
+
+    def _sequence_of(self, key: str, document: bytes) -> int:
+        """Return what an entry reflects; of one that is not readable at all -1, of one without a readable value one less."""
+        try:
+            seq = _sequence_decoder.decode(document).seq
+        except _UNREADABLE as error:
+            _log.error("registry.undecodable", bucket=self._bucket, key=key, reason=str(error))
+            return -1
+        try:
+            self._decoder.decode(document)
+        except _UNREADABLE:
+            return seq - 1
+        return seq
 
     async def _bucket_of(self) -> KeyValue:
         if self._kv is None:
@@ -69,7 +99,11 @@ class RegistryWriter(Generic[V]):
 
 
 class RegistryView(Generic[V]):
-    """A reader's side: the whole registry in memory, kept up to date by a watch."""
+    """A reader's side: the whole registry in memory, kept up to date by a watch.
+
+    An entry that cannot be decoded is passed over, and stands in `/readyz` until a readable one replaces it: what was known of the
+    thing before stays.
+    """
 
     def __init__(self, client: Client, bucket: str, value: type[V], health: Health) -> None:
         self._client = client
@@ -78,7 +112,9 @@ class RegistryView(Generic[V]):
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(Entry[value])  # type: ignore[valid-type]
         self._entries: dict[str, Entry[V]] = {}
         self._complete = asyncio.Event()
+        self._undecodable: dict[str, str] = {}
         self.changes = 0
+        health.state(f"registry_{bucket}", lambda: {"undecodable": len(self._undecodable), "keys": dict(self._undecodable)})
 
     def get(self, key: str) -> Entry[V] | None:
         """Return the entry; None means that this view does not know it, so that the owner is to be asked."""
@@ -113,9 +149,7 @@ class RegistryView(Generic[V]):
                     async for batch in batches:
                         for delivered in batch:
                             after = delivered.sequence
-                            if delivered.data:
-                                key = delivered.subject.removeprefix(prefix)
-                                self.learn(key, self._decoder.decode(delivered.data))
+                            self._take(delivered.subject.removeprefix(prefix), delivered.data)
                         self._health.report(part, None)
                         if batch[-1].pending == 0:
                             self._complete.set()
@@ -125,6 +159,19 @@ class RegistryView(Generic[V]):
             finally:
                 first.cancel()
             await asyncio.sleep(PAUSE)
+
+    def _take(self, key: str, document: bytes) -> None:
+        self._undecodable.pop(key, None)
+        if not document:
+            return  # an operator's delete leaves a marker
+        try:
+            entry = self._decoder.decode(document)
+        except _UNREADABLE as error:
+            if len(self._undecodable) < MOST_TOLD:
+                self._undecodable[key] = f"{type(error).__name__}: {error}"[:SHOWN]
+            _log.error("registry.undecodable", bucket=self._bucket, key=key, reason=str(error)[:SHOWN])
+        else:
+            self.learn(key, entry)
 
     async def _mark_empty(self, reader: OrderedReader) -> None:
         """Notice a registry without entries, of which no batch ever tells."""

@@ -148,19 +148,29 @@ def main(service: str, read: Callable[[Environment], Any], app: App) -> int:
 async def _serve(service: str, settings: Any, app: App, health_settings: HealthSettings) -> int:
     sink = log.configure(service)
     health = Health(service)
-    stopping = asyncio.Event()
+    stopping, begun = asyncio.Event(), asyncio.Event()
     failures: list[str] = []
+    serving = asyncio.current_task()
+    assert serving is not None  # noqa: S101 - this is one
+
+    def stop() -> None:
+        stopping.set()
+        if not begun.is_set():
+            # What it waits for to start, such as a registry that nobody has made, may never come.
+            begun.set()
+            serving.cancel()
 
     def fail(reason: str) -> None:
         failures.append(reason)
-        stopping.set()
+        stop()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, stop)
     background = Background(fail)
     try:
         async with _health_server(health, health_settings), app(settings, Runtime(health, background, sink)):
+            begun.set()
             health.started = True
             # What start-up made lives for ever: keep the collector from walking it again and again.
             gc.collect()
@@ -175,6 +185,13 @@ async def _serve(service: str, settings: Any, app: App, health_settings: HealthS
         nats_url = getattr(settings, "nats_url", "")
         _log.error("service.cannot_start", reason=f"{type(error).__name__}: {error}", nats=without_password(nats_url))
         return EXIT_FAILED
+    except asyncio.CancelledError:
+        if not stopping.is_set():
+            raise
+        serving.uncancel()
+        _log.info("service.stopped_while_starting", reason=failures[0] if failures else "signal")
+    finally:
+        await background.cancel()
     return EXIT_FAILED if failures else 0
 
 

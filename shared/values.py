@@ -65,6 +65,8 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # Where none of these is, JSON needs no second look: escapes that may be unstorable, and numbers that may have over 64 bits.
 _DOUBTFUL = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}|[0-9][eE]\+?[0-9]{3}")
 _MISSING = re.compile("Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
+_HUGE_EXPONENT = re.compile("[eE][+-]?[0-9]{3}")
+_FRACTION = re.compile("[.eE]")
 _NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
@@ -156,6 +158,15 @@ def decoded_text(raw: bytes, charset: str) -> str:
     if found is None:
         raise Invalid(f"the charset {storable(charset)[:40]!r} is unknown", errors=(Problem("content-type", "unknown charset"),))
     return storable(raw.decode(found, errors="replace").removeprefix("\ufeff"))
+
+
+def lenient(document: bytes) -> Any:
+    """Return JSON that is stored and may hold what may not enter: bytes that are no UTF-8 are lone surrogates (`surrogateescape`).
+
+    Numbers that somebody's database or language may not hold are the text that they were. Raises ValueError, RecursionError.
+    """
+    text = document.decode("utf-8", "surrogateescape")
+    return json.loads(text, parse_constant=str, parse_float=_number, parse_int=_number)
 
 
 def fitted(value: Any, type_: type[T]) -> T:
@@ -275,6 +286,12 @@ def _loaded(raw: bytes) -> Any:
 def _integer(digits: str) -> int:
     # Python refuses to read thousands of digits; that these are too many is for `check` to say, with their place.
     return int(digits) if len(digits) <= 32 else MOST_INTEGER + 1
+
+
+def _number(text: str) -> Any:
+    if len(text) > 300 or _HUGE_EXPONENT.search(text):
+        return text
+    return float(text) if _FRACTION.search(text) else int(text)
 
 
 def _refused(constant: str) -> Any:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from deploy.rebuild.memory import Digest
+from deploy.rebuild.parts import Salvaged
 
 # Lines that nobody watches should not fill a log.
 LINE_EVERY = 2.0
@@ -70,3 +71,13 @@ class Display:
         self.console.print(table)
         sys.stdout.flush()
         return before == after
+
+    def salvaged(self, found: dict[str, Salvaged]) -> None:
+        """Tell what projections could not take as it is, if anything."""
+        for name, one in sorted(found.items()):
+            told = []
+            if one.kept:
+                told.append(f"kept {one.kept} that could not be stored as they are, with their text cleaned or as bytes alone")
+            if one.dead:
+                told.append(f"passed over {one.dead} of which no row can be made: they are dead letters")
+            self.say(f"{name} {', and '.join(told)} (the last: {one.last}).")

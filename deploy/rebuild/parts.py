@@ -24,6 +24,7 @@ from shared import tasks
 from shared.bus import connected
 from shared.db import open_engine
 from shared.projection import Projected, Projection
+from shared.salvage import Tally
 from shared.service import Health
 
 # The gateway keeps nothing at all; the tables of oauth that hold tokens and secrets are the only place of them, and no projection.
@@ -56,6 +57,14 @@ class Part(msgspec.Struct, frozen=True):
         return f"{self.service}.{'+'.join(one.name for one in self.projections)}"
 
 
+class Salvaged(msgspec.Struct, frozen=True):
+    """How many messages a projection kept cleaned or as bytes alone, how many are dead letters, and the last error of them."""
+
+    kept: int
+    dead: int
+    last: str
+
+
 @asynccontextmanager
 async def open_parts(stores: Stores, services: Iterable[str]) -> AsyncIterator[list[Part]]:
     """Connect as these services for the block and return their parts."""
@@ -79,12 +88,14 @@ async def checkpoint(connection: Connection, service: str, name: str) -> tuple[s
     return None if row is None else (row["incarnation"], row["last_seq"])
 
 
-async def replay(parts: list[Part], admin: Client, connection: Connection, progress: Progress) -> None:
+async def replay(parts: list[Part], admin: Client, connection: Connection, progress: Progress) -> dict[str, Salvaged]:
     """Run the projections of these parts from their checkpoints until nothing is before them.
 
     Services beside each other, projections of one service after each other: several that fill the same rows from a long way
-    back would lock each other out. Raises `StartError` for one that does not come further.
+    back would lock each other out. Returns, by projection, what could not be taken as it is. Raises `StartError` for one that
+    does not come further.
     """
+    found: dict[str, Salvaged] = {}
     asked = asyncio.Lock()  # one connection, one question at a time
 
     async def position(part: Part, one: Projected) -> int | None:
@@ -96,17 +107,21 @@ async def replay(parts: list[Part], admin: Client, connection: Connection, progr
         for part in parts:
             if part.service == service:
                 for one in part.projections:
-                    await _replay_one(part, one, admin, lambda part=part, one=one: position(part, one), progress)  # type: ignore[misc]
+                    tally = await _replay_one(part, one, admin, lambda part=part, one=one: position(part, one), progress)  # type: ignore[misc]
+                    if tally.salvaged or tally.dead:
+                        found[f"{service}.{one.name}"] = Salvaged(tally.salvaged.total(), tally.dead.total(), tally.last[one.name])
 
     await together(*(one_service(service) for service in dict.fromkeys(part.service for part in parts)))
+    return found
 
 
-async def _replay_one(part: Part, one: Projected, admin: Client, position: Callable[[], Any], progress: Progress) -> None:
+async def _replay_one(part: Part, one: Projected, admin: Client, position: Callable[[], Any], progress: Progress) -> Tally:
     name = f"{part.service}.{one.name}"
     total = await pending(admin, one.stream, one.filters, 0)
     health = Health(part.service)
+    tally = Tally(health)
     projection = Projection(
-        client=part.client, engine=part.engine, url=part.url, service=part.service, projected=one, health=health
+        client=part.client, engine=part.engine, url=part.url, service=part.service, projected=one, health=health, tally=tally
     )
     loop = asyncio.get_running_loop()
     running = asyncio.create_task(projection.run(), name=f"replay {name}")
@@ -118,7 +133,7 @@ async def _replay_one(part: Part, one: Projected, admin: Client, position: Calla
                 left = await pending(admin, one.stream, one.filters, at)
                 progress(name, total - left, total)
                 if left == 0:
-                    return
+                    return tally
                 if at != seen:
                     seen, moved = at, loop.time()
             if loop.time() - moved > STUCK_AFTER:

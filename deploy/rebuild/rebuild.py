@@ -13,7 +13,7 @@ from deploy.errors import StartError
 from deploy.positions import Held, held, keys, limit_age
 from deploy.rebuild.display import Display
 from deploy.rebuild.memory import Digest, Memory, recall, remember
-from deploy.rebuild.parts import Part, checkpoint, replay
+from deploy.rebuild.parts import Part, Salvaged, checkpoint, replay
 from deploy.rebuild.rows import Rows, any_there, digest, drop, orphans, rows_of
 
 LOCK = "hashtextextended($1, 0)"  # as shared.db.held_lock names them
@@ -54,9 +54,9 @@ class Rebuild:
             await self._drop(chosen, memory.held)
             memory = msgspec.structs.replace(memory, phase="replaying")
             remember(self._path, memory)
-        with self._display.progressing():
-            await replay(chosen, self._admin, self._connection, self._display.progress)
+        salvaged = await self._replay(chosen)
         equal = await self._compare(chosen, memory)
+        self._display.salvaged(salvaged)
         await self._end(memory)
         for sentence in refused:
             self._display.say(sentence)
@@ -79,8 +79,9 @@ class Rebuild:
             else:
                 chosen.append(part)
         self._display.say("Bringing the rows up to date …")
-        with self._display.progressing():
-            await replay(chosen, self._admin, self._connection, self._display.progress)
+        while any(one.dead for one in (await self._replay(chosen)).values()):
+            # Dead letters are messages, too: the archive of them is to be as far as they are.
+            pass
         now = await self._held()
         digests = await self._digests(chosen, now)
         for name, one in sorted(digests.items()):
@@ -88,6 +89,10 @@ class Rebuild:
         memory = Memory(phase="dropping", ages=ages, parts=[part.name for part in chosen], held=now, digests=digests)
         remember(self._path, memory)
         return memory, refused
+
+    async def _replay(self, parts: list[Part]) -> dict[str, Salvaged]:
+        with self._display.progressing():
+            return await replay(parts, self._admin, self._connection, self._display.progress)
 
     async def _why_not(self, part: Part, now: dict[str, Held]) -> str | None:
         """Return why the bus cannot bring back the rows of a part, or None when it can."""

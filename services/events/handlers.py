@@ -14,7 +14,7 @@ from services.events import domain
 from services.events.adapters import PARSERS, Webhook
 from services.events.adapters.webhook import checked_event
 from shared.blobs import Blobs
-from shared.bus import Handlers
+from shared.consumer import Handlers
 from shared.envelope import rfc3339
 from shared.errors import Invalid, NotFound
 from shared.messages import (

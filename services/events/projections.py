@@ -171,7 +171,8 @@ async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[State
     statements = []
     for at in batch:
         message = at.message
-        if not isinstance(message, DeadLettered):
+        # What a projection could not make a row of was handled all the same.
+        if not isinstance(message, DeadLettered) or message.place is not None:
             continue
         try:
             envelope = open_envelope(base64.b64decode(message.document_base64))

@@ -13,6 +13,7 @@ import msgspec
 from services.logs import wording
 from shared.envelope import open_envelope
 from shared.errors import Invalid
+from shared.values import FIRST, LAST, lenient
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 UNDECODABLE = "undecodable"
@@ -103,10 +104,15 @@ def row_of(position: Position, document: bytes) -> Row:
         message=storable(message),
         data=data_json,
         document=document,
-        said_at=attributes["time"] if attributes["time"].tzinfo else position.time,
+        said_at=_within(attributes["time"], position.time),
         words=storable(wording.words_of(type_, key, message, None if type_ == CHUNK else data)),
         workflow=_workflow_of(noun, fields),
     )
+
+
+def _within(said: datetime, stored: datetime) -> datetime:
+    """Return when a message says that it was said, or when it was stored where no calendar has that."""
+    return said if said.tzinfo is not None and FIRST <= said <= LAST else stored
 
 
 def undecodable(position: Position, document: bytes) -> Row:
@@ -172,7 +178,7 @@ def _read(document: bytes) -> tuple[dict[str, Any], Any, str]:
 
 def _leniently(document: bytes) -> dict[str, Any]:
     """Read JSON that holds lone surrogates, bytes that are no UTF-8, or numbers beyond all bounds. Raises ValueError."""
-    read = json.loads(document.decode("utf-8", "surrogateescape"), parse_constant=str, parse_float=_number, parse_int=_number)
+    read = lenient(document)
     if not isinstance(read, dict) or "data" not in read:
         raise ValueError("not an envelope")
     needed = ("id", "type", "source", "subject", "org", "correlationid")
@@ -180,13 +186,6 @@ def _leniently(document: bytes) -> dict[str, Any]:
         raise ValueError("not an envelope")
     cause = read.get("causationid")
     return {**read, "time": datetime.fromisoformat(read["time"]), "causationid": cause if isinstance(cause, str) else None}
-
-
-def _number(text: str) -> Any:
-    # Numbers that somebody's database or language may not hold are kept as the text that they were.
-    if len(text) > 300 or re.search(r"[eE][+-]?[0-9]{3}", text):
-        return text
-    return float(text) if re.search(r"[.eE]", text) else int(text)
 
 
 def _harmless(value: Any) -> Any:

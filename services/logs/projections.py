@@ -13,12 +13,11 @@ from services.logs.domain import UNDECODABLE, Position, Row, row_of, undecodable
 from services.logs.lines import bare, split
 from services.logs.workflows import Workflows
 from shared.db import Connection
-from shared.projection import Apply, Projected, Salvage, Statement
+from shared.projection import Apply, Keep, Projected, Statement
 from shared.pull import Delivered
+from shared.salvage import is_passing
 from shared.streams import STREAMS
 
-# SQLSTATE classes of a row's own fault: data exceptions, limits of the program.
-_FAULTS = ("22", "54")
 # check_violation: a partition was attached while the rows were on their way to the default one. The next try finds it.
 _MOVED = "23514"
 # Rows per statement: beyond it the rate does not rise, and a bad row costs more to find.
@@ -41,14 +40,18 @@ def archiving(stream: str) -> Apply:
     return apply
 
 
-def salvaging(stream: str) -> Salvage:
-    """Return the `Salvage` that archives a batch of `stream` with rows that Postgres refuses: of those it keeps the bytes alone."""
-    workflows = Workflows()
+def keeping(stream: str) -> Keep:
+    """Return the `Keep` of `stream`: of what Postgres refuses the bytes alone."""
 
-    async def salvage(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> None:
-        await salvaged(connection, await workflows.named(_rows(stream, batch, incarnation), connection))
+    async def keep(one: Delivered, incarnation: str, connection: Connection) -> None:
+        try:
+            rows = _rows(stream, [one], incarnation)
+        except Exception as error:
+            _log.warning("archive.unreadable", stream=stream, sequence=one.sequence, reason=f"{type(error).__name__}: {error}")
+            rows = [undecodable(_position(stream, one, incarnation), one.data)]
+        await salvaged(connection, rows)
 
-    return salvage
+    return keep
 
 
 async def salvaged(connection: Connection, rows: Sequence[Row]) -> None:
@@ -58,8 +61,12 @@ async def salvaged(connection: Connection, rows: Sequence[Row]) -> None:
 
 
 def _rows(stream: str, batch: Sequence[Delivered], incarnation: str) -> list[Row]:
-    made = (row_of(Position(stream, incarnation, one.sequence, one.time, one.subject), one.data) for one in batch)
+    made = (row_of(_position(stream, one, incarnation), one.data) for one in batch)
     return [row for whole in made for row in split(whole)]
+
+
+def _position(stream: str, one: Delivered, incarnation: str) -> Position:
+    return Position(stream, incarnation, one.sequence, one.time, one.subject)
 
 
 async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
@@ -72,7 +79,7 @@ async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
         if error.sqlstate == _MOVED:
             await connection.execute(statement.sql, *statement.values)
             return
-        if not error.sqlstate.startswith(_FAULTS):
+        if is_passing(error):
             raise
         if len(rows) > 1:
             middle = len(rows) // 2
@@ -95,7 +102,7 @@ def projected(_client: Client) -> list[Projected]:
             name=f"archive-{stream.name.lower()}",
             stream=stream.name,
             apply=archiving(stream.name),
-            salvage=salvaging(stream.name),
+            keep=keeping(stream.name),
             linger=LINGER_RUNS if stream.name == "RUNS" else LINGER,
             tables=("message",),
             rows="stream = :stream AND incarnation = :incarnation AND seq >= :first",

@@ -84,5 +84,7 @@ class Announcer(Generic[K]):
         except (MillraceError, Refused, StreamError) as error:
             # One that cannot be said must not keep the others from it.
             _log.warning(f"{self._noun}.not_announced", id=row.id, reason=str(error))
+        except Exception:
+            _log.exception(f"{self._noun}.not_announced", id=row.id)
         else:
             _log.info(f"{self._noun}.announced_late", id=row.id, version=row.version)

@@ -47,7 +47,7 @@ class Declaration(msgspec.Struct, frozen=True):
     """What `@message` says of a class.
 
     `verb_field` is set for the three open kinds (`log.<level>`, `audit.<action>`, `dead.<noun>.<verbed>`), whose verb is a
-    field's value; `suffix` names a field whose value is one more token at the end of the subject.
+    field's value; `suffix` names a field whose value, unless it is None, is one more token at the end of the subject.
     """
 
     type: str
@@ -74,8 +74,8 @@ class Declaration(msgspec.Struct, frozen=True):
         """Return the subject of `message`, such as `event.<source>.routed`; `key` is its key where that is at hand."""
         verb = self.verb if self.verb_field is None else getattr(message, self.verb_field)
         subject = f"{self.noun}.{key or self.key(message)}.{verb}"
-        if self.suffix is not None:
-            subject = f"{subject}.{checked_key(getattr(message, self.suffix))}"
+        if self.suffix is not None and (suffix := getattr(message, self.suffix)) is not None:
+            subject = f"{subject}.{checked_key(suffix)}"
         return subject
 
     def pattern(self) -> str:

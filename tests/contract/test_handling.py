@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import nats
 import pytest
+from structlog.testing import capture_logs
 
-from shared import aggregate
-from shared import bus as bus_module
+from shared import aggregate, breaker, consumer
 from shared.bus import Bus
+from shared.commit import Refused
 from shared.envelope import new_id, open_envelope, open_message
-from shared.errors import Invalid, NotFound, Unavailable
+from shared.errors import Invalid, NotFound, PermissionDenied, Unavailable
 from shared.messages import DeadLettered, EventAccepted, EventFiltered, Message, WebhookReceived
 from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place
@@ -25,10 +26,17 @@ Yields = AsyncIterator[tuple[Message, str]]
 
 
 @pytest.fixture(autouse=True)
+def unrendered() -> Iterator[None]:
+    """Hundreds of tracebacks take longer to be drawn than all the rest."""
+    with capture_logs():
+        yield
+
+
+@pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bus_module, "BUG_DELAYS", (0.01, 0.01))
-    monkeypatch.setattr(bus_module, "ABSENT_DELAYS", (0.01, 0.01))
-    monkeypatch.setattr(bus_module, "UNAVAILABLE_DELAY", 0.05)
+    monkeypatch.setattr(consumer, "BUG_DELAYS", (0.01, 0.01))
+    monkeypatch.setattr(consumer, "ABSENT_DELAYS", (0.01, 0.01))
+    monkeypatch.setattr(consumer, "UNAVAILABLE_DELAY", 0.05)
 
 
 def received(source: str = "s") -> WebhookReceived:
@@ -155,22 +163,145 @@ async def test_what_goes_on_failing_is_a_dead_letter_after_its_tries(place: Plac
         assert tries == 3
 
 
-async def test_many_dead_letters_in_a_row_stop_the_consumer_and_keep_the_rest(place: Place) -> None:
+async def test_bugs_in_a_row_stop_the_consumer_and_keep_the_rest(place: Place) -> None:
     async def handler(message: WebhookReceived, _deps: Any) -> Yields:
-        raise Invalid("everything is wrong since the last deploy")
+        raise RuntimeError("everything is wrong since the last deploy")
         yield message, "never"
 
     async with handling(place, handler) as (events, gateway):
         await asyncio.gather(*(gateway.publish(gateway.seal(received(), org="default")) for _ in range(200)))
 
-        async def stopped() -> bool:
-            parts = events.health_document()["parts"]
-            return not parts["consumer events-parse"]["ready"]
+        async def stopped() -> str | None:
+            part = events.health_document()["parts"]["consumer events-parse"]
+            return None if part["ready"] else part["detail"]
 
-        await eventually(stopped)
+        told = str(await eventually(stopped))
+        assert "stopped since 20" in told
+        assert "RuntimeError: everything is wrong since the last deploy" in told
         letters = await dead_letters(place)
         # Those that were under way when it stopped end too; the others stay in the stream, unharmed.
-        assert bus_module.DEAD_IN_A_ROW <= len(letters) < 200
+        assert breaker.DEAD_IN_A_ROW <= len(letters) < 200
+        assert events.health_document()["dead_letters"]["bugs"]["events-parse"] == len(letters)
+
+
+async def test_a_stopped_consumer_tries_one_message_and_goes_on_when_it_succeeds(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "PAUSE", 0.2)
+    broken = True
+    at_once, most = 0, 0
+
+    async def handler(message: WebhookReceived, _deps: Any) -> Yields:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.01)
+        at_once -= 1
+        if broken:
+            raise RuntimeError("since the last deploy")
+        yield filtered(message, message.delivery), "one"
+
+    async with handling(place, handler) as (events, gateway):
+        await asyncio.gather(*(gateway.publish(gateway.seal(received(), org="default")) for _ in range(100)))
+
+        async def is_stopped() -> bool:
+            return not events.health_document()["parts"]["consumer events-parse"]["ready"] and not at_once
+
+        await eventually(is_stopped)
+        most = 0
+        # Put off again and again, messages use up no tries: more often than the tries that they have.
+        waiting = received("late")
+        await gateway.publish(gateway.seal(waiting, org="default"))
+        buried = len(await dead_letters(place))
+        await asyncio.sleep(1)
+        assert most <= 1
+        assert len(await dead_letters(place)) <= buried + 5
+        broken = False
+
+        async def goes_on() -> bool:
+            return bool(events.health_document()["parts"]["consumer events-parse"]["ready"])
+
+        await eventually(goes_on)
+        letters = await dead_letters(place)
+
+        async def all_handled() -> bool:
+            return len(await events_of(events)) + len(await events_of(events, "late")) + len(letters) == 101
+
+        await eventually(all_handled)
+        assert await events_of(events, "late") == [waiting.delivery]
+        assert len(await dead_letters(place)) == len(letters)
+        assert {letter.tries for letter in letters} == {3}
+
+
+async def test_a_stopped_consumer_tries_first_what_comes_of_another_source(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breaker, "PAUSE", 1.0)
+
+    async def handler(message: WebhookReceived, _deps: Any) -> Yields:
+        if message.source == "s":
+            raise RuntimeError("what this source sends meets a bug")
+        yield filtered(message, "handled"), "one"
+
+    async with handling(place, handler) as (events, gateway):
+        await asyncio.gather(*(gateway.publish(gateway.seal(received(), org="default")) for _ in range(80)))
+
+        async def is_stopped() -> bool:
+            return not events.health_document()["parts"]["consumer events-parse"]["ready"]
+
+        await eventually(is_stopped)
+        await gateway.publish(gateway.seal(received("other"), org="default"))
+
+        async def handled() -> bool:
+            return await events_of(events, "other") == ["handled"]
+
+        await eventually(handled, within=3)
+
+
+@pytest.mark.parametrize(
+    "error", [Invalid("no JSON"), PermissionDenied("not yours"), NotFound("no such adapter"), Refused("too large")]
+)
+async def test_what_a_sender_gets_wrong_stops_nobody(place: Place, error: Exception) -> None:
+    async def handler(message: WebhookReceived, _deps: Any) -> Yields:
+        if message.source == "careless":
+            raise error
+        yield filtered(message, "handled"), "one"
+
+    async with handling(place, handler) as (events, gateway):
+        careless = 2 * breaker.DEAD_IN_A_ROW
+        await asyncio.gather(*(gateway.publish(gateway.seal(received("careless"), org="default")) for _ in range(careless)))
+
+        async def buried() -> bool:
+            return len(await dead_letters(place)) == careless
+
+        await eventually(buried)
+        await gateway.publish(gateway.seal(received("other"), org="default"))
+
+        async def handled() -> bool:
+            return await events_of(events, "other") == ["handled"]
+
+        await eventually(handled)
+        told = events.health_document()
+        assert told["parts"]["consumer events-parse"]["ready"]
+        assert told["dead_letters"] == {"unreadable": {"careless": careless}, "bugs": {}}
+
+
+async def test_a_letter_that_does_not_fit_names_the_place_of_the_message(place: Place) -> None:
+    async def handler(message: WebhookReceived, _deps: Any) -> Yields:
+        raise Invalid("no")
+        yield message, "never"
+
+    async with handling(place, handler):
+        client = await nats.connect(place.nats_url("admin"))
+        ack = await client.jetstream().publish("webhook.s.received", b"\xff" * 1_900_000)
+        await client.close()
+
+        async def buried() -> list[DeadLettered]:
+            return await dead_letters(place)
+
+        letters = await eventually(buried)
+        assert isinstance(letters, list)
+        (letter,) = letters
+        assert (letter.stream, letter.sequence, letter.document_base64) == ("WEBHOOKS", ack.seq, "")
+        assert "1900000 bytes" in letter.reason
 
 
 async def test_a_document_that_is_no_envelope_is_a_dead_letter(place: Place) -> None:

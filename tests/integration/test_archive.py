@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from services.logs import partitions, projections, store
@@ -18,8 +21,10 @@ from shared.bus import Bus
 from shared.db import open_engine
 from shared.envelope import new_id, utc_now
 from shared.messages import LineChunk, Lines, Logged, RunRequested
-from shared.projection import incarnation_of
+from shared.projection import Projection, incarnation_of
 from shared.pull import Delivered
+from shared.salvage import Tally
+from shared.service import Health
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
 
@@ -81,6 +86,43 @@ async def test_what_is_no_envelope_is_archived_and_stops_nothing(place: Place) -
         rows = await archived(connection, 4)
         assert [row["type"] for row in rows] == [UNDECODABLE] * 3 + ["run.requested"]
         assert rows[0]["document"] == b"\xff\x00 no json"
+        assert runtime.health.ready, runtime.health.document()
+
+
+async def test_absurd_messages_are_kept_to_the_byte_and_stop_nothing(place: Place) -> None:
+    envelope = {
+        "id": "i", "type": "run.requested", "source": "/executor", "subject": "r", "time": "2026-01-02T03:04:05Z", "org": "acme",
+        "correlationid": "c", "data": {"workflow": "seen"},
+    }  # fmt: skip
+    absurd: list[dict[str, Any]] = [
+        {"time": "0001-01-01T00:00:00+14:00"},
+        {"time": "9999-12-31T23:59:59-14:00"},
+        {"time": "2026-01-02T03:04:05"},
+        {"id": "\0", "org": "a\0", "subject": "\ud800", "correlationid": "\0" * 5000},
+        {"data": {"n": 10**5000 - 1, "f": 1e308, "a\0b": "\0", "s": "\ud800"}},
+        {"type": "x" * 100_000},
+        {"subject": "k" * 100_000},
+        {"correlationid": "".join(map(chr, range(0x4E00, 0x9000)))},
+        {"data": {"words": " ".join(f"w{number}" for number in range(150_000))}},
+    ]
+    deep = [
+        json.dumps(envelope | {"data": 0}).replace('"data": 0', f'"data": {"[" * depth}{"]" * depth}').encode()
+        for depth in (90, 500, 900, 50_000)
+    ]
+    sys.set_int_max_str_digits(0)
+    try:
+        documents = [*(json.dumps(envelope | one).encode() for one in absurd), *deep, b"", b"\0" * 100]
+    finally:
+        sys.set_int_max_str_digits(4300)
+    async with running(place, "logs") as runtime, bus_of(place, "admin") as bus, database(place) as connection:
+        for document in documents:
+            await bus.client.jetstream().publish("run.r1.started", document)
+        # An empty message with headers such as the broker's own words have.
+        await bus.client.jetstream().publish("run.r1.started", b"", headers={"Status": "409"})
+        await bus.publish(bus.seal(requested(new_id()), org="acme"))
+        rows = await archived(connection, len(documents) + 2)
+        assert [row["document"] for row in rows[:-1]] == [*documents, b""]
+        assert [row["said_at"] == row["time"] for row in rows[:3]] == [True] * 3
         assert runtime.health.ready, runtime.health.document()
 
 
@@ -148,28 +190,49 @@ async def test_a_row_that_postgres_refuses_is_kept_as_bytes_and_its_neighbours_w
     def fragile(where: Position, document: bytes) -> Row:
         made = row_of(where, document)
         # What an unforeseen document could do: JSON that jsonb does not take.
-        return Row(**{name: getattr(made, name) for name in Row.__struct_fields__ if name != "data"}, data='"\\u0000"') if (
-            where.seq in {7, 400}
-        ) else made  # fmt: skip
+        return msgspec.structs.replace(made, data='"\\u0000"') if where.seq in {7, 400} else made
 
     monkeypatch.setattr(projections, "row_of", fragile)
-    engine = open_engine(place.database_url("logs"), service="logs")
-    async with bus_of(place, "executor") as bus, database(place) as connection:
+    async with bus_of(place, "executor") as bus, database(place) as connection, writing(place) as (commit, statements, tally):
         document = bus.seal(requested(new_id()), org="acme").document
         batch = [Delivered("run.x.requested.normal", document, seq, utc_now(), {}, 0) for seq in range(1, 501)]
-        [statement] = await projections.archiving("RUNS")(batch, "inc", connection)
-        with pytest.raises(asyncpg.DataError):
-            await connection.execute(statement.sql, *statement.values)
-        statements: list[str] = []
-        connection.add_query_logger(lambda query: statements.append(query.query))
-        async with connection.transaction():
-            await projections.salvaging("RUNS")(batch, "inc", connection)
+        await commit(batch, 0)
         # Two culprits are found among 500 rows by halving, not by trying each.
         assert sum("INSERT INTO message" in one for one in statements) < 60
         rows = await connection.fetch("SELECT seq, type, document FROM message ORDER BY seq")
         assert len(rows) == 500
         assert [row["seq"] for row in rows if row["type"] == UNDECODABLE] == [7, 400]
         assert {row["document"] for row in rows} == {document}
+        assert (tally.salvaged, tally.dead) == ({"archive-runs": 2}, {})
+
+
+@asynccontextmanager
+async def writing(place: Place, name: str = "archive-runs") -> AsyncIterator[Any]:
+    """Give what commits a batch after a checkpoint as the archive of RUNS does, the statements that it runs, and its tally."""
+    engine = open_engine(place.database_url("logs"), service="logs")
+    statements: list[str] = []
+    health = Health("logs")
+    tally = Tally(health)
+    async with bus_of(place, "logs") as bus, database(place) as connection:
+        connection.add_query_logger(lambda query: statements.append(query.query))
+        await connection.execute(
+            "INSERT INTO checkpoint (projection, stream, incarnation, last_seq) VALUES ($1, 'RUNS', 'i', 0)", name
+        )
+        [archive] = [one for one in projections.projected(bus.client) if one.name == "archive-runs"]
+        made = Projection(
+            client=bus.client,
+            engine=engine,
+            url=place.database_url("logs"),
+            service="logs",
+            projected=msgspec.structs.replace(archive, name=name),
+            health=health,
+            tally=tally,
+        )
+
+        async def commit(batch: list[Delivered], last: int) -> None:
+            await made._commit(batch, "i", last, connection)
+
+        yield commit, statements, tally
     await engine.dispose()
 
 
@@ -202,15 +265,17 @@ async def test_partitions_are_attached_under_a_writer_without_losing_or_mistakin
     start = datetime(2026, 5, 1, 12, tzinfo=UTC)
     async with bus_of(place, "executor") as bus, database(place) as connection:
         document = bus.seal(requested(new_id()), org="acme").document
-        apply = projections.salvaging("RUNS")
 
         async def write(day: int) -> None:
-            for n in range(20):
-                seq = day * 1000 + n * 10
-                time = start + timedelta(days=day)
-                batch = [Delivered("s", document, seq + more, time, {}, 0) for more in range(10)]
-                async with database(place) as writing, writing.transaction():
-                    await apply(batch, "inc", writing)
+            async with writing(place, f"of day {day}") as (commit, _, tally):
+                last = 0
+                for n in range(20):
+                    seq = day * 1000 + n * 10
+                    time = start + timedelta(days=day)
+                    batch = [Delivered("s", document, seq + more, time, {}, 0) for more in range(10)]
+                    await commit(batch, last)
+                    last = batch[-1].sequence
+                assert not tally.salvaged
 
         async def attach() -> None:
             for _ in range(12):

@@ -1,0 +1,184 @@
+"""Consuming work: a handler takes one message, and what becomes of the message is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
+
+import structlog
+from faststream.nats import NatsMessage
+from nats.aio.msg import Msg
+
+from shared import breaker
+from shared.breaker import Breaker, Tries
+from shared.commit import Journal, Refused
+from shared.envelope import Envelope, Sealed, caused_id, open_envelope, open_message, rfc3339, utc_now
+from shared.errors import Conflict, MillraceError, NotFound, Unavailable
+from shared.letters import GivenUp, bury
+from shared.messages import Message
+from shared.projection import Health
+from shared.streams import Work
+
+# A handler takes one message and yields what follows from it, each with the discriminator that makes it that one.
+Handler = Callable[[Any, Any], AsyncIterator[tuple[Message, str]]]
+Handlers = Mapping[type[Message], Handler]
+
+# A bug is met again at once when a message comes back at once: these are seconds between tries.
+BUG_DELAYS = (1.0, 5.0, 30.0, 120.0)
+ABSENT_DELAYS = (0.5, 2.0, 10.0, 30.0)
+UNAVAILABLE_DELAY = 2.0
+# Characters of an error that `/readyz` shows.
+SHOWN = 200
+# Sources whose unreadable messages are counted, the first ones.
+MOST_SOURCES = 1000
+
+_log = structlog.get_logger()
+
+
+class Speaker(Protocol):
+    """What a consumer needs of the bus to say what follows."""
+
+    service: str
+    journal: Journal
+
+    def seal(self, message: Message, *, org: str, id: str | None = None, cause: Envelope | None = None) -> Sealed[Any]:  # noqa: A002
+        """Put a message into its envelope."""
+
+    async def publish(self, sealed: Sealed[Any]) -> int:
+        """Store a message."""
+
+
+class Letters:
+    """Counts dead letters: of messages that cannot be read or handled by source, for bugs by consumer. A fact of `/readyz`."""
+
+    def __init__(self, health: Health) -> None:
+        self.unreadable: Counter[str] = Counter()
+        self.bugs: Counter[str] = Counter()
+        health.state("dead_letters", lambda: {"unreadable": dict(self.unreadable), "bugs": dict(self.bugs)})
+
+    def unreadable_of(self, source: str) -> None:
+        """Count one that the sender's input caused."""
+        if source in self.unreadable or len(self.unreadable) < MOST_SOURCES:
+            self.unreadable[source] += 1
+
+
+class Consumer:
+    """Handles the messages of one durable consumer.
+
+    What its input makes impossible is a dead letter and nothing more. Bugs, many in a row, open the breaker: then the others are
+    put off, which uses up none of their tries, and one now and then is handled, until one succeeds.
+    """
+
+    def __init__(self, bus: Speaker, work: Work, handler: Handler, deps: Any, health: Health, letters: Letters) -> None:
+        self._bus = bus
+        self._work = work
+        self._handler = handler
+        self._deps = deps
+        self._health = health
+        self._letters = letters
+        self._breaker = Breaker(asyncio.get_running_loop().time)
+        self._tries = Tries()
+        self._part = f"consumer {work.name}"
+        health.report(self._part, None)
+
+    async def take(self, msg: NatsMessage) -> None:
+        """Handle one message and settle it."""
+        sequence = msg.raw_message.metadata.sequence.stream
+        source = msg.raw_message.subject.split(".")[1]
+        if not self._breaker.admits(source, tried=self._tries.of(sequence) > 0):
+            await msg.nack(delay=self._breaker.hold)
+            return
+        try:
+            await self._follow(msg.body)
+        except Unavailable as error:
+            self._breaker.undecided()
+            _log.warning("handler.unavailable", consumer=self._work.name, reason=error.detail)
+            await msg.nack(delay=error.retry_after or UNAVAILABLE_DELAY)
+        except (NotFound, Conflict) as error:
+            self._breaker.undecided()
+            if await self._again(msg, sequence, ABSENT_DELAYS, error):
+                self._letters.unreadable_of(source)
+        except (MillraceError, Refused) as error:
+            self._breaker.undecided()
+            if await self._bury(msg, sequence, self._tries.failed(sequence), error, "can never work"):
+                self._letters.unreadable_of(source)
+        except Exception as error:
+            _log.exception("handler.failed", consumer=self._work.name, tries=self._tries.of(sequence) + 1)
+            is_dead = await self._again(msg, sequence, BUG_DELAYS, error)
+            self._letters.bugs[self._work.name] += is_dead
+            if self._breaker.met_bug(source, is_dead=is_dead):
+                self._opened(error)
+        except BaseException:
+            self._breaker.undecided()
+            raise
+        else:
+            self._tries.settled(sequence)
+            if self._breaker.succeeded():
+                self._health.report(self._part, None)
+                _log.warning("consumer.goes_on", consumer=self._work.name)
+            await msg.ack()
+
+    def _opened(self, error: Exception) -> None:
+        told = f"{type(error).__name__}: {error}"[:SHOWN]
+        self._health.report(
+            self._part,
+            f"stopped since {rfc3339(utc_now())}, after {breaker.DEAD_IN_A_ROW} dead letters for bugs in a row ({told}); "
+            f"tries one message every {breaker.PAUSE:g} s and goes on by itself",
+        )
+        _log.error("consumer.stopped", consumer=self._work.name, reason=told)
+
+    async def _follow(self, document: bytes) -> None:
+        envelope = open_envelope(document)
+        with structlog.contextvars.bound_contextvars(correlation_id=envelope.correlationid, message_id=envelope.id):
+            message = open_message(envelope, self._work.messages[0])
+            follows = [
+                self._bus.seal(one, org=envelope.org, cause=envelope, id=caused_id(envelope.id, one, discriminator))
+                async for one, discriminator in self._handler(message, self._deps)
+            ]
+            if len(follows) == 1:
+                await self._bus.publish(follows[0])
+            elif follows:
+                outcomes = await asyncio.gather(*(self._bus.publish(one) for one in follows), return_exceptions=True)
+                for outcome in outcomes:
+                    if isinstance(outcome, BaseException):
+                        raise outcome
+
+    async def _again(self, msg: NatsMessage, sequence: int, delays: tuple[float, ...], error: Exception) -> bool:
+        """Put a message off, or give it up when it was put off often enough; returns whether it was given up."""
+        tries = self._tries.failed(sequence)
+        if tries > len(delays):
+            return await self._bury(msg, sequence, tries, error, f"still failing after {tries} tries")
+        await msg.nack(delay=delays[tries - 1])
+        return False
+
+    async def _bury(self, msg: NatsMessage, sequence: int, tries: int, error: Exception, reason: str) -> bool:
+        is_dead = await give_up(self._bus, self._work, msg.raw_message, tries, error, reason)
+        if is_dead:
+            self._tries.settled(sequence)
+        return is_dead
+
+
+async def give_up(bus: Speaker, work: Work, msg: Msg, tries: int, error: Exception, reason: str) -> bool:
+    """Store a message in DEAD, exactly as it was, and terminate it; False when the broker could not take it now."""
+    sequence = msg.metadata.sequence.stream
+    given_up = GivenUp(
+        service=bus.service,
+        consumer=work.name,
+        stream=work.stream,
+        sequence=sequence,
+        subject=msg.subject,
+        document=msg.data,
+        error=f"{type(error).__name__}: {error}",
+        reason=reason,
+        tries=tries,
+    )
+    try:
+        await bury(bus.journal, given_up)
+    except Unavailable:
+        await msg.nak(delay=UNAVAILABLE_DELAY)
+        return False
+    await msg.term()
+    _log.error("handler.dead_letter", consumer=work.name, reason=str(error), sequence=sequence)
+    return True
