@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 import msgspec
+from sqlalchemy import RowMapping
 
-from services.events import domain, entries
+from services.events import domain, entries, routing
 from services.events.handlers import Deps as HandlerDeps
 from services.events.handlers import accepted_of
 from services.events.recording import limit_of
@@ -15,7 +16,7 @@ from services.events.store import Store
 from shared import aggregate
 from shared.bus import Bus, Questions
 from shared.envelope import Envelope, derived_id, open_message, rfc3339, utc_now
-from shared.errors import Invalid, NotFound
+from shared.errors import Conflict, Invalid, NotFound
 from shared.messages import EventAccepted, WebhookReceived
 from shared.messages.declaration import declaration_of
 from shared.questions import Position
@@ -30,6 +31,9 @@ from shared.questions.events import (
     RetryDelivery,
 )
 
+# An answer is one message of the bus, of at most 2 MiB: a page ends early rather than being too large.
+PAGE_BYTES = 1024 * 1024
+
 
 class Deps(HandlerDeps, Protocol):
     """What these questions and commands need besides."""
@@ -41,9 +45,18 @@ class Deps(HandlerDeps, Protocol):
 async def list_deliveries(question: ListDeliveries, deps: Deps) -> DeliveryList:
     """Return a page of deliveries, newest first."""
     limit = limit_of(question.page)
-    rows = await deps.store.deliveries(question.org, question.status, question.source, question.page.before(), limit + 1)
-    items = [entries.delivery_view(row) for row in rows[:limit]]
-    more = f"{items[-1].received_at}|{items[-1].id}" if len(rows) > limit else None
+    rows = await deps.store.deliveries(
+        question.org, question.status, question.source, question.id, question.page.before(), limit + 1
+    )
+    items: list[DeliveryView] = []
+    room = PAGE_BYTES
+    for row in rows[:limit]:
+        view = entries.delivery_view(row)
+        room -= len(msgspec.json.encode(view))
+        if items and room < 0:
+            break
+        items.append(view)
+    more = f"{items[-1].received_at}|{items[-1].id}" if len(rows) > len(items) else None
     return DeliveryList(items, more)
 
 
@@ -61,7 +74,7 @@ async def deliveries_position(question: DeliveriesPosition, deps: Deps) -> Posit
 
 
 async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
-    """Make a delivery's events again, as new ones."""
+    """Make a delivery's events again, as new ones, for the subscriptions that have not had their run of it."""
     row = await deps.store.delivery(command.org, command.delivery)
     if row is None or (row["sequence"] is None and row["emitted"] is None):
         raise NotFound(f"there is no delivery {command.delivery}")
@@ -69,9 +82,31 @@ async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
     stored = await aggregate.stored_at(deps.bus.client, stream, sequence)
     if stored is None:
         raise NotFound(f"the body of delivery {command.delivery} is no longer on the bus")
+    again: list[EventAccepted] = []
     async for event in _again(stored.envelope, deps, retry=command.id):
+        left = event if command.everything else _left(event, row, deps)
+        if left is not None:
+            again.append(left)
+    if not again and row["retried_by"] != command.id:
+        raise Conflict(
+            f"no run of delivery {command.delivery} is to be repeated: each has succeeded or goes on; all=true repeats all"
+        )
+    for event in again:
         await deps.bus.publish(deps.bus.seal(event, org=command.org, cause=stored.envelope, id=derived_id(event.event, "accepted")))
     return entries.delivery_view(row)
+
+
+def _left(event: EventAccepted, row: RowMapping, deps: Deps) -> EventAccepted | None:
+    """Return the event with the subscriptions that it is not routed to again; None where those are all that want it."""
+    runs = {run["id"]: run["status"] for run in row["runs"]}
+    matching = domain.matching(deps.subscriptions(), event.source, event.type)
+    # Deliveries of an earlier version do not say which run is whose; its id does.
+    earlier = domain.event_id(event.delivery, event.number, row["retried_by"])
+    derived = {one.id for one in matching if runs.get(domain.run_id(earlier, one.id)) in routing.DONE}
+    skip = derived | routing.done(msgspec.convert(row["subscriptions"], dict[str, routing.Taken]), event.number, runs)
+    if matching and all(one.id in skip for one in matching):
+        return None
+    return msgspec.structs.replace(event, skip=sorted(skip))
 
 
 async def _again(first: Envelope, deps: Deps, *, retry: str) -> AsyncIterator[EventAccepted]:

@@ -11,7 +11,15 @@ from sqlalchemy import RowMapping
 from services.events.schemas import misfits
 from shared.envelope import rfc3339
 from shared.messages import IntegrationChanged, SourceChanged, SubscriptionChanged
-from shared.questions.events import DeliveryRun, DeliveryView, MappingView, SourceEntry, SourceView, SubscriptionEntry
+from shared.questions.events import (
+    DeliveryRun,
+    DeliveryView,
+    MappingView,
+    SourceEntry,
+    SourceView,
+    SubscriptionEntry,
+    SubscriptionTaken,
+)
 from shared.questions.integrations import IntegrationView
 
 
@@ -114,6 +122,9 @@ def delivery_view(row: RowMapping) -> DeliveryView:
         status=row["status"],
         reason=row["reason"],
         runs=[DeliveryRun(**run) for run in row["runs"]],
+        subscriptions=[
+            SubscriptionTaken(**taken) for _, taken in sorted(row["subscriptions"].items()) if taken["subscription"] is not None
+        ],
         received_at=rfc3339(row["received_at"]),
         correlation_id=row["correlation_id"],
     )

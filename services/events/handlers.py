@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -18,7 +17,6 @@ from shared.blobs import Blobs
 from shared.consumer import Handlers
 from shared.envelope import rfc3339
 from shared.errors import Invalid, NotFound
-from shared.expressions.pool import Expressions, Trouble
 from shared.messages import (
     EventAccepted,
     EventFiltered,
@@ -32,6 +30,8 @@ from shared.questions.events import MappingView, SourceEntry, SubscriptionEntry
 from shared.questions.executor import WorkflowEntry
 from shared.streams import INLINE_BYTES
 
+# Characters: a person reads the beginning, and a row holds the reason of every subscription.
+LONGEST_REASON = 1000
 _log = structlog.get_logger()
 
 
@@ -39,7 +39,6 @@ class Deps(Protocol):
     """What the handlers need."""
 
     bodies: Blobs
-    expressions: Expressions
 
     async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
         """Return a source, also a retired one's last state, or None."""
@@ -97,16 +96,18 @@ async def accepted_of(webhook: WebhookReceived, deps: Deps, *, retry: str | None
             headers=event.headers,
             received_at=webhook.received_at,
             retried_by=retry,
+            number=number,
         )
 
 
 async def route(event: EventAccepted, deps: Deps) -> AsyncIterator[tuple[Message, str]]:
     """Ask for a run for every subscription that wants the event, or say why there is none."""
-    wanted = domain.matching(deps.subscriptions(), event.source, event.type)
-    if not wanted:
+    matching = domain.matching(deps.subscriptions(), event.source, event.type)
+    if not matching:
         reason = f"no enabled subscription of {event.source_name} wants {event.type}"
-        yield EventFiltered(source=event.source, event=event.event, delivery=event.delivery, reason=reason), "none"
+        yield EventFiltered(**_of(event), reason=reason), "none"
         return
+    wanted = [subscription for subscription in matching if subscription.id not in event.skip]
     data = event.data
     if event.data_ref is not None:
         data = msgspec.json.decode(await deps.bodies.read(event.data_ref))
@@ -117,29 +118,9 @@ async def route(event: EventAccepted, deps: Deps) -> AsyncIterator[tuple[Message
             yield _unroutable(event, subscription, error), subscription.id
         return
     document = domain.event_document(event, data, integration)
-    # All at once: they share their way to where they are evaluated.
-    hindrances = await asyncio.gather(*(_hindrance(subscription, document, integration, deps) for subscription in wanted))
-    for subscription, hindrance in zip(wanted, hindrances, strict=True):
-        if hindrance is not None:
-            yield _filtered(event, subscription, hindrance), subscription.id
-            continue
+    for subscription in wanted:
         async for message in _routed(event, document, integration, subscription, deps):
             yield message, subscription.id
-
-
-async def _hindrance(
-    subscription: SubscriptionEntry, document: dict[str, Any], integration: dict[str, Any] | None, deps: Deps
-) -> str | None:
-    """Return why a subscription's filter does not let an event pass, None where it does. Raises `Unavailable`."""
-    if subscription.filter is None:
-        return None
-    try:
-        passes = await deps.expressions.value(subscription.org, subscription.filter, domain.filter_variables(document, integration))
-    except Trouble as trouble:
-        return f"{subscription.name}: the filter could not be evaluated: {trouble}"
-    if not isinstance(passes, bool):
-        return f"{subscription.name}: the filter gave {domain.kind_of(passes)}, not true or false"
-    return None if passes else f"the filter of {subscription.name} does not let it pass"
 
 
 async def _integration(event: EventAccepted, deps: Deps) -> dict[str, Any] | None:
@@ -157,10 +138,18 @@ async def _routed(
     subscription: SubscriptionEntry,
     deps: Deps,
 ) -> AsyncIterator[Message]:
+    try:
+        passes = domain.passes(subscription.filter, document, integration)
+        failed, reason = False, f"the filter of {subscription.name} does not let it pass"
+    except domain.FilterTrouble as error:
+        passes, failed, reason = False, True, f"{subscription.name}: {error}"
+    if not passes:
+        yield _filtered(event, subscription, reason, failed=failed)
+        return
     run = domain.run_id(event.event, subscription.id)
     try:
         workflow = await deps.workflow(subscription.org, subscription.workflow)
-        inputs = domain.within_bounds(domain.mapped(subscription.input, document, integration))
+        inputs = domain.mapped(subscription.input, document, integration)
         misfit = domain.misfit(workflow.input_schema, inputs)
         if misfit:
             raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
@@ -184,30 +173,34 @@ async def _routed(
         hops=event.hops,
     )
     yield EventRouted(
-        source=event.source,
-        event=event.event,
-        delivery=event.delivery,
-        subscription=subscription.id,
-        workflow=workflow.name,
-        run=run,
+        **_of(event), subscription=subscription.id, subscription_name=subscription.name, workflow=workflow.name, run=run
     )
 
 
-def _filtered(event: EventAccepted, subscription: SubscriptionEntry, reason: str) -> EventFiltered:
+def _filtered(event: EventAccepted, subscription: SubscriptionEntry, reason: str, *, failed: bool) -> EventFiltered:
     return EventFiltered(
-        source=event.source, event=event.event, delivery=event.delivery, reason=reason, subscription=subscription.id
+        **_of(event),
+        reason=reason[:LONGEST_REASON],
+        subscription=subscription.id,
+        subscription_name=subscription.name,
+        workflow=subscription.workflow,
+        failed=failed,
     )
 
 
 def _unroutable(event: EventAccepted, subscription: SubscriptionEntry, error: NotFound | Invalid) -> EventUnroutable:
     return EventUnroutable(
-        source=event.source,
-        event=event.event,
-        delivery=event.delivery,
+        **_of(event),
         subscription=subscription.id,
+        subscription_name=subscription.name,
         workflow=subscription.workflow,
-        reason=error.detail,
+        reason=error.detail[:LONGEST_REASON],
     )
+
+
+def _of(event: EventAccepted) -> dict[str, Any]:
+    """Return what every message about an event says of it."""
+    return {"source": event.source, "event": event.event, "delivery": event.delivery, "number": event.number}
 
 
 async def by_reference(value: Any, deps: Deps) -> tuple[Any, str | None]:

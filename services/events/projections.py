@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 from nats.aio.client import Client
 
-from services.events import domain, store
+from services.events import store
 from services.events.entries import source_entry, subscription_entry
+from services.events.routing import Routing, routing
 from shared.db import Connection
 from shared.envelope import Envelope, open_envelope, open_message
 from shared.errors import Invalid
@@ -29,11 +30,14 @@ from shared.messages import (
     RunCancelled,
     RunCancelRequested,
     RunCrashed,
+    RunExpired,
     RunFailed,
     RunRequested,
+    RunResumed,
     RunStarted,
     RunSucceeded,
     RunTimedOut,
+    RunWaiting,
     SourceChanged,
     SourceRemoved,
     SubscriptionChanged,
@@ -134,15 +138,15 @@ async def received(batch: Sequence[Recorded], _connection: Connection) -> list[S
 
 async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Statement]:
     """Events were made of deliveries, and somebody wanted them or nobody did."""
-    routing = (EventAccepted, EventRouted, EventFiltered, EventUnroutable)
-    messages = [(at, at.message) for at in batch if isinstance(at.message, routing)]
+    kinds = (EventAccepted, EventRouted, EventFiltered, EventUnroutable)
+    messages = [(at, at.message) for at in batch if isinstance(at.message, kinds)]
     rows = await store.routings(connection, list({message.delivery for _, message in messages}))
     for at, message in messages:
         if isinstance(message, EventAccepted) and message.delivery not in rows:
             rows[message.delivery] = _delivery(message, at.envelope) | {"emitted": None}
         row = rows.get(message.delivery)
         if row is not None:
-            row |= msgspec.structs.asdict(domain.routing(msgspec.convert(row, domain.Routing), message))
+            row |= msgspec.structs.asdict(routing(msgspec.convert(row, Routing), message))
             if isinstance(message, EventAccepted) and message.emitted_by is not None and message.retried_by is None:
                 row["emitted"] = at.delivered.sequence
     return [store.put_routings(list(rows.values()))] if rows else []
@@ -159,7 +163,10 @@ async def runs(batch: Sequence[Recorded], _connection: Connection) -> list[State
                 row = {"run": message.run, "delivery": message.delivery, "workflow": message.workflow}
                 asked.setdefault(message.run, row | {"requested_at": at.envelope.time})
         elif message is not None and type(message) in RUN_STATUS:
-            statuses[at.envelope.subject] = RUN_STATUS[type(message)]
+            run, status = at.envelope.subject, _status(message)
+            # Whoever was asked to stop is stopping until the end, whatever it does meanwhile.
+            if statuses.get(run) != "cancelling" or status in store.ENDED:
+                statuses[run] = status
     # Who was asked for and began in one batch needs no second statement.
     rows = [row | {"status": statuses.pop(run, "queued")} for run, row in asked.items()]
     statements = [store.note_runs(rows)] if rows else []
@@ -184,6 +191,12 @@ async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[State
     return statements
 
 
+def _status(message: Message) -> str:
+    if isinstance(message, RunWaiting) and message.blocked_on == "time" and not message.attempt:
+        return "delayed"
+    return RUN_STATUS[type(message)]
+
+
 def _delivery(message: WebhookReceived | EventAccepted, envelope: Envelope) -> dict[str, Any]:
     return {
         "id": message.delivery,
@@ -196,12 +209,15 @@ def _delivery(message: WebhookReceived | EventAccepted, envelope: Envelope) -> d
 
 RUN_STATUS: dict[type[Message], str] = {
     RunStarted: "running",
+    RunWaiting: "waiting",
+    RunResumed: "queued",
     RunCancelRequested: "cancelling",
     RunSucceeded: "succeeded",
     RunFailed: "failed",
     RunTimedOut: "timed_out",
     RunCrashed: "crashed",
     RunCancelled: "cancelled",
+    RunExpired: "expired",
 }
 # By the name of the projection: a stream, and what its messages do to deliveries.
 DELIVERIES: dict[str, tuple[str, Apply]] = {

@@ -14,8 +14,10 @@ from shared.db import Connection, transaction
 from shared.projection import Statement, position_of
 from shared.questions import Position
 
+# Statuses of a run that do not change any more.
+ENDED = ("succeeded", "failed", "timed_out", "crashed", "cancelled", "expired")
 DELIVERY = """
-    SELECT d.id, d.org, d.source, d.received_at, d.correlation_id, d.sequence, d.emitted, d.type,
+    SELECT d.id, d.org, d.source, d.received_at, d.correlation_id, d.sequence, d.emitted, d.type, d.retried_by, d.subscriptions,
            CASE WHEN d.dead IS NOT NULL THEN 'dead' ELSE d.outcome END AS status, coalesce(d.dead, d.reason) AS reason,
            (SELECT coalesce(jsonb_agg(jsonb_build_object('id', r.run, 'workflow', r.workflow, 'status', r.status)
                                       ORDER BY r.requested_at, r.run), '[]')
@@ -122,7 +124,13 @@ class Store:
         return None if row is None else row["received_at"]
 
     async def deliveries(
-        self, org: str, status: str | None, source: str | None, before: tuple[datetime, str] | None, limit: int
+        self,
+        org: str,
+        status: str | None,
+        source: str | None,
+        prefix: str | None,
+        before: tuple[datetime, str] | None,
+        limit: int,
     ) -> list[RowMapping]:
         """Return deliveries with their runs, newest first, before (received_at, id); one statement for all."""
         statement = (
@@ -132,12 +140,15 @@ class Store:
               AND (CAST(:status AS text) IS NULL OR CASE WHEN d.dead IS NOT NULL THEN 'dead' ELSE d.outcome END = :status)
               AND (CAST(:source AS text) IS NULL OR d.source IN
                    (SELECT s.id FROM source s WHERE s.org = :org AND (s.id = :source OR s.name = :source)))
+              AND (CAST(:prefix AS text) IS NULL OR starts_with(d.id, :prefix))
               AND (CAST(:at AS timestamptz) IS NULL OR (d.received_at, d.id) < (:at, :id))
             ORDER BY d.received_at DESC, d.id DESC LIMIT :limit
             """
         )
         at, id_ = before or (None, "")
-        parameters = {"org": org, "status": status, "source": source, "at": at, "id": id_, "limit": limit}
+        parameters = {
+            "org": org, "status": status, "source": source, "prefix": prefix, "at": at, "id": id_, "limit": limit,
+        }  # fmt: skip
         return await self._all(statement, parameters)
 
     async def position(self, stream: str) -> Position:
@@ -239,22 +250,28 @@ def note_deliveries(rows: Sequence[dict[str, Any]]) -> Statement:
 async def routings(connection: Connection, deliveries: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return what is known of the routing of these deliveries, as `put_routings` takes it."""
     statement = """
-        SELECT id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted
+        SELECT id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted, subscriptions
           FROM delivery WHERE id = ANY($1)
     """
-    return {row["id"]: dict(row) for row in await connection.fetch(statement, deliveries)}
+    rows = (dict(row) for row in await connection.fetch(statement, deliveries))
+    return {row["id"]: row | {"subscriptions": msgspec.json.decode(row["subscriptions"])} for row in rows}
 
 
 def put_routings(rows: Sequence[dict[str, Any]]) -> Statement:
     """Write how deliveries were routed; one statement for all of them."""
     statement = """
-        INSERT INTO delivery (id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
-                             $8::text[], $9::text[], $10::bigint[])
+        INSERT INTO delivery (id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted,
+                              subscriptions)
+        SELECT id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted,
+               CAST(subscriptions AS jsonb)
+          FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
+                      $8::text[], $9::text[], $10::bigint[], $11::text[])
+            AS given (id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted, subscriptions)
         ON CONFLICT (id) DO UPDATE SET type = excluded.type, retried_by = excluded.retried_by, outcome = excluded.outcome,
-            reason = excluded.reason, emitted = excluded.emitted
+            reason = excluded.reason, emitted = excluded.emitted, subscriptions = excluded.subscriptions
     """
-    return Statement(statement, tuple(_columns(rows, statement)))
+    encoded = [row | {"subscriptions": _json(row["subscriptions"])} for row in rows]
+    return Statement(statement, tuple(_columns(encoded, statement)))
 
 
 def note_dead(row: dict[str, Any]) -> Statement:
@@ -276,12 +293,12 @@ def note_runs(rows: Sequence[dict[str, Any]]) -> Statement:
 
 
 def note_run_statuses(statuses: dict[str, str]) -> Statement:
-    """Note the status of each of these runs that a delivery asked for."""
+    """Note the status of each of these runs that a delivery asked for; one that is being cancelled only ends."""
     statement = """
         UPDATE delivery_run SET status = given.status FROM unnest($1::text[], $2::text[]) AS given (run, status)
-         WHERE delivery_run.run = given.run
+         WHERE delivery_run.run = given.run AND (delivery_run.status <> 'cancelling' OR given.status = ANY($3))
     """
-    return Statement(statement, (list(statuses), list(statuses.values())))
+    return Statement(statement, (list(statuses), list(statuses.values()), list(ENDED)))
 
 
 def _names(statement: str) -> list[str]:

@@ -35,7 +35,6 @@ from shared.db import open_engine
 from shared.encryption import Keyring
 from shared.envelope import new_id
 from shared.errors import Unavailable
-from shared.expressions.pool import Expressions, evaluating
 from shared.projection import PAUSE, Projection, started
 from shared.pull import OrderedReader, StreamError
 from shared.questions.executor import WorkflowEntry
@@ -48,7 +47,7 @@ _log = structlog.get_logger()
 class Executor:
     """What runs, questions and projections of this service share."""
 
-    def __init__(self, settings: Settings, bus: Bus, engine: AsyncEngine, sandbox: Sandbox, expressions: Expressions) -> None:
+    def __init__(self, settings: Settings, bus: Bus, engine: AsyncEngine, sandbox: Sandbox) -> None:
         self.bus = bus
         self.engine = engine
         self.store = Store(engine)
@@ -56,7 +55,6 @@ class Executor:
         self.recent = Recent()
         self.poison = Poison(bus)
         self.sandbox = sandbox
-        self.expressions = expressions
         self.database_url = settings.database_url
         self.egress = settings.egress
         self.resolver = Resolver()
@@ -122,8 +120,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
                 _log.warning("sandbox.unsafe", refused=sandbox.refused)
             runtime.health.report("sandbox", None)
             runtime.health.state("sandbox", sandbox.state)
-        expressions = await stack.enter_async_context(evaluating(runtime.health))
-        executor = Executor(settings, bus, engine, sandbox, expressions)
+        executor = Executor(settings, bus, engine, sandbox)
         stack.callback(executor.resolver.close)
         await executor.bundles.start()
         stack.push_async_callback(executor.bundles.close)

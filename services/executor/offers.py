@@ -19,7 +19,6 @@ from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import Envelope, caused_id, utc_now
 from shared.errors import Conflict, Invalid, NotFound
-from shared.expressions.pool import Expressions
 from shared.messages import (
     Message,
     RunCancelled,
@@ -46,7 +45,6 @@ class Deps(Protocol):
     bundles: Bundles
     bodies: Blobs
     turns: Turns
-    expressions: Expressions
     name: str
 
 
@@ -114,7 +112,7 @@ async def _declared(offer: Offer, deps: Deps) -> Offer:
         offer = msgspec.structs.replace(offer, isolation=found.policy.isolation)
         if state.turn is not None or (state.concurrency_key is None and found.concurrency is None):
             return offer
-        turn = await turn_of(found, state, await given_to(state, deps.bodies), deps.expressions)
+        turn = turn_of(found, state, await given_to(state, deps.bodies))
     except NotFound:
         return offer  # there is nothing to run, which the attempt will tell
     return msgspec.structs.replace(offer, state=msgspec.structs.replace(state, turn=turn))

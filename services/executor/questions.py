@@ -174,6 +174,7 @@ async def list_runs(question: ListRuns, deps: Deps) -> RunList:
         question.org,
         status=question.status,
         workflow=question.workflow,
+        prefix=question.id,
         since=None if question.since is None else moment_at(question.since, "since"),
         until=None if question.until is None else moment_at(question.until, "until"),
         before=question.page.before(),

@@ -36,6 +36,7 @@ class Store:
         *,
         status: str | None,
         workflow: str | None,
+        prefix: str | None,
         since: datetime | None,
         until: datetime | None,
         before: tuple[datetime, str] | None,
@@ -46,6 +47,7 @@ class Store:
         given: dict[str, tuple[str, Any]] = {
             "status": ("status = :status", status),
             "workflow": ("workflow = :workflow", workflow),
+            "prefix": ("starts_with(id, :prefix)", prefix),
             "since": ("requested_at >= :since", since),
             "until": ("requested_at < :until", until),
         }

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
 from services.gateway.domain import ENDED
+from shared.messages import RunError
 from shared.questions.logs import Link
 
 
@@ -27,16 +29,30 @@ class Cause(msgspec.Struct, kw_only=True):
     led_to: list[Cause] = []
 
 
+class Said(msgspec.Struct, frozen=True):
+    """A line of a run."""
+
+    time: str
+    level: str
+    message: str
+    fields: dict[str, Any]
+
+
 class Why(msgspec.Struct, frozen=True, kw_only=True):
     """The chain of a run: its beginnings, and the ids from there to the run, none where the archive has not got it (yet).
 
-    `cut`: the chain has more messages than were looked at, which are its first.
+    `cut`: the chain has more messages than were looked at, which are its first. Of a run that ended otherwise than well it tells
+    how, and the last lines.
     """
 
     run: str
     path: list[str]
     items: list[Cause]
     cut: bool
+    status: str | None = None
+    reason: str | None = None
+    error: RunError | None = None
+    lines: list[Said] = []
 
 
 def why(run: str, links: Iterable[Link], *, cut: bool) -> Why:

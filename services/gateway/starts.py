@@ -131,7 +131,7 @@ async def known(gateway: Gateway, org: str, run: str) -> RunView | None:
 
 
 async def ended(gateway: Gateway, org: str, run: str, end: asyncio.Event, seconds: float) -> RunView | None:
-    """Return the run when it ends within so many seconds, else None. `end` is set by `Endings`."""
+    """Return the run when it ends, or as it is after so many seconds, None if that is not known. `end` is set by `Endings`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     looks = iter(LOOKS)
@@ -139,7 +139,7 @@ async def ended(gateway: Gateway, org: str, run: str, end: asyncio.Event, second
     while True:
         left = deadline - loop.time()
         if left <= 0:
-            return None
+            return await _peek(gateway, org, run)
         try:
             async with asyncio.timeout(min(left, pause)):
                 await end.wait()
@@ -160,7 +160,7 @@ async def _caught_up(gateway: Gateway, org: str, run: str) -> RunView | None:
         if view is not None and view.status in ENDED:
             return view
         if loop.time() > deadline:
-            return None
+            return view
         await asyncio.sleep(pause)
         pause = min(0.25, pause * 2)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from shared.messages.declaration import Message, message
 
 
@@ -13,6 +15,7 @@ class EventAccepted(Message, frozen=True, kw_only=True):
 
     Data of more than 256 KiB as JSON is in the bucket `bodies` under `data_ref`. `emitted_by` says who emitted an event that no
     webhook brought: such a delivery begins with this message. `hops` counts the runs before it, each started by the one before.
+    `number` is its place among the delivery's events; a retry does not route it to the subscriptions of `skip`.
     """
 
     source: str
@@ -27,6 +30,8 @@ class EventAccepted(Message, frozen=True, kw_only=True):
     retried_by: str | None = None
     emitted_by: str | None = None
     hops: int = 0
+    number: int = 0
+    skip: list[str] = msgspec.field(default_factory=list)
 
 
 @message("event.routed", key="source", by="events")
@@ -39,17 +44,26 @@ class EventRouted(Message, frozen=True, kw_only=True):
     subscription: str
     workflow: str
     run: str
+    number: int = 0
+    subscription_name: str | None = None
 
 
 @message("event.filtered", key="source", by="events")
 class EventFiltered(Message, frozen=True, kw_only=True):
-    """No subscription wanted this event; `reason` says why, by subscription where there was one."""
+    """No subscription wanted this event; `reason` says why, by subscription where there was one.
+
+    `failed`: the subscription's filter could not be evaluated.
+    """
 
     source: str
     event: str
     delivery: str
     reason: str
     subscription: str | None = None
+    number: int = 0
+    subscription_name: str | None = None
+    workflow: str | None = None
+    failed: bool = False
 
 
 @message("event.unroutable", key="source", by="events")
@@ -62,3 +76,5 @@ class EventUnroutable(Message, frozen=True, kw_only=True):
     subscription: str
     workflow: str
     reason: str
+    number: int = 0
+    subscription_name: str | None = None

@@ -93,6 +93,17 @@ class DeliveryRun(msgspec.Struct, frozen=True):
     status: str
 
 
+class SubscriptionTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a delivery with one subscription. `status`: routed (to `run`), filtered, unroutable, failed (its filter)."""
+
+    subscription: str
+    name: str | None
+    workflow: str | None
+    status: str
+    reason: str | None
+    run: str | None
+
+
 class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     """The story of one delivery. `status` is accepted, routed, filtered, unroutable or dead."""
 
@@ -105,6 +116,7 @@ class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     runs: list[DeliveryRun]
     received_at: str
     correlation_id: str
+    subscriptions: list[SubscriptionTaken] = []
 
 
 class DeliveryList(msgspec.Struct, frozen=True):
@@ -228,11 +240,12 @@ class ListAdapters(Question, frozen=True, kw_only=True):
 
 @question("events.deliveries", by="gateway", answer=DeliveryList)
 class ListDeliveries(Question, frozen=True, kw_only=True):
-    """Deliveries of an organization, newest first; `status` and `source` (an id or a name) narrow them."""
+    """Deliveries of an organization, newest first; `status`, `source` (an id or a name) and how the `id` begins narrow them."""
 
     page: Page = Page()
     status: Name | None = None
     source: Name | None = None
+    id: Name | None = None
 
 
 @question("events.delivery", by="gateway", answer=DeliveryView)
@@ -244,9 +257,13 @@ class GetDelivery(Question, frozen=True, kw_only=True):
 
 @command("events.retry_delivery", by="gateway", answer=DeliveryView)
 class RetryDelivery(Command, frozen=True, kw_only=True):
-    """Route a delivery again, as new events with new runs. Raises NotFound when its body is no longer kept."""
+    """Route a delivery again, as new events with new runs: to the subscriptions whose runs have not succeeded and do not go on.
+
+    `everything`: to all. Raises NotFound when its body is no longer kept, Conflict when there is nobody to route it to again.
+    """
 
     delivery: Key
+    everything: bool = False
 
 
 @question("events.position", by="executor", answer=Position)

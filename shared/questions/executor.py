@@ -305,11 +305,12 @@ class SignalRun(Command, frozen=True, kw_only=True):
 
 @question("executor.runs", by="gateway", answer=RunList)
 class ListRuns(Question, frozen=True, kw_only=True):
-    """Runs of an organization, newest first; times are RFC 3339."""
+    """Runs of an organization, newest first; times are RFC 3339, `id` is how the id begins."""
 
     page: Page = Page()
     status: Name | None = None
     workflow: Name | None = None
+    id: Name | None = None
     since: Instant | None = None
     until: Instant | None = None
 

@@ -48,6 +48,13 @@ def talk(lines: int, length: int = 1) -> str:
     for number in range(lines):
         log.info("said", number=number, text="x" * length)
     return "talked"
+
+
+@workflow
+def stumble(lines: int) -> None:
+    for number in range(lines):
+        log.info("said", number=number)
+    raise ValueError("no")
 """
 
 
@@ -123,6 +130,24 @@ async def test_a_run_says_what_it_is_blocked_on_and_nothing_once_it_goes_on(home
 
     ended = [await home.come_to(nap["id"], "succeeded"), await home.come_to(parent["id"], "succeeded")]
     assert [(one["blocked_on"], one["until"], one["waits"]) for one in ended] == [(None, None, [])] * 2
+
+
+async def test_who_waits_in_vain_is_told_how_the_run_is(home: House) -> None:
+    got = await home.client("POST", "/api/v1/workflows/approval/runs?wait=3", json={"input": {"timeout": 600}})
+    assert (got.status, got.json["status"], got.json["blocked_on"]) == (202, "waiting", "signal")
+    assert got.json["until"] == (await home.get(f"/runs/{got.json['id']}"))["until"]
+    assert got.headers["Location"] == f"/api/v1/runs/{got.json['id']}"
+
+
+async def test_runs_are_found_by_how_their_ids_begin(home: House) -> None:
+    ids = [(await home.run("talk", input={"lines": 1}))["id"] for _ in range(3)]
+    for id_ in ids:
+        await home.come_to(id_, "succeeded")
+    for length in (36, 30, 8, 1):
+        found = [run["id"] for run in (await home.get(f"/runs?id={ids[0][:length]}"))["items"]]
+        assert sorted(found) == sorted(id_ for id_ in ids if id_.startswith(ids[0][:length]))
+    assert (await home.get("/runs?id=zz"))["items"] == []
+    assert (await home.get("/runs?id=%25"))["items"] == []
 
 
 async def test_a_queued_run_waits_for_a_worker_and_one_at_a_full_key_for_its_turn(home: House, shared_folder: Path) -> None:
@@ -258,6 +283,28 @@ async def test_a_signal_is_audited_and_refused_where_there_is_nobody_to_hear_it(
         (run, "malformed"),
         (run, "conflict"),
     ]
+
+
+async def test_why_of_a_run_that_failed_ends_with_its_error_and_its_last_lines(home: House, place: Place) -> None:
+    async with running(place, "logs"):
+        run = (await home.run("stumble", "failed", input={"lines": 12}))["id"]
+
+        async def told() -> Any:
+            why = await home.get(f"/runs/{run}/why")
+            return why if len(why["lines"]) == 10 and why["items"] else None
+
+        why = await eventually(told)
+        assert isinstance(why, dict)
+        assert (why["status"], why["reason"], why["error"]["type"], why["error"]["message"]) == (
+            "failed",
+            "error",
+            "ValueError",
+            "no",
+        )
+        assert [(line["message"], line["fields"]) for line in why["lines"]] == [("said", {"number": n}) for n in range(2, 12)]
+        well = (await home.run("talk", "succeeded", input={"lines": 1}))["id"]
+        why = await home.get(f"/runs/{well}/why")
+        assert (why["status"], why["error"], why["lines"]) == (None, None, [])
 
 
 async def test_why_tells_what_led_to_a_run_and_what_came_of_it(home: House, place: Place, shared_folder: Path) -> None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from aiohttp import web
 
 from services.gateway.api.access import audited, gateway_of
-from services.gateway.api.lists import id_of, no_body, page_of
+from services.gateway.api.lists import boolean_of, id_of, no_body, page_of
 from shared.envelope import new_id
 from shared.http import json_response
 from shared.questions.events import GetDelivery, ListDeliveries, RetryDelivery
 
 
 async def list_deliveries(request: web.Request) -> web.Response:
-    """GET: newest first; `status` and `source` (a name or an id) narrow."""
+    """GET: newest first; `status`, `source` (a name or an id) and how the `id` begins narrow."""
     gateway, caller = gateway_of(request)
     asked = ListDeliveries(
         org=caller.org,
         page=page_of(request),
         status=request.query.get("status") or None,
         source=request.query.get("source") or None,
+        id=request.query.get("id") or None,
     )
     return json_response(await gateway.bus.ask(asked))
 
@@ -31,10 +32,11 @@ async def get_delivery(request: web.Request) -> web.Response:
 
 @audited("delivery", "retry", "id")
 async def retry_delivery(request: web.Request) -> web.Response:
-    """POST: route it again, as new events with new runs."""
+    """POST: route it again, with new runs for those that have not succeeded and do not go on, or for `all=true` of them."""
     gateway, caller = gateway_of(request)
     await no_body(request)
-    command = RetryDelivery(id=new_id(), org=caller.org, actor=caller.actor, delivery=id_of(request))
+    everything = boolean_of(request, "all", default=False)
+    command = RetryDelivery(id=new_id(), org=caller.org, actor=caller.actor, delivery=id_of(request), everything=everything)
     return json_response(await gateway.bus.ask(command), status=202)
 
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from services.gateway.api.access import Caller, audited, done, gateway_of, note
 from services.gateway.api.content import Content, sent
 from services.gateway.api.lists import boolean_of, id_of, idempotency_key_of, no_body, object_of, page_of
-from services.gateway.causes import why
+from services.gateway.causes import Said, why
 from services.gateway.domain import ENDED, TERMINAL, UNENDED, chain_began
 from services.gateway.idempotency import run_id
 from services.gateway.parts import Gateway
@@ -23,14 +23,17 @@ from shared.envelope import Envelope, new_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Problem
 from shared.http import body_of, integer_of, json_response
 from shared.messages import RunCancelRequested
+from shared.questions import Page
 from shared.questions.executor import GetRun, ListAttempts, ListLines, ListRuns, ListSteps, RunView, SignalRun
-from shared.questions.logs import Chain, ReadChain
+from shared.questions.logs import Chain, LogPage, ReadChain, Search
 from shared.values import YEAR, Instant, decode, fitted, later, moment_at
 
 MAX_WAIT = 60.0
 MAX_TIMEOUT = 24 * 3600.0
 MAX_CONCURRENCY_KEY = 200
 MAX_SIGNAL = 1024 * 1024
+# Of a run that failed: what is likely to say why.
+LAST_LINES = 10
 # A run that is written to more often than this between reading and appending does not exist.
 CANCEL_TRIES = 20
 
@@ -51,7 +54,7 @@ class RunBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @audited("run", "request", "name")
 async def create_run(request: web.Request) -> web.Response:
-    """POST: ask for a run; 200 with the whole run if it ended within `?wait=` seconds, else 202 with its id."""
+    """POST: ask for a run; 200 with the whole run if it ended within `?wait=` seconds, else 202 with its id and how it is then."""
     gateway, caller = gateway_of(request)
     wait = _seconds(request)
     key = idempotency_key_of(request)
@@ -82,9 +85,9 @@ async def create_run(request: web.Request) -> web.Response:
 
 
 async def list_runs(request: web.Request) -> web.Response:
-    """GET: newest first; `status`, `workflow`, `since`, `until` narrow."""
+    """GET: newest first; `status`, `workflow`, `since`, `until` and how the `id` begins narrow."""
     gateway, caller = gateway_of(request)
-    narrowed = {name: request.query.get(name) or None for name in ("status", "workflow", "since", "until")}
+    narrowed = {name: request.query.get(name) or None for name in ("status", "workflow", "since", "until", "id")}
     if narrowed["status"] not in {None, *UNENDED, *ENDED}:
         known_ones = ", ".join((*UNENDED, *sorted(ENDED)))
         raise Invalid(f"there is no such status: {known_ones}", errors=(Problem("status", "no such status"),))
@@ -138,14 +141,20 @@ async def get_steps(request: web.Request) -> web.Response:
 
 
 async def get_why(request: web.Request) -> web.Response:
-    """GET: the chain that the run is of, as a tree of causes, up to `limit` messages of it."""
+    """GET: the chain that the run is of, as a tree of causes, up to `limit` messages of it; and how it failed, if it did."""
     gateway, caller = gateway_of(request)
     limit = integer_of(request, "limit", 1000, minimum=1, maximum=2000)
     run: RunView = await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request)))
     since = chain_began(run.correlation_id, datetime.fromisoformat(run.requested_at))
     asked = ReadChain(org=caller.org, correlation_id=run.correlation_id, since=rfc3339(since), limit=limit)
     chain: Chain = await gateway.bus.ask(asked)
-    return json_response(why(run.id, chain.items, cut=chain.cut))
+    found = why(run.id, chain.items, cut=chain.cut)
+    if run.status not in ENDED - {"succeeded"}:
+        return json_response(found)
+    query = f'type:line.logged run:"{run.id}"'
+    last: LogPage = await gateway.bus.ask(Search(org=caller.org, q=query, since=rfc3339(since), page=Page(limit=LAST_LINES)))
+    lines = [Said(item.time, item.level, item.message, item.fields) for item in reversed(last.items)]
+    return json_response(msgspec.structs.replace(found, status=run.status, reason=run.reason, error=run.error, lines=lines))
 
 
 @audited("run", "cancel", "id")
@@ -238,8 +247,10 @@ def _answer(outcome: Asked, view: RunView | None) -> web.Response:
     headers = {"Location": f"/api/v1/runs/{outcome.run}"}
     if view is not None and view.status in ENDED:
         return json_response(view, headers=headers)
-    status = "queued" if view is None else view.status
-    return json_response({"id": outcome.run, "status": status}, status=202, headers=headers)
+    if view is None:
+        return json_response({"id": outcome.run, "status": "queued"}, status=202, headers=headers)
+    so_far = {"id": view.id, "status": view.status, "blocked_on": view.blocked_on, "until": view.until}
+    return json_response(so_far, status=202, headers=headers)
 
 
 def _ahead(run_at: str | None) -> str | None:

@@ -1,0 +1,89 @@
+"""How a delivery was routed, as far as its messages tell: pure, and the same whatever the batches in which they come."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shared.messages import EventAccepted, EventFiltered, EventRouted, EventUnroutable
+
+# Of several outcomes of a delivery the one that needs a person counts.
+OUTCOMES = ("accepted", "filtered", "routed", "unroutable")
+# What became of a subscription, the first of which a delivery's reason tells. One whose filter failed was not routed.
+REASONS = ("unroutable", "failed", "filtered")
+# A run that goes on is not asked for again.
+DONE = {"queued", "delayed", "running", "waiting", "cancelling", "succeeded"}
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an event with one subscription (None: nobody wanted it). `status`: routed, filtered, unroutable, failed."""
+
+    subscription: str | None
+    name: str | None
+    workflow: str | None
+    status: str
+    reason: str | None = None
+    run: str | None = None
+
+
+class Routing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a delivery was routed. `subscriptions` are by the event's number within the delivery and the subscription's id."""
+
+    type: str | None = None
+    retried_by: str | None = None
+    outcome: str = "accepted"
+    reason: str | None = None
+    subscriptions: dict[str, Taken] = {}
+
+
+def routing(before: Routing, message: EventAccepted | EventRouted | EventFiltered | EventUnroutable) -> Routing:
+    """Return the routing after one more message. The first event of a retry sets the outcome back to that of what it skips."""
+    if isinstance(message, EventAccepted):
+        again = before.retried_by != message.retried_by
+        kept = {_key(message.number, one) for one in message.skip}
+        left = {
+            key: taken
+            for key, taken in before.subscriptions.items()
+            if key in kept or not key.startswith(_key(message.number, None))
+        }
+        begun = msgspec.structs.replace(
+            before, type=message.type, retried_by=message.retried_by, outcome="accepted" if again else before.outcome
+        )
+        return _told(begun, left)
+    return _told(before, before.subscriptions | {_key(message.number, message.subscription): _taken(message)})
+
+
+def done(subscriptions: dict[str, Taken], number: int, runs: dict[str, str]) -> set[str]:
+    """Return the subscriptions whose run of an event has succeeded or goes on; `runs` are statuses by id."""
+    return {
+        taken.subscription
+        for key, taken in subscriptions.items()
+        if key.startswith(_key(number, None)) and taken.subscription and taken.run and runs.get(taken.run, "queued") in DONE
+    }
+
+
+def _told(before: Routing, subscriptions: dict[str, Taken]) -> Routing:
+    each = [subscriptions[key] for key in sorted(subscriptions)]
+    found = {"filtered" if taken.status == "failed" else taken.status for taken in each}
+    outcome = max(found | {before.outcome}, key=OUTCOMES.index)
+    reasons = (taken.reason for status in REASONS for taken in each if taken.status == status)
+    # A delivery of an earlier version has an outcome and no subscriptions.
+    reason = before.reason if outcome not in found and outcome != "accepted" else None
+    if outcome in found:
+        first = next(reasons, None)
+        reason = None if outcome == "routed" and not any(taken.status == "failed" for taken in each) else first
+    return msgspec.structs.replace(before, outcome=outcome, reason=reason, subscriptions=subscriptions)
+
+
+def _key(number: int, subscription: str | None) -> str:
+    return f"{number}/{subscription or ''}"
+
+
+def _taken(message: EventRouted | EventFiltered | EventUnroutable) -> Taken:
+    said = {"subscription": message.subscription, "name": message.subscription_name, "workflow": message.workflow}
+    match message:
+        case EventRouted():
+            return Taken(**said, status="routed", run=message.run)
+        case EventFiltered():
+            return Taken(**said, status="failed" if message.failed else "filtered", reason=message.reason)
+        case EventUnroutable():
+            return Taken(**said, status="unroutable", reason=message.reason)

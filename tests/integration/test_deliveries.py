@@ -1,0 +1,201 @@
+"""Deliveries: what became of each subscription, who is asked again, and how the runs go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from services.events import deliveries
+from shared.envelope import new_id
+from shared.errors import Conflict, NotFound
+from shared.messages import (
+    Message,
+    RunCancelRequested,
+    RunError,
+    RunExpired,
+    RunRequested,
+    RunResumed,
+    RunStarted,
+    RunSucceeded,
+    RunUsage,
+    RunWaiting,
+)
+from shared.questions import Page
+from shared.questions.events import DeliveryList, DeliveryView, GetDelivery, ListDeliveries, RetryDelivery
+from tests.support.inside import bus_of, eventually, running
+from tests.support.river import Outside, river
+from tests.support.servers import Place
+
+WORKFLOW = b"""
+from millrace import wait_for, workflow
+
+@workflow(name="greet")
+def greet(event: dict) -> dict:
+    return {"ref": event["data"]["ref"]}
+
+@workflow(name="hold")
+async def hold(event: dict) -> None:
+    await wait_for("go")
+"""
+LATE = WORKFLOW.replace(b'"greet"', b'"late"').replace(b'"hold"', b'"held"')
+
+
+def told(view: DeliveryView) -> dict[str | None, tuple[str, str | None]]:
+    return {one.name: (one.status, one.workflow) for one in view.subscriptions}
+
+
+async def retry(outside: Outside, delivery: str, **more: Any) -> None:
+    await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery=delivery, **more))
+
+
+async def seen(outside: Outside, delivery: str) -> DeliveryView | None:
+    try:
+        view: DeliveryView = await outside.bus.ask(GetDelivery(org="default", id=delivery))
+    except NotFound:
+        return None
+    return view
+
+
+async def settled(outside: Outside, delivery: str, runs: int, status: str = "succeeded") -> DeliveryView:
+    async def there() -> DeliveryView | None:
+        view = await seen(outside, delivery)
+        statuses = None if view is None else {run.status for run in view.runs}
+        return view if view is not None and len(view.runs) == runs and (statuses or set()) <= {status, "waiting"} else None
+
+    view = await eventually(there)
+    assert isinstance(view, DeliveryView)
+    return view
+
+
+async def test_a_delivery_says_what_became_of_each_subscription(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("greet.py", WORKFLOW)
+        source = await outside.source()
+        await outside.subscription(name="a-failed", filter="event.data.foo.bar == 1")
+        await outside.subscription(name="b-filtered", filter="event.data.ref == 'other'")
+        await outside.subscription(name="c-routed")
+        view = await outside.delivery(await outside.webhook(source, {"ref": "main"}), "routed")
+        assert told(view) == {
+            "a-failed": ("failed", "greet"), "b-filtered": ("filtered", "greet"), "c-routed": ("routed", "greet"),
+        }  # fmt: skip
+        by_name = {one.name: one for one in view.subscriptions}
+        assert "could not be evaluated" in (by_name["a-failed"].reason or "")
+        assert by_name["b-filtered"].reason == "the filter of b-filtered does not let it pass"
+        assert (by_name["c-routed"].run, by_name["c-routed"].reason) == (view.runs[0].id, None)
+        # The status is as before; the reason says that something needs a person all the same.
+        assert view.reason == by_name["a-failed"].reason
+        await outside.subscription(name="d-unroutable", workflow="nobody")
+        view = await outside.delivery(await outside.webhook(source, {"ref": "main"}), "unroutable")
+        assert told(view)["d-unroutable"] == ("unroutable", "nobody")
+
+
+async def test_a_retry_repeats_only_what_did_not_succeed_unless_all_is_asked_for(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("greet.py", WORKFLOW)
+        source = await outside.source()
+        await outside.subscription(name="good")
+        await outside.subscription(name="bad", workflow="late")
+        await outside.subscription(name="going", workflow="hold")
+        id_ = await outside.webhook(source, {"ref": "main"})
+        await outside.delivery(id_, "unroutable")
+        first = await settled(outside, id_, runs=2)
+        await outside.put_file("late.py", LATE)
+        await retry(outside, id_)
+        view = await settled(outside, id_, runs=3)
+        assert view.status == "routed"
+        assert sorted(run.workflow for run in view.runs) == ["greet", "hold", "late"]
+        assert {run.id for run in first.runs} < {run.id for run in view.runs}
+        assert {name: status for name, (status, _) in told(view).items()} == {"good": "routed", "bad": "routed", "going": "routed"}
+        with pytest.raises(Conflict, match="all=true"):
+            await retry(outside, id_)
+        # Somebody who came later has not had it.
+        await outside.subscription(name="new")
+        await retry(outside, id_)
+        assert len((await settled(outside, id_, runs=4)).subscriptions) == 4
+        await retry(outside, id_, everything=True)
+        await settled(outside, id_, runs=8)
+
+
+async def test_a_delivery_of_an_earlier_version_is_repeated_by_its_runs(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("greet.py", WORKFLOW)
+        source = await outside.source()
+        await outside.subscription(name="good")
+        await outside.subscription(name="bad", workflow="late")
+        id_ = await outside.webhook(source, {"ref": "main"})
+        await outside.delivery(id_, "unroutable")
+        await settled(outside, id_, runs=1)
+        connection = await asyncpg.connect(place.database_url("events"))
+        await connection.execute("UPDATE delivery SET subscriptions = '{}'")
+        await connection.close()
+        await outside.put_file("late.py", LATE)
+        await retry(outside, id_)
+        assert sorted(run.workflow for run in (await settled(outside, id_, runs=2)).runs) == ["greet", "late"]
+
+
+async def test_a_delivery_shows_how_its_runs_go(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus, bus_of(place, "executor") as executor:
+        outside = Outside(place, bus)
+        id_ = await outside.webhook(await outside.source(), {"ref": "main"})
+        run = new_id()
+        asked = RunRequested(run=run, workflow="w", version="v", requested_by="t", timeout=60.0, delivery=id_)
+        usage = RunUsage()
+        lives: list[tuple[Message, str]] = [
+            (asked, "queued"),
+            (RunWaiting(run=run, attempt=0, blocked_on="time"), "delayed"),
+            (RunResumed(run=run, priority="normal"), "queued"),
+            (RunStarted(run=run, attempt=1, executor="e", tier="A"), "running"),
+            (RunWaiting(run=run, attempt=1, blocked_on="signal"), "waiting"),
+            (RunCancelRequested(run=run, requested_by="t"), "cancelling"),
+            (RunResumed(run=run, priority="normal"), "cancelling"),
+            (RunExpired(run=run, error=RunError("Expired", "too late")), "expired"),
+            (RunSucceeded(run=run, attempt=1, result=None, duration_ms=1.0, usage=usage), "succeeded"),
+        ]
+        for message, status in lives:
+            speaker = bus if isinstance(message, RunRequested | RunCancelRequested) else executor
+            await speaker.publish(speaker.seal(message, org="default"))
+            marker = new_id()
+            await bus.publish(bus.seal(msgspec.structs.replace(asked, run=marker), org="default"))
+            # The marker comes after it, so that what is seen with it is what the message made of the run.
+            view = await settled_with(outside, id_, marker)
+            assert {one.id: one.status for one in view.runs}[run] == status, message
+
+
+async def settled_with(outside: Outside, delivery: str, run: str) -> DeliveryView:
+    async def there() -> DeliveryView | None:
+        view = await seen(outside, delivery)
+        return view if view is not None and run in {one.id for one in view.runs} else None
+
+    view = await eventually(there)
+    assert isinstance(view, DeliveryView)
+    return view
+
+
+async def test_a_page_of_deliveries_is_never_larger_than_an_answer_and_an_id_may_be_cut_short(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "PAGE_BYTES", 3000)
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        source = await outside.source()
+        for n in range(5):
+            await outside.subscription(name=f"s{n}", filter="false")
+        ids = {await outside.webhook(source, {"ref": "main"}) for _ in range(4)}
+        for id_ in ids:
+            await outside.delivery(id_, "filtered")
+        listed: list[str] = []
+        cursor, pages = None, 0
+        while True:
+            page: DeliveryList = await bus.ask(ListDeliveries(org="default", page=Page(limit=100, cursor=cursor)))
+            listed += [item.id for item in page.items]
+            cursor, pages = page.next_cursor, pages + 1
+            if cursor is None:
+                break
+        assert sorted(listed) == sorted(ids)
+        assert pages > 1
+        found: DeliveryList = await bus.ask(ListDeliveries(org="default", id=listed[0][:30]))
+        assert [item.id for item in found.items] == [one for one in listed if one.startswith(listed[0][:30])]
