@@ -9,10 +9,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from millrace.cli import main
 from millrace.cli.api import Api, Refused, Unreachable
 
 
@@ -102,6 +104,7 @@ def millrace(*arguments: str, **environment: str) -> subprocess.CompletedProcess
         env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
         capture_output=True,
         text=True,
+        errors="replace",
         check=False,
         cwd="/",
     )
@@ -136,6 +139,102 @@ def test_the_exit_code_of_a_program_of_the_stack_is_passed_on() -> None:
 def test_odd_input_is_one_sentence_and_no_traceback(arguments: list[str], environment: dict[str, str], code: int) -> None:
     done = millrace(*arguments, MILLRACE_KEY="mr_x", **environment)
     assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+
+
+ANSWERS = [b"", b"[]", b"null", b'"x"', b"5", b"{}", b'{"items": 5}', b'{"items": [], "next_cursor": 7}', b'{"items": [1, {}]}',
+           b'{"items": [{"id": "r1"}], "next_cursor": null}', b"[" * 200_000, b"\xff\xfe", b"<html>", b"9" * 5000,
+           b'{"status": "failed", "error": 5}']  # fmt: skip
+COMMANDS = ["runs list", "runs get ab", "runs logs ab", "runs why ab", "runs steps ab", "runs cancel ab", "deliveries list",
+            "deliveries get ab", "deliveries retry ab", "logs x", "workflows list", "sources list", "sources get x",
+            "variables list", "adapters", "files list", "files get x", "run x -i a=1", "run x --wait 1", "hooks send /etc/hostname",
+            "deploy /etc/default"]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_whatever_a_server_answers_is_told_in_a_sentence(
+    server: Any, command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MILLRACE_URL", server.url)
+    monkeypatch.setenv("MILLRACE_KEY", "mr_x")
+    for answer in ANSWERS:
+        server.answers[:] = [(200, "application/json", answer)] * 5
+        # Nothing but exit codes comes out of it, whatever was answered.
+        code = main(command.split())
+        said = capfd.readouterr().err
+        assert code in {0, 1, 2, 3, 10, 15}, (answer, said)
+        assert said.count("\n") <= 1 or code in {0, 10, 15}, (answer, said)
+
+
+def test_files_and_settings_that_cannot_be_understood_are_told_in_a_sentence(tmp_path: Path) -> None:
+    deep, binary, folder = tmp_path / "deep.json", tmp_path / "binary.json", tmp_path / "a-folder"
+    deep.write_text("[" * 200_000)
+    binary.write_bytes(b"\xff\xfe\x00")
+    folder.mkdir()
+    there = {"MILLRACE_URL": "http://127.0.0.1:1", "MILLRACE_KEY": "mr_x"}
+    config = tmp_path / "millrace"
+    config.mkdir()
+    (config / "config.toml").write_bytes(b"[profiles\xff")
+    (config / "config.toml").chmod(0o600)
+    for arguments, environment in (
+        (["run", "x", "--input", f"@{deep}"], there),
+        (["run", "x", "--input", f"@{binary}"], there),
+        (["run", "x", "--input", f"@{folder}"], there),
+        (["run", "x", "--input", "@/nowhere"], there),
+        (["subscriptions", "put", "x", "--body", "[1]"], there),
+        (["connections", "put", "x", "--token-file", str(binary)], there),
+        (["deploy", "/nowhere"], there),
+        (["runs", "list"], {}),
+        (["runs", "list"], there | {"MILLRACE_KEY": "m r"}),
+        (["runs", "list"], there | {"MILLRACE_URL": "ftp://x"}),
+        (["runs", "list"], there | {"MILLRACE_URL": "http://[::1"}),
+        (["runs", "list", "--profile", "x"], {"XDG_CONFIG_HOME": str(tmp_path)}),
+        (["runs", "list", "--profile", "x"], {"XDG_CONFIG_HOME": "/nowhere"}),
+    ):
+        done = millrace(*arguments, **environment)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert "mr_x" not in done.stderr
+
+
+@pytest.mark.parametrize("redirected", [">&-", ">/dev/full", "| head -c 1 >/dev/null"])
+def test_an_output_that_takes_nothing_is_no_traceback(server: Any, redirected: str) -> None:
+    row = {"id": "r" * 36, "workflow": "ü\u2028😀" * 50, "requested_at": None, "duration_ms": None}
+    listed = json.dumps({"items": [row] * 500, "next_cursor": None}).encode()
+    server.answers[:] = [(200, "application/json", listed)] * 2
+    environment = {"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path), "MILLRACE_URL": server.url, "MILLRACE_KEY": "mr_x"}
+    command = f"'{sys.executable}' -m millrace.cli runs list {redirected}"
+    done = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, check=False, cwd="/")
+    assert "Traceback" not in done.stderr, done.stderr
+    assert "Exception" not in done.stderr, done.stderr
+    assert done.stderr.count("\n") <= 1
+
+
+def test_text_that_the_terminal_has_no_letters_for_is_spelled_out(server: Any) -> None:
+    server.answers[:] = [(200, "application/json", json.dumps({"id": "ü😀" * 20, "status": "cancelling"}).encode())]
+    done = millrace("runs", "cancel", "r" * 36, MILLRACE_URL=server.url, MILLRACE_KEY="mr_x", PYTHONIOENCODING="iso-8859-1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\U0001f600" in done.stdout
+
+
+def runs(*ids: str) -> tuple[int, str, bytes]:
+    return 200, "application/json", json.dumps({"items": [{"id": id_} for id_ in ids], "next_cursor": None}).encode()
+
+
+def test_the_beginning_of_an_id_is_enough_and_of_several_the_candidates_are_named(server: Any) -> None:
+    there = {"MILLRACE_URL": server.url, "MILLRACE_KEY": "mr_x"}
+    answer = (200, "application/json", b'{"id": "c0071b00-1", "status": "cancelling"}')
+    server.answers[:] = [runs("c0071b00-1"), answer]
+    assert millrace("runs", "cancel", "c0071b00", **there).stdout == "c0071b00-1 cancelling\n"
+    assert [path for _, path, _ in server.asked] == ["/api/v1/runs?id=c0071b00&limit=11", "/api/v1/runs/c0071b00-1/cancel"]
+    server.answers[:] = [runs("c0071b00-1", "c0071b00-2")]
+    done = millrace("runs", "cancel", "c0", **there)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "millrace runs cancel: c0 is the beginning of several: c0071b00-1, c0071b00-2.\n"
+    server.answers[:] = [runs(*(f"c0{n}" for n in range(11)))]
+    assert millrace("deliveries", "retry", "c0", **there).stderr.endswith("c09, ….\n")
+    # An id may be the beginning of another.
+    server.answers[:] = [runs("c0", "c01"), answer]
+    assert millrace("runs", "cancel", "c0", **there).returncode == 0
 
 
 @pytest.mark.parametrize(

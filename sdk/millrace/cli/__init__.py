@@ -5,9 +5,12 @@ Nothing here is imported by a workflow, and the sandbox leaves this package out 
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -15,12 +18,18 @@ from millrace.cli import codes
 from millrace.cli.api import Refused, Unreachable
 from millrace.cli.program import program
 from millrace.cli.session import Session
+from millrace.cli.show import plain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command, of this process's arguments unless others are given; returns its exit code (`millrace.cli.codes`)."""
+    """Run one command, of this process's arguments unless others are given; returns its exit code (`millrace.cli.codes`).
+
+    Whatever a server answers and a file holds, it is told in a sentence; with MILLRACE_DEBUG set, where it happened as well.
+    """
+    _prepare_output()
+    session = Session()
     try:
-        returned = program.main(arguments, prog_name="millrace", standalone_mode=False, obj=Session())
+        returned = program.main(arguments, prog_name="millrace", standalone_mode=False, obj=session)
         sys.stdout.flush()
     except click.Abort:
         return codes.INTERRUPTED
@@ -39,10 +48,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"millrace: {error}", err=True)
         return codes.UNREACHABLE
     except BrokenPipeError:
-        # Whoever read has seen enough. What is left in the buffer must not complain at the interpreter's end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read has seen enough.
+        _forget_output()
         return codes.REFUSED
     except OSError as error:
-        click.echo(f"millrace: {error.filename or 'the system'}: {error.strerror}", err=True)
+        click.echo(f"millrace: {plain(error.filename or 'the system')}: {error.strerror or error}", err=True)
+        if error.errno == errno.ENOSPC:
+            _forget_output()
         return codes.USAGE
+    except Exception as error:
+        if os.environ.get("MILLRACE_DEBUG"):
+            raise
+        what = plain(" ".join(f"{type(error).__name__}: {error}".split()))[:200]
+        click.echo(f"millrace: what was answered or given is not what this command expects ({what})", err=True)
+        return codes.REFUSED
+    finally:
+        session.close()
     return returned if isinstance(returned, int) else codes.DONE
+
+
+def _forget_output() -> None:
+    """Let what is left in the buffer not complain at the interpreter's end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _prepare_output() -> None:
+    """Make the two streams such that nothing that is printed can fail: what a terminal has no letter for is spelled out."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -99,7 +99,11 @@ class Api:
         while True:
             wanted = min(LARGEST_PAGE, limit - len(items)) if limit else LARGEST_PAGE
             page = self.get(*path, query={**(query or {}), "limit": wanted, "cursor": cursor})
+            if not isinstance(page, dict) or not isinstance(page.get("items"), list) or "next_cursor" not in page:
+                raise Refused(200, {"detail": f"{self.url} answered with something else than a list"})
             items += page["items"]
+            if cursor is not None and page["next_cursor"] == cursor:
+                raise Refused(200, {"detail": f"{self.url} answered with the same page again"})
             cursor = page["next_cursor"]
             if cursor is None or (limit and len(items) >= limit):
                 return {"items": items, "next_cursor": cursor}
@@ -109,7 +113,7 @@ class Api:
         status, answered, body = self.exchange(method, target, content, headers)
         try:
             document = json.loads(body) if body else None
-        except ValueError:
+        except (ValueError, RecursionError):
             document = {"detail": f"{self.url} answered {status} with {answered or 'something'} instead of JSON"}
             status = max(status, 400)
         if status >= 300:
@@ -210,7 +214,7 @@ def address(*path: str, query: Query | None = None) -> str:
 def _json_or_none(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

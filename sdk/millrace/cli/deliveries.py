@@ -7,7 +7,13 @@ from typing import Any
 import click
 
 from millrace.cli import show
+from millrace.cli.ids import whole
 from millrace.cli.session import Session, asks
+
+TAKEN = [
+    ("subscription", lambda row: row["name"] or row["subscription"]),
+    *map(show.field, ("workflow", "status", "run", "reason")),
+]
 
 
 @click.group()
@@ -37,16 +43,29 @@ def list_deliveries(session: Session, *, limit: int, **narrowed: str | None) -> 
 @click.argument("id_", metavar="ID")
 @asks
 def get_delivery(session: Session, id_: str) -> None:
-    """Show one delivery with its runs."""
-    show.entity(session.api.get("/deliveries", id_), is_json=session.is_json)
+    """Show one delivery: what became of each subscription, and its runs."""
+    found = session.api.get("/deliveries", whole(session.api, "/deliveries", id_))
+    if session.is_json:
+        show.document(found)
+        return
+    taken = found.pop("subscriptions", [])
+    show.entity(found, is_json=False)
+    if taken:
+        show.listing({"items": taken, "next_cursor": None}, TAKEN, is_json=False)
 
 
 @deliveries.command("retry")
 @click.argument("id_", metavar="ID")
+@click.option("--all", "everything", is_flag=True, help="Also to the subscriptions whose run has succeeded or goes on.")
 @asks
-def retry_delivery(session: Session, id_: str) -> None:
-    """Route a delivery again, as new events with new runs."""
-    show.entity(session.api.call("POST", "/deliveries", id_, "retry"), is_json=session.is_json)
+def retry_delivery(session: Session, id_: str, *, everything: bool) -> None:
+    """Route a delivery again, with new runs for the subscriptions whose run has not succeeded and does not go on."""
+    query = {"all": "true"} if everything else None
+    answer = session.api.call("POST", "/deliveries", whole(session.api, "/deliveries", id_), "retry", query=query)
+    if session.is_json:
+        show.document(answer)
+    else:
+        show.said(answer["id"])
 
 
 def _runs(delivery: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ from millrace.cli.folder import Stamp, files_of, is_code, plan, sha256_of, stamp
 
 @dataclass
 class Deployed:
-    """What was done, and how the workspace's code is now. `files` are the API's views of what was sent, in order."""
+    """What was done, and how the workspace's code is now. `files` are the API's views of what was sent, in order.
+
+    `left_out` is what the folder has and is not deployed, by path, with the reason.
+    """
 
     files: list[Document] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     unchanged: int = 0
     problems: list[Document] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_nothing(self) -> bool:
@@ -33,6 +38,7 @@ class Deployed:
             "kept": self.kept,
             "unchanged": self.unchanged,
             "problems": self.problems,
+            "left_out": [{"path": path, "reason": reason} for path, reason in self.left_out.items()],
         }
 
 
@@ -51,12 +57,18 @@ class Deployment:
         `check`: where no code has changed, one file of it is sent again, because only then the API says what is wrong with it.
         Raises `Refused`, also when somebody else changes the same files meanwhile, and `Unreachable`.
         """
-        files = files_of(self._folder)
+        found = files_of(self._folder)
+        files = found.files
         local = self._hashed(files)
         views = self._api.pages("/workspace/files")["items"]
         remote = {view["path"]: view["sha256"] for view in views}
-        planned = plan(local, remote)
-        done = Deployed(unchanged=len(local) - len(planned.changed), kept=[] if self._prune else planned.gone)
+        # Of what cannot be looked at, nobody can say that it has gone.
+        planned = plan(local, {path: sha256 for path, sha256 in remote.items() if not found.is_unseen(path)})
+        done = Deployed(
+            unchanged=len(local) - len(planned.changed),
+            kept=[] if self._prune else planned.gone,
+            left_out=found.left_out,
+        )
         for path in planned.changed:
             view = self._put(path, files[path], remote.get(path))
             if view is not None:
@@ -88,8 +100,10 @@ class Deployment:
         stamps = stamps_of(files)
         for name, stamp in stamps.items():
             if self._hashes.get(name, (None, ""))[0] != stamp:
-                self._hashes[name] = (stamp, sha256_of(files[name]))
-        return {name: self._hashes[name][1] for name in stamps}
+                # One that has just gone is not there the next time.
+                with contextlib.suppress(FileNotFoundError):
+                    self._hashes[name] = (stamp, sha256_of(files[name]))
+        return {name: self._hashes[name][1] for name, stamp in stamps.items() if self._hashes.get(name, (None, ""))[0] == stamp}
 
 
 def _match(sha256: str) -> dict[str, str]:

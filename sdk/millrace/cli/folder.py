@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 IGNORED_ENDINGS = (".pyc", ".pyo", "~")
@@ -21,20 +22,81 @@ class Plan:
     gone: list[str]
 
 
-def files_of(folder: Path) -> dict[str, Path]:
-    """Return the files of a workspace by their path there (`/` between parts); hidden ones, caches and environments are left out.
+@dataclass
+class Found:
+    """What a folder holds: the files to deploy by their path in the workspace, and why others are left out.
 
-    Links to files are followed, links to folders are not: they may lead around in a circle.
+    What is in `unseen` could not be looked at: nothing is known of what is there, or below.
     """
-    found: dict[str, Path] = {}
-    for place, folders, names in os.walk(folder):
+
+    files: dict[str, Path] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    unseen: set[str] = field(default_factory=set)
+
+    def is_unseen(self, path: str) -> bool:
+        """Return whether a path of the workspace may be there all the same."""
+        return any(path == one or path.startswith(f"{one}/") for one in self.unseen)
+
+
+def files_of(folder: Path) -> Found:
+    """Look through a workspace on disk (`/` between the parts of a path); hidden files, caches and environments are not told of.
+
+    Links to files within the folder are followed. Those that lead out of it, where secrets may be, and those to folders, which may
+    go round in a circle, are left out; so is what is no file or cannot be read.
+    """
+    found = Found()
+    root = os.path.realpath(folder)
+
+    def unread(error: OSError) -> None:
+        _leave(found, Path(error.filename or folder).relative_to(folder), f"cannot be read: {error.strerror}", unseen=True)
+
+    for place, folders, names in os.walk(folder, onerror=unread):
         folders[:] = sorted(name for name in folders if not _is_ignored(Path(place, name)))
-        for name in names:
+        for name in [name for name in folders if Path(place, name).is_symlink()]:
+            _leave(found, Path(place, name).relative_to(folder), "is a link to a folder")
+        for name in sorted(names):
+            if name.startswith(".") or name.endswith(IGNORED_ENDINGS):
+                continue
             path = Path(place, name)
-            if not name.startswith(".") and not name.endswith(IGNORED_ENDINGS) and path.is_file():
-                # Some systems write é as e and an accent; a workspace's paths have one form.
-                found[unicodedata.normalize("NFC", path.relative_to(folder).as_posix())] = path
+            inside = path.relative_to(folder)
+            # Some systems write é as e and an accent; a workspace's paths have one form.
+            as_deployed = unicodedata.normalize("NFC", inside.as_posix())
+            why = _hindrance(path, inside, root) if as_deployed not in found.files else "has the same name as another file"
+            if why is None:
+                found.files[as_deployed] = path
+            else:
+                _leave(found, inside, why, unseen=why.startswith("cannot be read"))
     return found
+
+
+def _leave(found: Found, path: Path, why: str, *, unseen: bool = False) -> None:
+    name = unicodedata.normalize("NFC", path.as_posix())
+    found.left_out[name] = why
+    if unseen:
+        found.unseen.add(name)
+
+
+def _hindrance(path: Path, inside: Path, root: str) -> str | None:
+    """Return why a file is not deployed, None when it is."""
+    try:
+        inside.as_posix().encode()
+    except UnicodeEncodeError:
+        return "has a name that is no UTF-8"
+    try:
+        if path.is_symlink():
+            leads_to = os.path.realpath(path, strict=True)
+            if os.path.commonpath((root, leads_to)) != root:
+                return "is a link to outside of the folder"
+            if any(part.startswith(".") for part in Path(leads_to).relative_to(root).parts):
+                return "is a link to something hidden"
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "is not a file"
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    except OSError as error:
+        if path.is_symlink():
+            return f"is a link that leads nowhere: {error.strerror}"
+        return f"cannot be read: {error.strerror}"
+    return None
 
 
 def stamps_of(files: Mapping[str, Path]) -> dict[str, Stamp]:
@@ -70,7 +132,7 @@ def plan(local: Mapping[str, str], remote: Mapping[str, str]) -> Plan:
 
 
 def _is_ignored(folder: Path) -> bool:
-    return folder.name.startswith(".") or folder.name == "__pycache__" or (folder / "pyvenv.cfg").exists()
+    return folder.name.startswith(".") or folder.name == "__pycache__" or os.access(folder / "pyvenv.cfg", os.F_OK)
 
 
 def _code_last(paths: Iterable[str]) -> list[str]:

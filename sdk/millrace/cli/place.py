@@ -51,7 +51,7 @@ def find(profile: str | None, environment: Mapping[str, str], folder: Path) -> P
     try:
         told = json.loads(_private(ready))
         return _place(told["url"], told["admin_key"], org, str(ready))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise click.UsageError(f"{ready} cannot be read: {type(error).__name__}.") from error
 
 

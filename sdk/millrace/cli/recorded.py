@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from millrace.cli import show
+from millrace.cli.ids import whole
 from millrace.cli.session import Session, asks
 from millrace.cli.values import a_value
 
@@ -34,7 +35,9 @@ LIMIT = click.option("--limit", type=click.IntRange(0), default=100, show_defaul
 @asks
 def attempts(session: Session, id_: str, *, limit: int) -> None:
     """List the attempts of a run, the first one first."""
-    show.listing(session.api.pages("/runs", id_, "attempts", limit=limit), ATTEMPTS, is_json=session.is_json)
+    show.listing(
+        session.api.pages("/runs", whole(session.api, "/runs", id_), "attempts", limit=limit), ATTEMPTS, is_json=session.is_json
+    )
 
 
 @click.command("steps")
@@ -45,7 +48,7 @@ def attempts(session: Session, id_: str, *, limit: int) -> None:
 def steps(session: Session, id_: str, *, results: bool, limit: int) -> None:
     """List what is recorded of a run: steps that are done, waits that are over."""
     query = {"results": "true" if results else "false"}
-    page = session.api.pages("/runs", id_, "steps", query=query, limit=limit)
+    page = session.api.pages("/runs", whole(session.api, "/runs", id_), "steps", query=query, limit=limit)
     show.listing(page, STEPS if results else STEPS[:-1], is_json=session.is_json)
 
 
@@ -57,7 +60,7 @@ def steps(session: Session, id_: str, *, results: bool, limit: int) -> None:
 def signal(session: Session, id_: str, name: str, *, data: str | None) -> None:
     """Answer a `wait_for` of a run, now or before it comes to it."""
     given = None if data is None else a_value(data, "--data")
-    answer = session.api.call("POST", "/runs", id_, "signals", name, body=given)
+    answer = session.api.call("POST", "/runs", whole(session.api, "/runs", id_), "signals", name, body=given)
     if session.is_json:
         show.document(answer)
     else:

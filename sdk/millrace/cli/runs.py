@@ -12,13 +12,14 @@ import click
 
 from millrace.cli import codes, show
 from millrace.cli.api import Api, Unreachable
+from millrace.cli.ids import whole
 from millrace.cli.lines import lines_of, written
 from millrace.cli.recorded import COMMANDS as RECORDED
 from millrace.cli.session import Session, asks
 from millrace.cli.stream import followed
 from millrace.cli.times import ahead, moment
 from millrace.cli.values import an_object, pairs
-from millrace.cli.why import why
+from millrace.cli.why import error_of, why
 from millrace.cli.workspace import ending
 
 # Seconds: the longest that the API waits in one request.
@@ -128,14 +129,14 @@ def list_runs(session: Session, *, limit: int, since: str | None, until: str | N
 @asks
 def get_run(session: Session, id_: str) -> None:
     """Show one run with its result or its error."""
-    found = session.api.get("/runs", id_)
+    found = session.api.get("/runs", whole(session.api, "/runs", id_))
     if session.is_json:
         show.document(found)
         return
     error = found.pop("error")
     show.entity(found, is_json=False)
     if error:
-        show.said(_error(error), "error")
+        show.said(error_of(error), "error")
 
 
 @runs.command("logs")
@@ -144,6 +145,7 @@ def get_run(session: Session, id_: str) -> None:
 @asks
 def run_logs(session: Session, id_: str, *, follow: bool) -> None:
     """Print what a run logged and printed."""
+    id_ = whole(session.api, "/runs", id_)
     if follow:
         followed(session.api, id_, math.inf, lambda item: _line(session, item))
         return
@@ -160,7 +162,7 @@ def run_logs(session: Session, id_: str, *, follow: bool) -> None:
 @asks
 def cancel_run(session: Session, id_: str) -> None:
     """Ask a run to stop."""
-    _told(session, session.api.call("POST", "/runs", id_, "cancel"))
+    _told(session, session.api.call("POST", "/runs", whole(session.api, "/runs", id_), "cancel"))
 
 
 @runs.command("rerun")
@@ -168,7 +170,7 @@ def cancel_run(session: Session, id_: str) -> None:
 @asks
 def rerun_run(session: Session, id_: str) -> None:
     """Start a new run with the same input, of the workflow as it is now. Prints the new run's id."""
-    _told(session, session.api.call("POST", "/runs", id_, "rerun"))
+    _told(session, session.api.call("POST", "/runs", whole(session.api, "/runs", id_), "rerun"))
 
 
 for _command in (why, *RECORDED):
@@ -191,13 +193,9 @@ def _tell(session: Session, ended: dict[str, Any]) -> None:
     show.aside(ending(ended), "info" if ended["status"] == "succeeded" else "error")
     error = ended.get("error")
     if error:
-        show.aside(_error(error), "error")
+        show.aside(error_of(error), "error")
     if ended["status"] == "succeeded":
         show.document(ended["result"])
-
-
-def _error(error: dict[str, Any]) -> str:
-    return show.plain((error.get("traceback") or "").rstrip() or f"{error['type']}: {error['message']}")
 
 
 def _line(session: Session, item: dict[str, Any]) -> None:

@@ -43,6 +43,11 @@ class Session:
             raise click.UsageError(f"{org!r} is no name of an organization.")
         return Api(self.place.url, key=self.place.key, org=org)
 
+    def close(self) -> None:
+        """Give up the connection, if there is one."""
+        if "api" in self.__dict__:
+            self.api.close()
+
 
 def _keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
     if value is not None:

@@ -30,7 +30,7 @@ def fitting(text: str, wanted: Schema, root: Schema) -> Any:
     allowed = types_of(wanted, root)
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     kind = _TYPES[type(value)]
     fits = not allowed or kind in allowed or (kind == "integer" and "number" in allowed)
@@ -72,11 +72,13 @@ def a_value(text: str, option: str) -> Any:
     """Return any JSON value that is given like that."""
     source = text
     if text == "-":
-        source = sys.stdin.read()
+        source = content("-").decode("utf-8", "replace")
     elif text.startswith("@"):
         source = content(text[1:]).decode("utf-8", "replace")
     try:
         return json.loads(source)
+    except RecursionError as error:
+        raise click.UsageError(f"{option} nests deeper than anything is taken.") from error
     except ValueError as error:
         raise click.UsageError(f"{option} is not JSON: {error}.") from error
 

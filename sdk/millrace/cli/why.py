@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from millrace.cli import show
+from millrace.cli.ids import whole
+from millrace.cli.lines import written
 from millrace.cli.session import Session, asks
 
 Node = dict[str, Any]
@@ -23,7 +25,7 @@ _LEVELS = {"failed": "error", "timed_out": "error", "crashed": "error", "cancell
 @asks
 def why(session: Session, id_: str, *, limit: int) -> None:
     """Show why there is this run: each thing under the one that caused it; those that led to the run have a `*`."""
-    found = session.api.get("/runs", id_, "why", query={"limit": limit})
+    found = session.api.get("/runs", whole(session.api, "/runs", id_), "why", query={"limit": limit})
     if session.is_json:
         show.document(found)
         return
@@ -34,6 +36,23 @@ def why(session: Session, id_: str, *, limit: int) -> None:
         show.aside("what asked for this run is not among these: the archive has not got it yet, or no longer", "warning")
     if found["cut"]:
         show.aside(f"the first {limit} messages of the chain; there are more: --limit N")
+    if found.get("status"):
+        _tell_end(found)
+
+
+def _tell_end(found: Node) -> None:
+    """Print how a run ended that did not end well: its last lines, then the error."""
+    for line in found["lines"]:
+        show.said(written({"line": line}), line["level"])
+    reason = f" ({found['reason']})" if found["reason"] else ""
+    show.said(show.plain(f"{found['run']} {found['status']}{reason}"), _LEVELS.get(found["status"], "error"))
+    if found["error"]:
+        show.said(error_of(found["error"]), "error")
+
+
+def error_of(error: Node) -> str:
+    """Return an error as people read it: with the author's frames where there are any."""
+    return show.plain((error.get("traceback") or "").rstrip() or f"{error['type']}: {error['message']}")
 
 
 def drawn(roots: list[Node]) -> Iterator[tuple[Node, str]]:

@@ -24,6 +24,8 @@ LOOKS_EVERY, FOLDER_SHARE = 0.05, 0.05
 RUNS_EVERY, RUNS_SHARE = 0.2, 0.25
 # Seconds until who was not reached is asked again.
 COMPLAINS_EVERY = 1.0
+# Of what is left out, how many are named.
+LEFT_OUT = 20
 # Runs that began since the last look; more at once are not followed by anybody.
 RUNS = 50
 
@@ -35,8 +37,8 @@ RUNS = 50
 def deploy(session: Session, folder: Path, *, prune: bool) -> int:
     """Upload what has changed in a folder; say what is served and what is wrong.
 
-    Hidden files, __pycache__ and virtual environments are left out. Exit code 1 when the code has problems: what served before goes
-    on serving.
+    Hidden files, __pycache__ and virtual environments are left out; so are, which is told, links to outside of the folder and what
+    cannot be read. Exit code 1 when the code has problems: what served before goes on serving.
     """
     done = Deployment(session.api, folder, prune=prune).bring(check=True)
     if session.is_json:
@@ -60,17 +62,20 @@ def watch(session: Session, folder: Path, *, prune: bool) -> NoReturn:
     deployment = Deployment(session.api, folder, prune=prune)
     runs = _Runs(session)
     seen: Any = None
+    left_out: dict[str, str] = {}
     look_at = 0.0
     complaint = ""
     while True:
         began = time.monotonic()
-        stamps = stamps_of(files_of(folder))
+        found = files_of(folder)
+        stamps = (stamps_of(found.files), found.left_out)
         pause = max(LOOKS_EVERY, (time.monotonic() - began) / FOLDER_SHARE)
         try:
             if stamps != seen:
                 done = deployment.bring(check=seen is None)
-                if seen is None or not done.is_nothing:
+                if seen is None or not done.is_nothing or done.left_out != left_out:
                     done.kept = done.kept if seen is None else []
+                    done.left_out, left_out = (done.left_out if done.left_out != left_out else {}), done.left_out
                     _report(session, done, folder)
                 seen = stamps
             if (began := time.monotonic()) >= look_at:
@@ -211,6 +216,10 @@ def _tell(done: Deployed, folder: Path) -> None:
             f"{len(done.kept)} deployed files are not in {folder}; --prune deletes them: {show.plain(', '.join(done.kept[:5]))}",
             "warning",
         )
+    for path, reason in list(done.left_out.items())[:LEFT_OUT]:
+        show.aside(f"left out: {show.plain(f'{folder / path} {reason}')}", "warning")
+    if len(done.left_out) > LEFT_OUT:
+        show.aside(f"left out: {len(done.left_out) - LEFT_OUT} more", "warning")
     for problem in done.problems:
         show.aside(_problem(problem, folder), "error")
 
