@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 import nats.errors
 
-from shared.errors import Invalid, Unavailable
+from shared.errors import MillraceError, Unavailable
 from shared.pull import Delivered, StreamError
 from shared.values import cleaned, lenient
 
@@ -41,7 +41,7 @@ def clean(delivered: Delivered) -> Delivered | None:
     """Return a message with all text in it storable and its bytes UTF-8; None where that changes nothing, or it is no JSON."""
     try:
         document = json.dumps(cleaned(lenient(delivered.data)), ensure_ascii=False, separators=(",", ":")).encode()
-    except (Invalid, ValueError, RecursionError):
+    except (MillraceError, ValueError, RecursionError):
         return None
     return None if document == delivered.data else msgspec.structs.replace(delivered, data=document)
 

@@ -19,6 +19,7 @@ from shared.bus import Bus, connected
 from shared.db import open_engine
 from shared.encryption import Keyring
 from shared.errors import NotFound
+from shared.expressions.pool import Expressions, evaluating
 from shared.messages.declaration import hashed_key
 from shared.projection import Projection, started
 from shared.questions.events import GetMapping, MappingView, SourceEntry, SubscriptionEntry
@@ -30,10 +31,11 @@ from shared.service import Runtime
 class Events:
     """What handlers, questions and projections of this service share."""
 
-    def __init__(self, bus: Bus, store: Store, keyring: Keyring, runtime: Runtime) -> None:
+    def __init__(self, bus: Bus, store: Store, keyring: Keyring, expressions: Expressions, runtime: Runtime) -> None:
         self.bus = bus
         self.store = store
         self.keyring = keyring
+        self.expressions = expressions
         self.bodies = Blobs(bus.client, "bodies")
         self.sources = RegistryWriter(bus.client, "sources", SourceEntry)
         self.subscriptions_writer = RegistryWriter(bus.client, "subscriptions", SubscriptionEntry)
@@ -87,7 +89,8 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="events", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.say_log))
-        events = Events(bus, Store(engine), Keyring(settings.keys), runtime)
+        expressions = await stack.enter_async_context(evaluating(runtime.health))
+        events = Events(bus, Store(engine), Keyring(settings.keys), expressions, runtime)
 
         projections = started(
             projected(bus.client),

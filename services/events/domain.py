@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import cel
 import msgspec
 
 from services.events.schemas import validator_of
@@ -22,12 +20,12 @@ EVENT_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}\Z")
 TOPIC = "topic"
 # A run whose event starts it again would never end; a chain of workflows that somebody has thought of is shorter than this.
 MAX_HOPS = 32
-# How many filters stay compiled.
-COMPILED = 1024
-
-
-class FilterTrouble(Exception):
-    """A filter could not be evaluated on this event; says why."""
+# Of an input mapping: what is looked up, and put together, for every event.
+MOST_PARAMETERS = 100
+LARGEST_MAPPING = 64 * 1024
+LONGEST_PATH = 1000
+# A body may have 25 MiB; a workflow that wants it has it twice with room to spare.
+LARGEST_INPUT = 64 << 20
 
 
 def checked_name(name: str) -> str:
@@ -56,30 +54,9 @@ def checked_pattern(pattern: str) -> str:
     return pattern
 
 
-@functools.lru_cache(COMPILED)
-def compiled_filter(source: str) -> cel.Program:
-    """Return the compiled CEL expression. Raises `Invalid` with the place of the mistake."""
-    try:
-        return cel.compile(source)
-    except ValueError as error:
-        raise Invalid(f"the filter is not a CEL expression: {error}", errors=(Problem("filter", str(error)),)) from error
-
-
-def passes(filter_: str | None, event: dict[str, Any], integration: dict[str, Any] | None = None) -> bool:
-    """Return whether the event passes a CEL filter. Raises `FilterTrouble` when the filter does not fit the event.
-
-    `integration` is null to the filter where the source names none.
-    """
-    if filter_ is None:
-        return True
-    try:
-        answer = compiled_filter(filter_).execute({"event": event, "integration": integration})
-    except Exception as error:
-        # The library raises KeyError, TypeError, ValueError, RuntimeError …: all of them are the filter's business.
-        raise FilterTrouble(f"the filter could not be evaluated: {type(error).__name__}: {error}") from error
-    if not isinstance(answer, bool):
-        raise FilterTrouble(f"the filter gave {type(answer).__name__}, not true or false")
-    return answer
+def filter_variables(event: dict[str, Any], integration: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what a filter can look at. `integration` is null to it where the source names none."""
+    return {"event": event, "integration": integration}
 
 
 def integration_document(mapping: MappingView) -> dict[str, Any]:
@@ -118,8 +95,44 @@ def mapped(mapping: dict[str, Any] | None, event: dict[str, Any], integration: d
     return {parameter: _mapped_value(parameter, value, roots) for parameter, value in mapping.items()}
 
 
+def checked_mapping(mapping: dict[str, Any] | None) -> None:
+    """Raise `Invalid` naming what of an input mapping is more than is evaluated for every event."""
+    if mapping is None:
+        return
+    if len(mapping) > MOST_PARAMETERS:
+        detail = f"has {len(mapping)} parameters, and {MOST_PARAMETERS} are the most"
+        raise Invalid(f"input {detail}", errors=(Problem("input", detail),))
+    if len(msgspec.json.encode(mapping)) > LARGEST_MAPPING:
+        detail = f"is larger than {LARGEST_MAPPING // 1024} KiB of JSON"
+        raise Invalid(f"input {detail}", errors=(Problem("input", detail),))
+    for parameter, value in mapping.items():
+        if _is_path(value) and (len(value) > LONGEST_PATH or "" in value.split(".")):
+            detail = f"is no path of at most {LONGEST_PATH} characters with a name after each dot"
+            raise Invalid(f"input.{parameter} {detail}", errors=(Problem(f"input.{parameter}", detail),))
+
+
+def within_bounds(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return a run's input. Raises `Invalid` when it is too large: each parameter may be the whole event once more."""
+    size = 0
+    for value in inputs.values() if len(inputs) > 1 else ():
+        size += len(msgspec.json.encode(value))
+        if size > LARGEST_INPUT:
+            raise Invalid(f"the input is larger than {LARGEST_INPUT >> 20} MiB of JSON")
+    return inputs
+
+
+def kind_of(value: Any) -> str:
+    """Return what a JSON value is, in CEL's words."""
+    kinds = {type(None): "null", str: "string", int: "int", float: "double", list: "list", dict: "map", bool: "bool"}
+    return kinds[type(value)]
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and (value == "event" or value.startswith(("event.", "integration.")))
+
+
 def _mapped_value(parameter: str, value: Any, roots: dict[str, Any]) -> Any:
-    if not isinstance(value, str) or not (value == "event" or value.startswith(("event.", "integration."))):
+    if not _is_path(value):
         return value
     root, *parts = value.split(".")
     found: Any = roots[root]
@@ -129,7 +142,7 @@ def _mapped_value(parameter: str, value: Any, roots: dict[str, Any]) -> Any:
     for part in parts:
         if isinstance(found, dict) and part in found:
             found = found[part]
-        elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+        elif isinstance(found, list) and part.isdecimal() and len(part) < 10 and int(part) < len(found):
             found = found[int(part)]
         else:
             raise Invalid(f"input {parameter}: this {root} has no {value}", errors=(Problem(f"input.{parameter}", value),))

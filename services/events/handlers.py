@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -17,6 +18,7 @@ from shared.blobs import Blobs
 from shared.consumer import Handlers
 from shared.envelope import rfc3339
 from shared.errors import Invalid, NotFound
+from shared.expressions.pool import Expressions, Trouble
 from shared.messages import (
     EventAccepted,
     EventFiltered,
@@ -39,6 +41,7 @@ class Deps(Protocol):
     """What the handlers need."""
 
     bodies: Blobs
+    expressions: Expressions
 
     async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
         """Return a source, also a retired one's last state, or None."""
@@ -118,9 +121,36 @@ async def route(event: EventAccepted, deps: Deps) -> AsyncIterator[tuple[Message
             yield _unroutable(event, subscription, error), subscription.id
         return
     document = domain.event_document(event, data, integration)
-    for subscription in wanted:
+    # All at once: they share their way to where they are evaluated.
+    hindrances = await asyncio.gather(*(_hindrance(event, subscription, document, integration, deps) for subscription in wanted))
+    for subscription, hindrance in zip(wanted, hindrances, strict=True):
+        if hindrance is not None:
+            yield hindrance, subscription.id
+            continue
         async for message in _routed(event, document, integration, subscription, deps):
             yield message, subscription.id
+
+
+async def _hindrance(
+    event: EventAccepted,
+    subscription: SubscriptionEntry,
+    document: dict[str, Any],
+    integration: dict[str, Any] | None,
+    deps: Deps,
+) -> EventFiltered | None:
+    """Return why a subscription's filter does not let an event pass, None where it does. Raises `Unavailable`."""
+    if subscription.filter is None:
+        return None
+    try:
+        passes = await deps.expressions.value(subscription.org, subscription.filter, domain.filter_variables(document, integration))
+    except Trouble as trouble:
+        reason = f"{subscription.name}: the filter could not be evaluated: {trouble}"
+        return _filtered(event, subscription, reason, failed=True)
+    if not isinstance(passes, bool):
+        reason = f"{subscription.name}: the filter gave {domain.kind_of(passes)}, not true or false"
+        return _filtered(event, subscription, reason, failed=True)
+    reason = f"the filter of {subscription.name} does not let it pass"
+    return None if passes else _filtered(event, subscription, reason, failed=False)
 
 
 async def _integration(event: EventAccepted, deps: Deps) -> dict[str, Any] | None:
@@ -138,18 +168,10 @@ async def _routed(
     subscription: SubscriptionEntry,
     deps: Deps,
 ) -> AsyncIterator[Message]:
-    try:
-        passes = domain.passes(subscription.filter, document, integration)
-        failed, reason = False, f"the filter of {subscription.name} does not let it pass"
-    except domain.FilterTrouble as error:
-        passes, failed, reason = False, True, f"{subscription.name}: {error}"
-    if not passes:
-        yield _filtered(event, subscription, reason, failed=failed)
-        return
     run = domain.run_id(event.event, subscription.id)
     try:
         workflow = await deps.workflow(subscription.org, subscription.workflow)
-        inputs = domain.mapped(subscription.input, document, integration)
+        inputs = domain.within_bounds(domain.mapped(subscription.input, document, integration))
         misfit = domain.misfit(workflow.input_schema, inputs)
         if misfit:
             raise Invalid(f"the input does not fit {workflow.name}: {misfit}")

@@ -16,6 +16,7 @@ from shared.bus import Bus, Questions
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Invalid, NotFound, Problem
+from shared.expressions.pool import Trouble
 from shared.messages import (
     SourceChanged,
     SourceRemoved,
@@ -143,8 +144,8 @@ async def put_subscription(command: PutSubscription, deps: Deps) -> Subscription
     """Create or replace a subscription. Its workflow need not exist yet: events are unroutable, visibly, until it does."""
     domain.checked_name(command.name)
     domain.checked_pattern(command.event)
-    if command.filter is not None:
-        domain.compiled_filter(command.filter)
+    domain.checked_mapping(command.input)
+    await _check_filter(command, deps)
     source = await deps.store.source_named(command.org, command.source)
     if source is None:
         raise Invalid(f"there is no source {command.source!r}", errors=(Problem("source", "unknown"),))
@@ -195,6 +196,15 @@ async def remove_subscription(command: RemoveSubscription, deps: Deps) -> Done:
 async def list_adapters(_question: ListAdapters, _deps: Deps) -> list[AdapterView]:
     """Return the built-in adapters."""
     return [DESCRIPTIONS[name] for name in sorted(DESCRIPTIONS)]
+
+
+async def _check_filter(command: PutSubscription, deps: Deps) -> None:
+    if command.filter is None:
+        return
+    try:
+        await deps.expressions.check(command.org, command.filter)
+    except Trouble as trouble:
+        raise Invalid(f"the filter is not a CEL expression: {trouble}", errors=(Problem("filter", str(trouble)),)) from trouble
 
 
 def _opened_secrets(command: PutSource, deps: Deps) -> dict[str, str]:

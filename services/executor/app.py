@@ -35,6 +35,7 @@ from shared.db import open_engine
 from shared.encryption import Keyring
 from shared.envelope import new_id
 from shared.errors import Unavailable
+from shared.expressions.pool import Expressions, evaluating
 from shared.projection import PAUSE, Projection, started
 from shared.pull import OrderedReader, StreamError
 from shared.questions.executor import WorkflowEntry
@@ -47,7 +48,7 @@ _log = structlog.get_logger()
 class Executor:
     """What runs, questions and projections of this service share."""
 
-    def __init__(self, settings: Settings, bus: Bus, engine: AsyncEngine, sandbox: Sandbox) -> None:
+    def __init__(self, settings: Settings, bus: Bus, engine: AsyncEngine, sandbox: Sandbox, expressions: Expressions) -> None:
         self.bus = bus
         self.engine = engine
         self.store = Store(engine)
@@ -55,6 +56,7 @@ class Executor:
         self.recent = Recent()
         self.poison = Poison(bus)
         self.sandbox = sandbox
+        self.expressions = expressions
         self.database_url = settings.database_url
         self.egress = settings.egress
         self.resolver = Resolver()
@@ -120,7 +122,8 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
                 _log.warning("sandbox.unsafe", refused=sandbox.refused)
             runtime.health.report("sandbox", None)
             runtime.health.state("sandbox", sandbox.state)
-        executor = Executor(settings, bus, engine, sandbox)
+        expressions = await stack.enter_async_context(evaluating(runtime.health))
+        executor = Executor(settings, bus, engine, sandbox, expressions)
         stack.callback(executor.resolver.close)
         await executor.bundles.start()
         stack.push_async_callback(executor.bundles.close)

@@ -1,35 +1,27 @@
-"""Which runs take turns: the concurrency key that a workflow declares, worked out for one run. Pure."""
+"""Which runs take turns: the concurrency key that a workflow declares, worked out for one run."""
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import cel
 import msgspec
 
 from services.executor.life import RunState
 from services.executor.sandbox.jail import WorkflowFound
 from shared.errors import Invalid
+from shared.expressions.pool import Expressions, Trouble
 from shared.messages import Turn
 from shared.messages.declaration import hashed_key
 
 # A key is shown to people and kept beside every run that has it.
 LONGEST = 300
-COMPILED = 1000
 
 
-@functools.lru_cache(COMPILED)
-def compiled(source: str) -> cel.Program:
-    """Return the compiled CEL expression. Raises ValueError saying where it is none."""
-    return cel.compile(source)
-
-
-def turn_of(workflow: WorkflowFound, run: RunState, given: Any) -> Turn | None:
+async def turn_of(workflow: WorkflowFound, run: RunState, given: Any, expressions: Expressions) -> Turn | None:
     """Return the turn that a run needs for the input `given`: by the key that its requester chose, else the workflow's own.
 
     The key begins with whose workflow it is and, but for `concurrency="workflow"`, whose run: nobody waits for strangers. Raises
-    `Invalid` when the workflow's expression gives no key for this input.
+    `Invalid` when the workflow's expression gives no key for this input, `Unavailable`.
     """
     if run.concurrency_key is None and workflow.concurrency is None:
         return None
@@ -39,29 +31,42 @@ def turn_of(workflow: WorkflowFound, run: RunState, given: Any) -> Turn | None:
     elif workflow.concurrency == "org":
         parts += [run.org]
     elif workflow.concurrency != "workflow":
-        parts += [run.org, _value(workflow, run.org, given)]
+        parts += [run.org, await _value(workflow, run.org, given, expressions)]
     shown = "/".join(parts)
     if len(shown) > LONGEST:
         shown = f"{shown[:LONGEST]}…{hashed_key(shown)}"
     return Turn(shown, workflow.policy.concurrency_limit, workflow.policy.concurrency_policy)
 
 
-def problem_of(workflow: WorkflowFound) -> str | None:
-    """Return what keeps the workflow's concurrency expression from ever giving a key."""
-    if workflow.concurrency in {None, "org", "workflow"}:
+async def problem_of(workflow: WorkflowFound, org: str, expressions: Expressions) -> str | None:
+    """Return what keeps the workflow's concurrency expression from ever giving a key. Raises `Unavailable`."""
+    declared = workflow.concurrency
+    if declared is None or declared in {"org", "workflow"}:
         return None
     try:
-        compiled(workflow.concurrency or "")
-    except ValueError as error:
-        return f'concurrency is "org", "workflow" or a CEL expression, which {workflow.concurrency!r} is not: {error}'
+        await expressions.check(org, declared)
+    except Trouble as trouble:
+        return f'concurrency is "org", "workflow" or a CEL expression, which {_shown(declared)} is not: {trouble}'
     return None
 
 
-def _value(workflow: WorkflowFound, org: str, given: Any) -> str:
+async def _value(workflow: WorkflowFound, org: str, given: Any, expressions: Expressions) -> str:
     source = workflow.concurrency or ""
     try:
-        return msgspec.json.encode(compiled(source).execute({"input": given, "org": org})).decode()
-    except Exception as error:
-        # The library raises KeyError, TypeError, ValueError, RuntimeError …: all of them are the expression's business.
-        trouble = f"{type(error).__name__}: {error}"
-        raise Invalid(f"the concurrency key {source!r} of {workflow.name} cannot be worked out: {trouble}") from error
+        value = await expressions.value(org, source, {"input": _completed(given, workflow.input_schema), "org": org})
+    except Trouble as trouble:
+        raise Invalid(f"the concurrency key {_shown(source)} of {workflow.name} cannot be worked out: {trouble}") from trouble
+    return msgspec.json.encode(value).decode()
+
+
+def _completed(given: Any, schema: dict[str, Any]) -> Any:
+    """Return the input as the workflow's function will have it: with the signature's defaults, as far as they are JSON."""
+    parameters = schema.get("properties")
+    if not isinstance(given, dict) or not isinstance(parameters, dict):
+        return given
+    defaults = {name: one["default"] for name, one in parameters.items() if isinstance(one, dict) and "default" in one}
+    return defaults | given
+
+
+def _shown(source: str) -> str:
+    return repr(source if len(source) <= 100 else f"{source[:100]}…")

@@ -19,6 +19,7 @@ from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import Envelope, caused_id, utc_now
 from shared.errors import Conflict, Invalid, NotFound
+from shared.expressions.pool import Expressions
 from shared.messages import (
     Message,
     RunCancelled,
@@ -45,6 +46,7 @@ class Deps(Protocol):
     bundles: Bundles
     bodies: Blobs
     turns: Turns
+    expressions: Expressions
     name: str
 
 
@@ -112,7 +114,7 @@ async def _declared(offer: Offer, deps: Deps) -> Offer:
         offer = msgspec.structs.replace(offer, isolation=found.policy.isolation)
         if state.turn is not None or (state.concurrency_key is None and found.concurrency is None):
             return offer
-        turn = turn_of(found, state, await given_to(state, deps.bodies))
+        turn = await turn_of(found, state, await given_to(state, deps.bodies), deps.expressions)
     except NotFound:
         return offer  # there is nothing to run, which the attempt will tell
     return msgspec.structs.replace(offer, state=msgspec.structs.replace(state, turn=turn))

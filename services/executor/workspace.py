@@ -20,6 +20,7 @@ from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import derived_id, open_message
 from shared.errors import Invalid, NotFound, PreconditionFailed, Unavailable
+from shared.expressions.pool import Expressions
 from shared.messages import FileChanged, FileRemoved, Message, WorkflowChanged, WorkflowRemoved
 from shared.messages.catalog import FileProblem
 from shared.messages.declaration import declaration_of, hashed_key
@@ -41,6 +42,7 @@ class Deps(Protocol):
     blobs: Blobs
     bundles: Bundles
     sandbox: Sandbox
+    expressions: Expressions
     catalog: Projection
     workflows: RegistryWriter[WorkflowEntry]
     database_url: str
@@ -99,14 +101,14 @@ async def register(command: Command, deps: Deps, path: str) -> Registered:
     if not domain.is_code(path) or (active is not None and active.files == latest):
         return Registered(active.workflows if active else [], misplaced)
     known = [ServedWorkflow(one.name, one.path, one.function) for one in served]
-    found = await describe(deps, latest, known)
+    found = await describe(deps, latest, known, command.org)
     problems = misplaced + [FileProblem(problem.path, problem.line, problem.message) for problem in found.problems]
     tree = latest
     if found.problems:
         tree = domain.fallback_tree(latest, active.files if active else {}, {one.path for one in found.problems})
         if active is not None and tree == active.files:
             return Registered(active.workflows, problems)
-        found = await describe(deps, tree, known)
+        found = await describe(deps, tree, known, command.org)
         if found.problems:
             # Even with the broken files set back the code does not load as a whole: what serves goes on serving.
             return Registered(active.workflows if active else [], problems)
@@ -114,10 +116,10 @@ async def register(command: Command, deps: Deps, path: str) -> Registered:
     return Registered(found.workflows, problems)
 
 
-async def describe(deps: Deps, tree: dict[str, str], known: list[ServedWorkflow]) -> Description:
-    """Read a tree's code in a child; `known` are the workflows that are served by now.
+async def describe(deps: Deps, tree: dict[str, str], known: list[ServedWorkflow], org: str) -> Description:
+    """Read a tree's code in a child; `known` are the workflows that the organization is served by now.
 
-    Raises `Unavailable` where there is no sandbox for it.
+    Raises `Unavailable` where there is no sandbox for it, or nothing that checks expressions.
     """
     if not tree:
         return Description([], [])
@@ -127,7 +129,11 @@ async def describe(deps: Deps, tree: dict[str, str], known: list[ServedWorkflow]
             found = await deps.sandbox.describe(folder, served=known)
     except SandboxUnavailable as error:
         raise Unavailable(f"code cannot be read now: {error}") from error
-    wrong = {one.name: complaint for one in found.workflows if (complaint := problem_of(one))}
+    wrong = {}
+    for one in found.workflows:
+        complaint = await problem_of(one, org, deps.expressions)
+        if complaint is not None:
+            wrong[one.name] = complaint
     problems = [Problem(one.path, one.line, wrong[one.name]) for one in found.workflows if one.name in wrong]
     return Description([one for one in found.workflows if one.name not in wrong], found.problems + problems)
 

@@ -77,22 +77,32 @@ def test_a_path_that_leads_nowhere_names_its_parameter(path: str, integration: A
 
 
 @pytest.mark.parametrize(
-    ("filter_", "integration", "passes"),
+    ("mapping", "path"),
     [
-        ("event.data.ref == 'main' && 'a' in integration.config.sites", INTEGRATION, True),
-        ("integration.config.limits.pages > 3", INTEGRATION, False),
-        ("event.integration.entity_id == integration.entity_id", INTEGRATION, True),
-        ("integration == null", None, True),
-        ("integration == null", INTEGRATION, False),
+        ({f"p{n}": 1 for n in range(101)}, "input"),
+        ({"a": "x" * 70_000}, "input"),
+        ({"a": 1, "b": "event." + "x" * 1000}, "input.b"),
+        ({"b": "event..x"}, "input.b"),
+        ({"b": "event."}, "input.b"),
     ],
 )
-def test_a_filter_sees_the_integration_of_the_source(filter_: str, integration: Any, passes: bool) -> None:
-    assert domain.passes(filter_, WITH, integration) is passes
+def test_an_input_mapping_has_bounds(mapping: dict[str, Any], path: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        domain.checked_mapping(mapping)
+    assert refused.value.errors[0].path == path
+    domain.checked_mapping({"a": "event.data.x", "b": "events", "c": [1] * 100})
 
 
-def test_a_filter_that_wants_an_integration_where_there_is_none_says_so() -> None:
-    with pytest.raises(domain.FilterTrouble):
-        domain.passes("integration.config.x == 1", WITHOUT, None)
+def test_a_number_in_a_path_may_be_of_any_length() -> None:
+    with pytest.raises(Invalid):
+        domain.mapped({"a": "event.data.l." + "9" * 5000}, {"data": {"l": [1]}})
+
+
+def test_an_event_over_and_over_is_no_input() -> None:
+    event = {"data": "x" * (1 << 20)}
+    domain.within_bounds(domain.mapped({f"p{n}": "event" for n in range(50)}, event))
+    with pytest.raises(Invalid, match="larger than 64 MiB"):
+        domain.within_bounds(domain.mapped({f"p{n}": "event" for n in range(70)}, event))
 
 
 # -- topics -----------------------------------------------------------------------------------------------------------

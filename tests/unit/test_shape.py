@@ -16,6 +16,7 @@ SHARED = {
     "aggregate", "batching", "blobs", "breaker", "bus", "commit", "config", "consumer", "db", "durables", "encryption", "envelope",
     "errors", "http", "letters", "log", "messages", "projection", "pull", "questions", "registry", "salvage", "service", "streams",
     "tasks", "values",
+    "expressions",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",
         "services.oauth.domain", "services.gateway.domain"]  # fmt: skip

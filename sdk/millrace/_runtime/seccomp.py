@@ -76,6 +76,17 @@ def allowlist(*, is_apart: bool) -> Program:
     )
 
 
+def only(names: tuple[str, ...]) -> Program:
+    """Answer a list of nothing but these calls, for a process that computes. Raises KeyError where there is no table or name."""
+    column, architecture = ARCHITECTURES[os.uname().machine]
+    code = [_load(_ARCHITECTURE), (_EQUAL, 1, 0, architecture), _return(_KILL), _load(_NUMBER)]
+    for name in names:
+        number = ALLOWED[name][column]
+        if number is not None:
+            code += [(_EQUAL, 0, 1, number), *_allow()]
+    return Program([*code, *_deny()])
+
+
 def without_building() -> Program:
     """Answer what takes away the calls that walls are built with."""
     column, _ = ARCHITECTURES[os.uname().machine]

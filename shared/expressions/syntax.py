@@ -1,0 +1,183 @@
+"""What can be told of a CEL expression without evaluating it: its size, its nesting, and what of its variables it can see. Pure.
+
+The bounds keep out what no filter or key is made of; whatever passes them is still met as hostile by the process that evaluates it.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any, NamedTuple
+
+LONGEST = 4096
+"""Characters of an expression."""
+MOST_TOKENS = 1000
+DEEPEST = 32
+"""Brackets within each other."""
+MOST_LOOPS = 3
+"""Macros that go over a list within each other: each multiplies what the ones outside of it cost."""
+
+_MACROS = frozenset({"all", "exists", "exists_one", "filter", "map"})
+_RESERVED = frozenset(
+    {
+        "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop", "namespace",
+        "null", "package", "return", "true", "var", "void", "while",
+    }
+)  # fmt: skip
+_TOKEN = re.compile(
+    r"""
+    (?P<space>\s+|//[^\n]*)
+  | (?P<text>(?:[rR][bB]?|[bB][rR]?)?(?:\"\"\"|\'\'\'|"|'))
+  | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
+  | (?P<number>(?:0[xX][0-9a-fA-F]+|[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?)[uU]?)
+  | (?P<sign>&&|\|\||[=!<>]=|[-+*/%<>!?:.,()\[\]{}=&|])
+    """,
+    re.VERBOSE,
+)
+_ENDS = {
+    '"': re.compile(r'(?:[^"\\\n]|\\.)*"', re.DOTALL),
+    "'": re.compile(r"(?:[^'\\\n]|\\.)*'", re.DOTALL),
+    '"""': re.compile(r'(?:[^"\\]|\\.|"(?!""))*"""', re.DOTALL),
+    "'''": re.compile(r"(?:[^'\\]|\\.|'(?!''))*'''", re.DOTALL),
+}
+_RAW_ENDS = {
+    '"': re.compile(r'[^"\n]*"'),
+    "'": re.compile(r"[^'\n]*'"),
+    '"""': re.compile(r'.*?"""', re.DOTALL),
+    "'''": re.compile(r".*?'''", re.DOTALL),
+}
+_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*){0,31}\Z")
+# Expressions that stay looked through: each is a few small tuples.
+_KEPT = 4096
+
+Path = tuple[str, ...]
+Tree = dict[str, Any]
+# Marks in a tree what can be seen with everything in it. No name of CEL has a space.
+_ALL = " all"
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+
+
+class Syntax(NamedTuple):
+    """What an expression looks like.
+
+    `problem` says which bound it breaks. `sees` is a tree of all that it can look at, by the names of variables and of what is in
+    them; None where that could not be told. `plain` is the path that is all of the expression, where it is one.
+    """
+
+    problem: str | None
+    sees: Tree | None
+    plain: Path | None
+
+
+@functools.lru_cache(_KEPT)
+def syntax_of(source: str) -> Syntax:
+    """Return what an expression looks like. Whether it is CEL at all, only CEL can tell."""
+    if len(source) > LONGEST:
+        return Syntax(f"it has {len(source)} characters, and {LONGEST} are the most", None, None)
+    tokens = _tokens(source)
+    if tokens is None:
+        return Syntax(_problem_by_characters(source), None, None)
+    if len(tokens) > MOST_TOKENS:
+        return Syntax(f"it has {len(tokens)} names, values and signs, and {MOST_TOKENS} are the most", None, None)
+    plain = tuple(source.split(".")) if _PLAIN.match(source) else None
+    if plain is not None and not _RESERVED.isdisjoint(plain):
+        plain = None
+    return Syntax(_problem(tokens), _seen(tokens), plain)
+
+
+def pruned(variables: dict[str, Any], sees: Tree | None) -> dict[str, Any]:
+    """Return what of the variables an expression can see: the same to it as all of them, and far less to hand over."""
+    if sees is None:
+        return variables
+    return {name: _cut(variables[name], sees[name]) for name in sees if name in variables}
+
+
+def found(variables: dict[str, Any], path: Path) -> tuple[bool, Any]:
+    """Return whether a plain path leads to text, a number, a boolean or null, and to which: what CEL would give for it."""
+    value: Any = variables
+    for part in path:
+        if type(value) is not dict or part not in value:
+            return False, None
+        value = value[part]
+    if value is None or type(value) in {str, bool}:
+        return True, value
+    return type(value) is int and -(2**63) <= value < 2**63, value
+
+
+def _cut(value: Any, wanted: Tree) -> Any:
+    if _ALL in wanted or type(value) is not dict:
+        return value
+    return {name: _cut(value[name], wanted[name]) for name in wanted if name in value}
+
+
+def _tokens(source: str) -> list[_Token] | None:
+    """Return the tokens; None where something is none, which CEL will say better."""
+    tokens: list[_Token] = []
+    at = 0
+    while at < len(source):
+        match = _TOKEN.match(source, at)
+        if match is None:
+            return None
+        at = match.end()
+        kind = match.lastgroup or ""
+        if kind == "space":
+            continue
+        if kind == "text":
+            opened = match.group()
+            quote = opened.lstrip("rRbB")
+            is_raw = "r" in opened[: len(opened) - len(quote)].lower()
+            end = (_RAW_ENDS if is_raw else _ENDS)[quote].match(source, at)
+            if end is None:
+                return None
+            at = end.end()
+        tokens.append(_Token(kind, match.group()))
+    return tokens
+
+
+def _problem_by_characters(source: str) -> str | None:
+    """Look at what has no tokens as if it had no texts either: it is no CEL, and must not be deep enough to hurt a parser."""
+    deepest = max(sum(source.count(one) for one in "([{"), source.count("?"))
+    return f"it nests deeper than {DEEPEST}" if deepest > DEEPEST else None
+
+
+def _problem(tokens: list[_Token]) -> str | None:
+    loops: list[bool] = []
+    for number, token in enumerate(tokens):
+        if token.kind != "sign":
+            continue
+        if token.text in "([{":
+            is_loop = token.text == "(" and number >= 2 and tokens[number - 1].text in _MACROS and tokens[number - 2].text == "."
+            loops.append(is_loop)
+            if len(loops) > DEEPEST:
+                return f"its brackets nest deeper than {DEEPEST}"
+            if sum(loops) > MOST_LOOPS:
+                return f"its loops (all, exists, exists_one, filter, map) nest deeper than {MOST_LOOPS}"
+        elif token.text in ")]}" and loops:
+            loops.pop()
+    return None
+
+
+def _seen(tokens: list[_Token]) -> Tree:
+    """Return each chain of names that does not hang on another value; a method's name does not belong to its chain.
+
+    What a macro calls an element is in it as well. It may have a variable's name: then more is handed over than is looked at.
+    """
+    tree: Tree = {}
+    number = 0
+    while number < len(tokens):
+        if tokens[number].kind != "name" or (number and tokens[number - 1].text == "."):
+            number += 1
+            continue
+        branch = tree.setdefault(tokens[number].text, {})
+        number += 1
+        while number + 1 < len(tokens) and tokens[number].text == "." and tokens[number + 1].kind == "name":
+            if number + 2 < len(tokens) and tokens[number + 2].text == "(":
+                break
+            branch = branch.setdefault(tokens[number + 1].text, {})
+            number += 2
+        branch[_ALL] = {}
+    return tree
