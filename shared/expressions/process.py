@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -123,8 +124,8 @@ class Process(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take note of the transport."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a stream socket has no other
-        self._transport = transport
+        # uvloop's is no subclass of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         """Settle what is answered. What is no answer ends the process: a task may have taken it over."""
@@ -194,7 +195,7 @@ async def started(*, seconds: float, memory: int, nice: int = 0) -> Process:
             os.ftruncate(progress, mmap.PAGESIZE)
             setting = {
                 "paths": _paths(),
-                "engine": str(_engine()),
+                "engine": str(engine_path()),
                 "uid": UID,
                 "parent": os.getpid(),
                 "progress": progress,
@@ -233,7 +234,7 @@ async def started(*, seconds: float, memory: int, nice: int = 0) -> Process:
         return process
 
 
-def _engine() -> Path:
+def engine_path() -> Path:
     """Return the library's own file, without loading it."""
     found = importlib.util.find_spec("cel")
     places = found.submodule_search_locations if found else None

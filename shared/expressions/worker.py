@@ -62,7 +62,7 @@ class Engine:
     def answer(self, kind: int, source: str, variables: bytes) -> tuple[bool, bytes]:
         """Return the value as JSON, or what is wrong, and which of the two it is."""
         try:
-            program = self._compiled(source)
+            program = self.compiled(source)
             if kind == CHECK:
                 return True, b"null"
             value = self._encode(program.execute(self._decode(variables)))
@@ -73,7 +73,8 @@ class Engine:
             return False, f"its value is longer than {self._longest_value} bytes of JSON".encode()
         return True, value
 
-    def _compiled(self, source: str) -> Any:
+    def compiled(self, source: str) -> Any:
+        """Return the program of an expression. Raises ValueError, and whatever the library panics with."""
         program = self._programs.get(source)
         if program is not None:
             self._programs.move_to_end(source)

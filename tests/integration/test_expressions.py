@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
+import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -156,7 +158,7 @@ def _ordered(value: Any) -> Any:
 @pytest.fixture(scope="module")
 def engine() -> worker.Engine:
     """In this process: what is generated here is small and harmless."""
-    return worker.Engine(str(process._engine()), longest_value=1 << 20)
+    return worker.Engine(str(process.engine_path()), longest_value=1 << 20)
 
 
 # -- hostile ones ---------------------------------------------------------------------------------------------------------
@@ -205,7 +207,7 @@ async def test_what_crashes_the_library_is_told_and_nobody_else_hears_of_it(cras
 @pytest.fixture(params=[signal.SIGSEGV, signal.SIGABRT, signal.SIGILL])
 def crashing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, data: Path) -> str:
     """An expression that ends its process as a bug of the library would: the worker is told to, where it stands for one."""
-    begins = "        try:\n            program = self._compiled(source)\n"
+    begins = "        try:\n            program = self.compiled(source)\n"
     bug = f"        if 'crash' in source: signal.signal({request.param}, signal.SIG_DFL); signal.raise_signal({request.param})\n"
     # Raising takes calls that a crash does not need.
     altered(monkeypatch, data, (begins, bug + begins), ('"gettid",', '"gettid", "tgkill", "rt_sigaction", "getpid",'))
@@ -288,7 +290,7 @@ async def test_a_stopped_process_is_given_up() -> None:
 
 
 async def test_a_process_that_cannot_be_started_is_unavailable_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_engine", lambda: Path("/nowhere/cel.so"))
+    monkeypatch.setattr(process, "engine_path", lambda: Path("/nowhere/cel.so"))
     health = Health()
     expressions = Expressions(health)
     await expressions.open()
@@ -327,6 +329,25 @@ async def test_the_process_ends_with_the_service_however_that_ends() -> None:
         await ended.wait()
     asyncio.get_running_loop().remove_reader(pidfd)
     os.close(pidfd)
+
+
+def test_all_of_it_works_on_the_loop_of_the_services() -> None:
+    async def main() -> None:
+        expressions = Expressions(Health())
+        await expressions.open()
+        assert await expressions.value("acme", "event.data.n == 3", EVENT) is True
+        with pytest.raises(Trouble, match="longer than 1 s"):
+            await expressions.value("evil", THREE, LONG)
+        os.kill(expressions._quick.pid or 0, signal.SIGKILL)
+        assert await expressions.value("acme", "event.data.n == 3", EVENT) is True
+        await expressions.check("acme", "1 == 1")
+        pids = expressions.state()["pids"]
+        await expressions.close()
+        assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+    # In a thread: this one has the loop of the tests.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        thread.submit(uvloop.run, main()).result(60)
 
 
 async def test_closing_leaves_no_process(expressions: Expressions) -> None:
