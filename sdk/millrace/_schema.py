@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections import abc
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
@@ -10,6 +11,7 @@ from enum import Enum
 from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
+from millrace import _bounds
 from millrace._docstring import described
 from millrace._hints import (
     MISSING,
@@ -34,6 +36,12 @@ DECIMAL = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 """Texts that become a Decimal: what JSON would take for a number, and no NaN or infinity."""
 TIME = r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?$"
 """Texts that become a time of day, with an offset or without."""
+
+LARGEST = 128 * 1024
+"""Bytes of one schema."""
+LONGEST_NAME = 100
+"""Characters of the name of a type, some more of which tell it from others."""
+_UNNAMEABLE = re.compile(r"[^\w.-]")
 
 _PLAIN: dict[Any, Schema] = {
     Any: {},
@@ -65,7 +73,7 @@ def input_schema(function: Callable[..., Any]) -> Schema:
     A parameter without a default is required; other names are refused unless there is `**kwargs`. Dataclasses and
     TypedDicts stand under `$defs`; a dataclass refuses unknown names, a TypedDict, like its type, does not. What a
     docstring says of a parameter or a field is its description, unless `Annotated` says another. Raises `Unsupported`,
-    naming the parameter, for a type that no JSON value can become.
+    naming the parameter, for a type that no JSON value can become, and for a signature of more than `LARGEST` bytes as JSON.
     """
     parameters = parameters_of(function)
     definitions = _Definitions()
@@ -76,6 +84,10 @@ def input_schema(function: Callable[..., Any]) -> Schema:
         schema["additionalProperties"] = definitions.of(parameters.extra, "**kwargs") or True
     if definitions.known:
         schema["$defs"] = definitions.known
+    try:
+        to_json(schema, what="the signature as JSON Schema", limit=LARGEST)
+    except ResultError as error:
+        raise Unsupported(str(error)) from error
     return schema
 
 
@@ -89,6 +101,9 @@ class _Definitions:
     def object_of(self, fields: tuple[Field, ...], what: str, texts: Mapping[str, str]) -> Schema:
         properties: Schema = {}
         for field in fields:
+            if clean(field.name, _bounds.NAME) != field.name:
+                msg = f"{what} {clean(field.name, 60)!r}: a name has at most {_bounds.NAME} characters that can be stored"
+                raise Unsupported(msg)
             schema = dict(self.of(field.hint, f"{what} {field.name}"))
             if field.name in texts:
                 schema.setdefault("description", clean(texts[field.name]))
@@ -137,7 +152,7 @@ class _Definitions:
 
     def _named(self, kind: type) -> Schema:
         if kind not in self._names:
-            name = kind.__name__
+            name = _UNNAMEABLE.sub("_", kind.__name__)[:LONGEST_NAME] or "_"
             while name in self.known:
                 name += "_"
             self._names[kind] = name

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from services.events.schemas import validator_of
 from shared.envelope import derived_id
 from shared.errors import Invalid, NotFound, Problem, TooLarge
 from shared.messages import EventAccepted
 from shared.questions.events import EmitEvent, MappingView, SubscriptionEntry
+from shared.schemas import checker_of
 from shared.streams import INLINE_BYTES
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
@@ -151,10 +151,8 @@ def _mapped_value(parameter: str, value: Any, roots: dict[str, Any]) -> Any:
 
 def misfit(schema: dict[str, Any], value: dict[str, Any]) -> str | None:
     """Return in a sentence how `value` does not fit a JSON Schema, or None when it does."""
-    validator = validator_of(msgspec.json.encode(schema))
-    for error in validator.iter_errors(value):
-        path = ".".join(str(part) for part in error.instance_path)
-        return f"{path or 'input'}: {error.message}"[:500]
+    for problem in checker_of(msgspec.json.encode(schema)).problems(value, "input"):
+        return f"{problem.path.removeprefix('input.')}: {problem.message}"[:500]
     return None
 
 

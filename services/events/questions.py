@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import jsonschema_rs
+import msgspec
 
 from services.events import deliveries, domain, entries, integrations
 from services.events.adapters import DESCRIPTIONS
@@ -44,6 +44,7 @@ from shared.questions.events import (
     SubscriptionList,
 )
 from shared.registry import RegistryView, RegistryWriter
+from shared.schemas import checker_of
 
 
 class Deps(HandlerDeps, Protocol):
@@ -222,10 +223,9 @@ def _check_settings(description: AdapterView, settings: dict[str, Any], secrets:
     # A secret that is kept from before stands in for itself: only its presence is checked.
     whole = settings | dict.fromkeys(kept, "kept") | secrets
     problems = []
-    for error in jsonschema_rs.validator_for(description.settings_schema, offline=True).iter_errors(whole):
-        path = ".".join(["settings", *(str(part) for part in error.instance_path)])
-        hidden = bool(error.instance_path) and error.instance_path[0] in description.secrets
-        problems.append(Problem(path, "does not fit" if hidden else error.message))
+    for problem in checker_of(msgspec.json.encode(description.settings_schema)).problems(whole, "settings"):
+        hidden = any(problem.path.startswith(f"settings.{name}") for name in description.secrets)
+        problems.append(msgspec.structs.replace(problem, message="does not fit") if hidden else problem)
     if problems:
         detail = f"the settings do not fit adapter {description.name}: {problems[0].message}"
         raise Invalid(detail, errors=tuple(problems))

@@ -1,18 +1,15 @@
-"""JSON Schemas of settings, inputs and configs: compiled once, never fetched from anywhere."""
+"""JSON Schemas that organizations write for configs, and what does not fit them."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
-import jsonschema_rs
 import msgspec
 
 from shared.errors import Invalid, Problem
+from shared.schemas import checker_of
 
-# How many schemas stay compiled.
-COMPILED = 1024
 # As JSON: what people type into a form, with plenty of room. It travels in one message, and to every run that asks.
 MAX_BYTES = 64 * 1024
 ADVICE = "a config is no place for secrets: put them into a connection, or into the organization's secrets"
@@ -24,14 +21,10 @@ _VALUES = frozenset({"const", "enum", "default", "examples"})
 def misfits(schema: dict[str, Any], value: Any, *, at: str) -> list[Problem]:
     """Return each place where `value` does not fit; paths begin with `at`. A schema must have been checked before."""
     try:
-        return [
-            Problem(_path(at, error.instance_path), error.message[:500])
-            for error in validator_of(_encoded(schema)).iter_errors(value)
-        ]
-    except RecursionError:
-        return [Problem(at, "is nested too deeply")]
-    except ValueError as error:
-        return [Problem(at, str(error))]
+        return checker_of(_encoded(schema)).problems(value, at)
+    except (RecursionError, Invalid) as error:
+        # An older version took it; what costs too much is not begun with.
+        return [Problem(at, f"cannot be checked: {error}"[:500])]
 
 
 def checked_config_schema(schema: dict[str, Any]) -> dict[str, Any]:
@@ -58,11 +51,10 @@ def checked_config_schema(schema: dict[str, Any]) -> dict[str, Any]:
 def checked(schema: dict[str, Any], at: str) -> None:
     """Raise `Invalid` unless `schema` is a JSON Schema that stands for itself."""
     try:
-        validator_of(_encoded(schema))
-    except jsonschema_rs.ValidationError as error:
-        raise _refused(_path(at, error.instance_path), f"is no JSON Schema: {error.message}"[:500]) from error
-    except ValueError as error:
-        raise _refused(at, f"is no JSON Schema: {error}"[:500]) from error
+        checker_of(_encoded(schema))
+    except Invalid as error:
+        problem = error.errors[0] if error.errors else Problem("schema", error.detail)
+        raise _refused(f"{at}{problem.path.removeprefix('schema')}", problem.message) from error
 
 
 def checked_config(schema: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
@@ -97,16 +89,5 @@ def _refused(path: str, message: str) -> Invalid:
     return Invalid(f"{path} {message}", errors=(Problem(path, message),))
 
 
-def _path(at: str, parts: list[str | int]) -> str:
-    return ".".join([at, *(str(part) for part in parts)])
-
-
 def _encoded(value: Any) -> bytes:
     return msgspec.json.encode(value)
-
-
-@functools.lru_cache(COMPILED)
-def validator_of(schema: bytes) -> Any:
-    """Return what checks values against a schema, given as JSON. Raises ValueError when it is none."""
-    # A schema comes from outside: what it refers to is neither fetched nor read from a file.
-    return jsonschema_rs.validator_for(schema.decode(), offline=True)

@@ -18,7 +18,7 @@ from shared.errors import Conflict, Invalid, NotFound, TooLarge
 from shared.messages import Resolved, RunRequested, RunStepCompleted, Wait
 from shared.questions.executor import WorkflowEntry
 from shared.streams import INLINE_BYTES
-from shared.values import later
+from shared.values import YEAR, later, moment_of
 
 # Runs that start each other: a loop ends here.
 MOST_HOPS = 32
@@ -26,6 +26,8 @@ MOST_HOPS = 32
 CHILDREN = 1000
 # Steps and waits of one run: each attempt begins with all of them.
 STEPS = 10_000
+# Seconds by which the clock of whoever reckoned a time may be ahead.
+CLOCKS = 86_400.0
 _log = structlog.get_logger()
 
 
@@ -89,6 +91,8 @@ class Durable:
         if self._started >= CHILDREN:
             raise TooLarge(f"this attempt has asked for {CHILDREN} runs: it may not ask for more")
         self._started += 1
+        if asked.run_at is not None and moment_of(asked.run_at) > later(utc_now(), YEAR + CLOCKS):
+            raise Invalid("run_at is more than a year ahead")
         if parent.hops >= MOST_HOPS:
             raise Invalid(f"{MOST_HOPS} runs have started each other up to here: no more do")
         entry = await outlasting(lambda: self._workflow(asked.workflow), run=self._run, child=asked.workflow)

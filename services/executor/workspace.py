@@ -106,8 +106,9 @@ async def register(command: Command, deps: Deps, path: str) -> Registered:
     tree = latest
     if found.problems:
         tree = domain.fallback_tree(latest, active.files if active else {}, {one.path for one in found.problems})
-        if active is not None and tree == active.files:
-            return Registered(active.workflows, problems)
+        if tree == latest or (active is not None and tree == active.files):
+            # Nothing is left out that could be, or what is left serves already.
+            return Registered(active.workflows if active else [], problems)
         found = await describe(deps, tree, known, command.org)
         if found.problems:
             # Even with the broken files set back the code does not load as a whole: what serves goes on serving.

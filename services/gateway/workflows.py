@@ -6,18 +6,16 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import jsonschema_rs
+import msgspec
 
-from shared.errors import Invalid, NotFound, Problem, Unavailable
+from shared.errors import Invalid, NotFound, Unavailable
 from shared.messages.declaration import hashed_key
 from shared.questions.executor import FindWorkflow, WorkflowEntry, WorkflowFound
 from shared.registry import Entry, RegistryView
+from shared.schemas import Checker, checker_of
 
-# Compiled schemas that are kept, and complaints that are told about one input.
-VALIDATORS = 512
-COMPLAINTS = 20
-# A complaint repeats the value that it is about.
-COMPLAINT_LENGTH = 300
+# Schemas that are kept compiled.
+CHECKERS = 512
 
 
 class Workflows:
@@ -26,7 +24,7 @@ class Workflows:
     def __init__(self, view: RegistryView[WorkflowEntry], find: Callable[[FindWorkflow], Awaitable[WorkflowFound]]) -> None:
         self._view = view
         self._find = find
-        self._validators: OrderedDict[tuple[str, str, str], Any] = OrderedDict()
+        self._checkers: OrderedDict[tuple[str, str, str], Checker] = OrderedDict()
 
     async def find(self, org: str, name: str) -> WorkflowEntry:
         """Return the organization's workflow, else the platform's of that name. Raises `NotFound`, `Unavailable`."""
@@ -47,25 +45,20 @@ class Workflows:
 
     def check(self, workflow: WorkflowEntry, given: Any) -> None:
         """Raise `Invalid` with a path for everything in the input `given` that does not fit the workflow's schema."""
-        errors = []
-        for error in self._validator(workflow).iter_errors(given):
-            path = ".".join(["input", *(str(step) for step in error.instance_path)])
-            errors.append(Problem(path, error.message[:COMPLAINT_LENGTH]))
-            if len(errors) == COMPLAINTS:
-                break
+        errors = self._checker(workflow).problems(given, "input")
         if errors:
             raise Invalid(f"the input does not fit the workflow {workflow.name!r}: {errors[0].message}", errors=tuple(errors))
 
-    def _validator(self, workflow: WorkflowEntry) -> Any:
+    def _checker(self, workflow: WorkflowEntry) -> Checker:
         key = (workflow.org, workflow.name, workflow.version)
-        validator = self._validators.get(key)
-        if validator is None:
+        checker = self._checkers.get(key)
+        if checker is None:
             try:
-                # Offline: a schema comes from an author's code and must not make the gateway fetch anything.
-                validator = jsonschema_rs.validator_for(workflow.input_schema, offline=True, validate_formats=True)
-            except ValueError as error:
-                raise Invalid(f"the input schema of {workflow.name!r} cannot be used: {error}") from error
-            self._validators[key] = validator
-            if len(self._validators) > VALIDATORS:
-                self._validators.popitem(last=False)
-        return validator
+                checker = checker_of(msgspec.json.encode(workflow.input_schema), formats=True)
+            except Invalid as error:
+                # An older version took it from an author's code; what costs too much is not begun with.
+                raise Invalid(f"the input schema of {workflow.name!r} cannot be used: {error.detail}") from error
+            self._checkers[key] = checker
+            if len(self._checkers) > CHECKERS:
+                self._checkers.popitem(last=False)
+        return checker

@@ -206,3 +206,91 @@ async def test_an_import_that_hangs_is_told_at_its_line(bench: Bench, monkeypatc
     monkeypatch.setattr(children, "_DESCRIBE", 0.5)
     found = await bench.describe(a=GOOD + "while True:\n    pass\n")
     assert [(one.path, one.line in (4, 5)) for one in found.problems] == [("a.py", True)]
+
+
+FORGED = {
+    "a duration": "_declare.REGISTRY[-1].policy['queue_timeout'] = 1e300",
+    "a negative time-out": "object.__setattr__(_declare.REGISTRY[-1], 'timeout', -5)",
+    "a number of retries": "object.__setattr__(_declare.REGISTRY[-1], 'retries', 2**62)",
+    "a name": "object.__setattr__(_declare.REGISTRY[-1], 'name', 'x' * 1000)",
+    "levels that double": (
+        "describe.input_schema = lambda f, given=describe.input_schema: given(f) if f.__name__ == 'fine' else {"
+        "'$schema': 'https://json-schema.org/draft/2020-12/schema', 'type': 'object', 'properties': {'a': {'$ref': '#/$defs/d0'}},"
+        "'$defs': {**{f'd{n}': {'allOf': [{'$ref': f'#/$defs/d{n + 1}'}] * 2} for n in range(40)}, 'd40': {}}}"
+    ),
+    "a pattern": (
+        "describe.input_schema = lambda f, given=describe.input_schema: given(f) if f.__name__ == 'fine' else "
+        "given(f) | {'properties': {'a': {'pattern': '^(a+)+$'}}}"
+    ),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED.keys())
+async def test_what_a_module_puts_in_the_place_of_the_sdk_s_own_is_told_and_the_others_serve(bench: Bench, forged: str) -> None:
+    imports = "from millrace import workflow, _declare\nfrom millrace._runtime import describe\n"
+    found = await bench.describe(
+        bad=f"{imports}@workflow\ndef bad(): pass\n{forged}\n",
+        fine=GOOD.replace("good", "fine"),
+    )
+    assert [one.name for one in found.workflows] == ["fine"]
+    (problem,) = found.problems
+    assert (problem.path, problem.line) == ("bad.py", 3)
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("queue_timeout=sys.maxsize", "queue_timeout"),
+        ("queue_timeout=1e18", "queue_timeout"),
+        ("retries=1, retry_delay=1e15, retry_max_delay=1e15", "retry_delay"),
+        ("timeout=-5", "timeout"),
+        ("timeout=float('nan')", "timeout"),
+        ("timeout=float('inf')", "timeout"),
+        ("retry_max_delay=31_622_401", "retry_max_delay"),
+    ],
+)
+async def test_a_duration_beyond_a_year_is_refused_with_the_bound_and_the_line(bench: Bench, argument: str, told: str) -> None:
+    found = await bench.describe(
+        bad=f"import sys\nfrom millrace import workflow\n\n@workflow({argument})\ndef bad(): pass\n",
+        fine=GOOD.replace("good", "fine"),
+    )
+    assert [one.name for one in found.workflows] == ["fine"]
+    (problem,) = found.problems
+    assert (problem.path, problem.line) == ("bad.py", 4)
+    assert told in problem.message
+    assert "31622400" in problem.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class Odd(enum.Enum):\n    NONE = float('inf')\n@workflow\ndef bad(a: Odd): pass\n",
+        "Odd = typing.Literal['a\\0b']\n\n@workflow\ndef bad(a: Odd): pass\n",
+        "Odd = typing.Literal['\\ud800']\n\n@workflow\ndef bad(a: Odd): pass\n",
+        "class Odd(enum.Enum):\n    NONE = 2**70\n@workflow\ndef bad(a: Odd): pass\n",
+        "Odd = typing.TypedDict('Odd', {'a\\0': int})\n\n@workflow\ndef bad(a: Odd): pass\n",
+        "\n\n@workflow\ndef bad(a: str = 'x' * 10**7): pass\n",
+    ],
+)
+async def test_a_parameter_that_no_json_describes_names_its_file_and_line(bench: Bench, text: str) -> None:
+    found = await bench.describe(
+        bad="import enum\nimport typing\nfrom millrace import workflow\n" + text,
+        fine=GOOD.replace("good", "fine"),
+    )
+    assert "fine" in [one.name for one in found.workflows]
+    problems = [(one.path, one.line) for one in found.problems]
+    # A default that is too long to be shown is no reason to refuse the workflow.
+    assert problems in ([("bad.py", 6)], [("bad.py", 7)], [])
+    assert len(found.workflows) + len(problems) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@workflow\ndef bad():\n    'a\\0b \\ud800'\n",
+        "@workflow\ndef bad(a: str = 'a\\0b', b: str = '\\ud800', c: float = float('inf')): pass\n",
+    ],
+)
+async def test_texts_that_cannot_be_stored_are_replaced_where_nothing_depends_on_them(bench: Bench, text: str) -> None:
+    found = await bench.describe(bad="from millrace import workflow\n" + text)
+    assert (found.problems, [one.name for one in found.workflows]) == ([], ["bad"])

@@ -15,6 +15,7 @@ from services.executor.sandbox import documents, frames
 from services.executor.sandbox.documents import Document
 from services.executor.sandbox.errors import FrameError
 from services.executor.sandbox.masking import Masker
+from shared.values import LEAST_INTEGER, MOST_INTEGER
 from tests.unit.test_frames import VALUES
 
 SECRET = 'a"sec/ret\u00e9\\1'
@@ -45,7 +46,16 @@ def is_sound(text: str) -> bool:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError, msgspec.MsgspecError):
         return False
-    return "\0" not in "".join(every_text(value)) and depth(value) <= documents.MAX_DEPTH
+    return "\0" not in "".join(every_text(value)) and depth(value) <= documents.MAX_DEPTH and not any(map(is_long, leaves(value)))
+
+
+def is_long(value: Any) -> bool:
+    return isinstance(value, int) and not LEAST_INTEGER <= value <= MOST_INTEGER
+
+
+def leaves(value: Any) -> list[Any]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return [value] if inner is None else [leaf for one in inner for leaf in leaves(one)]
 
 
 def every_text(value: Any) -> list[str]:

@@ -167,8 +167,8 @@ def nested(depth: int) -> dict[str, Any]:
         ({"type": "object", "additionalProperties": {"format": "password"}}, "config_schema.additionalProperties"),
         ({"type": ["object", "null"]}, "config_schema.type"),
         ({"type": "object", "minProperties": "1"}, "config_schema.minProperties"),
-        ({"type": "object", "$ref": "https://127.0.0.1:9/x"}, "config_schema"),
-        ({"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}, "config_schema"),
+        ({"type": "object", "$ref": "https://127.0.0.1:9/x"}, "config_schema.$ref"),
+        ({"type": "object", "properties": {"a": {"$ref": "#/$defs/none"}}}, "config_schema.properties.a.$ref"),
         (nested(3000), "config_schema"),
         (nested(900), "config_schema"),
     ],
@@ -195,5 +195,6 @@ def test_a_schema_that_refers_to_itself_ends() -> None:
     assert schemas.misfits(schema, {"child": {"child": {"n": "x"}}}, at="config") == [
         Problem("config.child.child.n", '"x" is not of type "integer"')
     ]
+    # As an older version may have taken them.
     for loop in ({"type": "object", "$ref": "#"}, {"type": "object", "allOf": [{"$ref": "#"}]}):
-        schemas.misfits(loop, {"a": 1}, at="config")
+        assert [problem.path for problem in schemas.misfits(loop, {"a": 1}, at="config")] == ["config"]

@@ -140,10 +140,14 @@ def _admit(found: tuple[str, int, _declare.Definition], workflows: list[dict[str
         return
     try:
         schema = input_schema(definition.function)
+        doc = inspect.getdoc(definition.function)
     except Unsupported as error:
         problems.append(_problem(path, line, str(error)))
         return
-    doc = inspect.getdoc(definition.function)
+    except Exception as error:
+        # Types and defaults are the author's own, and so is what they do when they are looked at.
+        problems.append(_problem(path, line, one_line(error)))
+        return
     told = {
         "name": definition.name,
         "module": definition.module,

@@ -205,7 +205,9 @@ class Children:
         """Import the bundle's workflows in a child; see `Sandbox.describe`."""
         opening = frames.encode({"kind": "describe", "served": served})
         place = Place(bundle, site_packages)
-        return verdict.description(await self._converse(place, opening, _DESCRIBE, None, None), _DESCRIBE)
+        ended = await self._converse(place, opening, _DESCRIBE, None, None)
+        # A child may say so much that judging it takes longer than others should wait.
+        return await asyncio.to_thread(verdict.description, ended, _DESCRIBE)
 
     async def _converse(
         self, place: Place, opening: bytes, seconds: float, capabilities: Capabilities | None, cancel: asyncio.Event | None

@@ -15,6 +15,7 @@ import re
 
 from services.executor.sandbox.errors import FrameError
 from services.executor.sandbox.masking import Masker, Stream
+from shared.values import LEAST_INTEGER, MOST_INTEGER
 
 MAX_DEPTH = 101
 """Brackets that may be open at a time: the SDK lets what is in a hundred of them be another empty one."""
@@ -31,13 +32,14 @@ _TEXT = re.compile(f'"{_BODY}"')
 _COMPLETE = re.compile(f'(?:[^"]++|"{_BODY}")*+')
 _NUMBER_SHAPE = r"-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?+[0-9]++)?+"
 _NUMBER = re.compile(_NUMBER_SHAPE)
+_WHOLE = re.compile("-?[0-9]++")
 _VALUE = re.compile(f"{_NUMBER_SHAPE}|true|false|null")
 _TOKEN = re.compile(f'"{_BODY}"|{_NUMBER_SHAPE}')
 _UNFINISHED_WORD = re.compile(r"[-+.0-9A-Za-z]*\Z")
 _UNFINISHED_ESCAPE = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?")
 _HIGH_SURROGATE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}")
 _MAYBE_UNSTORABLE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
-_MAYBE_INFINITE = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{300}")
+_MAYBE_TOO_LARGE = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{19}")
 _DIGIT_SECRET = re.compile(r"[-+.0-9eE]+")
 
 # The signs: a text, another value, a member of an object, an array and an object that need one more.
@@ -141,8 +143,8 @@ class Document:
                 if _MAYBE_UNSTORABLE.search(found[0]):
                     _refuse_unstorable(found[0])
         bare = _TEXT.sub("\x01", text)
-        if _MAYBE_INFINITE.search(bare):
-            _refuse_infinite(bare)
+        if _MAYBE_TOO_LARGE.search(bare):
+            _refuse_too_large(bare)
         signs = _VALUE.sub("\x02", bare).translate(_BLANKS)
         if signs.translate(_STRUCTURE):
             msg = "a result is not JSON"
@@ -209,10 +211,13 @@ def _refuse_unstorable(token: str) -> None:
         raise FrameError(msg)
 
 
-def _refuse_infinite(bare: str) -> None:
+def _refuse_too_large(bare: str) -> None:
     for number in _NUMBER.finditer(bare):
         if len(number[0]) > _LONGEST_NUMBER:
             msg = f"a result holds a number of more than {_LONGEST_NUMBER} characters"
+            raise FrameError(msg)
+        if _WHOLE.fullmatch(number[0]) and not LEAST_INTEGER <= int(number[0]) <= MOST_INTEGER:
+            msg = "a result holds a whole number of more than 64 bits"
             raise FrameError(msg)
         if not math.isfinite(float(number[0])):
             msg = "a result holds a number that is out of range"

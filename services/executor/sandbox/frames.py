@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import msgspec
 
 from services.executor.sandbox.errors import FrameError
-from services.executor.sandbox.jail import Level, Problem, WorkflowFound
+from services.executor.sandbox.jail import Level, Problem
 from services.executor.sandbox.requests import SERVED, Request, documents_of
+from shared.values import LEAST_INTEGER, MOST_INTEGER
 
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes of one payload."""
@@ -27,6 +28,10 @@ MAX_DEPTH = 110
 MAX_VALUES = 250_000
 """Values in a payload: an empty list is three bytes of JSON and sixty of memory, so that 16 MB of them would be half a
 gigabyte. A document that is kept has at most 256 KiB and cannot hold as many."""
+
+
+MOST_FOUND = 2000
+"""Workflows of one bundle, and problems."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="kind", tag="ready"):
@@ -80,10 +85,10 @@ class Suspended(msgspec.Struct, frozen=True, tag_field="kind", tag="suspended"):
 
 
 class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
-    """Terminal: what the bundle holds."""
+    """Terminal: what the bundle holds. What may be said of a workflow is in `described`."""
 
-    workflows: list[WorkflowFound]
-    problems: list[Problem]
+    workflows: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=MOST_FOUND)]
+    problems: Annotated[list[Problem], msgspec.Meta(max_length=MOST_FOUND)]
 
 
 Terminal = Result | Error | Suspended | Described
@@ -106,7 +111,8 @@ _DOCUMENTS = {kind: documents_of(kind) for kind in _KINDS}
 _DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(functools.reduce(operator.or_, _KINDS))
 _ENCODER = msgspec.json.Encoder()
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
-_UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+_UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}")
+"""What a payload holds if a text or a number in it is none that everybody can hold."""
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"[]{},")
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
@@ -159,7 +165,7 @@ async def read(reader: asyncio.StreamReader) -> tuple[Frame, int] | None:
 
 
 def _refuse_unstorable(document: object) -> None:
-    """Look at every text. Raises ValueError for one with a NUL character or half a surrogate pair."""
+    """Look at every text and number. Raises ValueError for a NUL character, half a surrogate pair, and more than 64 bits."""
     left = [document]
     while left:
         item = left.pop()
@@ -168,6 +174,9 @@ def _refuse_unstorable(document: object) -> None:
                 msg = "a text holds a NUL character"
                 raise ValueError(msg)
             item.encode()  # UnicodeEncodeError is a ValueError
+        elif isinstance(item, int) and not LEAST_INTEGER <= item <= MOST_INTEGER:
+            msg = "a whole number has more than 64 bits"
+            raise ValueError(msg)
         elif isinstance(item, dict):
             left.extend(item)
             left.extend(item.values())

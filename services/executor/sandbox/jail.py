@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 
@@ -132,9 +132,9 @@ class ServedWorkflow(msgspec.Struct, frozen=True):
 class Problem(msgspec.Struct, frozen=True):
     """What keeps a file, or one workflow of it, from being used. Path "." is the bundle as a whole."""
 
-    path: str
-    line: int
-    message: str
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=1100)]
+    line: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+    message: Annotated[str, msgspec.Meta(max_length=2100)]
 
 
 class Description(msgspec.Struct, frozen=True):

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from services.executor.sandbox.jail import MAX_CHUNK, Capabilities, Kind, StartedRun, StepRecord
+from shared.values import YEAR, moment_of
 
-MOST_SECONDS = 366 * 86400
-"""A year, and a day for the clocks of those who count in them."""
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Ordinal = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+"""A number that is kept, in rows as Postgres' `integer`."""
 StepName = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 Path = Annotated[str, msgspec.Meta(max_length=4096)]
@@ -34,7 +35,7 @@ class StepGet(Request, frozen=True, tag="step_get"):
     """Asks for the record of a step, or of a wait."""
 
     name: StepName
-    ordinal: Number
+    ordinal: Ordinal
     of: Kind = "step"
 
 
@@ -42,9 +43,9 @@ class StepPut(Request, frozen=True, tag="step_put"):
     """Asks to keep the result of a step."""
 
     name: StepName
-    ordinal: Number
+    ordinal: Ordinal
     result: msgspec.Raw
-    position: Number | None = None
+    position: Ordinal | None = None
 
 
 class Wait(Request, frozen=True, tag="wait"):
@@ -52,21 +53,26 @@ class Wait(Request, frozen=True, tag="wait"):
 
     of: Literal["sleep", "signal", "run"]
     name: StepName
-    ordinal: Number
-    position: Number | None = None
-    seconds: Annotated[float, msgspec.Meta(ge=0, le=MOST_SECONDS)] | None = None
+    ordinal: Ordinal
+    position: Ordinal | None = None
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)] | None = None
 
 
 class StartRun(Request, frozen=True, tag="start_run"):
     """Asks for a child run."""
 
     workflow: Name
-    ordinal: Number
+    ordinal: Ordinal
     input: msgspec.Raw
-    position: Number | None = None
+    position: Ordinal | None = None
     priority: Literal["high", "normal", "low"] | None = None
     run_at: Annotated[str, msgspec.Meta(max_length=40)] | None = None
     concurrency_key: Name | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a time that is none."""
+        if self.run_at is not None:
+            moment_of(self.run_at)
 
 
 class CancelRun(Request, frozen=True, tag="cancel_run"):

@@ -4,7 +4,7 @@ import signal
 
 import msgspec
 
-from services.executor.sandbox import frames
+from services.executor.sandbox import described, frames
 from services.executor.sandbox.attempt import Broken, Ended, Excess, Gone, Starved
 from services.executor.sandbox.jail import Description, Failure, KeptResult, Outcome, Problem, Reason, Status, Usage
 
@@ -40,7 +40,7 @@ def refused(message: str) -> Outcome:
 def description(ended: Ended, timeout: float) -> Description:
     """Answer what a bundle holds, or the problem that kept the child from saying so."""
     if isinstance(ended.last, frames.Described):
-        return Description(ended.last.workflows, ended.last.problems)
+        return described.description(ended.last.workflows, ended.last.problems)
     _, _, error = _judge(ended, timeout)
     message = f"{error.type}: {error.message}" if error is not None else "it was stopped"
     return Description([], [Problem(".", 1, f"importing the workflows failed: {message}")])
