@@ -71,7 +71,13 @@ def event() -> dict[str, Any]:
     pull |= {"labels": [{"id": n, "name": name, "color": "d73a4a"} for n, name in enumerate(("cart", "money", "bug"))]}
     pull |= {"head": end | {"ref": "rounding"}, "base": end, "additions": 10, "deletions": 4, "changed_files": 3, "milestone": None}
     data = {"action": "opened", "number": 7, "pull_request": pull, "repository": repository, "sender": user, "organization": user}
-    head: dict[str, Any] = {"id": "e", "type": "pull_request.opened", "source": "github", "time": "2026-01-02T03:04:05Z", "headers": {}}
+    head: dict[str, Any] = {
+        "id": "e",
+        "type": "pull_request.opened",
+        "source": "github",
+        "time": "2026-01-02T03:04:05Z",
+        "headers": {},
+    }
     return {"event": head | {"data": data}, "integration": None}
 
 
