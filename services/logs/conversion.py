@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import asyncpg
 import structlog
 
 from services.logs import store
-from services.logs.domain import Position, row_of
+from services.logs.domain import Position, Row, row_of
 from services.logs.lines import split
 from services.logs.partitions import Facts
 from services.logs.projections import salvaged
@@ -50,18 +51,18 @@ async def step(connection: Connection) -> str | None:
     """Convert the next rows: chunks of lines get rows of their lines, messages of runs their workflow. None when none is left."""
     async with connection.transaction():
         found = await store.unconverted(connection, LINES, BATCH)
-        rows = [
-            row_of(Position(one["stream"], one["incarnation"], one["seq"], one["time"], one["key"]), one["document"])
-            for one in found
-        ]
-        named = await Workflows().named(rows, connection)
-        chunks, lines = [], []
-        for row in named:
-            whole, *more = split(row)
-            if more:
-                chunks.append(whole)
-                lines += more
+        rows = [row for one in found for row in _rows(one)]
+        named = await Workflows().named([row for row in rows if row.line <= 0], connection)
         await store.name_workflows(connection, [row for row in named if row.workflow is not None])
-        await store.hide_chunks(connection, chunks)
-        await salvaged(connection, lines)
-        return await store.move_conversion(connection, LINES, rows[-1] if rows else None)
+        await store.hide_chunks(connection, [row for row in named if row.line < 0])
+        await salvaged(connection, [row for row in rows if row.line > 0])
+        return await store.move_conversion(connection, LINES, found[-1] if found else None)
+
+
+def _rows(one: asyncpg.Record) -> list[Row]:
+    """Return what an archived message is now; nothing of one that nothing can be made of, which stays as it is."""
+    try:
+        return split(row_of(Position(one["stream"], one["incarnation"], one["seq"], one["time"], one["key"]), one["document"]))
+    except Exception as error:
+        _log.warning("archive.unreadable", stream=one["stream"], sequence=one["seq"], reason=f"{type(error).__name__}: {error}")
+        return []

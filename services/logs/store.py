@@ -185,14 +185,14 @@ async def hide_chunks(connection: Connection, rows: Sequence[Row]) -> None:
     await connection.execute(statement, *([getattr(row, name) for row in rows] for name in ("time", "incarnation", "seq", "line")))
 
 
-async def move_conversion(connection: Connection, name: str, last: Row | None) -> str | None:
+async def move_conversion(connection: Connection, name: str, last: asyncpg.Record | None) -> str | None:
     """Note that a conversion has come to this row, or that it is over; return the time that it has come to."""
     if last is None:
         await connection.execute("DELETE FROM conversion WHERE name = $1", name)
         return None
     statement = "UPDATE conversion SET time = $2, stream = $3, seq = $4 WHERE name = $1"
-    await connection.execute(statement, name, last.time, last.stream, last.seq)
-    return rfc3339(last.time)
+    await connection.execute(statement, name, last["time"], last["stream"], last["seq"])
+    return rfc3339(last["time"])
 
 
 async def claim_partitioning(connection: AsyncConnection) -> bool:

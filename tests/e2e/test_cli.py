@@ -289,6 +289,58 @@ async def test_watch_deploys_a_saved_file_shows_its_problem_with_the_line_and_th
         assert await watching.wait() == 130
 
 
+async def test_links_out_of_a_folder_are_left_out_and_told_by_deploy_and_watch(up: Up, naps: Path, millrace: Command) -> None:
+    (up.data.parent / "private.txt").write_text("do not upload")
+    (naps / "out.txt").symlink_to(up.data.parent / "private.txt")
+    (naps / "in.txt").symlink_to(naps / "naps.py")
+    (naps / "round").symlink_to(naps)
+    os.mkfifo(naps / "pipe")
+    output, error = await millrace.both("deploy", "naps")
+    assert "sent in.txt" in output
+    assert "left out: naps/out.txt is a link to outside of the folder" in error
+    assert "left out: naps/pipe is not a file" in error
+    assert {"path": "round", "reason": "is a link to a folder"} in (await millrace.json("deploy", "naps"))["left_out"]
+    files = {item["path"] for item in (await millrace.json("files", "list"))["items"]}
+    assert not files & {"out.txt", "pipe", "round/naps.py"}
+    async with millrace.started("watch", "naps") as watching:
+        await until_said(watching.stderr, "left out: naps/out.txt")
+        watching.send_signal(signal.SIGINT)
+        assert await watching.wait() == 130
+
+
+async def test_the_beginning_of_an_id_is_enough_and_why_ends_with_the_error(naps: Path, millrace: Command) -> None:
+    run = (await millrace("run", "breaks")).strip()
+    ended = await millrace.json("run", "breaks", "--wait", code=10)
+    assert ended["status"] == "failed"
+
+    async def told() -> bool:
+        return (await millrace.json("runs", "get", run[:30]))["status"] == "failed"
+
+    await eventually(told, within=60)
+    output = await millrace("runs", "why", run[:30])
+    assert output.splitlines()[-1] == "ValueError: as it should"
+    assert f"{run} failed (error)" in output
+    _, error = await millrace.both("runs", "get", "0", code=2)
+    assert "0 is the beginning of several: 0" in error
+    _, error = await millrace.both("runs", "get", "zzz", code=1)
+    assert "zzz" in error
+
+
+async def test_a_line_is_found_by_its_fields_and_its_workflow_and_shown_with_them(naps: Path, millrace: Command) -> None:
+    await millrace("run", "nap", "-i", "seconds=0.125", "--wait")
+
+    async def found() -> str:
+        return await millrace("logs", "workflow:nap fields.seconds:0.125")
+
+    output = str(await eventually(found, within=60))
+    assert output.rstrip().endswith("napping seconds=0.125")
+    [item] = (await millrace.json("logs", "data.seconds:>0.12 data.seconds:<0.13"))["items"]
+    assert (item["workflow"], item["fields"], item["message"], item["line"]) == ("nap", {"seconds": 0.125}, "napping", 1)
+    _, error = await millrace.both("logs", "seconds:0.125", code=1)
+    assert "position 1" in error
+    assert "fields.seconds" in error
+
+
 async def test_entities_are_listed_shown_and_deleted(millrace: Command) -> None:
     await millrace("connections", "put", "halopsa", "--token-file", "-", given="tok_secret\n")
     assert "halopsa" in await millrace("connections", "list")

@@ -11,7 +11,7 @@ import pytest
 
 from services.logs import conversion, lines, projections
 from services.logs.domain import Row
-from services.logs.projections import salvaging
+from services.logs.projections import keeping
 from shared.bus import Bus
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.messages import LineChunk, Lines, RunError, RunFailed, RunRequested, RunUsage
@@ -96,7 +96,7 @@ async def test_what_an_earlier_version_archived_becomes_what_this_one_archives(
             async def over() -> bool:
                 return not await connection.fetchval("SELECT count(*) FROM conversion")
 
-            await eventually(over)
+            await eventually(over, within=60)
             assert await rows_of(connection, 15) == as_it_is
             assert "over" in str(runtime.health.document())
     await connection.close()
@@ -111,9 +111,8 @@ async def test_a_line_that_postgres_refuses_is_kept_bare_beside_the_others(place
     connection = await asyncpg.connect(place.database_url("logs"))
     async with bus_of(place, "executor") as bus:
         document = bus.seal(chunk(new_id(), "good", "bad", "better"), org="acme").document
-        batch = [Delivered("line.x.logged", document, 1, utc_now(), {}, 0)]
         async with connection.transaction():
-            await salvaging("LINES")(batch, "inc", connection)
+            await keeping("LINES")(Delivered("line.x.logged", document, 1, utc_now(), {}, 0), "inc", connection)
         rows = await rows_of(connection, 4)
         assert [(row["line"], row["message"]) for row in rows] == [(-1, ""), (1, "good"), (2, "bad"), (3, "better")]
         assert rows[0]["document"] == document

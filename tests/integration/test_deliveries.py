@@ -26,6 +26,7 @@ from shared.messages import (
 )
 from shared.questions import Page
 from shared.questions.events import DeliveryList, DeliveryView, GetDelivery, ListDeliveries, RetryDelivery
+from tests.integration.test_gateway import gateway
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, river
 from tests.support.servers import Place
@@ -135,6 +136,38 @@ async def test_a_delivery_of_an_earlier_version_is_repeated_by_its_runs(place: P
         await outside.put_file("late.py", LATE)
         await retry(outside, id_)
         assert sorted(run.workflow for run in (await settled(outside, id_, runs=2)).runs) == ["greet", "late"]
+
+
+async def test_a_type_of_any_printable_text_can_be_subscribed_to(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("greet.py", WORKFLOW)
+        source = await outside.source()
+        await outside.subscription(name="exact", event="Order Completed")
+        await outside.subscription(name="other", event="Order Cancelled")
+        await outside.subscription(name="wild", event="Order Completed.*")
+        view = await outside.delivery(await outside.webhook(source, {"ref": "main"}, event="Order Completed"), "routed")
+        assert (view.type, told(view)) == ("Order Completed", {"exact": ("routed", "greet")})
+
+
+async def test_a_retry_over_http_leaves_out_what_succeeded_unless_all_is_true(place: Place, data: Path) -> None:
+    async with river(place, data) as outside, gateway(place) as client:
+        await outside.put_file("greet.py", WORKFLOW)
+        source = await outside.source()
+        await outside.subscription(name="good")
+        id_ = await outside.webhook(source, {"ref": "main"})
+        await settled(outside, id_, runs=1)
+        refused = await client("POST", f"/api/v1/deliveries/{id_}/retry")
+        assert (refused.status, "all=true" in refused.json["detail"]) == (409, True)
+        assert (await client("POST", f"/api/v1/deliveries/{id_}/retry?all=maybe")).json["errors"][0]["path"] == "all"
+        assert (await client("POST", f"/api/v1/deliveries/{id_}/retry?all=true")).status == 202
+        await settled(outside, id_, runs=2)
+        got = await client("GET", f"/api/v1/deliveries/{id_}")
+        [taken] = got.json["subscriptions"]
+        assert taken == {
+            "subscription": taken["subscription"], "name": "good", "workflow": "greet", "status": "routed", "reason": None,
+            "run": taken["run"],
+        }  # fmt: skip
+        assert taken["run"] in {run["id"] for run in got.json["runs"]}
 
 
 async def test_a_delivery_shows_how_its_runs_go(place: Place) -> None:

@@ -29,7 +29,7 @@ PARAMETERS = {
     "to": TIMES,
     "after": ["9" * 19, "-1", "\0"],
     "wait": ["nan", "inf", "-1", "1e400", "\0"],
-    **dict.fromkeys(("status", "workflow", "source", "prefix", "q", "order", "org", "results", "unheard-of"), TEXTS),
+    **dict.fromkeys(("status", "workflow", "source", "prefix", "q", "order", "org", "results", "id", "all", "unheard-of"), TEXTS),
 }
 DEEP = b"[" * 100_000 + b"]" * 100_000
 BODIES: list[bytes] = [
@@ -61,6 +61,27 @@ BODIES: list[bytes] = [
     b'{"type":"\\u0000","data":"\\u0000"}',
     b'{"adapter":"hmac","settings":{"secret":"\\u0000","header":"\\u0000"}}',
     b'{"source":"a","event":"\\u0000","workflow":"a","filter":"\\u0000"}',
+]
+# A method, a path, a body, and the field that is missing, unknown or of another type.
+INCOMPLETE: list[tuple[str, str, dict[str, Any], str]] = [
+    ("POST", "subscriptions", {}, "name"),
+    ("POST", "subscriptions", {"source": "a", "event": "b", "workflow": "c"}, "name"),
+    ("POST", "subscriptions", {"name": 5, "source": "a", "event": "b", "workflow": "c"}, "name"),
+    ("POST", "subscriptions", {"name": "a", "event": "b", "workflow": "c"}, "source"),
+    ("PUT", "subscriptions/a", {"source": "a", "event": "b"}, "workflow"),
+    ("PUT", "subscriptions/a", {"source": "a", "event": 5, "workflow": "c"}, "event"),
+    ("PUT", "subscriptions/a", {"source": "a", "event": "b", "workflow": "c", "colour": 1}, "colour"),
+    ("POST", "sources", {"adapter": "github"}, "name"),
+    ("PUT", "sources/a", {}, "adapter"),
+    ("POST", "sources/orders/events", {}, "type"),
+    ("POST", "integrations", {}, "name"),
+    ("PUT", "integrations/a", {"config_schema": 5}, "config_schema"),
+    ("POST", "connections", {"grant": "token", "token": "x"}, "name"),
+    ("PUT", "connections/a", {}, "token"),
+    ("POST", "variables", {"value": 1}, "name"),
+    ("PUT", "variables/a", {}, "value"),
+    ("POST", "secrets", {"value": "x"}, "name"),
+    ("PUT", "secrets/a", {"value": 5}, "value"),
 ]
 
 
@@ -97,6 +118,13 @@ async def test_no_parameter_and_no_body_makes_any_route_fail(whole: Client) -> N
                 assert got.status < 500, (method, plain, body[:100], got.body[:300])
                 if b"\\u0000" in body and got.status >= 400 and got.status not in {404, 405, 409}:
                     assert got.json["errors"][0]["path"], (method, plain, body[:100], got.body[:300])
+
+
+async def test_a_body_without_a_field_is_refused_by_the_fields_name(whole: Client) -> None:
+    await whole("PUT", "/api/v1/sources/orders", json={"adapter": "topic"})
+    for method, path, body, named in INCOMPLETE:
+        got = await whole(method, f"/api/v1/{path}", json=body)
+        assert (got.status, got.json["errors"][0]["path"]) == (422, named), (method, path, body, got.body)
 
 
 async def test_headers_that_hold_no_utf8_make_no_route_fail(whole: Client) -> None:
