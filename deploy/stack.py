@@ -20,6 +20,7 @@ from deploy.files import bound
 from deploy.folder import DataFolder
 from deploy.liveness import Liveness
 from deploy.prepare import prepare
+from deploy.reach import make_sandbox_folder
 from deploy.readiness import Asked, wait_until_ready
 from deploy.stores import Stores
 from deploy.supervise import Program, State, Supervised
@@ -106,7 +107,7 @@ class Stack:
         async def unlink_health_socket() -> None:
             health.unlink(missing_ok=True)
 
-        place = self._folder.own(name, 0o711 if name == "executor" and os.geteuid() == 0 else 0o700)
+        place = make_sandbox_folder(self._folder.path) if name == "executor" else self._folder.own(name)
         program = Program(
             name=name,
             command=(sys.executable, "-P", "-m", "services", name),

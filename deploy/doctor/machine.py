@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from deploy import broker, postgres
-from deploy.accounts import check_reach, postgres_account
 from deploy.credentials import load_or_create
 from deploy.doctor.finding import Finding, tried
 from deploy.doctor.running import bounded
 from deploy.errors import StartError
 from deploy.folder import running_version
 from deploy.local import OLDEST_PYTHON
+from deploy.reach import CACHES, barred
 from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.probing import better
@@ -166,13 +166,14 @@ def _version_of(program: Path) -> str:
 
 
 def _reach(data: Path) -> str:
-    place = data.absolute() / "postgres" / "data"
-    if not place.exists():
-        # `up` makes the folder, or opens it, so that only what is above it can be in the way.
-        place = next(above for above in data.absolute().parents if above.exists()) / data.name
-    check_reach(postgres_account(), place, postgres.binaries() / "postgres")
-    account = postgres_account()
-    return "everything runs as you" if account is None else f"the database's user {account[0]} gets to its folder and its programs"
+    if os.geteuid() != 0:
+        return "everything runs as you"
+    # `up` makes the folder and what is above it, so that only what is there can be in the way.
+    above = next(place for place in data.absolute().parents if place.exists())
+    blocking = barred(above / data.name)
+    if blocking is None:
+        return f"the sandbox's user {SANDBOX_UID} gets to its folder"
+    return f"{blocking} is closed to the sandbox's user {SANDBOX_UID}, whose files are in {CACHES}"
 
 
 def is_ours(data: Path) -> bool:

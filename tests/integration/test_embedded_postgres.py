@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from deploy import postgres, reach
 from deploy.accounts import POSTGRES_UID
 from deploy.errors import StartError
 from deploy.postgres import SUPERUSER, EmbeddedPostgres
@@ -152,8 +154,9 @@ async def test_a_server_whose_supervisor_was_killed_does_not_stop_the_next_start
 
 async def test_an_orphaned_server_of_this_folder_is_ended_first(place: Path) -> None:
     async with running(place) as server:
-        command = server.supervised.program.command
-    orphan = subprocess.Popen(command, user=POSTGRES_UID if ROOT else None, group=POSTGRES_UID if ROOT else None, cwd="/")
+        program = server.supervised.program
+    who = POSTGRES_UID if ROOT else None
+    orphan = subprocess.Popen(program.command, user=who, group=who, cwd=program.directory)
     reaped = asyncio.create_task(asyncio.to_thread(orphan.wait, BOUND))
     async with asyncio.timeout(BOUND):
         while not (place / "s" / ".s.PGSQL.5432").exists():
@@ -215,12 +218,65 @@ async def test_another_password_than_the_clusters_is_told(place: Path) -> None:
 
 
 @pytest.mark.skipif(not ROOT, reason="only root changes the user that Postgres runs as")
-async def test_a_folder_out_of_reach_of_the_postgres_user_is_named_with_the_fix(place: Path) -> None:
-    closed = place / "closed"
+async def test_a_folder_out_of_reach_of_the_postgres_user_is_used_and_nothing_is_opened(place: Path) -> None:
+    closed = place / "closed 'to' all\nbut root"
     closed.mkdir(mode=0o700)
-    with pytest.raises(StartError, match=f"the folder {closed} .*chmod o\\+x {closed}"):
-        await made(closed).start()
+    sockets = place / "s"
+    sockets.mkdir()
+
+    def there() -> EmbeddedPostgres:
+        return EmbeddedPostgres(
+            folder=closed / "postgres", sockets=sockets, pidfile=closed / "pid", log=closed / "log", password=PASSWORD
+        )
+
+    for attempt in range(2):
+        server = there()
+        try:
+            await server.start()
+            await answer(server, "CREATE TABLE IF NOT EXISTS kept (n int)")
+            await answer(server, f"INSERT INTO kept VALUES ({attempt})")
+            assert await answer(server, "SELECT count(*) FROM kept") == attempt + 1
+            assert await answer(server, "SELECT count(*) > 0 FROM pg_timezone_names")
+            await answer(server, "CHECKPOINT")
+            assert Path(f"/proc/{server.supervised.state.pid}").stat().st_uid == POSTGRES_UID
+        finally:
+            await server.stop(grace=10)
+        assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+        assert closed.stat().st_uid == 0
+
+
+@pytest.mark.skipif(not ROOT, reason="only root changes the user that Postgres runs as")
+async def test_programs_out_of_reach_of_the_postgres_user_are_copied_once(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    own = postgres.binaries()
+    wheel = own.parents[1]
+    libraries = wheel.with_name(f"{wheel.name}.libs")
+    shutil.copytree(own.parent, closed / wheel.name / own.parent.name, symlinks=True)
+    shutil.copytree(libraries, closed / libraries.name)
+    monkeypatch.setattr(reach, "CACHES", place / "cache")
+    monkeypatch.setattr(postgres, "binaries", lambda: closed / wheel.name / own.parent.name / "bin")
+    for _ in range(2):
+        async with running(place) as server:
+            assert await answer(server, "SELECT 1") == 1
+            (copy,) = (place / "cache").iterdir()
+            assert server.supervised.program.command[0] == str(copy / wheel.name / own.parent.name / "bin" / "postgres")
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+    assert {path.stat().st_uid for path in copy.rglob("*")} == {0}
+    assert not [path for path in copy.rglob("*") if not path.is_symlink() and path.stat().st_mode & 0o022]
+
+
+@pytest.mark.skipif(not ROOT, reason="only root changes the user that Postgres runs as")
+async def test_a_place_for_copies_that_somebody_else_made_is_not_trusted(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted = place / "cache"
+    planted.mkdir()
+    os.chown(planted, 12345, 12345)
+    monkeypatch.setattr(reach, "CACHES", planted)
+    monkeypatch.setattr(reach, "_run", lambda *_: False)
+    with pytest.raises(StartError, match="belongs to user 12345"):
+        made(place)
 
 
 @pytest.mark.skipif(not ROOT, reason="only root changes the user that Postgres runs as")

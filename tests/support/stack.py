@@ -23,11 +23,19 @@ ASKED_EVERY = 0.05
 class Up:
     """One `up` on one data folder; `ready` is what ready.json said when it came up."""
 
-    def __init__(self, data: Path, *options: str, environment: dict[str, str] | None = None, around: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *options: str,
+        environment: dict[str, str] | None = None,
+        around: tuple[str, ...] = (),
+        python: Path | None = None,
+    ) -> None:
         """Start nothing yet; runs are allowed without a sandbox, since these tests are about processes.
 
-        `around` is a command that is given the command of `up`, as `tests.support.forbid`.
+        `around` is a command that is given the command of `up`, as `tests.support.forbid`; `python` runs it instead of ours.
         """
+        self.python = str(python or sys.executable)
         self.data = data
         self.around = around
         self.options = options
@@ -48,7 +56,7 @@ class Up:
             self.process = await asyncio.create_subprocess_exec(
                 *[
                     *self.around,
-                    sys.executable,
+                    self.python,
                     "-m",
                     "deploy.local",
                     "--data",
