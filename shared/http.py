@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import structlog
-from aiohttp import web, web_response
+from aiohttp import web, web_response, web_urldispatcher
 
 from shared import values
 from shared.envelope import new_id
@@ -49,6 +49,22 @@ def problem(
 def problem_of(error: MillraceError) -> web.Response:
     """Answer with the problem document of an error of the tree."""
     return problem(error.status, error.title, error.detail, errors=error.errors, retry_after=error.retry_after)
+
+
+_continuing = web_urldispatcher._default_expect_handler  # noqa: SLF001
+
+
+async def _expected(request: web.Request) -> web.StreamResponse | None:
+    """Tell a client to go on that expects to be told so; what else it may expect, nobody here can do."""
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        await _continuing(request)
+        return None
+    return problem(417, "Expectation failed", "Expect: the only thing that can be expected is 100-continue")
+
+
+# Routes that do not exist expect the same, and only this name is asked for all of them. aiohttp's own repeats the header in its
+# answer, and fails where that is no UTF-8.
+web_urldispatcher._default_expect_handler = _expected  # type: ignore[assignment]  # noqa: SLF001
 
 
 async def answered(request: web.Request, handler: Next) -> web.StreamResponse:

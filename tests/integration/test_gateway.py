@@ -328,6 +328,31 @@ async def test_no_answer_tells_what_it_is_made_of(client: Client) -> None:
     assert b"aiohttp" not in said.lower()
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/api/v1/runs", "/api/v1/nothing", "/nothing"])
+@pytest.mark.parametrize("expected", ["x", "\udcff"])
+async def test_an_expectation_that_nobody_can_meet_is_a_problem_on_every_route(client: Client, path: str, expected: str) -> None:
+    address = urlsplit(client.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(
+        f"GET {path} HTTP/1.1\r\nHost: a\r\nExpect: {expected}\r\nConnection: close\r\n\r\n".encode(errors="surrogateescape")
+    )
+    said = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert b" 417 " in said.splitlines()[0], said
+    assert b"application/problem+json" in said
+
+
+async def test_who_waits_to_be_told_to_go_on_is_told_so(client: Client) -> None:
+    address = urlsplit(client.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nConnection: close\r\n\r\n")
+    said = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    assert [line.split()[1] for line in said.splitlines() if line.startswith(b"HTTP/")] == [b"100", b"200"]
+
+
 async def test_a_source_whose_secret_cannot_be_read_admits_nothing(place: Place, client: Client) -> None:
     async with bus_of(place, "events") as bus:
         # Sealed for another source: moved here, it does not open.
