@@ -16,7 +16,7 @@ from shared.errors import Unavailable
 from shared.expressions.process import Answer, Died, Process, Task, started
 from shared.expressions.turns import Queue, Waiting
 
-# One batch is evaluated while the next is on its way.
+# One batch is evaluated while the next is on its way; where one may take long, whoever comes next does not wait for two.
 _IN_FLIGHT = 2
 # One that is sent again so often, as others had the process killed, is told to come later.
 _TRIES = 8
@@ -80,6 +80,7 @@ class Lane:
         self._starting: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._flying = 0
+        self._may_fly = _IN_FLIGHT if speed.is_mixed else 1
         self._is_pumping = False
         self._is_closed = False
         self._not_before = 0.0
@@ -135,7 +136,7 @@ class Lane:
 
     def _pump(self) -> None:
         self._is_pumping = False
-        while len(self._queue) and self._flying < _IN_FLIGHT:
+        while len(self._queue) and self._flying < self._may_fly:
             if self._process is None:
                 self._start()
                 return

@@ -22,10 +22,12 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.events import domain
 from shared.errors import Unavailable
 from shared.expressions import process, worker
 from shared.expressions.pool import MOST_SLOW, QUICK, SLOW, Expressions, Trouble
 from shared.expressions.syntax import pruned, syntax_of
+from tests.unit.test_routing import INTEGRATION, WITH, WITHOUT
 
 THIRTY = "[" + ", ".join(["1"] * 30) + "]"
 LOOPS = f"{THIRTY}.map(a, {THIRTY}.map(b, {THIRTY}.map(c, size({THIRTY}.map(d, d)))))"
@@ -107,6 +109,27 @@ async def test_an_expression_gives_json(expressions: Expressions, source: str, v
 async def test_what_goes_wrong_in_an_expression_is_told_of_it(expressions: Expressions, source: str, said: str) -> None:
     with pytest.raises(Trouble, match=f"(?i){said}"):
         await expressions.value("acme", source, EVENT)
+
+
+@pytest.mark.parametrize(
+    ("filter_", "integration", "passes"),
+    [
+        ("event.data.ref == 'main' && 'a' in integration.config.sites", INTEGRATION, True),
+        ("integration.config.limits.pages > 3", INTEGRATION, False),
+        ("event.integration.entity_id == integration.entity_id", INTEGRATION, True),
+        ("integration == null", None, True),
+        ("integration == null", INTEGRATION, False),
+    ],
+)
+async def test_a_filter_sees_the_integration_of_the_source(
+    expressions: Expressions, filter_: str, integration: Any, passes: bool
+) -> None:
+    assert await expressions.value("acme", filter_, domain.filter_variables(WITH, integration)) is passes
+
+
+async def test_a_filter_that_wants_an_integration_where_there_is_none_says_so(expressions: Expressions) -> None:
+    with pytest.raises(Trouble):
+        await expressions.value("acme", "integration.config.x == 1", domain.filter_variables(WITHOUT, None))
 
 
 async def test_many_at_once_each_have_their_own_answer(expressions: Expressions) -> None:
@@ -222,6 +245,32 @@ def altered(monkeypatch: pytest.MonkeyPatch, data: Path, *changes: tuple[str, st
         code = code.replace(old, new)
     (data / "worker.py").write_text(code)
     monkeypatch.setattr(worker, "__file__", str(data / "worker.py"))
+
+
+TOKENS = r"""
+event event.l event.l.map(a,a) a 1 -9223372036854775808 9223372036854775807 1e308 18446744073709551615u 'a' b'\xff' r'\' '' ""
+null true [ ] ( ) { } . , ? : + - * / % ! && || == < in [1,2] {'a':1} .map(a, .exists(a, .matches( '(a+)+$' size( [0] ['l']
+.startsWith( // ` é timestamp(
+timestamp('9999-12-31T23:59:59Z') duration('9223372036s') duration( string( int( uint( double( bytes( has( type( dyn(
+max(
+""".split()  # noqa: SIM905 - a list of them is four times as long
+TEXTS = st.lists(st.sampled_from([*TOKENS, "\n", "\0", "\u2028"]), max_size=25).map(" ".join)
+
+
+@settings(max_examples=40)
+@given(sources=st.lists(TEXTS, min_size=20, max_size=20))
+async def test_whatever_is_written_has_a_value_or_a_trouble(fuzzed: Expressions, sources: list[str]) -> None:
+    answers = await asyncio.gather(*(outcome(fuzzed, "acme", source) for source in sources))
+    assert not [one for one in answers if isinstance(one, Unavailable)]
+    assert await fuzzed.value("others", "event.data.n == 3", EVENT) is True
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def fuzzed() -> AsyncIterator[Expressions]:
+    made = Expressions(Health())
+    await made.open()
+    yield made
+    await made.close()
 
 
 async def test_the_same_expression_is_refused_for_a_while(expressions: Expressions) -> None:
