@@ -7,7 +7,7 @@ ARGS ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint bench chaos lock clean
+.PHONY: help install demo up test lint bench chaos fuzz lock clean
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ bench: install  ## Run every benchmark; each prints its figure beside the limit 
 chaos: install  ## Kill and pause every part under load, and count what was lost or done twice (ARGS=--quick, ARGS=--write)
 	@"$(BIN)/python" -m deploy.chaos $(ARGS)
 	@exec "$(BIN)/python" -m deploy.chaos.runs $(ARGS)
+
+fuzz: install  ## Send hostile values through every door, and count what did harm (ARGS="--values 200000 --seed 7", ARGS=--write)
+	@exec "$(BIN)/python" -m tests.fuzz $(ARGS)
 
 lock:  ## Write requirements.lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --python-version 3.11 --extra dev --no-emit-index-url --no-emit-find-links \

@@ -1,0 +1,202 @@
+"""The HTTP API: every route with hostile paths, parameters, headers and bodies."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from services.gateway.api.application import API_ROUTES
+from services.gateway.api.health import ROUTES as HEALTH_ROUTES
+from tests.fuzz.cases import Case, Target
+from tests.fuzz.documents import DAMAGES, encoded
+from tests.fuzz.doors import FAILED, REFUSED, STORED, UNANSWERED, Outcome, Refusal, Wrong, names
+from tests.fuzz.hostile import Literal
+from tests.fuzz.place import ORG, Place, quoted
+from tests.fuzz.shapes import example, placed, spots, without
+from tests.fuzz.wire import Answer, Client, Unanswered
+
+HEADERS = (
+    *("If-Match", "If-None-Match", "Idempotency-Key", "X-Millrace-Org", "Content-Type", "Content-Encoding", "Last-Event-ID"),
+    *("Authorization", "X-Forwarded-For", "Accept", "Range", "Cookie", "X-Request-Id", "Expect", "Origin"),
+)
+_PARAMETER = re.compile(r'(?:query\.get\(|integer_of\(request, |boolean_of\(request, )"(\w+)"')
+_PART = re.compile(r"\{(\w+)(?::[^}]*)?\}")
+# A deployment, or a run, takes a hundred times as long as a look at a list.
+WEIGHTS = {"PUT /workspace/files/{path}": 1, "DELETE /workspace/files/{path}": 1, "POST /workflows/{name}/runs": 3}
+# What a body's fields hold when they are as they should be.
+FIELDS: dict[str, Any] = {
+    "adapter": "topic",
+    "settings": {},
+    "integration": None,
+    "source": "topic",
+    "event": "spare",
+    "workflow": "take",
+    "filter": 'event.type == "never"',
+    "input": {"value": "event.data"},
+    "config_schema": {"type": "object", "properties": {"a": {"type": "string", "pattern": "^b"}}},
+    "provider": None,
+    "config": {},
+    "token": "t0ken",
+    "grant": "token",
+    "type": "spare",
+    "timeout": 10,
+    "deadline": 3600,
+    "run_at": None,
+    "name": "spare",
+    "concurrency_key": "k",
+}
+INPUT = {"value": {"a": ["b", 1]}, "event": None}
+
+
+class Route:
+    """One route with a method, and an example of what it takes."""
+
+    def __init__(self, route: web.RouteDef, prefix: str) -> None:
+        self.method = route.method
+        self.path = prefix + _PART.sub(r"{\1}", route.path)
+        self.name = f"{route.method} {self.path.removeprefix('/api/v1')}"
+        self.parts = _PART.findall(route.path)
+        function = inspect.unwrap(route.handler)
+        module = sys.modules[function.__module__]
+        self.parameters = sorted({*_PARAMETER.findall(inspect.getsource(module)), "limit", "cursor", "org", "wait", "nobody"})
+        self.body = self._body(function, module)
+        self.plain = "files/{path}" in self.path
+
+    def _body(self, function: Any, module: Any) -> Any:
+        if self.method not in {"POST", "PUT", "PATCH"}:
+            return None
+        for name in function.__code__.co_names:
+            declared = getattr(module, name, None)
+            if isinstance(declared, type) and issubclass(declared, msgspec.Struct) and name.endswith("Body"):
+                fields = FIELDS | ({"input": INPUT} if name == "RunBody" else {})
+                body = example(declared, fields)
+                return {"name": "spare"} | body if "named_object_of" in function.__code__.co_names else body
+        return {"a": ["b", 1]}
+
+    def target(self) -> Target:
+        """Return it as something to aim at."""
+        texts = [f"path:{part}" for part in self.parts]
+        texts += [f"query:{name}" for name in self.parameters] + [f"header:{name}" for name in HEADERS]
+        declared = () if self.body is None else tuple(spots(self.body))
+        return Target(self.name, declared, tuple(texts), WEIGHTS.get(self.name, 6), damaged=self.body is not None)
+
+
+class Http:
+    """Every route, with the platform key, meaning one organization."""
+
+    name = "http"
+    most = 12
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.routes = {route.name: route for route in _routes()}
+        self._idle: list[Client] = []
+
+    def targets(self) -> list[Target]:
+        """Return every route."""
+        return [route.target() for route in self.routes.values()]
+
+    async def send(self, case: Case) -> Outcome:
+        """Send a request; what was stored must be there."""
+        route = self.routes[case.target]
+        client = self._idle.pop() if self._idle else self._place.client()
+        try:
+            target, headers, body = self.request(route, case)
+            try:
+                answer = await client.request(route.method, target, headers, body)
+            except Unanswered as error:
+                raise Wrong(f"no answer: {error}", UNANSWERED) from error
+            outcome = judged(case, answer)
+            if outcome.became == STORED:
+                await self._read_back(client, route, case, target, answer)
+            return outcome
+        finally:
+            self._idle.append(client)
+
+    async def settled(self) -> list[str]:
+        """Find nothing: what was stored was read back at once."""
+        return []
+
+    def request(self, route: Route, case: Case) -> tuple[bytes, list[tuple[str, str]], bytes | None]:
+        """Return what is sent: the request's target, its headers and its body."""
+        known = {
+            "name": "spare",
+            "id": self._place.known["delivery"] if "deliveries" in route.path else self._place.known["run"],
+            "org": ORG,
+            "path": "spare.txt",
+        }
+        if route.path.startswith("/api/v1/workflows"):
+            known["name"] = "take"
+        where, _, name = (case.text or "").partition(":")
+        text = str(case.value.value) if case.value is not None and case.text is not None else ""
+        path = _PART.sub(lambda part: quoted(text) if where == "path" and part[1] == name else known[part[1]], route.path)
+        query = f"?{name}={quoted(text)}" if where == "query" else ""
+        headers = self._place.authorized()
+        if where == "header":
+            shown = text.encode(errors="surrogatepass").decode("utf-8", "surrogateescape")
+            headers = [one for one in headers if one[0].lower() != name.lower()] + [(name, shown)]
+        return (path + query).encode(), headers, _body(route.body, case)
+
+    async def _read_back(self, client: Client, route: Route, case: Case, target: bytes, answer: Answer) -> None:
+        """Ask for what was made under the address that it has now. Raises `Wrong`."""
+        if route.method not in {"PUT", "PATCH", "POST"}:
+            return
+        path = answer.headers.get("location", target.decode() if route.method != "POST" else "").partition("?")[0]
+        if not path:
+            return
+        try:
+            again = await client.request("HEAD" if route.plain else "GET", path.encode("latin-1"), self._place.authorized())
+        except Unanswered as error:
+            raise Wrong(f"{answer.status}, and then no answer at {path[:200]}", UNANSWERED) from error
+        # Others put and delete the same ones meanwhile.
+        if again.status >= 500:
+            raise Wrong(f"{answer.status}, but then {again.status} at {path[:200]}: {again.body[:200]!r}", FAILED)
+        if again.status != 200 and "spare" not in path:
+            raise Wrong(f"{answer.status}, but then {again.status} at {path[:200]}: {again.body[:200]!r}")
+
+
+def judged(case: Case, answer: Answer) -> Outcome:
+    """Return what an answer makes of a case. Raises `Wrong` for one that nobody may get."""
+    said = f"{answer.status} {answer.body[:300].decode(errors='replace')}"
+    if answer.status < 400:
+        return Outcome(STORED, said)
+    if answer.status >= 500:
+        raise Wrong(said, FAILED)
+    kind = answer.headers.get("content-type", "")
+    if not kind.startswith("application/problem+json"):
+        # What is no HTTP is refused before there is a request, and the parts of a head are not answered one by one.
+        if answer.status == 400 and (case.text or "").startswith(("header:", "path:", "query:")):
+            return Outcome(REFUSED, said)
+        raise Wrong(f"no problem document but {kind or 'nothing'}: {said}")
+    try:
+        problem = msgspec.json.decode(answer.body, type=Refusal)
+    except msgspec.MsgspecError as error:
+        if not answer.body:  # to HEAD
+            return Outcome(REFUSED, said)
+        raise Wrong(f"the problem document is none: {error}: {said}") from error
+    said_of = [f"{one.get('path')} {one.get('message')}" for one in problem.errors]
+    if answer.status == 422 and not names(case, problem.detail, said_of):
+        raise Wrong(f"it does not say that it is about {case.where}: {said}")
+    if not problem.detail:
+        raise Wrong(f"it does not say why: {said}")
+    return Outcome(REFUSED, said)
+
+
+def _body(body: Any, case: Case) -> bytes | None:
+    if body is None:
+        return None
+    made = body
+    if case.spot is not None:
+        made = without(body, case.spot.path) if case.damage == "missing" else placed(body, case.spot.path, case.value.value)
+    document = made.text.encode() if isinstance(made, Literal) else encoded(made)
+    return DAMAGES[case.damage](document) if case.damage in DAMAGES else document
+
+
+def _routes() -> list[Route]:
+    listed = [Route(route, "/api/v1") for route in API_ROUTES] + [Route(route, "") for route in HEALTH_ROUTES]
+    return [route for route in listed if isinstance(route.method, str)]

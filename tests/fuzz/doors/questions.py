@@ -1,0 +1,128 @@
+"""Questions and commands on the bus, with the rights of the service that may ask them."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client as Nats
+
+from shared.questions import ASKED
+from tests.fuzz.cases import Case, Target
+from tests.fuzz.documents import DAMAGES, encoded
+from tests.fuzz.doors import FAILED, REFUSED, STORED, UNANSWERED, Outcome, Wrong, names
+from tests.fuzz.place import ORG, Place
+from tests.fuzz.shapes import example, placed, spots, without
+
+COMMON: dict[str, Any] = {
+    "name": "asked",
+    "source": "topic",
+    "adapter": "topic",
+    "settings": {},
+    "sealed": {"secret": "x"},
+    "integration": "spare",
+    "workflow": "take",
+    "filter": 'event.type == "never"',
+    "config_schema": {"type": "object"},
+    "config": {},
+    "event": "spare",
+    "expected": None,
+    "dropped": [],
+    "path": "asked.txt",
+    "prefix": "",
+    "cursor": None,
+    "q": "a",
+    "order": "desc",
+    "stream": "RUNS",
+    "provider": None,
+    "connection": None,
+    "grant": "token",
+    "size": 7,
+    "status": None,
+    "limit": 10,
+    "after": 0,
+    "type": "spare",
+    "correlation_id": None,
+    "causation_id": None,
+    "everything": False,
+    "hops": 0,
+}
+# SHA-256 of `nothing`, which the preparation has stored.
+NOTHING = "1785cfc3bc6ac7738e8b38cdccd1af12563c2b9070e07af336a1bf8c0f772b6a"
+WEIGHTS = {"do.executor.put_file": 1, "do.executor.remove_file": 1}
+
+
+class Questions:
+    """Every question and command."""
+
+    name = "questions"
+    most = 12
+
+    def __init__(self, place: Place, buses: dict[str, Nats]) -> None:
+        self._place = place
+        self._buses = buses
+        self._asked = {subject: asked for subject, (asked, _) in ASKED.items()}
+        self._examples = {subject: self._example(subject) for subject in ASKED}
+
+    def targets(self) -> list[Target]:
+        """Return every one that is declared."""
+        return [Target(subject, tuple(spots(made)), (), WEIGHTS.get(subject, 6)) for subject, made in self._examples.items()]
+
+    async def send(self, case: Case) -> Outcome:
+        """Ask; an answer of any kind but "this is a bug" will do."""
+        asked = self._asked[case.target]
+        made = self._examples[case.target]
+        if asked.kind == "do":
+            made = made | {"id": str(uuid.uuid4())}
+            if "sealed" in made:
+                made |= {"sealed": self._sealed(case.target, made["id"])}
+        if case.spot is not None:
+            made = without(made, case.spot.path) if case.damage == "missing" else placed(made, case.spot.path, case.value.value)
+        document = encoded(made)
+        if case.damage in DAMAGES:
+            document = DAMAGES[case.damage](document)
+        try:
+            answer = await self._buses[asked.by[0]].request(case.target, document, timeout=asked.timeout + 5)
+        except nats.errors.MaxPayloadError:
+            return Outcome(REFUSED, "larger than the broker takes")
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Wrong(f"no answer: {type(error).__name__}: {error}", UNANSWERED) from error
+        return _judged(case, answer.data)
+
+    async def settled(self) -> list[str]:
+        """Find nothing: answers come after what they tell of is stored."""
+        return []
+
+    def _sealed(self, subject: str, command: str) -> Any:
+        """Return what is sealed for a command: a token, a value, or nothing of a source that has no secrets."""
+        if subject == "do.events.put_source":
+            return {}
+        return self._place.keyring.seal("nothing", ORG, command, "token" if "connection" in subject else "secret")
+
+    def _example(self, subject: str) -> dict[str, Any]:
+        asked, cls = ASKED[subject]
+        id_ = {"run": "run", "attempts": "run", "steps": "run", "states": "run", "lines": "run", "delivery": "delivery"}
+        found = self._place.known[id_.get(asked.verb, "topic")]
+        known = COMMON | {"id": found, "org": ORG, "actor": "fuzz", "sha256": NOTHING}
+        known |= {"run": self._place.known["run"], "delivery": self._place.known["delivery"], "since": "2026-11-01T00:00:00Z"}
+        known |= {"sealed": self._sealed(subject, "nothing"), **({"correlation_id": found} if subject == "ask.logs.chain" else {})}
+        made: dict[str, Any] = example(cls, known)
+        return made
+
+
+def _judged(case: Case, answer: bytes) -> Outcome:
+    frame = msgspec.json.decode(answer)
+    error = frame.get("error")
+    said = answer[:300].decode(errors="replace")
+    if error is None:
+        return Outcome(STORED, said)
+    # A key that is missing for a while looks like this as well.
+    unsealed = case.where.startswith(("sealed", "id", "org")) and "sealed" in error["detail"]
+    if error["kind"] in {"error", "unavailable"} and not unsealed:
+        raise Wrong(said, FAILED)
+    said_of = [f"{one.get('path')} {one.get('message')}" for one in error.get("errors") or []]
+    if error["kind"] == "invalid" and not unsealed and not names(case, error.get("detail", ""), said_of):
+        raise Wrong(f"it does not say that it is about {case.where}: {said}")
+    return Outcome(REFUSED, said)
