@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import json
 import os
 import signal
 import sys
@@ -66,7 +67,7 @@ class Health:
     def state(self, name: str, value: Any) -> None:
         """Publish a fact in `/readyz`, such as the sandbox's tier; a function is called for each answer.
 
-        The numbers in a fact with fields are gauges in `/metrics`.
+        The numbers in a fact with fields are gauges in `/metrics`, and those in a field with fields as well, by the label `of`.
         """
         self._facts[name] = value
 
@@ -246,9 +247,13 @@ def _metrics(health: Health) -> Callable[[web.Request], Awaitable[web.Response]]
         ]
         for fact, fields in document.items():
             for name, number in fields.items() if isinstance(fields, dict) else ():
+                gauge = f"millrace_{fact}_{name}"
+                values = {of: one for of, one in number.items() if isinstance(one, int | float)} if isinstance(number, dict) else {}
                 if isinstance(number, int | float):
-                    gauge = f"millrace_{fact}_{name}"
                     lines += [f"# TYPE {gauge} gauge", f'{gauge}{{service="{health.service}"}} {number}']
+                elif values:
+                    lines.append(f"# TYPE {gauge} gauge")
+                    lines += [f'{gauge}{{service="{health.service}",of={json.dumps(of)}}} {one}' for of, one in values.items()]
         return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
 
     return metrics

@@ -1,0 +1,107 @@
+"""Registries on a real broker: an entry that cannot be decoded stands in the way of nothing but itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from shared import tasks
+from shared.errors import TooLarge
+from shared.questions.events import SourceEntry
+from shared.registry import Entry, RegistryView, RegistryWriter
+from shared.service import Health
+from tests.support.inside import bus_of, eventually
+from tests.support.servers import Place
+
+UNDECODABLE = [b"no json", b"\xff", b"{}", b'{"seq":5,"value":7}', b'{"seq":"x","value":null}', b"[" * 100_000]
+
+
+def entry(name: str) -> SourceEntry:
+    return SourceEntry(
+        id=name, org="acme", key=name, name=name, adapter="hmac", settings={}, sealed={}, enabled=True, created_at="", updated_at=""
+    )  # fmt: skip
+
+
+async def write(place: Place, key: str, document: bytes) -> None:
+    """Write to a registry as an operator, or a version that is not ours, might."""
+    async with bus_of(place, "admin") as bus:
+        await bus.client.jetstream().publish(f"$KV.sources.{key}", document)
+
+
+@asynccontextmanager
+async def viewing(place: Place) -> AsyncIterator[tuple[RegistryView[SourceEntry], Health]]:
+    health = Health("gateway")
+    health.started = True
+    async with bus_of(place, "gateway") as bus:
+        view = RegistryView(bus.client, "sources", SourceEntry, health)
+        task = asyncio.create_task(view.run())
+        try:
+            async with asyncio.timeout(10):
+                await view.complete()
+            yield view, health
+        finally:
+            await tasks.end([task])
+
+
+async def test_a_view_passes_over_what_it_cannot_decode_and_says_so(place: Place) -> None:
+    async with bus_of(place, "events") as bus:
+        writer = RegistryWriter(bus.client, "sources", SourceEntry)
+        await writer.put("first", 1, entry("first"))
+        for number, document in enumerate(UNDECODABLE):
+            await write(place, f"broken{number}", document)
+        async with viewing(place) as (view, health):
+            assert view.get("first") == Entry(1, entry("first"))
+            told = health.document()["registry_sources"]
+            assert told["undecodable"] == len(UNDECODABLE)
+            assert set(told["keys"]) == {f"broken{number}" for number in range(len(UNDECODABLE))}
+            assert health.ready, health.document()
+            await writer.put("later", 2, entry("later"))
+
+            async def seen() -> bool:
+                return view.get("later") is not None
+
+            await eventually(seen)
+            # What was known of a thing stays when something else takes its entry's place.
+            await write(place, "first", b"no json")
+
+            async def told_of() -> bool:
+                return "first" in health.document()["registry_sources"]["keys"]
+
+            await eventually(told_of)
+            assert view.get("first") == Entry(1, entry("first"))
+
+
+async def test_a_view_of_nothing_but_what_it_cannot_decode_is_complete(place: Place) -> None:
+    await write(place, "broken", b"no json")
+    async with viewing(place) as (view, _):
+        assert list(view.values()) == []
+
+
+@pytest.mark.parametrize("document", UNDECODABLE)
+async def test_its_owner_replaces_what_cannot_be_decoded(place: Place, document: bytes) -> None:
+    await write(place, "broken", document)
+    async with viewing(place) as (view, health), bus_of(place, "events") as bus:
+        writer = RegistryWriter(bus.client, "sources", SourceEntry)
+        assert await writer.put("broken", 5, entry("mended"))
+
+        async def mended() -> bool:
+            return view.get("broken") == Entry(5, entry("mended")) and not health.document()["registry_sources"]["undecodable"]
+
+        await eventually(mended)
+        assert not await writer.put("broken", 5, entry("again"))
+
+
+async def test_what_is_newer_is_left_even_where_it_cannot_be_decoded(place: Place) -> None:
+    """A version that is not ours yet has written it."""
+    await write(place, "newer", b'{"seq":9,"value":{"of":"tomorrow"}}')
+    async with bus_of(place, "events") as bus:
+        assert not await RegistryWriter(bus.client, "sources", SourceEntry).put("newer", 8, entry("older"))
+
+
+async def test_an_entry_that_the_broker_does_not_carry_is_refused_and_not_tried_for_ever(place: Place) -> None:
+    async with bus_of(place, "events") as bus:
+        with pytest.raises(TooLarge):
+            await RegistryWriter(bus.client, "sources", SourceEntry).put("large", 1, entry("x" * 3_000_000))
