@@ -12,9 +12,9 @@ import msgspec
 from nats.aio.client import Client
 
 from shared.commit import Ack, Journal, Stale
-from shared.envelope import Envelope, Sealed, open_envelope
+from shared.envelope import Envelope, Sealed, open_envelope, open_message
 from shared.errors import Conflict, Invalid
-from shared.messages.declaration import STREAM_OF_NOUN, checked_key, declaration_of
+from shared.messages.declaration import STREAM_OF_NOUN, Message, checked_key, declaration_of
 from shared.pull import OrderedReader, StreamError, api_request
 
 # A reader costs as much as some messages that are asked for one by one; most aggregates have fewer.
@@ -32,6 +32,13 @@ class Stored(msgspec.Struct, frozen=True):
     sequence: int
     subject: str
     envelope: Envelope
+
+    def message(self) -> Message | None:
+        """Return the message within; None for what cannot be read, which is to stand in the way of nothing that comes after it."""
+        try:
+            return open_message(self.envelope)
+        except Invalid:
+            return None
 
 
 async def history(client: Client, noun: str, key: str, *, after: int = 0) -> AsyncIterator[Stored]:

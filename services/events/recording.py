@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from shared import aggregate
 from shared.bus import Bus
-from shared.envelope import derived_id, open_message
+from shared.envelope import derived_id
 from shared.errors import Conflict, PreconditionFailed
 from shared.messages import Message
 from shared.messages.declaration import declaration_of
@@ -55,10 +55,9 @@ async def record(command: Changing, message: Message, before: aggregate.Stored |
 
 
 def opened(stored: aggregate.Stored | None, expected: type[M]) -> M | None:
-    """Return the message if it is of this kind: the state of an entity that is there."""
-    if stored is None or stored.envelope.type != declaration_of(expected).type:
-        return None
-    return open_message(stored.envelope, expected)
+    """Return the message if it is of this kind and can be read: the state of an entity that is there."""
+    message = None if stored is None else stored.message()
+    return message if isinstance(message, expected) else None
 
 
 def done_by(command: Changing, stored: aggregate.Stored | None, kind: type[Message]) -> bool:

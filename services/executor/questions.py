@@ -18,9 +18,7 @@ from services.executor.turns import Turns
 from shared import aggregate
 from shared.aggregate import Stored
 from shared.bus import Questions
-from shared.envelope import open_message
 from shared.errors import Malformed, NotFound, Problem, Unavailable
-from shared.messages import Message
 from shared.messages.line import Lines
 from shared.projection import Projection
 from shared.questions import Page
@@ -133,7 +131,9 @@ async def list_steps(question: ListSteps, deps: Deps) -> StepList:
         found = []
         state = None
         async for stored in _history(question.id, deps):
-            message: Message = open_message(stored.envelope)
+            message = stored.message()
+            if message is None:
+                continue
             state = life.evolve(state, stored.envelope, message, stored.sequence)
             if state is not None:
                 found += steps.steps_of(state, stored.envelope, message, stored.sequence)
@@ -209,7 +209,10 @@ async def _states(run: str, row: RunState | None, after: int, deps: Deps) -> lis
     states: list[RunState] = []
     if row is None or after < row.last_seq:
         async for stored in _history(run, deps):
-            state = life.evolve(states[-1] if states else None, stored.envelope, open_message(stored.envelope), stored.sequence)
+            message = stored.message()
+            if message is None:
+                continue
+            state = life.evolve(states[-1] if states else None, stored.envelope, message, stored.sequence)
             if state is None:
                 break  # its first messages are purged already, and the others are about to be
             states.append(state)
@@ -221,7 +224,8 @@ async def _states(run: str, row: RunState | None, after: int, deps: Deps) -> lis
     states = [row]
     if not row.ended:
         async for stored in _history(run, deps, after=row.last_seq):
-            state = life.evolve(states[-1], stored.envelope, open_message(stored.envelope), stored.sequence)
+            message = stored.message()
+            state = None if message is None else life.evolve(states[-1], stored.envelope, message, stored.sequence)
             states += [state] if state is not None else []
     return states
 

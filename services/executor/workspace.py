@@ -18,7 +18,7 @@ from services.executor.store import Store
 from shared import aggregate, db, errors
 from shared.blobs import Blobs
 from shared.bus import Bus
-from shared.envelope import derived_id, open_message
+from shared.envelope import derived_id
 from shared.errors import Invalid, NotFound, PreconditionFailed, Unavailable
 from shared.expressions.pool import Expressions
 from shared.messages import FileChanged, FileRemoved, Message, WorkflowChanged, WorkflowRemoved
@@ -174,10 +174,8 @@ async def _serve(
 
 async def _announce(deps: Deps, command: Command, message: WorkflowChanged | WorkflowRemoved, *, workflow_key: str) -> int:
     before = await aggregate.last(deps.bus.client, "workflow", workflow_key)
-    if before is not None and isinstance(message, WorkflowChanged) and before.envelope.type == "workflow.changed":
-        unchanged = open_message(before.envelope, WorkflowChanged) == message
-        if unchanged:
-            return before.sequence
+    if before is not None and isinstance(message, WorkflowChanged) and before.message() == message:
+        return before.sequence
     sequence, at = await _record(deps, command, message, before, message.name)
     entry = workflow_entry(message, command.org, at) if isinstance(message, WorkflowChanged) else None
     await deps.workflows.put(workflow_key, sequence, entry)
@@ -211,7 +209,7 @@ async def _check_place(org: str, path: str, deps: Deps) -> None:
 def _expect(expected: str | None, before: aggregate.Stored | None, path: str) -> None:
     if expected is None:
         return
-    there = before is not None and before.envelope.type == "file.changed"
-    found = open_message(before.envelope, FileChanged).sha256 if before is not None and there else ""
+    message = None if before is None else before.message()
+    found = message.sha256 if isinstance(message, FileChanged) else ""
     if found != expected:
         raise PreconditionFailed(f"{path} is {found[:12] or 'not there'}, not {expected[:12] or 'absent'}")

@@ -12,7 +12,7 @@ from services.oauth.domain import check_setting_name, check_value
 from services.oauth.rows import Variables
 from shared import aggregate
 from shared.bus import Bus
-from shared.envelope import derived_id, open_message, rfc3339, utc_now
+from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Conflict, NotFound, PreconditionFailed
 from shared.messages import VariableChanged, VariableRemoved
 from shared.messages.declaration import declaration_of, hashed_key
@@ -102,9 +102,8 @@ async def _record(
 
 
 def _known(stored: aggregate.Stored | None) -> VariableChanged | None:
-    if stored is None or stored.envelope.type != declaration_of(VariableChanged).type:
-        return None
-    return open_message(stored.envelope, VariableChanged)
+    message = None if stored is None else stored.message()
+    return message if isinstance(message, VariableChanged) else None
 
 
 def _expect(command: PutVariable | RemoveVariable, found: int) -> None:

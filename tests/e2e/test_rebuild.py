@@ -167,6 +167,29 @@ async def test_tokens_and_secrets_are_never_touched(stopped: Path) -> None:
     assert await statement(stopped, "SELECT count(*) FROM oauth.variable") == 1
 
 
+async def test_a_rebuild_goes_past_what_cannot_be_taken_and_says_so(stopped: Path) -> None:
+    run = "0" * 8 + "-old"
+    data = {"run": run, "workflow": "a\0b", "version": "v", "requested_by": "t", "timeout": 1.0, "delivery": "d\0"}
+    old = {"id": "old", "type": "run.requested", "source": "/events", "subject": run, "time": "2026-01-02T03:04:05Z"}
+    async with stores(stopped) as started:
+        client = await nats.connect(started.nats_url)
+        document = json.dumps(old | {"org": "default", "correlationid": "c", "data": data}).encode()
+        await client.jetstream().publish(f"run.{run}.requested.normal", document)
+        await client.jetstream().publish(f"run.{run}.started", b"\xff no message")
+        await client.close()
+    letters = "SELECT count(*) FROM logs.message WHERE stream = 'DEAD' AND type = 'dead.run.started'"
+    for _ in range(2):
+        code, said = await rebuilt(stopped)
+        assert (code, "different" in said) == (0, False), said
+        for name in ("executor.runs", "events.runs"):
+            [told] = [line for line in said.splitlines() if line.startswith(f"{name} kept")]
+            assert "kept 1 that could not be stored as they are" in told
+            assert "passed over 1 of which no row can be made: they are dead letters" in told
+        assert await statement(stopped, "SELECT workflow FROM executor.run WHERE id = $1", run) == "a\ufffdb"
+        # One for each projection that could not take it, however often it is replayed.
+        assert await statement(stopped, letters) == 2
+
+
 async def test_rows_that_the_bus_cannot_bring_back_stay_unless_forced(stopped: Path) -> None:
     async with stores(stopped) as started:
         client = await nats.connect(started.nats_url)
