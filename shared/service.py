@@ -154,12 +154,19 @@ async def _serve(service: str, settings: Any, app: App, health_settings: HealthS
     serving = asyncio.current_task()
     assert serving is not None  # noqa: S101 - this is one
 
+    ending: list[asyncio.Task[None]] = []
+
+    async def give_up_starting() -> None:
+        # What works in the background ends before what it works with.
+        await background.cancel()
+        serving.cancel()
+
     def stop() -> None:
         stopping.set()
         if not begun.is_set():
             # What it waits for to start, such as a registry that nobody has made, may never come.
             begun.set()
-            serving.cancel()
+            ending.append(asyncio.create_task(give_up_starting()))
 
     def fail(reason: str) -> None:
         failures.append(reason)
