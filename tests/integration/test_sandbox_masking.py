@@ -141,3 +141,28 @@ async def test_without_a_credential_nothing_is_touched(bench: Bench) -> None:
     into = Trusting()
     assert value(await bench.run(text, into)) == TOKEN
     assert into.texts["stdout"] == TOKEN + "\n"
+
+
+class Keeping(Recorded):
+    """Gives out a secret that takes some time to look for, in its many lines."""
+
+    async def secret(self, name: str) -> dict[str, Any]:
+        return {"value": "\n".join(f"{number:04}" * 16 for number in range(120)) if name == "lines" else "a" * 65_536}
+
+
+async def test_what_is_masked_in_a_thread_keeps_its_order(bench: Bench) -> None:
+    into = Keeping()
+    text = """
+        @workflow
+        def main():
+            lines, letter = secrets.get("lines"), secrets.get("letter")
+            for number in range(50):
+                print(number, "x" * (20_000 if number % 2 else 1))
+                log.info(f"event {number}", more=["y" * 10_000] if number % 3 else [])
+            print(lines[:64], lines, letter, "end")
+    """
+    assert value(await bench.run(text, into)) is None
+    printed = into.texts["stdout"].splitlines()
+    assert [line.split()[0] for line in printed[:50]] == [str(number) for number in range(50)]
+    assert printed[50:] == ["*** *** *** end"]
+    assert [event for _, event, _ in into.logs] == [f"event {number}" for number in range(50)]

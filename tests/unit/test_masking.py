@@ -1,6 +1,7 @@
 """A credential is masked however it was written and wherever the text was cut, and nothing else is."""
 
 import base64
+import html
 import itertools
 import json
 import re
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.sandbox.masking import MASK, SHORTEST, Masker, Stream
+from services.executor.sandbox import masking
+from services.executor.sandbox.masking import LONGEST, MASK, SHORTEST, Masker, Stream
 
 TOKEN = "gho_16C7e42F292c6912E7/+=?"
 SECRETS = st.text(st.characters(exclude_categories=("Cs",)), min_size=SHORTEST, max_size=40).filter(lambda text: "*" not in text)
@@ -47,6 +49,19 @@ WRITTEN = {
     "percent, a path": quote,
     "percent, in small letters": lambda secret: re.sub("%..", lambda found: found[0].lower(), quote(secret, safe="")),
     "percent, a form": quote_plus,
+    "percent, in latin-1": lambda secret: quote(secret, safe="", encoding="latin-1", errors="replace"),
+    "ascii": ascii,
+    "repr of bytes": lambda secret: repr(secret.encode()),
+    "repr beside a quote": lambda secret: repr(f'"{secret}'),
+    "repr beside an apostrophe": lambda secret: repr(f"'{secret}"),
+    "JSON in JSON": lambda secret: json.dumps({"a": json.dumps({"b": secret})}),
+    "JSON in JSON in its own script": lambda secret: json.dumps(json.dumps([secret], ensure_ascii=False), ensure_ascii=False),
+    "HTML": html.escape,
+    "HTML with its quotes": lambda secret: html.escape(secret, quote=False),
+    "HTML as templates write it": lambda secret: html.escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;"),
+    "XML in ASCII": lambda secret: html.escape(secret, quote=False).encode("ascii", "xmlcharrefreplace").decode(),
+    "in small letters": str.lower,
+    "in capitals": str.upper,
     "percent, every byte": lambda secret: "".join(f"%{byte:02X}" for byte in secret.encode()),
 }
 
@@ -83,6 +98,67 @@ def test_base64_hides_no_secret_at_any_alignment(secret: str, before: bytes, aft
         # What stays are whole groups of the neighbours: not one bit of the secret.
         assert len(left) <= len(before) * 8 // 6
         assert len(right.rstrip("=")) <= -(-len(after) * 8 // 6)
+
+
+UNITS = st.text("ab", min_size=1, max_size=5)
+REPEATED = st.builds(lambda unit, times, more: (unit * times + more)[:40], UNITS, st.integers(3, 20), st.text("ab", max_size=9))
+PERIODIC = REPEATED.filter(lambda secret: len(secret) >= SHORTEST)
+
+
+@given(PERIODIC, st.text("ab", max_size=60), st.integers(0, 5))
+def test_places_that_overlap_are_all_found(secret: str, rest: str, times: int) -> None:
+    text = rest + secret * times + rest + secret[1:] + secret + rest
+    made = masker(secret)
+    covered = {at for start, end in made.spans(text) for at in range(start, end)}
+    # One by one, as slowly as that is.
+    found = [at for at in range(len(text)) if text.startswith(secret, at)]
+    expected = {at + offset for at in found for offset in range(len(secret))}
+    assert {at for at in covered if any(start <= at < start + len(secret) for start in found)} == expected
+    assert covered >= expected
+    for start, end in made.spans(text):
+        # Nothing but places of it, each of which overlaps the one before.
+        assert text[start:end].startswith(tuple(form.core for form in made._forms)) or start == 0
+
+
+@given(PERIODIC | SECRETS, TEXTS | st.text("ab", max_size=60), TEXTS, st.lists(st.integers(0, 200), max_size=8))
+def test_no_cut_lets_a_long_secret_through(secret: str, before: str, after: str, places: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masking, "_SHORT", 1)  # as if each form were one of the long
+        made = masker(secret)
+        assert made._long
+        assert secret not in streamed(made, cut(before + secret + after, places))
+
+
+ALIKE = st.lists(st.text("ab\n", min_size=SHORTEST, max_size=12) | PERIODIC, max_size=3)
+
+
+@given(ALIKE, SMALL | PERIODIC, st.lists(st.integers(0, 60), max_size=6))
+def test_a_long_secret_is_masked_in_a_stream_as_if_it_came_whole(secrets: list[str], text: str, places: list[int]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masking, "_SHORT", 1)
+        made = masker(*secrets)
+        assert streamed(made, [*cut(text, places), "!"]) == made.mask(text + "!")
+
+
+@pytest.mark.parametrize("secret", ["a" * 65_536, "ab" * 32_768, "a" * 32_767 + "b" + "a" * 32_768, "ab\n" * 20_000])
+def test_a_large_secret_that_repeats_itself_is_masked(secret: str) -> None:
+    made = masker(secret)
+    text = f"before {secret}{secret} after"
+    if len(secret) > LONGEST:
+        assert made.mask(text) is text  # but for its lines, of which there are too many
+        return
+    masked = made.mask(text)
+    assert masked == streamed(made, cut(text, [70_000, 100, 131_000]))
+    assert masked.replace(MASK, "") == "before  after"
+
+
+@given(SECRETS.filter(str.isascii), st.data())
+def test_the_name_of_a_host_is_masked_whatever_its_case(secret: str, data: st.DataObject) -> None:
+    host = "".join(data.draw(st.sampled_from([letter.lower(), letter.upper()])) for letter in f"{secret}.invalid")
+    masked = masker(secret).mask_any_case(host)
+    assert secret.lower() not in masked.lower()
+    assert masked.startswith(MASK)
+    assert masker(secret).mask_any_case("example.com") == "example.com"
 
 
 def test_a_basic_authorization_is_masked() -> None:

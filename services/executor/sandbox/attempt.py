@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import msgspec
 
@@ -33,9 +33,11 @@ _MOST_REQUESTS = 32
 _MOST_LOGGED = 4 << 20
 _MOST_SAID = 256 << 20
 """Bytes of frames of one attempt: decoding them is the supervisor's time."""
-_MOST_AT_ONCE = 256 << 10
-"""Bytes of a document that are masked in the event loop; a larger one goes to a thread."""
+_MOST_AT_ONCE = 1 << 20
+"""Characters that are looked through for secrets in the event loop, once for each form of each; for more there is a thread."""
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Stopped = Literal["timed_out", "cancelled"]
 
 
@@ -98,7 +100,8 @@ class Attempt:
         self._fault: BaseException | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._requests: dict[asyncio.Task[None], bool] = {}
-        self._words: list[frames.Log | tuple[Stream, str]] = []
+        self._words: list[tuple[frames.Log, int] | tuple[Stream, str | None]] = []
+        """What was said and is still to be masked and passed on: lines with their size, printed text, None at the end of it."""
         # One that stays may say what it was given before.
         self._masker = child.masker = child.masker or Masker()
         self._printed: dict[Stream, masking.Stream] = {
@@ -163,7 +166,7 @@ class Attempt:
                 child.output.settle()
             else:
                 child.output.drain()
-            self._words += [(name, rest) for name, printed in self._printed.items() if (rest := printed.end())]
+            self._words += [(name, None) for name in self._printed]
             self._is_over = True
             self._told.set()
             await telling
@@ -263,7 +266,11 @@ class Attempt:
         served = SERVED[type(request)]
         masked = await self._masked_request(request)
         value = await served.call(self._capabilities, masked)
-        self._masker.learn(*served.secrets(value))
+        learned = tuple(served.secrets(value))
+        if sum(map(len, learned)) < masking.LONG:
+            self._masker.learn(*learned)
+        else:
+            await asyncio.to_thread(self._masker.learn, *learned)
         return value if masked is request or served.instead is None else served.instead(masked)
 
     async def _masked_request(self, request: Request) -> Request:
@@ -286,7 +293,7 @@ class Attempt:
             await asyncio.wait(keeping, timeout=GRACE)
 
     async def _tell(self) -> None:
-        """Pass words on in the order of arrival, one at a time, so that a slow bus slows nothing but this."""
+        """Mask words and pass them on in the order of arrival, one at a time, so that a slow bus slows nothing but this."""
         while not (self._is_over and not self._words):
             await self._told.wait()
             self._told.clear()
@@ -294,13 +301,27 @@ class Attempt:
             for word in words:
                 if self._capabilities is None:
                     continue
-                if isinstance(word, frames.Log):
-                    masked = (word.event, word.fields)
-                    if self._masker:
-                        masked = (self._masker.mask(word.event), self._masker.masked(word.fields))
-                    await self._capabilities.log(word.level, *masked)
+                if isinstance(word[0], frames.Log):
+                    line, size = word
+                    await self._capabilities.log(line.level, *await self._masking(size, self._masked_line, line))
                 else:
-                    await self._capabilities.output(*word)
+                    name, text = word
+                    if said := await self._masking(len(text or ""), self._masked_text, name, text):
+                        await self._capabilities.output(name, said)
+
+    async def _masking(self, characters: int, mask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what `mask` returns, at once where that takes no time; else nobody waits for it but who asks."""
+        if self._masker.effort(characters) <= _MOST_AT_ONCE:
+            return mask(*args, **kwargs)
+        return await asyncio.to_thread(mask, *args, **kwargs)
+
+    def _masked_line(self, line: frames.Log) -> tuple[str, dict[str, Any]]:
+        if not self._masker:
+            return line.event, line.fields
+        return self._masker.mask(line.event), self._masker.masked(line.fields)
+
+    def _masked_text(self, name: Stream, text: str | None) -> str:
+        return self._printed[name].end() if text is None else self._printed[name].feed(text)
 
     async def _heed(self, cancel: asyncio.Event) -> None:
         await cancel.wait()
@@ -309,15 +330,13 @@ class Attempt:
     def _note(self, frame: frames.Log, size: int) -> None:
         before, self._logged = self._logged, self._logged + size
         if self._logged <= _MOST_LOGGED:
-            self._words.append(frame)
+            self._words.append((frame, size))
         elif before <= _MOST_LOGGED:
-            self._words.append(frames.Log("warning", "log.cut", {"kept_bytes": before}))
+            self._words.append((frames.Log("warning", "log.cut", {"kept_bytes": before}), 0))
         self._told.set()
 
     def _hear(self) -> None:
-        for name, text in self._child.output.take():
-            if said := self._printed[name].feed(text):
-                self._words.append((name, said))
+        self._words += self._child.output.take()
         self._told.set()
 
     async def _masked(self, last: Last) -> Last:
@@ -325,15 +344,14 @@ class Attempt:
         if isinstance(last, frames.Result):
             return frames.Result(await self._masked_json(last.result))
         if isinstance(last, frames.Error):
-            return frames.Error(*(self._masker.mask(text) for text in (last.type, last.message, last.traceback)))
+            texts = (last.type, last.message, last.traceback)
+            return frames.Error(*[await self._masking(len(text), self._masker.mask, text) for text in texts])
         return last
 
     async def _masked_json(self, document: msgspec.Raw) -> msgspec.Raw:
         if not self._masker:
             return document
-        if len(bytes(document)) > _MOST_AT_ONCE:
-            return await asyncio.to_thread(self._masker.masked_json, document)
-        return self._masker.masked_json(document)
+        return await self._masking(len(bytes(document)), self._masker.masked_json, document)
 
     def _proxy(self, network: Network | None) -> Proxy | None:
         """Return the proxy of this run, if there is something to serve it on; None closes the child's way out."""
@@ -345,7 +363,8 @@ class Attempt:
             return None
 
         def note(record: Record) -> None:
-            network.note(msgspec.structs.replace(record, host=self._masker.mask(record.host)))
+            # Whoever asks for a host may have changed the case of its letters.
+            network.note(msgspec.structs.replace(record, host=self._masker.mask_any_case(record.host)))
 
         token = secrets.token_urlsafe(24) if is_shared(listener) else None
         # A proxy is of one run and closes what it listens on; who stays needs it for the next.

@@ -2,10 +2,11 @@
 
 It guards against accidents (a token in a traceback, a header that a server echoed, a debug print), not against an author
 who means to leak: whoever holds a secret can write it backwards. So it knows what code does to text without meaning to:
-base64 in either alphabet and at every alignment, percent-encoding, hexadecimal, JSON and Python escapes.
+base64 in either alphabet and at every alignment, percent-encoding, hexadecimal, the escapes of JSON, Python and HTML.
 
 Searching is one `in` per form, at memory's speed. One regular expression over all forms takes milliseconds to compile for
-a long token, anew in each run, and some forty times as long over a megabyte.
+a long token, anew in each run, and some forty times as long over a megabyte. The time is linear in the text, whatever the secret
+is: places of a secret that overlap each other are as far apart as the secret repeats itself, and are taken together.
 """
 
 import base64
@@ -13,7 +14,9 @@ import json
 import math
 import re
 import string
+import threading
 from collections.abc import Iterable, Iterator
+from html import escape
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -23,8 +26,17 @@ MASK = "***"
 SHORTEST = 8
 """Characters from which on a secret is masked. Results and steps are masked too, not only lines: a shorter text turns up by
 chance, and replacing it would change what a workflow means. GitLab draws the line at 8 as well."""
+LONG = 4096
+"""Characters of a secret from which on it takes tens of milliseconds to `learn` it."""
 LONGEST = 65536
 """Characters of a secret up to which it is masked as a whole; of a longer one its lines are."""
+MOST_LINES = 128
+"""Lines of a secret that are masked by themselves. A key of 16,384 bits has 200, and is not printed line by line."""
+_SHORT = 1024
+"""Characters of a form up to which every place is tried at which it might begin."""
+_TRIES = 64
+"""Places at which a longer form might begin that are looked at; where there are more, it may begin at the first of them."""
+_PREFIX = 8
 
 _ALPHABET = f"{string.ascii_uppercase}{string.ascii_lowercase}{string.digits}+/"
 _ANY = frozenset[str]()
@@ -38,15 +50,32 @@ class _Form(msgspec.Struct, frozen=True):
     after: frozenset[str] = _ANY
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Yield every place of it in `text`."""
+        """Yield every place of it in `text`; those that overlap may be yielded as one."""
         at = text.find(self.core)
         while at >= 0:
-            start, end = at, at + len(self.core)
-            fits_before = not self.before or (start > 0 and text[start - 1] in self.before)
-            fits_after = not self.after or (end < len(text) and text[end] in self.after)
-            if fits_before and fits_after:
-                yield start - bool(self.before), end + bool(self.after)
-            at = text.find(self.core, at + 1)
+            following = text.find(self.core, at + 1)
+            apart = following - at
+            if following < 0 or apart >= len(self.core):
+                yield from self._fitting(text, at, at)
+            else:
+                # It repeats itself every `apart` characters, and goes on doing so for a while. What overlaps the last of these in
+                # another way begins beyond the half of it: else there would have been one before `following`.
+                last = following + _repeated(text, following + len(self.core), self.core[-apart:])
+                yield from self._fitting(text, at, at)
+                if last > following:
+                    # Those in between have the same neighbours as the one that follows the first.
+                    yield from self._fitting(text, following, last - apart)
+                yield from self._fitting(text, last, last)
+                following = text.find(self.core, last + 1)
+            at = following
+
+    def _fitting(self, text: str, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield what reaches from the place `first` to the place `last`, if the neighbours of the first are as they have to be."""
+        end = first + len(self.core)
+        fits_before = not self.before or (first > 0 and text[first - 1] in self.before)
+        fits_after = not self.after or (end < len(text) and text[end] in self.after)
+        if fits_before and fits_after:
+            yield first - bool(self.before), last + len(self.core) + bool(self.after)
 
     def begins(self, tail: str) -> bool:
         """Return whether more text could turn `tail` into this form."""
@@ -55,6 +84,41 @@ class _Form(msgspec.Struct, frozen=True):
                 return False
             tail = tail[1:]
         return self.core.startswith(tail) if len(tail) < len(self.core) else bool(self.after) and tail == self.core
+
+    def begun(self, text: str, start: int) -> int:
+        """Return the first place from `start` on that more text could turn into this form, a long one; where none, the end."""
+        start = max(start, len(text) - self.length + 1) + bool(self.before)
+        prefix = self.core[:_PREFIX]
+        at = text.find(prefix, start)
+        for _ in range(_TRIES):
+            if at < 0:
+                break
+            following = text.find(prefix, at + 1)
+            places = {at}
+            if 0 < (apart := following - at) < len(prefix):
+                # The text repeats itself for a while, and so does the form: it can only begin where both cease to at once, or where
+                # the text ends before.
+                ends, ends_here = _periodic(text, at, apart), _periodic(self.core, 0, apart)
+                last = at + (ends - at - len(prefix)) // apart * apart
+                first = (-((at - place) // apart) * apart + at for place in (ends - ends_here, len(text) - ends_here))
+                places |= {at + apart, *(place for place in first if at < place <= last)}
+                following = text.find(prefix, last + 1)
+            for place in sorted(places):
+                if self._goes_on(text, place):
+                    return place - bool(self.before)
+            at = following
+        if at >= 0:
+            return at - bool(self.before)  # there are so many that one may well be it
+        for at in range(max(start, len(text) - _PREFIX + 1), len(text) + bool(self.before)):
+            if self._goes_on(text, at):
+                return at - bool(self.before)
+        return len(text)
+
+    def _goes_on(self, text: str, at: int) -> bool:
+        if self.before and (at < 1 or text[at - 1] not in self.before):
+            return False
+        left = len(text) - at
+        return self.core.startswith(text[at:]) and (left < len(self.core) or bool(self.after))
 
     @property
     def length(self) -> int:
@@ -66,7 +130,10 @@ class Masker:
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
+        self._learning = threading.Lock()
+        # What is added is added as a whole: a thread may be masking meanwhile.
         self._forms: list[_Form] = []
+        self._long: list[_Form] = []
         self._begins: dict[str, list[_Form]] = {}
         self._longest = 0
         self._has_newline = False
@@ -77,16 +144,32 @@ class Masker:
 
     def learn(self, *secrets: str) -> None:
         """From now on these are masked, and each line of those that have several; too short ones are not."""
-        for secret in secrets:
-            for part in {secret, *secret.splitlines()}:
-                if SHORTEST <= len(part) <= LONGEST and part not in self._secrets:
-                    self._secrets.add(part)
-                    self._add(_forms(part))
+        with self._learning:
+            for secret in secrets:
+                lines = secret.splitlines()
+                for part in {secret, *(lines if len(lines) <= MOST_LINES else ())}:
+                    if SHORTEST <= len(part) <= LONGEST and part not in self._secrets:
+                        self._secrets.add(part)
+                        self._add(_forms(part))
 
     def mask(self, text: str) -> str:
         """Return `text` with `MASK` for every secret in it; the very same object where there is none."""
+        if len(text) < SHORTEST:
+            return text
         spans = self.spans(text)
         return _replaced(text, spans, len(text))[0] if spans else text
+
+    def mask_any_case(self, text: str) -> str:
+        """Do the same for a text of whose letters somebody has changed the case, such as the name of a host."""
+        if not text.isascii():
+            return self.mask(text)
+        lowered = text.lower()
+        spans = {span for form in self._forms if (core := form.core.lower()) in lowered for span in _Form(core).spans(lowered)}
+        return _replaced(text, sorted(spans), len(text))[0] if spans else text
+
+    def effort(self, characters: int) -> int:
+        """Return what masking so many characters takes, in characters that are looked through."""
+        return characters * len(self._forms)
 
     def masked(self, value: Any) -> Any:
         """Return a JSON value with every text masked, keys too, and numbers that are a secret."""
@@ -119,21 +202,23 @@ class Masker:
 
     def held(self, text: str) -> int:
         """Return from where on the end of `text` might be the beginning of a secret; its length where nowhere."""
-        start = max(0, len(text) - self._longest + 1)
-        if not self._has_newline:
-            start = max(start, text.rfind("\n") + 1)
-        for at in range(start, len(text)):
+        start = 0 if self._has_newline else text.rfind("\n") + 1
+        first = min((form.begun(text, start) for form in self._long), default=len(text))
+        for at in range(max(start, len(text) - self._longest + 1), first):
             if any(form.begins(text[at:]) for form in self._begins.get(text[at], ())):
                 return at
-        return len(text)
+        return first
 
     def _add(self, forms: Iterable[_Form]) -> None:
-        for form in forms:
-            self._forms.append(form)
+        made = list(forms)
+        self._has_newline = self._has_newline or any("\n" in form.core for form in made)
+        short = [form for form in made if form.length <= _SHORT]
+        self._longest = max([self._longest, *(form.length for form in short)])
+        for form in short:
             for first in form.before or form.core[0]:
-                self._begins.setdefault(first, []).append(form)
-            self._longest = max(self._longest, form.length)
-            self._has_newline = self._has_newline or "\n" in form.core
+                self._begins[first] = [*self._begins.get(first, ()), form]
+        self._long = [*self._long, *(form for form in made if form.length > _SHORT)]
+        self._forms = [*self._forms, *made]
 
 
 class Stream:
@@ -183,21 +268,47 @@ def _replaced(text: str, spans: list[tuple[int, int]], until: int, covered: int 
     return "".join(parts), at
 
 
+def _periodic(text: str, at: int, period: int) -> int:
+    """Return up to where `text` repeats from `at` on what it holds there, so many characters, which are few."""
+    end = at + period + _repeated(text, at + period, text[at : at + period])
+    while end < len(text) and text[end] == text[end - period]:
+        end += 1
+    return end
+
+
+def _repeated(text: str, at: int, unit: str) -> int:
+    """Return for how many characters from `at` on `text` goes on repeating `unit` as a whole."""
+    end = at
+    for step in (unit * (_SHORT // len(unit)), unit):
+        while step and text.startswith(step, end):
+            end += len(step)
+    return end - at
+
+
 def _forms(secret: str) -> list[_Form]:
     data = secret.encode("utf-8", "surrogatepass")
     percent = {quote(secret, safe=safe, errors="replace") for safe in ("", "/", "/:@!$&'()*+,;=~")} | {
         quote_plus(secret, errors="replace"),
+        quote(secret, safe="", encoding="latin-1", errors="replace"),
         "".join(f"%{byte:02X}" for byte in data),
     }
-    quoted = json.dumps(secret)[1:-1]
+    quoted = {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1]}
+    html = {escape(secret, quote=False), escape(secret), escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")}
     plain = {
         secret,
+        # What a host's name, or a header's, makes of it.
+        secret.lower(),
+        secret.upper(),
         *percent,
         *(_with_small_escapes(one) for one in percent),
-        quoted,
-        quoted.replace("/", "\\/"),
-        json.dumps(secret, ensure_ascii=False)[1:-1],
-        repr(secret)[1:-1],
+        *quoted,
+        *(one.replace("/", "\\/") for one in quoted),
+        # JSON in JSON.
+        *(json.dumps(one, ensure_ascii=is_ascii)[1:-1] for one in quoted for is_ascii in (True, False)),
+        *html,
+        *(one.encode("ascii", "xmlcharrefreplace").decode() for one in html),
+        *(one.replace("'", quote_) for one in (repr(secret)[1:-1], ascii(secret)[1:-1]) for quote_ in ("'", "\\'")),
+        *(repr(data)[2:-1].replace("'", quote_) for quote_ in ("'", "\\'")),
         data.hex(),
         data.hex().upper(),
     }
