@@ -87,6 +87,22 @@ class TooLarge(MillraceError):
     title = "Too large"
 
 
+class TooSlow(MillraceError):
+    """Did not arrive in time."""
+
+    kind = "too_slow"
+    status = 408
+    title = "Too slow"
+
+
+class TooMany(MillraceError):
+    """More at once than one of many may have; `retry_after` is in seconds."""
+
+    kind = "too_many"
+    status = 429
+    title = "Too many requests"
+
+
 class Conflict(MillraceError):
     """Somebody else was first."""
 
@@ -133,6 +149,8 @@ KINDS: dict[str, type[MillraceError]] = {
         NotFound,
         Gone,
         TooLarge,
+        TooSlow,
+        TooMany,
         Conflict,
         PreconditionFailed,
         Unavailable,

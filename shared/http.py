@@ -1,4 +1,4 @@
-"""HTTP as Millrace speaks it: problem documents (RFC 9457), JSON answers, request ids."""
+"""HTTP as Millrace speaks it: problem documents (RFC 9457), JSON answers, request ids, bodies read in bounds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aiohttp import web, web_response, web_urldispatcher
 
 from shared import values
 from shared.envelope import new_id
-from shared.errors import Invalid, MillraceError, NotFound, Problem, TooLarge
+from shared.errors import Invalid, Malformed, MillraceError, NotFound, Problem, TooLarge, TooSlow
 
 PROBLEM_JSON = "application/problem+json"
 # Bodies of API requests; files and webhooks have limits of their own.
@@ -24,10 +24,34 @@ JSON_LIMIT = 4 * 1024 * 1024
 # is the one place that both kinds look at.
 web_response.SERVER_SOFTWARE = "millrace"  # type: ignore[attr-defined]
 
+# Said once a body is wanted, to a client that asks before it sends one.
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
 T = TypeVar("T")
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _log = structlog.get_logger()
 _encoder = msgspec.json.Encoder()
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How slowly a body may arrive.
+
+    Whoever waits for it may wait `grace` seconds; each `rate` bytes that arrive give a second of that back. All of it is there
+    after `whole` seconds. Time in which nobody reads does not count.
+    """
+
+    grace: float
+    rate: float
+    whole: float
+
+
+# A sender that is well has sent 64 KiB within one round trip, and one that loses packets is silent for some seconds while TCP
+# tries again: ten are enough for both, and for a small body on any line. The least rate is below that of a modem; the largest
+# webhook, 25 MiB, takes two minutes at 1.7 Mbit/s, and no known sender waits half as long for its answer.
+PACE = Pace(grace=10.0, rate=1024.0, whole=120.0)
+
+# Counts the bytes that a request holds in memory, if set: called before they are kept, raises where there is no room.
+TAKE: web.RequestKey[Callable[[int], None]] = web.RequestKey("take")
 
 
 def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -51,15 +75,13 @@ def problem_of(error: MillraceError) -> web.Response:
     return problem(error.status, error.title, error.detail, errors=error.errors, retry_after=error.retry_after)
 
 
-_continuing = web_urldispatcher._default_expect_handler  # noqa: SLF001
-
-
 async def _expected(request: web.Request) -> web.StreamResponse | None:
-    """Tell a client to go on that expects to be told so; what else it may expect, nobody here can do."""
+    """Refuse what nobody here can do. `100 Continue` is said once somebody reads the body (`Arriving`), not before."""
     if request.headers.get("Expect", "").lower() == "100-continue":
-        await _continuing(request)
         return None
-    return problem(417, "Expectation failed", "Expect: the only thing that can be expected is 100-continue")
+    answer = problem(417, "Expectation failed", "Expect: the only thing that can be expected is 100-continue")
+    answer.force_close()
+    return answer
 
 
 # Routes that do not exist expect the same, and only this name is asked for all of them. aiohttp's own repeats the header in its
@@ -89,6 +111,9 @@ async def answered(request: web.Request, handler: Next) -> web.StreamResponse:
         response = problem(500, "Internal error", f"the request failed; its id in the log is {request_id}")
     if not response.prepared:
         response.headers["X-Request-Id"] = request_id
+        if response.status == TooLarge.status or not request.content.is_eof():
+            # What is left of the body is not worth reading.
+            response.force_close()
     return response
 
 
@@ -108,20 +133,75 @@ def with_problems(handler: Next) -> Next:
     return wrapped
 
 
-async def body_of(request: web.Request, limit: int) -> bytes:
-    """Return the body, counted while it streams in. Raises `TooLarge` at the first byte over `limit`, also without a length."""
+class Arriving:
+    """A body on its way."""
+
+    def __init__(self, request: web.Request, pace: Pace) -> None:
+        self._request = request
+        self._pace = pace
+        self._left = pace.grace
+        self._until: float | None = None
+
+    async def part(self) -> bytes:
+        """Return what came since the last call; nothing at the end. Raises `TooSlow`, `Malformed` for what is no HTTP."""
+        content = self._request.content
+        try:
+            if content.is_eof():
+                # All of it is there already, as most bodies are: no timer is needed.
+                return await content.readany()
+            return await self._next()
+        except web.RequestPayloadError as error:
+            raise Malformed("the body is not sent as HTTP/1.1 has it") from error
+        except TimeoutError as error:
+            pace = self._pace
+            raise TooSlow(
+                f"a body has to arrive at {pace.rate:g} bytes a second, without a rest of {pace.grace:g} s, "
+                f"and whole within {pace.whole:g} s"
+            ) from error
+
+    async def _next(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        if self._until is None:
+            self._until = began + self._pace.whole
+            await self._say_that_it_is_wanted()
+        async with asyncio.timeout_at(min(began + self._left, self._until)):
+            part = await self._request.content.readany()
+        left = self._left - (loop.time() - began) + len(part) / self._pace.rate
+        self._left = min(self._pace.grace, left)
+        return part
+
+    async def _say_that_it_is_wanted(self) -> None:
+        request = self._request
+        if request.headers.get("Expect") and request.version >= (1, 1) and not request.content.total_bytes:
+            await request.writer.write(CONTINUE)
+            # It is no part of the answer.
+            request.writer.output_size = 0
+
+
+async def body_of(request: web.Request, limit: int, take: Callable[[int], None] | None = None) -> bytes:
+    """Return the body, exactly as it was sent. `take` is told of its bytes before they are kept; without it `TAKE` is.
+
+    Raises `TooLarge` at the first byte over `limit`, also without a length, `TooSlow`, `Malformed`, and what `take` raises.
+    """
     if request.content_length is not None and request.content_length > limit:
         raise TooLarge(f"the body is larger than {limit} bytes")
     if not request.can_read_body:
         return b""
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.content.iter_any():
-        size += len(part)
-        if size > limit:
+    if take is None:
+        take = request.get(TAKE)
+    arriving = Arriving(request, PACE)
+    # One buffer: a sender that sends single bytes makes as many parts, each with forty bytes of its own.
+    body = bytearray()
+    while part := await arriving.part():
+        if len(body) + len(part) > limit:
             raise TooLarge(f"the body is larger than {limit} bytes")
-        parts.append(part)
-    return b"".join(parts)
+        if take is not None:
+            take(len(part))
+        if not body and request.content.at_eof():
+            return part
+        body += part
+    return bytes(body)
 
 
 async def json_of(request: web.Request, type_: type[T]) -> T:

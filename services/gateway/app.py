@@ -16,6 +16,7 @@ from services.gateway.config import Settings, read
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
 from services.gateway.parts import Gateway
+from services.gateway.peers import descriptors_for
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.room import Room
@@ -77,7 +78,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             bodies=Blobs(bus.client, "bodies"),
             workspace=Blobs(bus.client, "workspace"),
             results=Blobs(bus.client, "results"),
-            room=Room(),
+            room=Room(settings.max_body),
             key_hash=hashlib.sha256(settings.admin_key.encode()).digest(),
             public_url=url,
             trusted_proxies=settings.trusted_proxies,
@@ -93,7 +94,8 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REGISTRIES_WITHIN):
                 await asyncio.gather(sources.complete(), workflows.complete())
-        await stack.enter_async_context(serving(application(gateway), sock))
+        most = descriptors_for(settings.max_connections)
+        await stack.enter_async_context(serving(application(gateway), sock, most=most, trusted=settings.trusted_proxies))
         runtime.health.state("url", url)
         _log.info("gateway.serving", url=url)
         yield

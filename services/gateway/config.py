@@ -13,6 +13,8 @@ MIB = 1024 * 1024
 # GitHub sends up to 25 MB; nobody known sends more.
 MAX_BODY = 25 * MIB
 MAX_FILE = 512 * MIB
+# Each may take a few hundred KiB while a request is on its way.
+MAX_CONNECTIONS = 4096
 
 Network = IPv4Network | IPv6Network
 
@@ -34,6 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[Network, ...]
     max_body: int
     max_file: int
+    max_connections: int
     supervisor: Path | None
 
     def __repr__(self) -> str:
@@ -61,6 +64,7 @@ def read(environment: Environment) -> Settings:
         trusted_proxies=_networks(environment, "MILLRACE_TRUSTED_PROXIES"),
         max_body=environment.integer("MILLRACE_MAX_BODY", MAX_BODY, minimum=1),
         max_file=environment.integer("MILLRACE_MAX_FILE", MAX_FILE, minimum=1),
+        max_connections=environment.integer("MILLRACE_MAX_CONNECTIONS", MAX_CONNECTIONS, minimum=16),
         supervisor=None if supervisor is None else Path(supervisor),
     )
 

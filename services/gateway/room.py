@@ -1,46 +1,80 @@
-"""Room for bodies that are read whole: a bound on what all requests together hold in memory."""
+"""Room for bodies that are read whole: what all requests together hold in memory, and how much of it one of many may have."""
 
 from __future__ import annotations
 
-import asyncio
+from collections import defaultdict
 from typing import Self
 
 from aiohttp import web
 
-from shared.errors import Malformed, TooLarge, Unavailable
+from shared.errors import TooMany, Unavailable
+from shared.http import body_of
 
-# Eight of the largest webhooks at a time, or thousands of ordinary ones.
-CAPACITY = 256 * 1024 * 1024
-# Seconds between two parts of a body after which its sender has gone.
-IDLE = 20.0
+MIB = 1024 * 1024
+# What is larger is a large body. Nearly all webhooks have a few KiB.
+SMALL = 64 * 1024
+# For small bodies alone, so that large ones never shut them out: a thousand of the largest small ones, or 100,000 ordinary ones.
+RESERVE = 64 * MIB
+# For large bodies: so many of the largest that are taken, at least.
+LARGEST = 8
+LEAST_LARGE = 192 * MIB
+# What one may have of either: a source a quarter, so that it takes four hostile ones to fill it; an organization, which can have
+# as many sources as it likes, and an address half.
+OF_SOURCE, OF_ORG, OF_ADDRESS = 4, 2, 2
+# Seconds after which somebody who found no room may try again: more than an honest body takes to arrive.
+AGAIN = 5.0
 
 
 class Room:
-    """Counts the bytes that are held."""
+    """Counts the bytes that are held. `largest` is the size of the largest body that is taken."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
-        self._free = capacity
+    def __init__(self, largest: int, *, reserve: int = RESERVE) -> None:
+        self.small = Pool(reserve)
+        self.large = Pool(max(LEAST_LARGE, LARGEST * largest))
 
-    def hold(self) -> Held:
-        """Give a count of bytes that is given back at the end of its block."""
-        return Held(self)
+    def hold(self, *, org: str, source: str | None = None, address: str | None = None) -> Held:
+        """Give a count of bytes that is given back at the end of its block, for those who are to share the room."""
+        return Held(self, source, org, address)
 
-    def take(self, size: int) -> None:
-        """Take `size` bytes. Raises `Unavailable` when they are not there."""
-        if size > self._free:
-            raise Unavailable("too many large bodies are on their way at once", retry_after=5)
-        self._free -= size
 
-    def give_back(self, size: int) -> None:
+class Pool:
+    """A number of bytes, and what everybody has of it."""
+
+    def __init__(self, size: int) -> None:
+        self.free = size
+        # Sources, organizations, addresses.
+        self._most = (size // OF_SOURCE, size // OF_ORG, size // OF_ADDRESS)
+        self._had: tuple[defaultdict[str, int], ...] = (defaultdict(int), defaultdict(int), defaultdict(int))
+
+    def take(self, who: tuple[str | None, ...], size: int) -> None:
+        """Take `size` bytes. Raises `TooMany` for who has their share, `Unavailable` when nobody can have them."""
+        if size > self.free:
+            raise Unavailable("too many bodies are on their way at once", retry_after=AGAIN)
+        for name, had, most in zip(who, self._had, self._most, strict=True):
+            if name is not None and had[name] + size > most:
+                raise TooMany("too many bodies are on their way to one source, or from one sender", retry_after=AGAIN)
+        self.free -= size
+        for name, had in zip(who, self._had, strict=True):
+            if name is not None:
+                had[name] += size
+
+    def give_back(self, who: tuple[str | None, ...], size: int) -> None:
         """Make room again."""
-        self._free += size
+        self.free += size
+        for name, had in zip(who, self._had, strict=True):
+            if name is not None:
+                had[name] -= size
+                if had[name] <= 0:
+                    del had[name]
 
 
 class Held:
     """What one request holds."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, source: str | None, org: str, address: str | None) -> None:
         self._room = room
+        self._pool = room.small
+        self._who = (source, org, address)
         self.size = 0
 
     def __enter__(self) -> Self:
@@ -49,37 +83,20 @@ class Held:
 
     def __exit__(self, *_error: object) -> None:
         """Give back what was taken."""
-        self._room.give_back(self.size)
+        if self.size:
+            self._pool.give_back(self._who, self.size)
+
+    def take(self, size: int) -> None:
+        """Hold `size` bytes more, as they arrive. Raises `TooMany`, `Unavailable`."""
+        large = self._room.large
+        if self._pool is not large and self.size + size > SMALL:
+            large.take(self._who, self.size + size)
+            self._pool.give_back(self._who, self.size)
+            self._pool = large
+        else:
+            self._pool.take(self._who, size)
+        self.size += size
 
     async def body(self, request: web.Request, limit: int) -> bytes:
-        """Return a request's body, exactly as it was sent, counted while it streams in.
-
-        Raises `TooLarge` over `limit` bytes, also without a length; `Unavailable` where there is no room; `Malformed` when the
-        sender stops for too long.
-        """
-        if request.content_length is not None and request.content_length > limit:
-            raise TooLarge(f"the body is larger than {limit} bytes")
-        if not request.can_read_body:
-            return b""
-        content = request.content
-        parts: list[bytes] = []
-        while True:
-            if content.is_eof():
-                # All of it has arrived already, as most bodies have: no timer is needed.
-                part = await content.readany()
-            else:
-                part = await self._next(request)
-            if not part:
-                return parts[0] if len(parts) == 1 else b"".join(parts)
-            if self.size + len(part) > limit:
-                raise TooLarge(f"the body is larger than {limit} bytes")
-            self._room.take(len(part))
-            self.size += len(part)
-            parts.append(part)
-
-    async def _next(self, request: web.Request) -> bytes:
-        try:
-            async with asyncio.timeout(IDLE):
-                return await request.content.readany()
-        except TimeoutError as error:
-            raise Malformed(f"the body stopped for {IDLE:g} s before its end") from error
+        """Return a request's body, counted while it streams in. Raises as `body_of` and `take` do."""
+        return await body_of(request, limit, self.take)

@@ -1,7 +1,7 @@
-"""How senders sign, as data, and the one function that checks it.
+"""How senders sign, as data, and what checks it: the headers before the body is read, the signature once it is there.
 
-A `Scheme` says where the signature is, how it was made and of what; `refusal` applies one to a request in constant time
-with regard to the secret. Nothing that a sender can put into a header makes it raise.
+A `Scheme` says where the signature is, how it was made and of what; it is compared in constant time with regard to the secret.
+Nothing that a sender can put into a header makes anything here raise.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -21,6 +22,24 @@ TOLERANCE = 300.0
 
 Algorithm = Literal["sha1", "sha256", "sha512"]
 Encoding = Literal["hex", "base64", "base64url"]
+# How long a digest is as it is compared: base64url without its padding.
+_SIZES: dict[tuple[Algorithm, Encoding], int] = {
+    ("sha1", "hex"): 40,
+    ("sha1", "base64"): 28,
+    ("sha1", "base64url"): 27,
+    ("sha256", "hex"): 64,
+    ("sha256", "base64"): 44,
+    ("sha256", "base64url"): 43,
+    ("sha512", "hex"): 128,
+    ("sha512", "base64"): 88,
+    ("sha512", "base64url"): 86,
+}
+_ALPHANUMERIC = (string.ascii_letters + string.digits).encode()
+_LETTERS: dict[Encoding, bytes] = {
+    "hex": b"0123456789abcdef",
+    "base64": _ALPHANUMERIC + b"+/=",
+    "base64url": _ALPHANUMERIC + b"-_",
+}
 
 
 class Scheme(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,10 +97,17 @@ def key_of(scheme: Scheme, secret: str) -> bytes:
     return key
 
 
-def refusal(scheme: Scheme, keys: Sequence[bytes], headers: Mapping[str, str], body: bytes, now: float) -> str | None:
-    """Return why a request is not genuine, or None when one of `keys` signed it; `now` is in epoch seconds.
+class Claim(msgspec.Struct, frozen=True):
+    """What a request's headers say of its signature: the text that comes before the body in what is signed, and the signatures."""
 
-    `headers` is looked up by lower-case names and may be case-insensitive. Never raises; without keys everything is refused.
+    before: str
+    candidates: tuple[bytes, ...]
+
+
+def claim_of(scheme: Scheme, headers: Mapping[str, str], now: float) -> Claim | str:
+    """Return what a request claims, or why no body could make it genuine; `now` is in epoch seconds.
+
+    `headers` is looked up by lower-case names and may be case-insensitive. Never raises.
     """
     value = headers.get(scheme.header)
     if not value:
@@ -101,11 +127,23 @@ def refusal(scheme: Scheme, keys: Sequence[bytes], headers: Mapping[str, str], b
         identity = headers.get(scheme.id_header) or ""
         if not identity:
             return f"there is no {scheme.id_header} header"
-    signed = _signed(scheme, identity, timestamp, body)
-    candidates = [_comparable(scheme, part[len(scheme.prefix) :]) for part in parts if part.startswith(scheme.prefix)]
+    given = [_comparable(scheme, part[len(scheme.prefix) :]) for part in parts if part.startswith(scheme.prefix)]
+    size, letters = _SIZES[scheme.algorithm, scheme.encoding], _LETTERS[scheme.encoding]
+    candidates = tuple(one for one in given[:MAX_CANDIDATES] if len(one) == size and not one.strip(letters))
     if not candidates:
         return f"{scheme.header} holds no signature of the expected form"
-    return None if _any_equal(scheme, keys, signed, candidates[:MAX_CANDIDATES]) else f"{scheme.header} does not match"
+    return Claim(_before(scheme, identity, timestamp), candidates)
+
+
+def disproof(scheme: Scheme, keys: Sequence[bytes], claim: Claim, body: bytes) -> str | None:
+    """Return why a body is not what was claimed, or None when one of `keys` signed it. Without keys everything is refused."""
+    return None if _any_equal(scheme, keys, _signed(scheme, claim, body), claim.candidates) else f"{scheme.header} does not match"
+
+
+def refusal(scheme: Scheme, keys: Sequence[bytes], headers: Mapping[str, str], body: bytes, now: float) -> str | None:
+    """Return why a whole request is not genuine, or None when one of `keys` signed it: `claim_of` and `disproof` in one."""
+    claim = claim_of(scheme, headers, now)
+    return claim if isinstance(claim, str) else disproof(scheme, keys, claim, body)
 
 
 def digest_of(scheme: Scheme, key: bytes, signed: bytes) -> str:
@@ -137,12 +175,14 @@ def _comparable(scheme: Scheme, candidate: str) -> bytes:
     return candidate.encode(errors="replace")
 
 
-def _signed(scheme: Scheme, identity: str, timestamp: str, body: bytes) -> bytes:
-    before, _, after = scheme.template.partition("{body}")
-    if not before and not after:
-        return body
-    head = "".join({"{id}": identity, "{timestamp}": timestamp}.get(part, part) for part in _pieces(before))
-    return b"".join((head.encode(errors="replace"), body, after.encode()))
+def _before(scheme: Scheme, identity: str, timestamp: str) -> str:
+    before = scheme.template.partition("{body}")[0]
+    return "".join({"{id}": identity, "{timestamp}": timestamp}.get(part, part) for part in _pieces(before)) if before else ""
+
+
+def _signed(scheme: Scheme, claim: Claim, body: bytes) -> bytes:
+    after = scheme.template.partition("{body}")[2]
+    return b"".join((claim.before.encode(errors="replace"), body, after.encode())) if claim.before or after else body
 
 
 def _pieces(template: str) -> list[str]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from services.gateway.config import Network
+from services.gateway.peers import Peers
+
 # Seconds that requests in flight have to finish once no new ones are taken.
 DRAIN = 8.0
-# Seconds during which the rest of a body that was refused is read, so that its sender sees the answer and not a reset.
-LINGER = 2.0
-# Seconds that a connection may idle between requests: longer than the proxies that keep connections open to us.
-KEEPALIVE = 75.0
 BACKLOG = 1024
 
 
@@ -33,21 +33,19 @@ def url_of(sock: socket.socket) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving(application: web.Application, sock: socket.socket) -> AsyncIterator[None]:
-    """Serve during the block; at its end take no more connections and let what is in flight finish."""
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        # Signatures are over the bytes that were sent; and what is unpacked has no bound.
-        auto_decompress=False,
-        keepalive_timeout=KEEPALIVE,
-        lingering_time=LINGER,
-        shutdown_timeout=DRAIN,
-    )
+async def serving(
+    application: web.Application, sock: socket.socket, *, most: int, trusted: tuple[Network, ...]
+) -> AsyncIterator[Peers]:
+    """Serve during the block up to `most` connections; at its end take no more and let what is in flight finish."""
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=DRAIN)
     await runner.setup()
-    try:
-        await web.SockSite(runner, sock, backlog=BACKLOG).start()
-        yield
-    finally:
-        await runner.cleanup()
-        sock.close()
+    if runner.server is None:
+        raise RuntimeError("the runner made no server")
+    peers = Peers(runner.server, most, trusted)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(sock.close)
+        stack.callback(peers.stop)
+        stack.push_async_callback(runner.cleanup)
+        server = await asyncio.get_running_loop().create_server(peers, sock=sock, backlog=BACKLOG)
+        stack.callback(server.close)
+        yield peers

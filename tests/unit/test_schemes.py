@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.schemes import GITHUB, MAX_CANDIDATES, STANDARD_WEBHOOKS, SVIX, Scheme, digest_of, key_of, refusal
+from services.gateway.schemes import (
+    GITHUB,
+    MAX_CANDIDATES,
+    STANDARD_WEBHOOKS,
+    SVIX,
+    Claim,
+    Scheme,
+    claim_of,
+    digest_of,
+    key_of,
+    refusal,
+)
 
 VECTORS: list[dict[str, Any]] = msgspec.json.decode((Path(__file__).parents[1] / "vectors" / "webhooks.json").read_bytes())
 STRIPE = Scheme(header="stripe-signature", prefix="v1=", separator=",", timestamp_prefix="t=", template="{timestamp}.{body}")
@@ -147,3 +158,21 @@ def test_what_a_sender_signs_is_accepted(body: bytes, offset: int, identity: str
     text = digest_of(STANDARD_WEBHOOKS, KEY, f"{identity}.{stamp}.".encode() + body)
     headers = {"webhook-id": identity, "webhook-timestamp": stamp, "webhook-signature": f"v1,{text}"}
     assert refusal(STANDARD_WEBHOOKS, (KEY,), headers, body, NOW) is None
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["id"] for vector in VECTORS])
+def test_no_body_is_needed_to_refuse_a_head_without_a_signature_of_its_form(vector: dict[str, Any]) -> None:
+    scheme = scheme_of(vector)
+    headers = lower(vector["headers"])
+    now = vector.get("now", NOW)
+    without = {name: value for name, value in headers.items() if name != scheme.header}
+    value = headers.get(scheme.header, "")
+    heads = [without, headers | {scheme.header: ""}, headers | {scheme.header: "x" + value[1:]} if scheme.prefix else without]
+    heads += [headers | {scheme.header: value[:-3] + "é" + value[-2:]}, headers | {scheme.header: value[: len(value) // 2]}]
+    for head in heads:
+        assert isinstance(claim_of(scheme, head, now), str) or refusal(scheme, (KEY,), head, BODY, now)
+    if vector["expected_valid"]:
+        assert isinstance(claim_of(scheme, headers, now), Claim)
+        assert all(isinstance(claim_of(scheme, head, now), str) for head in heads[:2])
+        if "{timestamp}" in scheme.template:
+            assert isinstance(claim_of(scheme, headers, now + 10 * scheme.tolerance), str)

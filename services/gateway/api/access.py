@@ -14,8 +14,9 @@ from aiohttp import web
 
 from services.gateway.domain import EVERY_ORG, bearer, org_of, remote_of
 from services.gateway.parts import GATEWAY, Gateway
+from services.gateway.peers import Peer, neighbourhood
 from shared.errors import MillraceError, NotFound, Unauthenticated
-from shared.http import Next, problem, problem_of
+from shared.http import TAKE, Next, problem, problem_of
 from shared.messages import Audited
 from shared.messages.declaration import KEY
 from shared.values import check, storable
@@ -53,11 +54,16 @@ def remote(gateway: Gateway, request: web.Request) -> str | None:
     return remote_of(request.remote, request.headers.getall("X-Forwarded-For", ()), gateway.trusted_proxies)
 
 
+def address(gateway: Gateway, request: web.Request) -> str | None:
+    """Return the address that shares and bounds count, None where it stands for many."""
+    return neighbourhood(remote(gateway, request), gateway.trusted_proxies)
+
+
 @web.middleware
 async def access(request: web.Request, handler: Next) -> web.StreamResponse:
     """Let only the holder of the platform key through, and say for whom they ask."""
     gateway = request.config_dict[GATEWAY]
-    address = remote(gateway, request)
+    whence = remote(gateway, request)
     given = bearer(request.headers.get("Authorization"))
     known = given is not None and hmac.compare_digest(_digest(given), gateway.key_hash)
     if not known:
@@ -67,9 +73,9 @@ async def access(request: web.Request, handler: Next) -> web.StreamResponse:
                 category="access",
                 verb="denied",
                 actor="unknown",
-                target=address or "",
+                target=whence or "",
                 outcome="unauthenticated",
-                remote=address,
+                remote=whence,
                 detail={"method": request.method, "path": storable(request.path)[:200], "reason": reason},
             ),
             org="global",
@@ -82,8 +88,12 @@ async def access(request: web.Request, handler: Next) -> web.StreamResponse:
         check(value, name)
     named = request.query.get("org", request.headers.get("X-Millrace-Org"))
     org = EVERY_ORG if named == EVERY_ORG and request.method == "GET" and searches(request) else org_of(named)
-    request[CALLER] = Caller(ACTOR, org, address)
-    return await handler(request)
+    request[CALLER] = Caller(ACTOR, org, whence)
+    if isinstance(request.protocol, Peer):
+        request.protocol.known = True
+    with gateway.room.hold(org=org, address=address(gateway, request)) as held:
+        request[TAKE] = held.take
+        return await handler(request)
 
 
 def audited(category: str, verb: str, target: str | None = None) -> Callable[[Handler], Handler]:

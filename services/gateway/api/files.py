@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import web
@@ -13,12 +12,12 @@ from services.gateway.api.lists import page_of
 from services.gateway.domain import tag_of
 from services.gateway.parts import Gateway
 from shared.envelope import new_id
-from shared.errors import Malformed, NotFound, PreconditionFailed, TooLarge
-from shared.http import json_response
+from shared.errors import NotFound, PreconditionFailed, TooLarge
+from shared.http import Arriving, Pace, json_response
 from shared.questions.executor import FileView, GetFile, ListFiles, PutFile, RemoveFile
 
-# Seconds between two parts of a file after which its sender has gone.
-IDLE = 60.0
+# Only who has a key sends files, they are never whole in memory, and a program may make one as it goes.
+PACE = Pace(grace=60.0, rate=1024.0, whole=3600.0)
 # What "If-None-Match: *" asks for: that there be no file yet.
 ABSENT = ""
 
@@ -88,14 +87,8 @@ async def _expected(request: web.Request, gateway: Gateway, caller: Caller) -> s
 
 
 async def _parts(request: web.Request) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            async with asyncio.timeout(IDLE):
-                part = await request.content.readany()
-        except TimeoutError as error:
-            raise Malformed(f"the file stopped for {IDLE:g} s before its end") from error
-        if not part:
-            return
+    arriving = Arriving(request, PACE)
+    while part := await arriving.part():
         yield part
 
 

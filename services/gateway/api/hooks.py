@@ -8,15 +8,15 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from services.gateway.api.access import remote
+from services.gateway.api.access import address, remote
 from services.gateway.domain import SENDER_ID, delivery_id, kept_headers, kept_query
 from services.gateway.parts import GATEWAY, Gateway
-from services.gateway.schemes import refusal
+from services.gateway.schemes import claim_of, disproof
 from services.gateway.senders import Door, Way
 from shared.commit import Ack
 from shared.envelope import new_id, rfc3339, utc_now
-from shared.errors import TooLarge, Unauthenticated
-from shared.http import problem, problem_of
+from shared.errors import TooMany, Unauthenticated, Unavailable
+from shared.http import problem
 from shared.messages import Audited, WebhookReceived
 from shared.streams import INLINE_BYTES
 from shared.values import charset_of, storable
@@ -36,16 +36,18 @@ async def receive(request: web.Request) -> web.Response:
     # Before the body is read; only what turns out genuine takes a token, so that nobody else can use them up.
     if door.bucket is not None and (wait := door.bucket.wait(time.monotonic())):
         return _too_many(gateway, request, door, wait)
-    with gateway.room.hold() as held:
+    way = door.way(request.headers)
+    claim = claim_of(way.scheme, request.headers, time.time())
+    if isinstance(claim, str):
+        _tell(gateway, request, door, claim)
+        raise Unauthenticated(claim)
+    with gateway.room.hold(org=door.org, source=door.source, address=address(gateway, request)) as held:
         try:
             body = await held.body(request, gateway.max_body)
-        except TooLarge as error:
-            answer = problem_of(error)
-            # The rest of the body is not worth reading.
-            answer.force_close()
-            return answer
-        way = door.way(request.headers)
-        reason = refusal(way.scheme, door.keys, request.headers, body, time.time())
+        except (TooMany, Unavailable):
+            gateway.refusals.note(door, "room", remote(gateway, request))
+            raise
+        reason = disproof(way.scheme, door.keys, claim, body)
         if reason is not None:
             _tell(gateway, request, door, reason)
             raise Unauthenticated(reason)

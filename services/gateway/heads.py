@@ -1,0 +1,114 @@
+"""The heads of requests, bounded: their size, how many parameters they have, how long one may be unfinished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web import RequestPayloadError
+
+# Bytes of a head and of its lines: four times what the heaviest known sender sends, and what nginx takes unless it is told.
+MOST_HEAD = 32 * 1024
+MOST_LINE = 8190
+MOST_HEADERS = 128
+MOST_PARAMETERS = 256
+# Tells whether it was the first line that was too long: aiohttp's error names the limit only.
+MOST_FIELD = MOST_LINE + 1
+
+
+class Unacceptable(HttpProcessingError):
+    """A head that is HTTP and more than is taken."""
+
+
+class Heads:
+    """aiohttp's parser of one connection, watched: it is fed in the parser's place, and knows where in a request it is.
+
+    `since`: when the head that is not finished began, in the loop's time, or None between two requests. `began`: when the last
+    head was finished. `body`: that of the last request. `broken`: what came was refused, and the rest is not looked at.
+    """
+
+    def __init__(self, parser: Any, now: Callable[[], float]) -> None:
+        self._parser = parser
+        self._now = now
+        self._size = 0
+        self._previous = 0
+        # A connection that says nothing has an unfinished head as well.
+        self.since: float | None = now()
+        self.began = self.since
+        self.body: StreamReader = EMPTY_PAYLOAD
+        self.broken = False
+        # The rest of what a connection asks of its parser.
+        self.feed_eof = parser.feed_eof
+        self.message_consumed = parser.message_consumed
+        self.pause_reading = parser.pause_reading
+        self.set_upgraded = parser.set_upgraded
+
+    @property
+    def silent(self) -> bool:
+        """Return whether nothing of the next request has come."""
+        return not self._size
+
+    def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
+        """Parse what came. Raises `HttpProcessingError`, once; then nothing more comes of this connection."""
+        if self.broken:
+            return (), False, b""
+        in_body = not self.body.is_eof()
+        try:
+            messages, upgraded, _ = self._parser.feed_data(data)
+            if upgraded:
+                raise BadHttpMessage("no other protocol is spoken here")
+            if messages:
+                self._finished(messages, len(data))
+            elif data and not in_body:
+                self._unfinished(len(data))
+        except HttpProcessingError as error:
+            self._break(error)
+            raise
+        except Exception as error:
+            self._break(error)
+            raise BadHttpMessage("the request is not HTTP/1.1") from error
+        self._previous = len(data)
+        return messages, False, b""
+
+    def _finished(self, messages: Sequence[Any], came: int) -> None:
+        # A head may have begun at the end of what came before, too.
+        if self._previous + self._size + came > MOST_HEAD:
+            for message, _ in messages:
+                if len(message.path) + sum(len(name) + len(value) + 4 for name, value in message.raw_headers) > MOST_HEAD:
+                    raise Unacceptable(code=431, message=f"a request's head has up to {MOST_HEAD} bytes")
+        for message, _ in messages:
+            if message.path.count("&") >= MOST_PARAMETERS:
+                raise Unacceptable(code=414, message=f"a query string has up to {MOST_PARAMETERS} parameters")
+        self.body = messages[-1][1]
+        self.began = self._now()
+        self.since = None
+        self._size = 0
+
+    def _unfinished(self, came: int) -> None:
+        if self.since is None:
+            self.since = self._now()
+        self._size += came
+        if self._size > MOST_HEAD:
+            raise Unacceptable(code=431, message=f"a request's head has up to {MOST_HEAD} bytes")
+
+    def _break(self, error: Exception) -> None:
+        self.broken = True
+        if not self.body.is_eof():
+            # Whoever reads it would wait for the rest.
+            self.body.set_exception(RequestPayloadError(str(error)))
+
+
+def refusal_of(error: BaseException | None) -> tuple[int, str, str]:
+    """Return the status, the title and the detail with which a head is refused."""
+    if isinstance(error, LineTooLong):
+        if error.args[1] == MOST_LINE:
+            return 414, "URI too long", f"the first line of a request has up to {MOST_LINE} bytes"
+        return 431, "Request header fields too large", f"a header has up to {MOST_FIELD} bytes"
+    if isinstance(error, Unacceptable):
+        return error.code, "URI too long" if error.code == 414 else "Request header fields too large", error.message
+    said = error.message.partition("\n")[0] if isinstance(error, HttpProcessingError) else ""
+    if said.startswith("Too many headers"):
+        return 431, "Request header fields too large", f"a request has up to {MOST_HEADERS} headers"
+    return 400, "Malformed", "the request is not HTTP/1.1 (RFC 9112)"
