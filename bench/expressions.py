@@ -2,7 +2,7 @@
 
 Realistic filters over a pull request as GitHub sends it, measured in turns, each the median of the rounds:
 
-- `figure`: evaluations a second with 256 asked for at a time, of eight organizations (wanted: at least 20,000);
+- `figure`: evaluations a second with 256 asked for at a time by four callers, of eight organizations (wanted: at least 20,000);
 - the limit: the same filters over the same event, one after the other in this process, as the library is used without any wall;
 - `cpu_us`: what one of them takes of the processor, in the service and in the process that evaluates;
 - `one_us`: one evaluation on its own, from asking to its answer;
@@ -31,10 +31,10 @@ from shared.expressions.pool import Expressions, Trouble
 from shared.expressions.syntax import pruned, syntax_of
 from shared.service import Health
 
-AT_A_TIME = 256
+AT_A_TIME, CALLERS = 256, 4
 ORGANIZATIONS = 8
 WANTED = 20_000
-ROUND = 0.5
+ROUND = 0.25
 FILTERS = (
     'event.data.action == "opened"',
     'event.data.pull_request.base.ref == "main" && !event.data.pull_request.draft',
@@ -42,6 +42,10 @@ FILTERS = (
     'event.data.repository.full_name.startsWith("acme/") && event.data.pull_request.changed_files > 2',
     'event.type in ["pull_request.opened", "pull_request.reopened"]',
     '!event.data.sender.login.endsWith("[bot]") && event.data.pull_request.user.login != "renovate"',
+    'event.data.action in ["opened", "synchronize", "reopened"]',
+    'event.data.pull_request.head.ref.startsWith("release/")',
+    'event.data.pull_request.user.login == "octocat" && event.data.pull_request.state == "open"',
+    "event.data.repository.private == false",
     "has(event.data.pull_request.milestone) && event.data.pull_request.additions + event.data.pull_request.deletions < 500",
     'event.data.pull_request.title.matches("^(fix|feat)(\\\\(.+\\\\))?: ") || event.data.organization.login == "acme"',
 )
@@ -123,6 +127,7 @@ async def measure(_folder: Path, seconds: float) -> Outcome:
             "rounds": len(rates),
             "event_bytes": len(msgspec.json.encode(variables)),
             "confined_a_second": median(rates),
+            "best_round_a_second": max(rates),
             "as_wanted": median(rates) >= WANTED,
             "in_process_a_second": median(bare),
             "in_process_with_what_they_see_a_second": median(cut),
@@ -140,15 +145,20 @@ async def _rate(expressions: Expressions, variables: dict[str, Any], expected: l
     """Return evaluations a second, each answer compared."""
     began = time.perf_counter()
     count = 0
-    while time.perf_counter() < began + ROUND:
-        asked = [
-            expressions.value(f"org{number % ORGANIZATIONS}", FILTERS[number % len(FILTERS)], variables)
-            for number in range(AT_A_TIME)
-        ]
-        answers = await asyncio.gather(*asked)
-        if answers != [expected[number % len(FILTERS)] for number in range(AT_A_TIME)]:
-            raise BenchError("a filter gave something else than in this process")
-        count += AT_A_TIME
+
+    async def asks() -> None:
+        nonlocal count
+        while time.perf_counter() < began + ROUND:
+            asked = [
+                expressions.value(f"org{number % ORGANIZATIONS}", FILTERS[number % len(FILTERS)], variables)
+                for number in range(AT_A_TIME // CALLERS)
+            ]
+            answers = await asyncio.gather(*asked)
+            if answers != [expected[number % len(FILTERS)] for number in range(len(asked))]:
+                raise BenchError("a filter gave something else than in this process")
+            count += len(asked)
+
+    await asyncio.gather(*(asks() for _ in range(CALLERS)))
     return count / (time.perf_counter() - began)
 
 
