@@ -16,9 +16,12 @@ from shared.questions import Position
 
 # Statuses of a run that do not change any more.
 ENDED = ("succeeded", "failed", "timed_out", "crashed", "cancelled", "expired")
-DELIVERY = """
+# What a retry made of it says more than that it was given up before.
+STATUS = "CASE WHEN d.dead IS NOT NULL AND d.outcome = 'accepted' THEN 'dead' ELSE d.outcome END"
+DELIVERY = f"""
     SELECT d.id, d.org, d.source, d.received_at, d.correlation_id, d.sequence, d.emitted, d.type, d.retried_by, d.subscriptions,
-           CASE WHEN d.dead IS NOT NULL THEN 'dead' ELSE d.outcome END AS status, coalesce(d.dead, d.reason) AS reason,
+           {STATUS} AS status,
+           CASE WHEN d.outcome = 'accepted' THEN coalesce(d.dead, d.reason) ELSE d.reason END AS reason,
            (SELECT coalesce(jsonb_agg(jsonb_build_object('id', r.run, 'workflow', r.workflow, 'status', r.status)
                                       ORDER BY r.requested_at, r.run), '[]')
               FROM delivery_run r WHERE r.delivery = d.id) AS runs
@@ -135,9 +138,9 @@ class Store:
         """Return deliveries with their runs, newest first, before (received_at, id); one statement for all."""
         statement = (
             DELIVERY
-            + """
+            + f"""
             WHERE d.org = :org
-              AND (CAST(:status AS text) IS NULL OR CASE WHEN d.dead IS NOT NULL THEN 'dead' ELSE d.outcome END = :status)
+              AND (CAST(:status AS text) IS NULL OR {STATUS} = :status)
               AND (CAST(:source AS text) IS NULL OR d.source IN
                    (SELECT s.id FROM source s WHERE s.org = :org AND (s.id = :source OR s.name = :source)))
               AND (CAST(:prefix AS text) IS NULL OR starts_with(d.id, :prefix))

@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import AsyncIterator
@@ -279,7 +280,10 @@ async def test_watch_deploys_a_saved_file_shows_its_problem_with_the_line_and_th
         )
         assert "fresh" in await until_said(watching.stdout, "deployed naps:")
         assert "new" in await millrace("run", "fresh", "--wait")
-        await until_said(watching.stdout, "fresh", "fresh line")
+        shown = await until_said(watching.stdout, "fresh", "fresh line")
+        # What is shown of the id is enough to ask for it.
+        [begin] = re.findall(r"^  fresh ([0-9a-f-]+)  .*fresh line", shown, re.MULTILINE)
+        assert (await millrace.json("runs", "get", begin))["workflow"] == "fresh"
         await until_said(watching.stdout, "fresh succeeded")
         (naps / "naps.py").write_text("def f(:\n")
         await until_said(watching.stderr, "naps/naps.py:1: SyntaxError")

@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from deploy.prepare import prepare_database
 from services.logs import conversion, lines, projections
 from services.logs.domain import Row
 from services.logs.projections import keeping
@@ -84,13 +85,13 @@ async def test_what_an_earlier_version_archived_becomes_what_this_one_archives(
             for _ in range(3):
                 await publish_a_run(bus, new_id())
             as_it_is = await rows_of(connection, 15)
-        # As rows were before there were lines: one for each message, with nothing in the two columns.
+        # As rows were before there were lines: one for each message, without the two columns.
         await connection.execute("DELETE FROM message WHERE line > 0")
-        await connection.execute(
-            "UPDATE message SET line = 0, workflow = NULL, message = 'one', data = '{}', tsv = 'one' WHERE line < 0"
-        )
-        await connection.execute("UPDATE message SET workflow = NULL")
-        await connection.execute("INSERT INTO conversion VALUES ('lines', '9999-01-01', '', 0)")
+        await connection.execute("UPDATE message SET message = 'one', data = '{}', tsv = 'one' WHERE line < 0")
+        await connection.execute("ALTER TABLE message DROP COLUMN workflow, DROP COLUMN line")
+        await connection.execute("DROP TABLE conversion")
+        await connection.execute("UPDATE migration SET version_num = 'logs_0001'")
+        await prepare_database(place.database_url("admin"), place.credentials)
         async with running(place, "logs") as runtime:
 
             async def over() -> bool:

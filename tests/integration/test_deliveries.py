@@ -170,6 +170,19 @@ async def test_a_retry_over_http_leaves_out_what_succeeded_unless_all_is_true(pl
         assert taken["run"] in {run["id"] for run in got.json["runs"]}
 
 
+async def test_a_dead_delivery_that_is_retried_with_better_settings_is_dead_no_more(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        source = await outside.source(adapter="hmac", settings={"event_path": "kind"})
+        id_ = await outside.webhook(source, {"ref": "main"})
+        assert "kind" in ((await outside.delivery(id_, "dead")).reason or "")
+        await outside.source(adapter="hmac")
+        await retry(outside, id_)
+        assert "wants" in ((await outside.delivery(id_, "filtered")).reason or "")
+        listed: DeliveryList = await bus.ask(ListDeliveries(org="default", status="dead"))
+        assert listed.items == []
+
+
 async def test_a_delivery_shows_how_its_runs_go(place: Place) -> None:
     async with running(place, "events"), bus_of(place, "gateway") as bus, bus_of(place, "executor") as executor:
         outside = Outside(place, bus)

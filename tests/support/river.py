@@ -48,7 +48,9 @@ class Outside:
         )
         return view
 
-    async def source(self, name: str = "repo", integration: str | None = None) -> SourceView:
+    async def source(
+        self, name: str = "repo", integration: str | None = None, adapter: str = "github", settings: dict[str, Any] | None = None
+    ) -> SourceView:
         command = new_id()
         sealed = {"secret": self._keyring.seal("s3cret", "default", command, "secret")}
         view: SourceView = await self.bus.ask(
@@ -57,8 +59,8 @@ class Outside:
                 org="default",
                 actor="test",
                 name=name,
-                adapter="github",
-                settings={},
+                adapter=adapter,
+                settings=settings or {},
                 sealed=sealed,
                 integration=integration,
             )
@@ -71,7 +73,13 @@ class Outside:
         return view
 
     async def webhook(
-        self, source: SourceView, body: Any, event: str = "push", *, delivery: str | None = None, said: str | None = None
+        self,
+        source: SourceView,
+        body: Any,
+        event: str = "push",
+        *,
+        delivery: str | None = None,
+        said: str | None = None,
     ) -> str:
         """Say that a webhook was received; `delivery` is the sender's id for it, `said` the id of the message."""
         id_, delivery = delivery, delivery or new_id()
@@ -79,7 +87,7 @@ class Outside:
             source=source.id,
             delivery=delivery,
             sender_delivery=id_,
-            adapter="github",
+            adapter=source.adapter,
             received_at=rfc3339(utc_now()),
             method="POST",
             query=[],

@@ -24,6 +24,8 @@ LOOKS_EVERY, FOLDER_SHARE = 0.05, 0.05
 RUNS_EVERY, RUNS_SHARE = 0.2, 0.25
 # Seconds until who was not reached is asked again.
 COMPLAINS_EVERY = 1.0
+# Characters of a run's id: an id that begins with its time has the millisecond in them, and commands take what is shown.
+SHOWN = 13
 # Of what is left out, how many are named.
 LEFT_OUT = 20
 # Runs that began since the last look; more at once are not followed by anybody.
@@ -125,7 +127,7 @@ class _Runs:
                 self._print(
                     "line",
                     {"run": id_, **item},
-                    f"  {show.plain(follower.run['workflow'])} {id_[:8]}  {written(item)}",
+                    f"  {show.plain(follower.run['workflow'])} {id_[:SHOWN]}  {written(item)}",
                     item["line"]["level"],
                 )
             if follower.over:
