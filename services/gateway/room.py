@@ -11,16 +11,20 @@ from shared.errors import TooMany, Unavailable
 from shared.http import body_of
 
 MIB = 1024 * 1024
-# What is larger is a large body. Nearly all webhooks have a few KiB.
+# What every body may have without being counted, as nearly all webhooks have no more: no number of bodies that are on their way
+# shuts out one of this size. The bound on connections bounds it: 64 MiB for the 4,096 that there are at most unless set.
+FREE = 16 * 1024
+# What is larger is a large body.
 SMALL = 64 * 1024
-# For small bodies alone, so that large ones never shut them out: a thousand of the largest small ones, or 100,000 ordinary ones.
+# For small bodies alone, so that large ones never shut them out: a thousand of the largest small ones.
 RESERVE = 64 * MIB
 # For large bodies: so many of the largest that are taken, at least.
 LARGEST = 8
 LEAST_LARGE = 192 * MIB
-# What one may have of either: a source a quarter, so that it takes four hostile ones to fill it; an organization, which can have
-# as many sources as it likes, and an address half.
-OF_SOURCE, OF_ORG, OF_ADDRESS = 4, 2, 2
+# The parts that a source, an organization, which can have as many sources as it likes, and an address may have. Of the large
+# ones a source has two of the largest, so that one that dribbles does not take its own source's turn.
+OF_SMALL = (8, 4, 4)
+OF_LARGE = (4, 2, 2)
 # Seconds after which somebody who found no room may try again: more than an honest body takes to arrive.
 AGAIN = 5.0
 
@@ -29,8 +33,8 @@ class Room:
     """Counts the bytes that are held. `largest` is the size of the largest body that is taken."""
 
     def __init__(self, largest: int, *, reserve: int = RESERVE) -> None:
-        self.small = Pool(reserve)
-        self.large = Pool(max(LEAST_LARGE, LARGEST * largest))
+        self.small = Pool(reserve, OF_SMALL)
+        self.large = Pool(max(LEAST_LARGE, LARGEST * largest), OF_LARGE)
 
     def hold(self, *, org: str, source: str | None = None, address: str | None = None) -> Held:
         """Give a count of bytes that is given back at the end of its block, for those who are to share the room."""
@@ -40,10 +44,10 @@ class Room:
 class Pool:
     """A number of bytes, and what everybody has of it."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, parts: tuple[int, int, int]) -> None:
         self.free = size
         # Sources, organizations, addresses.
-        self._most = (size // OF_SOURCE, size // OF_ORG, size // OF_ADDRESS)
+        self._most = tuple(size // part for part in parts)
         self._had: tuple[defaultdict[str, int], ...] = (defaultdict(int), defaultdict(int), defaultdict(int))
 
     def take(self, who: tuple[str | None, ...], size: int) -> None:
@@ -73,7 +77,7 @@ class Held:
 
     def __init__(self, room: Room, source: str | None, org: str, address: str | None) -> None:
         self._room = room
-        self._pool = room.small
+        self._pool: Pool | None = None
         self._who = (source, org, address)
         self.size = 0
 
@@ -83,19 +87,22 @@ class Held:
 
     def __exit__(self, *_error: object) -> None:
         """Give back what was taken."""
-        if self.size:
+        if self._pool is not None:
             self._pool.give_back(self._who, self.size)
 
     def take(self, size: int) -> None:
         """Hold `size` bytes more, as they arrive. Raises `TooMany`, `Unavailable`."""
-        large = self._room.large
-        if self._pool is not large and self.size + size > SMALL:
-            large.take(self._who, self.size + size)
-            self._pool.give_back(self._who, self.size)
-            self._pool = large
-        else:
-            self._pool.take(self._who, size)
-        self.size += size
+        size += self.size
+        if size > FREE:
+            pool = self._room.small if size <= SMALL else self._room.large
+            if pool is self._pool:
+                pool.take(self._who, size - self.size)
+            else:
+                pool.take(self._who, size)
+                if self._pool is not None:
+                    self._pool.give_back(self._who, self.size)
+                self._pool = pool
+        self.size = size
 
     async def body(self, request: web.Request, limit: int) -> bytes:
         """Return a request's body, counted while it streams in. Raises as `body_of` and `take` do."""

@@ -29,9 +29,9 @@ class WebhookReceived(Message, frozen=True, kw_only=True):
 
 @message("webhook.refused", key="source", by="gateway")
 class WebhookRefused(Message, frozen=True, kw_only=True):
-    """gateway has answered 429 to `count` requests of about a second, the last from `remote`; nothing of them is kept.
+    """gateway has answered 429 or 503 to `count` requests of about a second, the last from `remote`; nothing of them is kept.
 
-    `reason` is `rate`: more than the source's settings allow.
+    `reason` is `rate`: more than the source's settings allow, or `room`: more bodies on their way at once than there is room for.
     """
 
     source: str

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.gateway.peers import LEAST, OTHER_DESCRIPTORS, descriptors_for, neighbourhood
-from services.gateway.room import MIB, SMALL, Room
+from services.gateway.room import FREE, MIB, SMALL, Room
 from shared.errors import TooMany, Unavailable
 
 LARGEST = 25 * MIB
@@ -46,7 +46,22 @@ def test_large_bodies_leave_the_reserve_to_small_ones_and_small_ones_the_rest_to
     for number in range(64 * MIB // SMALL):
         room.hold(org=f"o{number}", source=f"s{number}").take(SMALL)
     with pytest.raises(Unavailable):
-        room.hold(org="b", source="s").take(1)
+        room.hold(org="b", source="s").take(FREE + 1)
+    # What nearly all webhooks have is there whatever others do.
+    with room.hold(org="b", source="s") as held:
+        held.take(FREE)
+
+
+def test_a_source_has_an_eighth_of_the_reserve_and_an_organization_a_quarter() -> None:
+    room = Room(LARGEST)
+    for source in "st":
+        for _ in range(64 * MIB // 8 // SMALL):
+            room.hold(org="a", source=source).take(SMALL)
+        with pytest.raises(TooMany):
+            room.hold(org="a", source=source).take(SMALL)
+    with pytest.raises(TooMany):
+        room.hold(org="a", source="u").take(SMALL)
+    room.hold(org="b", source="v").take(SMALL)
 
 
 def test_a_body_is_small_until_it_is_large() -> None:
