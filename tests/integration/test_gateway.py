@@ -328,6 +328,17 @@ async def test_no_answer_tells_what_it_is_made_of(client: Client) -> None:
     assert b"aiohttp" not in said.lower()
 
 
+@pytest.mark.parametrize(
+    "content_type", ["(" * 5000, "a/b" + ";" * 8000, "application/json" + ";a=b" * 1900, "=?utf-8?q?=41?=" * 500]
+)
+async def test_a_content_type_that_nobody_can_read_is_refused_or_passed_over(
+    place: Place, client: Client, content_type: str
+) -> None:
+    async with source(place, client) as (id_, _):
+        got = await client.hook(id_, headers={"Content-Type": content_type})
+        assert got.status == (202 if content_type.startswith("application/json") else 415), got.body
+
+
 @pytest.mark.parametrize("path", ["/healthz", "/api/v1/runs", "/api/v1/nothing", "/nothing"])
 @pytest.mark.parametrize("expected", ["x", "\udcff"])
 async def test_an_expectation_that_nobody_can_meet_is_a_problem_on_every_route(client: Client, path: str, expected: str) -> None:

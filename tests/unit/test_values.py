@@ -167,3 +167,27 @@ def test_a_missing_field_is_named() -> None:
     with pytest.raises(Invalid) as refused:
         values.decode(b"{}", Body)
     assert refused.value.errors == (Problem("name", "is missing"),)
+
+
+@pytest.mark.parametrize(
+    ("content_type", "media", "charset"),
+    [
+        ("application/json", "application/json", None),
+        ("Text/Plain; Charset=ISO-8859-1", "text/plain", "iso-8859-1"),
+        ('text/plain; boundary=x ;charset = "UTF-16" ; a=b', "text/plain", "utf-16"),
+        ("text/plain; charset=", "text/plain", None),
+        ('text/plain; charset=""', "text/plain", None),
+        ("text/plain; charset=a b", "text/plain", "a"),
+        ("text/plain; x-charset=a; charset", "text/plain", None),
+        ("", "", None),
+        (";charset=utf-8", "", "utf-8"),
+        ("(" * 8000, "(" * 8000, None),
+        ("a/b" + ";" * 8000 + "charset=c", "a/b", "c"),
+        ("a/b;" + " " * 8000 + "charset=c", "a/b", "c"),
+        ("a/b; =?utf-8?q?=41?=; charset=\ufffd", "a/b", "\ufffd"),
+    ],
+)
+def test_a_content_type_says_its_media_type_and_charset_however_odd_it_is(
+    content_type: str, media: str, charset: str | None
+) -> None:
+    assert (values.media_type_of(content_type), values.charset_in(content_type)) == (media, charset)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-from email.message import Message
 from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from shared.errors import Invalid, Malformed, Problem
-from shared.values import MOST_TYPE, cleaned, decode_sent, decoded_text, storable
+from shared.values import MOST_TYPE, charset_in, cleaned, decode_sent, decoded_text, media_type_of, storable
 
 FORM = "application/x-www-form-urlencoded"
 # More fields than any form has; a bound for what is made of a body of separators.
@@ -29,14 +28,12 @@ class Webhook(msgspec.Struct, frozen=True):
     @property
     def media_type(self) -> str:
         """Return the content type without its parameters, in lower case; `application/json` where there is none."""
-        return self.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        return media_type_of(self.headers.get("content-type", "application/json"))
 
     @property
     def charset(self) -> str | None:
         """Return the charset that the content type names, in lower case."""
-        message = Message()
-        message["content-type"] = storable(self.headers.get("content-type", "")).replace("\n", " ").replace("\r", " ")
-        return message.get_content_charset()
+        return charset_in(storable(self.headers.get("content-type", "")))
 
     def json(self) -> Any:
         """Return the body as JSON, whatever its content type; in the charset that is named, else in the UTF that it is in.

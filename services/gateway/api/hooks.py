@@ -19,7 +19,7 @@ from shared.errors import TooMany, Unauthenticated, Unavailable
 from shared.http import problem
 from shared.messages import Audited, WebhookReceived
 from shared.streams import INLINE_BYTES
-from shared.values import charset_of, storable
+from shared.values import charset_in, charset_of, media_type_of, storable
 
 
 async def receive(request: web.Request) -> web.Response:
@@ -90,13 +90,15 @@ def _sender_id(request: web.Request, way: Way) -> str | None:
 def _unsupported(request: web.Request, door: Door) -> web.Response | None:
     if "Content-Encoding" in request.headers and request.headers["Content-Encoding"].lower() != "identity":
         return problem(415, "Unsupported media type", "a webhook's body is not to be compressed")
-    if "Content-Type" not in request.headers:
+    content_type = request.headers.get("Content-Type")
+    if content_type is None:
         return None  # read as the adapter's senders mean it
     accepted = door.sender.content_types
-    if accepted is not None and request.content_type not in accepted:
+    if accepted is not None and media_type_of(content_type) not in accepted:
         return problem(415, "Unsupported media type", f"this source takes {', '.join(sorted(accepted))}")
-    if request.charset is not None and charset_of(request.charset) is None:
-        return problem(415, "Unsupported media type", f"the charset {storable(request.charset)[:40]!r} is unknown")
+    charset = charset_in(content_type)
+    if charset is not None and charset_of(charset) is None:
+        return problem(415, "Unsupported media type", f"the charset {storable(charset)[:40]!r} is unknown")
     return None
 
 
