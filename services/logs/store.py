@@ -154,13 +154,15 @@ async def workflows_of(connection: Connection, runs: Sequence[str]) -> dict[str,
 
 async def unconverted(connection: Connection, name: str, limit: int) -> list[asyncpg.Record]:
     """Return the newest messages that a conversion has not come to."""
+    done = await connection.fetchrow("SELECT time, stream, seq FROM conversion WHERE name = $1 FOR UPDATE", name)
+    if done is None:
+        return []
+    # By itself, so that an index is walked from there on: joined, all that is left would be sorted each time.
     statement = """
-        SELECT m.time, m.stream, m.incarnation, m.seq, m.key, m.document
-          FROM message m, (SELECT time, stream, seq FROM conversion WHERE name = $1 FOR UPDATE) AS done
-         WHERE m.line = 0 AND (m.time, m.stream, m.seq) < (done.time, done.stream, done.seq)
-         ORDER BY m.time DESC, m.stream DESC, m.seq DESC LIMIT $2
+        SELECT time, stream, incarnation, seq, key, document FROM message
+         WHERE line = 0 AND (time, stream, seq) < ($1, $2, $3) ORDER BY time DESC, stream DESC, seq DESC LIMIT $4
     """
-    return list(await connection.fetch(statement, name, limit))
+    return list(await connection.fetch(statement, done["time"], done["stream"], done["seq"], limit))
 
 
 async def name_workflows(connection: Connection, rows: Sequence[Row]) -> None:
