@@ -138,7 +138,12 @@ class Bus:
 
         async def reply(msg: NatsMessage) -> bytes:
             asked, cls, function = served[msg.raw_message.subject]
-            return await _answered(asked, cls, function, msg.body, deps)
+            answer = await _answered(asked, cls, function, msg.body, deps)
+            if len(answer) > self.client.max_payload:
+                # Unsaid, it would be waited for in vain.
+                error = TooLarge(f"the answer is larger than the {self.client.max_payload} bytes that can be told at once")
+                return msgspec.json.encode(_Frame(error=to_document(error)))
+            return answer
 
         for kind in ("ask", "do"):
             self._broker.subscriber(f"{kind}.{self.service}.*", queue=self.service, max_workers=CONCURRENCY, decoder=_undecoded)(

@@ -19,7 +19,7 @@ from shared.envelope import Envelope, derived_id, open_message, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound
 from shared.messages import EventAccepted, WebhookReceived
 from shared.messages.declaration import declaration_of
-from shared.questions import Position
+from shared.questions import Position, fitting
 from shared.questions.events import (
     DeliveriesPosition,
     DeliveryList,
@@ -30,9 +30,6 @@ from shared.questions.events import (
     ListDeliveries,
     RetryDelivery,
 )
-
-# An answer is one message of the bus, of at most 2 MiB: a page ends early rather than being too large.
-PAGE_BYTES = 1024 * 1024
 
 
 class Deps(HandlerDeps, Protocol):
@@ -48,14 +45,7 @@ async def list_deliveries(question: ListDeliveries, deps: Deps) -> DeliveryList:
     rows = await deps.store.deliveries(
         question.org, question.status, question.source, question.id, question.page.before(), limit + 1
     )
-    items: list[DeliveryView] = []
-    room = PAGE_BYTES
-    for row in rows[:limit]:
-        view = entries.delivery_view(row)
-        room -= len(msgspec.json.encode(view))
-        if items and room < 0:
-            break
-        items.append(view)
+    items = fitting([entries.delivery_view(row) for row in rows[:limit]])
     more = f"{items[-1].received_at}|{items[-1].id}" if len(rows) > len(items) else None
     return DeliveryList(items, more)
 

@@ -16,7 +16,7 @@ from shared.errors import Invalid, NotFound, Problem
 from shared.messages import IntegrationChanged, IntegrationRemoved, MappingChanged, MappingRemoved
 from shared.messages.declaration import hashed_key
 from shared.projection import Projection
-from shared.questions import Done
+from shared.questions import Done, fitting
 from shared.questions.events import GetMapping, MappingView
 from shared.questions.integrations import (
     IntegrationList,
@@ -46,8 +46,8 @@ async def list_integrations(question: ListIntegrations, deps: Deps) -> Integrati
     limit = limit_of(question.page)
     after = question.page.cursor or ""
     rows = await deps.store.integrations(question.org, question.name, after, limit + 1, own=question.own)
-    items = [entries.integration_view_of(row) for row in rows[:limit]]
-    return IntegrationList(items, items[-1].name if len(rows) > limit else None)
+    items = fitting([entries.integration_view_of(row) for row in rows[:limit]])
+    return IntegrationList(items, items[-1].name if len(rows) > len(items) else None)
 
 
 async def put_integration(command: PutIntegration, deps: Deps) -> IntegrationView:
@@ -100,8 +100,8 @@ async def list_mappings(question: ListMappings, deps: Deps) -> MappingList:
     await _seen("global" if every else question.org, question.integration, deps)
     org = None if every else question.org
     rows = await deps.store.mappings(org, question.integration, question.page.cursor or "", limit + 1)
-    items = [entries.mapping_view_of(row) for row in rows[:limit]]
-    return MappingList(items, items[-1].org if len(rows) > limit else None)
+    items = fitting([entries.mapping_view_of(row) for row in rows[:limit]])
+    return MappingList(items, items[-1].org if len(rows) > len(items) else None)
 
 
 async def get_mapping(question: GetMapping, deps: Deps) -> MappingView:

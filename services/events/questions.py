@@ -25,7 +25,7 @@ from shared.messages import (
 )
 from shared.messages.declaration import hashed_key
 from shared.projection import Projection
-from shared.questions import Done
+from shared.questions import Done, fitting
 from shared.questions.events import (
     AdapterView,
     FindSource,
@@ -71,8 +71,8 @@ async def list_sources(question: ListSources, deps: Deps) -> SourceList:
     """Return a page of sources, by name."""
     limit = limit_of(question.page)
     rows = await deps.store.sources(question.org, question.name, question.page.cursor or "", limit + 1)
-    items = [entries.source_view(entries.source_entry_of(row), row["version"]) for row in rows[:limit]]
-    return SourceList(items, items[-1].name if len(rows) > limit else None)
+    items = fitting([entries.source_view(entries.source_entry_of(row), row["version"]) for row in rows[:limit]])
+    return SourceList(items, items[-1].name if len(rows) > len(items) else None)
 
 
 async def put_source(command: PutSource, deps: Deps) -> SourceView:
@@ -137,8 +137,8 @@ async def list_subscriptions(question: ListSubscriptions, deps: Deps) -> Subscri
     """Return a page of subscriptions, by name."""
     limit = limit_of(question.page)
     rows = await deps.store.subscriptions(question.org, question.name, question.page.cursor or "", limit + 1)
-    items = [entries.subscription_entry_of(row) for row in rows[:limit]]
-    return SubscriptionList(items, items[-1].name if len(rows) > limit else None)
+    items = fitting([entries.subscription_entry_of(row) for row in rows[:limit]])
+    return SubscriptionList(items, items[-1].name if len(rows) > len(items) else None)
 
 
 async def put_subscription(command: PutSubscription, deps: Deps) -> SubscriptionEntry:

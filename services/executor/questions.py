@@ -21,7 +21,7 @@ from shared.bus import Questions
 from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.messages.line import Lines
 from shared.projection import Projection
-from shared.questions import Page
+from shared.questions import PAGE_BYTES, Page, fitting
 from shared.questions.executor import (
     AttemptList,
     FileList,
@@ -79,8 +79,8 @@ async def list_workflows(question: ListWorkflows, deps: Deps) -> WorkflowList:
     found = await deps.store.workflows([question.org, "global"], question.page.cursor or "", 2 * limit + 2)
     own = {entry.name for entry in found if entry.org == question.org}
     seen = [entry for entry in found if entry.org == question.org or entry.name not in own]
-    items = seen[:limit]
-    return WorkflowList(items, items[-1].name if len(seen) > limit else None)
+    items = fitting(seen[:limit])
+    return WorkflowList(items, items[-1].name if len(seen) > len(items) else None)
 
 
 async def get_file(question: GetFile, deps: Deps) -> FileView:
@@ -118,7 +118,8 @@ async def list_attempts(question: ListAttempts, deps: Deps) -> AttemptList:
         raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),))
     state = await _run(question.org, question.id, deps)
     left = [attempt_view(attempt) for attempt in state.attempts if attempt.attempt > int(after)]
-    return AttemptList(left[:limit], str(left[limit - 1].attempt) if len(left) > limit else None)
+    items = fitting(left[:limit])
+    return AttemptList(items, str(items[-1].attempt) if len(left) > len(items) else None)
 
 
 async def list_steps(question: ListSteps, deps: Deps) -> StepList:
@@ -126,7 +127,7 @@ async def list_steps(question: ListSteps, deps: Deps) -> StepList:
     after, limit = steps.place_of(question.page.cursor), _limit(question.page)
     state = await deps.store.run(question.org, question.id)
     if state is not None and state.ended:
-        found = await deps.store.steps(question.id, after, limit + 1, 2 * steps.PAGE_BYTES, results=question.results)
+        found = await deps.store.steps(question.id, after, limit + 1, 2 * PAGE_BYTES, results=question.results)
     else:
         found = []
         state = None
@@ -180,8 +181,8 @@ async def list_runs(question: ListRuns, deps: Deps) -> RunList:
         before=question.page.before(),
         limit=limit + 1,
     )
-    items = [run_view(state) for state in states[:limit]]
-    return RunList(items, f"{items[-1].requested_at}|{items[-1].id}" if len(states) > limit else None)
+    items = fitting([run_view(state) for state in states[:limit]])
+    return RunList(items, f"{items[-1].requested_at}|{items[-1].id}" if len(states) > len(items) else None)
 
 
 async def list_states(question: ListStates, deps: Deps) -> RunStates:
@@ -198,7 +199,7 @@ async def list_states(question: ListStates, deps: Deps) -> RunStates:
         if state.last_seq > after:
             item = RunAt(state.last_seq, run_view(state))
             size += len(msgspec.json.encode(item))
-            if items and size > steps.PAGE_BYTES:
+            if items and size > PAGE_BYTES:
                 return RunStates(items, ended=False, more=True)
             items.append(item)
     return RunStates(items, ended=states[-1].ended, more=False)
@@ -239,7 +240,7 @@ async def list_lines(question: ListLines, deps: Deps) -> LineList:
             raise Unavailable("the rows of the run's lines are behind")
     limit = max(1, min(question.limit, 1000))
     # A page may end by its size as well: whether anything comes after it is asked for.
-    rows = await deps.store.lines(question.id, question.after, limit + 1, steps.PAGE_BYTES)
+    rows = await deps.store.lines(question.id, question.after, limit + 1, PAGE_BYTES)
     items = [LineView(row["n"], row["attempt"], msgspec.convert(row["line"], Lines)) for row in rows[:limit]]
     more = len(rows) > limit or (bool(items) and bool(await deps.store.lines(question.id, items[-1].n, 1, 0)))
     return LineList(items, str(items[-1].n) if more else None)

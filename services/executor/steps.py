@@ -12,11 +12,9 @@ from services.executor.life import RunState
 from shared.envelope import Envelope, rfc3339
 from shared.errors import Malformed, Problem
 from shared.messages import Message
-from shared.questions import Page
+from shared.questions import PAGE_BYTES, Page
 from shared.questions.executor import StepList, StepView
 
-# An answer is one message of the bus, of at most 2 MiB: a page ends early rather than being too large.
-PAGE_BYTES = 1024 * 1024
 # (sequence of the message, part of it).
 Place = tuple[int, int]
 

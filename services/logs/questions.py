@@ -21,15 +21,13 @@ from shared.db import transaction
 from shared.envelope import rfc3339
 from shared.errors import Invalid, Problem, Unavailable
 from shared.projection import position_of
-from shared.questions import Position
+from shared.questions import PAGE_BYTES, Position
 from shared.questions.logs import ArchivePosition, Chain, Link, LogItem, LogPage, ReadChain, Search
 from shared.values import moment_at
 
 LIMIT = 1000
 # Below the time that the asker waits, so that the answer is a reason and not a silence.
 SECONDS = 20.0
-# An answer is one message of the bus, of at most 2 MiB: a page ends early rather than being too large.
-PAGE_BYTES = 1024 * 1024
 # A line of a person's screen is never longer; the data holds the rest.
 MESSAGE_CHARACTERS = 64 * 1024
 # Messages of a chain that are told at once: each takes up to some 400 bytes of an answer.

@@ -17,7 +17,7 @@ from shared.errors import Conflict, NotFound, PreconditionFailed
 from shared.messages import VariableChanged, VariableRemoved
 from shared.messages.declaration import declaration_of, hashed_key
 from shared.projection import Projection
-from shared.questions import Done
+from shared.questions import Done, fitting
 from shared.questions.settings import GetVariable, ListVariables, PutVariable, RemoveVariable, VariableList, VariableView
 
 
@@ -76,8 +76,8 @@ async def list_variables(asked: ListVariables, deps: Deps) -> VariableList:
     """Return a page of the organization's variables by name."""
     limit = max(1, min(asked.page.limit, 1000))
     rows = await deps.variables.page(asked.org, after=asked.page.cursor or "", name=asked.name, limit=limit + 1)
-    items = [_view_of(row) for row in rows[:limit]]
-    return VariableList(items, items[-1].name if len(rows) > limit else None)
+    items = fitting([_view_of(row) for row in rows[:limit]])
+    return VariableList(items, items[-1].name if len(rows) > len(items) else None)
 
 
 async def _record(

@@ -7,10 +7,24 @@ subject by hand; permissions follow from `by`.
 
 # All of them are declared wherever any is known: permissions and services see the same table.
 from shared.questions import events, executor, health, integrations, logs, oauth, settings
-from shared.questions.declaration import ASKED, Asked, Command, Done, Page, Position, Question, asked_of, command, question
+from shared.questions.declaration import (
+    ASKED,
+    PAGE_BYTES,
+    Asked,
+    Command,
+    Done,
+    Page,
+    Position,
+    Question,
+    asked_of,
+    command,
+    fitting,
+    question,
+)
 
 __all__ = [
     "ASKED",
+    "PAGE_BYTES",
     "Asked",
     "Command",
     "Done",
@@ -21,6 +35,7 @@ __all__ = [
     "command",
     "events",
     "executor",
+    "fitting",
     "health",
     "integrations",
     "logs",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Literal, TypeVar
 
@@ -10,6 +10,12 @@ import msgspec
 
 from shared.errors import Malformed, Problem
 from shared.values import Name, Opaque, Words, moment_of
+
+# What the items of one page may have as JSON: half of what the broker carries at once.
+PAGE_BYTES = 1024 * 1024
+
+T = TypeVar("T")
+_encoder = msgspec.json.Encoder()
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +51,18 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
             return moment_of(at), id_
         except ValueError as error:
             raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),)) from error
+
+
+def fitting(items: Sequence[T]) -> list[T]:
+    """Return as many of a page's first items as one answer is to hold: `PAGE_BYTES` as JSON, but one in any case."""
+    kept: list[T] = []
+    room = PAGE_BYTES
+    for item in items:
+        room -= len(_encoder.encode(item))
+        if kept and room < 0:
+            break
+        kept.append(item)
+    return kept
 
 
 class Position(msgspec.Struct, frozen=True):

@@ -9,7 +9,6 @@ import asyncpg
 import msgspec
 import pytest
 
-from services.events import deliveries
 from shared.envelope import new_id
 from shared.errors import Conflict, NotFound
 from shared.messages import (
@@ -224,7 +223,7 @@ async def settled_with(outside: Outside, delivery: str, run: str) -> DeliveryVie
 async def test_a_page_of_deliveries_is_never_larger_than_an_answer_and_an_id_may_be_cut_short(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deliveries, "PAGE_BYTES", 3000)
+    monkeypatch.setattr("shared.questions.declaration.PAGE_BYTES", 3000)
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)
         source = await outside.source()
