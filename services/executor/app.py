@@ -24,6 +24,7 @@ from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, Tier
 from services.executor.sandbox.process import Limits
+from services.executor.slow import Slow
 from services.executor.store import Store
 from services.executor.turns import Turns
 from services.executor.waits import Waits
@@ -55,6 +56,7 @@ class Executor:
         self.turns = Turns(engine)
         self.recent = Recent()
         self.poison = Poison(bus)
+        self.slow = Slow()
         self.sandbox = sandbox
         self.expressions = expressions
         self.database_url = settings.database_url

@@ -14,6 +14,7 @@ from services.executor.entries import file_view, workflow_entry
 from services.executor.keys import problem_of
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Description, Problem, Sandbox, ServedWorkflow, WorkflowFound
+from services.executor.slow import Slow
 from services.executor.store import Store
 from shared import aggregate, db, errors
 from shared.blobs import Blobs
@@ -42,6 +43,7 @@ class Deps(Protocol):
     blobs: Blobs
     bundles: Bundles
     sandbox: Sandbox
+    slow: Slow
     expressions: Expressions
     catalog: Projection
     workflows: RegistryWriter[WorkflowEntry]
@@ -101,12 +103,16 @@ async def register(command: Command, deps: Deps, path: str) -> Registered:
     if not domain.is_code(path) or (active is not None and active.files == latest):
         return Registered(active.workflows if active else [], misplaced)
     known = [ServedWorkflow(one.name, one.path, one.function) for one in served]
-    found = await describe(deps, latest, known, command.org)
-    problems = misplaced + [FileProblem(problem.path, problem.line, problem.message) for problem in found.problems]
-    tree = latest
+    before = active.files if active else {}
+    slow = deps.slow.of(command.org, latest, path)
+    tree = domain.fallback_tree(latest, before, {one.path for one in slow})
+    if active is not None and tree == active.files:
+        return Registered(active.workflows, misplaced + slow)
+    found = await describe(deps, tree, known, command.org)
+    problems = misplaced + slow + [FileProblem(problem.path, problem.line, problem.message) for problem in found.problems]
     if found.problems:
-        tree = domain.fallback_tree(latest, active.files if active else {}, {one.path for one in found.problems})
-        if tree == latest or (active is not None and tree == active.files):
+        tried, tree = tree, domain.fallback_tree(tree, before, {one.path for one in found.problems})
+        if tree == tried or (active is not None and tree == active.files):
             # Nothing is left out that could be, or what is left serves already.
             return Registered(active.workflows if active else [], problems)
         found = await describe(deps, tree, known, command.org)
@@ -127,7 +133,8 @@ async def describe(deps: Deps, tree: dict[str, str], known: list[ServedWorkflow]
     folder = await deps.bundles.tree(tree)
     try:
         with deps.bundles.held(folder):
-            found = await deps.sandbox.describe(folder, served=known)
+            found = await deps.sandbox.describe(folder, served=known, patience=deps.slow.patience(org))
+            deps.slow.note(org, tree, found.problems)
     except SandboxUnavailable as error:
         raise Unavailable(f"code cannot be read now: {error}") from error
     wrong = {}

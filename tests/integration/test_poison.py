@@ -260,3 +260,51 @@ async def test_a_wait_of_a_kind_that_nobody_knows_ends_its_run_only(place: Place
         await written.waiting(blocked_on="event", waits=waits)
     async with house(place, data) as (outside, _, _version):
         await poisoned(outside, written.run)
+
+
+FORGING = b"""
+from millrace import workflow
+from millrace._runtime import channel
+
+
+@workflow(queue_timeout=3600)
+def target() -> str:
+    return "ran"
+
+
+@workflow
+def forging(fields: dict) -> str:
+    asked = {"workflow": "target", "ordinal": 0, "position": 0, "input": {}}
+    return channel.current.ask("start_run", **(asked | fields)).result()
+"""
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"run_at": "garbage"},
+        {"run_at": "9999-12-31T23:59:59-14:00"},
+        {"ordinal": 2**40},
+        {"position": 2**31},
+        {"priority": "urgent"},
+        {"concurrency_key": "x" * 300},
+        {"workflow": "x" * 1000},
+    ],
+)
+async def test_a_request_that_is_forged_past_the_sdk_ends_its_own_run(place: Place, data: Path, fields: dict[str, Any]) -> None:
+    async with house(place, data) as (outside, _, _version):
+        view = await outside.put_file("forging.py", FORGING)
+        assert view.problems == []
+        ended = await outside.run(await outside.request("forging", input={"fields": fields}), "crashed")
+        assert ended.reason == "sandbox"
+        assert ended.error is not None
+        assert ended.error.type == "FrameError"
+
+
+async def test_a_run_that_is_asked_for_more_than_a_year_ahead_is_refused(place: Place, data: Path) -> None:
+    async with house(place, data) as (outside, _, _version):
+        await outside.put_file("forging.py", FORGING)
+        run = await outside.request("forging", input={"fields": {"run_at": "9000-01-01T00:00:00Z"}})
+        ended = await outside.run(run, "failed")
+        assert ended.error is not None
+        assert "more than a year ahead" in ended.error.message

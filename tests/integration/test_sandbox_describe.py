@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from services.executor.sandbox import children
+from services.executor.sandbox import attempt, children
 from services.executor.sandbox.jail import ServedWorkflow
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench
 
@@ -82,14 +82,41 @@ async def test_a_file_without_workflows_is_not_executed(bench: Bench) -> None:
 async def test_a_child_that_dies_while_importing_is_a_problem(bench: Bench) -> None:
     found = await bench.describe(a=GOOD + "import os\nos._exit(9)\n")
     assert found.workflows == []
-    assert "code 9" in found.problems[0].message
+    (problem,) = found.problems
+    assert (problem.path, "code 9" in problem.message) == ("a.py", True)
 
 
 async def test_an_import_that_hangs_is_a_problem_of_its_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "_DESCRIBE", 0.5)
     found = await bench.describe(a=GOOD, b=GOOD.replace("good", "slow") + "import time\ntime.sleep(60)\n")
     assert [workflow.name for workflow in found.workflows] == ["good"]
-    assert [(one.path, one.message) for one in found.problems] == [("b.py", "importing it took too long")]
+    assert [(one.path, one.line, one.message) for one in found.problems] == [("b.py", 5, "importing it took too long")]
+
+
+async def test_each_file_that_hangs_is_told_with_its_line_and_the_others_are_read(bench: Bench) -> None:
+    hanging = GOOD.replace("good", "slow") + "\nwhile True:\n    pass\n"
+    place = bench.bundle(
+        a=hanging,
+        b="import lib.deep\n" + GOOD.replace("good", "b"),
+        c="import lib.deep\n" + GOOD.replace("good", "c"),
+        d=GOOD,
+        lib__deep="import time\ntime.sleep(1000)\n",
+    )
+    found = await bench.children.describe(place, patience=0.3)
+    assert [workflow.name for workflow in found.workflows] == ["good"]
+    assert {(one.path, one.is_slow) for one in found.problems} == {("a.py", True), ("lib/deep.py", True)}
+    lines = {one.path: one.line for one in found.problems}
+    assert lines["a.py"] in {5, 6}
+    assert lines["lib/deep.py"] == 2
+    assert all("longer than 0.3 s" in one.message for one in found.problems)
+
+
+async def test_a_file_that_will_not_be_stopped_is_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "_DESCRIBE", 0.5)
+    monkeypatch.setattr(attempt, "GRACE", 0.5)
+    stubborn = "while True:\n    try:\n        while True: pass\n    except BaseException: pass\n"
+    found = await bench.describe(a=GOOD, b=GOOD.replace("good", "slow") + stubborn)
+    assert [(one.path, one.is_slow) for one in found.problems] == [("b.py", True)]
 
 
 WRAPPING = """

@@ -130,7 +130,10 @@ def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, b
             done = compiling.compiled(bundle, job["paths"])
             return b'{"kind":"result","result":' + to_json(done, what="the bytecode", limit=None).encode() + b"}"
         if job["kind"] == "describe":
-            return to_json(describe.describe(bundle, job.get("served")), what="the description").encode()
+            found = describe.describe(
+                bundle, job.get("served"), job["patience"], lambda path: control.send({"kind": "importing", "path": path})
+            )
+            return to_json(found, what="the description").encode()
         result = _call(job, stopping, bundle)
         text = None if large.may_be_large() else to_json(result, what="the result", rich=True, limit=None)
         data = None if text is None else text.encode()

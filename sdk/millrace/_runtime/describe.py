@@ -4,7 +4,8 @@ import ast
 import importlib
 import inspect
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -12,43 +13,69 @@ from millrace import _declare
 from millrace._runtime import finding
 from millrace._runtime.encode import clean, to_json
 from millrace._runtime.failure import one_line, place
+from millrace._runtime.patience import TooSlow, at_most
 from millrace._schema import Unsupported, input_schema
 from millrace.errors import Cancelled, ResultError
 
 _LARGEST = 256 * 1024
 """Bytes as JSON of what is told of one workflow: most of it is the schema of its input."""
+_FURTHER = 2.0
+"""Seconds that the import of a file may take once another was slow."""
 
 
-def describe(bundle: str, served: list[dict[str, str]] | None = None) -> dict[str, Any]:
+def describe(
+    bundle: str,
+    served: list[dict[str, str]] | None = None,
+    patience: float = 10.0,
+    announce: Callable[[str], None] = lambda _path: None,
+) -> dict[str, Any]:
     """Answer the "described" frame: workflows in the order of path and line, and problems likewise.
 
     A file that does not parse is a problem and is not executed; one that uses no decorator is not executed either,
     unless another imports it. Of two workflows with one name the first is kept and the second is a problem. So is one of those that
     are `served` (name, path, function) where the function is still there and is no workflow any more.
+
+    The import of a file may take `patience` seconds, and less once another was slow; `announce` is told of each before.
     """
     problems: list[dict[str, Any]] = []
     imported: set[str] = set()
+    failed: set[str] = set()
+    slow: set[str] = set()
+    is_whole = True
     texts = _texts(bundle, problems)
     for path, text in texts.items():
         if not text.declares:
             continue
         try:
             name = dotted(path)
-            module = importlib.import_module(name)
+            announce(path)
+            with at_most(patience):
+                module = importlib.import_module(name)
             if is_file_of(module, bundle):
                 imported.add(name)
             else:
                 problems.append(_problem(path, 1, f"Python has a module {name} of its own: give the file another name"))
         except Cancelled as error:
-            problems.append(_problem(*(place(error, bundle) or (path, 1)), "importing it took too long"))
+            problems.append(_problem(*(place(error, bundle) or (path, 1)), "importing it took too long", is_slow=True))
+            is_whole = False
             break
+        except TooSlow as error:
+            where, line = place(error, bundle) or (path, 1)
+            problems.append(_problem(where, line, f"importing it took longer than {patience:g} s", is_slow=True))
+            failed.add(path)
+            slow.add(dotted(where))
+            sys.modules[dotted(where)] = None  # type: ignore[assignment]  # whoever else imports it is told so at once
+            patience = min(patience, _FURTHER)
         except BaseException as error:
-            where = place(error, bundle) or (path, 1)
-            problems.append(_problem(*where, one_line(error)))
+            failed.add(path)
+            if isinstance(error, ImportError) and error.name in slow:
+                continue  # nothing is wrong with this one
+            problems.append(_problem(*(place(error, bundle) or (path, 1)), one_line(error)))
     workflows: list[dict[str, Any]] = []
     for found in _declared(bundle, imported):
         _admit(found, workflows, problems)
-    problems += _vanished(served or [], workflows, problems, texts)
+    if is_whole:
+        problems += _vanished(served or [], workflows, {one["path"] for one in problems} | failed, texts)
     unique = {(one["path"], one["line"], one["message"]): one for one in problems}
     return {"kind": "described", "workflows": workflows, "problems": [unique[key] for key in sorted(unique)]}
 
@@ -113,12 +140,11 @@ def _place(definition: _declare.Definition, bundle: str) -> tuple[str, int] | No
 
 
 def _vanished(
-    served: list[dict[str, str]], workflows: list[dict[str, Any]], problems: list[dict[str, Any]], texts: dict[str, finding.Text]
+    served: list[dict[str, str]], workflows: list[dict[str, Any]], broken: set[str], texts: dict[str, finding.Text]
 ) -> Iterator[dict[str, Any]]:
     """Yield a problem for each workflow that was served from a file, and is no workflow though its function is still there."""
     names = {one["name"] for one in workflows}
     places = {(one["path"], one["function"]) for one in workflows}
-    broken = {one["path"] for one in problems}
     for one in served:
         name, path, function = one["name"], one["path"], one["function"].rpartition(".")[2]
         if name in names or path in broken or path not in texts or (path, one["function"]) in places:
@@ -170,5 +196,5 @@ def _admit(found: tuple[str, int, _declare.Definition], workflows: list[dict[str
     workflows.append(told)
 
 
-def _problem(path: str, line: int, message: str) -> dict[str, Any]:
-    return {"path": clean(path, 1000), "line": line, "message": clean(message, 2000)}
+def _problem(path: str, line: int, message: str, *, is_slow: bool = False) -> dict[str, Any]:
+    return {"path": clean(path, 1000), "line": line, "message": clean(message, 2000), "is_slow": is_slow}

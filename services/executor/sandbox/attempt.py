@@ -81,6 +81,8 @@ class Ended:
     duration: float
     is_full: bool = False
     """Whether it ran into the number of processes and threads that it may have."""
+    importing: str | None = None
+    """The file that it imported last, of those that it was to describe."""
 
 
 class Attempt:
@@ -109,6 +111,7 @@ class Attempt:
             "stderr": masking.Stream(self._masker),
         }
         self._incoming: Incoming | None = None
+        self._importing: str | None = None
         self._logged = 0
         self._told = asyncio.Event()
         self._is_over = False
@@ -175,7 +178,7 @@ class Attempt:
             if exit_ is None:
                 msg = "the zygote died, and the child with it"
                 raise SandboxUnavailable(msg)
-            return Ended(await self._masked(last), self._stopped, exit_, duration, is_full)
+            return Ended(await self._masked(last), self._stopped, exit_, duration, is_full, self._importing)
         except BaseException:
             self.stays = False
             raise
@@ -209,6 +212,8 @@ class Attempt:
                     self._settle(frame)
                 elif isinstance(frame, frames.Log):
                     self._note(frame, size)
+                elif isinstance(frame, frames.Importing):
+                    self._importing = frame.path
                 elif isinstance(frame, frames.ResultPart | frames.ResultEnd):
                     ration.charge(await self._receive(frame))
                 elif isinstance(frame, frames.Ready | frames.Placed | frames.Again):

@@ -200,10 +200,10 @@ class Children:
         return verdict.compiled(await self._converse(Place(bundle, None), opening, _DESCRIBE, None, None), paths)
 
     async def describe(
-        self, bundle: Path, *, site_packages: Path | None = None, served: Sequence[ServedWorkflow] = ()
+        self, bundle: Path, *, site_packages: Path | None = None, served: Sequence[ServedWorkflow] = (), patience: float = 10.0
     ) -> Description:
         """Import the bundle's workflows in a child; see `Sandbox.describe`."""
-        opening = frames.encode({"kind": "describe", "served": served})
+        opening = frames.encode({"kind": "describe", "served": served, "patience": patience})
         place = Place(bundle, site_packages)
         ended = await self._converse(place, opening, _DESCRIBE, None, None)
         # A child may say so much that judging it takes longer than others should wait.

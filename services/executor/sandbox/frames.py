@@ -84,6 +84,12 @@ class Suspended(msgspec.Struct, frozen=True, tag_field="kind", tag="suspended"):
     """Terminal: the function waits for what was asked for, and for nothing else."""
 
 
+class Importing(msgspec.Struct, frozen=True, tag_field="kind", tag="importing"):
+    """A child that is to describe its bundle imports a file. Nobody waits for an answer."""
+
+    path: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+
+
 class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
     """Terminal: what the bundle holds. What may be said of a workflow is in `described`."""
 
@@ -92,13 +98,14 @@ class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
 
 
 Terminal = Result | Error | Suspended | Described
-Frame = Ready | Placed | Again | Log | Request | ResultPart | ResultEnd | Result | Error | Suspended | Described
+Frame = Ready | Placed | Again | Log | Importing | Request | ResultPart | ResultEnd | Result | Error | Suspended | Described
 
 _KINDS: tuple[type[msgspec.Struct], ...] = (
     Ready,
     Placed,
     Again,
     Log,
+    Importing,
     *SERVED,
     ResultPart,
     ResultEnd,

@@ -135,6 +135,8 @@ class Problem(msgspec.Struct, frozen=True):
     path: Annotated[str, msgspec.Meta(min_length=1, max_length=1100)]
     line: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
     message: Annotated[str, msgspec.Meta(max_length=2100)]
+    is_slow: bool = False
+    """Whether it took too long to be imported."""
 
 
 class Description(msgspec.Struct, frozen=True):
@@ -248,9 +250,10 @@ class Sandbox(Protocol):
         """
 
     async def describe(
-        self, bundle: Path, *, site_packages: Path | None = None, served: Sequence[ServedWorkflow] = ()
+        self, bundle: Path, *, site_packages: Path | None = None, served: Sequence[ServedWorkflow] = (), patience: float = 10.0
     ) -> Description:
         """Say what workflows a bundle holds. What is wrong with the bundle is in the answer, never raised.
 
-        It is wrong as well if one that is `served` is no workflow any more though its function is still there.
+        It is wrong as well if one that is `served` is no workflow any more though its function is still there, or if the import of
+        a file takes more than `patience` seconds.
         """

@@ -43,7 +43,8 @@ def description(ended: Ended, timeout: float) -> Description:
         return described.description(ended.last.workflows, ended.last.problems)
     _, _, error = _judge(ended, timeout)
     message = f"{error.type}: {error.message}" if error is not None else "it was stopped"
-    return Description([], [Problem(".", 1, f"importing the workflows failed: {message}")])
+    slow = ended.stopped is not None
+    return Description([], [Problem(ended.importing or ".", 1, f"importing the workflows failed: {message}"[:2000], slow)])
 
 
 def compiled(ended: Ended, paths: list[str]) -> dict[str, bytes | None]:
