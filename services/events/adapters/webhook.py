@@ -83,7 +83,7 @@ class Webhook(msgspec.Struct, frozen=True):
             return self.form()
         if media.startswith("text/") or media == "application/xml" or media.endswith("+xml"):
             return self.text()
-        return {"content_type": media, "size": len(self.body), "body_base64": base64.b64encode(self.body).decode()}
+        return {"content_type": storable(media), "size": len(self.body), "body_base64": base64.b64encode(self.body).decode()}
 
     def lacks(self, what: str) -> Invalid:
         """Return the error of a request that does not say `what`; it names the content type by which the body was read."""
