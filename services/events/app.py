@@ -10,7 +10,7 @@ from services.events.config import Settings, read
 from services.events.entries import source_entry_of
 from services.events.handlers import HANDLERS
 from services.events.integrations import get_mapping
-from services.events.projections import projected
+from services.events.projections import DELIVERIES, projected
 from services.events.questions import QUESTIONS
 from services.events.store import Store
 from shared import service
@@ -43,6 +43,7 @@ class Events:
         self.sources_view = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         self.workflows_view = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
         self.catalog: Projection
+        self.followed: list[Projection]
 
     async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
         """Return a source, also a retired one's last state, or None."""
@@ -102,6 +103,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             health=runtime.health,
         )
         events.catalog = projections["catalog"]
+        events.followed = [projections[name] for name in DELIVERIES]
         for view in (events.sources_view, events.subscriptions_view, events.workflows_view):
             runtime.background.start(view.run(), "registry view")
             await view.complete()

@@ -16,9 +16,11 @@ from services.events.store import Store
 from shared import aggregate
 from shared.bus import Bus, Questions
 from shared.envelope import Envelope, derived_id, open_message, rfc3339, utc_now
-from shared.errors import Conflict, Invalid, NotFound
+from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.messages import EventAccepted, WebhookReceived
 from shared.messages.declaration import declaration_of
+from shared.projection import Projection
+from shared.pull import StreamError, api_request
 from shared.questions import Position, fitting
 from shared.questions.events import (
     DeliveriesPosition,
@@ -31,12 +33,16 @@ from shared.questions.events import (
     RetryDelivery,
 )
 
+# Seconds that a retry waits, at most, for the rows of each stream.
+CAUGHT_UP = 1.0
+
 
 class Deps(HandlerDeps, Protocol):
     """What these questions and commands need besides."""
 
     bus: Bus
     store: Store
+    followed: list[Projection]
 
 
 async def list_deliveries(question: ListDeliveries, deps: Deps) -> DeliveryList:
@@ -65,6 +71,7 @@ async def deliveries_position(question: DeliveriesPosition, deps: Deps) -> Posit
 
 async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
     """Make a delivery's events again, as new ones, for the subscriptions that have not had their run of it."""
+    await _catch_up(deps)
     row = await deps.store.delivery(command.org, command.delivery)
     if row is None or (row["sequence"] is None and row["emitted"] is None):
         raise NotFound(f"there is no delivery {command.delivery}")
@@ -84,6 +91,16 @@ async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
     for event in again:
         await deps.bus.publish(deps.bus.seal(event, org=command.org, cause=stored.envelope, id=derived_id(event.event, "accepted")))
     return entries.delivery_view(row)
+
+
+async def _catch_up(deps: Deps) -> None:
+    """Wait for the rows of what is on the bus by now: they come a moment after. Raises `Unavailable`."""
+    for projection in deps.followed:
+        try:
+            info = await api_request(deps.bus.client, f"$JS.API.STREAM.INFO.{projection.stream}", None)
+        except StreamError as error:
+            raise Unavailable(f"stream {projection.stream}: {error.description}") from error
+        await projection.caught_up(int(info["state"]["last_seq"]), timeout=CAUGHT_UP)
 
 
 def _left(event: EventAccepted, row: RowMapping, deps: Deps) -> EventAccepted | None:

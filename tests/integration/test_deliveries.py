@@ -9,6 +9,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from services.events import domain, projections
 from shared.envelope import new_id
 from shared.errors import Conflict, NotFound
 from shared.messages import (
@@ -118,6 +119,23 @@ async def test_a_retry_repeats_only_what_did_not_succeed_unless_all_is_asked_for
         assert len((await settled(outside, id_, runs=4)).subscriptions) == 4
         await retry(outside, id_, everything=True)
         await settled(outside, id_, runs=8)
+
+
+async def test_a_retry_knows_what_the_rows_do_not_tell_yet(place: Place, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projections, "LINGER", 0.5)
+    async with river(place, data) as outside:
+        await outside.put_file("greet.py", WORKFLOW)
+        source = await outside.source()
+        subscription = await outside.subscription(name="good")
+        id_ = await outside.webhook(source, {"ref": "main"})
+        run = domain.run_id(domain.event_id(id_, 0, None), subscription.id)
+
+        async def asked_for() -> bool:
+            return "run.requested" in await outside.types(run) and await seen(outside, id_) is None
+
+        await eventually(asked_for, every=0.005)
+        with pytest.raises(Conflict):
+            await retry(outside, id_)
 
 
 async def test_a_delivery_of_an_earlier_version_is_repeated_by_its_runs(place: Place, data: Path) -> None:
