@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from millrace import _order
 from millrace._runtime import channel
 from millrace._runtime.encode import Plain
 
@@ -34,6 +35,8 @@ class Log:
         self._say("error", event, fields)
 
     def _say(self, level: str, event: object, fields: dict[str, object]) -> None:
+        if _order.current.is_replay:
+            return  # an earlier attempt has said it
         made = Plain()
         name = _text(event, made)
         kept: dict[str, Any] = {made.text(key): made.of(value) for key, value in list(fields.items())[:_MOST_FIELDS]}

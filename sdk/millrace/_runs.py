@@ -5,7 +5,7 @@ import json
 from datetime import timedelta
 from typing import Any, Literal
 
-from millrace import _bounds, _order, _waiting
+from millrace import _bounds, _order, _suspension, _waiting
 from millrace._runtime import channel
 from millrace._runtime.encode import to_json
 from millrace.errors import ChildFailed, NotInRun
@@ -34,7 +34,9 @@ class Runs:
         """Do the same without holding up the event loop."""
         name, fields = _checked(workflow, input, options)
         call = _order.current.next("start", name)
-        return str(_started(call, await asyncio.wrap_future(_asked(call, fields))))
+        answer = await asyncio.wrap_future(_asked(call, fields))
+        await _suspension.current.turn(call)
+        return str(_started(call, answer))
 
     async def wait(self, run: str, /, timeout: float | timedelta | None = None) -> Any:
         """Answer the result of a run that this one has started, without holding a process until it is there.
@@ -50,10 +52,12 @@ class Runs:
 
     async def call(self, workflow: str, input: dict[str, Any] | None = None, /, **options: Any) -> Any:  # noqa: A002
         """Start a run and wait for its result."""
+        _waiting.check_outside("run", workflow)
         return await self.wait(await self.astart(workflow, input, **options))
 
     def call_sync(self, workflow: str, input: dict[str, Any] | None = None, /, **options: Any) -> Any:  # noqa: A002
         """Do the same in a plain `def` workflow."""
+        _waiting.check_outside("run", workflow)
         return self.wait_sync(self.start(workflow, input, **options))
 
     def cancel(self) -> None:
@@ -81,17 +85,20 @@ def _asked(call: _order.Call, fields: dict[str, Any]) -> Any:
     current = _open()
     if call.is_recorded:
         return current.ask("step_get", name=call.name, ordinal=call.ordinal, of="start")
+    _suspension.current.tell()
     return current.ask("start_run", workflow=call.name, ordinal=call.ordinal, position=call.position, **fields)
 
 
 def _started(call: _order.Call, answer: Any) -> Any:
+    if call.is_recorded:
+        _order.current.done(call)
     return answer["result"] if call.is_recorded else answer
 
 
 def _awaited(run: object, timeout: float | timedelta | None) -> tuple[_order.Call, float | None]:
     checked = _bounds.text(run, "a run's id")
     seconds = None if timeout is None else _bounds.seconds(timeout, "timeout")
-    return _order.current.next("run", checked), seconds
+    return _waiting.next_wait("run", checked), seconds
 
 
 def _result(run: str, found: Any) -> Any:

@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from millrace import _bounds, _order
+from millrace import _bounds, _order, _suspension
 from millrace._runtime import channel
+from millrace._runtime.clock import Loop, returned
 from millrace._runtime.encode import to_json
-from millrace._waiting import suspension
 from millrace.errors import NotInRun
 
 P = ParamSpec("P")
@@ -30,6 +30,9 @@ class Steps:
     same way again meets the same steps; one that takes another way is told so by `OrderChanged`. The result is kept as JSON and
     answered as JSON gives it back (a tuple comes back as a list), on the first attempt just as on a later one. What a step raises
     is not kept. A credential that the run was given is kept, and answered, as `***`: ask for it again where it is needed.
+
+    A step within a step is a plain call: it is done once when the outer one is. A step holds its process, so what may take long,
+    such as an approval or the end of another run, is waited for outside of steps.
 
     Steps may go on beside each other, with `asyncio.gather`; those in tasks of their own should have names of their own.
     """
@@ -65,7 +68,8 @@ class Steps:
         for one of more than 256 KiB as JSON.
         """
         name, function = _bounds.text(name, "a step's name"), _bounds.function(function, f"what step {name!r} calls")
-        run = self._run(_order.current.next("step", name), function, args, kwargs)
+        within = _order.inside.get()
+        run = self._run(_order.current.next("step", name) if within is None else within, function, args, kwargs, within is not None)
         made = cast("CoroutineType[Any, Any, Any]", run)
         made.__qualname__ = f"step({name!r})"  # by which Python complains of one that nobody awaited
         return made
@@ -73,29 +77,42 @@ class Steps:
     def sync(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Do the same in a plain `def` workflow; `function` is a plain function, called in this thread, with no time-out."""
         name, function = _bounds.text(name, "a step's name"), _bounds.function(function, f"what step {name!r} calls")
+        if _order.inside.get() is not None:
+            return self._tried_here(function, args, kwargs)  # type: ignore[no-any-return]
         call = _order.current.next("step", name)
         current = channel.current
         if current is not None and call.is_recorded:
-            return _found(current.ask("step_get", name=name, ordinal=call.ordinal).result())  # type: ignore[no-any-return]
-        for left in range(self._retries, -1, -1):
-            try:
-                value = _returned(function, args, kwargs)
-                break
-            except Exception:
-                if not left:
-                    raise
-                time.sleep(self._delay)
+            found = _found(current.ask("step_get", name=name, ordinal=call.ordinal).result())
+            _order.current.done(call)
+            return found  # type: ignore[no-any-return]
+        within = _order.inside.set(call)
+        try:
+            value = self._tried_here(function, args, kwargs)
+        finally:
+            _order.inside.reset(within)
         if current is None:
-            return value
+            return value  # type: ignore[no-any-return]
         text, result = _as_kept(value, name)
         kept = _put(current, call, result).result()
         return json.loads(text) if kept is None else kept["result"]  # type: ignore[no-any-return]
 
-    async def _run(self, call: _order.Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        current = channel.current
+    async def _run(
+        self, call: _order.Call, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], is_within: bool
+    ) -> Any:
+        if is_within:
+            return await self._tried(call.name, function, args, kwargs)
+        current, loop, suspension = channel.current, asyncio.get_running_loop(), _suspension.current
         if current is not None and call.is_recorded:
-            return _found(await asyncio.wrap_future(current.ask("step_get", name=call.name, ordinal=call.ordinal)))
+            found = _found(await asyncio.wrap_future(current.ask("step_get", name=call.name, ordinal=call.ordinal)))
+            await _suspension.current.turn(call)
+            _order.current.done(call)
+            if isinstance(loop, Loop):
+                loop.reach(call.ago)
+            return found
+        if isinstance(loop, Loop):
+            loop.reach(0.0)
         suspension.begin()
+        within = _order.inside.set(call)
         try:
             value = await self._tried(call.name, function, args, kwargs)
             if current is None:
@@ -104,7 +121,18 @@ class Steps:
             kept = await asyncio.wrap_future(_put(current, call, result))
             return json.loads(text) if kept is None else kept["result"]
         finally:
+            _order.inside.reset(within)
             suspension.end()
+
+    def _tried_here(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for left in range(self._retries, -1, -1):
+            try:
+                return returned(function, *args, **kwargs)
+            except Exception:
+                if not left:
+                    raise
+                time.sleep(self._delay)
+        return None
 
     async def _tried(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         for left in range(self._retries, -1, -1):
@@ -129,6 +157,7 @@ class Steps:
 
 
 def _put(current: channel.Channel, call: _order.Call, result: Any) -> "Future[Any]":
+    _suspension.current.tell()
     return current.ask("step_put", name=call.name, ordinal=call.ordinal, position=call.position, result=result)
 
 
@@ -147,17 +176,8 @@ def _found(record: Any) -> Any:
 async def _called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(*args, **kwargs)
-    value = await asyncio.to_thread(_returned, function, args, kwargs)
+    value = await asyncio.to_thread(returned, function, *args, **kwargs)
     return await value if inspect.isawaitable(value) else value
-
-
-def _returned(function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-    """Call a plain function. StopIteration comes out as RuntimeError, as from a coroutine: no future could hold it."""
-    try:
-        return function(*args, **kwargs)
-    except StopIteration as error:
-        msg = f"{getattr(function, '__name__', 'the function')} raised StopIteration"
-        raise RuntimeError(msg) from error
 
 
 step = Steps()

@@ -5,21 +5,21 @@ again there, so a workflow comes back to where it waited; what it does outside o
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from millrace import _bounds, _order
+from millrace import _bounds, _order, _suspension
 from millrace._runtime import channel
+from millrace._runtime.clock import Loop
+from millrace._suspension import IN_PLACE
 from millrace.errors import NotInRun, SignalTimeout
 
-_IN_PLACE = 1.0
-"""Seconds that are waited for in this process: another attempt would take as long to begin on a busy machine."""
-_SETTLE = 0.02
-"""Seconds without a new wait or the end of a step after which nothing else seems to go on."""
+_IN_A_STEP = 60.0
+"""Seconds that are slept in place within a step, which holds its process."""
+
 
 skipped: Callable[[float], None] | None = None
 """Where time is not to pass, as in an author's tests: told of each short sleep."""
@@ -34,53 +34,6 @@ class Signal:
     at: datetime
 
 
-class Suspension:
-    """Ends the attempt when all that is left of it is waits."""
-
-    def __init__(self) -> None:
-        self._waits = 0
-        self._busy = 0
-        self._check: asyncio.TimerHandle | None = None
-
-    def begin(self) -> None:
-        """Note that a step goes on: it is let finish."""
-        self._busy += 1
-
-    def end(self) -> None:
-        """Note that a step has ended."""
-        self._busy -= 1
-        self._look_later()
-
-    async def wait(self) -> None:
-        """Wait for an end that this process will not see. Never returns, unless the waiting task is cancelled."""
-        self._waits += 1
-        self._look_later()
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            self._waits -= 1
-
-    def _look_later(self) -> None:
-        if self._check is not None:
-            self._check.cancel()
-            self._check = None
-        if self._waits and not self._busy:
-            self._check = asyncio.get_running_loop().call_later(_SETTLE, suspend)
-
-
-def suspend() -> None:
-    """Tell the supervisor that the run waits, and wait to be ended."""
-    current = channel.current
-    if current is not None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        current.close_with(b'{"kind":"suspended"}')
-        current.wait_for_end()
-
-
-suspension = Suspension()
-
-
 class Sleep:
     """Waits for a time; see `__call__`."""
 
@@ -90,18 +43,18 @@ class Sleep:
         What lasts longer than a second holds no process meanwhile, and is not begun anew by a later attempt.
         """
         seconds = _seconds(duration)
-        if channel.current is None or seconds <= _IN_PLACE:
+        if _is_short(seconds):
             await asyncio.sleep(_passing(seconds))
             return
-        await over(_order.current.next("sleep", "sleep"), seconds)
+        await over(next_wait("sleep", "sleep"), seconds)
 
     def sync(self, duration: float | timedelta | datetime, /) -> None:
         """Do the same in a plain `def` workflow."""
         seconds = _seconds(duration)
-        if channel.current is None or seconds <= _IN_PLACE:
+        if _is_short(seconds):
             time.sleep(_passing(seconds))
             return
-        over_sync(_order.current.next("sleep", "sleep"), seconds)
+        over_sync(next_wait("sleep", "sleep"), seconds)
 
 
 class WaitFor:
@@ -122,17 +75,38 @@ class WaitFor:
 
 async def over(call: _order.Call, seconds: float | None) -> Any:
     """Answer how a wait has ended, as `{"result", "timed_out"}`; else this process does not go on from here."""
-    found = await asyncio.wrap_future(_asked(call, seconds))
+    loop = asyncio.get_running_loop()
+    suspension = _suspension.current
+    if call.is_given_up:
+        await suspension.wait_again(call)
+    asked = _asked(call, seconds)
+    try:
+        found = await asyncio.shield(asyncio.wrap_future(asked))
+    except asyncio.CancelledError:
+        suspension.give_up(call)
+        raise
+    if found is not None:
+        await suspension.turn(call)
+    if call.is_recorded:
+        _order.current.done(call)
+    if isinstance(loop, Loop) and (call.is_recorded or not _order.current.is_replay):
+        loop.reach(call.ago)
     if found is None:
-        await suspension.wait()
+        await suspension.wait(call)
     return found
 
 
 def over_sync(call: _order.Call, seconds: float | None) -> Any:
-    """Do the same in a plain function, which waits for nothing beside."""
+    """Do the same in a plain `def` workflow."""
     found = _asked(call, seconds).result()
+    if call.is_recorded:
+        _order.current.done(call)
     if found is None:
-        suspend()
+        main = _order.current.main
+        if main is None:
+            _suspension.current.stand_by()
+        else:  # in a thread of a coroutine: its event loop knows what else goes on
+            asyncio.run_coroutine_threadsafe(_suspension.current.wait(call), main.get_loop()).result()
     return found
 
 
@@ -142,13 +116,32 @@ def _asked(call: _order.Call, seconds: float | None) -> Any:
         raise NotInRun(msg)
     if call.is_recorded:
         return channel.current.ask("step_get", name=call.name, ordinal=call.ordinal, of=call.kind)
+    _suspension.current.tell()
     return channel.current.ask("wait", of=call.kind, name=call.name, ordinal=call.ordinal, position=call.position, seconds=seconds)
+
+
+def next_wait(kind: str, name: str) -> _order.Call:
+    """Take the next place for a wait. Raises RuntimeError within a step."""
+    check_outside(kind, name)
+    return _order.current.next(kind, name)
+
+
+def check_outside(kind: str, name: str) -> None:
+    """Raise RuntimeError within a step, which nothing can wait in that outlives this process."""
+    step = _order.inside.get()
+    if step is not None and channel.current is not None:
+        what = {"sleep": "sleeps for longer than a minute", "signal": f"waits for the signal {name!r}"}.get(kind, "waits for a run")
+        msg = (
+            f"step {step.name!r} {what}: a step is done in one go, and begun anew where it was interrupted. Wait outside of steps, "
+            "and give the step what came of it"
+        )
+        raise RuntimeError(msg)
 
 
 def _waited(name: object, timeout: float | timedelta | None) -> tuple[_order.Call, float | None]:
     checked = _bounds.text(name, "a signal's name")
     seconds = None if timeout is None else _bounds.seconds(timeout, "timeout")
-    return _order.current.next("signal", checked), seconds
+    return next_wait("signal", checked), seconds
 
 
 def _signal(name: str, found: Any) -> Signal:
@@ -157,6 +150,10 @@ def _signal(name: str, found: Any) -> Signal:
         raise SignalTimeout(msg)
     given = found["result"]
     return Signal(given["data"], given["by"], datetime.fromisoformat(given["at"]).astimezone(UTC))
+
+
+def _is_short(seconds: float) -> bool:
+    return channel.current is None or seconds <= (IN_PLACE if _order.inside.get() is None else _IN_A_STEP)
 
 
 def _passing(seconds: float) -> float:

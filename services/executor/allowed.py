@@ -102,6 +102,10 @@ class Allowed:
         """Look whether it is over by now; else note what the run is to wait for."""
         return await self._durable.wait(of, name, ordinal, position, seconds)
 
+    async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
+        """Keep that the run does not wait for it any more."""
+        await self._durable.give_up(of, name, ordinal, position)
+
     async def start_run(self, asked: StartedRun) -> str:
         """Ask for a run in the organization of this one."""
         return await self._durable.start(asked)

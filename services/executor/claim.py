@@ -15,7 +15,7 @@ from services.executor.life import Recorded, RunState, StepId
 from services.executor.store import Store
 from shared import aggregate
 from shared.bus import Bus
-from shared.envelope import Envelope, caused_id, open_message
+from shared.envelope import Envelope, caused_id, open_message, rfc3339
 from shared.errors import Conflict, Unavailable
 from shared.messages import (
     Message,
@@ -85,7 +85,8 @@ async def read_all(bus: Bus, run: str) -> Read:
         read.org = read.org or stored.envelope.org or None
         try:
             message: Message = open_message(stored.envelope)
-            read.steps.update(life.recorded(message))
+            attempt = read.state.attempt if read.state is not None else 0
+            read.steps.update(life.recorded(message, rfc3339(stored.envelope.time), attempt))
             read.state = life.evolve(read.state, stored.envelope, message, stored.sequence)
         except Exception as error:
             read.error = read.error or error
@@ -151,7 +152,8 @@ class Claim:
         When it returns the child may go on with the next one: nobody else has begun it in the meantime.
         """
         async with self._saying:
-            await self._append(message, f"{message.kind}/{message.name}/{message.ordinal}")
+            how = "given_up/" if message.given_up else ""
+            await self._append(message, f"{how}{message.kind}/{message.name}/{message.ordinal}")
         await self.sure()
 
     async def sure(self) -> None:

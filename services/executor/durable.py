@@ -77,12 +77,19 @@ class Durable:
         await self._keep((of, name, ordinal), recorded)
         return _record(recorded)
 
+    async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
+        """Keep that the workflow does not wait any more: a later attempt will not be told how it would have ended."""
+        self.waits.pop((of, name, ordinal), None)
+        known = self._steps.get((of, name, ordinal))
+        if known is None or not known.given_up:
+            await self._keep((of, name, ordinal), Recorded(None, position, given_up=True))
+
     async def _over(self, wait: Wait) -> list[Resolved] | None:
         """Return how a wait has ended by now. Raises `Unavailable`."""
         folded = await fold(self._deps.bus, self._run)
         if folded is None:
             raise NotFound("the run is gone")
-        waiting = msgspec.structs.replace(folded.state, status="waiting", held=False, waits=[wait])
+        waiting = msgspec.structs.replace(folded.state, status="waiting", held=False, waits=[wait], until=None)
         return moves.resumption(waiting, self._steps, await children_told(waiting, self._deps.bus, self._deps.store), utc_now())
 
     async def start(self, asked: StartedRun) -> str:
@@ -154,6 +161,7 @@ class Durable:
                 position=recorded.position,
                 result=recorded.result,
                 timed_out=recorded.timed_out,
+                given_up=recorded.given_up,
             )
         )
         self._steps[step] = recorded

@@ -82,11 +82,18 @@ class Signal(msgspec.Struct, frozen=True):
 
 
 class Recorded(msgspec.Struct, frozen=True):
-    """A step that is done, or a wait that is over; `position` among all of the attempt that did it, where it is known."""
+    """A step that is done, or a wait that is over; `position` among all of the attempt that did it, where it is known.
+
+    A wait that the workflow itself has `given_up` is over for it, however it would have ended. `at` (RFC 3339) is when it was
+    recorded, `attempt` the first attempt that knows of it.
+    """
 
     result: Any
     position: int | None = None
     timed_out: bool = False
+    given_up: bool = False
+    at: str | None = None
+    attempt: int = 0
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,7 +209,8 @@ def evolve(state: RunState | None, envelope: Envelope, message: Message, sequenc
                 signals=_without_heard(state.signals, message.resolved),
             )
         case RunStepCompleted() if message.kind == "signal":
-            heard = Resolved(kind="signal", name=message.name, ordinal=message.ordinal, position=0, timed_out=message.timed_out)
+            unheard = message.timed_out or message.given_up
+            heard = Resolved(kind="signal", name=message.name, ordinal=message.ordinal, position=0, timed_out=unheard)
             return msgspec.structs.replace(after, signals=_without_heard(state.signals, [heard]))
         case RunSignalled():
             given = Signal(message.name, message.data, message.signalled_by, at)
@@ -214,13 +222,14 @@ def evolve(state: RunState | None, envelope: Envelope, message: Message, sequenc
     return after
 
 
-def recorded(message: Message) -> Iterable[tuple[StepId, Recorded]]:
-    """Return the steps that a message says are done and the waits that it says are over."""
+def recorded(message: Message, at: str | None = None, attempt: int = 0) -> Iterable[tuple[StepId, Recorded]]:
+    """Return the steps that a message says are done and the waits that it says are over; `attempt` is the run's before it."""
     if isinstance(message, RunStepCompleted):
-        yield (message.kind, message.name, message.ordinal), Recorded(message.result, message.position, message.timed_out)
+        done = Recorded(message.result, message.position, message.timed_out, message.given_up, at, message.attempt)
+        yield (message.kind, message.name, message.ordinal), done
     elif isinstance(message, RunResumed):
         for one in message.resolved:
-            yield (one.kind, one.name, one.ordinal), Recorded(one.result, one.position, one.timed_out)
+            yield (one.kind, one.name, one.ordinal), Recorded(one.result, one.position, one.timed_out, at=at, attempt=attempt + 1)
 
 
 def labelled(message: Ended, state: RunState) -> Ended:

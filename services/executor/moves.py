@@ -72,7 +72,8 @@ def resumption(
         else:
             continue
         size += len(msgspec.json.encode(over[-1].result))
-    return over or None
+    # Nothing that it waits for is over, but a time-out of its own is: the attempt that comes now goes by that.
+    return over or ([] if _is_due(state.until, now) else None)
 
 
 def _over(wait: Wait, result: Any, *, timed_out: bool = False) -> Resolved:
@@ -88,9 +89,12 @@ def _is_due(until: str | None, now: datetime) -> bool:
 BLOCKED_ON = {"sleep": "time", "signal": "signal", "run": "event"}
 
 
-def waiting(waits: list[Wait]) -> tuple[str, str | None]:
-    """Return what a run that has these waits is blocked on, and until when at the latest something happens."""
-    times = [wait.until for wait in waits if wait.until is not None]
+def waiting(waits: list[Wait], timer: str | None = None) -> tuple[str, str | None]:
+    """Return what a run that has these waits is blocked on, and until when at the latest something happens.
+
+    `timer` is when the workflow's own nearest time-out is over.
+    """
+    times = [until for until in (*(wait.until for wait in waits), timer) if until is not None]
     return BLOCKED_ON[waits[0].kind], min(times, key=datetime.fromisoformat, default=None)
 
 

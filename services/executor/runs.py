@@ -19,6 +19,7 @@ from services.executor.bundles import Bundles
 from services.executor.claim import AlreadyEnded, Claim, Outcome, Superseded, fold
 from services.executor.life import Recorded, StepId
 from services.executor.offers import Offer, failed, given_to, set_timer, take
+from services.executor.past import past
 from services.executor.poison import TRIES, Poison
 from services.executor.recent import Recent
 from services.executor.sandbox import jail
@@ -250,7 +251,7 @@ class Runs:
             input=inputs,
             timeout=run.timeout,
             isolation="workflow" if found.policy.isolation == "workflow" else "run",
-            recorded=[(*step, recorded.position) for step, recorded in steps.items()],
+            **past(run, steps, utc_now()),
         )
         allowed = Allowed(deps, mine, steps)
         try:
@@ -311,7 +312,8 @@ def _waiting(run: str, attempt: int, waits: list[Wait], outcome: jail.Outcome) -
     if not waits:
         error = RunError("FrameError", "it said that it waits, and had not asked for anything")
         return RunCrashed(**common, reason="sandbox", error=error)
-    blocked_on, until = moves.waiting(waits)
+    timer = None if outcome.seconds is None else rfc3339(later(utc_now(), outcome.seconds))
+    blocked_on, until = moves.waiting(waits, timer)
     return RunWaiting(**common, blocked_on=blocked_on, until=until, waits=waits)
 
 

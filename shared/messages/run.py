@@ -117,7 +117,8 @@ class RunStepCompleted(Message, frozen=True, kw_only=True):
     """A durable step of the run has its result; no later attempt runs it again. `ordinal` counts the uses of `name`.
 
     `position` counts all steps and waits in the order in which an attempt calls them. `kind` is `step`, or `start` for a child run
-    that was asked for, whose id is the result, or that of a wait that was over at once.
+    that was asked for, whose id is the result, or that of a wait that was over at once, or that the workflow has `given_up`: no
+    attempt is told how that would have ended.
     """
 
     run: str
@@ -128,6 +129,7 @@ class RunStepCompleted(Message, frozen=True, kw_only=True):
     kind: str = "step"
     position: int | None = None
     timed_out: bool = False
+    given_up: bool = False
 
 
 @message("run.waiting", key="run", by="executor")

@@ -25,6 +25,7 @@ from services.executor.sandbox.ground import Identity, require_reach
 from services.executor.sandbox.jail import (
     MAX_CHUNK,
     Description,
+    Done,
     Job,
     KeptResult,
     Level,
@@ -127,6 +128,9 @@ class Recorded:
 
     async def wait(self, of: str, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
         return None
+
+    async def give_up(self, of: str, name: str, ordinal: int, position: int | None) -> None:
+        self.asked.append(f"give up {name}")
 
     async def start_run(self, asked: StartedRun) -> str:
         return f"child of {asked.workflow}"
@@ -244,7 +248,7 @@ class Bench:
     async def run(self, body: str, into: Recorded | None = None, *, timeout: float = 20, **given: Any) -> Outcome:
         """Run a module's text to its end, as another attempt where `into` holds steps already."""
         into = into or Recorded()
-        recorded: list[tuple[str, str, int, int | None]] = [("step", name, ordinal, None) for name, ordinal in into.steps]
+        recorded = [Done("step", name, ordinal) for name, ordinal in into.steps]
         job = msgspec.structs.replace(self.job(body, timeout=timeout, **given), recorded=recorded)
         return await self.children.run(job, into)
 

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from millrace import _suspension
+
 _CLEARING = 1.0
 """Seconds that tasks which the workflow left behind have to end, once they are cancelled."""
 
@@ -26,6 +28,7 @@ def call(
     try:
         return loop.run_until_complete(task)
     finally:
+        _suspension.current.close()
         _clear(loop)
 
 

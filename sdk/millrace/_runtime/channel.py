@@ -108,6 +108,11 @@ class Channel:
         return self._exactly(int.from_bytes(self._exactly(4), "big"))
 
     @property
+    def is_asking(self) -> bool:
+        """Whether a request is still to be answered."""
+        return bool(self._waiting)
+
+    @property
     def threads(self) -> int:
         """How many threads are this channel's own."""
         return int(self._reader is not None)

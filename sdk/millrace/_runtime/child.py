@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import contextlib
 import gc
 import importlib
 import io
@@ -13,10 +14,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, cast
 
-from millrace import _declare, _order
+from millrace import _declare, _order, _suspension
 from millrace._binding import bind
-from millrace._runtime import channel, compiling, describe, large, network, probe
+from millrace._runtime import channel, compiling, describe, large, muting, network, probe
 from millrace._runtime.calling import call
+from millrace._runtime.clock import Loop
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
 from millrace._runtime.rehearsal import rehearse
@@ -42,7 +44,7 @@ def prepared(descriptor: int) -> channel.Channel:
         cast("io.TextIOWrapper", stream).reconfigure(line_buffering=True, errors="backslashreplace")
     for _ in range(_REHEARSALS):
         rehearse()
-        loop = asyncio.new_event_loop()
+        loop = Loop()
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
     return channel.Channel(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor))
@@ -161,22 +163,24 @@ def _in_parts(result: object, text: str | None, size: int, control: channel.Chan
 
 
 def _call(job: dict[str, Any], stopping: Stopping, bundle: str) -> object:
-    function = _found(job, bundle)
-    order = _order.current = _order.Order(job["recorded"])
-    args, kwargs = bind(function, job["input"])
+    _suspension.current = _suspension.Suspension()
+    order = _order.current = _order.Order(job["recorded"], job["waiting"])
+    with muting.lines() if order.is_replay else contextlib.nullcontext() as order.lives:
+        function = _found(job, bundle)
+        args, kwargs = bind(function, job["input"])
 
-    def began(task: asyncio.Task[Any]) -> None:
-        order.attend(task)
-        stopping.attend(task)
+        def began(task: asyncio.Task[Any]) -> None:
+            order.attend(task)
+            stopping.attend(task)
 
-    result = call(function, args, kwargs, _new_loop, began)
-    order.check_end()
-    return result
+        result = call(function, args, kwargs, lambda: _new_loop(job["age"]), began)
+        order.check_end()
+        return result
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def _new_loop(age: float) -> asyncio.AbstractEventLoop:
     """Make a loop, once it is sure that there is use for one: a hundred pages of memory are copied by it."""
-    loop = asyncio.new_event_loop()
+    loop = Loop(age)
     asyncio.set_event_loop(loop)
     _loops.append(loop)
     return loop

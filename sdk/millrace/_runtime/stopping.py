@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from millrace import _suspension
 from millrace._runtime import blocked
 from millrace._runtime.channel import Channel
 from millrace.errors import Cancelled
@@ -51,6 +52,7 @@ class Stopping:
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.asked = True
+        _suspension.current.close()
         if self.task is None:
             self._raise()
             return

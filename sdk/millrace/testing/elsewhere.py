@@ -28,12 +28,27 @@ class Waits:
         self._kept = kept
         self._children = children
         self.slept: list[float] = []
-        self.open: list[Waiting] = []
+        self._open: dict[tuple[str, str, int], None] = {}
 
     @property
     def answers(self) -> Mapping[str, Answer]:
         """By the kind of request."""
-        return {"wait": self._wait}
+        return {"wait": self._wait, "wait_given_up": self._give_up}
+
+    @property
+    def calls(self) -> list[tuple[str, str, int]]:
+        """What is still waited for, as the order of a run knows it."""
+        return list(self._open)
+
+    @property
+    def open(self) -> list[Waiting]:
+        """What is still waited for."""
+        return [Waiting(kind, name) for kind, name, _ in self._open]
+
+    def _give_up(self, asked: dict[str, Any]) -> None:
+        call = asked["of"], asked["name"], asked["ordinal"]
+        self._open.pop(call, None)
+        self._kept.give_up(*call, asked["position"])
 
     def _wait(self, asked: dict[str, Any]) -> Any:
         kind, name, seconds = asked["of"], asked["name"], asked["seconds"]
@@ -48,7 +63,7 @@ class Waits:
         elif seconds is not None:
             timed_out = True
         else:
-            self.open.append(Waiting(kind, name))
+            self._open[kind, name, asked["ordinal"]] = None
             return None
         return self._kept.keep(kind, name, asked["ordinal"], asked["position"], found, timed_out=timed_out)
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from millrace._connections import Connection
 from millrace._integrations import Integration
+from millrace._order import DONE, GIVEN_UP, SINCE
 from millrace._runtime.encode import to_json
 from millrace.errors import Refused
 from millrace.testing.outcome import Event, Kept, Recorded
@@ -63,16 +64,23 @@ class Steps:
         self._masking = masking
         self._kept: dict[tuple[str, str, int], Any] = {}
         self._positions: dict[tuple[str, str, int], int | None] = {}
+        self._before: list[tuple[str, str, int]] = []
+        self.waiting: list[tuple[str, str, int]] = []
+        """With which the attempt before has ended."""
         self.inputs: dict[str, tuple[str, Any]] = {}
         """Of each run that was started, by its id: the workflow, and the input."""
         if isinstance(given, Kept):
             self._kept |= given.of_others
             self._positions |= given.positions
             self.inputs |= given.inputs
+            self.waiting += given.waiting
         for key, result in given.items():
             name, ordinal = key if isinstance(key, tuple) else (key, 0)
             told = json.loads(to_json(result, what=f"the recorded result of step {name!r}"))
             self._kept["step", name, ordinal] = {"result": told}
+        if isinstance(given, Kept):
+            self._before = [call for call in given.order if call in self._kept]
+            self._kept = {call: self._kept[call] for call in dict.fromkeys([*self._before, *self._kept])}
 
     @property
     def answers(self) -> Mapping[str, Answer]:
@@ -82,15 +90,23 @@ class Steps:
     @property
     def calls(self) -> list[Any]:
         """All that is kept, as an attempt is told of it, with its place where that is known."""
-        return [(*call, self._positions.get(call)) for call in self._kept]
+        before = frozenset(self._before)
+        return [
+            (*call, self._positions.get(call), 0.0, GIVEN_UP if "given_up" in told else DONE if call in before else SINCE)
+            for call, told in self._kept.items()
+        ]
 
-    @property
-    def recorded(self) -> Recorded:
-        """All that is kept, as it can be given again."""
+    def recorded(self, waiting: list[tuple[str, str, int]]) -> Recorded:
+        """Answer all that is kept, as it can be given again, by an attempt that ends with these waits."""
         steps = {call: told["result"] for call, told in self._kept.items() if call[0] == "step"}
         shown = {name if ordinal == 0 else (name, ordinal): result for (_, name, ordinal), result in steps.items()}
         others = {call: told for call, told in self._kept.items() if call[0] != "step"}
-        return Kept(shown, others, dict(self._positions), dict(self.inputs))
+        return Kept(shown, others, dict(self._positions), dict(self.inputs), list(self._kept), waiting)
+
+    def give_up(self, kind: str, name: str, ordinal: int, position: int | None) -> None:
+        """Keep that a wait was given up."""
+        self._kept[kind, name, ordinal] = {"result": None, "given_up": True}
+        self._positions[kind, name, ordinal] = position
 
     def keep(self, kind: str, name: str, ordinal: int, position: int | None, result: Any, *, timed_out: bool = False) -> Any:
         """Keep how a call has ended, and answer it as a later attempt will be answered."""

@@ -17,11 +17,15 @@ class Kept(dict[str | tuple[str, int], Any]):
         of_others: dict[tuple[str, str, int], Any],
         positions: dict[tuple[str, str, int], int | None],
         inputs: dict[str, tuple[str, Any]],
+        order: list[tuple[str, str, int]],
+        waiting: list[tuple[str, str, int]],
     ) -> None:
         super().__init__(steps)
         self.of_others = of_others
         self.positions = positions
         self.inputs = inputs
+        self.order = order
+        self.waiting = waiting
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from millrace import _declare, _order, _waiting
+from millrace import _declare, _order, _suspension, _waiting
 from millrace._binding import bind
 from millrace._connections import Connection
 from millrace._integrations import Integration
 from millrace._runtime import channel
 from millrace._runtime.calling import call
+from millrace._runtime.clock import Loop
 from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
 from millrace._runtime.large import LARGEST
@@ -76,13 +77,13 @@ def run(
         waits,
         children,
     ]
-    attempt = _Attempt(masking, fakes, kept.calls, waits.slept)
+    attempt = _Attempt(masking, fakes, kept, waits.slept)
     document = json.loads(to_json(dict(given or {}), what="the input", rich=True))
     outcome = _beside_a_loop(lambda: attempt.made(workflow, document))
     return Outcome(
         **outcome,
         lines=attempt.lines,
-        steps=kept.recorded,
+        steps=kept.recorded(waits.calls if outcome["status"] == "waiting" else []),
         events=told.emitted,
         files=tree.held,
         slept=waits.slept,
@@ -98,15 +99,20 @@ class _Suspended(SystemExit):
 class _Attempt:
     """What a run speaks to in the place of its supervisor: takes lines, answers requests from fakes."""
 
-    def __init__(self, masking: Masking, fakes: Sequence[Fake], recorded: list[Any], slept: list[float]) -> None:
+    def __init__(self, masking: Masking, fakes: Sequence[Fake], kept: Steps, slept: list[float]) -> None:
         self._slept = slept
         self._is_cancelled = False
         self._is_suspended = False
         self._masking = masking
-        self._recorded = recorded
+        self._recorded, self._waiting = kept.calls, kept.waiting
         self._answers = {kind: answer for fake in fakes for kind, answer in fake.answers.items()}
         self._answers["cancel_run"] = self._cancel
         self.lines: list[Line] = []
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a request is still to be answered."""
+        return False
 
     def send(self, frame: dict[str, Any]) -> None:
         """Keep a line."""
@@ -177,15 +183,17 @@ class _Attempt:
         if channel.current is not None or not _ONE_AT_A_TIME.acquire(blocking=False):
             msg = "millrace.testing.run inside of a run, or beside another one of this process"
             raise RuntimeError(msg)
-        loop = asyncio.new_event_loop()
+        loop = Loop()
+        _suspension.current = _suspension.Suspension(skips=True)
         try:
-            with _order.begun(_order.Order(self._recorded)) as order:
+            with _order.begun(_order.Order(self._recorded, self._waiting)) as order:
                 channel.current = cast("channel.Channel", self)
                 _waiting.skipped = self._slept.append
                 yield loop, order
         finally:
             channel.current = None
             _waiting.skipped = None
+            _suspension.current = _suspension.Suspension()
             loop.close()
             _ONE_AT_A_TIME.release()
 

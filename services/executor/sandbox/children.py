@@ -297,5 +297,7 @@ def _fields(job: Job) -> dict[str, Any]:
         "org": job.org,
         "workflow": job.workflow,
         "recorded": job.recorded,
+        "waiting": job.waiting,
+        "age": job.age,
         "stays": job.isolation == "workflow",
     }

@@ -23,6 +23,23 @@ LARGEST_RESULT = 64 * 1024 * 1024
 Reason = Literal["error", "timeout", "oom", "worker_lost", "sandbox", "limit"]
 
 
+# How what is recorded has come about: up to the last attempt that ended in good order, as a wait that was given up, or since then.
+DONE: Literal[0] = 0
+GIVEN_UP: Literal[1] = 1
+SINCE: Literal[2] = 2
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True):
+    """A call that earlier attempts have done for good; `position` among all such calls, where it is known, `ago` in seconds."""
+
+    kind: str
+    name: str
+    ordinal: int
+    position: int | None = None
+    ago: float = 0.0
+    how: Literal[0, 1, 2] = SINCE
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """One attempt at one run. The bundle, and `site_packages` if there is one, are readable by the sandbox's user."""
 
@@ -40,8 +57,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds from the start of the attempt to its SIGTERM."""
     isolation: Literal["run", "workflow"] = "run"
     """Whether the process is this run's alone, or may have served others of the same organization, workflow and code."""
-    recorded: list[tuple[str, str, int, int | None]] = []
-    """What earlier attempts have done for good: kind, name, ordinal, and position among all such calls, where it is known."""
+    recorded: list[Done] = []
+    """What earlier attempts have done for good, in the order in which they did."""
+    waiting: list[tuple[str, str, int]] = []
+    """The waits, by kind, name and ordinal, with which the last attempt ended, where that is how it ended."""
+    age: float = 0.0
+    """Seconds since the beginning of the first attempt that this one continues."""
     site_packages: Path | None = None
 
 
@@ -83,6 +104,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     error: Failure | None = None
     usage: Usage
     duration_ms: int
+    seconds: float | None = None
+    """Of one that waits: after how many it is to go on in any case, for a time-out of its own."""
 
 
 class StepRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -181,6 +204,9 @@ class Capabilities(Protocol):
 
         `of` is `sleep`, `signal`, or `run` for the end of the child run `name`; None for `seconds` is without end.
         """
+
+    async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
+        """Keep that the run has given a wait up, and how it would have ended is nothing to any later attempt."""
 
     async def start_run(self, asked: StartedRun) -> str:
         """Ask for a child run, once for each place in the run that asks; answers its id."""

@@ -58,6 +58,15 @@ class Wait(Request, frozen=True, tag="wait"):
     seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)] | None = None
 
 
+class WaitGivenUp(Request, frozen=True, tag="wait_given_up"):
+    """Tells that a wait was given up."""
+
+    of: Literal["sleep", "signal", "run"]
+    name: StepName
+    ordinal: Number
+    position: Number | None = None
+
+
 class StartRun(Request, frozen=True, tag="start_run"):
     """Asks for a child run."""
 
@@ -188,6 +197,7 @@ SERVED: dict[type[Request], Served] = {
     Wait: Served(
         call=lambda run, asked: run.wait(asked.of, asked.name, asked.ordinal, asked.position, asked.seconds), is_kept=True
     ),
+    WaitGivenUp: Served(call=lambda run, asked: run.give_up(asked.of, asked.name, asked.ordinal, asked.position), is_kept=True),
     StartRun: Served(call=lambda run, asked: run.start_run(_started(asked)), is_kept=True),
     CancelRun: Served(call=lambda run, _asked: run.cancel_run(), is_kept=True),
     Connection: Served(call=lambda run, asked: run.connection(asked.name), secrets=lambda answer: (answer["token"],)),

@@ -28,6 +28,7 @@ def outcome(ended: Ended, timeout: float) -> Outcome:
         error=error,
         usage=Usage(cpu_ms=round(ended.exit.cpu_ms), max_rss_mb=ended.exit.max_rss_mb),
         duration_ms=round(ended.duration * 1000),
+        seconds=ended.last.seconds if status == "waiting" and isinstance(ended.last, frames.Suspended) else None,
     )
 
 
