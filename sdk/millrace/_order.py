@@ -22,6 +22,8 @@ DONE, GIVEN_UP, SINCE = 0, 1, 2
 """How a recorded call has ended: up to the last attempt that ended in good order; as a wait that was given up; or since then."""
 
 Key = tuple[str, str, int]
+_IN_A_STEP, _SCOPES = 64, 2**25 - 2
+"""Calls of one name within a step have numbers of their own, as different steps have: those of all are below 2**31."""
 _MOST_TURNS = 1000
 """Turns of the loop after which what never rests is not waited for."""
 
@@ -96,7 +98,7 @@ class Order:
         within = inside.get()
         ordinal = next(self._used.setdefault((kind, name, None if within is None else within.key), itertools.count()))
         if within is not None:
-            ordinal += zlib.crc32(f"{within.name}\0{within.ordinal}".encode()) + 1 << 16
+            ordinal += (zlib.crc32(f"{within.name}\0{within.ordinal}".encode()) % _SCOPES + 1) * _IN_A_STEP
         call = (kind, name, ordinal)
         position = None if within is not None else self._position()
         before = None if position is None else self._at.get(position)

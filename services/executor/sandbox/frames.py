@@ -15,8 +15,8 @@ import msgspec
 
 from services.executor.sandbox.errors import FrameError
 from services.executor.sandbox.jail import Level, Problem
-from services.executor.sandbox.requests import MOST_SECONDS, SERVED, Request, documents_of
-from shared.values import LEAST_INTEGER, MOST_INTEGER
+from services.executor.sandbox.requests import SERVED, Request, documents_of
+from shared.values import LEAST_INTEGER, MOST_INTEGER, YEAR
 
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes of one payload."""
@@ -83,7 +83,7 @@ class Error(msgspec.Struct, frozen=True, tag_field="kind", tag="error"):
 class Suspended(msgspec.Struct, frozen=True, tag_field="kind", tag="suspended"):
     """Terminal: the function waits for what was asked for, and for nothing else but, so many seconds on, a time-out of its own."""
 
-    seconds: Annotated[float, msgspec.Meta(ge=0, le=MOST_SECONDS)] | None = None
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)] | None = None
 
 
 class Importing(msgspec.Struct, frozen=True, tag_field="kind", tag="importing"):

@@ -63,8 +63,8 @@ class WaitGivenUp(Request, frozen=True, tag="wait_given_up"):
 
     of: Literal["sleep", "signal", "run"]
     name: StepName
-    ordinal: Number
-    position: Number | None = None
+    ordinal: Ordinal
+    position: Ordinal | None = None
 
 
 class StartRun(Request, frozen=True, tag="start_run"):
