@@ -111,6 +111,9 @@ class Platform(Recorded):
         self.started.append((asked.workflow, asked.input))
         return f"{asked.workflow}-{asked.ordinal + 1}"
 
+    async def give_up(self, of: str, name: str, ordinal: int, position: int | None) -> None:
+        self.waits.remove(name)
+
     async def cancel_run(self) -> None:
         self.cancelled.set()
 
@@ -372,6 +375,52 @@ ENDS: dict[str, tuple[str, dict[str, Any]]] = {
     "a child at an odd time": ("def main(): runs.start('fixed', run_at=datetime.datetime(2026, 1, 31))", {}),
     "cancelling itself": ("async def main():\n    runs.cancel()\n    await asyncio.sleep(60)", {}),
     "cancelling itself in a plain def": ("def main():\n    runs.cancel()\n    import time\n    time.sleep(60)", {}),
+    "a time-out of its own around a wait": (
+        (
+            "async def main():\n"
+            "    try:\n        async with asyncio.timeout(0.3): await wait_for('other')\n"
+            "    except TimeoutError: return await step('after', int, 3)"
+        ),
+        {},
+    ),
+    "a time-out of its own that is caught": (
+        (
+            "async def main():\n"
+            "    try: await asyncio.wait_for(asyncio.gather(wait_for('other'), wait_for('third')), 0.3)\n"
+            "    except TimeoutError: return await step('after', int, 3)"
+        ),
+        {},
+    ),
+    "a waiting task that is cancelled": (
+        (
+            "async def main():\n"
+            "    task = asyncio.create_task(wait_for('other'))\n"
+            "    await asyncio.sleep(0.1)\n"
+            "    task.cancel()\n"
+            "    ends = await asyncio.gather(task, return_exceptions=True)\n"
+            "    return [type(ends[0]).__name__, await step('after', int, 3)]"
+        ),
+        {},
+    ),
+    "other work beside a wait": (
+        (
+            "async def main():\n"
+            "    async def other():\n        await asyncio.sleep(0.3)\n        log.info('sent')\n"
+            "    await asyncio.gather(other(), wait_for('other'))"
+        ),
+        {},
+    ),
+    "a signal within a step": ("async def main():\n    async def inner(): await wait_for('go')\n    await step('a', inner)", {}),
+    "a child within a step": ("async def main(): await step('a', runs.call, 'fixed')", {}),
+    "a child that is started within a step": ("async def main(): return await step('a', runs.start, 'fixed') == ''", {}),
+    "a step within a step": (
+        "async def main():\n    async def inner(): return await step('b', int)\n    return await step('a', inner)",
+        {},
+    ),
+    "an exhausted iterator in a step": ("async def main(): await step('a', next, iter([]))", {}),
+    "an exhausted iterator in a thread": ("async def main(): await asyncio.to_thread(next, iter([]))", {}),
+    "a number that is too large": ("def main(): return {'a': [2**64]}", {}),
+    "a line of what no line can hold": ("def main(): log.info('a\\0\\ud800', n=float('nan'), s='\\0', b=10**400)", {}),
     "recursion": ("def main(): return main()", {}),
 }
 

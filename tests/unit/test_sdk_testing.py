@@ -340,3 +340,57 @@ def test_signals_are_given_as_lists() -> None:
 
     with pytest.raises(TypeError, match=r"signals\['go'\] is a list"):
         testing.run(main, signals={"go": "yes"})
+
+
+def test_a_wait_with_a_time_out_of_its_own_is_over_at_once_and_stays_so() -> None:
+    @workflow
+    async def main() -> list[Any]:
+        said: list[Any] = []
+        try:
+            async with asyncio.timeout(3600):
+                await wait_for("go")
+        except TimeoutError:
+            said.append("in vain")
+        said.append((await wait_for("other")).data)
+        return said
+
+    first = testing.run(main)
+    assert (first.status, first.waits) == ("waiting", [testing.Waiting("signal", "other")])
+    second = testing.run(main, steps=first.steps, signals={"go": ["late"], "other": [1]})
+    assert second.value() == ["in vain", 1]
+
+
+def test_lines_that_an_attempt_said_before_it_waited_are_not_said_by_the_next() -> None:
+    @workflow
+    async def main() -> None:
+        log.info("begun")
+        await step("one", int)
+        log.info("before")
+        answer = await wait_for("go")
+        log.info("after", data=answer.data)
+
+    first = testing.run(main)
+    assert [line.event for line in first.lines] == ["begun", "before"]
+    second = testing.run(main, steps=first.steps, signals={"go": [1]})
+    assert second.lines == [testing.Line("info", "after", {"data": 1})]
+    assert [line.event for line in testing.run(main, steps={"one": 0}).lines] == ["begun", "before"]
+
+
+def test_an_attempt_that_gives_nothing_up_where_the_first_did_has_changed_its_way() -> None:
+    impatient = True
+
+    @workflow
+    async def main() -> None:
+        waiting = asyncio.create_task(wait_for("go"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        if impatient:
+            waiting.cancel()
+            await step("gone", int)
+            await wait_for("other")
+        await waiting
+
+    first = testing.run(main)
+    assert first.status == "waiting"
+    impatient = False
+    assert isinstance(testing.run(main, steps=first.steps).exception, OrderChanged)
