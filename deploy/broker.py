@@ -20,6 +20,7 @@ from nats.aio.client import Client
 
 from deploy.errors import StartError
 from deploy.files import tail, write_private
+from deploy.liveness import Liveness
 from deploy.staging import Staging
 from deploy.supervise import Program, Supervised
 
@@ -82,6 +83,8 @@ class EmbeddedNats:
                 directory=Path("/"),
                 log=log,
                 pidfile=pidfile,
+                # It speaks first. Ending it is nobody's to decide but an operator's: a large store may hold it up for long.
+                liveness=Liveness(port=lambda: self._port, question=b"", answer=b"INFO ", misses=None),
             ),
             before=self._delete_ports_files,
             changed=told,

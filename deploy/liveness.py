@@ -1,6 +1,7 @@
 """Whether a program that runs also answers: one whose loop is blocked, or that was stopped, lives and serves nobody."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,21 +10,25 @@ import msgspec
 
 # Seconds by which we may ourselves be late: when it is more, this machine stands still or is overloaded, and nobody can be judged.
 OWN_DELAY = 2.0
-QUESTION = b"GET /healthz HTTP/1.0\r\n\r\n"
 
 
 class Liveness(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a program answers `/healthz`, and from when on it counts as hung. Seconds.
+    """Where a program answers, what it is asked, and from when on it counts as hung. Seconds.
 
     Five are a hundred times what a busy service takes. Three times in a row, 15 s without any answer, are more than the longest
     that a service's loop is known to have been held up by work and still came back (7 s), and less than the 30 s after which
     leases and acknowledgement waits give its work to others. A start may take as long as `up` waits for it.
+    With `misses` None it never counts as hung: that it is silent is told, and no more.
     """
 
-    socket: Path
+    socket: Path | None = None
+    port: Callable[[], int] = lambda: 0
+    """Where on the loopback, without a socket."""
+    question: bytes = b"GET /healthz HTTP/1.0\r\n\r\n"
+    answer: bytes = rb"HTTP/1\.. 200"
     every: float = 5.0
     within: float = 5.0
-    misses: int = 3
+    misses: int | None = 3
     starts_within: float = 60.0
 
 
@@ -42,14 +47,14 @@ async def until_hung(liveness: Liveness, silent: Callable[[datetime | None], Non
                 silent(None)
             has_answered, missed = True, 0
         elif not has_answered:
-            if loop.time() - started > liveness.starts_within:
+            if liveness.misses is not None and loop.time() - started > liveness.starts_within:
                 silent(asked_at)
                 return
         elif loop.time() - asked <= liveness.within + OWN_DELAY:
             missed += 1
             if missed == 1:
                 silent(asked_at)
-            if missed >= liveness.misses:
+            if liveness.misses is not None and missed >= liveness.misses:
                 return
         # A refusal comes at once, and counts for no less time than silence.
         await asyncio.sleep(max(0.0, asked + (liveness.every if answered else liveness.within) - loop.time()))
@@ -58,10 +63,13 @@ async def until_hung(liveness: Liveness, silent: Callable[[datetime | None], Non
 async def _answers(liveness: Liveness) -> bool:
     try:
         async with asyncio.timeout(liveness.within):
-            reader, writer = await asyncio.open_unix_connection(str(liveness.socket))
+            if liveness.socket is not None:
+                reader, writer = await asyncio.open_unix_connection(str(liveness.socket))
+            else:
+                reader, writer = await asyncio.open_connection("127.0.0.1", liveness.port())
             try:
-                writer.write(QUESTION)
-                return (await reader.readline()).split()[1:2] == [b"200"]
+                writer.write(liveness.question)
+                return re.match(liveness.answer, await reader.read(256)) is not None
             finally:
                 writer.close()
     except (OSError, TimeoutError):

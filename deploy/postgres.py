@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from deploy import processes
 from deploy.accounts import account_for_initdb, check_reach, give, postgres_account
 from deploy.errors import StartError
 from deploy.files import tail, write_private
+from deploy.liveness import Liveness
 from deploy.reach import HERE, programs_within_reach
 from deploy.supervise import Program, Supervised, launcher
 
@@ -32,6 +34,7 @@ READY_WITHIN = 60.0
 ASKED_EVERY = 0.05
 # Starts that fail one after the other before the start is given up: a broken setting does not heal by itself.
 HOPELESS_AFTER = 3
+TLS_REQUEST = struct.pack("!ii", 8, 80877103)  # SSLRequest of the frontend/backend protocol
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -78,6 +81,8 @@ class EmbeddedPostgres:
                 pidfile=pidfile,
                 stop_signals=(signal.SIGINT, signal.SIGQUIT),  # a fast shutdown, then an immediate one
                 account=self._account,
+                # It is asked for TLS, which it answers before anybody has to say who he is. Ending it is an operator's to decide.
+                liveness=Liveness(socket=sockets / ".s.PGSQL.5432", question=TLS_REQUEST, answer=b"[SN]", misses=None),
             ),
             before=self._clear_leftovers,
             changed=changed,

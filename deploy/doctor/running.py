@@ -14,6 +14,7 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 
+from deploy.credentials import SERVICES
 from deploy.doctor.finding import Finding, Verdict
 from deploy.errors import StartError
 from deploy.local import Ready
@@ -57,7 +58,10 @@ def supervised(path: Path, logs: Path, now: datetime) -> Iterator[Finding]:
             verdict, said = "wrong", f"is down and waits to be started again{last}; {_since(state.since)}"
         elif state.silent_since is not None:
             verdict, said = "wrong", f"hangs: pid {state.pid} does not answer, {_since(state.silent_since)}"
-            do = f"Its supervisor ends it and starts it again; {logs / f'{name}.log'} may say what held it up."
+            ended = (
+                "Its supervisor ends it and starts it again" if name in SERVICES else f"`kill -9 {state.pid}` ends it if it stays"
+            )
+            do = f"{ended}; {logs / f'{name}.log'} may say what holds it up."
         else:
             verdict, said = "note" if lately else "well", f"pid {state.pid}, started again {state.restarts} times{last}"
         yield Finding(f"process {name}", cast("Verdict", verdict), said, do)

@@ -52,22 +52,26 @@ class Readiness:
         self._supervisor = supervisor
         self._silent_since: dict[str, str] = {}
 
-    def document(self, services: dict[str, dict[str, Any] | None]) -> dict[str, Any]:
+    def document(self, services: dict[str, dict[str, Any] | None], *, broker_answers: bool = True) -> dict[str, Any]:
         """Return the answer of `/readyz`, of what each service said of itself; None: it did not answer in time.
 
         It is `ready` when every part of the gateway is well and nobody is `unserved`. Who answers and is not well is `degraded`:
         it is served in part, or will be.
         """
         processes, failing = told(self._supervisor)
+        # Who asks this hears the gateway. Of the database only its supervisor knows.
+        answers = {name: said is not None for name, said in services.items()} | {"nats": broker_answers}
         unserved = {
-            name: why for name in UNDONE if (why := self._unserved(name, processes.get(name), services, failing=name in failing))
+            name: why
+            for name in UNDONE
+            if (why := self._unserved(name, processes.get(name), answers=answers.get(name, True), failing=name in failing))
         }
         degraded = [name for name, said in services.items() if said is not None and not said["ready"] and name not in unserved]
         ready = self._health.ready and not unserved
         return self._health.document() | {
             "ready": ready,
             "status": "ready" if ready and not degraded else "degraded" if ready else "unready",
-            "accepting": self.accepting(),
+            "accepting": self._accepting(broker_answers=broker_answers),
             "unserved": unserved,
             "degraded": degraded,
             "failing": {name: processes[name] for name in failing if name in processes},
@@ -75,20 +79,19 @@ class Readiness:
             "sandbox": (services["executor"] or {}).get("sandbox", {"tier": None}),
         }
 
-    def accepting(self) -> Accepting:
+    def _accepting(self, *, broker_answers: bool) -> Accepting:
         """Return whether webhooks are taken: they need the gateway and the broker, and nobody else."""
         if not self._health.started:
             return Accepting(webhooks=False, reason="the gateway is starting or stopping")
-        broker = self._health.problem("broker")
+        broker = self._health.problem("broker") or (None if broker_answers else "does not answer")
         return Accepting(webhooks=broker is None, reason=None if broker is None else f"broker: {broker}")
 
-    def _unserved(
-        self, name: str, process: Process | None, services: dict[str, dict[str, Any] | None], *, failing: bool
-    ) -> Unserved | None:
-        answers = name not in services or services[name] is not None
-        silent_since = None if answers else self._silent_since.setdefault(name, rfc3339(utc_now()))
+    def _unserved(self, name: str, process: Process | None, *, answers: bool, failing: bool) -> Unserved | None:
+        if name in {"nats", "postgres"} and process is not None and process.silent_since is not None:
+            answers = False
         if answers:
             self._silent_since.pop(name, None)
+        silent_since = None if answers else self._silent_since.setdefault(name, rfc3339(utc_now()))
         last_exit = None if process is None else process.last_exit
         how: How
         if process is not None and failing:
@@ -99,7 +102,7 @@ class Readiness:
         elif silent_since is None:
             return None
         elif process is not None and process.silent_since is not None:
-            how, since, detail = "hung", process.silent_since, "runs and answers nobody; its supervisor is about to end it"
+            how, since, detail = "hung", process.silent_since, "runs and answers nobody"
         else:
             how, since, detail = "silent", silent_since, "does not answer the gateway"
         return Unserved(how=how, since=since, detail=f"{name} {detail}", effect=UNDONE[name], last_exit=last_exit)

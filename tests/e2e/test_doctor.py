@@ -143,29 +143,51 @@ async def test_a_service_that_hangs_is_unserved_at_the_gateway_wrong_here_and_en
     assert found["readiness"]["verdict"] == "well"
 
 
+async def stands_still(up: Up, store: str) -> dict[str, Any]:
+    """Wait until the gateway knows that a store stands still; return what it says of it."""
+    async with asyncio.timeout(BOUND):
+        while True:
+            async with aiohttp.ClientSession() as session, session.get(up.ready["url"] + "/readyz") as response:
+                document: dict[str, Any] = await response.json()
+                if document["unserved"].get(store, {}).get("how") == "hung":
+                    assert response.status == 503
+                    return document
+            await asyncio.sleep(0.2)
+
+
 async def test_a_database_that_does_not_answer_hides_nothing_of_the_broker(up: Up) -> None:
     pid = up.read()["postgres_pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
+        ready = await stands_still(up, "postgres")
         found = await findings(up.data, code=1)
     finally:
         os.kill(pid, signal.SIGCONT)
+    assert ready["accepting"] == {"webhooks": True, "reason": None}
     assert "cannot be reached" in found["database"]["said"]
+    assert "hangs" in found["process postgres"]["said"]
+    assert "postgres runs and answers nobody since" in found["readiness"]["said"]
     assert "dead letters" in found
     assert found["broker"]["verdict"] == "well"
     await up.until_ready_again()
+    # It was not ended for it, as a service would have been.
+    assert up.read()["postgres_pid"] == pid
 
 
 async def test_a_broker_that_does_not_answer_is_named(up: Up) -> None:
     pid = up.read()["nats_pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
+        ready = await stands_still(up, "nats")
         found = await findings(up.data, code=1)
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert found["broker"]["verdict"] == "wrong"
+    assert not ready["accepting"]["webhooks"]
+    assert "broker: " in ready["accepting"]["reason"]
+    assert {"broker", "process nats", "readiness"} <= wrong(found)
     assert found["database"]["verdict"] == "well"
     await up.until_ready_again()
+    assert up.read()["nats_pid"] == pid
 
 
 async def test_a_stack_that_runs_and_is_not_ready_is_wrong(up: Up) -> None:

@@ -100,6 +100,19 @@ def test_webhooks_are_refused_only_for_the_gateways_and_the_brokers_sake(health:
     assert not told(health, file, WELL)["accepting"].webhooks
 
 
+@pytest.mark.parametrize("store", ["nats", "postgres"])
+def test_a_store_that_stands_still_serves_nobody_since_its_supervisor_knows(health: Health, file: Path, store: str) -> None:
+    document = told(health, file, WELL, **{store: process(silent_since=LATE)})
+    assert (document["ready"], list(document["unserved"])) == (False, [store])
+    assert (document["unserved"][store].how, document["unserved"][store].since) == ("hung", LATE)
+
+
+def test_a_broker_that_does_not_answer_now_takes_no_webhook(health: Health) -> None:
+    document = Readiness(health, None).document(WELL, broker_answers=False)
+    assert (document["ready"], document["unserved"]["nats"].how) == (False, "silent")
+    assert (document["accepting"].webhooks, document["accepting"].reason) == (False, "broker: does not answer")
+
+
 @pytest.mark.parametrize("content", ["", "{", '{"processes": {"events": {"pid": "x"}}, "failing": []}'])
 def test_a_supervisor_of_another_version_is_passed_over(health: Health, file: Path, content: str) -> None:
     file.write_text(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import nats.errors
 from aiohttp import web
 
 from services.gateway.parts import GATEWAY, Gateway
@@ -28,9 +29,18 @@ async def ready(request: web.Request) -> web.Response:
     part is `degraded` and does not. Webhooks are taken all the same while `accepting.webhooks` is true.
     """
     gateway = request.app[GATEWAY]
-    services = dict(zip(HEALTH, await asyncio.gather(*(_document(gateway, name) for name in HEALTH)), strict=True))
-    body = gateway.readiness.document(services)
+    broker, *documents = await asyncio.gather(_broker_answers(gateway), *(_document(gateway, name) for name in HEALTH))
+    body = gateway.readiness.document(dict(zip(HEALTH, documents, strict=True)), broker_answers=broker)
     return json_response(body, status=200 if body["ready"] else 503)
+
+
+async def _broker_answers(gateway: Gateway) -> bool:
+    """Ask the broker itself: its client needs some seconds to notice one that stands still."""
+    try:
+        await gateway.bus.client.flush(ASKED)
+    except (nats.errors.Error, OSError):
+        return False
+    return True
 
 
 async def _document(gateway: Gateway, service: str) -> dict[str, Any] | None:
