@@ -65,8 +65,10 @@ async def _answers(liveness: Liveness) -> bool:
         async with asyncio.timeout(liveness.within):
             if liveness.socket is not None:
                 reader, writer = await asyncio.open_unix_connection(str(liveness.socket))
+            elif (port := liveness.port()) > 0:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
             else:
-                reader, writer = await asyncio.open_connection("127.0.0.1", liveness.port())
+                return False  # it has not chosen one yet
             try:
                 writer.write(liveness.question)
                 return re.match(liveness.answer, await reader.read(256)) is not None

@@ -199,3 +199,22 @@ def test_a_server_without_what_is_needed_is_refused_in_one_sentence(tmp_path: Pa
     program.chmod(0o755)
     with pytest.raises(StartError, match=r"needs 2\.12 or later"):
         check_version(program)
+
+
+async def test_a_server_that_stands_still_is_told_from_its_first_start_on_and_not_ended(folder: Path) -> None:
+    async with running(folder) as server:
+        pid = server.supervised.state.pid
+        assert pid is not None
+        async with asyncio.timeout(BOUND):
+            while not server.supervised._answers:
+                await asyncio.sleep(0.05)
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                while server.supervised.state.silent_since is None:
+                    await asyncio.sleep(0.05)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            while server.supervised.state.silent_since is not None:
+                await asyncio.sleep(0.05)
+        assert (server.supervised.state.pid, server.supervised.state.restarts) == (pid, 0)
+        assert await stored(server) == 1
