@@ -463,7 +463,7 @@ async def test_the_process_can_reach_nothing() -> None:
     assert ("user" in told["walls"]) == (os.geteuid() == 0)
 
 
-async def test_the_process_has_no_environment_and_few_descriptors(
+async def test_the_process_has_every_wall_no_environment_and_few_descriptors(
     expressions: Expressions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pid = expressions._quick.pid
@@ -473,6 +473,10 @@ async def test_the_process_has_no_environment_and_few_descriptors(
     status = Path(f"/proc/{pid}/status").read_text()
     assert "Seccomp:\t2" in status
     assert "CapEff:\t0000000000000000" in status
+    limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    bounded = {line[:26].strip(): line[26:47].strip() for line in limits}
+    assert [bounded[f"Max {what}"] for what in ("open files", "processes", "file size", "core file size")] == ["0"] * 4
+    assert int(bounded["Max address space"]) < 256 << 20
 
 
 async def test_the_slow_process_ends_when_nothing_comes() -> None:
