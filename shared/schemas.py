@@ -233,8 +233,10 @@ class _Count:
             node.looks += part.looks
             node.below.update(part.below)
             self._edges += len(part.below)
-            if node.looks > MOST_LOOKS or self._edges > MOST_EDGES:
+            if node.looks > MOST_LOOKS:
                 raise _refused(where, f"leads to more than {MOST_LOOKS} looks at one place of a value: it has too many branches")
+            if self._edges > MOST_EDGES:
+                raise _refused(where, f"leads to more than {MOST_EDGES} places below, counted wherever it is referred to")
         if "unevaluatedProperties" in schema or "unevaluatedItems" in schema:
             node.looks *= 2  # whatever else is said of the place is looked at again
 

@@ -122,7 +122,10 @@ class Bundles:
         known = self._known.get(version)
         if known is not None:
             return known.manifest
-        return msgspec.json.decode(await self._blobs.read(version), type=Manifest)
+        try:
+            return msgspec.json.decode(await self._blobs.read(version), type=Manifest)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise NotFound(f"the manifest of version {version[:12]}… cannot be read: {error}") from error
 
     async def get(self, version: str) -> Bundle:
         """Return a version, fetching what is not on disk yet. Raises `NotFound`, `Unavailable`."""

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from services.executor import domain
-from services.executor.bundles import Bundles
+from services.executor.bundles import Bundles, Manifest
 from services.executor.entries import file_view, workflow_entry
 from services.executor.keys import problem_of
 from services.executor.sandbox.errors import SandboxUnavailable
@@ -32,6 +32,8 @@ from shared.registry import RegistryWriter
 
 # A workflow that names no time-out: long enough for an integration, short enough that a hung one is noticed.
 DEFAULT_TIMEOUT = 300.0
+# How often broken files are set back: some work only with the new content of one that does not.
+ROUNDS = 3
 _log = structlog.get_logger()
 
 
@@ -96,7 +98,7 @@ async def remove_file(command: RemoveFile, deps: Deps) -> FileView:
 async def register(command: Command, deps: Deps, path: str) -> Registered:
     """Bring the registry to the workspace's newest code that works; `path` is the file that has changed."""
     served = await deps.store.workflows([command.org])
-    active = await deps.bundles.manifest(served[0].version) if served else None
+    active = await _active(served, deps)
     code = {name: sha256 for name, sha256 in (await deps.store.tree(command.org)).items() if domain.is_code(name)}
     latest, blocked = domain.without_clashes(code)
     misplaced = [FileProblem(name, 1, domain.clash(name, parent)) for name, parent in sorted(blocked.items())]
@@ -110,17 +112,33 @@ async def register(command: Command, deps: Deps, path: str) -> Registered:
         return Registered(active.workflows, misplaced + slow)
     found = await describe(deps, tree, known, command.org)
     problems = misplaced + slow + [FileProblem(problem.path, problem.line, problem.message) for problem in found.problems]
-    if found.problems:
+    for _ in range(ROUNDS):
+        if not found.problems:
+            break
         tried, tree = tree, domain.fallback_tree(tree, before, {one.path for one in found.problems})
         if tree == tried or (active is not None and tree == active.files):
             # Nothing is left out that could be, or what is left serves already.
             return Registered(active.workflows if active else [], problems)
         found = await describe(deps, tree, known, command.org)
-        if found.problems:
-            # Even with the broken files set back the code does not load as a whole: what serves goes on serving.
-            return Registered(active.workflows if active else [], problems)
+        # Those that work only with what was set back.
+        told = {problem.path for problem in problems}
+        problems += [FileProblem(one.path, one.line, one.message) for one in found.problems if one.path not in told]
+    if found.problems:
+        # Even with the broken files set back the code does not load as a whole: what serves goes on serving.
+        return Registered(active.workflows if active else [], problems)
     await _serve(command, deps, tree, found.workflows, served)
     return Registered(found.workflows, problems)
+
+
+async def _active(served: list[WorkflowEntry], deps: Deps) -> Manifest | None:
+    """Return the code that serves now; None where there is none, or none that can be read: then the newest takes its place."""
+    if not served:
+        return None
+    try:
+        return await deps.bundles.manifest(served[0].version)
+    except NotFound as error:
+        _log.error("workspace.served_code_is_missing", version=served[0].version, reason=error.detail)
+        return None
 
 
 async def describe(deps: Deps, tree: dict[str, str], known: list[ServedWorkflow], org: str) -> Description:

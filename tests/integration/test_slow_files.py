@@ -8,6 +8,7 @@ import pytest
 
 from services.executor import slow
 from services.executor.sandbox.children import Children
+from tests.support.inside import bus_of
 from tests.support.river import river
 from tests.support.servers import Place
 
@@ -45,6 +46,29 @@ async def test_a_file_that_hangs_is_imported_once_and_the_others_are_served(
         assert told.count(True) == 2
         mended = await outside.put_file("a.py", fine("a"))
         assert (mended.problems, mended.workflows) == ([], ["a"])
+
+
+async def test_a_file_that_works_only_with_a_broken_one_is_told_too_and_the_rest_is_served(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("lib.py", b"from millrace import workflow\nold = 1\n@workflow\ndef first(): pass\n")
+        await outside.put_file("lib.py", b"from millrace import workflow\nnew = 1\n@workflow\ndef first(a: complex): pass\n")
+        view = await outside.put_file("user.py", b"from lib import new\n" + fine("user"))
+        assert [(one.path, one.line) for one in view.problems] == [("lib.py", 3), ("user.py", 1)]
+        other = await outside.put_file("other.py", fine("other"))
+        assert other.workflows == ["other"]
+        assert {one.path for one in other.problems} == {"lib.py", "user.py"}
+
+
+async def test_an_organization_whose_served_code_cannot_be_read_can_deploy(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("a.py", fine("a"))
+        version = await outside.version("a")
+    async with bus_of(place, "admin") as admin:
+        store = await admin.client.jetstream().object_store("workspace")
+        await store.put(version, b"no manifest")
+    async with river(place, data) as outside:
+        view = await outside.put_file("b.py", fine("b"))
+        assert (view.workflows, view.problems) == (["b"], [])
 
 
 def test_what_was_slow_is_forgotten_after_a_while() -> None:
