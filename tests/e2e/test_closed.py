@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -85,6 +86,8 @@ async def installed(up: Up) -> AsyncIterator[Up]:
         yield up
     finally:
         await up.clear()
+        # It may lie outside the folder of the test.
+        shutil.rmtree(sandbox_folder(up.data), ignore_errors=True)
 
 
 @pytest.fixture
