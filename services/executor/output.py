@@ -47,11 +47,12 @@ class Output:
         await self._take(Lines(time=rfc3339(utc_now()), level=level, message=event[:LINE_CHARS], fields=fields))
 
     async def text(self, stream: str, text: str) -> None:
-        """Take printed text; each of its lines is one."""
+        """Take printed text; each of its lines is one, or several where it is too long for that."""
         level = "warning" if stream == "stderr" else "info"
         now = rfc3339(utc_now())
         for line in text.splitlines():
-            await self._take(Lines(time=now, level=level, message=line[:LINE_CHARS], stream=stream))
+            for at in range(0, len(line) or 1, LINE_CHARS):
+                await self._take(Lines(time=now, level=level, message=line[at : at + LINE_CHARS], stream=stream))
 
     async def flush(self) -> None:
         """Store everything taken so far. Raises what `publish` raises."""

@@ -203,6 +203,21 @@ async def talkative(fail: bool = False) -> list:
 
 
 @workflow
+def hostile_lines() -> int:
+    sys.stdout.buffer.write(b"not \\xff utf-8\\n")
+    print("nul \\0")
+    print("half \\ud800")
+    print("x" * 300_000)
+    os.write(1, b"no end of line")
+    endless = []
+    endless.append(endless)
+    for odd in (object, float("nan"), "\\0", endless, 10**400, b"\\xff", {"a\\0": {1}}):
+        log.info("odd", field=odd)
+    log.info("\\ud800" * 5000, **{f"f{n}": ["y" * 20_000] * 50 for n in range(100)})
+    return 1
+
+
+@workflow
 async def talk_beside() -> None:
     async def one(name: str) -> None:
         log.info("begun", name=name)
@@ -421,3 +436,18 @@ async def test_of_two_waits_the_one_that_was_over_first_stays_the_first(place: P
         await eventually(sleeps)
         await signal(outside, run, "a", "first task")
         assert (await outside.run(run, "succeeded")).result == [0, "second task", "first task"]
+
+
+async def test_lines_are_kept_whatever_they_hold(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("hostile_lines")
+        assert (await outside.run(run, "succeeded")).result == 1
+        said = await lines(outside, run)
+        assert "not \ufffd utf-8" in said
+        assert "nul \ufffd" in said
+        assert "half \\ud800" in said
+        assert "no end of line" in said
+        assert sum(line.count("x") for line in said if set(line) == {"x"}) == 300_000
+        assert sum(line.startswith("odd") for line in said) == 7
+        assert any(line.startswith("\ufffd" * 1000) for line in said)
