@@ -281,7 +281,7 @@ def _started(state: RunState, claim: str, message: RunStarted, at: str) -> RunSt
         lost=state.lost + 1 if state.held else state.lost,
         attempt=message.attempt,
         attempts=attempts,
-        turn=_turn(message.turn) or state.turn,
+        turn=bounded_turn(message.turn) or state.turn,
         claim=claim,
         tier=message.tier,
         isolation=message.isolation,
@@ -311,7 +311,7 @@ def _waiting(state: RunState, message: RunWaiting, at: str) -> RunState:
         blocked_on=message.blocked_on,
         until=_time(message.until, otherwise=at),
         waits=[msgspec.structs.replace(wait, until=_time(wait.until, otherwise=at)) for wait in message.waits] or state.waits,
-        turn=_turn(message.turn) or state.turn,
+        turn=bounded_turn(message.turn) or state.turn,
     )
 
 
@@ -361,7 +361,8 @@ def _bounded(seconds: float) -> float:
     return max(0.0, min(seconds, YEAR))
 
 
-def _turn(turn: Turn | None) -> Turn | None:
+def bounded_turn(turn: Turn | None) -> Turn | None:
+    """Return a turn with a key that can be stored and a limit that can be reckoned with."""
     return None if turn is None else Turn(storable(turn.key), max(1, min(turn.limit, MOST_AT_A_TIME)), turn.policy)
 
 

@@ -114,7 +114,8 @@ async def _declared(offer: Offer, deps: Deps) -> Offer:
         offer = msgspec.structs.replace(offer, isolation=found.policy.isolation)
         if state.turn is not None or (state.concurrency_key is None and found.concurrency is None):
             return offer
-        turn = await turn_of(found, state, await given_to(state, deps.bodies), deps.expressions)
+        # An older version may have stored a policy that is none.
+        turn = life.bounded_turn(await turn_of(found, state, await given_to(state, deps.bodies), deps.expressions))
     except NotFound:
         return offer  # there is nothing to run, which the attempt will tell
     return msgspec.structs.replace(offer, state=msgspec.structs.replace(state, turn=turn))
