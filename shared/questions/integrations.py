@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from shared.questions.declaration import Command, Done, Page, Question, command, question
 from shared.questions.events import MappingView
 from shared.values import Name, Words
+
+EntityId = Annotated[str, msgspec.Meta(max_length=500)]
+"""What an external system calls an organization."""
 
 
 class IntegrationView(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +101,7 @@ class PutMapping(Command, frozen=True, kw_only=True):
 
     integration: Name
     config: dict[str, Any]
-    entity_id: Words | None = None
+    entity_id: EntityId | None = None
     connection: Name | None = None
     expected: int | None = None
 

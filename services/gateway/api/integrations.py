@@ -16,6 +16,7 @@ from shared.errors import NotFound
 from shared.http import json_response
 from shared.questions.events import GetMapping, MappingView
 from shared.questions.integrations import (
+    EntityId,
     IntegrationList,
     IntegrationView,
     ListIntegrations,
@@ -40,7 +41,7 @@ class MappingBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What an integration is for one organization; `connection` names one of its connections."""
 
     config: dict[str, Any] = {}
-    entity_id: Words | None = None
+    entity_id: EntityId | None = None
     connection: Name | None = None
 
 
