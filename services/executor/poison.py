@@ -43,7 +43,8 @@ class Poison:
                 self._tries.popitem(last=False)
             return False
         await self._end(run, error)
-        del self._tries[run]
+        # Another one may have ended it meanwhile: waits and offers fail with the same run.
+        self._tries.pop(run, None)
         return True
 
     async def _end(self, run: str, error: Exception) -> None:

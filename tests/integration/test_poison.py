@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 
 from services.executor.bundles import Manifest
+from services.executor.poison import Poison
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import new_id, rfc3339, seal, utc_now
@@ -225,6 +227,13 @@ async def test_a_run_that_makes_its_worker_raise_ends_after_three_tries(
         assert "ZeroDivisionError: a bug" in ended.error.message
         assert tries == [run] * 3
         assert (await outside.run(neighbour, "succeeded")).result == "fine"
+
+
+async def test_failures_with_one_run_in_several_places_at_once_end_it_once(place: Place) -> None:
+    async with bus_of(place, "executor") as bus:
+        poison = Poison(bus)
+        outcomes = await asyncio.gather(*(poison.note("nobodys", ValueError(str(number))) for number in range(6)))
+        assert outcomes == [False, False, True, True, True, True]
 
 
 async def test_the_parent_of_a_poisoned_run_is_told_of_its_end(place: Place, data: Path) -> None:
