@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -12,6 +13,7 @@ STORED, REFUSED = "stored", "refused"
 FAILED, UNANSWERED, WRONG = "failed", "unanswered", "wrong"
 # By what the organization is meant.
 ANOTHER = ("header:X-Millrace-Org", "query:org")
+_RESOURCE = re.compile(r"(\w+)s/\{")
 
 
 class Wrong(Exception):
@@ -62,6 +64,8 @@ def names(case: Case, detail: str, problems: list[str]) -> bool:
         return True  # by then nothing is known of a document's parts
     if case.text is not None:
         wanted = [case.text.rpartition(":")[2]]
+        if case.text.startswith("path:"):
+            wanted += _RESOURCE.findall(case.target)  # `name` after `integrations` is an `integration` to who is asked
     elif case.spot is not None:
         wanted = [str(part) for part in case.spot.path if isinstance(part, str)]
     else:

@@ -118,8 +118,8 @@ class Declarations:
             raise Wrong(f"{answer.status} {answer.body[:300]!r}", FAILED)
         view = msgspec.json.decode(answer.body)
         for problem in view["problems"]:
-            # Nothing of a description that was forged is believed, and so no file is to blame.
-            if problem["path"] not in {PATH, "." if case.target == "described" else PATH} or problem["line"] < 1:
+            # What is forged is either not believed, and then no file is to blame, or names what its author likes.
+            if case.target != "described" and (problem["path"] != PATH or problem["line"] < 1):
                 raise Wrong(f"the problem names {problem['path'][:80]!r}, line {problem['line']}: {problem['message'][:200]}")
         if view["problems"]:
             return Outcome(REFUSED, view["problems"][0]["message"][:200])

@@ -132,6 +132,8 @@ class Http:
         }
         if route.path.startswith("/api/v1/workflows"):
             known["name"] = "take"
+        if route.path.endswith("/events"):
+            known["name"] = "topic"  # whose subscription has whatever filter and input was put last
         where, _, name = (case.text or "").partition(":")
         text = str(case.value.value) if case.value is not None and case.text is not None else ""
         path = _PART.sub(lambda part: quoted(text) if where == "path" and part[1] == name else known[part[1]], route.path)

@@ -108,6 +108,8 @@ class Questions:
         known = COMMON | {"id": found, "org": ORG, "actor": "fuzz", "sha256": NOTHING}
         known |= {"run": self._place.known["run"], "delivery": self._place.known["delivery"], "since": "2026-11-01T00:00:00Z"}
         known |= {"sealed": self._sealed(subject, "nothing"), **({"correlation_id": found} if subject == "ask.logs.chain" else {})}
+        if asked.verb == "put_source":
+            known["integration"] = None  # others remove it meanwhile
         made: dict[str, Any] = example(cls, known)
         return made
 
