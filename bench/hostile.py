@@ -165,7 +165,7 @@ async def _during(good: Good, per_second: float, what: Any) -> dict[str, Any]:
 
 async def _worst(session: aiohttp.ClientSession, stack: Whole, acts: dict[str, Any], only: str, *, together: bool) -> None:
     async def done(name: str) -> None:
-        hostile = Hostile(session, stack.ready["url"], stack.ready["admin_key"])
+        hostile = Hostile(session, stack.ready["url"], stack.ready["admin_key"], name)
         began = time.monotonic()
         trouble = ""
         try:

@@ -64,6 +64,7 @@ T = TypeVar("T")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # Where none of these is, JSON needs no second look: escapes that may be unstorable, and numbers that may have over 64 bits.
 _DOUBTFUL = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}|[0-9][eE]\+?[0-9]{3}")
+_PLACE = re.compile(r"\[([0-9]+)\]")
 _MISSING = re.compile("Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 _HUGE_EXPONENT = re.compile("[eE][+-]?[0-9]{3}")
 _FRACTION = re.compile("[.eE]")
@@ -195,7 +196,7 @@ def fitted(value: Any, type_: type[T]) -> T:
 def misfit(error: msgspec.ValidationError) -> Invalid:
     """Return the error of a value that does not fit its type: msgspec's "… - at `$.a.b`" split into what and where."""
     message, found, place = str(error).partition(" - at `$")
-    path = place.rstrip("`").lstrip(".") if found else ""
+    path = _PLACE.sub(r".\1", place.rstrip("`")).lstrip(".") if found else ""
     if (missing := _MISSING.fullmatch(message)) is not None:
         # msgspec names the object that lacks a field, or has one too many; its user looks for the field.
         path, message = f"{path}.{missing[2]}".lstrip("."), "is missing" if missing[1] == "missing required" else "is unknown"
@@ -261,7 +262,7 @@ def _faults(value: Any, path: str, depth: int) -> Iterator[Problem]:
                 yield from _faults(one, f"{path}.{name}" if path else name, depth + 1)
         case list():
             for number, one in enumerate(value):
-                yield from _faults(one, f"{path}[{number}]", depth + 1)
+                yield from _faults(one, f"{path}.{number}".lstrip("."), depth + 1)
 
 
 def _too_deep(path: str = "") -> Malformed:

@@ -31,10 +31,11 @@ CEL = NESTED + "".join(f".map({name}, {NESTED}" for name in "abc") + ")))" + ".s
 
 
 class Hostile:
-    """One organization's access to a stack, and the sources that it has made."""
+    """One organization's access to a stack for one act, whose sources have names of their own."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, key: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str, act: str) -> None:
         self._session = session
+        self._act = act
         self.url = url
         self._headers = {"Authorization": f"Bearer {key}", "X-Millrace-Org": ORG}
         self.statuses: Counter[int] = Counter()
@@ -51,8 +52,12 @@ class Hostile:
 
     async def source(self, adapter: str, **settings: Any) -> str:
         """Make a source; return the path of its address."""
-        view = await self.call("PUT", f"/api/v1/sources/{adapter}", {"adapter": adapter, "settings": settings})
+        view = await self.call("PUT", f"/api/v1/sources/{self.named(adapter)}", {"adapter": adapter, "settings": settings})
         return f"/hooks/{view['id']}"
+
+    def named(self, adapter: str) -> str:
+        """Return what the act calls its source of an adapter."""
+        return f"{self._act}-{adapter}"
 
     async def hook(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         """Send a webhook."""
@@ -101,7 +106,7 @@ async def nul_in_webhooks(org: Hostile) -> None:
         "@workflow\ndef take(order: Order) -> None: ...\n",
     )
     for source in ("standard-webhooks", "github", "hmac"):
-        given = {"source": source, "event": "*", "workflow": "take", "input": {"order": "event.data"}}
+        given = {"source": org.named(source), "event": "*", "workflow": "take", "input": {"order": "event.data"}}
         await org.call("PUT", f"/api/v1/subscriptions/{source}", given)
     for number in range(5):
         body = b'{"type":"a\\u0000b","n":%d}' % number
@@ -156,7 +161,9 @@ async def costly_expressions(org: Hostile) -> None:
         "text": "'" + "a" * 4000 + "' == ''",
     }
     for name, text in filters.items():
-        await org.call("PUT", f"/api/v1/subscriptions/{name}", {"source": "hmac", "event": "*", "workflow": "fine", "filter": text})
+        await org.call(
+            "PUT", f"/api/v1/subscriptions/{name}", {"source": org.named("hmac"), "event": "*", "workflow": "fine", "filter": text}
+        )
     for number, text in enumerate(("'+'.join(['1'] * 100000)", "'+'.join(['1'] * 20000)", repr(CEL), "'input.a + ' * 500 + '1'")):
         code = f"from millrace import workflow\n@workflow(concurrency={text})\ndef keyed{number}(a: int = 0) -> int: return 1\n"
         await org.deploy(f"keyed{number}.py", code)

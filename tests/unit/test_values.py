@@ -69,12 +69,12 @@ def test_no_bytes_make_a_decoder_raise_anything_else(raw: bytes) -> None:
 @pytest.mark.parametrize(
     ("raw", "path"),
     [
-        (b'{"a":{"b":["\\u0000"]}}', "a.b[0]"),
-        (b'{"a":{"b":["\\ud800x"]}}', "a.b[0]"),
-        (b'{"a":[1,18446744073709551616]}', "a[1]"),
-        (b'{"a":[1,-9223372036854775809]}', "a[1]"),
+        (b'{"a":{"b":["\\u0000"]}}', "a.b.0"),
+        (b'{"a":{"b":["\\ud800x"]}}', "a.b.0"),
+        (b'{"a":[1,18446744073709551616]}', "a.1"),
+        (b'{"a":[1,-9223372036854775809]}', "a.1"),
         (b'{"a":%s}' % (b"1" * 5000), "a"),
-        (b'{"a":[1e309, 1234567890123456789]}', "a[0]"),
+        (b'{"a":[1e309, 1234567890123456789]}', "a.0"),
         (b'{"settings":{"n":-1E+400}}', "settings.n"),
         (b'{"a":{"\\u0000":1}}', "a"),
     ],
@@ -161,6 +161,17 @@ def test_bounds_are_those_of_the_types(raw: bytes, path: str) -> None:
     with pytest.raises(Invalid) as refused:
         values.decode(raw, Body)
     assert [problem.path for problem in refused.value.errors] == [path]
+
+
+class Several(msgspec.Struct):
+    names: list[values.Name]
+
+
+def test_paths_are_dotted_whoever_found_the_fault() -> None:
+    for raw in (b'{"names":["a",""]}', b'{"names":["a","\\u0000"]}'):
+        with pytest.raises(Invalid) as refused:
+            values.decode(raw, Several)
+        assert [problem.path for problem in refused.value.errors] == ["names.1"]
 
 
 def test_a_missing_field_is_named() -> None:
