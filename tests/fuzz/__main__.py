@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -58,6 +59,8 @@ def main(
     with open_folder() as folder:
         try:
             outcome = asyncio.run(fuzzed(plan, folder, tell))
+        except asyncio.CancelledError:
+            sys.exit(128 + signal.SIGTERM)
         finally:
             if logs is not None:
                 shutil.copytree(folder / "data" / "logs", logs, dirs_exist_ok=True)

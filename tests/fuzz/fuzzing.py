@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 from nats.aio.client import Client as Nats
 
+from deploy.chaos.place import end_in_order
 from tests.fuzz.canary import Canary
 from tests.fuzz.doors import Door
 from tests.fuzz.doors.declarations import Declarations
@@ -70,6 +71,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 async def fuzzed(plan: Plan, folder: Path, tell: Callable[[Count], None]) -> Report:
     """Carry a plan out on a stack in the folder; `tell` is called after each batch with what is counted of its door so far."""
+    end_in_order()
     up = Up(folder / "data")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
