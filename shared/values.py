@@ -28,6 +28,8 @@ TOO_DEEP = f"is nested deeper than {DEPTH} levels"
 YEAR = 366 * 86_400.0
 FIRST = datetime(1, 1, 2, tzinfo=UTC)
 LAST = datetime(9999, 12, 30, tzinfo=UTC)
+# Values in one document: as many as a run may give back. A list of a million empty lists is 3 MB, and 200 MB once it is read.
+MOST_VALUES = 250_000
 LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**64 - 1
 REPLACEMENT = "\ufffd"
 # Of a path in a complaint, which repeats the names of an input.
@@ -69,6 +71,7 @@ _MISSING = re.compile("Object (missing required|contains unknown) field `(.*)`",
 _HUGE_EXPONENT = re.compile("[eE][+-]?[0-9]{3}")
 _FRACTION = re.compile("[.eE]")
 _CHARSET = re.compile(r';\s*charset\s*=\s*(?:"([^"]*)"|([^;"\s]*))', re.IGNORECASE)
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
@@ -110,6 +113,7 @@ def decode(raw: bytes) -> Any: ...
 def decode(raw: bytes, type_: type[T]) -> T: ...
 def decode(raw: bytes, type_: Any = Any) -> Any:
     """Return JSON as `type_`. Raises `Malformed` for what is no JSON or too deep, `Invalid` with the path of what may not enter."""
+    _check_count(raw)
     try:
         if _DOUBTFUL.search(raw) or _may_be_deep(raw):
             check(_loaded(raw))
@@ -128,6 +132,7 @@ def decode_sent(raw: bytes) -> Any:
     Raises `Malformed` for what is no JSON or too deep, `Invalid` with the path of a number that may not enter.
     """
     raw = raw.removeprefix(b"\xef\xbb\xbf")
+    _check_count(raw)
     try:
         if not _DOUBTFUL.search(raw) and not _may_be_deep(raw):
             return msgspec.json.decode(raw)
@@ -263,6 +268,18 @@ def _faults(value: Any, path: str, depth: int) -> Iterator[Problem]:
         case list():
             for number, one in enumerate(value):
                 yield from _faults(one, f"{path}.{number}".lstrip("."), depth + 1)
+
+
+def _check_count(raw: bytes) -> None:
+    """Raise `Invalid` for JSON of more than `MOST_VALUES` values, before any of them is made."""
+    if _values_in(raw) > MOST_VALUES and _values_in(_STRING.sub(b"", raw)) > MOST_VALUES:
+        detail = f"holds more than {MOST_VALUES:,} values"
+        raise Invalid(f"the document {detail}", errors=(Problem("", detail),))
+
+
+def _values_in(raw: bytes) -> int:
+    """Return how many values JSON holds at most: each but the first of a list or an object comes after a comma."""
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{") + 1
 
 
 def _too_deep(path: str = "") -> Malformed:

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from services.events import domain
-from services.events.adapters import PARSERS, Webhook
+from services.events.adapters import PARSERS, Parse, ParsedEvent, Webhook
 from services.events.adapters.webhook import checked_event
 from shared.blobs import Blobs
 from shared.consumer import Handlers
@@ -34,6 +34,9 @@ from shared.streams import INLINE_BYTES
 
 # Characters: a person reads the beginning, and a row holds the reason of every subscription.
 LONGEST_REASON = 1000
+# Bytes of a body that takes longer to be read than others should wait.
+LARGE = 64 * 1024
+
 _log = structlog.get_logger()
 
 
@@ -41,6 +44,7 @@ class Deps(Protocol):
     """What the handlers need."""
 
     bodies: Blobs
+    large_bodies: asyncio.Semaphore
     expressions: Expressions
 
     async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
@@ -86,7 +90,7 @@ async def accepted_of(webhook: WebhookReceived, deps: Deps, *, retry: str | None
         body=body,
         settings=source.settings if source else {},
     )
-    for number, event in enumerate(map(checked_event, parser(request))):
+    for number, event in enumerate(await _read(parser, request, deps)):
         data, reference = await by_reference(event.data, deps)
         yield EventAccepted(
             source=webhook.source,
@@ -223,6 +227,18 @@ def _unroutable(event: EventAccepted, subscription: SubscriptionEntry, error: No
 def _of(event: EventAccepted) -> dict[str, Any]:
     """Return what every message about an event says of it."""
     return {"source": event.source, "event": event.event, "delivery": event.delivery, "number": event.number}
+
+
+async def _read(parser: Parse, request: Webhook, deps: Deps) -> list[ParsedEvent]:
+    """Return the events of a request. A large body is read beside the loop, one at a time: others' webhooks go on meanwhile."""
+
+    def read() -> list[ParsedEvent]:
+        return [checked_event(event) for event in parser(request)]
+
+    if len(request.body) <= LARGE:
+        return read()
+    async with deps.large_bodies:
+        return await asyncio.to_thread(read)
 
 
 async def by_reference(value: Any, deps: Deps) -> tuple[Any, str | None]:

@@ -13,6 +13,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import io
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -61,7 +62,7 @@ class Hostile:
 
     async def hook(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         """Send a webhook."""
-        async with self._session.post(self.url + path, data=body, headers=headers) as response:
+        async with self._session.post(self.url + path, data=io.BytesIO(body), headers=headers) as response:
             self.statuses[response.status] += 1
             await response.read()
 
@@ -123,6 +124,14 @@ async def unreadable_webhooks(org: Hostile) -> None:
     for _ in range(30):
         for body in (b"", b"<a/>", b"\xef\xbb\xbf{", b'{"a":"\\ud83d"', b"\xff\xfe\x00"):
             await org.hook(path, body, signed(body) | {"Content-Type": "application/json"})
+
+
+async def crowded_webhooks(org: Hostile) -> None:
+    """Send bodies of millions of tiny values, which take a hundred times their size once they are read."""
+    path = await org.source("hmac", secret=SECRET.decode())
+    for middle in (b"[],", b"0,", b'{"a":"\\u0000"},'):
+        body = b'{"t":"\\u0000","a":[' + middle * (20_000_000 // len(middle)) + b"0]}"
+        await org.hook(path, body, signed(body))
 
 
 async def absurd_durations(org: Hostile) -> None:
@@ -263,6 +272,7 @@ ACTS: dict[str, Callable[[Hostile], Awaitable[None]]] = {
     for act in (
         nul_in_webhooks,
         unreadable_webhooks,
+        crowded_webhooks,
         absurd_durations,
         costly_expressions,
         slow_bodies,

@@ -96,6 +96,19 @@ def test_deep_nesting_is_refused_and_the_bound_itself_is_not(levels: int, pair: 
             decode(opening * (levels - 1) + b"[]" + closing * (levels - 1))
 
 
+@pytest.mark.parametrize("raw", [b"[" + b"[]," * values.MOST_VALUES + b"0]", b"[" + b"0," * values.MOST_VALUES + b"0]"])
+def test_more_values_than_may_be_are_refused_before_they_are_made(raw: bytes) -> None:
+    for decode in (values.decode, values.decode_sent):
+        with pytest.raises(Invalid, match="250,000 values"):
+            decode(raw)
+
+
+def test_what_looks_like_many_values_within_a_text_is_one() -> None:
+    text = '[{"a,' * values.MOST_VALUES + '\\"'
+    for decode in (values.decode, values.decode_sent):
+        assert decode(json.dumps([text]).encode()) == [text]
+
+
 def test_a_refusal_does_not_repeat_a_whole_input() -> None:
     with pytest.raises(Invalid) as refused:
         values.check({"x" * 100_000: "\0"})

@@ -18,4 +18,4 @@ DESCRIPTIONS: dict[str, AdapterView] = {
     module.DESCRIPTION.name: module.DESCRIPTION for module in (github, hmac, standard_webhooks, topic)
 }
 
-__all__ = ["DESCRIPTIONS", "PARSERS", "ParsedEvent", "Webhook"]
+__all__ = ["DESCRIPTIONS", "PARSERS", "Parse", "ParsedEvent", "Webhook"]
