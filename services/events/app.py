@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
@@ -45,6 +46,8 @@ class Events:
         self.sources_view = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         self.workflows_view = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
         self.catalog: Projection
+        self._by_source: dict[str, list[SubscriptionEntry]] = {}
+        self._indexed = -1
         self.followed: list[Projection]
 
     async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
@@ -55,9 +58,14 @@ class Events:
         row = await self.store.source_by_id(id)
         return source_entry_of(row) if row is not None else None
 
-    def subscriptions(self) -> list[SubscriptionEntry]:
-        """Return all subscriptions there are now."""
-        return list(self.subscriptions_view.values())
+    def subscriptions(self, source: str) -> list[SubscriptionEntry]:
+        """Return the subscriptions of a source that there are now. Others' cost nothing here, but when some have changed."""
+        if self._indexed != self.subscriptions_view.changes:
+            self._indexed = self.subscriptions_view.changes
+            self._by_source = defaultdict(list)
+            for one in self.subscriptions_view.values():
+                self._by_source[one.source].append(one)
+        return self._by_source.get(source, [])
 
     async def first_received(self, delivery: str) -> datetime | None:
         """Return when a delivery was received for the first time, as far as the rows tell yet.

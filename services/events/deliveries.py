@@ -106,7 +106,7 @@ async def _catch_up(deps: Deps) -> None:
 def _left(event: EventAccepted, row: RowMapping, deps: Deps) -> EventAccepted | None:
     """Return the event with the subscriptions that it is not routed to again; None where those are all that want it."""
     runs = {run["id"]: run["status"] for run in row["runs"]}
-    matching = domain.matching(deps.subscriptions(), event.source, event.type)
+    matching = domain.matching(deps.subscriptions(event.source), event.type)
     # Deliveries of an earlier version do not say which run is whose; its id does.
     earlier = domain.event_id(event.delivery, event.number, row["retried_by"])
     derived = {one.id for one in matching if runs.get(domain.run_id(earlier, one.id)) in routing.DONE}

@@ -204,7 +204,7 @@ def emitted(command: EmitEvent, topic: Mapping[str, Any] | None, delivery: str, 
     )
 
 
-def matching(subscriptions: list[SubscriptionEntry], source: str, type_: str) -> list[SubscriptionEntry]:
-    """Return the enabled subscriptions of a source whose pattern fits, in the order of their ids."""
-    found = [one for one in subscriptions if one.enabled and one.source == source and matches(one.event, type_)]
+def matching(subscriptions: list[SubscriptionEntry], type_: str) -> list[SubscriptionEntry]:
+    """Return those of a source's subscriptions that are enabled and whose pattern fits, in the order of their ids."""
+    found = [one for one in subscriptions if one.enabled and matches(one.event, type_)]
     return sorted(found, key=lambda one: one.id)

@@ -36,6 +36,8 @@ from shared.streams import INLINE_BYTES
 LONGEST_REASON = 1000
 # Bytes of a body that takes longer to be read than others should wait.
 LARGE = 64 * 1024
+# Bytes of large inputs that one event makes: four of the largest webhook that is taken, in a message's time and others' sight.
+LARGEST_FAN_OUT = 100 * 1024 * 1024
 
 _log = structlog.get_logger()
 
@@ -50,8 +52,8 @@ class Deps(Protocol):
     async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
         """Return a source, also a retired one's last state, or None."""
 
-    def subscriptions(self) -> list[SubscriptionEntry]:
-        """Return all subscriptions there are now."""
+    def subscriptions(self, source: str) -> list[SubscriptionEntry]:
+        """Return the subscriptions of a source that there are now."""
 
     async def first_received(self, delivery: str) -> datetime | None:
         """Return when a delivery was received for the first time, as far as the rows tell yet."""
@@ -61,6 +63,22 @@ class Deps(Protocol):
 
     async def mapping(self, org: str, integration: str) -> MappingView:
         """Return what an integration is for an organization. Raises NotFound naming what is missing, Unavailable."""
+
+
+class Large:
+    """Counts what the runs of one event are given together, as far as it does not travel within their messages."""
+
+    def __init__(self) -> None:
+        self._left = LARGEST_FAN_OUT
+
+    def take(self, size: int) -> None:
+        """Count an input of `size` bytes of JSON. Raises `Invalid` when there are too many with those before it."""
+        if size <= INLINE_BYTES:
+            return
+        self._left -= size
+        if self._left < 0:
+            most = f"{LARGEST_FAN_OUT >> 20} MiB"
+            raise Invalid(f"the inputs of this event's runs have more than {most} together: a smaller input mapping would fit")
 
 
 async def parse(webhook: WebhookReceived, deps: Deps) -> AsyncIterator[tuple[Message, str]]:
@@ -109,7 +127,7 @@ async def accepted_of(webhook: WebhookReceived, deps: Deps, *, retry: str | None
 
 async def route(event: EventAccepted, deps: Deps) -> AsyncIterator[tuple[Message, str]]:
     """Ask for a run for every subscription that wants the event, or say why there is none."""
-    matching = domain.matching(deps.subscriptions(), event.source, event.type)
+    matching = domain.matching(deps.subscriptions(event.source), event.type)
     if not matching:
         reason = f"no enabled subscription of {event.source_name} wants {event.type}"
         yield EventFiltered(**_of(event), reason=reason), "none"
@@ -127,11 +145,12 @@ async def route(event: EventAccepted, deps: Deps) -> AsyncIterator[tuple[Message
     document = domain.event_document(event, data, integration)
     # All at once: they share their way to where they are evaluated.
     hindrances = await asyncio.gather(*(_hindrance(event, subscription, document, integration, deps) for subscription in wanted))
+    large = Large()
     for subscription, hindrance in zip(wanted, hindrances, strict=True):
         if hindrance is not None:
             yield hindrance, subscription.id
             continue
-        async for message in _routed(event, document, integration, subscription, deps):
+        async for message in _routed(event, document, integration, subscription, deps, large):
             yield message, subscription.id
 
 
@@ -171,6 +190,7 @@ async def _routed(
     integration: dict[str, Any] | None,
     subscription: SubscriptionEntry,
     deps: Deps,
+    large: Large,
 ) -> AsyncIterator[Message]:
     run = domain.run_id(event.event, subscription.id)
     try:
@@ -179,10 +199,12 @@ async def _routed(
         misfit = domain.misfit(workflow.input_schema, inputs)
         if misfit:
             raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
+        encoded = msgspec.json.encode(inputs)
+        large.take(len(encoded))
     except (NotFound, Invalid) as error:
         yield _unroutable(event, subscription, error)
         return
-    inline, reference = await by_reference(inputs, deps)
+    inline, reference = await by_reference(inputs, deps, encoded)
     yield RunRequested(
         run=run,
         workflow=workflow.name,
@@ -241,9 +263,12 @@ async def _read(parser: Parse, request: Webhook, deps: Deps) -> list[ParsedEvent
         return await asyncio.to_thread(read)
 
 
-async def by_reference(value: Any, deps: Deps) -> tuple[Any, str | None]:
-    """Return `value` as it travels: itself, or above 256 KiB of JSON nothing and the hash under which it is kept."""
-    encoded = msgspec.json.encode(value)
+async def by_reference(value: Any, deps: Deps, encoded: bytes | None = None) -> tuple[Any, str | None]:
+    """Return `value` as it travels: itself, or above 256 KiB of JSON nothing and the hash under which it is kept.
+
+    `encoded` is its JSON where that is at hand.
+    """
+    encoded = encoded or msgspec.json.encode(value)
     if len(encoded) <= INLINE_BYTES:
         return value, None
 

@@ -46,6 +46,10 @@ from shared.questions.events import (
 from shared.registry import RegistryView, RegistryWriter
 from shared.schemas import checker_of
 
+# Of one source: each is looked at for each of its events. Of one organization: all are held in memory at each gateway.
+MOST_SUBSCRIPTIONS = 100
+MOST_SOURCES = 1000
+
 
 class Deps(HandlerDeps, Protocol):
     """What questions and commands need besides."""
@@ -91,6 +95,8 @@ async def put_source(command: PutSource, deps: Deps) -> SourceView:
     if command.integration is not None and await deps.store.seen_integration(command.org, command.integration) is None:
         detail = f"there is no integration {command.integration!r}"
         raise Invalid(detail, errors=(Problem("integration", "unknown"),))
+    if known is None:
+        _check_room("name", await deps.store.sources_of(command.org), MOST_SOURCES, "sources")
     id_ = known.id if known else derived_id(command.id, "source")
     secrets = _opened_secrets(command, deps)
     before_it = known.sealed if known and known.adapter == command.adapter else {}
@@ -156,6 +162,8 @@ async def put_subscription(command: PutSubscription, deps: Deps) -> Subscription
     if before is not None and known is not None and done_by(command, before, SubscriptionChanged):
         return entries.subscription_entry(known, command.org, before.envelope.time, before.sequence)
     expect(command.expected, before.sequence if before and known else 0, f"subscription {command.name}")
+    if known is None or known.source != source["id"]:
+        _check_room("source", await deps.store.subscriptions_of(source["id"]), MOST_SUBSCRIPTIONS, "subscriptions")
     message = SubscriptionChanged(
         key=key,
         id=known.id if known else derived_id(command.id, "subscription"),
@@ -175,6 +183,13 @@ async def put_subscription(command: PutSubscription, deps: Deps) -> Subscription
     await deps.subscriptions_writer.put(entry.id, sequence, entry)
     await deps.catalog.caught_up(sequence)
     return entry
+
+
+def _check_room(path: str, there: int, most: int, what: str) -> None:
+    """Raise `Invalid` where there are as many of something as there may be: one event is routed to all, in one go."""
+    if there >= most:
+        detail = f"has {most:,} {what} already, which is the most"
+        raise Invalid(f"{path} {detail}", errors=(Problem(path, detail),))
 
 
 async def remove_subscription(command: RemoveSubscription, deps: Deps) -> Done:

@@ -62,6 +62,16 @@ class Store:
         """
         return await self._all(statement, {"org": org, "name": name, "after": after, "limit": limit})
 
+    async def subscriptions_of(self, source: str) -> int:
+        """Return how many subscriptions a source has."""
+        row = await self._one("SELECT count(*) AS n FROM subscription WHERE source = :source", {"source": source})
+        return int(row["n"]) if row is not None else 0
+
+    async def sources_of(self, org: str) -> int:
+        """Return how many live sources an organization has."""
+        row = await self._one("SELECT count(*) AS n FROM source WHERE org = :org AND NOT removed", {"org": org})
+        return int(row["n"]) if row is not None else 0
+
     async def seen_integration(self, org: str, name: str) -> RowMapping | None:
         """Return the integration that an organization means by a name: its own one, else the platform's."""
         return await self._one(SEEN + "AND name = :name ORDER BY name, org = :org DESC", {"org": org, "name": name})
