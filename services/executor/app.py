@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor.bundles import Bundles
 from services.executor.config import Settings, read
+from services.executor.parking import Parking
 from services.executor.poison import Poison
 from services.executor.projections import projected
 from services.executor.purge import Purger
@@ -24,6 +25,7 @@ from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, Tier
 from services.executor.sandbox.process import Limits
+from services.executor.shares import Shares
 from services.executor.slow import Slow
 from services.executor.store import Store
 from services.executor.turns import Turns
@@ -56,6 +58,7 @@ class Executor:
         self.turns = Turns(engine)
         self.recent = Recent()
         self.poison = Poison(bus)
+        self.shares = Shares(settings.slots)
         self.slow = Slow()
         self.sandbox = sandbox
         self.expressions = expressions
@@ -148,14 +151,17 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         slots = settings.slots if is_able else 0
         runtime.health.state("pool", lambda: {"slots": slots, "taken": worker.taken, **sandbox.pool()})
         runtime.background.start(watch_cancellations(bus, runs), "cancellations")
+        runtime.health.state("shares", executor.shares.state)
         bus.answer(QUESTIONS, executor)
         await bus.start()
         runtime.background.start(bus.attend(), "broker")
         runtime.background.start(bus.keep_durables(), "durables")
         # When all that goes on in the background has ended, and nothing is pulled any more, but before the sandbox is closed.
         stack.push_async_callback(worker.drain)
+        stack.callback(executor.shares.close)
         if is_able:
             runtime.background.start(worker.run(), "worker")
+        runtime.background.start(Parking(executor, waits).run(), "parking")
         runtime.background.start(waits.sweep(), "sweep")
         runtime.background.start(Purger(executor, kept=settings.runs_kept).run(), "purger")
         yield

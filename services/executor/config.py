@@ -21,6 +21,8 @@ LEAST_CORES, MOST_CORES = 0.05, 1024
 class Settings(config.Settings, frozen=True, kw_only=True):
     """Read once at start. `data` is a folder for caches; `slots` bounds the runs at a time, `warm` the children kept ready.
 
+    Of twelve slots for each core one organization gets eight (see `shares`).
+
     `cores` and `processes` are what one run may use of the processor, and start at a time. `egress` is what runs may reach.
     `runs_kept` is how long the messages of a run stay on the bus after its end; its row and its archive stay longer.
     """
@@ -48,7 +50,7 @@ def read(environment: Environment) -> Settings:
     return Settings(
         **config.common(environment),
         data=environment.path("MILLRACE_DATA"),
-        slots=environment.integer("MILLRACE_SLOTS", 8 * cores, minimum=1, maximum=1000),
+        slots=environment.integer("MILLRACE_SLOTS", 12 * cores, minimum=1, maximum=1000),
         warm=environment.integer("MILLRACE_WARM", 2 * cores, minimum=1, maximum=200),
         cores=_cores(environment),
         processes=environment.integer("MILLRACE_RUN_PROCESSES", Limits.processes, minimum=8, maximum=4096),

@@ -54,8 +54,8 @@ def run_view(state: RunState, turn_of: list[str] | None = None) -> RunView:
     """Return a run as the API shows it; an input that travels by reference is shown as its reference."""
     shown: Any = state.input if state.input_ref is None else {"$ref": state.input_ref}
     blocked = state.status in _BLOCKED
-    # While a run waits for its next attempt or its turn, the waits that it is to come back to are not what keeps it.
-    waits = state.waits if blocked and state.blocked_on not in {"retry", "concurrency"} else []
+    # While a run waits for its next attempt, its turn or a worker, the waits that it is to come back to are not what keeps it.
+    waits = state.waits if blocked and state.blocked_on not in {"retry", "concurrency", "worker"} else []
     return RunView(
         id=state.id,
         org=state.org,

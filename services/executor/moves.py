@@ -51,7 +51,7 @@ def resumption(
     """
     if state.held or state.status not in {"waiting", "delayed"}:
         return None
-    if state.blocked_on in {"retry", "concurrency"} or not state.waits:
+    if state.blocked_on in {"retry", "concurrency", "worker"} or not state.waits:
         return [] if _is_due(state.until, now) and state.blocked_on != "concurrency" else None
     left = list(state.signals)
     over: list[Resolved] = []

@@ -60,15 +60,15 @@ class Offer(msgspec.Struct, frozen=True):
     isolation: str = "run"
 
 
-async def take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId, Recorded]]:
-    """Claim the run; returns the claim and what is recorded of it.
+async def take(offer: Offer, deps: Deps, tier: str, *, park: str | None = None) -> tuple[Claim, dict[StepId, Recorded]]:
+    """Claim the run; returns the claim and what is recorded of it. With `park` it is made to wait until then instead.
 
     Raises `AlreadyEnded` when there is nothing left to do but to acknowledge: also after the run was made to wait, or was ended.
     Raises `Conflict` when others win, `Unavailable`.
     """
     for _ in range(TRIES):
         try:
-            return await _take(offer, deps, tier)
+            return await _take(offer, deps, tier, park)
         except Conflict:
             folded = await fold(deps.bus, offer.state.id)
             if folded is None:
@@ -77,7 +77,7 @@ async def take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId,
     raise Conflict(f"run {offer.state.id} is claimed by others")
 
 
-async def _take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId, Recorded]]:
+async def _take(offer: Offer, deps: Deps, tier: str, park: str | None) -> tuple[Claim, dict[StepId, Recorded]]:
     state = offer.state
     now = utc_now()
     match moves.next_move(state, offer.sequence, now):
@@ -91,6 +91,10 @@ async def _take(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId
             await _say(offer, deps, _poison(state))
         case "delay":
             await _delay(offer, deps)
+        case "claim" if park is not None:
+            if state.held:
+                raise Conflict(f"run {state.id} was claimed meanwhile")
+            await _say(offer, deps, RunWaiting(run=state.id, attempt=state.attempt, blocked_on="worker", until=park))
         case "claim":
             try:
                 offer = await _declared(offer, deps)

@@ -27,6 +27,7 @@ from services.executor.sandbox.egress.policy import Rules
 from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox
+from services.executor.shares import Place, Shares
 from services.executor.store import Store
 from services.executor.turns import Turns
 from shared import tasks
@@ -56,6 +57,8 @@ from shared.values import later
 # The work consumers wait 30 s for an acknowledgement; three signs of life fit in.
 IN_PROGRESS = 10.0
 RETRY_DELAY = 1.0
+# Seconds after which a parked run comes back at the latest, should nobody remember it; half of it at the earliest.
+PARKED = 300.0
 # Seconds that giving a run back may take when this process is about to end.
 GIVING_BACK = 2.0
 _WORK = {work.name.removeprefix("executor-runs-"): work for work in WORK if RunRequested in work.messages}
@@ -76,6 +79,7 @@ class Deps(AllowedDeps, Protocol):
     turns: Turns
     recent: Recent
     poison: Poison
+    shares: Shares
     name: str
 
 
@@ -156,17 +160,10 @@ class Runs:
 
     async def _carry(self, held: Held, envelope: Envelope, message: RunRequested | RunResumed) -> bool:
         """Return whether the work message is to be acknowledged; else it was given back or belongs to a newer claim."""
-        deps = self._deps
         try:
             if isinstance(message, RunRequested) and await self._carried_out_long_ago(envelope, message):
                 return True
-            offer = await self._offer(held, envelope, message)
-            held.claim, steps = await take(offer, deps, deps.sandbox.tier)
-            outcome = await self._attempt(held.claim, steps)
-            if isinstance(outcome, RunWaiting) and outcome.until is not None:
-                await self._set_timer(held.claim, outcome.until)
-            await held.claim.end(outcome)
-            deps.recent.keep(held.claim.current)
+            return await self._begun(held, await self._offer(held, envelope, message))
         except AlreadyEnded:
             return True
         except (Superseded, Conflict):
@@ -179,6 +176,36 @@ class Runs:
             return False
         except Exception as error:
             return await self._poisoned(held, message.run, error)
+
+    async def _begun(self, held: Held, offer: Offer) -> bool:
+        """Begin the run when its organization's share allows it, and carry it to its end; returns as `_carry`.
+
+        Until then it takes no turn, which others could use.
+        """
+        deps = self._deps
+        place = Place(offer.state.id, offer.state.org, offer.state.priority)
+        try:
+            if moves.next_move(offer.state, offer.sequence, utc_now()) == "claim" and not await deps.shares.enter(place):
+                return await self._parked(offer, place)
+            held.claim, steps = await take(offer, deps, deps.sandbox.tier)
+            outcome = await self._attempt(held.claim, steps)
+            if isinstance(outcome, RunWaiting) and outcome.until is not None:
+                await self._set_timer(held.claim, outcome.until)
+            await held.claim.end(outcome)
+            deps.recent.keep(held.claim.current)
+        finally:
+            deps.shares.leave(place)
+        return True
+
+    async def _parked(self, offer: Offer, place: Place) -> bool:
+        """Make the run wait for a worker; returns whether its message is to be acknowledged."""
+        if offer.state.held:
+            return False  # its last attempt was lost, which a wait would hide: it is offered again, after the acknowledgement wait
+        drawn = random.uniform(0.5, 1.0)  # noqa: S311 - it spreads load, and is no secret
+        try:
+            await take(offer, self._deps, self._deps.sandbox.tier, park=rfc3339(later(utc_now(), PARKED * drawn)))
+        except AlreadyEnded:
+            self._deps.shares.park(place)
         return True
 
     async def _poisoned(self, held: Held, run: str, error: Exception) -> bool:

@@ -84,6 +84,18 @@ class Store:
         given = {"run": run, "seq": after[0], "place": after[1], "limit": limit, "room": room, "results": results}
         return [_step(run, row) for row in await self._all(statement, given)]
 
+    async def orgs_queued(self, limit: int = 100) -> list[str]:
+        """Return organizations that have a run queued, however many each has."""
+        statement = """
+            WITH RECURSIVE found AS (
+                (SELECT org FROM run WHERE status = 'queued' ORDER BY org LIMIT 1)
+                UNION ALL
+                SELECT (SELECT run.org FROM run WHERE status = 'queued' AND run.org > found.org ORDER BY run.org LIMIT 1)
+                  FROM found WHERE found.org IS NOT NULL)
+            SELECT org FROM found WHERE org IS NOT NULL LIMIT :limit
+        """
+        return [row["org"] for row in await self._all(statement, {"limit": limit})]
+
     async def file(self, org: str, path: str) -> RowMapping | None:
         """Return one file."""
         rows = await self._all("SELECT * FROM file WHERE org = :org AND path = :path", {"org": org, "path": path})

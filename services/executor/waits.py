@@ -32,7 +32,7 @@ from shared.bus import Bus
 from shared.db import Connection
 from shared.envelope import Envelope, caused_id, utc_now
 from shared.errors import Conflict, Unavailable
-from shared.messages import Message, RunCancelled, RunResumed, TimerFired
+from shared.messages import Message, RunCancelled, RunResumed, RunWaiting, TimerFired
 from shared.projection import Projected, Projection, Recorded, Statement, in_batches
 from shared.pull import StreamError
 from shared.values import moment_of, storable
@@ -89,7 +89,8 @@ class Waits:
                     await self._deps.turns.leave(message.run)
                     await self._deps.rows.caught_up(one.delivered.sequence)
                     await self._grant(storable(message.turn), envelope)
-            else:
+            elif not (isinstance(message, RunWaiting) and message.blocked_on == "worker"):
+                # There may be thousands that were parked; whoever has parked them looks after them.
                 await self._look_at(envelope.subject, envelope)
         return []
 
@@ -98,11 +99,11 @@ class Waits:
             await self._look_at(one.envelope.subject, one.envelope, at=_time_of(one.envelope))
         return []
 
-    async def _look_at(self, run: str, cause: Envelope | None, *, at: datetime | None = None) -> bool:
+    async def _look_at(self, run: str, cause: Envelope | None, *, at: datetime | None = None, has_worker: bool = False) -> bool:
         """Do as `consider`; a run that makes us raise ends by it, and raises nothing here. Raises `Unavailable`."""
         for _ in range(POISONED_AFTER):
             try:
-                return await self.consider(run, cause, at=at)
+                return await self.consider(run, cause, at=at, has_worker=has_worker)
             except (Unavailable, StreamError):
                 raise
             except Exception as error:
@@ -120,17 +121,22 @@ class Waits:
             _log.exception("run.not_ended", run=run)
             return False
 
-    async def consider(self, run: str, cause: Envelope | None, *, at: datetime | None = None) -> bool:
+    async def unpark(self, run: str) -> bool:
+        """Resume a run that waits for a worker; returns whether anything was to be done with it. Raises `Unavailable`."""
+        return await self._look_at(run, None, has_worker=True)
+
+    async def consider(self, run: str, cause: Envelope | None, *, at: datetime | None = None, has_worker: bool = False) -> bool:
         """Resume a run that waits for what is there by now, or end one that nobody holds; returns whether anything was to be done.
 
-        `at` is the time by a timer, whose clock may be ahead of this one. Raises `Unavailable`.
+        `at` is the time by a timer, whose clock may be ahead of this one; `has_worker` says that there is one for it by now. Raises
+        `Unavailable`.
         """
         for _ in range(TRIES):
             folded = await fold(self._deps.bus, run)
             if folded is None:
                 return False
             now = max(self._now(), at) if at is not None else self._now()
-            message = await self._what_is_due(folded, now)
+            message = await self._what_is_due(folded, now, has_worker=has_worker)
             if message is None:
                 return False
             try:
@@ -141,7 +147,7 @@ class Waits:
         _log.warning("run.changes_too_fast", run=run)
         return False
 
-    async def _what_is_due(self, folded: Folded, now: datetime) -> Message | None:
+    async def _what_is_due(self, folded: Folded, now: datetime, *, has_worker: bool) -> Message | None:
         state = folded.state
         if state.ended or state.held:
             return None
@@ -152,6 +158,8 @@ class Waits:
         if state.blocked_on == "concurrency":
             entered = state.turn is None or await self._deps.turns.enter(state.id, state.turn)
             return RunResumed(run=state.id, priority=state.priority) if entered else None
+        if state.blocked_on == "worker" and has_worker:
+            return RunResumed(run=state.id, priority=state.priority)
         over = moves.resumption(state, folded.steps, await children_told(state, self._deps.bus, self._deps.store), now)
         return None if over is None else RunResumed(run=state.id, priority=state.priority, resolved=over)
 

@@ -134,7 +134,7 @@ class RunStepCompleted(Message, frozen=True, kw_only=True):
 
 @message("run.waiting", key="run", by="executor")
 class RunWaiting(Message, frozen=True, kw_only=True):
-    """The run occupies no sandbox until it is resumed. `blocked_on`: `time retry concurrency signal event`.
+    """The run occupies no sandbox until it is resumed. `blocked_on`: `time retry concurrency worker signal event`.
 
     After a failed attempt (`retry`) `reason` and `error` tell how it failed.
     """

@@ -101,6 +101,9 @@ class Story:
             case "claim":
                 assert not self.run.ended
                 assert self.run.held or self.run.status == "queued"
+                if not self.run.held and len(self.told) % 5 == 0:
+                    self.is_parked()
+                    return
                 self.lost = self.lost + 1 if self.run.held else self.lost
                 assert self.lost < MOST_LOST
                 self.claims += 1
@@ -117,6 +120,14 @@ class Story:
             case "delay":
                 self.say(RunWaiting(run="r", attempt=0, blocked_on="time", until=self.run.run_at))
                 assert self.run.status == "delayed"
+
+    def is_parked(self) -> None:
+        """Its organization has its share of the workers."""
+        waited = self.run.waits
+        until = rfc3339(self.now + timedelta(seconds=1))
+        self.say(RunWaiting(run="r", attempt=self.run.attempt, blocked_on="worker", until=until))
+        assert (self.run.status, self.run.blocked_on, self.run.waits) == ("waiting", "worker", waited)
+        assert moves.next_move(self.run, self.run.work_seq, self.now) == "nothing"
 
     def is_looked_at(self) -> None:
         """The follower, or the search, considers it."""
