@@ -250,7 +250,7 @@ async def _answered(
     asked: Asked, cls: type[msgspec.Struct], function: Callable[[Any, Any], Awaitable[Any]], body: bytes, deps: Any
 ) -> bytes:
     try:
-        question = values.decode(body, cls)
+        question = await values.aside(values.decode, body, cls, size=len(body))
         correlation = question.id if isinstance(question, Command) else None
         with structlog.contextvars.bound_contextvars(question=asked.subject, command_id=correlation):
             return msgspec.json.encode(_Frame(ok=msgspec.Raw(msgspec.json.encode(await function(question, deps)))))

@@ -206,7 +206,8 @@ async def body_of(request: web.Request, limit: int, take: Callable[[int], None] 
 
 async def json_of(request: web.Request, type_: type[T]) -> T:
     """Return the JSON body as `type_`. Raises `Malformed` for what is no JSON, `Invalid` with the path for what may not enter."""
-    return values.decode(await body_of(request, JSON_LIMIT) or b"{}", type_)
+    raw = await body_of(request, JSON_LIMIT) or b"{}"
+    return await values.aside(values.decode, raw, type_, size=len(raw))
 
 
 def integer_of(request: web.Request, name: str, default: int, *, minimum: int, maximum: int) -> int:

@@ -10,10 +10,12 @@ Users of the API are refused with the path of what does not fit (`decode`, `chec
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar, overload
 
@@ -21,6 +23,9 @@ import msgspec
 
 from shared.errors import Invalid, Malformed, Problem
 
+# Bytes of an input that takes longer to be read than others should wait.
+LARGE = 64 * 1024
+_READER = ThreadPoolExecutor(1, "millrace-reading")
 # Deeper than any sender goes, and shallow enough for every recursion between here and the archive.
 DEPTH = 100
 TOO_DEEP = f"is nested deeper than {DEPTH} levels"
@@ -62,6 +67,8 @@ Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A place in a stream, or how many of something: what Postgres' bigint holds."""
 
 T = TypeVar("T")
+# Where a value stands: in what, and under which name or number.
+_Place = tuple["_Place | None", str | int]
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # Where none of these is, JSON needs no second look: escapes that may be unstorable, and numbers that may have over 64 bits.
@@ -71,6 +78,7 @@ _MISSING = re.compile("Object (missing required|contains unknown) field `(.*)`",
 _HUGE_EXPONENT = re.compile("[eE][+-]?[0-9]{3}")
 _FRACTION = re.compile("[.eE]")
 _CHARSET = re.compile(r';\s*charset\s*=\s*(?:"([^"]*)"|([^;"\s]*))', re.IGNORECASE)
+_LONG_NUMBER = re.compile(rb"[0-9]{33}")
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _NUL_ESCAPE = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
@@ -100,11 +108,28 @@ def check(value: Any, path: str = "") -> None:
 
     It is made of what JSON is made of.
     """
-    for found in _faults(value, path, 0):
-        if found.message == TOO_DEEP:
-            raise _too_deep(found.path)
-        problem = Problem(found.path[:LONGEST_PATH], found.message)
-        raise Invalid(f"{problem.path or 'the value'} {problem.message}", errors=(problem,))
+    # A stack of our own: a generator that recurses takes ten times as long, in a loop that others wait for.
+    left: list[tuple[Any, _Place | None, int]] = [(value, None, 0)]
+    while left:
+        one, place, depth = left.pop()
+        kind = type(one)
+        if kind is dict or kind is list:
+            if depth >= DEPTH:
+                raise _too_deep(_path_of(place, path))
+            if kind is dict:
+                if any(map(_UNSTORABLE.search, one)):
+                    raise _fault(place, path, "has a name that holds a NUL character or half of a surrogate pair")
+                left += [(inner, (place, name), depth + 1) for name, inner in one.items()]
+            else:
+                left += [(inner, (place, number), depth + 1) for number, inner in enumerate(one)]
+        elif kind is str:
+            if (found := _UNSTORABLE.search(one)) is not None:
+                raise _fault(place, path, f"holds {'a NUL character' if found[0] == chr(0) else 'half of a surrogate pair'}")
+        elif kind is int:
+            if not LEAST_INTEGER <= one <= MOST_INTEGER:
+                raise _fault(place, path, "holds a whole number of more than 64 bits")
+        elif kind is float and one - one != 0:  # infinite, or no number
+            raise _fault(place, path, "holds a number that is not finite")
 
 
 @overload
@@ -124,6 +149,16 @@ def decode(raw: bytes, type_: Any = Any) -> Any:
         raise _too_deep() from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Malformed(f"this is not JSON: {error}") from error
+
+
+async def aside(function: Callable[..., T], *args: Any, size: int) -> T:
+    """Call what reads `size` bytes of somebody's input; where they are many in a thread, one after the other.
+
+    The loop goes on in between: what is large is not to hold up what is small, whoever it is of.
+    """
+    if size <= LARGE:
+        return function(*args)
+    return await asyncio.get_running_loop().run_in_executor(_READER, function, *args)
 
 
 def decode_sent(raw: bytes) -> Any:
@@ -245,29 +280,17 @@ def later(moment: datetime, seconds: float) -> datetime:
         return FIRST if seconds < 0 else LAST
 
 
-def _faults(value: Any, path: str, depth: int) -> Iterator[Problem]:
-    match value:
-        case str():
-            if (found := _UNSTORABLE.search(value)) is not None:
-                yield Problem(path, f"holds {'a NUL character' if found[0] == chr(0) else 'half of a surrogate pair'}")
-        case bool() | None:
-            return
-        case int():
-            if not LEAST_INTEGER <= value <= MOST_INTEGER:
-                yield Problem(path, "holds a whole number of more than 64 bits")
-        case float():
-            if value - value != 0:  # infinite, or no number
-                yield Problem(path, "holds a number that is not finite")
-        case dict() | list() if depth >= DEPTH:
-            yield Problem(path, TOO_DEEP)
-        case dict():
-            for name, one in value.items():
-                if _UNSTORABLE.search(name):
-                    yield Problem(path, "has a name that holds a NUL character or half of a surrogate pair")
-                yield from _faults(one, f"{path}.{name}" if path else name, depth + 1)
-        case list():
-            for number, one in enumerate(value):
-                yield from _faults(one, f"{path}.{number}".lstrip("."), depth + 1)
+def _path_of(place: _Place | None, path: str) -> str:
+    names: list[str] = []
+    while place is not None:
+        place, name = place
+        names.append(str(name))
+    return ".".join([path] * bool(path) + names[::-1])[:LONGEST_PATH]
+
+
+def _fault(place: _Place | None, path: str, message: str) -> Invalid:
+    problem = Problem(_path_of(place, path), message)
+    return Invalid(f"{problem.path or 'the value'} {message}", errors=(problem,))
 
 
 def _check_count(raw: bytes) -> None:
@@ -309,7 +332,8 @@ def _may_be_deep(raw: bytes) -> bool:
 def _loaded(raw: bytes) -> Any:
     """Decode JSON by the standard library, which can hold halves of surrogate pairs, so that their place can be told."""
     try:
-        return json.loads(raw, parse_constant=_refused, parse_int=_integer)
+        # Called for each number, it takes longer than all the rest: only where there is one that Python might not read.
+        return json.loads(raw, parse_constant=_refused, parse_int=_integer if _LONG_NUMBER.search(raw) else None)
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:

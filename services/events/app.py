@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -39,7 +38,6 @@ class Events:
         self.keyring = keyring
         self.expressions = expressions
         self.bodies = Blobs(bus.client, "bodies")
-        self.large_bodies = asyncio.Semaphore(1)
         self.sources = RegistryWriter(bus.client, "sources", SourceEntry)
         self.subscriptions_writer = RegistryWriter(bus.client, "subscriptions", SubscriptionEntry)
         self.subscriptions_view = RegistryView(bus.client, "subscriptions", SubscriptionEntry, runtime.health)

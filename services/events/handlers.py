@@ -31,11 +31,10 @@ from shared.messages import (
 from shared.questions.events import MappingView, SourceEntry, SubscriptionEntry
 from shared.questions.executor import WorkflowEntry
 from shared.streams import INLINE_BYTES
+from shared.values import aside
 
 # Characters: a person reads the beginning, and a row holds the reason of every subscription.
 LONGEST_REASON = 1000
-# Bytes of a body that takes longer to be read than others should wait.
-LARGE = 64 * 1024
 # Bytes of large inputs that one event makes: four of the largest webhook that is taken, in a message's time and others' sight.
 LARGEST_FAN_OUT = 100 * 1024 * 1024
 
@@ -46,7 +45,6 @@ class Deps(Protocol):
     """What the handlers need."""
 
     bodies: Blobs
-    large_bodies: asyncio.Semaphore
     expressions: Expressions
 
     async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
@@ -108,7 +106,7 @@ async def accepted_of(webhook: WebhookReceived, deps: Deps, *, retry: str | None
         body=body,
         settings=source.settings if source else {},
     )
-    for number, event in enumerate(await _read(parser, request, deps)):
+    for number, event in enumerate(await _read(parser, request)):
         data, reference = await by_reference(event.data, deps)
         yield EventAccepted(
             source=webhook.source,
@@ -251,16 +249,13 @@ def _of(event: EventAccepted) -> dict[str, Any]:
     return {"source": event.source, "event": event.event, "delivery": event.delivery, "number": event.number}
 
 
-async def _read(parser: Parse, request: Webhook, deps: Deps) -> list[ParsedEvent]:
-    """Return the events of a request. A large body is read beside the loop, one at a time: others' webhooks go on meanwhile."""
+async def _read(parser: Parse, request: Webhook) -> list[ParsedEvent]:
+    """Return the events of a request."""
 
     def read() -> list[ParsedEvent]:
         return [checked_event(event) for event in parser(request)]
 
-    if len(request.body) <= LARGE:
-        return read()
-    async with deps.large_bodies:
-        return await asyncio.to_thread(read)
+    return await aside(read, size=len(request.body))
 
 
 async def by_reference(value: Any, deps: Deps, encoded: bytes | None = None) -> tuple[Any, str | None]:

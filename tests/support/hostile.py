@@ -44,7 +44,8 @@ class Hostile:
     async def call(self, method: str, path: str, body: Any = None, *, raw: bytes | None = None) -> Any:
         """Return the decoded answer, whatever its status."""
         data = raw if raw is not None or body is None else msgspec.json.encode(body)
-        async with self._session.request(method, self.url + path, data=data, headers=self._headers) as response:
+        content = None if data is None else io.BytesIO(data)
+        async with self._session.request(method, self.url + path, data=content, headers=self._headers) as response:
             self.statuses[response.status] += 1
             answer = await response.read()
         with contextlib.suppress(msgspec.DecodeError):
@@ -132,6 +133,14 @@ async def crowded_webhooks(org: Hostile) -> None:
     for middle in (b"[],", b"0,", b'{"a":"\\u0000"},'):
         body = b'{"t":"\\u0000","a":[' + middle * (20_000_000 // len(middle)) + b"0]}"
         await org.hook(path, body, signed(body))
+
+
+async def crowded_requests(org: Hostile) -> None:
+    """Ask, ten times at once, with bodies of as many values as there may be, and of more, each to be looked at."""
+    for count in (80_000, 1_000_000):
+        raw = b'{"input":{"n":1234567890123456789,"a":[' + b"[]," * count + b"0]}}"
+        for path in ("variables/v", "subscriptions/x"):
+            await asyncio.gather(*(org.call("PUT", f"/api/v1/{path}", raw=raw) for _ in range(10)))
 
 
 async def absurd_durations(org: Hostile) -> None:
@@ -273,6 +282,7 @@ ACTS: dict[str, Callable[[Hostile], Awaitable[None]]] = {
         nul_in_webhooks,
         unreadable_webhooks,
         crowded_webhooks,
+        crowded_requests,
         absurd_durations,
         costly_expressions,
         slow_bodies,
