@@ -63,8 +63,12 @@ def supervised(path: Path, logs: Path, now: datetime) -> Iterator[Finding]:
             )
             do = f"{ended}; {logs / f'{name}.log'} may say what holds it up."
         else:
-            verdict, said = "note" if lately else "well", f"pid {state.pid}, started again {state.restarts} times{last}"
+            verdict, said = "note" if lately else "well", f"pid {state.pid}, {_restarted(state.restarts)}{last}"
         yield Finding(f"process {name}", cast("Verdict", verdict), said, do)
+
+
+def _restarted(times: int) -> str:
+    return "never started again" if not times else "started again once" if times == 1 else f"started again {times} times"
 
 
 async def served(url: str) -> Finding:
@@ -83,8 +87,12 @@ async def served(url: str) -> Finding:
     problems = [f"{why['detail']} since {why['since']}: {why['effect']}" for why in (document.get("unserved") or {}).values()]
     problems += [f"{part}: {one['detail']}, since {one['since']}" for part, one in document["parts"].items() if not one["ready"]]
     problems += [f"{name} is not well in every part" for name in document.get("degraded") or []]
-    unserved = ", ".join(document.get("unserved") or {})
-    do = f"The end of the log below logs says why: {unserved}." if unserved else "What each part waits for is named at its service."
+    unserved = ", ".join(f"logs/{name}.log" for name in document.get("unserved") or {})
+    do = (
+        f"Read the end of {unserved} in the data folder: it says why."
+        if unserved
+        else "What each part waits for is named at its service."
+    )
     return Finding(about, "wrong", f"{document.get('status')}: {'; '.join(problems)}; {taken}", do)
 
 
@@ -93,7 +101,7 @@ async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
     for name in services:
         document = await _readyz(sockets / "health" / f"{name}.sock")
         if document is None:
-            yield Finding(f"service {name}", "wrong", "does not answer", f"Its log is in {name}.log below the folder logs.")
+            yield Finding(f"service {name}", "wrong", "does not answer", f"Its log is logs/{name}.log in the data folder.")
             continue
         parts: dict[str, dict[str, Any]] = document.get("parts") or {}
         problems = [f"{part}: {told.get('detail')}" for part, told in parts.items() if not told.get("ready")]

@@ -129,7 +129,7 @@ def _array(value: Any, origin: Any, arguments: tuple[Any, ...], path: str, fault
     else:
         hints = [arguments[0] if arguments else Any] * len(value)
     before = len(faults)
-    items = [_convert(item, hint, f"{path}[{index}]", faults) for index, (item, hint) in enumerate(zip(value, hints, strict=True))]
+    items = [_convert(item, hint, f"{path}.{index}", faults) for index, (item, hint) in enumerate(zip(value, hints, strict=True))]
     if len(faults) > before:
         return _MISFIT
     if origin in (set, frozenset, abc.Set):

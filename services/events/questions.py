@@ -17,6 +17,7 @@ from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Invalid, NotFound, Problem
 from shared.expressions.pool import Trouble
+from shared.expressions.syntax import syntax_of
 from shared.messages import (
     SourceChanged,
     SourceRemoved,
@@ -221,6 +222,10 @@ async def _check_filter(command: PutSubscription, deps: Deps) -> None:
         await deps.expressions.check(command.org, command.filter)
     except Trouble as trouble:
         raise Invalid(f"the filter is not a CEL expression: {trouble}", errors=(Problem("filter", str(trouble)),)) from trouble
+    unknown = next((name for name in syntax_of(command.filter).variables if name not in {"event", "integration"}), None)
+    if unknown is not None:
+        message = f"there is no {unknown}: a filter sees event and integration"
+        raise Invalid(message, errors=(Problem("filter", message),))
 
 
 def _opened_secrets(command: PutSource, deps: Deps) -> dict[str, str]:

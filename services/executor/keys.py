@@ -10,6 +10,7 @@ from services.executor.life import RunState
 from services.executor.sandbox.jail import WorkflowFound
 from shared.errors import Invalid
 from shared.expressions.pool import Expressions, Trouble
+from shared.expressions.syntax import syntax_of
 from shared.messages import Turn
 from shared.messages.declaration import hashed_key
 
@@ -47,6 +48,15 @@ async def problem_of(workflow: WorkflowFound, org: str, expressions: Expressions
         await expressions.check(org, declared)
     except Trouble as trouble:
         return f'concurrency is "org", "workflow" or a CEL expression, which {_shown(declared)} is not: {trouble}'
+    variables = syntax_of(declared).variables
+    unknown = next((name for name in variables if name not in {"input", "org"}), None)
+    if unknown is not None:
+        return f"concurrency {_shown(declared)} looks at {unknown}, and there are only input and org"
+    parameters = workflow.input_schema.get("properties")
+    if workflow.input_schema.get("additionalProperties") is False and isinstance(parameters, dict):
+        missing = next((name for name in variables.get("input", ()) if name not in parameters), None)
+        if missing is not None:
+            return f"concurrency {_shown(declared)} looks at input.{missing}, and the signature has no parameter {missing}"
     return None
 
 

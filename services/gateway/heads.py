@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ MOST_HEADERS = 128
 MOST_PARAMETERS = 256
 # Tells whether it was the first line that was too long: aiohttp's error names the limit only.
 MOST_FIELD = MOST_LINE + 1
+
+# How aiohttp and llhttp say that a header stands twice which may stand once.
+_TWICE = re.compile(r"Duplicate '?([A-Za-z-]+)")
 
 
 class Unacceptable(HttpProcessingError):
@@ -111,4 +115,7 @@ def refusal_of(error: BaseException | None) -> tuple[int, str, str]:
     said = error.message.partition("\n")[0] if isinstance(error, HttpProcessingError) else ""
     if said.startswith("Too many headers"):
         return 431, "Request header fields too large", f"a request has up to {MOST_HEADERS} headers"
+    twice = _TWICE.match(said)
+    if twice is not None:
+        return 400, "Malformed", f"the header {twice[1]} stands more than once"
     return 400, "Malformed", "the request is not HTTP/1.1 (RFC 9112)"

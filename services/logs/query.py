@@ -138,7 +138,7 @@ class _Parser:
             return Path(parts)
         if len(parts) == 1 or parts[0] not in {"data", "fields"}:
             known = ", ".join((*FIELDS, *NAMED))
-            hint = f"fields.{name} is what a workflow logs so, data.{name} what a message holds"
+            hint = f"fields.{name} for a field that a workflow logged, data.{name} for a field of a message"
             self._fail(
                 f"one of {known}, fields.<name> or data.<path> before the colon ({hint}), or quotes around text with a colon"
             )
@@ -172,7 +172,7 @@ class _Parser:
         self._skip()
         low = self._bound(field, "a lowest value")
         self._skip()
-        if re.match(r"TO\s", self._text[self._at : self._at + 3]) is None:
+        if re.match(r"TO(?![^\s\]])", self._text[self._at : self._at + 3]) is None:
             self._fail("TO between the two values")
         self._at += 2
         self._skip()

@@ -24,6 +24,13 @@ _RESERVED = frozenset(
         "null", "package", "return", "true", "var", "void", "while",
     }
 )  # fmt: skip
+# Names that are types, and those below which an environment has functions: no variables, whatever is given.
+_GIVEN = frozenset(
+    {
+        "bool", "bytes", "cel", "double", "dyn", "google", "int", "list", "map", "math", "null_type", "optional", "optional_type",
+        "sets", "string", "strings", "type", "uint",
+    }
+)  # fmt: skip
 _TOKEN = re.compile(
     r"""
     (?P<space>\s+|//[^\n]*)
@@ -65,28 +72,33 @@ class Syntax(NamedTuple):
     """What an expression looks like.
 
     `problem` says which bound it breaks. `sees` is a tree of all that it can look at, by the names of variables and of what is in
-    them; None where that could not be told. `plain` is the path that is all of the expression, where it is one.
+    them; None where that could not be told. `plain` is the path that is all of the expression, where it is one. `variables` are
+    those names, by first appearance, that can be nothing but variables, each with what is looked at right in it: where a name may
+    be something else (an element of a macro, a function, a type), it is not among them.
     """
 
     problem: str | None
     sees: Tree | None
     plain: Path | None
+    variables: dict[str, tuple[str, ...]]
 
 
 @functools.lru_cache(_KEPT)
 def syntax_of(source: str) -> Syntax:
     """Return what an expression looks like. Whether it is CEL at all, only CEL can tell."""
     if len(source) > LONGEST:
-        return Syntax(f"it has {len(source)} characters, and {LONGEST} are the most", None, None)
+        return Syntax(f"it has {len(source)} characters, and {LONGEST} are the most", None, None, {})
     tokens = _tokens(source)
     if tokens is None:
-        return Syntax(_problem_by_characters(source), None, None)
+        return Syntax(_problem_by_characters(source), None, None, {})
     if len(tokens) > MOST_TOKENS:
-        return Syntax(f"it has {len(tokens)} names, values and signs, and {MOST_TOKENS} are the most", None, None)
+        return Syntax(f"it has {len(tokens)} names, values and signs, and {MOST_TOKENS} are the most", None, None, {})
     plain = tuple(source.split(".")) if _PLAIN.match(source) else None
     if plain is not None and not _RESERVED.isdisjoint(plain):
         plain = None
-    return Syntax(_problem(tokens), _seen(tokens), plain)
+    sees = _seen(tokens)
+    variables = {name: tuple(one for one in sees[name] if one != _ALL) for name in _variables(tokens)}
+    return Syntax(_problem(tokens), sees, plain, variables)
 
 
 def pruned(variables: dict[str, Any], sees: Tree | None) -> dict[str, Any]:
@@ -181,3 +193,24 @@ def _seen(tokens: list[_Token]) -> Tree:
             number += 2
         branch[_ALL] = {}
     return tree
+
+
+def _variables(tokens: list[_Token]) -> list[str]:
+    """Return the names that are surely free variables; none where a message is made, whose fields look like them."""
+    texts = ["", "", "", *(token.text for token in tokens), "", ""]
+    bound: set[str] = set()
+    free: dict[str, None] = {}
+    for at, token in enumerate(tokens, 3):
+        after = texts[at + 1]
+        if token.kind != "name":
+            continue
+        if after == "{":
+            return []
+        # What is given first to a method and a comma after it is what a macro calls an element; some take two of them.
+        is_first = texts[at - 1] == "(" and texts[at - 3] == "."
+        is_second = texts[at - 1] == "," and texts[at - 2] in bound
+        if after == "," and (is_first or is_second):
+            bound.add(token.text)
+        elif texts[at - 1] != "." and after != "(" and token.text not in _RESERVED | _GIVEN:
+            free[token.text] = None
+    return [name for name in free if name not in bound]

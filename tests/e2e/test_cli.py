@@ -50,6 +50,16 @@ def slow() -> None:
     time.sleep(60)
 
 
+@workflow(name="big")
+def big() -> str:
+    return "x" * 300_000
+
+
+@workflow(name="turn", concurrency="workflow")
+def turn() -> None:
+    time.sleep(30)
+
+
 @workflow(name="dies")
 def dies() -> None:
     os._exit(7)
@@ -205,6 +215,26 @@ async def test_without_a_wait_the_id_is_printed_and_with_one_the_result(naps: Pa
     assert " nap succeeded in " in error
     rerun = (await millrace("runs", "rerun", id_)).split()
     assert rerun[0] != id_
+
+
+async def test_a_large_result_is_told_with_the_command_that_prints_it(naps: Path, millrace: Command) -> None:
+    out, error = await millrace.both("run", "big", "--wait", "60")
+    assert out == ""
+    assert "its result has 300002 bytes: `millrace runs result " in error
+    id_ = error.split()[1]
+    assert json.loads(await millrace("runs", "result", id_)) == "x" * 300_000
+    small = await millrace.json("run", "nap", "--wait")
+    assert json.loads(await millrace("runs", "result", small["id"])) == small["result"]
+    failed = await millrace.json("run", "breaks", "--wait", code=10)
+    assert "the run has no result: it is failed" in (await millrace.both("runs", "result", failed["id"], code=1))[1]
+
+
+async def test_a_wait_that_is_over_says_what_the_run_waits_for(naps: Path, millrace: Command) -> None:
+    first = (await millrace("run", "turn")).strip()
+    second = (await millrace.both("run", "turn", "--wait", "3", code=15))[1]
+    assert " turn waiting (blocked on concurrency)" in second
+    for id_ in (second.split()[1], first):
+        await millrace("runs", "cancel", id_)
 
 
 async def test_a_runs_lines_come_on_standard_error_while_the_result_stays_alone(naps: Path, millrace: Command) -> None:
@@ -417,6 +447,9 @@ async def test_hooks_are_signed_as_the_source_demands_and_a_repeat_is_told(millr
     assert "webhook-signature does not match" in error
     retried = await millrace.json("deliveries", "retry", first["id"])
     assert retried["id"] == first["id"]
+    # One that is given takes the place of the one that is made, however it is written: it does not stand twice.
+    again = await millrace.json(*send, "--secret-file", "whsec.txt", "-H", "content-type: application/json")
+    assert again["id"] == first["id"]
 
 
 async def test_a_misfit_is_one_sentence_that_names_the_path(naps: Path, millrace: Command) -> None:
@@ -428,6 +461,10 @@ async def test_a_misfit_is_one_sentence_that_names_the_path(naps: Path, millrace
     assert "(q" in error
     _, error = await millrace.both("sources", "put", "repo2", "--adapter", "github", "--set", "secret=seen", code=2)
     assert "--secret secret=FILE" in error
+    _, error = await millrace.both("deliveries", "list", "--status", "bogus", code=1)
+    assert "accepted, routed, filtered, unroutable, dead (status" in error
+    _, error = await millrace.both("run", "nap", "--at", "soon", code=2)
+    assert "--at takes a time, +1h (from now)" in error
 
 
 async def test_audit_tells_what_was_done_by_this_command(naps: Path, millrace: Command) -> None:

@@ -45,7 +45,7 @@ def by_loops(l: list):
 
 
 @workflow(concurrency="input.missing.deeper")
-def by_nothing():
+def by_nothing(missing: dict):
     return 1
 """
 LONG = {"l": list(range(400))}
@@ -58,6 +58,8 @@ LONG = {"l": list(range(400))}
         ('"+".join(["1"] * 2000)', "1000 are the most"),
         (repr(LOOPS), "nest deeper than 3"),
         ('"input.repo +"', "parse"),
+        ('"inptu.repo"', "looks at inptu, and there are only input and org"),
+        ('"input.typo"', "looks at input.typo, and the signature has no parameter typo"),
     ],
 )
 async def test_a_concurrency_key_that_is_none_or_too_much_is_a_problem_with_its_line(
@@ -95,7 +97,7 @@ async def test_a_key_that_takes_too_long_fails_its_run_and_no_other(place: Place
             assert ended.error is not None
             assert (ended.error.type, ended.attempt) == ("ConcurrencyKey", 0)
             assert "took longer than" in ended.error.message
-        nothing = await outside.run(await outside.request("by_nothing"), "failed")
+        nothing = await outside.run(await outside.request("by_nothing", input={"missing": {}}), "failed")
         assert nothing.error is not None
         assert "KeyError" in nothing.error.message
 
@@ -104,6 +106,7 @@ async def test_a_key_that_takes_too_long_fails_its_run_and_no_other(place: Place
     ("fields", "path"),
     [
         ({"filter": LOOPS}, "filter"),
+        ({"filter": "evnt.data.id > 3"}, "filter"),
         ({"filter": "event.type =="}, "filter"),
         ({"filter": "+".join(["1"] * 2000)}, "filter"),
         ({"filter": "(" * 40 + "1" + ")" * 40}, "filter"),

@@ -14,13 +14,17 @@ import click
 import pytest
 
 from millrace.cli import codes, show
-from millrace.cli.api import Refused, address
+from millrace.cli.api import Api, Refused, address
+from millrace.cli.deployment import Deployed
 from millrace.cli.folder import files_of, plan
+from millrace.cli.hooks import header
+from millrace.cli.ids import whole
 from millrace.cli.lines import written
 from millrace.cli.signing import Sending, headers_of
 from millrace.cli.stream import Event, events
-from millrace.cli.times import ago, ahead, moment
+from millrace.cli.times import ago, ahead, moment, understood
 from millrace.cli.values import fitting, pairs, secret
+from millrace.cli.workspace import ending, report
 from services.gateway.domain import ENDED
 from services.gateway.schemes import key_of, refusal
 from services.gateway.senders import SENDERS
@@ -261,6 +265,54 @@ def test_a_time_to_come_is_told_from_now_or_passed_on() -> None:
     assert ahead("+90m", now) == "2026-01-31T11:00:00Z"
     for text in ("2026-02-01T00:00:00Z", "1h", "+soon", "+999999999w"):
         assert ahead(text, now) == text
+
+
+@pytest.mark.parametrize("given", ["bogus", "", "2026-13-01", "+1h", "1h ago"])
+def test_a_time_that_is_none_is_refused_with_how_one_is_written(given: str) -> None:
+    with pytest.raises(click.UsageError, match=r"--since takes a time, 1h \(ago\), or RFC 3339"):
+        understood(ago(given), "--since", "1h (ago)")
+
+
+@pytest.mark.parametrize("given", ["1h", "now-1h", "now", "2026-01-01", "2026-01-01T00:00:00Z", "1767225600000", None])
+def test_a_time_as_the_server_takes_it_passes(given: str | None) -> None:
+    assert understood(ago(given), "--since", "1h (ago)") == ago(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("no colon", "takes NAME:VALUE"),
+        (": value", "takes NAME:VALUE"),
+        ("X Y: 1", "'X Y' is no name of a header"),
+        ("content-length: 3", "The header content-length is worked out from the body"),
+        ("Transfer-Encoding: chunked", "The header Transfer-Encoding is worked out"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_named(given: str, said: str) -> None:
+    with pytest.raises(click.UsageError, match=said):
+        header(given)
+
+
+def test_a_run_that_waits_says_for_what() -> None:
+    run = {"id": "r", "workflow": "w", "status": "waiting", "reason": None, "duration_ms": None, "attempt": 0}
+    assert ending(run | {"blocked_on": "concurrency"}) == "run r w waiting (blocked on concurrency), attempt 0"
+
+
+def test_a_problem_is_looked_for_in_the_folder_only_if_its_file_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    problems = [{"path": path, "line": 1, "message": "bad"} for path in ("mine.py", "fine.py")]
+    report(Deployed(unchanged=1, kept=["fine.py"], problems=problems, own=frozenset({"mine.py"})), Path("lab"))
+    told = capsys.readouterr()
+    assert told.out == "nothing has changed in 1 file\n"
+    assert told.err.splitlines() == [
+        "1 deployed file is not in lab; --prune deletes what is not there: fine.py",
+        "lab/mine.py:1: bad",
+        "fine.py:1: bad",
+    ]
+
+
+def test_an_empty_id_is_the_beginning_of_none() -> None:
+    with pytest.raises(click.UsageError, match="ID is empty"):
+        whole(Api("http://127.0.0.1:1"), "/runs", "")
 
 
 def test_events_are_read_whole_or_not_at_all() -> None:

@@ -70,6 +70,27 @@ def test_what_people_write_is_within_the_bounds(source: str) -> None:
     assert syntax_of(source).problem is None
 
 
+@pytest.mark.parametrize(
+    ("source", "variables"),
+    [
+        ("evnt.data.id > 3", {"evnt": ("data",)}),
+        ("event.data.id > 3 && has(integration.config)", {"event": ("data",), "integration": ("config",)}),
+        ("event.commits.exists(c, c.added.exists(f, f.startsWith('src/')))", {"event": ("commits",)}),
+        ("event.l.map(event, event.typo)", {}),
+        ("event.m.transformList(i, v, i + v)", {"event": ("m",)}),
+        ("c > 1 || event.l.all(c, c > 1)", {"event": ("l",)}),
+        ("size(input['a.b']) == int('evnt')", {"input": ()}),
+        ("type(input) == list && true != null", {"input": ()}),
+        ("input.a ? org : {'a': other}", {"input": ("a",), "org": (), "other": ()}),
+        ("google.protobuf.Timestamp{seconds: 1} == event.time", {}),
+        ("math.greatest(1, event.n) > 2", {"event": ("n",)}),
+        ("'evnt.a' == \"b.c\" // evnt", {}),
+    ],
+)
+def test_a_name_is_told_as_a_variable_only_where_it_can_be_nothing_else(source: str, variables: dict[str, tuple[str, ...]]) -> None:
+    assert syntax_of(source).variables == variables
+
+
 @given(st.text(alphabet=st.sampled_from("ab.'\"\\rb()[]{}?:+-!/ \n0123.eEuUxX`$é"), max_size=60))
 def test_any_text_has_a_syntax_or_a_problem(source: str) -> None:
     syntax = syntax_of(source)

@@ -125,8 +125,8 @@ def test_a_type_may_hold_itself() -> None:
     with pytest.raises(InputError) as caught:
         bind(main, {"node": {"name": "a", "children": [{"nam": "b"}]}})
     assert sorted(caught.value.faults) == [
-        ("input.node.children[0].nam", "is not a known name"),
-        ("input.node.children[0].name", "is required"),
+        ("input.node.children.0.nam", "is not a known name"),
+        ("input.node.children.0.name", "is required"),
     ]
 
 
@@ -200,7 +200,7 @@ def test_values_keep_the_type_that_was_meant(hint: Any, value: Any, result: Any)
         (int | None, "x", "input.a: should be int or None, not 'x'"),
         (Node | None, {"name": 1}, "input.a.name: should be a string, not 1"),
         (Positive, {"amount": -1}, "input.a: amount is below 0"),
-        (dict[str, list[int]], {"k": [1, "2"]}, "input.a.k[1]: should be an integer, not '2'"),
+        (dict[str, list[int]], {"k": [1, "2"]}, "input.a.k.1: should be an integer, not '2'"),
         (tuple[int, int], [1], "input.a: should be an array of 2, not [1]"),
     ],
 )

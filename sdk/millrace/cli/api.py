@@ -26,6 +26,8 @@ ANSWERED_WITHIN = 90.0
 # What goes on says at least every 15 s that it is there.
 SILENT_FOR = 45.0
 LARGEST_PAGE = 1000
+# Bytes of an answer that is passed on as it comes.
+PART = 64 * 1024
 # What a connection fails with; a host's name that cannot be encoded is a UnicodeError.
 FAILURES = (OSError, http.client.HTTPException, UnicodeError)
 
@@ -165,6 +167,25 @@ class Api:
         except FAILURES as error:
             if isinstance(error, TimeoutError) and time.monotonic() >= until:
                 return
+            raise Unreachable(self.url, _reason(error)) from error
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def parts(self, *path: str) -> Iterator[bytes]:
+        """Yield the body at a path below /api/v1 as it comes, over a connection of its own. Raises `Refused`, `Unreachable`."""
+        connection: http.client.HTTPConnection | None = None
+        try:
+            connection = self._connected()
+            connection.request("GET", self._prefix + address(f"/api/v1{path[0]}", *path[1:]), None, self._headers)
+            response = connection.getresponse()
+            if response.status >= 300:
+                raise Refused(response.status, _json_or_none(response.read()))
+            while part := response.read1(PART):
+                yield part
+            if response.length:
+                raise Unreachable(self.url, f"the answer ended {response.length} bytes too early")
+        except FAILURES as error:
             raise Unreachable(self.url, _reason(error)) from error
         finally:
             if connection is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from millrace.cli import show
+from millrace.cli.api import Refused
 from millrace.cli.ids import whole
 from millrace.cli.session import Session, asks
 
@@ -61,7 +62,10 @@ def get_delivery(session: Session, id_: str) -> None:
 def retry_delivery(session: Session, id_: str, *, everything: bool) -> None:
     """Route a delivery again, with new runs for the subscriptions whose run has not succeeded and does not go on."""
     query = {"all": "true"} if everything else None
-    answer = session.api.call("POST", "/deliveries", whole(session.api, "/deliveries", id_), "retry", query=query)
+    try:
+        answer = session.api.call("POST", "/deliveries", whole(session.api, "/deliveries", id_), "retry", query=query)
+    except Refused as error:
+        raise Refused(error.status, {"detail": str(error).replace("all=true", "--all")}) from error
     if session.is_json:
         show.document(answer)
     else:

@@ -15,7 +15,7 @@ from millrace.cli.folder import Stamp, files_of, is_code, plan, sha256_of, stamp
 class Deployed:
     """What was done, and how the workspace's code is now. `files` are the API's views of what was sent, in order.
 
-    `left_out` is what the folder has and is not deployed, by path, with the reason.
+    `left_out` is what the folder has and is not deployed, by path, with the reason; `own` are the paths of what it deploys.
     """
 
     files: list[Document] = field(default_factory=list)
@@ -24,6 +24,7 @@ class Deployed:
     unchanged: int = 0
     problems: list[Document] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    own: frozenset[str] = frozenset()
 
     @property
     def is_nothing(self) -> bool:
@@ -68,6 +69,7 @@ class Deployment:
             unchanged=len(local) - len(planned.changed),
             kept=[] if self._prune else planned.gone,
             left_out=found.left_out,
+            own=frozenset(files),
         )
         for path in planned.changed:
             view = self._put(path, files[path], remote.get(path))

@@ -144,7 +144,7 @@ def put_source(
 @click.option("--source", help="A source's name or id.")
 @click.option("--event", help="`push`, `pull_request.*`, `*`.")
 @click.option("--workflow", help="What is run.")
-@click.option("--filter", "filter_", help="A CEL expression over `event`.")
+@click.option("--filter", "filter_", help="A CEL expression over `event`; '' clears it.")
 @click.option("--input", "given", metavar="JSON|@FILE|-", help='The input by parameter: `{"ref": "event.data.ref"}`.')
 @click.option("--enabled/--disabled", default=None, help="Whether it takes events.")
 @WHOLE
@@ -161,6 +161,8 @@ def put_subscription(
     """Create or replace a subscription."""
     mapped = None if given is None else an_object(given, "--input")
     made = _body(body, {**fields, "filter": filter_, "input": mapped})
+    if filter_ == "":
+        made["filter"] = None
     show.entity(session.api.call("PUT", "/subscriptions", name, body=made), is_json=session.is_json)
 
 

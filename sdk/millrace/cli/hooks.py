@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,11 @@ from millrace.cli.api import Api
 from millrace.cli.session import Session, asks
 from millrace.cli.signing import Sending, headers_of, new_delivery
 from millrace.cli.values import content, secret
+
+# RFC 9110, 5.6.2.
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# What http.client works out from the body; another value would leave the other end waiting, or reading half.
+_WORKED_OUT = {"content-length", "transfer-encoding"}
 
 
 @click.group()
@@ -52,9 +58,12 @@ def send(
         key = known if known and secret_file is None else secret(secret_file, f"secret of {there['name']}")
     sending = Sending(body, event, delivery or new_delivery(), int(time.time()))
     try:
-        headers = headers_of(there["adapter"], there["settings"], sending, key) | dict(_header(one) for one in extra)
+        headers = headers_of(there["adapter"], there["settings"], sending, key)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
+    for name, value in map(header, extra):
+        # Case does not tell headers apart: one that is given takes the place of the one that is made.
+        headers = {made: held for made, held in headers.items() if made.lower() != name.lower()} | {name: value}
     unsendable = [name for name, value in headers.items() if not (name + value).isascii() or not (name + value).isprintable()]
     if unsendable:
         raise click.UsageError(f"The header {unsendable[0]!r} holds a character that no header can.")
@@ -85,11 +94,17 @@ def _source(session: Session, name: str | None) -> dict[str, Any]:
     return only
 
 
-def _header(text: str) -> tuple[str, str]:
+def header(text: str) -> tuple[str, str]:
+    """Return the name and the value of a header as an option has it. `click.UsageError` where it cannot be sent."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
         raise click.UsageError(f"--header takes NAME:VALUE, not {text!r}.")
-    return name.strip(), value.strip()
+    name = name.strip()
+    if not _NAME.fullmatch(name):
+        raise click.UsageError(f"{name!r} is no name of a header: it is made of letters, digits and - without spaces.")
+    if name.lower() in _WORKED_OUT:
+        raise click.UsageError(f"The header {name} is worked out from the body: leave it out.")
+    return name, value.strip()
 
 
 COMMANDS: list[click.Command] = [hooks]

@@ -18,6 +18,8 @@ def whole(api: Api, path: str, given: str) -> str:
 
     What none begins with is returned as it is: what is asked next says that it is not there.
     """
+    if not given:
+        raise click.UsageError("The ID is empty.")
     if len(given) >= WHOLE:
         return given
     found = [str(item["id"]) for item in api.get(path, query={"id": given, "limit": NAMED + 1})["items"]]

@@ -17,7 +17,7 @@ from millrace.cli.lines import lines_of, written
 from millrace.cli.recorded import COMMANDS as RECORDED
 from millrace.cli.session import Session, asks
 from millrace.cli.stream import followed
-from millrace.cli.times import ahead, moment
+from millrace.cli.times import ahead, moment, understood
 from millrace.cli.values import an_object, pairs
 from millrace.cli.why import error_of, why
 from millrace.cli.workspace import ending
@@ -87,7 +87,7 @@ def run(
         body["input"] |= pairs(given, schema, "-i")
     body |= {name: value for name, value in asked.items() if value is not None}
     if run_at is not None:
-        body["run_at"] = ahead(run_at, datetime.now(UTC))
+        body["run_at"] = understood(ahead(run_at, datetime.now(UTC)), "--at", "+1h (from now)")
     seconds = (math.inf if logs else 0.0) if wait is None else wait
     began = time.monotonic()
     query = {"wait": 0 if logs else min(seconds, LONGEST_WAIT)}
@@ -120,7 +120,9 @@ def runs() -> None:
 def list_runs(session: Session, *, limit: int, since: str | None, until: str | None, **narrowed: str | None) -> None:
     """List runs, newest first."""
     now = datetime.now(UTC)
-    narrowed |= {"since": moment(since, now), "until": moment(until, now)}
+    narrowed |= {
+        name: understood(moment(given, now), f"--{name}", "1h (ago)") for name, given in (("since", since), ("until", until))
+    }
     show.listing(session.api.pages("/runs", query=narrowed, limit=limit), COLUMNS, is_json=session.is_json)
 
 
@@ -137,6 +139,16 @@ def get_run(session: Session, id_: str) -> None:
     show.entity(found, is_json=False)
     if error:
         show.said(error_of(error), "error")
+
+
+@runs.command("result")
+@click.argument("id_", metavar="ID")
+@asks
+def run_result(session: Session, id_: str) -> None:
+    """Print the result of a run that succeeded, however large, as the JSON that it is."""
+    for part in session.api.parts("/runs", whole(session.api, "/runs", id_), "result"):
+        click.echo(part, nl=False)
+    click.echo()
 
 
 @runs.command("logs")
@@ -195,7 +207,10 @@ def _tell(session: Session, ended: dict[str, Any]) -> None:
     if error:
         show.aside(error_of(error), "error")
     if ended["status"] == "succeeded":
-        show.document(ended["result"])
+        if ended.get("result_ref") is None:
+            show.document(ended["result"])
+        else:
+            show.aside(f"its result has {ended['result_bytes']} bytes: `millrace runs result {ended['id']}` prints it")
 
 
 def _line(session: Session, item: dict[str, Any]) -> None:

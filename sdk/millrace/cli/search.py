@@ -13,7 +13,7 @@ from millrace.cli import show
 from millrace.cli.api import Api, Refused, Unreachable
 from millrace.cli.lines import fields_of
 from millrace.cli.session import Session, asks
-from millrace.cli.times import ago
+from millrace.cli.times import ago, understood
 
 # Seconds. A row becomes visible a little after its time, and rows of two streams not in the order of their times: each look goes
 # back so far behind the one before.
@@ -33,13 +33,15 @@ def _search(name: str, path: str, help_: str) -> click.Command:
     @click.option("-f", "--follow", is_flag=True, help="Print what comes, until Ctrl-C; with --since also what has come since.")
     @asks
     def search(session: Session, query: str, *, since: str | None, until: str | None, order: str, limit: int, follow: bool) -> None:
+        since = understood(ago(since), "--since", "1h (ago)")
+        until = understood(ago(until), "--until", "1h (ago)")
         if follow:
             if until is not None:
                 raise click.UsageError("--follow has no end: leave --until out.")
-            for item in Tail(session.api, path, query, ago(since)).items():
+            for item in Tail(session.api, path, query, since).items():
                 _print(session, item)
             return
-        asked = {"q": query, "from": ago(since), "to": ago(until), "order": order}
+        asked = {"q": query, "from": since, "to": until, "order": order}
         page = session.api.pages(path, query=asked, limit=limit)
         if session.is_json:
             show.document(page)

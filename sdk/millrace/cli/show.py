@@ -91,6 +91,11 @@ def moment(name: str) -> Column:
     return name, lambda row: f"{row[name][:19]}Z" if row.get(name) else None
 
 
+def counted(number: int, noun: str) -> str:
+    """Return how many there are of something that takes an s where there are several."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def milliseconds(value: float | None) -> str:
     """Return a duration as people say it."""
     if value is None:

@@ -31,7 +31,7 @@ def followed(api: Api, id_: str, deadline: float, shown: Callable[[dict[str, Any
     run: dict[str, Any] = {}
     last: str | None = None
     complained = False
-    while True:
+    while time.monotonic() < deadline:
         try:
             for event in events(api.lines("/runs", id_, "stream", headers={"Last-Event-ID": last or ""}, until=deadline)):
                 if event.kind == "line" and shown is not None:
@@ -39,8 +39,10 @@ def followed(api: Api, id_: str, deadline: float, shown: Callable[[dict[str, Any
                     sys.stdout.flush()
                 elif event.kind in {"state", "end"}:
                     run = event.data
-                if event.kind == "end" or time.monotonic() >= deadline:
-                    return run or dict(api.get("/runs", id_))
+                if event.kind == "end":
+                    return run
+                if time.monotonic() >= deadline:
+                    break
                 last = event.id or last
         except (Refused, Unreachable) as error:
             if time.monotonic() >= deadline or not run or (isinstance(error, Refused) and not error.is_passing):
@@ -48,9 +50,9 @@ def followed(api: Api, id_: str, deadline: float, shown: Callable[[dict[str, Any
             if not complained:
                 show.aside(f"millrace: {error}; the run goes on, trying again", "warning")
                 complained = True
-        if time.monotonic() >= deadline:
-            return run or dict(api.get("/runs", id_))
         time.sleep(min(PAUSE, max(0.0, deadline - time.monotonic())))
+    # What the stream said last may be long ago: it says no more than the ends of attempts.
+    return dict(api.get("/runs", id_))
 
 
 def events(lines: Iterable[str]) -> Iterator[Event]:

@@ -5,8 +5,26 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
+import click
+
 _AGO = re.compile(r"(?:now-)?([0-9]{1,9})(ms|s|m|h|d|w)\Z", re.ASCII)
+_AS_SERVED = re.compile(r"now|[0-9]{10,14}\Z", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def understood(text: str | None, option: str, relative: str) -> str | None:
+    """Return what `ago`, `moment` or `ahead` made of an option's time, for whose words the server has other ones.
+
+    `click.UsageError` says how one is written, `relative` or RFC 3339, where it is no time.
+    """
+    if text is None or _AS_SERVED.match(text.strip()):
+        return text
+    try:
+        datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        wanted = f"{relative}, or RFC 3339 as 2026-01-31T09:30:00Z"
+        raise click.UsageError(f"{option} takes a time, {wanted}; {text!r} is none.") from error
+    return text
 
 
 def ago(text: str | None) -> str | None:

@@ -46,7 +46,7 @@ def deploy(session: Session, folder: Path, *, prune: bool) -> int:
     if session.is_json:
         show.document(done.document())
     else:
-        _tell(done, folder)
+        report(done, folder)
         views = session.api.pages("/workspace/files")["items"]
         serving = {"items": [view for view in views if view["workflows"]], "next_cursor": None}
         show.listing(
@@ -202,20 +202,25 @@ def delete_file(session: Session, path: str) -> int:
 def ending(run: dict[str, Any]) -> str:
     """Return in one line how a run is."""
     why = f" ({run['reason']})" if run.get("reason") else ""
+    if run.get("blocked_on"):
+        why = f" (blocked on {run['blocked_on']})"
     took = f" in {show.milliseconds(run['duration_ms'])}" if run.get("duration_ms") is not None else ""
     return f"run {run['id']} {show.plain(run['workflow'])} {run['status']}{why}{took}, attempt {run['attempt']}"
 
 
-def _tell(done: Deployed, folder: Path) -> None:
+def report(done: Deployed, folder: Path) -> None:
+    """Print what a deployment did, and what is wrong."""
     if done.is_nothing:
-        show.said(f"nothing has changed in {done.unchanged} files")
+        show.said(f"nothing has changed in {show.counted(done.unchanged, 'file')}")
     for view in done.files:
         show.said(f"sent {show.plain(view['path'])}")
     for path in done.deleted:
         show.said(f"deleted {show.plain(path)}")
     if done.kept:
+        are = "is" if len(done.kept) == 1 else "are"
+        named = show.plain(", ".join(done.kept[:5])) + (", …" if len(done.kept) > 5 else "")
         show.aside(
-            f"{len(done.kept)} deployed files are not in {folder}; --prune deletes them: {show.plain(', '.join(done.kept[:5]))}",
+            f"{show.counted(len(done.kept), 'deployed file')} {are} not in {folder}; --prune deletes what is not there: {named}",
             "warning",
         )
     for path, reason in list(done.left_out.items())[:LEFT_OUT]:
@@ -223,14 +228,15 @@ def _tell(done: Deployed, folder: Path) -> None:
     if len(done.left_out) > LEFT_OUT:
         show.aside(f"left out: {len(done.left_out) - LEFT_OUT} more", "warning")
     for problem in done.problems:
-        show.aside(_problem(problem, folder), "error")
+        # What was deployed before from elsewhere is not to be looked for in this folder.
+        show.aside(_problem(problem, folder if problem["path"] in done.own else Path()), "error")
 
 
 def _report(session: Session, done: Deployed, folder: Path) -> None:
     if session.is_json:
         show.line({"deployed": done.document()})
     else:
-        _tell(done, folder)
+        report(done, folder)
         if not done.problems:
             names = sorted({name for view in done.files for name in view["workflows"]})
             show.said(f"deployed {folder}" + (f": {show.plain(', '.join(names))}" if names else ""))

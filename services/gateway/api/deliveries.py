@@ -7,17 +7,23 @@ from aiohttp import web
 from services.gateway.api.access import audited, gateway_of
 from services.gateway.api.lists import boolean_of, id_of, no_body, page_of
 from shared.envelope import new_id
+from shared.errors import Invalid, Problem
 from shared.http import json_response
 from shared.questions.events import GetDelivery, ListDeliveries, RetryDelivery
+
+STATUSES = ("accepted", "routed", "filtered", "unroutable", "dead")
 
 
 async def list_deliveries(request: web.Request) -> web.Response:
     """GET: newest first; `status`, `source` (a name or an id) and how the `id` begins narrow."""
     gateway, caller = gateway_of(request)
+    status = request.query.get("status") or None
+    if status not in {None, *STATUSES}:
+        raise Invalid(f"there is no such status: {', '.join(STATUSES)}", errors=(Problem("status", "no such status"),))
     asked = ListDeliveries(
         org=caller.org,
         page=page_of(request),
-        status=request.query.get("status") or None,
+        status=status,
         source=request.query.get("source") or None,
         id=request.query.get("id") or None,
     )
