@@ -1,7 +1,7 @@
 """A burst: five hundred runs asked for at once, where none were. Draws what waits, what the pool does, and how long each run took.
 
 Each run sleeps for a tenth of a second, as one that asks another system does. The limit is that of the slots: all runs after each
-other in as many rows as there are slots, each taking as long as one takes alone, measured before in the same run.
+other in as many rows as one organization has slots, each taking as long as one takes alone, measured before in the same run.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from bench.support.connection import Post
 from bench.support.outcome import BenchError, Outcome, percentile
 from bench.support.plot import Curve, Panel, draw
 from bench.support.running import Whole, whole
+from services.executor.shares import room
 
 WORKFLOW = b"""
 import time
@@ -97,7 +98,9 @@ async def _watch(stack: Whole, rows: asyncpg.Connection[Any], began: float) -> l
                 info = await js.consumer_info("RUNS", CONSUMER)
                 async with session.get(stack.ready["url"] + "/readyz") as response:
                     ready = await response.json()
-                pool = ready["services"]["executor"]["pool"]
+                executor = ready["services"]["executor"]
+                # Those that are taken without a run that goes on in them hold what is over the organization's share.
+                pool = executor["pool"] | {"going_on": sum(executor["shares"]["running"].values())}
                 samples.append(Sample(time.time() - began, info.num_pending or 0, pool))
                 ended = await rows.fetchval(
                     "SELECT count(*) FROM executor.run WHERE finished_at >= $1", datetime.fromtimestamp(began).astimezone()
@@ -116,7 +119,7 @@ def _outcome(runs: list[dict[str, Any]], samples: list[Sample], single: float, b
     waited = [datetime.fromisoformat(run["started_at"]).timestamp() - began - at for run, at in zip(runs, requested, strict=True)]
     taken = [datetime.fromisoformat(run["finished_at"]).timestamp() - began - at for run, at in zip(runs, requested, strict=True)]
     seconds = max(at + one for at, one in zip(requested, taken, strict=True))
-    slots = samples[0].pool["slots"]
+    slots = room(0, samples[0].pool["slots"])
     ideal = RUNS * single / slots
     ended = [at + one for at, one in zip(requested, taken, strict=True)]
     _draw(picture, samples, ended, waited, taken)
@@ -135,7 +138,7 @@ def _outcome(runs: list[dict[str, Any]], samples: list[Sample], single: float, b
             "whole_p50_ms": percentile(taken, 50) * 1000,
             "whole_p95_ms": percentile(taken, 95) * 1000,
             "most_queued": max(sample.queued for sample in samples),
-            "most_at_once": max(sample.pool["taken"] for sample in samples),
+            "most_at_once": max(sample.pool["going_on"] for sample in samples),
             "pool_target": [min(sample.pool["target"] for sample in samples), max(sample.pool["target"] for sample in samples)],
             "picture": str(picture),
         },
@@ -151,7 +154,7 @@ def _draw(picture: Path, samples: list[Sample], ended: list[float], waited: list
         Panel(
             "children",
             [
-                Curve("slots taken", of("taken")),
+                Curve("runs that go on", of("going_on")),
                 Curve("ready and placed", of("placed")),
                 Curve("ready and blank", of("blank")),
                 Curve("the pool's aim", of("target")),
