@@ -22,9 +22,17 @@ INPUT = 1024 * 1024
 """Bytes of a child run's input as JSON."""
 LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**64 - 1
 """Of whole numbers, in whatever leaves a run."""
+LEAST_FLOAT, MOST_FLOAT = 1e-300, 1e285
+MOST_EXTREME = 100
+"""Numbers beyond these, zero left out, in a result, a step's or an event: reading one takes hundreds of times as long."""
 PRIORITIES = ("high", "normal", "low")
 _FIRST, _LAST = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 _SHOWN = 60
+
+
+def is_ordinary(number: float) -> bool:
+    """Answer whether a number is read as fast as others."""
+    return number == 0 or LEAST_FLOAT <= abs(number) <= MOST_FLOAT
 
 
 def text(given: object, what: str, longest: int = NAME, *, least: int = 1) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -117,7 +118,7 @@ class Expressions:
             is_found, value = found(variables, syntax.plain)
             if is_found:
                 return value
-        return msgspec.json.decode(await self._evaluate(org, source, pruned(variables, syntax.sees)))
+        return json.loads(await self._evaluate(org, source, pruned(variables, syntax.sees)))
 
     def _evaluate(self, org: str, source: str, variables: dict[str, Any]) -> asyncio.Future[bytes]:
         try:

@@ -99,7 +99,7 @@ async def test_an_end_of_a_moment_ago_is_told_without_asking_anybody_and_to_its_
             raise AssertionError("nobody need be asked")
 
         with monkeypatch.context() as patched:
-            patched.setattr(questions, "fold", asked)
+            patched.setattr(questions, "read_all", asked)
             patched.setattr(Store, "run", asked)
             assert await outside.bus.ask(GetRun(org="default", id=run)) == shown
             assert len((await outside.bus.ask(ListAttempts(org="default", id=run))).items) == 1

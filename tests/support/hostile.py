@@ -130,13 +130,18 @@ async def unreadable_webhooks(org: Hostile) -> None:
 async def crowded_webhooks(org: Hostile) -> None:
     """Send bodies of millions of tiny values, which take a hundred times their size once they are read."""
     path = await org.source("hmac", secret=SECRET.decode())
-    for middle in (b"[],", b"0,", b'{"a":"\\u0000"},'):
+    for _ in range(20):
+        body = b'{"a":[' + b"1e308," * 40_000 + b"0]}"
+        await org.hook(path, body, signed(body))
+    for middle in (b"1e308,", b"[],", b"0,", b'{"a":"\\u0000"},'):
         body = b'{"t":"\\u0000","a":[' + middle * (20_000_000 // len(middle)) + b"0]}"
         await org.hook(path, body, signed(body))
 
 
 async def crowded_requests(org: Hostile) -> None:
     """Ask, ten times at once, with bodies of as many values as there may be, and of more, each to be looked at."""
+    for _ in range(4):
+        await org.call("PUT", "/api/v1/variables/v", raw=b'{"value":[' + b"1e308," * 600_000 + b"0]}")
     for count in (80_000, 1_000_000):
         raw = b'{"input":{"n":1234567890123456789,"a":[' + b"[]," * count + b"0]}}"
         for path in ("variables/v", "subscriptions/x"):

@@ -246,6 +246,8 @@ def test_the_supervisor_takes_what_the_sdk_sends() -> None:
 def test_the_sdk_s_bounds_are_those_of_what_may_enter() -> None:
     assert _bounds.YEAR == values.YEAR
     assert (_bounds.LEAST_INTEGER, _bounds.MOST_INTEGER) == (values.LEAST_INTEGER, values.MOST_INTEGER)
+    theirs = (values.LEAST_FLOAT, values.MOST_FLOAT, values.MOST_EXTREME)
+    assert theirs == (_bounds.LEAST_FLOAT, _bounds.MOST_FLOAT, _bounds.MOST_EXTREME)
     assert values.DEPTH == MAX_DEPTH
     for end in (values.FIRST, values.LAST):
         assert _bounds.moment(end, "it") == end

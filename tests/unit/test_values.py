@@ -103,6 +103,15 @@ def test_more_values_than_may_be_are_refused_before_they_are_made(raw: bytes) ->
             decode(raw)
 
 
+@pytest.mark.parametrize("number", [b"1e308", b"-5e-324", b"1" + b"0" * 300 + b".5", b"0." + b"0" * 310 + b"1", b"1E0308"])
+def test_few_numbers_that_take_long_to_be_read_are_taken_and_many_are_not(number: bytes) -> None:
+    few, many = (b'{"a":[' + b",".join([number] * count) + b"]}" for count in (values.MOST_EXTREME, values.MOST_EXTREME + 1))
+    for decode in (values.decode, values.decode_sent):
+        assert len(decode(few)["a"]) == values.MOST_EXTREME
+        with pytest.raises(Invalid, match="more than 100 numbers"):
+            decode(many)
+
+
 def test_what_looks_like_many_values_within_a_text_is_one() -> None:
     text = '[{"a,' * values.MOST_VALUES + '\\"'
     for decode in (values.decode, values.decode_sent):

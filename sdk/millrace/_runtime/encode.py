@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any
 from uuid import UUID
 
-from millrace._bounds import LEAST_INTEGER, MOST_INTEGER
+from millrace._bounds import LEAST_FLOAT, LEAST_INTEGER, MOST_EXTREME, MOST_FLOAT, MOST_INTEGER, is_ordinary
 from millrace.errors import ResultError
 
 MAX_FRAME = 16 * 1024 * 1024
@@ -108,6 +108,7 @@ def complaint(what: str, value: object, default: Callable[[object], object] | No
 def _faults(value: object, default: Callable[[object], object] | None) -> Iterator[tuple[str, str]]:
     """Walk without recursion, depth first, yielding (path, reason)."""
     left: list[tuple[str, object, int]] = [("$", value, 0)]
+    extreme = 0
     while left:
         path, item, depth = left.pop()
         if depth > MAX_DEPTH:
@@ -120,6 +121,10 @@ def _faults(value: object, default: Callable[[object], object] | None) -> Iterat
         elif isinstance(item, float):
             if not math.isfinite(item):
                 yield path, f"{item} has no JSON form"
+            extreme += not is_ordinary(item)
+            if extreme > MOST_EXTREME:
+                yield path, f"one of more than {MOST_EXTREME} numbers beyond {LEAST_FLOAT:g} to {MOST_FLOAT:g}"
+                return
         elif isinstance(item, dict):
             for key, inner in reversed(list(item.items())):
                 if not isinstance(key, str | int | float | NoneType):
@@ -179,7 +184,7 @@ class Plain:
             if isinstance(value, int):
                 return int(value) if -(1 << 63) <= value < (1 << 63) else self.text(hex(value))
             if isinstance(value, float):
-                return float(value) if math.isfinite(value) else str(float(value))
+                return float(value) if is_ordinary(value) else str(float(value))
             if isinstance(value, str):
                 return self.text(value)
             if depth < _MAX_LOG_DEPTH and isinstance(value, dict):

@@ -7,6 +7,7 @@ all else is a `FrameError`. So reading one takes less than 128 MB, whatever it h
 
 import asyncio
 import functools
+import json
 import operator
 import re
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ import msgspec
 from services.executor.sandbox.errors import FrameError
 from services.executor.sandbox.jail import Level, Problem
 from services.executor.sandbox.requests import SERVED, Request, documents_of
-from shared.values import LEAST_INTEGER, MOST_INTEGER, YEAR
+from shared.values import LEAST_INTEGER, MOST_EXTREME, MOST_INTEGER, YEAR, is_ordinary
 
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes of one payload."""
@@ -122,6 +123,7 @@ _ENCODER = msgspec.json.Encoder()
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}")
 """What a payload holds if a text or a number in it is none that everybody can hold."""
+_EXTREME = re.compile(rb"[0-9][eE][+-]?[0-9]{3}|[0-9]{100}")
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"[]{},")
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
 
@@ -146,6 +148,9 @@ def decode(payload: bytes) -> Frame:
         raise FrameError(msg)
     _refuse_bulk(payload)
     try:
+        if len(_EXTREME.findall(payload)) > MOST_EXTREME:
+            # By a decoder for which all numbers are alike: the other one takes hundreds of times as long for some.
+            _refuse_unstorable(json.loads(payload))
         frame = _DECODER.decode(payload)
         for name in _DOCUMENTS[type(frame)]:
             msgspec.json.decode(getattr(frame, name))  # until here it was only skipped over
@@ -176,6 +181,7 @@ async def read(reader: asyncio.StreamReader) -> tuple[Frame, int] | None:
 def _refuse_unstorable(document: object) -> None:
     """Look at every text and number. Raises ValueError for a NUL character, half a surrogate pair, and more than 64 bits."""
     left = [document]
+    extreme = 0
     while left:
         item = left.pop()
         if isinstance(item, str):
@@ -186,6 +192,11 @@ def _refuse_unstorable(document: object) -> None:
         elif isinstance(item, int) and not LEAST_INTEGER <= item <= MOST_INTEGER:
             msg = "a whole number has more than 64 bits"
             raise ValueError(msg)
+        elif isinstance(item, float) and not is_ordinary(item):
+            extreme += 1
+            if extreme > MOST_EXTREME:
+                msg = f"more than {MOST_EXTREME} numbers are near to the ends of what a number can be"
+                raise ValueError(msg)
         elif isinstance(item, dict):
             left.extend(item)
             left.extend(item.values())
