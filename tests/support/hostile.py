@@ -248,6 +248,14 @@ async def forged_frames(org: Hostile) -> None:
     await org.start("shaped", input={"a": 1})
 
 
+async def hogging_runs(org: Hostile) -> None:
+    """Ask for more runs than there are slots, each of which does nothing for long."""
+    code = f"import time\nfrom millrace import workflow\n@workflow(timeout={HOLD})\ndef hog() -> None: time.sleep({HOLD - 5})\n"
+    await org.deploy("hog.py", code)
+    await asyncio.gather(*(org.start("hog") for _ in range(60)))
+    await asyncio.sleep(HOLD / 2)
+
+
 async def costly_masking(org: Hostile) -> None:
     """Say much text that looks like a long secret, nearly."""
     await org.call("PUT", "/api/v1/secrets/long", {"value": "ab" * 30_000 + "c"})
@@ -293,6 +301,7 @@ ACTS: dict[str, Callable[[Hostile], Awaitable[None]]] = {
         slow_bodies,
         unfinished_heads,
         forged_frames,
+        hogging_runs,
         costly_masking,
         modules_that_hang,
         absurd_requests,
