@@ -72,9 +72,14 @@ async def stored_at(client: Client, stream: str, sequence: int) -> Stored | None
     return await _get(client, stream, {"seq": sequence})
 
 
-async def last(client: Client, noun: str, key: str) -> Stored | None:
-    """Return the last message of an aggregate, or None when it has none."""
-    return await _get(client, STREAM_OF_NOUN[noun], {"last_by_subj": f"{noun}.{checked_key(key)}.>"})
+async def first(client: Client, noun: str, key: str) -> Stored | None:
+    """Return the first message of an aggregate that the stream still has, or None when it has none."""
+    return await _get(client, STREAM_OF_NOUN[noun], {"seq": 1, "next_by_subj": f"{noun}.{checked_key(key)}.>"})
+
+
+async def last(client: Client, noun: str, key: str, verbed: str = ">") -> Stored | None:
+    """Return the last message of an aggregate, of one type if it is named, or None when it has none."""
+    return await _get(client, STREAM_OF_NOUN[noun], {"last_by_subj": f"{noun}.{checked_key(key)}.{verbed}"})
 
 
 async def _get(client: Client, stream: str, request: dict[str, Any]) -> Stored | None:
@@ -106,17 +111,17 @@ def _stored(sequence: int, subject: str, document: bytes) -> Stored:
         return Stored(sequence, subject, nothing)
 
 
-async def append(client: Client, journal: Journal, sealed: Sealed[Any], expected: int) -> Ack:
-    """Append to an aggregate, deciding a conflict by folding: my id is there -> success, else `Conflict`.
+async def append(client: Client, journal: Journal, sealed: Sealed[Any], expected: int, *, since: int = 0) -> Ack:
+    """Append to an aggregate, deciding a conflict by reading: my id is there -> success, else `Conflict`.
 
-    Raises `Conflict`, `Unavailable`.
+    `since` is a sequence up to which the id cannot be: what is before it is not read. Raises `Conflict`, `Unavailable`.
     """
     try:
         return await journal.append(sealed, expected)
     except Stale:
         pass
     declared = declaration_of(sealed.message)
-    async for stored in history(client, declared.noun, declared.key(sealed.message)):
+    async for stored in history(client, declared.noun, declared.key(sealed.message), after=since):
         if stored.envelope.id == sealed.envelope.id:
             return Ack(stored.sequence, duplicate=True)
     raise Conflict(f"{declared.noun} {sealed.envelope.subject} has changed since: {sealed.envelope.type} was not recorded")

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor.bundles import Bundles
 from services.executor.config import Settings, read
+from services.executor.looks import Looks
 from services.executor.parking import Parking
 from services.executor.poison import Poison
 from services.executor.projections import projected
@@ -57,6 +58,7 @@ class Executor:
         self.store = Store(engine)
         self.turns = Turns(engine)
         self.recent = Recent()
+        self.looks = Looks(bus, self.store)
         self.poison = Poison(bus)
         self.shares = Shares(settings.slots)
         self.slow = Slow()

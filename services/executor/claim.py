@@ -72,15 +72,14 @@ async def fold(bus: Bus, run: str) -> Folded | None:
     What stands in the way of folding one of them is raised as well, unless the run has ended all the same.
     """
     read = await read_all(bus, run)
-    if read.error is not None and (read.state is None or not read.state.ended):
-        raise read.error
-    return None if read.state is None else Folded(read.state, read.steps)
+    state = sound(read)
+    return None if state is None else Folded(state, read.steps)
 
 
-async def read_all(bus: Bus, run: str) -> Read:
-    """Read a run's messages as far as they make sense. Raises `Unavailable`."""
-    read = Read()
-    async for stored in aggregate.history(bus.client, "run", run):
+async def read_all(bus: Bus, run: str, since: RunState | None = None) -> Read:
+    """Read a run's messages as far as they make sense, those after the state `since` if it is given. Raises `Unavailable`."""
+    read = Read() if since is None else Read(since, org=since.org, last_seq=since.last_seq)
+    async for stored in aggregate.history(bus.client, "run", run, after=read.last_seq):
         read.last_seq = stored.sequence
         read.org = read.org or stored.envelope.org or None
         try:
@@ -95,15 +94,38 @@ async def read_all(bus: Bus, run: str) -> Read:
     return read
 
 
+async def read_since(bus: Bus, state: RunState) -> Read:
+    """Read what a run has become since a state of it: what was recorded before, which may be much, is not read again."""
+    newest = await aggregate.last(bus.client, "run", state.id)
+    if newest is not None and newest.sequence == state.last_seq:
+        return Read(state, org=state.org, last_seq=state.last_seq)
+    if newest is None or newest.sequence < state.last_seq:
+        # Purged, or the stream was made anew: what there is then is little, or nothing.
+        return await read_all(bus, state.id)
+    return await read_all(bus, state.id, state)
+
+
+async def read_now(bus: Bus, store: Store, run: str) -> Read:
+    """Read what a run is now: its row, and what came after that. `steps` are those that came after. Raises `Unavailable`."""
+    row = await store.run(None, run)
+    if row is None:
+        return await read_all(bus, run)
+    return Read(row, org=row.org, last_seq=row.last_seq) if row.ended else await read_since(bus, row)
+
+
+def sound(read: Read) -> RunState | None:
+    """Return the state that was read. Raises what stood in the way of folding a message, unless the run has ended all the same."""
+    if read.error is not None and (read.state is None or not read.state.ended):
+        raise read.error
+    return read.state
+
+
 async def children_told(state: RunState, bus: Bus, store: Store) -> dict[str, Any]:
     """Return what is told of those child runs that a run waits for and that have ended, by id. Raises `Unavailable`."""
     told: dict[str, Any] = {}
     for wait in state.waits:
         if wait.kind == "run":
-            child = (await read_all(bus, wait.name)).state
-            if child is None:
-                # The bus may have forgotten it; its row stays.
-                child = await store.run(state.org, wait.name)
+            child = (await read_now(bus, store, wait.name)).state
             if child is not None and child.ended:
                 told[wait.name] = life.told(child)
     return told
@@ -161,10 +183,10 @@ class Claim:
         now = asyncio.get_running_loop().time()
         if now - self._since < LEASE:
             return
-        folded = await outlasting(lambda: fold(self._bus, self.run), run=self.run)
-        if folded is None or folded.state.ended:
+        state = sound(await outlasting(lambda: read_since(self._bus, self.current), run=self.run))
+        if state is None or state.ended:
             raise AlreadyEnded
-        if folded.state.claim != self.started.id:
+        if state.claim != self.started.id:
             raise Superseded
         self._since = now
 
@@ -196,7 +218,7 @@ class Claim:
         while True:
             sent = asyncio.get_running_loop().time()
             try:
-                ack = await aggregate.append(self._bus.client, self._bus.journal, sealed, self._sequence)
+                ack = await aggregate.append(self._bus.client, self._bus.journal, sealed, self._sequence, since=self._sequence)
             except Unavailable as error:
                 # Unknown: the same message with the same id again, until the broker tells which.
                 _log.warning("run.append_waits", run=self.run, type=sealed.envelope.type, reason=error.detail)
@@ -211,15 +233,16 @@ class Claim:
                 return
 
     async def _learn(self, message: Message) -> None:
-        """Fold after a conflict: raise what it means for us, or take over the sequence and let the append be tried again."""
-        folded = await outlasting(lambda: fold(self._bus, self.run), run=self.run, type=type(message).__name__)
-        if folded is None or folded.state.ended:
+        """Read on after a conflict: raise what it means for us, or take over the sequence and let the append be tried again."""
+        read = await outlasting(lambda: read_since(self._bus, self.current), run=self.run, type=type(message).__name__)
+        state = sound(read)
+        if state is None or state.ended:
             raise AlreadyEnded
-        if folded.state.claim != self.started.id:
+        if state.claim != self.started.id:
             raise Superseded
-        self._sequence = folded.state.last_seq
-        self.current = folded.state
-        if folded.state.status == "cancelling":
+        self._sequence = state.last_seq
+        self.current = state
+        if state.status == "cancelling":
             self.cancel.set()
             if not isinstance(message, RunStepCompleted | RunCancelled):
                 raise _CancelRequested

@@ -8,8 +8,9 @@ import msgspec
 import structlog
 
 from services.executor import moves
-from services.executor.claim import Claim, children_told, fold, outlasting
+from services.executor.claim import Claim, children_told, outlasting, read_since, sound
 from services.executor.life import Recorded, StepId
+from services.executor.sandbox.errors import OverLimit
 from services.executor.sandbox.jail import Kind, StartedRun, StepRecord
 from services.executor.store import Store
 from shared.bus import Bus
@@ -26,6 +27,8 @@ MOST_HOPS = 32
 CHILDREN = 1000
 # Steps and waits of one run: each attempt begins with all of them.
 STEPS = 10_000
+# Bytes of their results together: each attempt begins by reading them, and what is large belongs into a file.
+RECORDED = 32 * 1024 * 1024
 # Seconds by which the clock of whoever reckoned a time may be ahead.
 CLOCKS = 86_400.0
 _log = structlog.get_logger()
@@ -48,6 +51,7 @@ class Durable:
         self._run = mine.run
         self._steps = steps
         self._started = 0
+        self._bytes = sum(_size(recorded) for recorded in steps.values())
         self.waits: dict[StepId, Wait] = {}
         """What the run has asked for that was not there yet."""
 
@@ -66,6 +70,7 @@ class Durable:
         known = self._steps.get((of, name, ordinal))
         if known is not None:
             return _record(known)
+        self._check_room()
         if of == "run":
             await self._check_own(name)
         wait = Wait(kind=of, name=name, ordinal=ordinal, position=position, until=self._until(of, name, ordinal, seconds))
@@ -86,10 +91,10 @@ class Durable:
 
     async def _over(self, wait: Wait) -> list[Resolved] | None:
         """Return how a wait has ended by now. Raises `Unavailable`."""
-        folded = await fold(self._deps.bus, self._run)
-        if folded is None:
+        state = sound(await read_since(self._deps.bus, self._claim.current))
+        if state is None:
             raise NotFound("the run is gone")
-        waiting = msgspec.structs.replace(folded.state, status="waiting", held=False, waits=[wait], until=None)
+        waiting = msgspec.structs.replace(state, status="waiting", held=False, waits=[wait], until=None)
         return moves.resumption(waiting, self._steps, await children_told(waiting, self._deps.bus, self._deps.store), utc_now())
 
     async def start(self, asked: StartedRun) -> str:
@@ -147,9 +152,21 @@ class Durable:
             return before.until
         return None if seconds is None else rfc3339(later(utc_now(), seconds))
 
+    def _check_room(self, more: int = 0) -> None:
+        """Raise `OverLimit` for what would make the run record more than one may, or where it has recorded more."""
+        if self._bytes + more > RECORDED:
+            message = (
+                f"the results of this run's steps and waits would have {self._bytes + more} bytes as JSON together; at most "
+                f"{RECORDED} are recorded of one run: write what is large to a file (`files.write`) and return its path"
+            )
+            raise OverLimit(message, "RecordLimit")
+
     async def _keep(self, step: StepId, recorded: Recorded) -> None:
         if len(self._steps) >= STEPS:
             raise TooLarge(f"{STEPS} steps and waits of this run are recorded: there may not be more")
+        size = _size(recorded)
+        self._check_room(size)
+        self._bytes += size  # at once: others may be about to be kept at the same time
         kind, name, ordinal = step
         await self._claim.step(
             RunStepCompleted(
@@ -172,6 +189,10 @@ def check_size(what: str, document: msgspec.Raw) -> None:
     size = len(bytes(document))
     if size > INLINE_BYTES:
         raise TooLarge(f"{what} has {size} bytes as JSON; at most {INLINE_BYTES} are kept")
+
+
+def _size(found: Recorded) -> int:
+    return len(msgspec.json.encode(found.result))
 
 
 def _record(found: Recorded) -> StepRecord:

@@ -5,13 +5,13 @@ Pure: decided from the run's state and the time that is given.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
 
-from services.executor.life import Recorded, RunState, StepId
+from services.executor.life import RunState, StepId
 from shared.messages import Resolved, Wait
 from shared.messages.catalog import Policy
 from shared.values import YEAR
@@ -42,12 +42,11 @@ def next_move(state: RunState, work_seq: int, now: datetime) -> Move:
     return "claim"
 
 
-def resumption(
-    state: RunState, steps: Mapping[StepId, Recorded], children: Mapping[str, Any], now: datetime
-) -> list[Resolved] | None:
+def resumption(state: RunState, steps: Container[StepId], children: Mapping[str, Any], now: datetime) -> list[Resolved] | None:
     """Return the waits of a run that are over, with which it is to be resumed; None while it is to go on waiting.
 
-    `children` holds what is told of the child runs that have ended, by id. A run that waits for its turn is not decided here.
+    `steps` holds what is recorded already, of the waits at least; `children` what is told of the child runs that have ended, by
+    id. A run that waits for its turn is not decided here.
     """
     if state.held or state.status not in {"waiting", "delayed"}:
         return None

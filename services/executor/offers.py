@@ -10,9 +10,10 @@ import structlog
 
 from services.executor import life, moves
 from services.executor.bundles import Bundles
-from services.executor.claim import AlreadyEnded, Claim, fold, read_all
+from services.executor.claim import AlreadyEnded, Claim, fold, read_now
 from services.executor.keys import turn_of
 from services.executor.life import Recorded, RunState, StepId
+from services.executor.store import Store
 from services.executor.turns import Turns
 from shared import aggregate
 from shared.blobs import Blobs
@@ -45,6 +46,7 @@ class Deps(Protocol):
     bus: Bus
     bundles: Bundles
     bodies: Blobs
+    store: Store
     turns: Turns
     expressions: Expressions
     name: str
@@ -142,7 +144,7 @@ async def _claim(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepI
     # A fresh id per claim: attempt 2 must not be swallowed as a duplicate of attempt 1.
     started = deps.bus.seal(message, org=offer.state.org, cause=offer.envelope)
     since = asyncio.get_running_loop().time()
-    ack = await aggregate.append(deps.bus.client, deps.bus.journal, started, offer.state.last_seq)
+    ack = await aggregate.append(deps.bus.client, deps.bus.journal, started, offer.state.last_seq, since=offer.state.last_seq)
     return Claim(deps.bus, offer.state, started.envelope, message, ack.sequence, since), offer.steps
 
 
@@ -172,7 +174,7 @@ async def _queue(offer: Offer, deps: Deps) -> None:
 
 async def _cancel_older(other: str, newer: RunState, deps: Deps) -> None:
     for _ in range(TRIES):
-        older = (await read_all(deps.bus, other)).state
+        older = (await read_now(deps.bus, deps.store, other)).state
         if older is None or older.ended or older.status == "cancelling":
             return
         if (older.requested_at, older.id) > (newer.requested_at, newer.id):
@@ -180,7 +182,7 @@ async def _cancel_older(other: str, newer: RunState, deps: Deps) -> None:
         message = RunCancelRequested(run=other, requested_by=f"run:{newer.id}")
         sealed = deps.bus.seal(message, org=older.org, correlation=older.correlation_id, id=caused_id(newer.id, message, "older"))
         try:
-            await aggregate.append(deps.bus.client, deps.bus.journal, sealed, older.last_seq)
+            await aggregate.append(deps.bus.client, deps.bus.journal, sealed, older.last_seq, since=older.last_seq)
         except Conflict:
             continue
         return
@@ -192,7 +194,7 @@ async def _say(offer: Offer, deps: Deps, message: Message) -> None:
         message = life.labelled(message, offer.state)
     id_ = caused_id(offer.envelope.id, message, "unclaimed")
     sealed = deps.bus.seal(message, org=offer.state.org, cause=offer.envelope, id=id_)
-    await aggregate.append(deps.bus.client, deps.bus.journal, sealed, offer.state.last_seq)
+    await aggregate.append(deps.bus.client, deps.bus.journal, sealed, offer.state.last_seq, since=offer.state.last_seq)
 
 
 async def set_timer(bus: Bus, org: str, cause: Envelope, run: str, until: str) -> None:

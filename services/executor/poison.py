@@ -65,7 +65,7 @@ class Poison:
                 id=caused_id(run, message, f"poison {read.last_seq}"),
             )
             try:
-                await aggregate.append(self._bus.client, self._bus.journal, sealed, read.last_seq)
+                await aggregate.append(self._bus.client, self._bus.journal, sealed, read.last_seq, since=read.last_seq)
             except Conflict:
                 continue
             return

@@ -8,11 +8,12 @@ from typing import Protocol
 import msgspec
 
 from services.executor import life, steps, workspace
-from services.executor.claim import read_all
 from services.executor.entries import attempt_view, file_view, run_view
 from services.executor.life import RunState
+from services.executor.looks import Looks
 from services.executor.recent import Recent
 from services.executor.signals import signal_run
+from services.executor.steps import Step
 from services.executor.store import Store
 from services.executor.turns import Turns
 from shared import aggregate
@@ -51,8 +52,9 @@ from shared.questions.executor import (
 )
 from shared.values import moment_at
 
-# A run with more messages than this is followed from its row: each message is a question to the broker.
+# A run with more messages than this, or more bytes of them, is followed from its row: each is a look into the broker.
 MOST_FOLDED = 200
+MOST_READ = 4 * 1024 * 1024
 
 
 class Deps(workspace.Deps, Protocol):
@@ -61,6 +63,7 @@ class Deps(workspace.Deps, Protocol):
     store: Store
     turns: Turns
     lines: Projection
+    looks: Looks
     recent: Recent
 
 
@@ -126,20 +129,27 @@ async def list_steps(question: ListSteps, deps: Deps) -> StepList:
     """Return a page of what is recorded: from the rows once the run has ended, else as the stream tells it now."""
     after, limit = steps.place_of(question.page.cursor), _limit(question.page)
     state = await deps.store.run(question.org, question.id)
-    if state is not None and state.ended:
+    found: list[Step] = []
+    if state is not None:
         found = await deps.store.steps(question.id, after, limit + 1, 2 * PAGE_BYTES, results=question.results)
-    else:
-        found = []
-        state = None
-        async for stored in _history(question.id, deps):
+        page = steps.page_of(found, question.page, results=question.results)
+        if state.ended or page.next_cursor is not None:
+            return page
+        # What the rows were told since they told of the run comes once more.
+        found = [step for step in found if step.place[0] <= state.last_seq]
+    async with deps.looks.place():
+        async for stored in _history(question.id, deps, after=0 if state is None else state.last_seq):
             message = stored.message()
             if message is None:
                 continue
             state = life.evolve(state, stored.envelope, message, stored.sequence)
-            if state is not None:
-                found += steps.steps_of(state, stored.envelope, message, stored.sequence)
-        if state is None or state.org != question.org:
-            raise NotFound(f"there is no run {question.id[:80]}")
+            if state is None:
+                continue
+            found += [step for step in steps.steps_of(state, stored.envelope, message, stored.sequence) if step.place > after]
+            if len(found) > limit or (len(found) > 1 and steps.size_of(found, results=question.results) > PAGE_BYTES):
+                break
+    if state is None or state.org != question.org:
+        raise NotFound(f"there is no run {question.id[:80]}")
     return steps.page_of(found, question.page, results=question.results)
 
 
@@ -150,11 +160,7 @@ async def _run(org: str, id_: str, deps: Deps) -> RunState:
         return recent
     state = await deps.store.run(org, id_)
     if state is None or not state.ended:
-        try:
-            # As far as it makes sense: a run that cannot be folded, and is about to end for that, is shown all the same.
-            state = (await read_all(deps.bus, id_)).state or state
-        except ValueError as error:
-            raise NotFound(f"there is no run {id_[:80]}") from error
+        state = await deps.looks.state(id_) or state
     if state is None or state.org != org:
         raise NotFound(f"there is no run {id_[:80]}")
     return state
@@ -188,7 +194,8 @@ async def list_runs(question: ListRuns, deps: Deps) -> RunList:
 async def list_states(question: ListStates, deps: Deps) -> RunStates:
     """Return how a run changed since; of a run with very many messages, or whose messages are purged, only how it is."""
     row = await deps.store.run(question.org, question.id)
-    states = await _states(question.id, row, question.after, deps)
+    async with deps.looks.place():
+        states = await _states(question.id, row, question.after, deps)
     if not states or states[-1].org != question.org:
         raise NotFound(f"there is no run {question.id[:80]}")
     # Beyond the last is a place in a stream that was made anew since.
@@ -208,6 +215,7 @@ async def list_states(question: ListStates, deps: Deps) -> RunStates:
 async def _states(run: str, row: RunState | None, after: int, deps: Deps) -> list[RunState]:
     """Return a run after each of its messages, those beyond `after` at least; `row` is what the projection knows of it."""
     states: list[RunState] = []
+    size = 0
     if row is None or after < row.last_seq:
         async for stored in _history(run, deps):
             message = stored.message()
@@ -217,7 +225,8 @@ async def _states(run: str, row: RunState | None, after: int, deps: Deps) -> lis
             if state is None:
                 break  # its first messages are purged already, and the others are about to be
             states.append(state)
-            if len(states) == MOST_FOLDED and row is not None:
+            size += len(memoryview(stored.envelope.data))
+            if (len(states) == MOST_FOLDED or size > MOST_READ) and row is not None:
                 states = []
                 break
     if states or row is None:

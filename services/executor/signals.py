@@ -6,9 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from services.executor.claim import fold
 from services.executor.life import MOST_SIGNALS
-from services.executor.store import Store
+from services.executor.looks import Looks
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import derived_id
@@ -28,7 +27,7 @@ class Deps(Protocol):
     """What signals need."""
 
     bus: Bus
-    store: Store
+    looks: Looks
 
 
 async def signal_run(command: SignalRun, deps: Deps) -> Signalled:
@@ -38,23 +37,28 @@ async def signal_run(command: SignalRun, deps: Deps) -> Signalled:
     size = len(msgspec.json.encode(command.data))
     if size > INLINE_BYTES:
         raise TooLarge(f"the data of a signal has {size} bytes as JSON; at most {INLINE_BYTES} are kept")
+    async with deps.looks.alone(command.run):
+        return await _append(command, size, deps)
+
+
+async def _append(command: SignalRun, size: int, deps: Deps) -> Signalled:
     for _ in range(TRIES):
-        folded = await fold(deps.bus, command.run)
-        if folded is None and await deps.store.run(command.org, command.run) is not None:
-            raise Conflict("the run has ended already")
-        if folded is None or folded.state.org != command.org:
+        state = await deps.looks.state(command.run)
+        if state is None or state.org != command.org:
             raise NotFound(f"there is no run {command.run[:80]!r}")
-        state = folded.state
         if state.ended:
             raise Conflict(f"the run has ended already: {state.status}")
         waiting = sum(len(msgspec.json.encode(signal.data)) for signal in state.signals)
         if len(state.signals) >= MOST_SIGNALS or waiting + size > MOST_WAITING:
-            raise Conflict(f"{len(state.signals)} signals of {waiting} bytes wait for the run already: it takes no more")
+            raise Conflict(
+                f"{len(state.signals)} signals of {waiting} bytes wait for the run already: it takes no more than {MOST_SIGNALS} "
+                f"of {MOST_WAITING} bytes together before it waits for them"
+            )
         message = RunSignalled(run=command.run, name=command.name, data=command.data, signalled_by=command.actor)
         id_ = derived_id(command.id, "run.signalled")
         sealed = deps.bus.seal(message, org=command.org, correlation=state.correlation_id, id=id_)
         try:
-            await aggregate.append(deps.bus.client, deps.bus.journal, sealed, state.last_seq)
+            await aggregate.append(deps.bus.client, deps.bus.journal, sealed, state.last_seq, since=state.last_seq)
         except Conflict:
             continue
         return Signalled(command.run, command.name)

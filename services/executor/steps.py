@@ -15,6 +15,9 @@ from shared.messages import Message
 from shared.questions import PAGE_BYTES, Page
 from shared.questions.executor import StepList, StepView
 
+# Bytes of what is shown of one beside its name and its result.
+_AROUND = 250
+
 # (sequence of the message, part of it).
 Place = tuple[int, int]
 
@@ -71,12 +74,17 @@ def page_of(steps: Iterable[Step], page: Page, *, results: bool) -> StepList:
     for step in steps:
         if step.place <= after:
             continue
-        size += step.bytes if results else 0
+        size += size_of([step], results=results)
         if len(items) == limit or (items and size > PAGE_BYTES):
             return StepList(items, f"{last[0]}.{last[1]}")
         items.append(_view(step, results=results))
         last = step.place
     return StepList(items, None)
+
+
+def size_of(steps: Iterable[Step], *, results: bool) -> int:
+    """Return about how many bytes of JSON they are shown as."""
+    return sum(_AROUND + len(msgspec.json.encode(step.name)) + (step.bytes if results else 0) for step in steps)
 
 
 def _view(step: Step, *, results: bool) -> StepView:

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.executor.life import RunState
+from services.executor.life import RunState, StepId
 from services.executor.steps import Place, Step
 from shared.db import Connection, transaction
 from shared.envelope import rfc3339
@@ -25,10 +25,10 @@ class Store:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def run(self, org: str, id_: str) -> RunState | None:
-        """Return a run as the projection knows it."""
-        rows = await self._all("SELECT state FROM run WHERE org = :org AND id = :id", {"org": org, "id": id_})
-        return _state(rows[0]["state"]) if rows else None
+    async def run(self, org: str | None, id_: str) -> RunState | None:
+        """Return a run as the projection knows it; of any organization for None."""
+        rows = await self._all("SELECT org, state FROM run WHERE id = :id", {"id": id_})
+        return _state(rows[0]["state"]) if rows and org in {None, rows[0]["org"]} else None
 
     async def runs(
         self,
@@ -95,6 +95,11 @@ class Store:
             SELECT org FROM found WHERE org IS NOT NULL LIMIT :limit
         """
         return [row["org"] for row in await self._all(statement, {"limit": limit})]
+
+    async def waits_over(self, run: str) -> set[StepId]:
+        """Return the waits of a run that its rows know to be over."""
+        statement = "SELECT kind, name, ordinal FROM step WHERE id = :run AND kind IN ('sleep', 'signal', 'run')"
+        return {(row["kind"], row["name"], row["ordinal"]) for row in await self._all(statement, {"run": run})}
 
     async def file(self, org: str, path: str) -> RowMapping | None:
         """Return one file."""

@@ -10,7 +10,7 @@ A run that makes us raise is tried again, then ended (`poison`): those after it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -19,8 +19,8 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import life, moves, store
-from services.executor.claim import Folded, children_told, fold, read_all
-from services.executor.life import RunState
+from services.executor.claim import children_told, read_now, sound
+from services.executor.life import RunState, StepId
 from services.executor.offers import expired
 from services.executor.poison import TRIES as POISONED_AFTER
 from services.executor.poison import Poison
@@ -132,23 +132,24 @@ class Waits:
         `Unavailable`.
         """
         for _ in range(TRIES):
-            folded = await fold(self._deps.bus, run)
-            if folded is None:
+            read = await read_now(self._deps.bus, self._deps.store, run)
+            state = sound(read)
+            if state is None:
                 return False
             now = max(self._now(), at) if at is not None else self._now()
-            message = await self._what_is_due(folded, now, has_worker=has_worker)
+            message = await self._what_is_due(state, read.steps, now, has_worker=has_worker)
             if message is None:
                 return False
             try:
-                await self._append(message, folded.state, cause)
+                await self._append(message, state, cause)
             except Conflict:
                 continue
             return True
         _log.warning("run.changes_too_fast", run=run)
         return False
 
-    async def _what_is_due(self, folded: Folded, now: datetime, *, has_worker: bool) -> Message | None:
-        state = folded.state
+    async def _what_is_due(self, state: RunState, steps: Iterable[StepId], now: datetime, *, has_worker: bool) -> Message | None:
+        """Return what is to be said of a run; `steps` are recorded, whether its rows know that already or not."""
         if state.ended or state.held:
             return None
         if state.status == "cancelling":
@@ -160,7 +161,9 @@ class Waits:
             return RunResumed(run=state.id, priority=state.priority) if entered else None
         if state.blocked_on == "worker" and has_worker:
             return RunResumed(run=state.id, priority=state.priority)
-        over = moves.resumption(state, folded.steps, await children_told(state, self._deps.bus, self._deps.store), now)
+        # Asked after the state: what is recorded beyond it makes the append a conflict.
+        recorded = {*steps, *(await self._deps.store.waits_over(state.id))} if state.waits else ()
+        over = moves.resumption(state, recorded, await children_told(state, self._deps.bus, self._deps.store), now)
         return None if over is None else RunResumed(run=state.id, priority=state.priority, resolved=over)
 
     async def _append(self, message: Message, state: RunState, cause: Envelope | None) -> None:
@@ -170,13 +173,13 @@ class Waits:
         # It belongs to the run's own chain, whoever's end made us look.
         of_chain = cause if cause is not None and cause.correlationid == state.correlation_id else None
         sealed = bus.seal(message, org=state.org, cause=of_chain, correlation=state.correlation_id, id=id_)
-        await aggregate.append(bus.client, bus.journal, sealed, state.last_seq)
+        await aggregate.append(bus.client, bus.journal, sealed, state.last_seq, since=state.last_seq)
 
     async def _grant(self, key: str, cause: Envelope | None) -> None:
         """Give free turns to those who wait for them longest, those of a higher priority first."""
         for run in await self._deps.turns.waiting(key):
             if not await self._look_at(run, cause):
-                state = (await read_all(self._deps.bus, run)).state
+                state = (await read_now(self._deps.bus, self._deps.store, run)).state
                 if state is not None and state.status == "waiting" and state.blocked_on == "concurrency":
                     return  # no room is left
 

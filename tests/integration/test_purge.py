@@ -65,6 +65,7 @@ class Deps(msgspec.Struct, frozen=True):
     bundles: Bundles
     bodies: Blobs
     turns: Turns
+    store: store.Store
     name: str = "late"
 
     def purger(self, *, later: timedelta = KEPT + timedelta(hours=1), pause: float = 60.0) -> Purger:
@@ -84,7 +85,7 @@ async def replica(place: Place, data: Path) -> AsyncIterator[Deps]:
     async with bus_of(place, "executor") as bus:
         bundles = Bundles(data / "late", Blobs(bus.client, "workspace"), compile_=uncompiled)
         await bundles.start()
-        yield Deps(bus, engine, url, bundles, Blobs(bus.client, "bodies"), Turns(engine))
+        yield Deps(bus, engine, url, bundles, Blobs(bus.client, "bodies"), Turns(engine), store.Store(engine))
     await engine.dispose()
 
 

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.executor import questions, recent
+from services.executor import recent
 from services.executor.claim import fold
 from services.executor.entries import run_view
 from services.executor.life import RunState
+from services.executor.looks import Looks
 from services.executor.recent import Recent
 from services.executor.store import Store
 from shared.db import open_engine
@@ -99,7 +100,7 @@ async def test_an_end_of_a_moment_ago_is_told_without_asking_anybody_and_to_its_
             raise AssertionError("nobody need be asked")
 
         with monkeypatch.context() as patched:
-            patched.setattr(questions, "read_all", asked)
+            patched.setattr(Looks, "state", asked)
             patched.setattr(Store, "run", asked)
             assert await outside.bus.ask(GetRun(org="default", id=run)) == shown
             assert len((await outside.bus.ask(ListAttempts(org="default", id=run))).items) == 1

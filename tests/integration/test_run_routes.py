@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.executor.looks import Looks
 from services.executor.projections import projected
 from services.executor.purge import purge
 from services.executor.questions import QUESTIONS
@@ -340,6 +341,7 @@ class Replica(msgspec.Struct, frozen=True):
     turns: Turns
     lines: Projection
     recent: Recent
+    looks: Looks
 
 
 async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: House, place: Place) -> None:
@@ -353,7 +355,8 @@ async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: 
             behind = Projection(
                 client=bus.client, engine=engine, url=url, service="executor", projected=part, health=Health("executor")
             )
-            deps: Any = Replica(bus, Store(engine), Turns(engine), behind, Recent())
+            store = Store(engine)
+            deps: Any = Replica(bus, store, Turns(engine), behind, Recent(), Looks(bus, store))
             asked: list[tuple[Any, int]] = [
                 (GetRun(org="default", id=run), 1),
                 (ListStates(org="default", id=run), 1),

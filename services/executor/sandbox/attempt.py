@@ -13,7 +13,7 @@ import msgspec
 from services.executor.sandbox import frames, masking
 from services.executor.sandbox.egress.network import Network, Record
 from services.executor.sandbox.egress.proxy import Proxy, is_shared
-from services.executor.sandbox.errors import FrameError, SandboxUnavailable
+from services.executor.sandbox.errors import FrameError, OverLimit, SandboxUnavailable
 from services.executor.sandbox.incoming import Incoming, TooMuch
 from services.executor.sandbox.jail import LARGEST_RESULT, Capabilities, KeptResult, Stream
 from services.executor.sandbox.masking import Masker
@@ -254,6 +254,9 @@ class Attempt:
         answer: dict[str, Any] = {"kind": "answer", "id": request.id}
         try:
             answer["value"] = await self._value(request)
+        except OverLimit as error:
+            self._settle(Excess(str(error), error.name))
+            return
         except MillraceError as error:  # a refusal; anything else is a fault of ours, and ends the attempt
             answer["error"] = {"type": type(error).__name__, "message": error.detail}
         try:

@@ -7,3 +7,11 @@ class SandboxUnavailable(Exception):
 
 class FrameError(Exception):
     """What came from a child is no frame, or what should go to it does not fit into one."""
+
+
+class OverLimit(Exception):
+    """A run asked for what goes over a limit of its own: it ends its attempt, with the reason `limit` and this name and message."""
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
