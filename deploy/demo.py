@@ -57,7 +57,7 @@ async def _demo(data: Path, *, once: bool, unsafe: bool) -> int:
         if not await _ready(stack, console):
             return await stack.wait()
         ready = json.loads((data / "ready.json").read_text())
-        await _show(ready, console)
+        await _show(ready, console, stays=not once)
         if not once:
             console.print("\nRunning until Ctrl-C.")
             over = asyncio.create_task(stack.wait())
@@ -99,7 +99,7 @@ class Client:
             return answer
 
 
-async def _show(ready: dict[str, Any], console: Console) -> None:
+async def _show(ready: dict[str, Any], console: Console, *, stays: bool) -> None:
     headers = {"Authorization": f"Bearer {ready['admin_key']}"}
     async with aiohttp.ClientSession(headers=headers) as session, aiohttp.ClientSession() as outside:
         client = Client(session, ready["url"])
@@ -123,6 +123,8 @@ async def _show(ready: dict[str, Any], console: Console) -> None:
             raise DemoError(f"the run ended {run['status']}")
         rows = await _rows_of(client, run["correlation_id"])
         console.print(tree_of(rows))
+        if not stays:
+            return
         console.print(f"\n[bold]Address[/] {ready['url']}\n[bold]Key[/]     {ready['admin_key']}\n[bold]Try[/]")
         query = f"{ready['url']}/api/v1/logs?q=correlation_id:{run['correlation_id']}"
         console.print(f"  curl -s -H 'Authorization: Bearer {ready['admin_key']}' '{query}'", markup=False)
