@@ -102,3 +102,17 @@ def test_no_body_makes_an_adapter_raise_anything_but_invalid(
     except Invalid:
         return
     assert b"\\u0000" not in msgspec.json.encode(event)
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        ({}, "the body cannot be read as application/json, since none was named: JSON is malformed: "),
+        ({"content-type": "application/json"}, "the body cannot be read as application/json: JSON is malformed: "),
+    ],
+)
+def test_a_body_that_is_no_json_is_told_once(headers: dict[str, str], told: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        Webhook(headers, {}, b"{a", {}).json()
+    assert refused.value.detail.startswith(told)
+    assert refused.value.detail.count("JSON") == 1

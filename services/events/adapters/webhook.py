@@ -43,7 +43,8 @@ class Webhook(msgspec.Struct, frozen=True):
         try:
             return decode_sent(self.text(json.detect_encoding(self.body)).encode())
         except Malformed as error:
-            raise Invalid(f"the body is not JSON, as its content type {self._told()} would have it: {error.detail}") from error
+            why = error.detail.removeprefix("this is not JSON: ")
+            raise Invalid(f"the body cannot be read as {self._told()}: {why}") from error
 
     def form(self) -> dict[str, Any]:
         """Return the fields of a form; a repeated one is a list. Raises `Invalid` for a charset that is unknown, or too many."""
