@@ -61,7 +61,7 @@ async def test_input_that_does_not_fit_fails_by_path(bench: Bench) -> None:
     outcome = await bench.run("@workflow\ndef main(n: list[int]): pass", n=[1, "x"], m=2)
     assert outcome.error is not None
     assert (outcome.status, outcome.reason, outcome.error.type) == ("failed", "error", "InputError")
-    assert "input.n[1]: should be an integer, not 'x'" in outcome.error.message
+    assert "input.n.1: should be an integer, not 'x'" in outcome.error.message
     assert "input.m: is not a known name" in outcome.error.message
 
 
