@@ -76,7 +76,7 @@ T = TypeVar("T")
 _Place = tuple["_Place | None", str | int]
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-# Where none of these is, JSON needs no second look: escapes that may be unstorable, and numbers that may have over 64 bits.
+# Where none of these is, JSON needs no second look: escapes that may be unstorable, and numbers of over 64 bits or extreme ones.
 _DOUBTFUL = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}|[0-9][eE][+-]?[0-9]{3}")
 _PLACE = re.compile(r"\[([0-9]+)\]")
 _MISSING = re.compile("Object (missing required|contains unknown) field `(.*)`", re.DOTALL)

@@ -61,7 +61,9 @@ async def object_of(request: web.Request) -> Object:
 async def named_object_of(request: web.Request) -> tuple[str, Object]:
     """Return the `name` that a body to create something of holds, and the rest of it. Raises as `object_of` and `fitted` do."""
     given = await object_of(request)
-    return fitted({name: given.pop(name) for name in ("name",) if name in given}, Named).name, given
+    name = fitted(given, Named).name
+    del given["name"]
+    return name, given
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from shared.messages import RunCancelRequested
 from shared.questions import Page
 from shared.questions.executor import GetRun, ListAttempts, ListLines, ListRuns, ListSteps, RunView, SignalRun
 from shared.questions.logs import Chain, LogPage, ReadChain, Search
-from shared.values import YEAR, Instant, decode, fitted, later, moment_at
+from shared.values import YEAR, Instant, aside, decode, fitted, later, moment_at
 
 MAX_WAIT = 60.0
 MAX_TIMEOUT = 24 * 3600.0
@@ -204,7 +204,7 @@ async def signal_run(request: web.Request) -> web.Response:
     """POST: answer a `wait_for` of the run; the body is the data. On disk when this answers. 409 when the run has ended."""
     gateway, caller = gateway_of(request)
     raw = await body_of(request, MAX_SIGNAL)
-    data = decode(raw) if raw else None
+    data = await aside(decode, raw, size=len(raw)) if raw else None
     command = SignalRun(
         id=new_id(), org=caller.org, actor=caller.actor, run=id_of(request), name=request.match_info["name"], data=data
     )
