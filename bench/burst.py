@@ -25,7 +25,7 @@ from bench.support.connection import Post
 from bench.support.outcome import BenchError, Outcome, percentile
 from bench.support.plot import Curve, Panel, draw
 from bench.support.running import Whole, whole
-from services.executor.shares import room
+from services.executor.runs.shares import room
 
 WORKFLOW = b"""
 import time

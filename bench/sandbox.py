@@ -25,10 +25,10 @@ import click
 
 from bench.support import outcome
 from bench.support.outcome import BenchError, Outcome, percentile
-from services.executor.bytecode import lay
 from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.jail import Job
 from services.executor.sandbox.zygote import Zygote
+from services.executor.workspaces.bytecode import lay
 from tests.support.sandbox import Recorded
 
 AT_ONCE = 8

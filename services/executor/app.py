@@ -11,31 +11,31 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.executor.bundles import Bundles
 from services.executor.config import Settings, read
-from services.executor.looks import Looks
-from services.executor.parking import Parking
-from services.executor.poison import Poison
 from services.executor.projections import projected
-from services.executor.purge import Purger
 from services.executor.questions import QUESTIONS
-from services.executor.recent import Recent
-from services.executor.runs import Runs
+from services.executor.runs.concurrency import Turns
+from services.executor.runs.looks import Looks
+from services.executor.runs.parking import Parking
+from services.executor.runs.poison import Poison
+from services.executor.runs.purge import Purger
+from services.executor.runs.recent import Recent
+from services.executor.runs.resumer import Waits
+from services.executor.runs.shares import Shares
+from services.executor.runs.supervisor import Runs
+from services.executor.runs.worker import Worker
 from services.executor.sandbox.children import Children
-from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, Tier
 from services.executor.sandbox.process import Limits
-from services.executor.shares import Shares
-from services.executor.slow import Slow
 from services.executor.store import Store
-from services.executor.turns import Turns
-from services.executor.waits import Waits
-from services.executor.work import Worker
+from services.executor.workspaces.bundles import Bundles
+from services.executor.workspaces.slow import Slow
 from shared import service
 from shared.blobs import Blobs
 from shared.bus import Bus, connected
 from shared.db import open_engine
+from shared.egress.resolver import Resolver
 from shared.encryption import Keyring
 from shared.envelope import new_id
 from shared.errors import Unavailable

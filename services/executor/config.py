@@ -7,11 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from services.executor.domain import LEAST_KEPT
-from services.executor.sandbox.egress.policy import Rule, Rules, rules
 from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.process import Limits
 from shared import config
 from shared.config import Environment
+from shared.egress.policy import Rule, Rules, rules
 
 DAY = 24 * 3600
 # Below a twentieth the kernel would let a run go for less than 5 ms at a time.

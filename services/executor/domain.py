@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from shared.errors import Invalid, Problem
 from shared.questions import Position
 
-# The organization whose workspace, workflows and settings all others see.
-PLATFORM = "global"
 # Where runs may write in a workspace.
 DATA = "data/"
 # Ended runs are kept on the bus for at least so long, whatever the setting.

@@ -7,9 +7,10 @@ from typing import Any
 
 from nats.aio.client import Client
 
-from services.executor import life, store
-from services.executor.entries import workflow_entry
-from services.executor.steps import Step, steps_of
+from services.executor import store
+from services.executor.runs import life
+from services.executor.runs.steps import Step, steps_of
+from services.executor.workspaces.views import workflow_entry
 from shared.db import Connection
 from shared.messages import (
     FileChanged,

@@ -7,20 +7,23 @@ from typing import Protocol
 
 import msgspec
 
-from services.executor import life, steps, workspace
-from services.executor.entries import attempt_view, file_view, run_view
-from services.executor.life import RunState
-from services.executor.looks import Looks
-from services.executor.recent import Recent
-from services.executor.signals import signal_run
-from services.executor.steps import Step
+from services.executor.runs import life, steps
+from services.executor.runs.concurrency import Turns
+from services.executor.runs.life import RunState
+from services.executor.runs.looks import Looks
+from services.executor.runs.recent import Recent
+from services.executor.runs.signals import signal_run
+from services.executor.runs.steps import Step
+from services.executor.runs.views import attempt_view, run_view
 from services.executor.store import Store
-from services.executor.turns import Turns
+from services.executor.workspaces import registration
+from services.executor.workspaces.views import file_view
 from shared import aggregate
 from shared.aggregate import Stored
 from shared.bus import Questions
 from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.messages.line import Lines
+from shared.organizations import first_seen, seen_by
 from shared.projection import Projection
 from shared.questions import PAGE_BYTES, Page, fitting
 from shared.questions.executor import (
@@ -57,7 +60,7 @@ MOST_FOLDED = 200
 MOST_READ = 4 * 1024 * 1024
 
 
-class Deps(workspace.Deps, Protocol):
+class Deps(registration.Deps, Protocol):
     """What questions and commands need."""
 
     store: Store
@@ -69,17 +72,16 @@ class Deps(workspace.Deps, Protocol):
 
 async def find_workflow(question: FindWorkflow, deps: Deps) -> WorkflowFound:
     """Return an organization's own workflow, else the platform's."""
-    for org in dict.fromkeys((question.org, "global")):
-        found = await deps.store.workflow(org, question.name)
-        if found is not None:
-            return WorkflowFound(found[1], found[0])
-    raise NotFound(f"there is no workflow {question.name!r}")
+    found = await first_seen(question.org, lambda org: deps.store.workflow(org, question.name))
+    if found is None:
+        raise NotFound(f"there is no workflow {question.name!r}")
+    return WorkflowFound(found[1], found[0])
 
 
 async def list_workflows(question: ListWorkflows, deps: Deps) -> WorkflowList:
     """Return a page of workflows by name; an organization's own hide the platform's of the same name."""
     limit = _limit(question.page)
-    found = await deps.store.workflows([question.org, "global"], question.page.cursor or "", 2 * limit + 2)
+    found = await deps.store.workflows(seen_by(question.org), question.page.cursor or "", 2 * limit + 2)
     own = {entry.name for entry in found if entry.org == question.org}
     seen = [entry for entry in found if entry.org == question.org or entry.name not in own]
     items = fitting(seen[:limit])
@@ -262,8 +264,8 @@ def _limit(page: Page) -> int:
 QUESTIONS: Questions = {
     FindWorkflow: find_workflow,
     ListWorkflows: list_workflows,
-    PutFile: workspace.put_file,
-    RemoveFile: workspace.remove_file,
+    PutFile: registration.put_file,
+    RemoveFile: registration.remove_file,
     GetFile: get_file,
     ListFiles: list_files,
     GetRun: get_run,

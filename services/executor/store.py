@@ -10,8 +10,8 @@ import msgspec
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.executor.life import RunState, StepId
-from services.executor.steps import Place, Step
+from services.executor.runs.life import RunState, StepId
+from services.executor.runs.steps import Place, Step
 from shared.db import Connection, transaction
 from shared.envelope import rfc3339
 from shared.projection import Statement

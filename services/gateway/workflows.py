@@ -10,6 +10,7 @@ import msgspec
 
 from shared.errors import Invalid, NotFound, Unavailable
 from shared.messages.declaration import hashed_key
+from shared.organizations import PLATFORM
 from shared.questions.executor import FindWorkflow, WorkflowEntry, WorkflowFound
 from shared.registry import Entry, RegistryView
 from shared.schemas import Checker, checker_of
@@ -34,7 +35,7 @@ class Workflows:
         try:
             found = await self._find(FindWorkflow(org=org, name=name))
         except Unavailable:
-            shared = self._view.get(hashed_key("global", name))
+            shared = self._view.get(hashed_key(PLATFORM, name))
             if shared is None or shared.value is None:
                 raise
             return shared.value

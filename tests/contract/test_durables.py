@@ -11,8 +11,8 @@ import pytest
 from nats.aio.msg import Msg
 
 from deploy.prepare import prepare_broker
-from services.executor.runs import Runs
-from services.executor.work import Worker
+from services.executor.runs.supervisor import Runs
+from services.executor.runs.worker import Worker
 from shared import durables, tasks
 from shared.bus import Bus
 from shared.envelope import new_id

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.executor.purge import purge
+from services.executor.runs.purge import purge
 from shared import aggregate
 from shared.bus import Bus, connected
 from shared.commit import Journal

@@ -22,7 +22,7 @@ from millrace._declare import REGISTRY
 from millrace._runtime import channel
 from services.events.domain import emitted
 from services.executor import domain
-from services.executor.runs import message_of
+from services.executor.runs.supervisor import message_of
 from services.executor.sandbox.jail import Done, Job, StartedRun, StepRecord
 from services.executor.sandbox.requests import SERVED
 from shared.errors import NotFound, PermissionDenied

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from services.executor.bundles import Bundles
-from services.executor.bytecode import cached
+from services.executor.workspaces.bundles import Bundles
+from services.executor.workspaces.bytecode import cached
 from shared.blobs import Blobs
 from tests.support.inside import bus_of, eventually
 from tests.support.river import river, uncompiled

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from services.executor import config
-from services.executor.claim import fold
-from services.executor.purge import purge
+from services.executor.runs.claim import fold
+from services.executor.runs.purge import purge
 from shared.config import ConfigError, Environment
 from shared.errors import Conflict
 from shared.messages import RunRequested

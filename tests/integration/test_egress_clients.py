@@ -22,8 +22,8 @@ from cryptography.x509.oid import NameOID
 
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.egress.network import Network, Record
-from services.executor.sandbox.egress.policy import Rules, rules
 from services.executor.sandbox.process import Child
+from shared.egress.policy import Rules, rules
 from tests.support.egress import Names, listening
 from tests.support.inside import eventually
 from tests.support.sandbox import TIERS, Bench, Recorded, started_bench, value

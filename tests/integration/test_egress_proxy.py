@@ -15,7 +15,7 @@ import uvloop
 from services.executor.sandbox.egress.connection import is_own
 from services.executor.sandbox.egress.network import Limits, Record
 from services.executor.sandbox.egress.relay import Relay
-from services.executor.sandbox.egress.resolver import EACH, Resolver
+from shared.egress.resolver import EACH, Resolver
 from tests.support.egress import Names, Outlet, answer, connect, echo, listening, outlet, resolver, server, tunnel
 from tests.support.inside import eventually
 
@@ -460,7 +460,7 @@ async def test_slow_names_of_one_organization_leave_threads_for_another(monkeypa
             release.wait(20)
         return []
 
-    monkeypatch.setattr("services.executor.sandbox.egress.resolver._look_up", look_up)
+    monkeypatch.setattr("shared.egress.resolver._look_up", look_up)
     made = Resolver()
     slow = [asyncio.create_task(made.of("acme")("slow")) for _ in range(EACH * 4)]
     try:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import structlog.testing
 
-from services.executor.egress import TARGETS, TOLD, Reached
-from services.executor.output import Output
+from services.executor.runs.output import Output
+from services.executor.runs.reached import TARGETS, TOLD, Reached
 from services.executor.sandbox.egress.network import Record
 from shared.envelope import Envelope, open_envelope, open_message
 from shared.errors import Unavailable

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from services.executor import durable, life, looks, steps, store
-from services.executor.life import RunState
-from services.executor.looks import Looks
+from services.executor import store
 from services.executor.questions import QUESTIONS
-from services.executor.recent import Recent
+from services.executor.runs import durable, life, looks, steps
+from services.executor.runs.life import RunState
+from services.executor.runs.looks import Looks
+from services.executor.runs.recent import Recent
 from services.executor.store import Store
 from services.gateway.api import runs as routes
 from shared import aggregate, db

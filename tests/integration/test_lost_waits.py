@@ -18,7 +18,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.executor.claim import fold
+from services.executor.runs.claim import fold
 from shared.bus import Bus
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.messages import Message, RunRequested, RunResumed, RunStarted, RunSucceeded, RunUsage, RunWaiting, TimerSet, Turn, Wait

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.executor.bundles import Manifest
-from services.executor.poison import Poison
+from services.executor.runs.poison import Poison
+from services.executor.workspaces.bundles import Manifest
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import new_id, rfc3339, seal, utc_now
@@ -186,7 +186,7 @@ async def test_a_run_that_makes_the_followers_raise_ends_and_its_neighbours_go_o
         bad, good = await outside.request("asking"), await outside.request("asking")
         for run in (bad, good):
             await outside.run(run, "waiting")
-        from services.executor import moves
+        from services.executor.runs import moves
 
         resumption = moves.resumption
 
@@ -207,9 +207,9 @@ async def test_a_run_that_makes_the_followers_raise_ends_and_its_neighbours_go_o
 async def test_a_run_that_makes_its_worker_raise_ends_after_three_tries(
     place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.executor import runs
+    from services.executor.runs import supervisor
 
-    message_of = runs.message_of
+    message_of = supervisor.message_of
     tries: list[str] = []
 
     def raises(run: str, attempt: int, outcome: Any) -> Any:
@@ -218,7 +218,7 @@ async def test_a_run_that_makes_its_worker_raise_ends_after_three_tries(
             raise ZeroDivisionError("a bug")
         return message_of(run, attempt, outcome)
 
-    monkeypatch.setattr(runs, "message_of", raises)
+    monkeypatch.setattr(supervisor, "message_of", raises)
     async with house(place, data) as (outside, _, _version):
         run = await outside.request("again")
         neighbour = await outside.request("fine")

@@ -15,12 +15,13 @@ import msgspec
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.executor import life, store
-from services.executor.bundles import Bundles
-from services.executor.claim import AlreadyEnded, Claim, fold
-from services.executor.offers import Offer, take
-from services.executor.purge import LOCK, Purger, purge
-from services.executor.turns import Turns
+from services.executor import store
+from services.executor.runs import life
+from services.executor.runs.claim import AlreadyEnded, Claim, fold
+from services.executor.runs.concurrency import Turns
+from services.executor.runs.dispatch import Offer, take
+from services.executor.runs.purge import LOCK, Purger, purge
+from services.executor.workspaces.bundles import Bundles
 from shared import aggregate, db
 from shared.blobs import Blobs
 from shared.bus import Bus

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.executor import recent
-from services.executor.claim import fold
-from services.executor.entries import run_view
-from services.executor.life import RunState
-from services.executor.looks import Looks
-from services.executor.recent import Recent
+from services.executor.runs import recent
+from services.executor.runs.claim import fold
+from services.executor.runs.life import RunState
+from services.executor.runs.looks import Looks
+from services.executor.runs.recent import Recent
+from services.executor.runs.views import run_view
 from services.executor.store import Store
 from shared.db import open_engine
 from shared.errors import NotFound

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from services.executor import allowed, files
+from services.executor.runs import capabilities
+from services.executor.workspaces import files
 from shared.blobs import Blobs
 from shared.envelope import new_id, open_message
 from shared.messages import Audited, FileChanged, RunRequested
@@ -284,9 +285,9 @@ async def test_parts_out_of_order_are_refused_and_do_no_harm(place: Place, data:
 async def test_a_flood_of_requests_is_told_where_it_ends_and_leaves_a_bounded_trail(
     place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(allowed, "CREDENTIALS", 40)
-    monkeypatch.setattr(allowed, "EVENTS", 5)
-    monkeypatch.setattr(allowed, "QUESTIONS", 200)
+    monkeypatch.setattr(capabilities, "CREDENTIALS", 40)
+    monkeypatch.setattr(capabilities, "EVENTS", 5)
+    monkeypatch.setattr(capabilities, "QUESTIONS", 200)
     async with everything(place, data) as inside, bus_of(place, "admin") as admin:
         await configured(inside, place)
         assert await inside.result("flood", kind="secret", fields={"name": "api.key"}, times=300) == {"ok": 40, "TooLarge": 260}

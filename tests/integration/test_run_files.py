@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from services.executor import files, workspace
-from services.executor.files import Files
 from services.executor.sandbox.jail import MAX_CHUNK
+from services.executor.workspaces import files, registration
+from services.executor.workspaces.files import Files
 from shared.blobs import Blobs
 from shared.errors import Invalid, Unavailable
 from tests.support.inside import bus_of
@@ -47,7 +47,7 @@ async def test_a_file_is_read_in_bounded_memory_and_what_is_left_makes_room(plac
     async with bus_of(place, "executor") as bus:
         blobs = Blobs(bus.client, "workspace")
         blob = await blobs.put(zeros())
-        served = Files(cast("workspace.Deps", Deps(blobs, blob.sha256)), "acme", "r1", "c1")
+        served = Files(cast("registration.Deps", Deps(blobs, blob.sha256)), "acme", "r1", "c1")
         tracemalloc.start()
         try:
             at = 0
@@ -73,7 +73,7 @@ async def test_a_file_is_read_in_bounded_memory_and_what_is_left_makes_room(plac
 
 async def test_a_file_is_written_from_a_place_without_a_name(place: Place) -> None:
     async with bus_of(place, "executor") as bus:
-        served = Files(cast("workspace.Deps", Deps(Blobs(bus.client, "workspace"), "")), "acme", "r1", "c1")
+        served = Files(cast("registration.Deps", Deps(Blobs(bus.client, "workspace"), "")), "acme", "r1", "c1")
         tracemalloc.start()
         try:
             for number in range(32):

@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.executor.looks import Looks
 from services.executor.projections import projected
-from services.executor.purge import purge
 from services.executor.questions import QUESTIONS
-from services.executor.recent import Recent
+from services.executor.runs.concurrency import Turns
+from services.executor.runs.looks import Looks
+from services.executor.runs.purge import purge
+from services.executor.runs.recent import Recent
 from services.executor.store import Store
-from services.executor.turns import Turns
 from shared.bus import Bus
 from shared.db import counting, open_engine
 from shared.envelope import new_id, rfc3339, utc_now

@@ -16,7 +16,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from services.executor.purge import purge
+from services.executor.runs.purge import purge
 from services.gateway import watching
 from services.gateway.api import streams
 from shared.envelope import new_id

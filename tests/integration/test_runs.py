@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.executor.claim import fold
+from services.executor.runs.claim import fold
 from shared.messages import RunCancelRequested, RunStarted, RunSucceeded, RunUsage
 from tests.support.inside import eventually
 from tests.support.pausing import paused

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.executor.bytecode import cached, lay
 from services.executor.sandbox.jail import Job, Outcome
+from services.executor.workspaces.bytecode import cached, lay
 from tests.support.sandbox import TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user")

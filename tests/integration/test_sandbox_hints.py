@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from services.executor.sandbox.egress.network import Network
-from services.executor.sandbox.egress.policy import Rules
+from shared.egress.policy import Rules
 from shared.errors import NotFound
 from tests.support.egress import Names
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.executor import runs as carrying
+from services.executor.runs import supervisor
 from shared.envelope import new_id
 from shared.messages import RunRequested
 from shared.questions.executor import GetRun, RunView
@@ -161,7 +161,7 @@ async def test_an_organization_that_is_alone_has_nothing_parked(place: Place, da
 async def test_parked_runs_go_on_after_the_executor_that_parked_them_is_gone(
     place: Place, data: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(carrying, "PARKED", 3.0)
+    monkeypatch.setattr(supervisor, "PARKED", 3.0)
     async with stack(place, data) as made:
         hogs = await made.ask("evil", "hog", 20, input={"folder": str(shared_folder)})
         await made.going_on("evil", 8)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from services.executor import slow
 from services.executor.sandbox.children import Children
+from services.executor.workspaces import slow
 from tests.support.inside import bus_of
 from tests.support.river import river
 from tests.support.servers import Place

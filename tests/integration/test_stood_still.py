@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.executor import life
-from services.executor.claim import LEASE, AlreadyEnded, Claim, Superseded, fold
+from services.executor.runs import life
+from services.executor.runs.claim import LEASE, AlreadyEnded, Claim, Superseded, fold
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import new_id

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.executor.claim import fold
+from services.executor.runs.claim import fold
 from shared.envelope import rfc3339, utc_now
 from shared.messages import RunCancelRequested, RunStarted
 from tests.integration.test_runs import shared_folder, started

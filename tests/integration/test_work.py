@@ -8,9 +8,9 @@ from typing import Any, cast
 import pytest
 from nats.aio.msg import Msg
 
-from services.executor import work
-from services.executor.runs import Runs
-from services.executor.work import Worker
+from services.executor.runs import worker
+from services.executor.runs.supervisor import Runs
+from services.executor.runs.worker import Worker
 from shared.envelope import new_id
 from shared.messages import RunRequested
 from tests.support.inside import bus_of, eventually
@@ -31,14 +31,14 @@ class Recording:
 async def test_work_that_arrives_after_its_pull_was_given_up_is_begun_all_the_same(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "ANSWER", 0.0)  # every answer is late
+    monkeypatch.setattr(worker, "ANSWER", 0.0)  # every answer is late
     async with bus_of(place, "gateway") as gateway, bus_of(place, "executor") as executor:
         wanted = [new_id() for _ in range(20)]
         for run in wanted:
             asked: dict[str, Any] = {"run": run, "workflow": "w", "version": "v", "requested_by": "test", "timeout": 60.0}
             await gateway.publish(gateway.seal(RunRequested(**asked), org="default"))
         runs = Recording()
-        worker = asyncio.create_task(Worker(executor.client, cast("Runs", runs), 8).run())
+        pulling = asyncio.create_task(Worker(executor.client, cast("Runs", runs), 8).run())
 
         async def all_begun() -> bool:
             return len(runs.begun) >= len(wanted)
@@ -47,6 +47,6 @@ async def test_work_that_arrives_after_its_pull_was_given_up_is_begun_all_the_sa
             # Well below the 30 s after which what was dropped would come again.
             await eventually(all_begun, within=15)
         finally:
-            worker.cancel()
-            await asyncio.gather(worker, return_exceptions=True)
+            pulling.cancel()
+            await asyncio.gather(pulling, return_exceptions=True)
     assert sorted(runs.begun) == sorted(wanted)

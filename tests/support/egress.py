@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
 from services.executor.sandbox.egress.network import Limits, Network, Record
-from services.executor.sandbox.egress.policy import Rules, rules
 from services.executor.sandbox.egress.proxy import Proxy
-from services.executor.sandbox.egress.resolver import Resolve, Resolver
+from shared.egress.policy import Rules, rules
+from shared.egress.resolver import Resolve, Resolver
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 LOOPBACK = "127.0.0.1/32"

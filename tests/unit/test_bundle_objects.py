@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from services.executor.bundles import _remove, _size
+from services.executor.workspaces.bundles import _remove, _size
 
 
 def test_a_file_that_goes_while_its_folder_is_looked_through_counts_for_nothing(tmp_path: Path) -> None:

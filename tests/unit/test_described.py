@@ -17,7 +17,7 @@ import pytest
 from millrace import _bounds, _declare, _schema
 from millrace._runtime import encode
 from millrace._schema import input_schema
-from services.executor import life
+from services.executor.runs import life
 from services.executor.sandbox import described, frames, grammar
 from services.executor.sandbox.errors import FrameError
 from services.executor.sandbox.jail import Problem

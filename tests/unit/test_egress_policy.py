@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.sandbox.egress.addresses import SPECIAL, inside
-from services.executor.sandbox.egress.policy import Policy, Rules, rules, target
+from shared.egress.addresses import SPECIAL, inside
+from shared.egress.policy import Policy, Rules, rules, target
 
 
 def policy(allow: str = "", deny: str = "", org: str = "acme") -> Policy:

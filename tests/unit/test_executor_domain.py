@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.executor import domain, life
+from services.executor import domain
+from services.executor.runs import life
 from shared.envelope import new_id, rfc3339, seal
 from shared.messages import RunRequested, RunStarted, RunSucceeded, RunUsage
 from shared.questions import Position

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.executor import life, moves
-from services.executor.life import SHOWN_ATTEMPTS, TERMINAL, Recorded, RunState, StepId
-from services.executor.moves import MOST_LOST
+from services.executor.runs import life, moves
+from services.executor.runs.life import SHOWN_ATTEMPTS, TERMINAL, Recorded, RunState, StepId
+from services.executor.runs.moves import MOST_LOST
 from shared.envelope import Envelope, new_id, rfc3339, seal
 from shared.messages import (
     Message,

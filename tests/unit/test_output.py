@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from deploy.permissions import MAX_PAYLOAD
-from services.executor import output
-from services.executor.output import CHUNK_BYTES, LINE_BYTES, LINE_CHARS, Output
+from services.executor.runs import output
+from services.executor.runs.output import CHUNK_BYTES, LINE_BYTES, LINE_CHARS, Output
 from shared.messages import LineChunk
 
 # More bytes as JSON than any other character.

@@ -13,9 +13,9 @@ from services.executor.sandbox.ground import _copy_of_sdk
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "aggregate", "batching", "blobs", "breaker", "bus", "commit", "config", "consumer", "db", "durables", "encryption", "envelope",
-    "errors", "http", "letters", "log", "messages", "projection", "pull", "questions", "registry", "salvage", "schemas", "service",
-    "streams", "tasks", "values",
+    "aggregate", "batching", "blobs", "breaker", "bus", "commit", "config", "consumer", "db", "durables", "egress", "encryption",
+    "envelope", "errors", "http", "leader", "letters", "log", "messages", "organizations", "projection", "pull", "questions",
+    "registry", "salvage", "schemas", "service", "streams", "tasks", "values",
     "expressions",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",

@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from services.executor.shares import LASTS, Place, Shares, may_begin, room
+from services.executor.runs.shares import LASTS, Place, Shares, may_begin, room
 
 
 class Clock:

@@ -5,11 +5,11 @@ import contextlib
 import socket
 import time
 
-from services.executor.sandbox.egress.addresses import Address
 from services.executor.sandbox.egress.network import Network, Outcome, Record
-from services.executor.sandbox.egress.policy import Refusal, Target
 from services.executor.sandbox.egress.relay import PIECE, Ends, Relay
 from services.executor.sandbox.egress.request import Malformed, Request, knows, parse
+from shared.egress.addresses import Address
+from shared.egress.policy import Refusal, Target
 
 ADDRESSES = 4
 """Addresses of a name that are tried, one after the other."""

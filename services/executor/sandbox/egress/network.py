@@ -5,8 +5,8 @@ from typing import Literal
 
 import msgspec
 
-from services.executor.sandbox.egress.policy import Policy
-from services.executor.sandbox.egress.resolver import Resolve
+from shared.egress.policy import Policy
+from shared.egress.resolver import Resolve
 
 Outcome = Literal["connected", "denied", "failed"]
 

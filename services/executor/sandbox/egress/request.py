@@ -10,7 +10,7 @@ import re
 
 import msgspec
 
-from services.executor.sandbox.egress.policy import Target, target
+from shared.egress.policy import Target, target
 
 USER = "run"
 """The user in a proxy's address, where a token follows; it means nothing."""

@@ -19,10 +19,10 @@ from weakref import WeakValueDictionary
 import msgspec
 import structlog
 
-from services.executor import bytecode
-from services.executor.bytecode import DIRECTORY_MODE, FILE_MODE, Compile
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import WorkflowFound
+from services.executor.workspaces import bytecode
+from services.executor.workspaces.bytecode import DIRECTORY_MODE, FILE_MODE, Compile
 from shared import tasks
 from shared.blobs import Blobs
 from shared.errors import NotFound

@@ -8,13 +8,13 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from services.executor import life, moves
-from services.executor.bundles import Bundles
-from services.executor.claim import AlreadyEnded, Claim, fold, read_now
-from services.executor.keys import turn_of
-from services.executor.life import Recorded, RunState, StepId
+from services.executor.runs import life, moves
+from services.executor.runs.claim import AlreadyEnded, Claim, fold, read_now
+from services.executor.runs.concurrency import Turns
+from services.executor.runs.keys import turn_of
+from services.executor.runs.life import Recorded, RunState, StepId
 from services.executor.store import Store
-from services.executor.turns import Turns
+from services.executor.workspaces.bundles import Bundles
 from shared import aggregate
 from shared.blobs import Blobs
 from shared.bus import Bus

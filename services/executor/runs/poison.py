@@ -6,8 +6,8 @@ from collections import OrderedDict
 
 import structlog
 
-from services.executor import life
-from services.executor.claim import read_all
+from services.executor.runs import life
+from services.executor.runs.claim import read_all
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import caused_id

@@ -16,10 +16,10 @@ from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import domain, store
-from services.executor.rounds import go_round
 from shared import db
 from shared.bus import Bus
 from shared.envelope import utc_now
+from shared.leader import lead
 from shared.messages.declaration import checked_key
 from shared.projection import incarnation_of, position_of
 from shared.pull import api_request
@@ -58,7 +58,15 @@ class Purger:
 
     async def run(self) -> None:
         """Purge for ever; what stands in the way is logged, once, and waited out."""
-        await go_round(self.round, url=self._deps.database_url, lock=LOCK, pause=self._pause, full=ROUND, waits="purge.waits")
+        await lead(
+            self.round,
+            url=self._deps.database_url,
+            service="executor",
+            lock=LOCK,
+            pause=self._pause,
+            full=ROUND,
+            interrupted="purge.interrupted",
+        )
 
     async def round(self) -> int:
         """Purge up to `ROUND` runs; returns how many. Does no harm beside another round.

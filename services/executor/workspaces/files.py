@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy import RowMapping
 
-from services.executor import domain, workspace
-from services.executor.domain import PLATFORM
+from services.executor import domain
 from services.executor.sandbox.jail import MAX_CHUNK
+from services.executor.workspaces import registration
 from shared.envelope import derived_id, rfc3339
 from shared.errors import Invalid, NotFound, PermissionDenied, TooLarge, Unavailable
+from shared.organizations import first_seen, seen_by
 from shared.pull import StreamError
 from shared.questions.executor import FileView, PutFile, RemoveFile
 
@@ -98,7 +99,7 @@ U = TypeVar("U", bound=_UnderWay)
 class Files:
     """The files of one attempt at a run of `org`; `claim` is the id of its `run.started`, from which its commands' ids derive."""
 
-    def __init__(self, deps: workspace.Deps, org: str, run: str, claim: str) -> None:
+    def __init__(self, deps: registration.Deps, org: str, run: str, claim: str) -> None:
         self._deps = deps
         self._org = org
         self._actor = f"run:{run}"
@@ -115,7 +116,7 @@ class Files:
     async def list(self, prefix: str, after: str) -> dict[str, Any]:
         """See `jail.Capabilities.file_list`: of two files of one path the organization's own is told."""
         rows: dict[str, RowMapping] = {}
-        for org in (PLATFORM, self._org):
+        for org in reversed(seen_by(self._org)):
             for row in await self._deps.store.files(org, prefix, after, LISTED + 1):
                 rows[row["path"]] = row
         paths = sorted(rows)
@@ -181,7 +182,7 @@ class Files:
         self._check_own(path)
         command = RemoveFile(id=self._command(), org=self._org, actor=self._actor, path=path)
         try:
-            await workspace.remove_file(command, self._deps)
+            await registration.remove_file(command, self._deps)
         except StreamError as error:
             raise Unavailable(f"{path!r} cannot be deleted now: {error}") from error
 
@@ -223,18 +224,17 @@ class Files:
                 sha256=blob.sha256,
                 size=blob.size,
             )
-            view: FileView = await workspace.put_file(command, self._deps)
+            view: FileView = await registration.put_file(command, self._deps)
         except StreamError as error:
             raise Unavailable(f"{writing.path!r} cannot be written now: {error}") from error
         return _told(view.path, view.size, view.sha256, view.updated_at)
 
     async def _row(self, path: str) -> RowMapping:
         domain.checked_path(path)
-        for org in dict.fromkeys((self._org, PLATFORM)):
-            row = await self._deps.store.file(org, path)
-            if row is not None:
-                return row
-        raise NotFound(f"there is no file {path!r} in the workspace of this organization or of global")
+        row = await first_seen(self._org, lambda org: self._deps.store.file(org, path))
+        if row is None:
+            raise NotFound(f"there is no file {path!r} in the workspace of this organization or of global")
+        return row
 
     def _check_own(self, path: str) -> None:
         complaint = domain.kept_from_runs(domain.checked_path(path))

@@ -9,21 +9,21 @@ from typing import Any, Protocol
 
 import msgspec
 
-from services.executor import workspace
-from services.executor.claim import Claim
-from services.executor.durable import Durable, check_size
-from services.executor.egress import Reached
-from services.executor.files import Files
-from services.executor.life import Recorded, StepId
-from services.executor.output import Output
+from services.executor.runs.claim import Claim
+from services.executor.runs.durable import Durable, check_size
+from services.executor.runs.life import Recorded, StepId
+from services.executor.runs.output import Output
+from services.executor.runs.reached import Reached
 from services.executor.sandbox import jail
 from services.executor.sandbox.egress.network import Network
-from services.executor.sandbox.egress.policy import Rules
-from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.jail import LARGEST_RESULT, KeptResult, Kind, StartedRun, StepRecord
 from services.executor.store import Store
+from services.executor.workspaces import registration
+from services.executor.workspaces.files import Files
 from shared.blobs import Blobs
 from shared.bus import Bus
+from shared.egress.policy import Rules
+from shared.egress.resolver import Resolver
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id
 from shared.errors import TooLarge, Unavailable
@@ -46,7 +46,7 @@ EVENTS = 1000
 QUESTIONS = 10_000
 
 
-class Deps(workspace.Deps, Protocol):
+class Deps(registration.Deps, Protocol):
     """What answering a run needs."""
 
     bus: Bus

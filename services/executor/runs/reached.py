@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from services.executor.output import Output
+from services.executor.runs.output import Output
 from services.executor.sandbox.egress.network import Record
 from shared.commit import Refused
 from shared.errors import MillraceError

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from services.executor.life import MOST_SIGNALS
-from services.executor.looks import Looks
+from services.executor.runs.life import MOST_SIGNALS
+from services.executor.runs.looks import Looks
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import derived_id

@@ -7,9 +7,9 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from services.executor import moves
-from services.executor.claim import Claim, children_told, outlasting, read_since, sound
-from services.executor.life import Recorded, StepId
+from services.executor.runs import moves
+from services.executor.runs.claim import Claim, children_told, outlasting, read_since, sound
+from services.executor.runs.life import Recorded, StepId
 from services.executor.sandbox.errors import OverLimit
 from services.executor.sandbox.jail import Kind, StartedRun, StepRecord
 from services.executor.store import Store
@@ -17,6 +17,7 @@ from shared.bus import Bus
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, TooLarge
 from shared.messages import Resolved, RunRequested, RunStepCompleted, Wait
+from shared.organizations import first_seen
 from shared.questions.executor import WorkflowEntry
 from shared.streams import INLINE_BYTES
 from shared.values import YEAR, later, moment_of
@@ -134,11 +135,10 @@ class Durable:
         return child
 
     async def _workflow(self, name: str) -> WorkflowEntry:
-        for org in dict.fromkeys((self._org, "global")):
-            found = await self._deps.store.workflow(org, name)
-            if found is not None:
-                return found[0]
-        raise NotFound(f"there is no workflow {name!r} in this organization or in global")
+        found = await first_seen(self._org, lambda org: self._deps.store.workflow(org, name))
+        if found is None:
+            raise NotFound(f"there is no workflow {name!r} in this organization or in global")
+        return found[0]
 
     async def _check_own(self, run: str) -> None:
         if any(kind == "start" and recorded.result == run for (kind, _, _), recorded in self._steps.items()):

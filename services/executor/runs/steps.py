@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from services.executor import life
-from services.executor.life import RunState
+from services.executor.runs import life
+from services.executor.runs.life import RunState
 from shared.envelope import Envelope, rfc3339
 from shared.errors import Malformed, Problem
 from shared.messages import Message

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from services.executor import life
-from services.executor.life import Recorded, RunState, StepId
+from services.executor.runs import life
+from services.executor.runs.life import Recorded, RunState, StepId
 from services.executor.store import Store
 from shared import aggregate
 from shared.bus import Bus

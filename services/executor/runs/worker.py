@@ -10,7 +10,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from services.executor.runs import GIVING_BACK, Runs
+from services.executor.runs.supervisor import GIVING_BACK, Runs
 from shared import tasks
 from shared.pull import EXPIRES, HEARTBEAT, Inbox, delivered, pull, status_of
 from shared.streams import PRIORITIES

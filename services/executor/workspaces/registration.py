@@ -9,13 +9,13 @@ import msgspec
 import structlog
 
 from services.executor import domain
-from services.executor.bundles import Bundles, Manifest
-from services.executor.entries import file_view, workflow_entry
-from services.executor.keys import problem_of
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Description, Problem, Sandbox, ServedWorkflow, WorkflowFound
-from services.executor.slow import Slow
 from services.executor.store import Store
+from services.executor.workspaces.bundles import Bundles, Manifest
+from services.executor.workspaces.keys import problem_of
+from services.executor.workspaces.slow import Slow
+from services.executor.workspaces.views import file_view, workflow_entry
 from shared import aggregate, db, errors
 from shared.blobs import Blobs
 from shared.bus import Bus

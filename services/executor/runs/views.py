@@ -1,50 +1,11 @@
-"""Workflows, files and runs in the shapes that others see."""
+"""Runs in the shapes that others see."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping
-
-from services.executor.life import Attempt, RunState, queue_ms
-from shared.envelope import rfc3339
-from shared.messages import WorkflowChanged
-from shared.messages.catalog import FileProblem
-from shared.questions.executor import AttemptView, FileView, RunView, WaitView, WorkflowEntry
-
-
-def workflow_entry(message: WorkflowChanged, org: str, at: datetime) -> WorkflowEntry:
-    """Return the registry entry that a message makes."""
-    return WorkflowEntry(
-        org=org,
-        name=message.name,
-        version=message.version,
-        module=message.module,
-        function=message.function,
-        path=message.path,
-        line=message.line,
-        doc=message.doc,
-        input_schema=message.input_schema,
-        timeout=message.timeout,
-        retries=message.retries,
-        concurrency=message.concurrency,
-        policy=message.policy,
-        updated_at=rfc3339(at),
-    )
-
-
-def file_view(row: RowMapping, workflows: list[str], problems: list[FileProblem]) -> FileView:
-    """Return a file with what registration said of it."""
-    return FileView(
-        path=row["path"],
-        sha256=row["sha256"],
-        size=row["size"],
-        updated_at=rfc3339(row["updated_at"]),
-        workflows=workflows,
-        problems=problems,
-    )
-
+from services.executor.runs.life import Attempt, RunState, queue_ms
+from shared.questions.executor import AttemptView, RunView, WaitView
 
 # What a run says of itself while it does not go on; one that was asked to stop waits for nothing any more.
 _BLOCKED = frozenset({"delayed", "waiting"})

@@ -12,27 +12,28 @@ import nats.errors
 import structlog
 from nats.aio.msg import Msg
 
-from services.executor import domain, life, moves
-from services.executor.allowed import Allowed
-from services.executor.allowed import Deps as AllowedDeps
-from services.executor.bundles import Bundles
-from services.executor.claim import AlreadyEnded, Claim, Outcome, Superseded, fold
-from services.executor.life import Recorded, StepId
-from services.executor.offers import Offer, failed, given_to, set_timer, take
-from services.executor.past import past
-from services.executor.poison import TRIES, Poison
-from services.executor.recent import Recent
+from services.executor import domain
+from services.executor.runs import life, moves
+from services.executor.runs.capabilities import Allowed
+from services.executor.runs.capabilities import Deps as AllowedDeps
+from services.executor.runs.claim import AlreadyEnded, Claim, Outcome, Superseded, fold
+from services.executor.runs.concurrency import Turns
+from services.executor.runs.dispatch import Offer, failed, given_to, set_timer, take
+from services.executor.runs.life import Recorded, StepId
+from services.executor.runs.past import past
+from services.executor.runs.poison import TRIES, Poison
+from services.executor.runs.recent import Recent
+from services.executor.runs.shares import Place, Shares
 from services.executor.sandbox import jail
-from services.executor.sandbox.egress.policy import Rules
-from services.executor.sandbox.egress.resolver import Resolver
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox
-from services.executor.shares import Place, Shares
 from services.executor.store import Store
-from services.executor.turns import Turns
+from services.executor.workspaces.bundles import Bundles
 from shared import tasks
 from shared.blobs import Blobs
 from shared.bus import Bus
+from shared.egress.policy import Rules
+from shared.egress.resolver import Resolver
 from shared.encryption import Keyring
 from shared.envelope import Envelope, open_envelope, open_message, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Unavailable

@@ -18,20 +18,21 @@ import msgspec
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.executor import life, moves, store
-from services.executor.claim import children_told, read_now, sound
-from services.executor.life import RunState, StepId
-from services.executor.offers import expired
-from services.executor.poison import TRIES as POISONED_AFTER
-from services.executor.poison import Poison
-from services.executor.rounds import go_round
+from services.executor import store
+from services.executor.runs import life, moves
+from services.executor.runs.claim import children_told, read_now, sound
+from services.executor.runs.concurrency import Turns
+from services.executor.runs.dispatch import expired
+from services.executor.runs.life import RunState, StepId
+from services.executor.runs.poison import TRIES as POISONED_AFTER
+from services.executor.runs.poison import Poison
 from services.executor.store import Store
-from services.executor.turns import Turns
 from shared import aggregate, db
 from shared.bus import Bus
 from shared.db import Connection
 from shared.envelope import Envelope, caused_id, utc_now
 from shared.errors import Conflict, Unavailable
+from shared.leader import lead
 from shared.messages import Message, RunCancelled, RunResumed, RunWaiting, TimerFired
 from shared.projection import Projected, Projection, Recorded, Statement, in_batches
 from shared.pull import StreamError
@@ -187,7 +188,15 @@ class Waits:
 
     async def sweep(self) -> None:
         """Search for ever; what stands in the way is logged, once, and waited out. Of several replicas one is active."""
-        await go_round(self.round, url=self._deps.database_url, lock=LOCK, pause=PAUSE, full=None, waits="sweep.waits")
+        await lead(
+            self.round,
+            url=self._deps.database_url,
+            service="executor",
+            lock=LOCK,
+            pause=PAUSE,
+            full=None,
+            interrupted="sweep.interrupted",
+        )
 
     async def round(self) -> int:
         """Look at every run that is overdue; returns how many there were. Raises `Unavailable`."""

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import structlog
 
-from services.executor.shares import SHOWN, Shares
+from services.executor.runs.resumer import Waits
+from services.executor.runs.shares import SHOWN, Shares
 from services.executor.store import Store
-from services.executor.waits import Waits
 from shared.errors import Unavailable
 from shared.pull import StreamError
 

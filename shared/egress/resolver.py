@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
-from services.executor.sandbox.egress.addresses import Address
+from shared.egress.addresses import Address
 
 Resolve = Callable[[str], Awaitable[list[Address]]]
 """Answers a name's addresses, best first, at least one; raises OSError when there is none."""

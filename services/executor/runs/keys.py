@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from services.executor.life import RunState
+from services.executor.runs.life import RunState
 from services.executor.sandbox.jail import WorkflowFound
+from services.executor.workspaces.keys import shown
 from shared.errors import Invalid
 from shared.expressions.pool import Expressions, Trouble
-from shared.expressions.syntax import syntax_of
 from shared.messages import Turn
 from shared.messages.declaration import hashed_key
 
@@ -39,33 +39,12 @@ async def turn_of(workflow: WorkflowFound, run: RunState, given: Any, expression
     return Turn(shown, workflow.policy.concurrency_limit, workflow.policy.concurrency_policy)
 
 
-async def problem_of(workflow: WorkflowFound, org: str, expressions: Expressions) -> str | None:
-    """Return what keeps the workflow's concurrency expression from ever giving a key. Raises `Unavailable`."""
-    declared = workflow.concurrency
-    if declared is None or declared in {"org", "workflow"}:
-        return None
-    try:
-        await expressions.check(org, declared)
-    except Trouble as trouble:
-        return f'concurrency is "org", "workflow" or a CEL expression, which {_shown(declared)} is not: {trouble}'
-    variables = syntax_of(declared).variables
-    unknown = next((name for name in variables if name not in {"input", "org"}), None)
-    if unknown is not None:
-        return f"concurrency {_shown(declared)} looks at {unknown}, and there are only input and org"
-    parameters = workflow.input_schema.get("properties")
-    if workflow.input_schema.get("additionalProperties") is False and isinstance(parameters, dict):
-        missing = next((name for name in variables.get("input", ()) if name not in parameters), None)
-        if missing is not None:
-            return f"concurrency {_shown(declared)} looks at input.{missing}, and the signature has no parameter {missing}"
-    return None
-
-
 async def _value(workflow: WorkflowFound, org: str, given: Any, expressions: Expressions) -> str:
     source = workflow.concurrency or ""
     try:
         value = await expressions.value(org, source, {"input": _completed(given, workflow.input_schema), "org": org})
     except Trouble as trouble:
-        raise Invalid(f"the concurrency key {_shown(source)} of {workflow.name} cannot be worked out: {trouble}") from trouble
+        raise Invalid(f"the concurrency key {shown(source)} of {workflow.name} cannot be worked out: {trouble}") from trouble
     return msgspec.json.encode(value).decode()
 
 
@@ -76,7 +55,3 @@ def _completed(given: Any, schema: dict[str, Any]) -> Any:
         return given
     defaults = {name: one["default"] for name, one in parameters.items() if isinstance(one, dict) and "default" in one}
     return defaults | given
-
-
-def _shown(source: str) -> str:
-    return repr(source if len(source) <= 100 else f"{source[:100]}…")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.executor.life import RunState, StepId
+from services.executor.runs.life import RunState, StepId
 from shared.messages import Resolved, Wait
 from shared.messages.catalog import Policy
 from shared.values import YEAR

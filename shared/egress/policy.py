@@ -10,7 +10,7 @@ from ipaddress import ip_address, ip_network
 
 import msgspec
 
-from services.executor.sandbox.egress.addresses import PUBLIC, SPECIAL, Address, Network, inside
+from shared.egress.addresses import PUBLIC, SPECIAL, Address, Network, inside
 
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*")
 _ORG = re.compile(r"[A-Za-z0-9_-]{1,64}")

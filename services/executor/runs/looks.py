@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
-from services.executor.claim import read_now
-from services.executor.life import RunState
+from services.executor.runs.claim import read_now
+from services.executor.runs.life import RunState
 from services.executor.store import Store
 from shared.bus import Bus
 from shared.errors import Unavailable
