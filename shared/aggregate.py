@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import base64
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 import msgspec
 from nats.aio.client import Client
 
 from shared.commit import Ack, Journal, Stale
-from shared.envelope import Envelope, Sealed, open_envelope, open_message
-from shared.errors import Conflict, Invalid
+from shared.envelope import Envelope, Sealed, derived_id, open_envelope, open_message
+from shared.errors import Conflict, Invalid, PreconditionFailed
 from shared.messages.declaration import STREAM_OF_NOUN, Message, checked_key, declaration_of
 from shared.pull import OrderedReader, StreamError, api_request
 
 # A reader costs as much as some messages that are asked for one by one; most aggregates have fewer.
 ONE_BY_ONE = 8
 _NO_MESSAGE = 10037  # nats-server server/errors.json: no message found
+# Each conflict is somebody else's success: only an aggregate with as many writers at once takes more tries.
+TRIES = 20
+
+M = TypeVar("M", bound=Message)
+S = TypeVar("S")
 
 
 # The type of what is stored under an aggregate's subjects and is no message at all.
@@ -125,3 +130,135 @@ async def append(client: Client, journal: Journal, sealed: Sealed[Any], expected
         if stored.envelope.id == sealed.envelope.id:
             return Ack(stored.sequence, duplicate=True)
     raise Conflict(f"{declared.noun} {sealed.envelope.subject} has changed since: {sealed.envelope.type} was not recorded")
+
+
+class Writer(Protocol):
+    """What changing an aggregate needs; `shared.bus.Bus` is one."""
+
+    client: Client
+    journal: Journal
+
+    def seal(self, message: M, *, org: str, id: str | None = None) -> Sealed[M]:  # noqa: A002 - the CloudEvents attribute
+        """Put a message of this service into its envelope."""
+
+
+class Changed(msgspec.Struct, Generic[M], frozen=True):
+    """A message that is on disk at `sequence`, recorded now or by an earlier sending of the same command."""
+
+    sequence: int
+    envelope: Envelope
+    message: M
+
+
+async def advance(
+    writer: Writer,
+    read: Callable[[], Awaitable[tuple[S, int]]],
+    decide: Callable[[S], Awaitable[Sealed[M] | None]],
+    *,
+    resent: bool = False,
+    tries: int = TRIES,
+) -> Changed[M] | None:
+    """Fold, decide, append; after a conflict fold again. Returns what was recorded, None where `decide` found nothing to do.
+
+    `read` returns the state of the aggregate and the sequence of its last message (0: it has none); `decide` returns the message
+    that follows from that state. `resent` says that the message's id may be in what was read already, because a command that timed
+    out is sent again: then a conflict searches the whole history for it. Raises `Conflict` when others win `tries` times,
+    `Unavailable`, and what `read` and `decide` raise.
+    """
+    conflict: Conflict | None = None
+    for _ in range(tries):
+        state, sequence = await read()
+        sealed = await decide(state)
+        if sealed is None:
+            return None
+        try:
+            ack = await append(writer.client, writer.journal, sealed, sequence, since=0 if resent else sequence)
+        except Conflict as error:
+            conflict = error
+            continue
+        return await _as_stored(writer.client, sealed, ack)
+    raise Conflict("this is being changed by others faster than it can be changed here; try again") from conflict
+
+
+@overload
+async def change(
+    writer: Writer,
+    noun: str,
+    key: str,
+    decide: Callable[[Stored | None], Awaitable[M]],
+    *,
+    org: str,
+    command: str,
+    demanded: int | None = None,
+) -> Changed[M]: ...
+
+
+@overload
+async def change(
+    writer: Writer,
+    noun: str,
+    key: str,
+    decide: Callable[[Stored | None], Awaitable[M | None]],
+    *,
+    org: str,
+    command: str,
+    demanded: int | None = None,
+) -> Changed[M] | None: ...
+
+
+async def change(
+    writer: Writer,
+    noun: str,
+    key: str,
+    decide: Callable[[Stored | None], Awaitable[M | None]],
+    *,
+    org: str,
+    command: str,
+    demanded: int | None = None,
+) -> Changed[M] | None:
+    """Change the entity `noun`/`key`, whose last message is its whole state, by the command with the id `command`, once.
+
+    `decide` returns the next message for the last one (None: there was never any), or None where there is nothing to do; it is
+    asked again after a conflict, and not asked when the last message is what the same command recorded before: that is returned.
+    `demanded` is the version that must be there (If-Match): the sequence of the last message, 0 for an entity that is not there.
+    Raises `PreconditionFailed` when it is another, `Conflict`, `Unavailable`, and what `decide` raises.
+    """
+    done: Stored | None = None
+
+    async def decided(before: Stored | None) -> Sealed[M] | None:
+        nonlocal done
+        if before is not None and before.envelope.id == derived_id(command, before.envelope.type):
+            done = before
+            return None
+        found = version_of(before)
+        if demanded not in {None, found}:
+            raise PreconditionFailed(f"the {noun} is at version {found}, not {demanded}")
+        message = await decide(before)
+        if message is None:
+            return None
+        return writer.seal(message, org=org, id=derived_id(command, declaration_of(message).type_of(message)))
+
+    changed = await advance(writer, lambda: present(writer.client, noun, key), decided, resent=True)
+    return changed if done is None else Changed(done.sequence, done.envelope, open_message(done.envelope))
+
+
+async def present(client: Client, noun: str, key: str) -> tuple[Stored | None, int]:
+    """Return the last message of an aggregate and its sequence: for `advance`, where that message is the whole state."""
+    stored = await last(client, noun, key)
+    return stored, 0 if stored is None else stored.sequence
+
+
+async def _as_stored(client: Client, sealed: Sealed[M], ack: Ack) -> Changed[M]:
+    """Return what the stream has under the message's id: what an earlier sending recorded may differ from what was decided now."""
+    if ack.duplicate:
+        stored = await stored_at(client, declaration_of(sealed.message).stream, ack.sequence)
+        if stored is not None and stored.envelope.id == sealed.envelope.id:
+            return Changed(ack.sequence, stored.envelope, open_message(stored.envelope))
+    return Changed(ack.sequence, sealed.envelope, sealed.message)
+
+
+def version_of(stored: Stored | None) -> int:
+    """Return the version of an entity by its last message: 0 where it was never there, is removed, or cannot be read."""
+    if stored is None or stored.envelope.type.endswith(".removed") or stored.message() is None:
+        return 0
+    return stored.sequence

@@ -14,7 +14,8 @@ from services.oauth.store import Store
 from shared import aggregate
 from shared.bus import Bus
 from shared.commit import Refused
-from shared.errors import Conflict, MillraceError, Unavailable
+from shared.envelope import Sealed
+from shared.errors import MillraceError, Unavailable
 from shared.messages import Message
 from shared.pull import StreamError
 
@@ -51,17 +52,15 @@ class Announcer(Generic[K]):
     async def announce(self, row: K) -> None:
         """Say the row's state on the bus and mark it; one that is being revoked is deleted then.
 
-        Raises `Unavailable`.
+        Raises `Conflict`, `Unavailable`: the row is safe then, and the sweep announces it.
         """
         message, id_ = self._announcement(row)
         sealed = self._bus.seal(message, org=row.org, id=id_, correlation=row.last_command)
-        try:
-            last = await aggregate.last(self._bus.client, self._noun, row.id)
-            if last is None or last.envelope.id != id_:
-                await self._bus.append(sealed, 0 if last is None else last.sequence)
-        except Conflict as error:
-            # Another announcement of the same row came between; the row is safe, and the sweep says it.
-            raise Unavailable(f"the {self._noun} {row.name!r} is being announced by another") from error
+
+        async def missing(last: aggregate.Stored | None) -> Sealed[Message] | None:
+            return None if last is not None and last.envelope.id == id_ else sealed
+
+        await aggregate.advance(self._bus, lambda: aggregate.present(self._bus.client, self._noun, row.id), missing, resent=True)
         if row.revoking:
             await self._store.delete_revoked(row, self._now())
         else:

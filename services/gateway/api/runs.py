@@ -18,8 +18,7 @@ from services.gateway.idempotency import run_id
 from services.gateway.parts import Gateway
 from services.gateway.starts import Asked, Priority, Start, ended, known, start
 from shared import aggregate
-from shared.commit import Stale
-from shared.envelope import Envelope, new_id, rfc3339, utc_now
+from shared.envelope import Envelope, Sealed, new_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Problem
 from shared.http import body_of, integer_of, json_response
 from shared.messages import RunCancelRequested
@@ -34,8 +33,6 @@ MAX_CONCURRENCY_KEY = 200
 MAX_SIGNAL = 1024 * 1024
 # Of a run that failed: what is likely to say why.
 LAST_LINES = 10
-# A run that is written to more often than this between reading and appending does not exist.
-CANCEL_TRIES = 20
 
 
 class RunBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,17 +161,13 @@ async def cancel_run(request: web.Request) -> web.Response:
     run = id_of(request)
     await no_body(request)
     identity = new_id()
-    for _ in range(CANCEL_TRIES):
-        first, sequence, cancelling = await _open_run(gateway, caller, run)
-        if not cancelling:
-            message = RunCancelRequested(run=run, requested_by=caller.actor)
-            sealed = gateway.bus.seal(message, org=caller.org, cause=first, id=identity)
-            try:
-                await gateway.bus.journal.append(sealed, sequence)
-            except Stale:
-                continue
-        return json_response({"id": run, "status": "cancelling"}, status=202)
-    raise Conflict("the run changes faster than it can be cancelled; try again")
+
+    async def asked(first: Envelope | None) -> Sealed[RunCancelRequested] | None:
+        message = RunCancelRequested(run=run, requested_by=caller.actor)
+        return None if first is None else gateway.bus.seal(message, org=caller.org, cause=first, id=identity)
+
+    await aggregate.advance(gateway.bus, lambda: _open_run(gateway, caller, run), asked)
+    return json_response({"id": run, "status": "cancelling"}, status=202)
 
 
 @audited("run", "rerun", "id")
@@ -219,8 +212,8 @@ async def _kept(gateway: Gateway, run: str, sha256: str) -> Any:
         raise Conflict(f"the input of run {run} was too large for a message and is no longer kept") from error
 
 
-async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelope, int, bool]:
-    """Return a run's first message, the sequence of its last, and whether somebody wants it to stop already.
+async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelope | None, int]:
+    """Return a run's first message, None where somebody wants it to stop already, and the sequence of its last.
 
     What is between them, which may be much, is not read. Raises `NotFound`, `Conflict` when it has ended.
     """
@@ -237,7 +230,7 @@ async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelop
         view = await known(gateway, caller.org, run) if is_doubtful else None
         if view is None or view.status not in ENDED:
             asked = await aggregate.last(client, "run", run, "cancel_requested")
-            return first.envelope, last.sequence, asked is not None
+            return first.envelope if asked is None else None, last.sequence
         raise Conflict(f"the run has ended already: {view.status}")
     if await known(gateway, caller.org, run) is None:
         raise NotFound(f"there is no run {run!r}")
