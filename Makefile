@@ -44,8 +44,8 @@ bench: install  ## Run every benchmark; each prints its figure beside the limit 
 	@set -e; for file in bench/[a-z]*.py; do echo "== $$file"; "$(BIN)/python" "$$file" $(ARGS); done
 
 chaos: install  ## Kill and pause every part under load, and count what was lost or done twice (ARGS=--quick, ARGS=--write)
-	@"$(BIN)/python" -m deploy.chaos $(ARGS)
-	@exec "$(BIN)/python" -m deploy.chaos.runs $(ARGS)
+	@"$(BIN)/python" -m tests.chaos.webhooks $(ARGS)
+	@exec "$(BIN)/python" -m tests.chaos.runs $(ARGS)
 
 fuzz: install  ## Send hostile values through every door, and count what did harm (ARGS="--values 200000 --seed 7", ARGS=--write)
 	@exec "$(BIN)/python" -m tests.fuzz $(ARGS)

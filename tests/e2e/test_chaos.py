@@ -13,7 +13,7 @@ BOUND = 420.0
 @pytest.fixture(scope="module")
 async def outcome() -> dict[str, Any]:
     """What the quick drill said, after it left nothing behind."""
-    return await said_by("deploy.chaos", BOUND)
+    return await said_by("tests.chaos.webhooks", BOUND)
 
 
 @pytest.mark.parametrize("kind", ["lost", "duplicated", "stuck", "failed", "disagrees", "refused"])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from deploy.chaos.runs.kinds import KINDS
+from tests.chaos.runs.kinds import KINDS
 from tests.support.drills import said_by
 
 # About a minute alone, most of it a redelivery; on a machine that runs other tests beside it, several.
@@ -14,7 +14,7 @@ BOUND = 600.0
 @pytest.fixture(scope="module")
 async def outcome() -> dict[str, Any]:
     """What the quick drill said, after it left nothing behind."""
-    return await said_by("deploy.chaos.runs", BOUND)
+    return await said_by("tests.chaos.runs", BOUND)
 
 
 @pytest.mark.parametrize("kind", ["lost", "duplicated", "stuck", "wrong", "disagrees", "leaked"])

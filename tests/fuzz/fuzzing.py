@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 from nats.aio.client import Client as Nats
 
-from deploy.chaos.place import end_in_order
+from tests.chaos.place import end_in_order
 from tests.fuzz.canary import Canary
 from tests.fuzz.doors import Door
 from tests.fuzz.doors.declarations import Declarations

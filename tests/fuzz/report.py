@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
@@ -16,6 +14,7 @@ from rich.table import Table
 
 from tests.fuzz.canary import LATE, Canary
 from tests.fuzz.going import WRONGS, Count, Failure
+from tests.support.machine import machine
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "fuzz.md"
 COLUMNS = ("values", "stored", "refused", *WRONGS)
@@ -173,7 +172,7 @@ message, question, command, body and frame.
 
 Meanwhile another organization's good webhooks start good runs.
 
-- **{report.at:%Y-%m-%d %H:%M} UTC**, Millrace {version("millrace")}, {_machine()}
+- **{report.at:%Y-%m-%d %H:%M} UTC**, Millrace {version("millrace")}, {machine()}
 - {_sum(report, "values"):,} values of {len(report.kinds)} kinds in {report.seconds:,.0f} s, with the seed {report.seed}
 
 {chr(10).join(rows)}
@@ -185,10 +184,6 @@ that says why, and which field is meant. *failed*: answered 5xx, or as a bug of 
 within 20 s. *wrong*: any other breach, such as a refusal that names nothing. After each batch of values every projection has to
 catch up with its stream, every service to be ready, and no process to have been started again.
 """
-
-
-def _machine() -> str:
-    return f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
 
 
 def _figures(door: DoorReport) -> list[str]:

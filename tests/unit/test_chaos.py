@@ -7,9 +7,10 @@ from collections import Counter
 import msgspec
 import pytest
 
-from deploy.chaos.plan import COUNTED, IGNORED, NOOP, TARGETS, chosen, plan
-from deploy.chaos.sender import Sent
-from deploy.chaos.verdict import BusFacts, Mark, RowFacts, begun_again, findings, unarchived
+from tests.chaos.verdict import Mark
+from tests.chaos.webhooks.plan import COUNTED, IGNORED, NOOP, TARGETS, chosen, plan
+from tests.chaos.webhooks.sender import Sent
+from tests.chaos.webhooks.verdict import BusFacts, RowFacts, begun_again, findings, unarchived
 
 SENT = [Sent(cell="events:kill", event="push", sender_delivery="s", delivery="d")]
 
@@ -33,19 +34,21 @@ def kinds(bus: BusFacts, rows: RowFacts, *marks: Mark) -> set[str]:
 
 
 def test_nothing_is_wrong_with_one_run_that_ended_once() -> None:
-    assert kinds(*good(), Mark("step", "e", 90), Mark("attempt", "e", 80), Mark("attempt", "e", 110)) == set()
+    assert (
+        kinds(*good(), Mark("step", "e", "once", 90), Mark("attempt", "e", "once", 80), Mark("attempt", "e", "once", 110)) == set()
+    )
 
 
 def test_a_step_may_be_repeated_until_it_is_recorded_and_not_after() -> None:
-    assert kinds(*good(), Mark("step", "e", 90), Mark("step", "e", 95)) == set()
-    assert kinds(*good(), Mark("step", "e", 90), Mark("step", "e", 101)) == {"duplicated"}
+    assert kinds(*good(), Mark("step", "e", "once", 90), Mark("step", "e", "once", 95)) == set()
+    assert kinds(*good(), Mark("step", "e", "once", 90), Mark("step", "e", "once", 101)) == {"duplicated"}
 
 
 def test_runs_that_were_begun_again_are_told_apart_by_their_step() -> None:
     bus, _ = good()
-    assert begun_again(bus, [Mark("attempt", "e", 80)]) == (0, 0)
-    assert begun_again(bus, [Mark("attempt", "e", 80), Mark("attempt", "e", 99)]) == (1, 0)
-    assert begun_again(bus, [Mark("attempt", "e", 80), Mark("attempt", "e", 110)]) == (1, 1)
+    assert begun_again(bus, [Mark("attempt", "e", "once", 80)]) == (0, 0)
+    assert begun_again(bus, [Mark("attempt", "e", "once", 80), Mark("attempt", "e", "once", 99)]) == (1, 0)
+    assert begun_again(bus, [Mark("attempt", "e", "once", 80), Mark("attempt", "e", "once", 110)]) == (1, 1)
 
 
 def test_each_fault_is_seen() -> None:

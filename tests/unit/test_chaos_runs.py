@@ -9,14 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from deploy.chaos.page import HEADS, RUNS, WEBHOOKS, written
-from deploy.chaos.runs.asker import Asked
-from deploy.chaos.runs.evidence import busy, note
-from deploy.chaos.runs.kinds import KINDS, OF_NAME, Order, orders
-from deploy.chaos.runs.verdict import BusFacts, Mark, RowFacts, RunFacts, begun_again, findings, overlaps
 from shared.envelope import Envelope, seal
 from shared.messages import Message, RunRequested, RunResumed, RunStarted, RunStepCompleted, RunSucceeded, RunUsage, RunWaiting
 from shared.pull import Delivered
+from tests.chaos.report import HEADS, RUNS, WEBHOOKS, written
+from tests.chaos.runs.asker import Asked
+from tests.chaos.runs.evidence import busy, note
+from tests.chaos.runs.kinds import KINDS, OF_NAME, Order, orders
+from tests.chaos.runs.verdict import BusFacts, RowFacts, RunFacts, begun_again, findings, overlaps
+from tests.chaos.verdict import Mark
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 replaced = msgspec.structs.replace

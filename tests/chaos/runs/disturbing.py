@@ -8,8 +8,8 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
-from deploy.chaos.installation import Installation
-from deploy.chaos.runs.replicas import SERVICE, Second
+from tests.chaos.installation import Installation
+from tests.chaos.runs.replicas import SERVICE, Second
 
 # What is done how often, relative to each other. Executors are what this drill is about.
 WEIGHTS = {
@@ -35,7 +35,7 @@ class Disturbing:
         self._second = second
         self._every = every
         self._pause = pause
-        self._drawn = random.Random(seed)  # noqa: S311 - to be repeated by its seed, and no secret
+        self._drawn = random.Random(seed)
         self._tell = tell
         self._paused: set[str] = set()
         self.done: Counter[str] = Counter()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from deploy.chaos.plan import IGNORED
-from deploy.chaos.sender import Sent
+from tests.chaos.verdict import TERMINAL, Finding, Mark
+from tests.chaos.webhooks.plan import IGNORED
+from tests.chaos.webhooks.sender import Sent
 
-# As their messages say them on the bus and as their rows show them.
-TERMINAL = ("succeeded", "failed", "timed_out", "cancelled", "crashed", "expired")
 LOST, DUPLICATED, STUCK, FAILED, DISAGREES = KINDS = ("lost", "duplicated", "stuck", "failed", "disagrees")
 # What time may heal: rows follow the bus.
 PASSING = (LOST, STUCK, DISAGREES)
@@ -43,29 +42,12 @@ class RowFacts(msgspec.Struct, kw_only=True):
     archived: dict[str, int] = {}
 
 
-class Mark(msgspec.Struct, frozen=True):
-    """An execution that the workflow left behind: of an `attempt` or of the `step`, for an event, at a time in nanoseconds."""
-
-    kind: str
-    event: str
-    at: int
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """Something wrong with one webhook."""
-
-    cell: str
-    kind: str
-    delivery: str
-    detail: str
-
-
 def findings(sent: Iterable[Sent], bus: BusFacts, rows: RowFacts, marks: Sequence[Mark]) -> list[Finding]:
     """Return all that is wrong with the webhooks that were accepted, each kind at most once per webhook."""
     executed: dict[str, list[int]] = {}
     for mark in marks:
-        if mark.kind == "step" and mark.event in bus.delivery_of:
-            executed.setdefault(bus.delivery_of[mark.event], []).append(mark.at)
+        if mark.what == "step" and mark.token in bus.delivery_of:
+            executed.setdefault(bus.delivery_of[mark.token], []).append(mark.at)
     found: list[Finding] = []
     for one in sent:
         if one.delivery is None:
@@ -137,8 +119,8 @@ def begun_again(bus: BusFacts, marks: Iterable[Mark]) -> tuple[int, int]:
     """Return how many events' runs had more than one attempt, and how many of them one after their step was recorded."""
     attempts: dict[str, list[int]] = {}
     for mark in marks:
-        if mark.kind == "attempt":
-            attempts.setdefault(mark.event, []).append(mark.at)
+        if mark.what == "attempt":
+            attempts.setdefault(mark.token, []).append(mark.at)
     again = {event: max(times) for event, times in attempts.items() if len(times) > 1}
     resumed = 0
     for event, last in again.items():
@@ -152,11 +134,3 @@ def unarchived(bus: BusFacts, rows: RowFacts) -> dict[str, int]:
     """Return by stream how many messages the archive lacks, or (negative) has too many of."""
     differences = {stream: count - rows.archived.get(stream, 0) for stream, count in bus.stored.items()}
     return {stream: difference for stream, difference in differences.items() if difference}
-
-
-def counted(found: Iterable[Finding]) -> Mapping[tuple[str, str], int]:
-    """Return how many findings of each kind each cell has, by (cell, kind)."""
-    counts: dict[tuple[str, str], int] = {}
-    for one in found:
-        counts[one.cell, one.kind] = counts.get((one.cell, one.kind), 0) + 1
-    return counts

@@ -16,6 +16,7 @@ TARGETS = (*SERVICES, "nats", "postgres")
 LEASED = ("events", "executor")
 # GitHub's words for what starts the workflow with a step, the one that does nothing, and none.
 COUNTED, NOOP, IGNORED = "push", "ping", "star"
+STAGES = ("process", "canary", "ready")
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +31,27 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """Return how the cell is called in reports."""
         return f"{self.target}:{self.how}"
+
+
+class Recovery(msgspec.Struct, frozen=True):
+    """What was measured of a cell: `seconds` from the kill, or the end of the pause, until all works; None: not in time.
+
+    `stages` are the seconds until its process ran, until a canary's run showed as succeeded, and until all were ready.
+    """
+
+    cell: Cell
+    stages: tuple[float, ...]
+
+    @property
+    def seconds(self) -> float | None:
+        """Return when the last stage was reached."""
+        return self.stages[-1] if len(self.stages) == len(STAGES) else None
+
+    @property
+    def story(self) -> str:
+        """Return the stages in words."""
+        reached = [f"{stage} {seconds:.1f} s" for stage, seconds in zip(STAGES, self.stages, strict=False)]
+        return ", ".join(reached) or "no stage was reached"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ def leave(file: str, kind: str, event: str) -> None:
     # Not made here: in a sticky folder the kernel refuses to create over a file of somebody else's.
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND)
     try:
-        os.write(descriptor, f"{kind} {event} {time.time_ns()}\n".encode())
+        os.write(descriptor, f"{kind} {event} once {time.time_ns()}\n".encode())
     finally:
         os.close(descriptor)
 

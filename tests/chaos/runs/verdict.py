@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
-from deploy.chaos.runs.asker import Asked
+from tests.chaos.runs.asker import Asked
+from tests.chaos.verdict import TERMINAL, Finding, Mark
 
-TERMINAL = frozenset({"succeeded", "failed", "timed_out", "cancelled", "crashed", "expired"})
 KINDS = ("lost", "duplicated", "stuck", "wrong", "disagrees", "leaked")
 # What time may heal: rows follow the bus, slots are freed.
 PASSING = frozenset({"lost", "stuck", "disagrees", "leaked"})
@@ -59,24 +59,6 @@ class RowFacts(msgspec.Struct, kw_only=True):
     states: dict[str, str] = {}
     turns: list[str] = []
     archived: int = 0
-
-
-class Mark(msgspec.Struct, frozen=True):
-    """An execution that a workflow left behind: of an `attempt`, a `step`, or between `enter` and `leave` of a key."""
-
-    what: str
-    token: str
-    name: str
-    at: int
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """Something wrong: with one run of a kind, or (then `kind_of_run` says with what) with the whole."""
-
-    kind_of_run: str
-    kind: str
-    run: str
-    detail: str
 
 
 def findings(asked: Iterable[Asked], bus: BusFacts, rows: RowFacts, marks: Sequence[Mark]) -> list[Finding]:

@@ -16,10 +16,10 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import aiohttp
 
 from deploy.accounts import SANDBOX_UID
-from deploy.chaos.installation import ASKED_EVERY, ROOT, STOPS_WITHIN, DrillError, Installation
 from deploy.credentials import load_or_create
 from deploy.files import tail
 from deploy.supervise import launcher
+from tests.chaos.installation import ASKED_EVERY, ROOT, STOPS_WITHIN, DrillError, Installation
 
 SERVICE = "executor"
 STARTS_WITHIN = 120.0
@@ -80,7 +80,7 @@ class Second:
     async def kill(self) -> None:
         """Kill it and start it again."""
         os.kill(self.pid, signal.SIGKILL)
-        assert self._process is not None  # noqa: S101 - it has a pid
+        assert self._process is not None
         await self._process.wait()
         await self.start()
 

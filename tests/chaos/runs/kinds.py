@@ -68,7 +68,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 def orders(count: int, seed: int, file: str) -> Iterator[Order]:
     """Yield so many orders: of each kind at least one where there is room, else as the seed has it."""
-    drawn = random.Random(seed)  # noqa: S311 - to be repeated by its seed, and no secret
+    drawn = random.Random(seed)
     kinds = [*KINDS, *drawn.choices(KINDS, [kind.weight for kind in KINDS], k=count)][:count]
     drawn.shuffle(kinds)
     for position, kind in enumerate(kinds):
