@@ -33,11 +33,6 @@ class Breaker:
         self._trying: float | None = None
 
     @property
-    def is_open(self) -> bool:
-        """Return whether messages are held back."""
-        return self._opened
-
-    @property
     def hold(self) -> float:
         """Return for how many seconds a message that is not admitted is to be put off."""
         return PAUSE / 5

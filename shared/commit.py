@@ -305,12 +305,6 @@ class Coalescer:
             self._unknown.popitem(last=False)
 
 
-def aggregate_filter(message: Message) -> str:
-    """Return the filter of all expectations of the message's aggregate: always this one, never a narrower."""
-    declared = declaration_of(message)
-    return f"{declared.noun}.{declared.key(message)}.>"
-
-
 class Deadlines:
     """Ends futures that wait too long, with one timer for all of them: a timer each costs as much as the message."""
 

@@ -10,8 +10,8 @@ import msgspec
 from services.logs import wording
 from services.logs.domain import CHUNK, Row, level_named, storable
 
-# What a row is, in its column `line`: a line is numbered from 1 within its chunk.
-MESSAGE, SPLIT = 0, -1
+# In the column `line`: a whole message has 0, a line its number in its chunk, from 1, and a chunk whose lines are rows this.
+SPLIT = -1
 _STEP = timedelta(microseconds=1)
 # A line was said at most so long before or after its chunk was stored: what says otherwise goes by its chunk's time.
 APART = timedelta(days=1)

@@ -17,7 +17,6 @@ from services.executor.sandbox.jail import Description, Problem, WorkflowFound
 from shared.messages.catalog import Policy
 from shared.values import YEAR
 
-MOST_WORKFLOWS = 2000
 MOST_RETRIES = 1000
 MOST_AT_A_TIME = 1000
 """Runs of one concurrency key."""
