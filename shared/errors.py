@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import msgspec
@@ -71,6 +72,18 @@ class NotFound(MillraceError):
     title = "Not found"
 
 
+class MethodNotAllowed(MillraceError):
+    """Another method than the `allowed` ones."""
+
+    kind = "method_not_allowed"
+    status = 405
+    title = "Method Not Allowed"
+
+    def __init__(self, detail: str, *, allowed: Iterable[str]) -> None:
+        super().__init__(detail)
+        self.allowed = tuple(allowed)
+
+
 class Gone(MillraceError):
     """Was there, and was retired."""
 
@@ -85,6 +98,14 @@ class TooLarge(MillraceError):
     kind = "too_large"
     status = 413
     title = "Too large"
+
+
+class UnsupportedMediaType(MillraceError):
+    """A body in a form that is not read."""
+
+    kind = "unsupported_media_type"
+    status = 415
+    title = "Unsupported media type"
 
 
 class TooSlow(MillraceError):
@@ -149,6 +170,7 @@ KINDS: dict[str, type[MillraceError]] = {
         NotFound,
         Gone,
         TooLarge,
+        UnsupportedMediaType,
         TooSlow,
         TooMany,
         Conflict,

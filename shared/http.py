@@ -14,7 +14,7 @@ from aiohttp import web, web_response, web_urldispatcher
 
 from shared import values
 from shared.envelope import new_id
-from shared.errors import Invalid, Malformed, MillraceError, NotFound, Problem, TooLarge, TooSlow
+from shared.errors import Invalid, Malformed, MethodNotAllowed, MillraceError, NotFound, Problem, TooLarge, TooSlow
 
 PROBLEM_JSON = "application/problem+json"
 # Bodies of API requests; files and webhooks have limits of their own.
@@ -72,7 +72,10 @@ def problem(
 
 def problem_of(error: MillraceError) -> web.Response:
     """Answer with the problem document of an error of the tree."""
-    return problem(error.status, error.title, error.detail, errors=error.errors, retry_after=error.retry_after)
+    answer = problem(error.status, error.title, error.detail, errors=error.errors, retry_after=error.retry_after)
+    if isinstance(error, MethodNotAllowed):
+        answer.headers["Allow"] = ", ".join(error.allowed)
+    return answer
 
 
 async def _expected(request: web.Request) -> web.StreamResponse | None:

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -32,8 +32,9 @@ REDACTED_HEADERS = frozenset(
 REDACTED_PARAMETERS = frozenset({"access_token"})
 # A sender's name of a delivery; longer ones are no ids.
 SENDER_ID = 256
-UNENDED = ("queued", "delayed", "running", "waiting", "cancelling")
-ENDED = frozenset({"succeeded", "failed", "timed_out", "crashed", "cancelled", "expired"})
+Unended = Literal["queued", "delayed", "running", "waiting", "cancelling"]
+Ended = Literal["succeeded", "failed", "timed_out", "crashed", "cancelled", "expired"]
+ENDED: frozenset[str] = frozenset(get_args(Ended))
 TERMINAL = frozenset(f"run.{status}" for status in ENDED)
 # How far before a run its chain is looked for, where the chain's id does not say when it began.
 CHAIN_BEFORE = timedelta(days=1)

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from services.gateway.api.application import API_ROUTES
+from services.gateway.api.application import ENDPOINTS
 from tests.integration.test_gateway import Client, Got, signed
 from tests.support.inside import eventually, running
 from tests.support.servers import Place
@@ -99,10 +99,9 @@ async def whole(place: Place, data: Path) -> AsyncIterator[Client]:
 async def test_no_parameter_and_no_body_makes_any_route_fail(whole: Client) -> None:
     for name in ("retired", "orders"):
         await whole("PUT", f"/api/v1/sources/{name}", json={"adapter": "topic"})
-    for route in API_ROUTES:
-        method = "GET" if route.method == "HEAD" else route.method
-        path = "/api/v1" + route.path.replace("{path:.+}", "{path}")
-        names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    for endpoint in ENDPOINTS:
+        method, names = endpoint.method.replace("*", "POST"), endpoint.parts
+        path = endpoint.path.replace("{path:.+}", "{path}")
         plain = path.format(**dict.fromkeys(names, "orders"))
         tried = [path.format(**dict.fromkeys(names, "orders") | {name: quote(text, safe="")}) for name in names for text in TEXTS]
         tried += [f"{plain}?{name}={quote(text, safe='')}" for name, texts in PARAMETERS.items() for text in texts]

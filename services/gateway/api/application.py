@@ -1,4 +1,4 @@
-"""All routes in one application: what needs a key is mounted below /api/v1, behind one door."""
+"""All endpoints in one application; what is below /api/v1 and unknown is refused to those without a key."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from services.gateway.api import (
     health,
     hooks,
     integrations,
+    legacy,
     logs,
     runs,
     settings,
@@ -19,35 +20,34 @@ from services.gateway.api import (
     subscriptions,
     workflows,
 )
-from services.gateway.api.access import access
+from services.gateway.api.access import authenticated, challenge
+from services.gateway.api.endpoint import Endpoint
+from services.gateway.api.served import route
 from services.gateway.parts import GATEWAY, Gateway
-from shared.http import no_such_route, problems, with_problems
+from shared.errors import MethodNotAllowed
+from shared.http import no_such_route, with_problems
 
-API_ROUTES = [
-    *files.ROUTES,
-    *workflows.ROUTES,
-    *runs.ROUTES,
-    *streams.ROUTES,
-    *sources.ROUTES,
-    *subscriptions.ROUTES,
-    *integrations.ROUTES,
-    *connections.ROUTES,
-    *settings.ROUTES,
-    *deliveries.ROUTES,
-    *logs.ROUTES,
-]
+ENDPOINTS: tuple[Endpoint, ...] = (
+    *hooks.ENDPOINTS,
+    *health.ENDPOINTS,
+    *files.ENDPOINTS,
+    *workflows.ENDPOINTS,
+    *runs.ENDPOINTS,
+    *streams.ENDPOINTS,
+    *(legacy.endpoint_of(one) for module in (sources, subscriptions, integrations, connections, settings) for one in module.ROUTES),
+    *deliveries.ENDPOINTS,
+    *logs.ENDPOINTS,
+)
 
 
 def application(gateway: Gateway) -> web.Application:
-    """Return the application; what is unknown answers 404, and below /api/v1 401 to those without a key."""
-    api = web.Application(middlewares=[problems, access])
-    api.add_routes(API_ROUTES)
+    """Return the application; what is unknown answers 404, or 405 where another method would be answered."""
     made = web.Application()
     made[GATEWAY] = gateway
     made.on_shutdown.append(_end_streams)
-    made.router.add_route("*", "/hooks/{id}", with_problems(hooks.receive))
-    made.add_routes([web.route(route.method, route.path, with_problems(route.handler)) for route in health.ROUTES])
-    made.add_subapp("/api/v1", api)
+    for endpoint in ENDPOINTS:
+        route(made.router, endpoint)
+    made.router.add_route("*", "/api/v1/{path:.*}", with_problems(_nowhere_with_key))
     made.router.add_route("*", "/{path:.*}", with_problems(_nowhere))
     return made
 
@@ -57,12 +57,18 @@ async def _end_streams(application: web.Application) -> None:
     application[GATEWAY].watching.close()
 
 
+async def _nowhere_with_key(request: web.Request) -> web.StreamResponse:
+    if authenticated(request.app[GATEWAY], request) is None:
+        return challenge(request)
+    return await _nowhere(request)
+
+
 async def _nowhere(request: web.Request) -> web.StreamResponse:
-    """Answer for what no other route takes: 405 where one would with another method, else 404."""
+    """Answer for what no endpoint takes: 405 where one would with another method, else 404."""
     allowed: set[str] = set()
     for resource in request.app.router.resources():
-        if resource is not request.match_info.route.resource:
+        if resource.canonical not in {"/{path}", "/api/v1/{path}"}:
             allowed |= (await resource.resolve(request))[1]
     if allowed:
-        raise web.HTTPMethodNotAllowed(request.method, allowed)
+        raise MethodNotAllowed(f"{request.path} takes {', '.join(sorted(allowed))}", allowed=sorted(allowed))
     raise no_such_route(request)

@@ -2,52 +2,65 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from typing import Annotated, Literal
 
-from services.gateway.api.access import audited, gateway_of
-from services.gateway.api.lists import boolean_of, id_of, no_body, page_of
+import msgspec
+
+from services.gateway.api.endpoint import Audit, Call, endpoint
+from services.gateway.api.lists import Paged
 from shared.envelope import new_id
-from shared.errors import Invalid, Problem
-from shared.http import json_response
-from shared.questions.events import GetDelivery, ListDeliveries, RetryDelivery
-
-STATUSES = ("accepted", "routed", "filtered", "unroutable", "dead")
+from shared.errors import Conflict, Malformed, NotFound
+from shared.questions.events import DeliveryList, DeliveryView, GetDelivery, ListDeliveries, RetryDelivery
 
 
-async def list_deliveries(request: web.Request) -> web.Response:
-    """GET: newest first; `status`, `source` (a name or an id) and how the `id` begins narrow."""
-    gateway, caller = gateway_of(request)
-    status = request.query.get("status") or None
-    if status not in {None, *STATUSES}:
-        raise Invalid(f"there is no such status: {', '.join(STATUSES)}", errors=(Problem("status", "no such status"),))
-    asked = ListDeliveries(
-        org=caller.org,
-        page=page_of(request),
-        status=status,
-        source=request.query.get("source") or None,
-        id=request.query.get("id") or None,
+class DeliveriesQuery(Paged, frozen=True, kw_only=True):
+    """What narrows a list of deliveries."""
+
+    status: Literal["accepted", "routed", "filtered", "unroutable", "dead"] | None = None
+    source: Annotated[str, msgspec.Meta(description="A source's name or id.")] | None = None
+    id: Annotated[str, msgspec.Meta(description="How the id begins.")] | None = None
+
+
+class RetryQuery(msgspec.Struct, frozen=True):
+    """What is retried."""
+
+    everything: Annotated[bool, msgspec.Meta(description="Also what succeeded or goes on.")] = msgspec.field(
+        default=False, name="all"
     )
-    return json_response(await gateway.bus.ask(asked))
 
 
-async def get_delivery(request: web.Request) -> web.Response:
-    """GET: one delivery."""
-    gateway, caller = gateway_of(request)
-    return json_response(await gateway.bus.ask(GetDelivery(org=caller.org, id=id_of(request))))
+@endpoint("GET", "/api/v1/deliveries", role="viewer", errors=(Malformed,))
+async def list_deliveries(call: Call[DeliveriesQuery, None]) -> DeliveryList:
+    """List deliveries, newest first."""
+    query = call.query
+    asked = ListDeliveries(org=call.caller.org, page=query.page, status=query.status, source=query.source, id=query.id)
+    found: DeliveryList = await call.ask(asked)
+    return found
 
 
-@audited("delivery", "retry", "id")
-async def retry_delivery(request: web.Request) -> web.Response:
-    """POST: route it again, with new runs for those that have not succeeded and do not go on, or for `all=true` of them."""
-    gateway, caller = gateway_of(request)
-    await no_body(request)
-    everything = boolean_of(request, "all", default=False)
-    command = RetryDelivery(id=new_id(), org=caller.org, actor=caller.actor, delivery=id_of(request), everything=everything)
-    return json_response(await gateway.bus.ask(command), status=202)
+@endpoint("GET", "/api/v1/deliveries/{id}", role="viewer", errors=(NotFound,))
+async def get_delivery(call: Call[None, None]) -> DeliveryView:
+    """Show one delivery: what matched, what ran, how it ended."""
+    found: DeliveryView = await call.ask(GetDelivery(org=call.caller.org, id=call.path["id"]))
+    return found
 
 
-ROUTES = [
-    web.get("/deliveries", list_deliveries),
-    web.get("/deliveries/{id}", get_delivery),
-    web.post("/deliveries/{id}/retry", retry_delivery),
-]
+@endpoint(
+    "POST",
+    "/api/v1/deliveries/{id}/retry",
+    role="operator",
+    answers={202: DeliveryView},
+    errors=(NotFound, Conflict),
+    audit=Audit("delivery", "retry", "id"),
+)
+async def retry_delivery(call: Call[RetryQuery, None]) -> DeliveryView:
+    """Route a delivery again, with new runs for those that have not succeeded and do not go on. 409 where there are none."""
+    caller = call.caller
+    command = RetryDelivery(
+        id=new_id(), org=caller.org, actor=caller.actor, delivery=call.path["id"], everything=call.query.everything
+    )
+    retried: DeliveryView = await call.ask(command)
+    return retried
+
+
+ENDPOINTS = (list_deliveries, get_delivery, retry_delivery)

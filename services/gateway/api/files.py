@@ -3,72 +3,116 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
+import msgspec
 from aiohttp import web
 
-from services.gateway.api.access import Caller, audited, gateway_of
 from services.gateway.api.content import Content, sent
-from services.gateway.api.lists import page_of
+from services.gateway.api.endpoint import (
+    CACHED,
+    ETAG,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    Answer,
+    Audit,
+    Call,
+    Example,
+    Reply,
+    Streamed,
+    endpoint,
+)
+from services.gateway.api.lists import Paged
 from services.gateway.domain import tag_of
-from services.gateway.parts import Gateway
 from shared.envelope import new_id
-from shared.errors import NotFound, PreconditionFailed, TooLarge
-from shared.http import Arriving, Pace, json_response
-from shared.questions.executor import FileView, GetFile, ListFiles, PutFile, RemoveFile
+from shared.errors import Conflict, Malformed, NotFound, PreconditionFailed, TooLarge
+from shared.http import Arriving, Pace
+from shared.questions.executor import FileList, FileView, GetFile, ListFiles, PutFile, RemoveFile
 
+FILE = "/api/v1/workspace/files/{path:.+}"
 # Only who has a key sends files, they are never whole in memory, and a program may make one as it goes.
 PACE = Pace(grace=60.0, rate=1024.0, whole=3600.0)
 # What "If-None-Match: *" asks for: that there be no file yet.
 ABSENT = ""
 
 
-async def list_files(request: web.Request) -> web.Response:
-    """GET: the files below `prefix`, by path."""
-    gateway, caller = gateway_of(request)
-    asked = ListFiles(org=caller.org, prefix=request.query.get("prefix", ""), page=page_of(request))
-    return json_response(await gateway.bus.ask(asked))
+class FilesQuery(Paged, frozen=True, kw_only=True):
+    """What narrows a list of files."""
+
+    prefix: Annotated[str, msgspec.Meta(description="How the path begins.")] = ""
 
 
-@audited("file", "put", "path")
-async def put_file(request: web.Request) -> web.Response:
-    """PUT: take new content; answers when the workflows that it defines are served."""
-    gateway, caller = gateway_of(request)
-    path = request.match_info["path"]
+@endpoint("GET", "/api/v1/workspace/files", role="viewer", errors=(Malformed,), example=Example(query={"prefix": "flows/"}))
+async def list_files(call: Call[FilesQuery, None]) -> FileList:
+    """List the files of the workspace, by path."""
+    found: FileList = await call.ask(ListFiles(org=call.caller.org, prefix=call.query.prefix, page=call.query.page))
+    return found
+
+
+@endpoint(
+    "PUT",
+    FILE,
+    role="developer",
+    answers={200: Reply(FileView, headers=(ETAG,))},
+    headers=(IF_MATCH, IF_NONE_MATCH),
+    errors=(PreconditionFailed, Conflict),
+    audit=Audit("file", "put", "path"),
+)
+async def put_file(call: Call[None, Streamed]) -> Answer:
+    """Take new content of a file; answers when the workflows that it defines are served, and says what is wrong with its code."""
+    gateway, caller, request = call.gateway, call.caller, call.request
     if request.content_length is not None and request.content_length > gateway.max_file:
         raise TooLarge(f"the file is larger than {gateway.max_file} bytes")
-    expected = await _expected(request, gateway, caller)
+    expected = await _expected(call)
     blob = await gateway.workspace.put(_parts(request), limit=gateway.max_file)
-    view: FileView = await gateway.bus.ask(
+    view: FileView = await call.ask(
         PutFile(
             id=new_id(),
             org=caller.org,
             actor=caller.actor,
-            path=path,
+            path=call.path["path"],
             sha256=blob.sha256,
             size=blob.size,
             expected=expected,
         )
     )
-    return json_response(view, headers={"ETag": f'"{view.sha256}"'})
+    return Answer(body=view, tag=view.sha256)
 
 
-async def get_file(request: web.Request) -> web.StreamResponse:
-    """GET, HEAD: the content; its SHA-256 is its tag."""
-    gateway, caller = gateway_of(request)
-    view: FileView = await gateway.bus.ask(GetFile(org=caller.org, path=request.match_info["path"]))
-    return await sent(request, Content(view.sha256, view.size), gateway.workspace)
+@endpoint(
+    "GET",
+    FILE,
+    role="viewer",
+    answers={200: Reply(bytes, headers=(ETAG,), media="application/octet-stream"), 304: None},
+    headers=(CACHED,),
+    errors=(NotFound,),
+)
+async def get_file(call: Call[None, None]) -> web.StreamResponse:
+    """Send a file's content; its SHA-256 is its tag."""
+    view: FileView = await call.ask(GetFile(org=call.caller.org, path=call.path["path"]))
+    return await sent(call.request, Content(view.sha256, view.size), call.gateway.workspace)
 
 
-@audited("file", "delete", "path")
-async def delete_file(request: web.Request) -> web.Response:
-    """DELETE: remove the file, and the workflows that it alone defined."""
-    gateway, caller = gateway_of(request)
-    expected = await _expected(request, gateway, caller)
-    command = RemoveFile(id=new_id(), org=caller.org, actor=caller.actor, path=request.match_info["path"], expected=expected)
-    return json_response(await gateway.bus.ask(command))
+@endpoint(
+    "DELETE",
+    FILE,
+    role="developer",
+    headers=(IF_MATCH, IF_NONE_MATCH),
+    errors=(NotFound, PreconditionFailed, Conflict),
+    audit=Audit("file", "delete", "path"),
+)
+async def delete_file(call: Call[None, None]) -> FileView:
+    """Remove a file, and the workflows that it alone defined."""
+    caller = call.caller
+    expected = await _expected(call)
+    removed: FileView = await call.ask(
+        RemoveFile(id=new_id(), org=caller.org, actor=caller.actor, path=call.path["path"], expected=expected)
+    )
+    return removed
 
 
-async def _expected(request: web.Request, gateway: Gateway, caller: Caller) -> str | None:
+async def _expected(call: Call[Any, Any]) -> str | None:
+    request = call.request
     if request.headers.get("If-None-Match") == "*":
         return ABSENT
     if_match = request.headers.get("If-Match")
@@ -76,7 +120,7 @@ async def _expected(request: web.Request, gateway: Gateway, caller: Caller) -> s
         return None
     if if_match.strip() == "*":
         try:
-            view: FileView = await gateway.bus.ask(GetFile(org=caller.org, path=request.match_info["path"]))
+            view: FileView = await call.ask(GetFile(org=call.caller.org, path=call.path["path"]))
         except NotFound as error:
             raise PreconditionFailed("If-Match: * wants the file to be there, and it is not") from error
         return view.sha256
@@ -92,9 +136,4 @@ async def _parts(request: web.Request) -> AsyncIterator[bytes]:
         yield part
 
 
-ROUTES = [
-    web.get("/workspace/files", list_files),
-    web.put("/workspace/files/{path:.+}", put_file),
-    web.get("/workspace/files/{path:.+}", get_file),
-    web.delete("/workspace/files/{path:.+}", delete_file),
-]
+ENDPOINTS = (list_files, put_file, get_file, delete_file)

@@ -5,33 +5,41 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import nats.errors
-from aiohttp import web
 
-from services.gateway.parts import GATEWAY, Gateway
+from services.gateway.api.endpoint import Answer, Call, endpoint
+from services.gateway.parts import Gateway
 from shared.errors import MillraceError
-from shared.http import json_response
 from shared.questions.health import HEALTH
 
 # How often each is asked, a second at a time: one that is merely busy answers the second time.
 ASKED = 2
 
 
-async def alive(_request: web.Request) -> web.Response:
-    """GET: 200 as long as the process answers."""
-    return json_response({"alive": True})
+class Alive(msgspec.Struct, frozen=True):
+    """The process answers."""
+
+    alive: bool
 
 
-async def ready(request: web.Request) -> web.Response:
-    """GET: 200 when all that the gateway takes is served, else 503; the body says what is not and since when.
+@endpoint("GET", "/healthz", role=None)
+async def alive(_call: Call[None, None]) -> Alive:
+    """Answer as long as the process lives."""
+    return Alive(alive=True)
+
+
+@endpoint("GET", "/readyz", role=None, answers={200: dict[str, Any], 503: dict[str, Any]})
+async def ready(call: Call[None, None]) -> Answer:
+    """Answer 200 when all that the gateway takes is served, else 503; the body says what is not and since when.
 
     A service that is down, hangs or dies again and again is `unserved` and makes it 503; one that answers and is not well in some
     part is `degraded` and does not. Webhooks are taken all the same while `accepting.webhooks` is true.
     """
-    gateway = request.app[GATEWAY]
+    gateway = call.gateway
     broker, *documents = await asyncio.gather(_broker_answers(gateway), *(_document(gateway, name) for name in HEALTH))
     body = gateway.readiness.document(dict(zip(HEALTH, documents, strict=True)), broker_answers=broker)
-    return json_response(body, status=200 if body["ready"] else 503)
+    return Answer(body=body, status=200 if body["ready"] else 503)
 
 
 async def _broker_answers(gateway: Gateway) -> bool:
@@ -53,4 +61,4 @@ async def _document(gateway: Gateway, service: str) -> dict[str, Any] | None:
     return None
 
 
-ROUTES = [web.get("/healthz", alive), web.get("/readyz", ready)]
+ENDPOINTS = (alive, ready)

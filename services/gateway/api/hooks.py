@@ -6,33 +6,44 @@ import base64
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
 from aiohttp import web
 
 from services.gateway.api.access import address, remote
+from services.gateway.api.endpoint import endpoint
 from services.gateway.domain import SENDER_ID, delivery_id, kept_headers, kept_query
 from services.gateway.parts import GATEWAY, Gateway
 from services.gateway.schemes import claim_of, disproof
 from services.gateway.senders import Door, Way
 from shared.commit import Ack
 from shared.envelope import new_id, rfc3339, utc_now
-from shared.errors import TooMany, Unauthenticated, Unavailable
+from shared.errors import Gone, MethodNotAllowed, NotFound, TooLarge, TooMany, Unauthenticated, Unavailable, UnsupportedMediaType
 from shared.http import problem
 from shared.messages import Audited, WebhookReceived
 from shared.streams import INLINE_BYTES
 from shared.values import charset_in, charset_of, media_type_of, storable
 
 
+class Admitted(msgspec.Struct, frozen=True):
+    """A delivery is on disk."""
+
+    id: str
+
+
+@endpoint(
+    "*",
+    "/hooks/{id}",
+    role=None,
+    answers={202: Admitted, 200: Admitted},
+    errors=(Unauthenticated, NotFound, MethodNotAllowed, Gone, TooLarge, UnsupportedMediaType, TooMany, Unavailable),
+)
 async def receive(request: web.Request) -> web.Response:
     """Admit a webhook: 202 with the delivery's id once it is on disk, 200 when this delivery was admitted before."""
     gateway = request.app[GATEWAY]
     door = await gateway.admission.door(request.match_info["id"])
     if request.method not in door.methods:
-        answer = problem(405, "Method not allowed", f"this address takes {', '.join(door.methods)}")
-        answer.headers["Allow"] = ", ".join(door.methods)
-        return answer
-    refused = _unsupported(request, door)
-    if refused is not None:
-        return refused
+        raise MethodNotAllowed(f"this address takes {', '.join(door.methods)}", allowed=door.methods)
+    _check_media_type(request, door)
     # Before the body is read; only what turns out genuine takes a token, so that nobody else can use them up.
     if door.bucket is not None and (wait := door.bucket.wait(time.monotonic())):
         return _too_many(gateway, request, door, wait)
@@ -87,19 +98,18 @@ def _sender_id(request: web.Request, way: Way) -> str | None:
     return storable(given) if given and len(given) <= SENDER_ID else None
 
 
-def _unsupported(request: web.Request, door: Door) -> web.Response | None:
+def _check_media_type(request: web.Request, door: Door) -> None:
     if "Content-Encoding" in request.headers and request.headers["Content-Encoding"].lower() != "identity":
-        return problem(415, "Unsupported media type", "a webhook's body is not to be compressed")
+        raise UnsupportedMediaType("a webhook's body is not to be compressed")
     content_type = request.headers.get("Content-Type")
     if content_type is None:
-        return None  # read as the adapter's senders mean it
+        return  # read as the adapter's senders mean it
     accepted = door.sender.content_types
     if accepted is not None and media_type_of(content_type) not in accepted:
-        return problem(415, "Unsupported media type", f"this source takes {', '.join(sorted(accepted))}")
+        raise UnsupportedMediaType(f"this source takes {', '.join(sorted(accepted))}")
     charset = charset_in(content_type)
     if charset is not None and charset_of(charset) is None:
-        return problem(415, "Unsupported media type", f"the charset {storable(charset)[:40]!r} is unknown")
-    return None
+        raise UnsupportedMediaType(f"the charset {storable(charset)[:40]!r} is unknown")
 
 
 def _too_many(gateway: Gateway, request: web.Request, door: Door, wait: float) -> web.Response:
@@ -124,3 +134,6 @@ def _tell(gateway: Gateway, request: web.Request, door: Door, reason: str) -> No
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:
     yield body
+
+
+ENDPOINTS = (receive,)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from aiohttp import web
 
 from services.gateway.domain import expected_version
-from shared.errors import Conflict, Invalid, Malformed, NotFound, PreconditionFailed, Problem
-from shared.http import JSON_LIMIT, body_of, integer_of, json_of, json_response
-from shared.messages.declaration import KEY
+from shared.errors import Conflict, Malformed, PreconditionFailed
+from shared.http import integer_of, json_of, json_response
 from shared.questions import Page
 from shared.values import Name, fitted, storable
 
@@ -27,30 +26,24 @@ class Named(msgspec.Struct, frozen=True):
     name: Name
 
 
+class Paged(msgspec.Struct, frozen=True, kw_only=True):
+    """The query string of a list."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT, description="Items of one page.")] = 100
+    cursor: Annotated[str, msgspec.Meta(description="The `next_cursor` of the page before.")] | None = None
+
+    @property
+    def page(self) -> Page:
+        """Return the part of the list that is asked for."""
+        return Page(limit=self.limit, cursor=self.cursor)
+
+
 def page_of(request: web.Request) -> Page:
     """Return the part of a list that `?limit=` and `?cursor=` ask for. Raises `Invalid`."""
     return Page(
         limit=integer_of(request, "limit", 100, minimum=1, maximum=MAX_LIMIT),
         cursor=request.query.get("cursor") or None,
     )
-
-
-def boolean_of(request: web.Request, name: str, *, default: bool) -> bool:
-    """Return a truth value of the query string. Raises `Invalid` naming the parameter."""
-    raw = request.query.get(name)
-    if raw is None:
-        return default
-    if raw not in {"true", "false"}:
-        raise Invalid(f"{name} is true or false", errors=(Problem(name, "neither true nor false"),))
-    return raw == "true"
-
-
-def id_of(request: web.Request, name: str = "id") -> str:
-    """Return the id in the path. Raises `NotFound` for what can be nobody's id."""
-    found = request.match_info[name]
-    if not KEY.match(found):
-        raise NotFound(f"there is nothing with the id {found[:80]!r}")
-    return found
 
 
 async def object_of(request: web.Request) -> Object:
@@ -83,11 +76,6 @@ def idempotency_key_of(request: web.Request) -> str | None:
     if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY:
         raise Malformed(f"an idempotency key has up to {MAX_IDEMPOTENCY_KEY} characters")
     return storable(key)
-
-
-async def no_body(request: web.Request) -> None:
-    """Take in a body that means nothing."""
-    await body_of(request, JSON_LIMIT)
 
 
 async def expected_of(request: web.Request, present: Callable[[], Awaitable[Any]]) -> int | None:

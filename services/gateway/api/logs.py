@@ -1,53 +1,68 @@
-"""/api/v1/logs and /api/v1/audit: the searchable archive of everything that was said."""
+"""/api/v1/logs and /api/v1/audit: the searchable archive of every message."""
 
 from __future__ import annotations
 
-from aiohttp import web
+from typing import Annotated, Literal
 
-from services.gateway.api.access import every_org, gateway_of
-from services.gateway.api.lists import page_of
+import msgspec
+
+from services.gateway.api.endpoint import Call, Example, endpoint
+from services.gateway.api.lists import Paged
 from services.gateway.domain import EVERY_ORG, within_audit
-from shared.errors import Invalid, Problem
-from shared.http import json_response
+from shared.errors import Invalid, Malformed, Problem
 from shared.questions.logs import LogPage, Search
 
 # What the question calls otherwise than the query string does.
 PARAMETERS = {"since": "from", "until": "to"}
 
 
-@every_org
-async def search_logs(request: web.Request) -> web.Response:
-    """GET: what `q` matches between `from` and `to`, in `order` (desc, asc); `?org=*` looks everywhere."""
-    return json_response(await _search(request, request.query.get("q", "")))
+class SearchQuery(Paged, frozen=True, kw_only=True):
+    """A search."""
+
+    q: Annotated[str, msgspec.Meta(description='`field:value` terms, e.g. `level:error type:"run.failed"`.')] = ""
+    since: Annotated[str, msgspec.Meta(description="RFC 3339, epoch milliseconds or `now-15m`; the last 24 hours.")] | None = (
+        msgspec.field(default=None, name="from")
+    )
+    until: Annotated[str, msgspec.Meta(description="As `from`.")] | None = msgspec.field(default=None, name="to")
+    order: Literal["asc", "desc"] = "desc"
 
 
-@every_org
-async def search_audit(request: web.Request) -> web.Response:
-    """GET: the same over who did what."""
-    return json_response(await _search(request, within_audit(request.query.get("q", ""))))
+@endpoint(
+    "GET",
+    "/api/v1/logs",
+    role="viewer",
+    errors=(Malformed,),
+    every_org=True,
+    example=Example(query={"q": "level:error", "from": "now-1h"}),
+)
+async def search_logs(call: Call[SearchQuery, None]) -> LogPage:
+    """Search every archived message of the organization; `?org=*` looks everywhere."""
+    return await _search(call, call.query.q)
 
 
-async def _search(request: web.Request, query: str) -> LogPage:
-    gateway, caller = gateway_of(request)
-    order = request.query.get("order", "desc")
-    if order not in {"asc", "desc"}:
-        raise Invalid("order is asc or desc", errors=(Problem("order", "neither asc nor desc"),))
-    everything = caller.org == EVERY_ORG
+@endpoint("GET", "/api/v1/audit", role="viewer", errors=(Malformed,), every_org=True, example=Example(query={"q": "outcome:ok"}))
+async def search_audit(call: Call[SearchQuery, None]) -> LogPage:
+    """Search the audit: who did what to what, from where, with what outcome."""
+    return await _search(call, within_audit(call.query.q))
+
+
+async def _search(call: Call[SearchQuery, None], expression: str) -> LogPage:
+    query, everything = call.query, call.caller.org == EVERY_ORG
     asked = Search(
-        org="global" if everything else caller.org,
-        q=query,
-        since=request.query.get("from") or None,
-        until=request.query.get("to") or None,
-        order=order,
-        page=page_of(request),
+        org="global" if everything else call.caller.org,
+        q=expression,
+        since=query.since,
+        until=query.until,
+        order=query.order,
+        page=query.page,
         everything=everything,
     )
     try:
-        page: LogPage = await gateway.bus.ask(asked)
+        page: LogPage = await call.ask(asked)
     except Invalid as error:
         problems = tuple(Problem(PARAMETERS.get(one.path, one.path), one.message) for one in error.errors)
         raise Invalid(error.detail, errors=problems) from error
     return page
 
 
-ROUTES = [web.get("/logs", search_logs), web.get("/audit", search_audit)]
+ENDPOINTS = (search_logs, search_audit)

@@ -9,23 +9,47 @@ from typing import Annotated, Any
 import msgspec
 from aiohttp import web
 
-from services.gateway.api.access import Caller, audited, done, gateway_of, note
+from services.gateway.api.access import Caller
 from services.gateway.api.content import Content, sent
-from services.gateway.api.lists import boolean_of, id_of, idempotency_key_of, no_body, object_of, page_of
-from services.gateway.causes import Said, why
-from services.gateway.domain import ENDED, TERMINAL, UNENDED, chain_began
+from services.gateway.api.endpoint import (
+    CACHED,
+    ETAG,
+    IDEMPOTENCY_KEY,
+    LOCATION,
+    Answer,
+    Audit,
+    Call,
+    Example,
+    Reply,
+    endpoint,
+)
+from services.gateway.api.lists import MAX_LIMIT, Paged, idempotency_key_of
+from services.gateway.causes import Said, Why, why
+from services.gateway.domain import ENDED, TERMINAL, Ended, Unended, chain_began
 from services.gateway.idempotency import run_id
 from services.gateway.parts import Gateway
 from services.gateway.starts import Asked, Priority, Start, ended, known, start
 from shared import aggregate
 from shared.envelope import Envelope, Sealed, new_id, rfc3339, utc_now
-from shared.errors import Conflict, Invalid, NotFound, Problem
-from shared.http import body_of, integer_of, json_response
+from shared.errors import Conflict, Invalid, Malformed, NotFound, Problem
 from shared.messages import RunCancelRequested
 from shared.questions import Page
-from shared.questions.executor import GetRun, ListAttempts, ListLines, ListRuns, ListSteps, RunView, SignalRun
+from shared.questions.executor import (
+    AttemptList,
+    GetRun,
+    LineList,
+    ListAttempts,
+    ListLines,
+    ListRuns,
+    ListSteps,
+    RunList,
+    RunView,
+    Signalled,
+    SignalRun,
+    StepList,
+)
 from shared.questions.logs import Chain, LogPage, ReadChain, Search
-from shared.values import YEAR, Instant, aside, decode, fitted, later, moment_at
+from shared.values import YEAR, Instant, later, moment_at
 
 MAX_WAIT = 60.0
 MAX_TIMEOUT = 24 * 3600.0
@@ -49,14 +73,68 @@ class RunBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Takes the place of the workflow's own."""
 
 
-@audited("run", "request", "name")
-async def create_run(request: web.Request) -> web.Response:
-    """POST: ask for a run; 200 with the whole run if it ended within `?wait=` seconds, else 202 with its id and how it is then."""
-    gateway, caller = gateway_of(request)
-    wait = _seconds(request)
-    key = idempotency_key_of(request)
-    body: RunBody = fitted(await object_of(request), RunBody)
-    workflow = await gateway.workflows.find(caller.org, request.match_info["name"])
+class WaitQuery(msgspec.Struct, frozen=True):
+    """How long a request for a run waits for its end."""
+
+    wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT, description="Seconds.")] = 0.0
+
+
+class RunsQuery(Paged, frozen=True, kw_only=True):
+    """What narrows a list of runs."""
+
+    status: Unended | Ended | None = None
+    workflow: Annotated[str, msgspec.Meta(description="A workflow's name.")] | None = None
+    since: Annotated[str, msgspec.Meta(description="RFC 3339; asked for then or later.")] | None = None
+    until: Annotated[str, msgspec.Meta(description="RFC 3339; asked for before.")] | None = None
+    id: Annotated[str, msgspec.Meta(description="How the id begins.")] | None = None
+
+
+class LinesQuery(msgspec.Struct, frozen=True):
+    """Which lines of a run."""
+
+    after: Annotated[int, msgspec.Meta(ge=0, le=2**53, description="The number of a line; those behind it are meant.")] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = MAX_LIMIT
+
+
+class StepsQuery(Paged, frozen=True, kw_only=True):
+    """How steps are shown."""
+
+    results: Annotated[bool, msgspec.Meta(description="Whether their results are shown, or only how large they are.")] = True
+
+
+class WhyQuery(msgspec.Struct, frozen=True):
+    """How much of a chain is looked at."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=2000, description="Messages of the chain.")] = 1000
+
+
+class RunBegun(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A run that has not ended; `blocked_on` and `until` say why one does not go on now."""
+
+    id: str
+    status: str
+    blocked_on: str | None = None
+    until: str | None = None
+
+
+REQUESTED = Reply(RunBegun, headers=(LOCATION,))
+
+
+@endpoint(
+    "POST",
+    "/api/v1/workflows/{name}/runs",
+    role="operator",
+    answers={202: REQUESTED, 200: Reply(RunView, headers=(LOCATION,))},
+    headers=(IDEMPOTENCY_KEY,),
+    errors=(NotFound, Conflict),
+    audit=Audit("run", "request", "name"),
+    example=Example(body={"input": {"limit": 20}}),
+)
+async def create_run(call: Call[WaitQuery, RunBody]) -> Answer:
+    """Ask for a run: 200 with the whole run if it ended within `wait` seconds, else 202 with its id and how it is then."""
+    gateway, caller, body = call.gateway, call.caller, call.body
+    key = idempotency_key_of(call.request)
+    workflow = await gateway.workflows.find(caller.org, call.path["name"])
     gateway.workflows.check(workflow, body.input)
     asked = Start(
         run=run_id(caller.org, key),
@@ -71,95 +149,110 @@ async def create_run(request: web.Request) -> web.Response:
         concurrency_key=body.concurrency_key,
         repeatable=key is not None,
     )
-    note(request, run=asked.run)
+    call.note(run=asked.run)
     with gateway.endings.waiter(asked.run) as end:
         outcome = await start(gateway, asked)
-        done(request)
+        call.done()
         view = await known(gateway, caller.org, asked.run) if outcome.earlier else None
-        if wait and not (view is not None and view.status in ENDED):
-            view = await ended(gateway, caller.org, asked.run, end, wait)
+        if call.query.wait and not (view is not None and view.status in ENDED):
+            view = await ended(gateway, caller.org, asked.run, end, call.query.wait)
     return _answer(outcome, view)
 
 
-async def list_runs(request: web.Request) -> web.Response:
-    """GET: newest first; `status`, `workflow`, `since`, `until` and how the `id` begins narrow."""
-    gateway, caller = gateway_of(request)
-    narrowed = {name: request.query.get(name) or None for name in ("status", "workflow", "since", "until", "id")}
-    if narrowed["status"] not in {None, *UNENDED, *ENDED}:
-        known_ones = ", ".join((*UNENDED, *sorted(ENDED)))
-        raise Invalid(f"there is no such status: {known_ones}", errors=(Problem("status", "no such status"),))
-    return json_response(await gateway.bus.ask(ListRuns(org=caller.org, page=page_of(request), **narrowed)))
+@endpoint("GET", "/api/v1/runs", role="viewer", errors=(Malformed,), example=Example(query={"status": "failed", "limit": "20"}))
+async def list_runs(call: Call[RunsQuery, None]) -> RunList:
+    """List runs, newest first."""
+    query = call.query
+    asked = ListRuns(
+        org=call.caller.org,
+        page=query.page,
+        status=query.status,
+        workflow=query.workflow,
+        since=query.since,
+        until=query.until,
+        id=query.id,
+    )
+    found: RunList = await call.ask(asked)
+    return found
 
 
-async def get_run(request: web.Request) -> web.Response:
-    """GET: one run."""
-    gateway, caller = gateway_of(request)
-    return json_response(await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request))))
+@endpoint("GET", "/api/v1/runs/{id}", role="viewer", errors=(NotFound,))
+async def get_run(call: Call[None, None]) -> RunView:
+    """Show one run."""
+    return await _run(call)
 
 
-async def get_result(request: web.Request) -> web.StreamResponse:
-    """GET, HEAD: the result of a run that succeeded, however large; the SHA-256 of its JSON is its tag. 404 where there is none."""
-    gateway, caller = gateway_of(request)
-    view: RunView = await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request)))
+@endpoint(
+    "GET",
+    "/api/v1/runs/{id}/result",
+    role="viewer",
+    answers={200: Reply(Any, headers=(ETAG,)), 304: None},
+    headers=(CACHED,),
+    errors=(NotFound,),
+)
+async def get_result(call: Call[None, None]) -> web.StreamResponse:
+    """Send the result of a run that succeeded, however large; the SHA-256 of its JSON is its tag. 404 where there is none."""
+    view = await _run(call)
     if view.status != "succeeded":
         raise NotFound(f"the run has no result: it is {view.status}")
     inline = None if view.result_ref is not None else msgspec.json.encode(view.result)
     tag = view.result_ref if inline is None else hashlib.sha256(inline).hexdigest()
     size = view.result_bytes if inline is None else len(inline)
-    stored = None if inline is not None else gateway.results
-    return await sent(request, Content(tag or "", size or 0, "application/json"), stored, inline)
+    stored = None if inline is not None else call.gateway.results
+    return await sent(call.request, Content(tag or "", size or 0, "application/json"), stored, inline)
 
 
-async def get_lines(request: web.Request) -> web.Response:
-    """GET: the run's output after line `after`."""
-    gateway, caller = gateway_of(request)
-    asked = ListLines(
-        org=caller.org,
-        id=id_of(request),
-        after=integer_of(request, "after", 0, minimum=0, maximum=2**53),
-        limit=integer_of(request, "limit", 1000, minimum=1, maximum=1000),
-    )
-    return json_response(await gateway.bus.ask(asked))
+@endpoint("GET", "/api/v1/runs/{id}/logs", role="viewer", errors=(NotFound,))
+async def get_lines(call: Call[LinesQuery, None]) -> LineList:
+    """List the lines of a run's output, in order."""
+    asked = ListLines(org=call.caller.org, id=call.path["id"], after=call.query.after, limit=call.query.limit)
+    found: LineList = await call.ask(asked)
+    return found
 
 
-async def get_attempts(request: web.Request) -> web.Response:
-    """GET: the run's attempts, the first one first."""
-    gateway, caller = gateway_of(request)
-    return json_response(await gateway.bus.ask(ListAttempts(org=caller.org, id=id_of(request), page=page_of(request))))
+@endpoint("GET", "/api/v1/runs/{id}/attempts", role="viewer", errors=(NotFound,))
+async def get_attempts(call: Call[Paged, None]) -> AttemptList:
+    """List a run's attempts, the first one first."""
+    found: AttemptList = await call.ask(ListAttempts(org=call.caller.org, id=call.path["id"], page=call.query.page))
+    return found
 
 
-async def get_steps(request: web.Request) -> web.Response:
-    """GET: the steps that are done and the waits that are over; `results=false` leaves their results out."""
-    gateway, caller = gateway_of(request)
-    results = boolean_of(request, "results", default=True)
-    return json_response(
-        await gateway.bus.ask(ListSteps(org=caller.org, id=id_of(request), results=results, page=page_of(request)))
-    )
+@endpoint("GET", "/api/v1/runs/{id}/steps", role="viewer", errors=(NotFound,))
+async def get_steps(call: Call[StepsQuery, None]) -> StepList:
+    """List the steps of a run that are done and the waits that are over."""
+    asked = ListSteps(org=call.caller.org, id=call.path["id"], results=call.query.results, page=call.query.page)
+    found: StepList = await call.ask(asked)
+    return found
 
 
-async def get_why(request: web.Request) -> web.Response:
-    """GET: the chain that the run is of, as a tree of causes, up to `limit` messages of it; and how it failed, if it did."""
-    gateway, caller = gateway_of(request)
-    limit = integer_of(request, "limit", 1000, minimum=1, maximum=2000)
-    run: RunView = await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request)))
+@endpoint("GET", "/api/v1/runs/{id}/why", role="viewer", errors=(NotFound,))
+async def get_why(call: Call[WhyQuery, None]) -> Why:
+    """Show the chain that a run is of, as a tree of causes; and how the run failed, if it did."""
+    org = call.caller.org
+    run = await _run(call)
     since = chain_began(run.correlation_id, datetime.fromisoformat(run.requested_at))
-    asked = ReadChain(org=caller.org, correlation_id=run.correlation_id, since=rfc3339(since), limit=limit)
-    chain: Chain = await gateway.bus.ask(asked)
+    asked = ReadChain(org=org, correlation_id=run.correlation_id, since=rfc3339(since), limit=call.query.limit)
+    chain: Chain = await call.ask(asked)
     found = why(run.id, chain.items, cut=chain.cut)
     if run.status not in ENDED - {"succeeded"}:
-        return json_response(found)
+        return found
     query = f'type:line.logged run:"{run.id}"'
-    last: LogPage = await gateway.bus.ask(Search(org=caller.org, q=query, since=rfc3339(since), page=Page(limit=LAST_LINES)))
+    last: LogPage = await call.ask(Search(org=org, q=query, since=rfc3339(since), page=Page(limit=LAST_LINES)))
     lines = [Said(item.time, item.level, item.message, item.fields) for item in reversed(last.items)]
-    return json_response(msgspec.structs.replace(found, status=run.status, reason=run.reason, error=run.error, lines=lines))
+    return msgspec.structs.replace(found, status=run.status, reason=run.reason, error=run.error, lines=lines)
 
 
-@audited("run", "cancel", "id")
-async def cancel_run(request: web.Request) -> web.Response:
-    """POST: ask a run to stop; durable when this answers. 409 when it has ended."""
-    gateway, caller = gateway_of(request)
-    run = id_of(request)
-    await no_body(request)
+@endpoint(
+    "POST",
+    "/api/v1/runs/{id}/cancel",
+    role="operator",
+    answers={202: RunBegun},
+    errors=(NotFound, Conflict),
+    audit=Audit("run", "cancel", "id"),
+)
+async def cancel_run(call: Call[None, None]) -> RunBegun:
+    """Ask a run to stop; durable when this answers. 409 when it has ended."""
+    gateway, caller, run = call.gateway, call.caller, call.path["id"]
     identity = new_id()
 
     async def asked(first: Envelope | None) -> Sealed[RunCancelRequested] | None:
@@ -167,15 +260,21 @@ async def cancel_run(request: web.Request) -> web.Response:
         return None if first is None else gateway.bus.seal(message, org=caller.org, cause=first, id=identity)
 
     await aggregate.advance(gateway.bus, lambda: _open_run(gateway, caller, run), asked)
-    return json_response({"id": run, "status": "cancelling"}, status=202)
+    return RunBegun(run, "cancelling")
 
 
-@audited("run", "rerun", "id")
-async def rerun_run(request: web.Request) -> web.Response:
-    """POST: a new run of the same workflow, as it is now, with the same input."""
-    gateway, caller = gateway_of(request)
-    await no_body(request)
-    earlier: RunView = await gateway.bus.ask(GetRun(org=caller.org, id=id_of(request)))
+@endpoint(
+    "POST",
+    "/api/v1/runs/{id}/rerun",
+    role="operator",
+    answers={202: REQUESTED},
+    errors=(NotFound, Conflict),
+    audit=Audit("run", "rerun", "id"),
+)
+async def rerun_run(call: Call[None, None]) -> Answer:
+    """Ask for a new run of the same workflow, as it is now, with the same input."""
+    gateway, caller = call.gateway, call.caller
+    earlier = await _run(call)
     workflow = await gateway.workflows.find(caller.org, earlier.workflow)
     given = earlier.input if earlier.input_ref is None else await _kept(gateway, earlier.id, earlier.input_ref)
     gateway.workflows.check(workflow, given)
@@ -188,20 +287,33 @@ async def rerun_run(request: web.Request) -> web.Response:
         actor=caller.actor,
         rerun_of=earlier.id,
     )
-    note(request, run=asked.run)
+    call.note(run=asked.run)
     return _answer(await start(gateway, asked), None)
 
 
-@audited("run", "signal", "id")
-async def signal_run(request: web.Request) -> web.Response:
-    """POST: answer a `wait_for` of the run; the body is the data. On disk when this answers. 409 when the run has ended."""
-    gateway, caller = gateway_of(request)
-    raw = await body_of(request, MAX_SIGNAL)
-    data = await aside(decode, raw, size=len(raw)) if raw else None
+@endpoint(
+    "POST",
+    "/api/v1/runs/{id}/signals/{name}",
+    role="operator",
+    answers={202: Signalled},
+    body_limit=MAX_SIGNAL,
+    errors=(NotFound, Conflict),
+    audit=Audit("run", "signal", "id"),
+    example=Example(path={"name": "approved"}, body={"by": "ops@example.org"}),
+)
+async def signal_run(call: Call[None, Any]) -> Signalled:
+    """Answer a `wait_for` of a run; the body is the data. On disk when this answers. 409 when the run has ended."""
+    caller = call.caller
     command = SignalRun(
-        id=new_id(), org=caller.org, actor=caller.actor, run=id_of(request), name=request.match_info["name"], data=data
+        id=new_id(), org=caller.org, actor=caller.actor, run=call.path["id"], name=call.path["name"], data=call.body
     )
-    return json_response(await gateway.bus.ask(command), status=202)
+    signalled: Signalled = await call.ask(command)
+    return signalled
+
+
+async def _run(call: Call[Any, Any]) -> RunView:
+    view: RunView = await call.ask(GetRun(org=call.caller.org, id=call.path["id"]))
+    return view
 
 
 async def _kept(gateway: Gateway, run: str, sha256: str) -> Any:
@@ -238,14 +350,12 @@ async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelop
     raise Conflict("the run has ended already")
 
 
-def _answer(outcome: Asked, view: RunView | None) -> web.Response:
-    headers = {"Location": f"/api/v1/runs/{outcome.run}"}
+def _answer(outcome: Asked, view: RunView | None) -> Answer:
+    location = f"/api/v1/runs/{outcome.run}"
     if view is not None and view.status in ENDED:
-        return json_response(view, headers=headers)
-    if view is None:
-        return json_response({"id": outcome.run, "status": "queued"}, status=202, headers=headers)
-    so_far = {"id": view.id, "status": view.status, "blocked_on": view.blocked_on, "until": view.until}
-    return json_response(so_far, status=202, headers=headers)
+        return Answer(status=200, body=view, location=location)
+    begun = RunBegun(outcome.run, "queued") if view is None else RunBegun(view.id, view.status, view.blocked_on, view.until)
+    return Answer(body=begun, location=location)
 
 
 def _ahead(run_at: str | None) -> str | None:
@@ -258,29 +368,16 @@ def _ahead(run_at: str | None) -> str | None:
     return rfc3339(at)
 
 
-def _seconds(request: web.Request) -> float:
-    raw = request.query.get("wait")
-    if raw is None:
-        return 0.0
-    try:
-        seconds = float(raw)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= MAX_WAIT:
-        raise Invalid(f"wait is from 0 to {MAX_WAIT:g} seconds", errors=(Problem("wait", "out of range"),))
-    return seconds
-
-
-ROUTES = [
-    web.post("/workflows/{name}/runs", create_run),
-    web.get("/runs", list_runs),
-    web.get("/runs/{id}", get_run),
-    web.get("/runs/{id}/why", get_why),
-    web.get("/runs/{id}/attempts", get_attempts),
-    web.get("/runs/{id}/steps", get_steps),
-    web.get("/runs/{id}/result", get_result),
-    web.get("/runs/{id}/logs", get_lines),
-    web.post("/runs/{id}/cancel", cancel_run),
-    web.post("/runs/{id}/rerun", rerun_run),
-    web.post("/runs/{id}/signals/{name}", signal_run),
-]
+ENDPOINTS = (
+    create_run,
+    list_runs,
+    get_run,
+    get_why,
+    get_attempts,
+    get_steps,
+    get_result,
+    get_lines,
+    cancel_run,
+    rerun_run,
+    signal_run,
+)

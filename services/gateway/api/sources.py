@@ -8,7 +8,8 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.adapters import split_secrets
-from services.gateway.api.access import Caller, audited, gateway_of, note
+from services.gateway.api.access import Caller
+from services.gateway.api.legacy import audited, gateway_of, note
 from services.gateway.api.lists import (
     checked,
     creating,

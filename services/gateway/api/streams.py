@@ -10,10 +10,10 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from services.gateway.api.access import Caller, gateway_of
-from services.gateway.api.lists import id_of
+from services.gateway.api.access import Caller
+from services.gateway.api.endpoint import LAST_EVENT_ID, Call, Reply, endpoint
 from services.gateway.parts import Gateway
-from shared.errors import Malformed, Problem, Unavailable
+from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.questions.executor import LineList, ListLines, ListStates, RunStates, RunView
 
 # Seconds: what passes between us and a client closes connections on which nothing is said for a minute or so.
@@ -58,10 +58,18 @@ def place_of(id_: str | None) -> Place:
     return Place(int(seq), int(line), bool(over))
 
 
-async def stream_run(request: web.Request) -> web.StreamResponse:
-    """GET: `state`s, `line`s and at last `end`. Goes on after `Last-Event-ID`; 204 when that was the end."""
-    gateway, caller = gateway_of(request)
-    run = id_of(request)
+@endpoint(
+    "GET",
+    "/api/v1/runs/{id}/stream",
+    role="viewer",
+    answers={200: Reply(str, media="text/event-stream"), 204: None},
+    headers=(LAST_EVENT_ID,),
+    errors=(NotFound,),
+)
+async def stream_run(call: Call[None, None]) -> web.StreamResponse:
+    """Send a run's `state`s, `line`s and at last `end` as they come. Goes on after `Last-Event-ID`; 204 when that was the end."""
+    gateway, caller, request = call.gateway, call.caller, call.request
+    run = call.path["id"]
     place = place_of(request.headers.get("Last-Event-ID"))
     with gateway.watching.watch(run) as woken:
         first: RunStates = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=place.seq))
@@ -190,4 +198,4 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 19
 
 
-ROUTES = [web.get("/runs/{id}/stream", stream_run)]
+ENDPOINTS = (stream_run,)

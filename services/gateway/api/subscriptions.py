@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from services.gateway.api.access import Caller, audited, gateway_of, note
+from services.gateway.api.access import Caller
+from services.gateway.api.legacy import audited, gateway_of, note
 from services.gateway.api.lists import checked, creating, entity, expected_of, named_object_of, nothing, object_of, page_of
 from services.gateway.parts import Gateway
 from shared.envelope import new_id

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from aiohttp import web
-
-from services.gateway.api.access import gateway_of
-from services.gateway.api.lists import page_of
-from shared.http import json_response
-from shared.questions.executor import ListWorkflows
+from services.gateway.api.endpoint import ETAG, Answer, Call, Reply, endpoint
+from services.gateway.api.lists import Paged
+from shared.errors import Malformed, NotFound
+from shared.questions.executor import ListWorkflows, WorkflowEntry, WorkflowList
 
 
-async def list_workflows(request: web.Request) -> web.Response:
-    """GET: the workflows that the organization can run, by name."""
-    gateway, caller = gateway_of(request)
-    return json_response(await gateway.bus.ask(ListWorkflows(org=caller.org, page=page_of(request))))
+@endpoint("GET", "/api/v1/workflows", role="viewer", errors=(Malformed,))
+async def list_workflows(call: Call[Paged, None]) -> WorkflowList:
+    """List the workflows that the organization can run, by name."""
+    found: WorkflowList = await call.ask(ListWorkflows(org=call.caller.org, page=call.query.page))
+    return found
 
 
-async def get_workflow(request: web.Request) -> web.Response:
-    """GET: one workflow: its version, input schema, limits, and where it is defined."""
-    gateway, caller = gateway_of(request)
-    found = await gateway.workflows.find(caller.org, request.match_info["name"])
-    return json_response(found, headers={"ETag": f'"{found.version}"'})
+@endpoint(
+    "GET", "/api/v1/workflows/{name}", role="viewer", answers={200: Reply(WorkflowEntry, headers=(ETAG,))}, errors=(NotFound,)
+)
+async def get_workflow(call: Call[None, None]) -> Answer:
+    """Show one workflow: its version, input schema, limits, and where it is defined."""
+    found = await call.gateway.workflows.find(call.caller.org, call.path["name"])
+    return Answer(body=found, tag=found.version)
 
 
-ROUTES = [web.get("/workflows", list_workflows), web.get("/workflows/{name}", get_workflow)]
+ENDPOINTS = (list_workflows, get_workflow)

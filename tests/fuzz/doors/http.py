@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import sys
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
-from services.gateway.api.application import API_ROUTES
-from services.gateway.api.health import ROUTES as HEALTH_ROUTES
+from services.gateway.api.application import ENDPOINTS
+from services.gateway.api.endpoint import Endpoint, Streamed
 from tests.fuzz.cases import Case, Target
 from tests.fuzz.documents import DAMAGES, encoded
 from tests.fuzz.doors import FAILED, REFUSED, STORED, UNANSWERED, Outcome, Refusal, Wrong, names
@@ -24,7 +22,6 @@ HEADERS = (
     *("If-Match", "If-None-Match", "Idempotency-Key", "X-Millrace-Org", "Content-Type", "Content-Encoding", "Last-Event-ID"),
     *("Authorization", "X-Forwarded-For", "Accept", "Range", "Cookie", "X-Request-Id", "Expect", "Origin"),
 )
-_PARAMETER = re.compile(r'(?:query\.get\(|integer_of\(request, |boolean_of\(request, )"(\w+)"')
 _PART = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 # A deployment, or a run, takes a hundred times as long as a look at a list.
 WEIGHTS = {"PUT /workspace/files/{path}": 1, "DELETE /workspace/files/{path}": 1, "POST /workflows/{name}/runs": 3}
@@ -54,27 +51,36 @@ INPUT = {"value": {"a": ["b", 1]}, "event": None}
 
 
 class Route:
-    """One route with a method, and an example of what it takes."""
+    """One endpoint, and an example of what it takes."""
 
-    def __init__(self, route: web.RouteDef, prefix: str) -> None:
-        self.method = route.method
-        self.path = prefix + _PART.sub(r"{\1}", route.path)
-        self.name = f"{route.method} {self.path.removeprefix('/api/v1')}"
-        self.parts = _PART.findall(route.path)
-        function = inspect.unwrap(route.handler)
-        module = sys.modules[function.__module__]
-        self.parameters = sorted({*_PARAMETER.findall(inspect.getsource(module)), "limit", "cursor", "org", "wait", "nobody"})
-        self.body = self._body(function, module)
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.method = endpoint.method
+        self.path = _PART.sub(r"{\1}", endpoint.path)
+        self.name = f"{self.method} {self.path.removeprefix('/api/v1')}"
+        self.parts = endpoint.parts
+        declared = () if endpoint.query is None else msgspec.structs.fields(endpoint.query)
+        self.parameters = sorted({*(field.encode_name for field in declared), "limit", "cursor", "org", "wait", "nobody"})
+        self.body = self._body(endpoint)
         self.plain = "files/{path}" in self.path
 
-    def _body(self, function: Any, module: Any) -> Any:
+    def _body(self, endpoint: Endpoint) -> Any:
+        if endpoint.is_direct:
+            return self._legacy(endpoint.handler)
+        if not endpoint.takes_body:
+            return None
+        if endpoint.body in {None, Any, Streamed}:
+            return {"a": ["b", 1]}
+        fields = FIELDS | ({"input": INPUT} if endpoint.name == "create_run" else {})
+        return example(endpoint.body, fields)
+
+    def _legacy(self, function: Any) -> Any:
+        module = sys.modules[function.__module__]
         if self.method not in {"POST", "PUT", "PATCH"}:
             return None
         for name in function.__code__.co_names:
             declared = getattr(module, name, None)
             if isinstance(declared, type) and issubclass(declared, msgspec.Struct) and name.endswith("Body"):
-                fields = FIELDS | ({"input": INPUT} if name == "RunBody" else {})
-                body = example(declared, fields)
+                body = example(declared, FIELDS)
                 return {"name": "spare"} | body if "named_object_of" in function.__code__.co_names else body
         return {"a": ["b", 1]}
 
@@ -94,7 +100,7 @@ class Http:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self.routes = {route.name: route for route in _routes()}
+        self.routes = {route.name: route for route in map(Route, ENDPOINTS) if route.method != "*"}
         self._idle: list[Client] = []
 
     def targets(self) -> list[Target]:
@@ -202,8 +208,3 @@ def _body(body: Any, case: Case) -> bytes | None:
         made = without(body, case.spot.path) if case.damage == "missing" else placed(body, case.spot.path, case.value.value)
     document = made.text.encode() if isinstance(made, Literal) else encoded(made)
     return DAMAGES[case.damage](document) if case.damage in DAMAGES else document
-
-
-def _routes() -> list[Route]:
-    listed = [Route(route, "/api/v1") for route in API_ROUTES] + [Route(route, "") for route in HEALTH_ROUTES]
-    return [route for route in listed if isinstance(route.method, str)]

@@ -1,0 +1,265 @@
+"""The one declaration of an endpoint: routing, decoding, authorization, audit, the OpenAPI document and its page follow from it.
+
+A handler is declared in place; what it reads of the query and the body stands in its annotation:
+
+    @endpoint("POST", "/api/v1/runs/{id}/cancel", role="operator", answers={202: Cancelling}, errors=(NotFound, Conflict),
+              audit=Audit("run", "cancel", "id"))
+    async def cancel_run(call: Call[None, None]) -> Cancelling:
+        '''Ask a run to stop; durable when this answers.'''
+
+Many alike are made of data, by the same struct. `name` is then the handler's name in the document, `doc` its docstring:
+
+    Endpoint(
+        method="PUT",
+        path=f"/api/v1/{plural}/{{name}}",
+        role=resource.write,
+        name=f"put_{noun}",
+        doc=f"Create or replace a {noun}.",
+        body=resource.spec,
+        answers={200: Reply(resource.view, headers=(ETAG,))},
+        headers=(IF_MATCH, IF_NONE_MATCH),
+        errors=(Conflict, PreconditionFailed),
+        audit=Audit(noun, "put", "name"),
+        example=Example(body=resource.example),
+        handler=put,
+    )
+
+The handler gets a `Call`: `call.path["name"]`, `call.query`, `call.body` (decoded and checked), `call.caller.org`,
+`await call.ask(command)`. It returns the body of the first declared answer, an `Answer` (another status, a tag, a location), or
+a response of aiohttp's. Where the body that a handler wants is looser than the one to be shown (a merge patch), `body` is decoded
+and `documented` is shown. The parts of a path are checked by their name (`PARTS`): an `{id}` is a key, and an `{org}` is the
+organization that is meant. What follows from the rest (`Invalid`, `Malformed`, `TooLarge`, `Unavailable` ...) is not declared.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args, get_origin
+
+import msgspec
+from aiohttp import web
+
+from shared.errors import (
+    Invalid,
+    Malformed,
+    MillraceError,
+    PermissionDenied,
+    TooLarge,
+    TooMany,
+    TooSlow,
+    Unauthenticated,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from shared.values import Key, Name, Path
+
+if TYPE_CHECKING:
+    from services.gateway.api.access import Caller
+    from services.gateway.parts import Gateway
+
+Role = Literal["viewer", "operator", "developer", "admin"]
+Q = TypeVar("Q")
+B = TypeVar("B")
+Handler = Callable[[Any], Awaitable[Any]]
+
+# The type of a path's part, by its name.
+PARTS: dict[str, Any] = {"id": Key, "org": Key, "name": Name, "path": Path}
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """How calls are audited; `target` names the part of the path, or the field of the body, that says to what.
+
+    Without one the handler notes `target` itself.
+    """
+
+    category: str
+    verb: str
+    target: str | None = None
+
+
+class Header(msgspec.Struct, frozen=True):
+    """A header that an endpoint reads, or an answer has; `schema` is its type."""
+
+    name: str
+    description: str
+    schema: Any = str
+
+
+IF_MATCH = Header("If-Match", "The tag of the version that is to be there, else 412; `*` for any.")
+IF_NONE_MATCH = Header("If-None-Match", "`*`: nothing of that name is to be there, else 412.")
+IDEMPOTENCY_KEY = Header("Idempotency-Key", "A request that is sent again with its key, up to 255 characters, is done once.")
+LAST_EVENT_ID = Header("Last-Event-ID", "The id of the last event that was received: the stream goes on after it.")
+CACHED = Header("If-None-Match", "The tag of the content that is there already: 304 when it is still the same.")
+ETAG = Header("ETag", "The tag of this version.")
+LOCATION = Header("Location", "Where what was made is found.")
+
+
+class Streamed:
+    """The body of a call whose handler reads it from `call.request`, part by part."""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """An answer: the type of its body (None: it has none), its headers and its media type."""
+
+    body: Any
+    headers: tuple[Header, ...] = ()
+    media: str = "application/json"
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that works and the status of its answer; `path` holds the parts whose example is not the usual one."""
+
+    path: dict[str, str] = {}
+    query: dict[str, str] = {}
+    headers: dict[str, str] = {}
+    body: Any = None
+    status: int | None = None
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a handler returns when a body alone does not say it: `tag` becomes the ETag, quoted; no `status` means the first one."""
+
+    body: Any = None
+    status: int | None = None
+    tag: str | int | None = None
+    location: str | None = None
+
+
+class Call(Generic[Q, B]):
+    """A call of an endpoint: `query` and `body` are decoded, `path` holds the checked parts of the path by name."""
+
+    def __init__(self, gateway: Gateway, caller: Caller, request: web.Request) -> None:
+        self.gateway = gateway
+        self.caller = caller
+        self.request = request
+        self.path: Mapping[str, str] = request.match_info
+        self.query: Q
+        self.body: B
+        self.notes: dict[str, str] = {}
+        self.record: Callable[[], None] = _nothing
+
+    async def ask(self, asked: msgspec.Struct) -> Any:
+        """Ask a question or give a command; returns the declared answer."""
+        return await self.gateway.bus.ask(asked)
+
+    def note(self, **fields: str) -> None:
+        """Add to what the audit of this call will say."""
+        self.notes |= fields
+
+    def done(self) -> None:
+        """Have the audit record success from now on: that the answer takes longer is no part of the action."""
+        self.record()
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint. `method` `*` is any; `role` is the least that a caller needs, None lets everybody in.
+
+    `query` is a struct whose fields are the parameters. `body` is the type of the JSON body: None takes in one that means nothing.
+    `answers` holds the type, or the `Reply`, of each success by status; the first is the usual one. `errors` are those that
+    do not follow from the rest. With `every_org`, `?org=*` means all organizations.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    role: Role | None
+    name: str
+    doc: str
+    answers: Mapping[int, Any]
+    query: Any = None
+    body: Any = None
+    documented: Any = None
+    body_limit: int | None = None
+    headers: tuple[Header, ...] = ()
+    errors: tuple[type[MillraceError], ...] = ()
+    audit: Audit | None = None
+    every_org: bool = False
+    example: Example = Example()
+
+    @property
+    def parts(self) -> list[str]:
+        """Return the names of the path's parts, in order."""
+        return [part[1:-1].partition(":")[0] for part in self.path.split("/") if part.startswith("{")]
+
+    @property
+    def is_direct(self) -> bool:
+        """Return whether the handler is given aiohttp's request as it came, with nothing done before."""
+        return self.body is web.Request
+
+    @property
+    def takes_body(self) -> bool:
+        """Return whether requests have a body that is read."""
+        return self.method in {"POST", "PUT", "PATCH", "*"}
+
+    def replies(self) -> dict[int, Reply]:
+        """Return the successes by status."""
+        return {status: one if isinstance(one, Reply) else Reply(one) for status, one in self.answers.items()}
+
+    def refusals(self) -> tuple[type[MillraceError], ...]:
+        """Return every error that a call may end in: the declared ones, and those that follow."""
+        found: dict[type[MillraceError], None] = {Unavailable: None} if not self.is_direct else {}
+        if self.role is not None:
+            found |= dict.fromkeys((Unauthenticated, PermissionDenied, UnsupportedMediaType, TooMany, Invalid))
+        if not self.is_direct and (self.query is not None or self.parts):
+            found |= dict.fromkeys((Invalid, Malformed))
+        if self.takes_body:
+            found |= dict.fromkeys((Invalid, Malformed, TooLarge, TooSlow))
+        found |= dict.fromkeys(self.errors)
+        return tuple(sorted(found, key=lambda error: error.status))
+
+
+def endpoint(
+    method: str,
+    path: str,
+    *,
+    role: Role | None,
+    answers: Mapping[int, Any] | None = None,
+    documented: Any = None,
+    body_limit: int | None = None,
+    headers: tuple[Header, ...] = (),
+    errors: tuple[type[MillraceError], ...] = (),
+    audit: Audit | None = None,
+    every_org: bool = False,
+    example: Example | None = None,
+) -> Callable[[Handler], Endpoint]:
+    """Declare the handler below. Its parameter is a `Call[Query, Body]`, or the request itself; its docstring is shown.
+
+    Without `answers` there is one, 200 with the type that the handler returns.
+    """
+
+    def declare(handler: Handler) -> Endpoint:
+        hints = typing.get_type_hints(handler)
+        returned = hints.pop("return")
+        (call,) = hints.values()
+        query, body = get_args(call) if get_origin(call) is Call else (None, call)
+        return Endpoint(
+            method=method,
+            path=path,
+            handler=handler,
+            role=role,
+            name=handler.__name__,
+            doc=inspect.getdoc(handler) or "",
+            answers=answers if answers is not None else {int(HTTPStatus.OK): returned},
+            query=_type_of(query),
+            body=_type_of(body),
+            documented=documented,
+            body_limit=body_limit,
+            headers=headers,
+            errors=errors,
+            audit=audit,
+            every_org=every_org,
+            example=example or Example(),
+        )
+
+    return declare
+
+
+def _type_of(argument: Any) -> Any:
+    return None if argument is type(None) else argument
+
+
+def _nothing() -> None:
+    """Record nothing: the call is of an endpoint without an audit."""

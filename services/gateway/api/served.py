@@ -1,0 +1,174 @@
+"""What follows from an endpoint's declaration when it is called: who may, what is decoded, how it is answered and recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from services.gateway.api.access import Caller, address, authenticated, authorize, challenge, denied, remote
+from services.gateway.api.endpoint import PARTS, Answer, Call, Endpoint, Streamed
+from services.gateway.domain import EVERY_ORG, org_of
+from services.gateway.parts import GATEWAY
+from shared.errors import Invalid, MillraceError, NotFound, PermissionDenied, Problem, UnsupportedMediaType
+from shared.http import JSON_LIMIT, TAKE, Next, body_of, json_response, with_problems
+from shared.messages import Audited
+from shared.messages.declaration import KEY
+from shared.values import Key, aside, check, decode, fitted, misfit, storable
+
+# For handlers that are given the request.
+CALL: web.RequestKey[Call[Any, Any]] = web.RequestKey("call", Call)
+
+
+def route(router: web.UrlDispatcher, endpoint: Endpoint) -> None:
+    """Have calls of an endpoint served; HEAD wherever GET is."""
+    handler = with_problems(_served(endpoint))
+    if endpoint.method == "GET":
+        router.add_get(endpoint.path, handler)
+    else:
+        router.add_route(endpoint.method, endpoint.path, handler)
+
+
+def _served(endpoint: Endpoint) -> Next:
+    if endpoint.role is None and endpoint.is_direct:
+        # Webhooks: nothing is put between them and their handler.
+        return endpoint.handler
+
+    async def public(request: web.Request) -> web.StreamResponse:
+        gateway = request.app[GATEWAY]
+        _check_address(request)
+        call: Call[Any, Any] = Call(gateway, Caller("anonymous", "global", remote(gateway, request)), request)
+        return await _handled(endpoint, call)
+
+    async def keyed(request: web.Request) -> web.StreamResponse:
+        gateway = request.app[GATEWAY]
+        actor = authenticated(gateway, request)
+        if actor is None:
+            return challenge(request)
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaType("bodies are not to be compressed")
+        _check_address(request)
+        call: Call[Any, Any] = Call(gateway, Caller(actor, _org(endpoint, request), remote(gateway, request)), request)
+        try:
+            authorize(call.caller, endpoint.role)
+        except PermissionDenied:
+            denied(gateway, request, call.caller.actor, org=call.caller.org, outcome=PermissionDenied.kind, reason=endpoint.name)
+            raise
+        with gateway.room.hold(org=call.caller.org, address=address(gateway, request)) as held:
+            request[TAKE] = held.take
+            return await (_handled(endpoint, call) if endpoint.audit is None else _recorded(endpoint, call))
+
+    return public if endpoint.role is None else keyed
+
+
+def _check_address(request: web.Request) -> None:
+    for name, value in (*request.match_info.items(), *request.query.items()):
+        check(name, "the query string")
+        check(value, name)
+
+
+def _org(endpoint: Endpoint, request: web.Request) -> str:
+    if (named := request.match_info.get("org")) is not None:
+        if not KEY.match(named):
+            raise NotFound(f"there is no organization {named[:80]!r}")
+        return named
+    named = request.query.get("org", request.headers.get("X-Millrace-Org"))
+    return EVERY_ORG if named == EVERY_ORG and endpoint.every_org else org_of(named)
+
+
+def _take_address(endpoint: Endpoint, call: Call[Any, Any]) -> None:
+    """Check the path's parts and decode the query string."""
+    for name, value in call.path.items():
+        if PARTS[name] is Key and not KEY.match(value):
+            raise NotFound(f"there is nothing with the {name} {value[:80]!r}")
+        try:
+            msgspec.convert(value, PARTS[name])
+        except msgspec.ValidationError as error:
+            problem = Problem(name, str(error))
+            raise Invalid(f"{name} in the path does not fit: {error}", errors=(problem,)) from error
+    if endpoint.query is not None:
+        # A parameter without a value is as good as none.
+        given = {name: value for name, value in call.request.query.items() if value}
+        try:
+            call.query = msgspec.convert(given, endpoint.query, strict=False)
+        except msgspec.ValidationError as error:
+            raise misfit(error) from error
+
+
+async def _handled(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamResponse:
+    """Decode what a call holds, call the handler, and answer with what it returns."""
+    _take_address(endpoint, call)
+    if endpoint.is_direct:
+        call.request[CALL] = call
+        response: web.StreamResponse = await endpoint.handler(call.request)
+        return response
+    if endpoint.takes_body and endpoint.body is not Streamed:
+        await _take_body(endpoint, call)
+    returned = await endpoint.handler(call)
+    if isinstance(returned, web.StreamResponse):
+        return returned
+    answer = returned if isinstance(returned, Answer) else Answer(body=returned)
+    status = answer.status or next(iter(endpoint.answers))
+    headers = {} if answer.tag is None else {"ETag": f'"{answer.tag}"'}
+    if answer.location is not None:
+        headers["Location"] = answer.location
+    if endpoint.answers[status] is None:
+        return web.Response(status=status, headers=headers)
+    return json_response(answer.body, status=status, headers=headers)
+
+
+async def _take_body(endpoint: Endpoint, call: Call[Any, Any]) -> None:
+    raw = await body_of(call.request, endpoint.body_limit or JSON_LIMIT)
+    if endpoint.body is None:
+        return
+    if not raw:
+        call.body = None if endpoint.body is Any else fitted({}, endpoint.body)
+    else:
+        call.body = await aside(decode, raw, endpoint.body, size=len(raw))
+
+
+async def _recorded(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamResponse:
+    """Handle a call and have its audit on disk before it is answered, however it ends."""
+    recording: list[asyncio.Task[None]] = []
+
+    def record(outcome: str = "ok") -> None:
+        if not recording:
+            said = _audited(endpoint, call, outcome)
+            recording.append(asyncio.create_task(call.gateway.trail.say(said, org=call.caller.org)))
+
+    call.record = record
+    outcome = "error"
+    try:
+        response = await _handled(endpoint, call)
+        outcome = "ok"
+    except MillraceError as error:
+        outcome = error.kind
+        raise
+    finally:
+        record(outcome)
+        await recording[0]
+    return response
+
+
+def _audited(endpoint: Endpoint, call: Call[Any, Any], outcome: str) -> Audited:
+    action = endpoint.audit
+    if action is None:
+        raise TypeError(f"{endpoint.name} has no audit")
+    noted = dict(call.notes)
+    if action.target is None:
+        target = noted.pop("target", "")
+    elif action.target in call.path:
+        target = call.path[action.target]
+    else:
+        target = str(getattr(getattr(call, "body", None), action.target, ""))
+    return Audited(
+        category=action.category,
+        verb=action.verb,
+        actor=call.caller.actor,
+        target=storable(target)[:500],
+        outcome=outcome,
+        remote=call.caller.remote,
+        detail=noted,
+    )
