@@ -29,7 +29,7 @@ from shared.errors import Unavailable
 from shared.expressions import process, worker
 from shared.expressions.pool import Expressions, Trouble
 from shared.expressions.syntax import pruned, syntax_of
-from shared.service import Health
+from shared.health import Health
 
 AT_A_TIME, CALLERS = 256, 4
 ORGANIZATIONS = 8

@@ -11,31 +11,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import Any
 
 import msgspec
-import nats.errors
 import structlog
 from nats.aio.client import Client
 
 from shared.batching import Batcher, Offer
+from shared.deadlines import Deadlines
 from shared.envelope import CONTENT_TYPE, Sealed
 from shared.errors import Unavailable
 from shared.messages.declaration import Message, declaration_of
+from shared.sending import Outgoing, send_batch, send_one
 
 # nats-server server/errors.json: a stale expectation on one server, and the same found by the leader of a replicated stream.
 WRONG_LAST_SEQUENCE = (10071, 10164)
-# "duplicate id in flight" on a replicated stream: its first sending is not decided yet.
-IN_FLIGHT = 10158
-IN_FLIGHT_PAUSE = 0.05
 # How long a caller waits: below the 2 s within which a sender of webhooks is told 503.
 ACK_TIMEOUT = 1.7
-# How long a commit may take before its outcome counts as unknown. Longer than a caller waits: an ack that comes late is
-# remembered, and the caller's next try is answered by it.
-COMMIT_TIMEOUT = 5.0
-# How often the deadlines of those who wait are looked at.
-TICK = 0.1
 # What may wait for one stream while the broker does not answer; more is refused at once, so that memory stays bounded.
 WAITING_MESSAGES = 20_000
 WAITING_BYTES = 64 * 1024 * 1024
@@ -50,7 +43,6 @@ HEADERS_BYTES = 512
 REMEMBERED = 100_000
 
 _log = structlog.get_logger()
-_ack_decoder = msgspec.json.Decoder()
 
 
 class Ack(msgspec.Struct, frozen=True, gc=False):
@@ -68,12 +60,9 @@ class Refused(Exception):
     """The broker refused a message for a reason that trying again does not change."""
 
 
-class Outgoing(msgspec.Struct):
-    """A message on its way: where to, the bytes, and who waits for the verdict."""
+class Pending(Outgoing):
+    """A message on its way, and the callers that wait for its verdict."""
 
-    subject: str
-    document: bytes
-    headers: dict[str, str]
     waiting: list[asyncio.Future[Ack]]
 
     @property
@@ -115,8 +104,8 @@ class Coalescer:
     def __init__(self, client: Client, stream: str) -> None:
         self._client = client
         self._stream = stream
-        self._batcher: Batcher[Outgoing] = Batcher()
-        self._pending: dict[str, Outgoing] = {}
+        self._batcher: Batcher[Pending] = Batcher()
+        self._pending: dict[str, Pending] = {}
         self._acked: OrderedDict[str, Ack] = OrderedDict()
         # Ids that were sent and of which no verdict came: only for these is "duplicate" the success of an append.
         self._unknown: OrderedDict[str, None] = OrderedDict()
@@ -132,12 +121,12 @@ class Coalescer:
         if known is not None:
             await self._turn(timeout)
             return Ack(known.sequence, duplicate=True)
-        outgoing = self._pending.get(id_)
-        first = outgoing is None
-        if outgoing is None:
-            outgoing = self._accept(sealed, expected)
+        pending = self._pending.get(id_)
+        first = pending is None
+        if pending is None:
+            pending = self._accept(sealed, expected)
         waiter: asyncio.Future[Ack] = asyncio.get_running_loop().create_future()
-        outgoing.waiting.append(waiter)
+        pending.waiting.append(waiter)
         self._deadlines.watch(waiter, timeout)
         ack = await waiter
         return ack if first else Ack(ack.sequence, duplicate=True)
@@ -154,7 +143,7 @@ class Coalescer:
             with contextlib.suppress(Unavailable):
                 await turn
 
-    def _accept(self, sealed: Sealed[Any], expected: int | None) -> Outgoing:
+    def _accept(self, sealed: Sealed[Any], expected: int | None) -> Pending:
         if not self._client.is_connected:
             # The client would buffer and store it later, after we said that we could not.
             raise Unavailable("the broker is not connected")
@@ -166,16 +155,16 @@ class Coalescer:
         declared = declaration_of(sealed.message)
         envelope = sealed.envelope
         headers = {"Nats-Msg-Id": envelope.id, "Content-Type": CONTENT_TYPE}
-        aggregate = f"{declared.noun}.{envelope.subject}.>"
+        aggregate = declared.aggregate(envelope.subject)
         if expected is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
             headers["Nats-Expected-Last-Subject-Sequence-Subject"] = aggregate
         headers |= sealed.message.broker_headers()
-        outgoing = Outgoing(declared.subject(sealed.message, envelope.subject), sealed.document, headers, [])
-        self._pending[envelope.id] = outgoing
-        self._batcher.offer(Offer(envelope.id, aggregate, expected is not None, len(sealed.document) + HEADERS_BYTES, outgoing))
+        pending = Pending(declared.subject(sealed.message, envelope.subject), sealed.document, headers, [])
+        self._pending[envelope.id] = pending
+        self._batcher.offer(Offer(envelope.id, aggregate, expected is not None, len(sealed.document) + HEADERS_BYTES, pending))
         self._schedule()
-        return outgoing
+        return pending
 
     def _schedule(self) -> None:
         """Send after this turn of the loop: what arrives in the same turn goes together."""
@@ -190,8 +179,8 @@ class Coalescer:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _carry(self, batch: list[Offer[Outgoing]]) -> None:
-        acks: list[tuple[Offer[Outgoing], Ack]] = []
+    async def _carry(self, batch: list[Offer[Pending]]) -> None:
+        acks: list[tuple[Offer[Pending], Ack]] = []
         try:
             wanted = [offer for offer in batch if offer.bearer.wanted]
             for offer in batch:
@@ -220,57 +209,34 @@ class Coalescer:
             if not bystander.done():
                 bystander.set_result(None)
 
-    async def _together(self, batch: list[Offer[Outgoing]]) -> list[tuple[Offer[Outgoing], Ack]]:
+    async def _together(self, batch: list[Offer[Pending]]) -> list[tuple[Offer[Pending], Ack]]:
         """Send one atomic batch and return its acks, which are still to be told.
 
         What the broker refuses as a whole is sent one by one, each for a verdict of its own; told, and not returned.
         """
-        name = self._client._nuid.next().decode()  # noqa: SLF001 - a short unique id, as the protocol asks for
         try:
-            if not self._client.is_connected:
-                raise Unavailable("the broker is not connected")
-            # One write for all but the last, which asks for the answer: the client's own publish encodes each anew and costs
-            # more than all the rest of a commit.
-            leading = b"".join(_hpub(offer.bearer, name, number) for number, offer in enumerate(batch[:-1], start=1))
-            await self._client._send_command(leading)  # noqa: SLF001
-            last = batch[-1].bearer
-            headers = {"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(len(batch)), "Nats-Batch-Commit": "1"}
-            msg = await self._client.request(last.subject, last.document, timeout=COMMIT_TIMEOUT, headers=last.headers | headers)
-        except (nats.errors.Error, TimeoutError, OSError, Unavailable) as error:
+            first = await send_batch(self._client, [offer.bearer for offer in batch])
+        except Unavailable as error:
             for offer in batch:
                 self._note_unknown(offer)
-                self._settle(offer, Unavailable(f"the broker did not confirm the message: {type(error).__name__}"))
+                self._settle(offer, Unavailable(error.detail))
             return []
-        answer = _ack_decoder.decode(msg.data)
-        if "error" in answer or answer.get("count") != len(batch):
+        if first is None:
             await asyncio.gather(*(self._alone(offer) for offer in batch))
             return []
-        # A batch is stored without anything in between, in its order.
-        first = int(answer["seq"]) - len(batch) + 1
         return [(offer, Ack(first + number)) for number, offer in enumerate(batch)]
 
-    async def _alone(self, offer: Offer[Outgoing]) -> None:
-        outgoing = offer.bearer
-        while True:
-            try:
-                if not self._client.is_connected:
-                    raise Unavailable("the broker is not connected")
-                msg = await self._client.request(
-                    outgoing.subject, outgoing.document, timeout=COMMIT_TIMEOUT, headers=outgoing.headers
-                )
-            except (nats.errors.Error, TimeoutError, OSError, Unavailable) as error:
-                self._note_unknown(offer)
-                self._settle(offer, Unavailable(f"the broker did not confirm the message: {type(error).__name__}"))
-                return
-            answer = _ack_decoder.decode(msg.data)
-            refusal = answer.get("error")
-            if refusal is not None and refusal.get("err_code") == IN_FLIGHT:
-                await asyncio.sleep(IN_FLIGHT_PAUSE)
-                continue
-            self._settle(offer, self._verdict(offer, answer, refusal))
-            return
+    async def _alone(self, offer: Offer[Pending]) -> None:
+        try:
+            answer = await send_one(self._client, offer.bearer)
+        except Unavailable as error:
+            self._note_unknown(offer)
+            self._settle(offer, error)
+        else:
+            self._settle(offer, self._verdict(offer, answer))
 
-    def _verdict(self, offer: Offer[Outgoing], answer: dict[str, Any], refusal: dict[str, Any] | None) -> Ack | Exception:
+    def _verdict(self, offer: Offer[Pending], answer: dict[str, Any]) -> Ack | Exception:
+        refusal = answer.get("error")
         if refusal is None:
             duplicate = bool(answer.get("duplicate", False))
             if duplicate and offer.expects and offer.id not in self._unknown:
@@ -284,7 +250,7 @@ class Coalescer:
             return Unavailable(f"the broker cannot take messages now: {description}")
         return Refused(f"the broker refused {offer.bearer.subject}: {description}")
 
-    def _settle(self, offer: Offer[Outgoing], verdict: Ack | Exception) -> None:
+    def _settle(self, offer: Offer[Pending], verdict: Ack | Exception) -> None:
         self._pending.pop(offer.id, None)
         if isinstance(verdict, Ack):
             self._unknown.pop(offer.id, None)
@@ -299,44 +265,7 @@ class Coalescer:
             else:
                 waiter.set_exception(verdict)
 
-    def _note_unknown(self, offer: Offer[Outgoing]) -> None:
+    def _note_unknown(self, offer: Offer[Pending]) -> None:
         self._unknown[offer.id] = None
         if len(self._unknown) > REMEMBERED:
             self._unknown.popitem(last=False)
-
-
-class Deadlines:
-    """Ends futures that wait too long, with one timer for all of them: a timer each costs as much as the message."""
-
-    def __init__(self) -> None:
-        self._watched: deque[tuple[float, asyncio.Future[Any]]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def watch(self, waiter: asyncio.Future[Any], timeout: float) -> None:
-        """Fail `waiter` with `Unavailable` after `timeout` seconds, at most a tenth of a second late."""
-        loop = asyncio.get_running_loop()
-        self._watched.append((loop.time() + timeout, waiter))
-        if self._timer is None:
-            self._timer = loop.call_later(min(timeout, TICK), self._look)
-
-    def _look(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        kept: deque[tuple[float, asyncio.Future[Any]]] = deque()
-        for deadline, waiter in self._watched:
-            if waiter.done():
-                continue
-            if deadline <= now:
-                waiter.set_exception(Unavailable("the broker did not confirm the message in time"))
-            else:
-                kept.append((deadline, waiter))
-        self._watched = kept
-        self._timer = loop.call_later(TICK, self._look) if kept else None
-
-
-def _hpub(outgoing: Outgoing, batch: str, number: int) -> bytes:
-    """Return one HPUB of the NATS client protocol (docs.nats.io, "Client Protocol"); nothing within needs escaping."""
-    fields = "".join(f"{name}: {value}\r\n" for name, value in outgoing.headers.items())
-    head = f"NATS/1.0\r\n{fields}Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {number}\r\n\r\n".encode()
-    document = outgoing.document
-    return b"HPUB %s %d %d\r\n%s%s\r\n" % (outgoing.subject.encode(), len(head), len(head) + len(document), head, document)

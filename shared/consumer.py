@@ -16,9 +16,9 @@ from shared.breaker import Breaker, Tries
 from shared.commit import Journal, Refused
 from shared.envelope import Envelope, Sealed, caused_id, open_envelope, open_message, rfc3339, utc_now
 from shared.errors import Conflict, MillraceError, NotFound, Unavailable
+from shared.health import Health
 from shared.letters import GivenUp, bury
 from shared.messages import Message
-from shared.projection import Health
 from shared.streams import Work
 
 # A handler takes one message and yields what follows from it, each with the discriminator that makes it that one.

@@ -1,33 +1,29 @@
-"""Projections: rows made of messages, by one active writer each, with the position in the same transaction."""
+"""The writer of a projection: one active per projection, with the position in the same transaction."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
 import asyncpg
-import msgspec
 import structlog
 from nats.aio.client import Client
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared import db
+from shared import checkpoint, db
+from shared.checkpoint import Superseded
 from shared.commit import Journal
 from shared.db import Connection
-from shared.envelope import Envelope, open_envelope, open_message
 from shared.errors import MillraceError, Unavailable
+from shared.health import Health
 from shared.letters import GivenUp, bury_in_place
-from shared.messages.declaration import Message, class_of
+from shared.projected import Projected
 from shared.pull import Delivered, OrderedReader, StreamError, api_request
-from shared.questions.declaration import Position
-from shared.salvage import Facts, Tally, clean, is_passing
+from shared.salvage import Tally, clean, is_passing
 
 INCARNATION = "millrace_incarnation"
-ELSEWHERE = "another writer has moved the checkpoint"
 # How long a writer that met trouble waits before it begins again from its checkpoint, in seconds.
 PAUSE = 0.5
 # Messages of this stream are dead letters already.
@@ -36,92 +32,6 @@ DEAD = "DEAD"
 SHOWN = 500
 
 _log = structlog.get_logger()
-
-
-class Recorded(msgspec.Struct, frozen=True):
-    """A message as a projection gets it: decoded, with its place in the stream. `message` is None for an unknown type."""
-
-    delivered: Delivered
-    envelope: Envelope
-    message: Message | None
-    incarnation: str
-
-
-class Statement(NamedTuple):
-    """An INSERT, UPDATE or DELETE that returns nothing, with the values of its `$1`, `$2` …"""
-
-    sql: str
-    values: tuple[Any, ...] = ()
-
-
-# What a batch, as the stream holds it (incarnation second), does to the rows: statements to be run in this order together with
-# the checkpoint's move. The connection is for reading what they depend on; nobody else writes these rows.
-Apply = Callable[[Sequence[Delivered], str, Connection], Awaitable[Sequence[Statement]]]
-# Keeps the bytes of a message, as the stream holds it, of which nothing else can be made, in the transaction of the checkpoint.
-Keep = Callable[[Delivered, str, Connection], Awaitable[None]]
-# What a service's PROJECTIONS map holds: a message class and what one message does to the rows.
-PerMessage = Callable[[Any, Recorded], Awaitable[Statement]]
-Projections = Mapping[type[Message], PerMessage]
-
-
-class Projected(msgspec.Struct, frozen=True, kw_only=True):
-    """What a projection is, wherever it runs: the messages that it reads, what they do, and which rows come of them.
-
-    `name` is unique within the service. `rows` narrows `tables` to what is this projection's own where it has a part of a table:
-    a condition over `:stream`, `:incarnation` and `:first`, the first sequence that the stream still holds. `born` is for rows
-    that go on when their messages are purged: the filter of the first message of each, whose key is the row's `id`; `rows` then
-    are those of which nothing was purged.
-    """
-
-    name: str
-    stream: str
-    apply: Apply
-    tables: tuple[str, ...]
-    rows: str | None = None
-    born: str | None = None
-    filters: tuple[str, ...] = ()
-    batch: int = 500
-    keep: Keep | None = None
-    linger: float = 0.0
-
-
-class Health(Facts, Protocol):
-    """Where a projection says whether it keeps up."""
-
-    def report(self, part: str, problem: str | None) -> None:
-        """Say what is wrong with `part`, or None when it is well."""
-
-    def document(self) -> dict[str, Any]:
-        """Return what is well and what is not, by part."""
-
-
-def one_by_one(projections: Projections) -> Apply:
-    """Return an `Apply` that gives each message to the function of its class; others are passed over."""
-
-    async def apply(batch: Sequence[Delivered], incarnation: str, _connection: Connection) -> Sequence[Statement]:
-        statements: list[Statement] = []
-        for delivered in batch:
-            recorded = recorded_of(delivered, incarnation)
-            function = projections.get(type(recorded.message)) if recorded.message is not None else None
-            if function is not None:
-                statements.append(await function(recorded.message, recorded))
-        return statements
-
-    return apply
-
-
-def in_batches(function: Callable[[Sequence[Recorded], Connection], Awaitable[Sequence[Statement]]]) -> Apply:
-    """Return an `Apply` that gives a whole batch, decoded, to `function`; types that are unknown here are passed over."""
-
-    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> Sequence[Statement]:
-        recorded = [recorded_of(delivered, incarnation) for delivered in batch]
-        return await function([one for one in recorded if one.message is not None], connection)
-
-    return apply
-
-
-class Superseded(Exception):
-    """Another writer has moved the checkpoint: this one must stop and read it again."""
 
 
 class Projection:
@@ -200,8 +110,7 @@ class Projection:
 
     async def _stored(self) -> int:
         async with db.transaction(self._engine) as connection:
-            found = await connection.execute(text("SELECT last_seq FROM checkpoint WHERE projection = :name"), {"name": self._name})
-            return int(found.scalar() or 0)
+            return await checkpoint.stored(connection, self._name)
 
     async def _write(self, held: db.Held, part: str) -> None:
         incarnation = await incarnation_of(self._client, self.stream)
@@ -227,15 +136,7 @@ class Projection:
     async def _begin(self, incarnation: str, connection: Connection) -> int:
         with db.naming_trouble():
             await connection.execute("SET synchronous_commit = off")
-            await connection.execute(
-                "INSERT INTO checkpoint (projection, stream, incarnation, last_seq) VALUES ($1, $2, $3, 0)"
-                " ON CONFLICT (projection) DO UPDATE SET incarnation = excluded.incarnation, last_seq = 0"
-                " WHERE checkpoint.incarnation <> excluded.incarnation",
-                self._name,
-                self.stream,
-                incarnation,
-            )
-            return int(await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = $1", self._name))
+            return await checkpoint.begin(connection, self._name, self.stream, incarnation)
 
     async def _commit(self, batch: Sequence[Delivered], incarnation: str, last: int, connection: Connection) -> None:
         """Take a batch that follows the checkpoint `last`, whatever is in it. Raises trouble that has nothing to do with it."""
@@ -255,7 +156,7 @@ class Projection:
         sequence = batch[-1].sequence
         with db.naming_trouble():
             statements = await self._projected.apply(batch, incarnation, connection)
-            await _run(connection, statements, (self._name, incarnation, last, sequence))
+            await checkpoint.run(connection, statements, (self._name, incarnation, last, sequence))
         await self._advance(sequence)
 
     async def _salvage(self, one: Delivered, incarnation: str, last: int, connection: Connection) -> None:
@@ -283,7 +184,7 @@ class Projection:
             async with connection.transaction():
                 if keep is not None:
                     await keep(one, incarnation, connection)
-                await _move(connection, (self._name, incarnation, last, one.sequence))
+                await checkpoint.move(connection, (self._name, incarnation, last, one.sequence))
         self._tell(one, first, dead=keep is None)
         await self._advance(one.sequence)
 
@@ -343,59 +244,6 @@ def started(
     return made
 
 
-# A projection's name, the stream's incarnation, the sequence that the checkpoint must be at, and the one that it moves to.
-_Move = tuple[str, str, int, int]
-_MOVE = (
-    "UPDATE checkpoint SET last_seq = ${3}, updated_at = now() WHERE projection = ${0} AND incarnation = ${1} AND last_seq = ${2}"
-)
-
-
-async def _run(connection: Connection, statements: Sequence[Statement], position: _Move) -> None:
-    """Run statements and move the checkpoint, all or nothing. Raises `Superseded` when it is elsewhere."""
-    if len(statements) == 1:
-        # One statement is a transaction by itself, in a quarter of the round trips.
-        try:
-            await connection.fetchval(_with_move(statements[0].sql, len(statements[0].values)), *statements[0].values, *position)
-        except asyncpg.DivisionByZeroError as error:
-            raise Superseded(ELSEWHERE) from error
-        return
-    async with connection.transaction():
-        for statement in statements:
-            await connection.execute(statement.sql, *statement.values)
-        await _move(connection, position)
-
-
-async def _move(connection: Connection, position: _Move) -> None:
-    if await connection.execute(_MOVE.format(1, 2, 3, 4), *position) != "UPDATE 1":
-        raise Superseded(ELSEWHERE)
-
-
-@functools.cache
-def _with_move(sql: str, values: int) -> str:
-    """Return one statement that does `sql` and moves the checkpoint; it fails by a division by zero when that is elsewhere."""
-    move = _MOVE.format(*range(values + 1, values + 5))
-    return f"WITH moved AS ({move} RETURNING 1), changed AS ({sql}) SELECT 1 / count(*) FROM moved"  # noqa: S608 - all ours
-
-
-async def position_of(engine: AsyncEngine, stream: str, *, projection: str | None = None) -> Position:
-    """Return how far all projections of a schema have come in a stream, or one of them: sequence 0 when one has not begun with it.
-
-    Only projections without filters tell: a filtered one stands at the last message that concerned it, and is not to be among
-    those that are asked. The rows are on disk. Raises `Unavailable`.
-    """
-    statement = (
-        "SELECT min(incarnation) AS low, max(incarnation) AS high, min(last_seq) AS last FROM checkpoint"
-        " WHERE stream = :stream AND projection = coalesce(:projection, projection)"
-    )
-    async with db.transaction(engine) as connection:
-        row = (await connection.execute(text(statement), {"stream": stream, "projection": projection})).one()
-        # Projections do not wait for the disk. With this commit, which does, what they committed before is on it as well.
-        await connection.execute(text("SELECT pg_logical_emit_message(true, 'position', '')"))
-    if row.low is None or row.low != row.high:
-        return Position("", 0)
-    return Position(row.low, row.last)
-
-
 async def incarnation_of(client: Client, stream: str) -> str:
     """Return the id that `prepare` wrote into the stream's metadata. Raises `Unavailable` while there is no such stream."""
     try:
@@ -406,10 +254,3 @@ async def incarnation_of(client: Client, stream: str) -> str:
     if INCARNATION not in metadata:
         raise Unavailable(f"stream {stream} was not made by deploy.prepare: it has no {INCARNATION}")
     return metadata[INCARNATION]
-
-
-def recorded_of(delivered: Delivered, incarnation: str) -> Recorded:
-    """Decode a delivered message. Raises `Invalid` for what is no envelope, or holds no message of its type."""
-    envelope = open_envelope(delivered.data)
-    message: Message | None = None if class_of(envelope.type) is None else open_message(envelope)
-    return Recorded(delivered, envelope, message, incarnation)

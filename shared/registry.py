@@ -15,8 +15,9 @@ from nats.aio.client import Client
 from nats.js.kv import KeyValue
 
 from shared.errors import TooLarge, Unavailable
+from shared.health import Health
 from shared.messages.declaration import checked_key
-from shared.projection import PAUSE, Health
+from shared.projection import PAUSE
 from shared.pull import OrderedReader, StreamError
 
 V = TypeVar("V", bound=msgspec.Struct)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any, Protocol
+from typing import Any
 
 import asyncpg
 import msgspec
 import nats.errors
 
 from shared.errors import MillraceError, Unavailable
+from shared.health import Health
 from shared.pull import Delivered, StreamError
 from shared.values import cleaned, lenient
 
@@ -21,13 +22,6 @@ _PASSING = ("08", "0B", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "5
 _PASSING_KINDS = (Unavailable, StreamError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, nats.errors.Error)
 # What the client of the broker refuses because of what it is given.
 _OWN_FAULTS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError)
-
-
-class Facts(Protocol):
-    """Where a service tells what does not decide whether it is ready."""
-
-    def state(self, name: str, value: Any) -> None:
-        """Tell a fact; a function is called for each answer."""
 
 
 def is_passing(error: Exception) -> bool:
@@ -49,11 +43,11 @@ def clean(delivered: Delivered) -> Delivered | None:
 class Tally:
     """Counts what was salvaged, by projection: kept with its text cleaned or as bytes alone, and given up. A fact of `/readyz`."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, health: Health) -> None:
         self.salvaged: Counter[str] = Counter()
         self.dead: Counter[str] = Counter()
         self.last: dict[str, str] = {}
-        facts.state("projections", self.document)
+        health.state("projections", self.document)
 
     def note(self, projection: str, delivered: Delivered, error: Exception, *, dead: bool) -> bool:
         """Count a message; returns whether its error is another one than the last of this projection."""

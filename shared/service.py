@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
-import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -17,12 +15,12 @@ import msgspec
 import nats.errors
 import structlog
 import uvloop
-from aiohttp import web
 
 from shared import log, tasks
-from shared.bus import without_password
 from shared.config import ConfigError, Environment
-from shared.envelope import rfc3339, utc_now
+from shared.connection import without_password
+from shared.health import Health
+from shared.health_server import HealthSettings, health_served
 
 _log = structlog.get_logger()
 # Exit codes: 2 says that the configuration is wrong and that starting again will not help.
@@ -30,62 +28,6 @@ EXIT_FAILED = 1
 # What a message makes is freed by counting references; cycles are rare here, and Python's 700 objects are three webhooks.
 COLLECTED_AFTER = (10_000, 20, 20)
 EXIT_MISCONFIGURED = 2
-
-
-class Health:
-    """What is well and what is not, by part; a part that was never reported counts as not ready only if it was expected."""
-
-    def __init__(self, service: str) -> None:
-        self.service = service
-        self._parts: dict[str, str | None] = {}
-        self._since: dict[str, str] = {}
-        self._facts: dict[str, Any] = {}
-        self.started = False
-
-    @property
-    def started(self) -> bool:
-        """Whether the service has started, and is not stopping yet."""
-        return self._started
-
-    @started.setter
-    def started(self, value: bool) -> None:
-        self._started = value
-        self._turned = rfc3339(utc_now())
-
-    def report(self, part: str, problem: str | None) -> None:
-        """Say what is wrong with `part`, or None when it is well."""
-        self._parts[part] = problem
-        if problem is None:
-            self._since.pop(part, None)
-        else:
-            self._since.setdefault(part, rfc3339(utc_now()))
-
-    def problem(self, part: str) -> str | None:
-        """Return what is wrong with `part`; None where nothing is, or nothing is known."""
-        return self._parts.get(part)
-
-    def state(self, name: str, value: Any) -> None:
-        """Publish a fact in `/readyz`, such as the sandbox's tier; a function is called for each answer.
-
-        The numbers in a fact with fields are gauges in `/metrics`, and those in a field with fields as well, by the label `of`.
-        """
-        self._facts[name] = value
-
-    @property
-    def ready(self) -> bool:
-        """Return whether the service has started and every part is well."""
-        return self.started and all(problem is None for problem in self._parts.values())
-
-    def document(self) -> dict[str, Any]:
-        """Return the answer of `/readyz`; `since` of a part is when it ceased to be well (RFC 3339)."""
-        parts = {
-            part: {"ready": problem is None, "detail": problem, "since": self._since.get(part)}
-            for part, problem in sorted(self._parts.items())
-        }
-        if not self.started:
-            parts["start"] = {"ready": False, "detail": "starting or stopping", "since": self._turned}
-        facts = {name: value() if callable(value) else value for name, value in self._facts.items()}
-        return {"service": self.service, "ready": self.ready, "parts": parts, **facts}
 
 
 class Background:
@@ -121,12 +63,6 @@ class Runtime(msgspec.Struct, frozen=True):
     health: Health
     background: Background
     sink: log.BusSink
-
-
-class HealthSettings(msgspec.Struct, frozen=True):
-    """Where this process answers `/healthz`, `/readyz` and `/metrics`: `host:port` or `unix:PATH`; None: nowhere."""
-
-    address: str | None
 
 
 App = Callable[[Any, Runtime], AbstractAsyncContextManager[None]]
@@ -177,7 +113,7 @@ async def _serve(service: str, settings: Any, app: App, health_settings: HealthS
         loop.add_signal_handler(number, stop)
     background = Background(fail)
     try:
-        async with _health_server(health, health_settings), app(settings, Runtime(health, background, sink)):
+        async with health_served(health, health_settings), app(settings, Runtime(health, background, sink)):
             begun.set()
             health.started = True
             # What start-up made lives for ever: keep the collector from walking it again and again.
@@ -201,66 +137,3 @@ async def _serve(service: str, settings: Any, app: App, health_settings: HealthS
     finally:
         await background.cancel()
     return EXIT_FAILED if failures else 0
-
-
-@contextlib.asynccontextmanager
-async def _health_server(health: Health, settings: HealthSettings) -> AsyncIterator[None]:
-    if settings.address is None:
-        yield
-        return
-    application = web.Application()
-    application.add_routes(
-        [web.get("/healthz", _alive), web.get("/readyz", _ready_answer(health)), web.get("/metrics", _metrics(health))]
-    )
-    runner = web.AppRunner(application, access_log=None)
-    await runner.setup()
-    try:
-        await _site(runner, settings.address).start()
-        yield
-    finally:
-        await runner.cleanup()
-
-
-def _site(runner: web.AppRunner, address: str) -> web.BaseSite:
-    if address.startswith("unix:"):
-        path = address.removeprefix("unix:")
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)  # noqa: PTH108 - a socket left by a killed predecessor
-        return web.UnixSite(runner, path)
-    host, _, port = address.rpartition(":")
-    return web.TCPSite(runner, host or "127.0.0.1", int(port))
-
-
-async def _alive(_request: web.Request) -> web.Response:
-    return web.json_response({"alive": True})
-
-
-def _ready_answer(health: Health) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def ready(_request: web.Request) -> web.Response:
-        return web.json_response(health.document(), status=200 if health.ready else 503)
-
-    return ready
-
-
-def _metrics(health: Health) -> Callable[[web.Request], Awaitable[web.Response]]:
-    async def metrics(_request: web.Request) -> web.Response:
-        document = health.document()
-        lines = [
-            "# TYPE millrace_part_ready gauge",
-            *(
-                f'millrace_part_ready{{service="{health.service}",part="{part}"}} {int(state["ready"])}'
-                for part, state in document.pop("parts").items()
-            ),
-        ]
-        for fact, fields in document.items():
-            for name, number in fields.items() if isinstance(fields, dict) else ():
-                gauge = f"millrace_{fact}_{name}"
-                values = {of: one for of, one in number.items() if isinstance(one, int | float)} if isinstance(number, dict) else {}
-                if isinstance(number, int | float):
-                    lines += [f"# TYPE {gauge} gauge", f'{gauge}{{service="{health.service}"}} {number}']
-                elif values:
-                    lines.append(f"# TYPE {gauge} gauge")
-                    lines += [f'{gauge}{{service="{health.service}",of={json.dumps(of)}}} {one}' for of, one in values.items()]
-        return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
-
-    return metrics

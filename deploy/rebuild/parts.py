@@ -23,9 +23,10 @@ from services.oauth import projections as oauth
 from shared import tasks
 from shared.bus import connected
 from shared.db import open_engine
-from shared.projection import Projected, Projection
+from shared.health import Health
+from shared.projected import Projected
+from shared.projection import Projection
 from shared.salvage import Tally
-from shared.service import Health
 
 # The gateway keeps nothing at all; the tables of oauth that hold tokens and secrets are the only place of them, and no projection.
 PROJECTING: dict[str, Callable[[Client], list[Projected]]] = {

@@ -11,7 +11,7 @@ import msgspec
 
 from deploy.positions import Held
 from deploy.rebuild.memory import Digest
-from shared.projection import Projected
+from shared.projected import Projected
 
 # Hashes on their way from the server at a time: 32 bytes each.
 FETCHED = 10_000

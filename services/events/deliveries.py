@@ -14,7 +14,8 @@ from services.events.handlers import accepted_of
 from services.events.recording import limit_of
 from services.events.store import Store
 from shared import aggregate
-from shared.bus import Bus, Questions
+from shared.asking import Questions
+from shared.bus import Bus
 from shared.envelope import Envelope, derived_id, open_message, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.messages import EventAccepted, WebhookReceived

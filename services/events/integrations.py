@@ -10,7 +10,8 @@ from services.events import domain, entries, schemas
 from services.events.recording import done_by, expect, limit_of, opened, record
 from services.events.store import Store
 from shared import aggregate
-from shared.bus import Bus, Questions
+from shared.asking import Questions
+from shared.bus import Bus
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Invalid, NotFound, Problem
 from shared.messages import IntegrationChanged, IntegrationRemoved, MappingChanged, MappingRemoved

@@ -44,9 +44,10 @@ from shared.messages import (
     SubscriptionRemoved,
     WebhookReceived,
 )
-from shared.projection import Apply, Projected, Projections, Recorded, Statement, in_batches, one_by_one
+from shared.projected import Apply, Projected, Projections, Recorded, in_batches, one_by_one
 from shared.questions.events import SourceEntry, SubscriptionEntry
 from shared.registry import RegistryWriter
+from shared.statements import Statement
 
 # Deliveries are looked at by people; what they wait for is written with what comes along.
 LINGER = 0.02

@@ -10,9 +10,10 @@ import msgspec
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from shared.checkpoint import position_of
 from shared.db import Connection, transaction
-from shared.projection import Statement, position_of
 from shared.questions import Position
+from shared.statements import Statement
 
 # Statuses of a run that do not change any more.
 ENDED = ("succeeded", "failed", "timed_out", "crashed", "cancelled", "expired")

@@ -21,9 +21,10 @@ from shared.messages import (
     WorkflowRemoved,
     declaration_of,
 )
-from shared.projection import Projected, Projections, Recorded, Statement, in_batches, one_by_one
+from shared.projected import Projected, Projections, Recorded, in_batches, one_by_one
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
+from shared.statements import Statement
 
 # Seconds in which what comes is written together. Somebody may be waiting for a run's end; lines come in chunks as they are
 # printed, and whoever reads them reads many.

@@ -20,7 +20,7 @@ from services.executor.workspaces import registration
 from services.executor.workspaces.views import file_view
 from shared import aggregate
 from shared.aggregate import Stored
-from shared.bus import Questions
+from shared.asking import Questions
 from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.messages.line import Lines
 from shared.organizations import first_seen, seen_by

@@ -14,8 +14,8 @@ from services.executor.runs.life import RunState, StepId
 from services.executor.runs.steps import Place, Step
 from shared.db import Connection, transaction
 from shared.envelope import rfc3339
-from shared.projection import Statement
 from shared.questions.executor import WorkflowEntry
+from shared.statements import Statement
 from shared.streams import PRIORITIES
 
 

@@ -11,7 +11,8 @@ from nats.aio.client import Client
 
 from services.gateway.domain import TERMINAL
 from shared.errors import Unavailable
-from shared.projection import PAUSE, Health
+from shared.health import Health
+from shared.projection import PAUSE
 from shared.pull import OrderedReader, StreamError
 
 _log = structlog.get_logger()

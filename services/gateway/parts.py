@@ -19,7 +19,7 @@ from services.gateway.workflows import Workflows
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.service import Health
+from shared.health import Health
 
 
 class Gateway(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ import msgspec
 
 from services.gateway.supervisor import Exit, Process, told
 from shared.envelope import rfc3339, utc_now
-from shared.service import Health
+from shared.health import Health
 
 # What nobody does while a service is away. What was taken before, and is taken meanwhile, waits on the bus and is not lost.
 UNDONE = {

@@ -10,11 +10,11 @@ import structlog
 from services.logs import store
 from services.logs.domain import Position, Row, row_of
 from services.logs.lines import split
-from services.logs.partitions import Facts
 from services.logs.projections import salvaged
 from services.logs.workflows import Workflows
 from shared.db import Connection, held_lock, naming_trouble
 from shared.errors import Unavailable
+from shared.health import Health
 
 LINES = "lines"
 # Rows that are converted by one transaction, and the seconds between two: what comes in goes first.
@@ -25,7 +25,7 @@ RETRY = 5.0
 _log = structlog.get_logger()
 
 
-async def convert(url: str, health: Facts) -> None:
+async def convert(url: str, health: Health) -> None:
     """Convert what is to be converted, by one replica, and return; a service that stops meanwhile goes on at its next start."""
     while True:
         try:

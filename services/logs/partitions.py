@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Protocol
 
 import structlog
 from sqlalchemy.exc import DBAPIError
@@ -14,6 +13,7 @@ from services.logs import store
 from shared.db import transaction
 from shared.envelope import utc_now
 from shared.errors import Unavailable
+from shared.health import Health
 
 # A service that is down over a long weekend and then writes what waited must not begin with moving rows.
 DAYS_AHEAD = 4
@@ -24,20 +24,13 @@ RETRY = 15.0
 _log = structlog.get_logger()
 
 
-class Facts(Protocol):
-    """Where the state of the partitions is told."""
-
-    def state(self, name: str, value: Any) -> None:
-        """Tell a fact that does not decide whether the service is ready."""
-
-
-async def keep_ahead(engine: AsyncEngine, health: Facts) -> None:
+async def keep_ahead(engine: AsyncEngine, health: Health) -> None:
     """Make partitions for ever."""
     while True:
         await asyncio.sleep(EVERY if await attempt(engine, health) else RETRY)
 
 
-async def attempt(engine: AsyncEngine, health: Facts) -> bool:
+async def attempt(engine: AsyncEngine, health: Health) -> bool:
     """Make what is missing. What fails is stated, and no reason to be unready: the default partition takes the rows."""
     try:
         await make(engine, utc_now().date())

@@ -13,9 +13,10 @@ from services.logs.domain import UNDECODABLE, Position, Row, row_of, undecodable
 from services.logs.lines import bare, split
 from services.logs.workflows import Workflows
 from shared.db import Connection
-from shared.projection import Apply, Keep, Projected, Statement
+from shared.projected import Apply, Keep, Projected
 from shared.pull import Delivered
 from shared.salvage import is_passing
+from shared.statements import Statement
 from shared.streams import STREAMS
 
 # check_violation: a partition was attached while the rows were on their way to the default one. The next try finds it.

@@ -16,11 +16,11 @@ from services.logs.conditions import Condition
 from services.logs.cursor import Cursor, Order
 from services.logs.domain import data_of
 from services.logs.query import parse
-from shared.bus import Questions
+from shared.asking import Questions
+from shared.checkpoint import position_of
 from shared.db import transaction
 from shared.envelope import rfc3339
 from shared.errors import Invalid, Problem, Unavailable
-from shared.projection import position_of
 from shared.questions import PAGE_BYTES, Position
 from shared.questions.logs import ArchivePosition, Chain, Link, LogItem, LogPage, ReadChain, Search
 from shared.values import moment_at

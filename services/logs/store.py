@@ -16,7 +16,7 @@ from services.logs.cursor import Order
 from services.logs.domain import Row
 from shared.db import Connection
 from shared.envelope import rfc3339
-from shared.projection import Statement
+from shared.statements import Statement
 
 _COLUMNS = {
     "time": "timestamptz[]",

@@ -6,7 +6,8 @@ from nats.aio.client import Client
 
 from services.oauth import rows
 from shared.messages import VariableChanged, VariableRemoved
-from shared.projection import Projected, Projections, Recorded, Statement, one_by_one
+from shared.projected import Projected, Projections, Recorded, one_by_one
+from shared.statements import Statement
 
 
 def projected(_client: Client) -> list[Projected]:

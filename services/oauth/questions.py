@@ -11,7 +11,8 @@ from services.oauth import keeping, secrets, variables
 from services.oauth.domain import Connection, Outcome, audited, check_input, new_id_of, put, view_of
 from services.oauth.keeping import Shelf
 from services.oauth.vault import Vault
-from shared.bus import Bus, Questions
+from shared.asking import Questions
+from shared.bus import Bus
 from shared.errors import NotFound, Unavailable
 from shared.questions import Done
 from shared.questions.oauth import (

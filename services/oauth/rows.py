@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.oauth.domain import PLATFORM
 from shared.db import transaction
 from shared.messages import VariableChanged
-from shared.projection import Statement
+from shared.statements import Statement
 
 _SELECT = "SELECT org, name, value, created_at, updated_at, version FROM variable"
 

@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 import structlog
@@ -23,6 +23,7 @@ from shared.expressions.lane import Asked, Lane, Speed, refuse
 from shared.expressions.process import Answer, Died, Task
 from shared.expressions.syntax import found, pruned, syntax_of
 from shared.expressions.worker import CHECK, EVALUATE
+from shared.health import Health
 
 QUICK = Speed(name="quick", seconds=0.01, memory=128 << 20, nice=0, is_mixed=True, wall=5.0, guess=50e-6, idle=None)
 SLOW = Speed(name="slow", seconds=1.0, memory=256 << 20, nice=5, is_mixed=False, wall=30.0, guess=0.005, idle=60.0)
@@ -45,16 +46,6 @@ _log = structlog.get_logger()
 
 class Trouble(Exception):
     """The expression gives nothing: it is none, does not fit its variables, or would have taken too much. Says which."""
-
-
-class Health(Protocol):
-    """Where a service says how it is."""
-
-    def report(self, part: str, problem: str | None) -> None:
-        """Say what is wrong with `part`, or None when it is well."""
-
-    def state(self, name: str, value: Any) -> None:
-        """Publish a fact."""
 
 
 class _Harm(msgspec.Struct):

@@ -78,6 +78,10 @@ class Declaration(msgspec.Struct, frozen=True):
             subject = f"{subject}.{checked_key(suffix)}"
         return subject
 
+    def aggregate(self, key: str) -> str:
+        """Return the filter of an aggregate's whole life: that of every expectation, never a narrower one."""
+        return f"{self.noun}.{key}.>"
+
     def pattern(self) -> str:
         """Return the subjects of this message, any key, as a NATS filter."""
         if self.verb_field is not None:

@@ -13,11 +13,11 @@ from shared.blobs import Blobs
 from shared.commit import Stale
 from shared.envelope import new_id
 from shared.errors import Conflict, NotFound, TooLarge
+from shared.health import Health
 from shared.messages import RunCancelRequested, RunRequested, RunStarted, RunStepCompleted
 from shared.pull import OrderedReader
 from shared.questions.events import SourceEntry
 from shared.registry import RegistryView, RegistryWriter
-from shared.service import Health
 from tests.support.inside import bus_of
 from tests.support.servers import Place
 

@@ -8,10 +8,11 @@ import msgspec
 import nats
 import pytest
 
-from shared.commit import COMMIT_TIMEOUT, Journal, Refused, Stale
+from shared.commit import Journal, Refused, Stale
 from shared.envelope import new_id
 from shared.errors import Unavailable
 from shared.messages import RunCancelRequested, RunRequested, RunStarted, WebhookReceived
+from shared.sending import COMMIT_TIMEOUT
 from tests.support.inside import bus_of
 from tests.support.pausing import paused
 from tests.support.servers import Place

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from shared.projection import Statement, Superseded, _run
+from shared.checkpoint import Superseded, run
+from shared.statements import Statement
 from tests.support.servers import Place
 
 PUT = Statement("INSERT INTO delivery_run (run, delivery, workflow, status, requested_at) VALUES ($1, 'd', 'w', 'queued', now())")
@@ -23,10 +24,10 @@ async def test_a_writer_that_was_superseded_writes_nothing(place: Place, count: 
         statements = [put(f"r{number}") for number in range(count)]
         for position in (("p", "i", 6, 8), ("p", "other", 7, 8), ("q", "i", 7, 8)):
             with pytest.raises(Superseded):
-                await _run(connection, statements, position)
+                await run(connection, statements, position)
         assert await connection.fetchval("SELECT count(*) FROM delivery_run") == 0
         assert await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = 'p'") == 7
-        await _run(connection, statements, ("p", "i", 7, 8))
+        await run(connection, statements, ("p", "i", 7, 8))
         assert await connection.fetchval("SELECT count(*) FROM delivery_run") == count
         assert await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = 'p'") == 8
     finally:
@@ -41,7 +42,7 @@ async def test_rows_that_are_refused_leave_the_checkpoint_where_it_was(place: Pl
         await connection.execute(PUT.sql, "taken")
         statements = [*(put(f"r{number}") for number in range(count - 1)), put("taken")]
         with pytest.raises(asyncpg.UniqueViolationError):
-            await _run(connection, statements, ("p", "i", 7, 8))
+            await run(connection, statements, ("p", "i", 7, 8))
         assert await connection.fetchval("SELECT count(*) FROM delivery_run") == 1
         assert await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = 'p'") == 7
     finally:

@@ -10,9 +10,9 @@ import pytest
 
 from shared import tasks
 from shared.errors import TooLarge
+from shared.health import Health
 from shared.questions.events import SourceEntry
 from shared.registry import Entry, RegistryView, RegistryWriter
-from shared.service import Health
 from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place
 

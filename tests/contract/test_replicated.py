@@ -15,8 +15,8 @@ from shared.bus import Bus, connected
 from shared.commit import Journal
 from shared.envelope import new_id
 from shared.errors import Conflict
+from shared.health import Health
 from shared.messages import RunCancelRequested, RunRequested, RunStarted, RunSucceeded, RunUsage
-from shared.service import Health
 from tests.support.cluster import Cluster, running_cluster
 
 ROUNDS = 60

@@ -21,11 +21,13 @@ from shared import tasks
 from shared.db import Connection, open_engine
 from shared.envelope import new_id, open_envelope, open_message
 from shared.errors import Unavailable
+from shared.health import Health
 from shared.letters import GivenUp, bury_in_place
 from shared.messages import DeadLettered, RunRequested
-from shared.projection import Apply, Projected, Projection, Recorded, Statement, in_batches
+from shared.projected import Apply, Projected, Recorded, in_batches
+from shared.projection import Projection
 from shared.pull import Delivered
-from shared.service import Health
+from shared.statements import Statement
 from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place
 

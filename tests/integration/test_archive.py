@@ -20,11 +20,11 @@ from services.logs.partitions import DAYS_AHEAD, make, name_of
 from shared.bus import Bus
 from shared.db import open_engine
 from shared.envelope import new_id, utc_now
+from shared.health import Health
 from shared.messages import LineChunk, Lines, Logged, RunRequested
 from shared.projection import Projection, incarnation_of
 from shared.pull import Delivered
 from shared.salvage import Tally
-from shared.service import Health
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
 

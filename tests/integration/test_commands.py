@@ -11,9 +11,9 @@ import pytest
 from shared.encryption import Keyring
 from shared.envelope import new_id
 from shared.errors import Invalid, NotFound, PreconditionFailed
+from shared.health import Health
 from shared.questions.events import FindSource, PutSource, PutSubscription, RemoveSource, SourceEntry, SourceFound, SourceView
 from shared.registry import RegistryView
-from shared.service import Health
 from tests.support.inside import bus_of, running
 from tests.support.servers import Place
 

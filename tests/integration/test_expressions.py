@@ -27,6 +27,7 @@ from shared.errors import Unavailable
 from shared.expressions import process, worker
 from shared.expressions.pool import MOST_SLOW, QUICK, SLOW, Expressions, Trouble
 from shared.expressions.syntax import pruned, syntax_of
+from shared.health import Health
 from tests.unit.test_routing import INTEGRATION, WITH, WITHOUT
 
 THIRTY = "[" + ", ".join(["1"] * 30) + "]"
@@ -41,21 +42,9 @@ EVENT = {
 }
 
 
-class Health:
-    def __init__(self) -> None:
-        self.problems: dict[str, str | None] = {}
-        self.facts: dict[str, Any] = {}
-
-    def report(self, part: str, problem: str | None) -> None:
-        self.problems[part] = problem
-
-    def state(self, name: str, value: Any) -> None:
-        self.facts[name] = value
-
-
 @pytest_asyncio.fixture
 async def expressions() -> AsyncIterator[Expressions]:
-    made = Expressions(Health())
+    made = Expressions(Health("events"))
     await made.open()
     yield made
     await made.close()
@@ -267,7 +256,7 @@ async def test_whatever_is_written_has_a_value_or_a_trouble(fuzzed: Expressions,
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def fuzzed() -> AsyncIterator[Expressions]:
-    made = Expressions(Health())
+    made = Expressions(Health("events"))
     await made.open()
     yield made
     await made.close()
@@ -330,7 +319,7 @@ async def test_a_killed_process_is_started_again_and_nothing_is_lost(expressions
 
 
 async def test_a_stopped_process_is_given_up() -> None:
-    expressions = Expressions(Health(), quick=msgspec.structs.replace(QUICK, wall=0.5))
+    expressions = Expressions(Health("events"), quick=msgspec.structs.replace(QUICK, wall=0.5))
     await expressions.open()
     assert expressions._quick.pid is not None
     os.kill(expressions._quick.pid, signal.SIGSTOP)
@@ -340,17 +329,17 @@ async def test_a_stopped_process_is_given_up() -> None:
 
 async def test_a_process_that_cannot_be_started_is_unavailable_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "engine_path", lambda: Path("/nowhere/cel.so"))
-    health = Health()
+    health = Health("events")
     expressions = Expressions(health)
     await expressions.open()
     for _ in range(2):
         with pytest.raises(Unavailable):
             await expressions.value("acme", "event.data.n == 3", EVENT)
-    assert "nowhere" in (health.problems["expressions"] or "")
+    assert "nowhere" in (health.problem("expressions") or "")
     monkeypatch.undo()
     await asyncio.sleep(1.1)
     assert await expressions.value("acme", "event.data.n == 3", EVENT) is True
-    assert health.problems["expressions"] is None
+    assert health.problem("expressions") is None
     await expressions.close()
 
 
@@ -382,7 +371,7 @@ async def test_the_process_ends_with_the_service_however_that_ends() -> None:
 
 def test_all_of_it_works_on_the_loop_of_the_services() -> None:
     async def main() -> None:
-        expressions = Expressions(Health())
+        expressions = Expressions(Health("events"))
         await expressions.open()
         assert await expressions.value("acme", "event.data.n == 3", EVENT) is True
         with pytest.raises(Trouble, match="longer than 1 s"):
@@ -411,7 +400,7 @@ async def test_closing_leaves_no_process(expressions: Expressions) -> None:
 
 async def test_a_process_that_has_grown_makes_room_for_a_new_one(monkeypatch: pytest.MonkeyPatch, data: Path) -> None:
     altered(monkeypatch, data, ("_TIRED = 64 << 20", "_TIRED = -1 << 30"))
-    expressions = Expressions(Health())
+    expressions = Expressions(Health("events"))
     await expressions.open()
     for _ in range(5):
         asked = (expressions.value("acme", f"event.data.n == {n}", EVENT) for n in range(20))
@@ -480,7 +469,7 @@ async def test_the_process_has_every_wall_no_environment_and_few_descriptors(
 
 
 async def test_the_slow_process_ends_when_nothing_comes() -> None:
-    expressions = Expressions(Health(), slow=msgspec.structs.replace(SLOW, idle=0.1))
+    expressions = Expressions(Health("events"), slow=msgspec.structs.replace(SLOW, idle=0.1))
     await expressions.open()
     await expressions.check("acme", "1 == 1")
     pid = expressions._slow.pid

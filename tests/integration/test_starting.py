@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from shared.service import Health, _metrics
+from shared.health import Health
+from shared.health_server import metrics_answer
 from tests.support.inside import bus_of
 from tests.support.servers import Place
 from tests.support.stack import ROOT
@@ -40,7 +41,7 @@ async def test_a_count_by_name_is_a_gauge_with_a_label() -> None:
     health = Health("events")
     health.state("projections", {"dead": {"runs": 2, 'a"b': 1}, "salvaged": {}, "last": {"runs": "KeyError at 7"}})
     health.state("pool", {"slots": 3})
-    text = str((await _metrics(health)(None)).text)  # type: ignore[arg-type]
+    text = str((await metrics_answer(health)(None)).text)  # type: ignore[arg-type]
     assert 'millrace_projections_dead{service="events",of="runs"} 2\n' in text
     assert 'millrace_projections_dead{service="events",of="a\\"b"} 1\n' in text
     assert 'millrace_pool_slots{service="events"} 3\n' in text

@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from shared import log
 from shared.bus import Bus, connected
 from shared.config import Environment
-from shared.service import Background, Health, Runtime
+from shared.health import Health
+from shared.service import Background, Runtime
 from tests.support.servers import Place
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.gateway.readiness import Readiness
-from shared.service import Health
+from shared.health import Health
 
 EARLY, LATE = "2026-11-28T10:00:00Z", "2026-11-28T11:00:00Z"
 WELL: dict[str, dict[str, Any] | None] = {

@@ -80,6 +80,7 @@ def test_subject_stream_and_type_come_from_one_declaration() -> None:
     assert declared.pattern() == "event.*.routed"
     requested = RunRequested(run="r1", workflow="w", version="v", requested_by="x", timeout=1.0, priority="high")
     assert declaration_of(requested).subject(requested) == "run.r1.requested.high"
+    assert declaration_of(requested).aggregate("r1") == "run.r1.>"
 
 
 def test_every_message_has_a_stream_and_every_work_a_declared_subject() -> None:

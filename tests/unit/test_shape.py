@@ -13,9 +13,11 @@ from services.executor.sandbox.ground import _copy_of_sdk
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "aggregate", "batching", "blobs", "breaker", "bus", "commit", "config", "consumer", "db", "durables", "egress", "encryption",
-    "envelope", "errors", "http", "leader", "letters", "log", "messages", "organizations", "projection", "pull", "questions",
-    "registry", "salvage", "schemas", "service", "streams", "tasks", "values",
+    "aggregate", "asking", "batching", "blobs", "breaker", "bus", "charsets", "checkpoint", "commit", "config", "connection",
+    "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors", "health", "health_server", "http",
+    "leader", "letters", "log", "messages", "organizations", "projected", "projection", "pull", "questions",
+    "registry", "salvage", "schemas", "sending", "service",
+    "statements", "streams", "tasks", "values",
     "expressions",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared import values
+from shared import charsets, values
 from shared.errors import Invalid, Malformed, MillraceError, Problem
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
@@ -223,4 +223,4 @@ def test_a_missing_field_is_named() -> None:
 def test_a_content_type_says_its_media_type_and_charset_however_odd_it_is(
     content_type: str, media: str, charset: str | None
 ) -> None:
-    assert (values.media_type_of(content_type), values.charset_in(content_type)) == (media, charset)
+    assert (charsets.media_type_of(content_type), charsets.charset_in(content_type)) == (media, charset)

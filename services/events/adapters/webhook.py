@@ -9,8 +9,9 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from shared.charsets import charset_in, decoded_text, media_type_of
 from shared.errors import Invalid, Malformed, Problem
-from shared.values import MOST_TYPE, charset_in, cleaned, decode_sent, decoded_text, media_type_of, storable
+from shared.values import MOST_TYPE, cleaned, decode_sent, storable
 
 FORM = "application/x-www-form-urlencoded"
 # More fields than any form has; a bound for what is made of a body of separators.

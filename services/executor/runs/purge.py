@@ -18,10 +18,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.executor import domain, store
 from shared import db
 from shared.bus import Bus
+from shared.checkpoint import position_of
 from shared.envelope import utc_now
 from shared.leader import lead
 from shared.messages.declaration import checked_key
-from shared.projection import incarnation_of, position_of
+from shared.projection import incarnation_of
 from shared.pull import api_request
 from shared.questions.events import DeliveriesPosition
 from shared.questions.logs import ArchivePosition

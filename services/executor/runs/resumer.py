@@ -34,8 +34,10 @@ from shared.envelope import Envelope, caused_id, utc_now
 from shared.errors import Conflict, Unavailable
 from shared.leader import lead
 from shared.messages import Message, RunCancelled, RunResumed, RunWaiting, TimerFired
-from shared.projection import Projected, Projection, Recorded, Statement, in_batches
+from shared.projected import Projected, Recorded, in_batches
+from shared.projection import Projection
 from shared.pull import StreamError
+from shared.statements import Statement
 from shared.values import moment_of, storable
 
 # A run that is written to more often than this between reading and appending is being carried by somebody else.

@@ -15,13 +15,14 @@ from services.gateway.domain import SENDER_ID, delivery_id, kept_headers, kept_q
 from services.gateway.parts import GATEWAY, Gateway
 from services.gateway.schemes import claim_of, disproof
 from services.gateway.senders import Door, Way
+from shared.charsets import charset_in, charset_of, media_type_of
 from shared.commit import Ack
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import Gone, MethodNotAllowed, NotFound, TooLarge, TooMany, Unauthenticated, Unavailable, UnsupportedMediaType
 from shared.http import problem
 from shared.messages import Audited, WebhookReceived
 from shared.streams import INLINE_BYTES
-from shared.values import charset_in, charset_of, media_type_of, storable
+from shared.values import storable
 
 
 class Admitted(msgspec.Struct, frozen=True):

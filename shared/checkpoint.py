@@ -1,0 +1,94 @@
+"""The checkpoint of a projection, moved in the transaction of its rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import asyncpg
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from shared import db
+from shared.db import Connection
+from shared.questions.declaration import Position
+from shared.statements import Statement
+
+ELSEWHERE = "another writer has moved the checkpoint"
+
+
+class Superseded(Exception):
+    """Another writer has moved the checkpoint: this one must stop and read it again."""
+
+
+async def begin(connection: Connection, projection: str, stream: str, incarnation: str) -> int:
+    """Return the sequence up to which the rows reflect a stream: 0 where its incarnation is another one than theirs."""
+    await connection.execute(
+        "INSERT INTO checkpoint (projection, stream, incarnation, last_seq) VALUES ($1, $2, $3, 0)"
+        " ON CONFLICT (projection) DO UPDATE SET incarnation = excluded.incarnation, last_seq = 0"
+        " WHERE checkpoint.incarnation <> excluded.incarnation",
+        projection,
+        stream,
+        incarnation,
+    )
+    return int(await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = $1", projection))
+
+
+async def stored(connection: AsyncConnection, projection: str) -> int:
+    """Return the sequence of a projection's checkpoint; 0 when it has none."""
+    found = await connection.execute(text("SELECT last_seq FROM checkpoint WHERE projection = :name"), {"name": projection})
+    return int(found.scalar() or 0)
+
+
+# A projection's name, the stream's incarnation, the sequence that the checkpoint must be at, and the one that it moves to.
+Move = tuple[str, str, int, int]
+_MOVE = (
+    "UPDATE checkpoint SET last_seq = ${3}, updated_at = now() WHERE projection = ${0} AND incarnation = ${1} AND last_seq = ${2}"
+)
+
+
+async def run(connection: Connection, statements: Sequence[Statement], position: Move) -> None:
+    """Run statements and move the checkpoint, all or nothing. Raises `Superseded` when it is elsewhere."""
+    if len(statements) == 1:
+        # One statement is a transaction by itself, in a quarter of the round trips.
+        try:
+            await connection.fetchval(_with_move(statements[0].sql, len(statements[0].values)), *statements[0].values, *position)
+        except asyncpg.DivisionByZeroError as error:
+            raise Superseded(ELSEWHERE) from error
+        return
+    async with connection.transaction():
+        for statement in statements:
+            await connection.execute(statement.sql, *statement.values)
+        await move(connection, position)
+
+
+async def move(connection: Connection, position: Move) -> None:
+    """Move the checkpoint. Raises `Superseded` when it is elsewhere."""
+    if await connection.execute(_MOVE.format(1, 2, 3, 4), *position) != "UPDATE 1":
+        raise Superseded(ELSEWHERE)
+
+
+@functools.cache
+def _with_move(sql: str, values: int) -> str:
+    """Return one statement that does `sql` and moves the checkpoint; it fails by a division by zero when that is elsewhere."""
+    move = _MOVE.format(*range(values + 1, values + 5))
+    return f"WITH moved AS ({move} RETURNING 1), changed AS ({sql}) SELECT 1 / count(*) FROM moved"  # noqa: S608 - all ours
+
+
+async def position_of(engine: AsyncEngine, stream: str, *, projection: str | None = None) -> Position:
+    """Return how far all projections of a schema have come in a stream, or one of them: sequence 0 when one has not begun with it.
+
+    Only projections without filters tell: a filtered one stands at the last message that concerned it, and is not to be among
+    those that are asked. The rows are on disk. Raises `Unavailable`.
+    """
+    statement = (
+        "SELECT min(incarnation) AS low, max(incarnation) AS high, min(last_seq) AS last FROM checkpoint"
+        " WHERE stream = :stream AND projection = coalesce(:projection, projection)"
+    )
+    async with db.transaction(engine) as connection:
+        row = (await connection.execute(text(statement), {"stream": stream, "projection": projection})).one()
+        # Projections do not wait for the disk. With this commit, which does, what they committed before is on it as well.
+        await connection.execute(text("SELECT pg_logical_emit_message(true, 'position', '')"))
+    if row.low is None or row.low != row.high:
+        return Position("", 0)
+    return Position(row.low, row.last)

@@ -1,0 +1,126 @@
+"""The connection of one service to the broker, from the first handshake to the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import nats.errors
+import nats.js.errors
+import structlog
+from faststream.nats import NatsBroker
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from shared.health import Health
+from shared.pull import inbox_prefix
+
+# How often it is looked whether the client still tries to be connected.
+ATTENDED_EVERY = 1.0
+
+_log = structlog.get_logger()
+
+
+class GaveUp(Exception):
+    """The client of the broker has given up for good."""
+
+
+@contextlib.asynccontextmanager
+async def connected_broker(url: str, *, service: str, health: Health) -> AsyncIterator[NatsBroker]:
+    """Connect to the broker for the block, and go on reconnecting; drains at the end.
+
+    Raises OSError or nats' errors when the first connection fails.
+    """
+    stopping = asyncio.Event()
+
+    async def disconnected() -> None:
+        if stopping.is_set():
+            return
+        health.report("broker", "not connected")
+        _log.warning("broker.disconnected")
+
+    async def reconnected() -> None:
+        health.report("broker", None)
+        _log.info("broker.reconnected")
+
+    async def failed(error: Exception) -> None:
+        _log.warning("broker.error", reason=f"{type(error).__name__}: {error}")
+
+    broker = NatsBroker(
+        url,
+        name=f"millrace-{service}",
+        inbox_prefix=inbox_prefix(service).encode(),
+        apply_types=False,
+        logger=None,
+        connect_timeout=5,
+        reconnect_time_wait=0.25,  # type: ignore[arg-type]  # nats-py sleeps so many seconds
+        max_reconnect_attempts=-1,
+        ping_interval=5,
+        max_outstanding_pings=2,
+        disconnected_cb=disconnected,
+        reconnected_cb=reconnected,
+        error_cb=failed,
+        drain_timeout=5,
+        graceful_timeout=5,
+    )
+    await broker.connect()
+    health.report("broker", None)
+    try:
+        yield broker
+    finally:
+        stopping.set()
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            async with asyncio.timeout(8):
+                await broker.stop()
+
+
+async def attend(client: Client) -> None:
+    """Watch the client for ever. Raises `GaveUp` when it will never be connected again: then only a new process is.
+
+    nats-py closes itself for good on most of the errors that a broker tells, and its task that connects again ends with what it
+    does not expect, such as uvloop's RuntimeError for a connection that was reset within the handshake.
+    """
+    while True:
+        await asyncio.sleep(ATTENDED_EVERY)  # neither is told of
+        trying = client._reconnection_task  # noqa: SLF001
+        if client.is_closed or (not client.is_connected and (trying is None or trying.done())):
+            raise GaveUp("the client does not try to reach the broker any more")
+
+
+def pace(broker: NatsBroker) -> None:
+    """Have what a started broker's subscribers fetch take its time to fail."""
+    for subscriber in broker.subscribers:
+        subscription = getattr(subscriber, "subscription", None)
+        if isinstance(subscription, JetStreamContext.PullSubscription):
+            subscription.fetch = _paced(subscription.fetch)  # type: ignore[method-assign, assignment]
+
+
+def _paced(fetch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """Return a `fetch` that takes its time to fail once the client is closed: FastStream tries again at once, and for ever.
+
+    Without any wait in between, nothing else would ever run in this process, not even its end. The same while the consumer is
+    missing, which is made again (`shared.durables`): what the server says of it would end FastStream's task.
+    """
+
+    async def paced(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await fetch(*args, **kwargs)
+        except nats.errors.ConnectionClosedError:
+            await asyncio.sleep(ATTENDED_EVERY)
+            raise
+        except nats.js.errors.Error as error:
+            await asyncio.sleep(ATTENDED_EVERY)
+            raise nats.errors.TimeoutError from error
+
+    return paced
+
+
+def without_password(url: str) -> str:
+    """Return `url` as it may be shown."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:…@{parts.netloc.rpartition('@')[2]}"))

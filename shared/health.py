@@ -1,0 +1,63 @@
+"""The health of one service process, by part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shared.envelope import rfc3339, utc_now
+
+
+class Health:
+    """What is well and what is not, by part; a part that was never reported counts as not ready only if it was expected."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self._parts: dict[str, str | None] = {}
+        self._since: dict[str, str] = {}
+        self._facts: dict[str, Any] = {}
+        self.started = False
+
+    @property
+    def started(self) -> bool:
+        """Whether the service has started, and is not stopping yet."""
+        return self._started
+
+    @started.setter
+    def started(self, value: bool) -> None:
+        self._started = value
+        self._turned = rfc3339(utc_now())
+
+    def report(self, part: str, problem: str | None) -> None:
+        """Say what is wrong with `part`, or None when it is well."""
+        self._parts[part] = problem
+        if problem is None:
+            self._since.pop(part, None)
+        else:
+            self._since.setdefault(part, rfc3339(utc_now()))
+
+    def problem(self, part: str) -> str | None:
+        """Return what is wrong with `part`; None where nothing is, or nothing is known."""
+        return self._parts.get(part)
+
+    def state(self, name: str, value: Any) -> None:
+        """Publish a fact in `/readyz`, such as the sandbox's tier; a function is called for each answer.
+
+        The numbers in a fact with fields are gauges in `/metrics`, and those in a field with fields as well, by the label `of`.
+        """
+        self._facts[name] = value
+
+    @property
+    def ready(self) -> bool:
+        """Return whether the service has started and every part is well."""
+        return self.started and all(problem is None for problem in self._parts.values())
+
+    def document(self) -> dict[str, Any]:
+        """Return the answer of `/readyz`; `since` of a part is when it ceased to be well (RFC 3339)."""
+        parts = {
+            part: {"ready": problem is None, "detail": problem, "since": self._since.get(part)}
+            for part, problem in sorted(self._parts.items())
+        }
+        if not self.started:
+            parts["start"] = {"ready": False, "detail": "starting or stopping", "since": self._turned}
+        facts = {name: value() if callable(value) else value for name, value in self._facts.items()}
+        return {"service": self.service, "ready": self.ready, "parts": parts, **facts}

@@ -1,0 +1,86 @@
+"""The declaration of a projection: rows made of messages."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from shared.db import Connection
+from shared.envelope import Envelope, open_envelope, open_message
+from shared.messages.declaration import Message, class_of
+from shared.pull import Delivered
+from shared.statements import Statement
+
+
+class Recorded(msgspec.Struct, frozen=True):
+    """A message as a projection gets it: decoded, with its place in the stream. `message` is None for an unknown type."""
+
+    delivered: Delivered
+    envelope: Envelope
+    message: Message | None
+    incarnation: str
+
+
+# What a batch, as the stream holds it (incarnation second), does to the rows: statements to be run in this order together with
+# the checkpoint's move. The connection is for reading what they depend on; nobody else writes these rows.
+Apply = Callable[[Sequence[Delivered], str, Connection], Awaitable[Sequence[Statement]]]
+# Keeps the bytes of a message, as the stream holds it, of which nothing else can be made, in the transaction of the checkpoint.
+Keep = Callable[[Delivered, str, Connection], Awaitable[None]]
+# What a service's PROJECTIONS map holds: a message class and what one message does to the rows.
+PerMessage = Callable[[Any, Recorded], Awaitable[Statement]]
+Projections = Mapping[type[Message], PerMessage]
+
+
+class Projected(msgspec.Struct, frozen=True, kw_only=True):
+    """What a projection is, wherever it runs: the messages that it reads, what they do, and which rows come of them.
+
+    `name` is unique within the service. `rows` narrows `tables` to what is this projection's own where it has a part of a table:
+    a condition over `:stream`, `:incarnation` and `:first`, the first sequence that the stream still holds. `born` is for rows
+    that go on when their messages are purged: the filter of the first message of each, whose key is the row's `id`; `rows` then
+    are those of which nothing was purged.
+    """
+
+    name: str
+    stream: str
+    apply: Apply
+    tables: tuple[str, ...]
+    rows: str | None = None
+    born: str | None = None
+    filters: tuple[str, ...] = ()
+    batch: int = 500
+    keep: Keep | None = None
+    linger: float = 0.0
+
+
+def one_by_one(projections: Projections) -> Apply:
+    """Return an `Apply` that gives each message to the function of its class; others are passed over."""
+
+    async def apply(batch: Sequence[Delivered], incarnation: str, _connection: Connection) -> Sequence[Statement]:
+        statements: list[Statement] = []
+        for delivered in batch:
+            recorded = recorded_of(delivered, incarnation)
+            function = projections.get(type(recorded.message)) if recorded.message is not None else None
+            if function is not None:
+                statements.append(await function(recorded.message, recorded))
+        return statements
+
+    return apply
+
+
+def in_batches(function: Callable[[Sequence[Recorded], Connection], Awaitable[Sequence[Statement]]]) -> Apply:
+    """Return an `Apply` that gives a whole batch, decoded, to `function`; types that are unknown here are passed over."""
+
+    async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> Sequence[Statement]:
+        recorded = [recorded_of(delivered, incarnation) for delivered in batch]
+        return await function([one for one in recorded if one.message is not None], connection)
+
+    return apply
+
+
+def recorded_of(delivered: Delivered, incarnation: str) -> Recorded:
+    """Decode a delivered message. Raises `Invalid` for what is no envelope, or holds no message of its type."""
+    envelope = open_envelope(delivered.data)
+    message: Message | None = None if class_of(envelope.type) is None else open_message(envelope)
+    return Recorded(delivered, envelope, message, incarnation)
