@@ -56,7 +56,11 @@ class Letters:
     def __init__(self, health: Health) -> None:
         self.unreadable: Counter[str] = Counter()
         self.bugs: Counter[str] = Counter()
-        health.state("dead_letters", lambda: {"unreadable": dict(self.unreadable), "bugs": dict(self.bugs)})
+        health.state(
+            "dead_letters",
+            lambda: {"unreadable": dict(self.unreadable), "bugs": dict(self.bugs)},
+            counters=("unreadable", "bugs"),
+        )
 
     def unreadable_of(self, source: str) -> None:
         """Count one that the sender's input caused."""

@@ -15,6 +15,7 @@ class Health:
         self._parts: dict[str, str | None] = {}
         self._since: dict[str, str] = {}
         self._facts: dict[str, Any] = {}
+        self._counters: set[tuple[str, str]] = set()
         self.started = False
 
     @property
@@ -39,12 +40,18 @@ class Health:
         """Return what is wrong with `part`; None where nothing is, or nothing is known."""
         return self._parts.get(part)
 
-    def state(self, name: str, value: Any) -> None:
+    def state(self, name: str, value: Any, *, counters: tuple[str, ...] = ()) -> None:
         """Publish a fact in `/readyz`, such as the sandbox's tier; a function is called for each answer.
 
-        The numbers in a fact with fields are gauges in `/metrics`, and those in a field with fields as well, by the label `of`.
+        The numbers in a fact with fields are gauges in `/metrics`, and those in a field with fields as well, by the label `of`;
+        the fields that `counters` names only grow while the process lives, and are counters there.
         """
         self._facts[name] = value
+        self._counters |= {(name, field) for field in counters}
+
+    def is_counter(self, fact: str, field: str) -> bool:
+        """Return whether a field of a fact only grows while the process lives."""
+        return (fact, field) in self._counters
 
     @property
     def ready(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -11,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from shared.health import Health
+from shared.metrics import CONTENT_TYPE, exposition
 
 
 class HealthSettings(msgspec.Struct, frozen=True):
@@ -27,7 +27,7 @@ async def health_served(health: Health, settings: HealthSettings) -> AsyncIterat
         return
     application = web.Application()
     application.add_routes(
-        [web.get("/healthz", _alive), web.get("/readyz", _ready_answer(health)), web.get("/metrics", metrics_answer(health))]
+        [web.get("/healthz", _alive), web.get("/readyz", _ready_answer(health)), web.get("/metrics", _metrics(health))]
     )
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
@@ -59,27 +59,8 @@ def _ready_answer(health: Health) -> Callable[[web.Request], Awaitable[web.Respo
     return ready
 
 
-def metrics_answer(health: Health) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return the handler of `/metrics`: the parts and facts of `health` as gauges."""
-
+def _metrics(health: Health) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def metrics(_request: web.Request) -> web.Response:
-        document = health.document()
-        lines = [
-            "# TYPE millrace_part_ready gauge",
-            *(
-                f'millrace_part_ready{{service="{health.service}",part="{part}"}} {int(state["ready"])}'
-                for part, state in document.pop("parts").items()
-            ),
-        ]
-        for fact, fields in document.items():
-            for name, number in fields.items() if isinstance(fields, dict) else ():
-                gauge = f"millrace_{fact}_{name}"
-                values = {of: one for of, one in number.items() if isinstance(one, int | float)} if isinstance(number, dict) else {}
-                if isinstance(number, int | float):
-                    lines += [f"# TYPE {gauge} gauge", f'{gauge}{{service="{health.service}"}} {number}']
-                elif values:
-                    lines.append(f"# TYPE {gauge} gauge")
-                    lines += [f'{gauge}{{service="{health.service}",of={json.dumps(of)}}} {one}' for of, one in values.items()]
-        return web.Response(text="\n".join(lines) + "\n", content_type="text/plain")
+        return web.Response(body=exposition(health), headers={"Content-Type": CONTENT_TYPE})
 
     return metrics

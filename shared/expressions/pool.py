@@ -72,7 +72,7 @@ class Expressions:
 
     async def open(self) -> None:
         """Have the quick process started."""
-        self._health.state("expressions", self.state)
+        self._health.state("expressions", self.state, counters=("evaluated", "refused", "starts"))
         await self._quick.open()
 
     async def close(self) -> None:

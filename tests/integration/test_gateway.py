@@ -20,6 +20,7 @@ import aiohttp
 import msgspec
 import pytest
 from multidict import CIMultiDict
+from prometheus_client.parser import text_string_to_metric_families
 
 from shared.blobs import Blobs
 from shared.bus import Bus
@@ -470,6 +471,17 @@ class Cut:
 
 
 # -- the API ----------------------------------------------------------------------------------------------------------
+
+
+async def test_metrics_are_prometheus_and_need_a_key(client: Client) -> None:
+    assert (await client("GET", "/metrics", headers={})).status == 401
+    answer = await client("GET", "/metrics")
+    assert answer.status == 200, answer.body
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    found = {metric.name: metric for metric in text_string_to_metric_families(answer.body.decode())}
+    ready = {sample.labels["part"]: sample.value for sample in found["millrace_part_ready"].samples}
+    assert ready["broker"] == 1
+    assert "process_resident_memory_bytes" in found
 
 
 async def test_only_the_platform_key_is_let_in(place: Place, client: Client) -> None:

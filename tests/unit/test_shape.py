@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     "aggregate", "asking", "batching", "blobs", "breaker", "bus", "charsets", "checkpoint", "commit", "config", "connection",
     "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors", "health", "health_server", "http",
-    "leader", "letters", "log", "messages", "organizations", "projected", "projection", "pull", "questions",
+    "leader", "letters", "log", "messages", "metrics", "organizations", "projected", "projection", "pull", "questions",
     "registry", "salvage", "schemas", "sending", "service",
     "statements", "streams", "tasks", "values",
     "expressions",

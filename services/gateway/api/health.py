@@ -1,4 +1,4 @@
-"""/healthz and /readyz: whether the gateway lives, and whether what it takes is served. No key needed."""
+"""/healthz, /readyz and /metrics: whether the gateway lives, whether what it takes is served, and its numbers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 import nats.errors
+from aiohttp import web
 
-from services.gateway.api.endpoint import Answer, Call, endpoint
+from services.gateway.api.endpoint import Answer, Call, Reply, endpoint
 from services.gateway.parts import Gateway
 from shared.errors import MillraceError
+from shared.metrics import CONTENT_TYPE, exposition
 from shared.questions.health import HEALTH
 
 # How often each is asked, a second at a time: one that is merely busy answers the second time.
@@ -42,6 +44,12 @@ async def ready(call: Call[None, None]) -> Answer:
     return Answer(body=body, status=200 if body["ready"] else 503)
 
 
+@endpoint("GET", "/metrics", role="viewer", answers={200: Reply(str, media=CONTENT_TYPE)})
+async def metrics(call: Call[None, None]) -> web.Response:
+    """Answer the gateway's counters and gauges, and what its process takes, in the text format of Prometheus."""
+    return web.Response(body=exposition(call.gateway.health), headers={"Content-Type": CONTENT_TYPE})
+
+
 async def _broker_answers(gateway: Gateway) -> bool:
     """Ask the broker itself: its client needs some seconds to notice one that stands still."""
     try:
@@ -61,4 +69,4 @@ async def _document(gateway: Gateway, service: str) -> dict[str, Any] | None:
     return None
 
 
-ENDPOINTS = (alive, ready)
+ENDPOINTS = (alive, ready, metrics)
