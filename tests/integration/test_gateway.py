@@ -22,6 +22,7 @@ import pytest
 from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 
+from shared import asyncapi
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.encryption import Keyring
@@ -471,6 +472,12 @@ class Cut:
 
 
 # -- the API ----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_travels_on_the_bus_is_described_to_everybody(client: Client) -> None:
+    answer = await client("GET", "/asyncapi.json", headers={})
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+    assert answer.json == msgspec.json.decode(msgspec.json.encode(asyncapi.document()))
 
 
 async def test_metrics_are_prometheus_and_need_a_key(client: Client) -> None:

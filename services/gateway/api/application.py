@@ -13,6 +13,7 @@ from services.gateway.api import (
     integrations,
     legacy,
     logs,
+    messages,
     runs,
     settings,
     sources,
@@ -37,6 +38,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *(legacy.endpoint_of(one) for module in (sources, subscriptions, integrations, connections, settings) for one in module.ROUTES),
     *deliveries.ENDPOINTS,
     *logs.ENDPOINTS,
+    *messages.ENDPOINTS,
 )
 
 
