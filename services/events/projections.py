@@ -26,18 +26,7 @@ from shared.messages import (
     IntegrationRemoved,
     MappingChanged,
     MappingRemoved,
-    Message,
-    RunCancelled,
-    RunCancelRequested,
-    RunCrashed,
-    RunExpired,
-    RunFailed,
     RunRequested,
-    RunResumed,
-    RunStarted,
-    RunSucceeded,
-    RunTimedOut,
-    RunWaiting,
     SourceChanged,
     SourceRemoved,
     SubscriptionChanged,
@@ -47,6 +36,7 @@ from shared.messages import (
 from shared.projected import Apply, Projected, Projections, Recorded, in_batches, one_by_one
 from shared.questions.events import SourceEntry, SubscriptionEntry
 from shared.registry import RegistryWriter
+from shared.runs import status_after, status_of
 from shared.statements import Statement
 
 # Deliveries are looked at by people; what they wait for is written with what comes along.
@@ -163,10 +153,10 @@ async def runs(batch: Sequence[Recorded], _connection: Connection) -> list[State
             if message.delivery is not None:
                 row = {"run": message.run, "delivery": message.delivery, "workflow": message.workflow}
                 asked.setdefault(message.run, row | {"requested_at": at.envelope.time})
-        elif message is not None and type(message) in RUN_STATUS:
-            run, status = at.envelope.subject, _status(message)
-            # Whoever was asked to stop is stopping until the end, whatever it does meanwhile.
-            if statuses.get(run) != "cancelling" or status in store.ENDED:
+        elif message is not None:
+            run = at.envelope.subject
+            status = status_after(statuses.get(run), status_of(message))
+            if status is not None:
                 statuses[run] = status
     # Who was asked for and began in one batch needs no second statement.
     rows = [row | {"status": statuses.pop(run, "queued")} for run, row in asked.items()]
@@ -192,12 +182,6 @@ async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[State
     return statements
 
 
-def _status(message: Message) -> str:
-    if isinstance(message, RunWaiting) and message.blocked_on == "time" and not message.attempt:
-        return "delayed"
-    return RUN_STATUS[type(message)]
-
-
 def _delivery(message: WebhookReceived | EventAccepted, envelope: Envelope) -> dict[str, Any]:
     return {
         "id": message.delivery,
@@ -208,18 +192,6 @@ def _delivery(message: WebhookReceived | EventAccepted, envelope: Envelope) -> d
     }
 
 
-RUN_STATUS: dict[type[Message], str] = {
-    RunStarted: "running",
-    RunWaiting: "waiting",
-    RunResumed: "queued",
-    RunCancelRequested: "cancelling",
-    RunSucceeded: "succeeded",
-    RunFailed: "failed",
-    RunTimedOut: "timed_out",
-    RunCrashed: "crashed",
-    RunCancelled: "cancelled",
-    RunExpired: "expired",
-}
 # By the name of the projection: a stream, and what its messages do to deliveries.
 DELIVERIES: dict[str, tuple[str, Apply]] = {
     "webhooks": ("WEBHOOKS", in_batches(received)),

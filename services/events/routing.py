@@ -5,13 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from shared.messages import EventAccepted, EventFiltered, EventRouted, EventUnroutable
+from shared.runs import STATUSES
 
 # Of several outcomes of a delivery the one that needs a person counts.
 OUTCOMES = ("accepted", "filtered", "routed", "unroutable")
 # What became of a subscription, the first of which a delivery's reason tells. One whose filter failed was not routed.
 REASONS = ("unroutable", "failed", "filtered")
-# A run that goes on is not asked for again.
-DONE = {"queued", "delayed", "running", "waiting", "cancelling", "succeeded"}
+# A run of such a status goes on or has succeeded: a retry does not ask for it again.
+DONE = {name for name, status in STATUSES.items() if not status.retried}
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):

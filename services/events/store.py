@@ -13,10 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from shared.checkpoint import position_of
 from shared.db import Connection, transaction
 from shared.questions import Position
+from shared.runs import ENDED, ENDING
 from shared.statements import Statement
 
-# Statuses of a run that do not change any more.
-ENDED = ("succeeded", "failed", "timed_out", "crashed", "cancelled", "expired")
 # What a retry made of it says more than that it was given up before.
 STATUS = "CASE WHEN d.dead IS NOT NULL AND d.outcome = 'accepted' THEN 'dead' ELSE d.outcome END"
 DELIVERY = f"""
@@ -307,12 +306,12 @@ def note_runs(rows: Sequence[dict[str, Any]]) -> Statement:
 
 
 def note_run_statuses(statuses: dict[str, str]) -> Statement:
-    """Note the status of each of these runs that a delivery asked for; one that is being cancelled only ends."""
+    """Note the status of each of these runs that a delivery asked for, as `shared.runs.status_after` says."""
     statement = """
         UPDATE delivery_run SET status = given.status FROM unnest($1::text[], $2::text[]) AS given (run, status)
-         WHERE delivery_run.run = given.run AND (delivery_run.status <> 'cancelling' OR given.status = ANY($3))
+         WHERE delivery_run.run = given.run AND (delivery_run.status <> ALL($3) OR given.status = ANY($4))
     """
-    return Statement(statement, (list(statuses), list(statuses.values()), list(ENDED)))
+    return Statement(statement, (list(statuses), list(statuses.values()), list(ENDING), list(ENDED)))
 
 
 def _names(statement: str) -> list[str]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
-from services.gateway.domain import ENDED
-from shared.messages import RunError
+from shared.messages import RunError, RunWaiting
+from shared.messages.declaration import class_of
 from shared.questions.logs import Link
+from shared.runs import EFFECTS, status_after, waiting_status
 
 
 class Cause(msgspec.Struct, kw_only=True):
@@ -72,7 +73,7 @@ def why(run: str, links: Iterable[Link], *, cut: bool) -> Why:
     for link in ordered:
         if link.type.startswith("run.") and link.type != "run.requested" and link.run in runs:
             made[link.id] = runs[link.run]
-            runs[link.run].status = _status(link.type, runs[link.run].status)
+            runs[link.run].status = status_after(runs[link.run].status, _status(link))
     above: dict[int, Cause] = {}
     roots: list[Cause] = []
     for link in ordered:
@@ -113,7 +114,7 @@ def _node(link: Link) -> Cause | None:
             return _made(link.type.partition(".")[2], fields.get("subscription"), link)
         case "run.requested":
             node = _made("run", link.run, link)
-            node.status = "queued"
+            node.status = _status(link)
             return node
     return None
 
@@ -129,12 +130,12 @@ def _request(link: Link) -> Cause:
     return Cause(type="request", id=link.id, message=link.id, time=link.time, what=what)
 
 
-def _status(type_: str, before: str | None) -> str | None:
-    verb = type_.partition(".")[2]
-    if before in ENDED or verb in ENDED:
-        return before if before in ENDED else verb
-    known = {"started": "running", "waiting": "waiting", "resumed": "queued", "cancel_requested": "cancelling"}
-    return "cancelling" if before == "cancelling" else known.get(verb, before)
+def _status(link: Link) -> str | None:
+    """Return the status that a run's message gives it by itself."""
+    cls = class_of(link.type)
+    if cls is RunWaiting:
+        return waiting_status(link.fields.get("blocked_on"), int(link.fields.get("attempt", "0") != "0"))
+    return EFFECTS[cls].status if cls in EFFECTS else None
 
 
 def _is_above(node: Cause, parent: Cause, above: dict[int, Cause]) -> bool:

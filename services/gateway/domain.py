@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any, Literal, get_args
+from typing import Any
 
 import msgspec
 
@@ -32,10 +32,6 @@ REDACTED_HEADERS = frozenset(
 REDACTED_PARAMETERS = frozenset({"access_token"})
 # A sender's name of a delivery; longer ones are no ids.
 SENDER_ID = 256
-Unended = Literal["queued", "delayed", "running", "waiting", "cancelling"]
-Ended = Literal["succeeded", "failed", "timed_out", "crashed", "cancelled", "expired"]
-ENDED: frozenset[str] = frozenset(get_args(Ended))
-TERMINAL = frozenset(f"run.{status}" for status in ENDED)
 # How far before a run its chain is looked for, where the chain's id does not say when it began.
 CHAIN_BEFORE = timedelta(days=1)
 # Clocks of two machines differ; a message of a chain may look older than the chain.

@@ -9,15 +9,14 @@ from collections.abc import Iterator
 import structlog
 from nats.aio.client import Client
 
-from services.gateway.domain import TERMINAL
 from shared.errors import Unavailable
 from shared.health import Health
 from shared.projection import PAUSE
 from shared.pull import OrderedReader, StreamError
+from shared.runs import END_SUBJECTS
 
 _log = structlog.get_logger()
 _PART = "run endings"
-_FILTERS = tuple(f"run.*.{type_.partition('.')[2]}" for type_ in sorted(TERMINAL))
 
 
 class Endings:
@@ -48,7 +47,7 @@ class Endings:
         """Read for ever."""
         after: int | None = None
         while True:
-            reader = OrderedReader(self._client, "RUNS", filters=_FILTERS, start="new", after=after)
+            reader = OrderedReader(self._client, "RUNS", filters=END_SUBJECTS, start="new", after=after)
             try:
                 batches = reader.batches()
                 async with contextlib.aclosing(batches):

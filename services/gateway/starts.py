@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.gateway.domain import ENDED
 from services.gateway.idempotency import compare
 from services.gateway.parts import Gateway
 from shared import aggregate
@@ -16,6 +15,7 @@ from shared.envelope import open_message
 from shared.errors import NotFound, TooLarge, Unavailable
 from shared.messages import RunRequested
 from shared.questions.executor import GetRun, RunView, WorkflowEntry
+from shared.runs import ENDED
 
 # A message carries the input, and the broker takes messages of 2 MiB.
 MAX_INPUT = 1024 * 1024

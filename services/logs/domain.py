@@ -13,6 +13,7 @@ import msgspec
 from services.logs import wording
 from shared.envelope import open_envelope
 from shared.errors import Invalid
+from shared.runs import STATUSES
 from shared.values import FIRST, LAST, lenient
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -26,13 +27,9 @@ _HUGE = re.compile(rb"[0-9]{300}|[0-9][eE][+-]?[0-9]{3}")
 
 _ALIASES = {"warn": "warning", "fatal": "critical", "trace": "debug", "exception": "error", "notice": "info"}
 _LEVEL_OF_VERB = {
-    "failed": "error",
-    "crashed": "error",
-    "timed_out": "error",
+    **{name: status.level for name, status in STATUSES.items()},
     "needs_reauthorization": "error",
     "refresh_failed": "warning",
-    "cancelled": "warning",
-    "expired": "warning",
     "refused": "warning",
     "unroutable": "warning",
 }

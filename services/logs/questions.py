@@ -21,8 +21,10 @@ from shared.checkpoint import position_of
 from shared.db import transaction
 from shared.envelope import rfc3339
 from shared.errors import Invalid, Problem, Unavailable
+from shared.messages import declaration_of
 from shared.questions import PAGE_BYTES, Position
 from shared.questions.logs import ArchivePosition, Chain, Link, LogItem, LogPage, ReadChain, Search
+from shared.runs import EFFECTS
 from shared.values import moment_at
 
 LIMIT = 1000
@@ -35,8 +37,7 @@ CHAIN = 2000
 CHAINED = (
     "webhook.received",
     *(f"event.{verb}" for verb in ("accepted", "routed", "filtered", "unroutable")),
-    *(f"run.{verb}" for verb in ("requested", "started", "waiting", "resumed", "cancel_requested")),
-    *(f"run.{verb}" for verb in ("succeeded", "failed", "timed_out", "cancelled", "crashed", "expired")),
+    *(declaration_of(cls).type for cls, effect in EFFECTS.items() if effect.status is not None),
 )
 _CANCELED = "57014"  # query_canceled: here, by the statement's time-out
 

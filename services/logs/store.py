@@ -137,7 +137,8 @@ async def chain(
         SELECT time, type, id, causation_id, run, left(message, :shown) AS message,
                jsonb_strip_nulls(jsonb_build_object(
                    'delivery', data ->> 'delivery', 'event', data ->> 'event', 'subscription', data ->> 'subscription',
-                   'requested_by', data ->> 'requested_by', 'rerun_of', data ->> 'rerun_of')) AS fields
+                   'requested_by', data ->> 'requested_by', 'rerun_of', data ->> 'rerun_of',
+                   'blocked_on', data ->> 'blocked_on', 'attempt', data ->> 'attempt')) AS fields
           FROM message
          WHERE correlation_id = :correlation_id AND org = :org AND time >= :since AND type = ANY(:types)
          ORDER BY time, stream, seq LIMIT :limit

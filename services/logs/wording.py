@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from shared.messages import declaration_of
+from shared.runs import EFFECTS
 
 # What is shown of bytes that cannot be read, and of long values within a line.
 SHOWN = 2000
@@ -20,6 +24,7 @@ _SKIPPED_NAMES = {"sealed", "sha256"}
 # Postgres takes `tickets.fetched` or `a/b` for one word, a host's or a path's: its parts are words as well.
 _JOINED = re.compile(r"\w+(?:[./:@=]\w+)+")
 _SEPARATORS = re.compile(r"[./:@=]")
+_formatter = string.Formatter()
 _LONG = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
 
 
@@ -81,43 +86,42 @@ def _logged(data: dict[str, Any]) -> str:
     return " ".join((*_of(data, "event"), *(f"{name}={_short(value)}" for name, value in fields.items() if name != "service")))
 
 
-def _ended(data: dict[str, Any]) -> str:
-    error = data.get("error")
-    if not isinstance(error, dict):
-        return ""
-    reason = _of(data, "reason")
-    return ": ".join((*reason, *_of(error, "type"), str(error.get("message", ""))[:SHOWN]))
+def _shown(name: str, value: Any) -> str:
+    """Return a field's value in a line: of an error its type and message, of the waits that are over their names."""
+    if name == "error" and isinstance(value, dict):
+        return ": ".join((*_of(value, "type"), str(value.get("message", ""))[:SHOWN]))
+    if name == "resolved" and isinstance(value, list):
+        return _short(", ".join(" ".join(_of(wait, "kind", "name")) for wait in value if isinstance(wait, dict)))
+    return _short(value)
 
 
-def _joined(template: str, *names: str) -> Callable[[dict[str, Any]], str]:
-    """Return a wording that fills `template` with fields, and says nothing when one of them is missing."""
+def _filled(first: str, *others: str) -> Callable[[dict[str, Any]], str]:
+    """Return a wording that fills templates with fields: the first one, or nothing, and of the others those that have values."""
+    templates = [[template, *(name for _, name, _, _ in _formatter.parse(template) if name)] for template in (first, *others)]
 
     def wording(data: dict[str, Any]) -> str:
-        if not all(name in data for name in names):
+        if not all(name in data for name in templates[0][1:]):
             return ""
-        return template.format(*(_short(data[name]) for name in names))
+        said = [
+            template.format_map({name: _shown(name, data[name]) for name in names})
+            for number, (template, *names) in enumerate(templates)
+            if not number or all(data.get(name) for name in names)
+        ]
+        return "".join(said)
 
     return wording
 
 
 _BY_NOUN: dict[str, Callable[[dict[str, Any]], str]] = {
     "log": _logged,
-    "audit": _joined("{} {} {}: {}", "actor", "verb", "target", "outcome"),
-    "dead": _joined("{} gave up {}: {} ({})", "consumer", "verb", "error", "reason"),
+    "audit": _filled("{actor} {verb} {target}: {outcome}"),
+    "dead": _filled("{consumer} gave up {verb}: {error} ({reason})"),
 }
 _BY_TYPE: dict[str, Callable[[dict[str, Any]], str]] = {
-    "webhook.received": _joined("{} webhook for {}, {} bytes", "method", "adapter", "body_size"),
-    "event.accepted": _joined("{} from {}", "type", "source_name"),
-    "event.routed": _joined("{} was asked for as run {}", "workflow", "run"),
-    "event.filtered": _joined("filtered: {}", "reason"),
-    "event.unroutable": _joined("{} cannot run: {}", "workflow", "reason"),
-    "run.requested": _joined("{} requested by {}", "workflow", "requested_by"),
-    "run.started": _joined("attempt {} started by {}, tier {}", "attempt", "executor", "tier"),
-    "run.step_completed": _joined("step {} completed", "name"),
-    "run.succeeded": _joined("succeeded after {} ms", "duration_ms"),
-    "run.cancelled": _joined("cancelled in attempt {}", "attempt"),
-    "run.cancel_requested": _joined("cancel requested by {}", "requested_by"),
-    "run.failed": _ended,
-    "run.timed_out": _ended,
-    "run.crashed": _ended,
+    "webhook.received": _filled("{method} webhook for {adapter}, {body_size} bytes"),
+    "event.accepted": _filled("{type} from {source_name}"),
+    "event.routed": _filled("{workflow} was asked for as run {run}"),
+    "event.filtered": _filled("filtered: {reason}"),
+    "event.unroutable": _filled("{workflow} cannot run: {reason}"),
+    **{declaration_of(cls).type: _filled(*effect.line) for cls, effect in EFFECTS.items()},
 }

@@ -25,9 +25,9 @@ from millrace.cli.stream import Event, events
 from millrace.cli.times import ago, ahead, moment, understood
 from millrace.cli.values import fitting, pairs, secret
 from millrace.cli.workspace import ending, report
-from services.gateway.domain import ENDED
 from services.gateway.schemes import key_of, refusal
 from services.gateway.senders import SENDERS
+from shared.runs import ENDED
 
 SETTINGS: list[tuple[str, dict[str, Any], str]] = [
     ("github", {}, "It's a Secret to Everybody"),
@@ -231,7 +231,7 @@ def test_what_a_sender_wrote_cannot_speak_to_the_terminal() -> None:
 
 
 def test_every_end_of_a_run_has_its_own_exit_code() -> None:
-    assert codes.ENDS.keys() == ENDED
+    assert codes.ENDS.keys() == set(ENDED)
     every = [*codes.ENDS.values(), codes.REFUSED, codes.USAGE, codes.UNREACHABLE, codes.STILL_RUNNING, codes.INTERRUPTED]
     assert len(set(every)) == len(every)
 

@@ -17,7 +17,7 @@ SHARED = {
     "connection",
     "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors", "health", "health_server", "http",
     "leader", "letters", "log", "messages", "metrics", "organizations", "projected", "projection", "pull", "questions",
-    "registry", "salvage", "schemas", "sending", "service",
+    "registry", "runs", "salvage", "schemas", "sending", "service",
     "statements", "streams", "tasks", "values",
     "expressions",
 }  # fmt: skip

@@ -25,7 +25,7 @@ from services.gateway.api.endpoint import (
 )
 from services.gateway.api.lists import MAX_LIMIT, Paged, idempotency_key_of
 from services.gateway.causes import Said, Why, why
-from services.gateway.domain import ENDED, TERMINAL, Ended, Unended, chain_began
+from services.gateway.domain import chain_began
 from services.gateway.idempotency import run_id
 from services.gateway.parts import Gateway
 from services.gateway.starts import Asked, Priority, Start, ended, known, start
@@ -49,6 +49,7 @@ from shared.questions.executor import (
     StepList,
 )
 from shared.questions.logs import Chain, LogPage, ReadChain, Search
+from shared.runs import END_TYPES, ENDED, StatusOfRun
 from shared.values import YEAR, Instant, later, moment_at
 
 MAX_WAIT = 60.0
@@ -82,7 +83,7 @@ class WaitQuery(msgspec.Struct, frozen=True):
 class RunsQuery(Paged, frozen=True, kw_only=True):
     """What narrows a list of runs."""
 
-    status: Unended | Ended | None = None
+    status: StatusOfRun | None = None
     workflow: Annotated[str, msgspec.Meta(description="A workflow's name.")] | None = None
     since: Annotated[str, msgspec.Meta(description="RFC 3339; asked for then or later.")] | None = None
     until: Annotated[str, msgspec.Meta(description="RFC 3339; asked for before.")] | None = None
@@ -234,7 +235,7 @@ async def get_why(call: Call[WhyQuery, None]) -> Why:
     asked = ReadChain(org=org, correlation_id=run.correlation_id, since=rfc3339(since), limit=call.query.limit)
     chain: Chain = await call.ask(asked)
     found = why(run.id, chain.items, cut=chain.cut)
-    if run.status not in ENDED - {"succeeded"}:
+    if run.status not in ENDED or run.status == "succeeded":
         return found
     query = f'type:line.logged run:"{run.id}"'
     last: LogPage = await call.ask(Search(org=org, q=query, since=rfc3339(since), page=Page(limit=LAST_LINES)))
@@ -335,7 +336,7 @@ async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelop
         if first.envelope.org != caller.org:
             raise NotFound(f"there is no run {run!r}")
         last = await aggregate.last(client, "run", run) or first
-        if last.envelope.type in TERMINAL:
+        if last.envelope.type in END_TYPES:
             raise Conflict(f"the run has ended already: {last.envelope.type.partition('.')[2]}")
         # A request whose first copy was purged may come again after the end, and whatever no service of ours wrote.
         is_doubtful = last.sequence > first.sequence and last.envelope.type in {"run.requested", aggregate.UNREADABLE}

@@ -10,7 +10,7 @@ import msgspec
 
 from services.executor.sandbox import frames
 from services.executor.sandbox.requests import SERVED
-from services.gateway.domain import ENDED
+from shared.runs import ENDED
 from tests.fuzz.cases import Case, Target
 from tests.fuzz.documents import DAMAGES, encoded
 from tests.fuzz.doors import FAILED, REFUSED, STORED, UNANSWERED, Outcome, Wrong

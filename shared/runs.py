@@ -1,0 +1,119 @@
+"""The life of a run: its statuses, and what each message of a run does to its status. Everybody reads these two tables. Pure."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from shared.messages import (
+    Message,
+    RunCancelled,
+    RunCancelRequested,
+    RunCrashed,
+    RunExpired,
+    RunFailed,
+    RunRequested,
+    RunResumed,
+    RunSignalled,
+    RunStarted,
+    RunStepCompleted,
+    RunSucceeded,
+    RunTimedOut,
+    RunWaiting,
+    declaration_of,
+)
+
+
+class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One status of a run. `meaning` goes on after "the run"; `level` is that of the log for a run that ended so.
+
+    `ended`: the status does not change any more. `blocked`: the run holds no worker until what it waits for is there. `retried`: a
+    retry of the delivery asks for another run.
+    """
+
+    meaning: str
+    ended: bool = False
+    blocked: bool = False
+    retried: bool = False
+    level: str = "info"
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """What a message does to the status of its run (None: nothing), and the line that people read of it.
+
+    The line is made of templates of the message's fields; all but the first are left out where one of their fields has no value.
+    """
+
+    status: str | None
+    line: tuple[str, ...]
+
+
+StatusOfRun = Literal[
+    "queued", "delayed", "running", "waiting", "cancelling", "succeeded", "failed", "timed_out", "crashed", "cancelled", "expired"
+]
+"""The names, for declarations of fields."""
+STATUSES: dict[str, RunStatus] = {
+    "queued": RunStatus(meaning="is offered to workers"),
+    "delayed": RunStatus(meaning="is not to begin before its `run_at`", blocked=True),
+    "running": RunStatus(meaning="has an attempt going on"),
+    "waiting": RunStatus(meaning="goes on later, and holds no worker until then", blocked=True),
+    "cancelling": RunStatus(meaning="was asked to stop, and will"),
+    "succeeded": RunStatus(meaning="returned", ended=True),
+    "failed": RunStatus(meaning="raised, or went over a limit", ended=True, retried=True, level="error"),
+    "timed_out": RunStatus(meaning="had an attempt that took longer than its time-out", ended=True, retried=True, level="error"),
+    "crashed": RunStatus(
+        meaning="had an attempt that ended without saying how: its process exited or was killed",
+        ended=True,
+        retried=True,
+        level="error",
+    ),
+    "cancelled": RunStatus(meaning="stopped because somebody asked for it", ended=True, retried=True, level="warning"),
+    "expired": RunStatus(meaning="had not begun by its deadline, and will not", ended=True, retried=True, level="warning"),
+}
+_FAILURE = ("{reason}: {error}",)
+EFFECTS: dict[type[Message], Effect] = {
+    RunRequested: Effect("queued", ("{workflow} requested by {requested_by}",)),
+    RunStarted: Effect("running", ("attempt {attempt} started by {executor}, tier {tier}",)),
+    RunStepCompleted: Effect(None, ("step {name} completed",)),
+    RunWaiting: Effect("waiting", ("waiting for {blocked_on}", " until {until}", " after {reason}: {error}")),
+    RunResumed: Effect("queued", ("resumed", " after {resolved}")),
+    RunSignalled: Effect(None, ("signal {name} by {signalled_by}",)),
+    RunCancelRequested: Effect("cancelling", ("cancel requested by {requested_by}",)),
+    RunSucceeded: Effect("succeeded", ("succeeded after {duration_ms} ms",)),
+    RunFailed: Effect("failed", _FAILURE),
+    RunTimedOut: Effect("timed_out", _FAILURE),
+    RunCrashed: Effect("crashed", _FAILURE),
+    RunCancelled: Effect("cancelled", ("cancelled in attempt {attempt}",)),
+    RunExpired: Effect("expired", _FAILURE),
+}
+
+RunEnd = RunSucceeded | RunFailed | RunTimedOut | RunCrashed | RunCancelled | RunExpired
+"""The messages of which a run gets one, once."""
+
+UNENDED = tuple(name for name, status in STATUSES.items() if not status.ended)
+ENDED = tuple(name for name, status in STATUSES.items() if status.ended)
+ENDING = ("cancelling", *ENDED)
+BLOCKED = frozenset(name for name, status in STATUSES.items() if status.blocked)
+END_TYPES = frozenset(declaration_of(cls).type for cls, effect in EFFECTS.items() if effect.status in ENDED)
+"""The types of the messages that end a run."""
+END_SUBJECTS = tuple(declaration_of(cls).pattern() for cls, effect in EFFECTS.items() if effect.status in ENDED)
+"""Their subjects, of any run, as filters of the stream RUNS."""
+
+
+def status_of(message: Message) -> str | None:
+    """Return the status that a message gives a run by itself; None for one that gives none."""
+    if isinstance(message, RunWaiting):
+        return waiting_status(message.blocked_on, message.attempt)
+    effect = EFFECTS.get(type(message))
+    return None if effect is None else effect.status
+
+
+def waiting_status(blocked_on: str | None, attempt: int) -> str:
+    """Return the status of a run that waits: `delayed` where it is its beginning that waits for its time."""
+    return "delayed" if blocked_on == "time" and not attempt else "waiting"
+
+
+def status_after(before: str | None, status: str | None) -> str | None:
+    """Return a run's status after a message that gives it `status`: only ends change `cancelling` and ends."""
+    return before if status is None or (before in ENDING and status not in ENDED) else status
