@@ -44,7 +44,10 @@ _sequence_decoder = msgspec.json.Decoder(_Sequence)
 
 
 class RegistryWriter(Generic[V]):
-    """The owner's side: replaces an entry only by a compare-and-set with a higher sequence; one that cannot be decoded by any."""
+    """The owner's side: replaces an entry only by a compare-and-set with a higher sequence; one that cannot be decoded by any.
+
+    What it is told to `remake` it replaces at the same sequence too.
+    """
 
     def __init__(self, client: Client, bucket: str, value: type[V]) -> None:
         self._client = client
@@ -57,6 +60,16 @@ class RegistryWriter(Generic[V]):
 
         Raises `Unavailable`; `TooLarge` for an entry that the broker does not carry.
         """
+        return await self._replace(key, seq, value, below=seq)
+
+    async def remake(self, key: str, seq: int, value: V) -> bool:
+        """Make `value` the entry also in place of another one of the same `seq`; otherwise as `put`.
+
+        For what an entry holds besides its message: another version of its owner makes something else of the same message.
+        """
+        return await self._replace(key, seq, value, below=seq + 1)
+
+    async def _replace(self, key: str, seq: int, value: V | None, *, below: int) -> bool:
         document = msgspec.json.encode(Entry(seq, value))
         try:
             kv = await self._bucket_of()
@@ -67,7 +80,7 @@ class RegistryWriter(Generic[V]):
                     # An operator's delete leaves a marker, which is what the compare-and-set must expect.
                     revision = (absent.entry.revision or 0) if absent.entry else 0
                 else:
-                    if self._sequence_of(key, found.value or b"") >= seq:
+                    if self._sequence_of(key, found.value or b"") >= below or found.value == document:
                         return False
                     revision = found.revision or 0
                 try:
@@ -126,9 +139,9 @@ class RegistryView(Generic[V]):
         return (entry.value for entry in self._entries.values() if entry.value is not None)
 
     def learn(self, key: str, entry: Entry[V]) -> None:
-        """Take an entry over, from the watch or from the owner's answer, unless a newer one is known."""
+        """Take an entry over, from the watch or the owner's answer, unless a newer one is known; of equals the later counts."""
         known = self._entries.get(key)
-        if known is None or known.seq < entry.seq:
+        if known is None or known.seq < entry.seq or (known.seq == entry.seq and known != entry):
             self._entries[key] = entry
             self.changes += 1
 

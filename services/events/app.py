@@ -13,6 +13,7 @@ from services.events.handlers import HANDLERS
 from services.events.integrations import get_mapping
 from services.events.projections import DELIVERIES, projected
 from services.events.questions import QUESTIONS
+from services.events.redeclaring import redeclare
 from services.events.store import Store
 from shared import service
 from shared.blobs import Blobs
@@ -115,6 +116,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         for view in (events.sources_view, events.subscriptions_view, events.workflows_view):
             runtime.background.start(view.run(), "registry view")
             await view.complete()
+        runtime.background.start(redeclare(events.sources_view, events.sources), "declared verifications")
         bus.handle(HANDLERS, events)
         bus.answer(QUESTIONS, events)
         await bus.start()

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import RowMapping
 
+from services.events.adapters import PARSERS, verification_of
 from services.events.schemas import misfits
 from shared.envelope import rfc3339
 from shared.messages import IntegrationChanged, SourceChanged, SubscriptionChanged
@@ -35,6 +36,7 @@ def source_entry(message: SourceChanged, org: str, at: datetime) -> SourceEntry:
         sealed=message.sealed,
         enabled=message.enabled,
         integration=message.integration,
+        verification=verification_of(message.adapter, message.settings),
         created_at=message.created_at,
         updated_at=rfc3339(at),
     )
@@ -42,7 +44,7 @@ def source_entry(message: SourceChanged, org: str, at: datetime) -> SourceEntry:
 
 def source_entry_of(row: RowMapping) -> SourceEntry:
     """Return the registry entry that a row stands for."""
-    return SourceEntry(**_fields(SourceEntry, row))
+    return SourceEntry(**_fields(SourceEntry, row), verification=verification_of(row["adapter"], row["settings"]))
 
 
 def source_view(entry: SourceEntry, version: int) -> SourceView:
@@ -59,6 +61,7 @@ def source_view(entry: SourceEntry, version: int) -> SourceView:
         created_at=entry.created_at,
         updated_at=entry.updated_at,
         version=version,
+        path=f"/hooks/{entry.id}" if entry.adapter in PARSERS else None,
     )
 
 
@@ -131,7 +134,7 @@ def delivery_view(row: RowMapping) -> DeliveryView:
 
 
 def _fields(view: type[msgspec.Struct], row: RowMapping) -> dict[str, Any]:
-    return {name: row[name] for name in view.__struct_fields__} | _times(row)
+    return {name: row[name] for name in view.__struct_fields__ if name != "verification"} | _times(row)
 
 
 def _times(row: RowMapping) -> dict[str, Any]:

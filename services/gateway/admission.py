@@ -1,29 +1,101 @@
-"""Which door an address leads to: the registry's entry with its secrets opened, made once per version of a source."""
+"""Sources, ready to admit webhooks: the registry's entries with their verification compiled, once per entry."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import structlog
 
-from services.gateway.senders import TOPIC, Door, door_of
+from services.gateway.domain import REDACTED_HEADERS, REDACTED_PARAMETERS
+from services.gateway.handshakes import Greeting, Handshakes
+from services.gateway.rates import Bucket, bucket_of
+from services.gateway.schemes import Scheme, Verifier
+from services.gateway.signatures import key_of
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import Gone, MillraceError, NotFound, Unavailable
 from shared.messages.declaration import KEY
 from shared.questions.events import FindSource, SourceEntry, SourceFound
 from shared.registry import Entry, RegistryView
+from shared.verification import PUBLIC_KEY, Place, Verification
 
 # Addresses that the registry does not know are asked for; a flood of them must not become a flood of questions.
 ASKING = 32
+# Seconds until a sender comes again to a source of an earlier version; events declares its verification when it starts.
+UNDECLARED = 5.0
 # Below the 2 s within which a sender hears of trouble.
 ASK_TIMEOUT = 1.5
 
 _log = structlog.get_logger()
 
 
+class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """A source that takes webhooks. `reads_document`: JSON in a genuine body is read, for its sender's id of it or a handshake.
+
+    Headers in `redacted` and parameters in `redacted_parameters` are not kept, nor told.
+
+    `bucket` counts what is admitted, in this process; None: as much as comes. A source that was changed begins with a full one.
+    """
+
+    source: str
+    org: str
+    adapter: str
+    verifier: Verifier
+    handshakes: Handshakes
+    reads_document: bool
+    methods: tuple[str, ...]
+    content_types: tuple[str, ...] | None
+    redacted: frozenset[str]
+    redacted_parameters: frozenset[str]
+    bucket: Bucket | None = None
+
+
+def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> WebhookEndpoint:
+    """Return the endpoint of a source; `open_secret` answers the plaintext of one of its sealed settings.
+
+    A source that this gateway cannot verify is `Unavailable`, never open: no declared verification, or one that this version does
+    not understand, or a secret in the wrong form.
+    """
+    if entry.verification is None:
+        raise Unavailable("what verifies this source's webhooks is not known here yet", retry_after=UNDECLARED)
+    try:
+        declared = msgspec.convert(entry.verification, Verification)
+        opened = {name: open_secret(name) for name in entry.sealed}
+        public = opened | {name: value for name, value in entry.settings.items() if isinstance(value, str)}
+
+        verifier = Verifier(
+            [
+                Scheme(one, [key_of(one, key) for key in _named(one.keys, public if one.algorithm in PUBLIC_KEY else opened)])
+                for one in declared.schemes
+            ]
+        )
+        handshakes = Handshakes([Greeting(one, _named(one.keys, opened)) for one in declared.handshakes])
+        bucket = bucket_of(entry.settings)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise Unavailable(f"the settings of this source make no verification: {error}", retry_after=60) from error
+    hidden: list[Place] = [*declared.redacted, *(one.signature for one in declared.schemes if one.signature is not None)]
+    return WebhookEndpoint(
+        source=entry.id,
+        org=entry.org,
+        adapter=entry.adapter,
+        verifier=verifier,
+        handshakes=handshakes,
+        reads_document=handshakes.reads_document or any(one.delivery and one.delivery.json for one in declared.schemes),
+        methods=declared.methods,
+        content_types=declared.content_types,
+        redacted=REDACTED_HEADERS | {place.header for place in hidden if place.header is not None},
+        redacted_parameters=REDACTED_PARAMETERS | {place.query.lower() for place in hidden if place.query is not None},
+        bucket=bucket,
+    )
+
+
+def _named(names: tuple[str, ...], known: dict[str, str]) -> list[str]:
+    return [known[name] for name in names if name in known]
+
+
 class Admission:
-    """Doors by source id."""
+    """Endpoints by source id."""
 
     def __init__(
         self,
@@ -35,10 +107,10 @@ class Admission:
         self._keyring = keyring
         self._find = find
         self._asking = asyncio.Semaphore(ASKING)
-        self._doors: dict[str, tuple[int, Door | MillraceError]] = {}
+        self._endpoints: dict[str, tuple[Entry[SourceEntry], WebhookEndpoint | MillraceError]] = {}
 
-    async def door(self, source: str) -> Door:
-        """Return the door of a source.
+    async def endpoint(self, source: str) -> WebhookEndpoint:
+        """Return the endpoint of a source.
 
         Raises `NotFound` (unknown, or switched off: senders try again later, as they should), `Gone` (retired: senders stop),
         `Unavailable` (its owner does not answer, or the source cannot be verified here).
@@ -46,13 +118,13 @@ class Admission:
         entry = self._sources.get(source)
         if entry is None:
             entry = await self._asked(source)
-        known = self._doors.get(source)
-        if known is None or known[0] != entry.seq:
-            known = self._doors[source] = (entry.seq, self._made(entry))
-        door = known[1]
-        if isinstance(door, MillraceError):
-            raise type(door)(door.detail, retry_after=door.retry_after)
-        return door
+        known = self._endpoints.get(source)
+        if known is None or known[0] is not entry:
+            known = self._endpoints[source] = (entry, self._made(entry.value))
+        endpoint = known[1]
+        if isinstance(endpoint, MillraceError):
+            raise type(endpoint)(endpoint.detail, retry_after=endpoint.retry_after)
+        return endpoint
 
     def entry(self, source: str) -> SourceEntry | None:
         """Return what the registry's view holds of a source now, or None."""
@@ -73,19 +145,17 @@ class Admission:
         self._sources.learn(source, entry)
         return self._sources.get(source) or entry
 
-    def _made(self, entry: Entry[SourceEntry]) -> Door | MillraceError:
-        value = entry.value
+    def _made(self, value: SourceEntry | None) -> WebhookEndpoint | MillraceError:
         if value is None:
             return Gone("this webhook address was retired")
-        if value.adapter == TOPIC:
-            return NotFound("there is no such webhook address")
         if not value.enabled:
             return NotFound("this webhook address is switched off")
         try:
-            return door_of(value, lambda name: self._keyring.open(value.sealed[name], value.org, value.id, name))
+            made = endpoint_of(value, lambda name: self._keyring.open(value.sealed[name], value.org, value.id, name))
         except CannotOpen as error:
             _log.error("source.secret_unreadable", source=value.id, org=value.org, reason=str(error))
             return Unavailable("the secret of this source cannot be read; its operator was told", retry_after=60)
         except Unavailable as error:
             _log.error("source.unverifiable", source=value.id, org=value.org, reason=error.detail)
             return error
+        return made if made.methods else NotFound("there is no such webhook address")

@@ -30,8 +30,6 @@ REDACTED_HEADERS = frozenset(
     }
 )
 REDACTED_PARAMETERS = frozenset({"access_token"})
-# A sender's name of a delivery; longer ones are no ids.
-SENDER_ID = 256
 # How far before a run its chain is looked for, where the chain's id does not say when it began.
 CHAIN_BEFORE = timedelta(days=1)
 # Clocks of two machines differ; a message of a chain may look older than the chain.
@@ -64,9 +62,9 @@ def kept_headers(headers: Iterable[tuple[str, str]], redacted: frozenset[str]) -
     return kept
 
 
-def kept_query(query: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def kept_query(query: Iterable[tuple[str, str]], redacted: frozenset[str] = REDACTED_PARAMETERS) -> list[tuple[str, str]]:
     """Return query parameters as a message keeps them: in order, repeated ones too, credentials replaced."""
-    return [(storable(name), REDACTED if name.lower() in REDACTED_PARAMETERS else storable(value)) for name, value in query]
+    return [(storable(name), REDACTED if name.lower() in redacted else storable(value)) for name, value in query]
 
 
 def delivery_id(source: str, sender_id: str) -> str:

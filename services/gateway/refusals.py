@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import structlog
 
+from services.gateway.admission import WebhookEndpoint
 from services.gateway.crowds import Crowds
-from services.gateway.senders import Door
 from shared.bus import Bus
 from shared.commit import Refused
 from shared.errors import MillraceError
@@ -19,20 +19,20 @@ class Refusals:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._crowds: Crowds[tuple[Door, str, str | None]] = Crowds(self._say)
+        self._crowds: Crowds[tuple[WebhookEndpoint, str, str | None]] = Crowds(self._say)
 
-    def note(self, door: Door, reason: str, remote: str | None) -> None:
+    def note(self, endpoint: WebhookEndpoint, reason: str, remote: str | None) -> None:
         """Tell in the background that a webhook of `remote` was refused."""
-        self._crowds.note((door.source, reason), (door, reason, remote))
+        self._crowds.note((endpoint.source, reason), (endpoint, reason, remote))
 
     async def finish(self) -> None:
         """Say what waits; for the end of the service."""
         await self._crowds.finish()
 
-    async def _say(self, refusal: tuple[Door, str, str | None], count: int) -> None:
-        door, reason, remote = refusal
-        message = WebhookRefused(source=door.source, adapter=door.adapter, reason=reason, count=count, remote=remote)
+    async def _say(self, refusal: tuple[WebhookEndpoint, str, str | None], count: int) -> None:
+        endpoint, reason, remote = refusal
+        message = WebhookRefused(source=endpoint.source, adapter=endpoint.adapter, reason=reason, count=count, remote=remote)
         try:
-            await self._bus.publish(self._bus.seal(message, org=door.org))
+            await self._bus.publish(self._bus.seal(message, org=endpoint.org))
         except (MillraceError, Refused) as error:
-            _log.warning("webhook.refusal_lost", source=door.source, count=count, reason=str(error))
+            _log.warning("webhook.refusal_lost", source=endpoint.source, count=count, reason=str(error))

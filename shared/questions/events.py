@@ -12,7 +12,10 @@ from shared.values import Expression, Key, Name, Sequence
 
 
 class SourceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A webhook source as its owner shows it; secret settings are named in `secrets` and never shown."""
+    """A webhook source as its owner shows it; secret settings are named in `secrets` and never shown.
+
+    `path` is its address at the gateway, None where it has none.
+    """
 
     id: str
     org: str
@@ -25,12 +28,15 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: str
     version: int
     integration: str | None = None
+    path: str | None = None
 
 
 class SourceEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A source as the registry `sources` holds it, by id: all that the gateway needs to admit a webhook.
 
-    `sealed` is encrypted for (organization, id, setting).
+    `sealed` is encrypted for (organization, id, setting). `verification` is a `shared.verification.Verification` as JSON, which the
+    adapter declares for the settings; its reader decodes it, so that one that it does not understand closes this source only. None:
+    the entry is of an earlier version, or of an adapter that is not there.
     """
 
     id: str
@@ -44,6 +50,7 @@ class SourceEntry(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
     updated_at: str
     integration: str | None = None
+    verification: dict[str, Any] | None = None
 
 
 class SubscriptionEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -94,6 +94,20 @@ async def test_its_owner_replaces_what_cannot_be_decoded(place: Place, document:
         assert not await writer.put("broken", 5, entry("again"))
 
 
+async def test_its_owner_makes_an_entry_anew_at_the_same_sequence_and_its_readers_follow(place: Place) -> None:
+    async with viewing(place) as (view, _), bus_of(place, "events") as bus:
+        writer = RegistryWriter(bus.client, "sources", SourceEntry)
+        assert await writer.put("one", 5, entry("as it was"))
+        assert await writer.remake("one", 5, entry("as it is"))
+        assert not await writer.remake("one", 5, entry("as it is"))
+        assert not await writer.remake("one", 4, entry("older"))
+
+        async def seen() -> bool:
+            return view.get("one") == Entry(5, entry("as it is"))
+
+        await eventually(seen)
+
+
 async def test_what_is_newer_is_left_even_where_it_cannot_be_decoded(place: Place) -> None:
     """A version that is not ours yet has written it."""
     await write(place, "newer", b'{"seq":9,"value":{"of":"tomorrow"}}')

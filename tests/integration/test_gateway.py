@@ -22,6 +22,7 @@ import pytest
 from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
 
+from services.events.adapters import verification_of
 from shared import asyncapi
 from shared.blobs import Blobs
 from shared.bus import Bus
@@ -116,6 +117,7 @@ def entry(place: Place, *, enabled: bool = True, adapter: str = "github") -> Sou
     ring = Keyring(tuple(base64.b64decode(key) for key in place.credentials.keys))
     now = rfc3339(utc_now())
     return SourceEntry(
+        verification=verification_of(adapter, {}),
         id=id_,
         org="default",
         key=hashed_key("default", id_),

@@ -25,9 +25,10 @@ from millrace.cli.stream import Event, events
 from millrace.cli.times import ago, ahead, moment, understood
 from millrace.cli.values import fitting, pairs, secret
 from millrace.cli.workspace import ending, report
-from services.gateway.schemes import key_of, refusal
-from services.gateway.senders import SENDERS
+from services.events.adapters import VERIFICATIONS
+from services.gateway.signatures import key_of
 from shared.runs import ENDED
+from tests.support.senders import refusal
 
 SETTINGS: list[tuple[str, dict[str, Any], str]] = [
     ("github", {}, "It's a Secret to Everybody"),
@@ -45,14 +46,14 @@ def test_the_gateway_takes_what_is_signed_and_nothing_that_was_changed_since(
 ) -> None:
     sending = Sending(b'{"ref": "refs/heads/main"}', "push", "delivery-1", 1_700_000_000)
     headers = {name.lower(): value for name, value in headers_of(adapter, settings, sending, key).items()}
-    way = SENDERS[adapter](settings).ways[0]
-    keys = [key_of(way.scheme, key)]
-    assert refusal(way.scheme, keys, headers, sending.body, sending.now) is None
-    assert refusal(way.scheme, keys, headers, sending.body + b" ", sending.now) is not None
+    scheme = VERIFICATIONS[adapter](settings).schemes[0]
+    keys = (key_of(scheme, key),)
+    assert refusal(scheme, keys, headers, sending.body, sending.now) is None
+    assert refusal(scheme, keys, headers, sending.body + b" ", sending.now) is not None
     unsigned = {name.lower(): value for name, value in headers_of(adapter, settings, sending, None).items()}
-    assert refusal(way.scheme, keys, unsigned, sending.body, sending.now) is not None
-    if way.delivery_header is not None:
-        assert headers[way.delivery_header] == "delivery-1"
+    assert refusal(scheme, keys, unsigned, sending.body, sending.now) is not None
+    if scheme.delivery is not None:
+        assert headers[scheme.delivery.header or ""] == "delivery-1"
 
 
 def test_github_is_signed_as_github_documents_it() -> None:

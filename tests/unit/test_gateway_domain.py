@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.events.adapters import verification_of
+from services.gateway.admission import endpoint_of
 from services.gateway.api.application import ENDPOINTS
 from services.gateway.config import read
 from services.gateway.domain import (
@@ -25,10 +27,10 @@ from services.gateway.domain import (
     storable,
     within_audit,
 )
-from services.gateway.senders import door_of
 from shared.config import ConfigError, Environment
 from shared.errors import Invalid, PreconditionFailed, Unavailable
 from shared.questions.events import SourceEntry
+from shared.verification import Place, Verification
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
 
@@ -146,6 +148,7 @@ def test_a_search_of_the_audit_trail_stays_within_it() -> None:
 
 def entry(adapter: str, **settings: str) -> SourceEntry:
     return SourceEntry(
+        verification=verification_of(adapter, settings),
         id="s",
         org="default",
         key="k",
@@ -162,16 +165,17 @@ def entry(adapter: str, **settings: str) -> SourceEntry:
 def test_a_source_that_cannot_be_verified_is_never_open() -> None:
     for unusable in (entry("nobody"), entry("hmac", algorithm="md5"), entry("hmac", encoding="rot13")):
         with pytest.raises(Unavailable):
-            door_of(unusable, lambda _: "secret")
+            endpoint_of(unusable, lambda _: "secret")
     with pytest.raises(Unavailable):
-        door_of(entry("standard-webhooks"), lambda _: "whsec_?")
+        endpoint_of(entry("standard-webhooks"), lambda _: "whsec_?")
 
 
 def test_a_generic_source_is_made_of_its_settings() -> None:
-    made = door_of(entry("hmac", header="X-Sig", algorithm="sha1", prefix="p=", delivery_header="X-Id"), lambda _: "secret")
-    way = made.sender.ways[0]
-    assert (way.scheme.header, way.scheme.algorithm, way.scheme.prefix) == ("x-sig", "sha1", "p=")
-    assert way.delivery_header == "x-id"
+    made = endpoint_of(entry("hmac", header="X-Sig", algorithm="sha1", prefix="p=", delivery_header="X-Id"), lambda _: "secret")
+    verification = verification_of("hmac", {"header": "X-Sig", "algorithm": "sha1", "prefix": "p=", "delivery_header": "X-Id"})
+    (scheme,) = msgspec.convert(verification, Verification).schemes
+    assert (scheme.signature, scheme.algorithm) == (Place(header="x-sig", prefix="p="), "hmac-sha1")
+    assert scheme.delivery == Place(header="x-id")
     assert "x-sig" in made.redacted
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from services.events.adapters.settings import SECRETS, schema
+from services.events.adapters.settings import schema
 from services.events.adapters.webhook import ParsedEvent, Webhook
 from shared.questions.events import AdapterView
+from shared.verification import SECRETS, Place, SignatureScheme, Verification
 
 DESCRIPTION = AdapterView(
     name="hmac",
@@ -21,9 +23,21 @@ DESCRIPTION = AdapterView(
         event_path={"type": "string", "minLength": 1, "description": "Dotted path to the type in a JSON body."},
         delivery_header={"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9-]+$"},
     ),
-    secrets=SECRETS,
+    secrets=[*SECRETS],
 )
 UNNAMED = "webhook"
+
+
+def verification(settings: Mapping[str, Any]) -> Verification:
+    """Return the scheme that the settings describe."""
+    delivery = settings.get("delivery_header")
+    scheme = SignatureScheme(
+        signature=Place(header=(settings.get("header") or "X-Signature").lower(), prefix=settings.get("prefix") or ""),
+        algorithm=f"hmac-{settings.get('algorithm') or 'sha256'}",  # type: ignore[arg-type]
+        encoding=settings.get("encoding") or "hex",
+        delivery=Place(header=delivery.lower()) if delivery else None,
+    )
+    return Verification(schemes=(scheme,))
 
 
 def parse(webhook: Webhook) -> list[ParsedEvent]:

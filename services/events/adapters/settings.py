@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-SECRETS = ["secret", "previous_secret"]
 # What one source may send to each gateway; above it senders are told to come again.
 RATE = {
     "type": "object",

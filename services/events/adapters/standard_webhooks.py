@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from services.events.adapters.settings import SECRETS, schema
+from collections.abc import Mapping
+from typing import Any
+
+from services.events.adapters.settings import schema
 from services.events.adapters.webhook import ParsedEvent, Webhook
 from shared.questions.events import AdapterView
+from shared.verification import SECRETS, Place, SignatureScheme, Verification
 
 DESCRIPTION = AdapterView(
     name="standard-webhooks",
@@ -16,9 +20,28 @@ DESCRIPTION = AdapterView(
             "description": "whsec_ and base64, as the sender shows it.",
         }
     ),
-    secrets=SECRETS,
+    secrets=[*SECRETS],
 )
 UNNAMED = "webhook"
+
+
+def _scheme(name: str) -> SignatureScheme:
+    identity = Place(header=f"{name}-id")
+    return SignatureScheme(
+        signature=Place(header=f"{name}-signature", separator=" ", prefix="v1,"),
+        encoding="base64",
+        template="{id}.{timestamp}.{body}",
+        values={"id": identity},
+        timestamp=Place(header=f"{name}-timestamp"),
+        key_encoding="base64",
+        key_prefix="whsec_",
+        delivery=identity,
+    )
+
+
+def verification(_settings: Mapping[str, Any]) -> Verification:
+    """Return the standard's scheme, also under the names that Svix gave it before it was a standard."""
+    return Verification(schemes=(_scheme("webhook"), _scheme("svix")))
 
 
 def parse(webhook: Webhook) -> list[ParsedEvent]:

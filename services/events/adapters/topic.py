@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from shared.questions.events import AdapterView
+from shared.verification import Verification
 
 DESCRIPTION = AdapterView(
     name="topic",
@@ -10,3 +14,8 @@ DESCRIPTION = AdapterView(
     settings_schema={"type": "object", "properties": {}, "additionalProperties": False},
     secrets=[],
 )
+
+
+def verification(_settings: Mapping[str, Any]) -> Verification:
+    """Return that there is no address to send to."""
+    return Verification(methods=())

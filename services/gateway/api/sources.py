@@ -23,7 +23,6 @@ from services.gateway.api.lists import (
 )
 from services.gateway.domain import merged, plain
 from services.gateway.parts import Gateway
-from services.gateway.senders import TOPIC
 from shared.envelope import derived_id, new_id
 from shared.errors import NotFound
 from shared.http import json_response
@@ -181,7 +180,9 @@ async def _there(gateway: Gateway, caller: Caller, name_or_id: str) -> SourceVie
 
 
 def _shown(gateway: Gateway, view: SourceView) -> dict[str, Any]:
-    return plain(view) | {"url": None if view.adapter == TOPIC else f"{gateway.public_url}/hooks/{view.id}"}
+    shown = plain(view)
+    path = shown.pop("path")
+    return shown | {"url": path and gateway.public_url + path}
 
 
 ROUTES = [

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
-from services.gateway.schemes import refusal
-from services.gateway.senders import Door, door_of
-from shared.questions.events import SourceEntry
+from services.events.adapters import verification_of
+from services.gateway.admission import WebhookEndpoint
+from tests.support.senders import NOW, VECTORS, endpoint, reason, received_of
 
-VECTORS: list[dict[str, Any]] = msgspec.json.decode((Path(__file__).parents[1] / "vectors" / "webhooks.json").read_bytes())
 # What each adapter's published vectors are verified with, as a source has it, and another secret of the same form.
 ADAPTERS: dict[str, tuple[str, dict[str, Any], str]] = {
     "github": ("github", {}, "another secret"),
@@ -26,27 +23,13 @@ VALID = [vector for vector in VECTORS if vector["provider"] in ADAPTERS and vect
 VALID = [vector for vector in VALID if "sha1" not in vector["id"]]
 
 
-def door(vector: dict[str, Any], **secrets: str) -> Door:
+def door(vector: dict[str, Any], **secrets: str) -> WebhookEndpoint:
     adapter, settings, _ = ADAPTERS[vector["provider"]]
-    entry = SourceEntry(
-        id="s",
-        org="default",
-        key="k",
-        name="n",
-        adapter=adapter,
-        settings=settings,
-        sealed=secrets,
-        enabled=True,
-        created_at="",
-        updated_at="",
-    )
-    return door_of(entry, lambda name: secrets[name])
+    return endpoint(verification_of(adapter, settings), **secrets)
 
 
-def admits(made: Door, vector: dict[str, Any]) -> bool:
-    headers = {name.lower(): value for name, value in vector["headers"].items()}
-    way = made.way(headers)
-    return refusal(way.scheme, made.keys, headers, vector["body"].encode(), vector.get("now", 1_700_000_000.0)) is None
+def admits(made: WebhookEndpoint, vector: dict[str, Any]) -> bool:
+    return reason(made.verifier, received_of(vector), vector.get("now", NOW)) is None
 
 
 def test_every_adapter_has_a_published_vector() -> None:

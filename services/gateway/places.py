@@ -1,0 +1,205 @@
+"""A request as its sender sent it, and the reading of declared places in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from multidict import istr
+
+from shared.errors import MillraceError, Unauthenticated
+from shared.values import decode_sent
+from shared.verification import Place, When
+
+# More fields than any form has.
+MOST_FIELDS = 10_000
+_NONE: tuple[str, ...] = ()
+_PORTS = {"http": 80, "https": 443}
+
+
+class Headers(Protocol):
+    """Headers by name, whatever its case, in the order in which they came."""
+
+    def getall(self, key: str, default: tuple[str, ...], /) -> Sequence[str]:
+        """Return every value of a header."""
+
+
+class Received:
+    """A request: `target` is its path and query as they were sent, `base` what stands before them in the source's address."""
+
+    __slots__ = ("_document", "_form", "_query", "base", "body", "headers", "method", "target")
+
+    def __init__(self, method: str, headers: Headers, base: str, target: str, body: bytes = b"") -> None:
+        self.method = method
+        self.headers = headers
+        self.base = base
+        self.target = target
+        self.body = body
+        self._query: dict[str, list[str]] | None = None
+        self._form: dict[str, list[str]] | None = None
+        self._document: tuple[Any] | MillraceError | None = None
+
+    @property
+    def query(self) -> dict[str, list[str]]:
+        """Return the query's parameters, each with all its values."""
+        if self._query is None:
+            self._query = _fields(self.target.partition("?")[2])
+        return self._query
+
+    @property
+    def form(self) -> dict[str, list[str]]:
+        """Return the fields of a form in the body, each with all its values. Raises `Unauthenticated` for too many."""
+        if self._form is None:
+            self._form = _fields(self.body.decode(errors="replace"))
+        return self._form
+
+    @property
+    def document(self) -> Any:
+        """Return the body as JSON. Raises `Unauthenticated` where it is none."""
+        self.read()
+        if isinstance(self._document, MillraceError):
+            raise Unauthenticated(f"the body cannot be read: {self._document.detail}") from self._document
+        return self._document[0] if self._document else None
+
+    def read(self) -> None:
+        """Read the body as JSON, once, for when it is asked for; that takes its time."""
+        if self._document is None:
+            try:
+                self._document = (decode_sent(self.body),)
+            except MillraceError as error:
+                self._document = error
+
+    def named(self, name: str) -> str:
+        """Return what a name in a template stands for that is the same in every scheme."""
+        if name == "method":
+            return self.method
+        if name == "url":
+            return self.base + self.target
+        if name == "authority":
+            return urlsplit(self.base).netloc
+        if name == "url_other_port":
+            return _with_other_port(self.base) + self.target
+        return "".join(name + value for name in sorted(self.form) for value in sorted(set(self.form[name])))
+
+
+class Reader:
+    """A place, ready to be read."""
+
+    __slots__ = ("_default", "_ends", "_header", "_key", "_path", "_plain", "_separator", "place")
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self._header = None if place.header is None else istr(place.header)
+        self._key = place.query or place.form or ""
+        self._path = () if place.json is None else tuple(place.json.split("."))
+        self._separator = place.separator
+        self._ends = (place.prefix, place.suffix)
+        self._plain = not (place.separator or place.prefix or place.suffix)
+        self._default = [] if place.default is None else [place.default]
+
+    def all(self, received: Received, item: Any = None) -> list[str]:
+        """Return the texts that are there; `item` is where JSON paths begin, None for the whole body.
+
+        Raises `Unauthenticated` where the header, parameter or field itself stands more than once: it is not clear which is meant.
+        """
+        text = self._text(received, item)
+        if not text:
+            return self._default
+        if self._plain:
+            return [text]
+        prefix, suffix = self._ends
+        parts = [part.strip() for part in text.split(self._separator)] if self._separator else [text]
+        return [
+            part[len(prefix) : len(part) - len(suffix)]
+            for part in parts
+            if len(part) >= len(prefix) + len(suffix) and part.startswith(prefix) and part.endswith(suffix)
+        ] or self._default
+
+    def one(self, received: Received, item: Any = None) -> str | None:
+        """Return the text, None where there is none. Raises `Unauthenticated` where there are several."""
+        found = self.all(received, item)
+        if len(found) > 1:
+            raise self.twice()
+        return found[0] if found else None
+
+    def holds(self, received: Received) -> bool:
+        """Return whether anything is there, in whatever form. Raises `Unauthenticated` where it stands more than once."""
+        return bool(self._text(received, None))
+
+    def absent(self) -> Unauthenticated:
+        """Return the error of a request in which this place is empty."""
+        return Unauthenticated(f"there is no {self.place}")
+
+    def twice(self) -> Unauthenticated:
+        """Return the error of a request in which it is not clear what this place holds."""
+        return Unauthenticated(f"the {self.place} stands more than once")
+
+    def _text(self, received: Received, item: Any) -> str | None:
+        values: Sequence[str]
+        if self._header is not None:
+            values = received.headers.getall(self._header, _NONE)
+        elif self._path:
+            return text_of(at(received.document if item is None else item, self._path))
+        elif self.place.query is not None:
+            values = received.query.get(self._key, _NONE)
+        else:
+            values = received.form.get(self._key, _NONE)
+        if len(values) > 1:
+            raise self.twice()
+        return values[0] if values else None
+
+
+class Conditions:
+    """Texts that have to stand in places of a request."""
+
+    def __init__(self, when: When) -> None:
+        self._head = [(Reader(place), text) for place, text in when if not place.in_body]
+        self._body = [(Reader(place), text) for place, text in when if place.in_body]
+        self.in_body = bool(self._body)
+
+    def unmet(self, received: Received, *, body: bool, item: Any = None) -> str | None:
+        """Return which condition is not met, of those on the body or of those on the head; None: all are."""
+        for reader, text in self._body if body else self._head:
+            if text not in reader.all(received, item):
+                return f"the {reader.place} is not {text!r}"
+        return None
+
+
+def at(value: Any, path: Sequence[str]) -> Any:
+    """Return what is at a path of a JSON value, or None."""
+    for part in path:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and part.isascii() and part.isdigit() and int(part[:9]) < len(value):
+            value = value[int(part[:9])]
+        else:
+            return None
+    return value
+
+
+def text_of(value: Any) -> str | None:
+    """Return a JSON value as senders sign it: text and whole numbers as they are; None for what has no one form."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int):
+        return str(value)
+    return None
+
+
+def _fields(text: str) -> dict[str, list[str]]:
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError as error:
+        raise Unauthenticated(f"a form has up to {MOST_FIELDS:,} fields") from error
+    fields: dict[str, list[str]] = {}
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+def _with_other_port(base: str) -> str:
+    parts = urlsplit(base)
+    host, colon, port = parts.netloc.rpartition(":")
+    bare = not colon or not port.isdigit()
+    return parts._replace(netloc=f"{parts.netloc}:{_PORTS.get(parts.scheme, 443)}" if bare else host).geturl()

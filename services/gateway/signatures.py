@@ -1,0 +1,119 @@
+"""Keys and signatures of each algorithm: what a secret stands for, how a signature is written, and what compares one."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
+
+from shared.verification import PUBLIC_KEY, SignatureScheme
+
+# Whether any of some signatures is the one that the holder of a key makes of a text.
+Check = Callable[[Sequence[bytes], bytes], bool]
+
+
+def key_of(declared: SignatureScheme, secret: str) -> bytes:
+    """Return the key that a secret stands for. Raises ValueError when it is not in the scheme's form or is empty."""
+    text = secret.removeprefix(declared.key_prefix)
+    try:
+        key = text.encode() if declared.key_encoding == "text" else _bytes_of(text, declared.key_encoding)
+    except ValueError as error:
+        raise ValueError(f"the secret is not {declared.key_encoding}") from error
+    if not key:
+        raise ValueError("the secret is empty")
+    return key
+
+
+def _bytes_of(text: str, encoding: str) -> bytes:
+    if encoding == "hex":
+        return bytes.fromhex(text)
+    text = text.rstrip("=")
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
+
+def decoded(text: bytes, encoding: str) -> bytes | None:
+    """Return the bytes of a signature or a token, None where it is not in its encoding."""
+    try:
+        if encoding == "hex":
+            return bytes.fromhex(text.decode())
+        return base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_" if encoding == "base64url" else None, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def size_of(declared: SignatureScheme) -> int | None:
+    """Return how many characters a signature has, None where that varies; base64url is counted without padding."""
+    if declared.algorithm == "ed25519":
+        size = 64
+    elif declared.algorithm in PUBLIC_KEY | {"token", "none"}:
+        return None
+    else:
+        size = hashlib.new(declared.algorithm.removeprefix("hmac-")).digest_size
+    return {"hex": 2 * size, "base64": -(-size // 3) * 4, "base64url": -(-size * 4 // 3)}[declared.encoding]
+
+
+def digest_of(declared: SignatureScheme, key: bytes, signed: bytes) -> str:
+    """Return the signature of a text by a symmetric key, as the scheme writes it, without the prefix."""
+    name = declared.algorithm.removeprefix("hmac-")
+    digest = hashlib.new(name, signed).digest() if name == declared.algorithm else hmac.digest(key, signed, name)
+    if declared.encoding == "hex":
+        return digest.hex()
+    if declared.encoding == "base64":
+        return base64.b64encode(digest).decode()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+
+
+def check_of(declared: SignatureScheme, key: bytes) -> Check:
+    """Return what checks signatures by a key. Raises ValueError for one that is none of the algorithm."""
+    if declared.algorithm in PUBLIC_KEY:
+        verify = _verify_of(declared.algorithm, key)
+        return lambda candidates, signed: any(_verified(verify, candidate, signed) for candidate in candidates)
+    if declared.algorithm == "token":
+        # As digests: the time that it takes says nothing of a secret's length either.
+        expected = hashlib.sha256(key).digest()
+        return lambda candidates, _: _any_equal(expected, [hashlib.sha256(candidate).digest() for candidate in candidates])
+    return lambda candidates, signed: _any_equal(digest_of(declared, key, signed).encode(), candidates)
+
+
+def _any_equal(expected: bytes, candidates: Sequence[bytes]) -> bool:
+    found = False
+    for candidate in candidates:
+        found |= hmac.compare_digest(expected, candidate)
+    return found
+
+
+def _verify_of(algorithm: str, key: bytes) -> Callable[[bytes, bytes], None]:
+    """Return the verification by a public key: 32 bytes for Ed25519, else DER or PEM. Raises ValueError for another key."""
+    try:
+        if algorithm == "ed25519" and len(key) == 32:
+            public: Any = Ed25519PublicKey.from_public_bytes(key)
+        else:
+            public = load_pem_public_key(key) if key.lstrip().startswith(b"-----") else load_der_public_key(key)
+    except UnsupportedAlgorithm as error:
+        raise ValueError("the public key is of a kind that is not known") from error
+    if algorithm == "ed25519" and isinstance(public, Ed25519PublicKey):
+        return public.verify
+    if algorithm == "ecdsa-p256-sha256" and isinstance(public, EllipticCurvePublicKey) and isinstance(public.curve, SECP256R1):
+        return lambda signature, signed: public.verify(signature, signed, ECDSA(SHA256()))
+    if algorithm == "rsa-v1_5-sha256" and isinstance(public, RSAPublicKey):
+        return lambda signature, signed: public.verify(signature, signed, PKCS1v15(), SHA256())
+    raise ValueError(f"the public key is none of {algorithm}")
+
+
+def _verified(verify: Callable[[bytes, bytes], None], signature: bytes, signed: bytes) -> bool:
+    try:
+        verify(signature, signed)
+    except InvalidSignature:
+        return False
+    return True

@@ -1,0 +1,173 @@
+"""The declaration of what the gateway needs to admit an adapter's webhooks.
+
+An adapter of events returns a `Verification` for a source's settings, the registry carries it beside the source, and the gateway
+interprets it: no adapter is known there. Secrets are named by their setting and never stand in a declaration. A field that a
+reader does not know is an error, so that an older gateway refuses a source instead of checking half of what was declared.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+# Seconds, both ways: the tolerance of Stripe, Slack and Standard Webhooks.
+TOLERANCE = 300.0
+# The present secret, and the one before it while a sender changes over.
+SECRETS = ("secret", "previous_secret")
+
+# Named as in the registry of RFC 9421, where they stand in it. `sha256` is a plain digest, of a template that holds `{secret}`.
+# `token`: the signature is a secret itself. `none`: nothing is verified, which an adapter has to ask for by this name.
+_Symmetric = Literal["hmac-sha1", "hmac-sha256", "hmac-sha384", "hmac-sha512", "sha256"]
+Algorithm = _Symmetric | Literal["ed25519", "ecdsa-p256-sha256", "rsa-v1_5-sha256", "token", "none"]
+PUBLIC_KEY = frozenset({"ed25519", "ecdsa-p256-sha256", "rsa-v1_5-sha256"})
+Encoding = Literal["hex", "base64", "base64url", "text"]
+# Names in a template, besides those of `values`; the second row covers the body.
+_HEAD_NAMES = frozenset({"timestamp", "method", "url", "url_other_port", "authority", "secret"})
+_BODY_NAMES = frozenset({"body", "form"})
+
+
+class Declared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A part of a declaration: small as JSON, and never read in part."""
+
+
+class Place(Declared, frozen=True, kw_only=True):
+    """Where a text stands in a request: in exactly one of a header, a query parameter, a form's field, a path of a JSON body.
+
+    Header names are lower case; a JSON path is names and list positions, dotted. With a `separator` the text is split there and
+    its parts are stripped; those that begin with `prefix` and end with `suffix` are meant, without both. `default` stands in for a
+    text that is absent; without one the request is refused.
+    """
+
+    header: str | None = None
+    query: str | None = None
+    form: str | None = None
+    json: str | None = None
+    separator: str = ""
+    prefix: str = ""
+    suffix: str = ""
+    default: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a place that is none."""
+        if sum(name is not None for name in (self.header, self.query, self.form, self.json)) != 1:
+            raise ValueError("a place is one of header, query, form and json")
+        if self.header is not None and self.header != self.header.lower():
+            raise ValueError(f"the header {self.header!r} is to be written in lower case")
+
+    @property
+    def in_body(self) -> bool:
+        """Return whether the text is only there once the body is."""
+        return self.form is not None or self.json is not None
+
+    def __str__(self) -> str:
+        """Return its name for a person: "x-signature header"."""
+        kinds = {"header": self.header, "query parameter": self.query, "field": self.form, "in the body": self.json}
+        return next(f"{name} {kind}" for kind, name in kinds.items() if name is not None)
+
+
+When = tuple[tuple[Place, str], ...]
+
+
+class SignatureScheme(Declared, frozen=True, kw_only=True):
+    """One way in which a sender signs.
+
+    `template` is the signed text, with names in braces: those of `values`, `body`, `timestamp`, `method`, `url` (the source's
+    address with the request's query), `url_other_port` (the same without its port, or with the usual one where it has none),
+    `authority`, `form` (fields and values, sorted, each once), and for a plain digest `secret`. It has to cover the body, unless
+    `body_digest` is where a SHA-256 of the body stands, whose own place the template then covers.
+
+    `keys` are the settings that hold keys, any of which may have signed; of symmetric algorithms only secret settings are read. A
+    `timestamp` further than `tolerance` seconds from now, either way, is refused. The scheme is for requests where all of `when` is
+    so. With `each`, the path of a list in a JSON body, every item is verified, and JSON paths begin at the item. `delivery` is the
+    sender's own id of a delivery, read from the whole request.
+    """
+
+    algorithm: Algorithm = "hmac-sha256"
+    signature: Place | None = None
+    encoding: Encoding = "hex"
+    template: str = "{body}"
+    values: dict[str, Place] = {}
+    timestamp: Place | None = None
+    timestamp_unit: Literal["s", "ms", "rfc3339"] = "s"
+    tolerance: float = TOLERANCE
+    keys: tuple[str, ...] = SECRETS
+    key_encoding: Literal["text", "base64", "hex"] = "text"
+    key_prefix: str = ""
+    body_digest: Place | None = None
+    when: When = ()
+    each: str | None = None
+    delivery: Place | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a scheme that would verify less than it seems to."""
+        if (self.signature is None) != (self.algorithm == "none"):
+            raise ValueError("a scheme has a signature, or the algorithm none")
+        if (self.encoding == "text") and self.algorithm not in {"token", "none"}:
+            raise ValueError("a signature is hex, base64 or base64url; only a token is text")
+        names = {name for _, name in pieces(self.template) if name is not None}
+        if self.values.keys() & (_HEAD_NAMES | _BODY_NAMES):
+            raise ValueError(f"{min(self.values)!r} or another of the values has the name of something else")
+        unknown = names - _HEAD_NAMES - _BODY_NAMES - self.values.keys()
+        if unknown:
+            raise ValueError(f"the template names {min(unknown)!r}, which is nowhere declared")
+        if self.algorithm in {"token", "none"}:
+            return
+        if ("secret" in names) != (self.algorithm == "sha256"):
+            raise ValueError("a template holds {secret} where the algorithm is a plain digest, and only there")
+        if ("timestamp" in names) != (self.timestamp is not None):
+            raise ValueError("a timestamp is declared and signed, or neither")
+        covered = _BODY_NAMES | {name for name, place in self.values.items() if place.in_body}
+        if not names & covered and self.body_digest is None:
+            raise ValueError("the template leaves the body unsigned: anybody could change it")
+
+
+class Handshake(Declared, frozen=True, kw_only=True):
+    """A request by which a sender asks whether an address takes its webhooks: answered, and never a delivery.
+
+    It has this `method`, all of `when`, and the `challenge` where there is one: up to 1,024 printable characters. A request that
+    has them and whose `token` is not one of the secrets in `keys` is refused with 403. `signed`: it is verified as a webhook first.
+    The answer is `json`, else `text`, and `headers`, where `{challenge}` is the challenge and `{digest}` its HMAC by the first
+    of `keys`: then the challenge may only hold what is no webhook, letters, digits and `+/._-`.
+    """
+
+    method: str = "GET"
+    when: When = ()
+    challenge: Place | None = None
+    token: Place | None = None
+    keys: tuple[str, ...] = SECRETS
+    signed: bool = False
+    digest: Literal["hmac-sha256"] | None = None
+    encoding: Literal["hex", "base64"] = "hex"
+    text: str = "{challenge}"
+    json: dict[str, Any] | None = None
+    headers: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a handshake that every request would be."""
+        if self.challenge is None and not self.when and self.method == "POST":
+            raise ValueError("a handshake by POST is told from a webhook by its challenge or by `when`")
+
+
+class Verification(Declared, frozen=True, kw_only=True):
+    """What the gateway does with requests to a source: any one of `schemes` that verifies a request makes it genuine.
+
+    No schemes: no request is. No `methods`: the source has no address. `content_types` None: any. Places of signatures and tokens
+    are not kept with a delivery; `redacted` are others, in a header or the query.
+    """
+
+    schemes: tuple[SignatureScheme, ...] = ()
+    handshakes: tuple[Handshake, ...] = ()
+    methods: tuple[str, ...] = ("POST",)
+    content_types: tuple[str, ...] | None = None
+    redacted: tuple[Place, ...] = ()
+
+
+def pieces(template: str) -> Iterator[tuple[str, str | None]]:
+    """Yield the texts of a template, each with the name that follows it, if one does. Raises ValueError."""
+    for text, name, form, conversion in string.Formatter().parse(template):
+        if name == "" or form or conversion:
+            raise ValueError(f"{template!r} is no template")
+        yield text, name

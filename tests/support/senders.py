@@ -1,0 +1,238 @@
+"""Senders as an adapter would declare them, with published vectors or without; and requests of theirs, without a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from multidict import CIMultiDict
+
+from services.events.adapters import github, standard_webhooks
+from services.gateway.admission import WebhookEndpoint, endpoint_of
+from services.gateway.places import Received
+from services.gateway.schemes import Claim, Scheme, Verifier
+from shared.errors import Unauthenticated
+from shared.questions.events import SourceEntry
+from shared.verification import Handshake, Place, SignatureScheme, Verification
+
+VECTORS: list[dict[str, Any]] = msgspec.json.decode((Path(__file__).parents[1] / "vectors" / "webhooks.json").read_bytes())
+NOW = 1_700_000_000.0
+BASE = "https://hooks.example"
+
+
+def header(name: str, prefix: str = "", separator: str = "", suffix: str = "") -> Place:
+    """A place in a header."""
+    return Place(header=name, prefix=prefix, separator=separator, suffix=suffix)
+
+
+def adyen(name: str) -> Place:
+    """A field of Adyen's items; what is absent is signed as nothing."""
+    return Place(json=f"NotificationRequestItem.{name}", default="")
+
+
+def box(which: str) -> SignatureScheme:
+    """One of Box's two keys, each with a signature of its own."""
+    return SignatureScheme(
+        signature=header(f"box-signature-{which}"),
+        encoding="base64",
+        template="{body}{timestamp}",
+        timestamp=header("box-delivery-timestamp"),
+        timestamp_unit="rfc3339",
+        keys=(f"{which}_key",),
+        when=((header("box-signature-version"), "1"),),
+        delivery=header("box-delivery-id"),
+    )
+
+
+def hubspot(version: str, template: str) -> SignatureScheme:
+    """HubSpot's plain digests."""
+    return SignatureScheme(
+        algorithm="sha256",
+        signature=header("x-hubspot-signature"),
+        template=template,
+        when=((header("x-hubspot-signature-version"), version),),
+    )
+
+
+def twilio(template: str) -> SignatureScheme:
+    """Twilio's form bodies, by the source's address with or without its port."""
+    no_digest = (Place(query="bodySHA256", default=""), "")
+    return SignatureScheme(
+        algorithm="hmac-sha1", signature=header("x-twilio-signature"), encoding="base64", template=template, when=(no_digest,)
+    )
+
+
+STRIPE = SignatureScheme(
+    signature=header("stripe-signature", "v1=", ","),
+    timestamp=header("stripe-signature", "t=", ","),
+    template="{timestamp}.{body}",
+    delivery=Place(json="id"),
+)
+SANITY = SignatureScheme(
+    signature=header("sanity-webhook-signature", "v1=", ","),
+    timestamp=header("sanity-webhook-signature", "t=", ","),
+    timestamp_unit="ms",
+    encoding="base64url",
+    template="{timestamp}.{body}",
+)
+SLACK = SignatureScheme(
+    signature=header("x-slack-signature", "v0="),
+    timestamp=header("x-slack-request-timestamp"),
+    template="v0:{timestamp}:{body}",
+    delivery=Place(json="event_id"),
+)
+STANDARD_WEBHOOKS, SVIX = standard_webhooks.verification({}).schemes
+ED25519 = SignatureScheme(
+    algorithm="ed25519", signature=header("x-signature"), keys=("public_key",), key_encoding="hex", template="{body}"
+)
+ADYEN = SignatureScheme(
+    signature=Place(json="NotificationRequestItem.additionalData.hmacSignature"),
+    encoding="base64",
+    key_encoding="hex",
+    each="notificationItems",
+    template=":".join(
+        f"{{{name}}}"
+        for name in ("psp", "original", "account", "merchant", "value", "currency", "code", "success")
+    ),
+    values={
+        "psp": adyen("pspReference"),
+        "original": adyen("originalReference"),
+        "account": adyen("merchantAccountCode"),
+        "merchant": adyen("merchantReference"),
+        "value": adyen("amount.value"),
+        "currency": adyen("amount.currency"),
+        "code": adyen("eventCode"),
+        "success": adyen("success"),
+    },
+)  # fmt: skip
+SHA1 = SignatureScheme(signature=header("x-signature", "sha1="), algorithm="hmac-sha1")
+# By the id of a vector, else by its provider.
+DECLARED: dict[str, tuple[SignatureScheme, ...]] = {
+    "adyen": (ADYEN,),
+    "bitbucket_jira": (SignatureScheme(signature=header("x-hub-signature", "sha256=")),),
+    "box": (box("primary"), box("secondary")),
+    "circleci": (SignatureScheme(signature=header("circleci-signature", "v1=", ",")),),
+    "ed25519_primitive": (ED25519,),
+    "github": (github.SCHEME,),
+    "hmac_primitive": (SignatureScheme(signature=header("x-signature"), key_encoding="hex"),),
+    # What is signed of the message is put together from its head and covers no body: see `test_verification`.
+    "http_message_signatures": (
+        SignatureScheme(signature=header("signature", "sig-b25=:", suffix=":"), encoding="base64", key_encoding="base64"),
+    ),
+    "hubspot": (hubspot("v1", "{secret}{body}"), hubspot("v2", "{secret}{method}{url}{body}")),
+    "line": (SignatureScheme(signature=header("x-line-signature"), encoding="base64"),),
+    "paddle": (
+        SignatureScheme(
+            signature=header("paddle-signature", "h1=", ";"),
+            timestamp=header("paddle-signature", "ts=", ";"),
+            template="{timestamp}:{body}",
+        ),
+    ),
+    "pagerduty": (SignatureScheme(signature=header("x-pagerduty-signature", "v1=", ",")),),
+    "razorpay": (SignatureScheme(signature=header("x-razorpay-signature")),),
+    "sanity": (SANITY,),
+    "sendgrid": (
+        SignatureScheme(
+            algorithm="ecdsa-p256-sha256",
+            signature=header("x-twilio-email-event-webhook-signature"),
+            encoding="base64",
+            timestamp=header("x-twilio-email-event-webhook-timestamp"),
+            template="{timestamp}{body}",
+            keys=("public_key",),
+            key_encoding="base64",
+        ),
+    ),
+    "slack": (SLACK,),
+    "standard_webhooks": (STANDARD_WEBHOOKS, SVIX),
+    # The digest alone is published, not a whole header.
+    "stripe": (SignatureScheme(signature=header("x-signature")),),
+    "svix": (STANDARD_WEBHOOKS, SVIX),
+    "twilio": (twilio("{url}{form}"), twilio("{url_other_port}{form}")),
+    "x": (SignatureScheme(signature=header("x-twitter-webhooks-signature", "sha256="), encoding="base64"),),
+    "generic-sha512-hex-convoy": (SignatureScheme(signature=header("x-convoy-signature"), algorithm="hmac-sha512"),),
+    "generic-sha512-b64-convoy": (
+        SignatureScheme(signature=header("x-convoy-signature"), algorithm="hmac-sha512", encoding="base64"),
+    ),
+    "adnanh-sha1-json": (SHA1,),
+    "adnanh-sha1-empty": (SHA1,),
+    "octokit-sha1-legacy": (SignatureScheme(signature=header("x-hub-signature", "sha1="), algorithm="hmac-sha1"),),
+}
+CRC = Handshake(
+    challenge=Place(query="crc_token"), digest="hmac-sha256", encoding="base64", json={"response_token": "sha256={digest}"}
+)
+
+
+def verification_of(vector: Mapping[str, Any]) -> Verification:
+    """Return what an adapter of a vector's sender would declare."""
+    schemes = DECLARED[vector["id"] if vector["id"] in DECLARED else vector["provider"]]
+    return Verification(schemes=schemes, handshakes=(CRC,) if vector["provider"] == "x" else ())
+
+
+def settings_of(vector: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of a source for a vector: the published key, under the name by which its sender is declared."""
+    key = vector.get("public_key") or vector["secret"]
+    if vector["provider"] == "box":
+        return {"secondary_key" if vector["id"] == "box-secondary" else "primary_key": key}
+    return dict.fromkeys(("public_key",) if "public_key" in vector else ("secret",), key)
+
+
+def received_of(vector: Mapping[str, Any], *, body: bytes | None = None, headers: Mapping[str, str] | None = None) -> Received:
+    """Return a vector's request; where a vector is of a signature alone, it stands in a header."""
+    given = dict(vector["headers"]) if headers is None else dict(headers)
+    if headers is None and not given and vector["provider"] not in {"adyen", "x"}:
+        given = {"X-Signature": vector.get("signature_hex", vector["expected"])}
+    signed = vector["signed_string"] if vector["provider"] == "http_message_signatures" else vector["body"]
+    url = vector.get("request_url", f"{BASE}/hooks/s") + ("?" + vector["query"] if "query" in vector else "")
+    scheme, _, rest = url.partition("://")
+    host, _, target = rest.partition("/")
+    content = signed.encode() if body is None else body
+    return Received(vector.get("method", "POST"), CIMultiDict(given), f"{scheme}://{host}", f"/{target}", content)
+
+
+def request(
+    body: bytes = b"", headers: Mapping[str, str] | None = None, *, method: str = "POST", target: str = "/hooks/s"
+) -> Received:
+    """Return a request to a source."""
+    return Received(method, CIMultiDict(headers or {}), BASE, target, body)
+
+
+def endpoint(declared: Verification | dict[str, Any] | None, **settings: str) -> WebhookEndpoint:
+    """Return the endpoint of a source whose registry entry holds a declaration; settings named `public…` are open."""
+    entry = SourceEntry(
+        id="s",
+        org="default",
+        key="k",
+        name="n",
+        adapter="any",
+        settings={name: value for name, value in settings.items() if name.startswith("public")},
+        sealed={name: value for name, value in settings.items() if not name.startswith("public")},
+        enabled=True,
+        created_at="",
+        updated_at="",
+        verification=msgspec.to_builtins(declared),
+    )
+    return endpoint_of(msgspec.json.decode(msgspec.json.encode(entry), type=SourceEntry), entry.sealed.__getitem__)
+
+
+def reason(verifier: Verifier, received: Received, now: float = NOW) -> str | None:
+    """Return why a request is refused, None when it is genuine."""
+    try:
+        verifier.verify(verifier.claims(received, now), received, now).delivery(received)
+    except Unauthenticated as error:
+        return error.detail
+    return None
+
+
+def refusal(scheme: SignatureScheme, keys: tuple[bytes, ...], headers: Mapping[str, str], body: bytes, now: float) -> str | None:
+    """Return why a request with such a head and body is refused by one scheme."""
+    return reason(Verifier([Scheme(scheme, keys)]), request(body, headers), now)
+
+
+def claim_of(scheme: SignatureScheme, headers: Mapping[str, str], now: float) -> Claim | str:
+    """Return what a head claims, or why no body could make it genuine."""
+    try:
+        return Verifier([Scheme(scheme, ())]).claims(request(b"", headers), now)[0]
+    except Unauthenticated as error:
+        return error.detail
