@@ -156,7 +156,7 @@ class Conditions:
     def __init__(self, when: When) -> None:
         self._head = [(Reader(place), text) for place, text in when if not place.in_body]
         self._body = [(Reader(place), text) for place, text in when if place.in_body]
-        self.in_body = bool(self._body)
+        self.in_head, self.in_body = bool(self._head), bool(self._body)
 
     def unmet(self, received: Received, *, body: bool, item: Any = None) -> str | None:
         """Return which condition is not met, of those on the body or of those on the head; None: all are."""

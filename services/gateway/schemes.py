@@ -61,6 +61,7 @@ class Scheme:
         self._each = None if declared.each is None else declared.each.split(".")
         self._delivery = Reader(declared.delivery) if declared.delivery is not None else None
         self._size = size_of(declared)
+        self._elsewhere = declared.signature is None or declared.signature.in_body
         readers = (self._signature, self._timestamp, self._digest, *(reader for _, reader in self._body_values))
         self.reads_document = self._each is not None or any(
             place.json is not None
@@ -69,10 +70,9 @@ class Scheme:
 
     def claim(self, received: Received, now: float) -> Claim:
         """Return what a request's head claims; `now` is in epoch seconds. Raises `Unauthenticated` where no body could prove it."""
-        unmet = self._when.unmet(received, body=False)
-        if unmet is not None:
+        if self._when.in_head and (unmet := self._when.unmet(received, body=False)) is not None:
             raise Unauthenticated(unmet)
-        if self._signature is None or self._signature.place.in_body:
+        if self._signature is None or self._elsewhere:
             given = None
         elif not (given := self._signature.all(received)) and not self._signature.holds(received):
             raise self._signature.absent()
@@ -85,8 +85,7 @@ class Scheme:
 
     def verify(self, claim: Claim, received: Received, now: float) -> None:
         """Raise `Unauthenticated` unless one of the keys signed the whole request. Without keys everything is refused."""
-        unmet = self._when.unmet(received, body=True)
-        if unmet is not None:
+        if self._when.in_body and (unmet := self._when.unmet(received, body=True)) is not None:
             raise Unauthenticated(unmet)
         if self._digest is not None:
             given = self._digest.one(received) or ""
@@ -154,8 +153,8 @@ class Scheme:
         return b"".join(parts)
 
     def holds(self, received: Received) -> bool:
-        """Return whether there is a signature in the head, in whatever form."""
-        return self._signature is not None and not self._signature.place.in_body and self._signature.holds(received)
+        """Return whether a signature is in the head, in whatever form, or has its place elsewhere."""
+        return self._elsewhere or (self._signature is not None and self._signature.holds(received))
 
     def _candidates(self, given: Sequence[str]) -> tuple[bytes, ...]:
         """Return signatures as they are compared. Raises `Unauthenticated` where none has the form of one."""
@@ -208,6 +207,8 @@ class Verifier:
         claims: list[Claim] = []
         reason: Unauthenticated | None = None
         for scheme in self._schemes:
+            if claims and not scheme.holds(received):
+                continue  # the other names of one signature: nobody asks why
             try:
                 claims.append(scheme.claim(received, now))
             except Unauthenticated as error:

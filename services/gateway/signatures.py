@@ -21,6 +21,11 @@ from shared.verification import PUBLIC_KEY, SignatureScheme
 
 # Whether any of some signatures is the one that the holder of a key makes of a text.
 Check = Callable[[Sequence[bytes], bytes], bool]
+_WRITTEN: dict[str, Callable[[bytes], bytes]] = {
+    "hex": lambda digest: digest.hex().encode(),
+    "base64": base64.b64encode,
+    "base64url": lambda digest: base64.urlsafe_b64encode(digest).rstrip(b"="),
+}
 
 
 def key_of(declared: SignatureScheme, secret: str) -> bytes:
@@ -65,13 +70,14 @@ def size_of(declared: SignatureScheme) -> int | None:
 
 def digest_of(declared: SignatureScheme, key: bytes, signed: bytes) -> str:
     """Return the signature of a text by a symmetric key, as the scheme writes it, without the prefix."""
-    name = declared.algorithm.removeprefix("hmac-")
-    digest = hashlib.new(name, signed).digest() if name == declared.algorithm else hmac.digest(key, signed, name)
-    if declared.encoding == "hex":
-        return digest.hex()
-    if declared.encoding == "base64":
-        return base64.b64encode(digest).decode()
-    return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    return _digester_of(declared, key)(signed).decode()
+
+
+def _digester_of(declared: SignatureScheme, key: bytes) -> Callable[[bytes], bytes]:
+    write, name = _WRITTEN[declared.encoding], declared.algorithm.removeprefix("hmac-")
+    if name == declared.algorithm:
+        return lambda signed: write(hashlib.new(name, signed).digest())
+    return lambda signed: write(hmac.digest(key, signed, name))
 
 
 def check_of(declared: SignatureScheme, key: bytes) -> Check:
@@ -83,7 +89,8 @@ def check_of(declared: SignatureScheme, key: bytes) -> Check:
         # As digests: the time that it takes says nothing of a secret's length either.
         expected = hashlib.sha256(key).digest()
         return lambda candidates, _: _any_equal(expected, [hashlib.sha256(candidate).digest() for candidate in candidates])
-    return lambda candidates, signed: _any_equal(digest_of(declared, key, signed).encode(), candidates)
+    digest = _digester_of(declared, key)
+    return lambda candidates, signed: _any_equal(digest(signed), candidates)
 
 
 def _any_equal(expected: bytes, candidates: Sequence[bytes]) -> bool:
