@@ -10,7 +10,7 @@ import msgspec
 from shared.config import Environment
 
 MIB = 1024 * 1024
-# GitHub sends up to 25 MB; nobody known sends more.
+# The largest that any sender is known to send.
 MAX_BODY = 25 * MIB
 MAX_FILE = 512 * MIB
 # Each may take a few hundred KiB while a request is on its way.
