@@ -26,6 +26,7 @@ from shared.messages import (
 )
 from shared.questions import Page
 from shared.questions.events import DeliveryList, DeliveryView, GetDelivery, ListDeliveries, RetryDelivery
+from shared.questions.logs import LogPage, Search
 from tests.integration.test_gateway import gateway
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, river
@@ -40,6 +41,13 @@ def greet(event: dict) -> dict:
 
 @workflow(name="hold")
 async def hold(event: dict) -> None:
+    await wait_for("go")
+"""
+TURNS = b"""
+from millrace import wait_for, workflow
+
+@workflow(name="greet", queue_timeout=0.5, concurrency="'one at a time'")
+async def greet(event: dict) -> None:
     await wait_for("go")
 """
 LATE = WORKFLOW.replace(b'"greet"', b'"late"').replace(b'"hold"', b'"held"')
@@ -226,6 +234,40 @@ async def test_a_delivery_shows_how_its_runs_go(place: Place) -> None:
             # The marker comes after it, so that what is seen with it is what the message made of the run.
             view = await settled_with(outside, id_, marker)
             assert {one.id: one.status for one in view.runs}[run] == status, message
+
+
+async def test_a_delivery_and_the_archive_say_that_its_run_waited_and_expired(place: Place, data: Path) -> None:
+    async with running(place, "logs"), river(place, data) as outside:
+        await outside.put_file("greet.py", TURNS)
+        source = await outside.source()
+        await outside.subscription()
+        ids = [await outside.webhook(source, {"ref": ref}) for ref in ("main", "other")]
+        for id_ in ids:
+            await outside.delivery(id_, "routed")
+        late = (await with_run(outside, ids, "expired")).runs[0].id
+        assert (await with_run(outside, ids, "waiting")).runs[0].id != late
+
+        async def archived() -> dict[str, str] | None:
+            page: LogPage = await outside.bus.ask(Search(org="default", q=f'run:"{late}"'))
+            found = {item.type: item.message for item in page.items}
+            return found if "run.expired" in found else None
+
+        lines = await eventually(archived)
+        assert lines is not None
+        assert lines["run.expired"].startswith("deadline: Expired: it was to begin within 0.5 s of")
+        assert lines["run.waiting"] == "waiting for concurrency"
+
+
+async def with_run(outside: Outside, deliveries: list[str], status: str) -> DeliveryView:
+    """Return the delivery, of these, whose run gets a status."""
+
+    async def there() -> DeliveryView | None:
+        views = [await seen(outside, id_) for id_ in deliveries]
+        return next((view for view in views if view is not None and view.runs[0].status == status), None)
+
+    view = await eventually(there)
+    assert isinstance(view, DeliveryView)
+    return view
 
 
 async def settled_with(outside: Outside, delivery: str, run: str) -> DeliveryView:
