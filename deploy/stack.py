@@ -31,6 +31,8 @@ GONE_AFTER = {"gateway": 3.0, "events": 5.0, "executor": 8.5, "oauth": 9.5, "log
 LARGEST_LOG = 16 * 1024 * 1024
 LOGS_CHECKED_EVERY = 20.0
 PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
+# Of the settings of services those that an operator of this stack may choose in its environment.
+CHOSEN = {"events": ("MILLRACE_MAX_CHAIN",), "executor": ("MILLRACE_MAX_CHAIN", "MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY")}
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,8 +140,7 @@ class Stack:
             given["MILLRACE_SANDBOX_TIER"] = os.environ.get("MILLRACE_SANDBOX_TIER", "")
             if os.geteuid() == 0:
                 given["MILLRACE_SANDBOX_UID"] = str(SANDBOX_UID)
-            given |= {name: os.environ[name] for name in ("MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY") if name in os.environ}
-        return given
+        return given | {variable: os.environ[variable] for variable in CHOSEN.get(name, ()) if variable in os.environ}
 
     async def _bound_logs(self) -> None:
         while True:

@@ -13,6 +13,9 @@ import msgspec
 
 from shared.errors import Problem
 
+# Runs of a chain, and events that these emit: several times what anybody has thought of, and some minutes of one executor.
+LONGEST_CHAIN = 10_000
+
 
 class ConfigError(Exception):
     """The environment does not make a configuration; `problems` name each variable and what is wrong with it."""
@@ -120,6 +123,11 @@ def common(environment: Environment) -> dict[str, Any]:
         "database_url": environment.text("MILLRACE_DATABASE_URL"),
         "keys": environment.keys("MILLRACE_KEYS"),
     }
+
+
+def longest_chain(environment: Environment) -> int:
+    """Return how many runs, and how many events of theirs, one chain may have; where runs are started it is the same."""
+    return environment.integer("MILLRACE_MAX_CHAIN", LONGEST_CHAIN, minimum=1)
 
 
 def read(environment: Environment) -> Settings:

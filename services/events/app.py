@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
+from services.events import domain
 from services.events.config import Settings, read
 from services.events.entries import source_entry_of
 from services.events.handlers import HANDLERS
@@ -33,10 +34,11 @@ from shared.service import Runtime
 class Events:
     """What handlers, questions and projections of this service share."""
 
-    def __init__(self, bus: Bus, store: Store, keyring: Keyring, expressions: Expressions, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, bus: Bus, store: Store, expressions: Expressions, runtime: Runtime) -> None:
         self.bus = bus
         self.store = store
-        self.keyring = keyring
+        self.keyring = Keyring(settings.keys)
+        self.longest_chain = settings.longest_chain
         self.expressions = expressions
         self.bodies = Blobs(bus.client, "bodies")
         self.sources = RegistryWriter(bus.client, "sources", SourceEntry)
@@ -74,6 +76,11 @@ class Events:
         """
         return await self.store.received_at(delivery)
 
+    async def check_chain(self, org: str, chain: str, *, emits: bool) -> None:
+        """Raise `Invalid` where a chain has had as many runs as one may, or, if it `emits`, events: as far as the rows tell yet."""
+        emitted, runs = await self.store.counted_in_chain(org, chain)
+        domain.check_chain(max(runs, emitted if emits else 0), self.longest_chain)
+
     async def mapping(self, org: str, integration: str) -> MappingView:
         """Return what an integration is for an organization. Raises NotFound naming what is missing, Unavailable."""
         return await get_mapping(GetMapping(org=org, integration=integration), self)
@@ -100,7 +107,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         bus = await stack.enter_async_context(connected(settings.nats_url, service="events", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.say_log))
         expressions = await stack.enter_async_context(evaluating(runtime.health))
-        events = Events(bus, Store(engine), Keyring(settings.keys), expressions, runtime)
+        events = Events(settings, bus, Store(engine), expressions, runtime)
 
         projections = started(
             projected(bus.client),

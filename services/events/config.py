@@ -1,7 +1,17 @@
-"""What the events service is told by its environment: what every service with tables is, and nothing else."""
+"""Settings of the events service."""
 
 from __future__ import annotations
 
-from shared.config import Settings, read
+from shared import config
+from shared.config import Environment
 
-__all__ = ["Settings", "read"]
+
+class Settings(config.Settings, frozen=True, kw_only=True):
+    """Read once at start. `longest_chain` bounds the runs of one chain, and the events that they emit."""
+
+    longest_chain: int
+
+
+def read(environment: Environment) -> Settings:
+    """Return the settings; what is missing is reported by `environment.check`."""
+    return Settings(**config.common(environment), longest_chain=config.longest_chain(environment))

@@ -17,7 +17,7 @@ from shared import aggregate
 from shared.asking import Questions
 from shared.bus import Bus
 from shared.envelope import Envelope, derived_id, open_message, rfc3339, utc_now
-from shared.errors import Conflict, Invalid, NotFound, Unavailable
+from shared.errors import Conflict, Invalid, NotFound, TooMany, Unavailable
 from shared.messages import EventAccepted, WebhookReceived
 from shared.messages.declaration import declaration_of
 from shared.projection import Projection
@@ -36,6 +36,10 @@ from shared.questions.events import (
 
 # Seconds that a retry waits, at most, for the rows of each stream.
 CAUGHT_UP = 1.0
+# Emitted events of one organization that may wait to be routed, among the webhooks of all others: a second's work.
+MOST_UNROUTED = 500
+# Seconds after which a run that would emit more is to ask again.
+LATER = 0.5
 
 
 class Deps(HandlerDeps, Protocol):
@@ -130,12 +134,18 @@ async def _again(first: Envelope, deps: Deps, *, retry: str) -> AsyncIterator[Ev
 async def emit_event(command: EmitEvent, deps: Deps) -> Emitted:
     """Let a topic have an event. All ids derive from the command's: the broker, and later the delivery's row, know it again."""
     delivery = derived_id(command.id, "delivery", command.org)
-    topic = await deps.store.topic(command.org, command.source, delivery)
+    topic = await deps.store.topic(command.org, command.source, delivery, MOST_UNROUTED)
     event = domain.emitted(command, dict(topic) if topic else None, delivery, rfc3339(utc_now()))
     answer = Emitted(event.event, delivery)
     if topic is not None and topic["delivery"] is not None:
         await _compare(event, topic["emitted"], deps)
         return answer
+    if command.run is not None and topic is not None:
+        if event.chain is not None:
+            await deps.check_chain(command.org, event.chain, emits=True)
+        if topic["unrouted"] >= MOST_UNROUTED:
+            detail = f"{MOST_UNROUTED} events that runs of this organization emitted wait to be routed"
+            raise TooMany(detail, retry_after=LATER)
     sealed = deps.bus.seal(
         event,
         org=command.org,

@@ -201,7 +201,15 @@ def emitted(command: EmitEvent, topic: Mapping[str, Any] | None, delivery: str, 
         data=command.data,
         emitted_by=command.actor if command.run is None else f"run:{command.run}",
         hops=hops,
+        chain=None if command.run is None else command.correlation_id,
     )
+
+
+def check_chain(length: int, longest: int) -> None:
+    """Raise `Invalid` where a chain has as many runs, or events, as one may: `length` is how many of either."""
+    if length >= longest:
+        detail = f"this chain of runs that start each other has {longest} runs or events already, and no more are allowed"
+        raise Invalid(detail, errors=(Problem("run", "the chain is too long"),))
 
 
 def matching(subscriptions: list[SubscriptionEntry], type_: str) -> list[SubscriptionEntry]:

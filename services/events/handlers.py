@@ -59,6 +59,9 @@ class Deps(Protocol):
     async def workflow(self, org: str, name: str) -> WorkflowEntry:
         """Return the workflow that an organization means by a name. Raises NotFound, Unavailable."""
 
+    async def check_chain(self, org: str, chain: str, *, emits: bool) -> None:
+        """Raise `Invalid` where a chain has had as many runs as one may, or, if it `emits`, events."""
+
     async def mapping(self, org: str, integration: str) -> MappingView:
         """Return what an integration is for an organization. Raises NotFound naming what is missing, Unavailable."""
 
@@ -192,6 +195,9 @@ async def _routed(
 ) -> AsyncIterator[Message]:
     run = domain.run_id(event.event, subscription.id)
     try:
+        # A user who retries a delivery does so once.
+        if event.chain is not None and event.retried_by is None:
+            await deps.check_chain(subscription.org, event.chain, emits=False)
         workflow = await deps.workflow(subscription.org, subscription.workflow)
         inputs = domain.within_bounds(domain.mapped(subscription.input, document, integration))
         misfit = domain.misfit(workflow.input_schema, inputs)

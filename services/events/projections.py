@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -55,7 +56,7 @@ def projected(client: Client) -> list[Projected]:
             filters=("source.>", "subscription.>", "integration.>", "mapping.>"),
         ),
         *(
-            Projected(name=name, stream=stream, apply=apply, tables=("delivery", "delivery_run"), linger=LINGER)
+            Projected(name=name, stream=stream, apply=apply, tables=("delivery", "delivery_run", "chain"), linger=LINGER)
             for name, (stream, apply) in DELIVERIES.items()
         ),
     ]
@@ -140,16 +141,25 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
             row |= msgspec.structs.asdict(routing(msgspec.convert(row, Routing), message))
             if isinstance(message, EventAccepted) and message.emitted_by is not None and message.retried_by is None:
                 row["emitted"] = at.delivered.sequence
-    return [store.put_routings(list(rows.values()))] if rows else []
+    emitted = Counter(
+        (at.envelope.org, message.chain)
+        for at, message in messages
+        if isinstance(message, EventAccepted) and message.chain is not None and message.retried_by is None
+    )
+    written = [store.put_routings(list(rows.values()))] if rows else []
+    return [*written, store.count_in_chains("events", emitted)] if emitted else written
 
 
 async def runs(batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
     """Runs were asked for by deliveries, began and ended."""
     asked: dict[str, dict[str, Any]] = {}
+    chained: Counter[tuple[str, str]] = Counter()
     statuses: dict[str, str] = {}
     for at in batch:
         message = at.message
         if isinstance(message, RunRequested):
+            if message.hops:
+                chained[at.envelope.org, at.envelope.correlationid] += 1
             if message.delivery is not None:
                 row = {"run": message.run, "delivery": message.delivery, "workflow": message.workflow}
                 asked.setdefault(message.run, row | {"requested_at": at.envelope.time})
@@ -161,6 +171,8 @@ async def runs(batch: Sequence[Recorded], _connection: Connection) -> list[State
     # Who was asked for and began in one batch needs no second statement.
     rows = [row | {"status": statuses.pop(run, "queued")} for run, row in asked.items()]
     statements = [store.note_runs(rows)] if rows else []
+    if chained:
+        statements.append(store.count_in_chains("runs", chained))
     return [*statements, store.note_run_statuses(statuses)] if statuses else statements
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import RowMapping, text
@@ -119,17 +119,26 @@ class Store:
         """Return one delivery with its runs."""
         return await self._one(DELIVERY + " WHERE d.org = :org AND d.id = :id", {"org": org, "id": id_})
 
-    async def topic(self, org: str, name_or_id: str, delivery: str) -> RowMapping | None:
+    async def topic(self, org: str, name_or_id: str, delivery: str, most: int) -> RowMapping | None:
         """Return the live source of an organization with this name or id.
 
-        `delivery` and `emitted` are those of this delivery, null where there is none yet.
+        `delivery` and `emitted` are those of this delivery, null where there is none yet. `unrouted` counts the events that were
+        emitted in the organization within an hour and wait to be routed, up to `most`.
         """
         statement = """
-            SELECT s.id, s.name, s.adapter, s.enabled, d.id AS delivery, d.emitted
+            SELECT s.id, s.name, s.adapter, s.enabled, d.id AS delivery, d.emitted,
+                   (SELECT count(*) FROM (SELECT FROM delivery w
+                      WHERE w.org = :org AND w.outcome = 'accepted' AND w.emitted IS NOT NULL AND w.dead IS NULL
+                        AND w.received_at > now() - interval '1 hour' LIMIT :most) AS waiting) AS unrouted
               FROM source s LEFT JOIN delivery d ON d.id = :delivery AND d.org = s.org
              WHERE s.org = :org AND NOT s.removed AND (s.name = :name OR s.id = :name)
         """
-        return await self._one(statement, {"org": org, "name": name_or_id, "delivery": delivery})
+        return await self._one(statement, {"org": org, "name": name_or_id, "delivery": delivery, "most": most})
+
+    async def counted_in_chain(self, org: str, chain: str) -> tuple[int, int]:
+        """Return how many events the runs of a chain have emitted, and how many runs were started by runs of it."""
+        row = await self._one("SELECT events, runs FROM chain WHERE org = :org AND id = :id", {"org": org, "id": chain})
+        return (0, 0) if row is None else (int(row["events"]), int(row["runs"]))
 
     async def received_at(self, id_: str) -> datetime | None:
         """Return when a delivery was first received."""
@@ -285,6 +294,17 @@ def put_routings(rows: Sequence[dict[str, Any]]) -> Statement:
     """
     encoded = [row | {"subscriptions": _json(row["subscriptions"])} for row in rows]
     return Statement(statement, tuple(_columns(encoded, statement)))
+
+
+def count_in_chains(what: Literal["events", "runs"], counts: Mapping[tuple[str, str], int]) -> Statement:
+    """Add to the counts of chains, by organization and id."""
+    statement = f"""
+        INSERT INTO chain (org, id, {what}) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
+        ON CONFLICT (org, id) DO UPDATE SET {what} = chain.{what} + excluded.{what}
+    """
+    # In one order: two projections write to the same rows.
+    keys = sorted(counts)
+    return Statement(statement, ([org for org, _ in keys], [id_ for _, id_ in keys], [counts[key] for key in keys]))
 
 
 def note_dead(row: dict[str, Any]) -> Statement:

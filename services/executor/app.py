@@ -61,6 +61,7 @@ class Executor:
         self.looks = Looks(bus, self.store)
         self.poison = Poison(bus)
         self.shares = Shares(settings.slots)
+        self.longest_chain = settings.longest_chain
         self.slow = Slow()
         self.sandbox = sandbox
         self.expressions = expressions

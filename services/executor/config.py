@@ -25,6 +25,7 @@ class Settings(config.Settings, frozen=True, kw_only=True):
 
     `cores` and `processes` are what one run may use of the processor, and start at a time. `egress` is what runs may reach.
     `runs_kept` is how long the messages of a run stay on the bus after its end; its row and its archive stay longer.
+    `longest_chain` bounds the runs that start each other.
     """
 
     data: Path
@@ -34,6 +35,7 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     processes: int
     sandbox_uid: int | None
     runs_kept: timedelta
+    longest_chain: int
     egress: Rules
     unsafe: bool
     """Whether runs may go on without isolation where no sandbox is available."""
@@ -56,6 +58,7 @@ def read(environment: Environment) -> Settings:
         processes=environment.integer("MILLRACE_RUN_PROCESSES", Limits.processes, minimum=8, maximum=4096),
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
         runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
+        longest_chain=config.longest_chain(environment),
         egress=Rules((*_rules(environment, "MILLRACE_EGRESS_ALLOW"), *_rules(environment, "MILLRACE_EGRESS_DENY"))),
         unsafe=environment.flag("MILLRACE_UNSAFE"),
         tier=tiers.get(environment.choice("MILLRACE_SANDBOX_TIER", choices)),

@@ -96,6 +96,11 @@ class Store:
         """
         return [row["org"] for row in await self._all(statement, {"limit": limit})]
 
+    async def length_of_chain(self, org: str, chain: str, most: int) -> int:
+        """Return how many runs of a chain were started by other runs of it, counting up to `most`."""
+        statement = "SELECT count(*) AS n FROM (SELECT FROM run WHERE org = :org AND chain = :chain LIMIT :most) AS counted"
+        return int((await self._all(statement, {"org": org, "chain": chain, "most": most}))[0]["n"])
+
     async def waits_over(self, run: str) -> set[StepId]:
         """Return the waits of a run that its rows know to be over."""
         statement = "SELECT kind, name, ordinal FROM step WHERE id = :run AND kind IN ('sleep', 'signal', 'run')"
@@ -161,10 +166,11 @@ def put_states(changed: list[RunState]) -> Statement:
     """Write runs; one statement for all of them."""
     statement = """
         INSERT INTO run (id, org, workflow, status, requested_at, finished_at, last_seq, state,
-                         blocked_on, turn, rank, due_at, expires_at)
+                         blocked_on, turn, rank, due_at, expires_at, chain)
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
                              $7::bigint[], $8::json[],
-                             $9::text[], $10::text[], $11::smallint[], $12::timestamptz[], $13::timestamptz[])
+                             $9::text[], $10::text[], $11::smallint[], $12::timestamptz[], $13::timestamptz[],
+                             $14::text[])
         ON CONFLICT (id) DO UPDATE SET status = excluded.status, finished_at = excluded.finished_at,
             last_seq = excluded.last_seq, state = excluded.state,
             blocked_on = excluded.blocked_on, turn = excluded.turn, due_at = excluded.due_at, expires_at = excluded.expires_at,
@@ -185,6 +191,7 @@ def put_states(changed: list[RunState]) -> Statement:
         [_RANKS.get(state.priority, 1) for state in changed],
         [None if state.until is None else datetime.fromisoformat(state.until) for state in changed],
         [None if state.attempt or state.ended else state.expires_at for state in changed],
+        [state.correlation_id if state.hops else None for state in changed],
     )
     return Statement(statement, columns)
 

@@ -14,7 +14,8 @@ class EventAccepted(Message, frozen=True, kw_only=True):
     """events has made one normalised event of a delivery. `event` is its id, new for every retry of the delivery.
 
     Data of more than 256 KiB as JSON is in the bucket `bodies` under `data_ref`. `emitted_by` says who emitted an event that no
-    webhook brought: such a delivery begins with this message. `hops` counts the runs before it, each started by the one before.
+    webhook brought: such a delivery begins with this message. `hops` counts the runs before it, each started by the one before;
+    `chain` is the correlation id that all of them have, where a run emitted it.
     `number` is its place among the delivery's events; a retry does not route it to the subscriptions of `skip`.
     """
 
@@ -30,6 +31,7 @@ class EventAccepted(Message, frozen=True, kw_only=True):
     retried_by: str | None = None
     emitted_by: str | None = None
     hops: int = 0
+    chain: str | None = None
     number: int = 0
     skip: list[str] = msgspec.field(default_factory=list)
 

@@ -297,7 +297,8 @@ class EmitEvent(Command, frozen=True, kw_only=True):
     `type` matches `[A-Za-z0-9_.-]{1,100}`, `data` is up to 256 KiB as JSON. A run that emits gives its id, the `hops` of its
     `run.requested`, its chain's `correlation_id`, and as `causation_id` the id of its `run.started`.
     Raises NotFound for a source that is not there or switched off; Invalid for another adapter, a type or data that does not fit,
-    a chain of more than 32 runs, and for a command id that stood for another event; TooLarge.
+    a chain of more than 32 runs, one after the other, or of more altogether than one may have, and for a command id that stood for
+    another event; TooLarge; of a run TooMany, with `retry_after`, while too many of its organization's events wait to be routed.
     """
 
     source: Name

@@ -9,9 +9,10 @@ import pytest
 
 from shared.envelope import new_id
 from shared.errors import Conflict, NotFound
-from shared.questions.executor import SignalRun
+from shared.questions.executor import ListRuns, RunView, SignalRun
 from tests.integration.test_runs import shared_folder
 from tests.integration.test_waiting import cancel
+from tests.support.inside import eventually
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -260,6 +261,22 @@ async def test_runs_that_start_each_other_come_to_an_end(place: Place, data: Pat
         ended = await outside.run(run, "failed")
         assert ended.error is not None
         assert "32 runs have started each other" in ended.error.message
+
+
+async def test_a_chain_that_has_had_its_runs_starts_no_more(place: Place, data: Path) -> None:
+    async with river(place, data, MILLRACE_MAX_CHAIN="3") as outside:
+        await deploy(outside)
+        await outside.request("loop")
+
+        async def ended() -> list[RunView]:
+            page = await outside.bus.ask(ListRuns(org="default", status="failed"))
+            return list(page.items)
+
+        [last] = await eventually(ended)  # type: ignore[misc]
+        assert last.error is not None
+        assert "has 3 runs already" in last.error.message
+        # Rows come a moment late: the bound is no exact one.
+        assert 3 <= last.hops < 10
 
 
 async def test_a_sleeping_run_is_cancelled_at_once(place: Place, data: Path) -> None:

@@ -6,14 +6,17 @@ import asyncio
 from pathlib import Path
 
 import asyncpg
+import msgspec
 import pytest
 
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import new_id, open_message
-from shared.errors import Invalid, NotFound, TooLarge
+from shared.errors import Invalid, NotFound, TooLarge, TooMany
 from shared.messages import EventAccepted, RunRequested
+from shared.questions import Page
 from shared.questions.events import DeliveryView, EmitEvent, Emitted, GetDelivery, PutSource, RetryDelivery
+from shared.questions.executor import ListRuns, RunList, RunView
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import river
 from tests.support.servers import Place
@@ -29,8 +32,8 @@ def pay(event: dict) -> dict:
 
 
 async def topic(bus: Bus, name: str = "orders", **fields: object) -> str:
-    given = {"adapter": "topic", "settings": {}, "sealed": {}} | fields
-    view = await bus.ask(PutSource(id=new_id(), org="default", actor="test", name=name, **given))  # type: ignore[arg-type]
+    given = {"org": "default", "adapter": "topic", "settings": {}, "sealed": {}} | fields
+    view = await bus.ask(PutSource(id=new_id(), actor="test", name=name, **given))  # type: ignore[arg-type]
     return str(view.id)
 
 
@@ -121,6 +124,64 @@ async def test_a_chain_of_runs_that_start_each_other_ends(place: Place) -> None:
             await executor.ask(emitting(run="r", hops=32))
 
 
+async def test_a_chain_that_has_had_its_events_gets_no_more(place: Place) -> None:
+    three = {"MILLRACE_MAX_CHAIN": "3"}
+    async with running(place, "events", **three), bus_of(place, "gateway") as gateway, bus_of(place, "executor") as executor:
+        await topic(gateway)
+        chain = {"run": "r", "correlation_id": "chain", "causation_id": "started"}
+        commands = [emitting(**chain) for _ in range(3)]
+        said = [await executor.ask(command) for command in commands]
+        await eventually(lambda: _row(gateway, said[-1]))
+        with pytest.raises(Invalid, match="has 3 runs or events already"):
+            await executor.ask(emitting(**chain))
+        assert [await executor.ask(command) for command in commands] == said
+        await executor.ask(emitting(**chain | {"correlation_id": "other"}))
+        await gateway.ask(emitting())
+
+
+async def test_an_event_of_a_chain_that_has_had_its_runs_is_unroutable_until_a_user_retries_it(place: Place, data: Path) -> None:
+    async with river(place, data) as outside, bus_of(place, "executor") as executor, bus_of(place, "events") as events:
+        source = await topic(outside.bus)
+        await outside.put_file("pay.py", PAY)
+        await outside.subscription(name="s", source="orders", event="order.*", workflow="pay")
+        chain = {"run": "r", "correlation_id": "chain", "causation_id": "started"}
+        one: Emitted = await executor.ask(emitting(**chain))
+        [run] = (await outside.delivery(one.delivery, "routed")).runs
+        await _alter(place, "UPDATE chain SET runs = 10000 WHERE (org, id, runs, events) = ('default', 'chain', 1, 1)")
+        with pytest.raises(Invalid, match="has 10000 runs or events already"):
+            await executor.ask(emitting(**chain))
+        # What was accepted before meets the same bound when it is routed.
+        [(event, _, _)] = await accepted(events, source)
+        late = msgspec.structs.replace(event, event="late", delivery="late")
+        await events.publish(events.seal(late, org="default", correlation="chain"))
+        view = await outside.delivery("late", "unroutable")
+        assert (view.runs, view.reason) == (
+            [],
+            "this chain of runs that start each other has 10000 runs or events already, and no more are allowed",
+        )
+        await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery="late"))
+        [again] = (await outside.delivery("late", "routed")).runs
+        assert again.id != run.id
+
+
+async def test_runs_do_not_emit_while_too_many_events_of_their_organization_wait(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as gateway, bus_of(place, "executor") as executor:
+        await topic(gateway)
+        await topic(gateway, org="other")
+        await _alter(
+            place,
+            "INSERT INTO delivery (id, org, source, received_at, correlation_id, emitted) "
+            "SELECT 'd' || n, 'default', 's', now(), 'c', n FROM generate_series(1, 500) n",
+        )
+        with pytest.raises(TooMany, match=r"500 events .* wait to be routed") as refused:
+            await executor.ask(emitting(run="r", correlation_id="c", causation_id="started"))
+        assert refused.value.retry_after
+        await gateway.ask(emitting())
+        await executor.ask(emitting(org="other", run="r", correlation_id="c", causation_id="started"))
+        await _alter(place, "UPDATE delivery SET outcome = 'filtered' WHERE id IN ('d1', 'd2')")
+        await executor.ask(emitting(run="r", correlation_id="c", causation_id="started"))
+
+
 async def test_an_emitted_event_that_nobody_could_route_is_routed_again_as_it_was(place: Place, data: Path) -> None:
     async with river(place, data) as outside, bus_of(place, "admin") as admin:
         bus = outside.bus
@@ -160,15 +221,19 @@ async def test_with_a_row_that_comes_late_or_is_replayed_the_delivery_is_the_sam
         one: Emitted = await bus.ask(emitting())
         await eventually(lambda: _row(bus, one))
         before = await _row(bus, one)
-    connection = await asyncpg.connect(place.database_url("events"))
-    await connection.execute("TRUNCATE delivery, delivery_run")
-    await connection.execute("UPDATE checkpoint SET last_seq = 0 WHERE stream <> 'CATALOG'")
-    await connection.close()
+    await _alter(place, "TRUNCATE delivery, delivery_run, chain")
+    await _alter(place, "UPDATE checkpoint SET last_seq = 0 WHERE stream <> 'CATALOG'")
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         await eventually(lambda: _row(bus, one))
         assert await _row(bus, one) == before
         again = RetryDelivery(id=new_id(), org="default", actor="test", delivery=one.delivery)
         await bus.ask(again)
+
+
+async def _alter(place: Place, statement: str) -> None:
+    connection = await asyncpg.connect(place.database_url("events"))
+    await connection.execute(statement)
+    await connection.close()
 
 
 async def _row(bus: Bus, one: Emitted) -> DeliveryView | None:
@@ -177,3 +242,35 @@ async def _row(bus: Bus, one: Emitted) -> DeliveryView | None:
     except NotFound:
         return None
     return view if view.status != "accepted" else None
+
+
+async def test_a_topic_whose_runs_emit_to_it_comes_to_its_end_and_says_why(place: Place, data: Path) -> None:
+    spreads = b"""
+from millrace import events, workflow
+
+
+@workflow(isolation="workflow")
+def spreads(event: dict) -> None:
+    for number in range(30):
+        events.emit("orders", "again", {"n": number})
+"""
+    async with river(place, data, MILLRACE_MAX_CHAIN="100") as outside:
+        await topic(outside.bus)
+        assert (await outside.put_file("spreads.py", spreads)).problems == []
+        await outside.subscription(name="s", source="orders", event="*", workflow="spreads")
+        await outside.bus.ask(emitting(type="again"))
+
+        async def over() -> list[RunView]:
+            going = [await _runs(outside.bus, status) for status in ("queued", "running", "waiting")]
+            return [] if any(going) else await _runs(outside.bus, "failed")
+
+        refused = await eventually(over, within=60, every=0.5)
+        assert isinstance(refused, list)
+        assert {run.error.type for run in refused} == {"Refused"}
+        assert all("has 100 runs or events already" in run.error.message for run in refused)
+        assert 100 <= len(refused) + len(await _runs(outside.bus, "succeeded")) < 200
+
+
+async def _runs(bus: Bus, status: str) -> list[RunView]:
+    page: RunList = await bus.ask(ListRuns(org="default", status=status, page=Page(limit=1000)))
+    return list(page.items)

@@ -160,11 +160,11 @@ def sandbox_settings() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def river(place: Place, data: Path, **executor: str) -> AsyncIterator[Outside]:
-    """Run both services, with a gateway's rights for the test."""
+async def river(place: Place, data: Path, **environment: str) -> AsyncIterator[Outside]:
+    """Run both services in this environment, with a gateway's rights for the test."""
     async with (
-        running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings(), **executor),
-        running(place, "events"),
+        running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings(), **environment),
+        running(place, "events", **environment),
         bus_of(place, "gateway") as bus,
     ):
         yield Outside(place, bus)

@@ -26,7 +26,7 @@ from shared.egress.policy import Rules
 from shared.egress.resolver import Resolver
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id
-from shared.errors import TooLarge, Unavailable
+from shared.errors import TooLarge, TooMany, Unavailable
 from shared.messages import Audited, LineChunk, Wait
 from shared.questions.events import EmitEvent, Emitted, GetMapping, MappingView
 from shared.questions.oauth import GetToken, Token
@@ -38,6 +38,8 @@ PAUSE = 1.0
 RENEWED = 24 * 3600.0
 # A command that nobody answered is given again after so many seconds.
 AGAIN = (0.5, 2.0)
+# Events that one attempt may be about to emit: where the owner wants them to come later, so many ask again.
+EMITTING = 8
 # Credentials of one attempt: each that is given, or is not, is a record in the audit trail.
 CREDENTIALS = 1000
 # Events of one attempt: each is kept, and may start runs.
@@ -55,6 +57,7 @@ class Deps(registration.Deps, Protocol):
     keyring: Keyring
     results: Blobs
     store: Store
+    longest_chain: int
 
 
 class Allowed:
@@ -66,6 +69,7 @@ class Allowed:
         self._org = org = mine.state.org
         self._run = mine.run
         self._durable = Durable(deps, mine, steps)
+        self._emitting = asyncio.Semaphore(EMITTING)
         self._credentials = self._events = self._questions = 0
         self._files = Files(deps, org, mine.run, mine.started.id)
         self.lines = Output(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
@@ -163,7 +167,8 @@ class Allowed:
             correlation_id=started.correlationid,
             causation_id=started.id,
         )
-        emitted: Emitted = await self._told(command)
+        async with self._emitting:
+            emitted: Emitted = await self._told(command)
         return {"id": emitted.event, "delivery": emitted.delivery}
 
     async def file_find(self, path: str) -> dict[str, Any]:
@@ -196,17 +201,23 @@ class Allowed:
         await self.reached.finish()
 
     async def _told(self, command: EmitEvent) -> Emitted:
-        """Give a command, again while nobody answers in time: its id makes that safe. Raises what its owner refuses."""
-        for pause in (*AGAIN, None):
+        """Give a command, again while nobody answers in time: its id makes that safe. Raises what its owner refuses.
+
+        Where too many events of the organization wait already, the run waits as well: its time-out bounds that.
+        """
+        pauses = iter(AGAIN)
+        while True:
             try:
                 answer: Emitted = await self._deps.bus.ask(command)
+            except TooMany as error:
+                pause = error.retry_after or AGAIN[0]
             except Unavailable:
-                if pause is None:
+                if (following := next(pauses, None)) is None:
                     raise
-                await asyncio.sleep(pause)
+                pause = following
             else:
                 return answer
-        raise AssertionError
+            await asyncio.sleep(pause)
 
     def _count_credential(self) -> None:
         if self._credentials >= CREDENTIALS:

@@ -40,6 +40,7 @@ class Deps(Protocol):
 
     bus: Bus
     store: Store
+    longest_chain: int
 
 
 class Durable:
@@ -108,6 +109,10 @@ class Durable:
             raise Invalid("run_at is more than a year ahead")
         if parent.hops >= MOST_HOPS:
             raise Invalid(f"{MOST_HOPS} runs have started each other up to here: no more do")
+        most, chain = self._deps.longest_chain, self._claim.started.correlationid
+        length = await outlasting(lambda: self._deps.store.length_of_chain(self._org, chain, most), run=self._run)
+        if length >= most:
+            raise Invalid(f"this chain of runs that start each other has {most} runs already, and no more are allowed")
         entry = await outlasting(lambda: self._workflow(asked.workflow), run=self._run, child=asked.workflow)
         child = derived_id(self._run, "child", asked.workflow, str(asked.ordinal))
         request = RunRequested(
