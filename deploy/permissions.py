@@ -14,7 +14,7 @@ from shared.messages import DECLARATIONS
 from shared.messages.log import SERVICES
 from shared.pull import inbox_prefix
 from shared.questions import ASKED
-from shared.streams import BUCKETS, REGISTRIES, STREAMS, WORK
+from shared.streams import BUCKETS, REGISTRIES, STREAMS, SUSPECTS, WORK
 
 ACCOUNT = "MILLRACE"
 # What one message may weigh: a body of 256 KiB in base64 within its envelope, with room; larger things travel by reference.
@@ -49,6 +49,9 @@ def service_permissions(service: str) -> dict[str, list[str]]:
                 f"$JS.API.CONSUMER.CREATE.{work.stream}.{work.name}.>",
                 f"$JS.ACK.{work.stream}.{work.name}.>",
                 f"$JS.ACK.*.*.{work.stream}.{work.name}.>",
+                f"$KV.{SUSPECTS}.{work.name}.>",
+                f"$JS.API.STREAM.INFO.KV_{SUSPECTS}",
+                f"$JS.API.DIRECT.GET.KV_{SUSPECTS}.$KV.{SUSPECTS}.{work.name}.>",
             }
     for registry in REGISTRIES:
         if service == registry.writer or service in registry.readers:

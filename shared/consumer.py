@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import structlog
 from faststream.nats import NatsMessage
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from shared import breaker
@@ -20,6 +21,7 @@ from shared.health import Health
 from shared.letters import GivenUp, bury
 from shared.messages import Message
 from shared.streams import Work
+from shared.suspects import Deadly, Suspects
 
 # A handler takes one message and yields what follows from it, each with the discriminator that makes it that one.
 Handler = Callable[[Any, Any], AsyncIterator[tuple[Message, str]]]
@@ -41,6 +43,7 @@ class Speaker(Protocol):
     """What a consumer needs of the bus to say what follows."""
 
     service: str
+    client: Client
     journal: Journal
 
     def seal(self, message: Message, *, org: str, id: str | None = None, cause: Envelope | None = None) -> Sealed[Any]:  # noqa: A002
@@ -84,6 +87,7 @@ class Consumer:
         self._letters = letters
         self._breaker = Breaker(asyncio.get_running_loop().time)
         self._tries = Tries()
+        self._suspects = Suspects(bus.client, work.name)
         self._part = f"consumer {work.name}"
         health.report(self._part, None)
 
@@ -95,7 +99,8 @@ class Consumer:
             await msg.nack(delay=self._breaker.hold)
             return
         try:
-            await self._follow(msg.body)
+            async with self._suspects.handling(msg.raw_message):
+                await self._follow(msg.body)
         except Unavailable as error:
             self._breaker.undecided()
             _log.warning("handler.unavailable", consumer=self._work.name, reason=error.detail)
@@ -108,6 +113,10 @@ class Consumer:
             self._breaker.undecided()
             if await self._bury(msg, sequence, self._tries.failed(sequence), error, "can never work"):
                 self._letters.unreadable_of(source)
+        except Deadly as error:
+            self._breaker.undecided()
+            deliveries = msg.raw_message.metadata.num_delivered or 1
+            self._letters.bugs[self._work.name] += await self._bury(msg, sequence, deliveries, error, "ends its service")
         except Exception as error:
             _log.exception("handler.failed", consumer=self._work.name, tries=self._tries.of(sequence) + 1)
             is_dead = await self._again(msg, sequence, BUG_DELAYS, error)

@@ -134,6 +134,9 @@ REGISTRIES = (
     Registry(bucket="workflows", writer="executor", readers=("gateway", "events", "executor")),
 )
 
+# A KV bucket of its own kind: each service that consumes work writes below the names of its consumers (`shared.suspects`).
+SUSPECTS = "suspects"
+
 BUCKETS = (
     Bucket(name="bodies", writers=("gateway", "events"), readers=("executor", "logs"), max_age=7 * DAY),
     # Results of runs that are too large for a message.

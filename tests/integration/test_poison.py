@@ -13,13 +13,16 @@ import pytest
 
 from services.executor.runs.poison import Poison
 from services.executor.workspaces.bundles import Manifest
+from shared import suspects
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import new_id, rfc3339, seal, utc_now
 from shared.messages import Message, RunRequested, RunResumed, RunStarted, RunWaiting, TimerSet, Turn, Wait, declaration_of
 from shared.messages.catalog import Policy
 from shared.questions.executor import RunView
-from tests.support.inside import bus_of
+from shared.streams import SUSPECTS
+from tests.contract.test_handling import dead_letters
+from tests.support.inside import bus_of, eventually
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -317,3 +320,23 @@ async def test_a_run_that_is_asked_for_more_than_a_year_ahead_is_refused(place: 
         ended = await outside.run(run, "failed")
         assert ended.error is not None
         assert "more than a year ahead" in ended.error.message
+
+
+async def test_a_work_message_of_which_three_executors_died_is_given_up_unread(
+    place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspects, "UNSUSPICIOUS", 0)
+    async with river(place, data) as outside, bus_of(place, "admin") as admin:
+        await outside.put_file("workflows.py", WORKFLOWS)
+        stream = admin.client.jetstream()
+        marks = await stream.key_value(SUSPECTS)
+        mark = f"executor-runs-normal.{(await stream.stream_info('RUNS')).state.last_seq + 1}"
+        await marks.put(mark, b"3")
+        deadly = await outside.request("fine")
+        fine = await outside.request("fine")
+        assert (await outside.run(fine, "succeeded")).result == "fine"
+        await eventually(lambda: dead_letters(place))
+        [letter] = await dead_letters(place)
+        assert (letter.reason, letter.subject) == ("ends its service", f"run.{deadly}.requested.normal")
+        assert await outside.types(deadly) == ["run.requested"]
+        assert await marks.keys() == [mark]

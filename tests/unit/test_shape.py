@@ -18,7 +18,7 @@ SHARED = {
     "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors", "health", "health_server", "http",
     "leader", "letters", "log", "messages", "metrics", "organizations", "projected", "projection", "pull", "questions",
     "registry", "runs", "salvage", "schemas", "sending", "service",
-    "statements", "streams", "tasks", "values", "verification",
+    "statements", "streams", "suspects", "tasks", "values", "verification",
     "expressions",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",

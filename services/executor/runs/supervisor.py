@@ -53,6 +53,7 @@ from shared.messages import (
 )
 from shared.pull import delivered
 from shared.streams import INLINE_BYTES, WORK
+from shared.suspects import Deadly, Suspects
 from shared.values import later
 
 # The work consumers wait 30 s for an acknowledgement; three signs of life fit in.
@@ -99,6 +100,7 @@ class Runs:
     def __init__(self, deps: Deps) -> None:
         self._deps = deps
         self._held: dict[str, Held] = {}
+        self._suspects = {priority: Suspects(deps.bus.client, work.name) for priority, work in _WORK.items()}
 
     @property
     def count(self) -> int:
@@ -162,11 +164,17 @@ class Runs:
     async def _carry(self, held: Held, envelope: Envelope, message: RunRequested | RunResumed) -> bool:
         """Return whether the work message is to be acknowledged; else it was given back or belongs to a newer claim."""
         try:
-            if isinstance(message, RunRequested) and await self._carried_out_long_ago(envelope, message):
-                return True
-            return await self._begun(held, await self._offer(held, envelope, message))
+            # From its claim on an attempt that is lost counts in the run itself.
+            async with self._suspects[_priority(held.msg)].handling(held.msg):
+                if isinstance(message, RunRequested) and await self._carried_out_long_ago(envelope, message):
+                    return True
+                offer = await self._offer(held, envelope, message)
+            return await self._begun(held, offer)
         except AlreadyEnded:
             return True
+        except Deadly as error:
+            await self._bury(held.msg, held.msg.metadata.num_delivered or 1, error, "ends its service")
+            return False
         except (Superseded, Conflict):
             _log.warning("run.superseded", run=message.run)
             return False
@@ -226,8 +234,8 @@ class Runs:
             await held.msg.nak(delay=RETRY_DELAY)
         return False
 
-    async def _bury(self, msg: Msg, tries: int, error: Exception) -> None:
-        await self._deps.bus.bury(_WORK[msg.subject.rpartition(".")[2]], msg, tries, error, "can never work")
+    async def _bury(self, msg: Msg, tries: int, error: Exception, reason: str = "can never work") -> None:
+        await self._deps.bus.bury(_WORK[_priority(msg)], msg, tries, error, reason)
 
     async def _offer(self, held: Held, envelope: Envelope, message: RunRequested | RunResumed) -> Offer:
         """Return what is known of the run: of one that is offered for the first time nothing need be read."""
@@ -307,6 +315,10 @@ class Runs:
             await asyncio.sleep(IN_PROGRESS)
             with contextlib.suppress(nats.errors.Error):
                 await held.msg.in_progress()
+
+
+def _priority(msg: Msg) -> str:
+    return msg.subject.rpartition(".")[2]
 
 
 def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:
