@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.executor.runs import durable
 from shared.envelope import new_id
 from shared.errors import Conflict, NotFound
 from shared.questions.executor import ListRuns, RunView, SignalRun
@@ -112,6 +113,11 @@ async def nobody_s_child() -> None:
 @workflow
 async def loop() -> None:
     runs.start("loop")
+
+
+@workflow
+async def many(times: int) -> None:
+    await asyncio.gather(*(wait_for(f"signal-{number}") for number in range(times)))
 """
 
 
@@ -277,6 +283,19 @@ async def test_a_chain_that_has_had_its_runs_starts_no_more(place: Place, data: 
         assert "has 3 runs already" in last.error.message
         # Rows come a moment late: the bound is no exact one.
         assert 3 <= last.hops < 10
+
+
+async def test_a_run_that_waits_for_more_at_once_than_a_message_holds_is_told_so(
+    place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "WAITING", 1000)
+    async with river(place, data) as outside:
+        await deploy(outside)
+        await outside.run(await outside.request("many", input={"times": 2}), "waiting")
+        ended = await outside.run(await outside.request("many", input={"times": 50}), "failed")
+        assert ended.error is not None
+        assert ended.error.type == "Refused"
+        assert "things at once: with one more they have over 1000 bytes" in ended.error.message
 
 
 async def test_a_sleeping_run_is_cancelled_at_once(place: Place, data: Path) -> None:

@@ -30,6 +30,8 @@ CHILDREN = 1000
 STEPS = 10_000
 # Bytes of their results together: each attempt begins by reading them, and what is large belongs into a file.
 RECORDED = 32 * 1024 * 1024
+# Bytes of what a run waits for at once: they travel in one message, and are looked at together.
+WAITING = 1024 * 1024
 # Seconds by which the clock of whoever reckoned a time may be ahead.
 CLOCKS = 86_400.0
 _log = structlog.get_logger()
@@ -54,6 +56,7 @@ class Durable:
         self._steps = steps
         self._started = 0
         self._bytes = sum(_size(recorded) for recorded in steps.values())
+        self._waiting = 0
         self.waits: dict[StepId, Wait] = {}
         """What the run has asked for that was not there yet."""
 
@@ -78,6 +81,11 @@ class Durable:
         wait = Wait(kind=of, name=name, ordinal=ordinal, position=position, until=self._until(of, name, ordinal, seconds))
         over = await outlasting(lambda: self._over(wait), run=self._run, wait=of)
         if over is None:
+            self._drop((of, name, ordinal))
+            size = len(msgspec.json.encode(wait))
+            if self._waiting + size > WAITING:
+                raise TooLarge(f"this run waits for {len(self.waits)} things at once: with one more they have over {WAITING} bytes")
+            self._waiting += size
             self.waits[of, name, ordinal] = wait
             return None
         recorded = Recorded(over[0].result, position, over[0].timed_out)
@@ -86,10 +94,15 @@ class Durable:
 
     async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
         """Keep that the workflow does not wait any more: a later attempt will not be told how it would have ended."""
-        self.waits.pop((of, name, ordinal), None)
+        self._drop((of, name, ordinal))
         known = self._steps.get((of, name, ordinal))
         if known is None or not known.given_up:
             await self._keep((of, name, ordinal), Recorded(None, position, given_up=True))
+
+    def _drop(self, step: StepId) -> None:
+        """Wait for something no more."""
+        if (wait := self.waits.pop(step, None)) is not None:
+            self._waiting -= len(msgspec.json.encode(wait))
 
     async def _over(self, wait: Wait) -> list[Resolved] | None:
         """Return how a wait has ended by now. Raises `Unavailable`."""
