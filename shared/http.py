@@ -54,6 +54,16 @@ PACE = Pace(grace=10.0, rate=1024.0, whole=120.0)
 TAKE: web.RequestKey[Callable[[int], None]] = web.RequestKey("take")
 
 
+class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why a request was refused (RFC 9457). `errors` says what is wrong with which part of an input."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[Problem, ...] = ()
+
+
 def json_response(body: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """Answer with `body` as JSON."""
     return web.Response(body=_encoder.encode(body), status=status, headers=headers, content_type="application/json")
@@ -63,9 +73,7 @@ def problem(
     status: int, title: str, detail: str, *, errors: tuple[Problem, ...] = (), retry_after: float | None = None
 ) -> web.Response:
     """Answer with a problem document (RFC 9457)."""
-    document: dict[str, Any] = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    if errors:
-        document["errors"] = errors
+    document = ProblemDocument(type="about:blank", title=title, status=status, detail=detail, errors=errors)
     headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
     return web.Response(body=_encoder.encode(document), status=status, headers=headers, content_type=PROBLEM_JSON)
 

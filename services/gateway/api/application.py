@@ -7,6 +7,7 @@ from aiohttp import web
 from services.gateway.api import (
     connections,
     deliveries,
+    events,
     files,
     health,
     hooks,
@@ -14,6 +15,7 @@ from services.gateway.api import (
     legacy,
     logs,
     messages,
+    reference,
     runs,
     settings,
     sources,
@@ -31,11 +33,13 @@ from shared.http import no_such_route, with_problems
 ENDPOINTS: tuple[Endpoint, ...] = (
     *hooks.ENDPOINTS,
     *health.ENDPOINTS,
+    *reference.ENDPOINTS,
     *files.ENDPOINTS,
     *workflows.ENDPOINTS,
     *runs.ENDPOINTS,
     *streams.ENDPOINTS,
     *(legacy.endpoint_of(one) for module in (sources, subscriptions, integrations, connections, settings) for one in module.ROUTES),
+    *events.ENDPOINTS,
     *deliveries.ENDPOINTS,
     *logs.ENDPOINTS,
     *messages.ENDPOINTS,
@@ -46,6 +50,7 @@ def application(gateway: Gateway) -> web.Application:
     """Return the application; what is unknown answers 404, or 405 where another method would be answered."""
     made = web.Application()
     made[GATEWAY] = gateway
+    made[reference.REFERENCE] = reference.Reference(ENDPOINTS)
     made.on_shutdown.append(_end_streams)
     for endpoint in ENDPOINTS:
         route(made.router, endpoint)

@@ -46,6 +46,7 @@ from shared.errors import (
     Invalid,
     Malformed,
     MillraceError,
+    NotFound,
     PermissionDenied,
     TooLarge,
     TooMany,
@@ -203,6 +204,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
         found: dict[type[MillraceError], None] = {Unavailable: None} if not self.is_direct else {}
         if self.role is not None:
             found |= dict.fromkeys((Unauthenticated, PermissionDenied, UnsupportedMediaType, TooMany, Invalid))
+        if not self.is_direct and {"id", "org"}.intersection(self.parts):
+            found[NotFound] = None
         if not self.is_direct and (self.query is not None or self.parts):
             found |= dict.fromkeys((Invalid, Malformed))
         if self.takes_body:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from services.gateway.admission import WebhookEndpoint
 from services.gateway.api.access import address, remote
-from services.gateway.api.endpoint import endpoint
+from services.gateway.api.endpoint import Reply, endpoint
 from services.gateway.domain import delivery_id, kept_headers, kept_query
 from services.gateway.handshakes import HandshakeAnswer
 from services.gateway.parts import GATEWAY, Gateway
@@ -47,7 +48,7 @@ class Admitted(msgspec.Struct, frozen=True):
     "*",
     "/hooks/{id}",
     role=None,
-    answers={202: Admitted, 200: Admitted},
+    answers={202: Admitted, 200: Reply(Any, media="*/*")},
     errors=(
         Unauthenticated,
         PermissionDenied,
@@ -63,7 +64,7 @@ class Admitted(msgspec.Struct, frozen=True):
 async def receive(request: web.Request) -> web.Response:
     """Admit a webhook: 202 with the delivery's id once it is on disk, 200 when this delivery was admitted before.
 
-    A sender's question whether the address takes its webhooks is answered as its adapter declares, and is no delivery.
+    A sender's question whether the address takes its webhooks is answered 200 as its adapter declares, and is no delivery.
     """
     gateway = request.app[GATEWAY]
     hook = await gateway.admission.endpoint(request.match_info["id"])

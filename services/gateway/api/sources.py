@@ -1,4 +1,4 @@
-"""/api/v1/sources and /api/v1/adapters: webhook endpoints and what they can be."""
+"""/api/v1/sources: webhook endpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from services.gateway.api.lists import (
     creating,
     entity,
     expected_of,
-    idempotency_key_of,
     named_object_of,
     nothing,
     object_of,
@@ -23,10 +22,10 @@ from services.gateway.api.lists import (
 )
 from services.gateway.domain import merged, plain
 from services.gateway.parts import Gateway
-from shared.envelope import derived_id, new_id
+from shared.envelope import new_id
 from shared.errors import NotFound
 from shared.http import json_response
-from shared.questions.events import EmitEvent, Emitted, ListSources, PutSource, RemoveSource, SourceList, SourceView
+from shared.questions.events import ListSources, PutSource, RemoveSource, SourceList, SourceView
 from shared.values import Name, fitted
 
 
@@ -37,13 +36,6 @@ class SourceBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     settings: dict[str, Any] = {}
     enabled: bool = True
     integration: Name | None = None
-
-
-class EventBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An event for a topic."""
-
-    type: Name
-    data: Any = None
 
 
 async def list_sources(request: web.Request) -> web.Response:
@@ -113,33 +105,6 @@ async def delete_source(request: web.Request) -> web.Response:
     return nothing()
 
 
-@audited("event", "emit", "name")
-async def emit_event(request: web.Request) -> web.Response:
-    """POST: let a topic have an event; 202 with its delivery's id once it is on disk. An Idempotency-Key lets it have it once."""
-    gateway, caller = gateway_of(request)
-    body: EventBody = fitted(await object_of(request), EventBody)
-    key = idempotency_key_of(request)
-    command = new_id() if key is None else derived_id("event of", caller.org, key)
-    emitted: Emitted = await gateway.bus.ask(
-        EmitEvent(
-            id=command,
-            org=caller.org,
-            actor=caller.actor,
-            source=request.match_info["name"],
-            type=body.type,
-            data=body.data,
-        )
-    )
-    note(request, delivery=emitted.delivery)
-    return json_response({"id": emitted.delivery, "event": emitted.event}, status=202)
-
-
-async def list_adapters(request: web.Request) -> web.Response:
-    """GET: the adapters that a source may use, with their settings as JSON Schema."""
-    gateway, caller = gateway_of(request)
-    return json_response({"items": await gateway.adapters.all(caller.org), "next_cursor": None})
-
-
 async def _put(gateway: Gateway, caller: Caller, name: str, body: SourceBody, expected: int | None) -> SourceView:
     adapter = await gateway.adapters.named(caller.org, body.adapter)
     given = split_secrets(adapter, body.settings)
@@ -192,6 +157,4 @@ ROUTES = [
     web.put("/sources/{name}", put_source),
     web.patch("/sources/{name}", patch_source),
     web.delete("/sources/{name}", delete_source),
-    web.post("/sources/{name}/events", emit_event),
-    web.get("/adapters", list_adapters),
 ]
