@@ -124,19 +124,20 @@ async def measure(folder: Path, seconds: float, *, per_second: float = 100.0, on
     async with whole(data) as stack, aiohttp.ClientSession(connector=connector) as session:
         good = Good(session, stack)
         await good.set_up()
-        alone = await _during(good, per_second, asyncio.sleep(seconds))
+        alone = await beside(good, per_second, asyncio.sleep(seconds))
         acts: dict[str, Any] = {}
-        beside = await _during(good, per_second, _worst(session, stack, acts, only, together=together))
+        worst = await beside(good, per_second, _worst(session, stack, acts, only, together=together))
         async with session.get(stack.ready["url"] + "/readyz") as response:
             ready = response.status
         now = Whole(stack.api, msgspec.json.decode((data / "ready.json").read_bytes())).pids
     restarted = sorted(name for name, pid in stack.pids.items() if now[name] != pid)
-    more = {"beside": beside, "alone": alone, "restarted": restarted, "readyz": ready, "acts": acts, "per_second": per_second}
-    figure, limit = beside["answer_p99_ms"], alone["answer_p99_ms"]
+    more = {"beside": worst, "alone": alone, "restarted": restarted, "readyz": ready, "acts": acts, "per_second": per_second}
+    figure, limit = worst["answer_p99_ms"], alone["answer_p99_ms"]
     return Outcome(name="hostile", figure=figure, unit="ms", limit=limit, ratio=figure / limit, more=more)
 
 
-async def _during(good: Good, per_second: float, what: Any) -> dict[str, Any]:
+async def beside(good: Good, per_second: float, what: Any) -> dict[str, Any]:
+    """Send good webhooks while something is done, and return how these fared."""
     good.answers.clear()
     good.refused.clear()
     over = asyncio.Event()

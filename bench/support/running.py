@@ -56,11 +56,11 @@ class Alone(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def whole(data: Path) -> AsyncIterator[Whole]:
-    """Run the whole stack on the data folder `data` for the block."""
+async def whole(data: Path, **environment: str) -> AsyncIterator[Whole]:
+    """Run the whole stack on the data folder `data` for the block, with what its operator chose in the environment."""
     # Where a sandbox is available runs use it; where not, the figures say so by their tier.
     command = [sys.executable, "-m", "deploy.local", "--data", str(data), "--port", "0", "--unsafe"]
-    async with _process(command, {}, GONE_WITHIN) as process:
+    async with _process(command, environment, GONE_WITHIN) as process:
         await _line(process, "ready ")
         ready = msgspec.json.decode((data / "ready.json").read_bytes(), type=dict[str, Any])
         headers = {"Authorization": f"Bearer {ready['admin_key']}"}

@@ -256,6 +256,20 @@ async def hogging_runs(org: Hostile) -> None:
     await asyncio.sleep(HOLD / 2)
 
 
+async def endless_topics(org: Hostile) -> None:
+    """Have each event of a topic start a run that emits thirty more to the same topic."""
+    code = (
+        "from millrace import events, workflow\n@workflow(isolation='workflow', timeout=60)\ndef spreads(event: dict) -> None:\n"
+        f"    for number in range(30): events.emit({org.named('topic')!r}, 'again', {{'n': number}})\n"
+    )
+    await org.source("topic")
+    await org.deploy("spreads.py", code)
+    given = {"source": org.named("topic"), "event": "*", "workflow": "spreads"}
+    await org.call("PUT", "/api/v1/subscriptions/spreads", given)
+    await org.call("POST", f"/api/v1/sources/{org.named('topic')}/events", {"type": "again"})
+    await asyncio.sleep(HOLD)
+
+
 async def costly_masking(org: Hostile) -> None:
     """Say much text that looks like a long secret, nearly."""
     await org.call("PUT", "/api/v1/secrets/long", {"value": "ab" * 30_000 + "c"})
