@@ -324,6 +324,8 @@ def test_every_item_of_a_body_is_verified() -> None:
         assert one(GRAPH, request(body)) is not None, states
     for body in (b"", b"{", b"[]", b'{"value":{}}', b'{"value":[null]}', b'{"value":["x"]}', b'{"value":[[[]]]}', b"\xff"):
         assert one(GRAPH, request(body)) is not None, body
+    # What stands beside the items is no item's.
+    assert one(GRAPH, request(msgspec.json.encode({"value": [None], "clientState": KEY}))) is not None
     vector = next(vector for vector in VECTORS if vector["provider"] == "adyen")
     document = msgspec.json.decode(vector["body"])
     document["notificationItems"] *= 2
