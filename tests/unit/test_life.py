@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.executor.runs import life, moves
-from services.executor.runs.life import SHOWN_ATTEMPTS, TERMINAL, Recorded, RunState, StepId
+from services.executor.runs.life import SHOWN_ATTEMPTS, Recorded, RunState, StepId
 from services.executor.runs.moves import MOST_LOST
 from shared.envelope import Envelope, new_id, rfc3339, seal
 from shared.messages import (
@@ -38,6 +38,7 @@ from shared.messages import (
     Wait,
 )
 from shared.messages.catalog import Policy
+from shared.runs import ENDED
 from shared.values import YEAR
 
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -231,7 +232,7 @@ class Story:
         assert len(run.attempts) == min(self.claims, SHOWN_ATTEMPTS)
         assert run.ended or run.lost == self.lost
         if run.ended:
-            assert run.status in TERMINAL
+            assert run.status in ENDED
             assert (run.held, run.waits, run.signals, run.blocked_on, run.until) == (False, [], [], None, None)
             assert run.finished_at is not None
         else:

@@ -28,6 +28,7 @@ from shared.messages import (
     RunWaiting,
 )
 from shared.messages.run import RunCrashed, RunFailed, RunTimedOut
+from shared.runs import RunEnd
 
 # While the broker is away an outcome is offered again after so many seconds; the run is ours until somebody newer claims it.
 PAUSE = 0.25
@@ -211,7 +212,7 @@ class Claim:
                 return outcome
 
     async def _append(self, message: Message, discriminator: str) -> None:
-        if isinstance(message, life.Ended):
+        if isinstance(message, RunEnd):
             message = life.labelled(message, self.state)
         id_ = caused_id(self.started.id, message, discriminator)
         sealed = self._bus.seal(message, org=self.state.org, cause=self.started, id=id_)

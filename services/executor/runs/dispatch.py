@@ -18,7 +18,7 @@ from services.executor.workspaces.bundles import Bundles
 from shared import aggregate
 from shared.blobs import Blobs
 from shared.bus import Bus
-from shared.envelope import Envelope, caused_id, utc_now
+from shared.envelope import Envelope, Sealed, caused_id, utc_now
 from shared.errors import Conflict, Invalid, NotFound
 from shared.expressions.pool import Expressions
 from shared.messages import (
@@ -34,6 +34,7 @@ from shared.messages import (
     RunWaiting,
     TimerSet,
 )
+from shared.runs import ENDING, RunEnd
 
 # A claim that conflicts is folded and tried again; more often than this somebody else is winning.
 TRIES = 5
@@ -173,24 +174,22 @@ async def _queue(offer: Offer, deps: Deps) -> None:
 
 
 async def _cancel_older(other: str, newer: RunState, deps: Deps) -> None:
-    for _ in range(TRIES):
-        older = (await read_now(deps.bus, deps.store, other)).state
-        if older is None or older.ended or older.status == "cancelling":
-            return
-        if (older.requested_at, older.id) > (newer.requested_at, newer.id):
-            return
+    async def read() -> tuple[RunState | None, int]:
+        found = await read_now(deps.bus, deps.store, other)
+        return found.state, found.last_seq
+
+    async def cancel(older: RunState | None) -> Sealed[RunCancelRequested] | None:
+        if older is None or older.status in ENDING or (older.requested_at, older.id) > (newer.requested_at, newer.id):
+            return None
         message = RunCancelRequested(run=other, requested_by=f"run:{newer.id}")
-        sealed = deps.bus.seal(message, org=older.org, correlation=older.correlation_id, id=caused_id(newer.id, message, "older"))
-        try:
-            await aggregate.append(deps.bus.client, deps.bus.journal, sealed, older.last_seq, since=older.last_seq)
-        except Conflict:
-            continue
-        return
+        return deps.bus.seal(message, org=older.org, correlation=older.correlation_id, id=caused_id(newer.id, message, "older"))
+
+    await aggregate.advance(deps.bus, read, cancel)
 
 
 async def _say(offer: Offer, deps: Deps, message: Message) -> None:
     """Append what becomes of the run instead of a claim."""
-    if isinstance(message, life.Ended):
+    if isinstance(message, RunEnd):
         message = life.labelled(message, offer.state)
     id_ = caused_id(offer.envelope.id, message, "unclaimed")
     sealed = deps.bus.seal(message, org=offer.state.org, cause=offer.envelope, id=id_)

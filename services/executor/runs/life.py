@@ -23,27 +23,20 @@ from shared.envelope import Envelope, rfc3339
 from shared.messages import (
     Message,
     Resolved,
-    RunCancelled,
-    RunCancelRequested,
-    RunCrashed,
     RunError,
-    RunExpired,
-    RunFailed,
     RunRequested,
     RunResumed,
     RunSignalled,
     RunStarted,
     RunStepCompleted,
-    RunSucceeded,
-    RunTimedOut,
     RunUsage,
     RunWaiting,
     Turn,
     Wait,
 )
+from shared.runs import ENDED, RunEnd, status_after, status_of
 from shared.values import YEAR, later, moment_of, storable
 
-TERMINAL = frozenset({"succeeded", "failed", "timed_out", "cancelled", "crashed", "expired"})
 # Attempts that a run shows, of those that it had: the first says how it began, the last ones how it goes.
 SHOWN_ATTEMPTS = 50
 # Signals that nobody waited for yet; more are refused.
@@ -154,7 +147,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ended(self) -> bool:
         """Return whether the run has its one end."""
-        return self.status in TERMINAL
+        return self.status in ENDED
 
     @property
     def expires_at(self) -> datetime | None:
@@ -162,17 +155,6 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
         if self.deadline is None:
             return None
         return later(datetime.fromisoformat(self.run_at or self.requested_at), self.deadline)
-
-
-Ended = RunSucceeded | RunFailed | RunTimedOut | RunCrashed | RunCancelled | RunExpired
-_STATUS_OF: dict[type[Message], str] = {
-    RunSucceeded: "succeeded",
-    RunFailed: "failed",
-    RunTimedOut: "timed_out",
-    RunCrashed: "crashed",
-    RunCancelled: "cancelled",
-    RunExpired: "expired",
-}
 
 
 def evolve(state: RunState | None, envelope: Envelope, message: Message, sequence: int) -> RunState | None:
@@ -188,8 +170,7 @@ def evolve(state: RunState | None, envelope: Envelope, message: Message, sequenc
     if state is None or sequence <= state.last_seq or state.ended:
         return state
     at = rfc3339(envelope.time)
-    after = msgspec.structs.replace(state, last_seq=sequence)
-    stopping = state.status == "cancelling"
+    after = msgspec.structs.replace(state, last_seq=sequence, status=status_after(state.status, status_of(message)))
     match message:
         case RunStarted():
             return _started(after, envelope.id, message, at)
@@ -198,7 +179,6 @@ def evolve(state: RunState | None, envelope: Envelope, message: Message, sequenc
         case RunResumed():
             return msgspec.structs.replace(
                 _closed(after, at, "released") if state.held else after,
-                status="cancelling" if stopping else "queued",
                 held=False,
                 lost=0 if state.held else state.lost,
                 blocked_on=None,
@@ -215,9 +195,7 @@ def evolve(state: RunState | None, envelope: Envelope, message: Message, sequenc
         case RunSignalled():
             given = Signal(message.name, message.data, message.signalled_by, at)
             return msgspec.structs.replace(after, signals=[*state.signals, given])
-        case RunCancelRequested():
-            return msgspec.structs.replace(after, status="cancelling")
-        case RunSucceeded() | RunFailed() | RunTimedOut() | RunCrashed() | RunCancelled() | RunExpired():
+        case _ if isinstance(message, RunEnd):
             return _ended(after, message, at)
     return after
 
@@ -232,7 +210,7 @@ def recorded(message: Message, at: str | None = None, attempt: int = 0) -> Itera
             yield (one.kind, one.name, one.ordinal), Recorded(one.result, one.position, one.timed_out, at=at, attempt=attempt + 1)
 
 
-def labelled(message: Ended, state: RunState) -> Ended:
+def labelled(message: RunEnd, state: RunState) -> RunEnd:
     """Return the end of a run with what those need who wait for it."""
     return msgspec.structs.replace(message, turn=state.turn and state.turn.key, parent=state.parent)
 
@@ -276,7 +254,6 @@ def _started(state: RunState, claim: str, message: RunStarted, at: str) -> RunSt
         attempts = [attempts[0], *attempts[2:]]
     return msgspec.structs.replace(
         before,
-        status="cancelling" if state.status == "cancelling" else "running",
         held=True,
         lost=state.lost + 1 if state.held else state.lost,
         attempt=message.attempt,
@@ -290,7 +267,7 @@ def _started(state: RunState, claim: str, message: RunStarted, at: str) -> RunSt
 
 
 def _waiting(state: RunState, message: RunWaiting, at: str) -> RunState:
-    is_delayed = message.blocked_on == "time" and not state.attempt
+    is_delayed = status_of(message) == "delayed"
     closed = _closed(
         state,
         at,
@@ -300,10 +277,8 @@ def _waiting(state: RunState, message: RunWaiting, at: str) -> RunState:
         duration_ms=message.duration_ms,
         usage=message.usage,
     )
-    stopping = state.status == "cancelling"
     return msgspec.structs.replace(
         closed if state.held else state,
-        status="cancelling" if stopping else "delayed" if is_delayed else "waiting",
         held=False,
         was_delayed=state.was_delayed or is_delayed,
         lost=0,
@@ -315,13 +290,11 @@ def _waiting(state: RunState, message: RunWaiting, at: str) -> RunState:
     )
 
 
-def _ended(state: RunState, message: Ended, at: str) -> RunState:
-    status = _STATUS_OF[type(message)]
+def _ended(state: RunState, message: RunEnd, at: str) -> RunState:
     reason, error = getattr(message, "reason", None), getattr(message, "error", None)
-    closed = _closed(state, at, status, reason=reason, error=error, duration_ms=message.duration_ms, usage=message.usage)
+    closed = _closed(state, at, state.status, reason=reason, error=error, duration_ms=message.duration_ms, usage=message.usage)
     return msgspec.structs.replace(
         closed if state.held else state,
-        status=status,
         held=False,
         finished_at=at,
         reason=reason,

@@ -14,6 +14,7 @@ import msgspec
 from services.executor.runs.life import RunState, StepId
 from shared.messages import Resolved, Wait
 from shared.messages.catalog import Policy
+from shared.runs import BLOCKED
 from shared.values import YEAR
 
 # A run that took so many workers with it is what kills them.
@@ -28,7 +29,7 @@ def next_move(state: RunState, work_seq: int, now: datetime) -> Move:
 
     `nothing` where the offer is none any more: the run has ended, waits for something, or was offered anew.
     """
-    if state.ended or work_seq < state.work_seq or (not state.held and state.status in {"waiting", "delayed"}):
+    if state.ended or work_seq < state.work_seq or (not state.held and state.status in BLOCKED):
         return "nothing"
     if state.status == "cancelling":
         return "cancel"
@@ -48,7 +49,7 @@ def resumption(state: RunState, steps: Container[StepId], children: Mapping[str,
     `steps` holds what is recorded already, of the waits at least; `children` what is told of the child runs that have ended, by
     id. A run that waits for its turn is not decided here.
     """
-    if state.held or state.status not in {"waiting", "delayed"}:
+    if state.held or state.status not in BLOCKED:
         return None
     if state.blocked_on in {"retry", "concurrency", "worker"} or not state.waits:
         return [] if _is_due(state.until, now) and state.blocked_on != "concurrency" else None

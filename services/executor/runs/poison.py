@@ -7,11 +7,10 @@ from collections import OrderedDict
 import structlog
 
 from services.executor.runs import life
-from services.executor.runs.claim import read_all
+from services.executor.runs.claim import Read, read_all
 from shared import aggregate
 from shared.bus import Bus
-from shared.envelope import caused_id
-from shared.errors import Conflict
+from shared.envelope import Sealed, caused_id
 from shared.messages import RunCrashed, RunError, RunUsage
 from shared.values import storable
 
@@ -34,7 +33,7 @@ class Poison:
     async def note(self, run: str, error: Exception) -> bool:
         """Count a failure of ours to do something with a run; the last one ends it. Returns whether that was the last one.
 
-        To be called where the error is handled. Raises `Unavailable`.
+        To be called where the error is handled. Raises `Unavailable`, `Conflict`.
         """
         tries = self._tries[run] = self._tries.pop(run, 0) + 1
         _log.error("run.supervisor_failed", run=run, tries=tries, exc_info=error)
@@ -50,22 +49,23 @@ class Poison:
     async def _end(self, run: str, error: Exception) -> None:
         """Append that the run has crashed; whoever holds it learns of that by its next append."""
         told = RunError("Poison", storable(f"{TRIES} tries to go on with it failed: {type(error).__name__}: {error}"[:LONGEST]))
-        for _ in range(TRIES):
+
+        async def now() -> tuple[Read, int]:
             read = await read_all(self._bus, run)
+            return read, read.last_seq
+
+        async def crash(read: Read) -> Sealed[RunCrashed] | None:
             state = read.state
             if not read.last_seq or (state is not None and state.ended):
-                return
+                return None
             attempt = 0 if state is None else state.attempt
             crashed = RunCrashed(run=run, attempt=attempt, reason="poison", error=told, duration_ms=0.0, usage=RunUsage())
             message = crashed if state is None else life.labelled(crashed, state)
-            sealed = self._bus.seal(
+            return self._bus.seal(
                 message,
                 org=read.org or "global",
                 correlation=None if state is None else state.correlation_id,
                 id=caused_id(run, message, f"poison {read.last_seq}"),
             )
-            try:
-                await aggregate.append(self._bus.client, self._bus.journal, sealed, read.last_seq, since=read.last_seq)
-            except Conflict:
-                continue
-            return
+
+        await aggregate.advance(self._bus, now, crash)

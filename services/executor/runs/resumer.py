@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import store
 from services.executor.runs import life, moves
-from services.executor.runs.claim import children_told, read_now, sound
+from services.executor.runs.claim import Read, children_told, read_now, sound
 from services.executor.runs.concurrency import Turns
 from services.executor.runs.dispatch import expired
 from services.executor.runs.life import RunState, StepId
@@ -30,18 +30,26 @@ from services.executor.store import Store
 from shared import aggregate, db
 from shared.bus import Bus
 from shared.db import Connection
-from shared.envelope import Envelope, caused_id, utc_now
+from shared.envelope import Envelope, Sealed, caused_id, utc_now
 from shared.errors import Conflict, Unavailable
 from shared.leader import lead
-from shared.messages import Message, RunCancelled, RunResumed, RunWaiting, TimerFired
+from shared.messages import (
+    Message,
+    RunCancelled,
+    RunCancelRequested,
+    RunResumed,
+    RunSignalled,
+    RunWaiting,
+    TimerFired,
+    declaration_of,
+)
 from shared.projected import Projected, Recorded, in_batches
 from shared.projection import Projection
 from shared.pull import StreamError
+from shared.runs import END_SUBJECTS, RunEnd
 from shared.statements import Statement
 from shared.values import moment_of, storable
 
-# A run that is written to more often than this between reading and appending is being carried by somebody else.
-TRIES = 10
 # Seconds between searches for what no message told of.
 PAUSE = 2.0
 # Timers are fired up to a quarter of a second late; what is due for longer was not told of.
@@ -51,7 +59,7 @@ PAUSE_AFTER_A_BUG = 0.05
 LOCK = "executor.sweep"
 # Rows per search.
 ROUND = 500
-_TOLD = ("waiting", "cancel_requested", "signalled", "succeeded", "failed", "timed_out", "cancelled", "crashed", "expired")
+_FOLLOWED = (*(declaration_of(cls).pattern() for cls in (RunWaiting, RunCancelRequested, RunSignalled)), *END_SUBJECTS)
 _log = structlog.get_logger()
 
 
@@ -76,16 +84,15 @@ class Waits:
 
     def followers(self) -> list[Projected]:
         """Return the two projections that follow what happens to runs, and the timers."""
-        filters = tuple(f"run.*.{told}" for told in _TOLD)
         return [
-            Projected(name="waits", stream="RUNS", apply=in_batches(self._follow), tables=(), filters=filters),
+            Projected(name="waits", stream="RUNS", apply=in_batches(self._follow), tables=(), filters=_FOLLOWED),
             Projected(name="timers", stream="TIMERS", apply=in_batches(self._timers), tables=(), filters=("timer.*.fired",)),
         ]
 
     async def _follow(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
         for one in batch:
             message, envelope = one.message, one.envelope
-            if isinstance(message, life.Ended):
+            if isinstance(message, RunEnd):
                 if message.parent is not None:
                     await self._look_at(message.parent, envelope)
                 if message.turn is not None:
@@ -134,22 +141,24 @@ class Waits:
         `at` is the time by a timer, whose clock may be ahead of this one; `has_worker` says that there is one for it by now. Raises
         `Unavailable`.
         """
-        for _ in range(TRIES):
-            read = await read_now(self._deps.bus, self._deps.store, run)
-            state = sound(read)
+
+        async def read() -> tuple[Read, int]:
+            found = await read_now(self._deps.bus, self._deps.store, run)
+            return found, found.last_seq
+
+        async def due(found: Read) -> Sealed[Message] | None:
+            state = sound(found)
             if state is None:
-                return False
+                return None
             now = max(self._now(), at) if at is not None else self._now()
-            message = await self._what_is_due(state, read.steps, now, has_worker=has_worker)
-            if message is None:
-                return False
-            try:
-                await self._append(message, state, cause)
-            except Conflict:
-                continue
-            return True
-        _log.warning("run.changes_too_fast", run=run)
-        return False
+            message = await self._what_is_due(state, found.steps, now, has_worker=has_worker)
+            return None if message is None else self._sealed(message, state, cause)
+
+        try:
+            return await aggregate.advance(self._deps.bus, read, due) is not None
+        except Conflict:
+            _log.warning("run.changes_too_fast", run=run)
+            return False
 
     async def _what_is_due(self, state: RunState, steps: Iterable[StepId], now: datetime, *, has_worker: bool) -> Message | None:
         """Return what is to be said of a run; `steps` are recorded, whether its rows know that already or not."""
@@ -169,14 +178,12 @@ class Waits:
         over = moves.resumption(state, recorded, await children_told(state, self._deps.bus, self._deps.store), now)
         return None if over is None else RunResumed(run=state.id, priority=state.priority, resolved=over)
 
-    async def _append(self, message: Message, state: RunState, cause: Envelope | None) -> None:
-        bus = self._deps.bus
+    def _sealed(self, message: Message, state: RunState, cause: Envelope | None) -> Sealed[Message]:
         # The state that it follows from makes it that one: considered twice, it is said once.
         id_ = caused_id(state.id, message, str(state.last_seq))
         # It belongs to the run's own chain, whoever's end made us look.
         of_chain = cause if cause is not None and cause.correlationid == state.correlation_id else None
-        sealed = bus.seal(message, org=state.org, cause=of_chain, correlation=state.correlation_id, id=id_)
-        await aggregate.append(bus.client, bus.journal, sealed, state.last_seq, since=state.last_seq)
+        return self._deps.bus.seal(message, org=state.org, cause=of_chain, correlation=state.correlation_id, id=id_)
 
     async def _grant(self, key: str, cause: Envelope | None) -> None:
         """Give free turns to those who wait for them longest, those of a higher priority first."""

@@ -6,11 +6,11 @@ from typing import Protocol
 
 import msgspec
 
-from services.executor.runs.life import MOST_SIGNALS
+from services.executor.runs.life import MOST_SIGNALS, RunState
 from services.executor.runs.looks import Looks
 from shared import aggregate
 from shared.bus import Bus
-from shared.envelope import derived_id
+from shared.envelope import Sealed, derived_id
 from shared.errors import Conflict, Invalid, NotFound, Problem, TooLarge
 from shared.messages import RunSignalled
 from shared.questions.executor import Signalled, SignalRun
@@ -19,8 +19,6 @@ from shared.streams import INLINE_BYTES
 LONGEST_NAME = 200
 # Bytes of signals that nobody has waited for yet: they are part of the run's state.
 MOST_WAITING = 1024 * 1024
-# A run that is written to more often than this between reading and appending does not exist.
-TRIES = 20
 
 
 class Deps(Protocol):
@@ -38,14 +36,18 @@ async def signal_run(command: SignalRun, deps: Deps) -> Signalled:
     if size > INLINE_BYTES:
         raise TooLarge(f"the data of a signal has {size} bytes as JSON; at most {INLINE_BYTES} are kept")
     async with deps.looks.alone(command.run):
-        return await _append(command, size, deps)
+        await _append(command, size, deps)
+    return Signalled(command.run, command.name)
 
 
-async def _append(command: SignalRun, size: int, deps: Deps) -> Signalled:
-    for _ in range(TRIES):
+async def _append(command: SignalRun, size: int, deps: Deps) -> None:
+    async def read() -> tuple[RunState, int]:
         state = await deps.looks.state(command.run)
         if state is None or state.org != command.org:
             raise NotFound(f"there is no run {command.run[:80]!r}")
+        return state, state.last_seq
+
+    async def signalled(state: RunState) -> Sealed[RunSignalled]:
         if state.ended:
             raise Conflict(f"the run has ended already: {state.status}")
         waiting = sum(len(msgspec.json.encode(signal.data)) for signal in state.signals)
@@ -56,10 +58,6 @@ async def _append(command: SignalRun, size: int, deps: Deps) -> Signalled:
             )
         message = RunSignalled(run=command.run, name=command.name, data=command.data, signalled_by=command.actor)
         id_ = derived_id(command.id, "run.signalled")
-        sealed = deps.bus.seal(message, org=command.org, correlation=state.correlation_id, id=id_)
-        try:
-            await aggregate.append(deps.bus.client, deps.bus.journal, sealed, state.last_seq, since=state.last_seq)
-        except Conflict:
-            continue
-        return Signalled(command.run, command.name)
-    raise Conflict("the run changes faster than it can be signalled; try again")
+        return deps.bus.seal(message, org=command.org, correlation=state.correlation_id, id=id_)
+
+    await aggregate.advance(deps.bus, read, signalled)

@@ -6,15 +6,13 @@ from typing import Any
 
 from services.executor.runs.life import Attempt, RunState, queue_ms
 from shared.questions.executor import AttemptView, RunView, WaitView
-
-# What a run says of itself while it does not go on; one that was asked to stop waits for nothing any more.
-_BLOCKED = frozenset({"delayed", "waiting"})
+from shared.runs import BLOCKED
 
 
 def run_view(state: RunState, turn_of: list[str] | None = None) -> RunView:
     """Return a run as the API shows it; an input that travels by reference is shown as its reference."""
     shown: Any = state.input if state.input_ref is None else {"$ref": state.input_ref}
-    blocked = state.status in _BLOCKED
+    blocked = state.status in BLOCKED
     # While a run waits for its next attempt, its turn or a worker, the waits that it is to come back to are not what keeps it.
     waits = state.waits if blocked and state.blocked_on not in {"retry", "concurrency", "worker"} else []
     return RunView(
