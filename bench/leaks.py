@@ -23,7 +23,7 @@ from bench.support.outcome import Outcome
 from services.executor.sandbox.cgroups import Cgroups
 from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.jail import Job
-from services.executor.sandbox.process import Limits
+from services.executor.sandbox.process import ChildLimits
 from tests.support.sandbox import Recorded, below
 
 AT_ONCE = 12
@@ -163,7 +163,7 @@ def _job(bundle: Path, timeout: float) -> Job:
 def sandbox(folder: Path) -> Children:
     """Answer a sandbox for this, not started."""
     uid = SANDBOX_UID if os.geteuid() == 0 else None
-    return Children(folder / "sandbox", uid=uid, size=4, code=folder, limits=Limits(memory_mb=256, processes=40))
+    return Children(folder / "sandbox", uid=uid, size=4, code=folder, limits=ChildLimits(memory_mb=256, processes=40))
 
 
 async def measure(folder: Path, _seconds: float, *, runs: int) -> Outcome:

@@ -23,7 +23,7 @@ import click
 
 from bench.support import outcome
 from bench.support.outcome import Outcome
-from services.executor.sandbox.masking import Masker, Stream
+from services.executor.sandbox.masking import MaskedStream, Masker
 
 PIECE = 65_536
 LINE = "a line of printed text that says nothing much, number 12345\n"
@@ -55,7 +55,7 @@ async def measure(_folder: Path, seconds: float) -> Outcome:
 def _feeding(secret: str, text: str) -> Callable[[], object]:
     masker = Masker()
     masker.learn(secret)
-    stream = Stream(masker)
+    stream = MaskedStream(masker)
     return lambda: stream.feed(text)
 
 

@@ -28,7 +28,7 @@ from bench.support import outcome
 from bench.support.outcome import BenchError, Outcome, percentile
 from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.jail import Job
-from services.executor.sandbox.process import Limits
+from services.executor.sandbox.process import ChildLimits
 from tests.support.sandbox import Recorded
 
 PER_SECOND = 20
@@ -148,7 +148,7 @@ async def measure(folder: Path, seconds: float, *, cgroups: bool, only: str) -> 
         uid=SANDBOX_UID if os.geteuid() == 0 else None,
         size=4,
         code=folder,
-        limits=Limits(memory_mb=256),
+        limits=ChildLimits(memory_mb=256),
         cgroups=cgroups,
     )
     await children.start()

@@ -20,7 +20,7 @@ from shared.errors import (
     from_document,
     to_document,
 )
-from shared.questions import Asked, Command, asked_of
+from shared.questions import Command, QuestionDeclaration, asked_of
 
 Answer = Callable[[Any, Any], Awaitable[Any]]
 Questions = Mapping[type[msgspec.Struct], Answer]
@@ -75,7 +75,7 @@ def _asking(asked: msgspec.Struct) -> bytes:
         raise Invalid(f"{type(asked).__name__} holds what JSON cannot: {error}") from error
 
 
-async def _answered(asked: Asked, cls: type[msgspec.Struct], function: Answer, body: bytes, deps: Any) -> bytes:
+async def _answered(asked: QuestionDeclaration, cls: type[msgspec.Struct], function: Answer, body: bytes, deps: Any) -> bytes:
     try:
         question = await values.aside(values.decode, body, cls, size=len(body))
         correlation = question.id if isinstance(question, Command) else None

@@ -19,7 +19,7 @@ FEWEST_TO_SHARE = 32
 P = TypeVar("P")
 
 
-class Offer(msgspec.Struct, Generic[P], frozen=True):
+class PendingMessage(msgspec.Struct, Generic[P], frozen=True):
     """A message that waits for its commit: its id, its aggregate, whether it expects a sequence of it, its bytes and its bearer."""
 
     id: str
@@ -41,7 +41,7 @@ class Batcher(Generic[P]):
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._batches_allowed = in_flight
-        self._waiting: deque[Offer[P]] = deque()
+        self._waiting: deque[PendingMessage[P]] = deque()
         self._waiting_bytes = 0
         self._batches = 0
         self._flying: Counter[str] = Counter()
@@ -61,17 +61,17 @@ class Batcher(Generic[P]):
         """Return the bytes of the messages that wait."""
         return self._waiting_bytes
 
-    def offer(self, offer: Offer[P]) -> None:
+    def offer(self, offer: PendingMessage[P]) -> None:
         """Let a message wait for its turn."""
         self._waiting.append(offer)
         self._waiting_bytes += offer.size
 
-    def take(self) -> list[Offer[P]]:
+    def take(self) -> list[PendingMessage[P]]:
         """Return the next batch, oldest first, or nothing when nothing may go now; `done` must be told when it has ended."""
         if self._batches >= self._batches_allowed or not self._waiting:
             return []
-        batch: list[Offer[P]] = []
-        held: list[Offer[P]] = []
+        batch: list[PendingMessage[P]] = []
+        held: list[PendingMessage[P]] = []
         size = 0
         # In this batch: how many of an aggregate, and whether one of them expects. An aggregate that was held back once stays
         # back, so that its messages keep their order.
@@ -99,7 +99,7 @@ class Batcher(Generic[P]):
                 self._expecting[offer.aggregate] += offer.expects
         return batch
 
-    def done(self, batch: list[Offer[P]]) -> None:
+    def done(self, batch: list[PendingMessage[P]]) -> None:
         """Note that a batch has ended, however it did."""
         self._batches -= 1
         for offer in batch:
@@ -108,7 +108,7 @@ class Batcher(Generic[P]):
             if not self._flying[offer.aggregate]:
                 del self._flying[offer.aggregate], self._expecting[offer.aggregate]
 
-    def _may_join(self, offer: Offer[P], within: dict[str, bool]) -> bool:
+    def _may_join(self, offer: PendingMessage[P], within: dict[str, bool]) -> bool:
         aggregate = offer.aggregate
         if aggregate in within and (offer.expects or within[aggregate]):
             return False

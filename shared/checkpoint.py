@@ -17,7 +17,7 @@ from shared.statements import Statement
 ELSEWHERE = "another writer has moved the checkpoint"
 
 
-class Superseded(Exception):
+class CheckpointMoved(Exception):
     """Another writer has moved the checkpoint: this one must stop and read it again."""
 
 
@@ -48,13 +48,13 @@ _MOVE = (
 
 
 async def run(connection: Connection, statements: Sequence[Statement], position: Move) -> None:
-    """Run statements and move the checkpoint, all or nothing. Raises `Superseded` when it is elsewhere."""
+    """Run statements and move the checkpoint, all or nothing. Raises `CheckpointMoved` when it is elsewhere."""
     if len(statements) == 1:
         # One statement is a transaction by itself, in a quarter of the round trips.
         try:
             await connection.fetchval(_with_move(statements[0].sql, len(statements[0].values)), *statements[0].values, *position)
         except asyncpg.DivisionByZeroError as error:
-            raise Superseded(ELSEWHERE) from error
+            raise CheckpointMoved(ELSEWHERE) from error
         return
     async with connection.transaction():
         for statement in statements:
@@ -63,9 +63,9 @@ async def run(connection: Connection, statements: Sequence[Statement], position:
 
 
 async def move(connection: Connection, position: Move) -> None:
-    """Move the checkpoint. Raises `Superseded` when it is elsewhere."""
+    """Move the checkpoint. Raises `CheckpointMoved` when it is elsewhere."""
     if await connection.execute(_MOVE.format(1, 2, 3, 4), *position) != "UPDATE 1":
-        raise Superseded(ELSEWHERE)
+        raise CheckpointMoved(ELSEWHERE)
 
 
 @functools.cache

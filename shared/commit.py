@@ -18,7 +18,7 @@ import msgspec
 import structlog
 from nats.aio.client import Client
 
-from shared.batching import Batcher, Offer
+from shared.batching import Batcher, PendingMessage
 from shared.deadlines import Deadlines
 from shared.envelope import CONTENT_TYPE, Sealed
 from shared.errors import Unavailable
@@ -162,7 +162,9 @@ class Coalescer:
         headers |= sealed.message.broker_headers()
         pending = Pending(declared.subject(sealed.message, envelope.subject), sealed.document, headers, [])
         self._pending[envelope.id] = pending
-        self._batcher.offer(Offer(envelope.id, aggregate, expected is not None, len(sealed.document) + HEADERS_BYTES, pending))
+        self._batcher.offer(
+            PendingMessage(envelope.id, aggregate, expected is not None, len(sealed.document) + HEADERS_BYTES, pending)
+        )
         self._schedule()
         return pending
 
@@ -179,8 +181,8 @@ class Coalescer:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _carry(self, batch: list[Offer[Pending]]) -> None:
-        acks: list[tuple[Offer[Pending], Ack]] = []
+    async def _carry(self, batch: list[PendingMessage[Pending]]) -> None:
+        acks: list[tuple[PendingMessage[Pending], Ack]] = []
         try:
             wanted = [offer for offer in batch if offer.bearer.wanted]
             for offer in batch:
@@ -209,7 +211,7 @@ class Coalescer:
             if not bystander.done():
                 bystander.set_result(None)
 
-    async def _together(self, batch: list[Offer[Pending]]) -> list[tuple[Offer[Pending], Ack]]:
+    async def _together(self, batch: list[PendingMessage[Pending]]) -> list[tuple[PendingMessage[Pending], Ack]]:
         """Send one atomic batch and return its acks, which are still to be told.
 
         What the broker refuses as a whole is sent one by one, each for a verdict of its own; told, and not returned.
@@ -226,7 +228,7 @@ class Coalescer:
             return []
         return [(offer, Ack(first + number)) for number, offer in enumerate(batch)]
 
-    async def _alone(self, offer: Offer[Pending]) -> None:
+    async def _alone(self, offer: PendingMessage[Pending]) -> None:
         try:
             answer = await send_one(self._client, offer.bearer)
         except Unavailable as error:
@@ -235,7 +237,7 @@ class Coalescer:
         else:
             self._settle(offer, self._verdict(offer, answer))
 
-    def _verdict(self, offer: Offer[Pending], answer: dict[str, Any]) -> Ack | Exception:
+    def _verdict(self, offer: PendingMessage[Pending], answer: dict[str, Any]) -> Ack | Exception:
         refusal = answer.get("error")
         if refusal is None:
             duplicate = bool(answer.get("duplicate", False))
@@ -250,7 +252,7 @@ class Coalescer:
             return Unavailable(f"the broker cannot take messages now: {description}")
         return Refused(f"the broker refused {offer.bearer.subject}: {description}")
 
-    def _settle(self, offer: Offer[Pending], verdict: Ack | Exception) -> None:
+    def _settle(self, offer: PendingMessage[Pending], verdict: Ack | Exception) -> None:
         self._pending.pop(offer.id, None)
         if isinstance(verdict, Ack):
             self._unknown.pop(offer.id, None)
@@ -265,7 +267,7 @@ class Coalescer:
             else:
                 waiter.set_exception(verdict)
 
-    def _note_unknown(self, offer: Offer[Pending]) -> None:
+    def _note_unknown(self, offer: PendingMessage[Pending]) -> None:
         self._unknown[offer.id] = None
         if len(self._unknown) > REMEMBERED:
             self._unknown.popitem(last=False)

@@ -103,7 +103,7 @@ def naming_trouble() -> Any:
         raise Unavailable("the database did not answer in time") from error
 
 
-class Held(msgspec.Struct, frozen=True):
+class HeldLock(msgspec.Struct, frozen=True):
     """An advisory lock that is held: `lost` is set when `connection`, and with it the lock, is gone."""
 
     connection: Connection
@@ -111,7 +111,7 @@ class Held(msgspec.Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def held_lock(url: str, name: str, *, service: str, waits: Callable[[], None] = lambda: None) -> AsyncIterator[Held]:
+async def held_lock(url: str, name: str, *, service: str, waits: Callable[[], None] = lambda: None) -> AsyncIterator[HeldLock]:
     """Hold the advisory lock `name` on a connection of its own for the block; waits until it is free.
 
     `waits` is called when somebody else has it: the database is there, and it may take for ever.
@@ -134,7 +134,7 @@ async def held_lock(url: str, name: str, *, service: str, waits: Callable[[], No
                 waits()
                 await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", name)
             await connection.execute(f"SET statement_timeout = {int(STATEMENT_WAIT * 1000)}")
-        yield Held(connection, lost)
+        yield HeldLock(connection, lost)
     finally:
         connection.terminate()
 

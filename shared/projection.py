@@ -13,7 +13,7 @@ from nats.aio.client import Client
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared import checkpoint, db
-from shared.checkpoint import Superseded
+from shared.checkpoint import CheckpointMoved
 from shared.commit import Journal
 from shared.db import Connection
 from shared.errors import MillraceError, Unavailable
@@ -83,7 +83,7 @@ class Projection:
                 lock = f"{self._service}.{self._name}"
                 async with db.held_lock(self._url, lock, service=self._service, waits=waits) as held:
                     await self._write(held, part)
-            except (Unavailable, StreamError, Superseded) as error:
+            except (Unavailable, StreamError, CheckpointMoved) as error:
                 self._health.report(part, str(error))
                 _log.warning("projection.interrupted", projection=self._name, reason=str(error))
             except Exception as error:
@@ -112,7 +112,7 @@ class Projection:
         async with db.transaction(self._engine) as connection:
             return await checkpoint.stored(connection, self._name)
 
-    async def _write(self, held: db.Held, part: str) -> None:
+    async def _write(self, held: db.HeldLock, part: str) -> None:
         incarnation = await incarnation_of(self._client, self.stream)
         last = await self._begin(incarnation, held.connection)
         reader = OrderedReader(
@@ -129,7 +129,7 @@ class Projection:
         async with contextlib.aclosing(batches):
             async for batch in batches:
                 if held.lost.is_set():
-                    raise Superseded("the connection that holds the lock was lost")
+                    raise CheckpointMoved("the connection that holds the lock was lost")
                 await self._commit(batch, incarnation, last, held.connection)
                 last = batch[-1].sequence
 
@@ -143,7 +143,7 @@ class Projection:
         try:
             await self._take(batch, incarnation, last, connection)
         except Exception as error:
-            if connection.is_closed() or isinstance(error, Superseded) or is_passing(error):
+            if connection.is_closed() or isinstance(error, CheckpointMoved) or is_passing(error):
                 raise
             if len(batch) == 1:
                 await self._salvage(batch[0], incarnation, last, connection)
@@ -170,7 +170,7 @@ class Projection:
             try:
                 await self._take([offered], incarnation, last, connection)
             except Exception as error:
-                if connection.is_closed() or isinstance(error, Superseded) or is_passing(error):
+                if connection.is_closed() or isinstance(error, CheckpointMoved) or is_passing(error):
                     raise
                 first = first or error
             else:

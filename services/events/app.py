@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 
 from services.events import domain
-from services.events.config import Settings, read
+from services.events.config import EventsSettings, read
 from services.events.entries import source_entry_of
 from services.events.handlers import HANDLERS
 from services.events.integrations import get_mapping
 from services.events.projections import DELIVERIES, projected
 from services.events.questions import QUESTIONS
 from services.events.redeclaring import redeclare
-from services.events.store import Store
+from services.events.store import EventsStore
 from shared import service
 from shared.blobs import Blobs
 from shared.bus import Bus, connected
@@ -34,7 +34,7 @@ from shared.service import Runtime
 class Events:
     """What handlers, questions and projections of this service share."""
 
-    def __init__(self, settings: Settings, bus: Bus, store: Store, expressions: Expressions, runtime: Runtime) -> None:
+    def __init__(self, settings: EventsSettings, bus: Bus, store: EventsStore, expressions: Expressions, runtime: Runtime) -> None:
         self.bus = bus
         self.store = store
         self.keyring = Keyring(settings.keys)
@@ -99,7 +99,7 @@ class Events:
 
 
 @asynccontextmanager
-async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
+async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Run the service for the block."""
     async with AsyncExitStack() as stack:
         engine = open_engine(settings.database_url, service="events")
@@ -107,7 +107,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         bus = await stack.enter_async_context(connected(settings.nats_url, service="events", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.say_log))
         expressions = await stack.enter_async_context(evaluating(runtime.health))
-        events = Events(settings, bus, Store(engine), expressions, runtime)
+        events = Events(settings, bus, EventsStore(engine), expressions, runtime)
 
         projections = started(
             projected(bus.client),

@@ -6,12 +6,12 @@ from shared import config
 from shared.config import Environment
 
 
-class Settings(config.Settings, frozen=True, kw_only=True):
+class EventsSettings(config.Settings, frozen=True, kw_only=True):
     """Read once at start. `longest_chain` bounds the runs of one chain, and the events that they emit."""
 
     longest_chain: int
 
 
-def read(environment: Environment) -> Settings:
+def read(environment: Environment) -> EventsSettings:
     """Return the settings; what is missing is reported by `environment.check`."""
-    return Settings(**config.common(environment), longest_chain=config.longest_chain(environment))
+    return EventsSettings(**config.common(environment), longest_chain=config.longest_chain(environment))

@@ -9,10 +9,9 @@ import msgspec
 from sqlalchemy import RowMapping
 
 from services.events import domain, entries, routing
-from services.events.handlers import Deps as HandlerDeps
-from services.events.handlers import accepted_of
+from services.events.handlers import HandlerDeps, accepted_of
 from services.events.recording import limit_of
-from services.events.store import Store
+from services.events.store import EventsStore
 from shared import aggregate
 from shared.asking import Questions
 from shared.bus import Bus
@@ -42,15 +41,15 @@ MOST_UNROUTED = 500
 LATER = 0.5
 
 
-class Deps(HandlerDeps, Protocol):
+class DeliveryDeps(HandlerDeps, Protocol):
     """What these questions and commands need besides."""
 
     bus: Bus
-    store: Store
+    store: EventsStore
     followed: list[Projection]
 
 
-async def list_deliveries(question: ListDeliveries, deps: Deps) -> DeliveryList:
+async def list_deliveries(question: ListDeliveries, deps: DeliveryDeps) -> DeliveryList:
     """Return a page of deliveries, newest first."""
     limit = limit_of(question.page)
     rows = await deps.store.deliveries(
@@ -61,7 +60,7 @@ async def list_deliveries(question: ListDeliveries, deps: Deps) -> DeliveryList:
     return DeliveryList(items, more)
 
 
-async def get_delivery(question: GetDelivery, deps: Deps) -> DeliveryView:
+async def get_delivery(question: GetDelivery, deps: DeliveryDeps) -> DeliveryView:
     """Return one delivery."""
     row = await deps.store.delivery(question.org, question.id)
     if row is None:
@@ -69,12 +68,12 @@ async def get_delivery(question: GetDelivery, deps: Deps) -> DeliveryView:
     return entries.delivery_view(row)
 
 
-async def deliveries_position(question: DeliveriesPosition, deps: Deps) -> Position:
+async def deliveries_position(question: DeliveriesPosition, deps: DeliveryDeps) -> Position:
     """Return how far the rows of deliveries have come in a stream."""
     return await deps.store.position(question.stream)
 
 
-async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
+async def retry_delivery(command: RetryDelivery, deps: DeliveryDeps) -> DeliveryView:
     """Make a delivery's events again, as new ones, for the subscriptions that have not had their run of it."""
     await _catch_up(deps)
     row = await deps.store.delivery(command.org, command.delivery)
@@ -98,7 +97,7 @@ async def retry_delivery(command: RetryDelivery, deps: Deps) -> DeliveryView:
     return entries.delivery_view(row)
 
 
-async def _catch_up(deps: Deps) -> None:
+async def _catch_up(deps: DeliveryDeps) -> None:
     """Wait for the rows of what is on the bus by now: they come a moment after. Raises `Unavailable`."""
     for projection in deps.followed:
         try:
@@ -108,20 +107,20 @@ async def _catch_up(deps: Deps) -> None:
         await projection.caught_up(int(info["state"]["last_seq"]), timeout=CAUGHT_UP)
 
 
-def _left(event: EventAccepted, row: RowMapping, deps: Deps) -> EventAccepted | None:
+def _left(event: EventAccepted, row: RowMapping, deps: DeliveryDeps) -> EventAccepted | None:
     """Return the event with the subscriptions that it is not routed to again; None where those are all that want it."""
     runs = {run["id"]: run["status"] for run in row["runs"]}
     matching = domain.matching(deps.subscriptions(event.source), event.type)
     # Deliveries of an earlier version do not say which run is whose; its id does.
     earlier = domain.event_id(event.delivery, event.number, row["retried_by"])
     derived = {one.id for one in matching if runs.get(domain.run_id(earlier, one.id)) in routing.DONE}
-    skip = derived | routing.done(msgspec.convert(row["subscriptions"], dict[str, routing.Taken]), event.number, runs)
+    skip = derived | routing.done(msgspec.convert(row["subscriptions"], dict[str, routing.SubscriptionOutcome]), event.number, runs)
     if matching and all(one.id in skip for one in matching):
         return None
     return msgspec.structs.replace(event, skip=sorted(skip))
 
 
-async def _again(first: Envelope, deps: Deps, *, retry: str) -> AsyncIterator[EventAccepted]:
+async def _again(first: Envelope, deps: DeliveryDeps, *, retry: str) -> AsyncIterator[EventAccepted]:
     """Yield the events of the message that began a delivery, with ids of their own."""
     if first.type == declaration_of(WebhookReceived).type:
         async for event in accepted_of(open_message(first, WebhookReceived), deps, retry=retry):
@@ -131,7 +130,7 @@ async def _again(first: Envelope, deps: Deps, *, retry: str) -> AsyncIterator[Ev
         yield msgspec.structs.replace(event, event=domain.event_id(event.delivery, 0, retry), retried_by=retry)
 
 
-async def emit_event(command: EmitEvent, deps: Deps) -> Emitted:
+async def emit_event(command: EmitEvent, deps: DeliveryDeps) -> Emitted:
     """Let a topic have an event. All ids derive from the command's: the broker, and later the delivery's row, know it again."""
     delivery = derived_id(command.id, "delivery", command.org)
     topic = await deps.store.topic(command.org, command.source, delivery, MOST_UNROUTED)
@@ -159,7 +158,7 @@ async def emit_event(command: EmitEvent, deps: Deps) -> Emitted:
     return answer
 
 
-async def _compare(event: EventAccepted, sequence: int | None, deps: Deps) -> None:
+async def _compare(event: EventAccepted, sequence: int | None, deps: DeliveryDeps) -> None:
     """Raise `Invalid` when the command's id stood for another event, as far as the bus still knows."""
     stored = None if sequence is None else await aggregate.stored_at(deps.bus.client, "EVENTS", sequence)
     if stored is None:

@@ -41,7 +41,7 @@ LARGEST_FAN_OUT = 100 * 1024 * 1024
 _log = structlog.get_logger()
 
 
-class Deps(Protocol):
+class HandlerDeps(Protocol):
     """What the handlers need."""
 
     bodies: Blobs
@@ -82,7 +82,7 @@ class Large:
             raise Invalid(f"the inputs of this event's runs have more than {most} together: a smaller input mapping would fit")
 
 
-async def parse(webhook: WebhookReceived, deps: Deps) -> AsyncIterator[tuple[Message, str]]:
+async def parse(webhook: WebhookReceived, deps: HandlerDeps) -> AsyncIterator[tuple[Message, str]]:
     """Make the events of a webhook; each is itself by its number in the request.
 
     A sender's delivery that was received before, longer ago than the broker remembers ids, yields nothing.
@@ -96,7 +96,7 @@ async def parse(webhook: WebhookReceived, deps: Deps) -> AsyncIterator[tuple[Mes
         yield accepted, accepted.event
 
 
-async def accepted_of(webhook: WebhookReceived, deps: Deps, *, retry: str | None) -> AsyncIterator[EventAccepted]:
+async def accepted_of(webhook: WebhookReceived, deps: HandlerDeps, *, retry: str | None) -> AsyncIterator[EventAccepted]:
     """Yield the events of a webhook. Raises `Invalid` when the body does not parse; `retry` makes their ids new."""
     source = await deps.source(webhook.source)
     parser = PARSERS.get(webhook.adapter)
@@ -126,7 +126,7 @@ async def accepted_of(webhook: WebhookReceived, deps: Deps, *, retry: str | None
         )
 
 
-async def route(event: EventAccepted, deps: Deps) -> AsyncIterator[tuple[Message, str]]:
+async def route(event: EventAccepted, deps: HandlerDeps) -> AsyncIterator[tuple[Message, str]]:
     """Ask for a run for every subscription that wants the event, or say why there is none."""
     matching = domain.matching(deps.subscriptions(event.source), event.type)
     if not matching:
@@ -160,7 +160,7 @@ async def _hindrance(
     subscription: SubscriptionEntry,
     document: dict[str, Any],
     integration: dict[str, Any] | None,
-    deps: Deps,
+    deps: HandlerDeps,
 ) -> EventFiltered | None:
     """Return why a subscription's filter does not let an event pass, None where it does. Raises `Unavailable`."""
     if subscription.filter is None:
@@ -177,7 +177,7 @@ async def _hindrance(
     return None if passes else _filtered(event, subscription, reason, failed=False)
 
 
-async def _integration(event: EventAccepted, deps: Deps) -> dict[str, Any] | None:
+async def _integration(event: EventAccepted, deps: HandlerDeps) -> dict[str, Any] | None:
     """Return what the integration of the event's source is for its organization, None where it names none. Raises `NotFound`."""
     source = await deps.source(event.source)
     if source is None or source.integration is None:
@@ -190,7 +190,7 @@ async def _routed(
     document: dict[str, Any],
     integration: dict[str, Any] | None,
     subscription: SubscriptionEntry,
-    deps: Deps,
+    deps: HandlerDeps,
     large: Large,
 ) -> AsyncIterator[Message]:
     run = domain.run_id(event.event, subscription.id)
@@ -264,7 +264,7 @@ async def _read(parser: Parse, request: Webhook) -> list[ParsedEvent]:
     return await aside(read, size=len(request.body))
 
 
-async def by_reference(value: Any, deps: Deps, encoded: bytes | None = None) -> tuple[Any, str | None]:
+async def by_reference(value: Any, deps: HandlerDeps, encoded: bytes | None = None) -> tuple[Any, str | None]:
     """Return `value` as it travels: itself, or above 256 KiB of JSON nothing and the hash under which it is kept.
 
     `encoded` is its JSON where that is at hand.
@@ -279,7 +279,7 @@ async def by_reference(value: Any, deps: Deps, encoded: bytes | None = None) -> 
     return None, (await deps.bodies.put(parts())).sha256
 
 
-async def _body(webhook: WebhookReceived, deps: Deps) -> bytes:
+async def _body(webhook: WebhookReceived, deps: HandlerDeps) -> bytes:
     if webhook.body_ref is not None:
         return await deps.bodies.read(webhook.body_ref)
     return base64.b64decode(webhook.body_base64 or "")

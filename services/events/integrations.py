@@ -8,7 +8,7 @@ from sqlalchemy import RowMapping
 
 from services.events import domain, entries, schemas
 from services.events.recording import done_by, expect, limit_of, opened, record
-from services.events.store import Store
+from services.events.store import EventsStore
 from shared import aggregate
 from shared.asking import Questions
 from shared.bus import Bus
@@ -38,7 +38,7 @@ class Deps(Protocol):
     """What these questions and commands need."""
 
     bus: Bus
-    store: Store
+    store: EventsStore
     catalog: Projection
 
 

@@ -8,9 +8,9 @@ import msgspec
 
 from services.events import deliveries, domain, entries, integrations
 from services.events.adapters import DESCRIPTIONS
-from services.events.handlers import Deps as HandlerDeps
+from services.events.handlers import HandlerDeps
 from services.events.recording import done_by, expect, limit_of, opened, record
-from services.events.store import Store
+from services.events.store import EventsStore
 from shared import aggregate
 from shared.asking import Questions
 from shared.bus import Bus
@@ -57,7 +57,7 @@ class Deps(HandlerDeps, Protocol):
     """What questions and commands need besides."""
 
     bus: Bus
-    store: Store
+    store: EventsStore
     keyring: Keyring
     sources: RegistryWriter[SourceEntry]
     subscriptions_writer: RegistryWriter[SubscriptionEntry]

@@ -15,7 +15,7 @@ REASONS = ("unroutable", "failed", "filtered")
 DONE = {name for name, status in STATUSES.items() if not status.retried}
 
 
-class Taken(msgspec.Struct, frozen=True, kw_only=True):
+class SubscriptionOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of an event with one subscription (None: nobody wanted it). `status`: routed, filtered, unroutable, failed."""
 
     subscription: str | None
@@ -33,7 +33,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     retried_by: str | None = None
     outcome: str = "accepted"
     reason: str | None = None
-    subscriptions: dict[str, Taken] = {}
+    subscriptions: dict[str, SubscriptionOutcome] = {}
 
 
 def routing(before: Routing, message: EventAccepted | EventRouted | EventFiltered | EventUnroutable) -> Routing:
@@ -53,7 +53,7 @@ def routing(before: Routing, message: EventAccepted | EventRouted | EventFiltere
     return _told(before, before.subscriptions | {_key(message.number, message.subscription): _taken(message)})
 
 
-def done(subscriptions: dict[str, Taken], number: int, runs: dict[str, str]) -> set[str]:
+def done(subscriptions: dict[str, SubscriptionOutcome], number: int, runs: dict[str, str]) -> set[str]:
     """Return the subscriptions whose run of an event has succeeded or goes on; `runs` are statuses by id."""
     return {
         taken.subscription
@@ -62,7 +62,7 @@ def done(subscriptions: dict[str, Taken], number: int, runs: dict[str, str]) -> 
     }
 
 
-def _told(before: Routing, subscriptions: dict[str, Taken]) -> Routing:
+def _told(before: Routing, subscriptions: dict[str, SubscriptionOutcome]) -> Routing:
     each = [subscriptions[key] for key in sorted(subscriptions)]
     found = {"filtered" if taken.status == "failed" else taken.status for taken in each}
     outcome = max(found | {before.outcome}, key=OUTCOMES.index)
@@ -79,12 +79,12 @@ def _key(number: int, subscription: str | None) -> str:
     return f"{number}/{subscription or ''}"
 
 
-def _taken(message: EventRouted | EventFiltered | EventUnroutable) -> Taken:
+def _taken(message: EventRouted | EventFiltered | EventUnroutable) -> SubscriptionOutcome:
     said = {"subscription": message.subscription, "name": message.subscription_name, "workflow": message.workflow}
     match message:
         case EventRouted():
-            return Taken(**said, status="routed", run=message.run)
+            return SubscriptionOutcome(**said, status="routed", run=message.run)
         case EventFiltered():
-            return Taken(**said, status="failed" if message.failed else "filtered", reason=message.reason)
+            return SubscriptionOutcome(**said, status="failed" if message.failed else "filtered", reason=message.reason)
         case EventUnroutable():
-            return Taken(**said, status="unroutable", reason=message.reason)
+            return SubscriptionOutcome(**said, status="unroutable", reason=message.reason)

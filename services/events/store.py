@@ -31,7 +31,7 @@ DELIVERY = f"""
 SEEN = "SELECT DISTINCT ON (name) * FROM integration WHERE org IN (:org, 'global') "
 
 
-class Store:
+class EventsStore:
     """Reads for questions; everything is limited to an organization except where an id is the address."""
 
     def __init__(self, engine: AsyncEngine) -> None:

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.executor.config import Settings, read
+from services.executor.config import ExecutorSettings, read
 from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
 from services.executor.runs.concurrency import Turns
@@ -27,8 +27,8 @@ from services.executor.runs.worker import Worker
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, Tier
-from services.executor.sandbox.process import Limits
-from services.executor.store import Store
+from services.executor.sandbox.process import ChildLimits
+from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles
 from services.executor.workspaces.slow import Slow
 from shared import service
@@ -52,10 +52,12 @@ _log = structlog.get_logger()
 class Executor:
     """What runs, questions and projections of this service share."""
 
-    def __init__(self, settings: Settings, bus: Bus, engine: AsyncEngine, sandbox: Sandbox, expressions: Expressions) -> None:
+    def __init__(
+        self, settings: ExecutorSettings, bus: Bus, engine: AsyncEngine, sandbox: Sandbox, expressions: Expressions
+    ) -> None:
         self.bus = bus
         self.engine = engine
-        self.store = Store(engine)
+        self.store = ExecutorStore(engine)
         self.turns = Turns(engine)
         self.recent = Recent()
         self.looks = Looks(bus, self.store)
@@ -98,7 +100,7 @@ async def watch_cancellations(bus: Bus, runs: Runs) -> None:
 
 
 @asynccontextmanager
-async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
+async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Run the service for the block."""
     async with AsyncExitStack() as stack:
         engine = open_engine(settings.database_url, service="executor")
@@ -110,7 +112,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             settings.data / "sandbox",
             uid=settings.sandbox_uid,
             size=settings.warm,
-            limits=Limits(processes=settings.processes, cores=settings.cores),
+            limits=ChildLimits(processes=settings.processes, cores=settings.cores),
             tiers=tiers,
             unsafe=settings.unsafe,
         )

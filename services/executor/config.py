@@ -8,7 +8,7 @@ from pathlib import Path
 
 from services.executor.domain import LEAST_KEPT
 from services.executor.sandbox.jail import Tier
-from services.executor.sandbox.process import Limits
+from services.executor.sandbox.process import ChildLimits
 from shared import config
 from shared.config import Environment
 from shared.egress.policy import Rule, Rules, rules
@@ -18,7 +18,7 @@ DAY = 24 * 3600
 LEAST_CORES, MOST_CORES = 0.05, 1024
 
 
-class Settings(config.Settings, frozen=True, kw_only=True):
+class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
     """Read once at start. `data` is a folder for caches; `slots` bounds the runs at a time, `warm` the children kept ready.
 
     Of twelve slots for each core one organization gets eight (see `shares`).
@@ -43,19 +43,19 @@ class Settings(config.Settings, frozen=True, kw_only=True):
     """The one tier to use; None for the best that this machine allows. "none" only together with `unsafe`."""
 
 
-def read(environment: Environment) -> Settings:
+def read(environment: Environment) -> ExecutorSettings:
     """Return the settings; what is missing is reported by `environment.check`."""
     tiers: dict[str | None, Tier] = {"A": "A", "B": "B", "none": "none"}
     choices = ("A", "B", "none") if environment.flag("MILLRACE_UNSAFE") else ("A", "B")
     cores = os.cpu_count() or 1
     uid = environment.optional("MILLRACE_SANDBOX_UID")
-    return Settings(
+    return ExecutorSettings(
         **config.common(environment),
         data=environment.path("MILLRACE_DATA"),
         slots=environment.integer("MILLRACE_SLOTS", 12 * cores, minimum=1, maximum=1000),
         warm=environment.integer("MILLRACE_WARM", 2 * cores, minimum=1, maximum=200),
         cores=_cores(environment),
-        processes=environment.integer("MILLRACE_RUN_PROCESSES", Limits.processes, minimum=8, maximum=4096),
+        processes=environment.integer("MILLRACE_RUN_PROCESSES", ChildLimits.processes, minimum=8, maximum=4096),
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
         runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
         longest_chain=config.longest_chain(environment),

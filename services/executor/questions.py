@@ -15,7 +15,7 @@ from services.executor.runs.recent import Recent
 from services.executor.runs.signals import signal_run
 from services.executor.runs.steps import Step
 from services.executor.runs.views import attempt_view, run_view
-from services.executor.store import Store
+from services.executor.store import ExecutorStore
 from services.executor.workspaces import registration
 from services.executor.workspaces.views import file_view
 from shared import aggregate
@@ -60,17 +60,17 @@ MOST_FOLDED = 200
 MOST_READ = 4 * 1024 * 1024
 
 
-class Deps(registration.Deps, Protocol):
+class QuestionDeps(registration.RegistrationDeps, Protocol):
     """What questions and commands need."""
 
-    store: Store
+    store: ExecutorStore
     turns: Turns
     lines: Projection
     looks: Looks
     recent: Recent
 
 
-async def find_workflow(question: FindWorkflow, deps: Deps) -> WorkflowFound:
+async def find_workflow(question: FindWorkflow, deps: QuestionDeps) -> WorkflowFound:
     """Return an organization's own workflow, else the platform's."""
     found = await first_seen(question.org, lambda org: deps.store.workflow(org, question.name))
     if found is None:
@@ -78,7 +78,7 @@ async def find_workflow(question: FindWorkflow, deps: Deps) -> WorkflowFound:
     return WorkflowFound(found[1], found[0])
 
 
-async def list_workflows(question: ListWorkflows, deps: Deps) -> WorkflowList:
+async def list_workflows(question: ListWorkflows, deps: QuestionDeps) -> WorkflowList:
     """Return a page of workflows by name; an organization's own hide the platform's of the same name."""
     limit = _limit(question.page)
     found = await deps.store.workflows(seen_by(question.org), question.page.cursor or "", 2 * limit + 2)
@@ -88,7 +88,7 @@ async def list_workflows(question: ListWorkflows, deps: Deps) -> WorkflowList:
     return WorkflowList(items, items[-1].name if len(seen) > len(items) else None)
 
 
-async def get_file(question: GetFile, deps: Deps) -> FileView:
+async def get_file(question: GetFile, deps: QuestionDeps) -> FileView:
     """Return one file."""
     row = await deps.store.file(question.org, question.path)
     if row is None:
@@ -97,7 +97,7 @@ async def get_file(question: GetFile, deps: Deps) -> FileView:
     return file_view(row, [entry.name for entry in entries if entry.path == question.path], [])
 
 
-async def list_files(question: ListFiles, deps: Deps) -> FileList:
+async def list_files(question: ListFiles, deps: QuestionDeps) -> FileList:
     """Return a page of files, by path."""
     limit = _limit(question.page)
     rows = await deps.store.files(question.org, question.prefix, question.page.cursor or "", limit + 1)
@@ -108,14 +108,14 @@ async def list_files(question: ListFiles, deps: Deps) -> FileList:
     return FileList(items, items[-1].path if len(rows) > limit else None)
 
 
-async def get_run(question: GetRun, deps: Deps) -> RunView:
+async def get_run(question: GetRun, deps: QuestionDeps) -> RunView:
     """Return a run: from its row once it has ended, else as the stream tells it now."""
     state = await _run(question.org, question.id, deps)
     waits_its_turn = state.status == "waiting" and state.blocked_on == "concurrency" and state.turn is not None
     return run_view(state, await deps.turns.holders(state.turn.key) if waits_its_turn and state.turn else None)
 
 
-async def list_attempts(question: ListAttempts, deps: Deps) -> AttemptList:
+async def list_attempts(question: ListAttempts, deps: QuestionDeps) -> AttemptList:
     """Return a page of attempts; the cursor is the number of the last one."""
     limit = _limit(question.page)
     after = question.page.cursor or "0"
@@ -127,7 +127,7 @@ async def list_attempts(question: ListAttempts, deps: Deps) -> AttemptList:
     return AttemptList(items, str(items[-1].attempt) if len(left) > len(items) else None)
 
 
-async def list_steps(question: ListSteps, deps: Deps) -> StepList:
+async def list_steps(question: ListSteps, deps: QuestionDeps) -> StepList:
     """Return a page of what is recorded: from the rows once the run has ended, else as the stream tells it now."""
     after, limit = steps.place_of(question.page.cursor), _limit(question.page)
     state = await deps.store.run(question.org, question.id)
@@ -155,7 +155,7 @@ async def list_steps(question: ListSteps, deps: Deps) -> StepList:
     return steps.page_of(found, question.page, results=question.results)
 
 
-async def _run(org: str, id_: str, deps: Deps) -> RunState:
+async def _run(org: str, id_: str, deps: QuestionDeps) -> RunState:
     """Return a run. Raises `NotFound`."""
     recent = deps.recent.of(org, id_)
     if recent is not None:
@@ -168,7 +168,7 @@ async def _run(org: str, id_: str, deps: Deps) -> RunState:
     return state
 
 
-async def _history(run: str, deps: Deps, after: int = 0) -> AsyncIterator[Stored]:
+async def _history(run: str, deps: QuestionDeps, after: int = 0) -> AsyncIterator[Stored]:
     try:
         async for stored in aggregate.history(deps.bus.client, "run", run, after=after):
             yield stored
@@ -176,7 +176,7 @@ async def _history(run: str, deps: Deps, after: int = 0) -> AsyncIterator[Stored
         raise NotFound(f"there is no run {run[:80]}") from error
 
 
-async def list_runs(question: ListRuns, deps: Deps) -> RunList:
+async def list_runs(question: ListRuns, deps: QuestionDeps) -> RunList:
     """Return a page of runs, newest first."""
     limit = _limit(question.page)
     states = await deps.store.runs(
@@ -193,7 +193,7 @@ async def list_runs(question: ListRuns, deps: Deps) -> RunList:
     return RunList(items, f"{items[-1].requested_at}|{items[-1].id}" if len(states) > len(items) else None)
 
 
-async def list_states(question: ListStates, deps: Deps) -> RunStates:
+async def list_states(question: ListStates, deps: QuestionDeps) -> RunStates:
     """Return how a run changed since; of a run with very many messages, or whose messages are purged, only how it is."""
     row = await deps.store.run(question.org, question.id)
     async with deps.looks.place():
@@ -214,7 +214,7 @@ async def list_states(question: ListStates, deps: Deps) -> RunStates:
     return RunStates(items, ended=states[-1].ended, more=False)
 
 
-async def _states(run: str, row: RunState | None, after: int, deps: Deps) -> list[RunState]:
+async def _states(run: str, row: RunState | None, after: int, deps: QuestionDeps) -> list[RunState]:
     """Return a run after each of its messages, those beyond `after` at least; `row` is what the projection knows of it."""
     states: list[RunState] = []
     size = 0
@@ -242,7 +242,7 @@ async def _states(run: str, row: RunState | None, after: int, deps: Deps) -> lis
     return states
 
 
-async def list_lines(question: ListLines, deps: Deps) -> LineList:
+async def list_lines(question: ListLines, deps: QuestionDeps) -> LineList:
     """Return lines of a run in order; the cursor is the number of the last one."""
     await _run(question.org, question.id, deps)
     if question.settled:

@@ -19,7 +19,7 @@ from shared.statements import Statement
 from shared.streams import PRIORITIES
 
 
-class Store:
+class ExecutorStore:
     """Reads for questions and registration."""
 
     def __init__(self, engine: AsyncEngine) -> None:

@@ -10,7 +10,7 @@ import structlog
 
 from services.gateway.domain import REDACTED_HEADERS, REDACTED_PARAMETERS
 from services.gateway.handshakes import Greeting, Handshakes
-from services.gateway.rates import Bucket, bucket_of
+from services.gateway.rates import TokenBucket, bucket_of
 from services.gateway.schemes import Scheme, Verifier
 from services.gateway.signatures import key_of
 from shared.encryption import CannotOpen, Keyring
@@ -48,7 +48,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     content_types: tuple[str, ...] | None
     redacted: frozenset[str]
     redacted_parameters: frozenset[str]
-    bucket: Bucket | None = None
+    bucket: TokenBucket | None = None
 
 
 def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> WebhookEndpoint:

@@ -12,7 +12,7 @@ import structlog
 from services.gateway.adapters import Adapters
 from services.gateway.admission import Admission
 from services.gateway.api.application import application
-from services.gateway.config import Settings, read
+from services.gateway.config import GatewaySettings, read
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
 from services.gateway.parts import Gateway
@@ -23,7 +23,7 @@ from services.gateway.room import Room
 from services.gateway.serving import listening, serving, url_of
 from services.gateway.trail import Trail
 from services.gateway.watching import Watching
-from services.gateway.workflows import Workflows
+from services.gateway.workflows import WorkflowLookup
 from shared.blobs import Blobs
 from shared.bus import connected
 from shared.encryption import Keyring
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
+async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[None]:
     """Run the gateway for the block."""
     sock = listening(settings.listen_fd, settings.host, settings.port)
     url = settings.public_url or url_of(sock)
@@ -70,7 +70,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             trail=trail,
             refusals=refusals,
             admission=Admission(sources, keyring, lambda asked, wait: bus.ask(asked, timeout=wait)),
-            workflows=Workflows(workflows, bus.ask),
+            workflows=WorkflowLookup(workflows, bus.ask),
             adapters=Adapters(bus.ask),
             endings=endings,
             starting=Starting(),

@@ -19,7 +19,7 @@ MAX_CONNECTIONS = 4096
 Network = IPv4Network | IPv6Network
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """The gateway's settings. `listen_fd` is a bound socket that was handed over; without one, `host` and `port` are bound.
 
     `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `supervisor` is the file in which
@@ -44,7 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return "Settings(...)"
 
 
-def read(environment: Environment) -> Settings:
+def read(environment: Environment) -> GatewaySettings:
     """Read the settings; what is missing or wrong is remembered by `environment`."""
     # Demanded of every service alike; the gateway has no tables yet.
     environment.text("MILLRACE_DATABASE_URL")
@@ -53,7 +53,7 @@ def read(environment: Environment) -> Settings:
         environment.complain("MILLRACE_PUBLIC_URL", "must begin with http:// or https://")
     descriptor = environment.integer("MILLRACE_LISTEN_FD", -1, minimum=0)
     supervisor = environment.optional("MILLRACE_SUPERVISOR")
-    return Settings(
+    return GatewaySettings(
         nats_url=environment.text("MILLRACE_NATS_URL"),
         keys=environment.keys("MILLRACE_KEYS"),
         admin_key=environment.text("MILLRACE_ADMIN_KEY"),

@@ -15,7 +15,7 @@ from services.gateway.refusals import Refusals
 from services.gateway.room import Room
 from services.gateway.trail import Trail
 from services.gateway.watching import Watching
-from services.gateway.workflows import Workflows
+from services.gateway.workflows import WorkflowLookup
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.encryption import Keyring
@@ -32,7 +32,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     trail: Trail
     refusals: Refusals
     admission: Admission
-    workflows: Workflows
+    workflows: WorkflowLookup
     adapters: Adapters
     endings: Endings
     starting: Starting

@@ -16,7 +16,7 @@ class Rate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     burst: int | None = None
 
 
-class Bucket:
+class TokenBucket:
     """Tokens of one source in this process; times are seconds of one clock that does not go back."""
 
     def __init__(self, rate: Rate) -> None:
@@ -40,7 +40,7 @@ class Bucket:
         return wait
 
 
-def bucket_of(settings: Mapping[str, Any]) -> Bucket | None:
+def bucket_of(settings: Mapping[str, Any]) -> TokenBucket | None:
     """Return a full bucket for the `rate` of a source's settings, or None where it has none. Raises ValueError."""
     given = settings.get("rate")
     if given is None:
@@ -48,4 +48,4 @@ def bucket_of(settings: Mapping[str, Any]) -> Bucket | None:
     rate = msgspec.convert(given, Rate)
     if not rate.per_second > 0 or (rate.burst is not None and rate.burst < 1):
         raise ValueError("a rate that lets nothing in")
-    return Bucket(rate)
+    return TokenBucket(rate)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.gateway.supervisor import Exit, Process, told
+from services.gateway.supervisor import ServiceExit, ServiceProcess, told
 from shared.envelope import rfc3339, utc_now
 from shared.health import Health
 
@@ -34,7 +34,7 @@ class Unserved(msgspec.Struct, frozen=True, kw_only=True):
     since: str
     detail: str
     effect: str
-    last_exit: Exit | None = None
+    last_exit: ServiceExit | None = None
 
 
 class Accepting(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +86,7 @@ class Readiness:
         broker = self._health.problem("broker") or (None if broker_answers else "does not answer")
         return Accepting(webhooks=broker is None, reason=None if broker is None else f"broker: {broker}")
 
-    def _unserved(self, name: str, process: Process | None, *, answers: bool, failing: bool) -> Unserved | None:
+    def _unserved(self, name: str, process: ServiceProcess | None, *, answers: bool, failing: bool) -> Unserved | None:
         if name in {"nats", "postgres"} and process is not None and process.silent_since is not None:
             answers = False
         if answers:

@@ -33,15 +33,15 @@ class Room:
     """Counts the bytes that are held. `largest` is the size of the largest body that is taken."""
 
     def __init__(self, largest: int, *, reserve: int = RESERVE) -> None:
-        self.small = Pool(reserve, OF_SMALL)
-        self.large = Pool(max(LEAST_LARGE, LARGEST * largest), OF_LARGE)
+        self.small = BytePool(reserve, OF_SMALL)
+        self.large = BytePool(max(LEAST_LARGE, LARGEST * largest), OF_LARGE)
 
-    def hold(self, *, org: str, source: str | None = None, address: str | None = None) -> Held:
+    def hold(self, *, org: str, source: str | None = None, address: str | None = None) -> Reservation:
         """Give a count of bytes that is given back at the end of its block, for those who are to share the room."""
-        return Held(self, source, org, address)
+        return Reservation(self, source, org, address)
 
 
-class Pool:
+class BytePool:
     """A number of bytes, and what everybody has of it."""
 
     def __init__(self, size: int, parts: tuple[int, int, int]) -> None:
@@ -72,12 +72,12 @@ class Pool:
                     del had[name]
 
 
-class Held:
+class Reservation:
     """What one request holds."""
 
     def __init__(self, room: Room, source: str | None, org: str, address: str | None) -> None:
         self._room = room
-        self._pool: Pool | None = None
+        self._pool: BytePool | None = None
         self._who = (source, org, address)
         self.size = 0
 

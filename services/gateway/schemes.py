@@ -34,7 +34,7 @@ _LETTERS = {"hex": b"0123456789abcdef", "base64": _ALPHANUMERIC + b"+/=", "base6
 _AS_BYTES = PUBLIC_KEY | {"token"}
 
 
-class Claim(msgspec.Struct, frozen=True):
+class ClaimedSignature(msgspec.Struct, frozen=True):
     """A request's signatures as its head has them, None while they are in the body, and the values of its head that are signed."""
 
     scheme: Scheme
@@ -68,7 +68,7 @@ class Scheme:
             for place in (*(reader.place for reader in readers if reader is not None), *(place for place, _ in declared.when))
         )
 
-    def claim(self, received: Received, now: float) -> Claim:
+    def claim(self, received: Received, now: float) -> ClaimedSignature:
         """Return what a request's head claims; `now` is in epoch seconds. Raises `Unauthenticated` where no body could prove it."""
         if self._when.in_head and (unmet := self._when.unmet(received, body=False)) is not None:
             raise Unauthenticated(unmet)
@@ -81,9 +81,9 @@ class Scheme:
             values["timestamp"] = self._time(self._timestamp.one(received), now)
         for name, reader in self._head_values:
             values[name] = _there(reader, received, None)
-        return Claim(self, values, None if given is None else self._candidates(given))
+        return ClaimedSignature(self, values, None if given is None else self._candidates(given))
 
-    def verify(self, claim: Claim, received: Received, now: float) -> None:
+    def verify(self, claim: ClaimedSignature, received: Received, now: float) -> None:
         """Raise `Unauthenticated` unless one of the keys signed the whole request. Without keys everything is refused."""
         if self._when.in_body and (unmet := self._when.unmet(received, body=True)) is not None:
             raise Unauthenticated(unmet)
@@ -113,7 +113,7 @@ class Scheme:
             return None  # a sender's bodies are not all of one kind
         return given if given and len(given) <= SENDER_ID else None
 
-    def _verify(self, claim: Claim, received: Received, item: Any, now: float) -> None:
+    def _verify(self, claim: ClaimedSignature, received: Received, item: Any, now: float) -> None:
         candidates, values = claim.candidates, claim.values
         if self._signature is None:
             return
@@ -199,12 +199,12 @@ class Verifier:
         self._schemes = tuple(schemes)
         self.reads_document = any(scheme.reads_document for scheme in schemes)
 
-    def claims(self, received: Received, now: float) -> list[Claim]:
+    def claims(self, received: Received, now: float) -> list[ClaimedSignature]:
         """Return what a request's head claims. Raises `Unauthenticated` where no body could prove any of it, or there is no scheme.
 
         The reason is that of the scheme whose signature is there, else of the first one.
         """
-        claims: list[Claim] = []
+        claims: list[ClaimedSignature] = []
         reason: Unauthenticated | None = None
         for scheme in self._schemes:
             if claims and not scheme.holds(received):
@@ -218,7 +218,7 @@ class Verifier:
             raise reason or Unauthenticated("nothing can be verified here")
         return claims
 
-    def verify(self, claims: Sequence[Claim], received: Received, now: float) -> Scheme:
+    def verify(self, claims: Sequence[ClaimedSignature], received: Received, now: float) -> Scheme:
         """Return the scheme by which a request is genuine. Raises `Unauthenticated`."""
         reason: Unauthenticated | None = None
         for claim in claims:

@@ -48,7 +48,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     input_ref: str | None = None
 
 
-class Asked(msgspec.Struct, frozen=True):
+class RequestedRun(msgspec.Struct, frozen=True):
     """A run that is asked for; `earlier` when this very request had been made before."""
 
     run: str
@@ -72,7 +72,7 @@ def fingerprint(asked: Start) -> str:
     return hashlib.sha256(msgspec.json.encode(payload, order="deterministic")).hexdigest()
 
 
-async def start(gateway: Gateway, asked: Start) -> Asked:
+async def start(gateway: Gateway, asked: Start) -> RequestedRun:
     """Ask for a run; on disk when this returns.
 
     Raises `Invalid` when the idempotency key stands for another request, `Conflict` while the first one with it is being served,
@@ -85,7 +85,7 @@ async def start(gateway: Gateway, asked: Start) -> Asked:
         return await _start(gateway, asked, mark)
 
 
-async def _start(gateway: Gateway, asked: Start, mark: str | None) -> Asked:
+async def _start(gateway: Gateway, asked: Start, mark: str | None) -> RequestedRun:
     message = RunRequested(
         run=asked.run,
         workflow=asked.workflow.name,
@@ -107,18 +107,18 @@ async def _start(gateway: Gateway, asked: Start, mark: str | None) -> Asked:
         earlier = await known(gateway, asked.org, asked.run)
         if earlier is not None:
             compare(mark, earlier.fingerprint)
-            return Asked(asked.run, earlier=True)
+            return RequestedRun(asked.run, earlier=True)
     sealed = gateway.bus.seal(message, org=asked.org, id=asked.run)
     if len(sealed.document) > MAX_INPUT:
         raise TooLarge(f"the input is larger than {MAX_INPUT} bytes")
     ack = await aggregate.append(gateway.bus.client, gateway.bus.journal, sealed, 0)
     if not ack.duplicate:
-        return Asked(asked.run, earlier=False)
+        return RequestedRun(asked.run, earlier=False)
     async for stored in aggregate.history(gateway.bus.client, "run", asked.run):
         first = open_message(stored.envelope, RunRequested)
         compare(mark, first.fingerprint)
         break
-    return Asked(asked.run, earlier=True)
+    return RequestedRun(asked.run, earlier=True)
 
 
 async def known(gateway: Gateway, org: str, run: str) -> RunView | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 
-class Exit(msgspec.Struct, frozen=True):
+class ServiceExit(msgspec.Struct, frozen=True):
     """How a process ended: its exit code, or minus the number of the signal; `hung` if it had to be ended."""
 
     code: int
@@ -18,7 +18,7 @@ class Exit(msgspec.Struct, frozen=True):
     hung: bool = False
 
 
-class Process(msgspec.Struct, frozen=True, kw_only=True):
+class ServiceProcess(msgspec.Struct, frozen=True, kw_only=True):
     """A process that is kept running: down while `pid` is None, and `failures` ends in a row since `failing_since`.
 
     `silent_since` is since when it has not answered its supervisor.
@@ -27,7 +27,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None
     failures: int
     restarts: int
-    last_exit: Exit | None
+    last_exit: ServiceExit | None
     since: str
     failing_since: str | None = None
     silent_since: str | None = None
@@ -36,11 +36,11 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 class _Told(msgspec.Struct, frozen=True):
     """The file: all processes by name, and the names of those that die again and again."""
 
-    processes: dict[str, Process]
+    processes: dict[str, ServiceProcess]
     failing: list[str]
 
 
-def told(file: Path | None) -> tuple[dict[str, Process], list[str]]:
+def told(file: Path | None) -> tuple[dict[str, ServiceProcess], list[str]]:
     """Return all processes, and the names of those that die again and again; none where nobody tells (or in other words)."""
     if file is None:
         return {}, []

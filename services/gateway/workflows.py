@@ -19,7 +19,7 @@ from shared.schemas import Checker, checker_of
 CHECKERS = 512
 
 
-class Workflows:
+class WorkflowLookup:
     """The registry's view, with the owner behind it."""
 
     def __init__(self, view: RegistryView[WorkflowEntry], find: Callable[[FindWorkflow], Awaitable[WorkflowFound]]) -> None:

@@ -9,7 +9,7 @@ from services.logs.config import Settings, read
 from services.logs.conversion import convert
 from services.logs.partitions import attempt, keep_ahead
 from services.logs.projections import projected
-from services.logs.questions import QUESTIONS, Deps
+from services.logs.questions import QUESTIONS, ArchiveDeps
 from shared import service
 from shared.bus import Bus, connected
 from shared.db import open_engine
@@ -46,7 +46,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
                 health=runtime.health,
             )
             runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
-            bus.answer(QUESTIONS, Deps(engine, utc_now))
+            bus.answer(QUESTIONS, ArchiveDeps(engine, utc_now))
             await bus.start()
             runtime.background.start(bus.attend(), "broker")
             yield

@@ -8,10 +8,10 @@ import asyncpg
 import structlog
 
 from services.logs import store
-from services.logs.domain import Position, Row, row_of
+from services.logs.domain import Row, StreamPosition, row_of
 from services.logs.lines import split
 from services.logs.projections import salvaged
-from services.logs.workflows import Workflows
+from services.logs.workflows import RunWorkflows
 from shared.db import Connection, held_lock, naming_trouble
 from shared.errors import Unavailable
 from shared.health import Health
@@ -52,7 +52,7 @@ async def step(connection: Connection) -> str | None:
     async with connection.transaction():
         found = await store.unconverted(connection, LINES, BATCH)
         rows = [row for one in found for row in _rows(one)]
-        named = await Workflows().named([row for row in rows if row.line <= 0], connection)
+        named = await RunWorkflows().named([row for row in rows if row.line <= 0], connection)
         await store.name_workflows(connection, [row for row in named if row.workflow is not None])
         await store.hide_chunks(connection, [row for row in named if row.line < 0])
         await salvaged(connection, [row for row in rows if row.line > 0])
@@ -62,7 +62,9 @@ async def step(connection: Connection) -> str | None:
 def _rows(one: asyncpg.Record) -> list[Row]:
     """Return what an archived message is now; nothing of one that nothing can be made of, which stays as it is."""
     try:
-        return split(row_of(Position(one["stream"], one["incarnation"], one["seq"], one["time"], one["key"]), one["document"]))
+        return split(
+            row_of(StreamPosition(one["stream"], one["incarnation"], one["seq"], one["time"], one["key"]), one["document"])
+        )
     except Exception as error:
         _log.warning("archive.unreadable", stream=one["stream"], sequence=one["seq"], reason=f"{type(error).__name__}: {error}")
         return []

@@ -63,7 +63,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     line: int = 0
 
 
-class Position(msgspec.Struct, frozen=True):
+class StreamPosition(msgspec.Struct, frozen=True):
     """Where a stream holds a message, and since when (`time`, aware UTC)."""
 
     stream: str
@@ -73,7 +73,7 @@ class Position(msgspec.Struct, frozen=True):
     subject: str
 
 
-def row_of(position: Position, document: bytes) -> Row:
+def row_of(position: StreamPosition, document: bytes) -> Row:
     """Return the row of a message, whatever its bytes are: what is no envelope becomes a row of type `undecodable`."""
     try:
         attributes, data, data_json = _read(document)
@@ -112,7 +112,7 @@ def _within(said: datetime, stored: datetime) -> datetime:
     return said if said.tzinfo is not None and FIRST <= said <= LAST else stored
 
 
-def undecodable(position: Position, document: bytes) -> Row:
+def undecodable(position: StreamPosition, document: bytes) -> Row:
     """Return the row that keeps bytes which nothing else can be made of."""
     known_as = f"{position.stream}/{position.incarnation}/{position.seq}"
     shown = storable(document[: wording.SHOWN].decode("utf-8", "backslashreplace"))

@@ -9,9 +9,9 @@ import structlog
 from nats.aio.client import Client
 
 from services.logs import store
-from services.logs.domain import UNDECODABLE, Position, Row, row_of, undecodable
+from services.logs.domain import UNDECODABLE, Row, StreamPosition, row_of, undecodable
 from services.logs.lines import bare, split
-from services.logs.workflows import Workflows
+from services.logs.workflows import RunWorkflows
 from shared.db import Connection
 from shared.projected import Apply, Keep, Projected
 from shared.pull import Delivered
@@ -32,7 +32,7 @@ _log = structlog.get_logger()
 
 def archiving(stream: str) -> Apply:
     """Return the `Apply` that archives `stream`: every message becomes a row, and every line of a chunk another."""
-    workflows = Workflows()
+    workflows = RunWorkflows()
 
     async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> list[Statement]:
         rows = await workflows.named(_rows(stream, batch, incarnation), connection)
@@ -66,8 +66,8 @@ def _rows(stream: str, batch: Sequence[Delivered], incarnation: str) -> list[Row
     return [row for whole in made for row in split(whole)]
 
 
-def _position(stream: str, one: Delivered, incarnation: str) -> Position:
-    return Position(stream, incarnation, one.sequence, one.time, one.subject)
+def _position(stream: str, one: Delivered, incarnation: str) -> StreamPosition:
+    return StreamPosition(stream, incarnation, one.sequence, one.time, one.subject)
 
 
 async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
@@ -91,7 +91,7 @@ async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
         if row.type == UNDECODABLE:
             raise
         _log.warning("archive.row_refused", stream=row.stream, sequence=row.seq, type=row.type, reason=str(error))
-        position = Position(row.stream, row.incarnation, row.seq, row.time, row.key)
+        position = StreamPosition(row.stream, row.incarnation, row.seq, row.time, row.key)
         kept = store.insert([bare(row) if row.line > 0 else undecodable(position, row.document)])
         await connection.execute(kept.sql, *kept.values)
 

@@ -42,14 +42,14 @@ CHAINED = (
 _CANCELED = "57014"  # query_canceled: here, by the statement's time-out
 
 
-class Deps(msgspec.Struct, frozen=True):
+class ArchiveDeps(msgspec.Struct, frozen=True):
     """What answering needs."""
 
     engine: AsyncEngine
     now: Callable[[], datetime]
 
 
-async def search(asked: Search, deps: Deps) -> LogPage:
+async def search(asked: Search, deps: ArchiveDeps) -> LogPage:
     """Return a page of archived messages; it may hold fewer than `limit` when they are large, and then has a `next_cursor`."""
     order = _order(asked.order)
     limit = asked.page.limit
@@ -109,7 +109,7 @@ async def search(asked: Search, deps: Deps) -> LogPage:
     return LogPage(items, following)
 
 
-async def read_chain(asked: ReadChain, deps: Deps) -> Chain:
+async def read_chain(asked: ReadChain, deps: ArchiveDeps) -> Chain:
     """Return what happened in a chain; one statement."""
     limit = max(1, min(asked.limit, CHAIN))
     since = moment_at(asked.since, "since")
@@ -120,7 +120,7 @@ async def read_chain(asked: ReadChain, deps: Deps) -> Chain:
     return Chain(items, cut=len(rows) > limit)
 
 
-async def archive_position(asked: ArchivePosition, deps: Deps) -> Position:
+async def archive_position(asked: ArchivePosition, deps: ArchiveDeps) -> Position:
     """Return how far the archive of a stream has come."""
     return await position_of(deps.engine, asked.stream)
 

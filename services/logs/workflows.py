@@ -15,7 +15,7 @@ from shared.db import Connection
 REMEMBERED = 50_000
 
 
-class Workflows:
+class RunWorkflows:
     """Remembers the workflow of each run that it is shown, in the order of the stream."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Generic
 import structlog
 
 from services.oauth.domain import K
-from services.oauth.store import Store
+from services.oauth.store import KeptStore
 from shared import aggregate
 from shared.bus import Bus
 from shared.commit import Refused
@@ -38,7 +38,7 @@ class Announcer(Generic[K]):
     def __init__(
         self,
         bus: Bus,
-        store: Store[K],
+        store: KeptStore[K],
         now: Callable[[], datetime],
         noun: str,
         announcement: Callable[[K], tuple[Message, str]],

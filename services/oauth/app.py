@@ -15,7 +15,7 @@ from services.oauth.projections import projected
 from services.oauth.questions import QUESTIONS
 from services.oauth.rotation import renewing
 from services.oauth.rows import Variables
-from services.oauth.store import Store
+from services.oauth.store import KeptStore
 from services.oauth.vault import Vault
 from shared import service
 from shared.bus import Bus, connected
@@ -32,7 +32,7 @@ class OAuth:
     def __init__(self, bus: Bus, engine: AsyncEngine, vault: Vault) -> None:
         self.bus = bus
         self.vault = vault
-        connections, secrets = Store(engine, "connection", Connection), Store(engine, "secret", Secret)
+        connections, secrets = KeptStore(engine, "connection", Connection), KeptStore(engine, "secret", Secret)
         self.connections = Shelf(
             "connection", bus, connections, Announcer(bus, connections, utc_now, "connection", announcement), utc_now
         )

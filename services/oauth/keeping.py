@@ -11,7 +11,7 @@ import structlog
 
 from services.oauth.announce import Announcer
 from services.oauth.domain import K, check_expected, refuse_gone
-from services.oauth.store import Store
+from services.oauth.store import KeptStore
 from shared.bus import Bus
 from shared.errors import Conflict, Invalid, NotFound, Problem, Unavailable
 from shared.questions import Page
@@ -52,7 +52,7 @@ class Shelf(msgspec.Struct, Generic[K], frozen=True):
 
     what: str
     bus: Bus
-    store: Store[K]
+    store: KeptStore[K]
     announcer: Announcer[K]
     now: Callable[[], datetime]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from services.oauth.store import Store
+from services.oauth.store import KeptStore
 from services.oauth.vault import Vault
 from shared.errors import Unavailable
 
@@ -20,7 +20,7 @@ PAUSE = 3.0
 _log = structlog.get_logger()
 
 
-async def renewing(stores: Sequence[Store[Any]], vault: Vault) -> None:
+async def renewing(stores: Sequence[KeptStore[Any]], vault: Vault) -> None:
     """Look through all rows for ever. Rows that do not open are left as they are: their key may come back."""
     while True:
         try:
@@ -33,7 +33,7 @@ async def renewing(stores: Sequence[Store[Any]], vault: Vault) -> None:
             await asyncio.sleep(EVERY)
 
 
-async def renew(store: Store[Any], vault: Vault) -> int:
+async def renew(store: KeptStore[Any], vault: Vault) -> int:
     """Seal anew what the first key did not seal; returns how many rows that were. A row that changes meanwhile is left alone."""
     count, after = 0, ""
     while rows := await store.by_id(after, AT_ONCE):

@@ -16,7 +16,7 @@ from shared.db import transaction
 _FIRST = ("id", "org", "name", "revoking", "first_command", "created_at")
 
 
-class Store(Generic[K]):
+class KeptStore(Generic[K]):
     """One table of rows of one kind. Each method is a transaction of its own. Raises `Unavailable` when the database is away."""
 
     def __init__(self, engine: AsyncEngine, table: str, row: type[K]) -> None:

@@ -78,7 +78,7 @@ _BUILT_IN = (
 )
 
 
-class Policy:
+class EgressPolicy:
     """What the runs of one organization may reach."""
 
     def __init__(self, rules: tuple[Rule, ...] = ()) -> None:
@@ -121,9 +121,9 @@ class Rules:
 
     def __init__(self, rules: tuple[Rule, ...] = ()) -> None:
         orgs = {rule.org for rule in rules}
-        self._policies = {org: Policy(tuple(rule for rule in rules if rule.org in (None, org))) for org in orgs | {None}}
+        self._policies = {org: EgressPolicy(tuple(rule for rule in rules if rule.org in (None, org))) for org in orgs | {None}}
 
-    def of(self, org: str) -> Policy:
+    def of(self, org: str) -> EgressPolicy:
         """Return what binds the runs of `org`."""
         return self._policies.get(org, self._policies[None])
 

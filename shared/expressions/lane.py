@@ -13,7 +13,7 @@ import structlog
 
 from shared import tasks
 from shared.errors import Unavailable
-from shared.expressions.process import Answer, Died, Process, Task, started
+from shared.expressions.process import Died, Process, Task, WorkerAnswer, started
 from shared.expressions.turns import Queue, Waiting
 
 # One batch is evaluated while the next is on its way; where one may take long, whoever comes next does not wait for two.
@@ -26,7 +26,7 @@ _RETRY_AFTER = 2.0
 _log = structlog.get_logger()
 
 
-class Asked(msgspec.Struct):
+class Evaluation(msgspec.Struct):
     """One evaluation on its way, for the organization `org`."""
 
     org: str
@@ -64,9 +64,9 @@ class Lane:
     def __init__(
         self,
         speed: Speed,
-        on_answer: Callable[[Asked, Answer], None],
-        on_death: Callable[[Asked, Died], None],
-        on_again: Callable[[Asked], None],
+        on_answer: Callable[[Evaluation, WorkerAnswer], None],
+        on_death: Callable[[Evaluation, Died], None],
+        on_again: Callable[[Evaluation], None],
         on_state: Callable[[str | None], None],
     ) -> None:
         self.speed = speed
@@ -75,7 +75,7 @@ class Lane:
         self._on_death = on_death
         self._on_again = on_again
         self._on_state = on_state
-        self._queue: Queue[Asked] = Queue(is_mixed=speed.is_mixed, guess=speed.guess)
+        self._queue: Queue[Evaluation] = Queue(is_mixed=speed.is_mixed, guess=speed.guess)
         self._process: Process | None = None
         self._starting: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
@@ -96,7 +96,7 @@ class Lane:
         """Return what the process stands behind."""
         return self._process.walls if self._process else []
 
-    def withdraw(self, org: str) -> list[Asked]:
+    def withdraw(self, org: str) -> list[Evaluation]:
         """Take back all that waits of an organization."""
         return self._queue.withdraw(org)
 
@@ -104,7 +104,7 @@ class Lane:
         """Return how many of an organization wait."""
         return self._queue.of(org)
 
-    def ask(self, asked: Asked, *, first: bool = False) -> None:
+    def ask(self, asked: Evaluation, *, first: bool = False) -> None:
         """Have one evaluated in its turn; its future is settled by then."""
         asked.tries += 1
         if self._is_closed or asked.tries > _TRIES or len(self._queue) >= _LONGEST_LINE:
@@ -150,7 +150,7 @@ class Lane:
         self._rest()
 
     def _landed(
-        self, batch: list[Asked], process: Process, overdue: asyncio.TimerHandle, future: asyncio.Future[list[Answer]]
+        self, batch: list[Evaluation], process: Process, overdue: asyncio.TimerHandle, future: asyncio.Future[list[WorkerAnswer]]
     ) -> None:
         overdue.cancel()
         self._flying -= 1
@@ -232,7 +232,7 @@ class Lane:
                 refuse(one.bearer, reason)
 
 
-def refuse(asked: Asked, reason: str) -> None:
+def refuse(asked: Evaluation, reason: str) -> None:
     """Settle with `Unavailable`: this says nothing of the expression."""
     if not asked.future.done():
         asked.future.set_exception(Unavailable(reason, retry_after=_RETRY_AFTER))

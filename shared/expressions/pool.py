@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from shared.expressions.lane import Asked, Lane, Speed, refuse
-from shared.expressions.process import Answer, Died, Task
+from shared.expressions.lane import Evaluation, Lane, Speed, refuse
+from shared.expressions.process import Died, Task, WorkerAnswer
 from shared.expressions.syntax import found, pruned, syntax_of
 from shared.expressions.worker import CHECK, EVALUATE
 from shared.health import Health
@@ -131,10 +131,10 @@ class Expressions:
         return asked.future
 
     @staticmethod
-    def _asked(org: str, kind: int, source: str, variables: bytes) -> Asked:
-        return Asked(org, Task(kind, source, variables), asyncio.get_running_loop().create_future())
+    def _asked(org: str, kind: int, source: str, variables: bytes) -> Evaluation:
+        return Evaluation(org, Task(kind, source, variables), asyncio.get_running_loop().create_future())
 
-    def _answered(self, asked: Asked, answer: Answer) -> None:
+    def _answered(self, asked: Evaluation, answer: WorkerAnswer) -> None:
         self._evaluated += 1
         if answer.seconds > _LONG and asked.task.kind == EVALUATE:
             self._set_apart(asked.org, _SLOW_FOR)
@@ -147,25 +147,25 @@ class Expressions:
         else:
             asked.future.set_exception(Trouble(answer.payload.decode(errors="replace")))
 
-    def _died_quickly(self, asked: Asked, died: Died) -> None:
+    def _died_quickly(self, asked: Evaluation, died: Died) -> None:
         if died.by_its_task:
             self._set_apart(asked.org, _SUSPECT_FOR)
         for one in [asked, *(self._quick.withdraw(asked.org) if died.by_its_task else [])]:
             one.tries = 0
             self._slow.ask(one)
 
-    def _again(self, asked: Asked) -> None:
+    def _again(self, asked: Evaluation) -> None:
         if self._is_apart(asked.org):
             self._slow.ask(asked)
         else:
             self._quick.ask(asked, first=True)
 
-    def _slow_again(self, asked: Asked) -> None:
+    def _slow_again(self, asked: Evaluation) -> None:
         self._refuse_harmful(asked)
         if not asked.future.done():
             self._slow.ask(asked, first=True)
 
-    def _died(self, asked: Asked, died: Died) -> None:
+    def _died(self, asked: Evaluation, died: Died) -> None:
         harm = self._harm.setdefault((asked.org, asked.task.source), _Harm())
         self._harm.move_to_end((asked.org, asked.task.source))
         if len(self._harm) > _REMEMBERED:
@@ -185,7 +185,7 @@ class Expressions:
                 one.tries -= 1
                 self._slow.ask(one)
 
-    def _refuse_harmful(self, asked: Asked) -> None:
+    def _refuse_harmful(self, asked: Evaluation) -> None:
         harm = self._harm.get((asked.org, asked.task.source)) if self._harm else None
         if harm is None or harm.until <= time.monotonic() or asked.future.done():
             return

@@ -39,7 +39,7 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
     variables: bytes
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class WorkerAnswer(msgspec.Struct, frozen=True, array_like=True):
     """Whether `payload` is a value as JSON, or else what is wrong, as text; and the CPU seconds that it took to find out."""
 
     is_value: bool
@@ -81,7 +81,7 @@ class Process(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._received = bytearray()
         self._hello: asyncio.Future[bytes] = loop.create_future()
-        self._waiting: deque[tuple[int, asyncio.Future[list[Answer]]]] = deque()
+        self._waiting: deque[tuple[int, asyncio.Future[list[WorkerAnswer]]]] = deque()
         self._answered = 0
         self.ended: asyncio.Future[int] = loop.create_future()
         """Becomes the exit code, negative for a signal."""
@@ -96,9 +96,9 @@ class Process(asyncio.Protocol):
         """Return when it is behind its walls. Raises `Died`, MsgspecError."""
         self.walls = msgspec.msgpack.decode(await asyncio.shield(self._hello), type=_Hello).walls
 
-    def answers(self, tasks: list[Task]) -> asyncio.Future[list[Answer]]:
+    def answers(self, tasks: list[Task]) -> asyncio.Future[list[WorkerAnswer]]:
         """Have a batch done, after those before it; there are fewer answers where it takes long. The future raises `Died`."""
-        future: asyncio.Future[list[Answer]] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[list[WorkerAnswer]] = asyncio.get_running_loop().create_future()
         self._waiting.append((len(tasks), future))
         body = msgspec.msgpack.encode(tasks)
         self._transport.write(struct.pack(">I", len(body)) + body)
@@ -143,7 +143,7 @@ class Process(asyncio.Protocol):
                 self._hello.set_result(body)
                 continue
             try:
-                answers = msgspec.msgpack.decode(body, type=list[Answer])
+                answers = msgspec.msgpack.decode(body, type=list[WorkerAnswer])
             except msgspec.MsgspecError:
                 answers = []
             if not self._waiting or not 0 < len(answers) <= self._waiting[0][0]:

@@ -72,7 +72,7 @@ class Position(msgspec.Struct, frozen=True):
     sequence: int
 
 
-class Asked(msgspec.Struct, frozen=True):
+class QuestionDeclaration(msgspec.Struct, frozen=True):
     """What the decorators say of a class; `timeout` in seconds is how long its asker waits."""
 
     kind: Literal["ask", "do"]
@@ -88,8 +88,8 @@ class Asked(msgspec.Struct, frozen=True):
         return f"{self.kind}.{self.service}.{self.verb}"
 
 
-ASKED: dict[str, tuple[Asked, type[msgspec.Struct]]] = {}
-_BY_CLASS: dict[type[msgspec.Struct], Asked] = {}
+ASKED: dict[str, tuple[QuestionDeclaration, type[msgspec.Struct]]] = {}
+_BY_CLASS: dict[type[msgspec.Struct], QuestionDeclaration] = {}
 Q = TypeVar("Q", bound=type[msgspec.Struct])
 
 
@@ -103,7 +103,7 @@ def command(name: str, *, by: str | tuple[str, ...], answer: Any = Done, timeout
     return _declare("do", name, by, answer, timeout)
 
 
-def asked_of(of: msgspec.Struct | type[msgspec.Struct]) -> Asked:
+def asked_of(of: msgspec.Struct | type[msgspec.Struct]) -> QuestionDeclaration:
     """Return the declaration of a question, a command or their class."""
     return _BY_CLASS[of if isinstance(of, type) else type(of)]
 
@@ -111,7 +111,7 @@ def asked_of(of: msgspec.Struct | type[msgspec.Struct]) -> Asked:
 def _declare(kind: Literal["ask", "do"], name: str, by: str | tuple[str, ...], answer: Any, timeout: float) -> Callable[[Q], Q]:
     def declare(cls: Q) -> Q:
         service, _, verb = name.partition(".")
-        made = Asked(kind, service, verb, (by,) if isinstance(by, str) else by, answer, timeout)
+        made = QuestionDeclaration(kind, service, verb, (by,) if isinstance(by, str) else by, answer, timeout)
         if made.subject in ASKED:
             raise ValueError(f"{made.subject} is declared twice")
         ASKED[made.subject] = (made, cls)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 import pytest
 
-from shared.checkpoint import Superseded, run
+from shared.checkpoint import CheckpointMoved, run
 from shared.statements import Statement
 from tests.support.servers import Place
 
@@ -23,7 +23,7 @@ async def test_a_writer_that_was_superseded_writes_nothing(place: Place, count: 
         await connection.execute("INSERT INTO checkpoint (projection, stream, incarnation, last_seq) VALUES ('p', 'S', 'i', 7)")
         statements = [put(f"r{number}") for number in range(count)]
         for position in (("p", "i", 6, 8), ("p", "other", 7, 8), ("q", "i", 7, 8)):
-            with pytest.raises(Superseded):
+            with pytest.raises(CheckpointMoved):
                 await run(connection, statements, position)
         assert await connection.fetchval("SELECT count(*) FROM delivery_run") == 0
         assert await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = 'p'") == 7

@@ -23,7 +23,7 @@ from millrace._runtime import channel
 from services.events.domain import emitted
 from services.executor import domain
 from services.executor.runs.supervisor import message_of
-from services.executor.sandbox.jail import Done, Job, StartedRun, StepRecord
+from services.executor.sandbox.jail import CompletedCall, Job, StartedRun, StepRecord
 from services.executor.sandbox.requests import SERVED
 from shared.errors import NotFound, PermissionDenied
 from shared.messages import RunFailed, RunSucceeded
@@ -175,7 +175,7 @@ def _as_before() -> Iterator[None]:
 async def there(bench: Bench, job: Job) -> Told:
     """The attempt in the sandbox, as the executor tells it."""
     platform = Platform()
-    recorded = [Done("step", name, ordinal) for name, ordinal in platform.steps]
+    recorded = [CompletedCall("step", name, ordinal) for name, ordinal in platform.steps]
     job = msgspec.structs.replace(job, recorded=recorded)
     outcome = await bench.children.run(job, platform, cancel=platform.cancelled)
     if outcome.status == "waiting":

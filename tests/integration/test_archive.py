@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from services.logs import partitions, projections, store
-from services.logs.domain import UNDECODABLE, Position, Row, row_of
+from services.logs.domain import UNDECODABLE, Row, StreamPosition, row_of
 from services.logs.partitions import DAYS_AHEAD, make, name_of
 from shared.bus import Bus
 from shared.db import open_engine
@@ -187,7 +187,7 @@ async def test_lost_database_connections_are_waited_out_and_nothing_is_missing(p
 async def test_a_row_that_postgres_refuses_is_kept_as_bytes_and_its_neighbours_whole(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fragile(where: Position, document: bytes) -> Row:
+    def fragile(where: StreamPosition, document: bytes) -> Row:
         made = row_of(where, document)
         # What an unforeseen document could do: JSON that jsonb does not take.
         return msgspec.structs.replace(made, data='"\\u0000"') if where.seq in {7, 400} else made
@@ -242,7 +242,7 @@ async def test_days_are_made_ahead_and_stray_rows_are_moved_to_theirs(place: Pla
     strays = [today - timedelta(days=40, seconds=1), today - timedelta(days=40), today + timedelta(hours=3)]
     async with bus_of(place, "executor") as bus, database(place) as connection:
         document = bus.seal(requested(new_id()), org="acme").document
-        rows = [row_of(Position("RUNS", "inc", n, time, "s"), document) for n, time in enumerate(strays, 1)]
+        rows = [row_of(StreamPosition("RUNS", "inc", n, time, "s"), document) for n, time in enumerate(strays, 1)]
         await connection.execute(store.insert(rows).sql, *store.insert(rows).values)
         before = await connection.fetch("SELECT * FROM message ORDER BY seq")
         assert await connection.fetchval("SELECT count(*) FROM message_default") == 3

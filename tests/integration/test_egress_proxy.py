@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from services.executor.sandbox.egress.connection import is_own
-from services.executor.sandbox.egress.network import Limits, Record
+from services.executor.sandbox.egress.network import EgressLimits, Record
 from services.executor.sandbox.egress.relay import Relay
 from shared.egress.resolver import EACH, Resolver
 from tests.support.egress import Names, Outlet, answer, connect, echo, listening, outlet, resolver, server, tunnel
@@ -218,14 +218,14 @@ async def test_a_resolver_that_is_silent_is_not_waited_for() -> None:
     async def silent(_host: str) -> list[Any]:
         return await asyncio.get_running_loop().create_future()
 
-    async with outlet(silent, limits=Limits(resolve_seconds=SHORT)) as out:
+    async with outlet(silent, limits=EgressLimits(resolve_seconds=SHORT)) as out:
         status, fields, _ = await out.ask(connect("slow.example:443"))
         assert status == 504
         assert "dns_timeout" in fields["proxy-status"]
 
 
 async def test_a_head_that_trickles_in_is_cut_off() -> None:
-    async with outlet(limits=Limits(head_seconds=SHORT)) as out, out.connection() as (reader, writer):
+    async with outlet(limits=EgressLimits(head_seconds=SHORT)) as out, out.connection() as (reader, writer):
         writer.write(b"CONNECT ")
 
         async def trickle() -> None:
@@ -303,7 +303,7 @@ async def test_the_token_is_not_passed_on() -> None:
 
 
 async def test_more_connections_than_the_limit_are_refused_until_one_ends() -> None:
-    async with server(echo) as port, outlet(limits=Limits(connections=2)) as out:
+    async with server(echo) as port, outlet(limits=EgressLimits(connections=2)) as out:
         target = f"127.0.0.1:{port}"
         async with out.connection() as one, out.connection() as other:
             await tunnel(one, target)
@@ -324,7 +324,7 @@ async def test_more_connections_than_the_limit_are_refused_until_one_ends() -> N
 
 
 async def test_a_flood_of_connections_waits_in_the_kernel() -> None:
-    limits = Limits(connections=50, burst=3, per_second=0.001)
+    limits = EgressLimits(connections=50, burst=3, per_second=0.001)
     async with server(echo) as port, outlet(limits=limits) as out, out.connection() as ends, out.connection() as refused:
         reader, writer = await tunnel(ends, f"127.0.0.1:{port}")
         refused[1].write(connect("10.0.0.1:80"))
@@ -359,7 +359,7 @@ async def test_what_was_accepted_and_not_begun_is_closed_with_the_run() -> None:
 
 
 async def test_a_connection_where_nothing_moves_is_ended() -> None:
-    async with server(echo) as port, outlet(limits=Limits(idle_seconds=SHORT)) as out, out.connection() as ends:
+    async with server(echo) as port, outlet(limits=EgressLimits(idle_seconds=SHORT)) as out, out.connection() as ends:
         reader, _ = await tunnel(ends, f"127.0.0.1:{port}")
         assert await reader.read() == b""
         assert (await out.record()).reason == "idle"
@@ -370,7 +370,7 @@ async def test_a_half_that_stays_open_is_ended_sooner() -> None:
         writer.write_eof()
         await asyncio.get_running_loop().create_future()
 
-    limits = Limits(idle_seconds=20, half_open_seconds=SHORT)
+    limits = EgressLimits(idle_seconds=20, half_open_seconds=SHORT)
     async with server(leave) as port, outlet(limits=limits) as out, out.connection() as ends:
         reader, _ = await tunnel(ends, f"127.0.0.1:{port}")
         assert await reader.read() == b""

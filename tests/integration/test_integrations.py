@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.events.store import Store
+from services.events.store import EventsStore
 from shared.bus import Bus
 from shared.db import counting, open_engine
 from shared.envelope import new_id
@@ -185,7 +185,7 @@ async def test_a_page_takes_one_statement_however_much_is_on_it(place: Place) ->
             await bus.ask(mapping(f"org-{number:02}", "halo-00"))
     engine = open_engine(place.database_url("events"), service="events")
     try:
-        store = Store(engine)
+        store = EventsStore(engine)
         with counting(engine) as statements:
             assert len(await store.integrations("default", None, "", 20, own=False)) == 20
             assert len(await store.mappings(None, "halo-00", "", 20)) == 20

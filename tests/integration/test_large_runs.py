@@ -17,7 +17,7 @@ from services.executor.runs import durable, life, looks, steps
 from services.executor.runs.life import RunState
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
-from services.executor.store import Store
+from services.executor.store import ExecutorStore
 from services.gateway.api import runs as routes
 from shared import aggregate, db
 from shared.bus import Bus
@@ -81,7 +81,7 @@ async def replica(place: Place) -> AsyncIterator[Any]:
     engine = db.open_engine(place.database_url("executor"), service="executor")
     try:
         async with bus_of(place, "executor") as bus:
-            made = Store(engine)
+            made = ExecutorStore(engine)
             yield SimpleNamespace(bus=bus, store=made, looks=Looks(bus, made), recent=Recent(), engine=engine)
     finally:
         await engine.dispose()

@@ -19,7 +19,7 @@ from services.executor import store
 from services.executor.runs import life
 from services.executor.runs.claim import AlreadyEnded, Claim, fold
 from services.executor.runs.concurrency import Turns
-from services.executor.runs.dispatch import Offer, take
+from services.executor.runs.dispatch import DispatchedRun, take
 from services.executor.runs.purge import LOCK, Purger, purge
 from services.executor.workspaces.bundles import Bundles
 from shared import aggregate, db
@@ -66,7 +66,7 @@ class Deps(msgspec.Struct, frozen=True):
     bundles: Bundles
     bodies: Blobs
     turns: Turns
-    store: store.Store
+    store: store.ExecutorStore
     name: str = "late"
 
     def purger(self, *, later: timedelta = KEPT + timedelta(hours=1), pause: float = 60.0) -> Purger:
@@ -86,7 +86,7 @@ async def replica(place: Place, data: Path) -> AsyncIterator[Deps]:
     async with bus_of(place, "executor") as bus:
         bundles = Bundles(data / "late", Blobs(bus.client, "workspace"), compile_=uncompiled)
         await bundles.start()
-        yield Deps(bus, engine, url, bundles, Blobs(bus.client, "bodies"), Turns(engine), store.Store(engine))
+        yield Deps(bus, engine, url, bundles, Blobs(bus.client, "bodies"), Turns(engine), store.ExecutorStore(engine))
     await engine.dispose()
 
 
@@ -317,7 +317,7 @@ async def test_whoever_holds_a_purged_run_says_nothing_more_of_it(place: Place, 
         state = life.evolve(None, request.envelope, open_message(request.envelope, RunRequested), request.sequence)
         assert state is not None
         with pytest.raises(AlreadyEnded):
-            await take(Offer(request.envelope, request.sequence, state, {}), deps, "none")
+            await take(DispatchedRun(request.envelope, request.sequence, state, {}), deps, "none")
         assert await fold(deps.bus, run) is None
         held = Claim(deps.bus, state, started, open_message(started, RunStarted), stored[1].sequence)
         with pytest.raises(AlreadyEnded):

@@ -14,7 +14,7 @@ from services.executor.runs.life import RunState
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
 from services.executor.runs.views import run_view
-from services.executor.store import Store
+from services.executor.store import ExecutorStore
 from shared.db import open_engine
 from shared.errors import NotFound
 from shared.messages import RunCancelRequested
@@ -80,7 +80,7 @@ async def test_what_is_kept_of_an_end_is_what_the_stream_and_the_rows_tell(
             assert plain(kept[run]) == plain(folded.state)
 
             async def row(run: str = run) -> RunState | None:
-                state = await Store(engine).run("default", run)
+                state = await ExecutorStore(engine).run("default", run)
                 return state if state is not None and state.ended else None
 
             stored = await eventually(row)
@@ -101,7 +101,7 @@ async def test_an_end_of_a_moment_ago_is_told_without_asking_anybody_and_to_its_
 
         with monkeypatch.context() as patched:
             patched.setattr(Looks, "state", asked)
-            patched.setattr(Store, "run", asked)
+            patched.setattr(ExecutorStore, "run", asked)
             assert await outside.bus.ask(GetRun(org="default", id=run)) == shown
             assert len((await outside.bus.ask(ListAttempts(org="default", id=run))).items) == 1
         with pytest.raises(NotFound):

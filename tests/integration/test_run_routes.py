@@ -17,7 +17,7 @@ from services.executor.runs.concurrency import Turns
 from services.executor.runs.looks import Looks
 from services.executor.runs.purge import purge
 from services.executor.runs.recent import Recent
-from services.executor.store import Store
+from services.executor.store import ExecutorStore
 from shared.bus import Bus
 from shared.db import counting, open_engine
 from shared.envelope import new_id, rfc3339, utc_now
@@ -337,7 +337,7 @@ class Replica(msgspec.Struct, frozen=True):
     """What another executor has for answering; its projection of lines waits for the lock."""
 
     bus: Bus
-    store: Store
+    store: ExecutorStore
     turns: Turns
     lines: Projection
     recent: Recent
@@ -355,7 +355,7 @@ async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: 
             behind = Projection(
                 client=bus.client, engine=engine, url=url, service="executor", projected=part, health=Health("executor")
             )
-            store = Store(engine)
+            store = ExecutorStore(engine)
             deps: Any = Replica(bus, store, Turns(engine), behind, Recent(), Looks(bus, store))
             asked: list[tuple[Any, int]] = [
                 (GetRun(org="default", id=run), 1),

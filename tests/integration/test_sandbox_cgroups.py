@@ -15,7 +15,7 @@ from services.executor.sandbox import memory
 from services.executor.sandbox.cgroups import Cgroup, Cgroups
 from services.executor.sandbox.hierarchies import Control, Mounted, Share, furnish, open_for, own_hierarchies
 from services.executor.sandbox.jail import Outcome
-from services.executor.sandbox.process import Limits
+from services.executor.sandbox.process import ChildLimits
 from tests.support.sandbox import FORKING, TIERS, UID, Bench, reachable_interpreter, started_bench, value
 
 SHARE = Share(memory=64 << 20, processes=16, cores=0.5)
@@ -285,7 +285,7 @@ async def beside(bench: Bench, text: str) -> Outcome:
 @needs("pids")
 async def test_who_starts_too_many_is_told_so_and_neighbours_go_on(tier: str, what: str) -> None:
     # Each thread takes up to 72 MB of addresses for stack and heap.
-    async with started_bench(tiers=(tier,), size=2, limits=Limits(processes=40, memory_mb=8192)) as bench:
+    async with started_bench(tiers=(tier,), size=2, limits=ChildLimits(processes=40, memory_mb=8192)) as bench:
         assert "pids" in bench.children.held
         outcome = await beside(bench, FULL[what])
     assert (outcome.status, outcome.reason) == ("failed", "limit")
@@ -307,14 +307,14 @@ async def test_without_a_group_a_fork_bomb_is_bounded_and_told_as_well(monkeypat
                 time.sleep(0.3)
                 raise
     """
-    async with started_bench(tiers=("A",), size=2, limits=Limits(processes=40), cgroups=False) as bench:
+    async with started_bench(tiers=("A",), size=2, limits=ChildLimits(processes=40), cgroups=False) as bench:
         assert bench.children.held == ()
         outcome = await beside(bench, text)
     assert (outcome.status, outcome.reason) == ("failed", "limit")
 
 
 async def test_a_run_that_came_nowhere_near_its_bounds_is_not_said_to_be_full() -> None:
-    async with started_bench(limits=Limits(processes=40)) as bench:
+    async with started_bench(limits=ChildLimits(processes=40)) as bench:
         outcome = await bench.run("@workflow\ndef main(): raise RuntimeError('mine')")
     assert outcome.error is not None
     assert (outcome.reason, outcome.error.message) == ("error", "mine")
@@ -339,7 +339,7 @@ async def test_a_run_gets_no_more_cpu_than_its_cores_however_many_it_starts(tier
         import os as _os
         started = _os.getpid()
     """
-    async with started_bench(tiers=(tier,), limits=Limits(cores=0.5)) as bench:
+    async with started_bench(tiers=(tier,), limits=ChildLimits(cores=0.5)) as bench:
         took = value(await bench.run(text))
     assert isinstance(took, float)
     assert took < 1.2

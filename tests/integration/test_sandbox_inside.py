@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from services.executor.sandbox import memory
-from services.executor.sandbox.process import Limits, Place
+from services.executor.sandbox.process import ChildLimits, CodePaths
 from tests.support.inside import eventually
 from tests.support.sandbox import FORKING, TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
@@ -106,7 +106,7 @@ async def test_a_process_cannot_be_started_in_tier_b() -> None:
 @needs_a
 async def test_the_way_out_is_a_listener_that_the_supervisor_holds() -> None:
     async with started_bench(tiers=("A",)) as bench:
-        child = await bench.children._pool.take(Place(bench.job("@workflow\ndef main(): ...").bundle, None))
+        child = await bench.children._pool.take(CodePaths(bench.job("@workflow\ndef main(): ...").bundle, None))
         listener = child.egress_listener
         assert listener is not None
         assert listener.getsockname() == ("127.0.0.1", 3128)
@@ -130,7 +130,7 @@ async def test_memory_of_a_whole_tree_is_bounded_and_told_as_oom(tier: str, cgro
                 os.waitpid(-1, 0)
                 os.kill(os.getpid(), 0)
     """
-    async with started_bench(tiers=(tier,), limits=Limits(memory_mb=200, scratch_mb=8), cgroups=cgroups) as bench:
+    async with started_bench(tiers=(tier,), limits=ChildLimits(memory_mb=200, scratch_mb=8), cgroups=cgroups) as bench:
         ended = await bench.run(text)
         assert (ended.status, ended.reason) == ("crashed", "oom")
         assert value(await bench.run("@workflow\ndef main(): return len(b'x' * (60 << 20))")) == 60 << 20
@@ -151,7 +151,7 @@ async def test_the_pool_places_children_for_the_bundle_that_is_asked_for(bench: 
     places = [(await slot).place for slot in bench.children._pool.waiting]
     assert len(places) == 4
     assert None in places
-    assert Place(job.bundle, None) in places
+    assert CodePaths(job.bundle, None) in places
     other = bench.job("@workflow\ndef main(): return 2")
     assert value(await bench.children.run(other, Recorded())) == 2
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from bench.neighbours import KINDS
-from services.executor.sandbox.process import Limits
+from services.executor.sandbox.process import ChildLimits
 from services.executor.sandbox.ration import Ration
 from tests.support.sandbox import TIERS, UID, Recorded, reachable_interpreter, started_bench, value
 
@@ -19,7 +19,7 @@ TURNS = 25
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tier", [tier for tier in TIERS if tier != "none"])
 async def test_neighbours_of_a_run_that_misbehaves_succeed(tier: str, kind: str) -> None:
-    async with started_bench(tiers=(tier,), size=2, limits=Limits(memory_mb=256, processes=40)) as bench:
+    async with started_bench(tiers=(tier,), size=2, limits=ChildLimits(memory_mb=256, processes=40)) as bench:
         bad = bench.job(
             "import os, signal, threading, time\n@workflow\ndef main():\n" + textwrap.indent(textwrap.dedent(KINDS[kind]), "    "),
             timeout=60,

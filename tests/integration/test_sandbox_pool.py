@@ -20,7 +20,7 @@ from services.executor.sandbox import attempt
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Job, Outcome
-from services.executor.sandbox.process import Limits
+from services.executor.sandbox.process import ChildLimits
 from tests.support.inside import eventually
 from tests.support.sandbox import TIERS, UID, Bench, Recorded, below, reachable_interpreter, started_bench, value
 
@@ -72,7 +72,7 @@ class PoolMachine(RuleBasedStateMachine):
         self._runner.run(asyncio.sleep(0))
         self._before = descriptors(), below(os.getpid())
         self._stack = contextlib.AsyncExitStack()
-        limits = Limits(memory_mb=256, processes=40)
+        limits = ChildLimits(memory_mb=256, processes=40)
         self._bench = self._runner.run(self._stack.enter_async_context(started_bench(size=1, most=4, limits=limits)))
         self._jobs: dict[str, Job] = {}
         self._hanging: list[asyncio.Task[Outcome]] = []

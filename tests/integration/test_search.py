@@ -11,9 +11,9 @@ import pytest
 import pytest_asyncio
 
 from services.logs import questions
-from services.logs.domain import Position, row_of
+from services.logs.domain import StreamPosition, row_of
 from services.logs.lines import split
-from services.logs.questions import Deps, search
+from services.logs.questions import ArchiveDeps, search
 from services.logs.store import insert
 from shared.db import Connection, counting, open_engine
 from shared.envelope import seal
@@ -30,7 +30,7 @@ NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 class Archive:
     """Archived messages with chosen times, and a clock that stands still."""
 
-    def __init__(self, deps: Deps, connection: Connection) -> None:
+    def __init__(self, deps: ArchiveDeps, connection: Connection) -> None:
         self.deps = deps
         self.connection = connection
         self._seq = 0
@@ -39,7 +39,7 @@ class Archive:
         self._seq += 1
         time = NOW - timedelta(seconds=ago)
         sealed = seal(message, service="executor", org=org, now=time, **more)
-        place = Position("RUNS", "inc", self._seq, time, "subject")
+        place = StreamPosition("RUNS", "inc", self._seq, time, "subject")
         statement = insert(split(row_of(place, sealed.document)))
         await self.connection.execute(statement.sql, *statement.values)
         return sealed.envelope.id
@@ -56,7 +56,7 @@ class Archive:
 async def archive(place: Place) -> AsyncIterator[Archive]:
     engine = open_engine(place.database_url("logs"), service="logs")
     connection = await asyncpg.connect(place.database_url("logs"))
-    yield Archive(Deps(engine, lambda: NOW), connection)
+    yield Archive(ArchiveDeps(engine, lambda: NOW), connection)
     await connection.close()
     await engine.dispose()
 
@@ -300,7 +300,7 @@ async def test_a_page_takes_a_bounded_number_of_statements(archive: Archive) -> 
 
 async def test_a_search_that_takes_too_long_is_answered_so(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     document = seal(requested("r"), service="executor", org="acme", now=NOW).document
-    statement = insert([row_of(Position("RUNS", "inc", 1000 + n, NOW, "s"), document) for n in range(5000)])
+    statement = insert([row_of(StreamPosition("RUNS", "inc", 1000 + n, NOW, "s"), document) for n in range(5000)])
     await archive.connection.execute(statement.sql, *statement.values)
     monkeypatch.setattr(questions, "SECONDS", 0.001)
     with pytest.raises(Unavailable, match="narrow"):

@@ -72,12 +72,12 @@ async def test_an_organization_whose_served_code_cannot_be_read_can_deploy(place
 
 
 def test_what_was_slow_is_forgotten_after_a_while() -> None:
-    from services.executor.sandbox.jail import Problem
+    from services.executor.sandbox.jail import BundleProblem
 
     now = 0.0
     known = slow.Slow(lambda: now)
     tree = {"a.py": "1", "b.py": "2"}
-    known.note("o", tree, [Problem("a.py", 4, "slow", is_slow=True), Problem("b.py", 1, "broken")])
+    known.note("o", tree, [BundleProblem("a.py", 4, "slow", is_slow=True), BundleProblem("b.py", 1, "broken")])
     assert [(one.path, one.line) for one in known.of("o", tree, "b.py")] == [("a.py", 4)]
     assert known.of("o", tree, "a.py") == known.of("o", {"a.py": "3"}, "b.py") == known.of("p", tree, "b.py") == []
     assert (known.patience("o"), known.patience("p")) == (slow.FURTHER, slow.PATIENCE)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from millrace._runtime.kernel import raise_loopback
 from services.executor.sandbox.jail import Outcome
-from services.executor.sandbox.process import Limits
+from services.executor.sandbox.process import ChildLimits
 from tests.support.sandbox import Bench, Recorded, started_bench
 
 PRELUDE = """
@@ -65,7 +65,7 @@ async def main(tier: str, attacks: dict[str, str]) -> dict[str, object]:
     inherited = os.open("/etc/passwd", os.O_RDONLY)
     os.set_inheritable(inherited, True)
     found: dict[str, object] = {}
-    async with started_bench(size=2, tiers=(tier,), limits=Limits(memory_mb=768, processes=64)) as bench:
+    async with started_bench(size=2, tiers=(tier,), limits=ChildLimits(memory_mb=768, processes=64)) as bench:
         canary = bench.folder / "password"
         canary.write_text("database-secret")
         canary.chmod(0o644)

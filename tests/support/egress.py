@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
-from services.executor.sandbox.egress.network import Limits, Network, Record
+from services.executor.sandbox.egress.network import EgressLimits, Network, Record
 from services.executor.sandbox.egress.proxy import Proxy
 from shared.egress.policy import Rules, rules
 from shared.egress.resolver import Resolve, Resolver
@@ -111,13 +111,13 @@ async def outlet(
     *,
     allow: str = LOOPBACK,
     deny: str = "",
-    limits: Limits | None = None,
+    limits: EgressLimits | None = None,
     token: str | None = None,
 ) -> AsyncIterator[Outlet]:
     """Run a proxy; by default one whose operator lets it reach the loopback."""
     policy = Rules((*rules(allow, allows=True), *rules(deny, allows=False))).of("acme")
     told: asyncio.Queue[Record] = asyncio.Queue()
-    network = Network(policy, resolve or Names(), told.put_nowait, limits or Limits())
+    network = Network(policy, resolve or Names(), told.put_nowait, limits or EgressLimits())
     listener = listening()
     made = Outlet(Proxy(network, listener, token), "", listener, told)
     made.address = await made.proxy.start()

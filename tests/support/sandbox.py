@@ -24,8 +24,8 @@ from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Identity, require_reach
 from services.executor.sandbox.jail import (
     MAX_CHUNK,
+    CompletedCall,
     Description,
-    Done,
     Job,
     KeptResult,
     Level,
@@ -248,7 +248,7 @@ class Bench:
     async def run(self, body: str, into: Recorded | None = None, *, timeout: float = 20, **given: Any) -> Outcome:
         """Run a module's text to its end, as another attempt where `into` holds steps already."""
         into = into or Recorded()
-        recorded = [Done("step", name, ordinal) for name, ordinal in into.steps]
+        recorded = [CompletedCall("step", name, ordinal) for name, ordinal in into.steps]
         job = msgspec.structs.replace(self.job(body, timeout=timeout, **given), recorded=recorded)
         return await self.children.run(job, into)
 

@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from services.events.adapters import github, standard_webhooks
 from services.gateway.admission import WebhookEndpoint, endpoint_of
 from services.gateway.places import Received
-from services.gateway.schemes import Claim, Scheme, Verifier
+from services.gateway.schemes import ClaimedSignature, Scheme, Verifier
 from shared.errors import Unauthenticated
 from shared.questions.events import SourceEntry
 from shared.verification import Handshake, Place, SignatureScheme, Verification
@@ -230,7 +230,7 @@ def refusal(scheme: SignatureScheme, keys: tuple[bytes, ...], headers: Mapping[s
     return reason(Verifier([Scheme(scheme, keys)]), request(body, headers), now)
 
 
-def claim_of(scheme: SignatureScheme, headers: Mapping[str, str], now: float) -> Claim | str:
+def claim_of(scheme: SignatureScheme, headers: Mapping[str, str], now: float) -> ClaimedSignature | str:
     """Return what a head claims, or why no body could make it genuine."""
     try:
         return Verifier([Scheme(scheme, ())]).claims(request(b"", headers), now)[0]

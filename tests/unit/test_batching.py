@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.batching import FEWEST_TO_SHARE, Batcher, Offer
+from shared.batching import FEWEST_TO_SHARE, Batcher, PendingMessage
 
 MAX_MESSAGES = 5
 MAX_BYTES = 100
@@ -20,9 +20,9 @@ scripts = st.lists(st.one_of(st.just(None), offers), max_size=80)
 @given(scripts)
 def test_every_batch_keeps_the_rules_and_everything_goes(script: list[tuple[str, bool, int] | None]) -> None:
     batcher: Batcher[int] = Batcher(max_messages=MAX_MESSAGES, max_bytes=MAX_BYTES)
-    flying: list[list[Offer[int]]] = []
-    sent: list[Offer[int]] = []
-    offered: list[Offer[int]] = []
+    flying: list[list[PendingMessage[int]]] = []
+    sent: list[PendingMessage[int]] = []
+    offered: list[PendingMessage[int]] = []
 
     def take() -> None:
         while batch := batcher.take():
@@ -36,7 +36,7 @@ def test_every_batch_keeps_the_rules_and_everything_goes(script: list[tuple[str,
                 batcher.done(flying.pop(0))
         else:
             aggregate, expects, size = act
-            offer = Offer(str(number), aggregate, expects, size, number)
+            offer = PendingMessage(str(number), aggregate, expects, size, number)
             offered.append(offer)
             batcher.offer(offer)
         take()
@@ -50,7 +50,7 @@ def test_every_batch_keeps_the_rules_and_everything_goes(script: list[tuple[str,
         assert order == sorted(order), "messages of an aggregate keep their order"
 
 
-def check(flying: list[list[Offer[int]]]) -> None:
+def check(flying: list[list[PendingMessage[int]]]) -> None:
     assert len(flying) <= 2
     for batch in flying:
         assert len(batch) <= MAX_MESSAGES
@@ -65,5 +65,5 @@ def check(flying: list[list[Offer[int]]]) -> None:
 def test_a_batch_leaves_half_for_the_next_unless_that_would_be_few(count: int) -> None:
     batcher: Batcher[None] = Batcher()
     for number in range(count):
-        batcher.offer(Offer(str(number), str(number), expects=False, size=1, bearer=None))
+        batcher.offer(PendingMessage(str(number), str(number), expects=False, size=1, bearer=None))
     assert len(batcher.take()) == min(count, max(FEWEST_TO_SHARE, count // 2))

@@ -20,7 +20,7 @@ from millrace._schema import input_schema
 from services.executor.runs import life
 from services.executor.sandbox import described, frames, grammar
 from services.executor.sandbox.errors import FrameError
-from services.executor.sandbox.jail import Problem
+from services.executor.sandbox.jail import BundleProblem
 from shared import schemas
 from shared.messages.catalog import Policy
 from tests.unit.test_frames import payload
@@ -44,7 +44,7 @@ GOOD: dict[str, Any] = {
 YEAR = _bounds.YEAR
 
 
-def told(**fields: Any) -> Problem:
+def told(**fields: Any) -> BundleProblem:
     """Say two workflows, of which one is as given; return what is wrong with it once the other one serves."""
     frame = frames.decode(payload(kind="described", workflows=[GOOD | {"name": "other"}, GOOD | fields], problems=[]))
     assert isinstance(frame, frames.Described)

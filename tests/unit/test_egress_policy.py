@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.egress.addresses import SPECIAL, inside
-from shared.egress.policy import Policy, Rules, rules, target
+from shared.egress.policy import EgressPolicy, Rules, rules, target
 
 
-def policy(allow: str = "", deny: str = "", org: str = "acme") -> Policy:
+def policy(allow: str = "", deny: str = "", org: str = "acme") -> EgressPolicy:
     return Rules((*rules(allow, allows=True), *rules(deny, allows=False))).of(org)
 
 
-def reaches(given: Policy, host: str, *addresses: str, port: int = 443) -> bool:
+def reaches(given: EgressPolicy, host: str, *addresses: str, port: int = 443) -> bool:
     wanted = target(f"[{host}]" if ":" in host else host, port)
     if given.refusal_of_name(wanted) is not None:
         return False

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.sandbox.egress.request import Malformed, knows, parse
+from services.executor.sandbox.egress.request import MalformedRequest, knows, parse
 
 
 def head(*lines: str) -> bytes:
@@ -83,7 +83,7 @@ def test_an_address_without_a_path_asks_for_the_root(address: str, path: str) ->
     ],
 )
 def test_what_is_ambiguous_is_refused(lines: list[str]) -> None:
-    with pytest.raises(Malformed) as caught:
+    with pytest.raises(MalformedRequest) as caught:
         parse(head(*lines))
     assert str(caught.value).isascii()
 
@@ -91,7 +91,7 @@ def test_what_is_ambiguous_is_refused(lines: list[str]) -> None:
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_a_request_or_malformed(data: bytes) -> None:
     for whole in (data, b"GET http://a.example/" + data, b"CONNECT " + data, b"GET http://a.example/ HTTP/1.1\r\n" + data):
-        with contextlib.suppress(Malformed):
+        with contextlib.suppress(MalformedRequest):
             assert parse(whole + b"\r\n\r\n").target.host.isascii()
 
 
@@ -99,7 +99,7 @@ def test_arbitrary_bytes_are_a_request_or_malformed(data: bytes) -> None:
 def test_no_field_smuggles_a_line_or_a_second_head(value: bytes) -> None:
     try:
         request = parse(b"GET http://a.example/ HTTP/1.1\r\nX: " + value + b"\r\n\r\n")
-    except Malformed:
+    except MalformedRequest:
         return
     lines = request.head.split(b"\r\n")
     assert request.head.count(b"\r\n\r\n") == 1

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.executor.runs import life, moves
-from services.executor.runs.life import SHOWN_ATTEMPTS, Recorded, RunState, StepId
+from services.executor.runs.life import SHOWN_ATTEMPTS, RecordedCall, RunState, StepId
 from services.executor.runs.moves import MOST_LOST
 from shared.envelope import Envelope, new_id, rfc3339, seal
 from shared.messages import (
@@ -55,7 +55,7 @@ class Story:
     def __init__(self, choices: list[int]) -> None:
         self.told: list[tuple[Envelope, Message, int]] = []
         self.state: RunState | None = None
-        self.steps: dict[StepId, Recorded] = {}
+        self.steps: dict[StepId, RecordedCall] = {}
         self.now = BEGAN
         self.is_to_stop = False
         self.claims = self.failures = self.lost = self.ends = 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.logs import cursor, times
 from services.logs.cursor import Cursor
-from services.logs.domain import UNDECODABLE, Position, Row, data_of, row_of
+from services.logs.domain import UNDECODABLE, Row, StreamPosition, data_of, row_of
 from services.logs.lines import SPLIT, bare, split
 from services.logs.wording import WORDS
 from shared.envelope import seal
@@ -21,7 +21,7 @@ from shared.errors import Invalid, Malformed
 from shared.messages import Audited, EventRouted, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunUsage
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
-POSITION = Position("RUNS", "inc", 7, NOW, "run.r1.failed")
+POSITION = StreamPosition("RUNS", "inc", 7, NOW, "run.r1.failed")
 
 
 _VALUES = st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))

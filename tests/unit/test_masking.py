@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.executor.sandbox import masking
-from services.executor.sandbox.masking import LONGEST, MASK, SHORTEST, Masker, Stream
+from services.executor.sandbox.masking import LONGEST, MASK, SHORTEST, MaskedStream, Masker
 
 TOKEN = "gho_16C7e42F292c6912E7/+=?"
 SECRETS = st.text(st.characters(exclude_categories=("Cs",)), min_size=SHORTEST, max_size=40).filter(lambda text: "*" not in text)
@@ -28,7 +28,7 @@ def masker(*secrets: str) -> Masker:
 
 
 def streamed(made: Masker, pieces: list[str]) -> str:
-    stream = Stream(made)
+    stream = MaskedStream(made)
     return "".join([stream.feed(piece) for piece in pieces] + [stream.end()])
 
 
@@ -187,7 +187,7 @@ def test_no_cut_lets_a_secret_through(secret: str, before: str, after: str, plac
 
 
 def test_a_stream_holds_back_only_what_may_be_a_secret() -> None:
-    stream = Stream(masker("correct-horse"))
+    stream = MaskedStream(masker("correct-horse"))
     assert stream.feed("a whole line\n") == "a whole line\n"
     assert stream.feed("the word is corr") == "the word is "
     assert stream.feed("ect, you see") == "correct, you see"
@@ -197,13 +197,13 @@ def test_a_stream_holds_back_only_what_may_be_a_secret() -> None:
 
 
 def test_a_secret_that_is_cut_off_is_not_given_away() -> None:
-    stream = Stream(masker("correct-horse"))
+    stream = MaskedStream(masker("correct-horse"))
     assert stream.feed("it is correct-ho") == "it is "
     assert stream.end() == MASK
 
 
 def test_a_few_letters_at_the_end_are_not_a_secret() -> None:
-    stream = Stream(masker("correct-horse"))
+    stream = MaskedStream(masker("correct-horse"))
     assert stream.feed("it is cor") == "it is "
     assert stream.end() == "cor"
 

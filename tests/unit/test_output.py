@@ -7,7 +7,7 @@ import pytest
 
 from deploy.permissions import MAX_PAYLOAD
 from services.executor.runs import output
-from services.executor.runs.output import CHUNK_BYTES, LINE_BYTES, LINE_CHARS, Output
+from services.executor.runs.output import CHUNK_BYTES, LINE_BYTES, LINE_CHARS, RunOutput
 from shared.messages import LineChunk
 
 # More bytes as JSON than any other character.
@@ -21,7 +21,7 @@ class Kept:
         self.chunks: list[LineChunk] = []
         self.offered: list[LineChunk] = []
         self.open = asyncio.Event()
-        self.output = Output("r1", "w", 1, self.publish)
+        self.output = RunOutput("r1", "w", 1, self.publish)
 
     async def publish(self, chunk: LineChunk) -> None:
         self.offered.append(chunk)

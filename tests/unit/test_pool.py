@@ -3,22 +3,22 @@
 import asyncio
 from pathlib import Path
 
-from services.executor.sandbox.pool import Pool
-from services.executor.sandbox.process import Child, Place
+from services.executor.sandbox.pool import ChildPool
+from services.executor.sandbox.process import Child, CodePaths
 
 
-async def never(_place: Place | None) -> Child:
+async def never(_place: CodePaths | None) -> Child:
     raise AssertionError
 
 
 async def test_the_pool_never_plans_for_more_than_its_memory_holds() -> None:
-    pool = Pool(never, least=2, most=1000, memory_mb=40)
+    pool = ChildPool(never, least=2, most=1000, memory_mb=40)
     pool._asking = 500
     assert pool.target == 10
 
 
 async def test_the_target_follows_those_who_ask_within_its_bounds() -> None:
-    pool = Pool(never, least=2, most=8)
+    pool = ChildPool(never, least=2, most=8)
     assert pool.target == 2
     pool._asking = 5
     assert pool.target == 5
@@ -27,24 +27,24 @@ async def test_the_target_follows_those_who_ask_within_its_bounds() -> None:
 
 
 async def test_the_target_follows_the_rate_of_takes_and_sinks_when_they_end() -> None:
-    pool = Pool(never, least=1, most=50)
+    pool = ChildPool(never, least=1, most=50)
     now = asyncio.get_running_loop().time()
-    pool._takes.extend((now - 0.04 + index * 0.001, Place(Path("a"), None)) for index in range(40))
+    pool._takes.extend((now - 0.04 + index * 0.001, CodePaths(Path("a"), None)) for index in range(40))
     assert 8 <= pool.target <= 12  # a thousand a second, each replaced in 10 ms
     pool._takes.clear()
-    pool._takes.append((now - 31, Place(Path("a"), None)))
+    pool._takes.append((now - 31, CodePaths(Path("a"), None)))
     assert pool.target == 1
 
 
 async def test_a_child_that_is_begun_for_one_bundle_is_given_to_no_other() -> None:
-    begun: list[Place | None] = []
+    begun: list[CodePaths | None] = []
 
-    async def begin(place: Place | None) -> Child:
+    async def begin(place: CodePaths | None) -> Child:
         begun.append(place)
         return await asyncio.Future()
 
-    pool = Pool(begin, least=1, most=4)
-    one, other = Place(Path("a"), None), Place(Path("b"), None)
+    pool = ChildPool(begin, least=1, most=4)
+    one, other = CodePaths(Path("a"), None), CodePaths(Path("b"), None)
     pool._begin(one)
     taking = asyncio.create_task(pool.take(other))
     await asyncio.sleep(0)
@@ -55,14 +55,14 @@ async def test_a_child_that_is_begun_for_one_bundle_is_given_to_no_other() -> No
 
 
 async def test_what_waits_is_planned_for_the_last_bundles_and_one_stays_blank() -> None:
-    begun: list[Place | None] = []
+    begun: list[CodePaths | None] = []
 
-    async def begin(place: Place | None) -> Child:
+    async def begin(place: CodePaths | None) -> Child:
         begun.append(place)
         return await asyncio.Future()
 
-    pool = Pool(begin, least=4, most=4)
-    often, once = Place(Path("often"), None), Place(Path("once"), None)
+    pool = ChildPool(begin, least=4, most=4)
+    often, once = CodePaths(Path("often"), None), CodePaths(Path("once"), None)
     now = asyncio.get_running_loop().time()
     pool._takes.extend([(now - 2, often), (now - 2, once), (now - 2, often)])
     pool.tend()

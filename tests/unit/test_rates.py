@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.rates import Bucket, Rate, bucket_of
+from services.gateway.rates import Rate, TokenBucket, bucket_of
 
 
 def test_a_bucket_lets_a_burst_in_and_then_one_at_a_time() -> None:
-    bucket = Bucket(Rate(2.0, 3))
+    bucket = TokenBucket(Rate(2.0, 3))
     assert [bucket.take(100.0) for _ in range(4)] == [0, 0, 0, 0.5]
     assert bucket.wait(100.25) == 0.25
     assert [bucket.take(100.5), bucket.take(100.5)] == [0, 0.5]
@@ -19,15 +19,15 @@ def test_a_bucket_lets_a_burst_in_and_then_one_at_a_time() -> None:
 
 
 def test_looking_takes_nothing() -> None:
-    bucket = Bucket(Rate(1.0, 1))
+    bucket = TokenBucket(Rate(1.0, 1))
     assert [bucket.wait(5.0) for _ in range(3)] == [0, 0, 0]
     assert bucket.take(5.0) == 0
     assert bucket.take(5.0) == 1.0
 
 
 def test_without_a_burst_as_many_are_let_in_at_once_as_in_a_second() -> None:
-    assert [Bucket(Rate(0.5)).take(0.0), Bucket(Rate(0.5)).wait(0.0)] == [0, 0]
-    bucket = Bucket(Rate(2.5))
+    assert [TokenBucket(Rate(0.5)).take(0.0), TokenBucket(Rate(0.5)).wait(0.0)] == [0, 0]
+    bucket = TokenBucket(Rate(2.5))
     assert [bucket.take(0.0) > 0 for _ in range(4)] == [False, False, False, True]
 
 
@@ -37,7 +37,7 @@ def test_without_a_burst_as_many_are_let_in_at_once_as_in_a_second() -> None:
     steps=st.lists(st.floats(-1, 10), max_size=100),
 )
 def test_no_pattern_of_requests_gets_more_in_than_burst_and_rate_allow(per_second: float, burst: int, steps: list[float]) -> None:
-    bucket = Bucket(Rate(per_second, burst))
+    bucket = TokenBucket(Rate(per_second, burst))
     begun = now = last = 1000.0
     admitted = 0
     for step in steps:
@@ -49,7 +49,7 @@ def test_no_pattern_of_requests_gets_more_in_than_burst_and_rate_allow(per_secon
 
 
 def test_whoever_waits_as_told_gets_in() -> None:
-    bucket = Bucket(Rate(3.0, 1))
+    bucket = TokenBucket(Rate(3.0, 1))
     assert bucket.take(50.0) == 0
     wait = bucket.take(50.0)
     assert bucket.take(50.0 + wait + 1e-9) == 0

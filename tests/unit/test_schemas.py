@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.events import domain
-from services.gateway.workflows import Workflows
+from services.gateway.workflows import WorkflowLookup
 from shared import schemas
 from shared.errors import Invalid
 from shared.questions.executor import WorkflowEntry
@@ -191,4 +191,4 @@ def test_a_schema_that_an_older_version_took_is_not_begun_with() -> None:
         retries=0, concurrency=None, updated_at="",
     )  # fmt: skip
     with pytest.raises(Invalid, match="cannot be used"):
-        Workflows(cast("Any", None), cast("Any", None)).check(entry, {"a": 1})
+        WorkflowLookup(cast("Any", None), cast("Any", None)).check(entry, {"a": 1})

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.events.adapters.github import SCHEME as GITHUB
-from services.gateway.schemes import MAX_CANDIDATES, Claim
+from services.gateway.schemes import MAX_CANDIDATES, ClaimedSignature
 from services.gateway.signatures import digest_of, key_of
 from shared.verification import SignatureScheme
 from tests.support.senders import DECLARED, NOW, STANDARD_WEBHOOKS, STRIPE, VECTORS, claim_of, refusal
@@ -149,7 +149,7 @@ def test_no_body_is_needed_to_refuse_a_head_without_a_signature_of_its_form(vect
     for head in heads:
         assert isinstance(claim_of(scheme, head, now), str) or refusal(scheme, (KEY,), head, BODY, now)
     if vector["expected_valid"]:
-        assert isinstance(claim_of(scheme, headers, now), Claim)
+        assert isinstance(claim_of(scheme, headers, now), ClaimedSignature)
         assert all(isinstance(claim_of(scheme, head, now), str) for head in heads[:2])
         if "{timestamp}" in scheme.template:
             assert isinstance(claim_of(scheme, headers, now + 10 * scheme.tolerance), str)

@@ -23,7 +23,7 @@ from millrace._bounds import LEAST_INTEGER, MOST_INTEGER
 from millrace._docstring import described
 from millrace._runtime.encode import to_json
 from millrace._schema import input_schema
-from services.gateway.workflows import Workflows
+from services.gateway.workflows import WorkflowLookup
 from shared.errors import Invalid
 from shared.questions.executor import WorkflowEntry
 
@@ -264,7 +264,7 @@ def test_the_gateway_refuses_a_text_of_the_wrong_format_before_there_is_a_run() 
         name="main", org="default", version="v", module="m", function="main", path="m.py", line=1, doc="",
         input_schema=input_schema(main), timeout=1.0, retries=0, concurrency=None, updated_at="2026-01-31T09:30:00Z",
     )  # fmt: skip
-    checked = Workflows(view, absent)
+    checked = WorkflowLookup(view, absent)
     key = "12345678-1234-5678-1234-567812345678"
     checked.check(entry, {"at": "2026-01-31T09:30:00Z", "who": key})
     with pytest.raises(Invalid) as caught:

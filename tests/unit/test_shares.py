@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from services.executor.runs.shares import LASTS, Place, Shares, may_begin, room
+from services.executor.runs.shares import LASTS, QueuedRun, Shares, may_begin, room
 
 
 class Clock:
@@ -20,8 +20,8 @@ class Clock:
         return self.now
 
 
-def place(run: object, org: str = "a", priority: str = "normal") -> Place:
-    return Place(str(run), org, priority)
+def place(run: object, org: str = "a", priority: str = "normal") -> QueuedRun:
+    return QueuedRun(str(run), org, priority)
 
 
 async def rest() -> None:
@@ -127,10 +127,10 @@ async def test_everyone_goes_on_some_time_and_no_more_than_there_are_slots(seed:
     clock = Clock()
     shares = Shares(12, now=clock)
     queued = [place(number, org, drawn.choice(["high", "normal", "low"])) for number, org in enumerate("aaaaaab" * 30 + "c")]
-    begun: list[Place] = []
+    begun: list[QueuedRun] = []
     ended: set[str] = set()
-    tasks: dict[asyncio.Task[bool], Place] = {}
-    parked: dict[str, Place] = {}
+    tasks: dict[asyncio.Task[bool], QueuedRun] = {}
+    parked: dict[str, QueuedRun] = {}
     for _ in range(20_000):
         clock.now += 0.05
         while queued and len(tasks) + len(begun) < 12:

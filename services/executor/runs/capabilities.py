@@ -11,13 +11,13 @@ import msgspec
 
 from services.executor.runs.claim import Claim
 from services.executor.runs.durable import Durable, check_size
-from services.executor.runs.life import Recorded, StepId
-from services.executor.runs.output import Output
+from services.executor.runs.life import RecordedCall, StepId
+from services.executor.runs.output import RunOutput
 from services.executor.runs.reached import Reached
 from services.executor.sandbox import jail
 from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.jail import LARGEST_RESULT, KeptResult, Kind, StartedRun, StepRecord
-from services.executor.store import Store
+from services.executor.store import ExecutorStore
 from services.executor.workspaces import registration
 from services.executor.workspaces.files import Files
 from shared.blobs import Blobs
@@ -48,7 +48,7 @@ EVENTS = 1000
 QUESTIONS = 10_000
 
 
-class Deps(registration.Deps, Protocol):
+class CapabilityDeps(registration.RegistrationDeps, Protocol):
     """What answering a run needs."""
 
     bus: Bus
@@ -56,14 +56,14 @@ class Deps(registration.Deps, Protocol):
     resolver: Resolver
     keyring: Keyring
     results: Blobs
-    store: Store
+    store: ExecutorStore
     longest_chain: int
 
 
 class Allowed:
     """What one run may ask for; its organization and name are fixed here, never taken from the child."""
 
-    def __init__(self, deps: Deps, mine: Claim, steps: dict[StepId, Recorded]) -> None:
+    def __init__(self, deps: CapabilityDeps, mine: Claim, steps: dict[StepId, RecordedCall]) -> None:
         self._deps = deps
         self._claim = mine
         self._org = org = mine.state.org
@@ -72,7 +72,7 @@ class Allowed:
         self._emitting = asyncio.Semaphore(EMITTING)
         self._credentials = self._events = self._questions = 0
         self._files = Files(deps, org, mine.run, mine.started.id)
-        self.lines = Output(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
+        self.lines = RunOutput(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
         self.reached = Reached(mine.run, org, self._audit, self.lines)
         self.network = Network(deps.egress.of(org), deps.resolver.of(org), self.reached.note)
 

@@ -11,8 +11,8 @@ import msgspec
 import structlog
 
 from services.executor.runs import life
-from services.executor.runs.life import Recorded, RunState, StepId
-from services.executor.store import Store
+from services.executor.runs.life import RecordedCall, RunState, StepId
+from services.executor.store import ExecutorStore
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import Envelope, caused_id, open_message, rfc3339
@@ -54,14 +54,14 @@ class Folded(msgspec.Struct, frozen=True):
     """A run as the stream tells it now: its state, its completed steps and the waits that are over."""
 
     state: RunState
-    steps: dict[StepId, Recorded]
+    steps: dict[StepId, RecordedCall]
 
 
 class Read(msgspec.Struct):
     """What was made of a run's messages up to `last_seq`: those that could not be folded are left out, the first for `error`."""
 
     state: RunState | None = None
-    steps: dict[StepId, Recorded] = msgspec.field(default_factory=dict)
+    steps: dict[StepId, RecordedCall] = msgspec.field(default_factory=dict)
     org: str | None = None
     last_seq: int = 0
     error: Exception | None = None
@@ -106,7 +106,7 @@ async def read_since(bus: Bus, state: RunState) -> Read:
     return await read_all(bus, state.id, state)
 
 
-async def read_now(bus: Bus, store: Store, run: str) -> Read:
+async def read_now(bus: Bus, store: ExecutorStore, run: str) -> Read:
     """Read what a run is now: its row, and what came after that. `steps` are those that came after. Raises `Unavailable`."""
     row = await store.run(None, run)
     if row is None:
@@ -121,7 +121,7 @@ def sound(read: Read) -> RunState | None:
     return read.state
 
 
-async def children_told(state: RunState, bus: Bus, store: Store) -> dict[str, Any]:
+async def children_told(state: RunState, bus: Bus, store: ExecutorStore) -> dict[str, Any]:
     """Return what is told of those child runs that a run waits for and that have ended, by id. Raises `Unavailable`."""
     told: dict[str, Any] = {}
     for wait in state.waits:

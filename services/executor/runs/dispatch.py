@@ -12,8 +12,8 @@ from services.executor.runs import life, moves
 from services.executor.runs.claim import AlreadyEnded, Claim, fold, read_now
 from services.executor.runs.concurrency import Turns
 from services.executor.runs.keys import turn_of
-from services.executor.runs.life import Recorded, RunState, StepId
-from services.executor.store import Store
+from services.executor.runs.life import RecordedCall, RunState, StepId
+from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles
 from shared import aggregate
 from shared.blobs import Blobs
@@ -41,29 +41,31 @@ TRIES = 5
 _log = structlog.get_logger()
 
 
-class Deps(Protocol):
+class DispatchDeps(Protocol):
     """What taking an offer needs."""
 
     bus: Bus
     bundles: Bundles
     bodies: Blobs
-    store: Store
+    store: ExecutorStore
     turns: Turns
     expressions: Expressions
     name: str
 
 
-class Offer(msgspec.Struct, frozen=True):
+class DispatchedRun(msgspec.Struct, frozen=True):
     """A run offered by the work message `envelope` at `sequence`. `folded` is None where that message is all there is to know."""
 
     envelope: Envelope
     sequence: int
     state: RunState
-    steps: dict[StepId, Recorded]
+    steps: dict[StepId, RecordedCall]
     isolation: str = "run"
 
 
-async def take(offer: Offer, deps: Deps, tier: str, *, park: str | None = None) -> tuple[Claim, dict[StepId, Recorded]]:
+async def take(
+    offer: DispatchedRun, deps: DispatchDeps, tier: str, *, park: str | None = None
+) -> tuple[Claim, dict[StepId, RecordedCall]]:
     """Claim the run; returns the claim and what is recorded of it. With `park` it is made to wait until then instead.
 
     Raises `AlreadyEnded` when there is nothing left to do but to acknowledge: also after the run was made to wait, or was ended.
@@ -80,7 +82,7 @@ async def take(offer: Offer, deps: Deps, tier: str, *, park: str | None = None) 
     raise Conflict(f"run {offer.state.id} is claimed by others")
 
 
-async def _take(offer: Offer, deps: Deps, tier: str, park: str | None) -> tuple[Claim, dict[StepId, Recorded]]:
+async def _take(offer: DispatchedRun, deps: DispatchDeps, tier: str, park: str | None) -> tuple[Claim, dict[StepId, RecordedCall]]:
     state = offer.state
     now = utc_now()
     match moves.next_move(state, offer.sequence, now):
@@ -110,7 +112,7 @@ async def _take(offer: Offer, deps: Deps, tier: str, park: str | None) -> tuple[
     raise AlreadyEnded
 
 
-async def _declared(offer: Offer, deps: Deps) -> Offer:
+async def _declared(offer: DispatchedRun, deps: DispatchDeps) -> DispatchedRun:
     """Look what the workflow declares: how runs are isolated, and whose turn this one has to wait for if that is not known yet.
 
     Raises `Invalid`, `Unavailable`.
@@ -133,7 +135,7 @@ async def given_to(state: RunState, bodies: Blobs) -> Any:
     return state.input if state.input_ref is None else msgspec.json.decode(await bodies.read(state.input_ref))
 
 
-async def _claim(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepId, Recorded]]:
+async def _claim(offer: DispatchedRun, deps: DispatchDeps, tier: str) -> tuple[Claim, dict[StepId, RecordedCall]]:
     message = RunStarted(
         run=offer.state.id,
         attempt=offer.state.attempt + 1,
@@ -149,7 +151,7 @@ async def _claim(offer: Offer, deps: Deps, tier: str) -> tuple[Claim, dict[StepI
     return Claim(deps.bus, offer.state, started.envelope, message, ack.sequence, since), offer.steps
 
 
-async def _delay(offer: Offer, deps: Deps) -> None:
+async def _delay(offer: DispatchedRun, deps: DispatchDeps) -> None:
     until = offer.state.run_at
     assert until is not None  # noqa: S101 - the move says so
     # The timer first: a run that waits for one that was never set would wait for the next sweep.
@@ -157,7 +159,7 @@ async def _delay(offer: Offer, deps: Deps) -> None:
     await _say(offer, deps, RunWaiting(run=offer.state.id, attempt=0, blocked_on="time", until=until))
 
 
-async def _queue(offer: Offer, deps: Deps) -> None:
+async def _queue(offer: DispatchedRun, deps: DispatchDeps) -> None:
     """Do what the policy says with a run that finds others at their turn."""
     state = offer.state
     turn = state.turn
@@ -173,7 +175,7 @@ async def _queue(offer: Offer, deps: Deps) -> None:
             await _cancel_older(other, state, deps)
 
 
-async def _cancel_older(other: str, newer: RunState, deps: Deps) -> None:
+async def _cancel_older(other: str, newer: RunState, deps: DispatchDeps) -> None:
     async def read() -> tuple[RunState | None, int]:
         found = await read_now(deps.bus, deps.store, other)
         return found.state, found.last_seq
@@ -187,7 +189,7 @@ async def _cancel_older(other: str, newer: RunState, deps: Deps) -> None:
     await aggregate.advance(deps.bus, read, cancel)
 
 
-async def _say(offer: Offer, deps: Deps, message: Message) -> None:
+async def _say(offer: DispatchedRun, deps: DispatchDeps, message: Message) -> None:
     """Append what becomes of the run instead of a claim."""
     if isinstance(message, RunEnd):
         message = life.labelled(message, offer.state)

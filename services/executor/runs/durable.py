@@ -9,10 +9,10 @@ import structlog
 
 from services.executor.runs import moves
 from services.executor.runs.claim import Claim, children_told, outlasting, read_since, sound
-from services.executor.runs.life import Recorded, StepId
+from services.executor.runs.life import RecordedCall, StepId
 from services.executor.sandbox.errors import OverLimit
 from services.executor.sandbox.jail import Kind, StartedRun, StepRecord
-from services.executor.store import Store
+from services.executor.store import ExecutorStore
 from shared.bus import Bus
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, TooLarge
@@ -37,18 +37,18 @@ CLOCKS = 86_400.0
 _log = structlog.get_logger()
 
 
-class Deps(Protocol):
+class DurableDeps(Protocol):
     """What keeping needs."""
 
     bus: Bus
-    store: Store
+    store: ExecutorStore
     longest_chain: int
 
 
 class Durable:
     """The records of one run, as one attempt meets and adds to them."""
 
-    def __init__(self, deps: Deps, mine: Claim, steps: dict[StepId, Recorded]) -> None:
+    def __init__(self, deps: DurableDeps, mine: Claim, steps: dict[StepId, RecordedCall]) -> None:
         self._deps = deps
         self._claim = mine
         self._org = mine.state.org
@@ -68,7 +68,7 @@ class Durable:
     async def put(self, name: str, ordinal: int, position: int | None, result: msgspec.Raw) -> None:
         """Append the step to the run's messages. Raises `TooLarge`."""
         check_size(f"the result of step {name!r}", result)
-        await self._keep(("step", name, ordinal), Recorded(msgspec.json.decode(result), position))
+        await self._keep(("step", name, ordinal), RecordedCall(msgspec.json.decode(result), position))
 
     async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
         """Look whether it is over by now, which is kept like a step; else note what the run is to wait for."""
@@ -88,7 +88,7 @@ class Durable:
             self._waiting += size
             self.waits[of, name, ordinal] = wait
             return None
-        recorded = Recorded(over[0].result, position, over[0].timed_out)
+        recorded = RecordedCall(over[0].result, position, over[0].timed_out)
         await self._keep((of, name, ordinal), recorded)
         return _record(recorded)
 
@@ -97,7 +97,7 @@ class Durable:
         self._drop((of, name, ordinal))
         known = self._steps.get((of, name, ordinal))
         if known is None or not known.given_up:
-            await self._keep((of, name, ordinal), Recorded(None, position, given_up=True))
+            await self._keep((of, name, ordinal), RecordedCall(None, position, given_up=True))
 
     def _drop(self, step: StepId) -> None:
         """Wait for something no more."""
@@ -149,7 +149,7 @@ class Durable:
             await outlasting(lambda: bus.append(sealed, 0), run=self._run, child=asked.workflow)
         except Conflict:
             _log.info("child.started_before", child=child)  # by an earlier attempt, which did not come to say so
-        await self._keep(("start", asked.workflow, asked.ordinal), Recorded(child, asked.position))
+        await self._keep(("start", asked.workflow, asked.ordinal), RecordedCall(child, asked.position))
         return child
 
     async def _workflow(self, name: str) -> WorkflowEntry:
@@ -179,7 +179,7 @@ class Durable:
             )
             raise OverLimit(message, "RecordLimit")
 
-    async def _keep(self, step: StepId, recorded: Recorded) -> None:
+    async def _keep(self, step: StepId, recorded: RecordedCall) -> None:
         if len(self._steps) >= STEPS:
             raise TooLarge(f"{STEPS} steps and waits of this run are recorded: there may not be more")
         size = _size(recorded)
@@ -209,9 +209,9 @@ def check_size(what: str, document: msgspec.Raw) -> None:
         raise TooLarge(f"{what} has {size} bytes as JSON; at most {INLINE_BYTES} are kept")
 
 
-def _size(found: Recorded) -> int:
+def _size(found: RecordedCall) -> int:
     return len(msgspec.json.encode(found.result))
 
 
-def _record(found: Recorded) -> StepRecord:
+def _record(found: RecordedCall) -> StepRecord:
     return StepRecord(msgspec.Raw(msgspec.json.encode(found.result)), found.timed_out)

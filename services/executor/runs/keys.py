@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from services.executor.runs.life import RunState
-from services.executor.sandbox.jail import WorkflowFound
+from services.executor.sandbox.jail import DeclaredWorkflow
 from services.executor.workspaces.keys import shown
 from shared.errors import Invalid
 from shared.expressions.pool import Expressions, Trouble
@@ -18,7 +18,7 @@ from shared.messages.declaration import hashed_key
 LONGEST = 300
 
 
-async def turn_of(workflow: WorkflowFound, run: RunState, given: Any, expressions: Expressions) -> Turn | None:
+async def turn_of(workflow: DeclaredWorkflow, run: RunState, given: Any, expressions: Expressions) -> Turn | None:
     """Return the turn that a run needs for the input `given`: by the key that its requester chose, else the workflow's own.
 
     The key begins with whose workflow it is and, but for `concurrency="workflow"`, whose run: nobody waits for strangers. Raises
@@ -39,7 +39,7 @@ async def turn_of(workflow: WorkflowFound, run: RunState, given: Any, expression
     return Turn(shown, workflow.policy.concurrency_limit, workflow.policy.concurrency_policy)
 
 
-async def _value(workflow: WorkflowFound, org: str, given: Any, expressions: Expressions) -> str:
+async def _value(workflow: DeclaredWorkflow, org: str, given: Any, expressions: Expressions) -> str:
     source = workflow.concurrency or ""
     try:
         value = await expressions.value(org, source, {"input": _completed(given, workflow.input_schema), "org": org})

@@ -49,7 +49,7 @@ MOST_AT_A_TIME = 1000
 StepId = tuple[str, str, int]
 
 
-class Attempt(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptState(msgspec.Struct, frozen=True, kw_only=True):
     """One claim on a run. `status`: `running`, `lost`, `released`, `waiting`, or how it ended."""
 
     attempt: int
@@ -74,7 +74,7 @@ class Signal(msgspec.Struct, frozen=True):
     at: str
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class RecordedCall(msgspec.Struct, frozen=True):
     """A step that is done, or a wait that is over; `position` among all of the attempt that did it, where it is known.
 
     A wait that the workflow itself has `given_up` is over for it, however it would have ended. `at` (RFC 3339) is when it was
@@ -126,7 +126,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     failures: int = 0
     lost: int = 0
     attempt: int = 0
-    attempts: list[Attempt] = []
+    attempts: list[AttemptState] = []
     claim: str | None = None
     tier: str | None = None
     isolation: str = "run"
@@ -200,14 +200,17 @@ def evolve(state: RunState | None, envelope: Envelope, message: Message, sequenc
     return after
 
 
-def recorded(message: Message, at: str | None = None, attempt: int = 0) -> Iterable[tuple[StepId, Recorded]]:
+def recorded(message: Message, at: str | None = None, attempt: int = 0) -> Iterable[tuple[StepId, RecordedCall]]:
     """Return the steps that a message says are done and the waits that it says are over; `attempt` is the run's before it."""
     if isinstance(message, RunStepCompleted):
-        done = Recorded(message.result, message.position, message.timed_out, message.given_up, at, message.attempt)
+        done = RecordedCall(message.result, message.position, message.timed_out, message.given_up, at, message.attempt)
         yield (message.kind, message.name, message.ordinal), done
     elif isinstance(message, RunResumed):
         for one in message.resolved:
-            yield (one.kind, one.name, one.ordinal), Recorded(one.result, one.position, one.timed_out, at=at, attempt=attempt + 1)
+            yield (
+                (one.kind, one.name, one.ordinal),
+                RecordedCall(one.result, one.position, one.timed_out, at=at, attempt=attempt + 1),
+            )
 
 
 def labelled(message: RunEnd, state: RunState) -> RunEnd:
@@ -245,7 +248,7 @@ def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunS
 
 
 def _started(state: RunState, claim: str, message: RunStarted, at: str) -> RunState:
-    begun = Attempt(
+    begun = AttemptState(
         attempt=message.attempt, executor=message.executor, tier=message.tier, isolation=message.isolation, started_at=at
     )
     before = _closed(state, at, "lost", reason="worker_lost") if state.held else state

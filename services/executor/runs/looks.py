@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from services.executor.runs.claim import read_now
 from services.executor.runs.life import RunState
-from services.executor.store import Store
+from services.executor.store import ExecutorStore
 from shared.bus import Bus
 from shared.errors import Unavailable
 
@@ -26,7 +26,7 @@ QUEUE = 56
 class Looks:
     """The looks of this process."""
 
-    def __init__(self, bus: Bus, store: Store, *, places: int = PLACES, queue: int = QUEUE) -> None:
+    def __init__(self, bus: Bus, store: ExecutorStore, *, places: int = PLACES, queue: int = QUEUE) -> None:
         self._bus = bus
         self._store = store
         self._places = asyncio.Semaphore(places)

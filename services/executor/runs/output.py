@@ -21,7 +21,7 @@ CHUNK_BYTES = 128 * 1024
 LINE_CHARS = LINE_BYTES = 64 * 1024
 
 
-class Output:
+class RunOutput:
     """Lines of one attempt. `publish` stores a chunk and is called for one chunk at a time, in order."""
 
     def __init__(self, run: str, workflow: str, attempt: int, publish: Callable[[LineChunk], Awaitable[None]]) -> None:

@@ -14,7 +14,7 @@ import structlog
 
 from services.executor.runs.resumer import Waits
 from services.executor.runs.shares import SHOWN, Shares
-from services.executor.store import Store
+from services.executor.store import ExecutorStore
 from shared.errors import Unavailable
 from shared.pull import StreamError
 
@@ -27,17 +27,17 @@ AT_A_TIME = 8
 _log = structlog.get_logger()
 
 
-class Deps(Protocol):
+class ParkingDeps(Protocol):
     """What parking needs."""
 
     shares: Shares
-    store: Store
+    store: ExecutorStore
 
 
 class Parking:
     """Looks after the runs that wait for their organization's share."""
 
-    def __init__(self, deps: Deps, waits: Waits) -> None:
+    def __init__(self, deps: ParkingDeps, waits: Waits) -> None:
         self._deps = deps
         self._shares = deps.shares
         self._waits = waits

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, TypedDict
 
-from services.executor.runs.life import Attempt, Recorded, RunState, StepId
-from services.executor.sandbox.jail import DONE, GIVEN_UP, SINCE, Done
+from services.executor.runs.life import AttemptState, RecordedCall, RunState, StepId
+from services.executor.sandbox.jail import DONE, GIVEN_UP, SINCE, CompletedCall
 
 _WAITS = frozenset({"sleep", "signal", "run"})
 
@@ -15,12 +15,12 @@ _WAITS = frozenset({"sleep", "signal", "run"})
 class Past(TypedDict):
     """Fields of a `Job`."""
 
-    recorded: list[Done]
+    recorded: list[CompletedCall]
     waiting: list[StepId]
     age: float
 
 
-def past(state: RunState, steps: Mapping[StepId, Recorded], now: datetime) -> Past:
+def past(state: RunState, steps: Mapping[StepId, RecordedCall], now: datetime) -> Past:
     """Return the past of a run, `state` being the one before the attempt that is to come.
 
     The attempt that ended last in good order, waiting or failed, has all its lines: what it did is done again unheard. One that was
@@ -32,7 +32,7 @@ def past(state: RunState, steps: Mapping[StepId, Recorded], now: datetime) -> Pa
     for (kind, name, ordinal), one in steps.items():
         how: Literal[0, 1, 2] = GIVEN_UP if one.given_up else DONE if one.attempt <= known else SINCE
         ago = 0.0 if one.at is None else _since(one.at, now)
-        recorded.append(Done(kind, name, ordinal, one.position, ago, how))
+        recorded.append(CompletedCall(kind, name, ordinal, one.position, ago, how))
     waiting: list[StepId] = []
     if last is not None and last.status == "waiting":
         waiting = [(one.kind, one.name, one.ordinal) for one in state.waits if (one.kind, one.name, one.ordinal) not in steps]
@@ -40,9 +40,9 @@ def past(state: RunState, steps: Mapping[StepId, Recorded], now: datetime) -> Pa
     return Past(recorded=recorded, waiting=waiting, age=_age(state.attempts, now))
 
 
-def _age(attempts: list[Attempt], now: datetime) -> float:
+def _age(attempts: list[AttemptState], now: datetime) -> float:
     """Return how long ago the first of the attempts began that the coming one continues."""
-    first: Attempt | None = None
+    first: AttemptState | None = None
     for one in reversed(attempts):
         if one.status == "waiting":
             first = one

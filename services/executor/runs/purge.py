@@ -40,7 +40,7 @@ REST = 3.0
 _log = structlog.get_logger()
 
 
-class Deps(Protocol):
+class PurgeDeps(Protocol):
     """What purging needs."""
 
     bus: Bus
@@ -51,7 +51,7 @@ class Deps(Protocol):
 class Purger:
     """Removes the messages of runs that ended longer than `kept` ago; of several replicas one is active."""
 
-    def __init__(self, deps: Deps, *, kept: timedelta, now: Callable[[], datetime] = utc_now, pause: float = PAUSE) -> None:
+    def __init__(self, deps: PurgeDeps, *, kept: timedelta, now: Callable[[], datetime] = utc_now, pause: float = PAUSE) -> None:
         self._deps = deps
         self._kept = kept
         self._now = now

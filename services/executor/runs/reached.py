@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from services.executor.runs.output import Output
+from services.executor.runs.output import RunOutput
 from services.executor.sandbox.egress.network import Record
 from shared.commit import Refused
 from shared.errors import MillraceError
@@ -27,7 +27,7 @@ _log = structlog.get_logger()
 class Reached:
     """The trail of one attempt. `note` is called from the event loop and waits for nothing; `finish` once, at the end."""
 
-    def __init__(self, run: str, org: str, audit: Callable[[Audited], Awaitable[None]], lines: Output) -> None:
+    def __init__(self, run: str, org: str, audit: Callable[[Audited], Awaitable[None]], lines: RunOutput) -> None:
         self._run = run
         self._org = org
         self._audit = audit

@@ -26,7 +26,7 @@ from services.executor.runs.dispatch import expired
 from services.executor.runs.life import RunState, StepId
 from services.executor.runs.poison import TRIES as POISONED_AFTER
 from services.executor.runs.poison import Poison
-from services.executor.store import Store
+from services.executor.store import ExecutorStore
 from shared import aggregate, db
 from shared.bus import Bus
 from shared.db import Connection
@@ -63,12 +63,12 @@ _FOLLOWED = (*(declaration_of(cls).pattern() for cls in (RunWaiting, RunCancelRe
 _log = structlog.get_logger()
 
 
-class Deps(Protocol):
+class ResumerDeps(Protocol):
     """What looking after waiting runs needs."""
 
     bus: Bus
     engine: AsyncEngine
-    store: Store
+    store: ExecutorStore
     turns: Turns
     poison: Poison
     rows: Projection
@@ -78,7 +78,7 @@ class Deps(Protocol):
 class Waits:
     """Looks at runs that wait. Safe to use from several replicas."""
 
-    def __init__(self, deps: Deps, *, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, deps: ResumerDeps, *, now: Callable[[], datetime] = utc_now) -> None:
         self._deps = deps
         self._now = now
 

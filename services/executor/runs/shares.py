@@ -46,7 +46,7 @@ def room(running: int, free: int) -> int:
     return count
 
 
-class Place(msgspec.Struct, eq=False):
+class QueuedRun(msgspec.Struct, eq=False):
     """A run of an organization that wants to begin. One that was parked before is `first`, ahead of those that came later."""
 
     run: str
@@ -121,7 +121,7 @@ class Shares:
         self._slots = slots
         self._now = now
         self._running: Counter[str] = Counter()
-        self._in_place: dict[str, list[Place]] = {}
+        self._in_place: dict[str, list[QueuedRun]] = {}
         self._parked: dict[str, Parked] = {}
         self._parking_until = 0.0
         self._is_open = True
@@ -148,7 +148,7 @@ class Shares:
         """Return whether anything waits here, in place or parked."""
         return bool(self._in_place or self._parked) or self.parking
 
-    async def enter(self, place: Place) -> bool:
+    async def enter(self, place: QueuedRun) -> bool:
         """Return True when the run may begin, which is over with `leave`; False where it is to be parked."""
         parked = self._parked.get(place.org)
         place.first = parked is not None and parked.remove(place.run)
@@ -174,7 +174,7 @@ class Shares:
         finally:
             self._remove(place)
 
-    def leave(self, place: Place) -> None:
+    def leave(self, place: QueuedRun) -> None:
         """End what `enter` allowed, or was about to; those go on that have their turn now."""
         if not place.entered:
             return
@@ -195,7 +195,7 @@ class Shares:
             for place in places:
                 place.admitted.cancel()
 
-    def _begin(self, place: Place) -> None:
+    def _begin(self, place: QueuedRun) -> None:
         place.entered = True
         self._running[place.org] += 1
 
@@ -211,7 +211,7 @@ class Shares:
                 self._begin(place)
                 place.admitted.set_result(True)
 
-    def _remove(self, place: Place) -> None:
+    def _remove(self, place: QueuedRun) -> None:
         places = self._in_place.get(place.org)
         if places is not None and place in places:
             places.remove(place)
@@ -237,7 +237,7 @@ class Shares:
                 if not place.admitted.done():
                     place.admitted.set_result(False)
 
-    def park(self, place: Place) -> None:
+    def park(self, place: QueuedRun) -> None:
         """Remember a run that has been parked."""
         if sum(map(len, self._parked.values())) < MOST:
             self._parked.setdefault(place.org, Parked()).add(place.run, place.rank, first=place.first)

@@ -21,14 +21,14 @@ LONGEST_NAME = 200
 MOST_WAITING = 1024 * 1024
 
 
-class Deps(Protocol):
+class SignalDeps(Protocol):
     """What signals need."""
 
     bus: Bus
     looks: Looks
 
 
-async def signal_run(command: SignalRun, deps: Deps) -> Signalled:
+async def signal_run(command: SignalRun, deps: SignalDeps) -> Signalled:
     """Append the signal to the run's messages, once for each command."""
     if not 0 < len(command.name) <= LONGEST_NAME:
         raise Invalid(f"a signal has a name of 1 to {LONGEST_NAME} characters", errors=(Problem("name", "its length"),))
@@ -40,7 +40,7 @@ async def signal_run(command: SignalRun, deps: Deps) -> Signalled:
     return Signalled(command.run, command.name)
 
 
-async def _append(command: SignalRun, size: int, deps: Deps) -> None:
+async def _append(command: SignalRun, size: int, deps: SignalDeps) -> None:
     async def read() -> tuple[RunState, int]:
         state = await deps.looks.state(command.run)
         if state is None or state.org != command.org:

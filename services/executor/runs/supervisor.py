@@ -14,20 +14,19 @@ from nats.aio.msg import Msg
 
 from services.executor import domain
 from services.executor.runs import life, moves
-from services.executor.runs.capabilities import Allowed
-from services.executor.runs.capabilities import Deps as AllowedDeps
+from services.executor.runs.capabilities import Allowed, CapabilityDeps
 from services.executor.runs.claim import AlreadyEnded, Claim, Outcome, Superseded, fold
 from services.executor.runs.concurrency import Turns
-from services.executor.runs.dispatch import Offer, failed, given_to, set_timer, take
-from services.executor.runs.life import Recorded, StepId
+from services.executor.runs.dispatch import DispatchedRun, failed, given_to, set_timer, take
+from services.executor.runs.life import RecordedCall, StepId
 from services.executor.runs.past import past
 from services.executor.runs.poison import TRIES, Poison
 from services.executor.runs.recent import Recent
-from services.executor.runs.shares import Place, Shares
+from services.executor.runs.shares import QueuedRun, Shares
 from services.executor.sandbox import jail
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox
-from services.executor.store import Store
+from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles
 from shared import tasks
 from shared.blobs import Blobs
@@ -67,7 +66,7 @@ _WORK = {work.name.removeprefix("executor-runs-"): work for work in WORK if RunR
 _log = structlog.get_logger()
 
 
-class Deps(AllowedDeps, Protocol):
+class SupervisorDeps(CapabilityDeps, Protocol):
     """What running needs."""
 
     bus: Bus
@@ -77,7 +76,7 @@ class Deps(AllowedDeps, Protocol):
     egress: Rules
     resolver: Resolver
     keyring: Keyring
-    store: Store
+    store: ExecutorStore
     turns: Turns
     recent: Recent
     poison: Poison
@@ -85,7 +84,7 @@ class Deps(AllowedDeps, Protocol):
     name: str
 
 
-class Held(msgspec.Struct):
+class HeldRun(msgspec.Struct):
     """A run that this process works on: the newest copy of its work message, and its claim once there is one."""
 
     msg: Msg
@@ -97,9 +96,9 @@ class Held(msgspec.Struct):
 class Runs:
     """The runs of this process, by id."""
 
-    def __init__(self, deps: Deps) -> None:
+    def __init__(self, deps: SupervisorDeps) -> None:
         self._deps = deps
-        self._held: dict[str, Held] = {}
+        self._held: dict[str, HeldRun] = {}
         self._suspects = {priority: Suspects(deps.bus.client, work.name) for priority, work in _WORK.items()}
 
     @property
@@ -134,7 +133,7 @@ class Runs:
                 return
             # Resumed before the end of its last attempt was all put away.
             await already.done.wait()
-        held = self._held[message.run] = Held(msg, sequence, asyncio.Event())
+        held = self._held[message.run] = HeldRun(msg, sequence, asyncio.Event())
         with structlog.contextvars.bound_contextvars(run=message.run, correlation_id=envelope.correlationid):
             alive = asyncio.create_task(self._signs_of_life(held))
             try:
@@ -150,7 +149,7 @@ class Runs:
                 if done:
                     await held.msg.ack()
 
-    async def _give_back(self, held: Held) -> None:
+    async def _give_back(self, held: HeldRun) -> None:
         """Let another worker have the run, at once, and without a claim that looks as if it had been lost."""
         with contextlib.suppress(nats.errors.Error, Superseded, AlreadyEnded, TimeoutError):
             if held.claim is not None:
@@ -161,7 +160,7 @@ class Runs:
         with contextlib.suppress(nats.errors.Error):
             await held.msg.nak()
 
-    async def _carry(self, held: Held, envelope: Envelope, message: RunRequested | RunResumed) -> bool:
+    async def _carry(self, held: HeldRun, envelope: Envelope, message: RunRequested | RunResumed) -> bool:
         """Return whether the work message is to be acknowledged; else it was given back or belongs to a newer claim."""
         try:
             # From its claim on an attempt that is lost counts in the run itself.
@@ -186,13 +185,13 @@ class Runs:
         except Exception as error:
             return await self._poisoned(held, message.run, error)
 
-    async def _begun(self, held: Held, offer: Offer) -> bool:
+    async def _begun(self, held: HeldRun, offer: DispatchedRun) -> bool:
         """Begin the run when its organization's share allows it, and carry it to its end; returns as `_carry`.
 
         Until then it takes no turn, which others could use.
         """
         deps = self._deps
-        place = Place(offer.state.id, offer.state.org, offer.state.priority)
+        place = QueuedRun(offer.state.id, offer.state.org, offer.state.priority)
         try:
             if moves.next_move(offer.state, offer.sequence, utc_now()) == "claim" and not await deps.shares.enter(place):
                 return await self._parked(offer, place)
@@ -206,7 +205,7 @@ class Runs:
             deps.shares.leave(place)
         return True
 
-    async def _parked(self, offer: Offer, place: Place) -> bool:
+    async def _parked(self, offer: DispatchedRun, place: QueuedRun) -> bool:
         """Make the run wait for a worker; returns whether its message is to be acknowledged."""
         if offer.state.held:
             return False  # its last attempt was lost, which a wait would hide: it is offered again, after the acknowledgement wait
@@ -217,7 +216,7 @@ class Runs:
             self._deps.shares.park(place)
         return True
 
-    async def _poisoned(self, held: Held, run: str, error: Exception) -> bool:
+    async def _poisoned(self, held: HeldRun, run: str, error: Exception) -> bool:
         """Try a run again that makes us raise, or end it; returns whether its message is to be acknowledged."""
         try:
             if await self._deps.poison.note(run, error):
@@ -237,16 +236,16 @@ class Runs:
     async def _bury(self, msg: Msg, tries: int, error: Exception, reason: str = "can never work") -> None:
         await self._deps.bus.bury(_WORK[_priority(msg)], msg, tries, error, reason)
 
-    async def _offer(self, held: Held, envelope: Envelope, message: RunRequested | RunResumed) -> Offer:
+    async def _offer(self, held: HeldRun, envelope: Envelope, message: RunRequested | RunResumed) -> DispatchedRun:
         """Return what is known of the run: of one that is offered for the first time nothing need be read."""
         if isinstance(message, RunRequested) and (held.msg.metadata.num_delivered or 1) == 1:
             state = life.evolve(None, envelope, message, held.sequence)
             if state is not None:
-                return Offer(envelope, held.sequence, state, {})
+                return DispatchedRun(envelope, held.sequence, state, {})
         folded = await fold(self._deps.bus, message.run)
         if folded is None:
             raise AlreadyEnded
-        return Offer(envelope, held.sequence, folded.state, folded.steps)
+        return DispatchedRun(envelope, held.sequence, folded.state, folded.steps)
 
     async def _set_timer(self, mine: Claim, until: str) -> None:
         while True:
@@ -267,7 +266,7 @@ class Runs:
         _log.warning("run.requested_again", run=request.run)
         return True
 
-    async def _attempt(self, mine: Claim, steps: dict[StepId, Recorded]) -> Outcome:
+    async def _attempt(self, mine: Claim, steps: dict[StepId, RecordedCall]) -> Outcome:
         deps = self._deps
         run = mine.state
         try:
@@ -310,7 +309,7 @@ class Runs:
                 return _retried(told, pause)
         return told
 
-    async def _signs_of_life(self, held: Held) -> None:
+    async def _signs_of_life(self, held: HeldRun) -> None:
         while True:
             await asyncio.sleep(IN_PROGRESS)
             with contextlib.suppress(nats.errors.Error):

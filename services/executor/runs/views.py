@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.executor.runs.life import Attempt, RunState, queue_ms
+from services.executor.runs.life import AttemptState, RunState, queue_ms
 from shared.questions.executor import AttemptView, RunView, WaitView
 from shared.runs import BLOCKED
 
@@ -53,7 +53,7 @@ def run_view(state: RunState, turn_of: list[str] | None = None) -> RunView:
     )
 
 
-def attempt_view(attempt: Attempt) -> AttemptView:
+def attempt_view(attempt: AttemptState) -> AttemptView:
     """Return one claim on a run as the API shows it."""
     return AttemptView(
         attempt=attempt.attempt,

@@ -18,9 +18,9 @@ from services.executor.sandbox.incoming import Incoming, TooMuch
 from services.executor.sandbox.jail import LARGEST_RESULT, Capabilities, KeptResult, Stream
 from services.executor.sandbox.masking import Masker
 from services.executor.sandbox.output import FATAL
-from services.executor.sandbox.process import Child, Exit
+from services.executor.sandbox.process import Child, ChildExit
 from services.executor.sandbox.ration import Ration
-from services.executor.sandbox.requests import SERVED, Request, documents_of
+from services.executor.sandbox.requests import SERVED, ChildRequest, documents_of
 from shared.errors import MillraceError, PermissionDenied
 
 GRACE = 5.0
@@ -42,7 +42,7 @@ Stopped = Literal["timed_out", "cancelled"]
 
 
 @dataclass(frozen=True)
-class Gone:
+class ChildGone:
     """The child gave no answer; `alive` if the process was still there, with its socket closed."""
 
     alive: bool
@@ -68,16 +68,16 @@ class Starved:
     """The child and what it started took more memory than they may."""
 
 
-Last = frames.Terminal | KeptResult | Gone | Broken | Excess | Starved
+Last = frames.Terminal | KeptResult | ChildGone | Broken | Excess | Starved
 
 
 @dataclass(frozen=True)
-class Ended:
+class AttemptEnd:
     """All that is known about an end. `stopped` is set when SIGTERM was sent before the child had answered."""
 
     last: Last
     stopped: Stopped | None
-    exit: Exit
+    exit: ChildExit
     duration: float
     is_full: bool = False
     """Whether it ran into the number of processes and threads that it may have."""
@@ -106,9 +106,9 @@ class Attempt:
         """What was said and is still to be masked and passed on: lines with their size, printed text, None at the end of it."""
         # One that stays may say what it was given before.
         self._masker = child.masker = child.masker or Masker()
-        self._printed: dict[Stream, masking.Stream] = {
-            "stdout": masking.Stream(self._masker),
-            "stderr": masking.Stream(self._masker),
+        self._printed: dict[Stream, masking.MaskedStream] = {
+            "stdout": masking.MaskedStream(self._masker),
+            "stderr": masking.MaskedStream(self._masker),
         }
         self._incoming: Incoming | None = None
         self._importing: str | None = None
@@ -117,7 +117,7 @@ class Attempt:
         self._is_over = False
         self._has_hung_up = False
 
-    async def ended(self, opening: bytes, seconds: float, cancel: asyncio.Event | None) -> Ended:
+    async def ended(self, opening: bytes, seconds: float, cancel: asyncio.Event | None) -> AttemptEnd:
         """Hand the job over, serve what the child asks, and answer when the end is known and its words are kept.
 
         Raises what a capability raised, and `SandboxUnavailable` where the zygote's death took the child along. However
@@ -138,7 +138,7 @@ class Attempt:
             if proxy is not None:
                 await proxy.close()
 
-    async def _ended(self, opening: bytes, seconds: float, cancel: asyncio.Event | None) -> Ended:
+    async def _ended(self, opening: bytes, seconds: float, cancel: asyncio.Event | None) -> AttemptEnd:
         began = time.monotonic()
         child = self._child
         child.begin(opening)
@@ -155,7 +155,7 @@ class Attempt:
             last = await self._last
             duration = time.monotonic() - began
             await self._finish_kept()
-            exit_ = None if isinstance(last, Gone) else child.used()
+            exit_ = None if isinstance(last, ChildGone) else child.used()
             is_full = not isinstance(last, frames.Result | KeptResult) and child.is_full
             is_told = isinstance(last, frames.Result | frames.Error) and self._stopped is None and self._fault is None
             self.stays = self._may_stay and is_told and exit_ is not None
@@ -163,7 +163,7 @@ class Attempt:
                 child.kill()
             if exit_ is None:
                 exit_ = await asyncio.shield(child.exited)
-            if isinstance(last, Gone) and child.has_starved:
+            if isinstance(last, ChildGone) and child.has_starved:
                 last = Starved()
             if self.stays:
                 child.output.settle()
@@ -178,7 +178,7 @@ class Attempt:
             if exit_ is None:
                 msg = "the zygote died, and the child with it"
                 raise SandboxUnavailable(msg)
-            return Ended(await self._masked(last), self._stopped, exit_, duration, is_full, self._importing)
+            return AttemptEnd(await self._masked(last), self._stopped, exit_, duration, is_full, self._importing)
         except BaseException:
             self.stays = False
             raise
@@ -243,14 +243,14 @@ class Attempt:
         self._settle(await self._incoming.end(frame.bytes))
         return 0.0
 
-    async def _serve(self, request: Request) -> None:
+    async def _serve(self, request: ChildRequest) -> None:
         while len(self._requests) >= _MOST_REQUESTS:
             await asyncio.wait(self._requests, return_when=asyncio.FIRST_COMPLETED)
         task = asyncio.create_task(self._answer(request))
         self._requests[task] = SERVED[type(request)].is_kept
         task.add_done_callback(self._answered)
 
-    async def _answer(self, request: Request) -> None:
+    async def _answer(self, request: ChildRequest) -> None:
         answer: dict[str, Any] = {"kind": "answer", "id": request.id}
         try:
             answer["value"] = await self._value(request)
@@ -268,7 +268,7 @@ class Attempt:
             self._child.writer.write(encoded)
             await self._child.writer.drain()
 
-    async def _value(self, request: Request) -> Any:
+    async def _value(self, request: ChildRequest) -> Any:
         if self._capabilities is None:
             raise PermissionDenied("this can be asked for by a run only, not while a file is imported to see what it defines")
         served = SERVED[type(request)]
@@ -281,7 +281,7 @@ class Attempt:
             await asyncio.to_thread(self._masker.learn, *learned)
         return value if masked is request or served.instead is None else served.instead(masked)
 
-    async def _masked_request(self, request: Request) -> Request:
+    async def _masked_request(self, request: ChildRequest) -> ChildRequest:
         changed: dict[str, msgspec.Raw] = {}
         for name in documents_of(type(request)):
             document: msgspec.Raw = getattr(request, name)
@@ -399,20 +399,20 @@ class Attempt:
         else:
             self._after(_LAST_WORDS, self._give_up)
 
-    def _died(self, _exit: "asyncio.Future[Exit | None]") -> None:
+    def _died(self, _exit: "asyncio.Future[ChildExit | None]") -> None:
         if self._has_hung_up:
             self._give_up()
         else:  # what it wrote before is still to be read
             self._after(_LAST_WORDS, self._give_up)
 
     def _give_up(self) -> None:
-        self._settle(Gone(alive=not self._child.exited.done()))
+        self._settle(ChildGone(alive=not self._child.exited.done()))
 
     def _failed(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or task.exception() is None:
             return
         self._fault = self._fault or task.exception()
-        self._settle(Gone(alive=True))
+        self._settle(ChildGone(alive=True))
 
     def _settle(self, last: Last) -> None:
         if not self._last.done():

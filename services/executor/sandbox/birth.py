@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.reports import Ended
+from services.executor.sandbox.reports import ChildEnded
 
 _REPORT = 10.0
 """Seconds in which a zygote reports a dead child: it takes less than a millisecond, or some on a busy machine."""
@@ -27,7 +27,7 @@ class Birth:
         loop = asyncio.get_running_loop()
         self.pid = 0
         self.born: asyncio.Future[None] = loop.create_future()
-        self.ended: asyncio.Future[Ended | None] = loop.create_future()
+        self.ended: asyncio.Future[ChildEnded | None] = loop.create_future()
         self.swept: asyncio.Future[None] = loop.create_future()
         self._on_stuck = on_stuck
         self._pidfd = -1
@@ -61,7 +61,7 @@ class Birth:
             self.kill()
         settle(self.born, None)
 
-    def end(self, report: Ended) -> None:
+    def end(self, report: ChildEnded) -> None:
         """Take note of the death."""
         self._let_go()
         settle(self.ended, report)

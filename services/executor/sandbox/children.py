@@ -11,15 +11,15 @@ import msgspec
 import structlog
 
 from services.executor.sandbox import frames, memory, process, verdict
-from services.executor.sandbox.attempt import Attempt, Ended
+from services.executor.sandbox.attempt import Attempt, AttemptEnd
 from services.executor.sandbox.cgroups import Cgroups
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.hierarchies import Share
 from services.executor.sandbox.jail import Capabilities, Description, Job, Outcome, ServedWorkflow, Tier
-from services.executor.sandbox.pool import Pool
+from services.executor.sandbox.pool import ChildPool
 from services.executor.sandbox.probing import remedy, targets
-from services.executor.sandbox.process import Child, Limits, Place
+from services.executor.sandbox.process import Child, ChildLimits, CodePaths
 from services.executor.sandbox.residents import Resident, Residents
 from services.executor.sandbox.zygote import Zygote
 from services.executor.sandbox.zygote import start as start_zygote
@@ -55,7 +55,7 @@ class Children:
         most: int | None = None,
         gid: int | None = None,
         interpreter: Path | None = None,
-        limits: Limits | None = None,
+        limits: ChildLimits | None = None,
         code: Path | None = None,
         tiers: Sequence[Tier] = ("A", "B"),
         unsafe: bool = False,
@@ -77,11 +77,11 @@ class Children:
         self._most = 4 * size if most is None else most
         self._who = None if uid is None else Identity(uid, uid if gid is None else gid)
         self._interpreter = interpreter
-        self._limits = limits or Limits()
+        self._limits = limits or ChildLimits()
         self._ground: Ground | None = None
         self._zygote: Zygote | None = None
         self._starting = asyncio.Lock()
-        self._pool = Pool(self._warm, least=size, most=self._most)
+        self._pool = ChildPool(self._warm, least=size, most=self._most)
         self._residents = Residents(self._most)
         memory_mb = self._limits.memory_mb
         self._most_staying_mb = float("inf") if memory_mb is None else memory_mb / 2
@@ -110,7 +110,7 @@ class Children:
                 self.held, self.unheld = self._cgroups.held, self._cgroups.refused
             for tier in self._tiers:
                 self.tier = tier
-                self._pool = Pool(self._warm, least=self._size, most=self._most, places=tier != "none")
+                self._pool = ChildPool(self._warm, least=self._size, most=self._most, places=tier != "none")
                 self._residents = Residents(self._most)
                 try:
                     if tier != "none":
@@ -164,7 +164,7 @@ class Children:
         child = await self._warm()
         try:
             async with targets(self._data) as aims:
-                await child.put(Place(ground.scratch, None))
+                await child.put(CodePaths(ground.scratch, None))
                 opening = frames.encode({"kind": "probe", "targets": aims})
                 ended = await Attempt(child, None).ended(opening, _PROBE, None)
         finally:
@@ -182,7 +182,7 @@ class Children:
             opening = frames.encode({"kind": "run", **_fields(job)})
         except FrameError as error:
             return verdict.refused(str(error))
-        place = Place(job.bundle, job.site_packages)
+        place = CodePaths(job.bundle, job.site_packages)
         if job.isolation == "workflow":
             ended = await self._stay(job, place, opening, capabilities, cancel)
         else:
@@ -197,29 +197,29 @@ class Children:
     async def compile(self, bundle: Path, paths: list[str]) -> dict[str, bytes | None]:
         """Compile modules in a child that executes nothing; see `Sandbox.compile`."""
         opening = frames.encode({"kind": "compile", "paths": paths})
-        return verdict.compiled(await self._converse(Place(bundle, None), opening, _DESCRIBE, None, None), paths)
+        return verdict.compiled(await self._converse(CodePaths(bundle, None), opening, _DESCRIBE, None, None), paths)
 
     async def describe(
         self, bundle: Path, *, site_packages: Path | None = None, served: Sequence[ServedWorkflow] = (), patience: float = 10.0
     ) -> Description:
         """Import the bundle's workflows in a child; see `Sandbox.describe`."""
         opening = frames.encode({"kind": "describe", "served": served, "patience": patience})
-        place = Place(bundle, site_packages)
+        place = CodePaths(bundle, site_packages)
         ended = await self._converse(place, opening, _DESCRIBE, None, None)
         # A child may say so much that judging it takes longer than others should wait.
         return await asyncio.to_thread(verdict.description, ended, _DESCRIBE)
 
     async def _converse(
-        self, place: Place, opening: bytes, seconds: float, capabilities: Capabilities | None, cancel: asyncio.Event | None
-    ) -> Ended:
+        self, place: CodePaths, opening: bytes, seconds: float, capabilities: Capabilities | None, cancel: asyncio.Event | None
+    ) -> AttemptEnd:
         child = await self._taken(place)
         ended = await self._served(Attempt(child, capabilities), child, opening, seconds, cancel)
         self._end(child)
         return ended
 
     async def _stay(
-        self, job: Job, place: Place, opening: bytes, capabilities: Capabilities, cancel: asyncio.Event | None
-    ) -> Ended:
+        self, job: Job, place: CodePaths, opening: bytes, capabilities: Capabilities, cancel: asyncio.Event | None
+    ) -> AttemptEnd:
         """Run the job in a child that has served this very workflow before, or one that from now on does."""
         key = (job.org, job.workflow, place)
         resident = self._residents.take(key) or Resident(await self._taken(place))
@@ -231,13 +231,15 @@ class Children:
             self._end(resident.child)
         return ended
 
-    async def _taken(self, place: Place) -> Child:
+    async def _taken(self, place: CodePaths) -> Child:
         """Take a child from the pool, once not too many are dying."""
         while len(self._ending) >= _MOST_ENDING:
             await asyncio.wait(self._ending, return_when=asyncio.FIRST_COMPLETED)
         return await self._pool.take(place)
 
-    async def _served(self, attempt: Attempt, child: Child, opening: bytes, seconds: float, cancel: asyncio.Event | None) -> Ended:
+    async def _served(
+        self, attempt: Attempt, child: Child, opening: bytes, seconds: float, cancel: asyncio.Event | None
+    ) -> AttemptEnd:
         """Carry an attempt to its end; the child is the caller's again, and is gone where this raises."""
         self._serving.add(child)
         self._pool.tend_soon()
@@ -256,7 +258,7 @@ class Children:
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
-    async def _warm(self, place: Place | None = None) -> Child:
+    async def _warm(self, place: CodePaths | None = None) -> Child:
         if self._ground is None:
             raise SandboxUnavailable("the sandbox is not started")
         async with self._gate:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from services.executor.sandbox import grammar
-from services.executor.sandbox.jail import Description, Problem, WorkflowFound
+from services.executor.sandbox.jail import BundleProblem, DeclaredWorkflow, Description
 from shared.messages.catalog import Policy
 from shared.values import YEAR
 
@@ -56,23 +56,23 @@ class _Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     policy: _Policy = _Policy()
 
 
-def description(workflows: Iterable[dict[str, Any]], problems: list[Problem]) -> Description:
+def description(workflows: Iterable[dict[str, Any]], problems: list[BundleProblem]) -> Description:
     """Return what serves of the workflows that a child tells of, and what is wrong with the others. It may take a while."""
-    found: dict[str, WorkflowFound] = {}
+    found: dict[str, DeclaredWorkflow] = {}
     wrong = list(problems)
     for told in workflows:
         one = _read(told)
-        if isinstance(one, WorkflowFound) and one.name in found:
+        if isinstance(one, DeclaredWorkflow) and one.name in found:
             first = found[one.name]
-            one = Problem(one.path, one.line, f"a workflow named {one.name} is already in {first.path} line {first.line}")
-        if isinstance(one, Problem):
+            one = BundleProblem(one.path, one.line, f"a workflow named {one.name} is already in {first.path} line {first.line}")
+        if isinstance(one, BundleProblem):
             wrong.append(one)
         else:
             found[one.name] = one
     return Description(list(found.values()), wrong)
 
 
-def _read(told: dict[str, Any]) -> WorkflowFound | Problem:
+def _read(told: dict[str, Any]) -> DeclaredWorkflow | BundleProblem:
     try:
         one = msgspec.convert(told, _Workflow)
     except msgspec.ValidationError as error:
@@ -80,16 +80,16 @@ def _read(told: dict[str, Any]) -> WorkflowFound | Problem:
     except RecursionError:
         return _problem(told, "what it declares is nested too deeply")
     if reason := grammar.complaint(one.input_schema):
-        return Problem(one.path, one.line, f"{one.name}: {reason}"[:2000])
+        return BundleProblem(one.path, one.line, f"{one.name}: {reason}"[:2000])
     fields = {name: getattr(one, name) for name in one.__struct_fields__}
     policy = Policy(**{name: getattr(one.policy, name) for name in one.policy.__struct_fields__})
-    return WorkflowFound(**(fields | {"policy": policy}))
+    return DeclaredWorkflow(**(fields | {"policy": policy}))
 
 
-def _problem(told: dict[str, Any], message: str) -> Problem:
+def _problem(told: dict[str, Any], message: str) -> BundleProblem:
     """Return the problem at its place, as far as that can be told."""
     path, line = ".", 1
     with contextlib.suppress(msgspec.ValidationError):
         path = msgspec.convert(told.get("path"), Path)
         line = msgspec.convert(told.get("line"), Line)
-    return Problem(path, line, message[:2000])
+    return BundleProblem(path, line, message[:2000])

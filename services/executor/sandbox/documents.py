@@ -14,7 +14,7 @@ import math
 import re
 
 from services.executor.sandbox.errors import FrameError
-from services.executor.sandbox.masking import Masker, Stream
+from services.executor.sandbox.masking import MaskedStream, Masker
 from shared.values import LEAST_INTEGER, MOST_INTEGER
 
 MAX_DEPTH = 101
@@ -63,7 +63,7 @@ class Document:
         self._carried = ""
         """The end of what has come that cannot be judged yet: a few characters, or a number."""
         self._in_text = False
-        self._stream = Stream(masker)
+        self._stream = MaskedStream(masker)
         self._encode = codecs.getincrementalencoder("utf-8")()
 
     def feed(self, piece: str) -> bytes:

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import msgspec
 
 from services.executor.sandbox.errors import FrameError
-from services.executor.sandbox.jail import Level, Problem
-from services.executor.sandbox.requests import SERVED, Request, documents_of
+from services.executor.sandbox.jail import BundleProblem, Level
+from services.executor.sandbox.requests import SERVED, ChildRequest, documents_of
 from shared.values import LEAST_INTEGER, MOST_EXTREME, MOST_INTEGER, YEAR, is_ordinary
 
 MAX_FRAME = 16 * 1024 * 1024
@@ -97,11 +97,11 @@ class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
     """Terminal: what the bundle holds. What may be said of a workflow is in `described`."""
 
     workflows: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=MOST_FOUND)]
-    problems: Annotated[list[Problem], msgspec.Meta(max_length=MOST_FOUND)]
+    problems: Annotated[list[BundleProblem], msgspec.Meta(max_length=MOST_FOUND)]
 
 
 Terminal = Result | Error | Suspended | Described
-Frame = Ready | Placed | Again | Log | Importing | Request | ResultPart | ResultEnd | Result | Error | Suspended | Described
+Frame = Ready | Placed | Again | Log | Importing | ChildRequest | ResultPart | ResultEnd | Result | Error | Suspended | Described
 
 _KINDS: tuple[type[msgspec.Struct], ...] = (
     Ready,

@@ -29,7 +29,7 @@ GIVEN_UP: Literal[1] = 1
 SINCE: Literal[2] = 2
 
 
-class Done(msgspec.Struct, frozen=True, array_like=True):
+class CompletedCall(msgspec.Struct, frozen=True, array_like=True):
     """A call that earlier attempts have done for good; `position` among all such calls, where it is known, `ago` in seconds."""
 
     kind: str
@@ -57,7 +57,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds from the start of the attempt to its SIGTERM."""
     isolation: Literal["run", "workflow"] = "run"
     """Whether the process is this run's alone, or may have served others of the same organization, workflow and code."""
-    recorded: list[Done] = []
+    recorded: list[CompletedCall] = []
     """What earlier attempts have done for good, in the order in which they did."""
     waiting: list[tuple[str, str, int]] = []
     """The waits, by kind, name and ordinal, with which the last attempt ended, where that is how it ended."""
@@ -127,7 +127,7 @@ class StartedRun(msgspec.Struct, frozen=True, kw_only=True):
     concurrency_key: str | None = None
 
 
-class WorkflowFound(msgspec.Struct, frozen=True, kw_only=True):
+class DeclaredWorkflow(msgspec.Struct, frozen=True, kw_only=True):
     """One workflow of a bundle. `path` and `line` say where, `function` and `module` what a `Job` has to name."""
 
     name: str
@@ -152,7 +152,7 @@ class ServedWorkflow(msgspec.Struct, frozen=True):
     function: str
 
 
-class Problem(msgspec.Struct, frozen=True):
+class BundleProblem(msgspec.Struct, frozen=True):
     """What keeps a file, or one workflow of it, from being used. Path "." is the bundle as a whole."""
 
     path: Annotated[str, msgspec.Meta(min_length=1, max_length=1100)]
@@ -165,8 +165,8 @@ class Problem(msgspec.Struct, frozen=True):
 class Description(msgspec.Struct, frozen=True):
     """What a bundle holds, in the order of path and line."""
 
-    workflows: list[WorkflowFound]
-    problems: list[Problem]
+    workflows: list[DeclaredWorkflow]
+    problems: list[BundleProblem]
 
 
 class Capabilities(Protocol):

@@ -221,7 +221,7 @@ class Masker:
         self._forms = [*self._forms, *made]
 
 
-class Stream:
+class MaskedStream:
     """Masks a text that comes in pieces as if it came whole. Holds back what may be the beginning of a secret, no more."""
 
     def __init__(self, masker: Masker) -> None:

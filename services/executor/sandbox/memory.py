@@ -44,14 +44,14 @@ async def watch(children: Callable[[], Iterable[Child]], limit: int | None, proc
                     child.starve()
 
 
-class Taken(NamedTuple):
+class MemoryUse(NamedTuple):
     """What a process and its descendants have: bytes that they share with no file, and processes with their threads."""
 
     memory: int
     tasks: int
 
 
-def measured(pid: int) -> Taken:
+def measured(pid: int) -> MemoryUse:
     """Answer what a process and its descendants have; nothing for what is gone."""
     memory = tasks = 0
     left = [pid]
@@ -65,4 +65,4 @@ def measured(pid: int) -> Taken:
                 left += map(int, Path(f"/proc/{one}/task/{task}/children").read_bytes().split())
         except (OSError, ValueError):
             continue
-    return Taken(memory, tasks)
+    return MemoryUse(memory, tasks)

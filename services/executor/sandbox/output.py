@@ -17,7 +17,7 @@ _LONGEST_LINE = 65536
 _STREAMS: tuple[Stream, Stream] = ("stdout", "stderr")
 
 
-class Output:
+class ChildOutput:
     """Both pipes of one child. Not bound to an attempt: a child that is not yet in use may already complain."""
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.process import Child, Place
+from services.executor.sandbox.process import Child, CodePaths
 
 _REFILL_AFTER = 0.01
 """Seconds until a child that was taken is replaced, unless it was the last or its run ends before: a start takes some
@@ -43,11 +43,17 @@ _START_S = 0.01
 """Seconds in which a child can be started on a machine that is not idle."""
 
 
-class Pool:
+class ChildPool:
     """Children in waiting. `start` begins one, placed or blank; it raises `SandboxUnavailable` where none can be started."""
 
     def __init__(
-        self, start: Callable[[Place | None], Awaitable[Child]], *, least: int, most: int, memory_mb: int = 256, places: bool = True
+        self,
+        start: Callable[[CodePaths | None], Awaitable[Child]],
+        *,
+        least: int,
+        most: int,
+        memory_mb: int = 256,
+        places: bool = True,
     ) -> None:
         """`places` False keeps all blank: where nothing is gained by placing early."""
         self._start = start
@@ -55,9 +61,9 @@ class Pool:
         self._most = max(self._least, min(most, memory_mb // _CHILD_MB))
         self._places = places
         self._slots: deque[asyncio.Task[Child]] = deque()
-        self._plans: dict[asyncio.Task[Child], Place | None] = {}
+        self._plans: dict[asyncio.Task[Child], CodePaths | None] = {}
         """For what bundle each was begun."""
-        self._takes: deque[tuple[float, Place]] = deque(maxlen=64)
+        self._takes: deque[tuple[float, CodePaths]] = deque(maxlen=64)
         self._asking = 0
         self._retiring: set[asyncio.Task[None]] = set()
         self._is_open = True
@@ -92,7 +98,7 @@ class Pool:
             "most": self._most,
         }
 
-    async def take(self, place: Place) -> Child:
+    async def take(self, place: CodePaths) -> Child:
         """Take a child that is placed with just this; best one that was already. It is the caller's to `end`.
 
         Raises `SandboxUnavailable`.
@@ -170,7 +176,7 @@ class Pool:
         while self._retiring:
             await asyncio.wait(self._retiring)
 
-    async def _any(self, place: Place) -> Child:
+    async def _any(self, place: CodePaths) -> Child:
         """Take the best child for a place: one that is there, else the first that comes."""
         while True:
             if not self._is_open:
@@ -191,7 +197,7 @@ class Pool:
                     continue
                 raise
 
-    def _best(self, place: Place) -> "asyncio.Task[Child] | None":
+    def _best(self, place: CodePaths) -> "asyncio.Task[Child] | None":
         """Answer a placed child, else a blank one, else one that will be either; None where all are for other bundles."""
         blank = coming = None
         for slot in self._slots:
@@ -204,17 +210,17 @@ class Pool:
                 blank = blank or slot
         return blank or coming
 
-    def _begin(self, place: Place | None) -> "asyncio.Task[Child]":
+    def _begin(self, place: CodePaths | None) -> "asyncio.Task[Child]":
         slot = asyncio.create_task(self._prepared(place))
         self._plans[slot] = place
         slot.add_done_callback(self._plans.pop)
         self._slots.append(slot)
         return slot
 
-    async def _prepared(self, place: Place | None) -> Child:
+    async def _prepared(self, place: CodePaths | None) -> Child:
         return await self._start(place)
 
-    def _forecast(self) -> Place | None:
+    def _forecast(self) -> CodePaths | None:
         """Answer the bundle that most lacks a child, or None to leave one blank."""
         there = Counter(self._purpose(slot) for slot in self._slots)
         target = len(self._slots) + 1
@@ -226,7 +232,7 @@ class Pool:
         best = max(lacking, key=lambda place: lacking[place], default=None)
         return best if best is not None and lacking[best] > 0 else None
 
-    def _purpose(self, slot: "asyncio.Task[Child]") -> Place | None:
+    def _purpose(self, slot: "asyncio.Task[Child]") -> CodePaths | None:
         """Answer what a child waits for, or will."""
         if not slot.done():
             return self._plans[slot]

@@ -16,7 +16,7 @@ from services.executor.sandbox.cgroups import Cgroup, Cgroups
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.masking import Masker
-from services.executor.sandbox.output import Output
+from services.executor.sandbox.output import ChildOutput
 from services.executor.sandbox.zygote import Zygote
 
 _START = 30.0
@@ -24,7 +24,7 @@ _START = 30.0
 
 
 @dataclass(frozen=True)
-class Limits:
+class ChildLimits:
     """What one child may use. `memory_mb` bounds its address space; None leaves it open."""
 
     memory_mb: int | None = 1024
@@ -39,7 +39,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Place:
+class CodePaths:
     """The code that a child gets to see: a bundle, and its environment if it has one. Both lie below the sandbox's `code`."""
 
     bundle: Path
@@ -47,7 +47,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Exit:
+class ChildExit:
     """How a process ended: exit code, or minus the signal's number; CPU in ms; peak memory in MB.
 
     The code is None where nobody waited for it: the child had answered, and was killed.
@@ -62,11 +62,17 @@ class Child:
     """A warm child, from `start` on. Whoever has it must `end` it."""
 
     def __init__(
-        self, birth: Birth, scratch: Path | None, output: Output, place: Place | None, groups: Cgroups | None, group: Cgroup | None
+        self,
+        birth: Birth,
+        scratch: Path | None,
+        output: ChildOutput,
+        place: CodePaths | None,
+        groups: Cgroups | None,
+        group: Cgroup | None,
     ) -> None:
         self.pid = birth.pid
         self.output = output
-        self.exited: asyncio.Future[Exit | None] = asyncio.get_running_loop().create_future()
+        self.exited: asyncio.Future[ChildExit | None] = asyncio.get_running_loop().create_future()
         """Becomes None where the zygote died first: then nobody knows how this child would have ended."""
         self.egress_listener: socket.socket | None = None
         """Where the run's only way out arrives, in tier A: bound to its own loopback, listening, not blocking. Closed by `end`."""
@@ -102,7 +108,7 @@ class Child:
             msg = "it ended before it was ready"
             raise FrameError(msg)
 
-    async def put(self, place: Place) -> None:
+    async def put(self, place: CodePaths) -> None:
         """Have the last walls closed around one bundle. Raises `SandboxUnavailable`; then the child has been ended."""
         self.writer.write(frames.encode(_told(place)))
         await self.answered(self._await_placed())
@@ -154,7 +160,7 @@ class Child:
         """Kill the process; what descends from it is killed as soon as it is dead. Returns at once; `exited` follows."""
         self._birth.kill()
 
-    def used(self) -> Exit | None:
+    def used(self) -> ChildExit | None:
         """Measure a process that still lives; None where only its exit can tell what it and its descendants used."""
         try:
             cpu = _cpu_seconds(self.pid)
@@ -206,17 +212,17 @@ class Child:
         report = self._birth.ended.result()
         self.exited.set_result(None if report is None else self._exit(report.code, report.cpu_ms / 1000, report.max_rss_kb))
 
-    def _exit(self, code: int | None, cpu_seconds: float, peak_kb: int) -> Exit:
-        return Exit(code, max(0.0, cpu_seconds - self._cpu_before) * 1000, -(-peak_kb // 1024))
+    def _exit(self, code: int | None, cpu_seconds: float, peak_kb: int) -> ChildExit:
+        return ChildExit(code, max(0.0, cpu_seconds - self._cpu_before) * 1000, -(-peak_kb // 1024))
 
 
 async def start(
     zygote: Zygote,
     where: ground.Ground,
     who: ground.Identity | None,
-    limits: Limits,
+    limits: ChildLimits,
     tier: Tier,
-    place: Place | None = None,
+    place: CodePaths | None = None,
     groups: Cgroups | None = None,
 ) -> Child:
     """Have a child forked, in one of the `groups`, and wait until it stands in its place, or is ready to be given one.
@@ -231,7 +237,7 @@ async def start(
                 undo.callback(ground.remove, scratch)
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             undo.callback(ours.close)
-            output = Output()
+            output = ChildOutput()
             undo.callback(output.close)
             group = None
             if groups is not None:
@@ -275,7 +281,7 @@ async def _greeting(control: socket.socket) -> tuple[frames.Frame | None, socket
     return (frames.decode(data[4:]) if data else None), listener
 
 
-def _told(place: Place) -> dict[str, str | None]:
+def _told(place: CodePaths) -> dict[str, str | None]:
     """Answer a place as a child is told it."""
     return {"bundle": str(place.bundle), "packages": None if place.packages is None else str(place.packages)}
 

@@ -23,7 +23,7 @@ class Stillborn(msgspec.Struct, frozen=True, tag_field="kind", tag="stillborn"):
     message: str
 
 
-class Ended(msgspec.Struct, frozen=True, tag_field="kind", tag="ended"):
+class ChildEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="ended"):
     """A child was reaped. `code` is its exit code or minus a signal's number; usage includes what it waited for."""
 
     id: int
@@ -39,7 +39,7 @@ class Swept(msgspec.Struct, frozen=True, tag_field="kind", tag="swept"):
     id: int
 
 
-Report = Hello | Born | Stillborn | Ended | Swept
+Report = Hello | Born | Stillborn | ChildEnded | Swept
 
 _DECODER: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 

@@ -21,7 +21,7 @@ Path = Annotated[str, msgspec.Meta(max_length=4096)]
 Chunk = Annotated[bytes, msgspec.Meta(max_length=MAX_CHUNK)]
 
 
-class Request(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
+class ChildRequest(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
     """Something that the child waits for an answer to, under the number that it gave.
 
     A field that is no field of the struct is refused, so that nobody who reads a frame wonders whether an organization in
@@ -31,7 +31,7 @@ class Request(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fiel
     id: Number
 
 
-class StepGet(Request, frozen=True, tag="step_get"):
+class StepGet(ChildRequest, frozen=True, tag="step_get"):
     """Asks for the record of a step, or of a wait."""
 
     name: StepName
@@ -39,7 +39,7 @@ class StepGet(Request, frozen=True, tag="step_get"):
     of: Kind = "step"
 
 
-class StepPut(Request, frozen=True, tag="step_put"):
+class StepPut(ChildRequest, frozen=True, tag="step_put"):
     """Asks to keep the result of a step."""
 
     name: StepName
@@ -48,7 +48,7 @@ class StepPut(Request, frozen=True, tag="step_put"):
     position: Ordinal | None = None
 
 
-class Wait(Request, frozen=True, tag="wait"):
+class WaitRequest(ChildRequest, frozen=True, tag="wait"):
     """Asks whether a wait is over."""
 
     of: Literal["sleep", "signal", "run"]
@@ -58,7 +58,7 @@ class Wait(Request, frozen=True, tag="wait"):
     seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)] | None = None
 
 
-class WaitGivenUp(Request, frozen=True, tag="wait_given_up"):
+class WaitGivenUp(ChildRequest, frozen=True, tag="wait_given_up"):
     """Tells that a wait was given up."""
 
     of: Literal["sleep", "signal", "run"]
@@ -67,7 +67,7 @@ class WaitGivenUp(Request, frozen=True, tag="wait_given_up"):
     position: Ordinal | None = None
 
 
-class StartRun(Request, frozen=True, tag="start_run"):
+class StartRun(ChildRequest, frozen=True, tag="start_run"):
     """Asks for a child run."""
 
     workflow: Name
@@ -84,11 +84,11 @@ class StartRun(Request, frozen=True, tag="start_run"):
             moment_of(self.run_at)
 
 
-class CancelRun(Request, frozen=True, tag="cancel_run"):
+class CancelRun(ChildRequest, frozen=True, tag="cancel_run"):
     """Asks for the run itself to be stopped."""
 
 
-class Connection(Request, frozen=True, tag="connection"):
+class ConnectionRequest(ChildRequest, frozen=True, tag="connection"):
     """Asks for a credential."""
 
     name: Name
@@ -106,25 +106,25 @@ def _started(asked: StartRun) -> StartedRun:
     )
 
 
-class Variable(Request, frozen=True, tag="variable"):
+class VariableRequest(ChildRequest, frozen=True, tag="variable"):
     """Asks for a variable."""
 
     name: Name
 
 
-class Secret(Request, frozen=True, tag="secret"):
+class SecretRequest(ChildRequest, frozen=True, tag="secret"):
     """Asks for a secret."""
 
     name: Name
 
 
-class Integration(Request, frozen=True, tag="integration"):
+class IntegrationRequest(ChildRequest, frozen=True, tag="integration"):
     """Asks what an integration is for the organization."""
 
     name: Name
 
 
-class Emit(Request, frozen=True, tag="emit"):
+class Emit(ChildRequest, frozen=True, tag="emit"):
     """Asks to have an event of a topic."""
 
     source: Name
@@ -132,20 +132,20 @@ class Emit(Request, frozen=True, tag="emit"):
     data: msgspec.Raw
 
 
-class FileFind(Request, frozen=True, tag="file_find"):
+class FileFind(ChildRequest, frozen=True, tag="file_find"):
     """Asks what is known of a file."""
 
     path: Path
 
 
-class FileList(Request, frozen=True, tag="file_list"):
+class FileListRequest(ChildRequest, frozen=True, tag="file_list"):
     """Asks for files below a prefix, after a path."""
 
     prefix: Path
     after: Path
 
 
-class FileRead(Request, frozen=True, tag="file_read"):
+class FileRead(ChildRequest, frozen=True, tag="file_read"):
     """Asks for the next part of a file, under the number that the child gave to this reading of it."""
 
     path: Path
@@ -153,7 +153,7 @@ class FileRead(Request, frozen=True, tag="file_read"):
     at: Number
 
 
-class FileWrite(Request, frozen=True, tag="file_write"):
+class FileWrite(ChildRequest, frozen=True, tag="file_write"):
     """Hands the next part of a file over, under the number that the child gave to this writing of it."""
 
     path: Path
@@ -163,7 +163,7 @@ class FileWrite(Request, frozen=True, tag="file_write"):
     is_last: bool
 
 
-class FileDelete(Request, frozen=True, tag="file_delete"):
+class FileDelete(ChildRequest, frozen=True, tag="file_delete"):
     """Asks to delete a file."""
 
     path: Path
@@ -186,7 +186,7 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     """What is answered when masking changed the request, given what came of it: else the child would go on with another."""
 
 
-SERVED: dict[type[Request], Served] = {
+SERVED: dict[type[ChildRequest], Served] = {
     StepGet: Served(call=lambda run, asked: run.step_get(asked.name, asked.ordinal, asked.of)),
     StepPut: Served(
         call=lambda run, asked: run.step_put(asked.name, asked.ordinal, asked.position, asked.result),
@@ -194,19 +194,19 @@ SERVED: dict[type[Request], Served] = {
         # This attempt shall go on with what a later one will find.
         instead=lambda asked: StepRecord(asked.result),
     ),
-    Wait: Served(
+    WaitRequest: Served(
         call=lambda run, asked: run.wait(asked.of, asked.name, asked.ordinal, asked.position, asked.seconds), is_kept=True
     ),
     WaitGivenUp: Served(call=lambda run, asked: run.give_up(asked.of, asked.name, asked.ordinal, asked.position), is_kept=True),
     StartRun: Served(call=lambda run, asked: run.start_run(_started(asked)), is_kept=True),
     CancelRun: Served(call=lambda run, _asked: run.cancel_run(), is_kept=True),
-    Connection: Served(call=lambda run, asked: run.connection(asked.name), secrets=lambda answer: (answer["token"],)),
-    Variable: Served(call=lambda run, asked: run.variable(asked.name)),
-    Secret: Served(call=lambda run, asked: run.secret(asked.name), secrets=lambda answer: (answer["value"],)),
-    Integration: Served(call=lambda run, asked: run.integration(asked.name)),
+    ConnectionRequest: Served(call=lambda run, asked: run.connection(asked.name), secrets=lambda answer: (answer["token"],)),
+    VariableRequest: Served(call=lambda run, asked: run.variable(asked.name)),
+    SecretRequest: Served(call=lambda run, asked: run.secret(asked.name), secrets=lambda answer: (answer["value"],)),
+    IntegrationRequest: Served(call=lambda run, asked: run.integration(asked.name)),
     Emit: Served(call=lambda run, asked: run.emit(asked.source, asked.type, asked.data), is_kept=True),
     FileFind: Served(call=lambda run, asked: run.file_find(asked.path)),
-    FileList: Served(call=lambda run, asked: run.file_list(asked.prefix, asked.after)),
+    FileListRequest: Served(call=lambda run, asked: run.file_list(asked.prefix, asked.after)),
     FileRead: Served(call=lambda run, asked: run.file_read(asked.path, asked.reading, asked.at)),
     FileWrite: Served(
         call=lambda run, asked: run.file_write(asked.path, asked.writing, asked.at, asked.data, is_last=asked.is_last),

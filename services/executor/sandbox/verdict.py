@@ -5,15 +5,15 @@ import signal
 import msgspec
 
 from services.executor.sandbox import described, frames
-from services.executor.sandbox.attempt import Broken, Ended, Excess, Gone, Starved
-from services.executor.sandbox.jail import Description, Failure, KeptResult, Outcome, Problem, Reason, Status, Usage
+from services.executor.sandbox.attempt import AttemptEnd, Broken, ChildGone, Excess, Starved
+from services.executor.sandbox.jail import BundleProblem, Description, Failure, KeptResult, Outcome, Reason, Status, Usage
 
 _FULL = "it had as many processes and threads at a time as a run may"
 _CANNOT_START = frozenset({"BlockingIOError", "RuntimeError"})
 """What Python raises where the kernel refuses a process, and where it refuses a thread."""
 
 
-def outcome(ended: Ended, timeout: float) -> Outcome:
+def outcome(ended: AttemptEnd, timeout: float) -> Outcome:
     """Judge a run. What is no frame outranks a stop, a stop outranks what the child answered after it."""
     status, reason, error = _judge(ended, timeout)
     if ended.is_full and error is not None:
@@ -38,17 +38,17 @@ def refused(message: str) -> Outcome:
     return Outcome(status="failed", reason="limit", error=error, usage=Usage(0, 0), duration_ms=0)
 
 
-def description(ended: Ended, timeout: float) -> Description:
+def description(ended: AttemptEnd, timeout: float) -> Description:
     """Answer what a bundle holds, or the problem that kept the child from saying so."""
     if isinstance(ended.last, frames.Described):
         return described.description(ended.last.workflows, ended.last.problems)
     _, _, error = _judge(ended, timeout)
     message = f"{error.type}: {error.message}" if error is not None else "it was stopped"
     slow = ended.stopped is not None
-    return Description([], [Problem(ended.importing or ".", 1, f"importing the workflows failed: {message}"[:2000], slow)])
+    return Description([], [BundleProblem(ended.importing or ".", 1, f"importing the workflows failed: {message}"[:2000], slow)])
 
 
-def compiled(ended: Ended, paths: list[str]) -> dict[str, bytes | None]:
+def compiled(ended: AttemptEnd, paths: list[str]) -> dict[str, bytes | None]:
     """Answer the bytecode of those modules that a child was asked for and has compiled."""
     if not isinstance(ended.last, frames.Result) or ended.stopped is not None:
         return {}
@@ -59,7 +59,7 @@ def compiled(ended: Ended, paths: list[str]) -> dict[str, bytes | None]:
     return {path: found[path] for path in paths if path in found}
 
 
-def _judge(ended: Ended, timeout: float) -> tuple[Status, Reason | None, Failure | None]:
+def _judge(ended: AttemptEnd, timeout: float) -> tuple[Status, Reason | None, Failure | None]:
     last = ended.last
     if isinstance(last, Broken):
         return "crashed", "sandbox", Failure("FrameError", last.message)
@@ -79,7 +79,7 @@ def _judge(ended: Ended, timeout: float) -> tuple[Status, Reason | None, Failure
     if isinstance(last, frames.Error):
         reason: Reason = "oom" if last.type == "MemoryError" else "error"
         return "failed", reason, Failure(last.type, last.message, last.traceback)
-    if isinstance(last, Gone):
+    if isinstance(last, ChildGone):
         return "crashed", "error", Failure("Crashed", _how(ended.exit.code, alive=last.alive))
     return "crashed", "sandbox", Failure("FrameError", "a description where a result was asked for")
 

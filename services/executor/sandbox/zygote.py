@@ -20,8 +20,8 @@ from services.executor.sandbox.birth import Birth, pid_of, settle
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity
 from services.executor.sandbox.jail import Tier
-from services.executor.sandbox.output import Output
-from services.executor.sandbox.reports import MAX_PACKET, Born, Ended, Hello, Stillborn, Swept, decode
+from services.executor.sandbox.output import ChildOutput
+from services.executor.sandbox.reports import MAX_PACKET, Born, ChildEnded, Hello, Stillborn, Swept, decode
 
 _START = 30.0
 """Seconds until a zygote, or a child of it, must be there: far more than either needs on a busy machine."""
@@ -30,7 +30,7 @@ _START = 30.0
 class Zygote:
     """A running zygote, from `start` on. Whoever has it must `end` it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, output: Output) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, output: ChildOutput) -> None:
         loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[None] = loop.create_future()
         self.died: asyncio.Future[str] = loop.create_future()
@@ -122,7 +122,7 @@ class Zygote:
                 self._births[frame.id].begin(descriptors.pop())
             case Stillborn():
                 self._births.pop(frame.id).fail(f"a child cannot be forked: {frame.message}")
-            case Ended():
+            case ChildEnded():
                 self._births[frame.id].end(frame)
                 if frame.swept:
                     del self._births[frame.id]
@@ -155,7 +155,7 @@ async def start(where: Ground, who: Identity | None, tier: Tier, on_death: Calla
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.callback(ours.close)
             with theirs:
-                output = Output()
+                output = ChildOutput()
                 undo.callback(output.close)
                 process = _popen(where, who, tier, theirs, output)
         except OSError as error:
@@ -181,7 +181,9 @@ async def start(where: Ground, who: Identity | None, tier: Tier, on_death: Calla
     return zygote
 
 
-def _popen(where: Ground, who: Identity | None, tier: Tier, control: socket.socket, output: Output) -> "subprocess.Popen[bytes]":
+def _popen(
+    where: Ground, who: Identity | None, tier: Tier, control: socket.socket, output: ChildOutput
+) -> "subprocess.Popen[bytes]":
     setting = {
         "uid": None if who is None else who.uid,
         "gid": None if who is None else who.gid,

@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import WorkflowFound
+from services.executor.sandbox.jail import DeclaredWorkflow
 from services.executor.workspaces import bytecode
 from services.executor.workspaces.bytecode import DIRECTORY_MODE, FILE_MODE, Compile
 from shared import tasks
@@ -40,7 +40,7 @@ class Manifest(msgspec.Struct, frozen=True):
     """What a bundle is: the SHA-256 of each file by path, and the workflows that its code defines."""
 
     files: dict[str, str]
-    workflows: list[WorkflowFound]
+    workflows: list[DeclaredWorkflow]
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ class Bundle(msgspec.Struct, frozen=True):
     folder: Path
     manifest: Manifest
 
-    def workflow(self, name: str) -> WorkflowFound:
+    def workflow(self, name: str) -> DeclaredWorkflow:
         """Return a workflow of this code. Raises `NotFound`."""
         for found in self.manifest.workflows:
             if found.name == name:
@@ -108,7 +108,7 @@ class Bundles:
             if not self._held[folder]:
                 del self._held[folder]
 
-    async def publish(self, files: dict[str, str], workflows: list[WorkflowFound]) -> str:
+    async def publish(self, files: dict[str, str], workflows: list[DeclaredWorkflow]) -> str:
         """Store the manifest of a tree; returns its version."""
         document = msgspec.json.encode(Manifest(files, workflows), order="deterministic")
 

@@ -99,7 +99,7 @@ U = TypeVar("U", bound=_UnderWay)
 class Files:
     """The files of one attempt at a run of `org`; `claim` is the id of its `run.started`, from which its commands' ids derive."""
 
-    def __init__(self, deps: registration.Deps, org: str, run: str, claim: str) -> None:
+    def __init__(self, deps: registration.RegistrationDeps, org: str, run: str, claim: str) -> None:
         self._deps = deps
         self._org = org
         self._actor = f"run:{run}"

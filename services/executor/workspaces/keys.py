@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from services.executor.sandbox.jail import WorkflowFound
+from services.executor.sandbox.jail import DeclaredWorkflow
 from shared.expressions.pool import Expressions, Trouble
 from shared.expressions.syntax import syntax_of
 
 
-async def problem_of(workflow: WorkflowFound, org: str, expressions: Expressions) -> str | None:
+async def problem_of(workflow: DeclaredWorkflow, org: str, expressions: Expressions) -> str | None:
     """Return what keeps the workflow's concurrency expression from ever giving a key. Raises `Unavailable`."""
     declared = workflow.concurrency
     if declared is None or declared in {"org", "workflow"}:

@@ -10,8 +10,8 @@ import structlog
 
 from services.executor import domain
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Description, Problem, Sandbox, ServedWorkflow, WorkflowFound
-from services.executor.store import Store
+from services.executor.sandbox.jail import BundleProblem, DeclaredWorkflow, Description, Sandbox, ServedWorkflow
+from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles, Manifest
 from services.executor.workspaces.keys import problem_of
 from services.executor.workspaces.slow import Slow
@@ -37,11 +37,11 @@ ROUNDS = 3
 _log = structlog.get_logger()
 
 
-class Deps(Protocol):
+class RegistrationDeps(Protocol):
     """What workspaces need."""
 
     bus: Bus
-    store: Store
+    store: ExecutorStore
     blobs: Blobs
     bundles: Bundles
     sandbox: Sandbox
@@ -55,11 +55,11 @@ class Deps(Protocol):
 class Registered(msgspec.Struct, frozen=True):
     """What serves now, and what was found wrong with newer content."""
 
-    workflows: list[WorkflowFound]
+    workflows: list[DeclaredWorkflow]
     problems: list[FileProblem]
 
 
-async def put_file(command: PutFile, deps: Deps) -> FileView:
+async def put_file(command: PutFile, deps: RegistrationDeps) -> FileView:
     """Record new content of a file, then read the workspace's code and register its workflows."""
     domain.checked_path(command.path)
     blob = await deps.blobs.stat(command.sha256)
@@ -78,7 +78,7 @@ async def put_file(command: PutFile, deps: Deps) -> FileView:
     return await _view(command.org, command.path, registered, deps)
 
 
-async def remove_file(command: RemoveFile, deps: Deps) -> FileView:
+async def remove_file(command: RemoveFile, deps: RegistrationDeps) -> FileView:
     """Record that a file is gone and register what is left."""
     async with db.held_lock(deps.database_url, f"workspace {command.org}", service="executor"):
         key = hashed_key(command.org, domain.checked_path(command.path))
@@ -95,7 +95,7 @@ async def remove_file(command: RemoveFile, deps: Deps) -> FileView:
     return msgspec.structs.replace(gone, problems=registered.problems)
 
 
-async def register(command: Command, deps: Deps, path: str) -> Registered:
+async def register(command: Command, deps: RegistrationDeps, path: str) -> Registered:
     """Bring the registry to the workspace's newest code that works; `path` is the file that has changed."""
     served = await deps.store.workflows([command.org])
     active = await _active(served, deps)
@@ -130,7 +130,7 @@ async def register(command: Command, deps: Deps, path: str) -> Registered:
     return Registered(found.workflows, problems)
 
 
-async def _active(served: list[WorkflowEntry], deps: Deps) -> Manifest | None:
+async def _active(served: list[WorkflowEntry], deps: RegistrationDeps) -> Manifest | None:
     """Return the code that serves now; None where there is none, or none that can be read: then the newest takes its place."""
     if not served:
         return None
@@ -141,7 +141,7 @@ async def _active(served: list[WorkflowEntry], deps: Deps) -> Manifest | None:
         return None
 
 
-async def describe(deps: Deps, tree: dict[str, str], known: list[ServedWorkflow], org: str) -> Description:
+async def describe(deps: RegistrationDeps, tree: dict[str, str], known: list[ServedWorkflow], org: str) -> Description:
     """Read a tree's code in a child; `known` are the workflows that the organization is served by now.
 
     Raises `Unavailable` where there is no sandbox for it, or nothing that checks expressions.
@@ -160,12 +160,12 @@ async def describe(deps: Deps, tree: dict[str, str], known: list[ServedWorkflow]
         complaint = await problem_of(one, org, deps.expressions)
         if complaint is not None:
             wrong[one.name] = complaint
-    problems = [Problem(one.path, one.line, wrong[one.name]) for one in found.workflows if one.name in wrong]
+    problems = [BundleProblem(one.path, one.line, wrong[one.name]) for one in found.workflows if one.name in wrong]
     return Description([one for one in found.workflows if one.name not in wrong], found.problems + problems)
 
 
 async def _serve(
-    command: Command, deps: Deps, tree: dict[str, str], found: list[WorkflowFound], served: list[WorkflowEntry]
+    command: Command, deps: RegistrationDeps, tree: dict[str, str], found: list[DeclaredWorkflow], served: list[WorkflowEntry]
 ) -> None:
     version = await deps.bundles.publish(tree, found)
     last = 0
@@ -197,7 +197,9 @@ async def _serve(
     _log.info("workspace.registered", org=command.org, version=version, workflows=len(found))
 
 
-async def _announce(deps: Deps, command: Command, message: WorkflowChanged | WorkflowRemoved, *, workflow_key: str) -> int:
+async def _announce(
+    deps: RegistrationDeps, command: Command, message: WorkflowChanged | WorkflowRemoved, *, workflow_key: str
+) -> int:
     before = await aggregate.last(deps.bus.client, "workflow", workflow_key)
     if before is not None and isinstance(message, WorkflowChanged) and before.message() == message:
         return before.sequence
@@ -208,7 +210,7 @@ async def _announce(deps: Deps, command: Command, message: WorkflowChanged | Wor
 
 
 async def _record(
-    deps: Deps, command: Command, message: Message, before: aggregate.Stored | None, *what: str
+    deps: RegistrationDeps, command: Command, message: Message, before: aggregate.Stored | None, *what: str
 ) -> tuple[int, datetime]:
     """Append what a command led to; its id derives from the command's and from what it is about."""
     id_ = derived_id(command.id, declaration_of(message).type, *what)
@@ -216,7 +218,7 @@ async def _record(
     return await deps.bus.append(sealed, before.sequence if before else 0), sealed.envelope.time
 
 
-async def _view(org: str, path: str, registered: Registered, deps: Deps) -> FileView:
+async def _view(org: str, path: str, registered: Registered, deps: RegistrationDeps) -> FileView:
     row = await deps.store.file(org, path)
     if row is None:
         raise NotFound(f"there is no file {path}")
@@ -224,7 +226,7 @@ async def _view(org: str, path: str, registered: Registered, deps: Deps) -> File
     return file_view(row, names, registered.problems)
 
 
-async def _check_place(org: str, path: str, deps: Deps) -> None:
+async def _check_place(org: str, path: str, deps: RegistrationDeps) -> None:
     other = await deps.store.in_the_way(org, path)
     if other is not None:
         complaint = domain.clash(path, other)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from services.executor.sandbox.jail import Problem
+from services.executor.sandbox.jail import BundleProblem
 from shared.messages.catalog import FileProblem
 
 # Seconds for which a file that was slow is left alone; a deployment has mostly ended by then.
@@ -22,7 +22,7 @@ class Slow:
         self._now = now
         self._known: dict[tuple[str, str, str], tuple[float, FileProblem]] = {}
 
-    def note(self, org: str, tree: dict[str, str], problems: Iterable[Problem]) -> None:
+    def note(self, org: str, tree: dict[str, str], problems: Iterable[BundleProblem]) -> None:
         """Remember those files of a tree that were slow."""
         for one in problems:
             if one.is_slow and one.path in tree and len(self._known) < MOST:

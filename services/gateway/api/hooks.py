@@ -17,7 +17,7 @@ from services.gateway.domain import delivery_id, kept_headers, kept_query
 from services.gateway.handshakes import HandshakeAnswer
 from services.gateway.parts import GATEWAY, Gateway
 from services.gateway.places import Received
-from services.gateway.schemes import Claim
+from services.gateway.schemes import ClaimedSignature
 from shared.charsets import charset_in, charset_of, media_type_of
 from shared.commit import Ack
 from shared.envelope import new_id, rfc3339, utc_now
@@ -79,7 +79,7 @@ async def receive(request: web.Request) -> web.Response:
     if hook.bucket is not None and (wait := hook.bucket.wait(time.monotonic())):
         return _too_many(gateway, request, hook, wait)
     now = time.time()
-    claims: list[Claim] = []
+    claims: list[ClaimedSignature] = []
     try:
         claims = hook.verifier.claims(received, now)
     except Unauthenticated as error:

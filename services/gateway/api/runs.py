@@ -28,7 +28,7 @@ from services.gateway.causes import Said, Why, why
 from services.gateway.domain import chain_began
 from services.gateway.idempotency import run_id
 from services.gateway.parts import Gateway
-from services.gateway.starts import Asked, Priority, Start, ended, known, start
+from services.gateway.starts import Priority, RequestedRun, Start, ended, known, start
 from shared import aggregate
 from shared.envelope import Envelope, Sealed, new_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, Malformed, NotFound, Problem
@@ -351,7 +351,7 @@ async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelop
     raise Conflict("the run has ended already")
 
 
-def _answer(outcome: Asked, view: RunView | None) -> Answer:
+def _answer(outcome: RequestedRun, view: RunView | None) -> Answer:
     location = f"/api/v1/runs/{outcome.run}"
     if view is not None and view.status in ENDED:
         return Answer(status=200, body=view, location=location)

@@ -35,7 +35,7 @@ LINES = 500
 _log = structlog.get_logger()
 
 
-class Place(msgspec.Struct, frozen=True):
+class RunPosition(msgspec.Struct, frozen=True):
     """How much of a run a client has: its messages up to a sequence, its lines up to a number, and whether it has heard its end."""
 
     seq: int = 0
@@ -48,14 +48,14 @@ class Place(msgspec.Struct, frozen=True):
         return f"{self.seq}.{self.line}" + (".end" if self.over else "")
 
 
-def place_of(id_: str | None) -> Place:
+def place_of(id_: str | None) -> RunPosition:
     """Return what a client has that was told the event `id_` last. Raises `Malformed`."""
     if not id_:
-        return Place()
+        return RunPosition()
     seq, line, *over = id_.split(".")[:4] if "." in id_ else ("", "")
     if not (_is_number(seq) and _is_number(line) and over in ([], ["end"])):
         raise Malformed("this Last-Event-ID was not given out by a run's stream", errors=(Problem("Last-Event-ID", "malformed"),))
-    return Place(int(seq), int(line), bool(over))
+    return RunPosition(int(seq), int(line), bool(over))
 
 
 @endpoint(
@@ -141,7 +141,7 @@ async def _last(gateway: Gateway, caller: Caller, run: str) -> RunView:
 class _Telling:
     """One client. Every method raises ConnectionError when it is gone, or does not take what it is sent, which it is told."""
 
-    def __init__(self, request: web.Request, response: web.StreamResponse, place: Place) -> None:
+    def __init__(self, request: web.Request, response: web.StreamResponse, place: RunPosition) -> None:
         self._request = request
         self._response = response
         self.place = place
@@ -169,7 +169,7 @@ class _Telling:
             if loop.time() - self._said_at >= HEARTBEAT:
                 await self._write(b": \n\n")
 
-    async def _event(self, kind: str, place: Place, data: Any) -> None:
+    async def _event(self, kind: str, place: RunPosition, data: Any) -> None:
         await self._write(b"id: %s\nevent: %s\ndata: %s\n\n" % (place.id.encode(), kind.encode(), msgspec.json.encode(data)))
         self.place = place
 

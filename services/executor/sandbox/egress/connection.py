@@ -7,7 +7,7 @@ import time
 
 from services.executor.sandbox.egress.network import Network, Outcome, Record
 from services.executor.sandbox.egress.relay import PIECE, Ends, Relay
-from services.executor.sandbox.egress.request import Malformed, Request, knows, parse
+from services.executor.sandbox.egress.request import MalformedRequest, ProxyRequest, knows, parse
 from shared.egress.addresses import Address
 from shared.egress.policy import Refusal, Target
 
@@ -37,7 +37,7 @@ class _Answer(Exception):
         self.address = address
 
 
-class Connection:
+class ProxyConnection:
     """One connection of a run, from its first byte on."""
 
     def __init__(self, network: Network, token: str | None, near: Ends) -> None:
@@ -100,7 +100,7 @@ class Connection:
         finally:
             far[1].transport.abort()
 
-    async def _request(self) -> Request | None:
+    async def _request(self) -> ProxyRequest | None:
         """Read the head; None where the other side went away before it had said all of it."""
         try:
             async with asyncio.timeout(self._limits.head_seconds):
@@ -113,7 +113,7 @@ class Connection:
         except asyncio.LimitOverrunError:
             detail = f"the head of the request is over {self._limits.head_bytes} bytes"
             raise _Answer(431, "http_request_error", Refusal("head", detail)) from None
-        except Malformed as error:
+        except MalformedRequest as error:
             raise _Answer(400, "http_request_error", Refusal("malformed", str(error))) from None
         if self._token is not None and not knows(request.authorization, self._token):
             raise _Answer(407, "http_request_denied", Refusal("token", "the run's token is missing or wrong"))

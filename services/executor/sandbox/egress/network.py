@@ -5,13 +5,13 @@ from typing import Literal
 
 import msgspec
 
-from shared.egress.policy import Policy
+from shared.egress.policy import EgressPolicy
 from shared.egress.resolver import Resolve
 
 Outcome = Literal["connected", "denied", "failed"]
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class EgressLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What one run may take of the supervisor. Memory follows: at most some 300 KiB a connection, 20 MiB a run."""
 
     connections: int = 64
@@ -51,7 +51,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 class Network(msgspec.Struct, frozen=True):
     """What a run may reach, who resolves names for it, and who is told of each connection (from the event loop, at once)."""
 
-    policy: Policy
+    policy: EgressPolicy
     resolve: Resolve
     note: Callable[[Record], None]
-    limits: Limits = Limits()
+    limits: EgressLimits = EgressLimits()

@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 
-from services.executor.sandbox.egress.connection import Connection
+from services.executor.sandbox.egress.connection import ProxyConnection
 from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.egress.request import USER
 
@@ -91,7 +91,7 @@ class Proxy:
         began = time.monotonic()
         self._fresh.discard(accepted)
         near = await asyncio.open_connection(sock=accepted, limit=self._limits.head_bytes)
-        connection = Connection(self._network, self._token, near)
+        connection = ProxyConnection(self._network, self._token, near)
         try:
             await connection.serve(is_one_too_many=is_one_too_many)
         except asyncio.CancelledError:  # and that is all of it: only `close` cancels

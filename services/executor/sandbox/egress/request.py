@@ -24,11 +24,11 @@ _FRAMING = {b"content-length", b"transfer-encoding"}
 """These never do: the body is passed on as it comes."""
 
 
-class Malformed(Exception):
+class MalformedRequest(Exception):
     """It is no request that a proxy can serve; the message is ASCII."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class ProxyRequest(msgspec.Struct, frozen=True):
     """What is asked for. `head` is what the other side gets before the rest of the stream; empty for a tunnel."""
 
     target: Target
@@ -37,32 +37,32 @@ class Request(msgspec.Struct, frozen=True):
     is_tunnel: bool
 
 
-def parse(head: bytes) -> Request:
-    """Read everything up to and including the empty line. Raises `Malformed`."""
+def parse(head: bytes) -> ProxyRequest:
+    """Read everything up to and including the empty line. Raises `MalformedRequest`."""
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
     line = _LINE.fullmatch(first)
     if line is None:
-        raise Malformed("the request line is malformed")
+        raise MalformedRequest("the request line is malformed")
     fields: list[tuple[bytes, bytes, bytes]] = []
     for one in lines:
         field = _FIELD.fullmatch(one)
         if field is None:
-            raise Malformed("a header field is malformed")
+            raise MalformedRequest("a header field is malformed")
         fields.append((field[1].lower(), field[2], one))
     authorization = next((value for name, value, _ in fields if name == b"proxy-authorization"), b"")
     method, address, version = line.groups()
     if method == b"CONNECT":
-        return Request(_target(address, None), b"", authorization, is_tunnel=True)
+        return ProxyRequest(_target(address, None), b"", authorization, is_tunnel=True)
     absolute = _ABSOLUTE.fullmatch(address)
     if absolute is None:
-        raise Malformed("a proxy serves CONNECT host:port and addresses with http:// only")
+        raise MalformedRequest("a proxy serves CONNECT host:port and addresses with http:// only")
     authority, path = absolute.groups()
     path = path if path.startswith(b"/") else b"/" + path
     named = {one.strip().lower() for name, value, _ in fields if name == b"connection" for one in value.split(b",")}
     passed = [whole for name, _, whole in fields if name not in _HOP | named - _FRAMING]
     wanted = _target(authority, 80)
     lines = [b"%b %b %b" % (method, path, version), b"Host: " + authority, *passed, b"Connection: close", b"", b""]
-    return Request(wanted, b"\r\n".join(lines), authorization, is_tunnel=False)
+    return ProxyRequest(wanted, b"\r\n".join(lines), authorization, is_tunnel=False)
 
 
 def knows(authorization: bytes, token: str) -> bool:
@@ -75,6 +75,6 @@ def _target(authority: bytes, default_port: int | None) -> Target:
     try:
         return target(authority.decode("ascii"), default_port)
     except UnicodeDecodeError:
-        raise Malformed("the host is not ASCII: write it in its xn-- form") from None
+        raise MalformedRequest("the host is not ASCII: write it in its xn-- form") from None
     except ValueError as error:
-        raise Malformed(str(error)) from None
+        raise MalformedRequest(str(error)) from None
