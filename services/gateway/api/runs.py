@@ -256,11 +256,16 @@ async def cancel_run(call: Call[None, None]) -> RunBegun:
     gateway, caller, run = call.gateway, call.caller, call.path["id"]
     identity = new_id()
 
-    async def asked(first: Envelope | None) -> Sealed[RunCancelRequested] | None:
-        message = RunCancelRequested(run=run, requested_by=caller.actor)
-        return None if first is None else gateway.bus.seal(message, org=caller.org, cause=first, id=identity)
+    async def read() -> tuple[tuple[Envelope, bool], int]:
+        first, sequence, cancelling = await _open_run(gateway, caller, run)
+        return (first, cancelling), sequence
 
-    await aggregate.advance(gateway.bus, lambda: _open_run(gateway, caller, run), asked)
+    async def asked(found: tuple[Envelope, bool]) -> Sealed[RunCancelRequested] | None:
+        first, cancelling = found
+        message = RunCancelRequested(run=run, requested_by=caller.actor)
+        return None if cancelling else gateway.bus.seal(message, org=caller.org, cause=first, id=identity)
+
+    await aggregate.advance(gateway.bus, read, asked)
     return RunBegun(run, "cancelling")
 
 
@@ -325,8 +330,8 @@ async def _kept(gateway: Gateway, run: str, sha256: str) -> Any:
         raise Conflict(f"the input of run {run} was too large for a message and is no longer kept") from error
 
 
-async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelope | None, int]:
-    """Return a run's first message, None where somebody wants it to stop already, and the sequence of its last.
+async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelope, int, bool]:
+    """Return a run's first message, the sequence of its last, and whether somebody wants it to stop already.
 
     What is between them, which may be much, is not read. Raises `NotFound`, `Conflict` when it has ended.
     """
@@ -343,7 +348,7 @@ async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelop
         view = await known(gateway, caller.org, run) if is_doubtful else None
         if view is None or view.status not in ENDED:
             asked = await aggregate.last(client, "run", run, "cancel_requested")
-            return first.envelope if asked is None else None, last.sequence
+            return first.envelope, last.sequence, asked is not None
         raise Conflict(f"the run has ended already: {view.status}")
     if await known(gateway, caller.org, run) is None:
         raise NotFound(f"there is no run {run!r}")
