@@ -198,7 +198,7 @@ def _refusal(error: type[MillraceError], schemas: _Schemas) -> dict[str, Any]:
 def _response(status: int, reply: Reply, schemas: _Schemas) -> dict[str, Any]:
     shown: dict[str, Any] = {"description": HTTPStatus(status).phrase}
     if reply.body is not None:
-        shown["content"] = {reply.media: {"schema": schemas.of(reply.body)}}
+        shown["content"] = {media: {"schema": schemas.of(reply.body)} for media in (reply.media, *reply.other_media)}
     if reply.headers:
         shown["headers"] = _shown_headers(reply.headers, schemas)
     return shown

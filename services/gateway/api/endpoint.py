@@ -103,11 +103,12 @@ class Streamed:
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """An answer: the type of its body (None: it has none), its headers and its media type."""
+    """An answer: the type of its body (None: it has none), its headers, and its media type or one of the others."""
 
     body: Any
     headers: tuple[Header, ...] = ()
     media: str = "application/json"
+    other_media: tuple[str, ...] = ()
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,7 +48,7 @@ class Admitted(msgspec.Struct, frozen=True):
     "*",
     "/hooks/{id}",
     role=None,
-    answers={202: Admitted, 200: Reply(Any, media="*/*")},
+    answers={202: Admitted, 200: Reply(Any, other_media=("text/plain",))},
     errors=(
         Unauthenticated,
         PermissionDenied,

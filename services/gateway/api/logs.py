@@ -40,7 +40,14 @@ async def search_logs(call: Call[SearchQuery, None]) -> LogPage:
     return await _search(call, call.query.q)
 
 
-@endpoint("GET", "/api/v1/audit", role="viewer", errors=(Malformed,), every_org=True, example=Example(query={"q": "outcome:ok"}))
+@endpoint(
+    "GET",
+    "/api/v1/audit",
+    role="viewer",
+    errors=(Malformed,),
+    every_org=True,
+    example=Example(query={"from": "now-7d", "order": "asc"}),
+)
 async def search_audit(call: Call[SearchQuery, None]) -> LogPage:
     """Search the audit: who did what to what, from where, with what outcome."""
     return await _search(call, within_audit(call.query.q))

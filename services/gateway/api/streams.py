@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import structlog
@@ -35,6 +35,14 @@ LINES = 500
 _log = structlog.get_logger()
 
 
+class StreamEvent(msgspec.Struct, frozen=True):
+    """One event of a run's stream: `data` is a run (`state`, `end`) or a line of its output (`line`) as JSON."""
+
+    data: str
+    event: Literal["state", "line", "end", "error"]
+    id: str = ""
+
+
 class RunPosition(msgspec.Struct, frozen=True):
     """How much of a run a client has: its messages up to a sequence, its lines up to a number, and whether it has heard its end."""
 
@@ -62,7 +70,7 @@ def place_of(id_: str | None) -> RunPosition:
     "GET",
     "/api/v1/runs/{id}/stream",
     role="viewer",
-    answers={200: Reply(str, media="text/event-stream"), 204: None},
+    answers={200: Reply(StreamEvent, media="text/event-stream"), 204: None},
     headers=(LAST_EVENT_ID,),
     errors=(NotFound,),
 )

@@ -1,0 +1,84 @@
+"""What follows from the declaration of an endpoint when it is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from services.gateway.api import served
+from services.gateway.api.application import ENDPOINTS
+from services.gateway.api.endpoint import Audit, Call, Endpoint, endpoint
+from shared.envelope import open_message
+from shared.messages import Audited
+from tests.integration.test_gateway import Client, client, stream
+from tests.support.inside import eventually
+from tests.support.servers import Place
+
+__all__ = ["client"]
+
+
+class Query(msgspec.Struct, frozen=True):
+    limit: int = 5
+
+
+def test_an_endpoint_made_of_data_is_the_one_that_is_declared_in_place() -> None:
+    @endpoint("POST", "/api/v1/things/{name}", role="operator", audit=Audit("thing", "poke", "name"))
+    async def poke(call: Call[Query, dict[str, Any]]) -> Query:
+        """Poke a thing."""
+        return call.query
+
+    made = Endpoint(
+        method="POST",
+        path="/api/v1/things/{name}",
+        role="operator",
+        name="poke",
+        doc="Poke a thing.",
+        query=Query,
+        body=dict[str, Any],
+        answers={200: Query},
+        audit=Audit("thing", "poke", "name"),
+        handler=poke.handler,
+    )
+    assert made == poke
+    assert made.parts == ["name"]
+
+
+async def test_a_caller_without_the_role_is_refused_everywhere_and_every_attempt_is_audited(
+    place: Place, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served, "authenticated", lambda _gateway, _request: "guest")
+    keyed = [one for one in ENDPOINTS if one.role is not None]
+    for one in keyed:
+        path = one.path.replace("{path:.+}", "{path}").format(**dict.fromkeys(one.parts, "a"))
+        got = await client(one.method, path, data=b"no JSON")
+        assert (got.status, got.json["title"]) == (403, "Not allowed"), one.name
+
+    async def denied() -> list[Audited]:
+        said = [open_message(envelope) for envelope in await stream(place, "AUDIT")]
+        return [one for one in said if isinstance(one, Audited) and one.verb == "denied"]
+
+    async def all_of_them() -> bool:
+        return sum(int(one.detail["count"]) for one in await denied()) == len(keyed)
+
+    # They come from one address, and so in as many messages as there are seconds.
+    await eventually(all_of_them)
+    assert {(one.category, one.actor, one.outcome) for one in await denied()} == {("access", "guest", "permission_denied")}
+
+
+async def test_a_parameter_without_a_value_is_none_and_one_that_is_not_declared_is_ignored(client: Client) -> None:
+    for query in ("limit=", "status=&cursor=", "nobody=knows&limit=1"):
+        # The executor is not there: what was asked has passed the gateway.
+        assert (await client("GET", f"/api/v1/runs?{query}")).status == 503, query
+    got = await client("GET", "/api/v1/runs?limit=1.5&status=nonsense")
+    assert (got.status, [one["path"] for one in got.json["errors"]]) == (422, ["limit"])
+
+
+async def test_what_no_endpoint_takes_is_405_with_what_it_takes_and_404_otherwise_but_not_to_strangers(client: Client) -> None:
+    got = await client("DELETE", "/api/v1/runs")
+    assert (got.status, got.headers["Allow"]) == (405, "GET, HEAD")
+    assert (await client("GET", "/api/v1/nothing")).status == 404
+    for path in ("/api/v1/runs", "/api/v1/nothing"):
+        assert (await client("DELETE", path, headers={})).status == 401
+    assert (await client("POST", "/healthz", headers={})).status == 405
