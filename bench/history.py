@@ -44,10 +44,10 @@ SETTLED_WITHIN = 60.0
 STREAMS = ("RUNS", "LINES")
 TABLES = ("executor.run", "executor.line", "logs.message")
 _COPY_RUNS = """
-    INSERT INTO executor.run (id, org, workflow, status, requested_at, finished_at, last_seq, state, on_bus, turn, rank)
+    INSERT INTO executor.run (id, org, workflow, status, requested_at, finished_at, last_seq, state, on_bus, concurrency_key, rank)
     SELECT n.id, one.org, one.workflow, one.status, n.at, n.at + interval '40 milliseconds', one.last_seq,
            replace(replace(replace(one.state::text, one.id, n.id), one.correlation, n.id), one.requested, n.written)::json,
-           'gone', one.turn, one.rank
+           'gone', one.concurrency_key, one.rank
       FROM (SELECT 'copy-' || number AS id, now() - number * interval '1 day' / $2 AS at,
                    to_char((now() - number * interval '1 day' / $2) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS written
               FROM generate_series($3::bigint, $4::bigint) AS number) AS n,

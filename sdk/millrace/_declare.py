@@ -76,9 +76,9 @@ def workflow(
 
     A run that has not begun after `queue_timeout` ends as `expired`.
 
-    Runs that share a key take turns. `concurrency` says which do: `"workflow"` all of them, `"org"` those of one organization,
-    and any other text is a CEL expression over `input` and `org`, whose value is the key within the organization, such as
-    `"input.repository"`. `concurrency_limit` of them go on at a time. One that comes while they do waits (`"queue"`), fails
+    Runs with one key share its concurrency slots. `concurrency` says which do: `"workflow"` all of them, `"org"` those of one
+    organization, and any other text is a CEL expression over `input` and `org`, whose value is the key within the organization,
+    such as `"input.repository"`. `concurrency_limit` of them go on at a time. One that comes while they do waits (`"queue"`), fails
     (`"reject"`), or waits while the ones before it are cancelled (`"cancel_older"`).
 
     `isolation="workflow"` lets one process serve several runs of the same organization one after the other: faster, and less apart.

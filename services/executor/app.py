@@ -14,13 +14,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.executor.config import ExecutorSettings, read
 from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
-from services.executor.runs.concurrency import Turns
+from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.looks import Looks
 from services.executor.runs.parking import Parking
 from services.executor.runs.poison import Poison
 from services.executor.runs.purge import Purger
 from services.executor.runs.recent import Recent
-from services.executor.runs.resumer import Waits
+from services.executor.runs.resumer import Resumer
 from services.executor.runs.shares import Shares
 from services.executor.runs.supervisor import Runs
 from services.executor.runs.worker import Worker
@@ -58,7 +58,7 @@ class Executor:
         self.bus = bus
         self.engine = engine
         self.store = ExecutorStore(engine)
-        self.turns = Turns(engine)
+        self.concurrency = ConcurrencySlots(engine)
         self.recent = Recent()
         self.looks = Looks(bus, self.store)
         self.poison = Poison(bus)
@@ -138,9 +138,9 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         await executor.bundles.start()
         stack.push_async_callback(executor.bundles.close)
 
-        waits = Waits(executor)
+        resumer = Resumer(executor)
         projections = started(
-            [*projected(bus.client), *waits.followers()],
+            [*projected(bus.client), *resumer.followers()],
             runtime.background.start,
             client=bus.client,
             engine=engine,
@@ -166,8 +166,8 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         stack.callback(executor.shares.close)
         if is_able:
             runtime.background.start(worker.run(), "worker")
-        runtime.background.start(Parking(executor, waits).run(), "parking")
-        runtime.background.start(waits.sweep(), "sweep")
+        runtime.background.start(Parking(executor, resumer).run(), "parking")
+        runtime.background.start(resumer.sweep(), "sweep")
         runtime.background.start(Purger(executor, kept=settings.runs_kept).run(), "purger")
         yield
 

@@ -8,7 +8,7 @@ from typing import Any
 from nats.aio.client import Client
 
 from services.executor import store
-from services.executor.runs import life
+from services.executor.runs import run_state
 from services.executor.runs.steps import Step, steps_of
 from services.executor.workspaces.views import workflow_entry
 from shared.db import Connection
@@ -59,14 +59,14 @@ async def runs(batch: Sequence[Recorded], connection: Connection) -> list[Statem
     """Fold a batch of the stream RUNS into its runs, in two statements however many there are, three where any has steps."""
     ids = list(dict.fromkeys(recorded.envelope.subject for recorded in batch))
     known = await store.states(connection, ids)
-    changed: dict[str, life.RunState] = {}
+    changed: dict[str, run_state.RunState] = {}
     done: list[Step] = []
     for recorded in batch:
         if recorded.message is None:
             continue
         key = recorded.envelope.subject
         before = known.get(key)
-        after = life.evolve(before, recorded.envelope, recorded.message, recorded.delivered.sequence)
+        after = run_state.evolve(before, recorded.envelope, recorded.message, recorded.delivered.sequence)
         if after is not None and after is not before:
             known[key] = changed[key] = after
             done += steps_of(after, recorded.envelope, recorded.message, recorded.delivered.sequence)

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import msgspec
 
-from services.executor.runs import life, steps
-from services.executor.runs.concurrency import Turns
-from services.executor.runs.life import RunState
+from services.executor.runs import run_state, steps
+from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
+from services.executor.runs.run_state import RunState
 from services.executor.runs.signals import signal_run
 from services.executor.runs.steps import Step
 from services.executor.runs.views import attempt_view, run_view
@@ -64,7 +64,7 @@ class QuestionDeps(registration.RegistrationDeps, Protocol):
     """What questions and commands need."""
 
     store: ExecutorStore
-    turns: Turns
+    concurrency: ConcurrencySlots
     lines: Projection
     looks: Looks
     recent: Recent
@@ -111,8 +111,8 @@ async def list_files(question: ListFiles, deps: QuestionDeps) -> FileList:
 async def get_run(question: GetRun, deps: QuestionDeps) -> RunView:
     """Return a run: from its row once it has ended, else as the stream tells it now."""
     state = await _run(question.org, question.id, deps)
-    waits_its_turn = state.status == "waiting" and state.blocked_on == "concurrency" and state.turn is not None
-    return run_view(state, await deps.turns.holders(state.turn.key) if waits_its_turn and state.turn else None)
+    waits_for_slot = state.status == "waiting" and state.blocked_on == "concurrency" and state.slot is not None
+    return run_view(state, await deps.concurrency.holders(state.slot.key) if waits_for_slot and state.slot else None)
 
 
 async def list_attempts(question: ListAttempts, deps: QuestionDeps) -> AttemptList:
@@ -144,7 +144,7 @@ async def list_steps(question: ListSteps, deps: QuestionDeps) -> StepList:
             message = stored.message()
             if message is None:
                 continue
-            state = life.evolve(state, stored.envelope, message, stored.sequence)
+            state = run_state.evolve(state, stored.envelope, message, stored.sequence)
             if state is None:
                 continue
             found += [step for step in steps.steps_of(state, stored.envelope, message, stored.sequence) if step.place > after]
@@ -223,7 +223,7 @@ async def _states(run: str, row: RunState | None, after: int, deps: QuestionDeps
             message = stored.message()
             if message is None:
                 continue
-            state = life.evolve(states[-1] if states else None, stored.envelope, message, stored.sequence)
+            state = run_state.evolve(states[-1] if states else None, stored.envelope, message, stored.sequence)
             if state is None:
                 break  # its first messages are purged already, and the others are about to be
             states.append(state)
@@ -237,7 +237,7 @@ async def _states(run: str, row: RunState | None, after: int, deps: QuestionDeps
     if not row.ended:
         async for stored in _history(run, deps, after=row.last_seq):
             message = stored.message()
-            state = None if message is None else life.evolve(states[-1], stored.envelope, message, stored.sequence)
+            state = None if message is None else run_state.evolve(states[-1], stored.envelope, message, stored.sequence)
             states += [state] if state is not None else []
     return states
 

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import RowMapping, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from services.executor.runs.life import RunState, StepId
+from services.executor.runs.run_state import RunState, StepId
 from services.executor.runs.steps import Place, Step
 from shared.db import Connection, transaction
 from shared.envelope import rfc3339
@@ -166,14 +166,15 @@ def put_states(changed: list[RunState]) -> Statement:
     """Write runs; one statement for all of them."""
     statement = """
         INSERT INTO run (id, org, workflow, status, requested_at, finished_at, last_seq, state,
-                         blocked_on, turn, rank, due_at, expires_at, chain)
+                         blocked_on, concurrency_key, rank, due_at, expires_at, chain)
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
                              $7::bigint[], $8::json[],
                              $9::text[], $10::text[], $11::smallint[], $12::timestamptz[], $13::timestamptz[],
                              $14::text[])
         ON CONFLICT (id) DO UPDATE SET status = excluded.status, finished_at = excluded.finished_at,
             last_seq = excluded.last_seq, state = excluded.state,
-            blocked_on = excluded.blocked_on, turn = excluded.turn, due_at = excluded.due_at, expires_at = excluded.expires_at,
+            blocked_on = excluded.blocked_on, concurrency_key = excluded.concurrency_key, due_at = excluded.due_at,
+            expires_at = excluded.expires_at,
             -- Something came after all was purged: it is to be purged too.
             on_bus = CASE run.on_bus WHEN 'gone' THEN 'going' ELSE run.on_bus END
     """
@@ -187,7 +188,7 @@ def put_states(changed: list[RunState]) -> Statement:
         [state.last_seq for state in changed],
         [_json(state) for state in changed],
         [state.blocked_on for state in changed],
-        [state.turn and state.turn.key for state in changed],
+        [state.slot and state.slot.key for state in changed],
         [_RANKS.get(state.priority, 1) for state in changed],
         [None if state.until is None else datetime.fromisoformat(state.until) for state in changed],
         [None if state.attempt or state.ended else state.expires_at for state in changed],

@@ -30,6 +30,7 @@ from shared.messages.event import EventAccepted, EventFiltered, EventRouted, Eve
 from shared.messages.line import LineChunk, Lines
 from shared.messages.log import Logged
 from shared.messages.run import (
+    ConcurrencySlot,
     Resolved,
     RunCancelled,
     RunCancelRequested,
@@ -46,7 +47,6 @@ from shared.messages.run import (
     RunTimedOut,
     RunUsage,
     RunWaiting,
-    Turn,
     Wait,
 )
 from shared.messages.timer import TimerFired, TimerSet
@@ -55,6 +55,7 @@ from shared.messages.webhook import WebhookReceived, WebhookRefused
 __all__ = [
     "DECLARATIONS",
     "Audited",
+    "ConcurrencySlot",
     "ConnectionAuthorized",
     "ConnectionRevoked",
     "DeadLettered",
@@ -97,7 +98,6 @@ __all__ = [
     "SubscriptionRemoved",
     "TimerFired",
     "TimerSet",
-    "Turn",
     "VariableChanged",
     "VariableRemoved",
     "Wait",

@@ -26,8 +26,8 @@ class RunUsage(msgspec.Struct, frozen=True):
     max_rss_mb: float = 0.0
 
 
-class Turn(msgspec.Struct, frozen=True):
-    """Whose turn it is: at most `limit` runs with the same key go on at a time.
+class ConcurrencySlot(msgspec.Struct, frozen=True):
+    """A slot among the `limit` runs with the same key that may go on at a time.
 
     What becomes of one that finds them at it is the policy: it waits (`queue`), it fails (`reject`), or it waits while those before
     it, running or waiting, are asked to stop (`cancel_older`).
@@ -108,7 +108,7 @@ class RunStarted(Message, frozen=True, kw_only=True):
     attempt: int
     executor: str
     tier: str
-    turn: Turn | None = None
+    slot: ConcurrencySlot | None = None
     isolation: str = "run"
 
 
@@ -144,7 +144,7 @@ class RunWaiting(Message, frozen=True, kw_only=True):
     blocked_on: str
     until: str | None = None
     waits: list[Wait] = msgspec.field(default_factory=list)
-    turn: Turn | None = None
+    slot: ConcurrencySlot | None = None
     reason: str | None = None
     error: RunError | None = None
     duration_ms: float = 0.0
@@ -182,7 +182,7 @@ class RunCancelRequested(Message, frozen=True, kw_only=True):
 class RunSucceeded(Message, frozen=True, kw_only=True):
     """The run ended with a result; one of more than 256 KiB as JSON is in the bucket `results` under `result_ref`.
 
-    The end of a run that had its turn names the key, and that of a child run the parent: whoever waits for either hears of it.
+    The end of a run that had a concurrency slot names its key, that of a child run the parent: who waits for either hears of it.
     """
 
     run: str
@@ -190,7 +190,7 @@ class RunSucceeded(Message, frozen=True, kw_only=True):
     result: Any
     duration_ms: float
     usage: RunUsage
-    turn: str | None = None
+    concurrency_key: str | None = None
     parent: str | None = None
     result_ref: str | None = None
     result_bytes: int | None = None
@@ -206,7 +206,7 @@ class RunFailed(Message, frozen=True, kw_only=True):
     error: RunError
     duration_ms: float
     usage: RunUsage
-    turn: str | None = None
+    concurrency_key: str | None = None
     parent: str | None = None
 
 
@@ -220,7 +220,7 @@ class RunTimedOut(Message, frozen=True, kw_only=True):
     error: RunError
     duration_ms: float
     usage: RunUsage
-    turn: str | None = None
+    concurrency_key: str | None = None
     parent: str | None = None
 
 
@@ -234,7 +234,7 @@ class RunCrashed(Message, frozen=True, kw_only=True):
     error: RunError
     duration_ms: float
     usage: RunUsage
-    turn: str | None = None
+    concurrency_key: str | None = None
     parent: str | None = None
 
 
@@ -246,7 +246,7 @@ class RunCancelled(Message, frozen=True, kw_only=True):
     attempt: int
     duration_ms: float = 0.0
     usage: RunUsage = RunUsage()
-    turn: str | None = None
+    concurrency_key: str | None = None
     parent: str | None = None
 
 
@@ -260,5 +260,5 @@ class RunExpired(Message, frozen=True, kw_only=True):
     reason: str = "deadline"
     duration_ms: float = 0.0
     usage: RunUsage = RunUsage()
-    turn: str | None = None
+    concurrency_key: str | None = None
     parent: str | None = None

@@ -75,10 +75,10 @@ class WaitView(msgspec.Struct, frozen=True):
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """A run as the API shows it; times are RFC 3339, `*_ms` milliseconds.
 
-    `blocked_on` and `until` are those of a run that does not go on now. `concurrency_key` is the whole key of its turn, once that
-    is known; `turn_of` are the runs that have the turn it waits for, where it is asked for alone. A result of `result_bytes` that
-    is too large for a message is in the bucket `results` under `result_ref`. `fingerprint` is that of the request that an
-    idempotency key came with.
+    `blocked_on` and `until` are those of a run that does not go on now. `concurrency_key` is the whole key of its concurrency slot,
+    once that is known; `slot_held_by` are the runs that have the slots of its key while it waits for one, where it is asked for
+    alone. A result of `result_bytes` that is too large for a message is in the bucket `results` under `result_ref`. `fingerprint`
+    is that of the request that an idempotency key came with.
     """
 
     id: str
@@ -109,7 +109,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     rerun_of: str | None = None
     run_at: str | None = None
     concurrency_key: str | None = None
-    turn_of: list[str] = []
+    slot_held_by: list[str] = []
     hops: int = 0
     input_ref: str | None = None
     result_ref: str | None = None

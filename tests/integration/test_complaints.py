@@ -22,7 +22,7 @@ from shared.messages import RunRequested
 from shared.pull import api_request
 from shared.questions import Page
 from shared.questions.executor import ListLines, ListRuns, RunList
-from tests.integration.test_lost_waits import ByHand, away, ended_run, turns, without_executor
+from tests.integration.test_lost_waits import ByHand, away, ended_run, slots, without_executor
 from tests.integration.test_runs import shared_folder, started
 from tests.integration.test_waiting import cancel
 from tests.support.inside import bus_of, eventually, running
@@ -239,7 +239,7 @@ async def test_6_no_slot_leaks_and_what_does_not_run_says_why(place: Place, data
 
         async def nothing_is_held() -> bool:
             pool = runtime.health.document()["pool"]
-            return not (pool["taken"] or pool["serving"] or pool["ending"] or await turns(place))
+            return not (pool["taken"] or pool["serving"] or pool["ending"] or await slots(place))
 
         await eventually(nothing_is_held)
 
@@ -350,7 +350,7 @@ async def test_13_runs_that_have_ended_leave_nothing_that_grows_but_their_rows(p
         assert not info["state"].get("subjects")
 
         async def no_turns() -> bool:
-            return not await turns(place)
+            return not await slots(place)
 
         await eventually(no_turns)
         for run in runs:

@@ -105,7 +105,7 @@ async def test_every_connection_is_logged_with_its_bytes_and_a_multitude_is_summ
     trail = Trail()
     with structlog.testing.capture_logs() as logs:
         for number in range(TOLD + 5):
-            trail.reached.note(connected(number))
+            trail.reached.record(connected(number))
         await trail.reached.finish()
     assert logs[0] == {
         "event": "egress.connected", "log_level": "info", "run": "r1", "org": "acme", "host": "a.example", "port": 443,
@@ -124,7 +124,7 @@ async def test_a_scan_is_told_in_bounds_and_nothing_of_it_is_forgotten() -> None
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
             for port in range(1, 201):
-                trail.reached.note(denied(port))
+                trail.reached.record(denied(port))
         await trail.reached.finish()
     assert len(logs) == len(trail.audited) == 2 * (TARGETS + 1)
     assert sum(one.detail["count"] for one in trail.audited) == 600
@@ -137,6 +137,6 @@ async def test_an_audit_that_cannot_be_stored_costs_a_log_line_and_not_the_run()
     trail = Trail()
     reached = Reached("r1", "acme", away, RunOutput("r1", "w", 1, trail._keep))
     with structlog.testing.capture_logs() as logs:
-        reached.note(denied(1))
+        reached.record(denied(1))
         await reached.finish()
     assert [one["event"] for one in logs] == ["egress.denied", "audit.lost"]

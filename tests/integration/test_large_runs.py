@@ -13,8 +13,7 @@ import pytest
 
 from services.executor import store
 from services.executor.questions import QUESTIONS
-from services.executor.runs import durable, life, looks, steps
-from services.executor.runs.life import RunState
+from services.executor.runs import durable, looks, run_state, steps
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
 from services.executor.store import ExecutorStore
@@ -244,7 +243,7 @@ async def _project(deps: Any, run: str, count: int) -> None:
         number += 1
         if number > count + 1 or not count:
             break
-        after = life.evolve(state, stored.envelope, open_message(stored.envelope), stored.sequence)
+        after = run_state.evolve(state, stored.envelope, open_message(stored.envelope), stored.sequence)
         assert after is not None
         done += steps.steps_of(after, stored.envelope, open_message(stored.envelope), stored.sequence)
         state = after if number <= count else state

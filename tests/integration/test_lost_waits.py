@@ -21,7 +21,18 @@ import pytest
 from services.executor.runs.claim import fold
 from shared.bus import Bus
 from shared.envelope import new_id, rfc3339, utc_now
-from shared.messages import Message, RunRequested, RunResumed, RunStarted, RunSucceeded, RunUsage, RunWaiting, TimerSet, Turn, Wait
+from shared.messages import (
+    ConcurrencySlot,
+    Message,
+    RunRequested,
+    RunResumed,
+    RunStarted,
+    RunSucceeded,
+    RunUsage,
+    RunWaiting,
+    TimerSet,
+    Wait,
+)
 from shared.questions.executor import FindWorkflow, WorkflowFound
 from tests.integration.test_runs import shared_folder, started
 from tests.integration.test_waiting import cancel
@@ -98,8 +109,8 @@ class ByHand:
         fields: dict[str, Any] = {"run": self.run, "workflow": workflow, "version": self._version, "input": given}
         await self.say(RunRequested(**fields, requested_by="test", timeout=60.0))
 
-    async def started(self, attempt: int = 1, turn: Turn | None = None) -> None:
-        await self.say(RunStarted(run=self.run, attempt=attempt, executor="killed", tier="none", turn=turn))
+    async def started(self, attempt: int = 1, slot: ConcurrencySlot | None = None) -> None:
+        await self.say(RunStarted(run=self.run, attempt=attempt, executor="killed", tier="none", slot=slot))
 
 
 @asynccontextmanager
@@ -119,11 +130,11 @@ async def deploy(outside: Outside) -> str:
     return found.entry.version
 
 
-def turn_of_all() -> Turn:
-    return Turn("default/in_turn")
+def slot_of_all() -> ConcurrencySlot:
+    return ConcurrencySlot("default/in_turn")
 
 
-async def turns(place: Place, *statements: str) -> list[str]:
+async def slots(place: Place, *statements: str) -> list[str]:
     """Change whose turn it is by hand, and return the runs whose it is now."""
     connection = await asyncpg.connect(place.database_url("executor"))
     try:
@@ -137,7 +148,7 @@ async def turns(place: Place, *statements: str) -> list[str]:
 
 async def no_turns_left(place: Place) -> None:
     async def none() -> bool:
-        return not await turns(place)
+        return not await slots(place)
 
     await eventually(none)
 
@@ -178,8 +189,8 @@ async def test_a_turn_that_was_taken_for_a_claim_that_never_came_is_used_and_lef
     async with without_executor(place, data) as (bus, version):
         hand = ByHand(bus, version)
         await hand.requested("in_turn", {"folder": str(shared_folder)})
-        key = turn_of_all().key
-        assert await turns(place, f"INSERT INTO turn (run, key) VALUES ('{hand.run}', '{key}')") == [hand.run]
+        key = slot_of_all().key
+        assert await slots(place, f"INSERT INTO concurrency_slot (run, key) VALUES ('{hand.run}', '{key}')") == [hand.run]
     async with river(place, data) as outside:
         await outside.run(hand.run, "succeeded")
         other = await outside.request("in_turn", input={"folder": str(shared_folder)})
@@ -193,7 +204,7 @@ async def test_a_turn_that_was_taken_for_a_run_that_is_cancelled_instead_is_left
     async with without_executor(place, data) as (bus, version):
         hand = ByHand(bus, version)
         await hand.requested("in_turn", {"folder": str(shared_folder)})
-        await turns(place, f"INSERT INTO turn (run, key) VALUES ('{hand.run}', '{turn_of_all().key}')")
+        await slots(place, f"INSERT INTO concurrency_slot (run, key) VALUES ('{hand.run}', '{slot_of_all().key}')")
         async with bus_of(place, "gateway") as gateway:
             await cancel(Outside(place, gateway), hand.run)
     async with river(place, data) as outside:
@@ -207,16 +218,18 @@ async def test_a_turn_that_was_taken_for_a_run_that_is_cancelled_instead_is_left
 async def test_a_turn_that_outlived_its_run_goes_to_the_one_who_waits(
     place: Place, data: Path, shared_folder: Path, told: bool
 ) -> None:
-    turn = turn_of_all()
+    slot = slot_of_all()
     async with without_executor(place, data) as (bus, version):
         ended, waiting = ByHand(bus, version), ByHand(bus, version)
         for hand in (ended, waiting):
             await hand.requested("in_turn", {"folder": str(shared_folder)})
-        await ended.started(turn=turn)
-        await turns(place, f"INSERT INTO turn (run, key) VALUES ('{ended.run}', '{turn.key}')")
-        await waiting.say(RunWaiting(run=waiting.run, attempt=0, blocked_on="concurrency", turn=turn))
-        # Whose end does not name the turn is not told of: the rows are searched for those.
-        end = RunSucceeded(run=ended.run, attempt=1, result=1, duration_ms=1.0, usage=RunUsage(), turn=turn.key if told else None)
+        await ended.started(slot=slot)
+        await slots(place, f"INSERT INTO concurrency_slot (run, key) VALUES ('{ended.run}', '{slot.key}')")
+        await waiting.say(RunWaiting(run=waiting.run, attempt=0, blocked_on="concurrency", slot=slot))
+        # Whose end does not name the key is not told of: the rows are searched for those.
+        end = RunSucceeded(
+            run=ended.run, attempt=1, result=1, duration_ms=1.0, usage=RunUsage(), concurrency_key=slot.key if told else None
+        )
         await ended.say(end)
     async with river(place, data) as outside:
         await outside.run(ended.run, "succeeded")
@@ -227,13 +240,13 @@ async def test_a_turn_that_outlived_its_run_goes_to_the_one_who_waits(
 async def test_a_run_that_was_given_its_turn_and_never_told_is_told(place: Place, data: Path, shared_folder: Path) -> None:
     async with river(place, data) as outside:
         await deploy(outside)
-        key = turn_of_all().key
-        await turns(place, f"INSERT INTO turn (run, key) VALUES ('somebody', '{key}')")
+        key = slot_of_all().key
+        await slots(place, f"INSERT INTO concurrency_slot (run, key) VALUES ('somebody', '{key}')")
         run = await outside.request("in_turn", input={"folder": str(shared_folder)})
         assert (await outside.run(run, "waiting")).blocked_on == "concurrency"
         # One who was killed after this, before saying that the run goes on.
-        taken = f"INSERT INTO turn (run, key) VALUES ('{run}', '{key}')"
-        assert await turns(place, "DELETE FROM turn WHERE run = 'somebody'", taken) == [run]
+        taken = f"INSERT INTO concurrency_slot (run, key) VALUES ('{run}', '{key}')"
+        assert await slots(place, "DELETE FROM concurrency_slot WHERE run = 'somebody'", taken) == [run]
         await outside.run(run, "succeeded")
         await no_turns_left(place)
 
@@ -242,9 +255,9 @@ async def test_a_run_that_was_resumed_and_not_yet_acknowledged_goes_on_once(plac
     async with without_executor(place, data) as (bus, version):
         hand = ByHand(bus, version)
         await hand.requested("in_turn", {"folder": str(shared_folder)})
-        await hand.say(RunWaiting(run=hand.run, attempt=0, blocked_on="concurrency", turn=turn_of_all()))
+        await hand.say(RunWaiting(run=hand.run, attempt=0, blocked_on="concurrency", slot=slot_of_all()))
         # The follower was killed before it moved its checkpoint: it reads `run.waiting` again.
-        await turns(place, f"INSERT INTO turn (run, key) VALUES ('{hand.run}', '{turn_of_all().key}')")
+        await slots(place, f"INSERT INTO concurrency_slot (run, key) VALUES ('{hand.run}', '{slot_of_all().key}')")
         await hand.say(RunResumed(run=hand.run, priority="normal"))
     async with river(place, data) as outside:
         await outside.run(hand.run, "succeeded")

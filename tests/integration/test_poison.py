@@ -17,7 +17,17 @@ from shared import suspects
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import new_id, rfc3339, seal, utc_now
-from shared.messages import Message, RunRequested, RunResumed, RunStarted, RunWaiting, TimerSet, Turn, Wait, declaration_of
+from shared.messages import (
+    ConcurrencySlot,
+    Message,
+    RunRequested,
+    RunResumed,
+    RunStarted,
+    RunWaiting,
+    TimerSet,
+    Wait,
+    declaration_of,
+)
 from shared.messages.catalog import Policy
 from shared.questions.executor import RunView
 from shared.streams import SUSPECTS
@@ -189,16 +199,16 @@ async def test_a_run_that_makes_the_followers_raise_ends_and_its_neighbours_go_o
         bad, good = await outside.request("asking"), await outside.request("asking")
         for run in (bad, good):
             await outside.run(run, "waiting")
-        from services.executor.runs import moves
+        from services.executor.runs import decide
 
-        resumption = moves.resumption
+        resumption = decide.resumption
 
         def raises(state: Any, *given: Any) -> Any:
             if state.id == bad:
                 raise ZeroDivisionError("a bug")
             return resumption(state, *given)
 
-        monkeypatch.setattr(moves, "resumption", raises)
+        monkeypatch.setattr(decide, "resumption", raises)
         for run in (bad, good):
             await outside.signal(run, "answer")
         ended = await poisoned(outside, bad)
@@ -235,7 +245,7 @@ async def test_a_run_that_makes_its_worker_raise_ends_after_three_tries(
 async def test_failures_with_one_run_in_several_places_at_once_end_it_once(place: Place) -> None:
     async with bus_of(place, "executor") as bus:
         poison = Poison(bus)
-        outcomes = await asyncio.gather(*(poison.note("nobodys", ValueError(str(number))) for number in range(6)))
+        outcomes = await asyncio.gather(*(poison.record("nobodys", ValueError(str(number))) for number in range(6)))
         assert outcomes == [False, False, True, True, True, True]
 
 
@@ -259,8 +269,8 @@ async def test_the_parent_of_a_poisoned_run_is_told_of_its_end(place: Place, dat
 async def test_a_run_whose_turn_cannot_be_looked_up_ends_alone(place: Place, data: Path) -> None:
     async with nobody_at_home(place, data) as written:
         await written.requested()
-        turn = Turn("a\0b", 10**12, "queue")
-        await written.say(RunWaiting(run=written.run, attempt=0, blocked_on="concurrency"), turn=msgspec.to_builtins(turn))
+        slot = ConcurrencySlot("a\0b", 10**12, "queue")
+        await written.say(RunWaiting(run=written.run, attempt=0, blocked_on="concurrency"), slot=msgspec.to_builtins(slot))
     async with house(place, data) as (outside, _, _version):
         assert (await outside.run(written.run, "succeeded")).result == "fine"
 

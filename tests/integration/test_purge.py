@@ -16,9 +16,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import store
-from services.executor.runs import life
+from services.executor.runs import run_state
 from services.executor.runs.claim import AlreadyEnded, Claim, fold
-from services.executor.runs.concurrency import Turns
+from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.dispatch import DispatchedRun, take
 from services.executor.runs.purge import LOCK, Purger, purge
 from services.executor.workspaces.bundles import Bundles
@@ -65,7 +65,7 @@ class Deps(msgspec.Struct, frozen=True):
     database_url: str
     bundles: Bundles
     bodies: Blobs
-    turns: Turns
+    concurrency: ConcurrencySlots
     store: store.ExecutorStore
     name: str = "late"
 
@@ -86,7 +86,7 @@ async def replica(place: Place, data: Path) -> AsyncIterator[Deps]:
     async with bus_of(place, "executor") as bus:
         bundles = Bundles(data / "late", Blobs(bus.client, "workspace"), compile_=uncompiled)
         await bundles.start()
-        yield Deps(bus, engine, url, bundles, Blobs(bus.client, "bodies"), Turns(engine), store.ExecutorStore(engine))
+        yield Deps(bus, engine, url, bundles, Blobs(bus.client, "bodies"), ConcurrencySlots(engine), store.ExecutorStore(engine))
     await engine.dispose()
 
 
@@ -314,7 +314,7 @@ async def test_whoever_holds_a_purged_run_says_nothing_more_of_it(place: Place, 
         await purge_all(deps.purger(), 1)
         request, started = stored[0], stored[1].envelope
         # A work message that was pulled before the purge and is carried on after it.
-        state = life.evolve(None, request.envelope, open_message(request.envelope, RunRequested), request.sequence)
+        state = run_state.evolve(None, request.envelope, open_message(request.envelope, RunRequested), request.sequence)
         assert state is not None
         with pytest.raises(AlreadyEnded):
             await take(DispatchedRun(request.envelope, request.sequence, state, {}), deps, "none")

@@ -10,9 +10,9 @@ import pytest
 
 from services.executor.runs import recent
 from services.executor.runs.claim import fold
-from services.executor.runs.life import RunState
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
+from services.executor.runs.run_state import RunState
 from services.executor.runs.views import run_view
 from services.executor.store import ExecutorStore
 from shared.db import open_engine

@@ -13,7 +13,7 @@ import pytest
 
 from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
-from services.executor.runs.concurrency import Turns
+from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.looks import Looks
 from services.executor.runs.purge import purge
 from services.executor.runs.recent import Recent
@@ -169,12 +169,12 @@ async def test_a_run_that_waits_for_its_turn_says_whose_it_is(place: Place, data
         first = await home.run("one_at_a_time", input=given)
         await started(shared_folder)
         second = await home.run("one_at_a_time", "waiting", input=given)
-        assert (second["blocked_on"], second["turn_of"]) == ("concurrency", [first["id"]])
+        assert (second["blocked_on"], second["slot_held_by"]) == ("concurrency", [first["id"]])
         assert second["concurrency_key"] == (await home.get(f"/runs/{first['id']}"))["concurrency_key"] is not None
         cancelled = await home.client("POST", f"/api/v1/runs/{second['id']}/cancel")
         assert cancelled.status == 202
         ended = await home.come_to(second["id"], "cancelled")
-        assert (ended["blocked_on"], ended["turn_of"]) == (None, [])
+        assert (ended["blocked_on"], ended["slot_held_by"]) == (None, [])
         (shared_folder / "go").touch()
         await home.come_to(first["id"], "succeeded")
 
@@ -338,7 +338,7 @@ class Replica(msgspec.Struct, frozen=True):
 
     bus: Bus
     store: ExecutorStore
-    turns: Turns
+    concurrency: ConcurrencySlots
     lines: Projection
     recent: Recent
     looks: Looks
@@ -356,7 +356,7 @@ async def test_what_is_seen_of_a_run_takes_a_bounded_number_of_statements(home: 
                 client=bus.client, engine=engine, url=url, service="executor", projected=part, health=Health("executor")
             )
             store = ExecutorStore(engine)
-            deps: Any = Replica(bus, store, Turns(engine), behind, Recent(), Looks(bus, store))
+            deps: Any = Replica(bus, store, ConcurrencySlots(engine), behind, Recent(), Looks(bus, store))
             asked: list[tuple[Any, int]] = [
                 (GetRun(org="default", id=run), 1),
                 (ListStates(org="default", id=run), 1),

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from services.executor.runs import life
-from services.executor.runs.claim import LEASE, AlreadyEnded, Claim, Superseded, fold
+from services.executor.runs import run_state
+from services.executor.runs.claim import LEASE, AlreadyEnded, Claim, Fenced, fold
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import new_id
@@ -29,7 +29,7 @@ async def claimed(bus: Bus, *, ago: float = 0.0) -> Claim:
     run = new_id()
     request = bus.seal(RunRequested(run=run, workflow="w", version="v", requested_by="x", timeout=60.0), org="default")
     first = await bus.append(request, 0)
-    state = life.evolve(None, request.envelope, request.message, first)
+    state = run_state.evolve(None, request.envelope, request.message, first)
     assert state is not None
     started = bus.seal(RunStarted(run=run, attempt=1, executor="one", tier="none"), org="default", cause=request.envelope)
     sequence = await bus.append(started, first)
@@ -50,21 +50,21 @@ def done(mine: Claim, name: str = "one") -> RunStepCompleted:
 async def test_a_claim_of_a_moment_ago_is_sure_without_asking(bus: Bus) -> None:
     mine = await claimed(bus)
     await taken_by_another(bus, mine)
-    await mine.sure()  # which within this time cannot be, but is not looked for
+    await mine.check_lease()  # which within this time cannot be, but is not looked for
 
 
 async def test_one_who_wakes_up_finds_out_that_the_run_is_somebody_else_s(bus: Bus) -> None:
     mine = await claimed(bus, ago=LEASE + 1)
-    await mine.sure()
-    await mine.sure()
+    await mine.check_lease()
+    await mine.check_lease()
     late = await claimed(bus, ago=LEASE + 1)
     sequence = await taken_by_another(bus, late)
-    with pytest.raises(Superseded):
-        await late.sure()
+    with pytest.raises(Fenced):
+        await late.check_lease()
     end = RunSucceeded(run=late.run, attempt=2, result=1, duration_ms=1.0, usage=RunUsage())
     await bus.append(bus.seal(end, org="default"), sequence)
     with pytest.raises(AlreadyEnded):
-        await late.sure()
+        await late.check_lease()
 
 
 async def test_a_step_whose_record_is_found_to_be_there_already_lets_the_next_one_begin_only_while_the_run_is_ours(
@@ -74,7 +74,7 @@ async def test_a_step_whose_record_is_found_to_be_there_already_lets_the_next_on
     await mine.step(done(mine))
     await mine.step(done(mine))  # the answer to the first was lost
     await taken_by_another(bus, mine)
-    with pytest.raises(Superseded):
+    with pytest.raises(Fenced):
         await mine.step(done(mine))
     types = [stored.envelope.type async for stored in aggregate.history(bus.client, "run", mine.run)]
     assert types == ["run.requested", "run.started", "run.step_completed", "run.started"]

@@ -17,7 +17,7 @@ import pytest
 from millrace import _bounds, _declare, _schema
 from millrace._runtime import encode
 from millrace._schema import input_schema
-from services.executor.runs import life
+from services.executor.runs import run_state
 from services.executor.sandbox import described, frames, grammar
 from services.executor.sandbox.errors import FrameError
 from services.executor.sandbox.jail import BundleProblem
@@ -278,7 +278,7 @@ def test_both_sides_have_the_same_bounds() -> None:
     assert {_schema.DECIMAL, _schema.TIME} == grammar.PATTERNS
     assert schemas.MOST_BYTES >= _schema.LARGEST
     assert (described.MOST_RETRIES, described.MOST_AT_A_TIME) == (_bounds.RETRIES, _bounds.TURNS)
-    assert life.MOST_AT_A_TIME == _bounds.TURNS
+    assert run_state.MOST_AT_A_TIME == _bounds.TURNS
     assert described.MOST_EXPRESSION == _bounds.EXPRESSION
     # What the SDK sends at most is taken.
     most = GOOD | {

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from services.executor import domain
-from services.executor.runs import life
+from services.executor.runs import run_state
 from shared.envelope import new_id, rfc3339, seal
 from shared.messages import RunRequested, RunStarted, RunSucceeded, RunUsage
 from shared.questions import Position
@@ -25,9 +25,9 @@ def test_a_stream_is_purged_up_to_the_slowest_reader_of_this_very_stream() -> No
 
 
 def test_what_comes_after_the_end_of_a_run_moves_its_sequence_and_nothing_else() -> None:
-    def folded(state: life.RunState | None, message: Any, sequence: int) -> life.RunState | None:
+    def folded(state: run_state.RunState | None, message: Any, sequence: int) -> run_state.RunState | None:
         envelope = seal(message, service="executor", org="default", now=NOW, id=new_id()).envelope
-        return life.evolve(state, envelope, message, sequence)
+        return run_state.evolve(state, envelope, message, sequence)
 
     request = RunRequested(run="r", workflow="w", version="v", requested_by="t", timeout=1.0)
     state = folded(None, request, 1)

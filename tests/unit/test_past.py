@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from services.executor.runs.life import AttemptState, RecordedCall, RunState
 from services.executor.runs.past import past
+from services.executor.runs.run_state import AttemptState, RecordedCall, RunState
 from services.executor.sandbox.jail import DONE, GIVEN_UP, SINCE, CompletedCall
 from shared.envelope import rfc3339
 from shared.messages import Wait

@@ -13,7 +13,7 @@ TABLES = (
         projection text PRIMARY KEY, stream text NOT NULL, incarnation text NOT NULL, last_seq bigint NOT NULL,
         updated_at timestamptz NOT NULL DEFAULT now())
     """,
-    # `state` is the fold of the run's messages (life.RunState) as JSON; the columns beside it are what lists ask for.
+    # `state` is the fold of the run's messages (run_state.RunState) as JSON; the columns beside it are what lists ask for.
     """
     CREATE TABLE run (
         id text PRIMARY KEY, org text NOT NULL, workflow text NOT NULL, status text NOT NULL,

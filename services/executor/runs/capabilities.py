@@ -11,9 +11,9 @@ import msgspec
 
 from services.executor.runs.claim import Claim
 from services.executor.runs.durable import Durable, check_size
-from services.executor.runs.life import RecordedCall, StepId
 from services.executor.runs.output import RunOutput
 from services.executor.runs.reached import Reached
+from services.executor.runs.run_state import RecordedCall, StepId
 from services.executor.sandbox import jail
 from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.jail import LARGEST_RESULT, KeptResult, Kind, StartedRun, StepRecord
@@ -32,7 +32,7 @@ from shared.questions.events import EmitEvent, Emitted, GetMapping, MappingView
 from shared.questions.oauth import GetToken, Token
 from shared.questions.settings import GetSecret, GetVariable, SecretGiven, VariableView
 
-# While the broker is away lines are offered again after so many seconds.
+# While the broker is away lines are published again after so many seconds.
 PAUSE = 1.0
 # Seconds after which a result that is there already is stored again, lest it go with the run that had it first.
 RENEWED = 24 * 3600.0
@@ -60,7 +60,7 @@ class CapabilityDeps(registration.RegistrationDeps, Protocol):
     longest_chain: int
 
 
-class Allowed:
+class RunCapabilities:
     """What one run may ask for; its organization and name are fixed here, never taken from the child."""
 
     def __init__(self, deps: CapabilityDeps, mine: Claim, steps: dict[StepId, RecordedCall]) -> None:
@@ -74,7 +74,7 @@ class Allowed:
         self._files = Files(deps, org, mine.run, mine.started.id)
         self.lines = RunOutput(mine.run, mine.state.workflow, mine.attempt, self._publish_lines)
         self.reached = Reached(mine.run, org, self._audit, self.lines)
-        self.network = Network(deps.egress.of(org), deps.resolver.of(org), self.reached.note)
+        self.network = Network(deps.egress.of(org), deps.resolver.of(org), self.reached.record)
 
     @property
     def waits(self) -> list[Wait]:
@@ -168,7 +168,7 @@ class Allowed:
             causation_id=started.id,
         )
         async with self._emitting:
-            emitted: Emitted = await self._told(command)
+            emitted: Emitted = await self._commanded(command)
         return {"id": emitted.event, "delivery": emitted.delivery}
 
     async def file_find(self, path: str) -> dict[str, Any]:
@@ -200,7 +200,7 @@ class Allowed:
         await self._files.close()
         await self.reached.finish()
 
-    async def _told(self, command: EmitEvent) -> Emitted:
+    async def _commanded(self, command: EmitEvent) -> Emitted:
         """Give a command, again while nobody answers in time: its id makes that safe. Raises what its owner refuses.
 
         Where too many events of the organization wait already, the run waits as well: its time-out bounds that.

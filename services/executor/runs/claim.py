@@ -1,4 +1,4 @@
-"""A run's messages as its supervisor says them: one append in flight, each expecting the one before, conflicts folded."""
+"""A run's messages as its supervisor appends them: one append in flight, each expecting the one before, conflicts folded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import msgspec
 import structlog
 
-from services.executor.runs import life
-from services.executor.runs.life import RecordedCall, RunState, StepId
+from services.executor.runs import run_state
+from services.executor.runs.run_state import RecordedCall, RunState, StepId
 from services.executor.store import ExecutorStore
 from shared import aggregate
 from shared.bus import Bus
@@ -30,7 +30,7 @@ from shared.messages import (
 from shared.messages.run import RunCrashed, RunFailed, RunTimedOut
 from shared.runs import RunEnd
 
-# While the broker is away an outcome is offered again after so many seconds; the run is ours until somebody newer claims it.
+# While the broker is away an outcome is appended again after so many seconds; the run is ours until somebody newer claims it.
 PAUSE = 0.25
 # What was the case so many seconds ago is the case still: signs of life go out every 10 s and count for 30, so that nobody else
 # gets the run within 20 of any moment in which this process was awake. After more it may have stood still, and lost the run.
@@ -42,8 +42,8 @@ _log = structlog.get_logger()
 T = TypeVar("T")
 
 
-class Superseded(Exception):
-    """A newer claim owns the run: its child is to be killed, nothing written, the message not acknowledged."""
+class Fenced(Exception):
+    """A newer claim fences this one off: its child is to be killed, nothing written, the message not acknowledged."""
 
 
 class AlreadyEnded(Exception):
@@ -86,8 +86,8 @@ async def read_all(bus: Bus, run: str, since: RunState | None = None) -> Read:
         try:
             message: Message = open_message(stored.envelope)
             attempt = read.state.attempt if read.state is not None else 0
-            read.steps.update(life.recorded(message, rfc3339(stored.envelope.time), attempt))
-            read.state = life.evolve(read.state, stored.envelope, message, stored.sequence)
+            read.steps.update(run_state.recorded(message, rfc3339(stored.envelope.time), attempt))
+            read.state = run_state.evolve(read.state, stored.envelope, message, stored.sequence)
         except Exception as error:
             read.error = read.error or error
             if read.state is not None:
@@ -121,14 +121,14 @@ def sound(read: Read) -> RunState | None:
     return read.state
 
 
-async def children_told(state: RunState, bus: Bus, store: ExecutorStore) -> dict[str, Any]:
+async def children_outcomes(state: RunState, bus: Bus, store: ExecutorStore) -> dict[str, Any]:
     """Return what is told of those child runs that a run waits for and that have ended, by id. Raises `Unavailable`."""
     told: dict[str, Any] = {}
     for wait in state.waits:
         if wait.kind == "run":
             child = (await read_now(bus, store, wait.name)).state
             if child is not None and child.ended:
-                told[wait.name] = life.told(child)
+                told[wait.name] = run_state.outcome_for_parent(child)
     return told
 
 
@@ -160,7 +160,7 @@ class Claim:
         self.run = state.id
         self.state = state
         """As it was when it was claimed."""
-        self.current = life.evolve(state, started, message, sequence) or state
+        self.current = run_state.evolve(state, started, message, sequence) or state
         """As it is since what was said last."""
         self.started = started
         self.attempt = message.attempt
@@ -170,17 +170,17 @@ class Claim:
         self.cancel = asyncio.Event()
 
     async def step(self, message: RunStepCompleted) -> None:
-        """Record a step. Raises `Superseded`, `AlreadyEnded`; waits while the broker is away.
+        """Record a step. Raises `Fenced`, `AlreadyEnded`; waits while the broker is away.
 
         When it returns the child may go on with the next one: nobody else has begun it in the meantime.
         """
         async with self._saying:
             how = "given_up/" if message.given_up else ""
             await self._append(message, f"{how}{message.kind}/{message.name}/{message.ordinal}")
-        await self.sure()
+        await self.check_lease()
 
-    async def sure(self) -> None:
-        """Return when it is certain that nobody else holds the run, which mostly nothing need be asked for. Raises like `step`."""
+    async def check_lease(self) -> None:
+        """Return once the lease on the run is certain, which mostly nothing need be asked for. Raises like `step`."""
         now = asyncio.get_running_loop().time()
         if now - self._since < LEASE:
             return
@@ -188,7 +188,7 @@ class Claim:
         if state is None or state.ended:
             raise AlreadyEnded
         if state.claim != self.started.id:
-            raise Superseded
+            raise Fenced
         self._since = now
 
     async def ask_to_stop(self) -> None:
@@ -200,7 +200,7 @@ class Claim:
     async def end(self, outcome: Outcome) -> Outcome:
         """Record the one end of the claim; returns what was recorded: `cancelled` when that was asked for in the meantime.
 
-        Raises `Superseded`, `AlreadyEnded`; waits while the broker is away.
+        Raises `Fenced`, `AlreadyEnded`; waits while the broker is away.
         """
         async with self._saying:
             while True:
@@ -213,7 +213,7 @@ class Claim:
 
     async def _append(self, message: Message, discriminator: str) -> None:
         if isinstance(message, RunEnd):
-            message = life.labelled(message, self.state)
+            message = run_state.labelled(message, self.state)
         id_ = caused_id(self.started.id, message, discriminator)
         sealed = self._bus.seal(message, org=self.state.org, cause=self.started, id=id_)
         while True:
@@ -228,7 +228,7 @@ class Claim:
                 await self._learn(message)
             else:
                 self._sequence = ack.sequence
-                self.current = life.evolve(self.current, sealed.envelope, message, ack.sequence) or self.current
+                self.current = run_state.evolve(self.current, sealed.envelope, message, ack.sequence) or self.current
                 # That it was stored says what was so when it was sent; of one that had been sent before, not even that.
                 self._since = -math.inf if ack.duplicate else sent
                 return
@@ -240,7 +240,7 @@ class Claim:
         if state is None or state.ended:
             raise AlreadyEnded
         if state.claim != self.started.id:
-            raise Superseded
+            raise Fenced
         self._sequence = state.last_seq
         self.current = state
         if state.status == "cancelling":

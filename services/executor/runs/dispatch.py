@@ -1,4 +1,4 @@
-"""What becomes of a run that is offered to this worker, up to the claim: it begins here, or waits, or ends without having begun."""
+"""Dispatch of a run to this worker, up to the claim: the run begins here, or waits, or ends without having begun."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from services.executor.runs import life, moves
+from services.executor.runs import decide, run_state
 from services.executor.runs.claim import AlreadyEnded, Claim, fold, read_now
-from services.executor.runs.concurrency import Turns
-from services.executor.runs.keys import turn_of
-from services.executor.runs.life import RecordedCall, RunState, StepId
+from services.executor.runs.concurrency import ConcurrencySlots
+from services.executor.runs.keys import slot_of
+from services.executor.runs.run_state import RecordedCall, RunState, StepId
 from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles
 from shared import aggregate
@@ -42,19 +42,19 @@ _log = structlog.get_logger()
 
 
 class DispatchDeps(Protocol):
-    """What taking an offer needs."""
+    """What a dispatch needs."""
 
     bus: Bus
     bundles: Bundles
     bodies: Blobs
     store: ExecutorStore
-    turns: Turns
+    concurrency: ConcurrencySlots
     expressions: Expressions
     name: str
 
 
 class DispatchedRun(msgspec.Struct, frozen=True):
-    """A run offered by the work message `envelope` at `sequence`. `folded` is None where that message is all there is to know."""
+    """A run that the work message `envelope` at `sequence` dispatches, as far as it is known."""
 
     envelope: Envelope
     sequence: int
@@ -64,7 +64,7 @@ class DispatchedRun(msgspec.Struct, frozen=True):
 
 
 async def take(
-    offer: DispatchedRun, deps: DispatchDeps, tier: str, *, park: str | None = None
+    dispatch: DispatchedRun, deps: DispatchDeps, tier: str, *, park: str | None = None
 ) -> tuple[Claim, dict[StepId, RecordedCall]]:
     """Claim the run; returns the claim and what is recorded of it. With `park` it is made to wait until then instead.
 
@@ -73,61 +73,63 @@ async def take(
     """
     for _ in range(TRIES):
         try:
-            return await _take(offer, deps, tier, park)
+            return await _take(dispatch, deps, tier, park)
         except Conflict:
-            folded = await fold(deps.bus, offer.state.id)
+            folded = await fold(deps.bus, dispatch.state.id)
             if folded is None:
                 raise AlreadyEnded from None
-            offer = msgspec.structs.replace(offer, state=folded.state, steps=folded.steps)
-    raise Conflict(f"run {offer.state.id} is claimed by others")
+            dispatch = msgspec.structs.replace(dispatch, state=folded.state, steps=folded.steps)
+    raise Conflict(f"run {dispatch.state.id} is claimed by others")
 
 
-async def _take(offer: DispatchedRun, deps: DispatchDeps, tier: str, park: str | None) -> tuple[Claim, dict[StepId, RecordedCall]]:
-    state = offer.state
+async def _take(
+    dispatch: DispatchedRun, deps: DispatchDeps, tier: str, park: str | None
+) -> tuple[Claim, dict[StepId, RecordedCall]]:
+    state = dispatch.state
     now = utc_now()
-    match moves.next_move(state, offer.sequence, now):
+    match decide.on_dispatch(state, dispatch.sequence, now):
         case "nothing":
             pass
         case "cancel":
-            await _say(offer, deps, RunCancelled(run=state.id, attempt=state.attempt))
+            await _append(dispatch, deps, RunCancelled(run=state.id, attempt=state.attempt))
         case "expire":
-            await _say(offer, deps, expired(state))
+            await _append(dispatch, deps, expired(state))
         case "poison":
-            await _say(offer, deps, _poison(state))
+            await _append(dispatch, deps, _poison(state))
         case "delay":
-            await _delay(offer, deps)
+            await _delay(dispatch, deps)
         case "claim" if park is not None:
             if state.held:
                 raise Conflict(f"run {state.id} was claimed meanwhile")
-            await _say(offer, deps, RunWaiting(run=state.id, attempt=state.attempt, blocked_on="worker", until=park))
+            await _append(dispatch, deps, RunWaiting(run=state.id, attempt=state.attempt, blocked_on="worker", until=park))
         case "claim":
             try:
-                offer = await _declared(offer, deps)
+                dispatch = await _declared(dispatch, deps)
             except Invalid as error:
-                await _say(offer, deps, failed(state.id, state.attempt, "ConcurrencyKey", error.detail))
+                await _append(dispatch, deps, failed(state.id, state.attempt, "ConcurrencyKey", error.detail))
                 raise AlreadyEnded from error
-            if offer.state.turn is None or await deps.turns.enter(state.id, offer.state.turn):
-                return await _claim(offer, deps, tier)
-            await _queue(offer, deps)
+            if dispatch.state.slot is None or await deps.concurrency.enter(state.id, dispatch.state.slot):
+                return await _claim(dispatch, deps, tier)
+            await _queue(dispatch, deps)
     raise AlreadyEnded
 
 
-async def _declared(offer: DispatchedRun, deps: DispatchDeps) -> DispatchedRun:
-    """Look what the workflow declares: how runs are isolated, and whose turn this one has to wait for if that is not known yet.
+async def _declared(dispatch: DispatchedRun, deps: DispatchDeps) -> DispatchedRun:
+    """Look what the workflow declares: how runs are isolated, and which concurrency slot this one needs if that is not known yet.
 
     Raises `Invalid`, `Unavailable`.
     """
-    state = offer.state
+    state = dispatch.state
     try:
         found = (await deps.bundles.get(state.version)).workflow(state.workflow)
-        offer = msgspec.structs.replace(offer, isolation=found.policy.isolation)
-        if state.turn is not None or (state.concurrency_key is None and found.concurrency is None):
-            return offer
+        dispatch = msgspec.structs.replace(dispatch, isolation=found.policy.isolation)
+        if state.slot is not None or (state.concurrency_key is None and found.concurrency is None):
+            return dispatch
         # An older version may have stored a policy that is none.
-        turn = life.bounded_turn(await turn_of(found, state, await given_to(state, deps.bodies), deps.expressions))
+        slot = run_state.bounded_slot(await slot_of(found, state, await given_to(state, deps.bodies), deps.expressions))
     except NotFound:
-        return offer  # there is nothing to run, which the attempt will tell
-    return msgspec.structs.replace(offer, state=msgspec.structs.replace(state, turn=turn))
+        return dispatch  # there is nothing to run, which the attempt will tell
+    return msgspec.structs.replace(dispatch, state=msgspec.structs.replace(state, slot=slot))
 
 
 async def given_to(state: RunState, bodies: Blobs) -> Any:
@@ -135,43 +137,43 @@ async def given_to(state: RunState, bodies: Blobs) -> Any:
     return state.input if state.input_ref is None else msgspec.json.decode(await bodies.read(state.input_ref))
 
 
-async def _claim(offer: DispatchedRun, deps: DispatchDeps, tier: str) -> tuple[Claim, dict[StepId, RecordedCall]]:
+async def _claim(dispatch: DispatchedRun, deps: DispatchDeps, tier: str) -> tuple[Claim, dict[StepId, RecordedCall]]:
     message = RunStarted(
-        run=offer.state.id,
-        attempt=offer.state.attempt + 1,
+        run=dispatch.state.id,
+        attempt=dispatch.state.attempt + 1,
         executor=deps.name,
         tier=tier,
-        turn=offer.state.turn,
-        isolation=offer.isolation,
+        slot=dispatch.state.slot,
+        isolation=dispatch.isolation,
     )
     # A fresh id per claim: attempt 2 must not be swallowed as a duplicate of attempt 1.
-    started = deps.bus.seal(message, org=offer.state.org, cause=offer.envelope)
+    started = deps.bus.seal(message, org=dispatch.state.org, cause=dispatch.envelope)
     since = asyncio.get_running_loop().time()
-    ack = await aggregate.append(deps.bus.client, deps.bus.journal, started, offer.state.last_seq, since=offer.state.last_seq)
-    return Claim(deps.bus, offer.state, started.envelope, message, ack.sequence, since), offer.steps
+    ack = await aggregate.append(deps.bus.client, deps.bus.journal, started, dispatch.state.last_seq, since=dispatch.state.last_seq)
+    return Claim(deps.bus, dispatch.state, started.envelope, message, ack.sequence, since), dispatch.steps
 
 
-async def _delay(offer: DispatchedRun, deps: DispatchDeps) -> None:
-    until = offer.state.run_at
-    assert until is not None  # noqa: S101 - the move says so
+async def _delay(dispatch: DispatchedRun, deps: DispatchDeps) -> None:
+    until = dispatch.state.run_at
+    assert until is not None  # noqa: S101 - the decision says so
     # The timer first: a run that waits for one that was never set would wait for the next sweep.
-    await set_timer(deps.bus, offer.state.org, offer.envelope, offer.state.id, until)
-    await _say(offer, deps, RunWaiting(run=offer.state.id, attempt=0, blocked_on="time", until=until))
+    await set_timer(deps.bus, dispatch.state.org, dispatch.envelope, dispatch.state.id, until)
+    await _append(dispatch, deps, RunWaiting(run=dispatch.state.id, attempt=0, blocked_on="time", until=until))
 
 
-async def _queue(offer: DispatchedRun, deps: DispatchDeps) -> None:
-    """Do what the policy says with a run that finds others at their turn."""
-    state = offer.state
-    turn = state.turn
-    assert turn is not None  # noqa: S101 - the move says so
-    if turn.policy == "reject":
-        holder = ", ".join(await deps.turns.holders(turn.key)) or "another run"
-        detail = f"{turn.limit} with the key {turn.key!r} at a time, and it is the turn of {holder}"
-        await _say(offer, deps, failed(state.id, state.attempt, "ConcurrencyLimit", detail, "limit"))
+async def _queue(dispatch: DispatchedRun, deps: DispatchDeps) -> None:
+    """Do what the policy says with a run that finds no free concurrency slot."""
+    state = dispatch.state
+    slot = state.slot
+    assert slot is not None  # noqa: S101 - the decision says so
+    if slot.policy == "reject":
+        holder = ", ".join(await deps.concurrency.holders(slot.key)) or "another run"
+        detail = f"{slot.limit} with the key {slot.key!r} at a time, and {holder} has the slot"
+        await _append(dispatch, deps, failed(state.id, state.attempt, "ConcurrencyLimit", detail, "limit"))
         return
-    await _say(offer, deps, RunWaiting(run=state.id, attempt=state.attempt, blocked_on="concurrency", turn=turn))
-    if turn.policy == "cancel_older":
-        for other in {*await deps.turns.holders(turn.key), *await deps.turns.waiting(turn.key)} - {state.id}:
+    await _append(dispatch, deps, RunWaiting(run=state.id, attempt=state.attempt, blocked_on="concurrency", slot=slot))
+    if slot.policy == "cancel_older":
+        for other in {*await deps.concurrency.holders(slot.key), *await deps.concurrency.waiting(slot.key)} - {state.id}:
             await _cancel_older(other, state, deps)
 
 
@@ -189,13 +191,13 @@ async def _cancel_older(other: str, newer: RunState, deps: DispatchDeps) -> None
     await aggregate.advance(deps.bus, read, cancel)
 
 
-async def _say(offer: DispatchedRun, deps: DispatchDeps, message: Message) -> None:
+async def _append(dispatch: DispatchedRun, deps: DispatchDeps, message: Message) -> None:
     """Append what becomes of the run instead of a claim."""
     if isinstance(message, RunEnd):
-        message = life.labelled(message, offer.state)
-    id_ = caused_id(offer.envelope.id, message, "unclaimed")
-    sealed = deps.bus.seal(message, org=offer.state.org, cause=offer.envelope, id=id_)
-    await aggregate.append(deps.bus.client, deps.bus.journal, sealed, offer.state.last_seq, since=offer.state.last_seq)
+        message = run_state.labelled(message, dispatch.state)
+    id_ = caused_id(dispatch.envelope.id, message, "unclaimed")
+    sealed = deps.bus.seal(message, org=dispatch.state.org, cause=dispatch.envelope, id=id_)
+    await aggregate.append(deps.bus.client, deps.bus.journal, sealed, dispatch.state.last_seq, since=dispatch.state.last_seq)
 
 
 async def set_timer(bus: Bus, org: str, cause: Envelope, run: str, until: str) -> None:

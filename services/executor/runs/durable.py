@@ -7,9 +7,9 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from services.executor.runs import moves
-from services.executor.runs.claim import Claim, children_told, outlasting, read_since, sound
-from services.executor.runs.life import RecordedCall, StepId
+from services.executor.runs import decide
+from services.executor.runs.claim import Claim, children_outcomes, outlasting, read_since, sound
+from services.executor.runs.run_state import RecordedCall, StepId
 from services.executor.sandbox.errors import OverLimit
 from services.executor.sandbox.jail import Kind, StartedRun, StepRecord
 from services.executor.store import ExecutorStore
@@ -110,7 +110,9 @@ class Durable:
         if state is None:
             raise NotFound("the run is gone")
         waiting = msgspec.structs.replace(state, status="waiting", held=False, waits=[wait], until=None)
-        return moves.resumption(waiting, self._steps, await children_told(waiting, self._deps.bus, self._deps.store), utc_now())
+        return decide.resumption(
+            waiting, self._steps, await children_outcomes(waiting, self._deps.bus, self._deps.store), utc_now()
+        )
 
     async def start(self, asked: StartedRun) -> str:
         """Ask for a run in the organization of this one; which one derives from this run and the place that asks."""

@@ -1,4 +1,4 @@
-"""Which runs take turns: the concurrency key that a workflow declares, worked out for one run."""
+"""The concurrency slot that a run needs: the key that its workflow declares, worked out for one run."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any
 
 import msgspec
 
-from services.executor.runs.life import RunState
+from services.executor.runs.run_state import RunState
 from services.executor.sandbox.jail import DeclaredWorkflow
 from services.executor.workspaces.keys import shown
 from shared.errors import Invalid
 from shared.expressions.pool import Expressions, Trouble
-from shared.messages import Turn
+from shared.messages import ConcurrencySlot
 from shared.messages.declaration import hashed_key
 
 # A key is shown to people and kept beside every run that has it.
 LONGEST = 300
 
 
-async def turn_of(workflow: DeclaredWorkflow, run: RunState, given: Any, expressions: Expressions) -> Turn | None:
-    """Return the turn that a run needs for the input `given`: by the key that its requester chose, else the workflow's own.
+async def slot_of(workflow: DeclaredWorkflow, run: RunState, given: Any, expressions: Expressions) -> ConcurrencySlot | None:
+    """Return the slot that a run needs for the input `given`: by the key that its requester chose, else the workflow's own.
 
     The key begins with whose workflow it is and, but for `concurrency="workflow"`, whose run: nobody waits for strangers. Raises
     `Invalid` when the workflow's expression gives no key for this input, `Unavailable`.
@@ -36,7 +36,7 @@ async def turn_of(workflow: DeclaredWorkflow, run: RunState, given: Any, express
     shown = "/".join(parts)
     if len(shown) > LONGEST:
         shown = f"{shown[:LONGEST]}…{hashed_key(shown)}"
-    return Turn(shown, workflow.policy.concurrency_limit, workflow.policy.concurrency_policy)
+    return ConcurrencySlot(shown, workflow.policy.concurrency_limit, workflow.policy.concurrency_policy)
 
 
 async def _value(workflow: DeclaredWorkflow, org: str, given: Any, expressions: Expressions) -> str:

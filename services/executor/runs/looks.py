@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from services.executor.runs.claim import read_now
-from services.executor.runs.life import RunState
+from services.executor.runs.run_state import RunState
 from services.executor.store import ExecutorStore
 from shared.bus import Bus
 from shared.errors import Unavailable

@@ -1,7 +1,7 @@
-"""Parking: runs over their organization's share make way for those of others, and are resumed when it is their turn.
+"""Parking: runs over their organization's share make way for those of others, and are resumed when there is room for them.
 
 That a run is parked is on the bus (`run.waiting`, blocked on `worker`). Which ones this process has parked, it remembers; those of
-one that was killed come back by their time, which the search of `waits` finds.
+one that was killed come back by their time, which the search of `resumer` finds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from services.executor.runs.resumer import Waits
+from services.executor.runs.resumer import Resumer
 from services.executor.runs.shares import SHOWN, Shares
 from services.executor.store import ExecutorStore
 from shared.errors import Unavailable
@@ -37,10 +37,10 @@ class ParkingDeps(Protocol):
 class Parking:
     """Looks after the runs that wait for their organization's share."""
 
-    def __init__(self, deps: ParkingDeps, waits: Waits) -> None:
+    def __init__(self, deps: ParkingDeps, resumer: Resumer) -> None:
         self._deps = deps
         self._shares = deps.shares
-        self._waits = waits
+        self._resumer = resumer
         self._next_look = 0.0
         self._parked_at: float | None = None
 
@@ -89,7 +89,7 @@ class Parking:
 
     async def _go_on(self, org: str, run: str) -> None:
         try:
-            if not await self._waits.unpark(run):
+            if not await self._resumer.unpark(run):
                 self._shares.forget(org, run)
         except (Unavailable, StreamError):
             self._shares.put_back(org, run)

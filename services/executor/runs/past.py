@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, TypedDict
 
-from services.executor.runs.life import AttemptState, RecordedCall, RunState, StepId
+from services.executor.runs.run_state import AttemptState, RecordedCall, RunState, StepId
 from services.executor.sandbox.jail import DONE, GIVEN_UP, SINCE, CompletedCall
 
 _WAITS = frozenset({"sleep", "signal", "run"})

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import structlog
 
-from services.executor.runs import life
+from services.executor.runs import run_state
 from services.executor.runs.claim import Read, read_all
 from shared import aggregate
 from shared.bus import Bus
@@ -30,7 +30,7 @@ class Poison:
         self._bus = bus
         self._tries: OrderedDict[str, int] = OrderedDict()
 
-    async def note(self, run: str, error: Exception) -> bool:
+    async def record(self, run: str, error: Exception) -> bool:
         """Count a failure of ours to do something with a run; the last one ends it. Returns whether that was the last one.
 
         To be called where the error is handled. Raises `Unavailable`, `Conflict`.
@@ -42,7 +42,7 @@ class Poison:
                 self._tries.popitem(last=False)
             return False
         await self._end(run, error)
-        # Another one may have ended it meanwhile: waits and offers fail with the same run.
+        # Another one may have ended it meanwhile: the resumer and dispatches fail with the same run.
         self._tries.pop(run, None)
         return True
 
@@ -60,7 +60,7 @@ class Poison:
                 return None
             attempt = 0 if state is None else state.attempt
             crashed = RunCrashed(run=run, attempt=attempt, reason="poison", error=told, duration_ms=0.0, usage=RunUsage())
-            message = crashed if state is None else life.labelled(crashed, state)
+            message = crashed if state is None else run_state.labelled(crashed, state)
             return self._bus.seal(
                 message,
                 org=read.org or "global",

@@ -25,7 +25,7 @@ _log = structlog.get_logger()
 
 
 class Reached:
-    """The trail of one attempt. `note` is called from the event loop and waits for nothing; `finish` once, at the end."""
+    """The trail of one attempt. `record` is called from the event loop and waits for nothing; `finish` once, at the end."""
 
     def __init__(self, run: str, org: str, audit: Callable[[Audited], Awaitable[None]], lines: RunOutput) -> None:
         self._run = run
@@ -35,10 +35,10 @@ class Reached:
         self._told = 0
         self._more = {"connections": 0, "sent": 0, "received": 0}
         self._denied: dict[tuple[str, int, str], _Denied] = {}
-        self._saying: set[asyncio.Task[None]] = set()
+        self._publishing: set[asyncio.Task[None]] = set()
 
-    def note(self, record: Record) -> None:
-        """Take note of a connection that has ended, or did not come about."""
+    def record(self, record: Record) -> None:
+        """Record a connection that has ended, or did not come about."""
         if record.outcome == "denied":
             self._deny(record)
         elif self._told < TOLD:
@@ -50,14 +50,14 @@ class Reached:
             self._more["received"] += record.received
 
     async def finish(self) -> None:
-        """Say what was only counted, and wait until what is said is stored, for a moment."""
+        """Publish what was only counted, and wait until all of it is stored, for a moment."""
         if self._more["connections"]:
             _log.info("egress.more", run=self._run, org=self._org, **self._more)
         for denied in self._denied.values():
             if denied.again:
-                self._say(denied.record, denied.again)
-        if self._saying:
-            await asyncio.wait(self._saying)
+                self._publish_denial(denied.record, denied.again)
+        if self._publishing:
+            await asyncio.wait(self._publishing)
 
     def _deny(self, record: Record) -> None:
         key = (record.host, record.port, record.reason)
@@ -68,9 +68,9 @@ class Reached:
             denied.record, denied.again = record, denied.again + 1
             return
         self._denied[key] = _Denied(record)
-        self._say(record, 1)
+        self._publish_denial(record, 1)
 
-    def _say(self, record: Record, count: int) -> None:
+    def _publish_denial(self, record: Record, count: int) -> None:
         fields = _fields(record) | {"count": count}
         _log.warning("egress.denied", run=self._run, org=self._org, **fields)
         audited = Audited(
@@ -81,11 +81,11 @@ class Reached:
             outcome="permission_denied",
             detail=fields,
         )
-        task = asyncio.create_task(self._tell(audited, fields))
-        self._saying.add(task)
-        task.add_done_callback(self._saying.discard)
+        task = asyncio.create_task(self._publish(audited, fields))
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
 
-    async def _tell(self, audited: Audited, fields: dict[str, Any]) -> None:
+    async def _publish(self, audited: Audited, fields: dict[str, Any]) -> None:
         await self._lines.log("warning", "egress.denied", fields)
         try:
             async with asyncio.timeout(PATIENCE):

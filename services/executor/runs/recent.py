@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import msgspec
 
-from services.executor.runs.life import RunState
+from services.executor.runs.run_state import RunState
 
 # How many, and the bytes up to which one is kept: input, result and attempts may be long.
 MOST = 256

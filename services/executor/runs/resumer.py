@@ -1,10 +1,10 @@
-"""What waits is looked at again when something happened that may be what it waits for, and resumed, or ended if nobody holds it.
+"""Re-checks waiting runs when a message may satisfy them, and resumes them, or ends those that nobody holds.
 
 Two followers, which are projections without rows: one writer each, in order, from a checkpoint. All that they decide they decide
 from the run's own messages, read anew, and append with an expectation: looking twice, or too often, does no harm. Now and then the
 rows are searched for what no message told of: a timer that the broker lost, a deadline that nobody sets a timer for.
 
-A run that makes us raise is tried again, then ended (`poison`): those after it have their turn all the same.
+A run that makes us raise is tried again, then ended (`poison`): those after it are re-checked all the same.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor import store
-from services.executor.runs import life, moves
-from services.executor.runs.claim import Read, children_told, read_now, sound
-from services.executor.runs.concurrency import Turns
+from services.executor.runs import decide, run_state
+from services.executor.runs.claim import Read, children_outcomes, read_now, sound
+from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.dispatch import expired
-from services.executor.runs.life import RunState, StepId
 from services.executor.runs.poison import TRIES as POISONED_AFTER
 from services.executor.runs.poison import Poison
+from services.executor.runs.run_state import RunState, StepId
 from services.executor.store import ExecutorStore
 from shared import aggregate, db
 from shared.bus import Bus
@@ -64,19 +64,19 @@ _log = structlog.get_logger()
 
 
 class ResumerDeps(Protocol):
-    """What looking after waiting runs needs."""
+    """What the resumer needs."""
 
     bus: Bus
     engine: AsyncEngine
     store: ExecutorStore
-    turns: Turns
+    concurrency: ConcurrencySlots
     poison: Poison
     rows: Projection
     database_url: str
 
 
-class Waits:
-    """Looks at runs that wait. Safe to use from several replicas."""
+class Resumer:
+    """Re-checks runs that wait. Safe to use from several replicas."""
 
     def __init__(self, deps: ResumerDeps, *, now: Callable[[], datetime] = utc_now) -> None:
         self._deps = deps
@@ -85,7 +85,7 @@ class Waits:
     def followers(self) -> list[Projected]:
         """Return the two projections that follow what happens to runs, and the timers."""
         return [
-            Projected(name="waits", stream="RUNS", apply=in_batches(self._follow), tables=(), filters=_FOLLOWED),
+            Projected(name="resumer", stream="RUNS", apply=in_batches(self._follow), tables=(), filters=_FOLLOWED),
             Projected(name="timers", stream="TIMERS", apply=in_batches(self._timers), tables=(), filters=("timer.*.fired",)),
         ]
 
@@ -95,10 +95,10 @@ class Waits:
             if isinstance(message, RunEnd):
                 if message.parent is not None:
                     await self._look_at(message.parent, envelope)
-                if message.turn is not None:
-                    await self._deps.turns.leave(message.run)
+                if message.concurrency_key is not None:
+                    await self._deps.concurrency.leave(message.run)
                     await self._deps.rows.caught_up(one.delivered.sequence)
-                    await self._grant(storable(message.turn), envelope)
+                    await self._grant(storable(message.concurrency_key), envelope)
             elif not (isinstance(message, RunWaiting) and message.blocked_on == "worker"):
                 # There may be thousands that were parked; whoever has parked them looks after them.
                 await self._look_at(envelope.subject, envelope)
@@ -124,7 +124,7 @@ class Waits:
 
     async def _is_over(self, run: str, error: Exception) -> bool:
         try:
-            return await self._deps.poison.note(run, error)
+            return await self._deps.poison.record(run, error)
         except (Unavailable, StreamError):
             raise
         except Exception:
@@ -161,21 +161,21 @@ class Waits:
             return False
 
     async def _what_is_due(self, state: RunState, steps: Iterable[StepId], now: datetime, *, has_worker: bool) -> Message | None:
-        """Return what is to be said of a run; `steps` are recorded, whether its rows know that already or not."""
+        """Return what is to be appended to a run; `steps` are recorded, whether its rows know that already or not."""
         if state.ended or state.held:
             return None
         if state.status == "cancelling":
-            return life.labelled(RunCancelled(run=state.id, attempt=state.attempt), state)
+            return run_state.labelled(RunCancelled(run=state.id, attempt=state.attempt), state)
         if not state.attempt and state.expires_at is not None and state.expires_at < now and state.status != "delayed":
-            return life.labelled(expired(state), state)
+            return run_state.labelled(expired(state), state)
         if state.blocked_on == "concurrency":
-            entered = state.turn is None or await self._deps.turns.enter(state.id, state.turn)
+            entered = state.slot is None or await self._deps.concurrency.enter(state.id, state.slot)
             return RunResumed(run=state.id, priority=state.priority) if entered else None
         if state.blocked_on == "worker" and has_worker:
             return RunResumed(run=state.id, priority=state.priority)
         # Asked after the state: what is recorded beyond it makes the append a conflict.
         recorded = {*steps, *(await self._deps.store.waits_over(state.id))} if state.waits else ()
-        over = moves.resumption(state, recorded, await children_told(state, self._deps.bus, self._deps.store), now)
+        over = decide.resumption(state, recorded, await children_outcomes(state, self._deps.bus, self._deps.store), now)
         return None if over is None else RunResumed(run=state.id, priority=state.priority, resolved=over)
 
     def _sealed(self, message: Message, state: RunState, cause: Envelope | None) -> Sealed[Message]:
@@ -186,8 +186,8 @@ class Waits:
         return self._deps.bus.seal(message, org=state.org, cause=of_chain, correlation=state.correlation_id, id=id_)
 
     async def _grant(self, key: str, cause: Envelope | None) -> None:
-        """Give free turns to those who wait for them longest, those of a higher priority first."""
-        for run in await self._deps.turns.waiting(key):
+        """Give free slots to those who wait for them longest, those of a higher priority first."""
+        for run in await self._deps.concurrency.waiting(key):
             if not await self._look_at(run, cause):
                 state = (await read_now(self._deps.bus, self._deps.store, run)).state
                 if state is not None and state.status == "waiting" and state.blocked_on == "concurrency":
@@ -213,7 +213,7 @@ class Waits:
             overdue = await store.overdue(connection, self._now(), LATE, ROUND)
         for run in overdue:
             await self._look_at(run, None)
-        for key in {*await self._deps.turns.left_behind(), *await self._deps.turns.free()}:
+        for key in {*await self._deps.concurrency.left_behind(), *await self._deps.concurrency.free()}:
             await self._grant(key, None)
         return len(overdue)
 

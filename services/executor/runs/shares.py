@@ -5,8 +5,8 @@ the slots that are free; one that has none going on needs a free slot only. So o
 stays free goes to whoever comes (dynamic thresholds: Choudhury, Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
 
 A run that comes too early for its organization's share waits in place, in a slot that is free. Once that leaves no slot to those
-who might begin, the runs that wait in place are parked (`parking` appends it), and those offered next with them, until the others
-had their turn. Counts and who is next are kept here, in memory; nothing here reads or writes anything.
+who might begin, the runs that wait in place are parked (`parking` appends it), and those dispatched next with them, until the
+others had their turn. Counts and who is next are kept here, in memory; nothing here reads or writes anything.
 """
 
 from __future__ import annotations

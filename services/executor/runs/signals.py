@@ -6,8 +6,8 @@ from typing import Protocol
 
 import msgspec
 
-from services.executor.runs.life import MOST_SIGNALS, RunState
 from services.executor.runs.looks import Looks
+from services.executor.runs.run_state import MOST_SIGNALS, RunState
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import Sealed, derived_id

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from services.executor.runs import life
-from services.executor.runs.life import RunState
+from services.executor.runs import run_state
+from services.executor.runs.run_state import RunState
 from shared.envelope import Envelope, rfc3339
 from shared.errors import Malformed, Problem
 from shared.messages import Message
@@ -40,7 +40,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 def steps_of(state: RunState, envelope: Envelope, message: Message, sequence: int) -> Iterable[Step]:
     """Return what a message of a run records; `state` is the run's as that message leaves it."""
-    for part, ((kind, name, ordinal), done) in enumerate(life.recorded(message)):
+    for part, ((kind, name, ordinal), done) in enumerate(run_state.recorded(message)):
         yield Step(
             run=state.id,
             place=(sequence, part),

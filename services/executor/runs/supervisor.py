@@ -13,15 +13,15 @@ import structlog
 from nats.aio.msg import Msg
 
 from services.executor import domain
-from services.executor.runs import life, moves
-from services.executor.runs.capabilities import Allowed, CapabilityDeps
-from services.executor.runs.claim import AlreadyEnded, Claim, Outcome, Superseded, fold
-from services.executor.runs.concurrency import Turns
+from services.executor.runs import decide, run_state
+from services.executor.runs.capabilities import CapabilityDeps, RunCapabilities
+from services.executor.runs.claim import AlreadyEnded, Claim, Fenced, Outcome, fold
+from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.dispatch import DispatchedRun, failed, given_to, set_timer, take
-from services.executor.runs.life import RecordedCall, StepId
 from services.executor.runs.past import past
 from services.executor.runs.poison import TRIES, Poison
 from services.executor.runs.recent import Recent
+from services.executor.runs.run_state import RecordedCall, StepId
 from services.executor.runs.shares import QueuedRun, Shares
 from services.executor.sandbox import jail
 from services.executor.sandbox.errors import SandboxUnavailable
@@ -77,7 +77,7 @@ class SupervisorDeps(CapabilityDeps, Protocol):
     resolver: Resolver
     keyring: Keyring
     store: ExecutorStore
-    turns: Turns
+    concurrency: ConcurrencySlots
     recent: Recent
     poison: Poison
     shares: Shares
@@ -113,7 +113,7 @@ class Runs:
             held.claim.cancel.set()
 
     async def work(self, msg: Msg) -> None:
-        """Carry a run that was offered to its end, or to where it waits, and acknowledge; never raises for the run's own sake.
+        """Carry a run that was dispatched to its end, or to where it waits, and acknowledge; never raises for the run's own sake.
 
         Cancelling this task kills the child and gives the run back at once.
         """
@@ -121,7 +121,7 @@ class Runs:
             envelope = open_envelope(msg.data)
             message: Message = open_message(envelope)
             if not isinstance(message, RunRequested | RunResumed):
-                raise Invalid(f"{envelope.type} offers no run")
+                raise Invalid(f"{envelope.type} dispatches no run")
         except Invalid as error:
             await self._bury(msg, msg.metadata.num_delivered or 1, error)
             return
@@ -151,7 +151,7 @@ class Runs:
 
     async def _give_back(self, held: HeldRun) -> None:
         """Let another worker have the run, at once, and without a claim that looks as if it had been lost."""
-        with contextlib.suppress(nats.errors.Error, Superseded, AlreadyEnded, TimeoutError):
+        with contextlib.suppress(nats.errors.Error, Fenced, AlreadyEnded, TimeoutError):
             if held.claim is not None:
                 async with asyncio.timeout(GIVING_BACK):
                     await held.claim.end(RunResumed(run=held.claim.run, priority=held.claim.state.priority))
@@ -167,15 +167,15 @@ class Runs:
             async with self._suspects[_priority(held.msg)].handling(held.msg):
                 if isinstance(message, RunRequested) and await self._carried_out_long_ago(envelope, message):
                     return True
-                offer = await self._offer(held, envelope, message)
-            return await self._begun(held, offer)
+                dispatch = await self._dispatched(held, envelope, message)
+            return await self._begun(held, dispatch)
         except AlreadyEnded:
             return True
         except Deadly as error:
             await self._bury(held.msg, held.msg.metadata.num_delivered or 1, error, "ends its service")
             return False
-        except (Superseded, Conflict):
-            _log.warning("run.superseded", run=message.run)
+        except (Fenced, Conflict):
+            _log.warning("run.fenced", run=message.run)
             return False
         except (Unavailable, SandboxUnavailable) as error:
             _log.warning("run.given_back", run=message.run, reason=str(error))
@@ -185,17 +185,17 @@ class Runs:
         except Exception as error:
             return await self._poisoned(held, message.run, error)
 
-    async def _begun(self, held: HeldRun, offer: DispatchedRun) -> bool:
+    async def _begun(self, held: HeldRun, dispatch: DispatchedRun) -> bool:
         """Begin the run when its organization's share allows it, and carry it to its end; returns as `_carry`.
 
-        Until then it takes no turn, which others could use.
+        Until then it takes no concurrency slot, which others could use.
         """
         deps = self._deps
-        place = QueuedRun(offer.state.id, offer.state.org, offer.state.priority)
+        place = QueuedRun(dispatch.state.id, dispatch.state.org, dispatch.state.priority)
         try:
-            if moves.next_move(offer.state, offer.sequence, utc_now()) == "claim" and not await deps.shares.enter(place):
-                return await self._parked(offer, place)
-            held.claim, steps = await take(offer, deps, deps.sandbox.tier)
+            if decide.on_dispatch(dispatch.state, dispatch.sequence, utc_now()) == "claim" and not await deps.shares.enter(place):
+                return await self._parked(dispatch, place)
+            held.claim, steps = await take(dispatch, deps, deps.sandbox.tier)
             outcome = await self._attempt(held.claim, steps)
             if isinstance(outcome, RunWaiting) and outcome.until is not None:
                 await self._set_timer(held.claim, outcome.until)
@@ -205,13 +205,13 @@ class Runs:
             deps.shares.leave(place)
         return True
 
-    async def _parked(self, offer: DispatchedRun, place: QueuedRun) -> bool:
+    async def _parked(self, dispatch: DispatchedRun, place: QueuedRun) -> bool:
         """Make the run wait for a worker; returns whether its message is to be acknowledged."""
-        if offer.state.held:
-            return False  # its last attempt was lost, which a wait would hide: it is offered again, after the acknowledgement wait
+        if dispatch.state.held:
+            return False  # its last attempt was lost, which a wait would hide: it comes again, after the acknowledgement wait
         drawn = random.uniform(0.5, 1.0)  # noqa: S311 - it spreads load, and is no secret
         try:
-            await take(offer, self._deps, self._deps.sandbox.tier, park=rfc3339(later(utc_now(), PARKED * drawn)))
+            await take(dispatch, self._deps, self._deps.sandbox.tier, park=rfc3339(later(utc_now(), PARKED * drawn)))
         except AlreadyEnded:
             self._deps.shares.park(place)
         return True
@@ -219,7 +219,7 @@ class Runs:
     async def _poisoned(self, held: HeldRun, run: str, error: Exception) -> bool:
         """Try a run again that makes us raise, or end it; returns whether its message is to be acknowledged."""
         try:
-            if await self._deps.poison.note(run, error):
+            if await self._deps.poison.record(run, error):
                 return True
         except Unavailable as unavailable:
             _log.warning("run.given_back", run=run, reason=str(unavailable))
@@ -236,10 +236,10 @@ class Runs:
     async def _bury(self, msg: Msg, tries: int, error: Exception, reason: str = "can never work") -> None:
         await self._deps.bus.bury(_WORK[_priority(msg)], msg, tries, error, reason)
 
-    async def _offer(self, held: HeldRun, envelope: Envelope, message: RunRequested | RunResumed) -> DispatchedRun:
-        """Return what is known of the run: of one that is offered for the first time nothing need be read."""
+    async def _dispatched(self, held: HeldRun, envelope: Envelope, message: RunRequested | RunResumed) -> DispatchedRun:
+        """Return what is known of the run: of one that is dispatched for the first time nothing need be read."""
         if isinstance(message, RunRequested) and (held.msg.metadata.num_delivered or 1) == 1:
-            state = life.evolve(None, envelope, message, held.sequence)
+            state = run_state.evolve(None, envelope, message, held.sequence)
             if state is not None:
                 return DispatchedRun(envelope, held.sequence, state, {})
         folded = await fold(self._deps.bus, message.run)
@@ -288,23 +288,23 @@ class Runs:
             isolation="workflow" if found.policy.isolation == "workflow" else "run",
             **past(run, steps, utc_now()),
         )
-        allowed = Allowed(deps, mine, steps)
+        capabilities = RunCapabilities(deps, mine, steps)
         try:
             with deps.bundles.held(bundle.folder):
                 # Code, input and a child may have taken long, or this process stood still meanwhile.
-                await mine.sure()
-                outcome = await deps.sandbox.run(job, allowed, cancel=mine.cancel)
+                await mine.check_lease()
+                outcome = await deps.sandbox.run(job, capabilities, cancel=mine.cancel)
         finally:
             # Before the end: a run that is said to have ended has all its lines, and the trail of what it was denied.
-            await allowed.finish()
-        await allowed.lines.flush()
+            await capabilities.finish()
+        await capabilities.lines.flush()
         if outcome.status == "waiting":
-            return _waiting(run.id, mine.attempt, allowed.waits, outcome)
+            return _waiting(run.id, mine.attempt, capabilities.waits, outcome)
         told = message_of(run.id, mine.attempt, outcome)
         if isinstance(told, RunFailed | RunTimedOut | RunCrashed):
             policy = found.policy
             drawn = random.random()  # noqa: S311 - it spreads load, and is no secret
-            pause = moves.pause_before_retry(policy, found.retries, run.failures, told.reason, drawn)
+            pause = decide.pause_before_retry(policy, found.retries, run.failures, told.reason, drawn)
             if pause is not None:
                 return _retried(told, pause)
         return told
@@ -352,7 +352,7 @@ def _waiting(run: str, attempt: int, waits: list[Wait], outcome: jail.Outcome) -
         error = RunError("FrameError", "it said that it waits, and had not asked for anything")
         return RunCrashed(**common, reason="sandbox", error=error)
     timer = None if outcome.seconds is None else rfc3339(later(utc_now(), outcome.seconds))
-    blocked_on, until = moves.waiting(waits, timer)
+    blocked_on, until = decide.waiting(waits, timer)
     return RunWaiting(**common, blocked_on=blocked_on, until=until, waits=waits)
 
 

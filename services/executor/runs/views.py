@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.executor.runs.life import AttemptState, RunState, queue_ms
+from services.executor.runs.run_state import AttemptState, RunState, queue_ms
 from shared.questions.executor import AttemptView, RunView, WaitView
 from shared.runs import BLOCKED
 
 
-def run_view(state: RunState, turn_of: list[str] | None = None) -> RunView:
+def run_view(state: RunState, slot_held_by: list[str] | None = None) -> RunView:
     """Return a run as the API shows it; an input that travels by reference is shown as its reference."""
     shown: Any = state.input if state.input_ref is None else {"$ref": state.input_ref}
     blocked = state.status in BLOCKED
-    # While a run waits for its next attempt, its turn or a worker, the waits that it is to come back to are not what keeps it.
+    # While a run waits for its next attempt, a slot or a worker, the waits that it is to come back to are not what keeps it.
     waits = state.waits if blocked and state.blocked_on not in {"retry", "concurrency", "worker"} else []
     return RunView(
         id=state.id,
@@ -43,8 +43,8 @@ def run_view(state: RunState, turn_of: list[str] | None = None) -> RunView:
         parent=state.parent,
         rerun_of=state.rerun_of,
         run_at=state.run_at,
-        concurrency_key=state.turn.key if state.turn is not None else state.concurrency_key,
-        turn_of=turn_of or [],
+        concurrency_key=state.slot.key if state.slot is not None else state.concurrency_key,
+        slot_held_by=slot_held_by or [],
         hops=state.hops,
         input_ref=state.input_ref,
         result_ref=state.result_ref,

@@ -111,7 +111,7 @@ class Files:
     async def find(self, path: str) -> dict[str, Any]:
         """See `jail.Capabilities.file_find`."""
         row = await self._row(path)
-        return _told(row["path"], row["size"], row["sha256"], rfc3339(row["updated_at"]))
+        return _described(row["path"], row["size"], row["sha256"], rfc3339(row["updated_at"]))
 
     async def list(self, prefix: str, after: str) -> dict[str, Any]:
         """See `jail.Capabilities.file_list`: of two files of one path the organization's own is told."""
@@ -121,7 +121,7 @@ class Files:
                 rows[row["path"]] = row
         paths = sorted(rows)
         items = [
-            _told(path, rows[path]["size"], rows[path]["sha256"], rfc3339(rows[path]["updated_at"])) for path in paths[:LISTED]
+            _described(path, rows[path]["size"], rows[path]["sha256"], rfc3339(rows[path]["updated_at"])) for path in paths[:LISTED]
         ]
         return {"items": items, "next": paths[LISTED - 1] if len(paths) > LISTED else None}
 
@@ -205,7 +205,7 @@ class Files:
                     await one.close()
 
     def _begun(self, under_way: dict[int, U], number: int, made: Callable[[], U]) -> U:
-        """Take note of one that begins. Waits for nothing, so that nobody comes between."""
+        """Take note of one that begins. Resumer for nothing, so that nobody comes between."""
         if number in under_way:
             raise Invalid(f"{under_way[number].path!r} is under way by the number {number} already")
         if len(self._readings) + len(self._writings) >= AT_ONCE:
@@ -227,7 +227,7 @@ class Files:
             view: FileView = await registration.put_file(command, self._deps)
         except StreamError as error:
             raise Unavailable(f"{writing.path!r} cannot be written now: {error}") from error
-        return _told(view.path, view.size, view.sha256, view.updated_at)
+        return _described(view.path, view.size, view.sha256, view.updated_at)
 
     async def _row(self, path: str) -> RowMapping:
         domain.checked_path(path)
@@ -255,5 +255,5 @@ class Files:
         return derived_id(self._claim, "file", str(self._changes))
 
 
-def _told(path: str, size: int, sha256: str, updated_at: str) -> dict[str, Any]:
+def _described(path: str, size: int, sha256: str, updated_at: str) -> dict[str, Any]:
     return {"path": path, "size": size, "sha256": sha256, "updated_at": updated_at}

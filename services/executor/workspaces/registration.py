@@ -152,7 +152,7 @@ async def describe(deps: RegistrationDeps, tree: dict[str, str], known: list[Ser
     try:
         with deps.bundles.held(folder):
             found = await deps.sandbox.describe(folder, served=known, patience=deps.slow.patience(org))
-            deps.slow.note(org, tree, found.problems)
+            deps.slow.record(org, tree, found.problems)
     except SandboxUnavailable as error:
         raise Unavailable(f"code cannot be read now: {error}") from error
     wrong = {}

@@ -22,7 +22,7 @@ class Slow:
         self._now = now
         self._known: dict[tuple[str, str, str], tuple[float, FileProblem]] = {}
 
-    def note(self, org: str, tree: dict[str, str], problems: Iterable[BundleProblem]) -> None:
+    def record(self, org: str, tree: dict[str, str], problems: Iterable[BundleProblem]) -> None:
         """Remember those files of a tree that were slow."""
         for one in problems:
             if one.is_slow and one.path in tree and len(self._known) < MOST:

@@ -50,7 +50,7 @@ class Evidence:
         """Read what the executor and the archive keep, ask the executors, and judge; False when time may still heal something."""
         rows = RowFacts(
             states={row["id"]: row["status"] for row in await database.fetch("SELECT id, status FROM executor.run")},
-            turns=[row["run"] for row in await database.fetch("SELECT run FROM executor.turn")],
+            turns=[row["run"] for row in await database.fetch("SELECT run FROM executor.concurrency_slot")],
             archived=(await archived(database, [STREAM])).get(STREAM, 0),
         )
         self.pools = await self._pools()

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.executor.runs import life, moves
-from services.executor.runs.life import SHOWN_ATTEMPTS, RecordedCall, RunState, StepId
-from services.executor.runs.moves import MOST_LOST
+from services.executor.runs import decide, run_state
+from services.executor.runs.decide import MOST_LOST
+from services.executor.runs.run_state import SHOWN_ATTEMPTS, RecordedCall, RunState, StepId
 from shared.envelope import Envelope, new_id, rfc3339, seal
 from shared.messages import (
+    ConcurrencySlot,
     Message,
     Resolved,
     RunCancelled,
@@ -34,7 +35,6 @@ from shared.messages import (
     RunTimedOut,
     RunUsage,
     RunWaiting,
-    Turn,
     Wait,
 )
 from shared.messages.catalog import Policy
@@ -44,7 +44,7 @@ from shared.values import YEAR
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 SPENT: dict[str, Any] = {"duration_ms": 1.0, "usage": RunUsage()}
 ERROR = RunError("E", "e")
-TURN = Turn("a/b")
+SLOT = ConcurrencySlot("a/b")
 # Each number picks one of those things that may happen next. Long stories as often as short ones: left to itself a list is short.
 CHOICES = st.integers(0, 80).flatmap(lambda length: st.lists(st.integers(0, 10_000), min_size=length, max_size=length))
 
@@ -85,8 +85,8 @@ class Story:
         self._sequence += 1
         sealed = seal(message, service="executor", org="default", now=self.now, id=new_id())
         self.told.append((sealed.envelope, message, self._sequence))
-        self.steps.update(life.recorded(message))
-        self.state = life.evolve(self.state, sealed.envelope, message, self._sequence)
+        self.steps.update(run_state.recorded(message))
+        self.state = run_state.evolve(self.state, sealed.envelope, message, self._sequence)
 
     # -- who may write ----------------------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class Story:
 
     def is_offered(self) -> None:
         """A worker gets its message, for the first time or again."""
-        match moves.next_move(self.run, self.run.work_seq, self.now):
+        match decide.on_dispatch(self.run, self.run.work_seq, self.now):
             case "claim":
                 assert not self.run.ended
                 assert self.run.held or self.run.status == "queued"
@@ -108,7 +108,7 @@ class Story:
                 self.lost = self.lost + 1 if self.run.held else self.lost
                 assert self.lost < MOST_LOST
                 self.claims += 1
-                self.say(RunStarted(run="r", attempt=self.run.attempt + 1, executor="e", tier="none", turn=TURN))
+                self.say(RunStarted(run="r", attempt=self.run.attempt + 1, executor="e", tier="none", slot=SLOT))
             case "cancel":
                 assert self.run.status == "cancelling"
                 self.end(RunCancelled(run="r", attempt=self.run.attempt))
@@ -128,7 +128,7 @@ class Story:
         until = rfc3339(self.now + timedelta(seconds=1))
         self.say(RunWaiting(run="r", attempt=self.run.attempt, blocked_on="worker", until=until))
         assert (self.run.status, self.run.blocked_on, self.run.waits) == ("waiting", "worker", waited)
-        assert moves.next_move(self.run, self.run.work_seq, self.now) == "nothing"
+        assert decide.on_dispatch(self.run, self.run.work_seq, self.now) == "nothing"
 
     def is_looked_at(self) -> None:
         """The follower, or the search, considers it."""
@@ -138,7 +138,7 @@ class Story:
             self.end(RunCancelled(run="r", attempt=self.run.attempt))
             return
         waited = list(self.run.waits)
-        over = moves.resumption(self.run, self.steps, {"child": {"status": "succeeded", "result": 1}}, self.now)
+        over = decide.resumption(self.run, self.steps, {"child": {"status": "succeeded", "result": 1}}, self.now)
         if over is None:
             return
         assert self.run.status in {"waiting", "delayed"}
@@ -180,7 +180,7 @@ class Story:
         ][: 1 + ordinal % 3]
         # What an earlier attempt began to wait for is waited for still, as it was.
         waits = [*known.values(), *wanted]
-        blocked_on, until = moves.waiting(waits)
+        blocked_on, until = decide.waiting(waits)
         self.say(RunWaiting(run="r", attempt=self.run.attempt, blocked_on=blocked_on, until=until, waits=waits))
         assert {(wait.kind, wait.name, wait.ordinal): wait for wait in self.run.waits}.items() >= known.items()
         self.lost = 0
@@ -247,7 +247,7 @@ class Story:
                 assert heard + [signal.data for signal in run.signals if signal.name == name] == given
         for work_seq in range(run.last_seq + 2):
             if run.ended or (not run.held and run.status in {"waiting", "delayed"}):
-                assert moves.next_move(run, work_seq, self.now) == "nothing"
+                assert decide.on_dispatch(run, work_seq, self.now) == "nothing"
 
 
 @given(CHOICES)
@@ -265,15 +265,15 @@ def test_messages_that_are_read_again_change_nothing(choices: list[int], first: 
     state: RunState | None = None
     upto = first % (len(told) + 1)
     for envelope, message, sequence in told[:upto]:
-        state = life.evolve(state, envelope, message, sequence)
+        state = run_state.evolve(state, envelope, message, sequence)
     again = state
     for envelope, message, sequence in told[second % (upto + 1) : upto]:
-        again = life.evolve(again, envelope, message, sequence)
+        again = run_state.evolve(again, envelope, message, sequence)
     assert again == state
     # A row is kept as JSON, and gone on with from there.
     kept = None if state is None else msgspec.json.decode(msgspec.json.encode(state), type=RunState)
     for envelope, message, sequence in told[upto:]:
-        kept = life.evolve(kept, envelope, message, sequence)
+        kept = run_state.evolve(kept, envelope, message, sequence)
     assert kept == story.state
 
 
@@ -301,7 +301,7 @@ def test_no_time_and_no_duration_of_a_message_is_more_than_can_be_reckoned_with(
 
     def said(state: RunState | None, message: Message, sequence: int) -> RunState:
         envelope = seal(message, service="executor", org="o", now=now).envelope
-        after = life.evolve(state, envelope, message, sequence)
+        after = run_state.evolve(state, envelope, message, sequence)
         assert after is not None
         return after
 
@@ -311,15 +311,15 @@ def test_no_time_and_no_duration_of_a_message_is_more_than_can_be_reckoned_with(
     state = said(None, asked, 1)
     assert (state.run_at, state.concurrency_key) == (None, "\ufffd")
     assert 0 <= state.timeout <= YEAR
-    assert moves.next_move(state, 1, now) in {"claim", "expire"}
+    assert decide.on_dispatch(state, 1, now) in {"claim", "expire"}
     wait = Wait(kind="sleep", name="s", ordinal=0, position=0, until=text)
-    held = said(state, RunStarted(run="r", attempt=1, executor="e", tier="A", turn=Turn("\0", 10**30)), 2)
-    assert held.turn == Turn("\ufffd", life.MOST_AT_A_TIME)
+    held = said(state, RunStarted(run="r", attempt=1, executor="e", tier="A", slot=ConcurrencySlot("\0", 10**30)), 2)
+    assert held.slot == ConcurrencySlot("\ufffd", run_state.MOST_AT_A_TIME)
     waiting = said(held, RunWaiting(run="r", attempt=1, blocked_on="time", until=text, waits=[wait]), 3)
-    assert moves.waiting(waiting.waits) == ("time", rfc3339(now))
-    assert moves.resumption(waiting, {}, {}, now)
-    assert life.queue_ms(waiting) == 0.0
+    assert decide.waiting(waiting.waits) == ("time", rfc3339(now))
+    assert decide.resumption(waiting, {}, {}, now)
+    assert run_state.queue_ms(waiting) == 0.0
     policy = Policy(retry_delay=seconds, retry_max_delay=abs(seconds))
-    pause = moves.pause_before_retry(policy, 10**30, 10**6, "error", 1.0)
+    pause = decide.pause_before_retry(policy, 10**30, 10**6, "error", 1.0)
     assert pause is not None
     assert 0 <= pause <= YEAR

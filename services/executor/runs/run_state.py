@@ -1,4 +1,4 @@
-"""The life of a run: what its messages add up to. What is to be done with it then is in `moves`. Pure.
+"""The state of a run, which its messages add up to; `decide` says what is to be done with it then. Pure.
 
     requested --> queued ----------------------------> running --> succeeded, failed, timed_out, crashed
                     | ^                                  |
@@ -21,6 +21,7 @@ import msgspec
 
 from shared.envelope import Envelope, rfc3339
 from shared.messages import (
+    ConcurrencySlot,
     Message,
     Resolved,
     RunError,
@@ -31,7 +32,6 @@ from shared.messages import (
     RunStepCompleted,
     RunUsage,
     RunWaiting,
-    Turn,
     Wait,
 )
 from shared.runs import ENDED, RunEnd, status_after, status_of
@@ -92,7 +92,7 @@ class RecordedCall(msgspec.Struct, frozen=True):
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
     """What a run's messages up to `last_seq` add up to.
 
-    `claim` is the envelope id of its last `run.started`, `work_seq` the sequence of the message that offers it to workers.
+    `claim` is the envelope id of its last `run.started`, `work_seq` the sequence of the message that dispatches it to workers.
     `failures` counts failed attempts that were followed by another, `lost` claims of which nothing more was heard.
     """
 
@@ -119,7 +119,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     deadline: float | None = None
     concurrency_key: str | None = None
     workflow_org: str | None = None
-    turn: Turn | None = None
+    slot: ConcurrencySlot | None = None
     work_seq: int = 0
     held: bool = False
     was_delayed: bool = False
@@ -215,7 +215,7 @@ def recorded(message: Message, at: str | None = None, attempt: int = 0) -> Itera
 
 def labelled(message: RunEnd, state: RunState) -> RunEnd:
     """Return the end of a run with what those need who wait for it."""
-    return msgspec.structs.replace(message, turn=state.turn and state.turn.key, parent=state.parent)
+    return msgspec.structs.replace(message, concurrency_key=state.slot and state.slot.key, parent=state.parent)
 
 
 def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunState:
@@ -261,7 +261,7 @@ def _started(state: RunState, claim: str, message: RunStarted, at: str) -> RunSt
         lost=state.lost + 1 if state.held else state.lost,
         attempt=message.attempt,
         attempts=attempts,
-        turn=bounded_turn(message.turn) or state.turn,
+        slot=bounded_slot(message.slot) or state.slot,
         claim=claim,
         tier=message.tier,
         isolation=message.isolation,
@@ -289,7 +289,7 @@ def _waiting(state: RunState, message: RunWaiting, at: str) -> RunState:
         blocked_on=message.blocked_on,
         until=_time(message.until, otherwise=at),
         waits=[msgspec.structs.replace(wait, until=_time(wait.until, otherwise=at)) for wait in message.waits] or state.waits,
-        turn=bounded_turn(message.turn) or state.turn,
+        slot=bounded_slot(message.slot) or state.slot,
     )
 
 
@@ -337,9 +337,9 @@ def _bounded(seconds: float) -> float:
     return max(0.0, min(seconds, YEAR))
 
 
-def bounded_turn(turn: Turn | None) -> Turn | None:
-    """Return a turn with a key that can be stored and a limit that can be reckoned with."""
-    return None if turn is None else Turn(storable(turn.key), max(1, min(turn.limit, MOST_AT_A_TIME)), turn.policy)
+def bounded_slot(slot: ConcurrencySlot | None) -> ConcurrencySlot | None:
+    """Return a slot with a key that can be stored and a limit that can be reckoned with."""
+    return None if slot is None else ConcurrencySlot(storable(slot.key), max(1, min(slot.limit, MOST_AT_A_TIME)), slot.policy)
 
 
 def _left(waits: list[Wait], resolved: Iterable[Resolved]) -> list[Wait]:
@@ -358,7 +358,7 @@ def _without_heard(signals: list[Signal], resolved: Iterable[Resolved]) -> list[
     return left
 
 
-def told(child: RunState) -> dict[str, Any]:
+def outcome_for_parent(child: RunState) -> dict[str, Any]:
     """Return what a parent is told of the end of a child run."""
     found: dict[str, Any] = {"id": child.id, "status": child.status, "reason": child.reason}
     if child.error is not None:

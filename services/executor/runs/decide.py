@@ -1,4 +1,4 @@
-"""What is to be done with a run: what a worker does with an offer, what ends a wait, when a failed attempt is followed by another.
+"""Decides what is to be done with a run: on its dispatch to a worker, when a wait may be over, and after a failed attempt.
 
 Pure: decided from the run's state and the time that is given.
 """
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.executor.runs.life import RunState, StepId
+from services.executor.runs.run_state import RunState, StepId
 from shared.messages import Resolved, Wait
 from shared.messages.catalog import Policy
 from shared.runs import BLOCKED
@@ -21,13 +21,13 @@ from shared.values import YEAR
 MOST_LOST = 3
 # Bytes of results with which a run is resumed: a message takes some more.
 MOST_TOLD = 512 * 1024
-Move = Literal["claim", "nothing", "cancel", "expire", "delay", "poison"]
+Decision = Literal["claim", "nothing", "cancel", "expire", "delay", "poison"]
 
 
-def next_move(state: RunState, work_seq: int, now: datetime) -> Move:
-    """Return what a worker does with a run that was offered to it by the message at `work_seq`.
+def on_dispatch(state: RunState, work_seq: int, now: datetime) -> Decision:
+    """Return what a worker does with a run that was dispatched to it by the message at `work_seq`.
 
-    `nothing` where the offer is none any more: the run has ended, waits for something, or was offered anew.
+    `nothing` where that message is obsolete: the run has ended, waits for something, or was dispatched anew.
     """
     if state.ended or work_seq < state.work_seq or (not state.held and state.status in BLOCKED):
         return "nothing"
@@ -47,7 +47,7 @@ def resumption(state: RunState, steps: Container[StepId], children: Mapping[str,
     """Return the waits of a run that are over, with which it is to be resumed; None while it is to go on waiting.
 
     `steps` holds what is recorded already, of the waits at least; `children` what is told of the child runs that have ended, by
-    id. A run that waits for its turn is not decided here.
+    id. A run that waits for a concurrency slot is not decided here.
     """
     if state.held or state.status not in BLOCKED:
         return None
