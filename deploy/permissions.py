@@ -14,7 +14,7 @@ from shared.messages import DECLARATIONS
 from shared.messages.log import SERVICES
 from shared.pull import inbox_prefix
 from shared.questions import ASKED
-from shared.streams import BUCKETS, REGISTRIES, STREAMS, SUSPECTS, WORK
+from shared.streams import BUCKETS, REGISTRIES, STREAMS, SUSPECTS, WORK, Stream
 
 ACCOUNT = "MILLRACE"
 # What one message may weigh: a body of 256 KiB in base64 within its envelope, with room; larger things travel by reference.
@@ -30,14 +30,18 @@ def service_permissions(service: str) -> dict[str, list[str]]:
         if declared.verb_field is not None and declared.key_field == "service":
             # log.<service>.<level>, dead.<service>.<…>: in a service's own name only.
             publish.add(f"{declared.noun}.{service}.>")
+        elif declared.suffix == "owner":
+            publish.add(f"{declared.noun}.*.{declared.verb}.{service}")
         else:
             publish.add(declared.pattern())
     for asked, _ in ASKED.values():
         if service in asked.by:
             publish.add(asked.subject)
     for stream in STREAMS:
-        if service == "logs" or service in stream.readers:
+        if service == "logs" or (service in stream.readers and not stream.owned):
             publish |= _reading(stream.name)
+        elif service in stream.readers:
+            publish |= _reading_own(stream, service)
         if service == stream.purged_by:
             publish.add(f"$JS.API.STREAM.PURGE.{stream.name}")
     for work in WORK:
@@ -90,6 +94,16 @@ def _reading(stream: str) -> set[str]:
         f"$JS.API.CONSUMER.CREATE.{stream}.>",
         f"$JS.API.CONSUMER.DELETE.{stream}.>",
         f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>",
+    }
+
+
+def _reading_own(stream: Stream, service: str) -> set[str]:
+    """Return what reads a stream by consumers of the service's own messages: a look-up of single messages would give any."""
+    return {
+        f"$JS.API.STREAM.INFO.{stream.name}",
+        *(f"$JS.API.CONSUMER.CREATE.{stream.name}.*.{noun}.*.*.{service}" for noun in stream.nouns),
+        f"$JS.API.CONSUMER.DELETE.{stream.name}.>",
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream.name}.>",
     }
 
 

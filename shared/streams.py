@@ -26,7 +26,7 @@ INLINE_BYTES = 256 * 1024
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
     """A stream: its nouns, for how many seconds it is kept on the bus (None: for ever), and who reads it besides `logs`.
 
-    `purged_by` names the one service that may remove messages from it.
+    `purged_by` names the one service that may remove messages from it. Of an `owned` one each service reads its own messages only.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
     max_age: float | None
     readers: tuple[str, ...] = ()
     schedules: bool = False
+    owned: bool = False
     purged_by: str | None = None
 
     @property
@@ -86,7 +87,7 @@ STREAMS = (
     Stream(name="RUNS", nouns=("run",), max_age=None, readers=("executor", "events", "gateway"), purged_by="executor"),
     Stream(name="LINES", nouns=("line",), max_age=3 * DAY, readers=("executor", "gateway")),
     # No age limit: a schedule dies silently with its stream's.
-    Stream(name="TIMERS", nouns=("timer",), max_age=None, readers=("executor", "events"), schedules=True),
+    Stream(name="TIMERS", nouns=("timer",), max_age=None, readers=("executor", "events"), schedules=True, owned=True),
     Stream(
         name="CATALOG",
         nouns=(

@@ -47,7 +47,8 @@ class Declaration(msgspec.Struct, frozen=True):
     """What `@message` says of a class.
 
     `verb_field` is set for the three open kinds (`log.<level>`, `audit.<action>`, `dead.<noun>.<verbed>`), whose verb is a
-    field's value; `suffix` names a field whose value, unless it is None, is one more token at the end of the subject.
+    field's value; `suffix` names a field whose value, unless it is None, is one more token at the end of the subject. A suffix
+    `owner` names the service that the message belongs to: no other writes it, and none but that one and the archive reads it.
     """
 
     type: str

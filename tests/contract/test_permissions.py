@@ -11,9 +11,11 @@ import pytest
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
-from shared.messages import DECLARATIONS
+from shared.envelope import rfc3339, utc_now
+from shared.messages import DECLARATIONS, TimerSet
 from shared.messages.log import SERVICES
-from shared.pull import StreamError, api_request, inbox_prefix
+from shared.messages.timer import fired_for, is_foreign
+from shared.pull import OrderedReader, StreamError, api_request, inbox_prefix
 from shared.streams import BUCKETS, REGISTRIES, STREAMS, WORK, Work
 from tests.support.inside import bus_of
 from tests.support.servers import Place
@@ -208,3 +210,50 @@ async def test_an_executor_may_emit_for_a_run_and_change_nothing_that_is_configu
     for verb in ("put_mapping", "remove_mapping", "put_integration", "remove_integration", "put_source"):
         heard = await refusals(place, "executor", f"do.events.{verb}")
         assert any("permissions violation" in refusal for refusal in heard), verb
+
+
+TIMING = ("executor", "events")
+
+
+@pytest.mark.parametrize(("service", "other"), [TIMING, TIMING[::-1]])
+async def test_a_service_neither_sets_nor_reads_the_timers_of_another(place: Place, service: str, other: str) -> None:
+    create = "$JS.API.CONSUMER.CREATE.TIMERS.x"
+    own = [f"timer.x.set.{service}", f"{create}.{fired_for(service)}"]
+    foreign = [f"timer.x.set.{other}", f"timer.x.fired.{other}", f"timer.x.fired.{service}", "timer.x.set", "timer.x.fired"]
+    foreign += [f"{create}.{fired_for(other)}", f"{create}.timer.x.set.{other}", f"{create}.timer.>", f"{create}.>", create]
+    foreign += [
+        f"$JS.API.{get}" for get in ("STREAM.MSG.GET.TIMERS", "DIRECT.GET.TIMERS", f"DIRECT.GET.TIMERS.timer.x.set.{other}")
+    ]
+    assert await allowed(place, service, own + foreign) == sorted(own)
+
+
+async def test_a_reader_of_timers_cannot_ask_for_its_own_and_be_given_anothers(place: Place) -> None:
+    """The rules are about subjects, and the filter stands in the body as well: the server must not believe the body."""
+    async with bus_of(place, "executor") as bus:
+        for filters in (
+            {"filter_subject": fired_for("events")},
+            {"filter_subjects": [fired_for("executor"), fired_for("events")]},
+            {"filter_subject": ""},
+        ):
+            asked = {"stream_name": "TIMERS", "config": {"name": "x", "ack_policy": "none", "mem_storage": True, **filters}}
+            with pytest.raises(StreamError):
+                await api_request(bus.client, f"$JS.API.CONSUMER.CREATE.TIMERS.x.{fired_for('executor')}", asked)
+
+
+async def test_what_anothers_schedule_has_the_broker_publish_is_told_from_ones_own(place: Place) -> None:
+    """The broker asks for no permission at a schedule's target, which lies in the same stream."""
+    async with bus_of(place, "executor") as executor, bus_of(place, "events") as events:
+        due = rfc3339(utc_now())
+        await events.publish(events.seal(TimerSet(key="own", owner="events", at=due), org="default"))
+        headers = {"Nats-Schedule": f"@at {due}", "Nats-Schedule-Target": "timer.forged.fired.events"}
+        await executor.client.jetstream().publish("timer.own.set.executor", b"{}", headers=headers, stream="TIMERS")
+        found: dict[str, bool] = {}
+        async with (
+            asyncio.timeout(20),
+            contextlib.aclosing(OrderedReader(events.client, "TIMERS", filters=(fired_for("events"),)).batches()) as batches,
+        ):
+            async for batch in batches:
+                found |= {one.subject: is_foreign(one.headers, "events") for one in batch}
+                if len(found) == 2:
+                    break
+    assert found == {"timer.own.fired.events": False, "timer.forged.fired.events": True}

@@ -27,7 +27,7 @@ def greet(event: dict) -> str:
 # By the noun of a subject: verbs that somebody reads.
 VERBS = {
     "run": ("requested.normal", "resumed.high", "started", "cancel_requested", "signalled", "waiting", "succeeded", "crashed"),
-    "timer": ("fired",),
+    "timer": ("fired.executor",),
     "line": ("logged",),
     "webhook": ("received",),
     "event": ("accepted", "routed"),

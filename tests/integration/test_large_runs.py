@@ -16,6 +16,7 @@ from services.executor.questions import QUESTIONS
 from services.executor.runs import durable, looks, run_state, steps
 from services.executor.runs.looks import Looks
 from services.executor.runs.recent import Recent
+from services.executor.runs.run_state import RunState
 from services.executor.store import ExecutorStore
 from services.gateway.api import runs as routes
 from shared import aggregate, db

@@ -135,13 +135,13 @@ def slot_of_all() -> ConcurrencySlot:
 
 
 async def slots(place: Place, *statements: str) -> list[str]:
-    """Change whose turn it is by hand, and return the runs whose it is now."""
+    """Change who has a concurrency slot by hand, and return the runs that have one now."""
     connection = await asyncpg.connect(place.database_url("executor"))
     try:
         async with connection.transaction():
             for statement in statements:
                 await connection.execute(statement)
-        return [row["run"] for row in await connection.fetch("SELECT run FROM turn ORDER BY run")]
+        return [row["run"] for row in await connection.fetch("SELECT run FROM concurrency_slot ORDER BY run")]
     finally:
         await connection.close()
 
@@ -161,7 +161,7 @@ async def test_an_executor_killed_between_timer_and_waiting_is_replaced_and_the_
         await hand.requested("nap", {"folder": str(shared_folder), "seconds": 1.2})
         await hand.started()
         until = rfc3339(utc_now() + timedelta(seconds=1))
-        await bus.publish(bus.seal(TimerSet(key=hand.run, at=until), org="default"))
+        await bus.publish(bus.seal(TimerSet(key=hand.run, owner="executor", at=until), org="default"))
     async with river(place, data) as outside:
         ended = await outside.run(hand.run, "succeeded")
         assert ended.result == 1
@@ -183,7 +183,7 @@ async def test_a_timer_that_fired_while_nobody_was_there_is_made_up_for(place: P
         await outside.run(hand.run, "succeeded")
 
 
-async def test_a_turn_that_was_taken_for_a_claim_that_never_came_is_used_and_left(
+async def test_a_slot_that_was_taken_for_a_claim_that_never_came_is_used_and_left(
     place: Place, data: Path, shared_folder: Path
 ) -> None:
     async with without_executor(place, data) as (bus, version):
@@ -198,7 +198,7 @@ async def test_a_turn_that_was_taken_for_a_claim_that_never_came_is_used_and_lef
         await no_turns_left(place)
 
 
-async def test_a_turn_that_was_taken_for_a_run_that_is_cancelled_instead_is_left(
+async def test_a_slot_that_was_taken_for_a_run_that_is_cancelled_instead_is_left(
     place: Place, data: Path, shared_folder: Path
 ) -> None:
     async with without_executor(place, data) as (bus, version):

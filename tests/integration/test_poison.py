@@ -179,11 +179,11 @@ async def test_a_run_whose_messages_cannot_be_read_crashes_with_the_reason(place
         await outside.run(run, "waiting")
         written = Written(admin, version)
         await written.raw(f"run.{run}.step_completed", UNREADABLE)
-        await written.raw(f"timer.{run}.fired", UNREADABLE)
+        await written.raw(f"timer.{run}.fired.executor", UNREADABLE)
         neighbour = await outside.request("fine")
-        await written.say(TimerSet(key=run, at="garbage"))
+        await written.say(TimerSet(key=run, owner="executor", at="garbage"))
         # Somebody looks at it.
-        await written.raw(f"timer.{run}.fired", b"{}")
+        await written.raw(f"timer.{run}.fired.executor", b"{}")
         message = RunResumed(run=run, priority="normal")
         await written.say(message, run=run)
         ended = await poisoned(outside, run)
@@ -259,7 +259,7 @@ async def test_the_parent_of_a_poisoned_run_is_told_of_its_end(place: Place, dat
         written = Written(admin, version)
         await written.raw(f"run.{child}.step_completed", UNREADABLE)
         # Looking at the parent meanwhile does it no harm.
-        await written.say(TimerSet(key=parent, at="garbage"))
+        await written.say(TimerSet(key=parent, owner="executor", at="garbage"))
         await written.say(RunResumed(run=child, priority="normal"))
         await poisoned(outside, child)
         ended = await outside.run(parent, "succeeded")

@@ -46,7 +46,7 @@ def example(annotation: Any, name: str) -> Any:
 def sealed_example(cls: type[Message]) -> bytes:
     hints = get_type_hints(cls)
     message = cls(**{field: example(hints[field], field) for field in cls.__struct_fields__})
-    made = seal(message, service=declaration_of(cls).by[0], org="default", now=NOW, id=ID)
+    made = seal(message, service=(declaration_of(cls).by or ("executor",))[0], org="default", now=NOW, id=ID)
     return msgspec.json.format(made.document, indent=2) + b"\n"
 
 

@@ -202,7 +202,7 @@ async def _append(dispatch: DispatchedRun, deps: DispatchDeps, message: Message)
 
 async def set_timer(bus: Bus, org: str, cause: Envelope, run: str, until: str) -> None:
     """Have the broker tell when a run is to be looked at again. Raises `Unavailable`."""
-    message = TimerSet(key=run, at=until)
+    message = TimerSet(key=run, owner="executor", at=until)
     await bus.publish(bus.seal(message, org=org, cause=cause, id=caused_id(cause.id, message, until)))
 
 

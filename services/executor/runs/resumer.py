@@ -43,6 +43,7 @@ from shared.messages import (
     TimerFired,
     declaration_of,
 )
+from shared.messages.timer import fired_for, is_foreign
 from shared.projected import Projected, Recorded, in_batches
 from shared.projection import Projection
 from shared.pull import StreamError
@@ -86,7 +87,7 @@ class Resumer:
         """Return the two projections that follow what happens to runs, and the timers."""
         return [
             Projected(name="resumer", stream="RUNS", apply=in_batches(self._follow), tables=(), filters=_FOLLOWED),
-            Projected(name="timers", stream="TIMERS", apply=in_batches(self._timers), tables=(), filters=("timer.*.fired",)),
+            Projected(name="timers", stream="TIMERS", apply=in_batches(self._timers), tables=(), filters=(fired_for("executor"),)),
         ]
 
     async def _follow(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
@@ -106,7 +107,8 @@ class Resumer:
 
     async def _timers(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
         for one in batch:
-            await self._look_at(one.envelope.subject, one.envelope, at=_time_of(one.envelope))
+            if not is_foreign(one.delivered.headers, "executor"):
+                await self._look_at(one.envelope.subject, one.envelope, at=_time_of(one.envelope))
         return []
 
     async def _look_at(self, run: str, cause: Envelope | None, *, at: datetime | None = None, has_worker: bool = False) -> bool:

@@ -98,7 +98,11 @@ class Streams:
         if case.target == "timer.set":
             due = (datetime.now(UTC) + timedelta(seconds=1)).isoformat(timespec="seconds").replace("+00:00", "Z")
             key = subject.split(".")[1]
-            headers |= {"Nats-Schedule": f"@at {due}", "Nats-Schedule-Target": f"timer.{key}.fired", "Nats-Schedule-TTL": "24h"}
+            headers |= {
+                "Nats-Schedule": f"@at {due}",
+                "Nats-Schedule-Target": f"timer.{key}.fired.executor",
+                "Nats-Schedule-TTL": "24h",
+            }
         try:
             ack = await self._stream.publish(subject, document, headers=headers, stream=declared.stream)
         except nats.errors.MaxPayloadError:
@@ -143,6 +147,8 @@ class Streams:
             key = self._place.known["topic"]
         known = COMMON | {"org": ORG, "id": key, "delivery": id_, "event": id_}
         known[declared.key_field] = key
+        if declared.noun == "timer":
+            known["owner"] = "executor"
         if declared.noun == "webhook":
             known["headers"] = [["content-type", "application/json"]]
         if declared.noun in {"run", "workflow"}:
@@ -159,7 +165,7 @@ class Streams:
             "specversion": "1.0",
             "id": id_,
             "type": f"{declared.noun}.{verb}",
-            "source": f"/{declared.by[0]}",
+            "source": f"/{(declared.by or ('executor',))[0]}",
             "subject": key,
             "time": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "org": ORG,
