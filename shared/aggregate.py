@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeVar, overload
 
 import msgspec
 from nats.aio.client import Client
 
-from shared.commit import Ack, Journal, Stale
+from shared.batching import MAX_BYTES, MAX_MESSAGES
+from shared.commit import HEADERS_BYTES, Ack, Journal, Stale, outgoing_of
 from shared.envelope import Envelope, Sealed, derived_id, open_envelope, open_message
-from shared.errors import Conflict, Invalid, PreconditionFailed
+from shared.errors import Conflict, Invalid, PreconditionFailed, TooLarge
 from shared.messages.declaration import STREAM_OF_NOUN, Message, checked_key, declaration_of
 from shared.pull import OrderedReader, StreamError, api_request
+from shared.sending import send_batch
 
 # A reader costs as much as some messages that are asked for one by one; most aggregates have fewer.
 ONE_BY_ONE = 8
@@ -130,6 +132,35 @@ async def append(client: Client, journal: Journal, sealed: Sealed[Any], expected
         if stored.envelope.id == sealed.envelope.id:
             return Ack(stored.sequence, duplicate=True)
     raise Conflict(f"{declared.noun} {sealed.envelope.subject} has changed since: {sealed.envelope.type} was not recorded")
+
+
+async def append_together(client: Client, appends: Sequence[tuple[Sealed[Any], int]]) -> int:
+    """Append to several aggregates of one stream, all or nothing; each message comes with the sequence that it expects.
+
+    Returns the sequence of the last one. No aggregate may come twice, and nobody else in this process may append to them meanwhile.
+    Raises `Conflict` when nothing was stored, `Unavailable` when that is unknown, `TooLarge` for more than one batch takes.
+    """
+    batch = [outgoing_of(client, sealed, expected) for sealed, expected in appends]
+    if len(batch) > MAX_MESSAGES or sum(len(one.document) + HEADERS_BYTES for one in batch) > MAX_BYTES:
+        raise TooLarge(f"{len(batch)} messages are more than what the broker stores at once")
+    first_sequence = await send_batch(client, batch)
+    if first_sequence is None:
+        raise Conflict("something of it has changed since: nothing was recorded")
+    return first_sequence + len(batch) - 1
+
+
+def batches(appends: Sequence[tuple[Sealed[Any], int]]) -> Iterator[list[tuple[Sealed[Any], int]]]:
+    """Yield messages in their order, as many at a time as `append_together` takes: mostly all."""
+    batch: list[tuple[Sealed[Any], int]] = []
+    room = MAX_BYTES
+    for one in appends:
+        room -= len(one[0].document) + HEADERS_BYTES
+        if batch and (room < 0 or len(batch) == MAX_MESSAGES):
+            yield batch
+            batch, room = [], MAX_BYTES - len(one[0].document) - HEADERS_BYTES
+        batch.append(one)
+    if batch:
+        yield batch
 
 
 class Writer(Protocol):

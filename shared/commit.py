@@ -71,6 +71,20 @@ class Pending(Outgoing):
         return any(not waiter.done() for waiter in self.waiting)
 
 
+def outgoing_of(client: Client, sealed: Sealed[Any], expected: int | None) -> Outgoing:
+    """Return a message as it goes to the broker. Raises `Refused` for one that the broker does not take."""
+    envelope, declared = sealed.envelope, declaration_of(sealed.message)
+    if len(sealed.document) + HEADERS_BYTES > client.max_payload:
+        # The server would cut the connection, and everybody else's messages with it.
+        raise Refused(f"{envelope.type} has {len(sealed.document)} bytes, more than the broker takes")
+    headers = {"Nats-Msg-Id": envelope.id, "Content-Type": CONTENT_TYPE}
+    if expected is not None:
+        headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
+        headers["Nats-Expected-Last-Subject-Sequence-Subject"] = declared.aggregate(envelope.subject)
+    headers |= sealed.message.broker_headers()
+    return Outgoing(declared.subject(sealed.message, envelope.subject), sealed.document, headers)
+
+
 class Journal:
     """Writes messages to their streams, one coalescer per stream."""
 
@@ -147,24 +161,13 @@ class Coalescer:
         if not self._client.is_connected:
             # The client would buffer and store it later, after we said that we could not.
             raise Unavailable("the broker is not connected")
-        if len(sealed.document) + HEADERS_BYTES > self._client.max_payload:
-            # The server would cut the connection, and everybody else's messages with it.
-            raise Refused(f"{sealed.envelope.type} has {len(sealed.document)} bytes, more than the broker takes")
+        outgoing = outgoing_of(self._client, sealed, expected)
         if len(self._batcher) >= WAITING_MESSAGES or self._batcher.waiting_bytes >= WAITING_BYTES:
             raise Unavailable("too much waits for the broker")
-        declared = declaration_of(sealed.message)
-        envelope = sealed.envelope
-        headers = {"Nats-Msg-Id": envelope.id, "Content-Type": CONTENT_TYPE}
-        aggregate = declared.aggregate(envelope.subject)
-        if expected is not None:
-            headers["Nats-Expected-Last-Subject-Sequence"] = str(expected)
-            headers["Nats-Expected-Last-Subject-Sequence-Subject"] = aggregate
-        headers |= sealed.message.broker_headers()
-        pending = Pending(declared.subject(sealed.message, envelope.subject), sealed.document, headers, [])
-        self._pending[envelope.id] = pending
-        self._batcher.offer(
-            PendingMessage(envelope.id, aggregate, expected is not None, len(sealed.document) + HEADERS_BYTES, pending)
-        )
+        id_, aggregate = sealed.envelope.id, declaration_of(sealed.message).aggregate(sealed.envelope.subject)
+        pending = Pending(outgoing.subject, outgoing.document, outgoing.headers, [])
+        self._pending[id_] = pending
+        self._batcher.offer(PendingMessage(id_, aggregate, expected is not None, len(sealed.document) + HEADERS_BYTES, pending))
         self._schedule()
         return pending
 

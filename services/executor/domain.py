@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from shared.errors import Invalid, Problem
@@ -55,6 +55,27 @@ def _path_complaint(path: str) -> str | None:
     if any(len(part.encode()) > PART_BYTES for part in path.split("/")):
         return f"a part of it is longer than {PART_BYTES} bytes"
     return None
+
+
+def check_changes(changes: Mapping[str, str | None], count: int) -> None:
+    """Raise `Invalid` unless `count` changes are of as many paths, each can be one, and all new files can be beside each other."""
+    if count != len(changes):
+        raise Invalid("a path comes twice", errors=(Problem("path", "it comes twice"),))
+    folded: dict[str, str] = {}
+    for path in changes:
+        checked_path(path)
+    new = {path: sha256 for path, sha256 in changes.items() if sha256 is not None}
+    for path, other in without_clashes(new)[1].items():
+        raise Invalid(f"{path[:120]} cannot be put there: {clash(path, other)}", errors=(Problem("path", clash(path, other)),))
+    for path in new:
+        other = folded.setdefault(path.lower(), path)
+        if other != path:
+            raise Invalid(f"{path[:120]} cannot be put there: {clash(path, other)}", errors=(Problem("path", clash(path, other)),))
+
+
+def changed_tree(tree: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
+    """Return the tree with new content at some paths, and without those that have none any more."""
+    return {path: sha256 for path, sha256 in {**tree, **changes}.items() if sha256 is not None}
 
 
 def clash(path: str, other: str) -> str:

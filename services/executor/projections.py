@@ -12,6 +12,7 @@ from services.executor.runs import run_state
 from services.executor.runs.steps import Step, steps_of
 from services.executor.workspaces.views import workflow_entry
 from shared.db import Connection
+from shared.envelope import rfc3339
 from shared.messages import (
     FileChanged,
     FileRemoved,
@@ -98,7 +99,7 @@ def catalog(client: Client) -> Projections:
         return store.remove_file(at.envelope.org, message.path)
 
     async def workflow_changed(message: WorkflowChanged, at: Recorded) -> Statement:
-        entry = workflow_entry(message, at.envelope.org, at.envelope.time)
+        entry = workflow_entry(message, at.envelope.org, rfc3339(at.envelope.time))
         await workflows.put(message.key, at.delivered.sequence, entry)
         return store.put_workflow(entry, at.delivered.sequence)
 

@@ -16,7 +16,7 @@ from services.executor.runs.signals import signal_run
 from services.executor.runs.steps import Step
 from services.executor.runs.views import attempt_view, run_view
 from services.executor.store import ExecutorStore
-from services.executor.workspaces import registration
+from services.executor.workspaces import commits, registration
 from services.executor.workspaces.views import file_view
 from shared import aggregate
 from shared.aggregate import Stored
@@ -28,6 +28,7 @@ from shared.projection import Projection
 from shared.questions import PAGE_BYTES, Page, fitting
 from shared.questions.executor import (
     AttemptList,
+    CommitFiles,
     FileList,
     FileView,
     FindWorkflow,
@@ -264,8 +265,9 @@ def _limit(page: Page) -> int:
 QUESTIONS: Questions = {
     FindWorkflow: find_workflow,
     ListWorkflows: list_workflows,
-    PutFile: registration.put_file,
-    RemoveFile: registration.remove_file,
+    PutFile: commits.put_file,
+    RemoveFile: commits.remove_file,
+    CommitFiles: commits.commit_files,
     GetFile: get_file,
     ListFiles: list_files,
     GetRun: get_run,

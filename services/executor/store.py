@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -123,14 +123,14 @@ class ExecutorStore:
         rows = await self._all("SELECT path, sha256 FROM file WHERE org = :org", {"org": org})
         return {row["path"]: row["sha256"] for row in rows}
 
-    async def in_the_way(self, org: str, path: str) -> str | None:
-        """Return a file that cannot be beside one of this path: where it would need a folder, below it, or of the other case."""
+    async def in_the_way(self, org: str, path: str, gone: Sequence[str] = ()) -> str | None:
+        """Return a file, none of `gone`, that may not be beside one of this path: as its folder, below it, or of the other case."""
         parents = ["/".join(path.split("/")[:count]) for count in range(1, path.count("/") + 1)]
         statement = """
-            SELECT path FROM file WHERE org = :org AND path <> :path
+            SELECT path FROM file WHERE org = :org AND path <> :path AND path <> ALL(:gone)
             AND (path = ANY(:parents) OR starts_with(path, :below) OR lower(path) = lower(:path)) ORDER BY path LIMIT 1
         """
-        rows = await self._all(statement, {"org": org, "path": path, "parents": parents, "below": f"{path}/"})
+        rows = await self._all(statement, {"org": org, "path": path, "parents": parents, "below": f"{path}/", "gone": list(gone)})
         return rows[0]["path"] if rows else None
 
     async def workflow(self, org: str, name: str) -> tuple[WorkflowEntry, int] | None:
@@ -138,6 +138,12 @@ class ExecutorStore:
         statement = "SELECT entry, version FROM workflow WHERE org = :org AND name = :name"
         rows = await self._all(statement, {"org": org, "name": name})
         return (_entry(rows[0]["entry"]), rows[0]["version"]) if rows else None
+
+    async def newest_version(self, org: str) -> str | None:
+        """Return the version of the workflow that was registered last; None where nothing is served."""
+        statement = "SELECT entry ->> 'version' AS newest FROM workflow WHERE org = :org ORDER BY version DESC LIMIT 1"
+        rows = await self._all(statement, {"org": org})
+        return rows[0]["newest"] if rows else None
 
     async def workflows(self, orgs: Iterable[str], after: str = "", limit: int = 10_000) -> list[WorkflowEntry]:
         """Return workflows of these organizations by name."""

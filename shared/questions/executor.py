@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -227,6 +227,40 @@ class PutFile(Command, frozen=True, kw_only=True):
     sha256: Opaque
     size: Sequence
     expected: str | None = None
+
+
+# Files that one commit may change: the broker stores so many messages at once.
+MOST_CHANGES = 1000
+
+
+class FileChange(msgspec.Struct, frozen=True, kw_only=True):
+    """New content of a file, `sha256` of `size` bytes in the bucket `workspace`; no `sha256` removes the file, if it is there.
+
+    `expected` is the SHA-256 that must be there, "" for "none".
+    """
+
+    path: Path
+    sha256: Opaque | None = None
+    size: Sequence = 0
+    expected: str | None = None
+
+
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """A commit as it is served: each file that has new content, with problems of its own, and all problems of the workspace."""
+
+    files: list[FileView]
+    removed: list[Path]
+    problems: list[FileProblem]
+
+
+@command("executor.commit_files", by="gateway", answer=Committed, timeout=120.0)
+class CommitFiles(Command, frozen=True, kw_only=True):
+    """Change files of the workspace, all of them or none, and register its workflows once.
+
+    Raises Invalid (a path that cannot be, or comes twice), NotFound (content that was not uploaded), PreconditionFailed, Conflict.
+    """
+
+    changes: Annotated[list[FileChange], msgspec.Meta(max_length=MOST_CHANGES)]
 
 
 @command("executor.remove_file", by="gateway", answer=FileView, timeout=60.0)

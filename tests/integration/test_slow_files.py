@@ -77,10 +77,10 @@ def test_what_was_slow_is_forgotten_after_a_while() -> None:
     now = 0.0
     known = slow.Slow(lambda: now)
     tree = {"a.py": "1", "b.py": "2"}
-    known.note("o", tree, [BundleProblem("a.py", 4, "slow", is_slow=True), BundleProblem("b.py", 1, "broken")])
-    assert [(one.path, one.line) for one in known.of("o", tree, "b.py")] == [("a.py", 4)]
-    assert known.of("o", tree, "a.py") == known.of("o", {"a.py": "3"}, "b.py") == known.of("p", tree, "b.py") == []
+    known.record("o", tree, [BundleProblem("a.py", 4, "slow", is_slow=True), BundleProblem("b.py", 1, "broken")])
+    assert [(one.path, one.line) for one in known.of("o", tree, ["b.py"])] == [("a.py", 4)]
+    assert known.of("o", tree, ["a.py"]) == known.of("o", {"a.py": "3"}, ["b.py"]) == known.of("p", tree, ["b.py"]) == []
     assert (known.patience("o"), known.patience("p")) == (slow.FURTHER, slow.PATIENCE)
     now = slow.REMEMBERED + 1
-    assert known.of("o", tree, "b.py") == []
+    assert known.of("o", tree, ["b.py"]) == []
     assert known.patience("o") == slow.PATIENCE

@@ -87,6 +87,12 @@ class Api:
         view: Document = self.send("PUT", address("/api/v1/workspace/files", *path.split("/")), content, given)[1]
         return view
 
+    def commit(self, tar: BinaryIO, size: int) -> Document:
+        """Change workspace files as a tar says, all or none; returns their views by path, and the problems of the workspace."""
+        given = {"Content-Length": str(size), "Content-Type": "application/x-tar"}
+        done: Document = self.send("POST", address("/api/v1/workspace/commits"), tar, given)[1]
+        return done
+
     def read_file(self, path: str) -> bytes:
         """Return the content of a workspace file. Raises `Refused`, `Unreachable`."""
         status, _, body = self.exchange("GET", address("/api/v1/workspace/files", *path.split("/")), None, {})

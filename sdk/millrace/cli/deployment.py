@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import tarfile
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from millrace.cli.api import Api, Document
 from millrace.cli.folder import Stamp, files_of, is_code, plan, sha256_of, stamps_of
+
+# Files that the API changes at once.
+MOST_CHANGES = 1000
+# Bytes of a file up to which it is read as a whole.
+IN_MEMORY = 8 * 1024 * 1024
 
 
 @dataclass
@@ -71,31 +80,29 @@ class Deployment:
             left_out=found.left_out,
             own=frozenset(files),
         )
-        for path in planned.changed:
-            view = self._put(path, files[path], remote.get(path))
-            if view is not None:
-                done.files.append(view)
-                done.problems = view["problems"] if is_code(path) else done.problems
-        for path in planned.gone if self._prune else []:
-            gone = self._api.call("DELETE", "/workspace/files", *path.split("/"), headers=_match(remote[path]))
-            done.deleted.append(path)
-            done.problems = gone["problems"] if is_code(path) else done.problems
+        gone = planned.gone if self._prune else []
         code = sorted(path for path in local if is_code(path))
-        if check and code and not any(is_code(path) for path in (*planned.changed, *done.deleted)):
-            done.problems = (self._put(code[0], files[code[0]], remote[code[0]]) or {"problems": []})["problems"]
+        sent = list(planned.changed)
+        if check and code and not any(is_code(path) for path in (*sent, *gone)):
+            sent.append(code[0])
+        changes = [(path, files[path]) for path in sent] + [(path, None) for path in gone]
+        for first in range(0, len(changes), MOST_CHANGES):
+            answer = self._commit(changes[first : first + MOST_CHANGES], remote)
+            done.problems = answer["problems"]
+            done.deleted += [path for path, view in answer["files"].items() if view is None]
+            done.files += [view for path, view in answer["files"].items() if view is not None and path in planned.changed]
         return done
 
-    def _put(self, path: str, file: Path, before: str | None) -> Document | None:
-        """Store a file if it is there as it was before; returns its view, or None when it has gone from the folder meanwhile."""
-        guard = {"If-None-Match": "*"} if before is None else _match(before)
-        try:
-            opened = file.open("rb")
-        except FileNotFoundError:
-            return None  # it was there a moment ago; it is not any more
-        with opened:
-            size = opened.seek(0, 2)
-            opened.seek(0)
-            return self._api.put_file(path, opened, size, guard)
+    def _commit(self, changes: Sequence[tuple[str, Path | None]], remote: dict[str, str]) -> Document:
+        """Change files that are there as they were before, all or none; one that has gone from the folder meanwhile is left out."""
+        with tempfile.TemporaryFile() as spool:
+            with tarfile.open(fileobj=spool, mode="w", format=tarfile.PAX_FORMAT) as tar:
+                for path, file in changes:
+                    _add(tar, path, file, remote.get(path, ""))
+                is_empty = not tar.getmembers()
+            size = spool.tell()
+            spool.seek(0)
+            return {"files": {}, "problems": []} if is_empty else self._api.commit(spool, size)
 
     def _hashed(self, files: dict[str, Path]) -> dict[str, str]:
         """Return the SHA-256 of each file; one that was not saved since is not read again."""
@@ -108,5 +115,21 @@ class Deployment:
         return {name: self._hashes[name][1] for name, stamp in stamps.items() if self._hashes.get(name, (None, ""))[0] == stamp}
 
 
-def _match(sha256: str) -> dict[str, str]:
-    return {"If-Match": f'"{sha256}"'}
+def _add(tar: tarfile.TarFile, path: str, file: Path | None, before: str) -> None:
+    """Add new content of a file, or its removal as layers of container images have it (OCI image-spec, "Whiteouts")."""
+    folder, slash, name = path.rpartition("/")
+    member = tarfile.TarInfo(path if file else f"{folder}{slash}.wh.{name}")
+    member.pax_headers = {"MILLRACE.expected": before}
+    if file is None:
+        tar.addfile(member)
+        return
+    # One that was there a moment ago may not be any more.
+    with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:
+        content: BinaryIO = opened
+        member.size = opened.seek(0, 2)
+        opened.seek(0)
+        if member.size <= IN_MEMORY:
+            # It may be written to while it is read: its size goes first.
+            content = io.BytesIO(opened.read())
+            member.size = len(content.getbuffer())
+        tar.addfile(member, content)

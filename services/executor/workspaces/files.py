@@ -12,7 +12,7 @@ from sqlalchemy import RowMapping
 
 from services.executor import domain
 from services.executor.sandbox.jail import MAX_CHUNK
-from services.executor.workspaces import registration
+from services.executor.workspaces import commits, registration
 from shared.envelope import derived_id, rfc3339
 from shared.errors import Invalid, NotFound, PermissionDenied, TooLarge, Unavailable
 from shared.organizations import first_seen, seen_by
@@ -182,7 +182,7 @@ class Files:
         self._check_own(path)
         command = RemoveFile(id=self._command(), org=self._org, actor=self._actor, path=path)
         try:
-            await registration.remove_file(command, self._deps)
+            await commits.remove_file(command, self._deps)
         except StreamError as error:
             raise Unavailable(f"{path!r} cannot be deleted now: {error}") from error
 
@@ -224,7 +224,7 @@ class Files:
                 sha256=blob.sha256,
                 size=blob.size,
             )
-            view: FileView = await registration.put_file(command, self._deps)
+            view: FileView = await commits.put_file(command, self._deps)
         except StreamError as error:
             raise Unavailable(f"{writing.path!r} cannot be written now: {error}") from error
         return _described(view.path, view.size, view.sha256, view.updated_at)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from services.executor.sandbox.jail import BundleProblem
 from shared.messages.catalog import FileProblem
@@ -29,13 +29,13 @@ class Slow:
                 again = f"{one.message}; it is tried again in {REMEMBERED:g} s, when it changes, or when it is deployed again"
                 self._known[org, one.path, tree[one.path]] = (self._now() + REMEMBERED, FileProblem(one.path, one.line, again))
 
-    def of(self, org: str, tree: dict[str, str], changed: str) -> list[FileProblem]:
-        """Return the problems of those files of a tree that were slow; `changed` is deployed just now, and tried again."""
+    def of(self, org: str, tree: dict[str, str], changed: Collection[str]) -> list[FileProblem]:
+        """Return the problems of those files of a tree that were slow; those `changed` are deployed just now, and tried again."""
         self._forget()
         return [
             problem
             for (owner, path, sha256), (_, problem) in self._known.items()
-            if owner == org and path != changed and tree.get(path) == sha256
+            if owner == org and path not in changed and tree.get(path) == sha256
         ]
 
     def patience(self, org: str) -> float:

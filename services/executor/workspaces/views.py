@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from sqlalchemy import RowMapping
 
 from shared.envelope import rfc3339
@@ -12,8 +10,8 @@ from shared.messages.catalog import FileProblem
 from shared.questions.executor import FileView, WorkflowEntry
 
 
-def workflow_entry(message: WorkflowChanged, org: str, at: datetime) -> WorkflowEntry:
-    """Return the registry entry that a message makes."""
+def workflow_entry(message: WorkflowChanged, org: str, at: str) -> WorkflowEntry:
+    """Return the registry entry that a message makes; `at` is its time, RFC 3339."""
     return WorkflowEntry(
         org=org,
         name=message.name,
@@ -28,7 +26,7 @@ def workflow_entry(message: WorkflowChanged, org: str, at: datetime) -> Workflow
         retries=message.retries,
         concurrency=message.concurrency,
         policy=message.policy,
-        updated_at=rfc3339(at),
+        updated_at=at,
     )
 
 

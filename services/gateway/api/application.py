@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from services.gateway.api import (
+    commits,
     connections,
     deliveries,
     events,
@@ -35,6 +36,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *health.ENDPOINTS,
     *reference.ENDPOINTS,
     *files.ENDPOINTS,
+    *commits.ENDPOINTS,
     *workflows.ENDPOINTS,
     *runs.ENDPOINTS,
     *streams.ENDPOINTS,

@@ -64,7 +64,7 @@ async def put_file(call: Call[None, Streamed]) -> Answer:
     if request.content_length is not None and request.content_length > gateway.max_file:
         raise TooLarge(f"the file is larger than {gateway.max_file} bytes")
     expected = await _expected(call)
-    blob = await gateway.workspace.put(_parts(request), limit=gateway.max_file)
+    blob = await gateway.workspace.put(arriving(request), limit=gateway.max_file)
     view: FileView = await call.ask(
         PutFile(
             id=new_id(),
@@ -130,9 +130,10 @@ async def _expected(call: Call[Any, Any]) -> str | None:
     return tag
 
 
-async def _parts(request: web.Request) -> AsyncIterator[bytes]:
-    arriving = Arriving(request, PACE)
-    while part := await arriving.part():
+async def arriving(request: web.Request) -> AsyncIterator[bytes]:
+    """Yield a body as it comes."""
+    body = Arriving(request, PACE)
+    while part := await body.part():
         yield part
 
 

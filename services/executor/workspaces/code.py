@@ -1,0 +1,68 @@
+"""Which of a workspace's code a workflow may load, told from the words of its modules: nothing of them is run."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+# A module with one of these may load what it does not name.
+_DYNAMIC = frozenset({"importlib", "imp", "zipimport", "runpy", "pkgutil", "__import__", "__file__", "__path__", "exec", "eval"})
+_WORD = re.compile(r"\w+")
+
+
+class Words:
+    """The words of the modules of a tree on disk; each module is read once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, frozenset[str]] = {}
+
+    def of(self, path: str) -> frozenset[str]:
+        """Return the words of a module, as Python compares names: in the compatibility form of Unicode (PEP 3131)."""
+        known = self._known.get(path)
+        if known is None:
+            text = (self._folder / path).read_text(errors="replace")
+            known = self._known[path] = frozenset(_WORD.findall(unicodedata.normalize("NFKC", text)))
+        return known
+
+
+def is_same_code(path: str, old: Mapping[str, str], new: Mapping[str, str], words: Words) -> bool:
+    """Return whether a run of the module at `path` loads the same code from both trees; `words` are those of the new one.
+
+    A module may load every module whose name is one of its words, and their packages; any at all where it has a word that may load
+    what it does not name. What is installed beside the code counts for all.
+    """
+    if any(old.get(one) != new.get(one) for one in old.keys() | new.keys() if _name(one) is None):
+        return False
+    named: dict[str, list[str]] = {}
+    for one in old.keys() | new.keys():
+        named.setdefault(_name(one) or "", []).append(one)
+    left, seen = [path, *_packages(path)], set[str]()
+    while left:
+        one = left.pop()
+        if one in seen or not (one in old or one in new):
+            continue
+        seen.add(one)
+        if old.get(one) != new.get(one):
+            return False
+        found = words.of(one)
+        if found & _DYNAMIC:
+            return old == new
+        for word in found & named.keys():
+            for module in named[word]:
+                left += [module, *_packages(module)]
+    return True
+
+
+def _name(path: str) -> str | None:
+    """Return the name by which a module is imported; None for what is no module, such as the list of what is installed."""
+    module = PurePosixPath(path)
+    if module.suffix not in {".py", ".pyi"}:
+        return None
+    return unicodedata.normalize("NFKC", module.parent.name if module.stem == "__init__" else module.stem)
+
+
+def _packages(path: str) -> list[str]:
+    return [f"{parent}/__init__.py" for parent in PurePosixPath(path).parents if parent.name]

@@ -1,0 +1,133 @@
+"""/api/v1/workspace/commits: many files of a workspace as one version, as JSON or as a tar that is streamed in bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import msgspec
+
+from services.gateway.api.endpoint import Audit, Call, Example, Streamed, endpoint
+from services.gateway.api.files import ABSENT, arriving
+from services.gateway.api.unpacking import Entry, unpacked
+from services.gateway.parts import Gateway
+from shared.blobs import CHUNK
+from shared.envelope import new_id
+from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Problem, TooLarge, UnsupportedMediaType
+from shared.http import body_of
+from shared.messages.catalog import FileProblem
+from shared.questions.executor import MOST_CHANGES, CommitFiles, Committed, FileChange, FileView
+from shared.values import Path, Words, aside, decode
+
+# Of a commit as JSON, which is whole in memory; a larger one comes as a tar.
+JSON_COMMIT = 8 * 1024 * 1024
+# Small files whose content is stored at a time; each is whole in memory.
+AT_ONCE = 8
+TAR = "application/x-tar"
+
+
+class Commit(msgspec.Struct, frozen=True, kw_only=True):
+    """Files by path: new content in base64, null removes the file. `expected` holds the SHA-256 that must be there, or null."""
+
+    files: dict[Path, str | None]
+    expected: dict[Path, str | None] = {}
+    message: Annotated[Words | None, msgspec.Meta(description="What the commit is for; the audit shows it.")] = None
+
+
+class CommitView(msgspec.Struct, frozen=True, kw_only=True):
+    """Each file as the workspace has it now, with what is wrong with it, null where it was removed; and all that is wrong."""
+
+    files: dict[str, FileView | None]
+    problems: list[FileProblem]
+
+
+@endpoint(
+    "POST",
+    "/api/v1/workspace/commits",
+    role="developer",
+    documented=Commit,
+    body_limit=JSON_COMMIT,
+    errors=(NotFound, PreconditionFailed, Conflict),
+    audit=Audit("workspace", "commit"),
+    example=Example(body={"files": {"flows/notes.txt": "aGVsbG8="}, "message": "say hello"}),
+)
+async def commit_files(call: Call[None, Streamed]) -> CommitView:
+    """Change files of the workspace, all of them or none, and register its workflows once.
+
+    The body is JSON, or a tar (`application/x-tar`) of any size: an empty file `.wh.NAME` removes NAME, and the extended header
+    `MILLRACE.expected` of a member holds the SHA-256 that must be there, nothing for no file.
+    """
+    media = call.request.content_type
+    if media == TAR:
+        changes = await _stored(unpacked(arriving(call.request)), call.gateway)
+    elif media in {"application/json", "application/octet-stream"}:
+        changes = await _decoded(call)
+    else:
+        raise UnsupportedMediaType(f"a commit is application/json or {TAR}")
+    if not changes:
+        raise Invalid("a commit changes one file at least", errors=(Problem("files", "empty"),))
+    call.note(target=changes[0].path if len(changes) == 1 else f"{len(changes)} files")
+    command = CommitFiles(id=new_id(), org=call.caller.org, actor=call.caller.actor, changes=changes)
+    done: Committed = await call.ask(command)
+    return CommitView(
+        files=dict.fromkeys(done.removed) | {view.path: view for view in done.files},
+        problems=done.problems,
+    )
+
+
+async def _decoded(call: Call[None, Streamed]) -> list[FileChange]:
+    raw = await body_of(call.request, JSON_COMMIT)
+    commit: Commit = await aside(decode, raw or b"{}", Commit, size=len(raw))
+    if commit.message is not None:
+        call.note(message=commit.message)
+
+    async def entries() -> AsyncIterator[Entry]:
+        for path, content in commit.files.items():
+            expected = (commit.expected[path] or ABSENT) if path in commit.expected else None
+            if content is None:
+                yield Entry(path, None, 0, expected)
+                continue
+            try:
+                data = base64.b64decode(content, validate=True)
+            except (binascii.Error, ValueError) as error:
+                problem = Problem(f"files.{path}", "no base64")
+                raise Invalid(f"the content of {path[:120]} is no base64", errors=(problem,)) from error
+            yield Entry(path, _once(data), len(data), expected)
+
+    return await _stored(entries(), call.gateway)
+
+
+async def _stored(entries: AsyncIterator[Entry], gateway: Gateway) -> list[FileChange]:
+    """Store the content of each entry, and return what the commit is to change."""
+    changes: list[FileChange] = []
+    small: list[tuple[Entry, bytes]] = []
+    async for entry in entries:
+        if len(changes) + len(small) == MOST_CHANGES:
+            raise TooLarge(f"a commit changes at most {MOST_CHANGES} files")
+        if entry.size > gateway.max_file:
+            raise TooLarge(f"{entry.path[:120]} is larger than {gateway.max_file} bytes")
+        if entry.content is None:
+            changes.append(FileChange(path=entry.path, expected=entry.expected))
+        elif entry.size <= CHUNK:
+            small.append((entry, b"".join([part async for part in entry.content])))
+        else:
+            changes.append(await _put(entry, entry.content, gateway))
+        if len(small) == AT_ONCE:
+            changes += await asyncio.gather(*(_put(one, _once(data), gateway) for one, data in small))
+            small = []
+    return changes + list(await asyncio.gather(*(_put(one, _once(data), gateway) for one, data in small)))
+
+
+async def _put(entry: Entry, content: AsyncIterator[bytes], gateway: Gateway) -> FileChange:
+    blob = await gateway.workspace.put(content, limit=gateway.max_file)
+    return FileChange(path=entry.path, sha256=blob.sha256, size=blob.size, expected=entry.expected)
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+ENDPOINTS = (commit_files,)
