@@ -54,7 +54,7 @@ StatusOfRun = Literal[
 ]
 """The names, for declarations of fields."""
 STATUSES: dict[str, RunStatus] = {
-    "queued": RunStatus(meaning="is offered to workers"),
+    "queued": RunStatus(meaning="is to be dispatched to a worker"),
     "delayed": RunStatus(meaning="is not to begin before its `run_at`", blocked=True),
     "running": RunStatus(meaning="has an attempt going on"),
     "waiting": RunStatus(meaning="goes on later, and holds no worker until then", blocked=True),

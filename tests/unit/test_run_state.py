@@ -237,7 +237,7 @@ class Story:
             assert run.finished_at is not None
         else:
             assert self.is_to_stop <= (run.status == "cancelling")
-            # Held, or offered to workers, or waiting for something: never nobody's.
+            # Held, or to be dispatched, or waiting for something: never nobody's.
             assert run.held or run.status in {"queued", "waiting", "delayed", "cancelling"}
             assert run.held or (run.status in {"waiting", "delayed"}) <= (run.blocked_on is not None)
             assert not (run.held and run.status in {"queued", "waiting", "delayed"})
