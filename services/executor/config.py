@@ -11,7 +11,7 @@ from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.process import ChildLimits
 from shared import config
 from shared.config import Environment
-from shared.egress.policy import Rule, Rules, rules
+from shared.egress.policy import EgressRules, Rule, rules
 
 DAY = 24 * 3600
 # Below a twentieth the kernel would let a run go for less than 5 ms at a time.
@@ -36,7 +36,7 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
     sandbox_uid: int | None
     runs_kept: timedelta
     longest_chain: int
-    egress: Rules
+    egress: EgressRules
     unsafe: bool
     """Whether runs may go on without isolation where no sandbox is available."""
     tier: Tier | None
@@ -59,7 +59,7 @@ def read(environment: Environment) -> ExecutorSettings:
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
         runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
         longest_chain=config.longest_chain(environment),
-        egress=Rules((*_rules(environment, "MILLRACE_EGRESS_ALLOW"), *_rules(environment, "MILLRACE_EGRESS_DENY"))),
+        egress=EgressRules((*_rules(environment, "MILLRACE_EGRESS_ALLOW"), *_rules(environment, "MILLRACE_EGRESS_DENY"))),
         unsafe=environment.flag("MILLRACE_UNSAFE"),
         tier=tiers.get(environment.choice("MILLRACE_SANDBOX_TIER", choices)),
     )

@@ -133,7 +133,7 @@ def _order(name: str) -> Order:
     raise Invalid("order must be asc or desc", errors=(Problem("order", "is neither"),))
 
 
-def _item(found: store.Found) -> LogItem:
+def _item(found: store.FoundMessage) -> LogItem:
     is_line = found.line > 0
     said: dict[str, Any] = msgspec.json.decode(found.data or "{}") if is_line else {}
     data: Any = said if is_line else data_of(found.document)

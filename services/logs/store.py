@@ -54,7 +54,7 @@ _FETCHED = 100
 SHOWN = 300
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
+class FoundMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A row as search reads it."""
 
     time: datetime
@@ -104,7 +104,7 @@ async def search(
     order: Order,
     after: After | None,
     limit: int,
-) -> AsyncGenerator[Found, None]:
+) -> AsyncGenerator[FoundMessage, None]:
     """Yield the matching rows in the order of (time, stream, seq); `org` None means all organizations."""
     wanted = ["time >= :since", "time <= :until", "line >= 0"]
     parameters: dict[str, Any] = {"since": since, "until": until, "limit": limit}
@@ -117,7 +117,7 @@ async def search(
         parameters |= {"after_time": after.time, "after_stream": after.stream, "after_seq": after.seq}
     wanted.append(condition.sql)
     way = "DESC" if order == "desc" else "ASC"
-    names = (field.name for field in msgspec.structs.fields(Found))
+    names = (field.name for field in msgspec.structs.fields(FoundMessage))
     columns = ", ".join("CASE WHEN line > 0 THEN CAST(data AS text) END AS data" if name == "data" else name for name in names)
     statement = text(
         f"SELECT {columns} FROM message WHERE {' AND '.join(wanted)} ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit"
@@ -126,7 +126,7 @@ async def search(
         statement, parameters | condition.parameters, execution_options={"max_row_buffer": _FETCHED}
     ) as rows:
         async for row in rows.mappings():
-            yield Found(**row)
+            yield FoundMessage(**row)
 
 
 async def chain(

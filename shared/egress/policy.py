@@ -116,7 +116,7 @@ class EgressPolicy:
         return next(rule for rule in self._addresses[address.version] if rule.fits_address(address, port))
 
 
-class Rules:
+class EgressRules:
     """An operator's entries, for all organizations and for single ones."""
 
     def __init__(self, rules: tuple[Rule, ...] = ()) -> None:

@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.egress.network import Network, Record
 from services.executor.sandbox.process import Child
-from shared.egress.policy import Rules, rules
+from shared.egress.policy import EgressRules, rules
 from tests.support.egress import Names, listening
 from tests.support.inside import eventually
 from tests.support.sandbox import TIERS, Bench, Recorded, started_bench, value
@@ -173,7 +173,7 @@ async def api(certificate: Path) -> AsyncIterator[tuple[int, int]]:
 async def test_a_client_uses_the_proxy_by_itself(client: str, bench: Bench, certificate: Path) -> None:
     told: list[Record] = []
     names = Names(api_example="127.0.0.1", inner_example="10.0.0.1")
-    network = Network(Rules(rules("127.0.0.1", allows=True)).of("default"), names, told.append)
+    network = Network(EgressRules(rules("127.0.0.1", allows=True)).of("default"), names, told.append)
     async with api(certificate) as (plain, secure):
         # The name is known to the proxy's resolver only: who does not ask the proxy reaches nothing.
         urls = [f"http://api.example:{plain}", f"https://api.example:{secure}"]
@@ -220,7 +220,7 @@ async def test_a_run_behind_all_walls_reaches_what_it_may_and_nothing_else(certi
     """
     told: list[Record] = []
     names = Names(api_example="127.0.0.1", inner_example="10.0.0.1")
-    network = Network(Rules(rules("127.0.0.1", allows=True)).of("default"), names, told.append)
+    network = Network(EgressRules(rules("127.0.0.1", allows=True)).of("default"), names, told.append)
     async with api(certificate) as (plain, _), started_bench(tiers=("A",)) as bench:
         found = value(await bench.run(text, Recorded(network), port=plain))
     # Its own loopback is another one than ours, and what goes out has no token: the namespace says whose it is.
@@ -250,7 +250,7 @@ async def test_aiohttp_is_changed_only_when_it_is_imported_and_only_by_default(b
                     inspect.signature(aiohttp.ClientSession).parameters["trust_env"].default]
     """
     job = msgspec.structs.replace(bench.job(text), site_packages=Path(sysconfig.get_path("purelib")))
-    network = Network(Rules().of("default"), Names(), lambda _record: None)
+    network = Network(EgressRules().of("default"), Names(), lambda _record: None)
     assert value(await bench.children.run(job, Recorded(network))) == [[], 1, [True, False], "aiohttp.client", True]
 
 
@@ -261,7 +261,7 @@ async def test_a_workspace_without_aiohttp_runs_as_ever(bench: Bench) -> None:
             try: import aiohttp.client
             except ImportError as error: return str(error)
     """
-    network = Network(Rules().of("default"), Names(), lambda _record: None)
+    network = Network(EgressRules().of("default"), Names(), lambda _record: None)
     assert value(await bench.run(text, Recorded(network))) == "No module named 'aiohttp'"
 
 
@@ -294,7 +294,7 @@ async def test_what_a_run_reached_is_told_before_its_end_and_its_host_is_masked(
                 return kept.recv(65536).decode().split("\\r\\n")[0]
     """
     told: list[Record] = []
-    network = Network(Rules(rules("*.example", allows=False)).of("default"), Names(), told.append)
+    network = Network(EgressRules(rules("*.example", allows=False)).of("default"), Names(), told.append)
     assert "403 Forbidden by Millrace" in str(value(await bench.run(text, Trusting(network))))
     assert [record.host for record in told] == ["***.example"]
 
@@ -309,7 +309,7 @@ async def test_another_process_of_the_machine_cannot_use_the_runs_proxy(bench: B
             while not os.path.exists(f"{folder}/done"): time.sleep(0.01)
     """
     told: list[Record] = []
-    network = Network(Rules(rules("127.0.0.1", allows=True)).of("default"), Names(), told.append)
+    network = Network(EgressRules(rules("127.0.0.1", allows=True)).of("default"), Names(), told.append)
     running = asyncio.create_task(bench.run(text, Recorded(network), folder=str(bench.folder)))
 
     async def is_told() -> bool:

@@ -6,7 +6,7 @@ import pytest
 import pytest_asyncio
 
 from services.executor.sandbox.egress.network import Network
-from shared.egress.policy import Rules
+from shared.egress.policy import EgressRules
 from shared.errors import NotFound
 from tests.support.egress import Names
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench
@@ -112,7 +112,7 @@ async def test_what_egress_denied_names_the_host_and_the_setting() -> None:
             except OSError as error: raise RuntimeError("halopsa is away") from error
     """
     async with started_bench() as bench:
-        outcome = await bench.run(text, Recorded(Network(Rules().of("default"), Names(), lambda _record: None)))
+        outcome = await bench.run(text, Recorded(Network(EgressRules().of("default"), Names(), lambda _record: None)))
     assert outcome.error is not None
     assert outcome.error.type == "RuntimeError"
     assert "runs may not reach 127.0.0.1" in outcome.error.traceback.splitlines()[-1]

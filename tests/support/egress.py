@@ -8,7 +8,7 @@ from ipaddress import ip_address
 
 from services.executor.sandbox.egress.network import EgressLimits, Network, Record
 from services.executor.sandbox.egress.proxy import Proxy
-from shared.egress.policy import Rules, rules
+from shared.egress.policy import EgressRules, rules
 from shared.egress.resolver import Resolve, Resolver
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -115,7 +115,7 @@ async def outlet(
     token: str | None = None,
 ) -> AsyncIterator[Outlet]:
     """Run a proxy; by default one whose operator lets it reach the loopback."""
-    policy = Rules((*rules(allow, allows=True), *rules(deny, allows=False))).of("acme")
+    policy = EgressRules((*rules(allow, allows=True), *rules(deny, allows=False))).of("acme")
     told: asyncio.Queue[Record] = asyncio.Queue()
     network = Network(policy, resolve or Names(), told.put_nowait, limits or EgressLimits())
     listener = listening()

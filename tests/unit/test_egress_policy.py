@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.egress.addresses import SPECIAL, inside
-from shared.egress.policy import EgressPolicy, Rules, rules, target
+from shared.egress.policy import EgressPolicy, EgressRules, rules, target
 
 
 def policy(allow: str = "", deny: str = "", org: str = "acme") -> EgressPolicy:
-    return Rules((*rules(allow, allows=True), *rules(deny, allows=False))).of(org)
+    return EgressRules((*rules(allow, allows=True), *rules(deny, allows=False))).of(org)
 
 
 def reaches(given: EgressPolicy, host: str, *addresses: str, port: int = 443) -> bool:

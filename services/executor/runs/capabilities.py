@@ -22,7 +22,7 @@ from services.executor.workspaces import registration
 from services.executor.workspaces.files import Files
 from shared.blobs import Blobs
 from shared.bus import Bus
-from shared.egress.policy import Rules
+from shared.egress.policy import EgressRules
 from shared.egress.resolver import Resolver
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id
@@ -52,7 +52,7 @@ class CapabilityDeps(registration.RegistrationDeps, Protocol):
     """What answering a run needs."""
 
     bus: Bus
-    egress: Rules
+    egress: EgressRules
     resolver: Resolver
     keyring: Keyring
     results: Blobs

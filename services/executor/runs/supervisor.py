@@ -31,7 +31,7 @@ from services.executor.workspaces.bundles import Bundles
 from shared import tasks
 from shared.blobs import Blobs
 from shared.bus import Bus
-from shared.egress.policy import Rules
+from shared.egress.policy import EgressRules
 from shared.egress.resolver import Resolver
 from shared.encryption import Keyring
 from shared.envelope import Envelope, open_envelope, open_message, rfc3339, utc_now
@@ -73,7 +73,7 @@ class SupervisorDeps(CapabilityDeps, Protocol):
     bundles: Bundles
     bodies: Blobs
     sandbox: Sandbox
-    egress: Rules
+    egress: EgressRules
     resolver: Resolver
     keyring: Keyring
     store: ExecutorStore
