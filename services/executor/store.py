@@ -75,7 +75,7 @@ class ExecutorStore:
     async def steps(self, run: str, after: Place, limit: int, room: int, *, results: bool) -> list[Step]:
         """Return what is recorded of a run in order, after a place: up to `limit`, of which all but the first have room."""
         statement = f"""
-            SELECT seq, place, kind, name, ordinal, position, attempt, completed_at, timed_out, bytes,
+            SELECT seq, place, kind, name, ordinal, position, attempt, completed_at, timed_out, given_up, bytes,
                    {"result" if results else "NULL"} AS result
               FROM (SELECT *, sum(bytes) OVER (ORDER BY seq, place) AS total FROM step
                      WHERE id = :run AND (seq, place) > (:seq, :place) ORDER BY seq, place LIMIT :limit) AS following
@@ -206,9 +206,10 @@ def put_states(changed: list[RunState]) -> Statement:
 def put_steps(steps: list[Step]) -> Statement:
     """Write what runs recorded; one statement for all of it."""
     statement = """
-        INSERT INTO step (id, seq, place, kind, name, ordinal, position, attempt, completed_at, timed_out, bytes, result)
+        INSERT INTO step (id, seq, place, kind, name, ordinal, position, attempt, completed_at, timed_out, given_up, bytes,
+                          result)
         SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::integer[], $7::integer[],
-                             $8::integer[], $9::timestamptz[], $10::boolean[], $11::integer[], $12::json[])
+                             $8::integer[], $9::timestamptz[], $10::boolean[], $11::boolean[], $12::integer[], $13::json[])
         ON CONFLICT DO NOTHING
     """
     columns = (
@@ -222,6 +223,7 @@ def put_steps(steps: list[Step]) -> Statement:
         [step.attempt for step in steps],
         [datetime.fromisoformat(step.at) for step in steps],
         [step.timed_out for step in steps],
+        [step.given_up for step in steps],
         [step.bytes for step in steps],
         [_json(step.result) for step in steps],
     )
@@ -377,6 +379,7 @@ def _step(run: str, row: RowMapping) -> Step:
         attempt=row["attempt"],
         at=rfc3339(row["completed_at"]),
         timed_out=row["timed_out"],
+        given_up=row["given_up"],
         bytes=row["bytes"],
         result=row["result"],
     )

@@ -166,6 +166,7 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
 
     `kind`: `step`, `start` (a child run, whose id is the result), `sleep`, `signal`, `run`. `ordinal` counts those of its kind and
     name from 0; `position` counts all in the order in which the attempt called them. `bytes` is the size of the result as JSON.
+    A wait without a result ended by the clock (`timed_out`), or the workflow itself ended it (`given_up`).
     """
 
     kind: str
@@ -175,6 +176,7 @@ class StepView(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     completed_at: str
     timed_out: bool
+    given_up: bool = False
     bytes: int
     result: Any = None
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shared.envelope import utc_now
-from shared.questions.executor import ListLines
+from shared.questions.executor import ListLines, ListSteps, StepList
 from tests.integration.test_durable import signal
 from tests.integration.test_runs import shared_folder
 from tests.support.inside import eventually
@@ -297,6 +297,19 @@ async def test_a_waiting_task_that_is_cancelled_is_given_up(place: Place, data: 
         await deploy(outside)
         run = await outside.request("limited", input={"how": "cancel", "seconds": 1.2, "after": 1.2})
         assert (await outside.run(run, "succeeded")).result == ["CancelledError", 7, "later"]
+
+
+async def test_the_steps_of_a_run_say_how_a_wait_without_a_result_ended(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        run = await outside.request("limited", input={"how": "timeout", "seconds": 0.5})
+        await outside.run(run, "succeeded")
+
+        async def recorded() -> list[tuple[str, Any, bool, bool]] | None:
+            listed: StepList = await outside.bus.ask(ListSteps(org="default", id=run))
+            return [(one.name, one.result, one.timed_out, one.given_up) for one in listed.items if one.kind == "signal"] or None
+
+        assert await eventually(recorded) == [("go", None, False, True)]
 
 
 async def test_a_time_out_goes_on_over_all_attempts_and_beside_steps(place: Place, data: Path, shared_folder: Path) -> None:

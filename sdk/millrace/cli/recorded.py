@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from millrace.cli import show
@@ -24,8 +26,15 @@ STEPS = [
     show.field("attempt"),
     show.moment("completed_at"),
     show.field("bytes"),
-    ("result", lambda step: "timed out" if step["timed_out"] else show.compact(step["result"])[:200]),
+    ("result", lambda step: _how(step) or show.compact(step["result"])[:200]),
 ]
+
+
+def _how(step: dict[str, Any]) -> str | None:
+    """Return how a wait ended that has no result."""
+    return "timed out" if step["timed_out"] else "given up" if step.get("given_up") else None
+
+
 LIMIT = click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="At most so many; 0: all.")
 
 

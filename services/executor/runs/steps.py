@@ -34,6 +34,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     at: str
     timed_out: bool
+    given_up: bool
     bytes: int
     result: Any
 
@@ -51,6 +52,7 @@ def steps_of(state: RunState, envelope: Envelope, message: Message, sequence: in
             attempt=state.attempt,
             at=rfc3339(envelope.time),
             timed_out=done.timed_out,
+            given_up=done.given_up,
             bytes=len(msgspec.json.encode(done.result)),
             result=done.result,
         )
@@ -96,6 +98,7 @@ def _view(step: Step, *, results: bool) -> StepView:
         attempt=step.attempt,
         completed_at=step.at,
         timed_out=step.timed_out,
+        given_up=step.given_up,
         bytes=step.bytes,
         result=step.result if results else None,
     )
