@@ -20,9 +20,9 @@ from services.logs.tree import (
     Operator,
     Or,
     Path,
+    SearchWords,
     StartsWith,
     Tree,
-    Words,
 )
 
 # What may be NULL. A comparison with the others never is, and must stand bare for an index to serve it.
@@ -50,7 +50,7 @@ class Condition:
                 return "(" + " OR ".join(self._of(item) for item in items) + ")"
             case Not(item):
                 return f"NOT {self._of(item)}"
-            case Words():
+            case SearchWords():
                 return self._words(tree)
             case Equals(field, value):
                 return self._data_equals(field, value) if isinstance(field, Path) else self._column_equals(field.name, value)
@@ -63,7 +63,7 @@ class Condition:
             case Everything():
                 return "true"
 
-    def _words(self, words: Words) -> str:
+    def _words(self, words: SearchWords) -> str:
         if not words.prefix:
             return f"(tsv @@ phraseto_tsquery('simple', {self._bind(words.text, 'text')}))"
         quoted = words.text.replace("\\", "\\\\").replace("'", "''")

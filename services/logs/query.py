@@ -23,9 +23,9 @@ from services.logs.tree import (
     Operator,
     Or,
     Path,
+    SearchWords,
     StartsWith,
     Tree,
-    Words,
 )
 from shared.errors import Invalid, Problem
 
@@ -125,7 +125,7 @@ class _Parser:
             text, prefix = self._value()
             if not text:
                 return Everything()
-            return Words(text, prefix)
+            return SearchWords(text, prefix)
         field = self._field(found.group(1))
         self._at = found.end()
         return self._of_field(field)

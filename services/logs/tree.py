@@ -36,7 +36,7 @@ class Everything(msgspec.Struct, frozen=True):
     """Matches every message."""
 
 
-class Words(msgspec.Struct, frozen=True):
+class SearchWords(msgspec.Struct, frozen=True):
     """Full text: the words of `text` one after the other; `prefix` lets the last one go on."""
 
     text: str
@@ -89,4 +89,4 @@ class Or(msgspec.Struct, frozen=True):
     items: tuple[Tree, ...]
 
 
-Tree = Everything | Words | Equals | StartsWith | Compares | Exists | Not | And | Or
+Tree = Everything | SearchWords | Equals | StartsWith | Compares | Exists | Not | And | Or

@@ -12,7 +12,7 @@ import msgspec
 
 from services.gateway.api.endpoint import Audit, Call, Example, Streamed, endpoint
 from services.gateway.api.files import ABSENT, arriving
-from services.gateway.api.unpacking import Entry, unpacked
+from services.gateway.api.unpacking import ArchiveEntry, unpacked
 from services.gateway.parts import Gateway
 from shared.blobs import CHUNK
 from shared.envelope import new_id
@@ -84,26 +84,26 @@ async def _decoded(call: Call[None, Streamed]) -> list[FileChange]:
     if commit.message is not None:
         call.note(message=commit.message)
 
-    async def entries() -> AsyncIterator[Entry]:
+    async def entries() -> AsyncIterator[ArchiveEntry]:
         for path, content in commit.files.items():
             expected = (commit.expected[path] or ABSENT) if path in commit.expected else None
             if content is None:
-                yield Entry(path, None, 0, expected)
+                yield ArchiveEntry(path, None, 0, expected)
                 continue
             try:
                 data = base64.b64decode(content, validate=True)
             except (binascii.Error, ValueError) as error:
                 problem = Problem(f"files.{path}", "no base64")
                 raise Invalid(f"the content of {path[:120]} is no base64", errors=(problem,)) from error
-            yield Entry(path, _once(data), len(data), expected)
+            yield ArchiveEntry(path, _once(data), len(data), expected)
 
     return await _stored(entries(), call.gateway)
 
 
-async def _stored(entries: AsyncIterator[Entry], gateway: Gateway) -> list[FileChange]:
+async def _stored(entries: AsyncIterator[ArchiveEntry], gateway: Gateway) -> list[FileChange]:
     """Store the content of each entry, and return what the commit is to change."""
     changes: list[FileChange] = []
-    small: list[tuple[Entry, bytes]] = []
+    small: list[tuple[ArchiveEntry, bytes]] = []
     async for entry in entries:
         if len(changes) + len(small) == MOST_CHANGES:
             raise TooLarge(f"a commit changes at most {MOST_CHANGES} files")
@@ -121,7 +121,7 @@ async def _stored(entries: AsyncIterator[Entry], gateway: Gateway) -> list[FileC
     return changes + list(await asyncio.gather(*(_put(one, _once(data), gateway) for one, data in small)))
 
 
-async def _put(entry: Entry, content: AsyncIterator[bytes], gateway: Gateway) -> FileChange:
+async def _put(entry: ArchiveEntry, content: AsyncIterator[bytes], gateway: Gateway) -> FileChange:
     blob = await gateway.workspace.put(content, limit=gateway.max_file)
     return FileChange(path=entry.path, sha256=blob.sha256, size=blob.size, expected=entry.expected)
 

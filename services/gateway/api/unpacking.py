@@ -17,7 +17,7 @@ EXPECTED = "MILLRACE.expected"
 
 
 @dataclass(frozen=True)
-class Entry:
+class ArchiveEntry:
     """A file: `content` has `size` bytes and is to be read before the next entry; None removes the file.
 
     `expected` is the SHA-256 that must be there, "" for none.
@@ -29,7 +29,7 @@ class Entry:
     expected: str | None
 
 
-async def unpacked(parts: AsyncIterator[bytes]) -> AsyncIterator[Entry]:
+async def unpacked(parts: AsyncIterator[bytes]) -> AsyncIterator[ArchiveEntry]:
     """Yield the files of a tar; folders are passed over. Raises `Malformed` for anything else, and for what is no tar."""
     body = _Body(parts)
     fields: dict[str, str] = {}
@@ -50,10 +50,10 @@ async def unpacked(parts: AsyncIterator[bytes]) -> AsyncIterator[Entry]:
         folder, _, last = name.rpartition("/")
         if last.startswith(REMOVED):
             await body.padded(info.size)
-            yield Entry(f"{folder}/{last.removeprefix(REMOVED)}".removeprefix("/"), None, 0, expected)
+            yield ArchiveEntry(f"{folder}/{last.removeprefix(REMOVED)}".removeprefix("/"), None, 0, expected)
             continue
         content = body.content(info.size)
-        yield Entry(name, content, info.size, expected)
+        yield ArchiveEntry(name, content, info.size, expected)
         async for _ in content:
             pass  # what was not read of it
         await body.exactly(-info.size % BLOCK)
