@@ -117,9 +117,7 @@ def body_of(endpoint: Endpoint) -> Any:
     """Return the type of the body that the document shows, None where there is none."""
     if endpoint.is_direct:
         return Any if endpoint.takes_body else None
-    if endpoint.body is Streamed:
-        return bytes
-    return endpoint.documented or endpoint.body
+    return endpoint.documented or (bytes if endpoint.body is Streamed else endpoint.body)
 
 
 def _headers(endpoint: Endpoint) -> Iterator[Header]:
