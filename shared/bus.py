@@ -81,7 +81,7 @@ class Bus:
         """
         return (await aggregate.append(self.client, self.journal, sealed, expected)).sequence
 
-    async def say_log(self, logged: Logged, correlation: str | None) -> None:
+    async def publish_log(self, logged: Logged, correlation: str | None) -> None:
         """Store a record of this service's log; the sink of `shared.log` calls it."""
         await self.journal.publish(self.seal(logged, org="global", correlation=correlation))
 

@@ -105,7 +105,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         engine = open_engine(settings.database_url, service="events")
         stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="events", health=runtime.health))
-        await stack.enter_async_context(runtime.sink.sending(bus.say_log))
+        await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
         expressions = await stack.enter_async_context(evaluating(runtime.health))
         events = Events(settings, bus, EventsStore(engine), expressions, runtime)
 

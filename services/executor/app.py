@@ -106,7 +106,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         engine = open_engine(settings.database_url, service="executor")
         stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="executor", health=runtime.health))
-        await stack.enter_async_context(runtime.sink.sending(bus.say_log))
+        await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
         tiers: tuple[Tier, ...] = ("A", "B") if settings.tier is None else (settings.tier,)
         sandbox = Children(
             settings.data / "sandbox",

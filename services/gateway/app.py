@@ -15,11 +15,11 @@ from services.gateway.api.application import application
 from services.gateway.config import GatewaySettings, read
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
+from services.gateway.memory_budget import MemoryBudget
 from services.gateway.parts import Gateway
 from services.gateway.peers import descriptors_for
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
-from services.gateway.room import Room
 from services.gateway.serving import listening, serving, url_of
 from services.gateway.trail import Trail
 from services.gateway.watching import Watching
@@ -52,7 +52,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(sock.close)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="gateway", health=runtime.health))
-        await stack.enter_async_context(runtime.sink.sending(bus.say_log))
+        await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
         sources = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         workflows = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
         endings = Endings(bus.client, runtime.health)
@@ -78,7 +78,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             bodies=Blobs(bus.client, "bodies"),
             workspace=Blobs(bus.client, "workspace"),
             results=Blobs(bus.client, "results"),
-            room=Room(settings.max_body),
+            memory=MemoryBudget(settings.max_body),
             key_hash=hashlib.sha256(settings.admin_key.encode()).digest(),
             public_url=url,
             trusted_proxies=settings.trusted_proxies,

@@ -17,15 +17,15 @@ T = TypeVar("T")
 
 
 class Crowds(Generic[T]):
-    """Calls `tell` with the last thing of a kind and how many there were."""
+    """Calls `publish` with the last thing of a kind and how many there were."""
 
-    def __init__(self, tell: Callable[[T, int], Awaitable[None]]) -> None:
-        self._tell = tell
+    def __init__(self, publish: Callable[[T, int], Awaitable[None]]) -> None:
+        self._publish = publish
         self._windows: dict[Hashable, _Window[T]] = {}
-        self._telling: set[asyncio.Task[None]] = set()
+        self._publishing: set[asyncio.Task[None]] = set()
 
-    def note(self, kind: Hashable, thing: T, *, crowd: Hashable = None) -> None:
-        """Tell of a thing in the background; `crowd` is its kind where there are too many kinds already."""
+    def record(self, kind: Hashable, thing: T, *, crowd: Hashable = None) -> None:
+        """Publish a thing in the background; `crowd` is its kind where there are too many kinds already."""
         if kind not in self._windows and len(self._windows) >= WINDOWS:
             kind = crowd
         window = self._windows.get(kind)
@@ -39,14 +39,14 @@ class Crowds(Generic[T]):
         """Tell what waits; for the end of the service."""
         for kind in list(self._windows):
             self._close(kind)
-        if self._telling:
-            await asyncio.wait(self._telling, timeout=FINISH)
+        if self._publishing:
+            await asyncio.wait(self._publishing, timeout=FINISH)
 
     def _open(self, kind: Hashable, thing: T, count: int) -> None:
         self._windows[kind] = _Window(thing)
-        task = asyncio.ensure_future(self._tell(thing, count))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        task = asyncio.ensure_future(self._publish(thing, count))
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
         asyncio.get_running_loop().call_later(WINDOW, self._close, kind)
 
     def _close(self, kind: Hashable) -> None:

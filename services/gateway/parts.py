@@ -10,9 +10,9 @@ from services.gateway.admission import Admission
 from services.gateway.config import Network
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
+from services.gateway.memory_budget import MemoryBudget
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
-from services.gateway.room import Room
 from services.gateway.trail import Trail
 from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
@@ -40,7 +40,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     bodies: Blobs
     workspace: Blobs
     results: Blobs
-    room: Room
+    memory: MemoryBudget
     key_hash: bytes
     public_url: str
     trusted_proxies: tuple[Network, ...]

@@ -1,4 +1,4 @@
-"""What the gateway says of webhooks that it had no room for."""
+"""Publishes which webhooks the gateway had no room for."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Refusals:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
-        self._crowds: Crowds[tuple[WebhookEndpoint, str, str | None]] = Crowds(self._say)
+        self._crowds: Crowds[tuple[WebhookEndpoint, str, str | None]] = Crowds(self._publish)
 
-    def note(self, endpoint: WebhookEndpoint, reason: str, remote: str | None) -> None:
+    def record(self, endpoint: WebhookEndpoint, reason: str, remote: str | None) -> None:
         """Tell in the background that a webhook of `remote` was refused."""
-        self._crowds.note((endpoint.source, reason), (endpoint, reason, remote))
+        self._crowds.record((endpoint.source, reason), (endpoint, reason, remote))
 
     async def finish(self) -> None:
         """Say what waits; for the end of the service."""
         await self._crowds.finish()
 
-    async def _say(self, refusal: tuple[WebhookEndpoint, str, str | None], count: int) -> None:
+    async def _publish(self, refusal: tuple[WebhookEndpoint, str, str | None], count: int) -> None:
         endpoint, reason, remote = refusal
         message = WebhookRefused(source=endpoint.source, adapter=endpoint.adapter, reason=reason, count=count, remote=remote)
         try:

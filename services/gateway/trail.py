@@ -22,7 +22,7 @@ class Trail:
         self._bus = bus
         self._refusals: Crowds[tuple[Audited, str]] = Crowds(self._counted)
 
-    async def say(self, audited: Audited, *, org: str) -> None:
+    async def publish(self, audited: Audited, *, org: str) -> None:
         """Record an action; on disk when this returns, unless the log says otherwise."""
         try:
             await self._bus.publish(self._bus.seal(audited, org=org))
@@ -31,7 +31,7 @@ class Trail:
 
     def refused(self, audited: Audited, *, org: str) -> None:
         """Record a refusal in the background, at most one a second per category and target; `detail.count` tells how many."""
-        self._refusals.note((audited.category, audited.target), (audited, org), crowd=(audited.category, ""))
+        self._refusals.record((audited.category, audited.target), (audited, org), crowd=(audited.category, ""))
 
     async def finish(self) -> None:
         """Say what waits; for the end of the service."""
@@ -40,4 +40,4 @@ class Trail:
     async def _counted(self, refusal: tuple[Audited, str], count: int) -> None:
         audited, org = refusal
         detail = audited.detail | {"count": count}
-        await self.say(msgspec.structs.replace(audited, target=storable(audited.target), detail=detail), org=org)
+        await self.publish(msgspec.structs.replace(audited, target=storable(audited.target), detail=detail), org=org)

@@ -57,7 +57,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
 def _saying(bus: Bus) -> Callable[[Logged, str | None], Awaitable[None]]:
     async def say(logged: Logged, correlation: str | None) -> None:
         if not logged.event.startswith(_ABOUT_ARCHIVING):
-            await bus.say_log(logged, correlation)
+            await bus.publish_log(logged, correlation)
 
     return say
 

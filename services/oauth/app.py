@@ -48,7 +48,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         engine = open_engine(settings.database_url, service="oauth")
         stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="oauth", health=runtime.health))
-        await stack.enter_async_context(runtime.sink.sending(bus.say_log))
+        await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
         oauth = OAuth(bus, engine, Vault(Keyring(settings.keys)))
         projections = started(
             projected(bus.client),

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from services.gateway import peers
-from services.gateway.room import MIB
+from services.gateway.memory_budget import MIB
 from shared import http
 from shared.encryption import Keyring
 from shared.envelope import new_id, open_message

@@ -143,7 +143,7 @@ class Attempt:
         child = self._child
         child.begin(opening)
         child.exited.add_done_callback(self._died)
-        telling = asyncio.create_task(self._tell())
+        telling = asyncio.create_task(self._pass_on())
         telling.add_done_callback(self._failed)
         listening = asyncio.create_task(self._listen())
         listening.add_done_callback(self._failed)
@@ -211,7 +211,7 @@ class Attempt:
                 elif isinstance(frame, frames.Terminal):
                     self._settle(frame)
                 elif isinstance(frame, frames.Log):
-                    self._note(frame, size)
+                    self._count(frame, size)
                 elif isinstance(frame, frames.Importing):
                     self._importing = frame.path
                 elif isinstance(frame, frames.ResultPart | frames.ResultEnd):
@@ -300,7 +300,7 @@ class Attempt:
         if keeping:
             await asyncio.wait(keeping, timeout=GRACE)
 
-    async def _tell(self) -> None:
+    async def _pass_on(self) -> None:
         """Mask words and pass them on in the order of arrival, one at a time, so that a slow bus slows nothing but this."""
         while not (self._is_over and not self._words):
             await self._told.wait()
@@ -335,7 +335,7 @@ class Attempt:
         await cancel.wait()
         self._stop("cancelled")
 
-    def _note(self, frame: frames.Log, size: int) -> None:
+    def _count(self, frame: frames.Log, size: int) -> None:
         before, self._logged = self._logged, self._logged + size
         if self._logged <= _MOST_LOGGED:
             self._words.append((frame, size))
@@ -370,14 +370,14 @@ class Attempt:
             listener.close()
             return None
 
-        def note(record: Record) -> None:
+        def masked(record: Record) -> None:
             # Whoever asks for a host may have changed the case of its letters.
-            network.note(msgspec.structs.replace(record, host=self._masker.mask_any_case(record.host)))
+            network.record(msgspec.structs.replace(record, host=self._masker.mask_any_case(record.host)))
 
         token = secrets.token_urlsafe(24) if is_shared(listener) else None
         # A proxy is of one run and closes what it listens on; who stays needs it for the next.
         own = listener.dup() if self._may_stay else listener
-        return Proxy(msgspec.structs.replace(network, note=note), own, token)
+        return Proxy(msgspec.structs.replace(network, record=masked), own, token)
 
     def _flood(self) -> None:
         self._settle(Excess(f"it printed more than {FATAL >> 20} MB"))

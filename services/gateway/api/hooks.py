@@ -84,13 +84,13 @@ async def receive(request: web.Request) -> web.Response:
         claims = hook.verifier.claims(received, now)
     except Unauthenticated as error:
         if not handshakes.read_body:
-            _tell(gateway, request, hook, error.detail)
+            _audit_refusal(gateway, request, hook, error.detail)
             raise
-    with gateway.room.hold(org=hook.org, source=hook.source, address=address(gateway, request)) as held:
+    with gateway.memory.hold(org=hook.org, source=hook.source, address=address(gateway, request)) as held:
         try:
             body = received.body = await held.body(request, gateway.max_body)
         except (TooMany, Unavailable):
-            gateway.refusals.note(hook, "room", remote(gateway, request))
+            gateway.refusals.record(hook, "room", remote(gateway, request))
             raise
         if hook.verifier.reads_document or handshakes.read_body:
             await aside(received.read, size=len(body))
@@ -102,7 +102,7 @@ async def receive(request: web.Request) -> web.Response:
                 await aside(received.read, size=len(body))
             sender_id = scheme.delivery(received)
         except Unauthenticated as error:
-            _tell(gateway, request, hook, error.detail)
+            _audit_refusal(gateway, request, hook, error.detail)
             raise
         if (answer := handshakes.after_verification(received)) is not None:
             return _answered(answer)
@@ -164,11 +164,11 @@ def _check_media_type(request: web.Request, hook: WebhookEndpoint) -> None:
 
 
 def _too_many(gateway: Gateway, request: web.Request, hook: WebhookEndpoint, wait: float) -> web.Response:
-    gateway.refusals.note(hook, "rate", remote(gateway, request))
+    gateway.refusals.record(hook, "rate", remote(gateway, request))
     return problem(429, "Too many requests", "this source takes no more webhooks for now", retry_after=wait)
 
 
-def _tell(gateway: Gateway, request: web.Request, hook: WebhookEndpoint, reason: str) -> None:
+def _audit_refusal(gateway: Gateway, request: web.Request, hook: WebhookEndpoint, reason: str) -> None:
     gateway.trail.refused(
         Audited(
             category="webhook",

@@ -56,7 +56,7 @@ def _served(endpoint: Endpoint) -> Next:
         except PermissionDenied:
             denied(gateway, request, call.caller.actor, org=call.caller.org, outcome=PermissionDenied.kind, reason=endpoint.name)
             raise
-        with gateway.room.hold(org=call.caller.org, address=address(gateway, request)) as held:
+        with gateway.memory.hold(org=call.caller.org, address=address(gateway, request)) as held:
             request[TAKE] = held.take
             return await (_handled(endpoint, call) if endpoint.audit is None else _recorded(endpoint, call))
 
@@ -136,7 +136,7 @@ async def _recorded(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamRespo
     def record(outcome: str = "ok") -> None:
         if not recording:
             said = _audited(endpoint, call, outcome)
-            recording.append(asyncio.create_task(call.gateway.trail.say(said, org=call.caller.org)))
+            recording.append(asyncio.create_task(call.gateway.trail.publish(said, org=call.caller.org)))
 
     call.record = record
     outcome = "error"

@@ -90,11 +90,11 @@ async def stream_run(call: Call[None, None]) -> web.StreamResponse:
         # A client that is gone needs no answer.
         with contextlib.suppress(ConnectionError):
             await response.prepare(request)
-            await _tell(gateway, caller, run, telling, first, woken)
+            await _write_states(gateway, caller, run, telling, first, woken)
         return response
 
 
-async def _tell(
+async def _write_states(
     gateway: Gateway, caller: Caller, run: str, telling: _Telling, states: RunStates | None, woken: asyncio.Event
 ) -> None:
     """Tell all that happens to a run until it has ended, or the client is gone, or this process is to end."""
@@ -113,7 +113,7 @@ async def _tell(
             if states.more:
                 states = None
                 continue
-            await _tell_lines(gateway, caller, run, telling)
+            await _write_lines(gateway, caller, run, telling)
             if states.ended:
                 # Whoever resumes after the last state gets no other: the end shows it all the same.
                 await telling.end(last or await _last(gateway, caller, run))
@@ -129,7 +129,7 @@ async def _tell(
         await asyncio.sleep(GATHER)
 
 
-async def _tell_lines(gateway: Gateway, caller: Caller, run: str, telling: _Telling) -> None:
+async def _write_lines(gateway: Gateway, caller: Caller, run: str, telling: _Telling) -> None:
     more = True
     while more:
         asked = ListLines(org=caller.org, id=run, after=telling.place.line, limit=LINES, settled=True)

@@ -53,5 +53,5 @@ class Network(msgspec.Struct, frozen=True):
 
     policy: EgressPolicy
     resolve: Resolve
-    note: Callable[[Record], None]
+    record: Callable[[Record], None]
     limits: EgressLimits = EgressLimits()

@@ -101,7 +101,7 @@ class Proxy:
         finally:
             near[1].transport.abort()
             if connection.outcome is not None:
-                self._network.note(connection.record(round((time.monotonic() - began) * 1000)))
+                self._network.record(connection.record(round((time.monotonic() - began) * 1000)))
 
 
 def is_shared(listener: socket.socket) -> bool:

@@ -1,4 +1,4 @@
-"""Room for bodies that are read whole: what all requests together hold in memory, and how much of it one of many may have."""
+"""Memory for bodies that are read whole: what all requests together hold in memory, and how much of it one of many may have."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OF_LARGE = (4, 2, 2)
 AGAIN = 5.0
 
 
-class Room:
+class MemoryBudget:
     """Counts the bytes that are held. `largest` is the size of the largest body that is taken."""
 
     def __init__(self, largest: int, *, reserve: int = RESERVE) -> None:
@@ -37,7 +37,7 @@ class Room:
         self.large = BytePool(max(LEAST_LARGE, LARGEST * largest), OF_LARGE)
 
     def hold(self, *, org: str, source: str | None = None, address: str | None = None) -> Reservation:
-        """Give a count of bytes that is given back at the end of its block, for those who are to share the room."""
+        """Give a count of bytes that is given back at the end of its block, for those who are to share the budget."""
         return Reservation(self, source, org, address)
 
 
@@ -75,8 +75,8 @@ class BytePool:
 class Reservation:
     """What one request holds."""
 
-    def __init__(self, room: Room, source: str | None, org: str, address: str | None) -> None:
-        self._room = room
+    def __init__(self, budget: MemoryBudget, source: str | None, org: str, address: str | None) -> None:
+        self._budget = budget
         self._pool: BytePool | None = None
         self._who = (source, org, address)
         self.size = 0
@@ -94,7 +94,7 @@ class Reservation:
         """Hold `size` bytes more, as they arrive. Raises `TooMany`, `Unavailable`."""
         size += self.size
         if size > FREE:
-            pool = self._room.small if size <= SMALL else self._room.large
+            pool = self._budget.small if size <= SMALL else self._budget.large
             if pool is self._pool:
                 pool.take(self._who, size - self.size)
             else:

@@ -1,4 +1,4 @@
-"""Room for bodies: who may hold how much of it, and that all of it comes back."""
+"""MemoryBudget for bodies: who may hold how much of it, and that all of it comes back."""
 
 from __future__ import annotations
 
@@ -9,70 +9,70 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.gateway.memory_budget import FREE, MIB, SMALL, MemoryBudget
 from services.gateway.peers import LEAST, OTHER_DESCRIPTORS, descriptors_for, neighbourhood
-from services.gateway.room import FREE, MIB, SMALL, Room
 from shared.errors import TooMany, Unavailable
 
 LARGEST = 25 * MIB
 
 
 def test_a_source_holds_two_of_the_largest_bodies_and_an_organization_four() -> None:
-    room = Room(LARGEST)
-    held = [room.hold(org="a", source=source) for source in ("s", "s", "t", "t")]
+    budget = MemoryBudget(LARGEST)
+    held = [budget.hold(org="a", source=source) for source in ("s", "s", "t", "t")]
     for one in held:
         one.take(LARGEST)
     for source in ("s", "u"):
         with pytest.raises(TooMany):
-            room.hold(org="a", source=source).take(LARGEST)
-    room.hold(org="b", source="v").take(LARGEST)
+            budget.hold(org="a", source=source).take(LARGEST)
+    budget.hold(org="b", source="v").take(LARGEST)
 
 
 def test_an_address_has_half_whatever_it_sends_to() -> None:
-    room = Room(LARGEST)
+    budget = MemoryBudget(LARGEST)
     for number in range(4):
-        room.hold(org=f"o{number}", source=f"s{number}", address="192.0.2.1").take(LARGEST)
+        budget.hold(org=f"o{number}", source=f"s{number}", address="192.0.2.1").take(LARGEST)
     with pytest.raises(TooMany):
-        room.hold(org="b", source="s", address="192.0.2.1").take(LARGEST)
-    room.hold(org="b", source="s", address="192.0.2.2").take(LARGEST)
+        budget.hold(org="b", source="s", address="192.0.2.1").take(LARGEST)
+    budget.hold(org="b", source="s", address="192.0.2.2").take(LARGEST)
 
 
 def test_large_bodies_leave_the_reserve_to_small_ones_and_small_ones_the_rest_to_large_ones() -> None:
-    room = Room(LARGEST)
+    budget = MemoryBudget(LARGEST)
     for number in range(8):
-        room.hold(org=f"o{number}", source=f"s{number}").take(LARGEST)
+        budget.hold(org=f"o{number}", source=f"s{number}").take(LARGEST)
     with pytest.raises(Unavailable) as refused:
-        room.hold(org="b", source="s").take(SMALL + 1)
+        budget.hold(org="b", source="s").take(SMALL + 1)
     assert refused.value.retry_after
     for number in range(64 * MIB // SMALL):
-        room.hold(org=f"o{number}", source=f"s{number}").take(SMALL)
+        budget.hold(org=f"o{number}", source=f"s{number}").take(SMALL)
     with pytest.raises(Unavailable):
-        room.hold(org="b", source="s").take(FREE + 1)
+        budget.hold(org="b", source="s").take(FREE + 1)
     # What nearly all webhooks have is there whatever others do.
-    with room.hold(org="b", source="s") as held:
+    with budget.hold(org="b", source="s") as held:
         held.take(FREE)
 
 
 def test_a_source_has_an_eighth_of_the_reserve_and_an_organization_a_quarter() -> None:
-    room = Room(LARGEST)
+    budget = MemoryBudget(LARGEST)
     for source in "st":
         for _ in range(64 * MIB // 8 // SMALL):
-            room.hold(org="a", source=source).take(SMALL)
+            budget.hold(org="a", source=source).take(SMALL)
         with pytest.raises(TooMany):
-            room.hold(org="a", source=source).take(SMALL)
+            budget.hold(org="a", source=source).take(SMALL)
     with pytest.raises(TooMany):
-        room.hold(org="a", source="u").take(SMALL)
-    room.hold(org="b", source="v").take(SMALL)
+        budget.hold(org="a", source="u").take(SMALL)
+    budget.hold(org="b", source="v").take(SMALL)
 
 
 def test_a_body_is_small_until_it_is_large() -> None:
-    room = Room(LARGEST)
-    small, large = room.small.free, room.large.free
-    with room.hold(org="a", source="s") as held:
+    budget = MemoryBudget(LARGEST)
+    small, large = budget.small.free, budget.large.free
+    with budget.hold(org="a", source="s") as held:
         held.take(SMALL)
-        assert (room.small.free, room.large.free) == (small - SMALL, large)
+        assert (budget.small.free, budget.large.free) == (small - SMALL, large)
         held.take(1)
-        assert (room.small.free, room.large.free) == (small, large - SMALL - 1)
-    assert (room.small.free, room.large.free) == (small, large)
+        assert (budget.small.free, budget.large.free) == (small, large - SMALL - 1)
+    assert (budget.small.free, budget.large.free) == (small, large)
 
 
 @given(
@@ -82,24 +82,24 @@ def test_a_body_is_small_until_it_is_large() -> None:
     )
 )
 def test_what_was_taken_comes_back_whatever_was_refused(bodies: list[tuple[str, str, str | None, list[int]]]) -> None:
-    room = Room(LARGEST)
-    free = (room.small.free, room.large.free)
-    held = [(room.hold(org=org, source=source, address=address), parts) for org, source, address, parts in bodies]
+    budget = MemoryBudget(LARGEST)
+    free = (budget.small.free, budget.large.free)
+    held = [(budget.hold(org=org, source=source, address=address), parts) for org, source, address, parts in bodies]
     for one, parts in held:
         for part in parts:
             try:
                 one.take(part)
             except (TooMany, Unavailable):
                 break
-    assert room.small.free >= 0
-    assert room.large.free >= 0
+    assert budget.small.free >= 0
+    assert budget.large.free >= 0
     for one, _ in held:
         with one:
             pass
-    assert (room.small.free, room.large.free) == free
+    assert (budget.small.free, budget.large.free) == free
     # Everybody has their whole share again.
     for org in "ab":
-        room.hold(org=org, source="s", address="x").take(LARGEST)
+        budget.hold(org=org, source="s", address="x").take(LARGEST)
 
 
 def test_an_address_counts_unless_it_stands_for_many() -> None:

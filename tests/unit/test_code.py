@@ -1,0 +1,70 @@
+"""Which code a workflow may load: what it names, and whatever that names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.executor import domain
+from services.executor.workspaces.code import Words, is_same_code
+from shared.errors import Invalid
+
+# Modules of a workspace, by path; `flow.py` is the one that a run loads first.
+TREE = {
+    "flow.py": "import helper\nfrom pkg.sub import thing\n",
+    "helper.py": "VALUE = 1\n",
+    "pkg/__init__.py": "",
+    "pkg/sub.py": "from . import deep\nthing = 1\n",
+    "pkg/deep.py": "X = 1\n",
+    "other.py": "Y = 1\n",
+    "requirements.txt": "",
+}
+
+
+def same(folder: Path, new: dict[str, str], old: dict[str, str] | None = None) -> bool:
+    for path, text in new.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    return is_same_code("flow.py", TREE if old is None else old, new, Words(folder))
+
+
+@pytest.mark.parametrize("path", ["flow.py", "helper.py", "pkg/__init__.py", "pkg/sub.py", "pkg/deep.py", "requirements.txt"])
+def test_what_a_workflow_loads_makes_it_another(tmp_path: Path, path: str) -> None:
+    assert not same(tmp_path, TREE | {path: TREE[path] + "# changed\n"})
+    assert not same(tmp_path, {name: text for name, text in TREE.items() if name != path})
+
+
+def test_what_it_does_not_name_leaves_it_as_it_is(tmp_path: Path) -> None:
+    assert same(tmp_path, TREE)
+    assert same(tmp_path, TREE | {"other.py": "Y = 2\n", "new.py": "", "pkg/unnamed.py": ""})
+
+
+@pytest.mark.parametrize("path", ["lib/helper.py", "lib/helper/__init__.py", "pkg/thing.py", "thing.py"])
+def test_a_new_module_of_a_name_that_it_says_may_take_the_place_of_another(tmp_path: Path, path: str) -> None:
+    assert not same(tmp_path, TREE | {path: ""})
+
+
+@pytest.mark.parametrize("word", ["importlib.import_module(name)", "__import__(name)", "exec(text)", "__file__", "pkgutil.walk()"])
+def test_code_that_may_load_anything_is_another_with_any_change(tmp_path: Path, word: str) -> None:
+    dynamic = TREE | {"pkg/deep.py": f"{word}\n"}
+    assert same(tmp_path, dynamic, dynamic)
+    assert not same(tmp_path, dynamic | {"other.py": "Y = 2\n"}, dynamic)
+
+
+def test_names_are_compared_as_python_does(tmp_path: Path) -> None:
+    tree = {"flow.py": "import \ufb01le\n", "file.py": "A = 1\n"}
+    assert not same(tmp_path, tree | {"file.py": "A = 2\n"}, tree)
+
+
+@pytest.mark.parametrize("paths", [("a", "a/b"), ("a.py", "A.py"), ("../a",), ("x//y",)])
+def test_changes_that_cannot_be_together_are_invalid(paths: tuple[str, ...]) -> None:
+    with pytest.raises(Invalid):
+        domain.check_changes(dict.fromkeys(paths, "sha"), len(paths))
+
+
+def test_a_path_may_be_changed_once_and_a_file_may_take_the_place_of_a_folder_that_goes() -> None:
+    with pytest.raises(Invalid):
+        domain.check_changes({"a": "sha"}, 2)
+    domain.check_changes({"a/b": None, "a": "sha"}, 2)
+    assert domain.changed_tree({"a/b": "1", "c": "2"}, {"a/b": None, "a": "3"}) == {"a": "3", "c": "2"}
