@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import io
 import os
@@ -14,6 +15,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from services.executor.workspaces import commits
@@ -398,3 +400,55 @@ async def test_content_of_a_tar_is_in_the_bucket_in_the_order_of_its_members(pla
         assert {change.path for change in stored} == set(members)
         for change in stored:
             assert await Gateway.workspace.read(change.sha256 or "") == members[change.path]
+
+
+@contextlib.asynccontextmanager
+async def served(place: Place, data: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    async with (
+        running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings()),
+        running(place, "gateway", MILLRACE_PORT="0", MILLRACE_MAX_FILE="300000") as runtime,
+        aiohttp.ClientSession(
+            base_url=runtime.health.document()["url"],
+            headers={"Authorization": f"Bearer {place.credentials.admin_key}"},
+        ) as session,
+    ):
+        yield session
+
+
+COMMITS = "/api/v1/workspace/commits"
+
+
+async def test_a_commit_comes_as_json_or_as_a_tar_and_answers_as_put_of_each_file_does(place: Place, data: Path) -> None:
+    async with served(place, data) as session:
+
+        async def post(body: Any, media: str | None = None) -> tuple[int, Any]:
+            given = {"json": body} if media is None else {"data": body, "headers": {"Content-Type": media}}
+            async with session.post(COMMITS, **given) as response:
+                return response.status, await response.json()
+
+        encoded = base64.b64encode(flow("a")).decode()
+        status, answer = await post({"files": {"a.py": encoded, "d/e.txt": ""}, "message": "first"})
+        assert (status, answer["problems"], set(answer["files"])) == (200, [], {"a.py", "d/e.txt"})
+        async with session.put("/api/v1/workspace/files/a.py", data=flow("a")) as response:
+            view = await response.json()
+        assert {**answer["files"]["a.py"], "updated_at": ""} == {**view, "updated_at": ""}
+
+        tar = tar_of({"./b.py": flow("b"), "large.bin": b"x" * 200_000, "d/.wh.e.txt": b""})
+        status, answer = await post(tar, "application/x-tar")
+        assert (status, answer["files"]["d/e.txt"], answer["files"]["b.py"]["workflows"]) == (200, None, ["b"])
+        assert answer["files"]["large.bin"]["size"] == 200_000
+
+        refused = [
+            (await post({"files": {"c.py": encoded, "../c.py": encoded}}), 422),
+            (await post({"files": {"c.py": encoded, "d.py": "no base64"}}), 422),
+            (await post({"files": {}}), 422),
+            (await post({"files": {"c.py": encoded, "a.py": encoded}, "expected": {"a.py": None}}), 412),
+            (await post({"files": {"c.py": encoded}, "expected": {"c.py": "0" * 64}}), 412),
+            (await post(tar_of({"c.py": flow("c"), "huge.bin": b"x" * 300_001}), "application/x-tar"), 413),
+            (await post(tar_of({f"{number}.txt": b"" for number in range(1001)}), "application/x-tar"), 413),
+            (await post(tar[:700], "application/x-tar"), 400),
+            (await post(b"{}", "text/plain"), 415),
+        ]
+        assert [(status, wanted) for (status, _), wanted in refused if status != wanted] == []
+        async with session.get("/api/v1/workspace/files") as response:
+            assert [view["path"] for view in (await response.json())["items"]] == ["a.py", "b.py", "large.bin"]
