@@ -442,6 +442,7 @@ async def test_a_commit_comes_as_json_or_as_a_tar_and_answers_as_put_of_each_fil
             (await post({"files": {"c.py": encoded, "../c.py": encoded}}), 422),
             (await post({"files": {"c.py": encoded, "d.py": "no base64"}}), 422),
             (await post({"files": {}}), 422),
+            (await post({"files": {"c.py": encoded}, "unknown": 1}), 422),
             (await post({"files": {"c.py": encoded, "a.py": encoded}, "expected": {"a.py": None}}), 412),
             (await post({"files": {"c.py": encoded}, "expected": {"c.py": "0" * 64}}), 412),
             (await post(tar_of({"c.py": flow("c"), "huge.bin": b"x" * 300_001}), "application/x-tar"), 413),

@@ -29,7 +29,7 @@ AT_ONCE = 8
 TAR = "application/x-tar"
 
 
-class Commit(msgspec.Struct, frozen=True, kw_only=True):
+class Commit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Files by path: new content in base64, null removes the file. `expected` holds the SHA-256 that must be there, or null."""
 
     files: dict[Path, str | None]

@@ -39,7 +39,8 @@ async def unpacked(parts: AsyncIterator[bytes]) -> AsyncIterator[ArchiveEntry]:
             if info.type == tarfile.GNUTYPE_LONGNAME:
                 fields["path"] = _text(header.rstrip(b"\0"))
             elif info.type != tarfile.XGLTYPE:
-                fields |= _records(header)
+                # One stands before a member: what several say is not gathered.
+                fields = _records(header)
             continue
         name = fields.get("path", info.name).removeprefix("./")
         expected, fields = fields.get(EXPECTED), {}
