@@ -6,13 +6,15 @@ import functools
 from collections.abc import Sequence
 
 import asyncpg
-from sqlalchemy import text
+from sqlalchemy import MetaData, bindparam, func, literal_column, select, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared import db
 from shared.db import Connection
 from shared.questions.declaration import Position
-from shared.statements import Statement
+from shared.statements import Compiled, Statement
+from shared.tables import checkpoint_in
 
 ELSEWHERE = "another writer has moved the checkpoint"
 
@@ -21,23 +23,31 @@ class CheckpointMoved(Exception):
     """Another writer has moved the checkpoint: this one must stop and read it again."""
 
 
+_CHECKPOINT = checkpoint_in(MetaData())
+_FRESH = insert(_CHECKPOINT).values(
+    {**{name: bindparam(name, required=True) for name in ("projection", "stream", "incarnation")}, "last_seq": literal_column("0")}
+)
+_BEGIN = Compiled(
+    _FRESH.on_conflict_do_update(
+        index_elements=["projection"],
+        set_={"incarnation": _FRESH.excluded.incarnation, "last_seq": literal_column("0")},
+        where=_CHECKPOINT.c.incarnation != _FRESH.excluded.incarnation,
+    )
+)
+_LAST = select(_CHECKPOINT.c.last_seq).where(_CHECKPOINT.c.projection == bindparam("projection", required=True))
+_COMPILED_LAST = Compiled(_LAST)
+
+
 async def begin(connection: Connection, projection: str, stream: str, incarnation: str) -> int:
     """Return the sequence up to which the rows reflect a stream: 0 where its incarnation is another one than theirs."""
-    await connection.execute(
-        "INSERT INTO checkpoint (projection, stream, incarnation, last_seq) VALUES ($1, $2, $3, 0)"
-        " ON CONFLICT (projection) DO UPDATE SET incarnation = excluded.incarnation, last_seq = 0"
-        " WHERE checkpoint.incarnation <> excluded.incarnation",
-        projection,
-        stream,
-        incarnation,
-    )
-    return int(await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = $1", projection))
+    await _BEGIN(projection=projection, stream=stream, incarnation=incarnation).fetch(connection)
+    ((last,),) = await _COMPILED_LAST(projection=projection).fetch(connection)
+    return int(last)
 
 
 async def stored(connection: AsyncConnection, projection: str) -> int:
     """Return the sequence of a projection's checkpoint; 0 when it has none."""
-    found = await connection.execute(text("SELECT last_seq FROM checkpoint WHERE projection = :name"), {"name": projection})
-    return int(found.scalar() or 0)
+    return int((await connection.execute(_LAST, {"projection": projection})).scalar() or 0)
 
 
 # A projection's name, the stream's incarnation, the sequence that the checkpoint must be at, and the one that it moves to.
@@ -81,12 +91,14 @@ async def position_of(engine: AsyncEngine, stream: str, *, projection: str | Non
     Only projections without filters tell: a filtered one stands at the last message that concerned it, and is not to be among
     those that are asked. The rows are on disk. Raises `Unavailable`.
     """
-    statement = (
-        "SELECT min(incarnation) AS low, max(incarnation) AS high, min(last_seq) AS last FROM checkpoint"
-        " WHERE stream = :stream AND projection = coalesce(:projection, projection)"
-    )
+    of = _CHECKPOINT.c
+    statement = select(
+        func.min(of.incarnation).label("low"), func.max(of.incarnation).label("high"), func.min(of.last_seq).label("last")
+    ).where(of.stream == stream)
+    if projection is not None:
+        statement = statement.where(of.projection == projection)
     async with db.transaction(engine) as connection:
-        row = (await connection.execute(text(statement), {"stream": stream, "projection": projection})).one()
+        row = (await connection.execute(statement)).one()
         # Projections do not wait for the disk. With this commit, which does, what they committed before is on it as well.
         await connection.execute(text("SELECT pg_logical_emit_message(true, 'position', '')"))
     if row.low is None or row.low != row.high:

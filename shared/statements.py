@@ -1,12 +1,69 @@
-"""Statements of the Postgres driver, which projections run."""
+"""Statements of the Postgres driver, compiled once from SQLAlchemy Core: what projections run, with no engine in between."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from operator import getitem
 from typing import Any, NamedTuple
+
+import asyncpg
+from sqlalchemy import ARRAY, Column, String, Table, TableValuedAlias, Text, bindparam, func, select
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.sql.base import Executable
+
+from shared.db import Connection
+
+_DIALECT = postgresql.asyncpg.dialect()  # type: ignore[no-untyped-call]
 
 
 class Statement(NamedTuple):
-    """An INSERT, UPDATE or DELETE that returns nothing, with the values of its `$1`, `$2` …"""
+    """A statement and the values of its `$1`, `$2` …; a projection's returns nothing."""
 
     sql: str
     values: tuple[Any, ...] = ()
+
+    async def fetch(self, connection: Connection) -> list[asyncpg.Record]:
+        """Return the rows that this statement selects."""
+        return list(await connection.fetch(self.sql, *self.values))
+
+
+class Compiled:
+    """A statement that is compiled where it is made, at import, and takes its parameters by name."""
+
+    def __init__(self, statement: Executable) -> None:
+        compiled = statement.compile(dialect=_DIALECT)  # type: ignore[attr-defined]
+        self._sql = str(compiled)
+        self._names: Sequence[str] = compiled.positiontup or ()
+        self._literals = {name: bound.value for name, bound in compiled.binds.items() if not bound.required}
+
+    def __call__(self, **values: Any) -> Statement:
+        """Return the statement with these values, which the driver is given as they are: JSON is text."""
+        given = self._literals | values
+        return Statement(self._sql, tuple(given[name] for name in self._names))
+
+    def of(self, rows: Iterable[Any], get: Callable[[Any, str], Any] = getitem) -> Statement:
+        """Return the statement with these rows, whose columns, which `get` reads, are the parameters: an array each."""
+        every = list(rows)
+        return self(**{name: [get(row, name) for row in every] for name in self._names if name not in self._literals})
+
+
+def given(*columns: Column[Any]) -> TableValuedAlias:
+    """Return rows of these columns as they are given to a statement: a parameter each, of its name, which is an array."""
+    # An array has no collation.
+    kinds = {column.name: Text() if isinstance(column.type, String) else column.type for column in columns}
+    arrays = (bindparam(name, type_=ARRAY(kind), required=True) for name, kind in kinds.items())
+    return func.unnest(*arrays).table_valued(*(Column(name, kind) for name, kind in kinds.items())).render_derived("given")
+
+
+def inserted(table: Table, *columns: str) -> Insert:
+    """Return the insertion of many rows of these columns."""
+    rows = given(*(table.c[name] for name in columns))
+    return insert(table).from_select(list(columns), select(*rows.c))
+
+
+def overwriting(statement: Insert, *columns: str, **others: Any) -> Insert:
+    """Return an insertion after which rows that were there already have these columns of the new ones, and others as given."""
+    keys = [column.name for column in statement.table.primary_key]
+    taken = {name: statement.excluded[name] for name in columns}
+    return statement.on_conflict_do_update(index_elements=keys, set_=taken | others)

@@ -7,15 +7,30 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import RowMapping, text
+from sqlalchemy import (
+    ARRAY,
+    Executable,
+    RowMapping,
+    Text,
+    any_,
+    bindparam,
+    delete,
+    func,
+    or_,
+    select,
+    text,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from services.executor import tables
 from services.executor.runs.run_state import RunState, StepId
 from services.executor.runs.steps import Place, Step
 from shared.db import Connection, transaction
 from shared.envelope import rfc3339
 from shared.questions.executor import WorkflowEntry
-from shared.statements import Statement
+from shared.statements import Compiled, Statement, inserted, overwriting
 from shared.streams import PRIORITIES
 
 
@@ -27,7 +42,7 @@ class ExecutorStore:
 
     async def run(self, org: str | None, id_: str) -> RunState | None:
         """Return a run as the projection knows it; of any organization for None."""
-        rows = await self._all("SELECT org, state FROM run WHERE id = :id", {"id": id_})
+        rows = await self._all(select(tables.run.c.org, tables.run.c.state).where(tables.run.c.id == id_))
         return _state(rows[0]["state"]) if rows and org in {None, rows[0]["org"]} else None
 
     async def runs(
@@ -43,25 +58,23 @@ class ExecutorStore:
         limit: int,
     ) -> list[RunState]:
         """Return runs, newest first, before (requested_at, id)."""
-        conditions, parameters = ["org = :org"], {"org": org, "limit": limit}
-        given: dict[str, tuple[str, Any]] = {
-            "status": ("status = :status", status),
-            "workflow": ("workflow = :workflow", workflow),
-            "prefix": ("starts_with(id, :prefix)", prefix),
-            "since": ("requested_at >= :since", since),
-            "until": ("requested_at < :until", until),
-        }
-        for name, (condition, value) in given.items():
-            if value is not None:
-                conditions.append(condition)
-                parameters[name] = value
+        run = tables.run
+        statement = select(run.c.state).where(run.c.org == org).order_by(run.c.requested_at.desc(), run.c.id.desc()).limit(limit)
+        if status is not None:
+            statement = statement.where(run.c.status == status)
+        if workflow is not None:
+            statement = statement.where(run.c.workflow == workflow)
+        if prefix is not None:
+            statement = statement.where(func.starts_with(run.c.id, prefix))
+        if since is not None:
+            statement = statement.where(run.c.requested_at >= since)
+        if until is not None:
+            statement = statement.where(run.c.requested_at < until)
         if before is not None:
-            conditions.append("(requested_at, id) < (:at, :id)")
-            parameters |= {"at": before[0], "id": before[1]}
-        statement = f"SELECT state FROM run WHERE {' AND '.join(conditions)} ORDER BY requested_at DESC, id DESC LIMIT :limit"
-        return [_state(row["state"]) for row in await self._all(statement, parameters)]
+            statement = statement.where(tuple_(run.c.requested_at, run.c.id) < before)
+        return [_state(row["state"]) for row in await self._all(statement)]
 
-    async def lines(self, run: str, after: int, limit: int, room: int) -> list[RowMapping]:
+    async def lines(self, run_id: str, after: int, limit: int, room: int) -> list[RowMapping]:
         """Return lines of a run in order, after the line `after`: up to `limit`, of which all but the first have room."""
         statement = """
             SELECT n, attempt, line
@@ -70,9 +83,9 @@ class ExecutorStore:
                       FROM line WHERE run = :run AND n > :after ORDER BY n LIMIT :limit) AS following
              WHERE total <= :room OR total = bytes ORDER BY n
         """
-        return await self._all(statement, {"run": run, "after": after, "limit": limit, "room": room})
+        return await self._all(text(statement), {"run": run_id, "after": after, "limit": limit, "room": room})
 
-    async def steps(self, run: str, after: Place, limit: int, room: int, *, results: bool) -> list[Step]:
+    async def steps(self, run_id: str, after: Place, limit: int, room: int, *, results: bool) -> list[Step]:
         """Return what is recorded of a run in order, after a place: up to `limit`, of which all but the first have room."""
         statement = f"""
             SELECT seq, place, kind, name, ordinal, position, attempt, completed_at, timed_out, given_up, bytes,
@@ -81,8 +94,8 @@ class ExecutorStore:
                      WHERE id = :run AND (seq, place) > (:seq, :place) ORDER BY seq, place LIMIT :limit) AS following
              WHERE :results = false OR total <= :room OR total = bytes ORDER BY seq, place
         """
-        given = {"run": run, "seq": after[0], "place": after[1], "limit": limit, "room": room, "results": results}
-        return [_step(run, row) for row in await self._all(statement, given)]
+        given = {"run": run_id, "seq": after[0], "place": after[1], "limit": limit, "room": room, "results": results}
+        return [_step(run_id, row) for row in await self._all(text(statement), given)]
 
     async def orgs_queued(self, limit: int = 100) -> list[str]:
         """Return organizations that have a run queued, however many each has."""
@@ -94,66 +107,73 @@ class ExecutorStore:
                   FROM found WHERE found.org IS NOT NULL)
             SELECT org FROM found WHERE org IS NOT NULL LIMIT :limit
         """
-        return [row["org"] for row in await self._all(statement, {"limit": limit})]
+        return [row["org"] for row in await self._all(text(statement), {"limit": limit})]
 
     async def length_of_chain(self, org: str, chain: str, most: int) -> int:
         """Return how many runs of a chain were started by other runs of it, counting up to `most`."""
-        statement = "SELECT count(*) AS n FROM (SELECT FROM run WHERE org = :org AND chain = :chain LIMIT :most) AS counted"
-        return int((await self._all(statement, {"org": org, "chain": chain, "most": most}))[0]["n"])
+        counted = select(tables.run.c.id).where(tables.run.c.org == org, tables.run.c.chain == chain).limit(most).subquery()
+        return int((await self._all(select(func.count().label("n")).select_from(counted)))[0]["n"])
 
-    async def waits_over(self, run: str) -> set[StepId]:
+    async def waits_over(self, run_id: str) -> set[StepId]:
         """Return the waits of a run that its rows know to be over."""
-        statement = "SELECT kind, name, ordinal FROM step WHERE id = :run AND kind IN ('sleep', 'signal', 'run')"
-        return {(row["kind"], row["name"], row["ordinal"]) for row in await self._all(statement, {"run": run})}
+        statement = select(tables.step.c.kind, tables.step.c.name, tables.step.c.ordinal).where(
+            tables.step.c.id == run_id, tables.step.c.kind.in_(("sleep", "signal", "run"))
+        )
+        return {(row["kind"], row["name"], row["ordinal"]) for row in await self._all(statement)}
 
     async def file(self, org: str, path: str) -> RowMapping | None:
         """Return one file."""
-        rows = await self._all("SELECT * FROM file WHERE org = :org AND path = :path", {"org": org, "path": path})
+        rows = await self._all(select(tables.file).where(tables.file.c.org == org, tables.file.c.path == path))
         return rows[0] if rows else None
 
     async def files(self, org: str, prefix: str, after: str, limit: int) -> list[RowMapping]:
         """Return files below a prefix, by path, after a path."""
-        statement = """
-            SELECT * FROM file WHERE org = :org AND path > :after AND starts_with(path, :prefix) ORDER BY path LIMIT :limit
-        """
-        return await self._all(statement, {"org": org, "prefix": prefix, "after": after, "limit": limit})
+        wanted = (tables.file.c.org == org, tables.file.c.path > after, func.starts_with(tables.file.c.path, prefix))
+        return await self._all(select(tables.file).where(*wanted).order_by(tables.file.c.path).limit(limit))
 
     async def tree(self, org: str) -> dict[str, str]:
         """Return the SHA-256 of every file of a workspace by path."""
-        rows = await self._all("SELECT path, sha256 FROM file WHERE org = :org", {"org": org})
+        rows = await self._all(select(tables.file.c.path, tables.file.c.sha256).where(tables.file.c.org == org))
         return {row["path"]: row["sha256"] for row in rows}
 
     async def in_the_way(self, org: str, path: str, gone: Sequence[str] = ()) -> str | None:
         """Return a file, none of `gone`, that may not be beside one of this path: as its folder, below it, or of the other case."""
         parents = ["/".join(path.split("/")[:count]) for count in range(1, path.count("/") + 1)]
-        statement = """
-            SELECT path FROM file WHERE org = :org AND path <> :path AND path <> ALL(:gone)
-            AND (path = ANY(:parents) OR starts_with(path, :below) OR lower(path) = lower(:path)) ORDER BY path LIMIT 1
-        """
-        rows = await self._all(statement, {"org": org, "path": path, "parents": parents, "below": f"{path}/", "gone": list(gone)})
+        collides = or_(
+            tables.file.c.path.in_(parents),
+            func.starts_with(tables.file.c.path, f"{path}/"),
+            func.lower(tables.file.c.path) == func.lower(path),
+        )
+        wanted = (tables.file.c.org == org, tables.file.c.path != path, tables.file.c.path.not_in(gone), collides)
+        rows = await self._all(select(tables.file.c.path).where(*wanted).order_by(tables.file.c.path).limit(1))
         return rows[0]["path"] if rows else None
 
     async def workflow(self, org: str, name: str) -> tuple[WorkflowEntry, int] | None:
         """Return a workflow and the sequence that it reflects."""
-        statement = "SELECT entry, version FROM workflow WHERE org = :org AND name = :name"
-        rows = await self._all(statement, {"org": org, "name": name})
+        statement = select(tables.workflow.c.entry, tables.workflow.c.version).where(
+            tables.workflow.c.org == org, tables.workflow.c.name == name
+        )
+        rows = await self._all(statement)
         return (_entry(rows[0]["entry"]), rows[0]["version"]) if rows else None
 
     async def newest_version(self, org: str) -> str | None:
         """Return the version of the workflow that was registered last; None where nothing is served."""
-        statement = "SELECT entry ->> 'version' AS newest FROM workflow WHERE org = :org ORDER BY version DESC LIMIT 1"
-        rows = await self._all(statement, {"org": org})
+        workflow = tables.workflow
+        newest = workflow.c.entry["version"].as_string().label("newest")
+        rows = await self._all(select(newest).where(workflow.c.org == org).order_by(workflow.c.version.desc()).limit(1))
         return rows[0]["newest"] if rows else None
 
     async def workflows(self, orgs: Iterable[str], after: str = "", limit: int = 10_000) -> list[WorkflowEntry]:
         """Return workflows of these organizations by name."""
-        statement = "SELECT entry FROM workflow WHERE org = ANY(:orgs) AND name > :after ORDER BY name, org LIMIT :limit"
-        rows = await self._all(statement, {"orgs": list(orgs), "after": after, "limit": limit})
-        return [_entry(row["entry"]) for row in rows]
+        wanted = (tables.workflow.c.org.in_(list(orgs)), tables.workflow.c.name > after)
+        statement = (
+            select(tables.workflow.c.entry).where(*wanted).order_by(tables.workflow.c.name, tables.workflow.c.org).limit(limit)
+        )
+        return [_entry(row["entry"]) for row in await self._all(statement)]
 
-    async def _all(self, statement: str, parameters: dict[str, Any]) -> list[RowMapping]:
+    async def _all(self, statement: Executable, parameters: dict[str, Any] | None = None) -> list[RowMapping]:
         async with transaction(self._engine) as connection:
-            return list((await connection.execute(text(statement), parameters)).mappings().all())
+            return list((await connection.execute(statement, parameters)).mappings().all())
 
 
 _RANKS: dict[str, int] = {priority: rank for rank, priority in enumerate(PRIORITIES)}
@@ -162,154 +182,115 @@ _RANKS: dict[str, int] = {priority: rank for rank, priority in enumerate(PRIORIT
 # -- writes, by the projections -----------------------------------------------------------------------------------------------
 
 
+_IDS = bindparam("ids", type_=ARRAY(Text), required=True)
+_STATES = Compiled(select(tables.run.c.id, tables.run.c.state).where(tables.run.c.id == any_(_IDS)))
+_LAST_LINES = Compiled(
+    select(tables.line.c.run, func.max(tables.line.c.n).label("n"))
+    .where(tables.line.c.run == any_(_IDS))
+    .group_by(tables.line.c.run)
+)
+_RUN = inserted(
+    tables.run,
+    *("id", "org", "workflow", "status", "requested_at", "finished_at", "last_seq", "state"),
+    *("blocked_on", "concurrency_key", "rank", "due_at", "expires_at", "chain"),
+)
+_PUT_STATES = Compiled(
+    overwriting(
+        _RUN,
+        *("status", "finished_at", "last_seq", "state", "blocked_on", "concurrency_key", "due_at", "expires_at"),
+        # Something came after all was purged: it is to be purged too.
+        on_bus=text("CASE run.on_bus WHEN 'gone' THEN 'going' ELSE run.on_bus END"),
+    )
+)
+_PUT_STEPS = Compiled(inserted(tables.step, *tables.step.c.keys()).on_conflict_do_nothing())
+_PUT_LINES = Compiled(inserted(tables.line, *tables.line.c.keys()))
+_PUT_FILE = Compiled(overwriting(insert(tables.file), "sha256", "size", "updated_at", "version"))
+_PUT_WORKFLOW = Compiled(overwriting(insert(tables.workflow), "entry", "version"))
+_REMOVE_FILE = Compiled(delete(tables.file).where(tables.file.c.org == bindparam("org"), tables.file.c.path == bindparam("path")))
+_REMOVE_WORKFLOW = Compiled(
+    delete(tables.workflow).where(tables.workflow.c.org == bindparam("org"), tables.workflow.c.name == bindparam("name"))
+)
+
+
 async def states(connection: Connection, ids: list[str]) -> dict[str, RunState]:
     """Return what the projection knows of these runs."""
-    rows = await connection.fetch("SELECT id, state FROM run WHERE id = ANY($1)", ids)
+    rows = await _STATES(ids=ids).fetch(connection)
     return {row["id"]: _state_decoder.decode(row["state"]) for row in rows}
 
 
 def put_states(changed: list[RunState]) -> Statement:
     """Write runs; one statement for all of them."""
-    statement = """
-        INSERT INTO run (id, org, workflow, status, requested_at, finished_at, last_seq, state,
-                         blocked_on, concurrency_key, rank, due_at, expires_at, chain)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[],
-                             $7::bigint[], $8::json[],
-                             $9::text[], $10::text[], $11::smallint[], $12::timestamptz[], $13::timestamptz[],
-                             $14::text[])
-        ON CONFLICT (id) DO UPDATE SET status = excluded.status, finished_at = excluded.finished_at,
-            last_seq = excluded.last_seq, state = excluded.state,
-            blocked_on = excluded.blocked_on, concurrency_key = excluded.concurrency_key, due_at = excluded.due_at,
-            expires_at = excluded.expires_at,
-            -- Something came after all was purged: it is to be purged too.
-            on_bus = CASE run.on_bus WHEN 'gone' THEN 'going' ELSE run.on_bus END
-    """
-    columns = (
-        [state.id for state in changed],
-        [state.org for state in changed],
-        [state.workflow for state in changed],
-        [state.status for state in changed],
-        [datetime.fromisoformat(state.requested_at) for state in changed],
-        [None if state.finished_at is None else datetime.fromisoformat(state.finished_at) for state in changed],
-        [state.last_seq for state in changed],
-        [_json(state) for state in changed],
-        [state.blocked_on for state in changed],
-        [state.slot and state.slot.key for state in changed],
-        [_RANKS.get(state.priority, 1) for state in changed],
-        [None if state.until is None else datetime.fromisoformat(state.until) for state in changed],
-        [None if state.attempt or state.ended else state.expires_at for state in changed],
-        [state.correlation_id if state.hops else None for state in changed],
+    return _PUT_STATES.of(
+        {
+            "id": state.id,
+            "org": state.org,
+            "workflow": state.workflow,
+            "status": state.status,
+            "requested_at": datetime.fromisoformat(state.requested_at),
+            "finished_at": None if state.finished_at is None else datetime.fromisoformat(state.finished_at),
+            "last_seq": state.last_seq,
+            "state": _json(state),
+            "blocked_on": state.blocked_on,
+            "concurrency_key": state.slot and state.slot.key,
+            "rank": _RANKS.get(state.priority, 1),
+            "due_at": None if state.until is None else datetime.fromisoformat(state.until),
+            "expires_at": None if state.attempt or state.ended else state.expires_at,
+            "chain": state.correlation_id if state.hops else None,
+        }
+        for state in changed
     )
-    return Statement(statement, columns)
 
 
 def put_steps(steps: list[Step]) -> Statement:
     """Write what runs recorded; one statement for all of it."""
-    statement = """
-        INSERT INTO step (id, seq, place, kind, name, ordinal, position, attempt, completed_at, timed_out, given_up, bytes,
-                          result)
-        SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::text[], $5::text[], $6::integer[], $7::integer[],
-                             $8::integer[], $9::timestamptz[], $10::boolean[], $11::boolean[], $12::integer[], $13::json[])
-        ON CONFLICT DO NOTHING
-    """
-    columns = (
-        [step.run for step in steps],
-        [step.place[0] for step in steps],
-        [step.place[1] for step in steps],
-        [_text(step.kind) for step in steps],
-        [_text(step.name) for step in steps],
-        [step.ordinal for step in steps],
-        [step.position for step in steps],
-        [step.attempt for step in steps],
-        [datetime.fromisoformat(step.at) for step in steps],
-        [step.timed_out for step in steps],
-        [step.given_up for step in steps],
-        [step.bytes for step in steps],
-        [_json(step.result) for step in steps],
+    return _PUT_STEPS.of(
+        {
+            "id": step.run,
+            "seq": step.place[0],
+            "place": step.place[1],
+            "kind": _text(step.kind),
+            "name": _text(step.name),
+            "ordinal": step.ordinal,
+            "position": step.position,
+            "attempt": step.attempt,
+            "completed_at": datetime.fromisoformat(step.at),
+            "timed_out": step.timed_out,
+            "given_up": step.given_up,
+            "bytes": step.bytes,
+            "result": _json(step.result),
+        }
+        for step in steps
     )
-    return Statement(statement, columns)
 
 
 async def last_lines(connection: Connection, runs: list[str]) -> dict[str, int]:
     """Return the number of the last line of each run that has any."""
-    rows = await connection.fetch("SELECT run, max(n) AS n FROM line WHERE run = ANY($1) GROUP BY run", runs)
-    return {row["run"]: row["n"] for row in rows}
+    return {row["run"]: row["n"] for row in await _LAST_LINES(ids=runs).fetch(connection)}
 
 
 def put_lines(lines: list[tuple[str, int, int, Any]]) -> Statement:
     """Write lines as (run, n, attempt, line); one statement for all of them."""
-    statement = """
-        INSERT INTO line (run, n, attempt, line) SELECT * FROM unnest($1::text[], $2::bigint[], $3::integer[], $4::json[])
-    """
-    runs, numbers, attempts, values = zip(*lines, strict=True)
-    return Statement(
-        statement,
-        (
-            runs,
-            numbers,
-            attempts,
-            [_json(value) for value in values],
-        ),
-    )
+    return _PUT_LINES.of({"run": run, "n": n, "attempt": attempt, "line": _json(line)} for run, n, attempt, line in lines)
 
 
 def put_file(org: str, path: str, sha256: str, size: int, at: datetime, version: int) -> Statement:
     """Make the row of a file what its last message says."""
-    statement = """
-        INSERT INTO file (org, path, sha256, size, updated_at, version) VALUES ($1, $2, $3, $4, $5, $6)
-        ON CONFLICT (org, path) DO UPDATE SET sha256 = excluded.sha256, size = excluded.size,
-            updated_at = excluded.updated_at, version = excluded.version
-    """
-    return Statement(
-        statement,
-        (
-            org,
-            path,
-            sha256,
-            size,
-            at,
-            version,
-        ),
-    )
+    return _PUT_FILE(org=org, path=path, sha256=sha256, size=size, updated_at=at, version=version)
 
 
 def remove_file(org: str, path: str) -> Statement:
     """Forget a file."""
-    return Statement(
-        "DELETE FROM file WHERE org = $1 AND path = $2",
-        (
-            org,
-            path,
-        ),
-    )
+    return _REMOVE_FILE(org=org, path=path)
 
 
 def put_workflow(entry: WorkflowEntry, version: int) -> Statement:
     """Make the row of a workflow what its last message says."""
-    statement = """
-        INSERT INTO workflow (org, name, entry, version) VALUES ($1, $2, $3, $4)
-        ON CONFLICT (org, name) DO UPDATE SET entry = excluded.entry, version = excluded.version
-    """
-    return Statement(
-        statement,
-        (
-            entry.org,
-            entry.name,
-            _json(entry),
-            version,
-        ),
-    )
+    return _PUT_WORKFLOW(org=entry.org, name=entry.name, entry=_json(entry), version=version)
 
 
 def remove_workflow(org: str, name: str) -> Statement:
     """Forget a workflow."""
-    return Statement(
-        "DELETE FROM workflow WHERE org = $1 AND name = $2",
-        (
-            org,
-            name,
-        ),
-    )
+    return _REMOVE_WORKFLOW(org=org, name=name)
 
 
 # -- writes, by the purge ------------------------------------------------------------------------------------------------------

@@ -8,46 +8,78 @@ from typing import Any
 
 import asyncpg
 import msgspec
-from sqlalchemy import RowMapping, text
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    RowMapping,
+    Text,
+    any_,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    null,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert as insertion
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs.conditions import Condition
 from services.logs.cursor import Order
 from services.logs.domain import Row
+from services.logs.tables import conversion, message
 from shared.db import Connection
 from shared.envelope import rfc3339
-from shared.statements import Statement
+from shared.statements import Compiled, Statement, given
 
-_COLUMNS = {
-    "time": "timestamptz[]",
-    "stream": "text[]",
-    "incarnation": "text[]",
-    "seq": "bigint[]",
-    "id": "text[]",
-    "type": "text[]",
-    "level": "text[]",
-    "service": "text[]",
-    "org": "text[]",
-    "key": "text[]",
-    "run": "text[]",
-    "correlation_id": "text[]",
-    "causation_id": "text[]",
-    "message": "text[]",
-    "data": "text[]",
-    "document": "bytea[]",
-    "said_at": "timestamptz[]",
-    "workflow": "text[]",
-    "line": "integer[]",
-    "words": "text[]",
-}
-_INSERT = (
-    f"INSERT INTO message ({', '.join(name for name in _COLUMNS if name != 'words')}, tsv)"
-    f" SELECT {', '.join('CAST(data AS jsonb)' if name == 'data' else name for name in _COLUMNS if name != 'words')},"
-    " to_tsvector('simple', words)"
-    f" FROM unnest({', '.join(f'${number}::{kind}' for number, kind in enumerate(_COLUMNS.values(), start=1))})"
-    f" AS given ({', '.join(_COLUMNS)})"
-    " ON CONFLICT DO NOTHING"
+_COLUMNS = [column for column in message.c if column.name != "tsv"]
+_GIVEN = given(*_COLUMNS, Column("words", Text))
+_INSERT = Compiled(
+    insertion(message)
+    .from_select(
+        [*(column.name for column in _COLUMNS), "tsv"],
+        select(*(_GIVEN.c[column.name] for column in _COLUMNS), func.to_tsvector(literal_column("'simple'"), _GIVEN.c.words)),
+    )
+    .on_conflict_do_nothing()
 )
+_WORKFLOWS = Compiled(
+    select(message.c.run, message.c.data.op("->>")(literal_column("'workflow'")).label("workflow")).where(
+        message.c.run == any_(bindparam("runs", type_=ARRAY(Text), required=True)),
+        message.c.type == "run.requested",
+    )
+)
+_KEY = ("time", "incarnation", "seq")
+_CONVERTED = conversion.c.name == bindparam("conversion", required=True)
+_CONVERSION = Compiled(select(conversion.c.time, conversion.c.stream, conversion.c.seq).where(_CONVERTED).with_for_update())
+_MOVE_CONVERSION = Compiled(
+    update(conversion)
+    .where(_CONVERTED)
+    .values({name: bindparam(f"to_{name}", required=True) for name in ("time", "stream", "seq")})
+)
+_END_CONVERSION = Compiled(delete(conversion).where(_CONVERTED))
+_PLACE = tuple_(message.c.time, message.c.stream, message.c.seq)
+_BEFORE = tuple_(*(bindparam(name, type_=message.c[name].type, required=True) for name in ("time", "stream", "seq")))
+# By itself, so that an index is walked from there on: joined, all that is left would be sorted each time.
+_UNCONVERTED = Compiled(
+    select(*(message.c[name] for name in ("time", "stream", "incarnation", "seq", "key", "document")))
+    .where(message.c.line == literal_column("0"), _PLACE < _BEFORE)
+    .order_by(message.c.time.desc(), message.c.stream.desc(), message.c.seq.desc())
+    .limit(bindparam("limit", required=True))
+)
+
+
+def _updated(column: str, **others: Any) -> Compiled:
+    """Return the update of a column of many messages."""
+    rows = given(*(message.c[name] for name in (*_KEY, column)))
+    same = (message.c[name] == rows.c[name] for name in _KEY)
+    return Compiled(update(message).where(*same).values({column: rows.c[column]} | others))
+
+
+_NAME_WORKFLOWS = _updated("workflow")
+_HIDE_CHUNKS = _updated("line", message=literal_column("''"), data=null(), tsv=literal_column("''"))
 # Rows of a search are fetched so many at a time: a page ends by its size in bytes before all have come.
 _FETCHED = 100
 # Characters of a message's line that are shown in a tree of many.
@@ -86,7 +118,7 @@ class After(msgspec.Struct, frozen=True):
 
 def insert(rows: Sequence[Row]) -> Statement:
     """Insert rows; those that are there already stay as they are."""
-    return Statement(_INSERT, tuple([getattr(row, name) for row in rows] for name in _COLUMNS))
+    return _INSERT.of(rows, getattr)
 
 
 async def limit_duration(connection: AsyncConnection, seconds: float) -> None:
@@ -149,52 +181,35 @@ async def chain(
 
 async def workflows_of(connection: Connection, runs: Sequence[str]) -> dict[str, str]:
     """Return the workflows of these runs, as far as the archive knows."""
-    statement = "SELECT run, data ->> 'workflow' AS workflow FROM message WHERE run = ANY($1) AND type = 'run.requested'"
-    return {row["run"]: row["workflow"] for row in await connection.fetch(statement, runs)}
+    return {row["run"]: row["workflow"] for row in await _WORKFLOWS(runs=runs).fetch(connection)}
 
 
 async def unconverted(connection: Connection, name: str, limit: int) -> list[asyncpg.Record]:
     """Return the newest messages that a conversion has not come to."""
-    done = await connection.fetchrow("SELECT time, stream, seq FROM conversion WHERE name = $1 FOR UPDATE", name)
-    if done is None:
+    done = await _CONVERSION(conversion=name).fetch(connection)
+    if not done:
         return []
-    # By itself, so that an index is walked from there on: joined, all that is left would be sorted each time.
-    statement = """
-        SELECT time, stream, incarnation, seq, key, document FROM message
-         WHERE line = 0 AND (time, stream, seq) < ($1, $2, $3) ORDER BY time DESC, stream DESC, seq DESC LIMIT $4
-    """
-    return list(await connection.fetch(statement, done["time"], done["stream"], done["seq"], limit))
+    (last,) = done
+    return await _UNCONVERTED(time=last["time"], stream=last["stream"], seq=last["seq"], limit=limit).fetch(connection)
 
 
 async def name_workflows(connection: Connection, rows: Sequence[Row]) -> None:
     """Write the workflow of messages that are archived."""
-    statement = """
-        UPDATE message m SET workflow = given.workflow
-          FROM unnest($1::timestamptz[], $2::text[], $3::bigint[], $4::text[]) AS given (time, incarnation, seq, workflow)
-         WHERE m.time = given.time AND m.incarnation = given.incarnation AND m.seq = given.seq
-    """
-    await connection.execute(
-        statement, *([getattr(row, name) for row in rows] for name in ("time", "incarnation", "seq", "workflow"))
-    )
+    await _NAME_WORKFLOWS.of(rows, getattr).fetch(connection)
 
 
 async def hide_chunks(connection: Connection, rows: Sequence[Row]) -> None:
     """Make archived chunks what they are beside the rows of their lines."""
-    statement = """
-        UPDATE message m SET line = given.line, message = '', data = NULL, tsv = ''
-          FROM unnest($1::timestamptz[], $2::text[], $3::bigint[], $4::integer[]) AS given (time, incarnation, seq, line)
-         WHERE m.time = given.time AND m.incarnation = given.incarnation AND m.seq = given.seq
-    """
-    await connection.execute(statement, *([getattr(row, name) for row in rows] for name in ("time", "incarnation", "seq", "line")))
+    await _HIDE_CHUNKS.of(rows, getattr).fetch(connection)
 
 
 async def move_conversion(connection: Connection, name: str, last: asyncpg.Record | None) -> str | None:
     """Note that a conversion has come to this row, or that it is over; return the time that it has come to."""
     if last is None:
-        await connection.execute("DELETE FROM conversion WHERE name = $1", name)
+        await _END_CONVERSION(conversion=name).fetch(connection)
         return None
-    statement = "UPDATE conversion SET time = $2, stream = $3, seq = $4 WHERE name = $1"
-    await connection.execute(statement, name, last["time"], last["stream"], last["seq"])
+    moved = _MOVE_CONVERSION(conversion=name, to_time=last["time"], to_stream=last["stream"], to_seq=last["seq"])
+    await moved.fetch(connection)
     return rfc3339(last["time"])
 
 

@@ -13,12 +13,11 @@ from services.executor.sandbox.ground import _copy_of_sdk
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "aggregate", "asking", "asyncapi", "batching", "blobs", "breaker", "bus", "charsets", "checkpoint", "commit", "config",
-    "connection",
-    "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors", "health", "health_server", "http",
-    "leader", "letters", "log", "messages", "metrics", "organizations", "projected", "projection", "pull", "questions",
-    "registry", "runs", "salvage", "schemas", "sending", "service",
-    "statements", "streams", "suspects", "tasks", "values", "verification",
+    "aggregate", "asking", "asyncapi", "batching", "blobs", "breaker", "bus", "charsets", "checkpoint", "commit",
+    "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors",
+    "health", "health_server", "http", "leader", "letters", "log", "messages", "metrics", "organizations", "projected",
+    "projection", "pull", "questions", "registry", "runs", "salvage", "schemas", "sending", "service", "statements",
+    "streams", "suspects", "tables", "tasks", "values", "verification",
     "expressions",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",

@@ -1,0 +1,122 @@
+"""The tables of the executor, as its migrations make them: the one place that names their columns."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    func,
+    text,
+)
+
+from shared.tables import Moment, checkpoint_in
+
+metadata = MetaData()
+checkpoint = checkpoint_in(metadata)
+
+# `state` is the fold of the run's messages as JSON; the columns beside it are what lists and the resumer ask for.
+run = Table(
+    "run",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("requested_at", Moment, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("state", JSON, nullable=False),
+    Column("finished_at", Moment),
+    # whole: every message is on the bus. going: some may be purged. gone: all are.
+    Column("on_bus", Text, CheckConstraint("on_bus IN ('whole', 'going', 'gone')"), nullable=False, server_default="whole"),
+    Column("blocked_on", Text),
+    # Beside it the rank of the priority.
+    Column("concurrency_key", Text),
+    Column("rank", SmallInteger, nullable=False, server_default=text("1")),
+    # When a waiting run is to be looked at.
+    Column("due_at", Moment),
+    # Only while it has not begun.
+    Column("expires_at", Moment),
+    # The chain that it continues, which another run started.
+    Column("chain", Text),
+)
+_newest = (run.c.requested_at.desc(), run.c.id.desc())
+Index("run_list", run.c.org, *_newest)
+Index("run_status", run.c.org, run.c.status, *_newest)
+Index("run_workflow", run.c.org, run.c.workflow, *_newest)
+Index("run_to_purge", run.c.finished_at, postgresql_where=text("on_bus <> 'gone' AND finished_at IS NOT NULL"))
+Index("run_due", run.c.due_at, postgresql_where=run.c.due_at.is_not(None))
+Index("run_expiring", run.c.expires_at, postgresql_where=run.c.expires_at.is_not(None))
+Index(
+    "run_concurrency",
+    *(run.c.concurrency_key, run.c.rank, run.c.requested_at, run.c.id),
+    postgresql_where=text("status = 'waiting' AND blocked_on = 'concurrency'"),
+)
+Index("run_waiting", run.c.id, postgresql_where=text("status IN ('waiting', 'delayed', 'cancelling')"))
+Index("run_queued", run.c.org, postgresql_where=text("status = 'queued'"))
+Index("run_chain", run.c.org, run.c.chain, postgresql_where=run.c.chain.is_not(None))
+
+concurrency_slot = Table(
+    "concurrency_slot",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("key", Text, nullable=False),
+    Column("since", Moment, nullable=False, server_default=func.now()),
+)
+Index("concurrency_slot_key", concurrency_slot.c.key)
+
+line = Table(
+    "line",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("n", BigInteger, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("line", JSON, nullable=False),
+)
+
+# `id` is the run's; `seq` and `place` are where the stream has it: the message, and the part of it. `bytes` is the result's size.
+step = Table(
+    "step",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("place", Integer, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("position", Integer),
+    Column("attempt", Integer, nullable=False),
+    Column("completed_at", Moment, nullable=False),
+    Column("timed_out", Boolean, nullable=False),
+    Column("given_up", Boolean, nullable=False, server_default=text("false")),
+    Column("bytes", Integer, nullable=False),
+    Column("result", JSON, nullable=False),
+)
+
+file = Table(
+    "file",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("path", Text(collation="C"), primary_key=True),
+    Column("sha256", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
+workflow = Table(
+    "workflow",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("name", Text(collation="C"), primary_key=True),
+    Column("entry", JSON, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)

@@ -1,0 +1,51 @@
+"""The tables of the archive, as its migrations make them: the one place that names their columns."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
+
+from shared.tables import Moment, checkpoint_in
+
+metadata = MetaData()
+checkpoint = checkpoint_in(metadata)
+
+# `time` is when the stream stored the message: equal at every reading, so that the key absorbs repetitions. A stream that is made
+# anew counts from 1 again: hence the incarnation.
+message = Table(
+    "message",
+    metadata,
+    Column("incarnation", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("time", Moment, primary_key=True),
+    Column("stream", Text, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("id", "type", "level", "service", "org", "key")),
+    Column("run", Text),
+    Column("correlation_id", Text, nullable=False),
+    Column("causation_id", Text),
+    Column("message", Text, nullable=False),
+    Column("data", JSONB),
+    Column("document", LargeBinary, nullable=False),
+    Column("said_at", Moment, nullable=False),
+    Column("tsv", TSVECTOR, nullable=False),
+    Column("workflow", Text),
+    Column("line", Integer, nullable=False, server_default=text("0")),
+    postgresql_partition_by="RANGE (time)",
+)
+# Each index slows every insert: these serve the two orders of search, the two chains, words and workflows.
+Index("message_time", message.c.time, message.c.stream, message.c.seq)
+Index("message_org", message.c.org, message.c.time)
+Index("message_correlation", message.c.correlation_id)
+Index("message_run", message.c.run, postgresql_where=message.c.run.is_not(None))
+Index("message_words", message.c.tsv, postgresql_using="gin")
+Index("message_workflow", message.c.workflow, message.c.time, postgresql_where=message.c.workflow.is_not(None))
+
+# Of each conversion that is not over: the rows from this one on are done, the newest being done first.
+conversion = Table(
+    "conversion",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("time", Moment, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+)
