@@ -120,10 +120,21 @@ def open_message(envelope: Envelope, expected: type[M] | None = None) -> M:
     if cls is None:
         raise Invalid(f"unknown message type {envelope.type!r}")
     try:
-        decoded: M = _decoder_of(cls).decode(envelope.data)
+        decoded: M = _decoded(cls, envelope.data)
     except _UNREADABLE as error:
         raise Invalid(f"{envelope.type} {envelope.id}: {error}") from error
     return decoded
+
+
+def _decoded(cls: type[Message], data: msgspec.Raw) -> Any:
+    decoder = _decoder_of(cls)
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError:
+        older = cls.upcast(bytes(data))
+        if older is None:
+            raise
+        return decoder.decode(older)
 
 
 def utc_now() -> datetime:

@@ -14,6 +14,7 @@ from shared.messages import (
     WebhookReceived,
     declaration_of,
 )
+from shared.resources import KINDS
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -130,8 +131,7 @@ WORK = (
 )
 
 REGISTRIES = (
-    Registry(bucket="sources", writer="events", readers=("gateway", "events")),
-    Registry(bucket="subscriptions", writer="events", readers=("events",)),
+    *(Registry(bucket=one.plural, writer=one.owner, readers=one.registered) for one in KINDS.values() if one.registered),
     Registry(bucket="workflows", writer="executor", readers=("gateway", "events", "executor")),
 )
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import domain
 from services.events.config import EventsSettings, read
-from services.events.entries import source_entry_of
 from services.events.handlers import HANDLERS
-from services.events.integrations import get_mapping
 from services.events.projections import DELIVERIES, projected
-from services.events.questions import QUESTIONS
+from services.events.questions import QUESTIONS, mapping_of
 from services.events.redeclaring import redeclare
-from services.events.store import EventsStore
+from services.events.resources import DERIVED, keepers
 from shared import service
 from shared.blobs import Blobs
 from shared.bus import Bus, connected
@@ -25,28 +26,29 @@ from shared.errors import NotFound
 from shared.expressions.pool import Expressions, evaluating
 from shared.messages.declaration import hashed_key
 from shared.projection import Projection, started
-from shared.questions.events import GetMapping, MappingView, SourceEntry, SubscriptionEntry
+from shared.questions.events import MappingView
 from shared.questions.executor import FindWorkflow, WorkflowEntry, WorkflowFound
 from shared.registry import Entry, RegistryView, RegistryWriter
+from shared.resources import SourceEntry, SubscriptionEntry
+from shared.resources.keeper import Keeper
+from shared.resources.rows import ResourceRows
 from shared.service import Runtime
 
 
 class Events:
     """What handlers, questions and projections of this service share."""
 
-    def __init__(self, settings: EventsSettings, bus: Bus, store: EventsStore, expressions: Expressions, runtime: Runtime) -> None:
+    def __init__(self, settings: EventsSettings, bus: Bus, engine: AsyncEngine, expressions: Expressions, runtime: Runtime) -> None:
         self.bus = bus
-        self.store = store
-        self.keyring = Keyring(settings.keys)
+        self.store = EventsStore(engine)
+        self.resources = ResourceRows(engine)
+        self.keepers: Mapping[str, Keeper[Any]]
         self.longest_chain = settings.longest_chain
         self.expressions = expressions
         self.bodies = Blobs(bus.client, "bodies")
-        self.sources = RegistryWriter(bus.client, "sources", SourceEntry)
-        self.subscriptions_writer = RegistryWriter(bus.client, "subscriptions", SubscriptionEntry)
         self.subscriptions_view = RegistryView(bus.client, "subscriptions", SubscriptionEntry, runtime.health)
         self.sources_view = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         self.workflows_view = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
-        self.catalog: Projection
         self._by_source: dict[str, list[SubscriptionEntry]] = {}
         self._indexed = -1
         self.followed: list[Projection]
@@ -56,8 +58,8 @@ class Events:
         found = self.sources_view.get(id)
         if found is not None and found.value is not None:
             return found.value
-        row = await self.store.source_by_id(id)
-        return source_entry_of(row) if row is not None else None
+        kept = await self.resources.by_id(id)
+        return None if kept is None else kept[0]
 
     def subscriptions(self, source: str) -> list[SubscriptionEntry]:
         """Return the subscriptions of a source that there are now. Others' cost nothing here, but when some have changed."""
@@ -65,7 +67,7 @@ class Events:
             self._indexed = self.subscriptions_view.changes
             self._by_source = defaultdict(list)
             for one in self.subscriptions_view.values():
-                self._by_source[one.source].append(one)
+                self._by_source[one.refs["source"]].append(one)
         return self._by_source.get(source, [])
 
     async def first_received(self, delivery: str) -> datetime | None:
@@ -83,7 +85,7 @@ class Events:
 
     async def mapping(self, org: str, integration: str) -> MappingView:
         """Return what an integration is for an organization. Raises NotFound naming what is missing, Unavailable."""
-        return await get_mapping(GetMapping(org=org, integration=integration), self)
+        return await mapping_of(self.keepers, org, integration)
 
     async def workflow(self, org: str, name: str) -> WorkflowEntry:
         """Return the organization's own workflow, else the platform's. Raises NotFound, Unavailable."""
@@ -107,7 +109,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         bus = await stack.enter_async_context(connected(settings.nats_url, service="events", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
         expressions = await stack.enter_async_context(evaluating(runtime.health))
-        events = Events(settings, bus, EventsStore(engine), expressions, runtime)
+        events = Events(settings, bus, engine, expressions, runtime)
 
         projections = started(
             projected(bus.client),
@@ -118,12 +120,15 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
             service="events",
             health=runtime.health,
         )
-        events.catalog = projections["catalog"]
+        events.keepers = keepers(bus, events.resources, Keyring(settings.keys), projections["catalog"], expressions)
         events.followed = [projections[name] for name in DELIVERIES]
         for view in (events.sources_view, events.subscriptions_view, events.workflows_view):
             runtime.background.start(view.run(), "registry view")
             await view.complete()
-        runtime.background.start(redeclare(events.sources_view, events.sources), "declared verifications")
+        runtime.background.start(
+            redeclare(events.sources_view, RegistryWriter(bus.client, "sources", SourceEntry), DERIVED["source"]),
+            "declared verifications",
+        )
         bus.handle(HANDLERS, events)
         bus.answer(QUESTIONS, events)
         await bus.start()

@@ -8,9 +8,8 @@ from typing import Protocol
 import msgspec
 from sqlalchemy import RowMapping
 
-from services.events import domain, entries, routing
+from services.events import domain, routing
 from services.events.handlers import HandlerDeps, accepted_of
-from services.events.recording import limit_of
 from services.events.store import EventsStore
 from shared import aggregate
 from shared.asking import Questions
@@ -21,17 +20,20 @@ from shared.messages import EventAccepted, WebhookReceived
 from shared.messages.declaration import declaration_of
 from shared.projection import Projection
 from shared.pull import StreamError, api_request
-from shared.questions import Position, fitting
+from shared.questions import MOST_ITEMS, Position, fitting
 from shared.questions.events import (
     DeliveriesPosition,
     DeliveryList,
+    DeliveryRun,
     DeliveryView,
     EmitEvent,
     Emitted,
     GetDelivery,
     ListDeliveries,
     RetryDelivery,
+    SubscriptionTaken,
 )
+from shared.resources.rows import ResourceRows
 
 # Seconds that a retry waits, at most, for the rows of each stream.
 CAUGHT_UP = 1.0
@@ -46,16 +48,17 @@ class DeliveryDeps(HandlerDeps, Protocol):
 
     bus: Bus
     store: EventsStore
+    resources: ResourceRows
     followed: list[Projection]
 
 
 async def list_deliveries(question: ListDeliveries, deps: DeliveryDeps) -> DeliveryList:
     """Return a page of deliveries, newest first."""
-    limit = limit_of(question.page)
+    limit = question.page.within(MOST_ITEMS)
     rows = await deps.store.deliveries(
         question.org, question.status, question.source, question.id, question.page.before(), limit + 1
     )
-    items = fitting([entries.delivery_view(row) for row in rows[:limit]])
+    items = fitting([delivery_view(row) for row in rows[:limit]])
     more = f"{items[-1].received_at}|{items[-1].id}" if len(rows) > len(items) else None
     return DeliveryList(items, more)
 
@@ -65,7 +68,7 @@ async def get_delivery(question: GetDelivery, deps: DeliveryDeps) -> DeliveryVie
     row = await deps.store.delivery(question.org, question.id)
     if row is None:
         raise NotFound(f"there is no delivery {question.id}")
-    return entries.delivery_view(row)
+    return delivery_view(row)
 
 
 async def deliveries_position(question: DeliveriesPosition, deps: DeliveryDeps) -> Position:
@@ -94,7 +97,7 @@ async def retry_delivery(command: RetryDelivery, deps: DeliveryDeps) -> Delivery
         )
     for event in again:
         await deps.bus.publish(deps.bus.seal(event, org=command.org, cause=stored.envelope, id=derived_id(event.event, "accepted")))
-    return entries.delivery_view(row)
+    return delivery_view(row)
 
 
 async def _catch_up(deps: DeliveryDeps) -> None:
@@ -133,16 +136,17 @@ async def _again(first: Envelope, deps: DeliveryDeps, *, retry: str) -> AsyncIte
 async def emit_event(command: EmitEvent, deps: DeliveryDeps) -> Emitted:
     """Let a topic have an event. All ids derive from the command's: the broker, and later the delivery's row, know it again."""
     delivery = derived_id(command.id, "delivery", command.org)
-    topic = await deps.store.topic(command.org, command.source, delivery, MOST_UNROUTED)
-    event = domain.emitted(command, dict(topic) if topic else None, delivery, rfc3339(utc_now()))
+    topic = await deps.resources.named("source", command.org, command.source)
+    known = await deps.store.emitted(command.org, delivery, MOST_UNROUTED)
+    event = domain.emitted(command, topic, delivery, rfc3339(utc_now()), again=known["delivery"] is not None)
     answer = Emitted(event.event, delivery)
-    if topic is not None and topic["delivery"] is not None:
-        await _compare(event, topic["emitted"], deps)
+    if known["delivery"] is not None:
+        await _compare(event, known["emitted"], deps)
         return answer
-    if command.run is not None and topic is not None:
+    if command.run is not None:
         if event.chain is not None:
             await deps.check_chain(command.org, event.chain, emits=True)
-        if topic["unrouted"] >= MOST_UNROUTED:
+        if known["unrouted"] >= MOST_UNROUTED:
             detail = f"{MOST_UNROUTED} events that runs of this organization emitted wait to be routed"
             raise TooMany(detail, retry_after=LATER)
     sealed = deps.bus.seal(
@@ -166,6 +170,24 @@ async def _compare(event: EventAccepted, sequence: int | None, deps: DeliveryDep
     earlier = open_message(stored.envelope, EventAccepted)
     if (earlier.source, earlier.type, earlier.data) != (event.source, event.type, event.data):
         raise Invalid("this id was used for another event")
+
+
+def delivery_view(row: RowMapping) -> DeliveryView:
+    """Return the story of a delivery."""
+    return DeliveryView(
+        id=row["id"],
+        source=row["source"],
+        org=row["org"],
+        type=row["type"],
+        status=row["status"],
+        reason=row["reason"],
+        runs=[DeliveryRun(**run) for run in row["runs"]],
+        subscriptions=[
+            SubscriptionTaken(**taken) for _, taken in sorted(row["subscriptions"].items()) if taken["subscription"] is not None
+        ],
+        received_at=rfc3339(row["received_at"]),
+        correlation_id=row["correlation_id"],
+    )
 
 
 QUESTIONS: Questions = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -11,11 +10,11 @@ import msgspec
 from shared.envelope import derived_id
 from shared.errors import Invalid, NotFound, Problem, TooLarge
 from shared.messages import EventAccepted
-from shared.questions.events import EmitEvent, MappingView, SubscriptionEntry
+from shared.questions.events import EmitEvent, MappingView
+from shared.resources import SourceEntry, SubscriptionEntry
 from shared.schemas import checker_of
 from shared.streams import INLINE_BYTES
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 EVENT_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}\Z")
 TOPIC = "topic"
 # A run whose event starts it again would never end; a chain of workflows that somebody has thought of is shorter than this.
@@ -26,14 +25,6 @@ LARGEST_MAPPING = 64 * 1024
 LONGEST_PATH = 1000
 # A body may have 25 MiB; a workflow that wants it has it twice with room to spare.
 LARGEST_INPUT = 64 << 20
-
-
-def checked_name(name: str) -> str:
-    """Return `name` if an entity may be called so. Raises `Invalid`."""
-    if not NAME.match(name):
-        detail = "a name has 1 to 100 letters, digits, dots, underscores and hyphens, and begins with a letter or digit"
-        raise Invalid(f"{name[:120]!r} cannot be a name: {detail}", errors=(Problem("name", detail),))
-    return name
 
 
 def matches(pattern: str, type_: str) -> bool:
@@ -166,21 +157,21 @@ def event_id(delivery: str, number: int, retry: str | None) -> str:
     return derived_id(delivery, "event", str(number), *((retry,) if retry else ()))
 
 
-def emitted(command: EmitEvent, topic: Mapping[str, Any] | None, delivery: str, now: str) -> EventAccepted:
-    """Return the event that a command emits to the source `topic`, which has `id`, `name`, `adapter` and `enabled`; None: none.
+def emitted(command: EmitEvent, topic: SourceEntry | None, delivery: str, now: str, *, again: bool = False) -> EventAccepted:
+    """Return the event that a command emits to the source `topic`; None: there is none.
 
-    Its `delivery` is set when the command was carried out before; then it may have been switched off since.
+    `again`: the command was carried out before, and the topic may have been switched off since.
     Raises `NotFound`, `Invalid`, `TooLarge`, each naming what is in the way.
     """
     if topic is None:
         raise NotFound(f"there is no source {command.source!r}")
-    if topic["adapter"] != TOPIC:
+    if topic.spec.adapter != TOPIC:
         detail = (
-            f"source {topic['name']!r} has the adapter {topic['adapter']!r}; only one with the adapter 'topic' can be told events"
+            f"source {topic.name!r} has the adapter {topic.spec.adapter!r}; only one with the adapter 'topic' can be told events"
         )
         raise Invalid(detail, errors=(Problem("source", "is no topic"),))
-    if not topic["enabled"] and topic["delivery"] is None:
-        raise NotFound(f"source {topic['name']!r} is switched off")
+    if not topic.spec.enabled and not again:
+        raise NotFound(f"source {topic.name!r} is switched off")
     if not EVENT_TYPE.match(command.type):
         detail = "an event type has 1 to 100 letters, digits, dots, underscores and hyphens"
         raise Invalid(f"{command.type[:120]!r} cannot be a type: {detail}", errors=(Problem("type", detail),))
@@ -191,8 +182,8 @@ def emitted(command: EmitEvent, topic: Mapping[str, Any] | None, delivery: str, 
         detail = f"this run is the end of a chain of {MAX_HOPS} runs that start each other, and no longer one is allowed"
         raise Invalid(detail, errors=(Problem("run", "too many hops"),))
     return EventAccepted(
-        source=topic["id"],
-        source_name=topic["name"],
+        source=topic.id,
+        source_name=topic.name,
         event=event_id(delivery, 0, None),
         delivery=delivery,
         type=command.type,
@@ -214,5 +205,5 @@ def check_chain(length: int, longest: int) -> None:
 
 def matching(subscriptions: list[SubscriptionEntry], type_: str) -> list[SubscriptionEntry]:
     """Return those of a source's subscriptions that are enabled and whose pattern fits, in the order of their ids."""
-    found = [one for one in subscriptions if one.enabled and matches(one.event, type_)]
+    found = [one for one in subscriptions if one.spec.enabled and matches(one.spec.event, type_)]
     return sorted(found, key=lambda one: one.id)

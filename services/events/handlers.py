@@ -28,8 +28,9 @@ from shared.messages import (
     RunRequested,
     WebhookReceived,
 )
-from shared.questions.events import MappingView, SourceEntry, SubscriptionEntry
+from shared.questions.events import MappingView
 from shared.questions.executor import WorkflowEntry
+from shared.resources import SourceEntry, SubscriptionEntry
 from shared.streams import INLINE_BYTES
 from shared.values import aside
 
@@ -107,7 +108,7 @@ async def accepted_of(webhook: WebhookReceived, deps: HandlerDeps, *, retry: str
         headers=dict(webhook.headers),
         query=dict(webhook.query),
         body=body,
-        settings=source.settings if source else {},
+        settings=source.spec.settings if source else {},
     )
     for number, event in enumerate(await _read(parser, request)):
         data, reference = await by_reference(event.data, deps)
@@ -163,10 +164,12 @@ async def _hindrance(
     deps: HandlerDeps,
 ) -> EventFiltered | None:
     """Return why a subscription's filter does not let an event pass, None where it does. Raises `Unavailable`."""
-    if subscription.filter is None:
+    if subscription.spec.filter is None:
         return None
     try:
-        passes = await deps.expressions.value(subscription.org, subscription.filter, domain.filter_variables(document, integration))
+        passes = await deps.expressions.value(
+            subscription.org, subscription.spec.filter, domain.filter_variables(document, integration)
+        )
     except Trouble as trouble:
         reason = f"{subscription.name}: the filter could not be evaluated: {trouble}"
         return _filtered(event, subscription, reason, failed=True)
@@ -180,9 +183,9 @@ async def _hindrance(
 async def _integration(event: EventAccepted, deps: HandlerDeps) -> dict[str, Any] | None:
     """Return what the integration of the event's source is for its organization, None where it names none. Raises `NotFound`."""
     source = await deps.source(event.source)
-    if source is None or source.integration is None:
+    if source is None or source.spec.integration is None:
         return None
-    return domain.integration_document(await deps.mapping(source.org, source.integration))
+    return domain.integration_document(await deps.mapping(source.org, source.spec.integration))
 
 
 async def _routed(
@@ -198,8 +201,8 @@ async def _routed(
         # A user who retries a delivery does so once.
         if event.chain is not None and event.retried_by is None:
             await deps.check_chain(subscription.org, event.chain, emits=False)
-        workflow = await deps.workflow(subscription.org, subscription.workflow)
-        inputs = domain.within_bounds(domain.mapped(subscription.input, document, integration))
+        workflow = await deps.workflow(subscription.org, subscription.spec.workflow)
+        inputs = domain.within_bounds(domain.mapped(subscription.spec.input, document, integration))
         misfit = domain.misfit(workflow.input_schema, inputs)
         if misfit:
             raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
@@ -235,7 +238,7 @@ def _filtered(event: EventAccepted, subscription: SubscriptionEntry, reason: str
         reason=reason[:LONGEST_REASON],
         subscription=subscription.id,
         subscription_name=subscription.name,
-        workflow=subscription.workflow,
+        workflow=subscription.spec.workflow,
         failed=failed,
     )
 
@@ -245,7 +248,7 @@ def _unroutable(event: EventAccepted, subscription: SubscriptionEntry, error: No
         **_of(event),
         subscription=subscription.id,
         subscription_name=subscription.name,
-        workflow=subscription.workflow,
+        workflow=subscription.spec.workflow,
         reason=error.detail[:LONGEST_REASON],
     )
 

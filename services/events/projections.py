@@ -1,4 +1,4 @@
-"""Messages into rows, and into the registries that the rows' owner keeps."""
+"""Messages into rows: those of deliveries here, those of resources as they are declared."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 from nats.aio.client import Client
 
 from services.events import store
-from services.events.entries import source_entry, subscription_entry
+from services.events.resources import DERIVED
 from services.events.routing import Routing, routing
 from shared.db import Connection
 from shared.envelope import Envelope, open_envelope, open_message
@@ -23,20 +23,11 @@ from shared.messages import (
     EventFiltered,
     EventRouted,
     EventUnroutable,
-    IntegrationChanged,
-    IntegrationRemoved,
-    MappingChanged,
-    MappingRemoved,
     RunRequested,
-    SourceChanged,
-    SourceRemoved,
-    SubscriptionChanged,
-    SubscriptionRemoved,
     WebhookReceived,
 )
-from shared.projected import Apply, Projected, Projections, Recorded, in_batches, one_by_one
-from shared.questions.events import SourceEntry, SubscriptionEntry
-from shared.registry import RegistryWriter
+from shared.projected import Apply, Projected, Recorded, in_batches
+from shared.resources.catalog import catalog_of
 from shared.runs import status_after, status_of
 from shared.statements import Statement
 
@@ -46,77 +37,13 @@ LINGER = 0.02
 
 def projected(client: Client) -> list[Projected]:
     """Return every projection of this service; those of deliveries fill the same rows."""
-    followed = one_by_one(catalog(client))
     return [
-        Projected(
-            name="catalog",
-            stream="CATALOG",
-            apply=followed,
-            tables=("source", "subscription", "integration", "mapping"),
-            filters=("source.>", "subscription.>", "integration.>", "mapping.>"),
-        ),
+        catalog_of("events", client, DERIVED),
         *(
             Projected(name=name, stream=stream, apply=apply, tables=("delivery", "delivery_run", "chain"), linger=LINGER)
             for name, (stream, apply) in DELIVERIES.items()
         ),
     ]
-
-
-def catalog(client: Client) -> Projections:
-    """Return the projection of the catalog; it also repairs a registry whose writer died between the stream and the KV."""
-    sources = RegistryWriter(client, "sources", SourceEntry)
-    subscriptions = RegistryWriter(client, "subscriptions", SubscriptionEntry)
-
-    async def source_changed(message: SourceChanged, at: Recorded) -> Statement:
-        entry = source_entry(message, at.envelope.org, at.envelope.time)
-        await sources.put(message.id, at.delivered.sequence, entry)
-        return store.put_source(_row(message, at))
-
-    async def source_removed(message: SourceRemoved, at: Recorded) -> Statement:
-        await sources.put(message.id, at.delivered.sequence, None)
-        return store.retire_source(message.id, at.envelope.time, at.delivered.sequence)
-
-    async def subscription_changed(message: SubscriptionChanged, at: Recorded) -> Statement:
-        entry = subscription_entry(message, at.envelope.org, at.envelope.time, at.delivered.sequence)
-        await subscriptions.put(message.id, at.delivered.sequence, entry)
-        return store.put_subscription(_row(message, at))
-
-    async def subscription_removed(message: SubscriptionRemoved, at: Recorded) -> Statement:
-        await subscriptions.put(message.id, at.delivered.sequence, None)
-        return store.remove_subscription(message.id)
-
-    async def integration_changed(message: IntegrationChanged, at: Recorded) -> Statement:
-        return store.put_integration(_row(message, at))
-
-    async def integration_removed(message: IntegrationRemoved, _at: Recorded) -> Statement:
-        return store.remove_integration(message.id)
-
-    async def mapping_changed(message: MappingChanged, at: Recorded) -> Statement:
-        return store.put_mapping(_row(message, at))
-
-    async def mapping_removed(message: MappingRemoved, _at: Recorded) -> Statement:
-        return store.remove_mapping(message.id)
-
-    return {
-        SourceChanged: source_changed,
-        SourceRemoved: source_removed,
-        SubscriptionChanged: subscription_changed,
-        SubscriptionRemoved: subscription_removed,
-        IntegrationChanged: integration_changed,
-        IntegrationRemoved: integration_removed,
-        MappingChanged: mapping_changed,
-        MappingRemoved: mapping_removed,
-    }
-
-
-def _row(message: SourceChanged | SubscriptionChanged | IntegrationChanged | MappingChanged, at: Recorded) -> dict[str, Any]:
-    """Return the columns of the entity that a message makes; more than a table has does no harm."""
-    return msgspec.structs.asdict(message) | {
-        "org": at.envelope.org,
-        "created_at": datetime.fromisoformat(message.created_at),
-        "updated_at": at.envelope.time,
-        "version": at.delivered.sequence,
-    }
 
 
 async def received(batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:

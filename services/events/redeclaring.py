@@ -1,33 +1,34 @@
-"""Remakes registry entries of sources that hold another verification than their adapter declares in this version."""
+"""Remakes registry entries that hold something else than this version works out of what they stand for."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import msgspec
 import structlog
 
-from services.events.adapters import verification_of
 from shared.errors import Unavailable
-from shared.questions.events import SourceEntry
 from shared.registry import RegistryView, RegistryWriter
+from shared.resources import Resource
+from shared.resources.rules import Derive
 
 PAUSE = 1.0
 
 _log = structlog.get_logger()
 
 
-async def redeclare(view: RegistryView[SourceEntry], writer: RegistryWriter[SourceEntry]) -> None:
+async def redeclare(view: RegistryView[Resource[Any]], writer: RegistryWriter[Resource[Any]], derive: Derive) -> None:
     """Remake what differs once; until it is done, the gateway verifies as before, or answers 503 where nothing was declared.
 
-    An entry is left alone where its adapter is not in this version.
+    An entry is left alone where nothing can be worked out, as of a source whose adapter is not in this version.
     """
     for value in list(view.values()):
         entry = view.get(value.id)
-        declared = verification_of(value.adapter, value.settings)
-        if entry is None or entry.value is not value or declared is None or declared == value.verification:
+        derived = derive(value)
+        if entry is None or entry.value is not value or not derived or derived == value.derived:
             continue
-        remade = msgspec.structs.replace(value, verification=declared)
+        remade = msgspec.structs.replace(value, derived=derived)
         while True:
             try:
                 await writer.remake(value.id, entry.seq, remade)

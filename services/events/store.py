@@ -27,8 +27,6 @@ DELIVERY = f"""
               FROM delivery_run r WHERE r.delivery = d.id) AS runs
       FROM delivery d
 """
-# What an organization sees of integrations: its own ones, and of the platform's those whose names it has not taken itself.
-SEEN = "SELECT DISTINCT ON (name) * FROM integration WHERE org IN (:org, 'global') "
 
 
 class EventsStore:
@@ -37,103 +35,25 @@ class EventsStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def source_by_id(self, id_: str) -> RowMapping | None:
-        """Return a source of any organization, retired or not."""
-        return await self._one("SELECT * FROM source WHERE id = :id", {"id": id_})
-
-    async def source_named(self, org: str, name_or_id: str) -> RowMapping | None:
-        """Return the live source of an organization with this name or id."""
-        statement = "SELECT * FROM source WHERE org = :org AND NOT removed AND (name = :name OR id = :name)"
-        return await self._one(statement, {"org": org, "name": name_or_id})
-
-    async def sources(self, org: str, name: str | None, after: str, limit: int) -> list[RowMapping]:
-        """Return live sources by name, after a name."""
-        statement = """
-            SELECT * FROM source WHERE org = :org AND NOT removed AND name > :after
-               AND (CAST(:name AS text) IS NULL OR name = :name OR id = :name) ORDER BY name LIMIT :limit
-        """
-        return await self._all(statement, {"org": org, "name": name, "after": after, "limit": limit})
-
-    async def subscriptions(self, org: str, name: str | None, after: str, limit: int) -> list[RowMapping]:
-        """Return subscriptions by name, after a name."""
-        statement = """
-            SELECT * FROM subscription WHERE org = :org AND name > :after
-               AND (CAST(:name AS text) IS NULL OR name = :name OR id = :name) ORDER BY name LIMIT :limit
-        """
-        return await self._all(statement, {"org": org, "name": name, "after": after, "limit": limit})
-
-    async def subscriptions_of(self, source: str) -> int:
-        """Return how many subscriptions a source has."""
-        row = await self._one("SELECT count(*) AS n FROM subscription WHERE source = :source", {"source": source})
-        return int(row["n"]) if row is not None else 0
-
-    async def sources_of(self, org: str) -> int:
-        """Return how many live sources an organization has."""
-        row = await self._one("SELECT count(*) AS n FROM source WHERE org = :org AND NOT removed", {"org": org})
-        return int(row["n"]) if row is not None else 0
-
-    async def seen_integration(self, org: str, name: str) -> RowMapping | None:
-        """Return the integration that an organization means by a name: its own one, else the platform's."""
-        return await self._one(SEEN + "AND name = :name ORDER BY name, org = :org DESC", {"org": org, "name": name})
-
-    async def integrations(self, org: str, name: str | None, after: str, limit: int, *, own: bool) -> list[RowMapping]:
-        """Return the integrations that an organization sees, or just its own ones, by name, after a name."""
-        statement = (
-            SEEN
-            + """
-            AND name > :after AND (CAST(:name AS text) IS NULL OR name = :name) AND (org = :org OR NOT :own)
-            ORDER BY name, org = :org DESC LIMIT :limit
-            """
-        )
-        return await self._all(statement, {"org": org, "name": name, "after": after, "limit": limit, "own": own})
-
-    async def mapping(self, org: str, integration: str) -> RowMapping | None:
-        """Return the integration that an organization means by a name, with the organization's mapping, null where there is none.
-
-        The columns of the mapping are as they are called, `config_schema`, `provider` and `seen_org` the integration's.
-        """
-        statement = f"""
-            SELECT m.*, i.config_schema, i.provider, i.org AS seen_org
-              FROM ({SEEN} AND name = :name ORDER BY name, org = :org DESC) i
-              LEFT JOIN mapping m ON m.integration = i.name AND m.org = :org
-        """
-        return await self._one(statement, {"org": org, "name": integration})
-
-    async def mappings(self, org: str | None, integration: str, after: str, limit: int) -> list[RowMapping]:
-        """Return the mappings of an integration as `mapping` does, by organization, after one.
-
-        With `org` that organization's alone; else, of the platform's integration, those of all who have none of their own.
-        """
-        statement = """
-            SELECT m.*, i.config_schema, i.provider
-              FROM mapping m
-              JOIN LATERAL (SELECT * FROM integration i WHERE i.name = m.integration AND i.org IN (m.org, 'global')
-                             ORDER BY i.org = m.org DESC LIMIT 1) i ON true
-             WHERE m.integration = :name AND m.org > :after
-               AND CASE WHEN CAST(:org AS text) IS NULL THEN i.org = 'global' ELSE m.org = :org END
-             ORDER BY m.org LIMIT :limit
-        """
-        return await self._all(statement, {"org": org, "name": integration, "after": after, "limit": limit})
-
     async def delivery(self, org: str, id_: str) -> RowMapping | None:
         """Return one delivery with its runs."""
         return await self._one(DELIVERY + " WHERE d.org = :org AND d.id = :id", {"org": org, "id": id_})
 
-    async def topic(self, org: str, name_or_id: str, delivery: str, most: int) -> RowMapping | None:
-        """Return the live source of an organization with this name or id.
+    async def emitted(self, org: str, delivery: str, most: int) -> RowMapping:
+        """Return `delivery` and `emitted` of this delivery of an organization, null where there is none yet.
 
-        `delivery` and `emitted` are those of this delivery, null where there is none yet. `unrouted` counts the events that were
-        emitted in the organization within an hour and wait to be routed, up to `most`.
+        `unrouted` counts the events that were emitted in the organization within an hour and wait to be routed, up to `most`.
         """
         statement = """
-            SELECT s.id, s.name, s.adapter, s.enabled, d.id AS delivery, d.emitted,
+            SELECT d.id AS delivery, d.emitted,
                    (SELECT count(*) FROM (SELECT FROM delivery w
                       WHERE w.org = :org AND w.outcome = 'accepted' AND w.emitted IS NOT NULL AND w.dead IS NULL
                         AND w.received_at > now() - interval '1 hour' LIMIT :most) AS waiting) AS unrouted
-              FROM source s LEFT JOIN delivery d ON d.id = :delivery AND d.org = s.org
-             WHERE s.org = :org AND NOT s.removed AND (s.name = :name OR s.id = :name)
+              FROM (SELECT) AS one LEFT JOIN delivery d ON d.id = :delivery AND d.org = :org
         """
-        return await self._one(statement, {"org": org, "name": name_or_id, "delivery": delivery, "most": most})
+        found = await self._one(statement, {"org": org, "delivery": delivery, "most": most})
+        assert found is not None  # noqa: S101 - there is one row, whatever is not there
+        return found
 
     async def counted_in_chain(self, org: str, chain: str) -> tuple[int, int]:
         """Return how many events the runs of a chain have emitted, and how many runs were started by runs of it."""
@@ -161,7 +81,7 @@ class EventsStore:
             WHERE d.org = :org
               AND (CAST(:status AS text) IS NULL OR {STATUS} = :status)
               AND (CAST(:source AS text) IS NULL OR d.source IN
-                   (SELECT s.id FROM source s WHERE s.org = :org AND (s.id = :source OR s.name = :source)))
+                   (SELECT s.id FROM resource s WHERE s.noun = 'source' AND s.org = :org AND :source IN (s.id, s.name)))
               AND (CAST(:prefix AS text) IS NULL OR starts_with(d.id, :prefix))
               AND (CAST(:at AS timestamptz) IS NULL OR (d.received_at, d.id) < (:at, :id))
             ORDER BY d.received_at DESC, d.id DESC LIMIT :limit
@@ -187,76 +107,6 @@ class EventsStore:
 
 
 # -- writes, by the projections -----------------------------------------------------------------------------------------------
-
-
-def put_source(row: dict[str, Any]) -> Statement:
-    """Make the row of a source what its last message says."""
-    statement = """
-        INSERT INTO source (id, key, org, name, adapter, settings, sealed, enabled, integration, created_at, updated_at, version)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-        ON CONFLICT (id) DO UPDATE SET adapter = excluded.adapter, settings = excluded.settings, sealed = excluded.sealed,
-            enabled = excluded.enabled, integration = excluded.integration, updated_at = excluded.updated_at,
-            version = excluded.version
-    """
-    encoded = {name: _json(row[name]) for name in ("settings", "sealed")}
-    return Statement(statement, tuple(_values(row | encoded, statement)))
-
-
-def retire_source(id_: str, at: datetime, version: int) -> Statement:
-    """Mark a source as retired; its id goes on answering 410."""
-    statement = "UPDATE source SET removed = true, enabled = false, updated_at = $2, version = $3 WHERE id = $1"
-    return Statement(statement, (id_, at, version))
-
-
-def put_subscription(row: dict[str, Any]) -> Statement:
-    """Make the row of a subscription what its last message says."""
-    statement = """
-        INSERT INTO subscription (id, key, org, name, source, source_name, event, workflow, filter, input, enabled, created_at,
-                                  updated_at, version)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-        ON CONFLICT (id) DO UPDATE SET source = excluded.source, source_name = excluded.source_name, event = excluded.event,
-            workflow = excluded.workflow, filter = excluded.filter, input = excluded.input, enabled = excluded.enabled,
-            updated_at = excluded.updated_at, version = excluded.version
-    """
-    encoded = {"input": None if row["input"] is None else _json(row["input"])}
-    return Statement(statement, tuple(_values(row | encoded, statement)))
-
-
-def remove_subscription(id_: str) -> Statement:
-    """Forget a subscription."""
-    return Statement("DELETE FROM subscription WHERE id = $1", (id_,))
-
-
-def put_integration(row: dict[str, Any]) -> Statement:
-    """Make the row of an integration what its last message says."""
-    statement = """
-        INSERT INTO integration (id, key, org, name, description, config_schema, provider, created_at, updated_at, version)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-        ON CONFLICT (id) DO UPDATE SET description = excluded.description, config_schema = excluded.config_schema,
-            provider = excluded.provider, updated_at = excluded.updated_at, version = excluded.version
-    """
-    return Statement(statement, tuple(_values(row | {"config_schema": _json(row["config_schema"])}, statement)))
-
-
-def remove_integration(id_: str) -> Statement:
-    """Forget an integration; its mappings stay."""
-    return Statement("DELETE FROM integration WHERE id = $1", (id_,))
-
-
-def put_mapping(row: dict[str, Any]) -> Statement:
-    """Make the row of a mapping what its last message says."""
-    statement = """
-        INSERT INTO mapping (id, key, org, integration, config, entity_id, connection, created_at, updated_at, version)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-        ON CONFLICT (id) DO UPDATE SET config = excluded.config, entity_id = excluded.entity_id,
-            connection = excluded.connection, updated_at = excluded.updated_at, version = excluded.version
-    """
-    return Statement(statement, tuple(_values(row | {"config": _json(row["config"])}, statement)))
-
-
-def remove_mapping(id_: str) -> Statement:
-    """Forget a mapping."""
-    return Statement("DELETE FROM mapping WHERE id = $1", (id_,))
 
 
 def note_deliveries(rows: Sequence[dict[str, Any]]) -> Statement:

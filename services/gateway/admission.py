@@ -16,8 +16,9 @@ from services.gateway.signatures import key_of
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import Gone, MillraceError, NotFound, Unavailable
 from shared.messages.declaration import KEY
-from shared.questions.events import FindSource, SourceEntry, SourceFound
+from shared.questions.resources import FindResource, Found, of
 from shared.registry import Entry, RegistryView
+from shared.resources import SourceEntry
 from shared.verification import PUBLIC_KEY, Place, Verification
 
 # Addresses that the registry does not know are asked for; a flood of them must not become a flood of questions.
@@ -57,12 +58,12 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Webhoo
     A source that this gateway cannot verify is `Unavailable`, never open: no declared verification, or one that this version does
     not understand, or a secret in the wrong form.
     """
-    if entry.verification is None:
+    if "verification" not in entry.derived:
         raise Unavailable("what verifies this source's webhooks is not known here yet", retry_after=UNDECLARED)
     try:
-        declared = msgspec.convert(entry.verification, Verification)
+        declared = msgspec.convert(entry.derived["verification"], Verification)
         opened = {name: open_secret(name) for name in entry.sealed}
-        public = opened | {name: value for name, value in entry.settings.items() if isinstance(value, str)}
+        public = opened | {name: value for name, value in entry.spec.settings.items() if isinstance(value, str)}
 
         verifier = Verifier(
             [
@@ -71,14 +72,14 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Webhoo
             ]
         )
         handshakes = Handshakes([Greeting(one, _named(one.keys, opened)) for one in declared.handshakes])
-        bucket = bucket_of(entry.settings)
+        bucket = bucket_of(entry.spec.settings)
     except (ValueError, msgspec.ValidationError) as error:
         raise Unavailable(f"the settings of this source make no verification: {error}", retry_after=60) from error
     hidden: list[Place] = [*declared.redacted, *(one.signature for one in declared.schemes if one.signature is not None)]
     return WebhookEndpoint(
         source=entry.id,
         org=entry.org,
-        adapter=entry.adapter,
+        adapter=entry.spec.adapter,
         verifier=verifier,
         handshakes=handshakes,
         reads_document=handshakes.reads_document or any(one.delivery and one.delivery.json for one in declared.schemes),
@@ -101,7 +102,7 @@ class Admission:
         self,
         sources: RegistryView[SourceEntry],
         keyring: Keyring,
-        find: Callable[[FindSource, float], Awaitable[SourceFound]],
+        find: Callable[[FindResource, float], Awaitable[Found]],
     ) -> None:
         self._sources = sources
         self._keyring = keyring
@@ -126,11 +127,6 @@ class Admission:
             raise type(endpoint)(endpoint.detail, retry_after=endpoint.retry_after)
         return endpoint
 
-    def entry(self, source: str) -> SourceEntry | None:
-        """Return what the registry's view holds of a source now, or None."""
-        entry = self._sources.get(source)
-        return None if entry is None else entry.value
-
     async def _asked(self, source: str) -> Entry[SourceEntry]:
         if not KEY.match(source):
             raise NotFound("there is no such webhook address")
@@ -138,17 +134,18 @@ class Admission:
             raise Unavailable("too many unknown addresses are being looked up")
         async with self._asking:
             try:
-                found = await self._find(FindSource(org="global", id=source), ASK_TIMEOUT)
+                found = await self._find(of(FindResource, "source", org="global", id=source), ASK_TIMEOUT)
             except NotFound as error:
                 raise NotFound("there is no such webhook address") from error
-        entry = Entry(found.seq, found.entry)
+        value = None if found.value is None else msgspec.convert(found.value, SourceEntry)
+        entry = Entry(found.seq, value)
         self._sources.learn(source, entry)
         return self._sources.get(source) or entry
 
     def _made(self, value: SourceEntry | None) -> WebhookEndpoint | MillraceError:
         if value is None:
             return Gone("this webhook address was retired")
-        if not value.enabled:
+        if not value.spec.enabled:
             return NotFound("this webhook address is switched off")
         try:
             made = endpoint_of(value, lambda name: self._keyring.open(value.sealed[name], value.org, value.id, name))

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 
 import structlog
 
-from services.gateway.adapters import Adapters
 from services.gateway.admission import Admission
 from services.gateway.api.application import application
 from services.gateway.config import GatewaySettings, read
@@ -27,9 +26,9 @@ from services.gateway.workflows import WorkflowLookup
 from shared.blobs import Blobs
 from shared.bus import connected
 from shared.encryption import Keyring
-from shared.questions.events import SourceEntry
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryView
+from shared.resources import SourceEntry
 from shared.service import Runtime
 from shared.service import main as run_service
 
@@ -71,7 +70,6 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             refusals=refusals,
             admission=Admission(sources, keyring, lambda asked, wait: bus.ask(asked, timeout=wait)),
             workflows=WorkflowLookup(workflows, bus.ask),
-            adapters=Adapters(bus.ask),
             endings=endings,
             starting=Starting(),
             watching=watching,

@@ -7,9 +7,6 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Any
-
-import msgspec
 
 from shared.envelope import derived_id
 from shared.errors import Invalid, PreconditionFailed, Problem
@@ -109,12 +106,6 @@ def tag_of(header: str) -> str | None:
     return found[1] if found else None
 
 
-def merged(present: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    """Return `present` with a JSON merge patch (RFC 7396) of one level applied: null removes."""
-    made = {name: value for name, value in present.items() if patch.get(name, value) is not None}
-    return made | {name: value for name, value in patch.items() if value is not None}
-
-
 def within_audit(query: str) -> str:
     """Return a search for `query` in the stream AUDIT only. Raises `Invalid` for parentheses that would reach outside."""
     depth = 0
@@ -143,11 +134,6 @@ def chain_began(correlation_id: str, requested: datetime) -> datetime:
     except (ValueError, OverflowError):
         began = requested - CHAIN_BEFORE
     return min(began, requested) - CLOCKS_DIFFER
-
-
-def plain(value: msgspec.Struct) -> dict[str, Any]:
-    """Return an answer's fields by name, to be added to."""
-    return {name: getattr(value, name) for name in value.__struct_fields__}
 
 
 def _address(text: str) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 from aiohttp import web
 
-from services.gateway.adapters import Adapters
 from services.gateway.admission import Admission
 from services.gateway.config import Network
 from services.gateway.endings import Endings
@@ -33,7 +32,6 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     refusals: Refusals
     admission: Admission
     workflows: WorkflowLookup
-    adapters: Adapters
     endings: Endings
     starting: Starting
     watching: Watching

@@ -1,20 +1,18 @@
-"""What is in the table, said on the bus: at once, and after a crash or an outage by a sweep."""
+"""Publishes the state of rows: at once, and after a crash or an outage by a sweep."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from datetime import datetime, timedelta
-from typing import Generic
+from datetime import timedelta
 
 import structlog
 
-from services.oauth.domain import K
+from services.oauth.domain import Kept, announcement
 from services.oauth.store import KeptStore
 from shared import aggregate
 from shared.bus import Bus
 from shared.commit import Refused
-from shared.envelope import Sealed
+from shared.envelope import Sealed, utc_now
 from shared.errors import MillraceError, Unavailable
 from shared.messages import Message
 from shared.pull import StreamError
@@ -29,40 +27,30 @@ REMEMBERED = timedelta(days=1)
 _log = structlog.get_logger()
 
 
-class Announcer(Generic[K]):
-    """Publishes the state of rows as the aggregate `noun`/id.
+class Announcer:
+    """Publishes the state of rows as the aggregate of their noun and id.
 
     Everything here may be done twice, by any replica: ids are the same every time.
     """
 
-    def __init__(
-        self,
-        bus: Bus,
-        store: KeptStore[K],
-        now: Callable[[], datetime],
-        noun: str,
-        announcement: Callable[[K], tuple[Message, str]],
-    ) -> None:
+    def __init__(self, bus: Bus, store: KeptStore) -> None:
         self._bus = bus
         self._store = store
-        self._now = now
-        self._noun = noun
-        self._announcement = announcement
 
-    async def announce(self, row: K) -> None:
-        """Say the row's state on the bus and mark it; one that is being revoked is deleted then.
+    async def announce(self, row: Kept) -> None:
+        """Publish the row's state and mark it; one that is being revoked is deleted then.
 
         Raises `Conflict`, `Unavailable`: the row is safe then, and the sweep announces it.
         """
-        message, id_ = self._announcement(row)
+        message, id_ = announcement(row)
         sealed = self._bus.seal(message, org=row.org, id=id_, correlation=row.last_command)
 
         async def missing(last: aggregate.Stored | None) -> Sealed[Message] | None:
             return None if last is not None and last.envelope.id == id_ else sealed
 
-        await aggregate.advance(self._bus, lambda: aggregate.present(self._bus.client, self._noun, row.id), missing, resent=True)
+        await aggregate.advance(self._bus, lambda: aggregate.present(self._bus.client, row.noun, row.id), missing, resent=True)
         if row.revoking:
-            await self._store.delete_revoked(row, self._now())
+            await self._store.delete_revoked(row, utc_now())
         else:
             await self._store.mark_announced(row)
 
@@ -70,20 +58,20 @@ class Announcer(Generic[K]):
         """Announce for ever what somebody could not."""
         while True:
             try:
-                for row in await self._store.unannounced(self._now() - GRACE, AT_ONCE):
+                for row in await self._store.unannounced(utc_now() - GRACE, AT_ONCE):
                     await self._late(row)
-                await self._store.forget_commands(self._now() - REMEMBERED)
+                await self._store.forget_commands(utc_now() - REMEMBERED)
             except Unavailable as error:
-                _log.warning(f"{self._noun}.sweep_interrupted", reason=error.detail)
+                _log.warning("vault.sweep_interrupted", reason=error.detail)
             await asyncio.sleep(EVERY)
 
-    async def _late(self, row: K) -> None:
+    async def _late(self, row: Kept) -> None:
         try:
             await self.announce(row)
         except (MillraceError, Refused, StreamError) as error:
-            # One that cannot be said must not keep the others from it.
-            _log.warning(f"{self._noun}.not_announced", id=row.id, reason=str(error))
+            # One that cannot be published must not keep the others from it.
+            _log.warning(f"{row.noun}.not_announced", id=row.id, reason=str(error))
         except Exception:
-            _log.exception(f"{self._noun}.not_announced", id=row.id)
+            _log.exception(f"{row.noun}.not_announced", id=row.id)
         else:
-            _log.info(f"{self._noun}.announced_late", id=row.id, version=row.version)
+            _log.info(f"{row.noun}.announced_late", id=row.id, version=row.version)

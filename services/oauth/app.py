@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.oauth.announce import Announcer
 from services.oauth.config import Settings, read
-from services.oauth.domain import Connection, Secret, announcement, secret_announcement
-from services.oauth.keeping import Shelf
 from services.oauth.projections import projected
 from services.oauth.questions import QUESTIONS
+from services.oauth.resources import keepers
 from services.oauth.rotation import renewing
-from services.oauth.rows import Variables
 from services.oauth.store import KeptStore
 from services.oauth.vault import Vault
 from shared import service
 from shared.bus import Bus, connected
 from shared.db import open_engine
 from shared.encryption import Keyring
-from shared.envelope import utc_now
-from shared.projection import Projection, started
+from shared.projection import started
+from shared.resources.keeper import Keeper
+from shared.resources.rows import ResourceRows
 from shared.service import Runtime
 
 
 class OAuth:
     """What questions, sweeps and projections of this service share."""
 
-    def __init__(self, bus: Bus, engine: AsyncEngine, vault: Vault) -> None:
+    def __init__(self, bus: Bus, engine: AsyncEngine, keyring: Keyring) -> None:
         self.bus = bus
-        self.vault = vault
-        connections, secrets = KeptStore(engine, "connection", Connection), KeptStore(engine, "secret", Secret)
-        self.connections = Shelf(
-            "connection", bus, connections, Announcer(bus, connections, utc_now, "connection", announcement), utc_now
-        )
-        self.secrets = Shelf("secret", bus, secrets, Announcer(bus, secrets, utc_now, "secret", secret_announcement), utc_now)
-        self.variables = Variables(engine)
-        self.catalog: Projection
+        self.vault = Vault(keyring)
+        self.store = KeptStore(engine)
+        self.announcer = Announcer(bus, self.store)
+        self.resources = ResourceRows(engine)
+        self.keepers: Mapping[str, Keeper[Any]]
 
 
 @asynccontextmanager
@@ -49,7 +46,8 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         stack.push_async_callback(engine.dispose)
         bus = await stack.enter_async_context(connected(settings.nats_url, service="oauth", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
-        oauth = OAuth(bus, engine, Vault(Keyring(settings.keys)))
+        keyring = Keyring(settings.keys)
+        oauth = OAuth(bus, engine, keyring)
         projections = started(
             projected(bus.client),
             runtime.background.start,
@@ -59,10 +57,9 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             service="oauth",
             health=runtime.health,
         )
-        oauth.catalog = projections["catalog"]
-        runtime.background.start(oauth.connections.announcer.sweep(), "announcing connections")
-        runtime.background.start(oauth.secrets.announcer.sweep(), "announcing secrets")
-        runtime.background.start(renewing((oauth.connections.store, oauth.secrets.store), oauth.vault), "renewing what is sealed")
+        oauth.keepers = keepers(bus, oauth.resources, keyring, projections["catalog"], oauth.store, oauth.announcer)
+        runtime.background.start(oauth.announcer.sweep(), "announcing")
+        runtime.background.start(renewing(oauth.store, oauth.vault), "renewing what is sealed")
         bus.answer(QUESTIONS, oauth)
         await bus.start()
         runtime.background.start(bus.attend(), "broker")

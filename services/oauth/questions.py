@@ -1,107 +1,91 @@
-"""What the oauth service answers, and what it is told: connections here, secrets and variables in files of their own."""
+"""Questions and commands in: what runs are given is answered here, resources as they are declared."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Protocol
 
 import structlog
 
-from services.oauth import keeping, secrets, variables
-from services.oauth.domain import Connection, Outcome, audited, check_input, new_id_of, put, view_of
-from services.oauth.keeping import Shelf
+from services.oauth.domain import Kept, Outcome, audited
+from services.oauth.store import KeptStore
 from services.oauth.vault import Vault
 from shared.asking import Questions
 from shared.bus import Bus
 from shared.errors import NotFound, Unavailable
-from shared.questions import Done
-from shared.questions.oauth import (
-    ConnectionList,
-    ConnectionView,
-    GetToken,
-    ListConnections,
-    PutConnection,
-    RemoveConnection,
-    Token,
-)
-from shared.questions.settings import (
-    GetSecret,
-    GetVariable,
-    ListSecrets,
-    ListVariables,
-    PutSecret,
-    PutVariable,
-    RemoveSecret,
-    RemoveVariable,
-)
+from shared.questions.oauth import GetSecret, GetToken, GetVariable, SecretGiven, Token, VariableView
+from shared.resources.answering import Keepers, questions_of
+from shared.resources.rows import ResourceRows
 
 _log = structlog.get_logger()
 
 
-class Deps(secrets.Deps, variables.Deps, Protocol):
+class Deps(Keepers, Protocol):
     """What answering needs."""
 
     bus: Bus
-    connections: Shelf[Connection]
+    store: KeptStore
     vault: Vault
-
-
-async def put_connection(command: PutConnection, deps: Deps) -> ConnectionView:
-    """Create or replace a connection; answered when both the row and its message are on disk."""
-    check_input(command)
-
-    def made(found: Connection | None, now: datetime) -> Connection:
-        id_ = found.id if found is not None else new_id_of(command.id, "connection")
-        return put(found, command, deps.vault.taken(command, id_), now)
-
-    row = await keeping.put(command, deps.connections, made)
-    return view_of(row, openable=deps.vault.openable(row))
-
-
-async def remove_connection(command: RemoveConnection, deps: Deps) -> Done:
-    """Delete a connection: no token is given any more from the moment that it is marked."""
-    await keeping.remove(command, deps.connections)
-    return Done()
+    resources: ResourceRows
 
 
 async def get_token(asked: GetToken, deps: Deps) -> Token:
-    """Give a live token out. That it was, or was not, is on disk before: without the record there is no token."""
-    connection = await deps.connections.store.usable(asked.org, asked.name)
-    if connection is None:
-        await _record(asked, None, "not_found", deps)
-        raise NotFound(f"there is no connection {asked.name!r} in this organization or in global")
+    """Give a live token out."""
+    row, sealed = await _given("connection", asked, deps)
+    return Token(connection=row.id, name=row.name, sealed=sealed, expires_at=None, version=row.version)
+
+
+async def get_secret(asked: GetSecret, deps: Deps) -> SecretGiven:
+    """Give a secret to a run."""
+    row, sealed = await _given("secret", asked, deps)
+    return SecretGiven(name=row.name, owner=row.org, sealed=sealed, version=row.version)
+
+
+async def get_variable(asked: GetVariable, deps: Deps) -> VariableView:
+    """Return what a run of the organization means by the name: its own variable, else the platform's."""
+    found = await deps.resources.named("variable", asked.org, asked.name, inherited=True)
+    if found is None:
+        raise _absent("variable", asked.name)
+    return VariableView(
+        org=found.org,
+        name=found.name,
+        value=found.spec.value,
+        created_at=found.created_at,
+        updated_at=found.updated_at,
+        version=found.version,
+    )
+
+
+async def _given(noun: str, asked: GetToken | GetSecret, deps: Deps) -> tuple[Kept, str]:
+    """Return the row that a run means by a name, and its value sealed for the asker.
+
+    That it was given, or was not, is on disk before: without the record nothing is given. Raises `NotFound`, `Unavailable`.
+    """
+
+    async def record(row: Kept | None, outcome: Outcome) -> None:
+        message = audited(noun, asked, row, outcome)
+        await deps.bus.publish(deps.bus.seal(message, org=asked.org, correlation=asked.correlation_id))
+
+    row = await deps.store.usable(noun, asked.org, asked.name)
+    if row is None:
+        await record(None, "not_found")
+        raise _absent(noun, asked.name)
     try:
-        sealed = deps.vault.given(connection, asked)
+        sealed = deps.vault.given(row, asked)
     except Unavailable as error:
-        _log.warning("connection.quarantined", connection=connection.id, reason=error.detail)
-        await _record(asked, connection, "unavailable", deps)
+        _log.warning(f"{noun}.quarantined", reason=error.detail, **{noun: row.id})
+        await record(row, "unavailable")
         raise
-    await _record(asked, connection, "ok", deps)
-    return Token(connection=connection.id, name=connection.name, sealed=sealed, expires_at=None, version=connection.version)
+    await record(row, "ok")
+    return row, sealed
 
 
-async def list_connections(asked: ListConnections, deps: Deps) -> ConnectionList:
-    """Return a page of the organization's connections by name; the cursor is the last name of the page before."""
-    rows, more = await keeping.page(deps.connections, asked.org, asked.page, asked.name)
-    return ConnectionList([view_of(row, openable=deps.vault.openable(row)) for row in rows], more)
-
-
-async def _record(asked: GetToken, connection: Connection | None, outcome: Outcome, deps: Deps) -> None:
-    message = audited(asked, connection, outcome)
-    await deps.bus.publish(deps.bus.seal(message, org=asked.org, correlation=asked.correlation_id))
+def _absent(noun: str, name: str) -> NotFound:
+    return NotFound(f"there is no {noun} {name!r} in this organization or in global")
 
 
 QUESTIONS: Questions = {
-    PutConnection: put_connection,
-    RemoveConnection: remove_connection,
+    **questions_of("oauth"),
     GetToken: get_token,
-    ListConnections: list_connections,
-    PutSecret: secrets.put_secret,
-    RemoveSecret: secrets.remove_secret,
-    GetSecret: secrets.get_secret,
-    ListSecrets: secrets.list_secrets,
-    PutVariable: variables.put_variable,
-    RemoveVariable: variables.remove_variable,
-    GetVariable: variables.get_variable,
-    ListVariables: variables.list_variables,
+    GetSecret: get_secret,
+    GetVariable: get_variable,
 }

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
 
 import structlog
 
@@ -20,12 +18,11 @@ PAUSE = 3.0
 _log = structlog.get_logger()
 
 
-async def renewing(stores: Sequence[KeptStore[Any]], vault: Vault) -> None:
+async def renewing(store: KeptStore, vault: Vault) -> None:
     """Look through all rows for ever. Rows that do not open are left as they are: their key may come back."""
     while True:
         try:
-            for store in stores:
-                await renew(store, vault)
+            await renew(store, vault)
         except Unavailable as error:
             _log.warning("renewing.interrupted", reason=error.detail)
             await asyncio.sleep(PAUSE)
@@ -33,7 +30,7 @@ async def renewing(stores: Sequence[KeptStore[Any]], vault: Vault) -> None:
             await asyncio.sleep(EVERY)
 
 
-async def renew(store: KeptStore[Any], vault: Vault) -> int:
+async def renew(store: KeptStore, vault: Vault) -> int:
     """Seal anew what the first key did not seal; returns how many rows that were. A row that changes meanwhile is left alone."""
     count, after = 0, ""
     while rows := await store.by_id(after, AT_ONCE):

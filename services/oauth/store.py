@@ -1,142 +1,164 @@
-"""The SQL of rows with something sealed, connections and secrets: one method, one statement, one intention."""
+"""The SQL of rows with something sealed: one method, one statement, one intention."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Generic
+from typing import Any
 
 import msgspec
-from sqlalchemy import text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    DateTime,
+    Index,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    delete,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.expression import Executable, UnaryExpression
 
-from services.oauth.domain import PLATFORM, K
+from services.oauth.domain import Kept
 from shared.db import transaction
+from shared.organizations import seen_by
 
-# What a replacement leaves as it is.
-_FIRST = ("id", "org", "name", "revoking", "first_command", "created_at")
+METADATA = MetaData()
+# No projection: what is sealed is nowhere else. Names are in the order of their bytes.
+VAULT = Table(
+    "vault",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("noun", Text, nullable=False),
+    Column("org", Text(collation="C"), nullable=False),
+    Column("name", Text(collation="C"), nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("applied_as", Text),
+    Column("version", BigInteger, nullable=False),
+    Column("revoking", Boolean, nullable=False),
+    Column("announced", Boolean, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("first_command", Text, nullable=False),
+    Column("last_command", Text, nullable=False),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("noun", "org", "name"),
+)
+# Commands whose row is gone: repeated, they must neither fail nor make it again.
+DONE = Table(
+    "done_command",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("removed", Boolean, nullable=False),
+    Column("at", DateTime(timezone=True), nullable=False),
+)
+_C = VAULT.c
+Index("vault_unannounced", _C.updated_at, postgresql_where=~_C.announced)
+Index("done_command_at", DONE.c.at)
 
 
-class KeptStore(Generic[K]):
-    """One table of rows of one kind. Each method is a transaction of its own. Raises `Unavailable` when the database is away."""
+class KeptStore:
+    """The rows. Each method is a transaction of its own. Raises `Unavailable` when the database is away."""
 
-    def __init__(self, engine: AsyncEngine, table: str, row: type[K]) -> None:
+    def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._table = table
-        self._row = row
-        self._fields = [field.name for field in msgspec.structs.fields(row)]
-        self._select = f"SELECT {', '.join(self._fields)} FROM {table}"
 
-    async def find(self, org: str, name: str) -> K | None:
+    async def find(self, noun: str, org: str, name: str) -> Kept | None:
         """Return the organization's row of that name, also one that is being revoked."""
-        return await self._one(f"{self._select} WHERE org = :org AND name = :name", org=org, name=name)
+        return await self._one(_of(noun, org) & (_C.name == name))
 
-    async def usable(self, org: str, name: str) -> K | None:
+    async def named(self, noun: str, org: str, name_or_id: str) -> Kept | None:
+        """Return the organization's row of that name, else of that id, also one that is being revoked."""
+        meant = or_(_C.name == name_or_id, _C.id == name_or_id)
+        return await self._one(_of(noun, org) & meant, first=(_C.name == name_or_id).desc())
+
+    async def usable(self, noun: str, org: str, name: str) -> Kept | None:
         """Return the row that serves the organization: its own, else the platform's; none that is being revoked."""
-        return await self._one(
-            f"{self._select} WHERE name = :name AND org IN (:org, :platform) AND NOT revoking ORDER BY (org = :org) DESC LIMIT 1",
-            org=org,
-            name=name,
-            platform=PLATFORM,
-        )
+        seen = (_C.noun == noun) & _C.org.in_(seen_by(org)) & (_C.name == name) & ~_C.revoking
+        return await self._one(seen, first=(_C.org == org).desc())
 
-    async def page(self, org: str, *, after: str, name: str | None, limit: int) -> list[K]:
+    async def page(self, noun: str, org: str, *, after: str, limit: int) -> list[Kept]:
         """Return rows by name, those after `after`."""
-        return await self._all(
-            f'{self._select} WHERE org = :org AND name COLLATE "C" > :after'
-            " AND (CAST(:name AS text) IS NULL OR name = CAST(:name AS text)) AND NOT revoking"
-            ' ORDER BY name COLLATE "C" LIMIT :limit',
-            org=org,
-            after=after,
-            name=name,
-            limit=limit,
-        )
+        return await self._all(_of(noun, org) & (_C.name > after) & ~_C.revoking, _C.name.asc(), limit)
 
-    async def add(self, row: K) -> bool:
+    async def add(self, row: Kept) -> bool:
         """Insert a row; False when there is one of that name, or of that id, by now."""
-        columns, values = ", ".join(self._fields), ", ".join(f":{name}" for name in self._fields)
-        return await self._changed(
-            f"INSERT INTO {self._table} ({columns}) VALUES ({values}) ON CONFLICT DO NOTHING",
-            **msgspec.structs.asdict(row),
-        )
+        return await self._changed(insert(VAULT).values(_values(row)).on_conflict_do_nothing())
 
-    async def replace(self, row: K) -> bool:
-        """Replace what is sealed in the version before; False when that version is not there any more."""
-        changes = ", ".join(f"{name} = :{name}" for name in self._fields if name not in _FIRST)
-        return await self._changed(
-            f"UPDATE {self._table} SET {changes} WHERE id = :id AND version = :version - 1 AND NOT revoking",
-            **msgspec.structs.asdict(row),
-        )
+    async def replace(self, before: Kept, row: Kept) -> bool:
+        """Replace the row `before`; False when it is another by now."""
+        there = (_C.version == before.version) & (_C.sealed == before.sealed) & ~_C.revoking
+        return await self._changed(update(VAULT).where(_C.id == before.id, there).values(_values(row)))
 
-    async def mark_revoking(self, row: K, *, actor: str, command: str, now: datetime) -> bool:
+    async def mark_revoking(self, row: Kept, *, actor: str, command: str, now: datetime) -> bool:
         """Mark a row as about to be deleted; False when it has changed since it was read."""
-        return await self._changed(
-            f"UPDATE {self._table} SET revoking = true, announced = false, actor = :actor, last_command = :command,"
-            " updated_at = :now WHERE id = :id AND version = :version AND NOT revoking",
-            id=row.id,
-            version=row.version,
-            actor=actor,
-            command=command,
-            now=now,
-        )
+        marked = update(VAULT).where(_C.id == row.id, _C.version == row.version, ~_C.revoking)
+        return await self._changed(marked.values(revoking=True, announced=False, actor=actor, last_command=command, updated_at=now))
 
-    async def mark_announced(self, row: K) -> None:
+    async def mark_announced(self, row: Kept) -> None:
         """Note that the bus knows this very version."""
-        await self._changed(
-            f"UPDATE {self._table} SET announced = true WHERE id = :id AND version = :version AND NOT revoking",
-            id=row.id,
-            version=row.version,
-        )
+        known = update(VAULT).where(_C.id == row.id, _C.version == row.version, ~_C.revoking)
+        await self._changed(known.values(announced=True))
 
-    async def delete_revoked(self, row: K, now: datetime) -> None:
+    async def delete_revoked(self, row: Kept, now: datetime) -> None:
         """Delete a row whose removal the bus knows, and remember the commands that made and removed it."""
-        await self._changed(
-            f"WITH gone AS (DELETE FROM {self._table} WHERE id = :id AND revoking RETURNING first_command, last_command)"
-            " INSERT INTO done_command (id, removed, at)"
-            " SELECT first_command, false, CAST(:now AS timestamptz) FROM gone"
-            " UNION ALL SELECT last_command, true, CAST(:now AS timestamptz) FROM gone"
-            " ON CONFLICT DO NOTHING",
-            id=row.id,
-            now=now,
-        )
+        async with transaction(self._engine) as connection:
+            commands = (_C.first_command, _C.last_command)
+            found = await connection.execute(delete(VAULT).where(_C.id == row.id, _C.revoking).returning(*commands))
+            if (gone := found.first()) is not None:
+                done = [{"id": id_, "removed": removed, "at": now} for id_, removed in zip(gone, (False, True), strict=True)]
+                await connection.execute(insert(DONE).on_conflict_do_nothing(), done)
 
     async def done(self, command: str) -> bool | None:
         """Return None for a command that is not remembered; else whether it removed its row (or made it)."""
         async with transaction(self._engine) as connection:
-            found = await connection.execute(text("SELECT removed FROM done_command WHERE id = :id"), {"id": command})
+            found = await connection.execute(select(DONE.c.removed).where(DONE.c.id == command))
             removed: bool | None = found.scalar_one_or_none()
             return removed
 
     async def forget_commands(self, before: datetime) -> None:
         """Forget commands that were carried out before that moment: nobody sends them again."""
-        await self._changed("DELETE FROM done_command WHERE at < :before", before=before)
+        await self._changed(delete(DONE).where(DONE.c.at < before))
 
-    async def unannounced(self, before: datetime, limit: int) -> list[K]:
+    async def unannounced(self, before: datetime, limit: int) -> list[Kept]:
         """Return rows whose state the bus does not know, unchanged since `before`, oldest first."""
-        return await self._all(
-            f"{self._select} WHERE NOT announced AND updated_at < :before ORDER BY updated_at LIMIT :limit",
-            before=before,
-            limit=limit,
-        )
+        return await self._all(~_C.announced & (_C.updated_at < before), _C.updated_at.asc(), limit)
 
-    async def by_id(self, after: str, limit: int) -> list[K]:
+    async def by_id(self, after: str, limit: int) -> list[Kept]:
         """Return rows by id, those after `after`, of every organization."""
-        return await self._all(f"{self._select} WHERE id > :after ORDER BY id LIMIT :limit", after=after, limit=limit)
+        return await self._all(_C.id > after, _C.id.asc(), limit)
 
-    async def reseal(self, row: K, sealed: str) -> bool:
+    async def reseal(self, row: Kept, sealed: str) -> bool:
         """Replace what is sealed by the same under another key; False when it is another by now."""
-        return await self._changed(
-            f"UPDATE {self._table} SET sealed = :new WHERE id = :id AND sealed = :old", id=row.id, old=row.sealed, new=sealed
-        )
+        return await self._changed(update(VAULT).where(_C.id == row.id, _C.sealed == row.sealed).values(sealed=sealed))
 
-    async def _changed(self, statement: str, **values: Any) -> bool:
+    async def _changed(self, statement: Executable) -> bool:
         async with transaction(self._engine) as connection:
-            return (await connection.execute(text(statement), values)).rowcount > 0
+            return (await connection.execute(statement)).rowcount > 0
 
-    async def _one(self, statement: str, **values: Any) -> K | None:
-        found = await self._all(statement, **values)
+    async def _one(self, condition: ColumnElement[bool], *, first: UnaryExpression[Any] | None = None) -> Kept | None:
+        found = await self._all(condition, first, 1)
         return found[0] if found else None
 
-    async def _all(self, statement: str, **values: Any) -> list[K]:
+    async def _all(self, condition: ColumnElement[bool], order: UnaryExpression[Any] | None, limit: int) -> list[Kept]:
         async with transaction(self._engine) as connection:
-            rows = await connection.execute(text(statement), values)
-            return [self._row(**row) for row in rows.mappings()]
+            rows = await connection.execute(select(VAULT).where(condition).order_by(order).limit(limit))
+            return [Kept(**row) for row in rows.mappings()]
+
+
+def _of(noun: str, org: str) -> ColumnElement[bool]:
+    return (_C.noun == noun) & (_C.org == org)
+
+
+def _values(row: Kept) -> Mapping[str, Any]:
+    return msgspec.structs.asdict(row)

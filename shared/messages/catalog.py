@@ -12,111 +12,6 @@ import msgspec
 from shared.messages.declaration import Message, message
 
 
-@message("source.changed", key="key", by="events")
-class SourceChanged(Message, frozen=True, kw_only=True):
-    """A source was created or replaced. `sealed` holds the secret settings, encrypted for (organization, id).
-
-    `integration` names the integration whose mapping its events are routed with.
-    """
-
-    key: str
-    id: str
-    name: str
-    adapter: str
-    settings: dict[str, Any]
-    sealed: dict[str, str]
-    enabled: bool
-    actor: str
-    created_at: str
-    integration: str | None = None
-
-
-@message("source.removed", key="key", by="events")
-class SourceRemoved(Message, frozen=True, kw_only=True):
-    """A source was retired: its address answers 410 from now on."""
-
-    key: str
-    id: str
-    name: str
-    actor: str
-
-
-@message("subscription.changed", key="key", by="events")
-class SubscriptionChanged(Message, frozen=True, kw_only=True):
-    """A subscription was created or replaced."""
-
-    key: str
-    id: str
-    name: str
-    source: str
-    source_name: str
-    event: str
-    workflow: str
-    filter: str | None
-    input: dict[str, Any] | None
-    enabled: bool
-    actor: str
-    created_at: str
-
-
-@message("subscription.removed", key="key", by="events")
-class SubscriptionRemoved(Message, frozen=True, kw_only=True):
-    """A subscription was removed."""
-
-    key: str
-    id: str
-    name: str
-    actor: str
-
-
-@message("integration.changed", key="key", by="events")
-class IntegrationChanged(Message, frozen=True, kw_only=True):
-    """An integration was created or replaced. `config_schema` is the JSON Schema of every mapping's config."""
-
-    key: str
-    id: str
-    name: str
-    description: str
-    config_schema: dict[str, Any]
-    provider: str | None
-    actor: str
-    created_at: str
-
-
-@message("integration.removed", key="key", by="events")
-class IntegrationRemoved(Message, frozen=True, kw_only=True):
-    """An integration was removed. Its mappings stay, and count again for the next one of its name."""
-
-    key: str
-    id: str
-    name: str
-    actor: str
-
-
-@message("mapping.changed", key="key", by="events")
-class MappingChanged(Message, frozen=True, kw_only=True):
-    """An organization was mapped to an integration, or its mapping was replaced. Nothing in `config` is secret."""
-
-    key: str
-    id: str
-    integration: str
-    config: dict[str, Any]
-    entity_id: str | None
-    connection: str | None
-    actor: str
-    created_at: str
-
-
-@message("mapping.removed", key="key", by="events")
-class MappingRemoved(Message, frozen=True, kw_only=True):
-    """An organization's mapping was removed."""
-
-    key: str
-    id: str
-    integration: str
-    actor: str
-
-
 class FileProblem(msgspec.Struct, frozen=True):
     """Why a workspace file could not be taken into service."""
 
@@ -187,26 +82,6 @@ class WorkflowRemoved(Message, frozen=True, kw_only=True):
 
     key: str
     name: str
-
-
-@message("variable.changed", key="key", by="oauth")
-class VariableChanged(Message, frozen=True, kw_only=True):
-    """A variable was created or replaced. Its value is for everybody to read who may read the organization's messages."""
-
-    key: str
-    name: str
-    value: Any
-    actor: str
-    created_at: str
-
-
-@message("variable.removed", key="key", by="oauth")
-class VariableRemoved(Message, frozen=True, kw_only=True):
-    """A variable was removed."""
-
-    key: str
-    name: str
-    actor: str
 
 
 @message("secret.changed", key="secret", by="oauth")

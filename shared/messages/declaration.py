@@ -42,6 +42,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         """Return what the broker is to be told beside the document."""
         return {}
 
+    @classmethod
+    def upcast(cls, _document: bytes) -> bytes | None:
+        """Return the JSON of a message that an older version wrote in another shape as it is today; None for what is no such."""
+        return None
+
 
 class Declaration(msgspec.Struct, frozen=True):
     """What `@message` says of a class.

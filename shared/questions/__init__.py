@@ -6,9 +6,10 @@ subject by hand; permissions follow from `by`.
 """
 
 # All of them are declared wherever any is known: permissions and services see the same table.
-from shared.questions import events, executor, health, integrations, logs, oauth, settings
+from shared.questions import events, executor, health, logs, oauth, resources
 from shared.questions.declaration import (
     ASKED,
+    MOST_ITEMS,
     PAGE_BYTES,
     Command,
     Done,
@@ -24,6 +25,7 @@ from shared.questions.declaration import (
 
 __all__ = [
     "ASKED",
+    "MOST_ITEMS",
     "PAGE_BYTES",
     "Command",
     "Done",
@@ -37,9 +39,8 @@ __all__ = [
     "executor",
     "fitting",
     "health",
-    "integrations",
     "logs",
     "oauth",
     "question",
-    "settings",
+    "resources",
 ]

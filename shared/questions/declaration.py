@@ -14,6 +14,9 @@ from shared.values import Name, Opaque, Words, moment_of
 # What the items of one page may have as JSON: half of what the broker carries at once.
 PAGE_BYTES = 1024 * 1024
 
+# Of one page.
+MOST_ITEMS = 1000
+
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
 
@@ -41,6 +44,10 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
     limit: int = 100
     cursor: Opaque | None = None
+
+    def within(self, most: int) -> int:
+        """Return how many items the part has, from 1 to `most`."""
+        return max(1, min(self.limit, most))
 
     def before(self) -> tuple[datetime, str] | None:
         """Return the time and the id of the last item that a list, newest first, has given out. Raises `Malformed`."""

@@ -7,89 +7,8 @@ from typing import Any
 import msgspec
 
 from shared.errors import Problem
-from shared.questions.declaration import Command, Done, Page, Position, Question, command, question
-from shared.values import Expression, Key, Name, Sequence
-
-
-class SourceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A webhook source as its owner shows it; secret settings are named in `secrets` and never shown.
-
-    `path` is its address at the gateway, None where it has none.
-    """
-
-    id: str
-    org: str
-    name: str
-    adapter: str
-    settings: dict[str, Any]
-    secrets: list[str]
-    enabled: bool
-    created_at: str
-    updated_at: str
-    version: int
-    integration: str | None = None
-    path: str | None = None
-
-
-class SourceEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A source as the registry `sources` holds it, by id: all that the gateway needs to admit a webhook.
-
-    `sealed` is encrypted for (organization, id, setting). `verification` is a `shared.verification.Verification` as JSON, which the
-    adapter declares for the settings; its reader decodes it, so that one that it does not understand closes this source only. None:
-    the entry is of an earlier version, or of an adapter that is not there.
-    """
-
-    id: str
-    org: str
-    key: str
-    name: str
-    adapter: str
-    settings: dict[str, Any]
-    sealed: dict[str, str]
-    enabled: bool
-    created_at: str
-    updated_at: str
-    integration: str | None = None
-    verification: dict[str, Any] | None = None
-
-
-class SubscriptionEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A subscription as the registry `subscriptions` holds it, and as its owner shows it."""
-
-    id: str
-    org: str
-    name: str
-    source: str
-    source_name: str
-    event: str
-    workflow: str
-    filter: str | None
-    input: dict[str, Any] | None
-    enabled: bool
-    created_at: str
-    updated_at: str
-    version: int
-
-
-class SourceFound(msgspec.Struct, frozen=True):
-    """A registry entry with its sequence; `entry` is None for a source that was retired."""
-
-    seq: int
-    entry: SourceEntry | None
-
-
-class SourceList(msgspec.Struct, frozen=True):
-    """A page of sources."""
-
-    items: list[SourceView]
-    next_cursor: str | None
-
-
-class SubscriptionList(msgspec.Struct, frozen=True):
-    """A page of subscriptions."""
-
-    items: list[SubscriptionEntry]
-    next_cursor: str | None
+from shared.questions.declaration import Command, Page, Position, Question, command, question
+from shared.values import Key, Name, Sequence
 
 
 class DeliveryRun(msgspec.Struct, frozen=True):
@@ -169,77 +88,6 @@ class AdapterView(msgspec.Struct, frozen=True):
     secrets: list[str]
 
 
-@question("events.source", by="gateway", answer=SourceFound)
-class FindSource(Question, frozen=True, kw_only=True):
-    """The registry entry of a source, by id, of any organization (`org` is not looked at). Raises NotFound."""
-
-    id: Key
-
-
-@question("events.sources", by="gateway", answer=SourceList)
-class ListSources(Question, frozen=True, kw_only=True):
-    """The sources of an organization, by name."""
-
-    page: Page = Page()
-    name: Name | None = None
-
-
-@command("events.put_source", by="gateway", answer=SourceView)
-class PutSource(Command, frozen=True, kw_only=True):
-    """Create or replace a source. Secret settings arrive sealed for (organization, command id, setting).
-
-    Those that do not arrive stay as they are, except the `dropped` ones, which are forgotten. `expected` is the version that must
-    be there (If-Match), 0 for "none". Raises Invalid, PreconditionFailed, Conflict.
-    """
-
-    name: Name
-    adapter: Name
-    settings: dict[str, Any]
-    sealed: dict[str, str]
-    dropped: tuple[str, ...] = ()
-    enabled: bool = True
-    integration: Name | None = None
-    expected: int | None = None
-
-
-@command("events.remove_source", by="gateway", answer=Done)
-class RemoveSource(Command, frozen=True, kw_only=True):
-    """Retire a source; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
-
-    name: Name
-    expected: int | None = None
-
-
-@question("events.subscriptions", by="gateway", answer=SubscriptionList)
-class ListSubscriptions(Question, frozen=True, kw_only=True):
-    """The subscriptions of an organization, by name."""
-
-    page: Page = Page()
-    name: Name | None = None
-
-
-@command("events.put_subscription", by="gateway", answer=SubscriptionEntry)
-class PutSubscription(Command, frozen=True, kw_only=True):
-    """Create or replace a subscription; `source` is a source's name or id. Raises Invalid, PreconditionFailed, Conflict."""
-
-    name: Name
-    source: Name
-    event: Name
-    workflow: Name
-    filter: Expression | None = None
-    input: dict[str, Any] | None = None
-    enabled: bool = True
-    expected: int | None = None
-
-
-@command("events.remove_subscription", by="gateway", answer=Done)
-class RemoveSubscription(Command, frozen=True, kw_only=True):
-    """Remove a subscription; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
-
-    name: Name
-    expected: int | None = None
-
-
 @question("events.adapters", by="gateway", answer=list[AdapterView])
 class ListAdapters(Question, frozen=True, kw_only=True):
     """The adapters that a source of this organization may use."""
@@ -280,7 +128,7 @@ class DeliveriesPosition(Question, frozen=True, kw_only=True):
     stream: Name
 
 
-@question("events.mapping", by=("gateway", "executor"), answer=MappingView)
+@question("events.mapping", by="executor", answer=MappingView)
 class GetMapping(Question, frozen=True, kw_only=True):
     """The organization's mapping of the integration that it means by a name: its own one, else the platform's.
 

@@ -1,31 +1,13 @@
-"""What the oauth service is asked and told. Secrets in these are sealed: see each field."""
+"""What the oauth service is asked for runs: tokens, secrets and variables. What is secret is sealed: see each field."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from shared.questions.declaration import Command, Done, Page, Question, command, question
+from shared.questions.declaration import Question, question
 from shared.values import Key, Name, Opaque
-
-
-class ConnectionView(msgspec.Struct, frozen=True, kw_only=True):
-    """A connection without its credential."""
-
-    id: str
-    org: str
-    name: str
-    grant: str
-    status: str
-    created_at: str
-    updated_at: str
-    version: int
-
-
-class ConnectionList(msgspec.Struct, frozen=True):
-    """A page of connections."""
-
-    items: list[ConnectionView]
-    next_cursor: str | None
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +17,26 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     sealed: str
     expires_at: str | None
+    version: int
+
+
+class SecretGiven(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret's value, sealed for (organization, the asker's nonce, "secret"); `owner` is whose it is."""
+
+    name: str
+    owner: str
+    sealed: str
+    version: int
+
+
+class VariableView(msgspec.Struct, frozen=True, kw_only=True):
+    """A variable; its version is the sequence of the message that said it."""
+
+    org: str
+    name: str
+    value: Any
+    created_at: str
+    updated_at: str
     version: int
 
 
@@ -51,30 +53,22 @@ class GetToken(Question, frozen=True, kw_only=True):
     correlation_id: Name | None = None
 
 
-@command("oauth.put_connection", by="gateway", answer=ConnectionView)
-class PutConnection(Command, frozen=True, kw_only=True):
-    """Create or replace a connection of grant `token`; `sealed` is the token sealed for (organization, command id, "token").
+@question("oauth.secret", by="executor", answer=SecretGiven)
+class GetSecret(Question, frozen=True, kw_only=True):
+    """The secret that a run of the organization means by a name: its own one, else the platform's.
 
-    Raises Invalid, PreconditionFailed, Conflict.
+    That it was given, or was not, is on disk before it is answered; `correlation_id` is the run's, whose chain that joins. Raises
+    NotFound, Unavailable.
     """
 
     name: Name
-    grant: Name
-    sealed: str
-    expected: int | None = None
+    run: Key
+    nonce: Opaque
+    correlation_id: Name | None = None
 
 
-@command("oauth.remove_connection", by="gateway", answer=Done)
-class RemoveConnection(Command, frozen=True, kw_only=True):
-    """Delete a connection and its credential; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
+@question("oauth.variable", by="executor", answer=VariableView)
+class GetVariable(Question, frozen=True, kw_only=True):
+    """The variable that a run of the organization means by a name: its own one, else the platform's. Raises NotFound."""
 
     name: Name
-    expected: int | None = None
-
-
-@question("oauth.connections", by="gateway", answer=ConnectionList)
-class ListConnections(Question, frozen=True, kw_only=True):
-    """The connections of an organization, by name."""
-
-    page: Page = Page()
-    name: Name | None = None

@@ -16,8 +16,8 @@ from shared.errors import Conflict, NotFound, TooLarge
 from shared.health import Health
 from shared.messages import RunCancelRequested, RunRequested, RunStarted, RunStepCompleted
 from shared.pull import OrderedReader
-from shared.questions.events import SourceEntry
 from shared.registry import RegistryView, RegistryWriter
+from shared.resources import Source, SourceEntry
 from tests.support.inside import bus_of
 from tests.support.servers import Place
 
@@ -130,8 +130,7 @@ async def test_a_reader_of_headers_gets_every_message_and_no_data(place: Place) 
 async def test_a_registry_keeps_the_entry_with_the_higher_sequence(place: Place) -> None:
     def entry(name: str) -> SourceEntry:
         return SourceEntry(
-            id="s1", org="default", key="k", name=name, adapter="github", settings={}, sealed={}, enabled=True,
-            created_at="", updated_at="",
+            id="s1", org="default", key="k", name=name, spec=Source(adapter="github"), created_at="", updated_at="", version=1,
         )  # fmt: skip
 
     health = Health("gateway")

@@ -10,28 +10,32 @@ from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import Sealed, new_id
 from shared.errors import Conflict, NotFound, PreconditionFailed
-from shared.messages import RunCancelRequested, RunRequested, VariableChanged, VariableRemoved
+from shared.messages import RunCancelRequested, RunRequested
+from shared.resources import KINDS, ResourceChanged, ResourceRemoved
 from tests.support.inside import bus_of
 from tests.support.servers import Place
+
+CHANGED: type[ResourceChanged] = KINDS["variable"].changed or ResourceChanged
+REMOVED: type[ResourceRemoved] = KINDS["variable"].removed or ResourceRemoved
 
 
 async def added(bus: Bus, key: str, word: str, *, command: str | None = None, demanded: int | None = None) -> int:
     """Add a word to the list that the variable is; returns the version."""
 
-    async def decide(before: aggregate.Stored | None) -> VariableChanged:
+    async def decide(before: aggregate.Stored | None) -> ResourceChanged:
         known = before and before.message()
-        words = known.value if isinstance(known, VariableChanged) else []
-        return VariableChanged(key=key, name="words", value=[*words, word], actor=word, created_at="")
+        words = known.spec["value"] if isinstance(known, ResourceChanged) else []
+        return CHANGED(key=key, id=key, name="words", spec={"value": [*words, word]}, actor=word, created_at="")
 
     changed = await aggregate.change(bus, "variable", key, decide, org="o", command=command or new_id(), demanded=demanded)
     return changed.sequence
 
 
 async def removed(bus: Bus, key: str, command: str) -> None:
-    async def decide(before: aggregate.Stored | None) -> VariableRemoved:
+    async def decide(before: aggregate.Stored | None) -> ResourceRemoved:
         if not aggregate.version_of(before):
             raise NotFound("there is none")
-        return VariableRemoved(key=key, name="words", actor="x")
+        return REMOVED(key=key, id=key, name="words", actor="x")
 
     await aggregate.change(bus, "variable", key, decide, org="o", command=command)
 
@@ -39,8 +43,8 @@ async def removed(bus: Bus, key: str, command: str) -> None:
 async def words(bus: Bus, key: str) -> list[str]:
     stored = await aggregate.last(bus.client, "variable", key)
     message = stored and stored.message()
-    assert isinstance(message, VariableChanged)
-    return list(message.value)
+    assert isinstance(message, ResourceChanged)
+    return list(message.spec["value"])
 
 
 async def test_changes_at_once_are_decided_one_after_the_other_and_none_is_lost(place: Place) -> None:
@@ -84,7 +88,7 @@ async def test_what_is_removed_is_at_version_0_and_may_come_back(place: Place) -
 
 
 async def test_nothing_is_recorded_where_there_is_nothing_to_do(place: Place) -> None:
-    async def decide(_before: aggregate.Stored | None) -> VariableChanged | None:
+    async def decide(_before: aggregate.Stored | None) -> ResourceChanged | None:
         return None
 
     async with bus_of(place, "oauth") as bus:

@@ -11,8 +11,8 @@ import pytest
 from shared import tasks
 from shared.errors import TooLarge
 from shared.health import Health
-from shared.questions.events import SourceEntry
 from shared.registry import Entry, RegistryView, RegistryWriter
+from shared.resources import Source, SourceEntry
 from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place
 
@@ -21,7 +21,7 @@ UNDECODABLE = [b"no json", b"\xff", b"{}", b'{"seq":5,"value":7}', b'{"seq":"x",
 
 def entry(name: str) -> SourceEntry:
     return SourceEntry(
-        id=name, org="acme", key=name, name=name, adapter="hmac", settings={}, sealed={}, enabled=True, created_at="", updated_at=""
+        id=name, org="acme", key=name, name=name, spec=Source(adapter="hmac"), created_at="", updated_at="", version=1
     )  # fmt: skip
 
 

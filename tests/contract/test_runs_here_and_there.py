@@ -28,6 +28,7 @@ from services.executor.sandbox.requests import SERVED
 from shared.errors import NotFound, PermissionDenied
 from shared.messages import RunFailed, RunSucceeded
 from shared.questions.events import EmitEvent
+from shared.resources import Source, SourceEntry
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench
 
 pytestmark = pytest.mark.skipif(
@@ -130,7 +131,9 @@ class Platform(Recorded):
     async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
         if source not in TOPICS:
             raise NotFound(f"there is no source {source!r}")
-        topic = {"id": "s", "name": source, "adapter": "topic", "enabled": True, "delivery": None}
+        topic = SourceEntry(
+            id="s", org="o", key="k", name=source, spec=Source(adapter="topic"), created_at="", updated_at="", version=1
+        )
         command = EmitEvent(
             id="c", org="default", actor="run:r1", source=source, type=type_, data=json.loads(bytes(data)), run="r1"
         )

@@ -159,12 +159,12 @@ async def test_a_rebuild_repairs_rows_and_says_which_were_wrong(stopped: Path) -
 
 
 async def test_tokens_and_secrets_are_never_touched(stopped: Path) -> None:
-    asked = "SELECT (SELECT sealed || xmin FROM oauth.connection) || (SELECT sealed || xmin FROM oauth.secret)"
+    asked = "SELECT string_agg(noun || sealed || xmin, ' ' ORDER BY noun) FROM oauth.vault"
     before = await statement(stopped, asked)
     assert before
     await rebuilt(stopped, "--force")
     assert await statement(stopped, asked) == before
-    assert await statement(stopped, "SELECT count(*) FROM oauth.variable") == 1
+    assert await statement(stopped, "SELECT count(*) FROM oauth.resource") == 1
 
 
 async def test_a_rebuild_goes_past_what_cannot_be_taken_and_says_so(stopped: Path) -> None:

@@ -193,7 +193,7 @@ def _scan(up: Up, heard: list[bytes], client: Client) -> list[Any]:
         assert masker.mask(text) == text, where
 
     async def bus() -> None:
-        assert any(one.startswith(b"do.oauth.put_secret") for one in heard)
+        assert any(one.startswith(b"do.oauth.put_resource") for one in heard)
         assert any(one.startswith(b"ask.oauth.secret") for one in heard)
         for one in heard:
             clean(one.decode("utf-8", "replace"), one[:60].decode("utf-8", "replace"))
@@ -204,7 +204,7 @@ def _scan(up: Up, heard: list[bytes], client: Client) -> list[Any]:
             names = await connection.fetch(
                 "SELECT schemaname, tablename FROM pg_tables WHERE schemaname IN ('gateway', 'events', 'executor', 'oauth', 'logs')"
             )
-            assert ("oauth", "secret") in {tuple(name) for name in names}
+            assert ("oauth", "vault") in {tuple(name) for name in names}
             for schema, table in names:
                 for row in await connection.fetch(f'SELECT t::text AS said FROM "{schema}"."{table}" t'):
                     clean(row["said"], f"{schema}.{table}")

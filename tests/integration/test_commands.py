@@ -3,67 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-import base64
+from typing import Any
 
 import asyncpg
 import pytest
 
-from shared.encryption import Keyring
 from shared.envelope import new_id
 from shared.errors import Invalid, NotFound, PreconditionFailed
 from shared.health import Health
-from shared.questions.events import FindSource, PutSource, PutSubscription, RemoveSource, SourceEntry, SourceFound, SourceView
+from shared.questions.resources import FindResource, Found, PutResource, of
 from shared.registry import RegistryView
+from shared.resources import SourceEntry
 from tests.support.inside import bus_of, running
+from tests.support.resources import putting, removing, ring, told
 from tests.support.servers import Place
 
 
-def command(place: Place, id_: str, secret: str = "s3cret", **fields: object) -> PutSource:
-    keyring = Keyring(tuple(base64.b64decode(key) for key in place.credentials.keys))
+def command(place: Place, id_: str, secret: str = "s3cret", **fields: Any) -> PutResource:
     given = {"name": "repo", "adapter": "github", "settings": {}} | fields
-    return PutSource(
-        id=id_,
-        org="default",
-        actor="test",
-        sealed={"secret": keyring.seal(secret, "default", id_, "secret")},
-        **given,  # type: ignore[arg-type]
-    )
+    settings = {"secret": secret} | given.pop("settings")
+    return putting("source", keyring=ring(place), id=id_, settings=settings, **given)
 
 
 async def test_a_command_sent_again_does_it_once_and_answers_the_same(place: Place) -> None:
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         first = command(place, new_id())
-        one: SourceView = await bus.ask(first)
-        assert await bus.ask(first) == one
-        changed: SourceView = await bus.ask(command(place, new_id(), enabled=False))
+        one = await told(bus, first)
+        assert await told(bus, first) == one
+        changed = await told(bus, command(place, new_id(), enabled=False))
         assert (changed.id, changed.enabled) == (one.id, False)
         assert changed.version > one.version
 
 
 async def test_a_version_that_was_passed_is_refused(place: Place) -> None:
     async with running(place, "events"), bus_of(place, "gateway") as bus:
-        one: SourceView = await bus.ask(command(place, new_id(), expected=0))
+        one = await told(bus, command(place, new_id(), expected=0))
         with pytest.raises(PreconditionFailed):
             await bus.ask(command(place, new_id(), expected=0))
-        two: SourceView = await bus.ask(command(place, new_id(), expected=one.version))
+        two = await told(bus, command(place, new_id(), expected=one.version, enabled=False))
         assert two.version > one.version
 
 
 async def test_the_registry_shows_a_source_before_the_command_is_answered(place: Place) -> None:
     async with running(place, "events"), bus_of(place, "gateway") as bus:
-        view: SourceView = await bus.ask(command(place, new_id()))
+        view = await told(bus, command(place, new_id()))
         kv = await bus.client.jetstream().key_value("sources")
         assert (await kv.get(view.id)).value
-        await bus.ask(RemoveSource(id=new_id(), org="default", actor="test", name="repo"))
-        found: SourceFound = await bus.ask(FindSource(org="default", id=view.id))
-        assert found.entry is None
+        await bus.ask(removing("source", "repo"))
+        found: Found = await bus.ask(of(FindResource, "source", org="default", id=view.id))
+        assert found.value is None
         with pytest.raises(NotFound):
-            await bus.ask(FindSource(org="default", id="nobody"))
+            await bus.ask(of(FindResource, "source", org="default", id="nobody"))
 
 
 async def test_a_registry_whose_writer_died_is_repaired_by_the_projection(place: Place) -> None:
     async with running(place, "events"), bus_of(place, "gateway") as bus:
-        view: SourceView = await bus.ask(command(place, new_id()))
+        view = await told(bus, command(place, new_id()))
     async with bus_of(place, "admin") as admin:
         kv = await admin.client.jetstream().key_value("sources")
         await kv.purge(view.id)
@@ -74,8 +69,8 @@ async def test_a_registry_whose_writer_died_is_repaired_by_the_projection(place:
     await connection.close()
     health = Health("gateway")
     async with running(place, "events"), bus_of(place, "gateway") as bus:
-        found: SourceFound = await bus.ask(FindSource(org="default", id=view.id))
-        assert found.entry is not None
+        found: Found = await bus.ask(of(FindResource, "source", org="default", id=view.id))
+        assert found.value is not None
         registry = RegistryView(bus.client, "sources", SourceEntry, health)
         task = asyncio.create_task(registry.run())
         async with asyncio.timeout(10):
@@ -101,22 +96,22 @@ async def test_text_that_no_row_can_keep_is_refused_before_it_stops_the_projecti
         await bus.ask(command(place, new_id()))
         fields = {"org": "default", "actor": "test", "name": "s", "source": "repo", "event": "push", "workflow": "w"}
         for given, path in (
-            ({"input": {"a": ["\0"]}}, "input.a.0"),
-            ({"workflow": "\0"}, "workflow"),
-            ({"filter": "'\0' == ''"}, "filter"),
+            ({"input": {"a": ["\0"]}}, "fields.input.a.0"),
+            ({"workflow": "\0"}, "fields.workflow"),
+            ({"filter": "'\0' == ''"}, "fields.filter"),
         ):
             with pytest.raises(Invalid) as refused:
-                await bus.ask(PutSubscription(**fields | {"id": new_id()} | given))
+                await bus.ask(putting("subscription", **fields | given))
             assert refused.value.errors[0].path == path
-        assert (await bus.ask(PutSubscription(id=new_id(), **fields))).name == "s"  # type: ignore[arg-type]
+        assert (await told(bus, putting("subscription", **fields))).name == "s"
 
 
 async def test_two_replicas_project_with_one_writer_and_one_takes_over(place: Place) -> None:
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         async with running(place, "events"):
-            one: SourceView = await bus.ask(command(place, new_id()))
+            one = await told(bus, command(place, new_id()))
         # One replica is gone, with its locks; the other writes on, and every command is in the rows when it is answered.
-        two: SourceView = await bus.ask(command(place, new_id(), name="other"))
+        two = await told(bus, command(place, new_id(), name="other"))
         for view in (one, two):
-            found: SourceFound = await bus.ask(FindSource(org="default", id=view.id))
-            assert found.entry is not None
+            found: Found = await bus.ask(of(FindResource, "source", org="default", id=view.id))
+            assert found.value is not None

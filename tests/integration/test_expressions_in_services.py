@@ -15,10 +15,11 @@ import pytest
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import Invalid, NotFound
 from shared.messages import WebhookReceived
-from shared.questions.events import DeliveryView, GetDelivery, PutSource, PutSubscription, SourceView
+from shared.questions.events import DeliveryView, GetDelivery
 from tests.integration.test_expressions import LOOPS, THREE
 from tests.integration.test_river import WORKFLOW
 from tests.support.inside import eventually
+from tests.support.resources import putting, told
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -124,20 +125,17 @@ async def test_a_subscription_is_refused_with_the_path_of_what_does_not_fit(
         assert [problem.path for problem in refused.value.errors] == [path]
 
 
-async def source_of(outside: Outside, org: str) -> SourceView:
-    command = new_id()
-    sealed = {"secret": outside._keyring.seal("s3cret", org, command, "secret")}
-    given = {"name": "repo", "adapter": "github", "settings": {}, "sealed": sealed}
-    view: SourceView = await outside.bus.ask(PutSource(id=command, org=org, actor="test", **given))
-    return view
+async def source_of(outside: Outside, org: str) -> Any:
+    given = {"adapter": "github", "settings": {"secret": "s3cret"}}
+    return await told(outside.bus, putting("source", "repo", outside._keyring, org=org, **given))
 
 
 async def subscribed(outside: Outside, org: str, name: str, filter_: str) -> None:
     given = {"source": "repo", "event": "push", "workflow": "greet", "filter": filter_}
-    await outside.bus.ask(PutSubscription(id=new_id(), org=org, actor="test", name=name, **given))
+    await outside.bus.ask(putting("subscription", name, org=org, **given))
 
 
-async def said_to(outside: Outside, source: SourceView, body: dict[str, Any]) -> str:
+async def said_to(outside: Outside, source: Any, body: dict[str, Any]) -> str:
     delivery = new_id()
     received = WebhookReceived(
         source=source.id,

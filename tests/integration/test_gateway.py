@@ -42,11 +42,13 @@ from shared.messages import (
 from shared.messages.declaration import hashed_key
 from shared.pull import api_request
 from shared.questions import ASKED
-from shared.questions.events import FindSource, SourceEntry, SourceFound
 from shared.questions.executor import FileView, FindWorkflow, GetFile, GetRun, PutFile, RunView, WorkflowEntry
+from shared.questions.resources import FindResource, Found, to
 from shared.registry import RegistryWriter
+from shared.resources import SourceEntry
 from tests.support.inside import bus_of, eventually, running
 from tests.support.pausing import paused
+from tests.support.senders import entry_of
 from tests.support.servers import Place
 
 SECRET = "It's a Secret to Everybody"
@@ -116,14 +118,12 @@ def entry(place: Place, *, enabled: bool = True, adapter: str = "github") -> Sou
     id_ = new_id()
     ring = Keyring(tuple(base64.b64decode(key) for key in place.credentials.keys))
     now = rfc3339(utc_now())
-    return SourceEntry(
-        verification=verification_of(adapter, {}),
+    return entry_of(
+        verification_of(adapter, {}),
+        adapter,
         id=id_,
-        org="default",
         key=hashed_key("default", id_),
         name=f"source-{id_}",
-        adapter=adapter,
-        settings={},
         sealed={"secret": ring.seal(SECRET, "default", id_, "secret")},
         enabled=enabled,
         created_at=now,
@@ -302,13 +302,13 @@ async def test_addresses_answer_what_their_senders_expect(place: Place, client: 
 async def test_an_address_that_the_registry_does_not_hold_is_asked_for(place: Place, client: Client) -> None:
     there = entry(place)
 
-    async def find(question: FindSource, _deps: Any) -> SourceFound:
+    async def find(question: FindResource, _deps: Any) -> Found:
         if question.id != there.id:
             raise NotFound("no")
-        return SourceFound(5, there)
+        return Found(5, msgspec.to_builtins(there))
 
     assert (await client.hook(there.id)).status == 503
-    async with answering(place, "events", {FindSource: find}):
+    async with answering(place, "events", {to("events", FindResource): find}):
         assert (await client.hook(there.id)).status == 202
         assert (await client.hook(new_id())).status == 404
     assert (await client.hook(there.id)).status == 202

@@ -9,7 +9,7 @@ import pytest
 from shared.envelope import new_id
 from shared.errors import Invalid
 from shared.questions.events import RetryDelivery
-from shared.questions.integrations import PutIntegration, PutMapping, RemoveIntegration
+from tests.support.resources import putting, removing
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -29,12 +29,12 @@ def told(subdomain: str, entity: str, connection: str | None = None, literal: st
 
 
 async def define(outside: Outside, name: str = "halopsa") -> None:
-    command = PutIntegration(id=new_id(), org="global", actor="test", name=name, config_schema={"type": "object"})
+    command = putting("integration", name, org="global", config_schema={"type": "object"})
     await outside.bus.ask(command)
 
 
 async def map_to(outside: Outside, config: dict[str, object], org: str = "default", **fields: str) -> None:
-    await outside.bus.ask(PutMapping(id=new_id(), org=org, actor="test", integration="halopsa", config=config, **fields))  # type: ignore[arg-type]
+    await outside.bus.ask(putting("mapping", "halopsa", org=org, config=config, **fields))
 
 
 async def test_an_event_without_a_mapping_is_unroutable_until_there_is_one(place: Place, data: Path) -> None:
@@ -66,7 +66,7 @@ async def test_an_integration_that_was_removed_is_what_the_delivery_says(place: 
         await map_to(outside, {})
         source = await outside.source(integration="halopsa")
         await outside.subscription(workflow="echo")
-        await outside.bus.ask(RemoveIntegration(id=new_id(), org="global", actor="test", name="halopsa"))
+        await outside.bus.ask(removing("integration", "halopsa", org="global"))
         delivery = await outside.webhook(source, {})
         assert (await outside.delivery(delivery, "unroutable")).reason == "there is no integration 'halopsa'"
 

@@ -5,27 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
-from services.events.store import EventsStore
+from services.events.resources import Mappings
 from shared.bus import Bus
 from shared.db import counting, open_engine
-from shared.envelope import new_id
 from shared.errors import Invalid, NotFound, PreconditionFailed, Problem
-from shared.questions import Page
 from shared.questions.events import GetMapping, MappingView
-from shared.questions.integrations import (
-    IntegrationList,
-    IntegrationView,
-    ListIntegrations,
-    ListMappings,
-    MappingList,
-    PutIntegration,
-    PutMapping,
-    RemoveIntegration,
-    RemoveMapping,
-)
+from shared.questions.resources import PutResource
+from shared.resources.rows import ResourceRows
 from tests.support.inside import bus_of, running
+from tests.support.resources import got, listed, putting, removing, told
 from tests.support.servers import Place
 
 SCHEMA = {
@@ -36,19 +27,19 @@ SCHEMA = {
 }
 
 
-def defining(org: str = "global", name: str = "halopsa", **fields: object) -> PutIntegration:
-    given = {"config_schema": SCHEMA} | fields
-    return PutIntegration(id=new_id(), org=org, actor="test", name=name, **given)  # type: ignore[arg-type]
+def defining(org: str = "global", name: str = "halopsa", **fields: Any) -> PutResource:
+    return putting("integration", name, org=org, **{"config_schema": SCHEMA} | fields)
 
 
-def mapping(org: str = "default", integration: str = "halopsa", **fields: object) -> PutMapping:
-    given = {"config": {"subdomain": "acme"}} | fields
-    return PutMapping(id=new_id(), org=org, actor="test", integration=integration, **given)  # type: ignore[arg-type]
+def mapping(org: str = "default", integration: str = "halopsa", **fields: Any) -> PutResource:
+    return putting("mapping", integration, org=org, **{"config": {"subdomain": "acme"}} | fields)
 
 
 async def asked(bus: Bus, org: str = "default", integration: str = "halopsa") -> MappingView:
-    view: MappingView = await bus.ask(GetMapping(org=org, integration=integration))
-    return view
+    if bus.service == "executor":
+        view: MappingView = await bus.ask(GetMapping(org=org, integration=integration))
+        return view
+    return msgspec.convert(vars(await got(bus, "mapping", integration, org=org)), MappingView)
 
 
 async def test_a_run_is_told_the_mapping_of_its_organization_or_what_is_missing(place: Place) -> None:
@@ -77,13 +68,12 @@ async def test_an_organizations_own_integration_comes_first_and_is_seen_by_nobod
             await bus.ask(mapping("default", config={"anything": 1}))
         with pytest.raises(NotFound):
             await bus.ask(mapping("default", "private"))
-        seen: IntegrationList = await bus.ask(ListIntegrations(org="acme"))
-        assert [(one.name, one.org) for one in seen.items] == [("halopsa", "acme"), ("private", "acme")]
-        seen = await bus.ask(ListIntegrations(org="default"))
-        assert [(one.name, one.org) for one in seen.items] == [("halopsa", "global")]
-        assert (await bus.ask(ListIntegrations(org="default", own=True))).items == []
+        seen, _ = await listed(bus, "integration", org="acme")
+        assert [(one.name, one.org) for one in seen] == [("halopsa", "acme"), ("private", "acme")]
+        seen, _ = await listed(bus, "integration", org="default")
+        assert [(one.name, one.org) for one in seen] == [("halopsa", "global")]
         # Without its own one the organization means the platform's, which its mapping does not fit: it is told.
-        await bus.ask(RemoveIntegration(id=new_id(), org="acme", actor="test", name="halopsa"))
+        await bus.ask(removing("integration", "halopsa", org="acme"))
         assert {problem.path for problem in (await asked(bus, "acme")).problems} == {"config"}
 
 
@@ -95,7 +85,7 @@ async def test_a_config_that_does_not_fit_names_every_place(place: Place) -> Non
         assert {problem.path for problem in refused.value.errors} == {"config.subdomain", "config.pages"}
         with pytest.raises(Invalid) as refused:
             await bus.ask(mapping(config={"subdomain": "a\0b"}))
-        assert refused.value.errors == (Problem("config.subdomain", "holds a NUL character"),)
+        assert refused.value.errors == (Problem("fields.config.subdomain", "holds a NUL character"),)
         for fields in (
             {"connection": "../etc"},
             {"entity_id": "x" * 501},
@@ -110,9 +100,9 @@ async def test_a_config_that_does_not_fit_names_every_place(place: Place) -> Non
 
 async def test_a_changed_schema_leaves_mappings_and_tells_their_problems(place: Place) -> None:
     async with running(place, "events"), bus_of(place, "gateway") as bus:
-        first: IntegrationView = await bus.ask(defining())
+        first = await told(bus, defining())
         await bus.ask(mapping())
-        changed: IntegrationView = await bus.ask(defining(config_schema={"type": "object", "required": ["region"]}))
+        changed = await told(bus, defining(config_schema={"type": "object", "required": ["region"]}))
         assert (changed.id, changed.created_at) == (first.id, first.created_at)
         view = await asked(bus)
         assert view.config == {"subdomain": "acme"}
@@ -122,19 +112,18 @@ async def test_a_changed_schema_leaves_mappings_and_tells_their_problems(place: 
 async def test_what_was_told_twice_is_done_once_and_versions_are_demanded(place: Place) -> None:
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         for first, second in ((defining(), defining()), (mapping(expected=0), mapping(expected=0))):
-            one = await bus.ask(first)
-            assert await bus.ask(first) == one
+            one = await told(bus, first)
+            assert await told(bus, first) == one
             if second.expected == 0:
                 with pytest.raises(PreconditionFailed):
                     await bus.ask(second)
-        for cls, field in ((RemoveMapping, "integration"), (RemoveIntegration, "name")):
-            fields: dict[str, Any] = {"org": "default" if cls is RemoveMapping else "global", "actor": "test", field: "halopsa"}
+        for noun, org in (("mapping", "default"), ("integration", "global")):
             with pytest.raises(PreconditionFailed):
-                await bus.ask(cls(id=new_id(), expected=7, **fields))
-            command = cls(id=new_id(), **fields)
+                await bus.ask(removing(noun, "halopsa", org=org, expected=7))
+            command = removing(noun, "halopsa", org=org)
             assert await bus.ask(command) == await bus.ask(command)
             with pytest.raises(NotFound):
-                await bus.ask(cls(id=new_id(), **fields))
+                await bus.ask(removing(noun, "halopsa", org=org))
 
 
 async def test_mappings_are_listed_by_organization_and_page(place: Place) -> None:
@@ -144,16 +133,16 @@ async def test_mappings_are_listed_by_organization_and_page(place: Place) -> Non
         for org in ("a", "b", "c", "own"):
             await bus.ask(mapping(org))
 
-        async def listed(org: str, **page: object) -> tuple[list[str], str | None]:
-            found: MappingList = await bus.ask(ListMappings(org=org, integration="halopsa", page=Page(**page)))  # type: ignore[arg-type]
-            return [one.org for one in found.items], found.next_cursor
+        async def orgs(org: str, **page: Any) -> tuple[list[str], str | None]:
+            found, cursor = await listed(bus, "mapping", org=org, name="halopsa", **page)
+            return [one.org for one in found], cursor
 
-        assert await listed("*") == (["a", "b", "c"], None)
-        assert await listed("*", limit=2) == (["a", "b"], "b")
-        assert await listed("*", limit=2, cursor="b") == (["c"], None)
-        assert await listed("a") == (["a"], None)
-        assert await listed("own") == (["own"], None)
-        assert await listed("nobody") == ([], None)
+        assert await orgs("*") == (["a", "b", "c"], None)
+        assert await orgs("*", limit=2) == (["a", "b"], "b")
+        assert await orgs("*", limit=2, cursor="b") == (["c"], None)
+        assert await orgs("a") == (["a"], None)
+        assert await orgs("own") == (["own"], None)
+        assert await orgs("nobody") == ([], None)
 
 
 async def test_replaying_the_catalog_gives_equal_rows(place: Place) -> None:
@@ -161,37 +150,38 @@ async def test_replaying_the_catalog_gives_equal_rows(place: Place) -> None:
         for name in ("halopsa", "removed"):
             await bus.ask(defining(name=name))
             await bus.ask(mapping(integration=name))
-        await bus.ask(RemoveMapping(id=new_id(), org="default", actor="test", integration="removed"))
-        await bus.ask(RemoveIntegration(id=new_id(), org="global", actor="test", name="removed"))
+        await bus.ask(removing("mapping", "removed"))
+        await bus.ask(removing("integration", "removed", org="global"))
     connection = await asyncpg.connect(place.database_url("events"))
     try:
-        before = {table: await connection.fetch(f"SELECT * FROM {table} ORDER BY id") for table in ("integration", "mapping")}
-        assert {table: len(rows) for table, rows in before.items()} == {"integration": 1, "mapping": 1}
-        await connection.execute("TRUNCATE integration, mapping")
+        everything = "SELECT * FROM resource WHERE name <> 'one-more' ORDER BY id"
+        before = await connection.fetch(everything)
+        assert sorted(row["noun"] for row in before if not row["removed"]) == ["integration", "mapping"]
+        await connection.execute("TRUNCATE resource")
         await connection.execute("UPDATE checkpoint SET last_seq = 0 WHERE projection = 'catalog'")
         async with running(place, "events"), bus_of(place, "gateway") as bus:
             await bus.ask(defining(name="one-more"))
-            await bus.ask(RemoveIntegration(id=new_id(), org="global", actor="test", name="one-more"))
-        for table, rows in before.items():
-            assert await connection.fetch(f"SELECT * FROM {table} ORDER BY id") == rows
+            await bus.ask(removing("integration", "one-more", org="global"))
+        assert await connection.fetch(everything) == before
     finally:
         await connection.close()
 
 
-async def test_a_page_takes_one_statement_however_much_is_on_it(place: Place) -> None:
+async def test_a_page_takes_few_statements_however_much_is_on_it(place: Place) -> None:
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         for number in range(20):
             await bus.ask(defining(name=f"halo-{number:02}"))
             await bus.ask(mapping(f"org-{number:02}", "halo-00"))
     engine = open_engine(place.database_url("events"), service="events")
     try:
-        store = EventsStore(engine)
+        rows = ResourceRows(engine)
         with counting(engine) as statements:
-            assert len(await store.integrations("default", None, "", 20, own=False)) == 20
-            assert len(await store.mappings(None, "halo-00", "", 20)) == 20
-            row = await store.mapping("org-07", "halo-00")
-            assert row is not None
-            assert row["org"] == "org-07"
-        assert len(statements) == 3
+            assert len(await rows.page("integration", "default", "", 20, inherited=True)) == 20
+        assert len(statements) == 1
+        with counting(engine) as statements:
+            found = await rows.across("mapping", "halo-00", None, "", 20)
+            shown = await Mappings(rows).shown(await Mappings(rows).across(None, "halo-00", found))
+            assert len(shown) == 20
+        assert len(statements) == 4
     finally:
         await engine.dispose()

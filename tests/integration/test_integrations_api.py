@@ -11,10 +11,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from services.gateway.api.integrations import ROUTES
+from services.gateway.api.resources import endpoints_of
+from shared.resources import KINDS
 from tests.support.inside import eventually, running
 from tests.support.servers import Place
 
+ROUTES = [*endpoints_of(KINDS["integration"]), *endpoints_of(KINDS["mapping"])]
 SCHEMA = {"type": "object", "properties": {"subdomain": {"type": "string"}}, "required": ["subdomain"]}
 MAPPING = "/integrations/halopsa/mappings/default"
 
@@ -153,11 +155,15 @@ async def test_what_belongs_to_another_organization_is_not_there(place: Place) -
         assert names == ["shared"]
 
 
-@pytest.mark.parametrize("route", [*ROUTES], ids=lambda route: f"{route.method} {route.path}")
+@pytest.mark.parametrize(
+    "route",
+    [*endpoints_of(KINDS["integration"]), *endpoints_of(KINDS["mapping"])],
+    ids=lambda route: f"{route.method} {route.path}",
+)
 async def test_no_route_of_integrations_lets_a_stranger_in(place: Place, route: Any) -> None:
     async with running(place, "gateway", MILLRACE_PORT="0") as runtime, aiohttp.ClientSession() as session:
         call = Api(session, runtime.health.document()["url"], "unused")
-        path = "/api/v1" + route.path.format(name="halopsa", org="default")
+        path = route.path.format(name="halopsa", org="default")
         assert await call.bare(route.method, path) == 401
         assert await call.bare(route.method, path, Authorization="Bearer wrong") == 401
 

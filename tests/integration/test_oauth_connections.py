@@ -11,10 +11,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 import structlog
 
-from services.oauth.domain import Connection
+from services.oauth.domain import Kept
 from shared import aggregate, log
 from shared.bus import Bus
 from shared.commit import Journal
@@ -23,34 +24,27 @@ from shared.envelope import new_id, open_envelope, open_message
 from shared.errors import Conflict, Invalid, MillraceError, NotFound, PreconditionFailed, Unavailable
 from shared.messages import Audited, ConnectionAuthorized
 from shared.pull import OrderedReader
-from shared.questions import Page
-from shared.questions.oauth import (
-    ConnectionList,
-    ConnectionView,
-    GetToken,
-    ListConnections,
-    PutConnection,
-    RemoveConnection,
-    Token,
-)
+from shared.questions.oauth import GetToken, Token
+from shared.questions.resources import PutResource, RemoveResource, Shown
+from tests.support import resources
 from tests.support.inside import bus_of, eventually, running
+from tests.support.resources import got, listed, ring, told
 from tests.support.servers import Place
 
 SECRET = "s3cret-token-value"
 
 
-def ring(place: Place) -> Keyring:
-    return Keyring(tuple(base64.b64decode(key) for key in place.credentials.keys))
+def putting(place: Place, name: str = "halo", *, org: str = "acme", token: str = SECRET, **more: Any) -> PutResource:
+    return resources.putting("connection", name, ring(place), org=org, token=token, **{"actor": "key:k1"} | more)
 
 
-def putting(place: Place, name: str = "halo", *, org: str = "acme", token: str = SECRET, **more: Any) -> PutConnection:
-    id_ = more.pop("id", None) or new_id()
-    sealed = ring(place).seal(token, org, id_, "token")
-    return PutConnection(**{"id": id_, "org": org, "actor": "key:k1", "name": name, "grant": "token", "sealed": sealed, **more})
+def removing(name: str = "halo", *, org: str = "acme") -> RemoveResource:
+    return resources.removing("connection", name, org=org, actor="key:k1")
 
 
-def removing(name: str = "halo", *, org: str = "acme") -> RemoveConnection:
-    return RemoveConnection(id=new_id(), org=org, actor="key:k1", name=name)
+def sealed(command: PutResource, sealed: str) -> PutResource:
+    """Return the command with something else sealed in it."""
+    return msgspec.structs.replace(command, sealed={"token": sealed})
 
 
 async def token_of(bus: Bus, place: Place, name: str = "halo", *, org: str = "acme") -> str:
@@ -79,10 +73,10 @@ async def buses(place: Place) -> AsyncIterator[tuple[Bus, Bus, Bus]]:
 
 async def test_a_connection_is_put_given_out_replaced_and_removed(place: Place) -> None:
     async with running(place, "oauth"), buses(place) as (gateway, executor, admin):
-        view: ConnectionView = await gateway.ask(putting(place))
+        view = await told(gateway, putting(place))
         assert (view.org, view.name, view.grant, view.status, view.version) == ("acme", "halo", "token", "active", 1)
         assert await token_of(executor, place) == SECRET
-        second: ConnectionView = await gateway.ask(putting(place, token="another"))
+        second = await told(gateway, putting(place, token="another"))
         assert (second.id, second.version) == (view.id, 2)
         assert await token_of(executor, place) == "another"
         await gateway.ask(removing())
@@ -109,22 +103,24 @@ async def test_a_repeated_command_is_done_once_and_answered_the_same(place: Plac
             await gateway.ask(removing())
         with pytest.raises(Conflict):
             await gateway.ask(command)
-        fresh: ConnectionView = await gateway.ask(putting(place))
-        assert fresh.id != views[0].id
+        fresh = await told(gateway, putting(place))
+        assert fresh.id != views[0].fields["id"]
         await gateway.ask(remove)
-        assert len((await gateway.ask(ListConnections(org="acme"))).items) == 1
+        assert len((await listed(gateway, "connection", org="acme"))[0]) == 1
 
 
 async def test_concurrent_commands_of_one_name_make_one_connection_with_every_version_said(place: Place) -> None:
     async with running(place, "oauth"), running(place, "oauth"), buses(place) as (gateway, _, admin):
-        outcomes = await asyncio.gather(*(gateway.ask(putting(place)) for _ in range(3)), return_exceptions=True)
-        views = [one for one in outcomes if isinstance(one, ConnectionView)]
+        outcomes = await asyncio.gather(
+            *(gateway.ask(putting(place, token=f"token {number}")) for number in range(3)), return_exceptions=True
+        )
+        views = [one for one in outcomes if isinstance(one, Shown)]
         assert views
-        assert all(isinstance(one, ConnectionView | Unavailable | Conflict) for one in outcomes), outcomes
-        listed: ConnectionList = await gateway.ask(ListConnections(org="acme"))
-        assert len(listed.items) == 1
-        said = await stored(admin, "CONNECTIONS", listed.items[0].version)
-        assert [open_message(one, ConnectionAuthorized).version for one in said] == [*range(1, listed.items[0].version + 1)]
+        assert all(isinstance(one, Shown | Unavailable | Conflict) for one in outcomes), outcomes
+        items, _ = await listed(gateway, "connection", org="acme")
+        assert len(items) == 1
+        said = await stored(admin, "CONNECTIONS", items[0].version)
+        assert [open_message(one, ConnectionAuthorized).version for one in said] == [*range(1, items[0].version + 1)]
 
 
 async def test_the_expected_version_guards(place: Place) -> None:
@@ -134,7 +130,7 @@ async def test_the_expected_version_guards(place: Place) -> None:
         await gateway.ask(putting(place, expected=0))
         with pytest.raises(PreconditionFailed):
             await gateway.ask(putting(place, expected=0))
-        assert (await gateway.ask(putting(place, expected=1))).version == 2
+        assert (await gateway.ask(putting(place, token="another", expected=1))).version == 2
 
 
 async def test_what_does_not_fit_is_invalid_and_leaves_nothing(place: Place) -> None:
@@ -146,12 +142,12 @@ async def test_what_does_not_fit_is_invalid_and_leaves_nothing(place: Place) -> 
             putting(place, name="a/b"),
             putting(place, token=""),
             putting(place, token="a\nb"),
-            putting(place, sealed="nonsense.x"),
-            putting(place, sealed=stolen.sealed),
+            sealed(putting(place), "nonsense.x"),
+            sealed(putting(place), stolen.sealed["token"]),
         ):
             with pytest.raises((Invalid, Unavailable)):
                 await gateway.ask(wrong)
-        assert (await gateway.ask(ListConnections(org="acme"))).items == []
+        assert (await listed(gateway, "connection", org="acme"))[0] == []
 
 
 async def test_a_foreign_connection_is_not_found_and_the_platforms_serves_where_there_is_no_own(place: Place) -> None:
@@ -176,14 +172,12 @@ async def test_connections_are_listed_by_name_in_pages(place: Place) -> None:
         seen: list[str] = []
         cursor = None
         while True:
-            page: ConnectionList = await gateway.ask(ListConnections(org="acme", page=Page(limit=2, cursor=cursor)))
-            seen += [item.name for item in page.items]
-            cursor = page.next_cursor
+            items, cursor = await listed(gateway, "connection", org="acme", limit=2, cursor=cursor)
+            seen += [item.name for item in items]
             if cursor is None:
                 break
         assert seen == names
-        one: ConnectionList = await gateway.ask(ListConnections(org="acme", name="beta"))
-        assert [item.name for item in one.items] == ["beta"]
+        assert (await got(gateway, "connection", "beta", org="acme")).name == "beta"
 
 
 async def test_every_token_given_or_denied_is_on_record(place: Place) -> None:
@@ -223,8 +217,8 @@ async def test_a_missing_key_quarantines_one_connection_and_nothing_else(place: 
                 with pytest.raises(Unavailable, match=r"the key [0-9a-f]{16} that sealed this value") as refused:
                     await token_of(executor, place, "old")
                 assert SECRET not in refused.value.detail
-                listed: ConnectionList = await gateway.ask(ListConnections(org="acme"))
-                assert [(item.name, item.status) for item in listed.items] == [("new", "active"), ("old", "quarantined")]
+                items, _ = await listed(gateway, "connection", org="acme")
+                assert [(item.name, item.status) for item in items] == [("new", "active"), ("old", "quarantined")]
             records = [open_message(one, Audited).outcome for one in await stored(admin, "AUDIT", 2)]
             assert records == ["ok", "unavailable"]
         finally:
@@ -243,7 +237,7 @@ async def test_what_an_older_key_sealed_is_sealed_anew_so_that_the_older_key_can
             async with running(place, "oauth", MILLRACE_KEYS=f"{newer},{kept}"):
 
                 async def is_renewed() -> bool:
-                    sealed = await connection.fetchval("SELECT sealed FROM connection")
+                    sealed = await connection.fetchval("SELECT sealed FROM vault")
                     return Keyring((base64.b64decode(newer),)).knows(sealed)
 
                 await eventually(is_renewed)
@@ -260,9 +254,7 @@ async def test_a_row_swapped_with_another_organizations_does_not_open(place: Pla
         await gateway.ask(putting(place))
         await gateway.ask(putting(place, org="other", token="theirs"))
         connection = await asyncpg.connect(place.database_url("oauth"))
-        await connection.execute(
-            "UPDATE connection SET sealed = (SELECT sealed FROM connection WHERE org = 'other') WHERE org = 'acme'"
-        )
+        await connection.execute("UPDATE vault SET sealed = (SELECT sealed FROM vault WHERE org = 'other') WHERE org = 'acme'")
         await connection.close()
         with pytest.raises(Unavailable, match="altered, or belongs elsewhere"):
             await token_of(executor, place)
@@ -323,11 +315,11 @@ async def test_a_crash_between_the_message_and_the_mark_adds_no_message(place: P
         async with running(place, "oauth"):
             await gateway.ask(putting(place))
         connection = await asyncpg.connect(place.database_url("oauth"))
-        await connection.execute("UPDATE connection SET announced = false, updated_at = now() - interval '1 minute'")
+        await connection.execute("UPDATE vault SET announced = false, updated_at = now() - interval '1 minute'")
         async with running(place, "oauth"):
 
             async def marked() -> bool:
-                return bool(await connection.fetchval("SELECT announced FROM connection"))
+                return bool(await connection.fetchval("SELECT announced FROM vault"))
 
             await eventually(marked)
             await stored(admin, "CONNECTIONS", 1)
@@ -351,13 +343,13 @@ async def test_no_token_is_in_any_message_row_log_or_error(place: Place, capsys:
             await gateway.ask(putting(place))
             # A bug that is logged with its traceback: the table is gone under the service.
             connection = await asyncpg.connect(place.database_url("oauth"))
-            rows = await connection.fetch("SELECT * FROM connection")
-            await connection.execute("ALTER TABLE connection RENAME TO elsewhere")
+            rows = await connection.fetch("SELECT * FROM vault")
+            await connection.execute("ALTER TABLE vault RENAME TO elsewhere")
             await connection.close()
             with pytest.raises(MillraceError) as failed:
                 await gateway.ask(putting(place))
             assert SECRET not in str(failed.value)
-        assert set(Connection.__struct_fields__) == set(rows[0].keys())
+        assert set(Kept.__struct_fields__) == set(rows[0].keys())
         assert SECRET not in repr(rows)
         written = capsys.readouterr()
         assert "question.failed" in written.out

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from shared.bus import Bus
@@ -14,40 +15,32 @@ from shared.commit import Journal
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import new_id, open_message
 from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Unavailable
-from shared.messages import Audited, SecretChanged, SecretRemoved, VariableChanged
-from shared.questions import Page
-from shared.questions.settings import (
-    GetSecret,
-    GetVariable,
-    ListSecrets,
-    ListVariables,
-    PutSecret,
-    PutVariable,
-    RemoveSecret,
-    RemoveVariable,
-    SecretGiven,
-    SecretView,
-    VariableView,
-)
-from tests.integration.test_oauth_connections import buses, ring, stored
+from shared.messages import Audited, SecretChanged, SecretRemoved
+from shared.questions.oauth import GetSecret, GetVariable, SecretGiven, VariableView
+from shared.questions.resources import PutResource, RemoveResource, Shown
+from tests.integration.test_oauth_connections import buses, stored
+from tests.support import resources
 from tests.support.inside import eventually, running
+from tests.support.resources import listed, ring, told
 from tests.support.servers import Place
 
 SECRET = "-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END KEY-----"
 
 
-def secret(place: Place, name: str = "api.key", *, org: str = "acme", value: str = SECRET, **more: Any) -> PutSecret:
-    id_ = more.pop("id", None) or new_id()
-    sealed = ring(place).seal(value, org, id_, "secret")
-    return PutSecret(**{"id": id_, "org": org, "actor": "key:k1", "name": name, "sealed": sealed, **more})
+def secret(place: Place, name: str = "api.key", *, org: str = "acme", value: str = SECRET, **more: Any) -> PutResource:
+    return resources.putting("secret", name, ring(place), org=org, value=value, actor="key:k1", **more)
 
 
-def variable(name: str = "region", value: Any = "eu", *, org: str = "acme", **more: Any) -> PutVariable:
-    return PutVariable(**{"id": new_id(), "org": org, "actor": "key:k1", "name": name, "value": value, **more})
+def variable(name: str = "region", value: Any = "eu", *, org: str = "acme", **more: Any) -> PutResource:
+    return resources.putting("variable", name, org=org, value=value, actor="key:k1", **more)
 
 
-def removing(name: str = "api.key", *, org: str = "acme") -> RemoveSecret:
-    return RemoveSecret(id=new_id(), org=org, actor="key:k1", name=name)
+def removing(name: str = "api.key", *, org: str = "acme", noun: str = "secret") -> RemoveResource:
+    return resources.removing(noun, name, org=org, actor="key:k1")
+
+
+def viewed(shown: Shown) -> VariableView:
+    return msgspec.convert(shown.fields, VariableView)
 
 
 async def value_of(bus: Bus, place: Place, name: str = "api.key", *, org: str = "acme") -> str:
@@ -58,7 +51,7 @@ async def value_of(bus: Bus, place: Place, name: str = "api.key", *, org: str = 
 
 async def test_a_secret_is_put_given_replaced_and_removed_and_every_state_is_said_without_it(place: Place) -> None:
     async with running(place, "oauth"), buses(place) as (gateway, executor, admin):
-        view: SecretView = await gateway.ask(secret(place))
+        view = await told(gateway, secret(place))
         assert (view.org, view.name, view.status, view.version) == ("acme", "api.key", "active", 1)
         assert await value_of(executor, place) == SECRET
         assert (await gateway.ask(secret(place, value="another one"))).version == 2
@@ -66,7 +59,7 @@ async def test_a_secret_is_put_given_replaced_and_removed_and_every_state_is_sai
         await gateway.ask(removing())
         with pytest.raises(NotFound, match=r"there is no secret 'api\.key' in this organization or in global"):
             await value_of(executor, place)
-        again: SecretView = await gateway.ask(secret(place))
+        again = await told(gateway, secret(place))
         assert (again.version, again.id == view.id) == (1, False)
         said = await stored(admin, "CATALOG", 4)
         assert [one.type for one in said] == ["secret.changed", "secret.changed", "secret.removed", "secret.changed"]
@@ -93,34 +86,36 @@ async def test_an_organizations_own_comes_before_the_platforms_and_a_foreign_one
         with pytest.raises(NotFound):
             await gateway.ask(removing(org="third"))
         with pytest.raises(NotFound):
-            await gateway.ask(RemoveVariable(id=new_id(), org="third", actor="a", name="region"))
+            await gateway.ask(removing("region", org="third", noun="variable"))
 
 
 async def test_a_variable_is_put_replaced_listed_and_removed_once(place: Place) -> None:
     async with running(place, "oauth"), buses(place) as (gateway, executor, admin):
         value = {"batch": 50, "names": ["a", "é", None], "ratio": 1.5, "": True}
         command = variable("limits", value, expected=0)
-        view: VariableView = await gateway.ask(command)
+        shown: Shown = await gateway.ask(command)
+        view = viewed(shown)
         assert view.value == value
-        assert await gateway.ask(command) == view
+        assert await gateway.ask(command) == shown
         with pytest.raises(PreconditionFailed):
             await gateway.ask(variable("limits", 1, expected=0))
-        changed: VariableView = await gateway.ask(variable("limits", None, expected=view.version))
+        changed = viewed(await gateway.ask(variable("limits", None, expected=view.version)))
         assert (changed.value, changed.created_at) == (None, view.created_at)
         assert (await executor.ask(GetVariable(org="acme", name="limits"))) == changed
         for name in ("Beta", "_a", "alpha"):
             await gateway.ask(variable(name, name))
-        first = await gateway.ask(ListVariables(org="acme", page=Page(limit=3)))
-        assert [one.name for one in first.items] == ["Beta", "_a", "alpha"]
-        rest = await gateway.ask(ListVariables(org="acme", page=Page(limit=3, cursor=first.next_cursor)))
-        assert ([one.name for one in rest.items], rest.next_cursor) == (["limits"], None)
-        remove = RemoveVariable(id=new_id(), org="acme", actor="a", name="limits")
+        first, cursor = await listed(gateway, "variable", org="acme", limit=3)
+        assert [one.name for one in first] == ["Beta", "_a", "alpha"]
+        rest, cursor = await listed(gateway, "variable", org="acme", limit=3, cursor=cursor)
+        assert ([one.name for one in rest], cursor) == (["limits"], None)
+        remove = removing("limits", noun="variable")
         await gateway.ask(remove)
         await gateway.ask(remove)
         with pytest.raises(NotFound):
             await executor.ask(GetVariable(org="acme", name="limits"))
         said = await stored(admin, "CATALOG", 6)
-        assert open_message(said[0], VariableChanged).value == value
+        changes: Any = open_message(said[0])
+        assert changes.spec["value"] == value
         assert said[-1].type == "variable.removed"
 
 
@@ -130,12 +125,12 @@ async def test_rows_of_variables_are_what_their_messages_say(place: Place) -> No
             await gateway.ask(variable(value=[1, 2]))
             await gateway.ask(secret(place))
         connection = await asyncpg.connect(place.database_url("oauth"))
-        await connection.execute("TRUNCATE variable, checkpoint")
+        await connection.execute("TRUNCATE resource, checkpoint")
         await connection.close()
         async with running(place, "oauth"):
 
             async def is_back() -> bool:
-                return bool((await gateway.ask(ListVariables(org="acme"))).items)
+                return bool((await listed(gateway, "variable", org="acme"))[0])
 
             await eventually(is_back)
             assert (await executor.ask(GetVariable(org="acme", name="region"))).value == [1, 2]
@@ -145,21 +140,21 @@ async def test_rows_of_variables_are_what_their_messages_say(place: Place) -> No
 async def test_what_does_not_fit_is_invalid_and_leaves_nothing(place: Place) -> None:
     async with running(place, "oauth"), buses(place) as (gateway, _, _admin):
         stolen = secret(place, "other")
-        wrong: list[PutSecret | PutVariable] = [
+        wrong = [
             *(secret(place, name) for name in ("", "a/b", "1a", "-a", "a b", "a" * 101, "é", "a\n")),
             *(variable(name) for name in ("", "a/b", "1a", ".a", "a" * 101)),
             secret(place, value=""),
             secret(place, value="a\0b"),
             secret(place, value="x" * 65537),
-            secret(place, sealed=stolen.sealed),
+            msgspec.structs.replace(secret(place), sealed=stolen.sealed),
             variable(value="x" * 65535),
         ]
         for one in wrong:
             with pytest.raises(Invalid) as refused:
                 await gateway.ask(one)
             assert SECRET not in repr(refused.value)
-        assert (await gateway.ask(ListSecrets(org="acme"))).items == []
-        assert (await gateway.ask(ListVariables(org="acme"))).items == []
+        assert (await listed(gateway, "secret", org="acme"))[0] == []
+        assert (await listed(gateway, "variable", org="acme"))[0] == []
         await gateway.ask(variable("a" * 100, "x" * 65534))
         await gateway.ask(secret(place, "_" + "a" * 99, value="x" * 65536))
 
@@ -172,7 +167,7 @@ async def test_the_expected_version_guards_a_secret(place: Place) -> None:
         assert await gateway.ask(command) == await gateway.ask(command)
         with pytest.raises(PreconditionFailed):
             await gateway.ask(secret(place, expected=0))
-        assert (await gateway.ask(secret(place, expected=1))).version == 2
+        assert (await gateway.ask(secret(place, value="another one", expected=1))).version == 2
         await gateway.ask(removing())
         with pytest.raises(Conflict):
             await gateway.ask(command)
@@ -205,7 +200,7 @@ async def test_a_secret_opens_in_no_other_row_organization_or_table(place: Place
         try:
             for where in ("org = 'other'", "org = 'acme' AND name = 'b'"):
                 await connection.execute(
-                    f"UPDATE secret SET sealed = (SELECT sealed FROM secret WHERE {where}) WHERE org = 'acme' AND name = 'api.key'"
+                    f"UPDATE vault SET sealed = (SELECT sealed FROM vault WHERE {where}) WHERE org = 'acme' AND name = 'api.key'"
                 )
                 with pytest.raises(Unavailable, match="altered, or belongs elsewhere"):
                     await value_of(executor, place)
@@ -230,12 +225,12 @@ async def test_keys_rotate_and_a_missing_one_quarantines_one_secret(place: Place
                 await gateway.ask(secret(place, "new"))
                 with pytest.raises(Unavailable, match=r"the key [0-9a-f]{16} that sealed this value"):
                     await value_of(executor, place, "old")
-                listed = await gateway.ask(ListSecrets(org="acme"))
-                assert [(one.name, one.status) for one in listed.items] == [("new", "active"), ("old", "quarantined")]
+                items, _ = await listed(gateway, "secret", org="acme")
+                assert [(one.name, one.status) for one in items] == [("new", "active"), ("old", "quarantined")]
             async with running(place, "oauth", MILLRACE_KEYS=f"{newer},{kept}"):
 
                 async def is_renewed() -> bool:
-                    sealed = await connection.fetchval("SELECT sealed FROM secret WHERE name = 'old'")
+                    sealed = await connection.fetchval("SELECT sealed FROM vault WHERE name = 'old'")
                     return Keyring((base64.b64decode(newer),)).knows(sealed)
 
                 await eventually(is_renewed)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
+import msgspec
 import nats
 
 from shared.envelope import new_id, rfc3339, seal, utc_now
@@ -15,8 +16,6 @@ from shared.messages import (
     EventAccepted,
     EventRouted,
     EventUnroutable,
-    IntegrationChanged,
-    MappingChanged,
     Message,
     RunFailed,
     RunRequested,
@@ -27,6 +26,7 @@ from shared.messages import (
 from shared.messages.run import RunError, RunUsage
 from shared.questions.events import DeliveryList, ListDeliveries
 from shared.questions.logs import LogPage, Search
+from shared.resources import KINDS, ResourceChanged
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside
 from tests.support.servers import Place
@@ -37,7 +37,21 @@ SPOT = "¤"
 
 def spoiled(message: Message, escape: bytes, org: str = "default") -> bytes:
     """Return the document of a message as nothing but an older version would write it."""
-    return seal(message, service="events", org=org, now=utc_now()).document.replace(SPOT.encode(), escape)
+    document = seal(message, service="events", org=org, now=utc_now()).document
+    if isinstance(message, ResourceChanged):
+        document = flat(document)
+    return document.replace(SPOT.encode(), escape)
+
+
+def flat(document: bytes) -> bytes:
+    """Return the message of a resource as it was written before there was a spec in it; a mapping had no name of its own."""
+    whole = msgspec.json.decode(document)
+    data = whole["data"]
+    data |= data.pop("spec")
+    if whole["type"] == "mapping.changed":
+        data["integration"] = data.pop("name")
+    del data["refs"], data["sealed"], data["applied_as"]
+    return msgspec.json.encode(whole)
 
 
 def webhook(delivery: str, body: bytes) -> WebhookReceived:
@@ -78,27 +92,31 @@ def story(n: int) -> list[Message]:
         requested,
         RunStarted(run=run, attempt=1, executor="e", tier="A"),
         RunFailed(run=run, attempt=1, reason="error", error=RunError("E", f"m{SPOT}"), duration_ms=1.0, usage=RunUsage()),
-        IntegrationChanged(
+        changed(
+            "integration",
             id=f"i{n}",
             key=f"i{n}",
             name=f"n{SPOT}{n}",
-            description=SPOT,
-            config_schema={"a": SPOT},
-            provider=None,
+            spec={"description": SPOT, "config_schema": {"a": SPOT}, "provider": None},
             created_at=now,
             actor="t",
         ),
-        MappingChanged(
+        changed(
+            "mapping",
             id=f"m{n}",
             key=f"m{n}",
-            integration=f"n{SPOT}{n}",
-            config={SPOT: SPOT},
-            entity_id=SPOT,
-            connection=None,
+            name=f"n{SPOT}{n}",
+            spec={"config": {SPOT: SPOT}, "entity_id": SPOT, "connection": None},
             created_at=now,
             actor="t",
         ),
     ]
+
+
+def changed(noun: str, **fields: Any) -> ResourceChanged:
+    made = KINDS[noun].changed
+    assert made is not None
+    return made(**fields)
 
 
 async def put(place: Place, message: Message, document: bytes) -> None:
@@ -134,8 +152,16 @@ async def test_an_installation_full_of_what_old_versions_let_through_is_healthy(
                 return int(count) == 2
 
             await eventually(kept)
-            assert await connection.fetchval("SELECT count(*) FROM events.integration WHERE name LIKE 'n\ufffd_'") == 2
-            assert await connection.fetchval("SELECT count(*) FROM events.mapping WHERE integration LIKE 'n\ufffd_'") == 2
+            assert (
+                await connection.fetchval(
+                    "SELECT count(*) FROM events.resource WHERE noun = 'integration' AND name LIKE 'n\ufffd_'"
+                )
+                == 2
+            )
+            assert (
+                await connection.fetchval("SELECT count(*) FROM events.resource WHERE noun = 'mapping' AND name LIKE 'n\ufffd_'")
+                == 2
+            )
             runs = await connection.fetch("SELECT workflow, delivery FROM events.delivery_run ORDER BY run")
             assert [tuple(row) for row in runs] == [("w\ufffd", "d\ufffd0"), ("w\ufffd", "d\ufffd1")]
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from shared.envelope import new_id
 from shared.errors import TooLarge
 from shared.questions import PAGE_BYTES, Page
 from shared.questions.events import AdapterView, ListAdapters
 from shared.questions.executor import ListRuns
-from shared.questions.settings import ListVariables, PutVariable
+from shared.questions.resources import ListResources, of
 from tests.integration.test_gateway import answering
 from tests.support.inside import bus_of, eventually, running
+from tests.support.resources import putting
 from tests.support.river import river
 from tests.support.servers import Place
 
@@ -28,7 +30,7 @@ def take(text: str) -> None: ...
 """
 
 
-async def every(bus: Any, list_: type[msgspec.Struct]) -> list[Any]:
+async def every(bus: Any, list_: Callable[..., msgspec.Struct]) -> list[Any]:
     """Return all items of a list, page by page, none of which is larger than an answer is to be."""
     items: list[Any] = []
     cursor: str | None = None
@@ -45,8 +47,8 @@ async def test_variables_of_several_mebibytes_are_listed(place: Place) -> None:
     async with running(place, "oauth"), bus_of(place, "gateway") as bus:
         names = [f"v{number:02}" for number in range(40)]
         for name in names:
-            await bus.ask(PutVariable(id=new_id(), org="default", actor="test", name=name, value=LARGE[:60_000]))
-        assert [one.name for one in await every(bus, ListVariables)] == names
+            await bus.ask(putting("variable", name, value=LARGE[:60_000]))
+        assert [one["name"] for one in await every(bus, partial(of, ListResources, "variable"))] == names
 
 
 async def test_runs_of_several_mebibytes_are_listed(place: Place, data: Path) -> None:

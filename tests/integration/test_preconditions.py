@@ -11,10 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shared.envelope import new_id
 from shared.errors import NotFound, PreconditionFailed
-from shared.questions.events import RemoveSource, RemoveSubscription
 from tests.support.inside import bus_of, running
+from tests.support.resources import removing
 from tests.support.river import river
 from tests.support.servers import Place
 
@@ -117,10 +116,10 @@ async def test_a_deletion_that_is_told_again_is_done_once(place: Place) -> None:
     async with running(place, "events"), bus_of(place, "gateway") as bus, api(place) as call:
         await call("PUT", "/sources/repo", SOURCE)
         await call("PUT", "/subscriptions/sub", SUBSCRIPTION)
-        for cls, name in ((RemoveSubscription, "sub"), (RemoveSource, "repo")):
-            command = cls(id=new_id(), org="default", actor="test", name=name)
+        for noun, name in (("subscription", "sub"), ("source", "repo")):
+            command = removing(noun, name)
             assert await bus.ask(command) == await bus.ask(command)
             with pytest.raises(NotFound):
-                await bus.ask(cls(id=new_id(), org="default", actor="test", name=name))
+                await bus.ask(removing(noun, name))
             with pytest.raises(PreconditionFailed):
-                await bus.ask(cls(id=new_id(), org="default", actor="test", name=name, expected=7))
+                await bus.ask(removing(noun, name, expected=7))

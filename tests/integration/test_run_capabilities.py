@@ -16,11 +16,11 @@ from services.executor.workspaces import files
 from shared.blobs import Blobs
 from shared.envelope import new_id, open_message
 from shared.messages import Audited, FileChanged, RunRequested
-from shared.questions.events import DeliveryView, GetDelivery, PutSource
+from shared.questions.events import DeliveryView, GetDelivery
 from shared.questions.executor import FileView, FindWorkflow, GetFile, GetRun, PutFile, RunView, WorkflowFound
-from shared.questions.integrations import PutIntegration, PutMapping
 from tests.integration.test_oauth_connections import putting, stored
 from tests.integration.test_oauth_settings import secret, variable
+from tests.support import resources
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, river
 from tests.support.servers import Place
@@ -161,14 +161,13 @@ async def everything(place: Place, data: Path) -> AsyncIterator[Inside]:
 async def configured(inside: Inside, place: Place, org: str = "default") -> None:
     ask = inside.bus.ask
     schema = {"type": "object", "properties": {"url": {"type": "string"}}}
-    await ask(PutIntegration(id=new_id(), org=org, actor="test", name="halopsa", config_schema=schema))
+    await ask(resources.putting("integration", "halopsa", org=org, config_schema=schema))
     config = {"url": f"https://{org}.example"}
-    mapping = PutMapping(id=new_id(), org=org, actor="test", integration="halopsa", config=config, entity_id="7", connection="halo")
-    await ask(mapping)
+    await ask(resources.putting("mapping", "halopsa", org=org, config=config, entity_id="7", connection="halo"))
     await ask(putting(place, "halo", org=org, token=TOKEN))
     await ask(secret(place, org=org, value=SECRET))
     await ask(variable("limit", 50, org=org))
-    await ask(PutSource(id=new_id(), org=org, actor="test", name="orders", adapter="topic", settings={}, sealed={}))
+    await ask(resources.putting("source", "orders", org=org, adapter="topic"))
     await inside.put("data/own.txt", b"own", org)
 
 

@@ -15,9 +15,10 @@ from shared.envelope import new_id, open_message
 from shared.errors import Invalid, NotFound, TooLarge, TooMany
 from shared.messages import EventAccepted, RunRequested
 from shared.questions import Page
-from shared.questions.events import DeliveryView, EmitEvent, Emitted, GetDelivery, PutSource, RetryDelivery
+from shared.questions.events import DeliveryView, EmitEvent, Emitted, GetDelivery, RetryDelivery
 from shared.questions.executor import ListRuns, RunList, RunView
 from tests.support.inside import bus_of, eventually, running
+from tests.support.resources import putting, told
 from tests.support.river import river
 from tests.support.servers import Place
 
@@ -32,8 +33,7 @@ def pay(event: dict) -> dict:
 
 
 async def topic(bus: Bus, name: str = "orders", **fields: object) -> str:
-    given = {"org": "default", "adapter": "topic", "settings": {}, "sealed": {}} | fields
-    view = await bus.ask(PutSource(id=new_id(), actor="test", name=name, **given))  # type: ignore[arg-type]
+    view = await told(bus, putting("source", name, adapter="topic", **fields))
     return str(view.id)
 
 

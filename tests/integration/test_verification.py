@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from services.events import adapters
-from shared.questions.events import SourceEntry
 from shared.registry import RegistryWriter
+from shared.resources import SourceEntry
 from shared.verification import Handshake, Place, SignatureScheme, Verification
 from tests.integration.test_gateway import BODY, SECRET, Client, Got, entry, gateway, received, signed
 from tests.integration.test_sources import house
@@ -44,9 +44,9 @@ CHALLENGED = Verification(
 
 async def put(place: Installation, made: SourceEntry, declared: Verification | None) -> None:
     """Write a source's entry as another version of its owner might."""
-    document = msgspec.to_builtins(declared)
+    derived = {} if declared is None else {"verification": msgspec.to_builtins(declared)}
     async with bus_of(place, "events") as bus:
-        entry_ = msgspec.structs.replace(made, verification=document)
+        entry_ = msgspec.structs.replace(made, derived=derived)
         await RegistryWriter(bus.client, "sources", SourceEntry).put(made.id, 1, entry_)
 
 

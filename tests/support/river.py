@@ -14,20 +14,16 @@ import msgspec
 from shared import aggregate
 from shared.blobs import Blobs
 from shared.bus import Bus
-from shared.encryption import Keyring
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import NotFound
 from shared.messages import RunRequested, WebhookReceived
 from shared.questions.events import (
     DeliveryView,
     GetDelivery,
-    PutSource,
-    PutSubscription,
-    SourceView,
-    SubscriptionEntry,
 )
 from shared.questions.executor import FileView, FindWorkflow, GetRun, PutFile, RunView, SignalRun, WorkflowFound
 from tests.support.inside import bus_of, eventually, running
+from tests.support.resources import putting, ring, told
 from tests.support.servers import Place
 
 
@@ -36,7 +32,7 @@ class Outside:
 
     def __init__(self, place: Place, bus: Bus) -> None:
         self.bus = bus
-        self._keyring = Keyring(tuple(base64.b64decode(key) for key in place.credentials.keys))
+        self._keyring = ring(place)
 
     async def put_file(self, path: str, content: bytes) -> FileView:
         async def parts() -> AsyncIterator[bytes]:
@@ -50,31 +46,17 @@ class Outside:
 
     async def source(
         self, name: str = "repo", integration: str | None = None, adapter: str = "github", settings: dict[str, Any] | None = None
-    ) -> SourceView:
-        command = new_id()
-        sealed = {"secret": self._keyring.seal("s3cret", "default", command, "secret")}
-        view: SourceView = await self.bus.ask(
-            PutSource(
-                id=command,
-                org="default",
-                actor="test",
-                name=name,
-                adapter=adapter,
-                settings=settings or {},
-                sealed=sealed,
-                integration=integration,
-            )
-        )
-        return view
+    ) -> Any:
+        given = {"settings": {"secret": "s3cret"} | (settings or {}), "adapter": adapter, "integration": integration}
+        return await told(self.bus, putting("source", name, self._keyring, **given))
 
-    async def subscription(self, **fields: Any) -> SubscriptionEntry:
+    async def subscription(self, **fields: Any) -> Any:
         given = {"name": "on-push", "source": "repo", "event": "push", "workflow": "greet"} | fields
-        view: SubscriptionEntry = await self.bus.ask(PutSubscription(id=new_id(), org="default", actor="test", **given))
-        return view
+        return await told(self.bus, putting("subscription", **given))
 
     async def webhook(
         self,
-        source: SourceView,
+        source: Any,
         body: Any,
         event: str = "push",
         *,

@@ -14,7 +14,7 @@ from services.gateway.admission import WebhookEndpoint, endpoint_of
 from services.gateway.places import Received
 from services.gateway.schemes import ClaimedSignature, Scheme, Verifier
 from shared.errors import Unauthenticated
-from shared.questions.events import SourceEntry
+from shared.resources import Source, SourceEntry
 from shared.verification import Handshake, Place, SignatureScheme, Verification
 
 VECTORS: list[dict[str, Any]] = msgspec.json.decode((Path(__file__).parents[1] / "vectors" / "webhooks.json").read_bytes())
@@ -198,20 +198,22 @@ def request(
     return Received(method, CIMultiDict(headers or {}), BASE, target, body)
 
 
+def entry_of(
+    declared: dict[str, Any] | None, adapter: str = "any", settings: Mapping[str, Any] | None = None, **fields: Any
+) -> SourceEntry:
+    """Return a source's registry entry that holds a declaration."""
+    enabled = fields.pop("enabled", True)
+    given = {"id": "s", "org": "default", "key": "k", "name": "n", "created_at": "", "updated_at": "", "version": 1} | fields
+    spec = Source(adapter=adapter, settings=dict(settings or {}), enabled=enabled)
+    return SourceEntry(spec=spec, derived={} if declared is None else {"verification": declared}, **given)
+
+
 def endpoint(declared: Verification | dict[str, Any] | None, **settings: str) -> WebhookEndpoint:
     """Return the endpoint of a source whose registry entry holds a declaration; settings named `public…` are open."""
-    entry = SourceEntry(
-        id="s",
-        org="default",
-        key="k",
-        name="n",
-        adapter="any",
+    entry = entry_of(
+        msgspec.to_builtins(declared),
         settings={name: value for name, value in settings.items() if name.startswith("public")},
         sealed={name: value for name, value in settings.items() if not name.startswith("public")},
-        enabled=True,
-        created_at="",
-        updated_at="",
-        verification=msgspec.to_builtins(declared),
     )
     return endpoint_of(msgspec.json.decode(msgspec.json.encode(entry), type=SourceEntry), entry.sealed.__getitem__)
 

@@ -21,7 +21,6 @@ from services.gateway.domain import (
     expected_version,
     kept_headers,
     kept_query,
-    merged,
     org_of,
     remote_of,
     storable,
@@ -29,8 +28,10 @@ from services.gateway.domain import (
 )
 from shared.config import ConfigError, Environment
 from shared.errors import Invalid, PreconditionFailed, Unavailable
-from shared.questions.events import SourceEntry
+from shared.resources import SourceEntry
+from shared.resources.keeper import merged
 from shared.verification import Place, Verification
+from tests.support.senders import entry_of
 
 PROXIES = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
 
@@ -147,19 +148,7 @@ def test_a_search_of_the_audit_trail_stays_within_it() -> None:
 
 
 def entry(adapter: str, **settings: str) -> SourceEntry:
-    return SourceEntry(
-        verification=verification_of(adapter, settings),
-        id="s",
-        org="default",
-        key="k",
-        name="n",
-        adapter=adapter,
-        settings=dict(settings),
-        sealed={"secret": "sealed"},
-        enabled=True,
-        created_at="",
-        updated_at="",
-    )
+    return entry_of(verification_of(adapter, settings), adapter, settings, sealed={"secret": "sealed"})
 
 
 def test_a_source_that_cannot_be_verified_is_never_open() -> None:

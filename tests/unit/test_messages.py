@@ -16,6 +16,7 @@ from shared.envelope import caused_id, derived_id, open_envelope, open_message, 
 from shared.errors import Invalid
 from shared.messages import DECLARATIONS, EventRouted, Message, RunRequested, RunStarted, declaration_of
 from shared.messages.declaration import KEY, hashed_key
+from shared.resources import ResourceChanged, ResourceRemoved
 from shared.streams import STREAMS, WORK
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -66,6 +67,19 @@ def test_a_document_is_read_back_and_unknown_fields_are_ignored(type_: str) -> N
     document["extension"] = "x"
     envelope = open_envelope(json.dumps(document).encode())
     assert isinstance(open_message(envelope, cls), cls)
+
+
+@pytest.mark.parametrize("path", sorted((GOLDEN / "earlier").glob("*.json")), ids=lambda path: path.stem)
+def test_a_document_of_an_earlier_version_is_read_as_todays(path: Path) -> None:
+    envelope = open_envelope(path.read_bytes())
+    old = json.loads(path.read_bytes())["data"]
+    message = open_message(envelope)
+    assert isinstance(message, ResourceChanged | ResourceRemoved)
+    assert (message.id, message.name) == (old.get("id", old["key"]), old.get("name", old.get("integration")))
+    if isinstance(message, ResourceChanged):
+        refs = {field: old[field] for field in message.refs}
+        assert message.spec | refs == {field: old[field] for field in message.spec}
+        assert message.sealed == old.get("sealed", {})
 
 
 def test_no_golden_document_is_left_over() -> None:

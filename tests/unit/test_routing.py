@@ -11,6 +11,7 @@ from services.events.adapters import DESCRIPTIONS, PARSERS, VERIFICATIONS
 from shared.errors import Invalid, MillraceError, NotFound, Problem, TooLarge
 from shared.messages import EventAccepted
 from shared.questions.events import EmitEvent, MappingView
+from shared.resources import Source, SourceEntry
 
 NOW = "2026-01-02T03:04:05.000000Z"
 EVENT = EventAccepted(
@@ -107,10 +108,11 @@ def test_an_event_over_and_over_is_no_input() -> None:
 # -- topics -----------------------------------------------------------------------------------------------------------
 
 
-def emit(topic: dict[str, Any] | None = None, **fields: Any) -> EventAccepted:
-    there = {"id": "s", "name": "orders", "adapter": "topic", "enabled": True, "delivery": None} | (topic or {})
+def emit(topic: dict[str, Any] | None = None, *, again: bool = False, **fields: Any) -> EventAccepted:
+    spec = Source(**{"adapter": "topic"} | (topic or {}))
+    there = SourceEntry(id="s", org="acme", key="k", name="orders", spec=spec, created_at="", updated_at="", version=1)
     given = {"source": "orders", "type": "order.paid"} | fields
-    return domain.emitted(EmitEvent(id="c", org="acme", actor="me", **given), there, "d", NOW)
+    return domain.emitted(EmitEvent(id="c", org="acme", actor="me", **given), there, "d", NOW, again=again)
 
 
 def test_hops_count_the_runs_and_end() -> None:
@@ -139,7 +141,7 @@ def test_what_cannot_be_emitted_is_named(
 
 
 def test_what_was_emitted_before_the_source_was_switched_off_is_known_again() -> None:
-    assert emit({"enabled": False, "delivery": "d"}) == emit()
+    assert emit({"enabled": False}, again=True) == emit()
 
 
 def test_every_adapter_has_a_sender_that_is_verified_and_read_or_is_a_topic() -> None:

@@ -16,7 +16,7 @@ SHARED = {
     "aggregate", "asking", "asyncapi", "batching", "blobs", "breaker", "bus", "charsets", "checkpoint", "commit",
     "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors",
     "health", "health_server", "http", "leader", "letters", "log", "messages", "metrics", "organizations", "projected",
-    "projection", "pull", "questions", "registry", "runs", "salvage", "schemas", "sending", "service", "statements",
+    "projection", "pull", "questions", "registry", "resources", "runs", "salvage", "schemas", "sending", "service", "statements",
     "streams", "suspects", "tables", "tasks", "values", "verification",
     "expressions",
 }  # fmt: skip

@@ -38,6 +38,7 @@ class Refused(Exception):
     def __init__(self, status: int, document: Any) -> None:
         super().__init__(_sentence(status, document))
         self.status = status
+        self.problems = _problems(document) or [("", str(self))]
 
     @property
     def is_passing(self) -> bool:
@@ -100,13 +101,13 @@ class Api:
             raise Refused(status, _json_or_none(body))
         return body
 
-    def pages(self, *path: str, query: Query | None = None, limit: int = 0) -> Document:
+    def pages(self, *path: str, query: Query | None = None, limit: int = 0, headers: Mapping[str, str] | None = None) -> Document:
         """Return a list as one document of up to `limit` items, 0 for all; it has a `next_cursor` if there are more."""
         items: list[Any] = []
         cursor: str | None = None
         while True:
             wanted = min(LARGEST_PAGE, limit - len(items)) if limit else LARGEST_PAGE
-            page = self.get(*path, query={**(query or {}), "limit": wanted, "cursor": cursor})
+            page = self.call("GET", *path, query={**(query or {}), "limit": wanted, "cursor": cursor}, headers=headers)
             if not isinstance(page, dict) or not isinstance(page.get("items"), list) or "next_cursor" not in page:
                 raise Refused(200, {"detail": f"{self.url} answered with something else than a list"})
             items += page["items"]
@@ -248,12 +249,16 @@ def _json_or_none(body: bytes) -> Any:
 def _sentence(status: int, document: Any) -> str:
     document = document if isinstance(document, dict) else {}
     detail = str(document.get("detail") or document.get("title") or f"the answer was {status}").rstrip(".")
-    errors = document.get("errors")
-    found = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
     # What the sentence says already is not said again.
-    said = [(str(error.get("path")), str(error.get("message"))) for error in found]
-    paths = "; ".join(path if message in detail else f"{path}: {message}" for path, message in said)
+    paths = "; ".join(path if message in detail else f"{path}: {message}" for path, message in _problems(document))
     return plain(" ".join((f"{detail} ({paths})" if paths else detail).split()))
+
+
+def _problems(document: Any) -> list[tuple[str, str]]:
+    """Return the path and the message of each problem that the answer names."""
+    errors = document.get("errors") if isinstance(document, dict) else None
+    found = [error for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
+    return [(str(error.get("path")), str(error.get("message"))) for error in found]
 
 
 def _reason(error: Exception) -> str:

@@ -29,8 +29,7 @@ from shared.envelope import derived_id
 from shared.errors import TooLarge, TooMany, Unavailable
 from shared.messages import Audited, LineChunk, Wait
 from shared.questions.events import EmitEvent, Emitted, GetMapping, MappingView
-from shared.questions.oauth import GetToken, Token
-from shared.questions.settings import GetSecret, GetVariable, SecretGiven, VariableView
+from shared.questions.oauth import GetSecret, GetToken, GetVariable, SecretGiven, Token, VariableView
 
 # While the broker is away lines are published again after so many seconds.
 PAUSE = 1.0

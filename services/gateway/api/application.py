@@ -6,22 +6,17 @@ from aiohttp import web
 
 from services.gateway.api import (
     commits,
-    connections,
     deliveries,
     events,
     files,
     health,
     hooks,
-    integrations,
-    legacy,
     logs,
     messages,
     reference,
+    resources,
     runs,
-    settings,
-    sources,
     streams,
-    subscriptions,
     workflows,
 )
 from services.gateway.api.access import authenticated, challenge
@@ -40,7 +35,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *workflows.ENDPOINTS,
     *runs.ENDPOINTS,
     *streams.ENDPOINTS,
-    *(legacy.endpoint_of(one) for module in (sources, subscriptions, integrations, connections, settings) for one in module.ROUTES),
+    *resources.ENDPOINTS,
     *events.ENDPOINTS,
     *deliveries.ENDPOINTS,
     *logs.ENDPOINTS,

@@ -11,19 +11,12 @@ from aiohttp import web
 
 from services.gateway.domain import expected_version
 from shared.errors import Conflict, Malformed, PreconditionFailed
-from shared.http import integer_of, json_of, json_response
 from shared.questions import Page
-from shared.values import Name, fitted, storable
+from shared.values import storable
 
 MAX_LIMIT = 1000
 MAX_IDEMPOTENCY_KEY = 255
 Object = dict[str, Any]
-
-
-class Named(msgspec.Struct, frozen=True):
-    """The part of a body that says what something is to be called."""
-
-    name: Name
 
 
 class Paged(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,27 +29,6 @@ class Paged(msgspec.Struct, frozen=True, kw_only=True):
     def page(self) -> Page:
         """Return the part of the list that is asked for."""
         return Page(limit=self.limit, cursor=self.cursor)
-
-
-def page_of(request: web.Request) -> Page:
-    """Return the part of a list that `?limit=` and `?cursor=` ask for. Raises `Invalid`."""
-    return Page(
-        limit=integer_of(request, "limit", 100, minimum=1, maximum=MAX_LIMIT),
-        cursor=request.query.get("cursor") or None,
-    )
-
-
-async def object_of(request: web.Request) -> Object:
-    """Return the body as a JSON object. Raises `Malformed`, `Invalid`, `TooLarge`."""
-    return await json_of(request, Object)
-
-
-async def named_object_of(request: web.Request) -> tuple[str, Object]:
-    """Return the `name` that a body to create something of holds, and the rest of it. Raises as `object_of` and `fitted` do."""
-    given = await object_of(request)
-    name = fitted(given, Named).name
-    del given["name"]
-    return name, given
 
 
 @contextlib.contextmanager
@@ -91,29 +63,3 @@ async def expected_of(request: web.Request, present: Callable[[], Awaitable[Any]
             raise PreconditionFailed("If-Match: * wants it to be there, and it is not")
         return int(found.version)
     return expected_version(if_match, request.headers.get("If-None-Match"))
-
-
-async def checked(request: web.Request, present: Callable[[], Awaitable[Any]]) -> None:
-    """Compare If-Match with what is there, for those who then put expecting the version that they have read before.
-
-    Raises `PreconditionFailed`.
-    """
-    expected = await expected_of(request, present)
-    if expected is None:
-        return
-    found = await present()
-    if found is None or found.version != expected:
-        raise PreconditionFailed("another version is there by now")
-
-
-def entity(body: Any, version: int, *, status: int = 200, location: str | None = None) -> web.Response:
-    """Answer with an entity and its version as its tag."""
-    headers = {"ETag": f'"{version}"'}
-    if location is not None:
-        headers["Location"] = location
-    return json_response(body, status=status, headers=headers)
-
-
-def nothing() -> web.Response:
-    """Answer that it is done."""
-    return web.Response(status=204)

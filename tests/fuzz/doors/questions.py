@@ -10,6 +10,7 @@ import nats.errors
 from nats.aio.client import Client as Nats
 
 from shared.questions import ASKED
+from shared.resources import KINDS
 from tests.fuzz.cases import Case, Target
 from tests.fuzz.documents import DAMAGES, encoded
 from tests.fuzz.doors import FAILED, REFUSED, STORED, UNANSWERED, Outcome, Wrong, names
@@ -21,7 +22,6 @@ COMMON: dict[str, Any] = {
     "source": "topic",
     "adapter": "topic",
     "settings": {},
-    "sealed": {"secret": "x"},
     "integration": "spare",
     "workflow": "take",
     "filter": 'event.type == "never"',
@@ -29,7 +29,6 @@ COMMON: dict[str, Any] = {
     "config": {},
     "event": "spare",
     "expected": None,
-    "dropped": [],
     "path": "asked.txt",
     "prefix": "",
     "cursor": None,
@@ -63,8 +62,8 @@ class Questions:
     def __init__(self, place: Place, buses: dict[str, Nats]) -> None:
         self._place = place
         self._buses = buses
-        self._asked = {subject: asked for subject, (asked, _) in ASKED.items()}
-        self._examples = {subject: self._example(subject) for subject in ASKED}
+        self._asked = {target: asked for subject, (asked, _) in ASKED.items() for target in _targets(subject)}
+        self._examples = {target: self._example(target) for target in self._asked}
 
     def targets(self) -> list[Target]:
         """Return every one that is declared."""
@@ -77,14 +76,14 @@ class Questions:
         if asked.kind == "do":
             made = made | {"id": str(uuid.uuid4())}
             if "sealed" in made:
-                made |= {"sealed": self._sealed(case.target, made["id"])}
+                made |= {"sealed": self._sealed(made["noun"], made["id"])}
         if case.spot is not None:
             made = without(made, case.spot.path) if case.damage == "missing" else placed(made, case.spot.path, case.value.value)
         document = encoded(made)
         if case.damage in DAMAGES:
             document = DAMAGES[case.damage](document)
         try:
-            answer = await self._buses[asked.by[0]].request(case.target, document, timeout=asked.timeout + 5)
+            answer = await self._buses[asked.by[0]].request(asked.subject, document, timeout=asked.timeout + 5)
         except nats.errors.MaxPayloadError:
             return Outcome(REFUSED, "larger than the broker takes")
         except (nats.errors.Error, TimeoutError) as error:
@@ -95,23 +94,32 @@ class Questions:
         """Find nothing: answers come after what they tell of is stored."""
         return []
 
-    def _sealed(self, subject: str, command: str) -> Any:
-        """Return what is sealed for a command: a token, a value, or nothing of a source that has no secrets."""
-        if subject == "do.events.put_source":
-            return {}
-        return self._place.keyring.seal("nothing", ORG, command, "token" if "connection" in subject else "secret")
+    def _sealed(self, noun: str, command: str) -> dict[str, str]:
+        """Return what may hold secrets, sealed for a command."""
+        given = {"settings": "{}", "token": '"nothing"', "value": '"nothing"'}
+        return {field: self._place.keyring.seal(given[field], ORG, command, field) for field in KINDS[noun].confidential}
 
-    def _example(self, subject: str) -> dict[str, Any]:
+    def _example(self, target: str) -> dict[str, Any]:
+        subject, _, noun = target.partition(" ")
         asked, cls = ASKED[subject]
         id_ = {"run": "run", "attempts": "run", "steps": "run", "states": "run", "lines": "run", "delivery": "delivery"}
         found = self._place.known[id_.get(asked.verb, "topic")]
         known = COMMON | {"id": found, "org": ORG, "actor": "fuzz", "sha256": NOTHING}
         known |= {"run": self._place.known["run"], "delivery": self._place.known["delivery"], "since": "2026-11-01T00:00:00Z"}
-        known |= {"sealed": self._sealed(subject, "nothing"), **({"correlation_id": found} if subject == "ask.logs.chain" else {})}
-        if asked.verb == "put_source":
-            known["integration"] = None  # others remove it meanwhile
+        known |= {"correlation_id": found} if subject == "ask.logs.chain" else {}
+        if noun:
+            fields: dict[str, Any] = example(KINDS[noun].body, known | {"integration": None, "value": 1})
+            plain = {name: value for name, value in fields.items() if name not in KINDS[noun].confidential}
+            known |= {"noun": noun, "fields": plain, "sealed": self._sealed(noun, "nothing"), "applied_as": None}
         made: dict[str, Any] = example(cls, known)
         return made
+
+
+def _targets(subject: str) -> list[str]:
+    """Return what is sent to a subject: itself, or where it is about resources, each of its owner's kinds."""
+    asked, cls = ASKED[subject]
+    nouns = [noun for noun, kind in KINDS.items() if kind.owner == asked.service]
+    return [f"{subject} {noun}" for noun in nouns] if "noun" in cls.__struct_fields__ else [subject]
 
 
 def _judged(case: Case, answer: bytes) -> Outcome:

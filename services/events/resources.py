@@ -1,0 +1,184 @@
+"""What no schema can say of this service's resources: sources, subscriptions, integrations and mappings."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from services.events import domain, schemas
+from services.events.adapters import DESCRIPTIONS, verification_of
+from shared.bus import Bus
+from shared.encryption import Keyring
+from shared.errors import Invalid, NotFound, Problem
+from shared.expressions.pool import Expressions, Trouble
+from shared.expressions.syntax import syntax_of
+from shared.organizations import PLATFORM
+from shared.projection import Projection
+from shared.questions.events import AdapterView
+from shared.resources import Resource, Source, Subscription
+from shared.resources.integration import Integration
+from shared.resources.keeper import Keeper
+from shared.resources.mapping import Mapping as MappingSpec
+from shared.resources.owner import Catalogued
+from shared.resources.rows import ResourceRows
+from shared.resources.rules import Derive, Draft, Rules, nothing
+from shared.schemas import checker_of
+
+# Each subscription of a source is looked at for each of its events.
+MOST_SUBSCRIPTIONS = 100
+
+
+class Sources(Rules[Source]):
+    """The settings of a source fit its adapter."""
+
+    def secret_members(self, spec: Source) -> Collection[str]:
+        """Return the settings that the adapter's schema calls secret. Raises `Invalid` when there is no such adapter."""
+        return _adapter(spec.adapter).secrets
+
+    def keeps_members(self, before: Source, spec: Source) -> bool:
+        """Return whether it is still the same adapter."""
+        return before.adapter == spec.adapter
+
+    async def check(self, draft: Draft[Source]) -> Source:
+        """Return the spec if its settings, with the secret ones, fit the adapter's schema. Secrets never show in a complaint."""
+        adapter = _adapter(draft.spec.adapter)
+        # A secret that is kept from before stands in for itself: only its presence is checked.
+        whole = draft.spec.settings | dict.fromkeys(draft.kept, "kept") | draft.secrets
+        problems = []
+        for problem in checker_of(msgspec.json.encode(adapter.settings_schema)).problems(whole, "settings"):
+            hidden = any(problem.path.startswith(f"settings.{name}") for name in adapter.secrets)
+            problems.append(msgspec.structs.replace(problem, message="does not fit") if hidden else problem)
+        if problems:
+            detail = f"the settings do not fit adapter {adapter.name}: {problems[0].message}"
+            raise Invalid(detail, errors=tuple(problems))
+        return draft.spec
+
+    async def shown(self, found: Sequence[Resource[Source]]) -> Sequence[dict[str, Any]]:
+        """Return the path of each source's address; a topic has none."""
+        return [{"url": None if one.spec.adapter == domain.TOPIC else f"/hooks/{one.id}"} for one in found]
+
+
+class Subscriptions(Rules[Subscription]):
+    """A subscription's pattern, filter and input can be held against events; its workflow need not exist yet."""
+
+    def __init__(self, rows: ResourceRows, expressions: Expressions) -> None:
+        self._rows = rows
+        self._expressions = expressions
+
+    async def check(self, draft: Draft[Subscription]) -> Subscription:
+        """Return the spec if all events of its source can be held against it."""
+        spec = draft.spec
+        domain.checked_pattern(spec.event)
+        domain.checked_mapping(spec.input)
+        await self._check_filter(draft.org, spec.filter)
+        source = draft.refs["source"]
+        moved = draft.before is None or draft.before.refs.get("source") != source
+        if moved and await self._rows.referring("subscription", "source", source) >= MOST_SUBSCRIPTIONS:
+            detail = f"has {MOST_SUBSCRIPTIONS} subscriptions already, which is the most"
+            raise Invalid(f"source {detail}", errors=(Problem("source", detail),))
+        return spec
+
+    async def _check_filter(self, org: str, source: str | None) -> None:
+        if source is None:
+            return
+        try:
+            await self._expressions.check(org, source)
+        except Trouble as trouble:
+            raise Invalid(f"the filter is not a CEL expression: {trouble}", errors=(Problem("filter", str(trouble)),)) from trouble
+        unknown = next((name for name in syntax_of(source).variables if name not in {"event", "integration"}), None)
+        if unknown is not None:
+            message = f"there is no {unknown}: a filter sees event and integration"
+            raise Invalid(message, errors=(Problem("filter", message),))
+
+
+class Integrations(Rules[Integration]):
+    """An integration's schema is one, and asks for no secret."""
+
+    async def check(self, draft: Draft[Integration]) -> Integration:
+        """Return the spec if every mapping can be held against it."""
+        schemas.checked_config_schema(draft.spec.config_schema)
+        return draft.spec
+
+
+class Mappings(Rules[MappingSpec]):
+    """A mapping's config fits the schema of the integration that its organization means by its name."""
+
+    def __init__(self, rows: ResourceRows) -> None:
+        self._rows = rows
+
+    async def check(self, draft: Draft[MappingSpec]) -> MappingSpec:
+        """Return the spec if its config fits. Raises `NotFound` where there is no such integration."""
+        schemas.checked_config((await self.integration(draft.org, draft.name)).spec.config_schema, draft.spec.config)
+        return draft.spec
+
+    async def integration(self, org: str, name: str) -> Resource[Integration]:
+        """Return what an organization means by an integration's name. Raises `NotFound`."""
+        found = await self._rows.named("integration", org, name, inherited=True)
+        if found is None:
+            raise NotFound(f"there is no integration {name!r}")
+        return found
+
+    async def absent(self, org: str, name: str) -> str:
+        """Return which is missing. Raises `NotFound` when it is the integration."""
+        await self.integration(org, name)
+        return f"there is no mapping of integration {name!r} for organization {org!r}"
+
+    async def shown(self, found: Sequence[Resource[MappingSpec]]) -> Sequence[dict[str, Any]]:
+        """Return with each mapping its integration's provider, and how its config does not fit a schema that has changed since."""
+        names = {one.name for one in found}
+        orgs = {one.org for one in found} | {PLATFORM}
+        seen = {(one.org, one.name): one.spec for one in await self._rows.of("integration", names, orgs)}
+        return [_mapped(one, seen.get((one.org, one.name)) or seen.get((PLATFORM, one.name))) for one in found]
+
+    async def across(self, org: str | None, name: str, found: Sequence[Resource[MappingSpec]]) -> Sequence[Resource[MappingSpec]]:
+        """Return, of all organizations' mappings of one name, those of the platform's integration. Raises `NotFound`."""
+        await self.integration(org or PLATFORM, name)
+        if org is not None:
+            return found
+        own = {one.org for one in await self._rows.of("integration", {name}, {one.org for one in found} - {PLATFORM})}
+        return [one for one in found if one.org not in own]
+
+
+def verification(source: Resource[Source]) -> dict[str, Any]:
+    """Return what the gateway needs to admit a source's webhooks; nothing where its adapter is not in this version."""
+    declared = verification_of(source.spec.adapter, source.spec.settings)
+    return {} if declared is None else {"verification": declared}
+
+
+# By the noun: what readers of the registry get besides.
+DERIVED: dict[str, Derive] = {"source": verification}
+
+
+def keepers(
+    bus: Bus, rows: ResourceRows, keyring: Keyring, catalog: Projection, expressions: Expressions
+) -> Mapping[str, Keeper[Any]]:
+    """Return what answers for each of this service's resources."""
+    rules: dict[str, Rules[Any]] = {
+        "source": Sources(),
+        "subscription": Subscriptions(rows, expressions),
+        "integration": Integrations(),
+        "mapping": Mappings(rows),
+    }
+    return {
+        noun: Catalogued(noun, rule, bus=bus, kept=rows, keyring=keyring, catalog=catalog, derive=DERIVED.get(noun, nothing))
+        for noun, rule in rules.items()
+    }
+
+
+def _mapped(mapping: Resource[MappingSpec], integration: Integration | None) -> dict[str, Any]:
+    problems = [] if integration is None else schemas.misfits(integration.config_schema, mapping.spec.config, at="config")
+    return {
+        "integration": mapping.name,
+        "provider": None if integration is None else integration.provider,
+        "problems": msgspec.to_builtins(problems),
+    }
+
+
+def _adapter(name: str) -> AdapterView:
+    found = DESCRIPTIONS.get(name)
+    if found is None:
+        names = ", ".join(sorted(DESCRIPTIONS))
+        raise Invalid(f"there is no adapter {name!r}; there are {names}", errors=(Problem("adapter", "unknown"),))
+    return found

@@ -1,0 +1,235 @@
+"""The endpoints of resources, as each kind declares them: list, create, get, put, patch and delete, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from services.gateway.api.endpoint import (
+    ETAG,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    LOCATION,
+    Answer,
+    Audit,
+    Call,
+    Endpoint,
+    Example,
+    Reply,
+)
+from services.gateway.api.lists import Object, Paged, creating, expected_of
+from shared.envelope import new_id
+from shared.errors import Conflict, NotFound, PreconditionFailed
+from shared.questions.resources import GetResource, ListResources, PutResource, RemoveResource, Shown, ShownPage, of
+from shared.resources import KINDS, Kind
+from shared.values import Name
+
+Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
+API = "/api/v1"
+
+
+class Applying(msgspec.Struct, frozen=True, kw_only=True):
+    """The query string of a change. `dry_run`: all is checked, nothing is changed, and the answer is what would be.
+
+    `applied_as` names the set of files that the resource comes from.
+    """
+
+    dry_run: bool = False
+    applied_as: Name | None = None
+
+
+class Resources:
+    """The handlers of one kind."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+
+    async def list(self, call: Call[Paged, None]) -> Object:
+        """Return a page of resources, by name; of those whose path names the organization, by organization."""
+        page: ShownPage = await call.ask(
+            of(ListResources, self._kind.noun, org=call.caller.org, name=call.path.get("name"), page=call.query.page)
+        )
+        return {"items": [self._shown(call, fields) for fields in page.items], "next_cursor": page.next_cursor}
+
+    async def get(self, call: Call[None, None]) -> Answer:
+        """Return a resource by name or id."""
+        shown = await self._present(call)
+        return Answer(body=self._shown(call, shown.fields), tag=shown.version)
+
+    async def create(self, call: Call[Applying, Any]) -> Answer:
+        """Create a resource that is not there."""
+        fields = _given(call.body)
+        name = fields.pop("name")
+        with creating(self._kind.noun, name):
+            answer = await self._put(call, name, fields, expected=0)
+        located = call.request.path + "/" + (answer.body["id"] if self._kind.registered else name)
+        return msgspec.structs.replace(answer, status=201, location=located)
+
+    async def put(self, call: Call[Applying, Any]) -> Answer:
+        """Create or replace a resource."""
+        return await self._put(call, call.path["name"], _given(call.body), expected=await self._expected(call))
+
+    async def patch(self, call: Call[Applying, Object]) -> Answer:
+        """Change what is given of a resource."""
+        return await self._put(call, call.path["name"], call.body, expected=await self._expected(call), patch=True)
+
+    async def delete(self, call: Call[None, None]) -> Answer:
+        """Remove a resource."""
+        expected = await self._expected(call)
+        command = of(
+            RemoveResource,
+            self._kind.noun,
+            id=new_id(),
+            org=call.caller.org,
+            actor=call.caller.actor,
+            name=call.path["name"],
+            expected=expected,
+        )
+        await call.ask(command)
+        return Answer(status=204)
+
+    async def _put(
+        self, call: Call[Applying, Any], name: str, fields: Object, *, expected: int | None, patch: bool = False
+    ) -> Answer:
+        """Send a change to the owner; what may hold a secret is sealed for this command, since the bus must not know it."""
+        id_, org = new_id(), call.caller.org
+        sealed = {
+            field: call.gateway.keyring.seal(msgspec.json.encode(fields.pop(field)).decode(), org, id_, field)
+            for field in sorted(self._kind.confidential & fields.keys())
+        }
+        shown: Shown = await call.ask(
+            of(
+                PutResource,
+                self._kind.noun,
+                id=id_,
+                org=org,
+                actor=call.caller.actor,
+                name=name,
+                fields=fields,
+                sealed=sealed,
+                patch=patch,
+                expected=expected,
+                applied_as=call.query.applied_as,
+                dry_run=call.query.dry_run,
+            )
+        )
+        call.note(change=shown.change)
+        return Answer(body=self._shown(call, shown.fields) | {"change": shown.change}, tag=shown.version)
+
+    async def _present(self, call: Call[Any, Any]) -> Shown:
+        asked = of(GetResource, self._kind.noun, org=call.caller.org, name=call.path["name"])
+        shown: Shown = await call.ask(asked)
+        return shown
+
+    async def _expected(self, call: Call[Any, Any]) -> int | None:
+        async def present() -> Shown | None:
+            try:
+                shown = await self._present(call)
+            except NotFound:
+                return None
+            return shown if shown.fields["org"] == call.caller.org else None
+
+        return await expected_of(call.request, present)
+
+    def _shown(self, call: Call[Any, Any], fields: Object) -> Object:
+        """Return a resource as it is answered: a link within this gateway begins with its public address."""
+        links = {name: call.gateway.public_url + fields[name] for name in self._kind.links if fields[name] is not None}
+        return fields | links
+
+
+def _given(body: msgspec.Struct) -> Object:
+    given: Object = msgspec.to_builtins(body)
+    return given
+
+
+def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
+    """Return the endpoints of a kind of resource."""
+    made, noun, plural = Resources(kind), kind.noun, kind.plural
+    one, many = API + kind.path, API + kind.collection
+    shown = Reply(kind.shown, headers=(ETAG,))
+    changing: dict[str, Any] = {
+        "role": kind.write,
+        "query": Applying,
+        "headers": (IF_MATCH, IF_NONE_MATCH),
+        "errors": (Conflict, PreconditionFailed, NotFound),
+    }
+    listed = Endpoint(
+        method="GET",
+        path=many,
+        role=kind.read,
+        name=f"list_{plural}",
+        doc=f"List the {plural} of the organization.",
+        query=Paged,
+        answers={200: kind.page},
+        errors=(NotFound,) if kind.is_placed else (),
+        every_org=kind.is_placed,
+        handler=made.list,
+    )
+    create = Endpoint(
+        method="POST",
+        path=many,
+        role=kind.write,
+        name=f"create_{noun}",
+        doc=f"Create a {noun}. 409 when there is one of that name.",
+        query=Applying,
+        body=kind.creation,
+        answers={201: Reply(kind.shown, headers=(ETAG, LOCATION))},
+        errors=(Conflict, NotFound),
+        audit=Audit(noun, "create", "name"),
+        example=Example(body={"name": "example"} | kind.example),
+        handler=made.create,
+    )
+    return (
+        listed,
+        *(() if kind.is_placed else (create,)),
+        Endpoint(
+            method="GET",
+            path=one,
+            role=kind.read,
+            name=f"get_{noun}",
+            doc=f"Get a {noun}, by name or id.",
+            answers={200: shown},
+            errors=(NotFound,),
+            handler=made.get,
+        ),
+        Endpoint(
+            method="PUT",
+            path=one,
+            name=f"put_{noun}",
+            doc=f"Create or replace a {noun}. Secrets that are not given stay as they are, those that are null are forgotten.",
+            body=kind.body,
+            answers={200: shown},
+            audit=Audit(noun, "put", "name"),
+            example=Example(body=kind.example),
+            handler=made.put,
+            **changing,
+        ),
+        Endpoint(
+            method="PATCH",
+            path=one,
+            name=f"patch_{noun}",
+            doc=f"Change what is given of a {noun} (JSON merge patch, RFC 7396): null means a field's default, and no member.",
+            body=Object,
+            documented=kind.change,
+            answers={200: shown},
+            audit=Audit(noun, "patch", "name"),
+            example=Example(body=kind.example),
+            handler=made.patch,
+            **changing,
+        ),
+        Endpoint(
+            method="DELETE",
+            path=one,
+            name=f"delete_{noun}",
+            doc=f"Remove a {noun}.",
+            answers={204: None},
+            audit=Audit(noun, "delete", "name"),
+            handler=made.delete,
+            **(changing | {"query": None}),
+        ),
+    )
+
+
+ENDPOINTS = tuple(endpoint for kind in KINDS.values() for endpoint in endpoints_of(kind))

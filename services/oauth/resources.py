@@ -1,0 +1,61 @@
+"""What no schema can say of this service's resources: connections, secrets and variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.oauth.announce import Announcer
+from services.oauth.domain import check_secret, check_token, check_value
+from services.oauth.store import KeptStore
+from services.oauth.vaulted import Vaulted
+from shared.bus import Bus
+from shared.encryption import Keyring
+from shared.projection import Projection
+from shared.resources import Connection, Secret, Variable
+from shared.resources.keeper import Keeper
+from shared.resources.owner import Catalogued
+from shared.resources.rows import ResourceRows
+from shared.resources.rules import Draft, Rules
+
+
+class Connections(Rules[Connection]):
+    """A token can be sent in a header."""
+
+    async def check(self, draft: Draft[Connection]) -> Connection:
+        """Return the spec if a token that is given can be one."""
+        for token in draft.secrets.values():
+            check_token(token)
+        return draft.spec
+
+
+class Secrets(Rules[Secret]):
+    """A secret can be masked."""
+
+    async def check(self, draft: Draft[Secret]) -> Secret:
+        """Return the spec if a value that is given can be one."""
+        for value in draft.secrets.values():
+            check_secret(value)
+        return draft.spec
+
+
+class Variables(Rules[Variable]):
+    """A variable fits a message."""
+
+    async def check(self, draft: Draft[Variable]) -> Variable:
+        """Return the spec if its value is not too large."""
+        check_value(draft.spec.value)
+        return draft.spec
+
+
+def keepers(
+    bus: Bus, rows: ResourceRows, keyring: Keyring, catalog: Projection, store: KeptStore, announcer: Announcer
+) -> Mapping[str, Keeper[Any]]:
+    """Return what answers for each of this service's resources."""
+    sealed: dict[str, Rules[Any]] = {"connection": Connections(), "secret": Secrets()}
+    return {
+        "variable": Catalogued("variable", Variables(), bus=bus, kept=rows, keyring=keyring, catalog=catalog),
+        **{
+            noun: Vaulted(noun, rules, bus=bus, store=store, keyring=keyring, announcer=announcer) for noun, rules in sealed.items()
+        },
+    }

@@ -1,0 +1,153 @@
+"""Resources with a secret, whose rows are the truth: the row first, then its message, then the mark that it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+
+from services.oauth.announce import Announcer
+from services.oauth.domain import Kept, check_expected, place_of, refuse_gone
+from services.oauth.store import KeptStore
+from shared.bus import Bus
+from shared.encryption import Keyring
+from shared.envelope import rfc3339, utc_now
+from shared.errors import Conflict, Unavailable
+from shared.questions.declaration import Done
+from shared.questions.resources import ListResources, PutResource, RemoveResource, Shown
+from shared.resources import Resource, Spec
+from shared.resources.keeper import Keeper
+from shared.resources.rules import Draft, Rules
+
+# So often a command begins again when others change the same row at the same time.
+TRIES = 5
+
+_log = structlog.get_logger()
+S = TypeVar("S", bound=Spec)
+
+
+class Vaulted(Keeper[S]):
+    """Keeps one kind of resource, whose one secret is in no message; versions count from 1."""
+
+    def __init__(self, noun: str, rules: Rules[S], *, bus: Bus, store: KeptStore, keyring: Keyring, announcer: Announcer) -> None:
+        super().__init__(noun, rules, keyring)
+        (self._secret,) = self.kind.secret
+        self._bus = bus
+        self._store = store
+        self._announcer = announcer
+
+    async def put(self, command: PutResource) -> Shown:
+        """Create, replace or patch a resource; both its row and its message are on disk when this returns."""
+        kind = self.kind
+        kind.check_name(command.name)
+        given = self._given(command)
+        self._check_broker()
+        for _ in range(TRIES):
+            found = await self._store.find(kind.noun, command.org, command.name)
+            found = await self._settled(found, command.id, is_dry=command.dry_run)
+            before = None if found is None else self._made(found)
+            if found is not None and before is not None and found.last_command == command.id:
+                return await self._answer(before, self._change(command, before))
+            check_expected(kind.noun, command.expected, found)
+            if found is None:
+                refuse_gone(kind.noun, removed=await self._store.done(command.id))
+            wanted = await self._wanted(command, given, before)
+            if before is not None and self._is_same(wanted, before):
+                return await self._answer(before, "none")
+            if command.dry_run:
+                return await self._answer(wanted, self._change(command, wanted))
+            row = self._row(command, wanted, found)
+            if await (self._store.add(row) if found is None else self._store.replace(found, row)):
+                await self._announcer.announce(row)
+                return await self._answer(self._made(row), self._change(command, wanted))
+        raise self._busy(command)
+
+    async def remove(self, command: RemoveResource) -> Done:
+        """Remove a resource: marked first, so that it is given to nobody any more, then published, then deleted."""
+        noun = self.kind.noun
+        self._check_broker()
+        for _ in range(TRIES):
+            found = await self._settled(await self._store.named(noun, command.org, command.name), command.id)
+            if await self._store.done(command.id):
+                return Done()
+            check_expected(noun, command.expected, found)
+            if found is None:
+                raise await self._absent(command)
+            if await self._store.mark_revoking(found, actor=command.actor, command=command.id, now=utc_now()):
+                gone = msgspec.structs.replace(found, revoking=True, actor=command.actor, last_command=command.id)
+                await self._announcer.announce(gone)
+                return Done()
+        raise self._busy(command)
+
+    async def _named(self, org: str, name: str) -> Resource[S] | None:
+        found = await self._store.named(self.kind.noun, org, name)
+        return None if found is None or found.revoking else self._made(found)
+
+    async def _after(self, asked: ListResources, after: str, limit: int) -> Sequence[Resource[S]]:
+        return [self._made(row) for row in await self._store.page(self.kind.noun, asked.org, after=after, limit=limit)]
+
+    def _place(self, of: Draft[S], _member: str) -> tuple[str, ...]:
+        return place_of(self.kind.noun, of.org, of.id, of.name)
+
+    async def _shown(self, found: Sequence[Resource[S]]) -> list[dict[str, Any]]:
+        shown = await super()._shown(found)
+        openable = [self._keyring.knows(one.sealed[self._secret]) for one in found]
+        return [one | {"status": "active" if opens else "quarantined"} for one, opens in zip(shown, openable, strict=True)]
+
+    async def _settled(self, found: Kept | None, command: str, *, is_dry: bool = False) -> Kept | None:
+        """Return a row after what was done to it before is on the bus, so that no state goes unpublished.
+
+        None when there is none, or when it was about to be deleted, which is finished first. A dry run leaves that to others.
+        """
+        if found is None or found.announced:
+            return found
+        if not is_dry:
+            _log.info(f"{found.noun}.settled_first", id=found.id, command=command)
+            await self._announcer.announce(found)
+        return None if found.revoking else msgspec.structs.replace(found, announced=True)
+
+    def _made(self, row: Kept) -> Resource[S]:
+        """Return the resource that a row stands for."""
+        return Resource(
+            id=row.id,
+            org=row.org,
+            key=self.kind.key(row.org, row.name),
+            name=row.name,
+            spec=self.kind.spec_of(row.spec),
+            sealed={self._secret: row.sealed},
+            applied_as=row.applied_as,
+            created_at=rfc3339(row.created_at),
+            updated_at=rfc3339(row.updated_at),
+            version=row.version,
+        )
+
+    def _row(self, command: PutResource, wanted: Resource[S], found: Kept | None) -> Kept:
+        """Return the row, in place of `found`, that makes a resource what a command wants."""
+        now = utc_now()
+        return Kept(
+            id=wanted.id,
+            noun=self.kind.noun,
+            org=wanted.org,
+            name=wanted.name,
+            spec=self.kind.stored(wanted.spec),
+            sealed=wanted.sealed[self._secret],
+            applied_as=wanted.applied_as,
+            version=wanted.version + 1,
+            revoking=False,
+            announced=False,
+            actor=command.actor,
+            first_command=found.first_command if found is not None else command.id,
+            last_command=command.id,
+            created_at=found.created_at if found is not None else now,
+            updated_at=now,
+        )
+
+    def _check_broker(self) -> None:
+        """Refuse before anything is changed while the change cannot be published."""
+        if not self._bus.client.is_connected:
+            raise Unavailable("the broker is not connected")
+
+    def _busy(self, command: PutResource | RemoveResource) -> Conflict:
+        return Conflict(f"the {self.kind.noun} {command.name!r} is being changed by others")

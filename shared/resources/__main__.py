@@ -1,0 +1,33 @@
+"""Print what the command line knows of each kind: `python -m shared.resources > sdk/millrace/cli/kinds.json`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import msgspec
+
+from shared.resources import KINDS, Kind
+
+
+def described(kind: Kind) -> dict[str, Any]:
+    """Return what a client needs of a kind: where it is, and the fields of its body as JSON Schema."""
+    schema = msgspec.json.schema(kind.body)["$defs"][kind.body.__name__]
+    return {
+        "noun": kind.noun,
+        "plural": kind.plural,
+        "path": kind.path,
+        "doc": (kind.spec.__doc__ or "").partition("\n")[0],
+        "columns": kind.columns,
+        "fields": {name: one | {"required": name in schema["required"]} for name, one in schema["properties"].items()},
+    }
+
+
+def document() -> bytes:
+    """Return the description of all kinds, as the file holds it."""
+    kinds = [described(kind) for _, kind in sorted(KINDS.items())]
+    return msgspec.json.format(msgspec.json.encode(kinds), indent=1) + b"\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(document())

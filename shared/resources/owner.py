@@ -1,0 +1,163 @@
+"""Resources of the catalog, as their owner keeps them: put, patch, remove, get and list, written once for every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from shared import aggregate
+from shared.bus import Bus
+from shared.encryption import Keyring
+from shared.envelope import rfc3339
+from shared.errors import Invalid, NotFound, Problem
+from shared.projection import Projection
+from shared.questions.declaration import Done
+from shared.questions.resources import Change, Found, ListResources, PutResource, RemoveResource, Shown
+from shared.resources.catalog import Entries, made
+from shared.resources.declaration import KINDS, Resource, ResourceChanged, ResourceRemoved, Spec
+from shared.resources.keeper import Keeper
+from shared.resources.rows import ResourceRows
+from shared.resources.rules import Derive, Draft, Rules, nothing
+
+EVERY_ORG = "*"
+
+S = TypeVar("S", bound=Spec)
+
+
+class Catalogued(Keeper[S]):
+    """Keeps one kind of resource in the catalog: its messages are the truth; rows and registry follow."""
+
+    def __init__(
+        self,
+        noun: str,
+        rules: Rules[S],
+        *,
+        bus: Bus,
+        kept: ResourceRows,
+        keyring: Keyring,
+        catalog: Projection,
+        derive: Derive = nothing,
+    ) -> None:
+        super().__init__(noun, rules, keyring)
+        self._bus = bus
+        self._rows = kept
+        self._catalog = catalog
+        self._entries = Entries(bus.client, self.kind, derive)
+
+    async def put(self, command: PutResource) -> Shown:
+        """Create, replace or patch a resource; its row and its registry entry are there when this returns."""
+        kind = self.kind
+        kind.check_name(command.name)
+        given = self._given(command)
+        outcome: tuple[Resource[S], Change] | None = None
+
+        async def decide(last: aggregate.Stored | None) -> ResourceChanged | None:
+            nonlocal outcome
+            before = self._present(last)
+            wanted = await self._wanted(command, given, before)
+            if before is not None and self._is_same(wanted, before):
+                outcome = before, "none"
+                return None
+            outcome = wanted, self._change(command, wanted)
+            return None if command.dry_run else self._message(command, wanted)
+
+        key = kind.key(command.org, command.name)
+        changed = await aggregate.change(
+            self._bus, kind.noun, key, decide, org=command.org, command=command.id, demanded=command.expected
+        )
+        if changed is None:
+            assert outcome is not None  # noqa: S101 - it was decided
+            return await self._answer(*outcome)
+        stored = made(kind, changed.message, command.org, rfc3339(changed.envelope.time), changed.sequence)
+        await self._entries.put(stored)
+        await self._catalog.caught_up(changed.sequence)
+        return await self._answer(stored, self._change(command, stored))
+
+    async def remove(self, command: RemoveResource) -> Done:
+        """Remove a resource, by name or id."""
+        kind = self.kind
+        there = await self._rows.known(kind.noun, command.org, command.name)
+        key = kind.key(command.org, there.name if there else command.name)
+
+        async def decide(last: aggregate.Stored | None) -> ResourceRemoved:
+            before = self._present(last)
+            if before is None or kind.removed is None:
+                raise await self._absent(command)
+            return kind.removed(key=key, id=before.id, name=before.name, actor=command.actor)
+
+        changed = await aggregate.change(
+            self._bus, kind.noun, key, decide, org=command.org, command=command.id, demanded=command.expected
+        )
+        await self._entries.remove(changed.message.id, changed.sequence)
+        await self._catalog.caught_up(changed.sequence)
+        return Done()
+
+    async def entry(self, id_: str) -> Found:
+        """Return the registry's entry of a resource. Raises `NotFound`."""
+        found = await self._rows.by_id(id_)
+        if found is None:
+            raise NotFound(f"there is no {self.kind.noun} {id_}")
+        stored, removed = found
+        return Found(stored.version, None if removed else msgspec.to_builtins(self._entries.entry(stored)))
+
+    async def _named(self, org: str, name: str) -> Resource[S] | None:
+        return await self._rows.named(self.kind.noun, org, name, inherited=self.kind.inherited)
+
+    async def _after(self, asked: ListResources, after: str, limit: int) -> Sequence[Resource[S]]:
+        kind = self.kind
+        if kind.is_placed:
+            return await self._rows.across(kind.noun, asked.name or "", _one_org(asked), after, limit)
+        return await self._rows.page(kind.noun, asked.org, after, limit, inherited=kind.inherited)
+
+    async def _listed(self, asked: ListResources, found: Sequence[Resource[S]]) -> Sequence[Resource[S]]:
+        return await self._rules.across(_one_org(asked), asked.name or "", found) if self.kind.is_placed else found
+
+    async def _draft(self, command: PutResource, given: dict[str, Any], before: Resource[S] | None) -> Draft[S]:
+        """Return what a command wants, with the ids of what it refers to. Raises `Invalid` where there is no such thing here."""
+        draft = await super()._draft(command, given, before)
+        kind, spec, refs = self.kind, draft.spec, dict(draft.refs)
+        if before is None and kind.most is not None and await self._rows.count(kind.noun, draft.org) >= kind.most:
+            detail = f"has {kind.most:,} {kind.plural} already, which is the most"
+            raise Invalid(f"name {detail}", errors=(Problem("name", detail),))
+        for field, noun in kind.references.items():
+            target, name = KINDS.get(noun), getattr(spec, field)
+            if name is None:
+                continue
+            if target is None or target.owner != kind.owner:
+                (target or kind).check_name(name, field)
+                continue
+            found = await self._rows.named(noun, draft.org, name, inherited=target.inherited)
+            if found is None:
+                raise Invalid(f"there is no {noun} {name!r}", errors=(Problem(field, "unknown"),))
+            if field in kind.by_id:
+                refs[field] = found.id
+                spec = msgspec.structs.replace(spec, **{field: found.name})
+        return msgspec.structs.replace(draft, spec=spec, refs=refs)
+
+    def _message(self, command: PutResource, wanted: Resource[S]) -> ResourceChanged:
+        """Return the message that makes a resource what is wanted."""
+        assert self.kind.changed is not None  # noqa: S101 - it is in the catalog
+        return self.kind.changed(
+            key=wanted.key,
+            id=wanted.id,
+            name=wanted.name,
+            spec=self.kind.stored(wanted.spec),
+            refs=wanted.refs,
+            sealed=wanted.sealed,
+            actor=command.actor,
+            created_at=wanted.created_at,
+            applied_as=wanted.applied_as,
+        )
+
+    def _present(self, last: aggregate.Stored | None) -> Resource[S] | None:
+        """Return the resource that an aggregate's last message makes; None where it was removed, or never was."""
+        message = None if last is None else last.message()
+        if last is None or not isinstance(message, ResourceChanged):
+            return None
+        return made(self.kind, message, last.envelope.org, rfc3339(last.envelope.time), last.sequence)
+
+
+def _one_org(asked: ListResources) -> str | None:
+    return None if asked.org == EVERY_ORG else asked.org

@@ -1,0 +1,195 @@
+"""The rows of resources: one table per owner, the same in each, written by the projection of the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Index,
+    MetaData,
+    RowMapping,
+    Select,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.db import transaction
+from shared.envelope import rfc3339
+from shared.organizations import seen_by
+from shared.projected import Recorded
+from shared.resources.declaration import KINDS, Resource, ResourceChanged, ResourceRemoved
+from shared.statements import Compiled, Statement
+
+METADATA = MetaData()
+# `spec` is JSON as text: a value is answered as it was given, its members in their order. Names are in the order of their bytes.
+# A removed resource stays, without its secrets: its id is known as one that was, and what came before it was removed is read.
+RESOURCE = Table(
+    "resource",
+    METADATA,
+    Column("id", Text, primary_key=True),
+    Column("noun", Text, nullable=False),
+    Column("org", Text(collation="C"), nullable=False),
+    Column("name", Text(collation="C"), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("refs", JSONB, nullable=False),
+    Column("sealed", JSONB, nullable=False),
+    Column("applied_as", Text),
+    Column("removed", Boolean, nullable=False, server_default=false()),
+    Column("created_at", DateTime(timezone=True), nullable=False),
+    Column("updated_at", DateTime(timezone=True), nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+Index("resource_name", RESOURCE.c.noun, RESOURCE.c.name, RESOURCE.c.org, unique=True, postgresql_where=~RESOURCE.c.removed)
+Index("resource_refs", RESOURCE.c.refs, postgresql_using="gin")
+_C = RESOURCE.c
+
+
+class ResourceRows:
+    """Reads of one owner's resources. Raises `Unavailable` when the database is away."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def by_id(self, id_: str) -> tuple[Resource[Any], bool] | None:
+        """Return a resource of any organization, and whether it was removed: then it is what it was last."""
+        row = await self._first(select(RESOURCE).where(_C.id == id_))
+        return None if row is None else (resource_of(row), row["removed"])
+
+    async def named(self, noun: str, org: str, name_or_id: str, *, inherited: bool = False) -> Resource[Any] | None:
+        """Return the resource that an organization means by a name or an id: its own one, with `inherited` else the platform's."""
+        statement = (
+            _live(noun, org, inherited=inherited)
+            .where(or_(_C.name == name_or_id, _C.id == name_or_id))
+            .order_by((_C.name == name_or_id).desc(), (_C.org == org).desc())
+        )
+        row = await self._first(statement)
+        return None if row is None else resource_of(row)
+
+    async def known(self, noun: str, org: str, name_or_id: str) -> Resource[Any] | None:
+        """Return the organization's own resource of a name or an id; one that was removed is still known by its id."""
+        meant = or_(and_(_C.name == name_or_id, ~_C.removed), _C.id == name_or_id)
+        found = select(RESOURCE).where(_C.noun == noun, _C.org == org, meant)
+        row = await self._first(found.order_by((_C.name == name_or_id).desc()))
+        return None if row is None else resource_of(row)
+
+    async def page(self, noun: str, org: str, after: str, limit: int, *, inherited: bool = False) -> list[Resource[Any]]:
+        """Return the resources that an organization sees, by name, after a name; its own ones hide the platform's."""
+        statement = _live(noun, org, inherited=inherited).where(_C.name > after).order_by(_C.name, (_C.org == org).desc())
+        return await self._all(statement.ext(distinct_on(_C.name)).limit(limit))
+
+    async def across(self, noun: str, name: str, org: str | None, after: str, limit: int) -> list[Resource[Any]]:
+        """Return the resources of one name, of all organizations or of one, by organization, after one."""
+        found = select(RESOURCE).where(_C.noun == noun, ~_C.removed, _C.name == name, _C.org > after)
+        return await self._all((found if org is None else found.where(_C.org == org)).order_by(_C.org).limit(limit))
+
+    async def of(self, noun: str, names: Collection[str], orgs: Collection[str]) -> list[Resource[Any]]:
+        """Return the resources of these names of these organizations."""
+        return await self._all(select(RESOURCE).where(_C.noun == noun, ~_C.removed, _C.name.in_(names), _C.org.in_(orgs)))
+
+    async def count(self, noun: str, org: str) -> int:
+        """Return how many of a kind an organization has."""
+        return await self._counted(and_(_C.noun == noun, _C.org == org))
+
+    async def referring(self, noun: str, field: str, id_: str) -> int:
+        """Return how many of a kind refer to a resource by id."""
+        return await self._counted(and_(_C.noun == noun, _C.refs.contains(cast({field: id_}, JSONB))))
+
+    async def _counted(self, condition: Any) -> int:
+        async with transaction(self._engine) as connection:
+            found = await connection.execute(select(func.count()).select_from(RESOURCE).where(condition, ~_C.removed))
+            return int(found.scalar_one())
+
+    async def _first(self, statement: Select[Any]) -> RowMapping | None:
+        async with transaction(self._engine) as connection:
+            found: RowMapping | None = (await connection.execute(statement.limit(1))).mappings().first()
+            return found
+
+    async def _all(self, statement: Select[Any]) -> list[Resource[Any]]:
+        async with transaction(self._engine) as connection:
+            return [resource_of(row) for row in (await connection.execute(statement)).mappings()]
+
+
+def _live(noun: str, org: str, *, inherited: bool) -> Select[Any]:
+    owners = seen_by(org) if inherited else (org,)
+    return select(RESOURCE).where(_C.noun == noun, ~_C.removed, _C.org.in_(owners))
+
+
+def resource_of(row: RowMapping) -> Resource[Any]:
+    """Return the resource that a row stands for."""
+    return Resource(
+        id=row["id"],
+        org=row["org"],
+        key=row["key"],
+        name=row["name"],
+        spec=KINDS[row["noun"]].spec_of(row["spec"]),
+        refs=row["refs"],
+        sealed=row["sealed"],
+        applied_as=row["applied_as"],
+        created_at=rfc3339(row["created_at"]),
+        updated_at=rfc3339(row["updated_at"]),
+        version=row["version"],
+    )
+
+
+_values = {column.name: bindparam(column.name, type_=column.type) for column in _C if column.name != "removed"}
+_inserted = insert(RESOURCE).values(_values)
+# What an id keeps. In messages of an older version what was removed may have come back under its id.
+_FIRST = ("id", "noun", "org", "name", "key")
+_put = Compiled(
+    _inserted.on_conflict_do_update(
+        index_elements=[_C.id],
+        set_={name: _inserted.excluded[name] for name in _values if name not in _FIRST} | {"removed": false()},
+    )
+)
+_remove = Compiled(
+    update(RESOURCE)
+    .where(_C.id == bindparam("of"))
+    .values(
+        removed=true(),
+        sealed=literal_column("'{}'"),
+        updated_at=bindparam("at", type_=_C.updated_at.type),
+        version=bindparam("at_version", type_=_C.version.type),
+    )
+)
+
+
+def put(noun: str, message: ResourceChanged, at: Recorded) -> Statement:
+    """Make the row of a resource what its last message says."""
+    values = (
+        msgspec.structs.asdict(message)
+        | {name: msgspec.json.encode(getattr(message, name)).decode() for name in ("spec", "refs", "sealed")}
+        | {
+            "noun": noun,
+            "org": at.envelope.org,
+            "created_at": datetime.fromisoformat(message.created_at),
+            "updated_at": at.envelope.time,
+            "version": at.delivered.sequence,
+        }
+    )
+    return _put(**values)
+
+
+def remove(message: ResourceRemoved, at: Recorded) -> Statement:
+    """Mark the row of a resource as removed, and forget its secrets."""
+    return _remove(of=message.id, at=at.envelope.time, at_version=at.delivered.sequence)

@@ -1,0 +1,69 @@
+"""What an owner says of its resources beside their declaration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from shared.resources.declaration import Resource, Spec
+
+S = TypeVar("S", bound=Spec)
+
+
+class Draft(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
+    """A resource as a command wants it, to be checked before it is recorded; `before` is what is there now.
+
+    `secrets` are the secret members that are given anew, opened; those named in `kept` stay as they are.
+    """
+
+    id: str
+    org: str
+    name: str
+    spec: S
+    before: Resource[S] | None
+    refs: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+    kept: frozenset[str] = frozenset()
+
+
+class Rules(Generic[S]):
+    """What is said of one kind by its owner, because no schema can. Each has a default: nothing."""
+
+    def secret_members(self, spec: S) -> Collection[str]:
+        """Return which members of the spec's `Settings` are secret. Raises `Invalid`."""
+        del spec
+        return ()
+
+    def keeps_members(self, before: S, spec: S) -> bool:
+        """Return whether members that are not given stay as they are, secret ones in any case and others in a PATCH."""
+        del before, spec
+        return True
+
+    async def check(self, draft: Draft[S]) -> S:
+        """Return the spec as it is to be recorded. Raises `Invalid` naming the field."""
+        return draft.spec
+
+    async def shown(self, found: Sequence[Resource[S]]) -> Sequence[dict[str, Any]]:
+        """Return what is shown of each besides its fields, in a bounded number of statements."""
+        return [{} for _ in found]
+
+    async def absent(self, org: str, name: str) -> str | None:
+        """Return in a sentence what is missing where there is none of that name; None: just this. Raises `NotFound`."""
+        del org, name
+        return None
+
+    async def across(self, org: str | None, name: str, found: Sequence[Resource[S]]) -> Sequence[Resource[S]]:
+        """Return those of one name, of all organizations or one, that its list shows. Raises `NotFound`."""
+        del org, name
+        return found
+
+
+# Works out what the readers of a registry get of a resource besides what is stored.
+Derive = Callable[[Resource[Any]], dict[str, Any]]
+
+
+def nothing(_stored: Resource[Any]) -> dict[str, Any]:
+    """Return nothing: what most registries hold besides."""
+    return {}

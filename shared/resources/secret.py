@@ -1,0 +1,21 @@
+"""Secrets: values that an organization gives to its runs by name, and to nobody else."""
+
+from __future__ import annotations
+
+from shared.resources.declaration import SETTING, SecretText, Spec, VaultAdds, resource
+
+
+@resource(
+    "secret",
+    plural="secrets",
+    owner="oauth",
+    names=SETTING,
+    in_vault=True,
+    columns=("name", "status", "version", "updated_at"),
+    adds=VaultAdds,
+    example={"value": "a long random text"},
+)
+class Secret(Spec, frozen=True, kw_only=True):
+    """A text. It goes in and never comes out, but for runs."""
+
+    value: SecretText
