@@ -17,6 +17,7 @@ from services.events.projections import DELIVERIES, projected
 from services.events.questions import QUESTIONS, mapping_of
 from services.events.redeclaring import redeclare
 from services.events.resources import DERIVED, keepers
+from services.events.store import EventsStore
 from shared import service
 from shared.blobs import Blobs
 from shared.bus import Bus, connected

@@ -19,7 +19,7 @@ from shared.resources.rows import ResourceRows
 _log = structlog.get_logger()
 
 
-class Deps(Keepers, Protocol):
+class OAuthDeps(Keepers, Protocol):
     """What answering needs."""
 
     bus: Bus
@@ -28,19 +28,19 @@ class Deps(Keepers, Protocol):
     resources: ResourceRows
 
 
-async def get_token(asked: GetToken, deps: Deps) -> Token:
+async def get_token(asked: GetToken, deps: OAuthDeps) -> Token:
     """Give a live token out."""
     row, sealed = await _given("connection", asked, deps)
     return Token(connection=row.id, name=row.name, sealed=sealed, expires_at=None, version=row.version)
 
 
-async def get_secret(asked: GetSecret, deps: Deps) -> SecretGiven:
+async def get_secret(asked: GetSecret, deps: OAuthDeps) -> SecretGiven:
     """Give a secret to a run."""
     row, sealed = await _given("secret", asked, deps)
     return SecretGiven(name=row.name, owner=row.org, sealed=sealed, version=row.version)
 
 
-async def get_variable(asked: GetVariable, deps: Deps) -> VariableView:
+async def get_variable(asked: GetVariable, deps: OAuthDeps) -> VariableView:
     """Return what a run of the organization means by the name: its own variable, else the platform's."""
     found = await deps.resources.named("variable", asked.org, asked.name, inherited=True)
     if found is None:
@@ -55,7 +55,7 @@ async def get_variable(asked: GetVariable, deps: Deps) -> VariableView:
     )
 
 
-async def _given(noun: str, asked: GetToken | GetSecret, deps: Deps) -> tuple[Kept, str]:
+async def _given(noun: str, asked: GetToken | GetSecret, deps: OAuthDeps) -> tuple[Kept, str]:
     """Return the row that a run means by a name, and its value sealed for the asker.
 
     That it was given, or was not, is on disk before: without the record nothing is given. Raises `NotFound`, `Unavailable`.

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from deploy.prepare import prepare_database
-from services.oauth.store import Store
+from services.oauth.store import KeptStore
 from shared.bus import Bus
 from shared.commit import Journal
 from shared.db import open_engine
@@ -142,7 +142,7 @@ async def test_what_was_sealed_anew_meanwhile_is_not_replaced_by_what_was_read_b
         await gateway.ask(put(place, "secret", "one"))
         engine = open_engine(place.database_url("oauth"), service="oauth")
         try:
-            store = Store(engine)
+            store = KeptStore(engine)
             (read,) = await store.by_id("", 10)
             assert await store.reseal(read, "v1.under.another.key")
             changed = msgspec.structs.replace(read, version=2, applied_as="files")
