@@ -15,6 +15,7 @@ from nats.aio.client import Client as Nats
 from shared.envelope import CONTENT_TYPE
 from shared.messages import DECLARATIONS, Declaration
 from shared.messages.declaration import hashed_key
+from shared.resources import KINDS
 from tests.fuzz.cases import Case, Target
 from tests.fuzz.documents import DAMAGES, encoded
 from tests.fuzz.doors import REFUSED, STORED, Outcome, Wrong
@@ -155,6 +156,9 @@ class Streams:
             known["version"] = self._place.known["version"]
         if declared.noun in {"source", "subscription"}:
             known |= {"name": f"old-{salt % KEYS}", "event": "spare", "source": self._place.known["topic"]}
+        if (kind := KINDS.get(declared.noun)) is not None and not kind.in_vault:
+            refs = dict.fromkeys(kind.by_id, self._place.known["topic"])
+            known |= {"spec": example(kind.spec, known), "refs": refs, "applied_as": None}
         if declared.verb_field is not None:
             known[declared.verb_field] = VERBS[declared.type]
             known[declared.key_field] = key = "events" if declared.key_field == "service" else "webhook"
