@@ -86,7 +86,7 @@ class WorkflowRemoved(Message, frozen=True, kw_only=True):
 
 @message("secret.changed", key="secret", by="oauth")
 class SecretChanged(Message, frozen=True, kw_only=True):
-    """A secret has a (new) value, which is in no message; `version` counts them."""
+    """A secret was created or changed, as a rule its value, which is in no message; `version` counts that."""
 
     secret: str
     name: str

@@ -7,7 +7,7 @@ from shared.messages.declaration import Message, message
 
 @message("connection.authorized", key="connection", by="oauth")
 class ConnectionAuthorized(Message, frozen=True, kw_only=True):
-    """A connection has a (new) credential; `version` counts them."""
+    """A connection was created or changed, as a rule its credential; `version` counts that."""
 
     connection: str
     name: str

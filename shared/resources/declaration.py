@@ -66,9 +66,9 @@ S = TypeVar("S", bound=Spec)
 
 
 class VaultAdds(msgspec.Struct, frozen=True):
-    """How what is sealed is: revoking, or quarantined while the key that sealed it is missing."""
+    """Whether what is sealed can be opened: it is quarantined while the key that sealed it is missing."""
 
-    status: Literal["active", "revoking", "quarantined"]
+    status: Literal["active", "quarantined"]
 
 
 class Resource(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
