@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 
@@ -31,8 +31,7 @@ def view_of(title: str, spec: type[msgspec.Struct], marks: dict[str, dict[str, A
         fields += [("secrets", list[str])] if MEMBERS in found else []
     fields += [(name, type_) for name, type_, *_ in (fields_of(adds) if adds is not None else ())]
     fields += [("created_at", Moment), ("updated_at", Moment), ("version", int), ("applied_as", str | None)]
-    change = ("change", Literal["created", "changed", "none"], "none")
-    return struct_of(f"{title}View", [*fields, change], spec.__doc__, forbid=False)
+    return struct_of(f"{title}View", fields, spec.__doc__, forbid=False)
 
 
 def struct_of(name: str, fields: list[Any], doc: str | None, *, forbid: bool = True) -> Any:

@@ -114,7 +114,7 @@ async def test_no_secret_is_in_the_clear_on_the_bus_or_in_the_database(place: Pl
                 return kept == 2
 
             await eventually(archived)
-            for text in ("SELECT convert_from(document, 'UTF8') FROM logs.message", "SELECT s::text FROM events.source s"):
+            for text in ("SELECT convert_from(document, 'UTF8') FROM logs.message", "SELECT s::text FROM events.resource s"):
                 rows = [row[0] for row in await connection.fetch(text)]
                 assert rows
                 assert not [row for row in rows if "clear-" in row]

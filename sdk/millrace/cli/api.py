@@ -12,6 +12,7 @@ import json
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from email.message import Message
 from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -82,6 +83,13 @@ class Api:
         given = dict(headers or {}) if body is None else {"Content-Type": "application/json", **(headers or {})}
         return self.send(method, address(f"/api/v1{path[0]}", *path[1:], query=query), content, given)[1]
 
+    def change(self, method: str, *path: str, query: Query | None = None, body: Any = None, org: str) -> tuple[Document, str]:
+        """Put or patch a resource of an organization; returns it, and what was done: created, changed, none."""
+        given = {"Content-Type": "application/json", "X-Millrace-Org": org}
+        target = address(f"/api/v1{path[0]}", *path[1:], query=query)
+        _, answered, document = self.answered(method, target, json.dumps(body).encode(), given)
+        return document, answered.get("X-Millrace-Change", "changed")
+
     def put_file(self, path: str, content: BinaryIO, size: int, headers: Mapping[str, str]) -> Document:
         """Store a workspace file, streamed; returns its view, with the problems of the workspace's code."""
         given = {"Content-Length": str(size), "Content-Type": "application/octet-stream", **headers}
@@ -119,20 +127,27 @@ class Api:
 
     def send(self, method: str, target: str, content: bytes | BinaryIO | None, headers: Mapping[str, str]) -> tuple[int, Any]:
         """Return the status and the document of one request to an absolute path. Raises `Refused`, `Unreachable`."""
+        status, _, document = self.answered(method, target, content, headers)
+        return status, document
+
+    def answered(
+        self, method: str, target: str, content: bytes | BinaryIO | None, headers: Mapping[str, str]
+    ) -> tuple[int, Message, Any]:
+        """Return the status, the headers and the document of one request. Raises as `send`."""
         status, answered, body = self.exchange(method, target, content, headers)
         try:
             document = json.loads(body) if body else None
         except (ValueError, RecursionError):
-            document = {"detail": f"{self.url} answered {status} with {answered or 'something'} instead of JSON"}
+            document = {"detail": f"{self.url} answered {status} with {answered.get_content_type()} instead of JSON"}
             status = max(status, 400)
         if status >= 300:
             raise Refused(status, document)
-        return status, document
+        return status, answered, document
 
     def exchange(
         self, method: str, target: str, content: bytes | BinaryIO | None, headers: Mapping[str, str]
-    ) -> tuple[int, str, bytes]:
-        """Return the status, content type and body of an answer, whatever it is. Raises `Unreachable`."""
+    ) -> tuple[int, Message, bytes]:
+        """Return the status, headers and body of an answer, whatever it is. Raises `Unreachable`."""
         # A request that does something each time it is sent must not meet a connection that the other end has given up.
         kept = self._connection is not None and method != "POST"
         try:
@@ -206,7 +221,7 @@ class Api:
 
     def _exchange(
         self, method: str, target: str, content: bytes | BinaryIO | None, headers: Mapping[str, str], *, fresh: bool
-    ) -> tuple[int, str, bytes]:
+    ) -> tuple[int, Message, bytes]:
         if fresh or self._connection is None:
             self.close()
             self._connection = self._connected()
@@ -217,7 +232,7 @@ class Api:
         body = response.read()
         if response.will_close:
             self.close()
-        return response.status, response.headers.get_content_type(), body
+        return response.status, response.headers, body
 
     def _connected(self) -> http.client.HTTPConnection:
         if self._secure:

@@ -54,7 +54,7 @@ def apply(session: Session, paths: tuple[str, ...], *, dry_run: bool, prune: boo
         about = (one.kind.noun, one.name, org, one.where)
         query = {"applied_as": called, "dry_run": "true" if dry_run else None}
         try:
-            shown = session.api.call("PUT", *one.kind.place(one.name, org), query=query, body=one.fields, headers=_for(org))
+            _, change = session.api.change("PUT", *one.kind.place(one.name, org), query=query, body=one.fields, org=org)
         except Refused as refused:
             if dry_run and refused.status in {404, 422} and _needs(one.kind, one.name, one.fields, org) & made:
                 # What it refers to would be there by then.
@@ -63,9 +63,9 @@ def apply(session: Session, paths: tuple[str, ...], *, dry_run: bool, prune: boo
             return Outcome(
                 "failed", *about, tuple(f"{one.at(path)}: {path + ': ' if path else ''}{said}" for path, said in refused.problems)
             )
-        if shown["change"] == "created":
+        if change == "created":
             made.add((one.kind.noun, org, one.name))
-        return Outcome(shown["change"], *about)
+        return Outcome(change, *about)
 
     done += _told(session, (put(one) for one in documents))
     if prune and not faults:

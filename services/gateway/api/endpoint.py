@@ -94,6 +94,7 @@ IF_NONE_MATCH = Header("If-None-Match", "`*`: nothing of that name is to be ther
 IDEMPOTENCY_KEY = Header("Idempotency-Key", "A request that is sent again with its key, up to 255 characters, is done once.")
 LAST_EVENT_ID = Header("Last-Event-ID", "The id of the last event that was received: the stream goes on after it.")
 CACHED = Header("If-None-Match", "The tag of the content that is there already: 304 when it is still the same.")
+CHANGE = Header("X-Millrace-Change", "What was done: created, changed, or none where it was so already.")
 ETAG = Header("ETag", "The tag of this version.")
 LOCATION = Header("Location", "Where what was made is found.")
 
@@ -128,6 +129,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     status: int | None = None
     tag: str | int | None = None
     location: str | None = None
+    headers: dict[str, str] = {}
 
 
 class Call(Generic[Q, B]):

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from services.gateway.api.endpoint import (
+    CHANGE,
     ETAG,
     IF_MATCH,
     IF_NONE_MATCH,
@@ -116,7 +117,7 @@ class Resources:
             )
         )
         call.note(change=shown.change)
-        return Answer(body=self._shown(call, shown.fields) | {"change": shown.change}, tag=shown.version)
+        return Answer(body=self._shown(call, shown.fields), tag=shown.version, headers={CHANGE.name: shown.change})
 
     async def _present(self, call: Call[Any, Any]) -> Shown:
         asked = of(GetResource, self._kind.noun, org=call.caller.org, name=call.path["name"])
@@ -148,7 +149,7 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
     """Return the endpoints of a kind of resource."""
     made, noun, plural = Resources(kind), kind.noun, kind.plural
     one, many = API + kind.path, API + kind.collection
-    shown = Reply(kind.shown, headers=(ETAG,))
+    shown, changed = Reply(kind.shown, headers=(ETAG,)), Reply(kind.shown, headers=(ETAG, CHANGE))
     changing: dict[str, Any] = {
         "role": kind.write,
         "query": Applying,
@@ -175,7 +176,7 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
         doc=f"Create a {noun}. 409 when there is one of that name.",
         query=Applying,
         body=kind.creation,
-        answers={201: Reply(kind.shown, headers=(ETAG, LOCATION))},
+        answers={201: Reply(kind.shown, headers=(ETAG, CHANGE, LOCATION))},
         errors=(Conflict, NotFound),
         audit=Audit(noun, "create", "name"),
         example=Example(body={"name": "example"} | kind.example),
@@ -200,7 +201,7 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
             name=f"put_{noun}",
             doc=f"Create or replace a {noun}. Secrets that are not given stay as they are, those that are null are forgotten.",
             body=kind.body,
-            answers={200: shown},
+            answers={200: changed},
             audit=Audit(noun, "put", "name"),
             example=Example(body=kind.example),
             handler=made.put,
@@ -213,7 +214,7 @@ def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
             doc=f"Change what is given of a {noun} (JSON merge patch, RFC 7396): null means a field's default, and no member.",
             body=Object,
             documented=kind.change,
-            answers={200: shown},
+            answers={200: changed},
             audit=Audit(noun, "patch", "name"),
             example=Example(body=kind.example),
             handler=made.patch,

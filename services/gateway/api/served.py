@@ -111,7 +111,7 @@ async def _handled(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamRespon
         return returned
     answer = returned if isinstance(returned, Answer) else Answer(body=returned)
     status = answer.status or next(iter(endpoint.answers))
-    headers = {} if answer.tag is None else {"ETag": f'"{answer.tag}"'}
+    headers = dict(answer.headers) if answer.tag is None else answer.headers | {"ETag": f'"{answer.tag}"'}
     if answer.location is not None:
         headers["Location"] = answer.location
     if endpoint.answers[status] is None:
