@@ -59,7 +59,7 @@ class Events:
         found = self.sources_view.get(id)
         if found is not None and found.value is not None:
             return found.value
-        kept = await self.resources.by_id(id)
+        kept = await self.resources.by_id("source", id)
         return None if kept is None else kept[0]
 
     def subscriptions(self, source: str) -> list[SubscriptionEntry]:

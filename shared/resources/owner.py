@@ -96,7 +96,7 @@ class Catalogued(Keeper[S]):
 
     async def entry(self, id_: str) -> Found:
         """Return the registry's entry of a resource. Raises `NotFound`."""
-        found = await self._rows.by_id(id_)
+        found = await self._rows.by_id(self.kind.noun, id_)
         if found is None:
             raise NotFound(f"there is no {self.kind.noun} {id_}")
         stored, removed = found

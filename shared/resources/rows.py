@@ -71,9 +71,9 @@ class ResourceRows:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def by_id(self, id_: str) -> tuple[Resource[Any], bool] | None:
+    async def by_id(self, noun: str, id_: str) -> tuple[Resource[Any], bool] | None:
         """Return a resource of any organization, and whether it was removed: then it is what it was last."""
-        row = await self._first(select(RESOURCE).where(_C.id == id_))
+        row = await self._first(select(RESOURCE).where(_C.noun == noun, _C.id == id_))
         return None if row is None else (resource_of(row), row["removed"])
 
     async def named(self, noun: str, org: str, name_or_id: str, *, inherited: bool = False) -> Resource[Any] | None:

@@ -192,6 +192,12 @@ async def test_changes_and_refusals_of_mappings_are_audited_with_their_organizat
 # -- topics -----------------------------------------------------------------------------------------------------------
 
 
+async def test_the_id_of_another_kind_of_resource_is_no_address(place: Place) -> None:
+    async with house(place) as call:
+        _, integration = await call("PUT", "/integrations/halopsa", {"config_schema": SCHEMA})
+        assert await call.bare("POST", f"/hooks/{integration['id']}") == 404
+
+
 async def test_a_topic_has_no_address_and_takes_events_over_the_api(place: Place) -> None:
     async with house(place) as call:
         status, source = await call("PUT", "/sources/orders", {"adapter": "topic"})
