@@ -12,9 +12,8 @@ import msgspec
 import structlog
 from aiohttp import web, web_response, web_urldispatcher
 
-from shared import values
 from shared.envelope import new_id
-from shared.errors import Invalid, Malformed, MethodNotAllowed, MillraceError, NotFound, Problem, TooLarge, TooSlow
+from shared.errors import Malformed, MethodNotAllowed, MillraceError, NotFound, Problem, TooLarge, TooSlow
 
 PROBLEM_JSON = "application/problem+json"
 # Bodies of API requests; files and webhooks have limits of their own.
@@ -213,22 +212,6 @@ async def body_of(request: web.Request, limit: int, take: Callable[[int], None] 
             take(len(part))
         body += part
     return bytes(body)
-
-
-async def json_of(request: web.Request, type_: type[T]) -> T:
-    """Return the JSON body as `type_`. Raises `Malformed` for what is no JSON, `Invalid` with the path for what may not enter."""
-    raw = await body_of(request, JSON_LIMIT) or b"{}"
-    return await values.aside(values.decode, raw, type_, size=len(raw))
-
-
-def integer_of(request: web.Request, name: str, default: int, *, minimum: int, maximum: int) -> int:
-    """Return a whole number of the query string. Raises `Invalid` naming the parameter."""
-    raw = request.query.get(name)
-    if raw is None:
-        return default
-    if not raw.isascii() or not raw.isdigit() or len(raw) > 19 or not minimum <= int(raw) <= maximum:
-        raise Invalid(f"{name} must be a whole number from {minimum} to {maximum}", errors=(Problem(name, "out of range"),))
-    return int(raw)
 
 
 def no_such_route(request: web.Request) -> NotFound:

@@ -18,9 +18,6 @@ from shared.messages import Audited
 from shared.messages.declaration import KEY
 from shared.values import Key, aside, check, decode, fitted, misfit, storable
 
-# For handlers that are given the request.
-CALL: web.RequestKey[Call[Any, Any]] = web.RequestKey("call", Call)
-
 
 def route(router: web.UrlDispatcher, endpoint: Endpoint) -> None:
     """Have calls of an endpoint served; HEAD wherever GET is."""
@@ -32,7 +29,7 @@ def route(router: web.UrlDispatcher, endpoint: Endpoint) -> None:
 
 
 def _served(endpoint: Endpoint) -> Next:
-    if endpoint.role is None and endpoint.is_direct:
+    if endpoint.is_direct:
         # Webhooks: nothing is put between them and their handler.
         return endpoint.handler
 
@@ -100,10 +97,6 @@ def _take_address(endpoint: Endpoint, call: Call[Any, Any]) -> None:
 async def _handled(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamResponse:
     """Decode what a call holds, call the handler, and answer with what it returns."""
     _take_address(endpoint, call)
-    if endpoint.is_direct:
-        call.request[CALL] = call
-        response: web.StreamResponse = await endpoint.handler(call.request)
-        return response
     if endpoint.takes_body and endpoint.body is not Streamed:
         await _take_body(endpoint, call)
     returned = await endpoint.handler(call)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from typing import Any
 
 import msgspec
@@ -64,25 +63,12 @@ class Route:
         self.plain = "files/{path}" in self.path
 
     def _body(self, endpoint: Endpoint) -> Any:
-        if endpoint.is_direct:
-            return self._legacy(endpoint.handler)
         if not endpoint.takes_body:
             return None
         if endpoint.body in {None, Any, Streamed}:
             return {"a": ["b", 1]}
         fields = FIELDS | ({"input": INPUT} if endpoint.name == "create_run" else {})
         return example(endpoint.body, fields)
-
-    def _legacy(self, function: Any) -> Any:
-        module = sys.modules[function.__module__]
-        if self.method not in {"POST", "PUT", "PATCH"}:
-            return None
-        for name in function.__code__.co_names:
-            declared = getattr(module, name, None)
-            if isinstance(declared, type) and issubclass(declared, msgspec.Struct) and name.endswith("Body"):
-                body = example(declared, FIELDS)
-                return {"name": "spare"} | body if "named_object_of" in function.__code__.co_names else body
-        return {"a": ["b", 1]}
 
     def target(self) -> Target:
         """Return it as something to aim at."""
