@@ -1,12 +1,15 @@
-"""Ending asyncio tasks for certain."""
+"""Ends asyncio tasks for certain, and does the same for many things some at a time."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
 _ASKED_EVERY = 0.25
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
@@ -19,3 +22,12 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
         for task in pending:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=_ASKED_EVERY)
+
+
+async def each(at_once: int, items: Iterable[A], work: Callable[[A], Awaitable[B]]) -> list[B]:
+    """Return what `work` returns for each item, in order, `at_once` at a time. Raises what the first of them raises."""
+    left, found = list(items), list[B]()
+    while left:
+        now, left = left[:at_once], left[at_once:]
+        found += await asyncio.gather(*map(work, now))
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from shared.errors import Invalid, Problem
@@ -57,20 +57,34 @@ def _path_complaint(path: str) -> str | None:
     return None
 
 
-def check_changes(changes: Mapping[str, str | None], count: int) -> None:
-    """Raise `Invalid` unless `count` changes are of as many paths, each can be one, and all new files can be beside each other."""
-    if count != len(changes):
+def check_changes(paths: Sequence[str]) -> None:
+    """Raise `Invalid` unless these are different paths, each of which can be one."""
+    if len(set(paths)) != len(paths):
         raise Invalid("a path comes twice", errors=(Problem("path", "it comes twice"),))
-    folded: dict[str, str] = {}
-    for path in changes:
+    for path in paths:
         checked_path(path)
-    new = {path: sha256 for path, sha256 in changes.items() if sha256 is not None}
-    for path, other in without_clashes(new)[1].items():
-        raise Invalid(f"{path[:120]} cannot be put there: {clash(path, other)}", errors=(Problem("path", clash(path, other)),))
-    for path in new:
-        other = folded.setdefault(path.lower(), path)
-        if other != path:
-            raise Invalid(f"{path[:120]} cannot be put there: {clash(path, other)}", errors=(Problem("path", clash(path, other)),))
+
+
+def check_places(tree: Mapping[str, str], paths: Iterable[str]) -> None:
+    """Raise `Invalid` unless each of these paths of a tree can be beside all others of it."""
+    below: dict[str, str] = {}
+    alike: dict[str, list[str]] = {}
+    for path in sorted(tree):
+        alike.setdefault(path.lower(), []).append(path)
+        for folder in _folders(path):
+            below.setdefault(folder, path)
+    for path in paths:
+        in_the_way = [folder for folder in _folders(path) if folder in tree]
+        in_the_way += [below[path]] if path in below else []
+        in_the_way += [other for other in alike[path.lower()] if other != path]
+        if in_the_way:
+            complaint = clash(path, in_the_way[0])
+            raise Invalid(f"{path[:120]} cannot be put there: {complaint}", errors=(Problem("path", complaint),))
+
+
+def _folders(path: str) -> list[str]:
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def changed_tree(tree: Mapping[str, str], changes: Mapping[str, str | None]) -> dict[str, str]:
@@ -79,7 +93,7 @@ def changed_tree(tree: Mapping[str, str], changes: Mapping[str, str | None]) -> 
 
 
 def clash(path: str, other: str) -> str:
-    """Return why a workspace that has `other` can have no file at `path`; see `Store.in_the_way`."""
+    """Return why a workspace that has `other` can have no file at `path`."""
     if path.startswith(f"{other}/"):
         return f"{other} is a file, and would have to be a folder"
     if other.startswith(f"{path}/"):
@@ -94,11 +108,9 @@ def without_clashes(tree: dict[str, str]) -> tuple[dict[str, str], dict[str, str
     """
     blocked: dict[str, str] = {}
     for path in tree:
-        parts = path.split("/")
-        for count in range(1, len(parts)):
-            if (parent := "/".join(parts[:count])) in tree:
-                blocked[path] = parent
-                break
+        parent = next((folder for folder in _folders(path) if folder in tree), None)
+        if parent is not None:
+            blocked[path] = parent
     return {path: sha256 for path, sha256 in tree.items() if path not in blocked}, blocked
 
 

@@ -16,7 +16,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    or_,
     select,
     text,
     tuple_,
@@ -126,6 +125,11 @@ class ExecutorStore:
         rows = await self._all(select(tables.file).where(tables.file.c.org == org, tables.file.c.path == path))
         return rows[0] if rows else None
 
+    async def files_at(self, org: str, paths: Sequence[str]) -> dict[str, RowMapping]:
+        """Return those of these files that are there, by path."""
+        rows = await self._all(select(tables.file).where(tables.file.c.org == org, tables.file.c.path.in_(paths)))
+        return {row["path"]: row for row in rows}
+
     async def files(self, org: str, prefix: str, after: str, limit: int) -> list[RowMapping]:
         """Return files below a prefix, by path, after a path."""
         wanted = (tables.file.c.org == org, tables.file.c.path > after, func.starts_with(tables.file.c.path, prefix))
@@ -135,18 +139,6 @@ class ExecutorStore:
         """Return the SHA-256 of every file of a workspace by path."""
         rows = await self._all(select(tables.file.c.path, tables.file.c.sha256).where(tables.file.c.org == org))
         return {row["path"]: row["sha256"] for row in rows}
-
-    async def in_the_way(self, org: str, path: str, gone: Sequence[str] = ()) -> str | None:
-        """Return a file, none of `gone`, that may not be beside one of this path: as its folder, below it, or of the other case."""
-        parents = ["/".join(path.split("/")[:count]) for count in range(1, path.count("/") + 1)]
-        collides = or_(
-            tables.file.c.path.in_(parents),
-            func.starts_with(tables.file.c.path, f"{path}/"),
-            func.lower(tables.file.c.path) == func.lower(path),
-        )
-        wanted = (tables.file.c.org == org, tables.file.c.path != path, tables.file.c.path.not_in(gone), collides)
-        rows = await self._all(select(tables.file.c.path).where(*wanted).order_by(tables.file.c.path).limit(1))
-        return rows[0]["path"] if rows else None
 
     async def workflow(self, org: str, name: str) -> tuple[WorkflowEntry, int] | None:
         """Return a workflow and the sequence that it reflects."""

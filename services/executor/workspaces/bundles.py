@@ -30,6 +30,8 @@ from shared.errors import NotFound
 # Trees on disk, and bytes of their files and of what these compile to, a file that several share counted once.
 MOST_TREES = 500
 MOST_BYTES = 1 << 30
+# Objects that are fetched at a time, for one tree; of each a chunk is in memory.
+AT_ONCE = 16
 # Seconds within which an object that no tree has yet will be part of one.
 YOUNG = 60.0
 
@@ -145,8 +147,7 @@ class Bundles:
         lock = self._locks.setdefault(name, asyncio.Lock())
         async with lock:
             if not folder.is_dir():
-                for sha256 in set(files.values()):
-                    await self._object(sha256)
+                await tasks.each(AT_ONCE, set(files.values()), self._object)
                 await asyncio.to_thread(self._link, files, folder)
                 self._trees[name] = None
                 with self.held(folder):

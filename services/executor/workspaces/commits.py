@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any
+
+from sqlalchemy import RowMapping
 
 from services.executor import domain
 from services.executor.workspaces.registration import Registration, RegistrationDeps, registration
 from services.executor.workspaces.views import file_view, workflow_entry
-from shared import aggregate, db, errors
+from shared import aggregate, db, tasks
 from shared.envelope import Sealed, derived_id, rfc3339
-from shared.errors import Invalid, NotFound, PreconditionFailed, Unavailable
+from shared.errors import NotFound, PreconditionFailed, Unavailable
 from shared.messages import FileChanged, FileRemoved, WorkflowChanged, WorkflowRemoved, declaration_of
 from shared.messages.declaration import hashed_key
 from shared.questions import Command, fitting
@@ -20,17 +21,15 @@ from shared.questions.executor import CommitFiles, Committed, FileChange, FileVi
 # Look-ups that wait for the broker or the database at a time, for one commit.
 AT_ONCE = 16
 
-A = TypeVar("A")
-B = TypeVar("B")
-
 
 async def commit_files(command: CommitFiles, deps: RegistrationDeps) -> Committed:
     """Change many files and register the workspace's workflows once."""
     registered = await _commit(command, command.changes, deps)
+    # One that is not there any more was removed by a later commit, before this one was answered.
     paths = [change.path for change in command.changes if change.sha256 is not None]
+    rows = await deps.store.files_at(command.org, paths)
     return Committed(
-        # One that is not there any more was removed by a later commit, before this one was answered.
-        files=[view for path in paths if (view := await _view(command.org, path, registered, deps, own=True)) is not None],
+        files=[_view(rows[path], registered, own=True) for path in paths if path in rows],
         removed=[change.path for change in command.changes if change.sha256 is None],
         problems=fitting(registered.problems),
     )
@@ -40,10 +39,10 @@ async def put_file(command: PutFile, deps: RegistrationDeps) -> FileView:
     """Change one file, likewise."""
     change = FileChange(path=command.path, sha256=command.sha256, size=command.size, expected=command.expected)
     registered = await _commit(command, [change], deps)
-    view = await _view(command.org, command.path, registered, deps, own=False)
-    if view is None:
+    row = await deps.store.file(command.org, command.path)
+    if row is None:
         raise NotFound(f"there is no file {command.path}")
-    return view
+    return _view(row, registered, own=False)
 
 
 async def remove_file(command: RemoveFile, deps: RegistrationDeps) -> FileView:
@@ -57,11 +56,16 @@ async def remove_file(command: RemoveFile, deps: RegistrationDeps) -> FileView:
 
 async def _commit(command: Command, changes: list[FileChange], deps: RegistrationDeps) -> Registration:
     """Record the changes, unless an earlier sending of the command has, and with them what they make of the workflows."""
-    domain.check_changes({change.path: change.sha256 for change in changes}, len(changes))
-    await _each((change for change in changes if change.sha256 is not None), lambda change: _check_content(change, deps))
+    domain.check_changes([change.path for change in changes])
+    new = [change for change in changes if change.sha256 is not None]
+    await tasks.each(AT_ONCE, new, lambda change: _check_content(change, deps))
     org = command.org
+    keys = [hashed_key(org, change.path) for change in changes]
     async with db.held_lock(deps.database_url, f"workspace {org}", service="executor"):
-        befores = await _each(changes, lambda change: aggregate.last(deps.bus.client, "file", hashed_key(org, change.path)))
+        # The rows say what there is besides: an earlier commit, of whatever replica, may not be in them yet.
+        if not await deps.catalog.caught_up(await aggregate.newest(deps.bus.client, "file", "workflow")):
+            raise Unavailable("the rows of the workspace are behind")
+        befores = await tasks.each(AT_ONCE, keys, lambda key: aggregate.last(deps.bus.client, "file", key))
         sealed = [_sealed(command, change, deps) for change in changes]
         appends: list[tuple[Sealed[Any], int]] = []
         files = await deps.store.tree(org)
@@ -71,16 +75,17 @@ async def _commit(command: Command, changes: list[FileChange], deps: Registratio
                 _expect(change, before)
                 if change.sha256 is not None or _is_there(before):
                     appends.append((one, before.sequence if before else 0))
-            await _check_places(org, changes, deps)
             files = domain.changed_tree(files, {change.path: change.sha256 for change in changes})
+            # Aside: a workspace may have very many files.
+            await asyncio.to_thread(domain.check_places, files, [change.path for change in changes if change.path in files])
         try:
             found = await registration(org, files, [change.path for change in changes], deps)
         except Unavailable:
             # The files are safe all the same; the command that is sent again finds them, and registers them.
             await _record(appends, [], org, deps)
             raise
-        keys = [change.key for change in found.changes]
-        lasts = await _each(keys, lambda key: aggregate.last(deps.bus.client, "workflow", key))
+        served = [change.key for change in found.changes]
+        lasts = await tasks.each(AT_ONCE, served, lambda key: aggregate.last(deps.bus.client, "workflow", key))
         for message, last in zip(found.changes, lasts, strict=True):
             id_ = derived_id(command.id, declaration_of(message).type, message.name)
             appends.append((deps.bus.seal(message, org=org, id=id_), last.sequence if last else 0))
@@ -97,11 +102,14 @@ async def _record(
     last = 0
     for batch in aggregate.batches(appends):
         last = await aggregate.append_together(deps.bus.client, batch)
-    for number, message in enumerate(reversed(changes)):
-        entry = None
-        if isinstance(message, WorkflowChanged):
-            entry = workflow_entry(message, org, rfc3339(appends[-1 - number][0].envelope.time))
-        await deps.workflows.put(message.key, last - number, entry)
+    times = [rfc3339(sealed.envelope.time) for sealed, _ in appends[len(appends) - len(changes) :]]
+
+    async def register(number: int) -> None:
+        message = changes[number]
+        entry = workflow_entry(message, org, times[number]) if isinstance(message, WorkflowChanged) else None
+        await deps.workflows.put(message.key, last - len(changes) + 1 + number, entry)
+
+    await tasks.each(AT_ONCE, range(len(changes)), register)
     await deps.catalog.caught_up(last)
 
 
@@ -121,18 +129,6 @@ async def _check_content(change: FileChange, deps: RegistrationDeps) -> None:
         raise NotFound(f"the content {sha256[:12]}… of {change.path} was not uploaded")
 
 
-async def _check_places(org: str, changes: list[FileChange], deps: RegistrationDeps) -> None:
-    gone = [change.path for change in changes if change.sha256 is None]
-
-    async def check(change: FileChange) -> None:
-        other = await deps.store.in_the_way(org, change.path, gone)
-        if other is not None:
-            complaint = domain.clash(change.path, other)
-            raise Invalid(f"{change.path} cannot be put there: {complaint}", errors=(errors.Problem("path", complaint),))
-
-    await _each((change for change in changes if change.sha256 is not None), check)
-
-
 def _is_there(before: aggregate.Stored | None) -> bool:
     return before is not None and before.envelope.type != declaration_of(FileRemoved).type
 
@@ -146,19 +142,7 @@ def _expect(change: FileChange, before: aggregate.Stored | None) -> None:
         raise PreconditionFailed(f"{change.path} is {found[:12] or 'not there'}, not {change.expected[:12] or 'absent'}")
 
 
-async def _view(org: str, path: str, registered: Registration, deps: RegistrationDeps, *, own: bool) -> FileView | None:
-    """Return a file with the problems of the workspace, or with those of its `own` only; None when it is not there."""
-    row = await deps.store.file(org, path)
-    if row is None:
-        return None
-    names = [workflow.name for workflow in registered.workflows if workflow.path == path]
-    return file_view(row, names, [problem for problem in registered.problems if not own or problem.path == path])
-
-
-async def _each(items: Iterable[A], look: Callable[[A], Awaitable[B]]) -> list[B]:
-    """Return what `look` returns for each item, in order, `AT_ONCE` at a time. Raises what the first of them raises."""
-    left, found = list(items), list[B]()
-    while left:
-        now, left = left[:AT_ONCE], left[AT_ONCE:]
-        found += await asyncio.gather(*map(look, now))
-    return found
+def _view(row: RowMapping, registered: Registration, *, own: bool) -> FileView:
+    """Return a file with the problems of the workspace, or with those of its `own` only."""
+    names = [workflow.name for workflow in registered.workflows if workflow.path == row["path"]]
+    return file_view(row, names, [problem for problem in registered.problems if not own or problem.path == row["path"]])
