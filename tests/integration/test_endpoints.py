@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from services.gateway.api import served
 from services.gateway.api.application import ENDPOINTS
@@ -43,6 +44,20 @@ def test_an_endpoint_made_of_data_is_the_one_that_is_declared_in_place() -> None
     )
     assert made == poke
     assert made.parts == ["name"]
+
+
+def test_a_role_or_an_audit_that_nobody_would_see_to_cannot_be_declared() -> None:
+    async def direct(request: web.Request) -> web.Response:
+        raise NotImplementedError
+
+    async def called(call: Call[None, None]) -> None:
+        raise NotImplementedError
+
+    with pytest.raises(TypeError):
+        endpoint("GET", "/a", role="viewer")(direct)
+    with pytest.raises(TypeError):
+        endpoint("GET", "/a", role=None, audit=Audit("a", "b"))(called)
+    assert endpoint("GET", "/a", role=None)(direct).is_direct
 
 
 async def test_a_caller_without_the_role_is_refused_everywhere_and_every_attempt_is_audited(

@@ -183,6 +183,13 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     every_org: bool = False
     example: Example = Example()
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for what nobody would carry out."""
+        if self.role is not None and self.is_direct:
+            raise TypeError(f"{self.name} is given the request before its caller is known, and so can need no role")
+        if self.role is None and self.audit is not None:
+            raise TypeError(f"{self.name} is audited, and so has to know its caller by a role")
+
     @property
     def parts(self) -> list[str]:
         """Return the names of the path's parts, in order."""
