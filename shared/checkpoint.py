@@ -6,14 +6,14 @@ import functools
 from collections.abc import Sequence
 
 import asyncpg
-from sqlalchemy import MetaData, bindparam, func, literal_column, select, text
+from sqlalchemy import MetaData, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared import db
 from shared.db import Connection
 from shared.questions.declaration import Position
-from shared.statements import Compiled, Statement
+from shared.statements import Compiled, Statement, parameter
 from shared.tables import checkpoint_in
 
 ELSEWHERE = "another writer has moved the checkpoint"
@@ -25,7 +25,7 @@ class CheckpointMoved(Exception):
 
 _CHECKPOINT = checkpoint_in(MetaData())
 _FRESH = insert(_CHECKPOINT).values(
-    {**{name: bindparam(name, required=True) for name in ("projection", "stream", "incarnation")}, "last_seq": literal_column("0")}
+    {**{name: parameter(name) for name in ("projection", "stream", "incarnation")}, "last_seq": literal_column("0")}
 )
 _BEGIN = Compiled(
     _FRESH.on_conflict_do_update(
@@ -34,7 +34,7 @@ _BEGIN = Compiled(
         where=_CHECKPOINT.c.incarnation != _FRESH.excluded.incarnation,
     )
 )
-_LAST = select(_CHECKPOINT.c.last_seq).where(_CHECKPOINT.c.projection == bindparam("projection", required=True))
+_LAST = select(_CHECKPOINT.c.last_seq).where(_CHECKPOINT.c.projection == parameter("projection"))
 _COMPILED_LAST = Compiled(_LAST)
 
 

@@ -1,4 +1,4 @@
-"""Statements of the Postgres driver, compiled once from SQLAlchemy Core: what projections run, with no engine in between."""
+"""Statements of the Postgres driver, compiled once from SQLAlchemy Core: what projections run, and questions often."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from operator import getitem
 from typing import Any, NamedTuple
 
 import asyncpg
-from sqlalchemy import ARRAY, Column, String, Table, TableValuedAlias, Text, bindparam, func, select
+from sqlalchemy import ARRAY, BindParameter, Column, String, Table, TableValuedAlias, Text, bindparam, func, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.sql.base import Executable
@@ -48,11 +48,16 @@ class Compiled:
         return self(**{name: [get(row, name) for row in every] for name in self._names if name not in self._literals})
 
 
+def parameter(name: str, type_: Any = None) -> BindParameter[Any]:
+    """Return a parameter of a statement; compared with a column it has the column's type."""
+    return bindparam(name, type_=type_, required=True)
+
+
 def given(*columns: Column[Any]) -> TableValuedAlias:
     """Return rows of these columns as they are given to a statement: a parameter each, of its name, which is an array."""
     # An array has no collation.
     kinds = {column.name: Text() if isinstance(column.type, String) else column.type for column in columns}
-    arrays = (bindparam(name, type_=ARRAY(kind), required=True) for name, kind in kinds.items())
+    arrays = (parameter(name, ARRAY(kind)) for name, kind in kinds.items())
     return func.unnest(*arrays).table_valued(*(Column(name, kind) for name, kind in kinds.items())).render_derived("given")
 
 

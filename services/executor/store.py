@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     Executable,
     RowMapping,
     Text,
     any_,
-    bindparam,
     delete,
     func,
     select,
@@ -29,8 +29,42 @@ from services.executor.runs.steps import Place, Step
 from shared.db import Connection, transaction
 from shared.envelope import rfc3339
 from shared.questions.executor import WorkflowEntry
-from shared.statements import Compiled, Statement, inserted, overwriting
+from shared.statements import Compiled, Statement, inserted, overwriting, parameter
 from shared.streams import PRIORITIES
+
+_ORG, _IDS = parameter("org"), parameter("ids", ARRAY(Text))
+_RUN_OF = Compiled(select(tables.run.c.org, tables.run.c.state).where(tables.run.c.id == parameter("id")))
+_OF_CHAIN = (
+    select(tables.run.c.id)
+    .where(tables.run.c.org == _ORG, tables.run.c.chain == parameter("chain"))
+    .limit(parameter("most", BigInteger))
+    .subquery()
+)
+_LENGTH_OF_CHAIN = Compiled(select(func.count().label("n")).select_from(_OF_CHAIN))
+_WAITS_OVER = Compiled(
+    select(tables.step.c.kind, tables.step.c.name, tables.step.c.ordinal).where(
+        tables.step.c.id == parameter("run"), text("kind IN ('sleep', 'signal', 'run')")
+    )
+)
+_FILE = Compiled(select(tables.file).where(tables.file.c.org == _ORG, tables.file.c.path == parameter("path")))
+_TREE = Compiled(select(tables.file.c.path, tables.file.c.sha256).where(tables.file.c.org == _ORG))
+_WORKFLOW = Compiled(
+    select(tables.workflow.c.entry, tables.workflow.c.version).where(
+        tables.workflow.c.org == _ORG, tables.workflow.c.name == parameter("name")
+    )
+)
+_NEWEST_VERSION = Compiled(
+    select(tables.workflow.c.entry["version"].as_string().label("newest"))
+    .where(tables.workflow.c.org == _ORG)
+    .order_by(tables.workflow.c.version.desc())
+    .limit(1)
+)
+_WORKFLOWS = Compiled(
+    select(tables.workflow.c.entry)
+    .where(tables.workflow.c.org == any_(parameter("orgs", ARRAY(Text))), tables.workflow.c.name > parameter("after"))
+    .order_by(tables.workflow.c.name, tables.workflow.c.org)
+    .limit(parameter("limit", BigInteger))
+)
 
 
 class ExecutorStore:
@@ -41,7 +75,7 @@ class ExecutorStore:
 
     async def run(self, org: str | None, id_: str) -> RunState | None:
         """Return a run as the projection knows it; of any organization for None."""
-        rows = await self._all(select(tables.run.c.org, tables.run.c.state).where(tables.run.c.id == id_))
+        rows = await self._all(_RUN_OF(id=id_))
         return _state(rows[0]["state"]) if rows and org in {None, rows[0]["org"]} else None
 
     async def runs(
@@ -110,19 +144,16 @@ class ExecutorStore:
 
     async def length_of_chain(self, org: str, chain: str, most: int) -> int:
         """Return how many runs of a chain were started by other runs of it, counting up to `most`."""
-        counted = select(tables.run.c.id).where(tables.run.c.org == org, tables.run.c.chain == chain).limit(most).subquery()
-        return int((await self._all(select(func.count().label("n")).select_from(counted)))[0]["n"])
+        (counted,) = await self._all(_LENGTH_OF_CHAIN(org=org, chain=chain, most=most))
+        return int(counted["n"])
 
     async def waits_over(self, run_id: str) -> set[StepId]:
         """Return the waits of a run that its rows know to be over."""
-        statement = select(tables.step.c.kind, tables.step.c.name, tables.step.c.ordinal).where(
-            tables.step.c.id == run_id, tables.step.c.kind.in_(("sleep", "signal", "run"))
-        )
-        return {(row["kind"], row["name"], row["ordinal"]) for row in await self._all(statement)}
+        return {(row["kind"], row["name"], row["ordinal"]) for row in await self._all(_WAITS_OVER(run=run_id))}
 
     async def file(self, org: str, path: str) -> RowMapping | None:
         """Return one file."""
-        rows = await self._all(select(tables.file).where(tables.file.c.org == org, tables.file.c.path == path))
+        rows = await self._all(_FILE(org=org, path=path))
         return rows[0] if rows else None
 
     async def files_at(self, org: str, paths: Sequence[str]) -> dict[str, RowMapping]:
@@ -137,35 +168,31 @@ class ExecutorStore:
 
     async def tree(self, org: str) -> dict[str, str]:
         """Return the SHA-256 of every file of a workspace by path."""
-        rows = await self._all(select(tables.file.c.path, tables.file.c.sha256).where(tables.file.c.org == org))
+        rows = await self._all(_TREE(org=org))
         return {row["path"]: row["sha256"] for row in rows}
 
     async def workflow(self, org: str, name: str) -> tuple[WorkflowEntry, int] | None:
         """Return a workflow and the sequence that it reflects."""
-        statement = select(tables.workflow.c.entry, tables.workflow.c.version).where(
-            tables.workflow.c.org == org, tables.workflow.c.name == name
-        )
-        rows = await self._all(statement)
+        rows = await self._all(_WORKFLOW(org=org, name=name))
         return (_entry(rows[0]["entry"]), rows[0]["version"]) if rows else None
 
     async def newest_version(self, org: str) -> str | None:
         """Return the version of the workflow that was registered last; None where nothing is served."""
-        workflow = tables.workflow
-        newest = workflow.c.entry["version"].as_string().label("newest")
-        rows = await self._all(select(newest).where(workflow.c.org == org).order_by(workflow.c.version.desc()).limit(1))
+        rows = await self._all(_NEWEST_VERSION(org=org))
         return rows[0]["newest"] if rows else None
 
     async def workflows(self, orgs: Iterable[str], after: str = "", limit: int = 10_000) -> list[WorkflowEntry]:
         """Return workflows of these organizations by name."""
-        wanted = (tables.workflow.c.org.in_(list(orgs)), tables.workflow.c.name > after)
-        statement = (
-            select(tables.workflow.c.entry).where(*wanted).order_by(tables.workflow.c.name, tables.workflow.c.org).limit(limit)
-        )
-        return [_entry(row["entry"]) for row in await self._all(statement)]
+        found = await self._all(_WORKFLOWS(orgs=list(orgs), after=after, limit=limit))
+        return [_entry(row["entry"]) for row in found]
 
-    async def _all(self, statement: Executable, parameters: dict[str, Any] | None = None) -> list[RowMapping]:
+    async def _all(self, statement: Statement | Executable, parameters: dict[str, Any] | None = None) -> list[RowMapping]:
         async with transaction(self._engine) as connection:
-            return list((await connection.execute(statement, parameters)).mappings().all())
+            if isinstance(statement, Statement):
+                rows = await connection.exec_driver_sql(statement.sql, statement.values)
+            else:
+                rows = await connection.execute(statement, parameters)
+            return list(rows.mappings().all())
 
 
 _RANKS: dict[str, int] = {priority: rank for rank, priority in enumerate(PRIORITIES)}
@@ -174,7 +201,6 @@ _RANKS: dict[str, int] = {priority: rank for rank, priority in enumerate(PRIORIT
 # -- writes, by the projections -----------------------------------------------------------------------------------------------
 
 
-_IDS = bindparam("ids", type_=ARRAY(Text), required=True)
 _STATES = Compiled(select(tables.run.c.id, tables.run.c.state).where(tables.run.c.id == any_(_IDS)))
 _LAST_LINES = Compiled(
     select(tables.line.c.run, func.max(tables.line.c.n).label("n"))
@@ -198,9 +224,9 @@ _PUT_STEPS = Compiled(inserted(tables.step, *tables.step.c.keys()).on_conflict_d
 _PUT_LINES = Compiled(inserted(tables.line, *tables.line.c.keys()))
 _PUT_FILE = Compiled(overwriting(insert(tables.file), "sha256", "size", "updated_at", "version"))
 _PUT_WORKFLOW = Compiled(overwriting(insert(tables.workflow), "entry", "version"))
-_REMOVE_FILE = Compiled(delete(tables.file).where(tables.file.c.org == bindparam("org"), tables.file.c.path == bindparam("path")))
+_REMOVE_FILE = Compiled(delete(tables.file).where(tables.file.c.org == _ORG, tables.file.c.path == parameter("path")))
 _REMOVE_WORKFLOW = Compiled(
-    delete(tables.workflow).where(tables.workflow.c.org == bindparam("org"), tables.workflow.c.name == bindparam("name"))
+    delete(tables.workflow).where(tables.workflow.c.org == _ORG, tables.workflow.c.name == parameter("name"))
 )
 
 

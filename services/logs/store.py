@@ -14,7 +14,6 @@ from sqlalchemy import (
     RowMapping,
     Text,
     any_,
-    bindparam,
     delete,
     func,
     literal_column,
@@ -33,7 +32,7 @@ from services.logs.domain import Row
 from services.logs.tables import conversion, message
 from shared.db import Connection
 from shared.envelope import rfc3339
-from shared.statements import Compiled, Statement, given
+from shared.statements import Compiled, Statement, given, parameter
 
 _COLUMNS = [column for column in message.c if column.name != "tsv"]
 _GIVEN = given(*_COLUMNS, Column("words", Text))
@@ -47,27 +46,25 @@ _INSERT = Compiled(
 )
 _WORKFLOWS = Compiled(
     select(message.c.run, message.c.data.op("->>")(literal_column("'workflow'")).label("workflow")).where(
-        message.c.run == any_(bindparam("runs", type_=ARRAY(Text), required=True)),
+        message.c.run == any_(parameter("runs", ARRAY(Text))),
         message.c.type == "run.requested",
     )
 )
 _KEY = ("time", "incarnation", "seq")
-_CONVERTED = conversion.c.name == bindparam("conversion", required=True)
+_CONVERTED = conversion.c.name == parameter("conversion")
 _CONVERSION = Compiled(select(conversion.c.time, conversion.c.stream, conversion.c.seq).where(_CONVERTED).with_for_update())
 _MOVE_CONVERSION = Compiled(
-    update(conversion)
-    .where(_CONVERTED)
-    .values({name: bindparam(f"to_{name}", required=True) for name in ("time", "stream", "seq")})
+    update(conversion).where(_CONVERTED).values({name: parameter(f"to_{name}") for name in ("time", "stream", "seq")})
 )
 _END_CONVERSION = Compiled(delete(conversion).where(_CONVERTED))
 _PLACE = tuple_(message.c.time, message.c.stream, message.c.seq)
-_BEFORE = tuple_(*(bindparam(name, type_=message.c[name].type, required=True) for name in ("time", "stream", "seq")))
+_BEFORE = tuple_(*(parameter(name, message.c[name].type) for name in ("time", "stream", "seq")))
 # By itself, so that an index is walked from there on: joined, all that is left would be sorted each time.
 _UNCONVERTED = Compiled(
     select(*(message.c[name] for name in ("time", "stream", "incarnation", "seq", "key", "document")))
     .where(message.c.line == literal_column("0"), _PLACE < _BEFORE)
     .order_by(message.c.time.desc(), message.c.stream.desc(), message.c.seq.desc())
-    .limit(bindparam("limit", required=True))
+    .limit(parameter("limit"))
 )
 
 
