@@ -26,13 +26,13 @@ from shared.encryption import Keyring
 from shared.errors import NotFound
 from shared.expressions.pool import Expressions, evaluating
 from shared.messages.declaration import hashed_key
+from shared.owners.keeper import Keeper
+from shared.owners.rows import ResourceRows
 from shared.projection import Projection, started
 from shared.questions.events import MappingView
 from shared.questions.executor import FindWorkflow, WorkflowEntry, WorkflowFound
 from shared.registry import Entry, RegistryView, RegistryWriter
 from shared.resources import SourceEntry, SubscriptionEntry
-from shared.resources.keeper import Keeper
-from shared.resources.rows import ResourceRows
 from shared.service import Runtime
 
 

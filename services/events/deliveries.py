@@ -18,6 +18,7 @@ from shared.envelope import Envelope, derived_id, open_message, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, NotFound, TooMany, Unavailable
 from shared.messages import EventAccepted, WebhookReceived
 from shared.messages.declaration import declaration_of
+from shared.owners.rows import ResourceRows
 from shared.projection import Projection
 from shared.pull import StreamError, api_request
 from shared.questions import MOST_ITEMS, Position, fitting
@@ -33,7 +34,6 @@ from shared.questions.events import (
     RetryDelivery,
     SubscriptionTaken,
 )
-from shared.resources.rows import ResourceRows
 
 # Seconds that a retry waits, at most, for the rows of each stream.
 CAUGHT_UP = 1.0

@@ -26,8 +26,8 @@ from shared.messages import (
     RunRequested,
     WebhookReceived,
 )
+from shared.owners.catalog import catalog_of
 from shared.projected import Apply, Projected, Recorded, in_batches
-from shared.resources.catalog import catalog_of
 from shared.runs import status_after, status_of
 from shared.statements import Statement
 

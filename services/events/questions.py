@@ -10,10 +10,10 @@ import msgspec
 from services.events import deliveries
 from services.events.adapters import DESCRIPTIONS
 from shared.asking import Questions
+from shared.owners.answering import Keepers, questions_of
+from shared.owners.keeper import Keeper
 from shared.questions.events import AdapterView, GetMapping, ListAdapters, MappingView
 from shared.questions.resources import GetResource
-from shared.resources.answering import Keepers, questions_of
-from shared.resources.keeper import Keeper
 
 
 class EventsDeps(deliveries.DeliveryDeps, Keepers, Protocol):

@@ -9,9 +9,9 @@ import msgspec
 import structlog
 
 from shared.errors import Unavailable
+from shared.owners.rules import Derive
 from shared.registry import RegistryView, RegistryWriter
 from shared.resources import Resource
-from shared.resources.rules import Derive
 
 PAUSE = 1.0
 

@@ -15,15 +15,15 @@ from shared.errors import Invalid, NotFound, Problem
 from shared.expressions.pool import Expressions, Trouble
 from shared.expressions.syntax import syntax_of
 from shared.organizations import PLATFORM
+from shared.owners.catalogued import Catalogued
+from shared.owners.keeper import Keeper
+from shared.owners.rows import ResourceRows
+from shared.owners.rules import Derive, Draft, Rules, nothing
 from shared.projection import Projection
 from shared.questions.events import AdapterView
 from shared.resources import Resource, Source, Subscription
 from shared.resources.integration import Integration
-from shared.resources.keeper import Keeper
 from shared.resources.mapping import Mapping as MappingSpec
-from shared.resources.owner import Catalogued
-from shared.resources.rows import ResourceRows
-from shared.resources.rules import Derive, Draft, Rules, nothing
 from shared.schemas import checker_of
 
 # Each subscription of a source is looked at for each of its events.

@@ -20,9 +20,9 @@ from shared import service
 from shared.bus import Bus, connected
 from shared.db import open_engine
 from shared.encryption import Keyring
+from shared.owners.keeper import Keeper
+from shared.owners.rows import ResourceRows
 from shared.projection import started
-from shared.resources.keeper import Keeper
-from shared.resources.rows import ResourceRows
 from shared.service import Runtime
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from nats.aio.client import Client
 
+from shared.owners.catalog import catalog_of
 from shared.projected import Projected
-from shared.resources.catalog import catalog_of
 
 
 def projected(client: Client) -> list[Projected]:

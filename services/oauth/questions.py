@@ -12,9 +12,9 @@ from services.oauth.vault import Vault
 from shared.asking import Questions
 from shared.bus import Bus
 from shared.errors import NotFound, Unavailable
+from shared.owners.answering import Keepers, questions_of
+from shared.owners.rows import ResourceRows
 from shared.questions.oauth import GetSecret, GetToken, GetVariable, SecretGiven, Token, VariableView
-from shared.resources.answering import Keepers, questions_of
-from shared.resources.rows import ResourceRows
 
 _log = structlog.get_logger()
 

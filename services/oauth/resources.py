@@ -11,12 +11,12 @@ from services.oauth.store import KeptStore
 from services.oauth.vaulted import Vaulted
 from shared.bus import Bus
 from shared.encryption import Keyring
+from shared.owners.catalogued import Catalogued
+from shared.owners.keeper import Keeper
+from shared.owners.rows import ResourceRows
+from shared.owners.rules import Draft, Rules
 from shared.projection import Projection
 from shared.resources import Connection, Secret, Variable
-from shared.resources.keeper import Keeper
-from shared.resources.owner import Catalogued
-from shared.resources.rows import ResourceRows
-from shared.resources.rules import Draft, Rules
 
 
 class Connections(Rules[Connection]):

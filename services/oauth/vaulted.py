@@ -15,11 +15,11 @@ from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Conflict, Unavailable
+from shared.owners.keeper import Keeper
+from shared.owners.rules import Draft, Rules
 from shared.questions.declaration import Done
 from shared.questions.resources import ListResources, PutResource, RemoveResource, Shown
 from shared.resources import Resource, Spec
-from shared.resources.keeper import Keeper
-from shared.resources.rules import Draft, Rules
 
 # So often a command begins again when others change the same row at the same time.
 TRIES = 5

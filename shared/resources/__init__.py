@@ -1,7 +1,7 @@
 """Every resource of Millrace: what has a name in an organization and a desired state, declared once, one noun in a file.
 
 From `@resource(...)` above a spec follow its messages, rows, registry, questions and commands, endpoints, their part of the OpenAPI
-document, and the verbs of the command line. Its owner adds `Rules`: what no schema can say, and what is shown besides.
+document, and the verbs of the command line; `shared.owners` holds what follows for their owners.
 """
 
 from shared.resources.connection import Connection

@@ -12,9 +12,9 @@ from services.events.resources import Mappings
 from shared.bus import Bus
 from shared.db import counting, open_engine
 from shared.errors import Invalid, NotFound, PreconditionFailed, Problem
+from shared.owners.rows import ResourceRows
 from shared.questions.events import GetMapping, MappingView
 from shared.questions.resources import PutResource
-from shared.resources.rows import ResourceRows
 from tests.support.inside import bus_of, running
 from tests.support.resources import got, listed, putting, removing, told
 from tests.support.servers import Place

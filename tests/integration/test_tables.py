@@ -9,7 +9,7 @@ from sqlalchemy import Connection, MetaData, text
 
 from services.oauth import store as vault
 from shared.db import open_engine
-from shared.resources import rows
+from shared.owners import rows
 from tests.support.servers import Place
 
 DECLARED: list[tuple[str, MetaData]] = [("events", rows.METADATA), ("oauth", rows.METADATA), ("oauth", vault.METADATA)]

@@ -17,7 +17,7 @@ SHARED = {
     "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors",
     "health", "health_server", "http", "leader", "letters", "log", "messages", "metrics", "organizations", "projected",
     "projection", "pull", "questions", "registry", "resources", "runs", "salvage", "schemas", "sending", "service", "statements",
-    "streams", "suspects", "tables", "tasks", "values", "verification",
+    "owners", "streams", "suspects", "tables", "tasks", "values", "verification",
     "expressions",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",

@@ -11,11 +11,11 @@ from nats.aio.client import Client
 
 from shared.envelope import rfc3339
 from shared.messages.declaration import Message
+from shared.owners import rows
+from shared.owners.rules import Derive, nothing
 from shared.projected import Projected, Projections, Recorded, one_by_one
 from shared.registry import RegistryWriter
-from shared.resources import rows
 from shared.resources.declaration import KINDS, Kind, Resource, ResourceChanged, ResourceRemoved
-from shared.resources.rules import Derive, nothing
 from shared.statements import Statement
 
 

@@ -12,6 +12,7 @@ import msgspec
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Invalid, NotFound, Problem, Unavailable
+from shared.owners.rules import Draft, Rules
 from shared.questions.declaration import MOST_ITEMS, Done, fitting
 from shared.questions.resources import (
     Change,
@@ -24,7 +25,6 @@ from shared.questions.resources import (
     ShownPage,
 )
 from shared.resources.declaration import KINDS, Kind, Resource, Spec
-from shared.resources.rules import Draft, Rules
 from shared.values import check, fitted
 
 S = TypeVar("S", bound=Spec)

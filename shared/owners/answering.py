@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from shared.asking import Questions
 from shared.errors import NotFound
+from shared.owners.keeper import Keeper
 from shared.questions.declaration import Done
 from shared.questions.resources import (
     FindResource,
@@ -19,7 +20,6 @@ from shared.questions.resources import (
     ShownPage,
     to,
 )
-from shared.resources.keeper import Keeper
 
 
 class Keepers(Protocol):

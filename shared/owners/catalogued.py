@@ -12,14 +12,14 @@ from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.envelope import rfc3339
 from shared.errors import Invalid, NotFound, Problem
+from shared.owners.catalog import Entries, made
+from shared.owners.keeper import Keeper
+from shared.owners.rows import ResourceRows
+from shared.owners.rules import Derive, Draft, Rules, nothing
 from shared.projection import Projection
 from shared.questions.declaration import Done
 from shared.questions.resources import Change, Found, ListResources, PutResource, RemoveResource, Shown
-from shared.resources.catalog import Entries, made
 from shared.resources.declaration import KINDS, Resource, ResourceChanged, ResourceRemoved, Spec
-from shared.resources.keeper import Keeper
-from shared.resources.rows import ResourceRows
-from shared.resources.rules import Derive, Draft, Rules, nothing
 
 EVERY_ORG = "*"
 
