@@ -37,7 +37,7 @@ from shared.service import Runtime
 
 
 class Events:
-    """What handlers, questions and projections of this service share."""
+    """The parts that handlers, questions and projections of this service share."""
 
     def __init__(self, settings: EventsSettings, bus: Bus, engine: AsyncEngine, expressions: Expressions, runtime: Runtime) -> None:
         self.bus = bus

@@ -44,7 +44,7 @@ LATER = 0.5
 
 
 class DeliveryDeps(HandlerDeps, Protocol):
-    """What these questions and commands need besides."""
+    """Further dependencies of these questions and commands."""
 
     bus: Bus
     store: EventsStore

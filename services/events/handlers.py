@@ -43,7 +43,7 @@ _log = structlog.get_logger()
 
 
 class HandlerDeps(Protocol):
-    """What the handlers need."""
+    """Dependencies of the handlers."""
 
     bodies: Blobs
     expressions: Expressions

@@ -95,7 +95,7 @@ async def runs(batch: Sequence[Recorded], _connection: Connection) -> list[State
             status = status_after(statuses.get(run), status_of(message))
             if status is not None:
                 statuses[run] = status
-    # Who was asked for and began in one batch needs no second statement.
+    # A run that was requested and began in one batch needs no second statement.
     rows = [row | {"status": statuses.pop(run, "queued")} for run, row in asked.items()]
     statements = [store.note_runs(rows)] if rows else []
     if chained:
@@ -108,7 +108,7 @@ async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[State
     statements = []
     for at in batch:
         message = at.message
-        # What a projection could not make a row of was handled all the same.
+        # A message that a projection could not make a row of was handled all the same.
         if not isinstance(message, DeadLettered) or message.place is not None:
             continue
         try:

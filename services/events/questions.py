@@ -17,7 +17,7 @@ from shared.questions.resources import GetResource
 
 
 class EventsDeps(deliveries.DeliveryDeps, Keepers, Protocol):
-    """What questions and commands need."""
+    """Dependencies of questions and commands."""
 
 
 async def get_mapping(asked: GetMapping, deps: Keepers) -> MappingView:

@@ -1,4 +1,4 @@
-"""What no schema can say of this service's resources: sources, subscriptions, integrations and mappings."""
+"""Rules of this service's resources that no schema can state: sources, subscriptions, integrations and mappings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a delivery was routed, as far as its messages tell: pure, and the same whatever the batches in which they come."""
+"""Folds a delivery's messages into its routing: pure, and the same whatever the batches in which they come."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from shared.runs import STATUSES
 
 # Of several outcomes of a delivery the one that needs a person counts.
 OUTCOMES = ("accepted", "filtered", "routed", "unroutable")
-# What became of a subscription, the first of which a delivery's reason tells. One whose filter failed was not routed.
+# Outcomes of a subscription; a delivery's reason is the first that applies. One whose filter failed was not routed.
 REASONS = ("unroutable", "failed", "filtered")
 # A run of such a status goes on or has succeeded: a retry does not ask for it again.
 DONE = {name for name, status in STATUSES.items() if not status.retried}
 
 
 class SubscriptionOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of an event with one subscription (None: nobody wanted it). `status`: routed, filtered, unroutable, failed."""
+    """The outcome of an event with one subscription (None: none matched). `status`: routed, filtered, unroutable, failed."""
 
     subscription: str | None
     name: str | None
@@ -27,7 +27,7 @@ class SubscriptionOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
-    """How a delivery was routed. `subscriptions` are by the event's number within the delivery and the subscription's id."""
+    """The routing of a delivery. `subscriptions` are by the event's number within the delivery and the subscription's id."""
 
     type: str | None = None
     retried_by: str | None = None

@@ -16,7 +16,7 @@ from shared.questions import Position
 from shared.runs import ENDED, ENDING
 from shared.statements import Statement
 
-# What a retry made of it says more than that it was given up before.
+# The outcome of a retry outweighs that it was given up before.
 STATUS = "CASE WHEN d.dead IS NOT NULL AND d.outcome = 'accepted' THEN 'dead' ELSE d.outcome END"
 DELIVERY = f"""
     SELECT d.id, d.org, d.source, d.received_at, d.correlation_id, d.sequence, d.emitted, d.type, d.retried_by, d.subscriptions,

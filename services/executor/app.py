@@ -50,7 +50,7 @@ _log = structlog.get_logger()
 
 
 class Executor:
-    """What runs, questions and projections of this service share."""
+    """The parts that runs, questions and projections of this service share."""
 
     def __init__(
         self, settings: ExecutorSettings, bus: Bus, engine: AsyncEngine, sandbox: Sandbox, expressions: Expressions
@@ -92,7 +92,7 @@ async def watch_cancellations(bus: Bus, runs: Runs) -> None:
             async with contextlib.aclosing(batches):
                 async for batch in batches:
                     for delivered in batch:
-                        # Whatever the message holds, its subject says which run.
+                        # Whatever the message holds, its subject names the run.
                         runs.cancel(delivered.subject.split(".")[1])
         except (Unavailable, StreamError) as error:
             _log.warning("cancellations.interrupted", reason=str(error))

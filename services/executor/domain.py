@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from shared.errors import Invalid, Problem
 from shared.questions import Position
 
-# Where runs may write in a workspace.
+# The folder of a workspace that runs may write to.
 DATA = "data/"
 # Ended runs are kept on the bus for at least so long, whatever the setting.
 LEAST_KEPT = timedelta(hours=1)
@@ -117,7 +117,7 @@ def without_clashes(tree: dict[str, str]) -> tuple[dict[str, str], dict[str, str
 def kept_from_runs(path: str) -> str | None:
     """Return why runs may not change a file, or None where they may: below `data/`, and never code.
 
-    What a run writes must not become what the organization runs: a module below `data/` would be part of the next bundle.
+    Files that a run writes must not become code: a module below `data/` would be part of the next bundle.
     """
     if not path.startswith(DATA):
         return f"only what is below {DATA!r} is for runs to write"

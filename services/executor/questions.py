@@ -62,7 +62,7 @@ MOST_READ = 4 * 1024 * 1024
 
 
 class QuestionDeps(registration.RegistrationDeps, Protocol):
-    """What questions and commands need."""
+    """Dependencies of questions and commands."""
 
     store: ExecutorStore
     concurrency: ConcurrencySlots
@@ -138,7 +138,7 @@ async def list_steps(question: ListSteps, deps: QuestionDeps) -> StepList:
         page = steps.page_of(found, question.page, results=question.results)
         if state.ended or page.next_cursor is not None:
             return page
-        # What the rows were told since they told of the run comes once more.
+        # Steps stored after the run's row was read come once more from the stream.
         found = [step for step in found if step.place[0] <= state.last_seq]
     async with deps.looks.place():
         async for stored in _history(question.id, deps, after=0 if state is None else state.last_seq):

@@ -1,4 +1,4 @@
-"""What led to a run and what came of it: the messages of its chain as a tree of what people know of. Pure: no I/O, no clock."""
+"""Causes and effects of a run: the messages of its chain as a tree of deliveries, runs and events. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 

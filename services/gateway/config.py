@@ -1,4 +1,4 @@
-"""What the gateway is told by its environment."""
+"""The gateway's settings, from its environment."""
 
 from __future__ import annotations
 

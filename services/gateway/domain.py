@@ -14,7 +14,7 @@ from shared.messages.declaration import KEY
 from shared.values import storable
 
 DEFAULT_ORG = "default"
-# What `?org=` may say, beside a name, where all organizations can be searched.
+# The value of `?org=`, beside a name, where all organizations can be searched.
 EVERY_ORG = "*"
 REDACTED = "[redacted]"
 REDACTED_HEADERS = frozenset(
@@ -27,7 +27,7 @@ REDACTED_HEADERS = frozenset(
     }
 )
 REDACTED_PARAMETERS = frozenset({"access_token"})
-# How far before a run its chain is looked for, where the chain's id does not say when it began.
+# A chain is searched this far before its run, where the chain's id does not say when it began.
 CHAIN_BEFORE = timedelta(days=1)
 # Clocks of two machines differ; a message of a chain may look older than the chain.
 CLOCKS_DIFFER = timedelta(minutes=5)

@@ -1,4 +1,4 @@
-"""Who waits for the end of a run, and how they hear of it: one reader of terminal messages for the whole process."""
+"""Wakes requests that wait for the end of a run: one reader of terminal messages for the whole process."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _NAMED = re.compile(r"\{(?:challenge|digest)\}")
 
 
 class HandshakeAnswer(msgspec.Struct, frozen=True):
-    """What a handshake is answered with, with status 200."""
+    """The answer to a handshake, with status 200."""
 
     body: bytes
     content_type: str

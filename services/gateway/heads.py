@@ -18,7 +18,7 @@ MOST_PARAMETERS = 256
 # Tells whether it was the first line that was too long: aiohttp's error names the limit only.
 MOST_FIELD = MOST_LINE + 1
 
-# How aiohttp and llhttp say that a header stands twice which may stand once.
+# Errors of aiohttp and llhttp for a header that stands twice and may stand once.
 _TWICE = re.compile(r"Duplicate '?([A-Za-z-]+)")
 
 
@@ -100,7 +100,7 @@ class Heads:
     def _break(self, error: Exception) -> None:
         self.broken = True
         if not self.body.is_eof():
-            # Whoever reads it would wait for the rest.
+            # A reader would wait for the rest.
             self.body.set_exception(RequestPayloadError(str(error)))
 
 

@@ -11,10 +11,10 @@ from shared.errors import TooMany, Unavailable
 from shared.http import body_of
 
 MIB = 1024 * 1024
-# What every body may have without being counted, as nearly all webhooks have no more: no number of bodies that are on their way
-# shuts out one of this size. The bound on connections bounds it: 64 MiB for the 4,096 that there are at most unless set.
+# Every body may have this much without being counted, as nearly all webhooks have no more: no number of bodies that are on their
+# way shuts out one of this size. The bound on connections bounds it: 64 MiB for the 4,096 that there are at most unless set.
 FREE = 16 * 1024
-# What is larger is a large body.
+# A larger body is a large body.
 SMALL = 64 * 1024
 # For small bodies alone, so that large ones never shut them out: a thousand of the largest small ones.
 RESERVE = 64 * MIB
@@ -73,7 +73,7 @@ class BytePool:
 
 
 class Reservation:
-    """What one request holds."""
+    """One request's hold on the budget."""
 
     def __init__(self, budget: MemoryBudget, source: str | None, org: str, address: str | None) -> None:
         self._budget = budget

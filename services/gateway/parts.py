@@ -1,4 +1,4 @@
-"""What the handlers of requests are given: the parts of a running gateway."""
+"""The parts of a running gateway, which the handlers of requests are given."""
 
 from __future__ import annotations
 

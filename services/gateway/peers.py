@@ -1,4 +1,4 @@
-"""Who is connected to the public port: how many at most, how long one may say nothing or take nothing, who has to go first."""
+"""Connections to the public port: their number, how long one may send or take nothing, and which has to go first."""
 
 from __future__ import annotations
 

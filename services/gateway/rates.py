@@ -1,4 +1,4 @@
-"""How many webhooks a source takes: a bucket of tokens that fills at a steady pace."""
+"""Limits the webhooks of a source: a bucket of tokens that fills at a steady pace."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `/readyz` tells: whether what the gateway takes is served, which part is not and since when, and what it goes on taking."""
+"""The answer of `/readyz`: whether accepted work is served, which part is not and since when, and what is still accepted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.gateway.supervisor import ServiceExit, ServiceProcess, told
 from shared.envelope import rfc3339, utc_now
 from shared.health import Health
 
-# What nobody does while a service is away. What was taken before, and is taken meanwhile, waits on the bus and is not lost.
+# Work that stands still while a service is away. Work accepted before or meanwhile waits on the bus and is not lost.
 UNDONE = {
     "gateway": "nothing is taken while it is away",
     "events": "nothing is routed",
@@ -53,13 +53,13 @@ class Readiness:
         self._silent_since: dict[str, str] = {}
 
     def document(self, services: dict[str, dict[str, Any] | None], *, broker_answers: bool = True) -> dict[str, Any]:
-        """Return the answer of `/readyz`, of what each service said of itself; None: it did not answer in time.
+        """Return the answer of `/readyz` from each service's own report; None: the service did not answer in time.
 
-        It is `ready` when every part of the gateway is well and nobody is `unserved`. Who answers and is not well is `degraded`:
-        it is served in part, or will be.
+        `ready` means that every part of the gateway is well and no service is `unserved`. A service that answers and is not well
+        is `degraded`: it works in part, or will.
         """
         processes, failing = told(self._supervisor)
-        # Who asks this hears the gateway. Of the database only its supervisor knows.
+        # The gateway answers this itself. Only its supervisor knows of the database.
         answers = {name: said is not None for name, said in services.items()} | {"nats": broker_answers}
         unserved = {
             name: why

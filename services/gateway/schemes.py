@@ -1,7 +1,7 @@
 """Verifies requests by the schemes that an adapter has declared: the head before the body is read, the signature once it is there.
 
-What is compared is compared in constant time with regard to the secret. Nothing that a sender can put into a request makes
-anything here raise but `Unauthenticated`.
+Comparisons take constant time with regard to the secret. No request, whatever its sender puts into it, raises anything here but
+`Unauthenticated`.
 """
 
 from __future__ import annotations

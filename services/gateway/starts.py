@@ -28,9 +28,9 @@ Priority = Literal["high", "normal", "low"]
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody asks for. `run` derives from the idempotency key, if one was given: `repeatable`.
+    """A requested run. `run` derives from the idempotency key, if one was given: `repeatable`.
 
-    `input_ref` says where the input is kept, if it is kept elsewhere.
+    `input_ref` is the place of an input that is kept elsewhere.
     """
 
     run: str

@@ -1,4 +1,4 @@
-"""What the supervisor of the processes tells, where there is one: how each is, and which die again and again.
+"""Reads the reports of the processes' supervisor, where there is one: how each is, and which die again and again.
 
 A service that dies soon after each start answers for itself while it lives, so that only its supervisor knows.
 """
@@ -11,7 +11,7 @@ import msgspec
 
 
 class ServiceExit(msgspec.Struct, frozen=True):
-    """How a process ended: its exit code, or minus the number of the signal; `hung` if it had to be ended."""
+    """The end of a process: its exit code, or minus the number of the signal; `hung` if it had to be ended."""
 
     code: int
     at: str

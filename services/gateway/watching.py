@@ -1,7 +1,7 @@
-"""Who watches a run, and how they hear that there is something new: one reader per stream for the whole process.
+"""Wakes the watchers of a run when there may be something new: one reader per stream for the whole process.
 
-What is new is not told, only that there may be something: a watcher asks for it from where it stands. So nothing is kept for slow
-ones, and nothing is lost or told twice, whatever happened to the reader.
+A watcher is only woken, and asks for the news from its own position. So nothing is kept for slow watchers, and nothing is lost or
+sent twice, whatever happened to the reader.
 """
 
 from __future__ import annotations

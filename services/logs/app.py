@@ -18,7 +18,7 @@ from shared.messages import Logged
 from shared.projection import started
 from shared.service import Runtime
 
-# What is said about archiving itself stays on standard output: archived, it would feed itself.
+# The log of archiving itself stays on standard output: archived, it would feed itself.
 _ABOUT_ARCHIVING = ("archive.", "projection.")
 # One connection for each stream's batch, and some for searches.
 CONNECTIONS = 16

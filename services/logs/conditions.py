@@ -25,7 +25,7 @@ from services.logs.tree import (
     Tree,
 )
 
-# What may be NULL. A comparison with the others never is, and must stand bare for an index to serve it.
+# Columns that may be NULL. A comparison with the others never is, and must stand bare for an index to serve it.
 _NULLABLE = {"run", "causation_id", "workflow"}
 _OPERATORS: dict[Operator, str] = {">": ">", ">=": ">=", "<": "<", "<=": "<="}
 

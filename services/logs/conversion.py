@@ -1,4 +1,4 @@
-"""What was archived by an earlier version, made into what this one makes: while the service serves, the newest first."""
+"""Converts rows that an earlier version archived: while the service serves, the newest first."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def convert(url: str, health: Health) -> None:
         except Unavailable as error:
             _log.warning("archive.conversion_interrupted", reason=str(error))
         except Exception as error:
-            # What is archived and searched now does not wait for what was.
+            # Archiving and searching now do not wait for old rows.
             _log.exception("archive.conversion_failed")
             health.state("conversion of the archive", f"failed: {type(error).__name__}: {error}")
             return

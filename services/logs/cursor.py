@@ -1,4 +1,4 @@
-"""Where a page of a search ends: opaque to everybody else."""
+"""The end of a page of a search, as text that is opaque to everybody else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the archive makes of a stored message: pure, and total: any bytes become a row."""
+"""Makes archive rows of stored messages: pure and total, any bytes become a row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 UNDECODABLE = "undecodable"
 # A chunk of a run's lines: they have rows of their own.
 CHUNK = "line.logged"
-# What Postgres cannot store in text, nor in jsonb: U+0000 and halves of surrogate pairs.
+# Characters that Postgres stores neither in text nor in jsonb: U+0000 and halves of surrogate pairs.
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 # jsonb holds numbers of up to 131,072 digits, Python refuses to read more than 4,300.
 _HUGE = re.compile(rb"[0-9]{300}|[0-9][eE][+-]?[0-9]{3}")
@@ -64,7 +64,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamPosition(msgspec.Struct, frozen=True):
-    """Where a stream holds a message, and since when (`time`, aware UTC)."""
+    """The position of a message in a stream, and its time there (`time`, aware UTC)."""
 
     stream: str
     incarnation: str
@@ -141,7 +141,7 @@ def undecodable(position: StreamPosition, document: bytes) -> Row:
 def data_of(document: bytes) -> Any:
     """Return the data of an archived document as it was written, keys in their order.
 
-    What is no readable envelope is returned as `{"document_base64": …}`.
+    A document without a readable envelope is returned as `{"document_base64": …}`.
     """
     try:
         data = open_envelope(document).data

@@ -20,8 +20,8 @@ APART = timedelta(days=1)
 def split(chunk: Row) -> list[Row]:
     """Return the rows of a chunk: itself, which keeps the bytes and shows nothing, and its lines.
 
-    A line's time is when it was said, moved on by microseconds where two would be equal: with the chunk's place it is its key.
-    What is no chunk of lines is returned as it is. Equal chunks give equal rows.
+    A line's time is when it was printed, moved on by microseconds where two would be equal: with the chunk's place it is its key.
+    A row that is no chunk of lines is returned as it is. Equal chunks give equal rows.
     """
     data: Any = msgspec.json.decode(chunk.data) if chunk.type == CHUNK and chunk.data is not None else None
     lines = data.get("lines") if isinstance(data, dict) else None

@@ -31,7 +31,7 @@ async def keep_ahead(engine: AsyncEngine, health: Health) -> None:
 
 
 async def attempt(engine: AsyncEngine, health: Health) -> bool:
-    """Make what is missing. What fails is stated, and no reason to be unready: the default partition takes the rows."""
+    """Make missing partitions. A failure is reported, and no reason to be unready: the default partition takes the rows."""
     try:
         await make(engine, utc_now().date())
     except (Unavailable, DBAPIError) as error:

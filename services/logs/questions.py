@@ -1,4 +1,4 @@
-"""What the logs service answers."""
+"""Answers the questions to the logs service."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _CANCELED = "57014"  # query_canceled: here, by the statement's time-out
 
 
 class ArchiveDeps(msgspec.Struct, frozen=True):
-    """What answering needs."""
+    """Dependencies of the answers."""
 
     engine: AsyncEngine
     now: Callable[[], datetime]

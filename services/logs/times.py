@@ -12,7 +12,7 @@ _RELATIVE = re.compile(r"now(?:([+-])([0-9]{1,9})(ms|s|m|h|d|w))?\Z", re.ASCII)
 _EPOCH_MS = re.compile(r"[0-9]{10,14}\Z", re.ASCII)
 _MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# What a search looks through when nobody says since when.
+# The time that a search covers when it names no start.
 DEFAULT_SPAN = timedelta(hours=24)
 
 

@@ -72,19 +72,19 @@ class Exists(msgspec.Struct, frozen=True):
 
 
 class Not(msgspec.Struct, frozen=True):
-    """What `item` does not match."""
+    """Rows that `item` does not match."""
 
     item: Tree
 
 
 class And(msgspec.Struct, frozen=True):
-    """What all match."""
+    """Rows that all items match."""
 
     items: tuple[Tree, ...]
 
 
 class Or(msgspec.Struct, frozen=True):
-    """What any matches."""
+    """Rows that any item matches."""
 
     items: tuple[Tree, ...]
 

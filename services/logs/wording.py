@@ -10,7 +10,7 @@ from typing import Any
 from shared.messages import declaration_of
 from shared.runs import EFFECTS
 
-# What is shown of bytes that cannot be read, and of long values within a line.
+# Shown for bytes that cannot be read, and of long values within a line.
 SHOWN = 2000
 _FIELD_SHOWN = 200
 # Postgres takes 1 MB of lexemes per row; text of this many characters stays below, also where it is split into many.

@@ -1,4 +1,4 @@
-"""Which workflow a run is of: only the message that asks for a run names it, and all of the run's are searched by it."""
+"""Finds the workflow of a run: only the message that requests a run names it, and all of the run's messages are searched by it."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from shared.service import Runtime
 
 
 class OAuth:
-    """What questions, sweeps and projections of this service share."""
+    """The parts that questions, sweeps and projections of this service share."""
 
     def __init__(self, bus: Bus, engine: AsyncEngine, keyring: Keyring) -> None:
         self.bus = bus

@@ -1,4 +1,4 @@
-"""What the oauth service is told by its environment: what every service with tables is, and nothing else."""
+"""The oauth service's settings, from its environment: those of every service with tables, and no others."""
 
 from __future__ import annotations
 

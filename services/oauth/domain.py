@@ -1,4 +1,4 @@
-"""What the oauth service decides about connections, secrets and variables: pure."""
+"""Decides about connections, secrets and variables: pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from shared.questions.oauth import GetSecret, GetToken
 LONGEST_TOKEN = 64 * 1024
 # Up to here a secret is masked as a whole in what a run says; and a message with a variable stays far below what the bus takes.
 LONGEST_SECRET = LONGEST_VALUE = 64 * 1024
-# What the value of a row is called where it is bound to a place, and in the record that it was given.
+# The name of a row's value where it is bound to a place, and in the record that it was given.
 CALLED = {"connection": "token", "secret": "secret"}
 _MESSAGES: dict[str, tuple[type[Message], type[Message]]] = {
     "connection": (ConnectionAuthorized, ConnectionRevoked),

@@ -20,7 +20,7 @@ _log = structlog.get_logger()
 
 
 class OAuthDeps(Keepers, Protocol):
-    """What answering needs."""
+    """Dependencies of the answers."""
 
     bus: Bus
     store: KeptStore
@@ -58,7 +58,7 @@ async def get_variable(asked: GetVariable, deps: OAuthDeps) -> VariableView:
 async def _given(noun: str, asked: GetToken | GetSecret, deps: OAuthDeps) -> tuple[Kept, str]:
     """Return the row that a run means by a name, and its value sealed for the asker.
 
-    That it was given, or was not, is on disk before: without the record nothing is given. Raises `NotFound`, `Unavailable`.
+    The record of that, or of a refusal, is on disk before: without a record nothing is given. Raises `NotFound`, `Unavailable`.
     """
 
     async def record(row: Kept | None, outcome: Outcome) -> None:

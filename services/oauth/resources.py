@@ -1,4 +1,4 @@
-"""What no schema can say of this service's resources: connections, secrets and variables."""
+"""Rules of this service's resources that no schema can state: connections, secrets and variables."""
 
 from __future__ import annotations
 

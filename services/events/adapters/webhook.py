@@ -1,4 +1,4 @@
-"""What adapters read and make."""
+"""The webhook that an adapter reads, and the results that it makes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Webhook(msgspec.Struct, frozen=True):
 
     def form(self) -> dict[str, Any]:
         """Return the fields of a form; a repeated one is a list. Raises `Invalid` for a charset that is unknown, or too many."""
-        # What is written is ASCII in all charsets but these; what is escaped in it is in the charset.
+        # Plain characters are ASCII in all charsets but these; escaped ones are in the charset.
         wide = (self.charset or "").startswith(("utf-16", "utf-32"))
         body = self.text("utf-8").encode() if wide else self.body.removeprefix(b"\xef\xbb\xbf")
         try:
@@ -73,8 +73,8 @@ class Webhook(msgspec.Struct, frozen=True):
     def data(self) -> Any:
         """Return the body as its content type says: JSON, a form's fields, text, None where it is empty.
 
-        What is neither is handed over as it came: `content_type`, `size` in bytes, and `body_base64`. Raises `Invalid` for a body
-        that is not what it is said to be.
+        A body of another type is handed over as it came: `content_type`, `size` in bytes, and `body_base64`. Raises `Invalid` for a
+        body that does not fit its content type.
         """
         media = self.media_type
         if not self.body:

@@ -23,7 +23,7 @@ TABLES = (
     """,
     "CREATE UNIQUE INDEX mapping_org ON mapping (integration, org)",
     "ALTER TABLE source ADD COLUMN integration text",
-    # Where EVENTS holds the message that began the delivery, as `sequence` says it of WEBHOOKS.
+    # The position in EVENTS of the message that began the delivery, as `sequence` is the one in WEBHOOKS.
     "ALTER TABLE delivery ADD COLUMN emitted bigint",
 )
 

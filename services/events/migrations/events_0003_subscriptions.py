@@ -1,4 +1,4 @@
-"""What became of each subscription of a delivery."""
+"""Add the outcome of each subscription of a delivery."""
 
 from alembic import op
 

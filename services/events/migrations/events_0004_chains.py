@@ -1,4 +1,4 @@
-"""How many runs a chain has had, and how many events these have emitted; and the emitted events that wait to be routed."""
+"""Add the numbers of a chain's runs and of their emitted events; and the emitted events that wait to be routed."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What of an ended run the bus still holds."""
+"""Add the messages of an ended run that the bus still holds."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What runs wait for, until when, and whose turn it is."""
+"""Add waits of runs with their times, and concurrency slots."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What runs recorded: their steps and the waits that are over."""
+"""Add the steps of runs and the waits that are over."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Which organizations have runs queued, without reading them all."""
+"""Find the organizations with queued runs without reading all runs."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""Which chain a run continues that another run started."""
+"""Add the chain that a child run continues."""
 
 from alembic import op
 

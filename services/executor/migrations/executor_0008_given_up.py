@@ -1,4 +1,4 @@
-"""Which waits a workflow itself has given up."""
+"""Add the waits that a workflow itself has given up."""
 
 from alembic import op
 

@@ -1,4 +1,4 @@
-"""What one run may ask for, bound to the run: nothing that its child says names a run or an organization."""
+"""Capabilities of one run, bound to the run: nothing that its child says names a run or an organization."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ QUESTIONS = 10_000
 
 
 class CapabilityDeps(registration.RegistrationDeps, Protocol):
-    """What answering a run needs."""
+    """Dependencies of a run's capabilities."""
 
     bus: Bus
     egress: EgressRules
@@ -60,7 +60,7 @@ class CapabilityDeps(registration.RegistrationDeps, Protocol):
 
 
 class RunCapabilities:
-    """What one run may ask for; its organization and name are fixed here, never taken from the child."""
+    """Serves one run's requests; its organization and name are fixed here, never taken from the child."""
 
     def __init__(self, deps: CapabilityDeps, mine: Claim, steps: dict[StepId, RecordedCall]) -> None:
         self._deps = deps
@@ -77,7 +77,7 @@ class RunCapabilities:
 
     @property
     def waits(self) -> list[Wait]:
-        """What the run has asked for that was not there yet."""
+        """The waits of the run: requests whose answer was not there yet."""
         return list(self._durable.waits.values())
 
     async def log(self, level: jail.Level, event: str, fields: dict[str, Any]) -> None:

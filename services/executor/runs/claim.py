@@ -32,11 +32,11 @@ from shared.runs import RunEnd
 
 # While the broker is away an outcome is appended again after so many seconds; the run is ours until somebody newer claims it.
 PAUSE = 0.25
-# What was the case so many seconds ago is the case still: signs of life go out every 10 s and count for 30, so that nobody else
-# gets the run within 20 of any moment in which this process was awake. After more it may have stood still, and lost the run.
+# A claim held so many seconds ago is held still: signs of life go out every 10 s and count for 30, so that nobody else gets the
+# run within 20 of any moment in which this process was awake. After more it may have stood still, and lost the run.
 LEASE = 15.0
 
-# How a claim ends: with the run's end, or with the run waiting for something, or given back to the workers.
+# Ends of a claim: the run has ended, waits for something, or is given back to the workers.
 Outcome = RunSucceeded | RunFailed | RunTimedOut | RunCrashed | RunCancelled | RunWaiting | RunResumed
 _log = structlog.get_logger()
 T = TypeVar("T")
@@ -58,7 +58,7 @@ class Folded(msgspec.Struct, frozen=True):
 
 
 class Read(msgspec.Struct):
-    """What was made of a run's messages up to `last_seq`: those that could not be folded are left out, the first for `error`."""
+    """A run's messages folded up to `last_seq`: those that could not be folded are left out, the first for `error`."""
 
     state: RunState | None = None
     steps: dict[StepId, RecordedCall] = msgspec.field(default_factory=dict)
@@ -70,7 +70,7 @@ class Read(msgspec.Struct):
 async def fold(bus: Bus, run: str) -> Folded | None:
     """Read a run's messages; None when the stream has none. Raises `Unavailable`.
 
-    What stands in the way of folding one of them is raised as well, unless the run has ended all the same.
+    An error in folding one of them is raised as well, unless the run has ended all the same.
     """
     read = await read_all(bus, run)
     state = sound(read)
@@ -229,7 +229,7 @@ class Claim:
             else:
                 self._sequence = ack.sequence
                 self.current = run_state.evolve(self.current, sealed.envelope, message, ack.sequence) or self.current
-                # That it was stored says what was so when it was sent; of one that had been sent before, not even that.
+                # A stored message shows that the claim was ours when it was sent; one that had been sent before, not even that.
                 self._since = -math.inf if ack.duplicate else sent
                 return
 

@@ -21,14 +21,14 @@ _NEXT = """
     SELECT id FROM run WHERE concurrency_key = :key AND status = 'waiting' AND blocked_on = 'concurrency'
      ORDER BY rank, requested_at, id LIMIT :limit
 """
-# Whoever was killed between a run's end and its leaving: the row of the run tells.
+# A process may be killed between a run's end and its leaving: the row of the run tells.
 _LEFT_BEHIND = """
     DELETE FROM concurrency_slot AS slot USING run WHERE run.id = slot.run AND run.finished_at IS NOT NULL RETURNING slot.key
 """
 
 
 class ConcurrencySlots:
-    """Who has which slots. Every method raises `Unavailable` while the database is away."""
+    """Slots and the runs that hold them. Every method raises `Unavailable` while the database is away."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

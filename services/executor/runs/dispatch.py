@@ -42,7 +42,7 @@ _log = structlog.get_logger()
 
 
 class DispatchDeps(Protocol):
-    """What a dispatch needs."""
+    """Dependencies of a dispatch."""
 
     bus: Bus
     bundles: Bundles

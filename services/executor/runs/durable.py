@@ -1,4 +1,4 @@
-"""What an attempt leaves for the ones after it: steps that are done, waits that are over, runs that were asked for."""
+"""Records what later attempts must not repeat: steps that are done, waits that are over, runs that were requested."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _log = structlog.get_logger()
 
 
 class DurableDeps(Protocol):
-    """What keeping needs."""
+    """Dependencies of the records."""
 
     bus: Bus
     store: ExecutorStore
@@ -58,7 +58,7 @@ class Durable:
         self._bytes = sum(_size(recorded) for recorded in steps.values())
         self._waiting = 0
         self.waits: dict[StepId, Wait] = {}
-        """What the run has asked for that was not there yet."""
+        """The waits of the run: requests whose answer was not there yet."""
 
     def get(self, step: StepId) -> StepRecord | None:
         """Return what the stream told when the run was claimed, and what was kept since."""

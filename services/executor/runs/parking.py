@@ -1,7 +1,7 @@
 """Parking: runs over their organization's share make way for those of others, and are resumed when there is room for them.
 
-That a run is parked is on the bus (`run.waiting`, blocked on `worker`). Which ones this process has parked, it remembers; those of
-one that was killed come back by their time, which the search of `resumer` finds.
+A parked run is on the bus as `run.waiting`, blocked on `worker`. This process remembers the runs that it has parked; those of a
+killed process come back by their time, which the search of `resumer` finds.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 
 
 class ParkingDeps(Protocol):
-    """What parking needs."""
+    """Dependencies of parking."""
 
     shares: Shares
     store: ExecutorStore

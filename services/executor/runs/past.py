@@ -1,4 +1,4 @@
-"""What an attempt is told of the ones before it: what is done, when, and with which waits they ended. Pure: no I/O, no clock."""
+"""Past attempts as the next one sees them: calls that are done, when, and the waits they ended with. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from shared.envelope import Sealed, caused_id
 from shared.messages import RunCrashed, RunError, RunUsage
 from shared.values import storable
 
-# How often something is tried with a run that makes us raise: a bug of ours may be one of the moment.
+# Tries with a run that makes us raise: a bug of ours may be one of the moment.
 TRIES = 3
 # Runs whose tries are counted.
 COUNTED = 10_000

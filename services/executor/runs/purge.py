@@ -1,7 +1,7 @@
 """Purging ended runs from the bus: their subjects cost the broker memory, and the archive has their messages.
 
 A run goes in three steps, each of which may be repeated: its row says that it is going, its messages are purged, its row says that
-they are gone. Whoever is killed in between leaves a row that is going, which the next round takes up again.
+they are gone. A process killed in between leaves a row that is going, which the next round takes up again.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _log = structlog.get_logger()
 
 
 class PurgeDeps(Protocol):
-    """What purging needs."""
+    """Dependencies of purging."""
 
     bus: Bus
     engine: AsyncEngine

@@ -1,4 +1,4 @@
-"""What an attempt reached and was denied: logged, audited, and told to its author; however often it tries, in bounds."""
+"""Logs and audits an attempt's connections and denials, and shows them to its author; however often it tries, in bounds."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import msgspec
 
 from services.executor.runs.run_state import RunState
 
-# How many, and the bytes up to which one is kept: input, result and attempts may be long.
+# Most states kept, and the bytes up to which one is: input, result and attempts may be long.
 MOST = 256
 LARGEST = 32 * 1024
 

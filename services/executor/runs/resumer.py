@@ -65,7 +65,7 @@ _log = structlog.get_logger()
 
 
 class ResumerDeps(Protocol):
-    """What the resumer needs."""
+    """Dependencies of the resumer."""
 
     bus: Bus
     engine: AsyncEngine

@@ -1,14 +1,14 @@
-"""The state of a run, which its messages add up to; `decide` says what is to be done with it then. Pure.
+"""The state of a run, folded from its messages; `decide` derives the next step from it. Pure.
 
     requested --> queued ----------------------------> running --> succeeded, failed, timed_out, crashed
                     | ^                                  |
                     v | resumed                          v
                   delayed, waiting <------------------ waiting
 
-Whoever wants it to stop makes it `cancelling`, from where it only ends. It is *held* between a claim (`run.started`) and what
-the claimant says of its end; a claim on a held run means that the one before was lost.
+A request to stop makes a run `cancelling`, from where it only ends. A run is *held* between a claim (`run.started`) and the
+claimant's message about its end; a claim on a held run means that the one before was lost.
 
-What messages hold is read leniently, whoever wrote them: a time that is none is the time of its message, a duration ends at a year.
+Messages are read leniently, whoever wrote them: an invalid time becomes the time of its message, a duration ends at a year.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class RecordedCall(msgspec.Struct, frozen=True):
 
 
 class RunState(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run's messages up to `last_seq` add up to.
+    """The state that a run's messages up to `last_seq` add up to.
 
     `claim` is the envelope id of its last `run.started`, `work_seq` the sequence of the message that dispatches it to workers.
     `failures` counts failed attempts that were followed by another, `lost` claims of which nothing more was heard.

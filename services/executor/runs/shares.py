@@ -1,12 +1,12 @@
-"""Shares: how many of the slots here the runs of one organization may take of the others.
+"""Shares: the part of this executor's slots that the runs of one organization may take while others want them.
 
-Where there are `SHARED` slots or more, an organization may begin another run while those that it has going on are fewer than twice
-the slots that are free; one that has none going on needs a free slot only. So one alone gets two thirds of all, and the third that
-stays free goes to whoever comes (dynamic thresholds: Choudhury, Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
+Where there are `SHARED` slots or more, an organization may begin another run while its running ones are fewer than twice the
+free slots; an organization without a running one needs a free slot only. So one alone gets two thirds of all, and the third that
+stays free goes to the next to come (dynamic thresholds: Choudhury, Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
 
-A run that comes too early for its organization's share waits in place, in a slot that is free. Once that leaves no slot to those
-who might begin, the runs that wait in place are parked (`parking` appends it), and those dispatched next with them, until the
-others had their turn. Counts and who is next are kept here, in memory; nothing here reads or writes anything.
+A run that comes too early for its organization's share waits in place, in a free slot. Once that leaves no slot to runs that
+may begin, the runs that wait in place are parked (`parking` appends it), and those dispatched next with them, until the
+others have begun. Counts and the order are kept here, in memory; nothing here reads or writes anything.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Parked:
 
 
 class Shares:
-    """Who has how many of `slots`. `changed` is set when there may be something to be resumed or parked."""
+    """The number of `slots` that each organization has. `changed` is set when a run may be due to be resumed or parked."""
 
     def __init__(self, slots: int, *, now: Callable[[], float] = monotonic) -> None:
         self._slots = slots
@@ -157,7 +157,7 @@ class Shares:
             self._begin(place)
             return True
         running = self._running[place.org]
-        # Who was parked goes first, lest those be overtaken for ever that are on their way back.
+        # Parked runs go first, lest those on their way back be overtaken for ever.
         behind = self.parking and running > 0 and not place.first and place.org in self._parked
         if may_begin(running, self.free) and not behind:
             self._begin(place)

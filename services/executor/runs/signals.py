@@ -22,7 +22,7 @@ MOST_WAITING = 1024 * 1024
 
 
 class SignalDeps(Protocol):
-    """What signals need."""
+    """Dependencies of signals."""
 
     bus: Bus
     looks: Looks

@@ -1,4 +1,4 @@
-"""What is recorded of a run, as people are shown it: steps that are done and waits that are over. Pure: no I/O, no clock."""
+"""A run's records as people see them: steps that are done and waits that are over. Pure: no I/O, no clock."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ _log = structlog.get_logger()
 
 
 class SupervisorDeps(CapabilityDeps, Protocol):
-    """What running needs."""
+    """Dependencies of running."""
 
     bus: Bus
     bundles: Bundles

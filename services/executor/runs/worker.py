@@ -15,7 +15,7 @@ from shared import tasks
 from shared.pull import EXPIRES, HEARTBEAT, Inbox, delivered, pull, status_of
 from shared.streams import PRIORITIES
 
-# How long an empty-handed answer to a pull that does not wait may take.
+# Time for the empty answer to a pull that does not wait.
 ANSWER = 2.0
 # A drain lets runs end by themselves for so long before it gives them back.
 DRAIN = 3.0

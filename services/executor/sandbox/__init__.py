@@ -34,10 +34,10 @@ What tier "none" does not stop
     among them; filling a disk. Where the supervisor is not root and children share its user, the walls between files and
     processes are missing too.
 
-Files: `jail` what a caller meets; `children` all of it put together; `pool` who waits;
-`probing` which tier stands here; `zygote` who forks, `birth` one fork of it, `reports` what it
-says; `process` one child; `attempt` the conversation with it; `ration` who talks too much; `frames` the wire; `requests` what
-a run may ask for; `verdict` what an end means; `output` what the author prints; `masking` what is left out of it; `egress` the
-way to a network; `memory` what a tree takes, `cgroups` and `hierarchies` the kernel's hold on it; `ground` the files a child may
-see.
+Files: `jail` the interface for callers; `children` all of it put together; `pool` the waiting children;
+`probing` the tier of this machine; `zygote` the forking process, `birth` one fork, `reports` its
+reports; `process` one child; `attempt` the conversation with it; `ration` bounds on talk; `frames` the wire; `requests` the
+requests of a run; `verdict` the meaning of an end; `output` the author's prints; `masking` secrets left out of them; `egress` the
+way to a network; `memory` the use of a process tree, `cgroups` and `hierarchies` the kernel's hold on it; `ground` the files a
+child may see.
 """

@@ -80,7 +80,7 @@ class AttemptEnd:
     exit: ChildExit
     duration: float
     is_full: bool = False
-    """Whether it ran into the number of processes and threads that it may have."""
+    """Whether the child ran into its limit of processes and threads."""
     importing: str | None = None
     """The file that it imported last, of those that it was to describe."""
 
@@ -95,7 +95,7 @@ class Attempt:
         self._child = child
         self._may_stay = may_stay
         self.stays = False
-        """Whether the child lives on after its end, if it may: it has answered in time, and nothing of it is left to wait for."""
+        """Whether the child lives on after the attempt, if it may: it has answered in time, and nothing is left to wait for."""
         self._capabilities = capabilities
         self._last: asyncio.Future[Last] = asyncio.get_running_loop().create_future()
         self._stopped: Stopped | None = None
@@ -103,7 +103,7 @@ class Attempt:
         self._timers: list[asyncio.TimerHandle] = []
         self._requests: dict[asyncio.Task[None], bool] = {}
         self._words: list[tuple[frames.Log, int] | tuple[Stream, str | None]] = []
-        """What was said and is still to be masked and passed on: lines with their size, printed text, None at the end of it."""
+        """Output still to be masked and passed on: lines with their size, printed text, None at the end."""
         # One that stays may say what it was given before.
         self._masker = child.masker = child.masker or Masker()
         self._printed: dict[Stream, masking.MaskedStream] = {
@@ -371,7 +371,7 @@ class Attempt:
             return None
 
         def masked(record: Record) -> None:
-            # Whoever asks for a host may have changed the case of its letters.
+            # A request may have changed the case of a host's letters.
             network.record(msgspec.structs.replace(record, host=self._masker.mask_any_case(record.host)))
 
         token = secrets.token_urlsafe(24) if is_shared(listener) else None

@@ -1,11 +1,11 @@
-"""Control groups, where this process may make them: what a run and all that it started may take, held by the kernel.
+"""Control groups, where this process may make them: the kernel's limits on a run and all that it started.
 
 Memory, processes with their threads, and CPU; each where its controller is to be had, and the rest by other means (`memory`,
 limits of each process) or not at all: `Cgroups.held` and `refused` say which and why. A group is used by one child after
 another, since making one takes the kernel longer than entering it, and is free again when nothing of the child is left. A child
 goes in by itself, through descriptors that it is given and before it runs anybody's code: a process that moves itself, and only
-itself, need not wait for all processors, as one that is moved by another must. Where groups may be made, and what is written
-into them, is in `hierarchies`.
+itself, need not wait for all processors, as one that is moved by another must. `hierarchies` finds the place for groups and the
+values written into them.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from services.executor.sandbox.hierarchies import (
 
 
 class Cgroup:
-    """One group, in as many hierarchies as there are, for one child at a time. Whoever has it must `close` it."""
+    """One group, in as many hierarchies as there are, for one child at a time. Its owner must `close` it."""
 
     def __init__(
         self, folders: Mapping[str, Path], counters: Mapping[str, tuple[Path, str]], controls: Mapping[str, Control]
@@ -42,8 +42,9 @@ class Cgroup:
         self.folders = folders
         """By controller; one folder may stand for several."""
         self.doors: list[int] = []
-        """Descriptors: who writes "0" to each of them is in, and what it starts from then on. Who opened them is asked whether that
-        may be (`cgroup_attach_permissions`, `__cgroup1_procs_write`; since Linux 5.16 and its stable predecessors)."""
+        """Descriptors: a process that writes "0" to each of them is in, with all that it starts from then on. The kernel checks the
+        rights of the process that opened them (`cgroup_attach_permissions`, `__cgroup1_procs_write`; since Linux 5.16 and its
+        stable predecessors)."""
         self._controls = controls
         self._is_old = False
         self._counters: dict[str, tuple[int, bytes]] = {}
@@ -106,7 +107,7 @@ class Cgroup:
 
 
 class Cgroups:
-    """The groups of one sandbox, in every hierarchy that is open to it; there may be none. Whoever has it must `close` it."""
+    """The groups of one sandbox, in every hierarchy that is open to it; there may be none. The owner must `close` it."""
 
     def __init__(self, share: Share, hierarchies: Sequence[Mounted] | None = None) -> None:
         """`hierarchies` are those of this process unless given. Clears what supervisors left that are gone."""

@@ -66,7 +66,7 @@ class Children:
         self.refused: dict[Tier, str] = {}
         """The better tiers that were tried, and why each is not in use."""
         self.held: tuple[str, ...] = ()
-        """Which of "memory", "pids" and "cpu" a control group holds for each run, once started."""
+        """Those of "memory", "pids" and "cpu" that a control group limits for each run, once started."""
         self.unheld: dict[str, str] = {}
         """Why none holds the others."""
         last: tuple[Tier, ...] = ("none",) if unsafe and "none" not in tiers else ()

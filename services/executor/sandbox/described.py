@@ -1,7 +1,7 @@
-"""What a child says that a bundle holds, held to its types and bounds: each workflow by itself, so that one that is none is told
+"""Checks a child's description of a bundle by types and bounds: each workflow by itself, so that an invalid one is reported
 with its place, and the others serve.
 
-The bounds are no narrower than those that the SDK has for authors; what is beyond them has come past the SDK.
+The bounds are no narrower than those that the SDK has for authors; a value beyond them has come past the SDK.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Limit = Annotated[float, msgspec.Meta(gt=0, le=YEAR)]
 
 
 class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `catalog.Policy` holds, as a child may say it."""
+    """A `catalog.Policy` as a child may send it."""
 
     retry_delay: Seconds = 1.0
     retry_max_delay: Seconds = 3600.0
@@ -40,7 +40,7 @@ class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class _Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `jail.WorkflowFound` holds, as a child may say it."""
+    """A `jail.WorkflowFound` as a child may send it."""
 
     name: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
     module: Path

@@ -1,9 +1,9 @@
 """A JSON document that an adversary sends in pieces: checked, and masked, without ever being held as a whole.
 
-What comes out is valid JSON whose texts everybody can keep, at most `MAX_DEPTH` deep, with finite numbers; or `FrameError`.
+The result is valid JSON whose texts everybody can keep, at most `MAX_DEPTH` deep, with finite numbers; or `FrameError`.
 
-How it is read: texts, numbers and words of a slice are each replaced by one sign, and what is left is folded, the innermost
-first, until only what is still open remains, which takes at most three signs a level. Each of these steps is one pass of a
+Reading: texts, numbers and words of a slice are each replaced by one sign, and the rest is folded, the innermost first,
+until only open brackets remain, which take at most three signs a level. Each of these steps is one pass of a
 regular expression over the slice; a parser that looks at one token after the other would take a second a megabyte.
 """
 
@@ -58,7 +58,7 @@ class Document:
     def __init__(self, masker: Masker) -> None:
         self._masker = masker
         self._open = ""
-        """What has come so far, folded."""
+        """The document so far, folded."""
         self._depth = 0
         self._carried = ""
         """The end of what has come that cannot be judged yet: a few characters, or a number."""

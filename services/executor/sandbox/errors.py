@@ -1,4 +1,4 @@
-"""What can go wrong with the sandbox itself, as opposed to what runs in it."""
+"""Failures of the sandbox itself, as opposed to those of the code in it."""
 
 
 class SandboxUnavailable(Exception):
@@ -6,7 +6,7 @@ class SandboxUnavailable(Exception):
 
 
 class FrameError(Exception):
-    """What came from a child is no frame, or what should go to it does not fit into one."""
+    """Bytes from a child are no frame, or a message to it does not fit into one."""
 
 
 class OverLimit(Exception):

@@ -94,7 +94,7 @@ class Importing(msgspec.Struct, frozen=True, tag_field="kind", tag="importing"):
 
 
 class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
-    """Terminal: what the bundle holds. What may be said of a workflow is in `described`."""
+    """Terminal: the workflows of the bundle. `described` has the bounds of each."""
 
     workflows: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=MOST_FOUND)]
     problems: Annotated[list[BundleProblem], msgspec.Meta(max_length=MOST_FOUND)]
@@ -122,7 +122,7 @@ _DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(functools.reduce(op
 _ENCODER = msgspec.json.Encoder()
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}")
-"""What a payload holds if a text or a number in it is none that everybody can hold."""
+"""A payload with a text or a number that not everybody can hold."""
 _EXTREME = re.compile(rb"[0-9][eE][+-]?[0-9]{3}|[0-9]{100}")
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"[]{},")
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")

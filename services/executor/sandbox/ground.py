@@ -30,11 +30,11 @@ class Identity:
 
 @dataclass
 class Ground:
-    """Where children stand. `package` holds only `millrace`; `scratch` is this supervisor's and goes with it."""
+    """The files that children stand on. `package` holds only `millrace`; `scratch` is this supervisor's and goes with it."""
 
     interpreter: Path
     libraries: str | None
-    """Where a copied interpreter finds its shared library; None for one that stands where it was installed."""
+    """The folder of a copied interpreter's shared library; None for one that stands where it was installed."""
     package: Path
     boot: Path
     scratch: Path

@@ -1,6 +1,6 @@
-"""Where this process may make control groups, and what is written into them: both versions of the kernel's interface.
+"""Finds the place for control groups, and the values to write into them: both versions of the kernel's interface.
 
-Version 1 mounts each controller by itself: what is writable is used, the others are done without. Version 2 has one tree with
+Version 1 mounts each controller by itself: writable ones are used, the others are done without. Version 2 has one tree with
 rules that decide where groups can be (Documentation/admin-guide/cgroup-v2.rst, "No Internal Process Constraint"): a group
 other than the root gives controllers to the groups in it only while no process is in itself. A service is started in a group,
 and so its group cannot hold the runs' groups: they are made beside it, in the group around, where that was delegated to us. It
@@ -16,7 +16,7 @@ from pathlib import Path
 PERIOD_US = 100_000
 """Microseconds over which CPU is counted: the kernel's own default. A shorter one stops and starts more often."""
 RUNS_WEIGHT = 100
-"""What all runs together weigh in version 2: as much as the group beside theirs, which holds the executor."""
+"""The weight of all runs together in version 2: as much as the group beside theirs, which holds the executor."""
 RUNS_SHARES = 4096
 """The same in version 1, where each process beside theirs weighs 1024: as much as half of Millrace's own eight. On a machine that
 does much else, short runs beside a busy one had a p95 of 20 ms, and of 53 with 1024: a little for all is nothing for each."""
@@ -27,7 +27,7 @@ _HOW = "start it in a group below one of its own (systemd: Delegate=yes and Dele
 
 @dataclass(frozen=True)
 class Share:
-    """What one run with all that it starts may take: bytes, processes and threads, cores. None leaves it open."""
+    """Limits of one run with all that it starts: bytes, processes and threads, cores. None leaves one open."""
 
     memory: int | None = None
     processes: int | None = None
@@ -36,9 +36,9 @@ class Share:
 
 @dataclass(frozen=True)
 class Control:
-    """One controller: what is written into a run's group, and into the one around all of them; where its refusals are counted.
+    """One controller: the values for a run's group, and for the one around all of them; the file that counts its refusals.
 
-    What is `optional` depends on how the kernel was built. `young` is written for a new run, and `old` when it has gone on for
+    `optional` values depend on how the kernel was built. `young` is written for a new run, and `old` when it has gone on for
     long.
     """
 

@@ -26,7 +26,7 @@ class TooMuch(Exception):
 
 
 class Incoming:
-    """One result. Who made it must `drop` it, whatever became of it."""
+    """One result. Its creator must `drop` it, whatever became of it."""
 
     def __init__(self, masker: Masker, keep: Keep) -> None:
         self._document = Document(masker)

@@ -7,7 +7,7 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
-# What no child needs: packages of the installation (each environment brings its own), tests, and things for building.
+# Files that no child needs: packages of the installation (each environment brings its own), tests, and things for building.
 _LEFT_OUT = shutil.ignore_patterns("site-packages", "test", "tests", "idlelib", "ensurepip", "turtledemo", "config-*", "*.a")
 
 

@@ -1,4 +1,4 @@
-"""What a caller of any sandbox meets: a job in, an outcome out, and what the job may ask for on the way."""
+"""The interface of any sandbox: a job in, an outcome out, and the capabilities that the job has on the way."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -14,7 +14,7 @@ Tier = Literal["none", "A", "B"]
 Level = Literal["debug", "info", "warning", "error"]
 Stream = Literal["stdout", "stderr"]
 Status = Literal["succeeded", "failed", "timed_out", "cancelled", "crashed", "waiting"]
-# What can be recorded of a run beside its steps: a child run that it started, and waits that are over.
+# Records of a run beside its steps: a child run that it started, and waits that are over.
 Kind = Literal["step", "start", "sleep", "signal", "run"]
 MAX_CHUNK = 1 << 20
 """Bytes of one part of a file, either way: a frame holds it in base64, and many may be under way."""
@@ -23,7 +23,7 @@ LARGEST_RESULT = 64 * 1024 * 1024
 Reason = Literal["error", "timeout", "oom", "worker_lost", "sandbox", "limit"]
 
 
-# How what is recorded has come about: up to the last attempt that ended in good order, as a wait that was given up, or since then.
+# Origin of a record: up to the last attempt that ended in good order, as a wait that was given up, or since then.
 DONE: Literal[0] = 0
 GIVEN_UP: Literal[1] = 1
 SINCE: Literal[2] = 2
@@ -58,7 +58,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     isolation: Literal["run", "workflow"] = "run"
     """Whether the process is this run's alone, or may have served others of the same organization, workflow and code."""
     recorded: list[CompletedCall] = []
-    """What earlier attempts have done for good, in the order in which they did."""
+    """Calls that earlier attempts have done for good, in their order."""
     waiting: list[tuple[str, str, int]] = []
     """The waits, by kind, name and ordinal, with which the last attempt ended, where that is how it ended."""
     age: float = 0.0
@@ -67,7 +67,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """What went wrong. The traceback shows the author's frames only, with paths relative to the bundle."""
+    """An error of a run. The traceback shows the author's frames only, with paths relative to the bundle."""
 
     type: str
     message: str
@@ -75,25 +75,25 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """What the attempt took, the processes that it waited for included; measured by the supervisor."""
+    """Resources used by the attempt, the processes that it waited for included; measured by the supervisor."""
 
     cpu_ms: int
     max_rss_mb: int
 
 
 class KeptResult(msgspec.Struct, frozen=True):
-    """Where a large result is: the hexadecimal SHA-256 of its JSON, and its size in bytes."""
+    """A reference to a large result: the hexadecimal SHA-256 of its JSON, and its size in bytes."""
 
     sha256: str
     size: int
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """How an attempt ended. Either `result` or `kept` is there exactly when it succeeded: JSON that every later reader can hold.
+    """The end of an attempt. Either `result` or `kept` is there exactly when it succeeded: JSON that every later reader can hold.
 
     `kept` is a result that came in parts, which `Capabilities.keep_result` has stored.
 
-    `reason` is None when it succeeded, was cancelled, or waits for what it asked its capabilities for. After a cancellation
+    `reason` is None when the attempt succeeded, was cancelled, or waits for an answer of its capabilities. After a cancellation
     `error` is None.
     """
 
@@ -153,7 +153,7 @@ class ServedWorkflow(msgspec.Struct, frozen=True):
 
 
 class BundleProblem(msgspec.Struct, frozen=True):
-    """What keeps a file, or one workflow of it, from being used. Path "." is the bundle as a whole."""
+    """A reason why a file, or one workflow of it, cannot be used. Path "." is the bundle as a whole."""
 
     path: Annotated[str, msgspec.Meta(min_length=1, max_length=1100)]
     line: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -163,21 +163,21 @@ class BundleProblem(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """What a bundle holds, in the order of path and line."""
+    """The workflows and problems of a bundle, in the order of path and line."""
 
     workflows: list[DeclaredWorkflow]
     problems: list[BundleProblem]
 
 
 class Capabilities(Protocol):
-    """All that a run can make the supervisor do. Each is bound to the run by whoever made it: no argument names a run.
+    """All that a run can make the supervisor do. Each is bound to the run by its creator: no argument names a run.
 
     `log` and `output` are awaited one after the other, in the order of arrival; the others may overlap each other. A
     `MillraceError` that one of the others raises is answered to the author as `Refused`, by type name and detail. All else
     that is raised ends the child and comes out of `Sandbox.run`, so that no attempt goes on whose steps or lines could not
-    be kept. Which method answers which request is in `requests`.
+    be kept. `requests` maps requests to methods.
 
-    What comes here, and the outcome, is masked: a credential that was answered to the run is `***` in it.
+    Arguments, and the outcome, are masked: a credential that was answered to the run is `***` in them.
     """
 
     @property
@@ -278,8 +278,8 @@ class Sandbox(Protocol):
     async def describe(
         self, bundle: Path, *, site_packages: Path | None = None, served: Sequence[ServedWorkflow] = (), patience: float = 10.0
     ) -> Description:
-        """Say what workflows a bundle holds. What is wrong with the bundle is in the answer, never raised.
+        """Describe the workflows of a bundle. Problems of the bundle are in the answer, never raised.
 
-        It is wrong as well if one that is `served` is no workflow any more though its function is still there, or if the import of
-        a file takes more than `patience` seconds.
+        It is a problem as well if one that is `served` is no workflow any more though its function is still there, or if the import
+        of a file takes more than `patience` seconds.
         """

@@ -58,7 +58,7 @@ class _Form(msgspec.Struct, frozen=True):
             if following < 0 or apart >= len(self.core):
                 yield from self._fitting(text, at, at)
             else:
-                # It repeats itself every `apart` characters, and goes on doing so for a while. What overlaps the last of these in
+                # It repeats itself every `apart` characters, and goes on doing so for a while. An overlap with the last of these in
                 # another way begins beyond the half of it: else there would have been one before `following`.
                 last = following + _repeated(text, following + len(self.core), self.core[-apart:])
                 yield from self._fitting(text, at, at)
@@ -131,7 +131,7 @@ class Masker:
     def __init__(self) -> None:
         self._secrets: set[str] = set()
         self._learning = threading.Lock()
-        # What is added is added as a whole: a thread may be masking meanwhile.
+        # Secrets are added as a whole: a thread may be masking meanwhile.
         self._forms: list[_Form] = []
         self._long: list[_Form] = []
         self._begins: dict[str, list[_Form]] = {}
@@ -241,7 +241,7 @@ class MaskedStream:
         return said
 
     def end(self, *, is_cut: bool = True) -> str:
-        """Return the rest. What was cut off in the middle of a secret is not given away for that; `is_cut` False: it is all."""
+        """Return the rest. A secret cut off in its middle is not given away for that; `is_cut` False: the text is whole."""
         text, self._kept = self._kept, ""
         spans = self._masker.spans(text)
         if is_cut and len(text) >= SHORTEST:  # it is kept because all of it is the beginning of one
@@ -296,7 +296,7 @@ def _forms(secret: str) -> list[_Form]:
     html = {escape(secret, quote=False), escape(secret), escape(secret).replace("&#x27;", "&#39;").replace("&quot;", "&#34;")}
     plain = {
         secret,
-        # What a host's name, or a header's, makes of it.
+        # The forms that a host's name, or a header's, gives a secret.
         secret.lower(),
         secret.upper(),
         *percent,

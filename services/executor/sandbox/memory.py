@@ -1,4 +1,4 @@
-"""What a run and all that it started take of the machine, looked at while it runs: memory, and how many they are.
+"""Watches a run and all that it started while it runs: their memory, and their number.
 
 `RLIMIT_AS` bounds each process by itself, and a run may start many; the kernel bounds a tree only by a control group, which
 an ordinary user or a container mostly may not make. Where there is none the tree is measured, and ended when it has grown too
@@ -45,7 +45,7 @@ async def watch(children: Callable[[], Iterable[Child]], limit: int | None, proc
 
 
 class MemoryUse(NamedTuple):
-    """What a process and its descendants have: bytes that they share with no file, and processes with their threads."""
+    """Use of a process and its descendants: bytes that they share with no file, and processes with their threads."""
 
     memory: int
     tasks: int

@@ -1,4 +1,4 @@
-"""What the author prints: read as it comes, kept up to a limit, decoded, in whole lines where there are lines."""
+"""Reads the author's prints as they come, keeps them up to a limit, and decodes them, in whole lines where there are lines."""
 
 import asyncio
 import codecs

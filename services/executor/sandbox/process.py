@@ -25,7 +25,7 @@ _START = 30.0
 
 @dataclass(frozen=True)
 class ChildLimits:
-    """What one child may use. `memory_mb` bounds its address space; None leaves it open."""
+    """Limits of one child. `memory_mb` bounds its address space; None leaves it open."""
 
     memory_mb: int | None = 1024
     open_files: int = 256
@@ -35,7 +35,7 @@ class ChildLimits:
     """CPU of all its processes and threads together, where a control group holds it. One core is what one interpreter can use: more
     would only serve who starts many, at the cost of everybody else."""
     scratch_mb: int = 64
-    """What its temporary files may take; in tier A, where they are memory."""
+    """Size of its temporary files; in tier A, where they are memory."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class CodePaths:
 
 @dataclass(frozen=True)
 class ChildExit:
-    """How a process ended: exit code, or minus the signal's number; CPU in ms; peak memory in MB.
+    """The end of a process: exit code, or minus the signal's number; CPU in ms; peak memory in MB.
 
-    The code is None where nobody waited for it: the child had answered, and was killed.
+    The code is None where nobody waited for the process: the child had answered, and was killed.
     """
 
     code: int | None
@@ -59,7 +59,7 @@ class ChildExit:
 
 
 class Child:
-    """A warm child, from `start` on. Whoever has it must `end` it."""
+    """A warm child, from `start` on. Its owner must `end` it."""
 
     def __init__(
         self,
@@ -75,17 +75,17 @@ class Child:
         self.exited: asyncio.Future[ChildExit | None] = asyncio.get_running_loop().create_future()
         """Becomes None where the zygote died first: then nobody knows how this child would have ended."""
         self.egress_listener: socket.socket | None = None
-        """Where the run's only way out arrives, in tier A: bound to its own loopback, listening, not blocking. Closed by `end`."""
+        """The socket of the run's only way out, in tier A: bound to its own loopback, listening, not blocking. Closed by `end`."""
         self.on_starved: Callable[[], None] = _nothing
         """Called when it took more memory than it may; then it is about to be killed."""
         self.cgroup = group
         """The control group that it is in, where there are any; nobody else is."""
         self.was_full = False
-        """Whether it was seen with as many processes and threads as it may have."""
+        """Whether the child was seen at its limit of processes and threads."""
         self.masker: Masker | None = None
-        """What knows the secrets that its runs were given."""
+        """Masks the secrets that its runs were given."""
         self.place = place
-        """What it was placed with, and can run nothing else any more."""
+        """The bundle that it was placed with; it can run nothing else any more."""
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
         self._is_connected = False
@@ -121,7 +121,7 @@ class Child:
             raise FrameError(msg)
 
     async def answered(self, answer: Coroutine[Any, Any, None]) -> None:
-        """Wait for an answer of the child before it has a job. Where none comes it is ended, and `SandboxUnavailable` tells why."""
+        """Wait for an answer of the child before it has a job. Without one the child is ended; `SandboxUnavailable` tells why."""
         try:
             async with asyncio.timeout(_START):
                 await answer
@@ -176,12 +176,12 @@ class Child:
 
     @property
     def is_full(self) -> bool:
-        """Whether it was refused a process or a thread because it had as many as it may."""
+        """Whether the child was refused a process or a thread at its limit."""
         return self.was_full or (self.cgroup is not None and self.cgroup.has_refused())
 
     @property
     def has_starved(self) -> bool:
-        """Whether the kernel has killed it, or something that it started, for want of memory."""
+        """Whether the kernel has killed the child, or a process that it started, for want of memory."""
         return self.cgroup is not None and self.cgroup.has_killed()
 
     def starve(self) -> None:

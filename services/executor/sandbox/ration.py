@@ -1,6 +1,6 @@
-"""How much of the supervisor's time one child may take by talking: so that who floods waits for itself, and not the others.
+"""Bounds the supervisor's time that one child may take by talking: a child that floods waits itself, and not the others.
 
-What is not read stays in the kernel's buffer, and a child whose buffer is full stands still until there is room.
+Bytes that are not read stay in the kernel's buffer, and a child whose buffer is full stands still until there is room.
 """
 
 import asyncio

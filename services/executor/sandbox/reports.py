@@ -1,4 +1,4 @@
-"""What a zygote says about the children that it forked: one packet of JSON each, decoded into one of these."""
+"""Reports of a zygote about the children that it forked: one packet of JSON each, decoded into one of these."""
 
 import msgspec
 

@@ -1,4 +1,4 @@
-"""What a run may ask for, in one table: each request as it is written, and how it is answered.
+"""The requests of a run in one table: each as it is written, with its answer.
 
 A new capability is a struct here, a method of `jail.Capabilities`, a line of `SERVED`, and the call of `channel.ask` in the SDK.
 """
@@ -174,16 +174,16 @@ def _no_secrets(_answer: Any) -> Iterable[str]:
 
 
 class Served(msgspec.Struct, frozen=True, kw_only=True):
-    """How one kind of request is answered."""
+    """The answer to one kind of request."""
 
     call: Callable[[Capabilities, Any], Awaitable[Any]]
-    """What answers it: the capabilities of the run, and the request with its documents masked. The answer is JSON."""
+    """Answers from the capabilities of the run and the request with its documents masked. The answer is JSON."""
     secrets: Callable[[Any], Iterable[str]] = _no_secrets
     """The secrets in an answer, which are masked from then on, before the child has them."""
     is_kept: bool = False
-    """Whether a run that has told its end is not ended before this is done: it has an effect that the author counts on."""
+    """Whether a run that has reported its end is not ended before this is done: it has an effect that the author counts on."""
     instead: Callable[[Any], Any] | None = None
-    """What is answered when masking changed the request, given what came of it: else the child would go on with another."""
+    """The answer when masking changed the request, from its result: else the child would go on with another."""
 
 
 SERVED: dict[type[ChildRequest], Served] = {

@@ -2,7 +2,7 @@
 
 A child stays only for the same organization, workflow and code; after a run that ended by a result or an error of its own; when it
 says that nothing of the run goes on; and not for long: `MOST_RUNS` runs, `LONGEST` seconds, `MOST_MEMORY` of what a run may have.
-What one run leaves in modules, the next one finds: that is the bargain. Masking goes on knowing what earlier runs were given.
+The next run finds whatever one leaves in modules: that is the bargain. Masking still knows the secrets of earlier runs.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What the end of an attempt means. Pure: no process, no clock."""
+"""Judges the end of an attempt. Pure: no process, no clock."""
 
 import signal
 
@@ -10,11 +10,11 @@ from services.executor.sandbox.jail import BundleProblem, Description, Failure, 
 
 _FULL = "it had as many processes and threads at a time as a run may"
 _CANNOT_START = frozenset({"BlockingIOError", "RuntimeError"})
-"""What Python raises where the kernel refuses a process, and where it refuses a thread."""
+"""Errors of Python where the kernel refuses a process, and where it refuses a thread."""
 
 
 def outcome(ended: AttemptEnd, timeout: float) -> Outcome:
-    """Judge a run. What is no frame outranks a stop, a stop outranks what the child answered after it."""
+    """Judge a run. A broken frame outranks a stop, a stop outranks a later answer of the child."""
     status, reason, error = _judge(ended, timeout)
     if ended.is_full and error is not None:
         error = Failure(error.type, f"{error.message} ({_FULL})", error.traceback)

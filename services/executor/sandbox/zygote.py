@@ -28,7 +28,7 @@ _START = 30.0
 
 
 class Zygote:
-    """A running zygote, from `start` on. Whoever has it must `end` it."""
+    """A running zygote, from `start` on. Its owner must `end` it."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket, output: ChildOutput) -> None:
         loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
 """Bundles: the code of a workspace at one version, on disk where children read it, made from content-addressed blobs.
 
-What is on disk is a cache with a bound: of trees that nobody uses those used longest ago go first, with files that only they had.
+The disk is a cache with a bound: of unused trees the ones used longest ago go first, with files that only they had.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _log = structlog.get_logger()
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a bundle is: the SHA-256 of each file by path, and the workflows that its code defines."""
+    """The content of a bundle: the SHA-256 of each file by path, and the workflows that its code defines."""
 
     files: dict[str, str]
     workflows: list[DeclaredWorkflow]
@@ -173,7 +173,7 @@ class Bundles:
             await self._prune()
 
     async def _prune(self) -> None:
-        """Remove what is over the bound. What is held stays, and what the caller has just made."""
+        """Remove trees over the bound. Held trees stay, and the one that the caller has just made."""
         while len(self._trees) > self._most_trees or await self._bytes() > self._most_bytes:
             name = next((one for one in self._trees if not self._held[self._folder / "trees" / one]), None)
             if name is None:

@@ -1,4 +1,4 @@
-"""What a tree's modules compile to, kept beside them: each run is a process of its own, and would compile them again."""
+"""Keeps compiled modules beside a tree's sources: each run is a process of its own, and would compile them again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 DIRECTORY_MODE = 0o755
 FILE_MODE = 0o444
 
-# What compiles some of the modules of a tree, by path: None for what cannot be compiled, and at least one unless it cannot at all.
+# Compiles some of the modules of a tree, by path: None for one that cannot be compiled, and at least one unless it cannot at all.
 Compile = Callable[[Path, list[str]], Awaitable[Mapping[str, bytes | None]]]
 
 
@@ -53,7 +53,7 @@ def _keep(tree: Path, compiled: Mapping[str, bytes | None]) -> None:
         try:
             unfinished.write_bytes(data)
             unfinished.chmod(FILE_MODE)
-            # Whoever imports the module sees all of it or nothing.
+            # An import of the module sees all of it or nothing.
             unfinished.replace(target)
         finally:
             unfinished.unlink(missing_ok=True)

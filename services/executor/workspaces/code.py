@@ -1,4 +1,4 @@
-"""Which of a workspace's code a workflow may load, told from the words of its modules: nothing of them is run."""
+"""Finds the code of a workspace that a workflow may load, from the words of its modules: nothing of them is run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_same_code(path: str, old: Mapping[str, str], new: Mapping[str, str], word
     """Return whether a run of the module at `path` loads the same code from both trees; `words` are those of the new one.
 
     A module may load every module whose name is one of its words, and their packages; any at all where it has a word that may load
-    what it does not name. What is installed beside the code counts for all.
+    modules by computed names. Packages installed beside the code count for all.
     """
     if any(old.get(one) != new.get(one) for one in old.keys() | new.keys() if _name(one) is None):
         return False

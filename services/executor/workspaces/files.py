@@ -194,7 +194,7 @@ class Files:
         self._readings.clear()
 
     async def _make_room(self) -> None:
-        """Where there is too much under way, let go of what nobody goes on with."""
+        """Where too much is under way, let go of uploads that nobody continues."""
         kinds: tuple[dict[int, Any], ...] = (self._readings, self._writings)
         for under_way in kinds:
             for number, one in list(under_way.items()):
@@ -205,7 +205,7 @@ class Files:
                     await one.close()
 
     def _begun(self, under_way: dict[int, U], number: int, made: Callable[[], U]) -> U:
-        """Take note of one that begins. Resumer for nothing, so that nobody comes between."""
+        """Record one that begins. Awaits nothing, so that nobody comes between."""
         if number in under_way:
             raise Invalid(f"{under_way[number].path!r} is under way by the number {number} already")
         if len(self._readings) + len(self._writings) >= AT_ONCE:

@@ -31,13 +31,13 @@ from shared.registry import RegistryWriter
 
 # A workflow that names no time-out: long enough for an integration, short enough that a hung one is noticed.
 DEFAULT_TIMEOUT = 300.0
-# How often broken files are set back: some work only with the new content of one that does not.
+# Rounds of setting broken files back: some work only with the new content of one that does not.
 ROUNDS = 3
 _log = structlog.get_logger()
 
 
 class RegistrationDeps(Protocol):
-    """What workspaces need."""
+    """Dependencies of workspaces."""
 
     bus: Bus
     store: ExecutorStore
@@ -52,7 +52,7 @@ class RegistrationDeps(Protocol):
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """What is to serve of a workspace, and what was found wrong with newer content; `changes` lead from what serves now to that."""
+    """The part of a workspace that is to serve, and the problems of newer content; `changes` lead from the served one to that."""
 
     workflows: list[DeclaredWorkflow]
     problems: list[FileProblem]

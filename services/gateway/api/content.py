@@ -15,7 +15,7 @@ _log = structlog.get_logger()
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What is sent: the hexadecimal SHA-256, the size in bytes, and the media type."""
+    """The content to send: its hexadecimal SHA-256, size in bytes, and media type."""
 
     sha256: str
     size: int

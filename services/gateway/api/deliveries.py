@@ -14,7 +14,7 @@ from shared.questions.events import DeliveryList, DeliveryView, GetDelivery, Lis
 
 
 class DeliveriesQuery(Paged, frozen=True, kw_only=True):
-    """What narrows a list of deliveries."""
+    """Filters for a list of deliveries."""
 
     status: Literal["accepted", "routed", "filtered", "unroutable", "dead"] | None = None
     source: Annotated[str, msgspec.Meta(description="A source's name or id.")] | None = None
@@ -22,7 +22,7 @@ class DeliveriesQuery(Paged, frozen=True, kw_only=True):
 
 
 class RetryQuery(msgspec.Struct, frozen=True):
-    """What is retried."""
+    """The part of a delivery to retry."""
 
     everything: Annotated[bool, msgspec.Meta(description="Also what succeeded or goes on.")] = msgspec.field(
         default=False, name="all"

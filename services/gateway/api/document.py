@@ -24,7 +24,7 @@ ANY_ORG = ORG | {
     "description": "The organization that is meant, or `*` for all. The header `X-Millrace-Org` says the same.",
     "schema": {"type": "string", "pattern": r"^([A-Za-z0-9_-]{1,64}|\*)$", "default": "default"},
 }
-# What an error's answer tells in its headers.
+# Headers of an error's answer.
 TOLD: dict[type[MillraceError], Header] = {
     Unauthenticated: Header("WWW-Authenticate", "How to authenticate."),
     MethodNotAllowed: Header("Allow", "The methods that are taken."),

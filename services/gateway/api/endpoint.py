@@ -26,9 +26,9 @@ Many alike are made of data, by the same struct. `name` is then the handler's na
 
 The handler gets a `Call`: `call.path["name"]`, `call.query`, `call.body` (decoded and checked), `call.caller.org`,
 `await call.ask(command)`. It returns the body of the first declared answer, an `Answer` (another status, a tag, a location), or
-a response of aiohttp's. Where the body that a handler wants is looser than the one to be shown (a merge patch), `body` is decoded
+a response of aiohttp's. Where a handler wants a looser body than the documented one (a merge patch), `body` is decoded
 and `documented` is shown. The parts of a path are checked by their name (`PARTS`): an `{id}` is a key, and an `{org}` is the
-organization that is meant. What follows from the rest (`Invalid`, `Malformed`, `TooLarge`, `Unavailable` ...) is not declared.
+organization that is meant. Errors that follow (`Invalid`, `Malformed`, `TooLarge`, `Unavailable` ...) are not declared.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ PARTS: dict[str, Any] = {"id": Key, "org": Key, "name": Name, "path": Path}
 
 
 class Audit(msgspec.Struct, frozen=True):
-    """How calls are audited; `target` names the part of the path, or the field of the body, that says to what.
+    """The audit of calls; `target` names the part of the path, or the field of the body, with the target's name.
 
-    Without one the handler notes `target` itself.
+    Without one the handler records `target` itself.
     """
 
     category: str
@@ -123,7 +123,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """What a handler returns when a body alone does not say it: `tag` becomes the ETag, quoted; no `status` means the first one."""
+    """A handler's answer with more than a body: `tag` becomes the ETag, quoted; no `status` means the first declared."""
 
     body: Any = None
     status: int | None = None

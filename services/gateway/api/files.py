@@ -32,12 +32,12 @@ from shared.questions.executor import FileList, FileView, GetFile, ListFiles, Pu
 FILE = "/api/v1/workspace/files/{path:.+}"
 # Only who has a key sends files, they are never whole in memory, and a program may make one as it goes.
 PACE = Pace(grace=60.0, rate=1024.0, whole=3600.0)
-# What "If-None-Match: *" asks for: that there be no file yet.
+# "If-None-Match: *" asks that there be no file yet.
 ABSENT = ""
 
 
 class FilesQuery(Paged, frozen=True, kw_only=True):
-    """What narrows a list of files."""
+    """Filters for a list of files."""
 
     prefix: Annotated[str, msgspec.Meta(description="How the path begins.")] = ""
 

@@ -15,7 +15,7 @@ from shared.errors import MillraceError
 from shared.metrics import CONTENT_TYPE, exposition
 from shared.questions.health import HEALTH
 
-# How often each is asked, a second at a time: one that is merely busy answers the second time.
+# Tries per service, of a second each: a service that is merely busy answers the second time.
 ASKED = 2
 
 

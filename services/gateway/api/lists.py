@@ -1,4 +1,4 @@
-"""What lists, versions and entity bodies have in common over HTTP."""
+"""Shared by the handlers: lists, versions and entity bodies over HTTP."""
 
 from __future__ import annotations
 

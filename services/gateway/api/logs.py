@@ -12,7 +12,7 @@ from services.gateway.domain import EVERY_ORG, within_audit
 from shared.errors import Invalid, Malformed, Problem
 from shared.questions.logs import LogPage, Search
 
-# What the question calls otherwise than the query string does.
+# Fields with another name in the question than in the query string.
 PARAMETERS = {"since": "from", "until": "to"}
 
 

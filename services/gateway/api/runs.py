@@ -61,7 +61,7 @@ LAST_LINES = 10
 
 
 class RunBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a run is given; `timeout` in seconds instead of the workflow's own."""
+    """A run to start; `timeout` in seconds instead of the workflow's own."""
 
     input: dict[str, Any] = {}
     timeout: Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT)] | None = None
@@ -75,13 +75,13 @@ class RunBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class WaitQuery(msgspec.Struct, frozen=True):
-    """How long a request for a run waits for its end."""
+    """The time that a request for a run waits for its end."""
 
     wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_WAIT, description="Seconds.")] = 0.0
 
 
 class RunsQuery(Paged, frozen=True, kw_only=True):
-    """What narrows a list of runs."""
+    """Filters for a list of runs."""
 
     status: StatusOfRun | None = None
     workflow: Annotated[str, msgspec.Meta(description="A workflow's name.")] | None = None
@@ -91,20 +91,20 @@ class RunsQuery(Paged, frozen=True, kw_only=True):
 
 
 class LinesQuery(msgspec.Struct, frozen=True):
-    """Which lines of a run."""
+    """A selection of a run's lines."""
 
     after: Annotated[int, msgspec.Meta(ge=0, le=2**53, description="The number of a line; those behind it are meant.")] = 0
     limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)] = MAX_LIMIT
 
 
 class StepsQuery(Paged, frozen=True, kw_only=True):
-    """How steps are shown."""
+    """A page of steps, and the form of their results."""
 
     results: Annotated[bool, msgspec.Meta(description="Whether their results are shown, or only how large they are.")] = True
 
 
 class WhyQuery(msgspec.Struct, frozen=True):
-    """How much of a chain is looked at."""
+    """Bounds for reading a chain."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=2000, description="Messages of the chain.")] = 1000
 
@@ -331,9 +331,9 @@ async def _kept(gateway: Gateway, run: str, sha256: str) -> Any:
 
 
 async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelope, int, bool]:
-    """Return a run's first message, the sequence of its last, and whether somebody wants it to stop already.
+    """Return a run's first message, the sequence of its last, and whether a stop was requested already.
 
-    What is between them, which may be much, is not read. Raises `NotFound`, `Conflict` when it has ended.
+    The messages in between, which may be many, are not read. Raises `NotFound`, `Conflict` when the run has ended.
     """
     client = gateway.bus.client
     first = await aggregate.first(client, "run", run)

@@ -1,4 +1,4 @@
-"""What follows from an endpoint's declaration when it is called: who may, what is decoded, how it is answered and recorded."""
+"""Serves calls by their endpoint's declaration: authorizes, decodes, answers and records them."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class StreamEvent(msgspec.Struct, frozen=True):
 
 
 class RunPosition(msgspec.Struct, frozen=True):
-    """How much of a run a client has: its messages up to a sequence, its lines up to a number, and whether it has heard its end."""
+    """A client's position in a run: messages up to a sequence, lines up to a number, and whether the end was sent."""
 
     seq: int = 0
     line: int = 0
@@ -115,7 +115,7 @@ async def _write_states(
                 continue
             await _write_lines(gateway, caller, run, telling)
             if states.ended:
-                # Whoever resumes after the last state gets no other: the end shows it all the same.
+                # A client that resumes after the last state gets no other: the end shows it all the same.
                 await telling.end(last or await _last(gateway, caller, run))
                 return
             complained = False

@@ -8,6 +8,6 @@ A request names a host. Its name is judged; it is resolved, once; every address 
 to an address that was judged, by number. A name that is answered differently the next time changes nothing: there is
 no next time. An address is judged by its value, so that no spelling of it (decimal, octal, inside IPv6) says anything else.
 
-Files: `request` the head of a request, pure; `network` what a run has of all this; `proxy` its connections, `connection` one of
+Files: `request` the head of a request, pure; `network` one run's policy and limits; `proxy` its connections, `connection` one of
 them, `relay` the bytes of one. Names and addresses are judged by `shared.egress`.
 """

@@ -1,4 +1,4 @@
-"""What one run may reach, how much it may take for that, and what is told of it."""
+"""One run's way to a network: its policy, its limits, and the reports of its connections."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -12,7 +12,7 @@ Outcome = Literal["connected", "denied", "failed"]
 
 
 class EgressLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run may take of the supervisor. Memory follows: at most some 300 KiB a connection, 20 MiB a run."""
+    """Limits on one run's use of the supervisor. Memory follows: at most some 300 KiB a connection, 20 MiB a run."""
 
     connections: int = 64
     """Served at a time; as many again are told that there are too many."""
@@ -28,7 +28,7 @@ class EgressLimits(msgspec.Struct, frozen=True, kw_only=True):
     idle_seconds: float = 300.0
     half_open_seconds: float = 30.0
     linger_seconds: float = 1.0
-    """That somebody who was refused has to read why."""
+    """Time for a refused client to read the reason."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +49,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Network(msgspec.Struct, frozen=True):
-    """What a run may reach, who resolves names for it, and who is told of each connection (from the event loop, at once)."""
+    """A run's egress policy, the resolver of names for it, and the call per connection (from the event loop, at once)."""
 
     policy: EgressPolicy
     resolve: Resolve

@@ -29,7 +29,7 @@ class MalformedRequest(Exception):
 
 
 class ProxyRequest(msgspec.Struct, frozen=True):
-    """What is asked for. `head` is what the other side gets before the rest of the stream; empty for a tunnel."""
+    """A request to the proxy. `head` goes to the other side before the rest of the stream; empty for a tunnel."""
 
     target: Target
     head: bytes
