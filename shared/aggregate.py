@@ -170,7 +170,7 @@ def batches(appends: Sequence[tuple[Sealed[Any], int]]) -> Iterator[list[tuple[S
 
 
 class Writer(Protocol):
-    """What changing an aggregate needs; `shared.bus.Bus` is one."""
+    """The bus as changing an aggregate needs it; `shared.bus.Bus` is one."""
 
     client: Client
     journal: Journal

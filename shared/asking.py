@@ -24,7 +24,7 @@ from shared.questions import Command, QuestionDeclaration, asked_of
 
 Answer = Callable[[Any, Any], Awaitable[Any]]
 Questions = Mapping[type[msgspec.Struct], Answer]
-"""What a service's QUESTIONS map holds: a question or command, and the function that answers it."""
+"""An item of a service's QUESTIONS map: a question or command, and the function that answers it."""
 
 _log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ async def answered(cls: type[msgspec.Struct], function: Answer, body: bytes, dep
 
 
 class _Frame(msgspec.Struct):
-    """What an answer looks like on the wire: one of the two."""
+    """An answer on the wire: one of the two fields."""
 
     ok: msgspec.Raw = msgspec.Raw(b"null")
     error: ErrorDocument | None = None

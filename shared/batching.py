@@ -1,4 +1,4 @@
-"""What may share a batch: the pure half of group commit, without a broker, a clock or a task."""
+"""Puts messages together that may share a batch: the pure half of group commit, without a broker, a clock or a task."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ CHUNK = 128 * 1024
 
 
 class Blob(msgspec.Struct, frozen=True):
-    """What a blob is: hexadecimal SHA-256 of its content, and its size in bytes."""
+    """A blob by the hexadecimal SHA-256 of its content, and its size in bytes."""
 
     sha256: str
     size: int

@@ -12,7 +12,7 @@ from collections.abc import Callable
 DEAD_IN_A_ROW = 20
 # Seconds after which one message is tried, and after each that met a bug again.
 PAUSE = 30.0
-# What a consumer remembers of messages that failed; the broker has at most a thousand of one consumer under way.
+# Failed messages that a consumer remembers; the broker has at most a thousand of one consumer under way.
 REMEMBERED = 10_000
 
 
@@ -75,7 +75,7 @@ class Breaker:
 
 
 class Tries:
-    """Counts how often messages failed here. What the broker counts is deliveries, which may have had other reasons."""
+    """Counts how often messages failed here. The broker counts deliveries, which may have had other reasons."""
 
     def __init__(self) -> None:
         self._counts: OrderedDict[int, int] = OrderedDict()

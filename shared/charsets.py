@@ -8,7 +8,7 @@ import re
 from shared.errors import Invalid, Problem
 from shared.values import storable
 
-# What senders write in. Others that Python knows are not charsets of documents, or take quadratic time (idna, punycode).
+# Charsets that senders write in. Others that Python knows are not charsets of documents, or take quadratic time (idna, punycode).
 CHARSETS = frozenset(
     {"ascii", "utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be", "koi8-r", "koi8-u"}
     | {"shift_jis", "cp932", "euc_jp", "iso2022_jp", "gb2312", "gbk", "gb18030", "big5", "euc_kr", "mac-roman"}

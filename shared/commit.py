@@ -1,10 +1,10 @@
-"""Putting messages on disk: the one small interface between what is said and the stream that keeps it.
+"""Puts messages on disk: the one small interface between a message and the stream that keeps it.
 
-`Journal.publish` for facts without expectations, `Journal.append` for an aggregate's. What returns is on disk; what raises
-`Unavailable` may or may not be: sending the same message again is safe, because its id is the same.
+`Journal.publish` for facts without expectations, `Journal.append` for an aggregate's. After a return the message is on disk;
+after `Unavailable` it may or may not be: sending the same message again is safe, because its id is the same.
 
-The broker syncs every commit to disk, which costs about as much for one message as for hundreds. So what waits for a stream is
-gathered while earlier commits are under way, and goes as one JetStream atomic batch (NATS ADR-50): one commit, many acks.
+The broker syncs every commit to disk, which costs about as much for one message as for hundreds. So messages for a stream are
+gathered while earlier commits are under way, and go as one JetStream atomic batch (NATS ADR-50): one commit, many acks.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from shared.sending import Outgoing, send_batch, send_one
 
 # nats-server server/errors.json: a stale expectation on one server, and the same found by the leader of a replicated stream.
 WRONG_LAST_SEQUENCE = (10071, 10164)
-# How long a caller waits: below the 2 s within which a sender of webhooks is told 503.
+# Seconds that a caller waits: below the 2 s within which a sender of webhooks is answered 503.
 ACK_TIMEOUT = 1.7
-# What may wait for one stream while the broker does not answer; more is refused at once, so that memory stays bounded.
+# Most that may wait for one stream while the broker does not answer; more is refused at once, so that memory stays bounded.
 WAITING_MESSAGES = 20_000
 WAITING_BYTES = 64 * 1024 * 1024
 # Up to so many messages go one by one, without waiting for each other: what the broker does around an atomic batch costs as much
@@ -203,7 +203,7 @@ class Coalescer:
                 self._settle(offer, Unavailable(f"the message could not be sent: {type(error).__name__}"))
         self._batcher.done(batch)
         if len(self._batcher):
-            # What waits goes on its way before those who waited run: the broker works while they do.
+            # Waiting messages leave before the callers that waited run: the broker works while they do.
             self._send()
             for _ in range(TURNS_TO_WRITE):
                 await asyncio.sleep(0)
@@ -215,9 +215,9 @@ class Coalescer:
                 bystander.set_result(None)
 
     async def _together(self, batch: list[PendingMessage[Pending]]) -> list[tuple[PendingMessage[Pending], Ack]]:
-        """Send one atomic batch and return its acks, which are still to be told.
+        """Send one atomic batch and return its acks, which are still to be passed on.
 
-        What the broker refuses as a whole is sent one by one, each for a verdict of its own; told, and not returned.
+        A batch that the broker refuses is sent one by one, each for a verdict of its own; passed on, and not returned.
         """
         try:
             first = await send_batch(self._client, [offer.bearer for offer in batch])

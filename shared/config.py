@@ -105,7 +105,7 @@ class Environment:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What every service with tables is told. Addresses hold its own credentials; the first of `keys` encrypts, all decrypt."""
+    """Settings of every service with tables. Addresses hold its own credentials; the first of `keys` encrypts, all decrypt."""
 
     nats_url: str
     database_url: str

@@ -18,7 +18,7 @@ from nats.js import JetStreamContext
 from shared.health import Health
 from shared.pull import inbox_prefix
 
-# How often it is looked whether the client still tries to be connected.
+# Pause between checks that the client still tries to be connected.
 ATTENDED_EVERY = 1.0
 
 _log = structlog.get_logger()

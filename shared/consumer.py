@@ -40,7 +40,7 @@ _log = structlog.get_logger()
 
 
 class Speaker(Protocol):
-    """What a consumer needs of the bus to say what follows."""
+    """The bus as a consumer needs it to publish and append."""
 
     service: str
     client: Client
@@ -74,8 +74,8 @@ class Letters:
 class Consumer:
     """Handles the messages of one durable consumer.
 
-    What its input makes impossible is a dead letter and nothing more. Bugs, many in a row, open the breaker: then the others are
-    put off, which uses up none of their tries, and one now and then is handled, until one succeeds.
+    A message that its input makes impossible is a dead letter and nothing more. Bugs, many in a row, open the breaker: then the
+    others are put off, which uses up none of their tries, and one now and then is handled, until one succeeds.
     """
 
     def __init__(self, bus: Speaker, work: Work, handler: Handler, deps: Any, health: Health, letters: Letters) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.errors import Unavailable
 
-# How often the deadlines of those who wait are looked at.
+# Pause between looks at the deadlines of those who wait.
 TICK = 0.1
 
 

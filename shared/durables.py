@@ -46,7 +46,7 @@ def config_of(work: Work, *, after: int = 0) -> dict[str, Any]:
 async def bring(client: Client, work: Work, *, after: int = 0) -> None:
     """Make a consumer that is missing, beginning after `after`, and bring one that is there to its configuration.
 
-    Where it began cannot be changed, and is not. Raises `Unavailable`, `StreamError`.
+    Its beginning cannot be changed, and is not. Raises `Unavailable`, `StreamError`.
     """
     config = config_of(work, after=after)
     try:

@@ -8,7 +8,7 @@ from shared.envelope import rfc3339, utc_now
 
 
 class Health:
-    """What is well and what is not, by part; a part that was never reported counts as not ready only if it was expected."""
+    """The health of a process, by part; a part that was never reported counts as not ready only if it was expected."""
 
     def __init__(self, service: str) -> None:
         self.service = service

@@ -14,7 +14,7 @@ from shared.metrics import CONTENT_TYPE, exposition
 
 
 class HealthSettings(msgspec.Struct, frozen=True):
-    """Where this process answers `/healthz`, `/readyz` and `/metrics`: `host:port` or `unix:PATH`; None: nowhere."""
+    """The address of `/healthz`, `/readyz` and `/metrics` of this process: `host:port` or `unix:PATH`; None: nowhere."""
 
     address: str | None
 

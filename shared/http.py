@@ -33,10 +33,10 @@ _encoder = msgspec.json.Encoder()
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """How slowly a body may arrive.
+    """The slowest arrival of a body.
 
-    Whoever waits for it may wait `grace` seconds; each `rate` bytes that arrive give a second of that back. All of it is there
-    after `whole` seconds. Of the grace, time in which nobody reads does not count.
+    A reader waits at most `grace` seconds for it; each `rate` bytes that arrive give a second of that back. The whole body is
+    there after `whole` seconds. Time in which nobody reads does not count against the grace.
     """
 
     grace: float
@@ -122,7 +122,7 @@ async def answered(request: web.Request, handler: Next) -> web.StreamResponse:
     if not response.prepared:
         response.headers["X-Request-Id"] = request_id
         if response.status == TooLarge.status or not request.content.is_eof():
-            # What is left of the body is not worth reading.
+            # The rest of the body is not worth reading.
             response.force_close()
     return response
 

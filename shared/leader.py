@@ -20,8 +20,8 @@ async def lead(
     """Call `once` for ever while this process holds the advisory lock `lock`, and wait for that lock while another one does.
 
     `pause` seconds pass before the first call and between two; a call that did as much as `full` is followed by another at once.
-    What stands in the way is waited out, and logged as the event `interrupted` unless the last interruption had the same reason; a
-    bug is met in the same way, and hurts nobody but this work.
+    An obstacle is waited out, and logged as the event `interrupted` unless the last interruption had the same reason; a bug is met
+    in the same way, and hurts nobody but this work.
     """
     logged: str | None = None
     while True:

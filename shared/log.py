@@ -16,7 +16,7 @@ from shared import tasks
 from shared.errors import Unavailable
 from shared.messages import Logged
 
-# What waits for the bus: above it the oldest go, counted.
+# Most lines that wait for the bus: above it the oldest go, counted.
 WAITING = 2000
 # Characters of a field: what went wrong may repeat what somebody sent.
 LONGEST = 16 * 1024

@@ -23,18 +23,18 @@ class Recorded(msgspec.Struct, frozen=True):
     incarnation: str
 
 
-# What a batch, as the stream holds it (incarnation second), does to the rows: statements to be run in this order together with
-# the checkpoint's move. The connection is for reading what they depend on; nobody else writes these rows.
+# The statements of a batch, as the stream holds it (incarnation second): to be run in this order together with the checkpoint's
+# move. The connection is for reading rows that they depend on; nobody else writes these.
 Apply = Callable[[Sequence[Delivered], str, Connection], Awaitable[Sequence[Statement]]]
 # Keeps the bytes of a message, as the stream holds it, of which nothing else can be made, in the transaction of the checkpoint.
 Keep = Callable[[Delivered, str, Connection], Awaitable[None]]
-# What a service's PROJECTIONS map holds: a message class and what one message does to the rows.
+# An item of a service's PROJECTIONS map: a message class and the statements for one message.
 PerMessage = Callable[[Any, Recorded], Awaitable[Statement]]
 Projections = Mapping[type[Message], PerMessage]
 
 
 class Projected(msgspec.Struct, frozen=True, kw_only=True):
-    """What a projection is, wherever it runs: the messages that it reads, what they do, and which rows come of them.
+    """A projection, wherever it runs: the messages that it reads, their effect, and the rows that come of them.
 
     `name` is unique within the service. `rows` narrows `tables` to what is this projection's own where it has a part of a table:
     a condition over `:stream`, `:incarnation` and `:first`, the first sequence that the stream still holds. `born` is for rows

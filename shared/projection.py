@@ -24,7 +24,7 @@ from shared.pull import Delivered, OrderedReader, StreamError, api_request
 from shared.salvage import Tally, clean, is_passing
 
 INCARNATION = "millrace_incarnation"
-# How long a writer that met trouble waits before it begins again from its checkpoint, in seconds.
+# Seconds that a writer waits after an error before it begins again from its checkpoint.
 PAUSE = 0.5
 # Messages of this stream are dead letters already.
 DEAD = "DEAD"

@@ -26,7 +26,7 @@ from shared.messages.log import SERVICES
 
 # The server says it is alive this often while a pull waits; two missed ones mean that it is not there for us any more.
 HEARTBEAT = 2.0
-# How long a pull waits at the server before it is sent again.
+# Time that a pull waits at the server before it is sent again.
 EXPIRES = 20.0
 # A batch holds at most so many bytes on its way to us: bounds a reader's memory whatever the messages' size.
 PULL_BYTES = 8 * 1024 * 1024
@@ -115,7 +115,7 @@ async def pull(client: Client, stream: str, consumer: str, inbox: str, batch: in
 
 def status_of(msg: Msg) -> str | None:
     """Return the status code of a message without data from the server (`100` heartbeat, `408` expired …), else None."""
-    # What a stream holds may be empty and have any headers, and has an address for its acknowledgement.
+    # A message of a stream may be empty and have any headers, and has an address for its acknowledgement.
     if msg.data or not msg.headers or msg.reply.startswith("$JS.ACK."):
         return None
     return msg.headers.get("Status")
@@ -125,8 +125,8 @@ class OrderedReader:
     """Reads a stream in order from a sequence, each message exactly once, through reconnects and lost consumers.
 
     One ephemeral consumer at a time; a gap in its own sequence, missed heartbeats or a vanished consumer make a new one that
-    starts after the last message handed out. What arrives within `linger` seconds of a message is handed out together with it.
-    With `headers_only` messages come without their data, for those who only want to know that there are any.
+    starts after the last message handed out. Messages within `linger` seconds of another are handed out together with it.
+    With `headers_only` they come without their data, for readers that only need to know that there are any.
     """
 
     def __init__(

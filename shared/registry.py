@@ -35,7 +35,7 @@ class Entry(msgspec.Struct, Generic[V], frozen=True):
 
 
 class _Sequence(msgspec.Struct, frozen=True):
-    """What matters of an entry to whoever replaces it."""
+    """The part of an entry that its replacement depends on."""
 
     seq: int
 
@@ -46,7 +46,7 @@ _sequence_decoder = msgspec.json.Decoder(_Sequence)
 class RegistryWriter(Generic[V]):
     """The owner's side: replaces an entry only by a compare-and-set with a higher sequence; one that cannot be decoded by any.
 
-    What it is told to `remake` it replaces at the same sequence too.
+    Entries to `remake` are replaced at the same sequence too.
     """
 
     def __init__(self, client: Client, bucket: str, value: type[V]) -> None:

@@ -40,7 +40,7 @@ class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Effect(msgspec.Struct, frozen=True):
-    """What a message does to the status of its run (None: nothing), and the line that people read of it.
+    """The effect of a message: the new status of its run (None: no change), and the line that people read of it.
 
     The line is made of templates of the message's fields; all but the first are left out where one of their fields has no value.
     """

@@ -20,7 +20,7 @@ from shared.values import cleaned, lenient
 # cancelled by a time-out, read-only, corrupt.
 _PASSING = ("08", "0B", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "72", "F0", "XX001", "XX002")
 _PASSING_KINDS = (Unavailable, StreamError, OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, nats.errors.Error)
-# What the client of the broker refuses because of what it is given.
+# Errors of the broker's client about its arguments.
 _OWN_FAULTS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError)
 
 

@@ -1,6 +1,6 @@
-"""JSON Schemas that others wrote: what checking a value takes is counted before anybody begins with it, and bounded.
+"""JSON Schemas that others wrote: the cost of checking a value is counted before the check begins, and bounded.
 
-What is counted is how often one place of a value is looked at. At a place `$ref`, `allOf`, `anyOf` and their like multiply: n
+The cost is the number of looks at one place of a value. At a place `$ref`, `allOf`, `anyOf` and their like multiply: n
 levels of two references each are 2**n looks. From a place to the one below it `properties`, `items` and their like lead; where
 types hold each other in several alternatives that multiplies with the depth of the value, so that such a schema has a deepest one.
 
@@ -26,7 +26,7 @@ MOST_DEPTH = 64
 MOST_CHAIN = 32
 """Schemas in a row that are about the same place of a value, each part of the one before, or referred to by it."""
 MOST_LOOKS = 20_000
-"""How often one place of a value may be looked at."""
+"""Most looks at one place of a value."""
 MOST_EDGES = 20_000
 """Ways from a place to those below it, counted at each schema that leads there."""
 LEAST_VALUE = 2
@@ -52,15 +52,15 @@ _BELOW_OBJECT = ("additionalProperties", "unevaluatedProperties")
 _BELOW_ARRAY = ("items", "additionalItems", "unevaluatedItems", "contains")
 _COMPARED = ("const", "enum", "uniqueItems")
 _REFUSED = ("$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor")
-# Which places below: of a name, of any name, the names themselves, of a number, of any number.
+# Places below: of a name, of any name, the names themselves, of a number, of any number.
 _ANY_NAME, _NAMES, _ANY_ITEM = ("*",), ("names",), ("[]",)
 _Place = tuple[Any, ...]
 
 
 class Costs(msgspec.Struct, frozen=True):
-    """What checking values takes: looks at one place of a value that is so many levels deep, the last figure for all deeper ones.
+    """The cost of checking values: looks at one place of a value that is so many levels deep, the last figure for all deeper ones.
 
-    `deepest` is how deep a value may be, `reach` how far down it is looked at; None where there is no bound.
+    `deepest` is the greatest depth of a value, `reach` the depth down to which it is looked at; None where there is no bound.
     """
 
     looks: list[int]

@@ -13,7 +13,7 @@ from nats.aio.client import Client
 
 from shared.errors import Unavailable
 
-# How long a commit may take before its outcome counts as unknown. Longer than a caller waits: an ack that comes late is
+# Time for a commit, after which its outcome counts as unknown. Longer than a caller waits: an ack that comes late is
 # remembered, and the caller's next try is answered by it.
 COMMIT_TIMEOUT = 5.0
 # nats-server server/errors.json: "duplicate id in flight" on a replicated stream: its first sending is not decided yet.

@@ -25,7 +25,7 @@ from shared.health_server import HealthSettings, health_served
 _log = structlog.get_logger()
 # Exit codes: 2 says that the configuration is wrong and that starting again will not help.
 EXIT_FAILED = 1
-# What a message makes is freed by counting references; cycles are rare here, and Python's 700 objects are three webhooks.
+# The objects of a message are freed by counting references; cycles are rare here, and Python's 700 objects are three webhooks.
 COLLECTED_AFTER = (10_000, 20, 20)
 EXIT_MISCONFIGURED = 2
 
@@ -58,7 +58,7 @@ class Background:
 
 
 class Runtime(msgspec.Struct, frozen=True):
-    """What an app is given: health to report to, a place for background tasks, the log's way to the bus."""
+    """The parts that an app is given: health to report to, a place for background tasks, the log's way to the bus."""
 
     health: Health
     background: Background
@@ -93,14 +93,14 @@ async def _serve(service: str, settings: Any, app: App, health_settings: HealthS
     ending: list[asyncio.Task[None]] = []
 
     async def give_up_starting() -> None:
-        # What works in the background ends before what it works with.
+        # Background tasks end before the things that they use.
         await background.cancel()
         serving.cancel()
 
     def stop() -> None:
         stopping.set()
         if not begun.is_set():
-            # What it waits for to start, such as a registry that nobody has made, may never come.
+            # A thing that it waits for to start, such as a registry that nobody has made, may never come.
             begun.set()
             ending.append(asyncio.create_task(give_up_starting()))
 
@@ -116,7 +116,7 @@ async def _serve(service: str, settings: Any, app: App, health_settings: HealthS
         async with health_served(health, health_settings), app(settings, Runtime(health, background, sink)):
             begun.set()
             health.started = True
-            # What start-up made lives for ever: keep the collector from walking it again and again.
+            # Objects made at start-up live for ever: keep the collector from walking them again and again.
             gc.collect()
             gc.freeze()
             gc.set_threshold(*COLLECTED_AFTER)

@@ -1,11 +1,11 @@
-"""What may enter: text, numbers, times and durations that JSON, Postgres and Python all hold, declared and decoded here.
+"""Values that may enter: text, numbers, times and durations that JSON, Postgres and Python all hold, declared and decoded here.
 
 Text has no NUL and no lone surrogate: Postgres keeps neither, and the second has no UTF-8. Whole numbers have 64 bits, signed or
 not; others are those of binary64 (RFC 8259, section 6). Values nest up to `DEPTH` levels. Times lie between `FIRST` and `LAST`,
 whose date is within the calendars of Python and Postgres in every time zone. No duration is longer than `YEAR`.
 
-Users of the API are refused with the path of what does not fit (`decode`, `check`); what senders sent is cleaned (`decode_sent`,
-`cleaned`), since nobody would read a refusal.
+Users of the API are refused with the path of the value that does not fit (`decode`, `check`); values from senders are cleaned
+(`decode_sent`, `cleaned`), since nobody would read a refusal.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LONGEST_PATH = 300
 MOST_TYPE = 200
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-"""What something is called; its owner says which letters."""
+"""A name; its owner says which letters."""
 Key = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
 """An id, or an organization: what may stand in a subject."""
 Words = Annotated[str, msgspec.Meta(max_length=1000)]
@@ -56,7 +56,7 @@ Path = Annotated[str, msgspec.Meta(max_length=1024)]
 Expression = Annotated[str, msgspec.Meta(max_length=4096)]
 """Source text of a filter or a search."""
 Opaque = Annotated[str, msgspec.Meta(max_length=2048)]
-"""What somebody gave out and wants back as it was: a cursor, a hash, an entity tag."""
+"""Text that its issuer wants back as it was: a cursor, a hash, an entity tag."""
 Instant = Annotated[str, msgspec.Meta(max_length=64)]
 """A time as text; `moment_of` reads it."""
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=YEAR)]
@@ -64,11 +64,11 @@ Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """A place in a stream, or how many of something: what Postgres' bigint holds."""
 
 T = TypeVar("T")
-# Where a value stands: in what, and under which name or number.
+# The place of a value: its container, and its name or number there.
 _Place = tuple["_Place | None", str | int]
 
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-# Where none of these is, JSON needs no second look: escapes that may be unstorable, and numbers of over 64 bits or extreme ones.
+# JSON without any of these needs no second look: escapes that may be unstorable, and numbers of over 64 bits or extreme ones.
 _DOUBTFUL = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}|[0-9][eE][+-]?[0-9]{3}")
 _PLACE = re.compile(r"\[([0-9]+)\]")
 _MISSING = re.compile("Object (missing required|contains unknown) field `(.*)`", re.DOTALL)

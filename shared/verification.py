@@ -34,7 +34,7 @@ class Declared(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, fo
 
 
 class Place(Declared, frozen=True, kw_only=True):
-    """Where a text stands in a request: in exactly one of a header, a query parameter, a form's field, a path of a JSON body.
+    """The place of a text in a request: exactly one of a header, a query parameter, a form's field, a path of a JSON body.
 
     Header names are lower case; a JSON path is names and list positions, dotted. With a `separator` the text is split there and
     its parts are stripped; those that begin with `prefix` and end with `suffix` are meant, without both. `default` stands in for a
@@ -152,10 +152,10 @@ class Handshake(Declared, frozen=True, kw_only=True):
 
 
 class Verification(Declared, frozen=True, kw_only=True):
-    """What the gateway does with requests to a source: any one of `schemes` that verifies a request makes it genuine.
+    """The gateway's checks of requests to a source: any one of `schemes` that verifies a request makes it genuine.
 
-    No schemes: no request is. No `methods`: the source has no address. `content_types` None: any. Places of signatures and tokens
-    are not kept with a delivery; `redacted` are others, in a header or the query.
+    No schemes: no request is genuine. No `methods`: the source has no address. `content_types` None: any. Places of signatures and
+    tokens are not kept with a delivery; `redacted` are others, in a header or the query.
     """
 
     schemes: tuple[SignatureScheme, ...] = ()

@@ -10,7 +10,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 PUBLIC: tuple[Network, ...] = (ip_network("0.0.0.0/0"), ip_network("2000::/3"))
-"""Where public addresses lie, apart from the ranges below."""
+"""The ranges of public addresses, apart from those below."""
 
 _METADATA = "a metadata service of the machine's cloud"
 

@@ -1,4 +1,4 @@
-"""Who may reach what. Pure: no socket, no clock; whoever asks has resolved the name.
+"""The egress policy of an organization. Pure: no socket, no clock; the caller has resolved the name.
 
 Two questions are asked of every connection, and both answers must be yes: may this *name* be reached, and may each
 *address* that it resolves to. A name's rules never open an address, so that nobody gains anything by pointing a name
@@ -16,11 +16,11 @@ _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-
 _ORG = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _NUMERIC = re.compile(r"[\[/%]|^[0-9.]+(?::.*)?$")
-"""What can only be meant as an address or a network."""
+"""Text that can only be meant as an address or a network."""
 
 
 class Target(msgspec.Struct, frozen=True):
-    """What a request wants to reach: a name in lower case without a last dot, or an address."""
+    """The host of a request: a name in lower case without a last dot, or an address."""
 
     host: str
     port: int
@@ -79,7 +79,7 @@ _BUILT_IN = (
 
 
 class EgressPolicy:
-    """What the runs of one organization may reach."""
+    """The hosts that the runs of one organization may reach."""
 
     def __init__(self, rules: tuple[Rule, ...] = ()) -> None:
         self._names = sorted((rule for rule in rules if rule.pattern), key=lambda rule: rule.rank, reverse=True)

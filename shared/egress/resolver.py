@@ -21,7 +21,7 @@ EACH = 8
 
 
 class Resolver:
-    """Threads of its own, because the event loop's are needed for files. Whoever made it must `close` it."""
+    """Resolves names in threads of its own, because the event loop's are needed for files. Its creator must `close` it."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(THREADS, "egress-resolver")

@@ -36,12 +36,12 @@ class Evaluation(msgspec.Struct):
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a lane's process is given: CPU seconds a task, bytes, and its niceness; whether organizations share batches.
+    """Limits of a lane's process: CPU seconds a task, bytes, and its niceness; whether organizations share batches.
 
-    `guess` is the seconds that a task is taken to need of whom nothing is known yet. Where nothing comes back for `wall` seconds
+    A task of an organization that is not known yet is taken to need `guess` seconds. Where nothing comes back for `wall` seconds
     the process hangs, or is stopped, and is killed.
 
-    `idle` is after how many seconds without work it is ended; None: never.
+    The process ends after `idle` seconds without work; None: never.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Lane:
             await self._starting
 
     async def close(self) -> None:
-        """End the process. What waits is refused."""
+        """End the process. Waiting tasks are refused."""
         self._is_closed = True
         if self._idle is not None:
             self._idle.cancel()
@@ -184,7 +184,7 @@ class Lane:
         if time.monotonic() < self._not_before:
             self._refuse_all("expressions are not evaluated at the moment")
             return
-        # What goes on here is nobody's in particular, whoever asked first.
+        # The work here belongs to nobody in particular, whoever asked first.
         self._starting = asyncio.get_running_loop().create_task(self._started(), context=contextvars.Context())
 
     async def _started(self) -> None:

@@ -1,8 +1,8 @@
 """Expressions as a service meets them: checked when they are declared, evaluated in confined processes, refused when they did harm.
 
 Two processes do the work. The quick one has a few milliseconds for an evaluation, of all organizations. An organization that took
-more, what is large, and what is only checked go to the other one, which has more time, less of the processor, and one
-organization in a batch. Whatever goes wrong there is told of the one expression by which it did.
+more, large evaluations, and checks go to the other one, which has more time, less of the processor, and one organization in a
+batch. A failure there is reported of the one expression that caused it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LARGEST = 2 << 20
 """Bytes of JSON of what an expression looks at."""
 # Larger ones take milliseconds to be handed over.
 _LARGE = 32 * 1024
-# Who takes longer than this for one evaluation has its next ones in the slow lane for a while, who ends the process for longer.
+# An organization that takes longer than this for one evaluation is in the slow lane for a while; one that ends the process, longer.
 _LONG = 0.004
 _SLOW_FOR, _SUSPECT_FOR = 60.0, 600.0
 # An expression that ended its process is refused for so long, twice as long each time.
@@ -49,7 +49,7 @@ class Trouble(Exception):
 
 
 class _Harm(msgspec.Struct):
-    """What an expression of an organization has done, and until when (monotonic) it is refused."""
+    """The harm that an expression of an organization has done, and until when (monotonic) it is refused."""
 
     deaths: int = 0
     strange: int = 0

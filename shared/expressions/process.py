@@ -23,7 +23,7 @@ from shared.errors import Unavailable
 from shared.expressions import worker
 
 UID = 65531
-"""Where the service is root its workers are this user, who owns nothing and is not the user of sandboxed runs."""
+"""The user of the workers where the service is root: owns nothing and is not the user of sandboxed runs."""
 LONGEST_VALUE = 64 * 1024
 """Bytes of JSON of what an expression gives."""
 _START = 30.0
@@ -32,7 +32,7 @@ _LAST_WORDS = 2000
 
 
 class Task(msgspec.Struct, frozen=True, array_like=True):
-    """What is asked of a worker: `worker.CHECK` or `worker.EVALUATE`, the expression, and its variables as JSON."""
+    """A task for a worker: `worker.CHECK` or `worker.EVALUATE`, the expression, and its variables as JSON."""
 
     kind: int
     source: str
@@ -40,7 +40,7 @@ class Task(msgspec.Struct, frozen=True, array_like=True):
 
 
 class WorkerAnswer(msgspec.Struct, frozen=True, array_like=True):
-    """Whether `payload` is a value as JSON, or else what is wrong, as text; and the CPU seconds that it took to find out."""
+    """A worker's answer: `payload` is a value as JSON, or else an error as text; and the CPU seconds that it took."""
 
     is_value: bool
     payload: bytes
@@ -61,7 +61,7 @@ class Died(Exception):
 
     @property
     def by_its_task(self) -> bool:
-        """Whether it ended in a way that only what it did can have caused; SIGKILL and SIGTERM come from others as well."""
+        """Whether the process ended in a way that only its task can have caused; SIGKILL and SIGTERM come from others as well."""
         return self.code not in {-signal.SIGKILL, -signal.SIGTERM, 0}
 
     def told(self, seconds: float) -> str:
@@ -72,7 +72,7 @@ class Died(Exception):
 
 
 class Process(asyncio.Protocol):
-    """A running worker, from `started` on. Whoever has it must `end` it."""
+    """A running worker, from `started` on. Its owner must `end` it."""
 
     def __init__(self, popen: subprocess.Popen[bytes], progress: mmap.mmap) -> None:
         loop = asyncio.get_running_loop()
@@ -128,7 +128,7 @@ class Process(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Settle what is answered. What is no answer ends the process: a task may have taken it over."""
+        """Settle answered tasks. Bytes that are no answer end the process: a task may have taken it over."""
         self._received += data
         while len(self._received) >= 4:
             (size,) = struct.unpack_from(">I", self._received)

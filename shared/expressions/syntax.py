@@ -1,6 +1,6 @@
-"""What can be told of a CEL expression without evaluating it: its size, its nesting, and what of its variables it can see. Pure.
+"""Reads a CEL expression without evaluating it: its size, its nesting, and the parts of its variables that it can see. Pure.
 
-The bounds keep out what no filter or key is made of; whatever passes them is still met as hostile by the process that evaluates it.
+The bounds keep out expressions that no filter or key needs; the process that evaluates still takes every other one as hostile.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class _Token(NamedTuple):
 
 
 class Syntax(NamedTuple):
-    """What an expression looks like.
+    """The form of an expression.
 
-    `problem` says which bound it breaks. `sees` is a tree of all that it can look at, by the names of variables and of what is in
-    them; None where that could not be told. `plain` is the path that is all of the expression, where it is one. `variables` are
-    those names, by first appearance, that can be nothing but variables, each with what is looked at right in it: where a name may
-    be something else (an element of a macro, a function, a type), it is not among them.
+    `problem` names the bound that it breaks. `sees` is a tree of all that it can look at, by the names of variables and of their
+    members; None where that could not be found. `plain` is the path that is all of the expression, where it is one. `variables` are
+    those names, by first appearance, that can be nothing but variables, each with the members looked at right in it: a name that
+    may be something else (an element of a macro, a function, a type) is not among them.
     """
 
     problem: str | None
@@ -85,7 +85,7 @@ class Syntax(NamedTuple):
 
 @functools.lru_cache(_KEPT)
 def syntax_of(source: str) -> Syntax:
-    """Return what an expression looks like. Whether it is CEL at all, only CEL can tell."""
+    """Return the form of an expression. Only CEL can tell whether it is CEL at all."""
     if len(source) > LONGEST:
         return Syntax(f"it has {len(source)} characters, and {LONGEST} are the most", None, None, {})
     tokens = _tokens(source)
@@ -176,7 +176,7 @@ def _problem(tokens: list[_Token]) -> str | None:
 def _seen(tokens: list[_Token]) -> Tree:
     """Return each chain of names that does not hang on another value; a method's name does not belong to its chain.
 
-    What a macro calls an element is in it as well. It may have a variable's name: then more is handed over than is looked at.
+    A macro's name for an element is in it as well. It may be a variable's name: then more is handed over than is looked at.
     """
     tree: Tree = {}
     number = 0
@@ -206,7 +206,7 @@ def _variables(tokens: list[_Token]) -> list[str]:
             continue
         if after == "{":
             return []
-        # What is given first to a method and a comma after it is what a macro calls an element; some take two of them.
+        # The first argument of a method, with a comma after it, is a macro's name for an element; some take two of them.
         is_first = texts[at - 1] == "(" and texts[at - 3] == "."
         is_second = texts[at - 1] == "," and texts[at - 2] in bound
         if after == "," and (is_first or is_second):

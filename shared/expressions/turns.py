@@ -9,9 +9,9 @@ import msgspec
 
 MOST = 256
 LARGEST = 256 * 1024
-# What a batch may be expected to take: so long does whoever comes next wait for it. One alone may take more.
+# Seconds that a batch may be expected to take: so long does the next to come wait for it. One alone may take more.
 SECONDS = 0.005
-# How fast what is expected of an organization follows what its evaluations took.
+# The weight of the latest evaluation in the time expected of an organization.
 _FOLLOWS = 0.2
 
 P = TypeVar("P")
@@ -26,7 +26,7 @@ class Waiting(msgspec.Struct, Generic[P], frozen=True):
 
 
 class Queue(Generic[P]):
-    """What waits for one process, by organization."""
+    """The tasks that wait for one process, by organization."""
 
     def __init__(self, *, is_mixed: bool, guess: float) -> None:
         """`is_mixed` says whether organizations may share a batch; `guess` is what one takes of whom nothing is known yet."""
@@ -69,7 +69,7 @@ class Queue(Generic[P]):
     def take(self) -> list[Waiting[P]]:
         """Return the next batch: one of each organization in turn, until it is full; at least one where any waits.
 
-        Who is passed over, because theirs would take too long in this one, is the first in the next.
+        An organization passed over, because its task would take too long in this one, is the first in the next.
         """
         batch: list[Waiting[P]] = []
         passed: dict[str, None] = {}

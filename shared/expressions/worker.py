@@ -2,7 +2,7 @@
 
 Run as `python -I -S -B worker.py '{"paths": …}'` with a stream socket as standard input. Each way a frame is four bytes of length,
 big end first, and MessagePack: first `{walls}`, then for each list of tasks `[kind, source, variables as JSON]` a list of answers
-`[is_value, JSON of the value or what is wrong, CPU seconds]`, fewer where the tasks take long. What was begun is counted in the
+`[is_value, JSON of the value or the error, CPU seconds]`, fewer where the tasks take long. Begun tasks are counted in the
 memory that `progress` names, from before the first byte of a task is looked at. A task over its time ends the process by SIGPROF.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 
 CHECK, EVALUATE = 0, 1
 
-# What is allocated by and by, so that a call that is not on the list would be missed in the middle of an evaluation.
+# Memory is allocated by and by, so that a call that is not on the list would be missed in the middle of an evaluation.
 _CALLS = (
     "read", "write", "pread64", "close", "poll", "mmap", "munmap", "mremap", "mprotect", "madvise", "brk", "futex", "getrandom",
     "setitimer", "clock_gettime", "gettimeofday", "rt_sigreturn", "rt_sigprocmask", "sigaltstack", "gettid", "sched_yield",
@@ -66,7 +66,7 @@ class Engine:
             if kind == CHECK:
                 return True, b"null"
             value = self._encode(program.execute(self._decode(variables)))
-        # Whatever the library raises is the expression's business; what it panics with is no Exception.
+        # Every error that the library raises is the expression's; a panic of it is no Exception.
         except BaseException as error:
             return False, _told(error, with_name=kind == EVALUATE)
         if len(value) > self._longest_value:
@@ -215,7 +215,7 @@ def main() -> None:
     engine = Engine(setting["engine"], longest_value=setting["longest_value"])
     import msgspec
 
-    # What is loaded or allocated at a first use is there before the walls are.
+    # Load and allocate before the walls stand whatever a first use would.
     engine.answer(EVALUATE, "a.b == 1 && 'c'.matches('c')", b'{"a":{"b":1}}')
     engine.answer(EVALUATE, "timestamp('2026-01-01T00:00:00Z') > a", b'{"a":{"b":')
     memory = mmap.mmap(setting["progress"], mmap.PAGESIZE)

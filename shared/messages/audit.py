@@ -1,4 +1,4 @@
-"""Who did what to what, from where, with what outcome."""
+"""Audited actions: the actor, the action, its target, the origin and the outcome."""
 
 from __future__ import annotations
 

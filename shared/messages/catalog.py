@@ -41,7 +41,7 @@ class FileRemoved(Message, frozen=True, kw_only=True):
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """What a workflow declares of its runs, beside their time-out and the number of retries. Durations are in seconds.
+    """A workflow's declarations for its runs, beside their time-out and the number of retries. Durations are in seconds.
 
     A retry comes after a pause drawn from 0 to `retry_delay` times two to the number of failures before, at most `retry_max_delay`.
     A run that has not begun after `queue_timeout` expires. Of runs that share the workflow's concurrency key `concurrency_limit`

@@ -49,7 +49,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Declaration(msgspec.Struct, frozen=True):
-    """What `@message` says of a class.
+    """The arguments of `@message` for a class.
 
     `verb_field` is set for the three open kinds (`log.<level>`, `audit.<action>`, `dead.<noun>.<verbed>`), whose verb is a
     field's value; `suffix` names a field whose value, unless it is None, is one more token at the end of the subject. A suffix

@@ -1,4 +1,4 @@
-"""What the events service says while it routes."""
+"""Messages of the events service about routing."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ REQUESTERS = ("gateway", "events", "executor")
 
 
 class RunError(msgspec.Struct, frozen=True):
-    """How an attempt failed; `traceback` holds the author's frames only."""
+    """The error of a failed attempt; `traceback` holds the author's frames only."""
 
     type: str
     message: str
@@ -20,7 +20,7 @@ class RunError(msgspec.Struct, frozen=True):
 
 
 class RunUsage(msgspec.Struct, frozen=True):
-    """What an attempt used, measured by the supervisor."""
+    """Resources used by an attempt, measured by the supervisor."""
 
     cpu_ms: float = 0.0
     max_rss_mb: float = 0.0
@@ -29,8 +29,8 @@ class RunUsage(msgspec.Struct, frozen=True):
 class ConcurrencySlot(msgspec.Struct, frozen=True):
     """A slot among the `limit` runs with the same key that may go on at a time.
 
-    What becomes of one that finds them at it is the policy: it waits (`queue`), it fails (`reject`), or it waits while those before
-    it, running or waiting, are asked to stop (`cancel_older`).
+    The policy decides about a run that finds all of them taken: it waits (`queue`), it fails (`reject`), or it waits while those
+    before it, running or waiting, are asked to stop (`cancel_older`).
     """
 
     key: str
@@ -53,7 +53,7 @@ class Wait(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
-    """How a wait ended: with a result, or by the clock."""
+    """The end of a wait: with a result, or by the clock."""
 
     kind: str
     name: str

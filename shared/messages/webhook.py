@@ -1,4 +1,4 @@
-"""What the gateway says of webhooks."""
+"""Messages of the gateway about webhooks."""
 
 from __future__ import annotations
 

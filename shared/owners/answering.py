@@ -23,7 +23,7 @@ from shared.questions.resources import (
 
 
 class Keepers(Protocol):
-    """What these questions and commands need: who answers for each noun."""
+    """Dependencies of these questions and commands: the keeper of each noun."""
 
     keepers: Mapping[str, Keeper[Any]]
 

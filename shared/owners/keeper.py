@@ -1,4 +1,4 @@
-"""What is the same of every kind of resource, wherever its owner keeps it: what a command wants, and what is shown."""
+"""Common to every kind of resource, wherever its owner keeps it: the change that a command wants, and the view."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def resource_of(row: RowMapping) -> Resource[Any]:
 
 _values = {column.name: bindparam(column.name, type_=column.type) for column in _C if column.name != "removed"}
 _inserted = insert(RESOURCE).values(_values)
-# What an id keeps. In messages of an older version what was removed may have come back under its id.
+# The fields that an id keeps. In messages of an older version a removed resource may have come back under its id.
 _FIRST = ("id", "noun", "org", "name", "key")
 _put = Compiled(
     _inserted.on_conflict_do_update(

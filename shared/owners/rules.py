@@ -1,4 +1,4 @@
-"""What an owner says of its resources beside their declaration."""
+"""An owner's rules for its resources, beside their declaration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Draft(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
 
 
 class Rules(Generic[S]):
-    """What is said of one kind by its owner, because no schema can. Each has a default: nothing."""
+    """The owner's rules for one kind that no schema can state. Each has a default: nothing."""
 
     def secret_members(self, spec: S) -> Collection[str]:
         """Return which members of the spec's `Settings` are secret. Raises `Invalid`."""

@@ -11,7 +11,7 @@ import msgspec
 from shared.errors import Malformed, Problem
 from shared.values import Name, Opaque, Words, moment_of
 
-# What the items of one page may have as JSON: half of what the broker carries at once.
+# Most bytes of the items of one page as JSON: half of what the broker carries at once.
 PAGE_BYTES = 1024 * 1024
 
 # Of one page.
@@ -40,7 +40,7 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """Which part of a list: at most `limit` items after `cursor`, which only the answerer understands."""
+    """A part of a list: at most `limit` items after `cursor`, which only the answerer understands."""
 
     limit: int = 100
     cursor: Opaque | None = None
@@ -73,14 +73,14 @@ def fitting(items: Sequence[T]) -> list[T]:
 
 
 class Position(msgspec.Struct, frozen=True):
-    """How far rows have come in a stream: they reflect every message up to `sequence` of this incarnation of it."""
+    """The position of rows in a stream: they reflect every message up to `sequence` of this incarnation of it."""
 
     incarnation: str
     sequence: int
 
 
 class QuestionDeclaration(msgspec.Struct, frozen=True):
-    """What the decorators say of a class; `timeout` in seconds is how long its asker waits."""
+    """The arguments of the decorators for a class; the asker waits `timeout` seconds."""
 
     kind: Literal["ask", "do"]
     service: str

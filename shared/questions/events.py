@@ -1,4 +1,4 @@
-"""What the events service is asked and told."""
+"""Questions and commands to the events service."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DeliveryRun(msgspec.Struct, frozen=True):
 
 
 class SubscriptionTaken(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a delivery with one subscription. `status`: routed (to `run`), filtered, unroutable, failed (its filter)."""
+    """The outcome of a delivery with one subscription. `status`: routed (to `run`), filtered, unroutable, failed (its filter)."""
 
     subscription: str
     name: str | None
@@ -53,10 +53,10 @@ class DeliveryList(msgspec.Struct, frozen=True):
 
 
 class MappingView(msgspec.Struct, frozen=True, kw_only=True):
-    """What an integration is for one organization. Nothing in `config` is secret; `connection` names a connection of `org`.
+    """One organization's part in an integration. Nothing in `config` is secret; `connection` names a connection of `org`.
 
-    `provider` is the integration's OAuth provider. `problems` says how the config does not fit the integration's schema, which
-    may have changed since the mapping was put.
+    `provider` is the integration's OAuth provider. `problems` are the places where the config does not fit the integration's
+    schema, which may have changed since the mapping was put.
     """
 
     id: str
@@ -123,7 +123,7 @@ class RetryDelivery(Command, frozen=True, kw_only=True):
 
 @question("events.position", by="executor", answer=Position)
 class DeliveriesPosition(Question, frozen=True, kw_only=True):
-    """How far the rows of deliveries have come in a stream."""
+    """Asks for the position of the rows of deliveries in a stream."""
 
     stream: Name
 

@@ -1,4 +1,4 @@
-"""What the executor is asked and told."""
+"""Questions and commands to the executor."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class FileList(msgspec.Struct, frozen=True):
 
 
 class WaitView(msgspec.Struct, frozen=True):
-    """What a run waits for. `kind`: `sleep`, `signal`, or `run` (the end of the child run `name`); over by itself at `until`."""
+    """A wait of a run. `kind`: `sleep`, `signal`, or `run` (the end of the child run `name`); over by itself at `until`."""
 
     kind: str
     name: str
@@ -125,7 +125,7 @@ class RunAt(msgspec.Struct, frozen=True):
 
 
 class RunStates(msgspec.Struct, frozen=True):
-    """How a run changed, in order; `more` is to be asked for. `ended` when the last of all is its end."""
+    """The changes of a run, in order; `more`: there are further ones to ask for. `ended` when the last of all is its end."""
 
     items: list[RunAt]
     ended: bool
@@ -305,7 +305,7 @@ class ListAttempts(Question, frozen=True, kw_only=True):
 
 @question("executor.steps", by="gateway", answer=StepList)
 class ListSteps(Question, frozen=True, kw_only=True):
-    """What is recorded of a run; without `results` only how large they are. Raises NotFound, Malformed for a foreign cursor."""
+    """The records of a run; without `results` only their sizes. Raises NotFound, Malformed for a foreign cursor."""
 
     id: Key
     results: bool = True

@@ -1,4 +1,4 @@
-"""How a service is: asked by the gateway for its `/readyz`, answered by every service in the same way."""
+"""The health of a service: asked by the gateway for its `/readyz`, answered by every service in the same way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from shared.messages.log import SERVICES
 from shared.questions.declaration import Question, question
 
-# Whoever asks waits for all of them at once, in answer to somebody who waits himself.
+# The gateway waits for all of them at once, while its own caller waits.
 TIMEOUT = 1.0
 
 

@@ -1,4 +1,4 @@
-"""What the logs service is asked."""
+"""Questions to the logs service."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Chain(msgspec.Struct, frozen=True):
 
 @question("logs.chain", by="gateway", answer=Chain, timeout=30.0)
 class ReadChain(Question, frozen=True, kw_only=True):
-    """What happened in an organization in one chain from `since` (RFC 3339) on: webhooks, events and runs, without their steps."""
+    """The messages of one chain of an organization from `since` (RFC 3339) on: webhooks, events and runs, without their steps."""
 
     correlation_id: Name
     since: Instant
@@ -87,6 +87,6 @@ class ReadChain(Question, frozen=True, kw_only=True):
 
 @question("logs.position", by="executor", answer=Position)
 class ArchivePosition(Question, frozen=True, kw_only=True):
-    """How far the archive of a stream has come: what lies before is in Postgres, byte for byte."""
+    """The archive's position in a stream: all messages before it are in Postgres, byte for byte."""
 
     stream: Name

@@ -1,4 +1,4 @@
-"""What the oauth service is asked for runs: tokens, secrets and variables. What is secret is sealed: see each field."""
+"""Questions to the oauth service for runs: tokens, secrets and variables. Secret values are sealed: see each field."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class GetToken(Question, frozen=True, kw_only=True):
 class GetSecret(Question, frozen=True, kw_only=True):
     """The secret that a run of the organization means by a name: its own one, else the platform's.
 
-    That it was given, or was not, is on disk before it is answered; `correlation_id` is the run's, whose chain that joins. Raises
+    The record of the answer, or of a refusal, is on disk before; `correlation_id` is the run's, whose chain that joins. Raises
     NotFound, Unavailable.
     """
 

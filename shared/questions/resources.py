@@ -1,4 +1,4 @@
-"""What the owners of resources are asked and told: the same of every noun, each at its owner's subject."""
+"""Questions and commands to the owners of resources: the same for every noun, each at its owner's subject."""
 
 from __future__ import annotations
 

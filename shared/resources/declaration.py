@@ -42,7 +42,7 @@ def refers_to(noun: str, *, by_id: bool = False) -> msgspec.Meta:
 
 
 class Names(msgspec.Struct, frozen=True):
-    """What resources may be called: a pattern of the whole name, and the same for people."""
+    """Allowed names of resources: a pattern of the whole name, and the same for people."""
 
     pattern: str
     rule: str
@@ -59,14 +59,14 @@ SETTING = Names(
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody wants a resource to be: the fields of one noun."""
+    """The desired state of a resource: the fields of one noun."""
 
 
 S = TypeVar("S", bound=Spec)
 
 
 class VaultAdds(msgspec.Struct, frozen=True):
-    """Whether what is sealed can be opened: it is quarantined while the key that sealed it is missing."""
+    """Whether the sealed value can be opened: it is quarantined while the key that sealed it is missing."""
 
     status: Literal["active", "quarantined"]
 
@@ -143,19 +143,18 @@ class ResourceRemoved(Message, frozen=True, kw_only=True):
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """What `@resource` says of a spec, and what follows from it.
+    """The arguments of `@resource` for a spec, and the types that follow from them.
 
-    `path` is where one of them is found below `/api/v1`, with `{name}` in it, and `{org}` where the organization stands in the
-    path as well. `registered` names the services that read the registry `plural`, which holds all of them; nobody: there is none.
-    `in_vault`: the owner's rows hold what is in no message.
-    `inherited`: lists show the platform's as well, where the organization has none of that name. `most` of them may an
-    organization have. `columns` are those of a table of them, `example` the fields of one.
+    `path` is the address of one resource below `/api/v1`, with `{name}` in it, and `{org}` where the organization stands in the
+    path as well. `registered` names the services that read the registry `plural`, which holds all of them; none: no registry.
+    `in_vault`: the owner's rows hold values that are in no message.
+    `inherited`: lists show the platform's as well, where the organization has none of that name. An organization may have `most`
+    of them. `columns` are those of a table of them, `example` the fields of one.
 
-    `body` is what a request to put one holds, `creation` the same with a name, `change` a merge patch; `shown` is what is answered,
-    `page` a page of it; of its fields `links` are paths at the gateway. `references` gives the noun that a field refers to; of the
-    fields,
-    `by_id` do so by id, `merged` are changed by a PATCH member by member, `secret` are never shown, and `confidential` (these, and
-    those with secret members) are sealed before they get on the bus.
+    `body` is the body of a request to put one, `creation` the same with a name, `change` a merge patch; `shown` is the answer,
+    `page` a page of them; of its fields `links` are paths at the gateway. `references` gives the noun that a field refers to. Of
+    the fields `by_id` do so by id, `merged` are changed by a PATCH member by member, `secret` are never shown, and `confidential`
+    (these, and those with secret members) are sealed before they get on the bus.
     """
 
     noun: str

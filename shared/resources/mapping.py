@@ -11,7 +11,7 @@ from shared.resources.declaration import Merged, Spec, about, refers_to, resourc
 from shared.values import Name
 
 EntityId = Annotated[str, msgspec.Meta(max_length=500)]
-"""What an external system calls an organization."""
+"""The id of an organization in an external system."""
 
 
 class MappingAdds(msgspec.Struct, frozen=True):
@@ -32,7 +32,7 @@ class MappingAdds(msgspec.Struct, frozen=True):
     example={"entity_id": "42"},
 )
 class Mapping(Spec, frozen=True, kw_only=True):
-    """What the integration of its name is for an organization. Nothing in `config` is secret: `connection` is for that."""
+    """An organization's part in the integration of its name. Nothing in `config` is secret: `connection` is for that."""
 
     config: Annotated[Merged, about("As the integration's schema has it. Secrets belong into a connection.")] = msgspec.field(
         default_factory=dict

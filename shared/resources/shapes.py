@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-# What is said of a field beside its type. Readers of the OpenAPI document see these marks as well.
+# Marks of a field beside its type. Readers of the OpenAPI document see them as well.
 REFERS_TO, BY_ID, MERGED, SECRET, MEMBERS = "x-refers-to", "x-by-id", "x-merged", "writeOnly", "x-secret-members"
 Moment = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 
