@@ -17,9 +17,10 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, TypeVar, overload
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, overload
 
 import msgspec
+from msgspec import structs
 
 from shared.errors import Invalid, Malformed, Problem
 
@@ -145,7 +146,7 @@ def decode(raw: bytes, type_: Any = Any) -> Any:
             check(_loaded(raw))
         return msgspec.json.decode(raw, type=type_)
     except msgspec.ValidationError as error:
-        raise misfit(error) from error
+        raise misfit(error, type_) from error
     except RecursionError as error:
         raise _too_deep() from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -197,17 +198,30 @@ def fitted(value: Any, type_: type[T]) -> T:
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
-        raise misfit(error) from error
+        raise misfit(error, type_) from error
 
 
-def misfit(error: msgspec.ValidationError) -> Invalid:
-    """Return the error of a value that does not fit its type: msgspec's "… - at `$.a.b`" split into what and where."""
+def misfit(error: msgspec.ValidationError, type_: Any = Any) -> Invalid:
+    """Return the error of a value that does not fit `type_`: msgspec's "… - at `$.a.b`" split into what and where."""
     message, found, place = str(error).partition(" - at `$")
     path = _PLACE.sub(r".\1", place.rstrip("`")).lstrip(".") if found else ""
     if (missing := _MISSING.fullmatch(message)) is not None:
         # msgspec names the object that lacks a field, or has one too many; its user looks for the field.
         path, message = f"{path}.{missing[2]}".lstrip("."), "is missing" if missing[1] == "missing required" else "is unknown"
+    elif message.startswith("Invalid enum value") and (choices := _choices(type_, path.split("."))):
+        message = f"is none of {', '.join(choices)}"
+        return Invalid(f"the input does not fit: {path} {message}", errors=(Problem(path[:LONGEST_PATH], message),))
     return Invalid(f"the input does not fit: {error}", errors=(Problem(path[:LONGEST_PATH], message),))
+
+
+def _choices(type_: Any, path: list[str]) -> list[str]:
+    """Return the values that the `Literal` at a path takes, which msgspec leaves out of its complaint."""
+    origin, arguments = get_origin(type_), get_args(type_)
+    if origin is Literal:
+        return [str(value) for value in arguments]
+    if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
+        return [found for one in structs.fields(type_) if [one.encode_name] == path[:1] for found in _choices(one.type, path[1:])]
+    return [found for one in arguments for found in _choices(one, path[1:] if origin is list else path)]
 
 
 def without_nul(document: bytes) -> bytes:

@@ -444,7 +444,7 @@ async def test_hooks_are_signed_as_the_source_demands_and_a_repeat_is_told(millr
 
     await eventually(told, within=60)
     _, error = await millrace.both(*send, MILLRACE_HOOK_SECRET="whsec_AAAA", code=1)
-    assert "webhook-signature does not match" in error
+    assert "webhook-signature header does not match" in error
     retried = await millrace.json("deliveries", "retry", first["id"])
     assert retried["id"] == first["id"]
     # One that is given takes the place of the one that is made, however it is written: it does not stand twice.

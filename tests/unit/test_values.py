@@ -3,7 +3,7 @@ from __future__ import annotations
 import contextlib
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -200,6 +200,20 @@ def test_a_missing_field_is_named() -> None:
     with pytest.raises(Invalid) as refused:
         values.decode(b"{}", Body)
     assert refused.value.errors == (Problem("name", "is missing"),)
+
+
+class Choosing(msgspec.Struct):
+    policy: Literal["wait", "skip"] | None = None
+    each: list[Literal["a", "b"]] = []
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "choices"), [(b'{"policy":"x"}', "policy", "wait, skip"), (b'{"each":["a","c"]}', "each.1", "a, b")]
+)
+def test_a_misfit_of_few_choices_names_them(raw: bytes, path: str, choices: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        values.decode(raw, Choosing)
+    assert refused.value.errors == (Problem(path, f"is none of {choices}"),)
 
 
 @pytest.mark.parametrize(

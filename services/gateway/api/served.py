@@ -91,7 +91,7 @@ def _take_address(endpoint: Endpoint, call: Call[Any, Any]) -> None:
         try:
             call.query = msgspec.convert(given, endpoint.query, strict=False)
         except msgspec.ValidationError as error:
-            raise misfit(error) from error
+            raise misfit(error, endpoint.query) from error
 
 
 async def _handled(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamResponse:
