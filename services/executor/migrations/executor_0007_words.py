@@ -14,10 +14,15 @@ STATEMENTS = (
     "ALTER TABLE run RENAME COLUMN turn TO concurrency_key",
     "ALTER INDEX run_turn RENAME TO run_concurrency",
     "UPDATE checkpoint SET projection = 'resumer' WHERE projection = 'waits'",
+    # As text: jsonb would not keep the numbers of a run's input and result as they were given.
+    """
+    UPDATE run SET state = regexp_replace(state::text,
+        '("workflow_org":(?:"[^"]*"|null),)"turn":((null|{[^{}]*}),"work_seq":[0-9]+,"held":)', '\\1"slot":\\2')::json
+    """,
 )
 
 
 def upgrade() -> None:
-    """Rename."""
+    """Rename, in the columns and in the states of runs."""
     for statement in STATEMENTS:
         op.execute(statement)
