@@ -14,6 +14,7 @@ from shared.messages import (
     WebhookReceived,
     declaration_of,
 )
+from shared.messages.declaration import STREAM_OF_NOUN
 from shared.resources import KINDS
 
 HOUR = 3600.0
@@ -25,18 +26,22 @@ INLINE_BYTES = 256 * 1024
 
 
 class Stream(msgspec.Struct, frozen=True, kw_only=True):
-    """A stream: its nouns, for how many seconds it is kept on the bus (None: for ever), and who reads it besides `logs`.
+    """A stream: for how many seconds it is kept on the bus (None: for ever), and the services that read it besides `logs`.
 
     `purged_by` names the one service that may remove messages from it. Of an `owned` one each service reads its own messages only.
     """
 
     name: str
-    nouns: tuple[str, ...]
     max_age: float | None
     readers: tuple[str, ...] = ()
     schedules: bool = False
     owned: bool = False
     purged_by: str | None = None
+
+    @property
+    def nouns(self) -> list[str]:
+        """Return the nouns whose messages are declared to be in the stream."""
+        return [noun for noun, stream in STREAM_OF_NOUN.items() if stream == self.name]
 
     @property
     def subjects(self) -> list[str]:
@@ -82,35 +87,22 @@ class Bucket(msgspec.Struct, frozen=True, kw_only=True):
 
 
 STREAMS = (
-    Stream(name="WEBHOOKS", nouns=("webhook",), max_age=7 * DAY, readers=("events",)),
-    Stream(name="EVENTS", nouns=("event",), max_age=7 * DAY, readers=("events",)),
+    Stream(name="WEBHOOKS", max_age=7 * DAY, readers=("events",)),
+    Stream(name="EVENTS", max_age=7 * DAY, readers=("events",)),
     # No age limit: an unacknowledged message that ages out vanishes, even while it is kept in progress. Runs that ended are purged.
-    Stream(name="RUNS", nouns=("run",), max_age=None, readers=("executor", "events", "gateway"), purged_by="executor"),
-    Stream(name="LINES", nouns=("line",), max_age=3 * DAY, readers=("executor", "gateway")),
+    Stream(name="RUNS", max_age=None, readers=("executor", "events", "gateway"), purged_by="executor"),
+    Stream(name="LINES", max_age=3 * DAY, readers=("executor", "gateway")),
     # No age limit: a schedule dies silently with its stream's.
-    Stream(name="TIMERS", nouns=("timer",), max_age=None, readers=("executor", "events"), schedules=True, owned=True),
+    Stream(name="TIMERS", max_age=None, readers=("executor", "events"), schedules=True, owned=True),
     Stream(
         name="CATALOG",
-        nouns=(
-            "organization",
-            "key",
-            "source",
-            "integration",
-            "mapping",
-            "subscription",
-            "schedule",
-            "workflow",
-            "file",
-            "variable",
-            "secret",
-        ),
         max_age=None,
         readers=("gateway", "events", "executor", "oauth"),
     ),
-    Stream(name="CONNECTIONS", nouns=("connection",), max_age=None, readers=("oauth",)),
-    Stream(name="LOGS", nouns=("log",), max_age=3 * DAY),
-    Stream(name="AUDIT", nouns=("audit",), max_age=30 * DAY),
-    Stream(name="DEAD", nouns=("dead",), max_age=None, readers=("events",)),
+    Stream(name="CONNECTIONS", max_age=None, readers=("oauth",)),
+    Stream(name="LOGS", max_age=3 * DAY),
+    Stream(name="AUDIT", max_age=30 * DAY),
+    Stream(name="DEAD", max_age=None, readers=("events",)),
 )
 
 PRIORITIES: tuple[Literal["high", "normal", "low"], ...] = ("high", "normal", "low")

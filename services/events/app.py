@@ -32,7 +32,8 @@ from shared.projection import Projection, started
 from shared.questions.events import MappingView
 from shared.questions.executor import FindWorkflow, WorkflowEntry, WorkflowFound
 from shared.registry import Entry, RegistryView, RegistryWriter
-from shared.resources import SourceEntry, SubscriptionEntry
+from shared.resources.source import SourceEntry
+from shared.resources.subscription import SubscriptionEntry
 from shared.service import Runtime
 
 

@@ -11,7 +11,8 @@ from shared.envelope import derived_id
 from shared.errors import Invalid, NotFound, Problem, TooLarge
 from shared.messages import EventAccepted
 from shared.questions.events import EmitEvent, MappingView
-from shared.resources import SourceEntry, SubscriptionEntry
+from shared.resources.source import SourceEntry
+from shared.resources.subscription import SubscriptionEntry
 from shared.schemas import checker_of
 from shared.streams import INLINE_BYTES
 

@@ -30,7 +30,8 @@ from shared.messages import (
 )
 from shared.questions.events import MappingView
 from shared.questions.executor import WorkflowEntry
-from shared.resources import SourceEntry, SubscriptionEntry
+from shared.resources.source import SourceEntry
+from shared.resources.subscription import SubscriptionEntry
 from shared.streams import INLINE_BYTES
 from shared.values import aside
 

@@ -15,15 +15,17 @@ from shared.errors import Invalid, NotFound, Problem
 from shared.expressions.pool import Expressions, Trouble
 from shared.expressions.syntax import syntax_of
 from shared.organizations import PLATFORM
-from shared.owners.catalogued import Catalogued
+from shared.owners.catalogued import catalogued
 from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
-from shared.owners.rules import Derive, Draft, Rules, nothing
+from shared.owners.rules import Derive, Draft, Rules
 from shared.projection import Projection
 from shared.questions.events import AdapterView
-from shared.resources import Resource, Source, Subscription
+from shared.resources import Resource
 from shared.resources.integration import Integration
 from shared.resources.mapping import Mapping as MappingSpec
+from shared.resources.source import Source
+from shared.resources.subscription import Subscription
 from shared.schemas import checker_of
 
 # Each subscription of a source is looked at for each of its events.
@@ -161,10 +163,7 @@ def keepers(
         "integration": Integrations(),
         "mapping": Mappings(rows),
     }
-    return {
-        noun: Catalogued(noun, rule, bus=bus, kept=rows, keyring=keyring, catalog=catalog, derive=DERIVED.get(noun, nothing))
-        for noun, rule in rules.items()
-    }
+    return catalogued("events", rules, bus=bus, rows=rows, keyring=keyring, catalog=catalog, derive=DERIVED)
 
 
 def _mapped(mapping: Resource[MappingSpec], integration: Integration | None) -> dict[str, Any]:

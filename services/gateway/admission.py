@@ -18,7 +18,7 @@ from shared.errors import Gone, MillraceError, NotFound, Unavailable
 from shared.messages.declaration import KEY
 from shared.questions.resources import FindResource, Found, of
 from shared.registry import Entry, RegistryView
-from shared.resources import SourceEntry
+from shared.resources.source import SourceEntry
 from shared.verification import PUBLIC_KEY, Place, Verification
 
 # Addresses that the registry does not know are asked for; a flood of them must not become a flood of questions.

@@ -28,7 +28,7 @@ from shared.bus import connected
 from shared.encryption import Keyring
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryView
-from shared.resources import SourceEntry
+from shared.resources.source import SourceEntry
 from shared.service import Runtime
 from shared.service import main as run_service
 

@@ -11,12 +11,14 @@ from services.oauth.store import KeptStore
 from services.oauth.vaulted import Vaulted
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.owners.catalogued import Catalogued
+from shared.owners.catalogued import catalogued
 from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
 from shared.owners.rules import Draft, Rules
 from shared.projection import Projection
-from shared.resources import Connection, Secret, Variable
+from shared.resources.connection import Connection
+from shared.resources.secret import Secret
+from shared.resources.variable import Variable
 
 
 class Connections(Rules[Connection]):
@@ -54,7 +56,7 @@ def keepers(
     """Return what answers for each of this service's resources."""
     sealed: dict[str, Rules[Any]] = {"connection": Connections(), "secret": Secrets()}
     return {
-        "variable": Catalogued("variable", Variables(), bus=bus, kept=rows, keyring=keyring, catalog=catalog),
+        **catalogued("oauth", {"variable": Variables()}, bus=bus, rows=rows, keyring=keyring, catalog=catalog),
         **{
             noun: Vaulted(noun, rules, bus=bus, store=store, keyring=keyring, announcer=announcer) for noun, rules in sealed.items()
         },

@@ -11,6 +11,7 @@ import msgspec
 
 KEY = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
+# Resources stand in none of these rows: their declaration adds them.
 STREAM_OF_NOUN = {
     "webhook": "WEBHOOKS",
     "event": "EVENTS",
@@ -19,14 +20,9 @@ STREAM_OF_NOUN = {
     "timer": "TIMERS",
     "organization": "CATALOG",
     "key": "CATALOG",
-    "source": "CATALOG",
-    "integration": "CATALOG",
-    "mapping": "CATALOG",
-    "subscription": "CATALOG",
     "schedule": "CATALOG",
     "workflow": "CATALOG",
     "file": "CATALOG",
-    "variable": "CATALOG",
     "secret": "CATALOG",
     "connection": "CONNECTIONS",
     "log": "LOGS",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -157,6 +158,24 @@ class Catalogued(Keeper[S]):
         if last is None or not isinstance(message, ResourceChanged):
             return None
         return made(self.kind, message, last.envelope.org, rfc3339(last.envelope.time), last.sequence)
+
+
+def catalogued(
+    owner: str,
+    rules: Mapping[str, Rules[Any]],
+    *,
+    bus: Bus,
+    rows: ResourceRows,
+    keyring: Keyring,
+    catalog: Projection,
+    derive: Mapping[str, Derive] = MappingProxyType({}),
+) -> dict[str, Keeper[Any]]:
+    """Return by noun what answers for an owner's resources of the catalog; one without rules of its own has the default ones."""
+    nouns = [kind.noun for kind in KINDS.values() if kind.owner == owner and not kind.in_vault]
+    return {
+        noun: Catalogued(noun, found, bus=bus, kept=rows, keyring=keyring, catalog=catalog, derive=derive.get(noun, nothing))
+        for noun, found in (dict.fromkeys(nouns, Rules[Any]()) | dict(rules)).items()
+    }
 
 
 def _one_org(asked: ListResources) -> str | None:

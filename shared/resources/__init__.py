@@ -4,29 +4,14 @@ From `@resource(...)` above a spec follow its messages, rows, registry, question
 document, and the verbs of the command line; `shared.owners` holds what follows for their owners.
 """
 
-from shared.resources.connection import Connection
-from shared.resources.declaration import KINDS, Kind, Resource, ResourceChanged, ResourceRemoved, Spec
-from shared.resources.integration import Integration
-from shared.resources.mapping import Mapping
-from shared.resources.secret import Secret
-from shared.resources.source import Source, SourceEntry
-from shared.resources.subscription import Subscription, SubscriptionEntry
-from shared.resources.variable import Variable
+import importlib
+import pkgutil
 
-__all__ = [
-    "KINDS",
-    "Connection",
-    "Integration",
-    "Kind",
-    "Mapping",
-    "Resource",
-    "ResourceChanged",
-    "ResourceRemoved",
-    "Secret",
-    "Source",
-    "SourceEntry",
-    "Spec",
-    "Subscription",
-    "SubscriptionEntry",
-    "Variable",
-]
+from shared.resources.declaration import KINDS, Kind, Resource, ResourceChanged, ResourceRemoved, Spec
+
+__all__ = ["KINDS", "Kind", "Resource", "ResourceChanged", "ResourceRemoved", "Spec"]
+
+# A new noun is its file: no list names it.
+for _module in sorted(found.name for found in pkgutil.iter_modules(__path__)):
+    if not _module.startswith("_"):
+        importlib.import_module(f"{__name__}.{_module}")

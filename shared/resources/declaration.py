@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 
 from shared.errors import Invalid, Problem
-from shared.messages.declaration import Message, declaration_of, hashed_key, message
+from shared.messages.declaration import STREAM_OF_NOUN, Message, declaration_of, hashed_key, message
 from shared.resources.shapes import BY_ID, MEMBERS, MERGED, REFERS_TO, SECRET, fields_of, marks_of, page_of, struct_of, view_of
 from shared.values import Name
 
@@ -280,6 +280,7 @@ def _message(base: type[Any], name: str, type_: str, owner: str) -> Any:
     made = msgspec.defstruct(
         name, [], bases=(base,), frozen=True, kw_only=True, module=__name__, namespace={"__doc__": base.__doc__}
     )
+    STREAM_OF_NOUN[type_.partition(".")[0]] = "CATALOG"
     declare: Any = message(type_, key="key", by=owner)
     return declare(made)
 

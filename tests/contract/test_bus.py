@@ -17,7 +17,7 @@ from shared.health import Health
 from shared.messages import RunCancelRequested, RunRequested, RunStarted, RunStepCompleted
 from shared.pull import OrderedReader
 from shared.registry import RegistryView, RegistryWriter
-from shared.resources import Source, SourceEntry
+from shared.resources.source import Source, SourceEntry
 from tests.support.inside import bus_of
 from tests.support.servers import Place
 

@@ -12,7 +12,7 @@ from shared import tasks
 from shared.errors import TooLarge
 from shared.health import Health
 from shared.registry import Entry, RegistryView, RegistryWriter
-from shared.resources import Source, SourceEntry
+from shared.resources.source import Source, SourceEntry
 from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place
 

@@ -28,7 +28,7 @@ from services.executor.sandbox.requests import SERVED
 from shared.errors import NotFound, PermissionDenied
 from shared.messages import RunFailed, RunSucceeded
 from shared.questions.events import EmitEvent
-from shared.resources import Source, SourceEntry
+from shared.resources.source import Source, SourceEntry
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench
 
 pytestmark = pytest.mark.skipif(

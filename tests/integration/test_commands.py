@@ -13,7 +13,7 @@ from shared.errors import Invalid, NotFound, PreconditionFailed
 from shared.health import Health
 from shared.questions.resources import FindResource, Found, PutResource, of
 from shared.registry import RegistryView
-from shared.resources import SourceEntry
+from shared.resources.source import SourceEntry
 from tests.support.inside import bus_of, running
 from tests.support.resources import putting, removing, ring, told
 from tests.support.servers import Place

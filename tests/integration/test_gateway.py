@@ -45,7 +45,7 @@ from shared.questions import ASKED
 from shared.questions.executor import FileView, FindWorkflow, GetFile, GetRun, PutFile, RunView, WorkflowEntry
 from shared.questions.resources import FindResource, Found, to
 from shared.registry import RegistryWriter
-from shared.resources import SourceEntry
+from shared.resources.source import SourceEntry
 from tests.support.inside import bus_of, eventually, running
 from tests.support.pausing import paused
 from tests.support.senders import entry_of

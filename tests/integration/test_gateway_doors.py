@@ -24,7 +24,7 @@ from shared.http import Pace
 from shared.messages import Audited
 from shared.messages.declaration import hashed_key
 from shared.registry import RegistryWriter
-from shared.resources import SourceEntry
+from shared.resources.source import SourceEntry
 from tests.integration.test_gateway import BODY, SECRET, Client, entry, gateway, received, signed, source, stream
 from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place

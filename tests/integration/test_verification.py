@@ -11,7 +11,7 @@ import pytest
 
 from services.events import adapters
 from shared.registry import RegistryWriter
-from shared.resources import SourceEntry
+from shared.resources.source import SourceEntry
 from shared.verification import Handshake, Place, SignatureScheme, Verification
 from tests.integration.test_gateway import BODY, SECRET, Client, Got, entry, gateway, received, signed
 from tests.integration.test_sources import house

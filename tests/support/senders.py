@@ -14,7 +14,7 @@ from services.gateway.admission import WebhookEndpoint, endpoint_of
 from services.gateway.places import Received
 from services.gateway.schemes import ClaimedSignature, Scheme, Verifier
 from shared.errors import Unauthenticated
-from shared.resources import Source, SourceEntry
+from shared.resources.source import Source, SourceEntry
 from shared.verification import Handshake, Place, SignatureScheme, Verification
 
 VECTORS: list[dict[str, Any]] = msgspec.json.decode((Path(__file__).parents[1] / "vectors" / "webhooks.json").read_bytes())

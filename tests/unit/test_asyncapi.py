@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -15,8 +14,8 @@ from shared import asyncapi
 from shared.messages import DECLARATIONS
 from shared.messages.declaration import class_of
 from shared.questions import ASKED
+from tests.support.golden import DOCUMENTS
 
-GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("*.json"))
 DOCUMENT = asyncapi.document()
 
 
@@ -66,9 +65,9 @@ def test_every_question_and_command_is_there_with_its_answer() -> None:
     assert not answer.is_valid({"ok": {}, "error": None})
 
 
-@pytest.mark.parametrize("path", GOLDEN, ids=[path.stem for path in GOLDEN])
-def test_what_is_on_the_bus_fits_its_description(path: Path) -> None:
-    stored = json.loads(path.read_text())
+@pytest.mark.parametrize("type_", DOCUMENTS)
+def test_what_is_on_the_bus_fits_its_description(type_: str) -> None:
+    stored = json.loads(DOCUMENTS[type_][1])
     cls = class_of(stored["type"])
     assert cls is not None
     fits = validator(cls.__name__)

@@ -29,7 +29,7 @@ from services.gateway.domain import (
 from shared.config import ConfigError, Environment
 from shared.errors import Invalid, PreconditionFailed, Unavailable
 from shared.owners.keeper import merged
-from shared.resources import SourceEntry
+from shared.resources.source import SourceEntry
 from shared.verification import Place, Verification
 from tests.support.senders import entry_of
 

@@ -11,7 +11,7 @@ from services.events.adapters import DESCRIPTIONS, PARSERS, VERIFICATIONS
 from shared.errors import Invalid, MillraceError, NotFound, Problem, TooLarge
 from shared.messages import EventAccepted
 from shared.questions.events import EmitEvent, MappingView
-from shared.resources import Source, SourceEntry
+from shared.resources.source import Source, SourceEntry
 
 NOW = "2026-01-02T03:04:05.000000Z"
 EVENT = EventAccepted(
