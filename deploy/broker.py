@@ -42,7 +42,7 @@ class Config(Protocol):
 
 
 class Ports(msgspec.Struct):
-    """What the server writes down about the ports it opened."""
+    """The server's record of the ports that it opened."""
 
     nats: list[str]
 

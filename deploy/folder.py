@@ -45,37 +45,37 @@ class DataFolder(msgspec.Struct, frozen=True):
 
     @property
     def credentials(self) -> Path:
-        """Where the secrets are."""
+        """The secrets."""
         return self.path / "credentials.json"
 
     @property
     def ready(self) -> Path:
-        """What clients wait for and read."""
+        """The file that clients wait for and read."""
         return self.path / "ready.json"
 
     @property
     def pidfiles(self) -> Path:
-        """Which processes belong to this folder."""
+        """The identities of the processes that belong to this folder."""
         return self.own("run")
 
     @property
     def states(self) -> Path:
-        """How the processes are: pid, restarts and last exit of each; there while `up` runs."""
+        """The states of the processes: pid, restarts and last exit of each; there while `up` runs."""
         return self.pidfiles / "state.json"
 
     @property
     def rebuild(self) -> Path:
-        """What a rebuild that is under way remembers."""
+        """The memory of a rebuild that is under way."""
         return self.path / "rebuild.json"
 
     @property
     def logs(self) -> Path:
-        """What the processes print."""
+        """The output of the processes."""
         return self.own("logs")
 
 
 def _lock(descriptor: int) -> None:
-    """Take the lock; BlockingIOError when somebody keeps it. Who only looks whether it is free holds it for a moment."""
+    """Take the lock; BlockingIOError when another process keeps it. One that only looks whether it is free has it for a moment."""
     deadline = time.monotonic() + LOOKED_AT
     while True:
         try:

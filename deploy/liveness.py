@@ -1,4 +1,4 @@
-"""Whether a program that runs also answers: one whose loop is blocked, or that was stopped, lives and serves nobody."""
+"""Checks that a running program also answers: one whose loop is blocked, or that was stopped, lives and serves nobody."""
 
 import asyncio
 import re
@@ -13,17 +13,17 @@ OWN_DELAY = 2.0
 
 
 class Liveness(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a program answers, what it is asked, and from when on it counts as hung. Seconds.
+    """The address of a program, the request to it, and the time from which it counts as hung. Seconds.
 
     Five are a hundred times what a busy service takes. Three times in a row, 15 s without any answer, are more than the longest
     that a service's loop is known to have been held up by work and still came back (7 s), and less than the 30 s after which
     leases and acknowledgement waits give its work to others. A start may take as long as `up` waits for it.
-    With `misses` None it never counts as hung: that it is silent is told, and no more.
+    With `misses` None the program never counts as hung: its silence is reported, and no more.
     """
 
     socket: Path | None = None
     port: Callable[[], int] = lambda: 0
-    """Where on the loopback, without a socket."""
+    """The port on the loopback, without a socket."""
     question: bytes = b"GET /healthz HTTP/1.0\r\n\r\n"
     answer: bytes = rb"HTTP/1\.. 200"
     every: float = 5.0

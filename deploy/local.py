@@ -23,7 +23,7 @@ BACKLOG = 4096
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
-    """What ready.json holds: how to reach a stack that is up."""
+    """The content of ready.json: the addresses of a stack that is up."""
 
     version: str
     url: str

@@ -1,4 +1,4 @@
-"""Who may say and hear what on the bus: one NATS user per service, permissions derived from the declarations.
+"""Derives the rights on the bus from the declarations: one NATS user per service.
 
 The rules follow from `shared.messages` and `shared.questions` (`by`) and from the table of `shared.streams`.
 """
@@ -17,7 +17,7 @@ from shared.questions import ASKED
 from shared.streams import BUCKETS, REGISTRIES, STREAMS, SUSPECTS, WORK, Stream
 
 ACCOUNT = "MILLRACE"
-# What one message may weigh: a body of 256 KiB in base64 within its envelope, with room; larger things travel by reference.
+# Most bytes of one message: a body of 256 KiB in base64 within its envelope, with room; larger things travel by reference.
 MAX_PAYLOAD = 2 * 1024 * 1024
 
 

@@ -1,4 +1,4 @@
-"""Where streams and their readers stand, asked with the administrator's rights."""
+"""Reads the positions of streams and their readers, with the administrator's rights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FORGOTTEN_AFTER = 5
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stream holds: sequences `first` to `last`, of which `messages` are there; `max_age` in nanoseconds, 0 for ever."""
+    """The content of a stream: sequences `first` to `last`, of which `messages` are there; `max_age` in nanoseconds, 0 for ever."""
 
     stream: str
     incarnation: str
@@ -35,12 +35,12 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def gone(self) -> int:
-        """How many messages the stream once held and holds no more."""
+        """The number of messages that the stream once held and holds no more."""
         return self.last - self.messages
 
     @property
     def gone_within(self) -> int:
-        """How many of them were between the first and the last that are there."""
+        """The number of them between the first and the last that are there."""
         return self.last - self.first + 1 - self.messages
 
 

@@ -1,4 +1,4 @@
-"""Which process is which, over restarts of everything: a pid alone may be somebody else's by now."""
+"""Identifies processes over restarts of everything: a pid alone may be another process's by now."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ import msgspec
 
 from deploy.files import write_private
 
-# Where the kernel cannot announce the end of a process that is not our child, it is asked this often.
+# Pause between questions, where the kernel cannot announce the end of a process that is not our child.
 ASKED_EVERY = 0.05
 
 

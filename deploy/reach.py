@@ -1,4 +1,4 @@
-"""What the users of Postgres and of the sandbox must get to, where the data folder or this installation lies out of their reach.
+"""Puts files where the users of Postgres and of the sandbox reach them, if the data folder or this installation is out of reach.
 
 Started by root, both run as users of their own, and the home folder of root is closed to them. Nothing of it is opened. Postgres
 is given its data folder as the one that it starts in, and needs no way there; its programs, which are public, are copied to where

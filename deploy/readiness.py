@@ -16,7 +16,7 @@ from deploy.supervise import Supervised
 READY_WITHIN = 60.0
 ASKED_EVERY = 0.05
 ASKING_TAKES = 5.0
-# What a service exits with when its configuration is wrong: starting it again would not help.
+# A service's exit code when its configuration is wrong: starting it again would not help.
 MISCONFIGURED = 2
 
 

@@ -36,7 +36,7 @@ CHOSEN = {"events": ("MILLRACE_MAX_CHAIN",), "executor": ("MILLRACE_MAX_CHAIN", 
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator chose."""
+    """The operator's choices."""
 
     public_url: str | None
     nats: str | None

@@ -1,8 +1,8 @@
-"""Where the broker gathers an atomic batch until its commit: in memory, not on the disk.
+"""Lets the broker gather an atomic batch until its commit in memory, not on the disk.
 
 A batch is staged in a folder of its own below its stream, with six syncs and a dozen files made and deleted (nats-server 2.15,
-by strace), and is then written to the stream with one. Only that last one is what an acknowledgement stands for: at its start
-the server throws away what was staged. Staged in memory a commit takes a third of the time (docs/performance.md).
+by strace), and is then written to the stream with one. An acknowledgement stands for that last one only: at its start
+the server throws staged messages away. Staged in memory a commit takes a third of the time (docs/performance.md).
 """
 
 import hashlib

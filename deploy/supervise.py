@@ -24,7 +24,7 @@ AGAIN_AND_AGAIN = 3
 
 
 class Backoff(msgspec.Struct, frozen=True, kw_only=True):
-    """How long to wait before starting again, in seconds: doubling from `first` to `longest`, anew after a life of `settled`."""
+    """The pause before starting again, in seconds: doubling from `first` to `longest`, anew after a life of `settled`."""
 
     first: float = 0.2
     longest: float = 10.0
@@ -36,7 +36,7 @@ class Backoff(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Program(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run. `command` is absolute and holds no secret (argv is public); secrets go through `environment`.
+    """A program to run. `command` is absolute and holds no secret (argv is public); secrets go through `environment`.
 
     `stop_signals` are tried in turn before SIGKILL; the first of them also ends the program when its supervisor is killed.
     With `liveness` it is asked whether it still answers, and ended when it hangs.
@@ -56,7 +56,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exit(msgspec.Struct, frozen=True):
-    """How a program ended: its exit code, or minus the number of the signal that ended it; `hung` if it had to be ended."""
+    """The end of a program: its exit code, or minus the number of the signal that ended it; `hung` if it had to be ended."""
 
     code: int
     at: datetime
@@ -80,7 +80,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_failing(self) -> bool:
-        """Whether it dies again and again, also at a moment when it happens to run."""
+        """Whether the program dies again and again, also at a moment when it happens to run."""
         return self.failures >= AGAIN_AND_AGAIN
 
 
@@ -242,7 +242,7 @@ class Supervised:
         return True
 
     def _tell(self) -> None:
-        """Say that the state has changed. That it cannot be written, on a full disk perhaps, ends nobody's supervision."""
+        """Report that the state has changed. A failure to write it, on a full disk perhaps, ends nobody's supervision."""
         try:
             self._changed()
         except OSError as error:

@@ -1,4 +1,4 @@
-"""What Millrace needs of a machine and of its data folder, whether it runs or not."""
+"""Checks the machine and the data folder, whether Millrace runs or not."""
 
 from __future__ import annotations
 

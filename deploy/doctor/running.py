@@ -1,4 +1,4 @@
-"""How a stack that runs is, seen from outside."""
+"""Checks a running stack from outside."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TOO_LATE = 60.0
 
 
 class Told(msgspec.Struct, frozen=True):
-    """What the supervisor writes down in run/state.json."""
+    """The supervisor's state in run/state.json."""
 
     pid: int
     processes: dict[str, State]

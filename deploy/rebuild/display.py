@@ -1,4 +1,4 @@
-"""What a rebuild shows: bars on a terminal, a line now and then elsewhere, and the comparison at the end."""
+"""Shows a rebuild: bars on a terminal, a line now and then elsewhere, and the comparison at the end."""
 
 from __future__ import annotations
 

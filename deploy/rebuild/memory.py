@@ -1,4 +1,4 @@
-"""What a rebuild remembers in the data folder, so that one that was killed is continued by the next call."""
+"""Keeps a rebuild's progress in the data folder, so that the next call continues one that was killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Phase = Literal["looking", "dropping", "replaying"]
 
 
 class Digest(msgspec.Struct, frozen=True):
-    """What rows amount to: how many, and the SHA-256 of the SHA-256 of each one's text, in the order of their key."""
+    """A digest of rows: their number, and the SHA-256 of the SHA-256 of each one's text, in the order of their key."""
 
     rows: int
     sha256: str

@@ -1,4 +1,4 @@
-"""What is dropped and replayed together: the projections of a service that fill the same rows."""
+"""Parts that are dropped and replayed together: the projections of a service that fill the same rows."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Part(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """How people are told of it."""
+        """The name that people read."""
         return f"{self.service}.{'+'.join(one.name for one in self.projections)}"
 
 
 class Salvaged(msgspec.Struct, frozen=True):
-    """How many messages a projection kept cleaned or as bytes alone, how many are dead letters, and the last error of them."""
+    """The numbers of messages that a projection kept cleaned or as bytes alone, of dead letters, and their last error."""
 
     kept: int
     dead: int

@@ -133,7 +133,7 @@ class Rebuild:
         for part in self._parts:
             for one in part.projections:
                 async with self._connection.transaction():
-                    # What was killed a moment ago still has its lock until the server notices.
+                    # A process killed a moment ago still has its lock until the server notices.
                     await self._connection.execute("SET LOCAL lock_timeout = '5s'")
                     try:
                         await self._connection.execute(f"SELECT pg_advisory_xact_lock({LOCK})", f"{part.service}.{one.name}")

@@ -1,4 +1,4 @@
-"""What a workflow author imports.
+"""The names that a workflow author imports.
 
 Everything here is standard-library-only, so that it can be loaded inside a sandboxed child that sees nothing else of
 Millrace. Outside a run (in a test, in a shell) decorated functions are still plain functions, `step` simply calls and

@@ -24,7 +24,7 @@ _DATE_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}\Z")
 
 _MISFIT: Any = object()
-"""What a conversion answers after it has noted a fault."""
+"""A conversion's answer after it has recorded a fault."""
 
 
 def bind(function: Callable[..., Any], given: object) -> tuple[list[Any], dict[str, Any]]:

@@ -24,12 +24,12 @@ class Definition:
     concurrency: str | None
     is_data_provider: bool
     policy: dict[str, Any] = field(default_factory=dict)
-    """What else it declares, by the names of the decorator's parameters; what it leaves open is not in it."""
+    """Its other declarations, by the names of the decorator's parameters; without those that it leaves open."""
     module: str = ""
     """The module whose import declares it: not always the one that the function, or what wraps it, is from."""
     file: str = ""
     line: int = 1
-    """Where in that module's file the decorator was called, directly or through others."""
+    """The line of that module's file where the decorator was called, directly or through others."""
 
 
 REGISTRY: list[Definition] = []

@@ -1,4 +1,4 @@
-"""What a docstring says about each parameter."""
+"""Reads a docstring's text about each parameter."""
 
 import inspect
 import re

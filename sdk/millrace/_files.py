@@ -38,7 +38,7 @@ _few_of: "WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]" = Wea
 
 @dataclass(frozen=True)
 class File:
-    """What is known of a file."""
+    """A file of the workspace, without its content."""
 
     path: str
     size: int

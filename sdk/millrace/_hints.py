@@ -1,4 +1,4 @@
-"""What the parameters of a function say, read once for the schema and for the binding."""
+"""The parameters of a function, read once for the schema and for the binding."""
 
 import dataclasses
 import inspect
@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, NewType, NotRequired, Required, TypeVar, Union, get_args, get_origin
 
 MISSING: Any = inspect.Parameter.empty
-"""What a parameter without a default has as its default."""
+"""The default of a parameter without one."""
 
 
 class Unsupported(TypeError):

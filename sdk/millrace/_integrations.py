@@ -26,9 +26,9 @@ class Integration:
 
     name: str
     config: dict[str, Any]
-    """What the organization has configured; it fits the integration's schema."""
+    """The organization's configuration; it fits the integration's schema."""
     entity_id: str | None
-    """Which entity of the external system the organization is, if it is one."""
+    """The organization's entity in the external system, if it has one."""
     connection: str | None
     """The name of the connection that the token is of."""
 

@@ -1,8 +1,8 @@
 """The order of a run: which step or wait a call is, whether an earlier attempt has done it, and whether the way is still the same.
 
 A call is known by its kind, its name, and how often that name was used before. Those that the workflow itself makes, not the tasks
-and threads that it starts, are also counted in one order, which no later attempt may change. What was recorded is answered in the
-order in which it was recorded, so that tasks beside each other meet it as they did before.
+and threads that it starts, are also counted in one order, which no later attempt may change. Recorded results are answered in the
+order in which they were recorded, so that tasks beside each other meet them as they did before.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from millrace._runtime import quiet
 from millrace.errors import OrderChanged
 
 DONE, GIVEN_UP, SINCE = 0, 1, 2
-"""How a recorded call has ended: up to the last attempt that ended in good order; as a wait that was given up; or since then."""
+"""Ends of a recorded call: up to the last attempt that ended in good order; as a wait that was given up; or since then."""
 
 Key = tuple[str, str, int]
 _IN_A_STEP, _SCOPES = 64, 2**25 - 2
@@ -42,7 +42,7 @@ class Call:
 
     @property
     def key(self) -> Key:
-        """What it is known by."""
+        """The key that the call is known by."""
         return self.kind, self.name, self.ordinal
 
 
@@ -72,7 +72,7 @@ class Order:
         self._again: set[Key] = {*self._history[: self._since], *waited}
         self._has_waited = bool(waited)
         self.is_replay = bool(self._again)
-        """Whether this attempt still does again what an earlier one did."""
+        """Whether this attempt still repeats calls of an earlier one."""
         self._late: list[asyncio.Future[None]] = []
         self._held: dict[Key, asyncio.Future[None]] = {}
         self.lives: Callable[[], None] | None = None
@@ -83,7 +83,7 @@ class Order:
 
     @property
     def held(self) -> "list[asyncio.Future[None]]":
-        """What waits for its turn."""
+        """The calls that wait for their turn."""
         return [*self._held.values(), *self._late]
 
     def attend(self, main: "asyncio.Task[Any]") -> None:

@@ -71,8 +71,8 @@ def input_schema(function: Callable[..., Any]) -> Schema:
     """Describe the input of a function: an object with one property per parameter.
 
     A parameter without a default is required; other names are refused unless there is `**kwargs`. Dataclasses and
-    TypedDicts stand under `$defs`; a dataclass refuses unknown names, a TypedDict, like its type, does not. What a
-    docstring says of a parameter or a field is its description, unless `Annotated` says another. Raises `Unsupported`,
+    TypedDicts stand under `$defs`; a dataclass refuses unknown names, a TypedDict, like its type, does not. A docstring's
+    text about a parameter or a field is its description, unless `Annotated` has another. Raises `Unsupported`,
     naming the parameter, for a type that no JSON value can become, and for a signature of more than `LARGEST` bytes as JSON.
     """
     parameters = parameters_of(function)

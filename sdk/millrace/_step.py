@@ -27,12 +27,12 @@ class Steps:
     """Runs durable steps.
 
     A step is known by its name and by how often that name was used before in the attempt, so a workflow that takes the
-    same way again meets the same steps; one that takes another way is told so by `OrderChanged`. The result is kept as JSON and
-    answered as JSON gives it back (a tuple comes back as a list), on the first attempt just as on a later one. What a step raises
-    is not kept. A credential that the run was given is kept, and answered, as `***`: ask for it again where it is needed.
+    same way again meets the same steps; one that takes another way gets `OrderChanged`. The result is kept as JSON and
+    answered as JSON gives it back (a tuple comes back as a list), on the first attempt just as on a later one. An exception of a
+    step is not kept. A credential that the run was given is kept, and answered, as `***`: ask for it again where it is needed.
 
-    A step within a step is a plain call: it is done once when the outer one is. A step holds its process, so what may take long,
-    such as an approval or the end of another run, is waited for outside of steps.
+    A step within a step is a plain call: it is done once when the outer one is. A step holds its process, so wait for
+    anything that may take long, such as an approval or the end of another run, outside of steps.
 
     Steps may go on beside each other, with `asyncio.gather`; those in tasks of their own should have names of their own.
     """

@@ -22,7 +22,7 @@ _IN_A_STEP = 60.0
 
 
 skipped: Callable[[float], None] | None = None
-"""Where time is not to pass, as in an author's tests: told of each short sleep."""
+"""Set where no time is to pass, as in an author's tests: called with each short sleep."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Sleep:
     async def __call__(self, duration: float | timedelta | datetime, /) -> None:
         """Await `sleep(seconds)`, a `timedelta`, or the `datetime` (with a time zone) at which to go on: up to a year.
 
-        What lasts longer than a second holds no process meanwhile, and is not begun anew by a later attempt.
+        A sleep of more than a second holds no process meanwhile, and is not begun anew by a later attempt.
         """
         seconds = _seconds(duration)
         if _is_short(seconds):

@@ -26,8 +26,8 @@ class ResultError(TypeError):
 class OrderChanged(RuntimeError):
     """A later attempt did not take the way of an earlier one: other steps, or the same ones in another order.
 
-    What the earlier attempt recorded cannot be matched then. The code before and between steps has to do the same each time:
-    what depends on the time, on chance or on the outside belongs into a step.
+    The records of the earlier attempt cannot be matched then. The code before and between steps has to do the same each time:
+    put anything that depends on the time, on chance or on the outside into a step.
     """
 
 

@@ -1,1 +1,1 @@
-"""What runs inside a sandboxed child around the author's code. Not for authors."""
+"""Runs inside a sandboxed child around the author's code. Not for authors."""

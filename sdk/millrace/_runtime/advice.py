@@ -1,6 +1,6 @@
-"""What an author could do about an exception, in one sentence; only where the cause is all but certain.
+"""Advises an author about an exception, in one sentence; only where the cause is all but certain.
 
-Looks at names, keys and types of the author's values, never at the values: what is said here goes into the run's record.
+Looks at names, keys and types of the author's values, never at the values: the advice goes into the run's record.
 """
 
 import ast

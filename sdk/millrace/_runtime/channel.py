@@ -32,12 +32,12 @@ class Channel:
         self._waiting: dict[int, Future[Any]] = {}
         self._reader: threading.Thread | None = None
         self._jobs: SimpleQueue[bytes | None] = SimpleQueue()
-        """What came while the reader thread had the socket and is no answer: the next job, or None at the end."""
+        """Frames other than answers that came while the reader thread had the socket: the next job, or None at the end."""
         self._closed = False
         self._main_thread = threading.main_thread().ident
         self.main_is_sending = False
         self.postponed: BaseException | None = None
-        """What a signal handler wants raised in the main thread as soon as its frame is out whole."""
+        """An exception that a signal handler wants raised in the main thread as soon as its frame is out whole."""
 
     def open(self) -> None:
         """From here on this process is the one that serves; what forks from it has no say. To be called once."""
@@ -114,7 +114,7 @@ class Channel:
 
     @property
     def threads(self) -> int:
-        """How many threads are this channel's own."""
+        """The number of this channel's own threads."""
         return int(self._reader is not None)
 
     def wait_for_end(self) -> None:

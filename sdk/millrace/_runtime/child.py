@@ -27,7 +27,7 @@ from millrace._runtime.stopping import Stopping
 from millrace._runtime.walls import Walls
 
 _REHEARSALS = 32
-"""How often the zygote goes through the motions of a run: code that has been run a few times is not rewritten by the next."""
+"""Times that the zygote goes through the motions of a run: code that has been run a few times is not rewritten by the next."""
 
 _loops: list[asyncio.AbstractEventLoop] = []
 """The event loop of the run, if it has one."""
@@ -53,9 +53,9 @@ def prepared(descriptor: int) -> channel.Channel:
 def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None:
     """Serve the one job that comes on the control socket, and end the process. Does not return.
 
-    Says "placed" behind all walls, and waits for the job. Where the order names no place, it says "ready" before, behind the walls
-    that are the same for every job, and waits to be told one. With its first word goes the listening socket of the run's way out,
-    where there is one.
+    Sends "placed" behind all walls, and waits for the job. Where the order names no place, it sends "ready" before, behind the
+    walls that are the same for every job, and waits for a place. With its first frame goes the listening socket of the run's way
+    out, where there is one.
     """
     out, err = cast("io.TextIOWrapper", sys.stdout), cast("io.TextIOWrapper", sys.stderr)
     control.open()

@@ -8,13 +8,13 @@ import os
 _ENOUGH = 4 << 20
 """Characters of one answer after which the rest is left for another."""
 _UNCHECKED = (0b01).to_bytes(4, "little")
-"""What marks a file as never to be compared with its source (PEP 552): a bundle does not change."""
+"""Marks a file as never to be compared with its source (PEP 552): a bundle does not change."""
 
 
 def compiled(bundle: str, paths: list[str]) -> dict[str, str | None]:
-    """Answer what Python would keep of each module in `__pycache__`, in base64; None for what cannot be compiled.
+    """Answer the content of each module's file in `__pycache__`, in base64; None for a module that cannot be compiled.
 
-    Where it gets long, fewer are answered than were asked for, and at least one.
+    Where the answer gets long, it has fewer modules than were asked for, and at least one.
     """
     found: dict[str, str | None] = {}
     size = 0

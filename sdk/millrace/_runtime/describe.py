@@ -1,4 +1,4 @@
-"""What workflows a bundle holds. Runs the bundle's imports, so only ever in a child."""
+"""Finds the workflows of a bundle. Runs the bundle's imports, so only ever in a child."""
 
 import ast
 import importlib

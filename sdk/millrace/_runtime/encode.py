@@ -29,7 +29,7 @@ MAX_VALUES = 250_000 - 16
 _MAX_TEXT = 16384
 """Characters of one text in a log line."""
 LONG_NUMBER = re.compile("[0-9]{19}")
-"""What a text of JSON holds if there is a whole number of more than 64 bits in it."""
+"""Found in every text of JSON with a whole number of more than 64 bits."""
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _STEPS = [1 if chr(code) in "[{" else -1 if chr(code) in "]}" else 0 for code in range(128)]

@@ -1,4 +1,4 @@
-"""What is told about an exception of the author's code: bounded, without our frames and with a hint, whatever it does."""
+"""Reports an exception of the author's code: bounded, without our frames and with a hint, whatever it does."""
 
 import contextlib
 import os

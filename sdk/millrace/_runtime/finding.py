@@ -1,4 +1,4 @@
-"""Which files of a bundle declare workflows, by their text alone: those are imported, the others are not executed.
+"""Finds the files of a bundle that declare workflows, by their text alone: those are imported, the others are not executed.
 
 A file declares where it imports a decorator of Millrace, or a *carrier*: a name of another file of the bundle behind which there is
 a decorator, such as a function of the author's that wraps one, or the decorator itself under another file's name.
@@ -14,7 +14,7 @@ _DECORATORS = frozenset({"workflow", "data_provider"})
 
 @dataclass
 class Text:
-    """What the text of one file says of decorators."""
+    """The decorators in the text of one file."""
 
     path: str
     functions: frozenset[str]

@@ -45,8 +45,8 @@ def prctl(option: int, *values: int) -> None:
 def fork() -> int:
     """Fork as the C library does; answer as `os.fork` does. Only for a process that has never had a second thread.
 
-    `os.fork` makes locks and threads of the interpreter anew in the child, as another thread may have held them. Where there was
-    none, that is half a millisecond for nothing, with two hundred pages copied by it. It also seeds `random` anew: that is left to
+    `os.fork` makes locks and threads of the interpreter anew in the child, as another thread may have held them. Without another
+    thread that is half a millisecond for nothing, with two hundred pages copied by it. It also seeds `random` anew: that is left to
     the child.
     """
     pid: int = _FORK()

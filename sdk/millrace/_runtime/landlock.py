@@ -17,7 +17,7 @@ _ABSTRACT_SOCKETS, _SIGNALS = 1, 2
 
 READ = EXECUTE | READ_FILE | READ_FOLDER
 _OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | _TRUNCATE | _IOCTL_DEVICE
-# What a version of the interface was the first to know.
+# Rights by the version of the interface that was the first to know them.
 _FILES_SINCE = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 WITH_PORTS, WITH_SCOPES = 4, 6
 
@@ -31,8 +31,8 @@ def version() -> int:
 
 
 class Ruleset:
-    """What will be allowed. All else of what the kernel can watch is denied: files, TCP ports, and, from version 6 on, signals and
-    abstract sockets of whoever is not under the same restriction.
+    """Rights to be allowed. All others that the kernel can watch are denied: files, TCP ports, and, from version 6 on, signals and
+    abstract sockets of processes that are not under the same restriction.
     """
 
     def __init__(self, known: int) -> None:

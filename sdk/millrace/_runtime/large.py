@@ -33,7 +33,7 @@ def may_be_large() -> bool:
 def pieces(value: object, *, what: str) -> Iterator[str]:
     """Yield the JSON of `value` in pieces, as `to_json(…, rich=True)` writes it. Raises `ResultError` as that does.
 
-    What has been yielded before it raises is the beginning of something that is none.
+    Pieces yielded before it raises are the beginning of a text that is no JSON.
     """
     try:
         yield from _pieces(value, 1)

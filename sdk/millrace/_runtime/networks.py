@@ -15,7 +15,7 @@ from millrace._runtime import kernel
 _MOST = 32
 """Namespaces that are kept; each is some 0.1 MB of the kernel's."""
 
-# What tells whether anything happened: packets, errors, attempts, labels. Of sockets only their number is this namespace's own.
+# Files that show whether anything happened: packets, errors, attempts, labels. Of sockets only the number is this namespace's own.
 _TRACES = ("dev", "snmp", "snmp6", "netstat", "ip6_flowlabel")
 _SOCKETS = "sockstat"
 
@@ -39,12 +39,12 @@ class Network:
 
     @property
     def is_free(self) -> bool:
-        """Whether no socket is left in it; the supervisor holds one of a run until that has ended for it, too."""
+        """Whether no socket is left in the namespace; the supervisor holds a run's socket until the run has ended for it, too."""
         return os.pread(self._sockets, 4096, 0).startswith(b"sockets: used 0\n")
 
     @property
     def is_untouched(self) -> bool:
-        """Whether the kernel tells of it what it told when it was new."""
+        """Whether the kernel reports the same of the namespace as when it was new."""
         return self._told() == self._untouched
 
     def close(self) -> None:

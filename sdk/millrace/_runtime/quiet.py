@@ -1,6 +1,6 @@
-"""Whether anything of a run goes on beside its durable waits. Looks at the event loop, at tasks and threads, and changes nothing.
+"""Decides whether anything of a run goes on beside its durable waits. Looks at the event loop, tasks and threads; changes nothing.
 
-Something goes on where a task waits for what is no wait of ours, and there is something that could end its waiting: a timer that
+A run goes on where a task waits for anything but a wait of ours, and there is something that could end its waiting: a timer that
 is near, a socket, a thread. A task that waits for a wait of ours, directly or through `gather`, `wait`, `shield`, a task group or
 other tasks, does not go on; nor does one that waits for another to set an event, or to put something into a queue.
 """
@@ -69,7 +69,7 @@ def _is_idle(thread: threading.Thread, file: str, function: str) -> bool:
     """Say whether a thread waits for another, or for work."""
     if file == threading.__file__ or (file == workers.__file__ and function == "_worker") or file.endswith(_STANDS_BY):
         return True
-    # That of a pool of processes; it waits for those.
+    # The thread of a pool of processes; it waits for those.
     return getattr(thread, "pending_work_items", None) == {}
 
 

@@ -1,4 +1,4 @@
-"""What a placed child does before its job comes: the motions of a run, so that the memory they touch is its own already.
+"""Rehearses a run in a placed child before its job comes, so that the memory which a run touches is its own already.
 
 A fork shares its memory until it writes to it, and reference counts are written by reading; importing the author's module
 would otherwise begin with a hundred page faults. Nothing of the bundle is read but the names in its folder.

@@ -11,9 +11,9 @@ from millrace._runtime import kernel
 from millrace._runtime.kernel import BIND, NO_DEVICES, NO_EXEC, NO_SUID, PRIVATE, READ_ONLY, RECURSIVE
 
 WORKSPACE = "/workspace"
-"""Where a run finds its code."""
+"""The code of a run."""
 PACKAGES = "/packages"
-"""Where a run finds its workspace's environment, if it has one."""
+"""The environment of a run's workspace, if it has one."""
 SCRATCH = "/scratch"
 """The only place that a run can write to: a tmpfs, which goes with it. `/tmp` is another name of it, unless something of what a run
 needs lies below the machine's own `/tmp`.

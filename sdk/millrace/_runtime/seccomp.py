@@ -1,10 +1,10 @@
-"""The seccomp programs: which system calls a run may make. An allowlist, looked up by a search tree, made once in the zygote.
+"""The seccomp programs: the system calls that a run may make. An allowlist, looked up by a search tree, made once in the zygote.
 
 Loading it takes the kernel a third of a millisecond, which tries every call against it. So the zygote loads it for all its
-children, with the few calls more that walls are built with; what a child loads is a short program that takes these away.
+children, with the few calls more that walls are built with; a child only loads a short program that takes these away.
 
-What is not on the list fails with EPERM; what is newer than the list with ENOSYS. A call in another architecture's convention
-(32 bit, x32), whose numbers mean something else, ends the process.
+A call that is not on the list fails with EPERM; one that is newer than the list with ENOSYS. A call in another architecture's
+convention (32 bit, x32), whose numbers mean something else, ends the process.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
-"""What lies between two runs in one process, where a workflow allows that: what can be put back is, and what cannot ends it.
+"""Restores a process between two runs, where a workflow allows that; a change that cannot be put back ends it.
 
-Modules, their variables and what the author patched stay as they are: that is what `isolation="workflow"` gives up.
+Modules, their variables and the author's patches stay as they are: `isolation="workflow"` gives that up.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ _GOING = 0.1
 
 
 class Stay:
-    """What a process was like before its first run."""
+    """The state of a process before its first run."""
 
     def __init__(self) -> None:
         self._environment = dict(os.environ)

@@ -1,5 +1,5 @@
-"""How signals reach the author's code: SIGTERM as a cancelled task or an exception, so that `finally` blocks run; SIGALRM for
-what must be looked at even while the author's code holds everything up.
+"""Brings signals to the author's code: SIGTERM as a cancelled task or an exception, so that `finally` blocks run; SIGALRM for
+checks that are due even while the author's code holds everything up.
 """
 
 import asyncio

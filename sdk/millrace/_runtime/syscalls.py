@@ -79,9 +79,9 @@ BUILDING: dict[str, tuple[int, int]] = {
     "landlock_add_rule": (445, 445),
     "landlock_restrict_self": (446, 446),
 }
-"""What the walls themselves are built with: allowed until they stand."""
+"""Calls that build the walls themselves: allowed until they stand."""
 
 CLONE3: tuple[int, int] = (435, 435)
 """Its flags lie in memory, where no program can look: it is said to be missing, and the C library takes `clone`."""
 NEWEST = 451
-"""What is above was made after this list: said to be missing, so that libraries do without as on an older kernel."""
+"""Calls above were made after this list: they fail as missing, so that libraries do without as on an older kernel."""

@@ -1,7 +1,7 @@
-"""What stands between a run and everything else, for each tier; each is raised in two steps around the wait for a job.
+"""The walls between a run and everything else, for each tier; each is raised in two steps around the wait for a job.
 
-`fork` is the zygote's. `enter` is the child's first step and needs no knowledge of what will run; `close` is its last, once
-it is known which bundle, and is over before a line of the author's code is read. Neither can be taken back. An OSError out of
+`fork` is the zygote's. `enter` is the child's first step and needs no knowledge of the job; `close` is its last, once the
+bundle is known, and is over before a line of the author's code is read. Neither can be taken back. An OSError out of
 any of them ends the child, and with it the attempt to use the tier: nothing runs behind half a wall.
 """
 

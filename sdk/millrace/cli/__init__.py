@@ -24,7 +24,7 @@ from millrace.cli.show import plain
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, of this process's arguments unless others are given; returns its exit code (`millrace.cli.codes`).
 
-    Whatever a server answers and a file holds, it is told in a sentence; with MILLRACE_DEBUG set, where it happened as well.
+    Every error, whatever a server answers or a file holds, is printed as a sentence; with MILLRACE_DEBUG set, with its traceback.
     """
     _prepare_output()
     session = Session()
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"millrace: {error}", err=True)
         return codes.UNREACHABLE
     except BrokenPipeError:
-        # Whoever read has seen enough.
+        # The reader has seen enough.
         _forget_output()
         return codes.REFUSED
     except OSError as error:

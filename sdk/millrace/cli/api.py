@@ -24,12 +24,12 @@ Query = Mapping[str, str | int | float | None]
 # Seconds. An answer may take as long as the longest `wait` of a run, and the registration of a workspace's code.
 CONNECTED_WITHIN = 10.0
 ANSWERED_WITHIN = 90.0
-# What goes on says at least every 15 s that it is there.
+# A stream sends something at least every 15 s.
 SILENT_FOR = 45.0
 LARGEST_PAGE = 1000
 # Bytes of an answer that is passed on as it comes.
 PART = 64 * 1024
-# What a connection fails with; a host's name that cannot be encoded is a UnicodeError.
+# Errors of a connection; a host's name that cannot be encoded is a UnicodeError.
 FAILURES = (OSError, http.client.HTTPException, UnicodeError)
 
 
@@ -43,7 +43,7 @@ class Refused(Exception):
 
     @property
     def is_passing(self) -> bool:
-        """Whether it is worth asking again: a part of the other side is away, as at every restart."""
+        """Whether to ask again: a part of the other side is away, as at every restart."""
         return self.status in {502, 503, 504}
 
 
@@ -264,7 +264,7 @@ def _json_or_none(body: bytes) -> Any:
 def _sentence(status: int, document: Any) -> str:
     document = document if isinstance(document, dict) else {}
     detail = str(document.get("detail") or document.get("title") or f"the answer was {status}").rstrip(".")
-    # What the sentence says already is not said again.
+    # The sentence has these already.
     paths = "; ".join(path if message in detail else f"{path}: {message}" for path, message in _problems(document))
     return plain(" ".join((f"{detail} ({paths})" if paths else detail).split()))
 

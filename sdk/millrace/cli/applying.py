@@ -20,7 +20,7 @@ FAILED = 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """What happened to one resource: created, changed, none (it was so already), removed or failed, and why."""
+    """The outcome for one resource: created, changed, none (it was so already), removed or failed, and why."""
 
     change: str
     kind: str
@@ -37,10 +37,10 @@ class Outcome:
 @click.option("--as", "called", default="default", metavar="NAME", help="The name of this set of files; `default` without one.")
 @asks
 def apply(session: Session, paths: tuple[str, ...], *, dry_run: bool, prune: bool, called: str) -> None:
-    """Make resources what files say: YAML or JSON, one or many documents in each, or folders of them.
+    """Bring resources to the state in files: YAML or JSON, one or many documents in each, or folders of them.
 
     A document holds `kind`, `name`, `org` if it is another one, and the fields; `{"$env": NAME}` and `{"$file": PATH}` stand for
-    secrets. What is so already is left alone. Exits with 1 if anything failed; the others are done.
+    secrets. A resource that is so already is left alone. Exits with 1 if anything failed; the others are done.
     """
     # Loaded only here: the parser is not needed for anything else.
     from millrace.cli.documents import Document, Faulty, ordered, read
@@ -57,7 +57,7 @@ def apply(session: Session, paths: tuple[str, ...], *, dry_run: bool, prune: boo
             _, change = session.api.change("PUT", *one.kind.place(one.name, org), query=query, body=one.fields, org=org)
         except Refused as refused:
             if dry_run and refused.status in {404, 422} and _needs(one.kind, one.name, one.fields, org) & made:
-                # What it refers to would be there by then.
+                # The resource that it refers to would be there by then.
                 made.add((one.kind.noun, org, one.name))
                 return Outcome("created", *about)
             return Outcome(

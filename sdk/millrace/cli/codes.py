@@ -11,7 +11,7 @@ REFUSED = 1
 USAGE = 2
 # Nobody answers at the address.
 UNREACHABLE = 3
-# How a run ended that did not succeed. Far from 1 to 3, so that a failed run is never taken for a failed request.
+# Ends of a run that did not succeed. Far from 1 to 3, so that a failed run is never taken for a failed request.
 ENDS = {"succeeded": DONE, "failed": 10, "timed_out": 11, "crashed": 12, "cancelled": 13, "expired": 14}
 # The wait was over before the run: it goes on.
 STILL_RUNNING = 15

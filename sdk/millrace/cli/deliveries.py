@@ -19,7 +19,7 @@ TAKEN = [
 
 @click.group()
 def deliveries() -> None:
-    """What came in, and what was made of it."""
+    """Received webhooks and events, and their runs."""
 
 
 @deliveries.command("list")

@@ -22,9 +22,9 @@ IN_MEMORY = 8 * 1024 * 1024
 
 @dataclass
 class Deployed:
-    """What was done, and how the workspace's code is now. `files` are the API's views of what was sent, in order.
+    """The result of a deploy, and the state of the workspace's code. `files` are the API's views of the files sent, in order.
 
-    `left_out` is what the folder has and is not deployed, by path, with the reason; `own` are the paths of what it deploys.
+    `left_out` are files of the folder that are not deployed, by path, with the reason; `own` are the paths of those that are.
     """
 
     files: list[Document] = field(default_factory=list)

@@ -16,7 +16,7 @@ Stamp = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do: files to upload, in this order, and files that are deployed and no longer there."""
+    """Changes to make: files to upload, in this order, and files that are deployed and no longer there."""
 
     changed: list[str]
     gone: list[str]
@@ -24,9 +24,9 @@ class Plan:
 
 @dataclass
 class Found:
-    """What a folder holds: the files to deploy by their path in the workspace, and why others are left out.
+    """The content of a folder: the files to deploy by their path in the workspace, and why others are left out.
 
-    What is in `unseen` could not be looked at: nothing is known of what is there, or below.
+    Paths in `unseen` could not be looked at: nothing is known of the files there, or below.
     """
 
     files: dict[str, Path] = field(default_factory=dict)

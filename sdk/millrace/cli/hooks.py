@@ -18,7 +18,7 @@ from millrace.cli.values import content, secret
 
 # RFC 9110, 5.6.2.
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# What http.client works out from the body; another value would leave the other end waiting, or reading half.
+# Headers that http.client works out from the body; another value would leave the other end waiting, or reading half.
 _WORKED_OUT = {"content-length", "transfer-encoding"}
 
 

@@ -16,7 +16,7 @@ NAMED = 10
 def whole(api: Api, path: str, given: str) -> str:
     """Return the id that begins so among those of a list. `click.UsageError` names the candidates where there are several.
 
-    What none begins with is returned as it is: what is asked next says that it is not there.
+    A text that no id begins with is returned as it is: the next request finds that it is not there.
     """
     if not given:
         raise click.UsageError("The ID is empty.")

@@ -37,7 +37,7 @@ class Field:
 
     @property
     def is_secret(self) -> bool:
-        """Whether it goes in and never comes out."""
+        """Whether the field is written and never shown."""
         return bool(self.schema.get("writeOnly"))
 
     @property

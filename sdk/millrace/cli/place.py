@@ -1,4 +1,4 @@
-"""Where Millrace is and with which key: a profile, the environment, or the stack that runs here."""
+"""Finds the address of Millrace and the key: in a profile, the environment, or the stack that runs here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 FIELDS = {"url", "key", "org"}
-# What can stand in a header; anything else is a key that was pasted with something around it.
+# Characters that can stand in a header; any other is a key that was pasted with something around it.
 _KEY = re.compile(r"[\x21-\x7e]+\Z")
 _HOW = (
     "set MILLRACE_URL and MILLRACE_KEY, name a profile with --profile, or stand in a folder where `millrace up` runs "

@@ -55,7 +55,7 @@ def _search(name: str, path: str, help_: str) -> click.Command:
 
 
 class Tail:
-    """What matches a query, as it comes: the archive is asked again and again, each row is given once."""
+    """Follows the rows that match a query: asks the archive again and again, and yields each row once."""
 
     def __init__(self, api: Api, path: str, query: str, since: str | None) -> None:
         self._api = api

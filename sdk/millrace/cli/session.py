@@ -1,4 +1,4 @@
-"""What every command that speaks to the API has: where, for whom, and how it prints."""
+"""The settings of every command that calls the API: the address, the organization, and the output."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Session:
 
     @cached_property
     def place(self) -> Place:
-        """Where to. `click.UsageError` when nobody says."""
+        """The address and the key. `click.UsageError` when none is given."""
         return find(self.profile, os.environ, Path.cwd())
 
     @cached_property

@@ -17,14 +17,14 @@ Column = tuple[str, Callable[[Row], Any]]
 # C0 without tab and line feed, DEL, C1, and the marks that turn the direction of what follows.
 _SPEAKS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _STYLES = {"debug": {"dim": True}, "warning": {"fg": "yellow"}, "error": {"fg": "red"}, "critical": {"fg": "red", "bold": True}}
-# Where nobody looks on, a row is one line, however long.
+# Without a terminal a row is one line, however long.
 _ANY_WIDTH = 10_000
 
 
 def plain(text: Any) -> str:
     r"""Return a value as text whose control characters are written as `\x1b`."""
     said = text if isinstance(text, str) else "" if text is None else compact(text)
-    # What is no character (a lone surrogate) cannot be printed at all.
+    # A lone surrogate is no character, and cannot be printed at all.
     said = said.encode("utf-8", "backslashreplace").decode()
     return _SPEAKS.sub(lambda found: f"\\x{ord(found[0]):02x}" if ord(found[0]) < 256 else f"\\u{ord(found[0]):04x}", said)
 

@@ -16,7 +16,7 @@ DIGESTS = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha512": hashlib.sha
 
 @dataclass(frozen=True)
 class Sending:
-    """What is known when a body is sent: its event type, the sender's id of the delivery, and when (seconds since 1970)."""
+    """A body to send: its event type, the sender's id of the delivery, and the time (seconds since 1970)."""
 
     body: bytes
     event: str | None

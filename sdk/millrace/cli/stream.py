@@ -51,7 +51,7 @@ def followed(api: Api, id_: str, deadline: float, shown: Callable[[dict[str, Any
                 show.aside(f"millrace: {error}; the run goes on, trying again", "warning")
                 complained = True
         time.sleep(min(PAUSE, max(0.0, deadline - time.monotonic())))
-    # What the stream said last may be long ago: it says no more than the ends of attempts.
+    # The stream's last event may be long ago: it has no more than the ends of attempts.
     return dict(api.get("/runs", id_))
 
 

@@ -1,4 +1,4 @@
-"""What people type for values: `k=v` by a schema, JSON, files, secrets. `click.UsageError` says what cannot be read."""
+"""Reads the values that people type: `k=v` by a schema, JSON, files, secrets. `click.UsageError` names the one that it cannot."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def watch(session: Session, folder: Path, *, prune: bool) -> NoReturn:
             if str(error) != complaint:
                 complaint = str(error)
                 show.aside(f"millrace: {show.plain(complaint)}", "error")
-            # What was refused is refused until it is changed; who was not reached is tried again.
+            # A refused change is refused until it is changed; a server that was not reached is tried again.
             seen = stamps if isinstance(error, Refused) and not error.is_passing else {}
             look_at = time.monotonic() + COMPLAINS_EVERY
             pause = max(pause, COMPLAINS_EVERY)
@@ -146,7 +146,7 @@ class _Runs:
 
 @click.group()
 def files() -> None:
-    """What is in the workspace."""
+    """The files of the workspace."""
 
 
 @files.command("list")
@@ -228,7 +228,7 @@ def report(done: Deployed, folder: Path) -> None:
     if len(done.left_out) > LEFT_OUT:
         show.aside(f"left out: {len(done.left_out) - LEFT_OUT} more", "warning")
     for problem in done.problems:
-        # What was deployed before from elsewhere is not to be looked for in this folder.
+        # A file that was deployed before from elsewhere is not to be looked for in this folder.
         show.aside(_problem(problem, folder if problem["path"] in done.own else Path()), "error")
 
 

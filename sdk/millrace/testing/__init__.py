@@ -6,7 +6,7 @@
     assert outcome.value() == {"count": 1}
 
 Input, result, steps and errors go through the code that a real run goes through: an input that does not fit, a result that
-is not JSON and a step that is there already are met here as they are there. What only a sandbox has is not here: no walls, no
+is not JSON and a step that is there already are met here as they are there. The sandbox itself is not here: no walls, no
 proxy, no time-out, no lines from `print`, which goes where it always goes.
 """
 

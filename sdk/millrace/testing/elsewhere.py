@@ -1,4 +1,4 @@
-"""What a run waits for and whom it starts: time that is skipped, signals that are given, runs that end as the test says."""
+"""Fakes for waits and child runs: time that is skipped, signals that are given, runs that end as the test says."""
 
 import copy
 import hashlib
@@ -37,12 +37,12 @@ class Waits:
 
     @property
     def calls(self) -> list[tuple[str, str, int]]:
-        """What is still waited for, as the order of a run knows it."""
+        """The calls of open waits, as the order of a run knows them."""
         return list(self._open)
 
     @property
     def open(self) -> list[Waiting]:
-        """What is still waited for."""
+        """The waits that are still open."""
         return [Waiting(kind, name) for kind, name, _ in self._open]
 
     def _give_up(self, asked: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What answers in the place of the platform. Each fake says which requests of a run it takes: see `answers`."""
+"""Fakes that answer in the place of the platform. Each names the requests of a run that it takes: see `answers`."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What is known of a run when it is over."""
+"""The outcome of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ Recorded = Mapping[str, Any] | Mapping[str | tuple[str, int], Any]
 
 
 class Kept(dict[str | tuple[str, int], Any]):
-    """What an attempt leaves to the next: the results of its steps, and beside them its waits, child runs, and places of all."""
+    """Records that an attempt leaves to the next: the results of its steps, and its waits, child runs, and places of all."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong, as a real run tells it: the author's frames only, paths from the workspace's folder."""
+    """An error, as a real run reports it: the author's frames only, paths from the workspace's folder."""
 
     type: str
     message: str
@@ -75,7 +75,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How an attempt ended. `result` is what JSON gives back: a tuple has become a list, a datetime its text.
+    """The end of an attempt. `result` is as JSON gives it back: a tuple has become a list, a datetime its text.
 
     `status` and `reason` are those of a real run: `error` for whatever was raised, `limit` for a result that is too large,
     `oom` for a MemoryError; None unless it failed. It is `waiting` for `waits` where a signal was not given, `cancelled` when it

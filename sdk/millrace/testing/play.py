@@ -48,17 +48,17 @@ def run(
 ) -> Outcome:
     """Make one attempt at a workflow, sync or async, with `given` as its input, and answer how it ended.
 
-    `given` may hold what JSON does not, such as a datetime, where the platform would be sent its text.
+    `given` may hold values that JSON does not, such as a datetime, where the platform would be sent its text.
 
-    What the workflow may ask for is given by name: `connections` as tokens or `Connection`s, `integrations` as configs or
-    `Integration`s, `variables`, `secrets`, `files` by path, and the `topics` that take events. What is not given is refused as what
-    is not there. `steps` are results that an earlier attempt recorded: those steps are not called; from an `Outcome` they come with
-    their order, and with what it had waited for. `signals` answers waits, by name, one after the other; `runs` says how child runs
-    end, by workflow: a result, what makes one of the input, or an exception. No time passes in `sleep`, nor before a time-out.
+    Give the things that the workflow may ask for by name: `connections` as tokens or `Connection`s, `integrations` as configs or
+    `Integration`s, `variables`, `secrets`, `files` by path, and the `topics` that take events. All others are refused as not
+    there. `steps` are results that an earlier attempt recorded: those steps are not called; from an `Outcome` they come with
+    their order, and with its waits. `signals` answers waits, by name, one after the other; `runs` gives the ends of child runs,
+    by workflow: a result, a function from the input to one, or an exception. No time passes in `sleep`, nor before a time-out.
 
     Nothing that the workflow raises is raised here, but KeyboardInterrupt: see
-    `Outcome.value`. Raises TypeError for what is no workflow, RuntimeError inside of a run or beside another one of this process.
-    May be called where an event loop is running, which is held up meanwhile.
+    `Outcome.value`. Raises TypeError where it is given no workflow, RuntimeError inside of a run or beside another one of this
+    process. May be called where an event loop is running, which is held up meanwhile.
     """
     if not any(one.function is workflow for one in _declare.REGISTRY):
         msg = f"{getattr(workflow, '__name__', workflow)!r} is no workflow: it has neither @workflow nor @data_provider"
@@ -97,7 +97,7 @@ class _Suspended(SystemExit):
 
 
 class _Attempt:
-    """What a run speaks to in the place of its supervisor: takes lines, answers requests from fakes."""
+    """Stands in the place of a run's supervisor: takes lines, answers requests from fakes."""
 
     def __init__(self, masking: Masking, fakes: Sequence[Fake], kept: Steps, slept: list[float]) -> None:
         self._slept = slept
