@@ -30,7 +30,7 @@ class PendingMessage(msgspec.Struct, Generic[P], frozen=True):
 
 
 class Batcher(Generic[P]):
-    """Holds what waits for one stream and says what goes next.
+    """Holds the messages that wait for one stream and decides which go next.
 
     An expectation is checked against the state before its batch only: two claims of one run in a batch would both win. So a
     batch holds at most one message of an aggregate when any of them expects, and neither does an aggregate of which a message
@@ -100,7 +100,7 @@ class Batcher(Generic[P]):
         return batch
 
     def done(self, batch: list[PendingMessage[P]]) -> None:
-        """Note that a batch has ended, however it did."""
+        """Record that a batch has ended, however it did."""
         self._batches -= 1
         for offer in batch:
             self._flying[offer.aggregate] -= 1

@@ -104,7 +104,7 @@ class Blobs:
         return b"".join([chunk async for chunk in self.get(sha256)])
 
     async def stat(self, sha256: str) -> Blob | None:
-        """Return what is known of a blob, or None."""
+        """Return a blob's size and hash, or None."""
         meta = await self._meta(sha256)
         return None if meta is None else Blob(sha256, int(meta["size"]))
 
@@ -116,7 +116,7 @@ class Blobs:
         return None if found is None else found[0]
 
     async def _found(self, name: str) -> tuple[dict[str, Any], datetime] | None:
-        """Return what is known of a blob, and since when it is there."""
+        """Return a blob's record, and since when it is there."""
         try:
             answer = await api_request(
                 self._client, f"$JS.API.STREAM.MSG.GET.{self._stream}", {"last_by_subj": self._meta_subject(name)}

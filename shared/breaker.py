@@ -38,7 +38,7 @@ class Breaker:
         return PAUSE / 5
 
     def admits(self, source: str, *, tried: bool) -> bool:
-        """Return whether a message may be handled now; `tried` says that it failed before. Its outcome must be noted."""
+        """Return whether a message may be handled now; `tried` says that it failed before. Its outcome must be recorded."""
         if not self._opened:
             return True
         now = self._now()
@@ -51,14 +51,14 @@ class Breaker:
         return True
 
     def succeeded(self) -> bool:
-        """Note a message that was handled; True when this closes the breaker."""
+        """Record a message that was handled; True when this closes the breaker."""
         closes, self._opened = self._opened, False
         self._dead, self._trying = 0, None
         self._failing.clear()
         return closes
 
     def met_bug(self, source: str, *, is_dead: bool) -> bool:
-        """Note a message that met a bug, and whether it was given up; True when this opens the breaker."""
+        """Record a message that met a bug, and whether it was given up; True when this opens the breaker."""
         self._dead += is_dead
         if len(self._failing) < REMEMBERED:
             self._failing.add(source)
@@ -70,7 +70,7 @@ class Breaker:
         return False
 
     def undecided(self) -> None:
-        """Note an outcome that says nothing about the code: the next message may be tried at once."""
+        """Record an outcome that shows nothing about the code: the next message may be tried at once."""
         self._trying = None
 
 

@@ -114,7 +114,7 @@ class Bus:
             )
 
     def health_document(self) -> dict[str, Any]:
-        """Return what is well with this service and what is not, by part."""
+        """Return the health of this service, by part."""
         return self._health.document()
 
     async def _how_it_is(self, _question: Any, _deps: Any) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[bytes, ...]
 
     def __repr__(self) -> str:
-        """Say nothing: a repr ends up in logs, and this holds keys and passwords."""
+        """Show nothing: a repr ends up in logs, and this holds keys and passwords."""
         return "Settings(...)"
 
 

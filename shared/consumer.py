@@ -23,7 +23,7 @@ from shared.messages import Message
 from shared.streams import Work
 from shared.suspects import Deadly, Suspects
 
-# A handler takes one message and yields what follows from it, each with the discriminator that makes it that one.
+# A handler takes one message and yields the messages that follow, each with the discriminator that makes it that one.
 Handler = Callable[[Any, Any], AsyncIterator[tuple[Message, str]]]
 Handlers = Mapping[type[Message], Handler]
 

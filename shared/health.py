@@ -29,7 +29,7 @@ class Health:
         self._turned = rfc3339(utc_now())
 
     def report(self, part: str, problem: str | None) -> None:
-        """Say what is wrong with `part`, or None when it is well."""
+        """Report the fault of `part`, or None when it is well."""
         self._parts[part] = problem
         if problem is None:
             self._since.pop(part, None)
@@ -37,7 +37,7 @@ class Health:
             self._since.setdefault(part, rfc3339(utc_now()))
 
     def problem(self, part: str) -> str | None:
-        """Return what is wrong with `part`; None where nothing is, or nothing is known."""
+        """Return the fault of `part`; None where it has none, or nothing is known."""
         return self._parts.get(part)
 
     def state(self, name: str, value: Any, *, counters: tuple[str, ...] = ()) -> None:

@@ -129,7 +129,7 @@ async def accepted_of(webhook: WebhookReceived, deps: HandlerDeps, *, retry: str
 
 
 async def route(event: EventAccepted, deps: HandlerDeps) -> AsyncIterator[tuple[Message, str]]:
-    """Ask for a run for every subscription that wants the event, or say why there is none."""
+    """Request a run for every subscription that wants the event, or report why there is none."""
     matching = domain.matching(deps.subscriptions(event.source), event.type)
     if not matching:
         reason = f"no enabled subscription of {event.source_name} wants {event.type}"
@@ -255,7 +255,7 @@ def _unroutable(event: EventAccepted, subscription: SubscriptionEntry, error: No
 
 
 def _of(event: EventAccepted) -> dict[str, Any]:
-    """Return what every message about an event says of it."""
+    """Return the fields that every message about an event has of it."""
     return {"source": event.source, "event": event.event, "delivery": event.delivery, "number": event.number}
 
 

@@ -56,7 +56,7 @@ async def received(batch: Sequence[Recorded], _connection: Connection) -> list[S
 
 
 async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Statement]:
-    """Events were made of deliveries, and somebody wanted them or nobody did."""
+    """Events were made of deliveries, and subscriptions wanted them or none did."""
     kinds = (EventAccepted, EventRouted, EventFiltered, EventUnroutable)
     messages = [(at, at.message) for at in batch if isinstance(at.message, kinds)]
     rows = await store.routings(connection, list({message.delivery for _, message in messages}))

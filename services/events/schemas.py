@@ -1,4 +1,4 @@
-"""JSON Schemas that organizations write for configs, and what does not fit them."""
+"""JSON Schemas that organizations write for configs, and the misfits of values."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def note_deliveries(rows: Sequence[dict[str, Any]]) -> Statement:
 
 
 async def routings(connection: Connection, deliveries: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return what is known of the routing of these deliveries, as `put_routings` takes it."""
+    """Return the routing of these deliveries so far, as `put_routings` takes it."""
     statement = """
         SELECT id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted, subscriptions
           FROM delivery WHERE id = ANY($1)
@@ -158,7 +158,7 @@ def count_in_chains(what: Literal["events", "runs"], counts: Mapping[tuple[str, 
 
 
 def note_dead(row: dict[str, Any]) -> Statement:
-    """Note that a delivery's message became a dead letter: `dead` says why."""
+    """Record that a delivery's message became a dead letter: `dead` is the reason."""
     statement = """
         INSERT INTO delivery (id, org, source, received_at, correlation_id, dead) VALUES ($1, $2, $3, $4, $5, $6)
         ON CONFLICT (id) DO UPDATE SET dead = excluded.dead
@@ -167,7 +167,7 @@ def note_dead(row: dict[str, Any]) -> Statement:
 
 
 def note_runs(rows: Sequence[dict[str, Any]]) -> Statement:
-    """Note runs that deliveries asked for."""
+    """Record runs that deliveries asked for."""
     statement = """
         INSERT INTO delivery_run (run, delivery, workflow, requested_at, status)
         SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[]) ON CONFLICT (run) DO NOTHING
@@ -176,7 +176,7 @@ def note_runs(rows: Sequence[dict[str, Any]]) -> Statement:
 
 
 def note_run_statuses(statuses: dict[str, str]) -> Statement:
-    """Note the status of each of these runs that a delivery asked for, as `shared.runs.status_after` says."""
+    """Record the status of each of these runs that a delivery asked for, by `shared.runs.status_after`."""
     statement = """
         UPDATE delivery_run SET status = given.status FROM unnest($1::text[], $2::text[]) AS given (run, status)
          WHERE delivery_run.run = given.run AND (delivery_run.status <> ALL($3) OR given.status = ANY($4))

@@ -2,5 +2,5 @@
 
 Owns: webhook admission and the platform key. Writes: `webhook.received`, `run.requested`, `run.cancel_requested`, `audit.*`,
 and the contents of the buckets `bodies` and `workspace`. Reads: the registries `sources` and `workflows`, the stream RUNS.
-Everything else that its API shows is asked of, or told to, the service that owns it.
+Everything else in its API is a question or a command to the service that owns it.
 """

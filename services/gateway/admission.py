@@ -34,7 +34,7 @@ _log = structlog.get_logger()
 class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A source that takes webhooks. `reads_document`: JSON in a genuine body is read, for its sender's id of it or a handshake.
 
-    Headers in `redacted` and parameters in `redacted_parameters` are not kept, nor told.
+    Headers in `redacted` and parameters in `redacted_parameters` are neither kept nor shown.
 
     `bucket` counts what is admitted, in this process; None: as much as comes. A source that was changed begins with a full one.
     """

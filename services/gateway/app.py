@@ -39,7 +39,7 @@ _log = structlog.get_logger()
 
 
 def main() -> int:
-    """Run the gateway until it is told to stop; returns the exit code."""
+    """Run the gateway until a signal stops it; returns the exit code."""
     return run_service("gateway", read, running)
 
 

@@ -40,7 +40,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     supervisor: Path | None
 
     def __repr__(self) -> str:
-        """Say nothing: a repr ends up in logs."""
+        """Show nothing: a repr ends up in logs."""
         return "Settings(...)"
 
 

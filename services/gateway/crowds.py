@@ -1,4 +1,4 @@
-"""Telling of things that come in crowds: the first at once, what follows within a second together with its number."""
+"""Reports things that come in crowds: the first at once, those that follow within a second together with their number."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-# Seconds; things of one kind are told once in so many, with their number.
+# Seconds; things of one kind are reported once in so many, with their number.
 WINDOW = 1.0
 # Kinds (a source, a remote address) that are counted apart; above it they share one.
 WINDOWS = 1024
-# Seconds that the end of the service waits for what is being told.
+# Seconds that the end of the service waits for reports under way.
 FINISH = 2.0
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Crowds(Generic[T]):
         self._open(kind, thing, 1)
 
     async def finish(self) -> None:
-        """Tell what waits; for the end of the service."""
+        """Report what waits; for the end of the service."""
         for kind in list(self._windows):
             self._close(kind)
         if self._publishing:
@@ -56,7 +56,7 @@ class Crowds(Generic[T]):
 
 
 class _Window(Generic[T]):
-    """A second of one kind: the last thing, and how many came after the one that was told."""
+    """A second of one kind: the last thing, and how many came after the one that was reported."""
 
     def __init__(self, last: T) -> None:
         self.last = last

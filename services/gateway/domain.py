@@ -1,4 +1,4 @@
-"""The gateway's decisions: who may be meant, what is kept of a request, what a header says. No input or output here."""
+"""The gateway's decisions: the organization of a request, the parts of it to keep, the values of headers. No I/O here."""
 
 from __future__ import annotations
 

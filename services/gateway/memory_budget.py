@@ -86,7 +86,7 @@ class Reservation:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Give back what was taken."""
+        """Give back the bytes taken."""
         if self._pool is not None:
             self._pool.give_back(self._who, self.size)
 

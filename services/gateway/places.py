@@ -167,7 +167,7 @@ class Conditions:
 
 
 def at(value: Any, path: Sequence[str]) -> Any:
-    """Return what is at a path of a JSON value, or None."""
+    """Return the value at a path of a JSON value, or None."""
     for part in path:
         if isinstance(value, dict):
             value = value.get(part)

@@ -45,7 +45,7 @@ class Accepting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Readiness:
-    """Puts together what the gateway, the other services and their supervisor say. `supervisor` is its file, if there is one."""
+    """Joins the reports of the gateway, the other services and their supervisor. `supervisor` is its file, if there is one."""
 
     def __init__(self, health: Health, supervisor: Path | None) -> None:
         self._health = health

@@ -15,18 +15,18 @@ _log = structlog.get_logger()
 
 
 class Refusals:
-    """Says `WebhookRefused`, at most one a second for each source; what cannot be said is logged."""
+    """Publishes `WebhookRefused`, at most one a second for each source; logs one that cannot be published."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
         self._crowds: Crowds[tuple[WebhookEndpoint, str, str | None]] = Crowds(self._publish)
 
     def record(self, endpoint: WebhookEndpoint, reason: str, remote: str | None) -> None:
-        """Tell in the background that a webhook of `remote` was refused."""
+        """Publish in the background that a webhook of `remote` was refused."""
         self._crowds.record((endpoint.source, reason), (endpoint, reason, remote))
 
     async def finish(self) -> None:
-        """Say what waits; for the end of the service."""
+        """Publish what waits; for the end of the service."""
         await self._crowds.finish()
 
     async def _publish(self, refusal: tuple[WebhookEndpoint, str, str | None], count: int) -> None:

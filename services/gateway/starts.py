@@ -56,7 +56,7 @@ class RequestedRun(msgspec.Struct, frozen=True):
 
 
 def fingerprint(asked: Start) -> str:
-    """Return what tells a request from others with the same key: a digest of all that it asks for, however it was written.
+    """Return a digest that tells a request from others with the same key: of all that it asks for, however it was written.
 
     A key stands for the whole payload (IETF draft "The Idempotency-Key HTTP Header Field", section 2.4), not for its input alone.
     """

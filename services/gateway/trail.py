@@ -16,7 +16,7 @@ _log = structlog.get_logger()
 
 
 class Trail:
-    """Says `Audited`; what cannot be said is logged and never costs the answer."""
+    """Publishes `Audited`; one that cannot be published is logged and never costs the answer."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
@@ -34,7 +34,7 @@ class Trail:
         self._refusals.record((audited.category, audited.target), (audited, org), crowd=(audited.category, ""))
 
     async def finish(self) -> None:
-        """Say what waits; for the end of the service."""
+        """Publish what waits; for the end of the service."""
         await self._refusals.finish()
 
     async def _counted(self, refusal: tuple[Audited, str], count: int) -> None:

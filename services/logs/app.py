@@ -63,5 +63,5 @@ def _saying(bus: Bus) -> Callable[[Logged, str | None], Awaitable[None]]:
 
 
 def main() -> int:
-    """Run the logs service until it is told to stop; returns the exit code."""
+    """Run the logs service until a signal stops it; returns the exit code."""
     return service.main("logs", read, running)

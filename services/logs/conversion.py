@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 
 
 async def convert(url: str, health: Health) -> None:
-    """Convert what is to be converted, by one replica, and return; a service that stops meanwhile goes on at its next start."""
+    """Convert the rows that are left, by one replica, and return; a service that stops meanwhile goes on at its next start."""
     while True:
         try:
             async with held_lock(url, "logs.conversion", service="logs") as held:

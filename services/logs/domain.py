@@ -74,7 +74,7 @@ class StreamPosition(msgspec.Struct, frozen=True):
 
 
 def row_of(position: StreamPosition, document: bytes) -> Row:
-    """Return the row of a message, whatever its bytes are: what is no envelope becomes a row of type `undecodable`."""
+    """Return the row of a message, whatever its bytes are: one without an envelope becomes a row of type `undecodable`."""
     try:
         attributes, data, data_json = _read(document)
     except (ValueError, RecursionError):
@@ -108,7 +108,7 @@ def row_of(position: StreamPosition, document: bytes) -> Row:
 
 
 def _within(said: datetime, stored: datetime) -> datetime:
-    """Return when a message says that it was said, or when it was stored where no calendar has that."""
+    """Return the time that a message has, or when it was stored where no calendar has that."""
     return said if said.tzinfo is not None and FIRST <= said <= LAST else stored
 
 
@@ -212,7 +212,7 @@ def _level_of(noun: str, verb: str, data: dict[str, Any]) -> str:
 
 
 def level_named(name: Any) -> str:
-    """Return the level that somebody calls `name`; what is unknown is `info`."""
+    """Return the level that senders call `name`; an unknown one is `info`."""
     lowered = str(name).lower()
     return lowered if lowered in LEVELS else _ALIASES.get(lowered, "info")
 

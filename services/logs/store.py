@@ -201,7 +201,7 @@ async def hide_chunks(connection: Connection, rows: Sequence[Row]) -> None:
 
 
 async def move_conversion(connection: Connection, name: str, last: asyncpg.Record | None) -> str | None:
-    """Note that a conversion has come to this row, or that it is over; return the time that it has come to."""
+    """Record that a conversion has come to this row, or that it is over; return the time that it has come to."""
     if last is None:
         await _END_CONVERSION(conversion=name).fetch(connection)
         return None

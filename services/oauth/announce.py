@@ -55,7 +55,7 @@ class Announcer:
             await self._store.mark_announced(row)
 
     async def sweep(self) -> None:
-        """Announce for ever what somebody could not."""
+        """Announce for ever the rows whose writer could not."""
         while True:
             try:
                 for row in await self._store.unannounced(utc_now() - GRACE, AT_ONCE):

@@ -67,5 +67,5 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
 
 
 def main() -> int:
-    """Run the oauth service until it is told to stop; returns the exit code."""
+    """Run the oauth service until a signal stops it; returns the exit code."""
     return service.main("oauth", read, running)

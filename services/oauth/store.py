@@ -106,7 +106,7 @@ class KeptStore:
         return await self._changed(marked.values(revoking=True, announced=False, actor=actor, last_command=command, updated_at=now))
 
     async def mark_announced(self, row: Kept) -> None:
-        """Note that the bus knows this very version."""
+        """Record that the bus knows this very version."""
         known = update(VAULT).where(_C.id == row.id, _C.version == row.version, ~_C.revoking)
         await self._changed(known.values(announced=True))
 
@@ -139,7 +139,7 @@ class KeptStore:
         return await self._all(_C.id > after, _C.id.asc(), limit)
 
     async def reseal(self, row: Kept, sealed: str) -> bool:
-        """Replace what is sealed by the same under another key; False when it is another by now."""
+        """Replace a sealed value by the same under another key; False when it is another by now."""
         return await self._changed(update(VAULT).where(_C.id == row.id, _C.sealed == row.sealed).values(sealed=sealed))
 
     async def _changed(self, statement: Executable) -> bool:

@@ -1,4 +1,4 @@
-"""Opening what is sealed in rows, for runs and for another key. Errors name keys, never values."""
+"""Opens sealed values of rows, for runs and for another key. Errors name keys, never values."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class Process(asyncio.Protocol):
     # -- as the event loop calls it -------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take note of the transport."""
+        """Keep the transport."""
         # uvloop's is no subclass of asyncio's.
         self._transport = cast("asyncio.Transport", transport)
 

@@ -60,7 +60,7 @@ class Queue(Generic[P]):
         return [one.bearer for one in line]
 
     def note(self, org: str, seconds: float) -> None:
-        """Take note of what an evaluation of an organization took."""
+        """Record the time that an evaluation of an organization took."""
         before = self._takes.pop(org, self._guess)
         self._takes[org] = before + _FOLLOWS * (seconds - before)
         if len(self._takes) > 4096:

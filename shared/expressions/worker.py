@@ -60,7 +60,7 @@ class Engine:
         self._characters = 0
 
     def answer(self, kind: int, source: str, variables: bytes) -> tuple[bool, bytes]:
-        """Return the value as JSON, or what is wrong, and which of the two it is."""
+        """Return whether it is a value, and the value as JSON or the error."""
         try:
             program = self.compiled(source)
             if kind == CHECK:

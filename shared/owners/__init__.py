@@ -1,4 +1,4 @@
-"""What follows from any declared resource for the service that owns it: its rows, registry, questions and commands.
+"""Keeps declared resources for the service that owns them: rows, registry, questions and commands.
 
-An owner adds `Rules`: what no schema can say, and what is shown besides.
+An owner adds `Rules`: checks that no schema can state, and fields shown besides.
 """

@@ -1,4 +1,4 @@
-"""Where customers' code runs. Readable on its own, as a threat model.
+"""Runs customers' code. Readable on its own, as a threat model.
 
 The author of a workflow is not trusted: not with another organization's data, not with ours, not with the machine's
 time. What stands between is the kernel and nothing else; no filter looks at the code.

@@ -182,7 +182,7 @@ class Capabilities(Protocol):
 
     @property
     def network(self) -> Network | None:
-        """What the run may reach through the proxy; None for nothing. A tier that does not close the network ignores it."""
+        """The run's way through the proxy; None: it reaches nothing. A tier that does not close the network ignores it."""
 
     async def log(self, level: Level, event: str, fields: dict[str, Any]) -> None:
         """Keep a structured line."""

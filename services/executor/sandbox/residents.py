@@ -51,7 +51,7 @@ class Residents:
 
     @property
     def count(self) -> int:
-        """How many wait."""
+        """The number of children that wait."""
         return sum(map(len, self._free.values()))
 
     def take(self, key: Hashable) -> Resident | None:

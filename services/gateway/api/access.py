@@ -1,4 +1,4 @@
-"""Authenticates callers, says what their role lets them do, and records denied attempts."""
+"""Authenticates callers, authorizes them by their role, and records denied attempts."""
 
 from __future__ import annotations
 

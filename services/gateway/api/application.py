@@ -1,4 +1,4 @@
-"""All endpoints in one application; what is below /api/v1 and unknown is refused to those without a key."""
+"""All endpoints in one application; unknown paths below /api/v1 are refused to those without a key."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
 
 
 def application(gateway: Gateway) -> web.Application:
-    """Return the application; what is unknown answers 404, or 405 where another method would be answered."""
+    """Return the application; an unknown path answers 404, or 405 where another method would be answered."""
     made = web.Application()
     made[GATEWAY] = gateway
     made[reference.REFERENCE] = reference.Reference(ENDPOINTS)
@@ -57,7 +57,7 @@ def application(gateway: Gateway) -> web.Application:
 
 
 async def _end_streams(application: web.Application) -> None:
-    """Have what would go on for ever end, before what is in flight is waited for."""
+    """End responses that would go on for ever, before requests in flight are waited for."""
     application[GATEWAY].watching.close()
 
 

@@ -38,7 +38,7 @@ class Commit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class CommitView(msgspec.Struct, frozen=True, kw_only=True):
-    """Each file as the workspace has it now, with what is wrong with it, null where it was removed; and all that is wrong."""
+    """Each file as the workspace has it now, with its problems, null where it was removed; and all problems."""
 
     files: dict[str, FileView | None]
     problems: list[FileProblem]

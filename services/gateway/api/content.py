@@ -23,7 +23,7 @@ class Content(msgspec.Struct, frozen=True):
 
 
 async def sent(request: web.Request, content: Content, stored: Blobs | None, inline: bytes | None = None) -> web.StreamResponse:
-    """Answer a GET or HEAD with what `stored` holds, or with `inline`; 304 to those who have it.
+    """Answer a GET or HEAD with the content of `stored`, or with `inline`; 304 to those who have it.
 
     Raises `NotFound` where it is gone.
     """

@@ -150,7 +150,7 @@ class Call(Generic[Q, B]):
         return await self.gateway.bus.ask(asked)
 
     def note(self, **fields: str) -> None:
-        """Add to what the audit of this call will say."""
+        """Add to the audit of this call."""
         self.notes |= fields
 
     def done(self) -> None:

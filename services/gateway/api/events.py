@@ -1,4 +1,4 @@
-"""/api/v1/sources/{name}/events and /api/v1/adapters: events that somebody emits, and what sources may be."""
+"""/api/v1/sources/{name}/events and /api/v1/adapters: events that users emit, and the kinds of sources."""
 
 from __future__ import annotations
 

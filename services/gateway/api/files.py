@@ -59,7 +59,7 @@ async def list_files(call: Call[FilesQuery, None]) -> FileList:
     audit=Audit("file", "put", "path"),
 )
 async def put_file(call: Call[None, Streamed]) -> Answer:
-    """Take new content of a file; answers when the workflows that it defines are served, and says what is wrong with its code."""
+    """Take new content of a file; answers when the workflows that it defines are served, with the problems of its code."""
     gateway, caller, request = call.gateway, call.caller, call.request
     if request.content_length is not None and request.content_length > gateway.max_file:
         raise TooLarge(f"the file is larger than {gateway.max_file} bytes")

@@ -33,7 +33,7 @@ async def alive(_call: Call[None, None]) -> Alive:
 
 @endpoint("GET", "/readyz", role=None, answers={200: dict[str, Any], 503: dict[str, Any]})
 async def ready(call: Call[None, None]) -> Answer:
-    """Answer 200 when all that the gateway takes is served, else 503; the body says what is not and since when.
+    """Answer 200 when all accepted work is served, else 503; the body names each part that is not, and since when.
 
     A service that is down, hangs or dies again and again is `unserved` and makes it 503; one that answers and is not well in some
     part is `degraded` and does not. Webhooks are taken all the same while `accepting.webhooks` is true.

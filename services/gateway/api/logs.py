@@ -49,7 +49,7 @@ async def search_logs(call: Call[SearchQuery, None]) -> LogPage:
     example=Example(query={"from": "now-7d", "order": "asc"}),
 )
 async def search_audit(call: Call[SearchQuery, None]) -> LogPage:
-    """Search the audit: who did what to what, from where, with what outcome."""
+    """Search the audit: actor, action, target, origin and outcome."""
     return await _search(call, within_audit(call.query.q))
 
 

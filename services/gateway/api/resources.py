@@ -73,7 +73,7 @@ class Resources:
         return await self._put(call, call.path["name"], _given(call.body), expected=await self._expected(call))
 
     async def patch(self, call: Call[Applying, Object]) -> Answer:
-        """Change what is given of a resource."""
+        """Change the given fields of a resource."""
         return await self._put(call, call.path["name"], call.body, expected=await self._expected(call), patch=True)
 
     async def delete(self, call: Call[None, None]) -> Answer:
@@ -94,7 +94,7 @@ class Resources:
     async def _put(
         self, call: Call[Applying, Any], name: str, fields: Object, *, expected: int | None, patch: bool = False
     ) -> Answer:
-        """Send a change to the owner; what may hold a secret is sealed for this command, since the bus must not know it."""
+        """Send a change to the owner; fields that may be secret are sealed for this command, since the bus must not know them."""
         id_, org = new_id(), call.caller.org
         sealed = {
             field: call.gateway.keyring.seal(msgspec.json.encode(fields.pop(field)).decode(), org, id_, field)

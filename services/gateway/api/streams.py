@@ -97,7 +97,7 @@ async def stream_run(call: Call[None, None]) -> web.StreamResponse:
 async def _write_states(
     gateway: Gateway, caller: Caller, run: str, telling: _Telling, states: RunStates | None, woken: asyncio.Event
 ) -> None:
-    """Tell all that happens to a run until it has ended, or the client is gone, or this process is to end."""
+    """Send all that happens to a run until it has ended, or the client is gone, or this process is to end."""
     last: RunView | None = None
     complained = False
     while not gateway.watching.closing:

@@ -1,4 +1,4 @@
-"""/api/v1/workflows: what can be run."""
+"""/api/v1/workflows: the workflows that can be run."""
 
 from __future__ import annotations
 

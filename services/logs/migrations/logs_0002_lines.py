@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the columns, and note that what is archived already is to be converted, which the service does while it serves."""
+    """Make the columns, and record that archived rows are to be converted, which the service does while it serves."""
     # Neither column is written into the rows that are there.
     op.execute("ALTER TABLE message ADD COLUMN workflow text, ADD COLUMN line integer NOT NULL DEFAULT 0")
     op.execute("CREATE INDEX message_workflow ON message (workflow, time) WHERE workflow IS NOT NULL")
