@@ -84,7 +84,7 @@ class Executor:
 
 
 async def watch_cancellations(bus: Bus, runs: Runs) -> None:
-    """Tell runs of this process that somebody wants them to stop; for ever."""
+    """Stop runs of this process whose cancellation is requested; for ever."""
     reader = OrderedReader(bus.client, "RUNS", filters=("run.*.cancel_requested",), start="new")
     while True:
         try:

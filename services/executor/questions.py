@@ -110,7 +110,7 @@ async def list_files(question: ListFiles, deps: QuestionDeps) -> FileList:
 
 
 async def get_run(question: GetRun, deps: QuestionDeps) -> RunView:
-    """Return a run: from its row once it has ended, else as the stream tells it now."""
+    """Return a run: from its row once it has ended, else from the stream as it is now."""
     state = await _run(question.org, question.id, deps)
     waits_for_slot = state.status == "waiting" and state.blocked_on == "concurrency" and state.slot is not None
     return run_view(state, await deps.concurrency.holders(state.slot.key) if waits_for_slot and state.slot else None)
@@ -129,7 +129,7 @@ async def list_attempts(question: ListAttempts, deps: QuestionDeps) -> AttemptLi
 
 
 async def list_steps(question: ListSteps, deps: QuestionDeps) -> StepList:
-    """Return a page of what is recorded: from the rows once the run has ended, else as the stream tells it now."""
+    """Return a page of records: from the rows once the run has ended, else from the stream as it is now."""
     after, limit = steps.place_of(question.page.cursor), _limit(question.page)
     state = await deps.store.run(question.org, question.id)
     found: list[Step] = []

@@ -119,7 +119,7 @@ class ExecutorStore:
         return await self._all(text(statement), {"run": run_id, "after": after, "limit": limit, "room": room})
 
     async def steps(self, run_id: str, after: Place, limit: int, room: int, *, results: bool) -> list[Step]:
-        """Return what is recorded of a run in order, after a place: up to `limit`, of which all but the first have room."""
+        """Return the records of a run in order, after a place: up to `limit`, of which all but the first have room."""
         statement = f"""
             SELECT seq, place, kind, name, ordinal, position, attempt, completed_at, timed_out, given_up, bytes,
                    {"result" if results else "NULL"} AS result
@@ -292,7 +292,7 @@ def put_lines(lines: list[tuple[str, int, int, Any]]) -> Statement:
 
 
 def put_file(org: str, path: str, sha256: str, size: int, at: datetime, version: int) -> Statement:
-    """Make the row of a file what its last message says."""
+    """Bring the row of a file to its last message."""
     return _PUT_FILE(org=org, path=path, sha256=sha256, size=size, updated_at=at, version=version)
 
 
@@ -302,7 +302,7 @@ def remove_file(org: str, path: str) -> Statement:
 
 
 def put_workflow(entry: WorkflowEntry, version: int) -> Statement:
-    """Make the row of a workflow what its last message says."""
+    """Bring the row of a workflow to its last message."""
     return _PUT_WORKFLOW(org=entry.org, name=entry.name, entry=_json(entry), version=version)
 
 

@@ -85,7 +85,7 @@ class RunCapabilities:
         await self.lines.log(level, event, fields)
 
     async def output(self, stream: jail.Stream, text: str) -> None:
-        """Keep what was printed."""
+        """Keep printed text."""
         await self.lines.text(stream, text)
 
     async def keep_result(self, parts: AsyncIterator[bytes]) -> KeptResult:
@@ -94,7 +94,7 @@ class RunCapabilities:
         return KeptResult(blob.sha256, blob.size)
 
     async def step_get(self, name: str, ordinal: int, of: Kind) -> StepRecord | None:
-        """Answer what is recorded of the run."""
+        """Answer the records of the run."""
         return self._durable.get((of, name, ordinal))
 
     async def step_put(self, name: str, ordinal: int, position: int | None, result: msgspec.Raw) -> None:
@@ -102,7 +102,7 @@ class RunCapabilities:
         await self._durable.put(name, ordinal, position, result)
 
     async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
-        """Look whether it is over by now; else note what the run is to wait for."""
+        """Look whether the wait is over by now; else record what the run is to wait for."""
         return await self._durable.wait(of, name, ordinal, position, seconds)
 
     async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
@@ -148,7 +148,7 @@ class RunCapabilities:
         return {"name": found.integration, "config": found.config, "entity_id": found.entity_id, "connection": found.connection}
 
     async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
-        """Tell the events service. The command's id derives from the claim: told again it is the same event."""
+        """Send it to the events service. The command's id derives from the claim: sent again it is the same event."""
         check_size("the event's data", data)
         if self._events >= EVENTS:
             raise TooLarge(f"this attempt has emitted {EVENTS} events, the most that one may")
@@ -195,7 +195,7 @@ class RunCapabilities:
         await self._files.delete(path)
 
     async def finish(self) -> None:
-        """Let go of what the attempt left open, and say what its network was denied."""
+        """Close everything that the attempt left open, and report what its network was denied."""
         await self._files.close()
         await self.reached.finish()
 
@@ -229,7 +229,7 @@ class RunCapabilities:
         self._questions += 1
 
     def _opened(self, sealed: str, nonce: str, field: str) -> str:
-        """Open what was sealed as the answer to one question of this run."""
+        """Open the sealed answer to one question of this run."""
         try:
             return self._deps.keyring.open(sealed, self._org, nonce, field)
         except CannotOpen as error:

@@ -51,7 +51,7 @@ class AlreadyEnded(Exception):
 
 
 class Folded(msgspec.Struct, frozen=True):
-    """A run as the stream tells it now: its state, its completed steps and the waits that are over."""
+    """A run as the stream has it now: its state, its completed steps and the waits that are over."""
 
     state: RunState
     steps: dict[StepId, RecordedCall]
@@ -147,7 +147,7 @@ async def outlasting(ask: Callable[[], Awaitable[T]], **what: Any) -> T:
 
 
 class Claim:
-    """This process' hold on a run from its `run.started` on. `cancel` is set when somebody wants the run to stop.
+    """This process' hold on a run from its `run.started` on. `cancel` is set when a stop of the run is requested.
 
     `state` is the run before it, `message` and `started` are that message and its envelope, stored at `sequence`. `since` is when,
     by the loop's clock, it was last known that nobody else holds it; now unless given.

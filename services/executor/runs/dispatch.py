@@ -162,7 +162,7 @@ async def _delay(dispatch: DispatchedRun, deps: DispatchDeps) -> None:
 
 
 async def _queue(dispatch: DispatchedRun, deps: DispatchDeps) -> None:
-    """Do what the policy says with a run that finds no free concurrency slot."""
+    """Apply the policy to a run that finds no free concurrency slot."""
     state = dispatch.state
     slot = state.slot
     assert slot is not None  # noqa: S101 - the decision says so
@@ -201,7 +201,7 @@ async def _append(dispatch: DispatchedRun, deps: DispatchDeps, message: Message)
 
 
 async def set_timer(bus: Bus, org: str, cause: Envelope, run: str, until: str) -> None:
-    """Have the broker tell when a run is to be looked at again. Raises `Unavailable`."""
+    """Schedule the time at which a run is to be looked at again. Raises `Unavailable`."""
     message = TimerSet(key=run, owner="executor", at=until)
     await bus.publish(bus.seal(message, org=org, cause=cause, id=caused_id(cause.id, message, until)))
 

@@ -71,7 +71,7 @@ class Durable:
         await self._keep(("step", name, ordinal), RecordedCall(msgspec.json.decode(result), position))
 
     async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
-        """Look whether it is over by now, which is kept like a step; else note what the run is to wait for."""
+        """Look whether the wait is over by now, which is kept like a step; else record what the run is to wait for."""
         known = self._steps.get((of, name, ordinal))
         if known is not None:
             return _record(known)
@@ -93,7 +93,7 @@ class Durable:
         return _record(recorded)
 
     async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
-        """Keep that the workflow does not wait any more: a later attempt will not be told how it would have ended."""
+        """Record that the workflow does not wait any more: a later attempt will not learn how the wait would have ended."""
         self._drop((of, name, ordinal))
         known = self._steps.get((of, name, ordinal))
         if known is None or not known.given_up:

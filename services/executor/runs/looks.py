@@ -88,6 +88,6 @@ class Looks:
 
 
 def _heard(look: asyncio.Task[RunState | None]) -> None:
-    """Take note of an error that nobody waits for any more."""
+    """Consume an error that nobody waits for any more."""
     if not look.cancelled():
         look.exception()

@@ -1,4 +1,4 @@
-"""Runs that the executor cannot carry: what they make it raise is told of them, and is nobody else's business."""
+"""Ends runs that the executor cannot carry: the errors that they raise in it are reported of them, and harm no other."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Poison:
         return True
 
     async def _end(self, run: str, error: Exception) -> None:
-        """Append that the run has crashed; whoever holds it learns of that by its next append."""
+        """Append that the run has crashed; the holder of its claim learns of that by its next append."""
         told = RunError("Poison", storable(f"{TRIES} tries to go on with it failed: {type(error).__name__}: {error}"[:LONGEST]))
 
         async def now() -> tuple[Read, int]:

@@ -50,7 +50,7 @@ class Reached:
             self._more["received"] += record.received
 
     async def finish(self) -> None:
-        """Publish what was only counted, and wait until all of it is stored, for a moment."""
+        """Publish the counted rest, and wait until all of it is stored, for a moment."""
         if self._more["connections"]:
             _log.info("egress.more", run=self._run, org=self._org, **self._more)
         for denied in self._denied.values():
@@ -95,7 +95,7 @@ class Reached:
 
 
 class _Denied:
-    """Denials of one kind: the last one, and how many came after the one that was told."""
+    """Denials of one kind: the last one, and how many came after the one that was published."""
 
     def __init__(self, record: Record) -> None:
         self.record = record

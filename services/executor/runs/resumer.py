@@ -163,7 +163,7 @@ class Resumer:
             return False
 
     async def _what_is_due(self, state: RunState, steps: Iterable[StepId], now: datetime, *, has_worker: bool) -> Message | None:
-        """Return what is to be appended to a run; `steps` are recorded, whether its rows know that already or not."""
+        """Return the messages to append to a run; `steps` are recorded, whether its rows know that already or not."""
         if state.ended or state.held:
             return None
         if state.status == "cancelling":
@@ -188,7 +188,7 @@ class Resumer:
         return self._deps.bus.seal(message, org=state.org, cause=of_chain, correlation=state.correlation_id, id=id_)
 
     async def _grant(self, key: str, cause: Envelope | None) -> None:
-        """Give free slots to those who wait for them longest, those of a higher priority first."""
+        """Give free slots to the runs that wait for them longest, those of a higher priority first."""
         for run in await self._deps.concurrency.waiting(key):
             if not await self._look_at(run, cause):
                 state = (await read_now(self._deps.bus, self._deps.store, run)).state

@@ -201,7 +201,7 @@ def evolve(state: RunState | None, envelope: Envelope, message: Message, sequenc
 
 
 def recorded(message: Message, at: str | None = None, attempt: int = 0) -> Iterable[tuple[StepId, RecordedCall]]:
-    """Return the steps that a message says are done and the waits that it says are over; `attempt` is the run's before it."""
+    """Return the steps and the waits that a message records as done or over; `attempt` is the run's before it."""
     if isinstance(message, RunStepCompleted):
         done = RecordedCall(message.result, message.position, message.timed_out, message.given_up, at, message.attempt)
         yield (message.kind, message.name, message.ordinal), done
@@ -214,7 +214,7 @@ def recorded(message: Message, at: str | None = None, attempt: int = 0) -> Itera
 
 
 def labelled(message: RunEnd, state: RunState) -> RunEnd:
-    """Return the end of a run with what those need who wait for it."""
+    """Return the end of a run as those who wait for it need it."""
     return msgspec.structs.replace(message, concurrency_key=state.slot and state.slot.key, parent=state.parent)
 
 
@@ -323,7 +323,7 @@ def _closed(state: RunState, at: str, status: str, **told: Any) -> RunState:
 
 
 def _time(text: str | None, *, otherwise: str | None) -> str | None:
-    """Return a time that everybody can reckon with: the one given, or `otherwise` for what is none."""
+    """Return a time that everybody can reckon with: the one given, or `otherwise` where it is none."""
     if text is None:
         return None
     try:
@@ -359,7 +359,7 @@ def _without_heard(signals: list[Signal], resolved: Iterable[Resolved]) -> list[
 
 
 def outcome_for_parent(child: RunState) -> dict[str, Any]:
-    """Return what a parent is told of the end of a child run."""
+    """Return the end of a child run as its parent gets it."""
     found: dict[str, Any] = {"id": child.id, "status": child.status, "reason": child.reason}
     if child.error is not None:
         found["error"] = {"type": child.error.type, "message": child.error.message}

@@ -189,7 +189,7 @@ class Shares:
         self._admit()
 
     def close(self) -> None:
-        """Let nothing begin any more that waits in place: whoever waits is cancelled."""
+        """Let nothing begin any more that waits in place: those waits are cancelled."""
         self._is_open = False
         for places in self._in_place.values():
             for place in places:

@@ -1,4 +1,4 @@
-"""Signals: what somebody answers to a run that waits for it, or will."""
+"""Signals: data that users send to a run that waits for it, or will."""
 
 from __future__ import annotations
 

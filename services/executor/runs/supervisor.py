@@ -107,7 +107,7 @@ class Runs:
         return len(self._held)
 
     def cancel(self, run: str) -> None:
-        """Tell the run's child to stop, if it is here."""
+        """Stop the run's child, if it is here."""
         held = self._held.get(run)
         if held is not None and held.claim is not None:
             held.claim.cancel.set()
@@ -237,7 +237,7 @@ class Runs:
         await self._deps.bus.bury(_WORK[_priority(msg)], msg, tries, error, reason)
 
     async def _dispatched(self, held: HeldRun, envelope: Envelope, message: RunRequested | RunResumed) -> DispatchedRun:
-        """Return what is known of the run: of one that is dispatched for the first time nothing need be read."""
+        """Return the run so far: of one that is dispatched for the first time nothing need be read."""
         if isinstance(message, RunRequested) and (held.msg.metadata.num_delivered or 1) == 1:
             state = run_state.evolve(None, envelope, message, held.sequence)
             if state is not None:
@@ -321,7 +321,7 @@ def _priority(msg: Msg) -> str:
 
 
 def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:
-    """Return the message that tells a sandbox's outcome. A result over 256 KiB that did not come in parts is a failure."""
+    """Return the message of a sandbox's outcome. A result over 256 KiB that did not come in parts is a failure."""
     usage = RunUsage(cpu_ms=outcome.usage.cpu_ms, max_rss_mb=outcome.usage.max_rss_mb)
     common: dict[str, Any] = {"run": run, "attempt": attempt, "duration_ms": outcome.duration_ms, "usage": usage}
     if outcome.kept is not None:

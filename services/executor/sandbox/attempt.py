@@ -50,14 +50,14 @@ class ChildGone:
 
 @dataclass(frozen=True)
 class Broken:
-    """The child said something that is no frame."""
+    """The child sent something that is no frame."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Excess:
-    """The child said more than anybody should read."""
+    """The child sent more than anybody should read."""
 
     message: str
     type: str = "OutputLimit"

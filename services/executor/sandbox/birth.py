@@ -55,21 +55,21 @@ class Birth:
             self._overdue = asyncio.get_running_loop().call_later(_REPORT, self._check_report)
 
     def begin(self, pidfd: int) -> None:
-        """Take note of the birth; the descriptor is this object's from now on."""
+        """Record the birth; the descriptor is this object's from now on."""
         self.pid, self._pidfd = pid_of(pidfd), pidfd
         if self._is_unwanted:
             self.kill()
         settle(self.born, None)
 
     def end(self, report: ChildEnded) -> None:
-        """Take note of the death."""
+        """Record the death."""
         self._let_go()
         settle(self.ended, report)
         if report.swept:
             settle(self.swept, None)
 
     def fail(self, message: str) -> None:
-        """Take note that there will be no process."""
+        """Record that there will be no process."""
         if not self.born.done():
             self.born.set_exception(SandboxUnavailable(message))
             self.born.exception()  # whoever asked may have gone
@@ -77,7 +77,7 @@ class Birth:
         settle(self.swept, None)
 
     def lose(self, message: str) -> None:
-        """Take note that the zygote is dead. Its children die with it; this one is killed to make sure."""
+        """Record that the zygote is dead. Its children die with it; this one is killed to make sure."""
         self.is_lost = True
         if self.ended.done() or self._pidfd < 0:
             self.fail(message)

@@ -57,7 +57,7 @@ class _Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 def description(workflows: Iterable[dict[str, Any]], problems: list[BundleProblem]) -> Description:
-    """Return what serves of the workflows that a child tells of, and what is wrong with the others. It may take a while."""
+    """Return the valid workflows of a child's description, and the problems of the others. It may take a while."""
     found: dict[str, DeclaredWorkflow] = {}
     wrong = list(problems)
     for told in workflows:
@@ -87,7 +87,7 @@ def _read(told: dict[str, Any]) -> DeclaredWorkflow | BundleProblem:
 
 
 def _problem(told: dict[str, Any], message: str) -> BundleProblem:
-    """Return the problem at its place, as far as that can be told."""
+    """Return the problem at its place, as far as that is known."""
     path, line = ".", 1
     with contextlib.suppress(msgspec.ValidationError):
         path = msgspec.convert(told.get("path"), Path)

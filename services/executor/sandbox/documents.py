@@ -67,7 +67,7 @@ class Document:
         self._encode = codecs.getincrementalencoder("utf-8")()
 
     def feed(self, piece: str) -> bytes:
-        """Return what can be kept by now, masked."""
+        """Return the part that can be kept by now, masked."""
         said = [self._slice(piece[at : at + _SLICE]) for at in range(0, len(piece), _SLICE)]
         return self._encoded("".join(said))
 

@@ -25,12 +25,12 @@ class Ration:
         self._at = asyncio.get_running_loop().time()
 
     def charge(self, seconds: float) -> None:
-        """Note what was done beside reading, for the next frame."""
+        """Record work beside reading, for the next frame."""
         self._left -= seconds
         self._turn += seconds
 
     async def spend(self, size: int) -> None:
-        """Note a frame of so many bytes that was dealt with; wait where that was more than the child's share."""
+        """Record a frame of so many bytes that was dealt with; wait where that was more than the child's share."""
         cost = _PER_FRAME + size * _PER_BYTE
         self._turn += cost
         self._left -= cost

@@ -59,7 +59,7 @@ class WaitRequest(ChildRequest, frozen=True, tag="wait"):
 
 
 class WaitGivenUp(ChildRequest, frozen=True, tag="wait_given_up"):
-    """Tells that a wait was given up."""
+    """Reports that a wait was given up."""
 
     of: Literal["sleep", "signal", "run"]
     name: StepName
@@ -133,7 +133,7 @@ class Emit(ChildRequest, frozen=True, tag="emit"):
 
 
 class FileFind(ChildRequest, frozen=True, tag="file_find"):
-    """Asks what is known of a file."""
+    """Asks for the record of a file."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""The zygote as the supervisor sees it: exec'd once, it forks children on request and says how each ended.
+"""The zygote as the supervisor sees it: exec'd once, it forks children on request and reports how each ended.
 
 Each packet on the socket between the two is one JSON object; see `reports`. Forking is the zygote's, so is reaping; a
 child is only ever signalled through the pidfd that came with the news of its birth.

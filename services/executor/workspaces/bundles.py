@@ -96,7 +96,7 @@ class Bundles:
             self._compiled[tree.name] = compiled
 
     async def close(self) -> None:
-        """Let go of what is still being compiled."""
+        """Let go of compilations under way."""
         await tasks.end(self._compiling)
 
     @contextlib.contextmanager
@@ -234,7 +234,7 @@ def _size(objects: Path) -> int:
 
 
 def _standing(objects: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield what is in the folder. Another deployment's unfinished files get their names, and go, while one looks."""
+    """Yield the entries of the folder. Another deployment's unfinished files get their names, and go, while one looks."""
     for path in objects.iterdir():
         with contextlib.suppress(FileNotFoundError):
             yield path, path.stat()

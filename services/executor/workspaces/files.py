@@ -1,4 +1,4 @@
-"""A workspace's files as a run has them: it reads what is its organization's and the platform's, and writes below `data/`."""
+"""A workspace's files as a run has them: it reads its organization's and the platform's, and writes below `data/`."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class Files:
             raise Unavailable(f"{path!r} cannot be deleted now: {error}") from error
 
     async def close(self) -> None:
-        """Let go of what was begun and not ended."""
+        """Close files that were begun and not ended."""
         for one in (*self._writings.values(), *self._readings.values()):
             await one.close()
         self._writings.clear()

@@ -31,7 +31,7 @@ def workflow_entry(message: WorkflowChanged, org: str, at: str) -> WorkflowEntry
 
 
 def file_view(row: RowMapping, workflows: list[str], problems: list[FileProblem]) -> FileView:
-    """Return a file with what registration said of it."""
+    """Return a file with its problems from registration."""
     return FileView(
         path=row["path"],
         sha256=row["sha256"],

@@ -1,4 +1,4 @@
-"""One connection of a run: asked for, judged, made, passed on, told."""
+"""One connection of a run: asked for, judged, made, passed on, reported."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ class ProxyConnection:
         near[1].transport.set_write_buffer_limits(high=PIECE)
 
     def record(self, duration_ms: int) -> Record:
-        """Return what is told of it. After `serve`, however that ended."""
+        """Return the report of the connection. After `serve`, however that ended."""
         return Record(
             outcome=self.outcome or "failed",
             reason=self.reason,

@@ -32,7 +32,7 @@ class EgressLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """One connection, told at its end. `sent` are bytes to the other side, `received` those from it, exactly.
+    """One connection, reported at its end. `sent` are bytes to the other side, `received` those from it, exactly.
 
     `address` is the one that was connected to or refused. `reason` is a code: why it was denied or failed, or how one
     that was connected ended (closed, reset, idle, half_open, run_ended). `host` is empty where no request could be read.
