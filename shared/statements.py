@@ -7,12 +7,25 @@ from operator import getitem
 from typing import Any, NamedTuple
 
 import asyncpg
-from sqlalchemy import ARRAY, BindParameter, Column, String, Table, TableValuedAlias, Text, bindparam, func, select
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    Column,
+    RowMapping,
+    String,
+    Table,
+    TableValuedAlias,
+    Text,
+    bindparam,
+    func,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.base import Executable
 
-from shared.db import Connection
+from shared.db import Connection, transaction
 
 _DIALECT = postgresql.asyncpg.dialect()  # type: ignore[no-untyped-call]
 
@@ -26,6 +39,12 @@ class Statement(NamedTuple):
     async def fetch(self, connection: Connection) -> list[asyncpg.Record]:
         """Return the rows that this statement selects."""
         return list(await connection.fetch(self.sql, *self.values))
+
+    async def read(self, engine: AsyncEngine) -> list[RowMapping]:
+        """Return the rows of this statement, run in a transaction of its own. Raises `Unavailable`."""
+        async with transaction(engine) as connection:
+            rows = await connection.exec_driver_sql(*self)
+            return list(rows.mappings().all()) if rows.returns_rows else []
 
 
 class Compiled:

@@ -7,25 +7,56 @@ from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import RowMapping, text
+from sqlalchemy import (
+    ARRAY,
+    RowMapping,
+    Text,
+    all_,
+    any_,
+    case,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.events.tables import chain, delivery, delivery_run, resource
 from shared.checkpoint import position_of
 from shared.db import Connection, transaction
 from shared.questions import Position
 from shared.runs import ENDED, ENDING
-from shared.statements import Statement
+from shared.statements import Compiled, Statement, given, inserted, overwriting, parameter
 
+_D, _R = delivery.c, delivery_run.c
+_ORG, _ID = parameter("org"), parameter("id")
+_ACCEPTED = _D.outcome == literal_column("'accepted'")
 # The outcome of a retry outweighs that it was given up before.
-STATUS = "CASE WHEN d.dead IS NOT NULL AND d.outcome = 'accepted' THEN 'dead' ELSE d.outcome END"
-DELIVERY = f"""
-    SELECT d.id, d.org, d.source, d.received_at, d.correlation_id, d.sequence, d.emitted, d.type, d.retried_by, d.subscriptions,
-           {STATUS} AS status,
-           CASE WHEN d.outcome = 'accepted' THEN coalesce(d.dead, d.reason) ELSE d.reason END AS reason,
-           (SELECT coalesce(jsonb_agg(jsonb_build_object('id', r.run, 'workflow', r.workflow, 'status', r.status)
-                                      ORDER BY r.requested_at, r.run), '[]')
-              FROM delivery_run r WHERE r.delivery = d.id) AS runs
-      FROM delivery d
+_STATUS = case((_D.dead.is_not(None) & _ACCEPTED, literal_column("'dead'")), else_=_D.outcome)
+_RUN = func.jsonb_build_object("id", _R.run, "workflow", _R.workflow, "status", _R.status)
+_RUNS = func.coalesce(func.jsonb_agg(aggregate_order_by(_RUN, _R.requested_at, _R.run)), literal_column("'[]'"))
+_SELECTED = select(
+    *(_D[name] for name in ("id", "org", "source", "received_at", "correlation_id", "sequence", "emitted", "type", "retried_by")),
+    _D.subscriptions,
+    _STATUS.label("status"),
+    case((_ACCEPTED, func.coalesce(_D.dead, _D.reason)), else_=_D.reason).label("reason"),
+    select(_RUNS).where(_R.delivery == _D.id).scalar_subquery().label("runs"),
+)
+_DELIVERY = Compiled(_SELECTED.where(_D.org == _ORG, _D.id == _ID))
+_RECEIVED_AT = Compiled(select(_D.received_at).where(_D.id == _ID))
+_CHAIN = Compiled(select(chain.c.events, chain.c.runs).where(chain.c.org == _ORG, chain.c.id == _ID))
+# One row, whatever is not there.
+_EMITTED = """
+    SELECT d.id AS delivery, d.emitted,
+           (SELECT count(*) FROM (SELECT FROM delivery w
+              WHERE w.org = :org AND w.outcome = 'accepted' AND w.emitted IS NOT NULL AND w.dead IS NULL
+                AND w.received_at > now() - interval '1 hour' LIMIT :most) AS waiting) AS unrouted
+      FROM (SELECT) AS one LEFT JOIN delivery d ON d.id = :delivery AND d.org = :org
 """
 
 
@@ -37,33 +68,27 @@ class EventsStore:
 
     async def delivery(self, org: str, id_: str) -> RowMapping | None:
         """Return one delivery with its runs."""
-        return await self._one(DELIVERY + " WHERE d.org = :org AND d.id = :id", {"org": org, "id": id_})
+        rows = await _DELIVERY(org=org, id=id_).read(self._engine)
+        return rows[0] if rows else None
 
     async def emitted(self, org: str, delivery: str, most: int) -> RowMapping:
         """Return `delivery` and `emitted` of this delivery of an organization, null where there is none yet.
 
         `unrouted` counts the events that were emitted in the organization within an hour and wait to be routed, up to `most`.
         """
-        statement = """
-            SELECT d.id AS delivery, d.emitted,
-                   (SELECT count(*) FROM (SELECT FROM delivery w
-                      WHERE w.org = :org AND w.outcome = 'accepted' AND w.emitted IS NOT NULL AND w.dead IS NULL
-                        AND w.received_at > now() - interval '1 hour' LIMIT :most) AS waiting) AS unrouted
-              FROM (SELECT) AS one LEFT JOIN delivery d ON d.id = :delivery AND d.org = :org
-        """
-        found = await self._one(statement, {"org": org, "delivery": delivery, "most": most})
-        assert found is not None  # noqa: S101 - there is one row, whatever is not there
-        return found
+        async with transaction(self._engine) as connection:
+            found = await connection.execute(text(_EMITTED), {"org": org, "delivery": delivery, "most": most})
+            return found.mappings().one()
 
     async def counted_in_chain(self, org: str, chain: str) -> tuple[int, int]:
         """Return how many events the runs of a chain have emitted, and how many runs were started by runs of it."""
-        row = await self._one("SELECT events, runs FROM chain WHERE org = :org AND id = :id", {"org": org, "id": chain})
-        return (0, 0) if row is None else (int(row["events"]), int(row["runs"]))
+        rows = await _CHAIN(org=org, id=chain).read(self._engine)
+        return (rows[0]["events"], rows[0]["runs"]) if rows else (0, 0)
 
     async def received_at(self, id_: str) -> datetime | None:
         """Return when a delivery was first received."""
-        row = await self._one("SELECT received_at FROM delivery WHERE id = :id", {"id": id_})
-        return None if row is None else row["received_at"]
+        rows = await _RECEIVED_AT(id=id_).read(self._engine)
+        return rows[0]["received_at"] if rows else None
 
     async def deliveries(
         self,
@@ -75,127 +100,81 @@ class EventsStore:
         limit: int,
     ) -> list[RowMapping]:
         """Return deliveries with their runs, newest first, before (received_at, id); one statement for all."""
-        statement = (
-            DELIVERY
-            + f"""
-            WHERE d.org = :org
-              AND (CAST(:status AS text) IS NULL OR {STATUS} = :status)
-              AND (CAST(:source AS text) IS NULL OR d.source IN
-                   (SELECT s.id FROM resource s WHERE s.noun = 'source' AND s.org = :org AND :source IN (s.id, s.name)))
-              AND (CAST(:prefix AS text) IS NULL OR starts_with(d.id, :prefix))
-              AND (CAST(:at AS timestamptz) IS NULL OR (d.received_at, d.id) < (:at, :id))
-            ORDER BY d.received_at DESC, d.id DESC LIMIT :limit
-            """
-        )
-        at, id_ = before or (None, "")
-        parameters = {
-            "org": org, "status": status, "source": source, "prefix": prefix, "at": at, "id": id_, "limit": limit,
-        }  # fmt: skip
-        return await self._all(statement, parameters)
+        statement = _SELECTED.where(_D.org == org).order_by(_D.received_at.desc(), _D.id.desc()).limit(limit)
+        if status is not None:
+            statement = statement.where(_SELECTED.selected_columns.status == status)
+        if source is not None:
+            named = (resource.c.noun == "source", resource.c.org == org, or_(resource.c.id == source, resource.c.name == source))
+            statement = statement.where(_D.source.in_(select(resource.c.id).where(*named)))
+        if prefix is not None:
+            statement = statement.where(func.starts_with(_D.id, prefix))
+        if before is not None:
+            statement = statement.where(tuple_(_D.received_at, _D.id) < before)
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(statement)).mappings().all())
 
     async def position(self, stream: str) -> Position:
         """Return how far the rows have come in a stream."""
         return await position_of(self._engine, stream)
 
-    async def _one(self, statement: str, parameters: dict[str, Any]) -> RowMapping | None:
-        async with transaction(self._engine) as connection:
-            return (await connection.execute(text(statement), parameters)).mappings().first()
-
-    async def _all(self, statement: str, parameters: dict[str, Any]) -> list[RowMapping]:
-        async with transaction(self._engine) as connection:
-            return list((await connection.execute(text(statement), parameters)).mappings().all())
-
 
 # -- writes, by the projections -----------------------------------------------------------------------------------------------
 
 
+_FIRST = ("id", "org", "source", "received_at", "correlation_id")
+_ROUTING = ("type", "retried_by", "outcome", "reason", "emitted", "subscriptions")
+_BEGUN = inserted(delivery, *_FIRST, "sequence")
+_NOTE_DELIVERIES = Compiled(overwriting(_BEGUN, sequence=func.coalesce(_BEGUN.excluded.sequence, _D.sequence)))
+_ROUTINGS = Compiled(select(*(_D[name] for name in (*_FIRST, *_ROUTING))).where(_D.id == any_(parameter("ids", ARRAY(Text)))))
+_PUT_ROUTINGS = Compiled(overwriting(inserted(delivery, *_FIRST, *_ROUTING), *_ROUTING))
+_NOTE_DEAD = Compiled(overwriting(inserted(delivery, *_FIRST, "dead"), "dead"))
+_NOTE_RUNS = Compiled(inserted(delivery_run, *_R.keys()).on_conflict_do_nothing())
+_GIVEN = given(_R.run, _R.status)
+# As `shared.runs.status_after` decides.
+_CHANGES = or_(_R.status != all_(literal(list(ENDING), ARRAY(Text))), _GIVEN.c.status == any_(literal(list(ENDED), ARRAY(Text))))
+_NOTE_STATUSES = Compiled(update(delivery_run).where(_R.run == _GIVEN.c.run, _CHANGES).values(status=_GIVEN.c.status))
+
+
+def _counted(what: Literal["events", "runs"]) -> Compiled:
+    more = inserted(chain, "org", "id", what)
+    return Compiled(overwriting(more, **{what: chain.c[what] + more.excluded[what]}))
+
+
+_COUNT = {"events": _counted("events"), "runs": _counted("runs")}
+
+
 def note_deliveries(rows: Sequence[dict[str, Any]]) -> Statement:
     """Make sure that deliveries have their rows, each with the `sequence` of its webhook."""
-    statement = """
-        INSERT INTO delivery (id, org, source, received_at, correlation_id, sequence)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[])
-        ON CONFLICT (id) DO UPDATE SET sequence = coalesce(excluded.sequence, delivery.sequence)
-    """
-    return Statement(statement, tuple(_columns(rows, statement)))
+    return _NOTE_DELIVERIES.of(rows)
 
 
 async def routings(connection: Connection, deliveries: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the routing of these deliveries so far, as `put_routings` takes it."""
-    statement = """
-        SELECT id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted, subscriptions
-          FROM delivery WHERE id = ANY($1)
-    """
-    rows = (dict(row) for row in await connection.fetch(statement, deliveries))
-    return {row["id"]: row | {"subscriptions": msgspec.json.decode(row["subscriptions"])} for row in rows}
+    rows = await _ROUTINGS(ids=deliveries).fetch(connection)
+    return {row["id"]: {**row, "subscriptions": msgspec.json.decode(row["subscriptions"])} for row in rows}
 
 
 def put_routings(rows: Sequence[dict[str, Any]]) -> Statement:
     """Write how deliveries were routed; one statement for all of them."""
-    statement = """
-        INSERT INTO delivery (id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted,
-                              subscriptions)
-        SELECT id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted,
-               CAST(subscriptions AS jsonb)
-          FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
-                      $8::text[], $9::text[], $10::bigint[], $11::text[])
-            AS given (id, org, source, received_at, correlation_id, type, retried_by, outcome, reason, emitted, subscriptions)
-        ON CONFLICT (id) DO UPDATE SET type = excluded.type, retried_by = excluded.retried_by, outcome = excluded.outcome,
-            reason = excluded.reason, emitted = excluded.emitted, subscriptions = excluded.subscriptions
-    """
-    encoded = [row | {"subscriptions": _json(row["subscriptions"])} for row in rows]
-    return Statement(statement, tuple(_columns(encoded, statement)))
+    return _PUT_ROUTINGS.of(row | {"subscriptions": msgspec.json.encode(row["subscriptions"]).decode()} for row in rows)
 
 
 def count_in_chains(what: Literal["events", "runs"], counts: Mapping[tuple[str, str], int]) -> Statement:
     """Add to the counts of chains, by organization and id."""
-    statement = f"""
-        INSERT INTO chain (org, id, {what}) SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[])
-        ON CONFLICT (org, id) DO UPDATE SET {what} = chain.{what} + excluded.{what}
-    """
     # In one order: two projections write to the same rows.
-    keys = sorted(counts)
-    return Statement(statement, ([org for org, _ in keys], [id_ for _, id_ in keys], [counts[key] for key in keys]))
+    return _COUNT[what].of({"org": org, "id": id_, what: counts[org, id_]} for org, id_ in sorted(counts))
 
 
 def note_dead(row: dict[str, Any]) -> Statement:
     """Record that a delivery's message became a dead letter: `dead` is the reason."""
-    statement = """
-        INSERT INTO delivery (id, org, source, received_at, correlation_id, dead) VALUES ($1, $2, $3, $4, $5, $6)
-        ON CONFLICT (id) DO UPDATE SET dead = excluded.dead
-    """
-    return Statement(statement, tuple(_values(row, statement)))
+    return _NOTE_DEAD.of([row])
 
 
 def note_runs(rows: Sequence[dict[str, Any]]) -> Statement:
     """Record runs that deliveries asked for."""
-    statement = """
-        INSERT INTO delivery_run (run, delivery, workflow, requested_at, status)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[]) ON CONFLICT (run) DO NOTHING
-    """
-    return Statement(statement, tuple(_columns(rows, statement)))
+    return _NOTE_RUNS.of(rows)
 
 
 def note_run_statuses(statuses: dict[str, str]) -> Statement:
     """Record the status of each of these runs that a delivery asked for, by `shared.runs.status_after`."""
-    statement = """
-        UPDATE delivery_run SET status = given.status FROM unnest($1::text[], $2::text[]) AS given (run, status)
-         WHERE delivery_run.run = given.run AND (delivery_run.status <> ALL($3) OR given.status = ANY($4))
-    """
-    return Statement(statement, (list(statuses), list(statuses.values()), list(ENDING), list(ENDED)))
-
-
-def _names(statement: str) -> list[str]:
-    """Return the columns that an INSERT names, in order."""
-    return [name.strip() for name in statement.partition("(")[2].partition(")")[0].split(",")]
-
-
-def _values(row: dict[str, Any], statement: str) -> list[Any]:
-    return [row[name] for name in _names(statement)]
-
-
-def _columns(rows: Sequence[dict[str, Any]], statement: str) -> list[list[Any]]:
-    return [[row[name] for row in rows] for name in _names(statement)]
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    return _NOTE_STATUSES(run=list(statuses), status=list(statuses.values()))

@@ -187,12 +187,10 @@ class ExecutorStore:
         return [_entry(row["entry"]) for row in found]
 
     async def _all(self, statement: Statement | Executable, parameters: dict[str, Any] | None = None) -> list[RowMapping]:
+        if isinstance(statement, Statement):
+            return await statement.read(self._engine)
         async with transaction(self._engine) as connection:
-            if isinstance(statement, Statement):
-                rows = await connection.exec_driver_sql(statement.sql, statement.values)
-            else:
-                rows = await connection.execute(statement, parameters)
-            return list(rows.mappings().all())
+            return list((await connection.execute(statement, parameters)).mappings().all())
 
 
 _RANKS: dict[str, int] = {priority: rank for rank, priority in enumerate(PRIORITIES)}

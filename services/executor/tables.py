@@ -48,6 +48,8 @@ run = Table(
     # The chain that it continues, which another run started.
     Column("chain", Text),
 )
+WAITS_FOR_SLOT = text("status = 'waiting' AND blocked_on = 'concurrency'")
+"""The runs that wait for a concurrency slot: the condition of their index."""
 _newest = (run.c.requested_at.desc(), run.c.id.desc())
 Index("run_list", run.c.org, *_newest)
 Index("run_status", run.c.org, run.c.status, *_newest)
@@ -58,7 +60,7 @@ Index("run_expiring", run.c.expires_at, postgresql_where=run.c.expires_at.is_not
 Index(
     "run_concurrency",
     *(run.c.concurrency_key, run.c.rank, run.c.requested_at, run.c.id),
-    postgresql_where=text("status = 'waiting' AND blocked_on = 'concurrency'"),
+    postgresql_where=WAITS_FOR_SLOT,
 )
 Index("run_waiting", run.c.id, postgresql_where=text("status IN ('waiting', 'delayed', 'cancelling')"))
 Index("run_queued", run.c.org, postgresql_where=text("status = 'queued'"))

@@ -7,64 +7,17 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Boolean,
-    Column,
-    ColumnElement,
-    DateTime,
-    Index,
-    MetaData,
-    Table,
-    Text,
-    UniqueConstraint,
-    delete,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, delete, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.expression import Executable, UnaryExpression
 
 from services.oauth.domain import Kept
+from services.oauth.tables import done_command, vault
 from shared.db import transaction
 from shared.organizations import seen_by
 
-METADATA = MetaData()
-# No projection: what is sealed is nowhere else. Names are in the order of their bytes.
-VAULT = Table(
-    "vault",
-    METADATA,
-    Column("id", Text, primary_key=True),
-    Column("noun", Text, nullable=False),
-    Column("org", Text(collation="C"), nullable=False),
-    Column("name", Text(collation="C"), nullable=False),
-    Column("spec", JSON, nullable=False),
-    Column("sealed", Text, nullable=False),
-    Column("applied_as", Text),
-    Column("version", BigInteger, nullable=False),
-    Column("revoking", Boolean, nullable=False),
-    Column("announced", Boolean, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("first_command", Text, nullable=False),
-    Column("last_command", Text, nullable=False),
-    Column("created_at", DateTime(timezone=True), nullable=False),
-    Column("updated_at", DateTime(timezone=True), nullable=False),
-    UniqueConstraint("noun", "org", "name"),
-)
-# Commands whose row is gone: repeated, they must neither fail nor make it again.
-DONE = Table(
-    "done_command",
-    METADATA,
-    Column("id", Text, primary_key=True),
-    Column("removed", Boolean, nullable=False),
-    Column("at", DateTime(timezone=True), nullable=False),
-)
-_C = VAULT.c
-Index("vault_unannounced", _C.updated_at, postgresql_where=~_C.announced)
-Index("done_command_at", DONE.c.at)
+_C = vault.c
 
 
 class KeptStore:
@@ -93,42 +46,42 @@ class KeptStore:
 
     async def add(self, row: Kept) -> bool:
         """Insert a row; False when there is one of that name, or of that id, by now."""
-        return await self._changed(insert(VAULT).values(_values(row)).on_conflict_do_nothing())
+        return await self._changed(insert(vault).values(_values(row)).on_conflict_do_nothing())
 
     async def replace(self, before: Kept, row: Kept) -> bool:
         """Replace the row `before`; False when it is another by now."""
         there = (_C.version == before.version) & (_C.sealed == before.sealed) & ~_C.revoking
-        return await self._changed(update(VAULT).where(_C.id == before.id, there).values(_values(row)))
+        return await self._changed(update(vault).where(_C.id == before.id, there).values(_values(row)))
 
     async def mark_revoking(self, row: Kept, *, actor: str, command: str, now: datetime) -> bool:
         """Mark a row as about to be deleted; False when it has changed since it was read."""
-        marked = update(VAULT).where(_C.id == row.id, _C.version == row.version, ~_C.revoking)
+        marked = update(vault).where(_C.id == row.id, _C.version == row.version, ~_C.revoking)
         return await self._changed(marked.values(revoking=True, announced=False, actor=actor, last_command=command, updated_at=now))
 
     async def mark_announced(self, row: Kept) -> None:
         """Record that the bus knows this very version."""
-        known = update(VAULT).where(_C.id == row.id, _C.version == row.version, ~_C.revoking)
+        known = update(vault).where(_C.id == row.id, _C.version == row.version, ~_C.revoking)
         await self._changed(known.values(announced=True))
 
     async def delete_revoked(self, row: Kept, now: datetime) -> None:
         """Delete a row whose removal the bus knows, and remember the commands that made and removed it."""
         async with transaction(self._engine) as connection:
             commands = (_C.first_command, _C.last_command)
-            found = await connection.execute(delete(VAULT).where(_C.id == row.id, _C.revoking).returning(*commands))
+            found = await connection.execute(delete(vault).where(_C.id == row.id, _C.revoking).returning(*commands))
             if (gone := found.first()) is not None:
                 done = [{"id": id_, "removed": removed, "at": now} for id_, removed in zip(gone, (False, True), strict=True)]
-                await connection.execute(insert(DONE).on_conflict_do_nothing(), done)
+                await connection.execute(insert(done_command).on_conflict_do_nothing(), done)
 
     async def done(self, command: str) -> bool | None:
         """Return None for a command that is not remembered; else whether it removed its row (or made it)."""
         async with transaction(self._engine) as connection:
-            found = await connection.execute(select(DONE.c.removed).where(DONE.c.id == command))
+            found = await connection.execute(select(done_command.c.removed).where(done_command.c.id == command))
             removed: bool | None = found.scalar_one_or_none()
             return removed
 
     async def forget_commands(self, before: datetime) -> None:
         """Forget commands that were carried out before that moment: nobody sends them again."""
-        await self._changed(delete(DONE).where(DONE.c.at < before))
+        await self._changed(delete(done_command).where(done_command.c.at < before))
 
     async def unannounced(self, before: datetime, limit: int) -> list[Kept]:
         """Return rows whose state the bus does not know, unchanged since `before`, oldest first."""
@@ -140,7 +93,7 @@ class KeptStore:
 
     async def reseal(self, row: Kept, sealed: str) -> bool:
         """Replace a sealed value by the same under another key; False when it is another by now."""
-        return await self._changed(update(VAULT).where(_C.id == row.id, _C.sealed == row.sealed).values(sealed=sealed))
+        return await self._changed(update(vault).where(_C.id == row.id, _C.sealed == row.sealed).values(sealed=sealed))
 
     async def _changed(self, statement: Executable) -> bool:
         async with transaction(self._engine) as connection:
@@ -152,7 +105,7 @@ class KeptStore:
 
     async def _all(self, condition: ColumnElement[bool], order: UnaryExpression[Any] | None, limit: int) -> list[Kept]:
         async with transaction(self._engine) as connection:
-            rows = await connection.execute(select(VAULT).where(condition).order_by(order).limit(limit))
+            rows = await connection.execute(select(vault).where(condition).order_by(order).limit(limit))
             return [Kept(**row) for row in rows.mappings()]
 
 

@@ -7,29 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    Boolean,
-    Column,
-    DateTime,
-    Index,
-    MetaData,
-    RowMapping,
-    Select,
-    Table,
-    Text,
-    and_,
-    bindparam,
-    cast,
-    false,
-    func,
-    literal_column,
-    or_,
-    select,
-    true,
-    update,
-)
+from sqlalchemy import MetaData, RowMapping, Select, and_, cast, func, literal_column, or_, select, true, update
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -38,30 +16,10 @@ from shared.envelope import rfc3339
 from shared.organizations import seen_by
 from shared.projected import Recorded
 from shared.resources.declaration import KINDS, Resource, ResourceChanged, ResourceRemoved
-from shared.statements import Compiled, Statement
+from shared.statements import Compiled, Statement, overwriting, parameter
+from shared.tables import resource_in
 
-METADATA = MetaData()
-# `spec` is JSON as text: a value is answered as it was given, its members in their order. Names are in the order of their bytes.
-# A removed resource stays, without its secrets: its id is known as one that was, and what came before it was removed is read.
-RESOURCE = Table(
-    "resource",
-    METADATA,
-    Column("id", Text, primary_key=True),
-    Column("noun", Text, nullable=False),
-    Column("org", Text(collation="C"), nullable=False),
-    Column("name", Text(collation="C"), nullable=False),
-    Column("key", Text, nullable=False),
-    Column("spec", JSON, nullable=False),
-    Column("refs", JSONB, nullable=False),
-    Column("sealed", JSONB, nullable=False),
-    Column("applied_as", Text),
-    Column("removed", Boolean, nullable=False, server_default=false()),
-    Column("created_at", DateTime(timezone=True), nullable=False),
-    Column("updated_at", DateTime(timezone=True), nullable=False),
-    Column("version", BigInteger, nullable=False),
-)
-Index("resource_name", RESOURCE.c.noun, RESOURCE.c.name, RESOURCE.c.org, unique=True, postgresql_where=~RESOURCE.c.removed)
-Index("resource_refs", RESOURCE.c.refs, postgresql_using="gin")
+RESOURCE = resource_in(MetaData())
 _C = RESOURCE.c
 
 
@@ -152,25 +110,13 @@ def resource_of(row: RowMapping) -> Resource[Any]:
     )
 
 
-_values = {column.name: bindparam(column.name, type_=column.type) for column in _C if column.name != "removed"}
-_inserted = insert(RESOURCE).values(_values)
 # The fields that an id keeps. In messages of an older version a removed resource may have come back under its id.
 _FIRST = ("id", "noun", "org", "name", "key")
-_put = Compiled(
-    _inserted.on_conflict_do_update(
-        index_elements=[_C.id],
-        set_={name: _inserted.excluded[name] for name in _values if name not in _FIRST} | {"removed": false()},
-    )
-)
-_remove = Compiled(
+_PUT = Compiled(overwriting(insert(RESOURCE), *(column.name for column in _C if column.name not in _FIRST)))
+_REMOVE = Compiled(
     update(RESOURCE)
-    .where(_C.id == bindparam("of"))
-    .values(
-        removed=true(),
-        sealed=literal_column("'{}'"),
-        updated_at=bindparam("at", type_=_C.updated_at.type),
-        version=bindparam("at_version", type_=_C.version.type),
-    )
+    .where(_C.id == parameter("of"))
+    .values(removed=true(), sealed=literal_column("'{}'"), updated_at=parameter("at"), version=parameter("at_version"))
 )
 
 
@@ -181,15 +127,16 @@ def put(noun: str, message: ResourceChanged, at: Recorded) -> Statement:
         | {name: msgspec.json.encode(getattr(message, name)).decode() for name in ("spec", "refs", "sealed")}
         | {
             "noun": noun,
+            "removed": False,
             "org": at.envelope.org,
             "created_at": datetime.fromisoformat(message.created_at),
             "updated_at": at.envelope.time,
             "version": at.delivered.sequence,
         }
     )
-    return _put(**values)
+    return _PUT(**values)
 
 
 def remove(message: ResourceRemoved, at: Recorded) -> Statement:
     """Mark the row of a resource as removed, and forget its secrets."""
-    return _remove(of=message.id, at=at.envelope.time, at_version=at.delivered.sequence)
+    return _REMOVE(of=message.id, at=at.envelope.time, at_version=at.delivered.sequence)

@@ -6,25 +6,34 @@ is claimed, and leaves when its end has been read from the stream.
 
 from __future__ import annotations
 
-from sqlalchemy import text
+from sqlalchemy import BigInteger, Text, delete, exists, func, or_, select, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.executor.tables import WAITS_FOR_SLOT, concurrency_slot, run
 from shared.db import transaction
 from shared.messages import ConcurrencySlot
+from shared.statements import Compiled, overwriting, parameter
 
-_ENTER = """
-    INSERT INTO concurrency_slot (run, key) SELECT :run, :key
-     WHERE (SELECT count(*) FROM concurrency_slot WHERE key = :key AND run <> :run) < :limit
-    ON CONFLICT (run) DO UPDATE SET key = excluded.key RETURNING run
-"""
-_NEXT = """
-    SELECT id FROM run WHERE concurrency_key = :key AND status = 'waiting' AND blocked_on = 'concurrency'
-     ORDER BY rank, requested_at, id LIMIT :limit
-"""
+_S, _R = concurrency_slot.c, run.c
+_RUN, _KEY, _LIMIT = parameter("run", Text), parameter("key", Text), parameter("limit", BigInteger)
+_OTHERS = select(func.count()).where(_S.key == _KEY, _S.run != _RUN).scalar_subquery()
+_ENTERING = insert(concurrency_slot).from_select(["run", "key"], select(_RUN, _KEY).where(_OTHERS < _LIMIT))
+_ENTER = Compiled(overwriting(_ENTERING, "key").returning(_S.run))
+_LEAVE = Compiled(delete(concurrency_slot).where(_S.run == _RUN))
+_HOLDERS = Compiled(select(_S.run).where(_S.key == _KEY))
+_NEXT = Compiled(
+    select(_R.id).where(_R.concurrency_key == _KEY, WAITS_FOR_SLOT).order_by(_R.rank, _R.requested_at, _R.id).limit(_LIMIT)
+)
 # A process may be killed between a run's end and its leaving: the row of the run tells.
-_LEFT_BEHIND = """
-    DELETE FROM concurrency_slot AS slot USING run WHERE run.id = slot.run AND run.finished_at IS NOT NULL RETURNING slot.key
-"""
+_LEFT_BEHIND = Compiled(delete(concurrency_slot).where(_R.id == _S.run, _R.finished_at.is_not(None)).returning(_S.key))
+_NOBODY_HAS_ONE = ~exists().where(_S.key == _R.concurrency_key)
+_FREE = Compiled(
+    select(_R.concurrency_key.label("key"))
+    .distinct()
+    .where(WAITS_FOR_SLOT, or_(_NOBODY_HAS_ONE, exists().where(_S.run == _R.id)))
+    .limit(_LIMIT)
+)
 
 
 class ConcurrencySlots:
@@ -38,40 +47,28 @@ class ConcurrencySlots:
         async with transaction(self._engine) as connection:
             # One at a time per key: two that count at once would both find a free one.
             await connection.execute(text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 1))"), {"key": slot.key})
-            entered = await connection.execute(text(_ENTER), {"run": run, "key": slot.key, "limit": slot.limit})
+            entered = await connection.exec_driver_sql(*_ENTER(run=run, key=slot.key, limit=slot.limit))
             return entered.first() is not None
 
     async def leave(self, run: str) -> None:
         """Free the run's slot, if it has one."""
-        async with transaction(self._engine) as connection:
-            await connection.execute(text("DELETE FROM concurrency_slot WHERE run = :run"), {"run": run})
+        await _LEAVE(run=run).read(self._engine)
 
     async def holders(self, key: str) -> list[str]:
         """Return the runs that have a slot."""
-        async with transaction(self._engine) as connection:
-            rows = await connection.execute(text("SELECT run FROM concurrency_slot WHERE key = :key"), {"key": key})
-            return [row.run for row in rows]
+        return [row["run"] for row in await _HOLDERS(key=key).read(self._engine)]
 
     async def waiting(self, key: str, limit: int = 100) -> list[str]:
         """Return runs that wait for a slot, the next one first, as far as the rows tell yet."""
-        async with transaction(self._engine) as connection:
-            rows = await connection.execute(text(_NEXT), {"key": key, "limit": limit})
-            return [row.id for row in rows]
+        return [row["id"] for row in await _NEXT(key=key, limit=limit).read(self._engine)]
 
     async def left_behind(self) -> set[str]:
         """Free the slots of runs that have ended; returns the keys that this frees."""
-        async with transaction(self._engine) as connection:
-            return {row.key for row in await connection.execute(text(_LEFT_BEHIND))}
+        return {row["key"] for row in await _LEFT_BEHIND().read(self._engine)}
 
     async def free(self, limit: int = 1000) -> list[str]:
         """Return keys for which runs wait and nobody has a slot, or a run has one that still waits.
 
         The latter is what somebody leaves who is killed, or loses the broker, between giving a run its slot and resuming it.
         """
-        statement = """
-            SELECT DISTINCT concurrency_key AS key FROM run WHERE status = 'waiting' AND blocked_on = 'concurrency'
-               AND (NOT EXISTS (SELECT 1 FROM concurrency_slot AS slot WHERE slot.key = run.concurrency_key)
-                    OR EXISTS (SELECT 1 FROM concurrency_slot AS slot WHERE slot.run = run.id)) LIMIT :limit
-        """
-        async with transaction(self._engine) as connection:
-            return [row.key for row in await connection.execute(text(statement), {"limit": limit})]
+        return [row["key"] for row in await _FREE(limit=limit).read(self._engine)]

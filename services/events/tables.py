@@ -1,0 +1,60 @@
+"""The tables of the events service, as its migrations make them: the one place that names their columns."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Column, Index, MetaData, Table, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
+
+from shared.tables import Moment, checkpoint_in, resource_in
+
+metadata = MetaData()
+checkpoint = checkpoint_in(metadata)
+resource = resource_in(metadata)
+
+# Each column is written by the projection of one stream only, or gets the same value from several, so that the rows do not
+# depend on which stream is read first. `sequence` and `emitted` are where the message that began the delivery is, in WEBHOOKS or in
+# EVENTS.
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("received_at", Moment, nullable=False),
+    Column("correlation_id", Text, nullable=False),
+    Column("sequence", BigInteger),
+    Column("type", Text),
+    Column("outcome", Text, nullable=False, server_default="accepted"),
+    Column("reason", Text),
+    Column("retried_by", Text),
+    Column("dead", Text),
+    Column("emitted", BigInteger),
+    Column("subscriptions", JSONB, nullable=False, server_default="{}"),
+)
+Index("delivery_list", delivery.c.org, delivery.c.received_at.desc(), delivery.c.id.desc())
+Index(
+    "delivery_unrouted",
+    *(delivery.c.org, delivery.c.received_at),
+    postgresql_where=text("outcome = 'accepted' AND emitted IS NOT NULL AND dead IS NULL"),
+)
+
+delivery_run = Table(
+    "delivery_run",
+    metadata,
+    Column("run", Text, primary_key=True),
+    Column("delivery", Text, nullable=False),
+    Column("workflow", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("requested_at", Moment, nullable=False),
+)
+Index("delivery_run_delivery", delivery_run.c.delivery, delivery_run.c.requested_at, delivery_run.c.run)
+
+# `events` is written by the projection of EVENTS only, `runs` by that of RUNS.
+chain = Table(
+    "chain",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("events", BigInteger, nullable=False, server_default=text("0")),
+    Column("runs", BigInteger, nullable=False, server_default=text("0")),
+)

@@ -1,0 +1,43 @@
+"""The tables of the oauth service, as its migrations make them: the one place that names their columns."""
+
+from __future__ import annotations
+
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, MetaData, Table, Text, UniqueConstraint
+
+from shared.tables import Moment, checkpoint_in, resource_in
+
+metadata = MetaData()
+checkpoint = checkpoint_in(metadata)
+resource = resource_in(metadata)
+
+# No projection: what is sealed is nowhere else. Names are in the order of their bytes.
+vault = Table(
+    "vault",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("noun", Text, nullable=False),
+    Column("org", Text(collation="C"), nullable=False),
+    Column("name", Text(collation="C"), nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("applied_as", Text),
+    Column("version", BigInteger, nullable=False),
+    Column("revoking", Boolean, nullable=False),
+    Column("announced", Boolean, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("first_command", Text, nullable=False),
+    Column("last_command", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    UniqueConstraint("noun", "org", "name"),
+)
+# Commands whose row is gone: repeated, they must neither fail nor make it again.
+done_command = Table(
+    "done_command",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("removed", Boolean, nullable=False),
+    Column("at", Moment, nullable=False),
+)
+Index("vault_unannounced", vault.c.updated_at, postgresql_where=~vault.c.announced)
+Index("done_command_at", done_command.c.at)
