@@ -28,7 +28,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     admin_key: str
 
     def __repr__(self) -> str:
-        """Say nothing: a repr ends up in logs."""
+        """Show nothing: a repr ends up in logs."""
         return "Credentials(...)"
 
 

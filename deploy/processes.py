@@ -25,7 +25,7 @@ class Identity(msgspec.Struct, frozen=True):
     command: tuple[str, ...]
 
     def is_running(self) -> bool:
-        """Say whether exactly this process still runs; a pid in use by another program is not it.
+        """Return whether exactly this process still runs; a pid in use by another program is not it.
 
         The time of its start decides. The command can only contradict: it reads empty while a process is replacing itself.
         """

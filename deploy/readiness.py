@@ -1,4 +1,4 @@
-"""Waits until services say that they are ready, and tells which is not and why."""
+"""Waits until services are ready, and names each that is not and why."""
 
 import asyncio
 from collections.abc import Sequence

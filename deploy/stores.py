@@ -80,7 +80,7 @@ class Stores:
         await together(self._start_nats(), self._start_postgres())
 
     async def prepared(self) -> None:
-        """Take note that the streams have been made."""
+        """Record that the streams have been made."""
         if self._nats is not None:
             await self._nats.stage()
 

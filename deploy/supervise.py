@@ -223,7 +223,7 @@ class Supervised:
             await self._end(process, HUNG_GRACE)
 
     def _hear(self, silent_since: datetime | None) -> None:
-        """Take note since when the program has not answered, or that it does."""
+        """Record since when the program has not answered, or that it does."""
         self._answers = silent_since is None
         if self._state.silent_since != silent_since:
             self._change(silent_since=silent_since)

@@ -46,7 +46,7 @@ class Display:
         self._bars = None
 
     def progress(self, name: str, done: int, total: int) -> None:
-        """Tell how many messages of a projection have been replayed, of how many."""
+        """Show how many messages of a projection have been replayed, of how many."""
         if self._bars is not None:
             if name not in self._tasks:
                 self._tasks[name] = self._bars.add_task(name, total=total)
@@ -73,7 +73,7 @@ class Display:
         return before == after
 
     def salvaged(self, found: dict[str, Salvaged]) -> None:
-        """Tell what projections could not take as it is, if anything."""
+        """Show the messages that projections could not take as they are, if any."""
         for name, one in sorted(found.items()):
             told = []
             if one.kept:

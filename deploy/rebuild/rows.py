@@ -19,7 +19,7 @@ Connection: TypeAlias = asyncpg.Connection
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """All rows of a table, or those of one projection in a table that several share. `name` is how people are told of them."""
+    """All rows of a table, or those of one projection in a table that several share. `name` is for people."""
 
     name: str
     table: str

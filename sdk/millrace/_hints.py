@@ -81,7 +81,7 @@ def fields_of(kind: type) -> tuple[Field, ...]:
 
 
 def is_typed_dict(kind: Any) -> bool:
-    """Say whether a type is a TypedDict, also one of typing_extensions."""
+    """Answer whether a type is a TypedDict, also one of typing_extensions."""
     return typing.is_typeddict(kind) or (
         isinstance(kind, type) and hasattr(kind, "__required_keys__") and hasattr(kind, "__total__")
     )
@@ -140,7 +140,7 @@ def members(hint: Any) -> tuple[Any, ...] | None:
 
 
 def allows_none(hint: Any) -> bool:
-    """Say whether None fits."""
+    """Answer whether None fits."""
     hint = bare(hint)
     if hint in (Any, object, None, type(None)):
         return True

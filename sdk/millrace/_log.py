@@ -19,19 +19,19 @@ class Log:
     """
 
     def debug(self, event: object, /, **fields: object) -> None:
-        """Say something that helps only while looking for a fault."""
+        """Log an event that helps only while looking for a fault."""
         self._say("debug", event, fields)
 
     def info(self, event: object, /, **fields: object) -> None:
-        """Say that something happened."""
+        """Log that something happened."""
         self._say("info", event, fields)
 
     def warning(self, event: object, /, **fields: object) -> None:
-        """Say that something is not as it should be, though the run goes on."""
+        """Log that something is not as it should be, though the run goes on."""
         self._say("warning", event, fields)
 
     def error(self, event: object, /, **fields: object) -> None:
-        """Say that something failed."""
+        """Log that something failed."""
         self._say("error", event, fields)
 
     def _say(self, level: str, event: object, fields: dict[str, object]) -> None:

@@ -122,7 +122,7 @@ class Order:
         return held
 
     def done(self, call: Call) -> None:
-        """Note that a recorded call is answered, or given up again: it is the next one's turn."""
+        """Record that a recorded call is answered, or given up again: it is the next one's turn."""
         self._done.add(call.key)
         while self._next < len(self._history) and self._history[self._next] in self._done:
             self._next += 1

@@ -35,11 +35,11 @@ class Suspension:
         self._skips = skips
 
     def begin(self) -> None:
-        """Note that a step goes on: it is let finish."""
+        """Record that a step goes on: it is let finish."""
         self._steps += 1
 
     def end(self) -> None:
-        """Note that a step has ended."""
+        """Record that a step has ended."""
         self._steps -= 1
         self.look_soon()
 
@@ -67,7 +67,7 @@ class Suspension:
             raise
 
     def give_up(self, call: _order.Call) -> None:
-        """Note that a wait was cancelled before it was known whether it was over."""
+        """Record that a wait was cancelled before it was known whether it was over."""
         if not self._is_over and not call.is_recorded:
             self._untold.append(call)
 

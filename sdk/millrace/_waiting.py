@@ -27,7 +27,7 @@ skipped: Callable[[float], None] | None = None
 
 @dataclass(frozen=True)
 class Signal:
-    """An answer that somebody gave to the run: `data` is JSON, `by` who it was, `at` aware UTC."""
+    """A signal to the run: `data` is JSON, `by` its sender, `at` aware UTC."""
 
     data: Any
     by: str
@@ -61,7 +61,7 @@ class WaitFor:
     """Waits for a signal; see `__call__`."""
 
     async def __call__(self, name: str, /, timeout: float | timedelta | None = None) -> Signal:
-        """Await `wait_for("approval")`: the `Signal` that somebody gives with `POST /api/v1/runs/{id}/signals/approval`.
+        """Await `wait_for("approval")`: the `Signal` sent with `POST /api/v1/runs/{id}/signals/approval`.
 
         Signals of one name are answered in the order in which they came, also those that came before anybody waited. Raises
         `SignalTimeout` after `timeout` seconds, `NotInRun` outside a run.

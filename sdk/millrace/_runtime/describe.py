@@ -92,7 +92,7 @@ def dotted(path: str) -> str:
 
 
 def is_file_of(module: ModuleType, bundle: str) -> bool:
-    """Say whether the module was loaded from the bundle."""
+    """Answer whether the module was loaded from the bundle."""
     return str(getattr(module, "__file__", None) or "").startswith(bundle.rstrip("/") + "/")
 
 

@@ -99,7 +99,7 @@ def richer(value: object) -> object:
 
 
 def complaint(what: str, value: object, default: Callable[[object], object] | None) -> str | None:
-    """Answer what is wrong with a value, and where in it; None where nothing is."""
+    """Answer the fault of a value, and its place; None where there is none."""
     for path, reason in _faults(value, default):
         return f"{what} is not JSON at {path}: {reason}"
     return None
@@ -168,7 +168,7 @@ class Plain:
         return self._of(value, 0, count())
 
     def text(self, text: str) -> str:
-        """Answer what is left of a text."""
+        """Answer the rest of a text."""
         kept = clean(text, max(0, min(_MAX_TEXT, self._left)))
         # As JSON in UTF-8: what is no ASCII letter may take several times as much.
         self._left -= len(kept) if kept.isascii() and kept.isprintable() else 6 * len(kept)

@@ -66,7 +66,7 @@ def threads_go_on(others: frozenset[threading.Thread], *, daemons: bool = False,
 
 
 def _is_idle(thread: threading.Thread, file: str, function: str) -> bool:
-    """Say whether a thread waits for another, or for work."""
+    """Answer whether a thread waits for another, or for work."""
     if file == threading.__file__ or (file == workers.__file__ and function == "_worker") or file.endswith(_STANDS_BY):
         return True
     # The thread of a pool of processes; it waits for those.
@@ -82,7 +82,7 @@ def _waiter(task: Any) -> Any:
 
 
 def _waits_inside(task: "asyncio.Task[Any]") -> bool:
-    """Say whether it is another task that a task waits for, by a lock, an event or a queue."""
+    """Answer whether a task waits for another task, by a lock, an event or a queue."""
     at: Any = task.get_coro()
     while True:
         below = getattr(at, "cr_await", None) or getattr(at, "gi_yieldfrom", None) or getattr(at, "ag_await", None)

@@ -28,7 +28,7 @@ class Stay:
         self._hooks = (sys.excepthook, threading.excepthook)
 
     def is_clean(self, threads: int, loops: list[asyncio.AbstractEventLoop]) -> bool:
-        """Say whether the run has left nothing that goes on: no thread beside so many of ours, no process, no timer.
+        """Answer whether the run has left nothing that goes on: no thread beside so many of ours, no process, no timer.
 
         Its event loops are closed, which lets threads go that had plain functions to call.
         """
