@@ -116,9 +116,9 @@ class Catalogued(Keeper[S]):
         return await self._rules.across(_one_org(asked), asked.name or "", found) if self.kind.is_placed else found
 
     async def _draft(self, command: PutResource, given: dict[str, Any], before: Resource[S] | None) -> Draft[S]:
-        """Return what a command wants, with the ids of what it refers to. Raises `Invalid` where there is no such thing here."""
+        """Return what a command wants, with the ids of what it refers to; of what is not there the id is empty."""
         draft = await super()._draft(command, given, before)
-        kind, spec, refs = self.kind, draft.spec, dict(draft.refs)
+        kind, spec, refs, missing = self.kind, draft.spec, dict(draft.refs), set[str]()
         if before is None and kind.most is not None and await self._rows.count(kind.noun, draft.org) >= kind.most:
             detail = f"has {kind.most:,} {kind.plural} already, which is the most"
             raise Invalid(f"name {detail}", errors=(Problem("name", detail),))
@@ -131,11 +131,11 @@ class Catalogued(Keeper[S]):
                 continue
             found = await self._rows.named(noun, draft.org, name, inherited=target.inherited)
             if found is None:
-                raise Invalid(f"there is no {noun} {name!r}", errors=(Problem(field, "unknown"),))
+                missing.add(field)
             if field in kind.by_id:
-                refs[field] = found.id
-                spec = msgspec.structs.replace(spec, **{field: found.name})
-        return msgspec.structs.replace(draft, spec=spec, refs=refs)
+                refs[field] = found.id if found is not None else ""
+                spec = msgspec.structs.replace(spec, **{field: found.name if found is not None else name})
+        return msgspec.structs.replace(draft, spec=spec, refs=refs, missing=frozenset(missing))
 
     def _message(self, command: PutResource, wanted: Resource[S]) -> ResourceChanged:
         """Return the message that makes a resource what is wanted."""

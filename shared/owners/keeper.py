@@ -110,6 +110,9 @@ class Keeper(ABC, Generic[S]):
         kind = self.kind
         draft = await self._draft(command, given, before)
         spec = await self._rules.check(draft)
+        if draft.missing:
+            said = {field: f"there is no {kind.references[field]} {getattr(spec, field)!r}" for field in sorted(draft.missing)}
+            raise Invalid("; ".join(said.values()), errors=tuple(Problem(*one) for one in said.items()))
         sealed = {name: value for name, value in before.sealed.items() if name in draft.kept} if before is not None else {}
         for name, value in draft.secrets.items():
             sealed[name] = self._unchanged(draft, name, value) or self._keyring.seal(value, *self._place(draft, name))

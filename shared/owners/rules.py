@@ -15,7 +15,8 @@ S = TypeVar("S", bound=Spec)
 class Draft(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
     """A resource as a command wants it, to be checked before it is recorded; `before` is what is there now.
 
-    `secrets` are the secret members that are given anew, opened; those named in `kept` stay as they are.
+    `secrets` are the secret members that are given anew, opened; those named in `kept` stay as they are. `missing` names the
+    fields that refer to what is not there: the resource is refused for it when all else is found right.
     """
 
     id: str
@@ -26,6 +27,7 @@ class Draft(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
     refs: dict[str, str] = {}
     secrets: dict[str, str] = {}
     kept: frozenset[str] = frozenset()
+    missing: frozenset[str] = frozenset()
 
 
 class Rules(Generic[S]):

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from millrace.cli import show
-from millrace.cli.api import Refused
+from millrace.cli import codes, show
+from millrace.cli.api import Refused, Unreachable
 from millrace.cli.entities import org_of
 from millrace.cli.kinds import Kind, kinds
 from millrace.cli.session import Session, asks
 
-FAILED = 1
+if TYPE_CHECKING:
+    from millrace.cli.documents import Document
+
+CHANGES = ("created", "changed", "removed", "failed", "none")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome for one resource: created, changed, none (it was so already), removed or failed, and why."""
+    """The outcome for a resource: created, changed, removed, failed, or none, as it was so already.
+
+    A document that is no resource failed without a name. Each reason begins with a file and a line, where one is known.
+    """
 
     change: str
-    kind: str
-    name: str
-    org: str
+    kind: str | None
+    name: str | None
+    org: str | None
     where: str | None
     reasons: tuple[str, ...] = ()
 
@@ -33,89 +39,159 @@ class Outcome:
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would be created, changed and removed.")
-@click.option("--prune", is_flag=True, help="Remove what this set of files had made and no longer names.")
-@click.option("--as", "called", default="default", metavar="NAME", help="The name of this set of files; `default` without one.")
+@click.option("--prune", is_flag=True, help="Remove what the set of --as had made and no longer names.")
+@click.option("--as", "called", metavar="NAME", help="The name of this set of files: what they name belongs to it from now on.")
 @asks
-def apply(session: Session, paths: tuple[str, ...], *, dry_run: bool, prune: bool, called: str) -> None:
-    """Bring resources to the state in files: YAML or JSON, one or many documents in each, or folders of them.
+def apply(session: Session, paths: tuple[str, ...], *, dry_run: bool, prune: bool, called: str | None) -> None:
+    """Bring resources to the state in files: YAML or JSON, one or many documents in each, or folders of them, `-` for standard input.
 
-    A document holds `kind`, `name`, `org` if it is another one, and the fields; `{"$env": NAME}` and `{"$file": PATH}` stand for
-    secrets. A resource that is so already is left alone. Exits with 1 if anything failed; the others are done.
+    A document holds `kind`, `name`, `org` if it is another one, and the fields; a secret may be `{"$env": NAME}` or
+    `{"$file": PATH}`. A resource that is so already is left alone. Exits with 1 if anything failed; the others are done.
     """
     # Loaded only here: the parser is not needed for anything else.
-    from millrace.cli.documents import Document, Faulty, ordered, read
+    from millrace.cli.documents import read
 
-    documents, faults = read(paths)
-    done = [Outcome("failed", "", "", "", None, (str(fault),)) for fault in faults]
-    made: set[tuple[str, str, str]] = set()
-
-    def put(one: Document) -> Outcome:
-        org = one.org or org_of(session)
-        about = (one.kind.noun, one.name, org, one.where)
-        query = {"applied_as": called, "dry_run": "true" if dry_run else None}
-        try:
-            _, change = session.api.change("PUT", *one.kind.place(one.name, org), query=query, body=one.fields, org=org)
-        except Refused as refused:
-            if dry_run and refused.status in {404, 422} and _needs(one.kind, one.name, one.fields, org) & made:
-                # The resource that it refers to would be there by then.
-                made.add((one.kind.noun, org, one.name))
-                return Outcome("created", *about)
-            return Outcome(
-                "failed", *about, tuple(f"{one.at(path)}: {path + ': ' if path else ''}{said}" for path, said in refused.problems)
-            )
-        if change == "created":
-            made.add((one.kind.noun, org, one.name))
-        return Outcome(change, *about)
-
-    done += _told(session, (put(one) for one in documents))
-    if prune and not faults:
-        named = {(one.kind.noun, one.org or org_of(session), one.name) for one in documents}
-        orgs = {org for _, org, _ in named} | {org_of(session)}
-        kept = [kinds()[noun] for noun in reversed(ordered())]
-        done += _told(session, _pruned(session, kept, sorted(orgs), called, named, dry_run=dry_run))
-    for fault in faults if not session.is_json else ():
-        assert isinstance(fault, Faulty)  # noqa: S101 - for the reader
-        show.aside(str(fault), "error")
+    if prune and not called:
+        raise click.UsageError("--prune needs --as NAME: what other files have made is not to be removed.")
+    documents, faults = read(paths, org_of(session))
+    done = _told(session, (Outcome("failed", None, None, None, fault.where, (str(fault),)) for fault in faults))
+    asked = _Set(session, called, documents, dry_run=dry_run)
+    done += _told(session, map(asked.put, documents))
+    if prune and (faults or asked.lost):
+        show.aside("nothing was pruned: not everything that the files name is known", "warning")
+    elif prune:
+        done += _told(session, asked.pruned())
     _summed_up(session, done, dry_run=dry_run)
 
 
 @click.command()
 @click.argument("nouns", nargs=-1, metavar="[KIND]...")
-@click.option("--secrets", "secrets", type=click.Choice(["env", "file"]), default="env", help="What stands for a secret.")
+@click.option("--secrets", type=click.Choice(["env", "file"]), default="env", help="What stands for a secret.")
 @asks
 def export(session: Session, nouns: tuple[str, ...], *, secrets: str) -> None:
     """Write the organization's resources as YAML that `apply` takes; secrets as references to variables or files."""
-    import yaml
-
-    from millrace.cli.documents import ordered
+    from millrace.cli.documents import ordered, written
 
     by_name = {called: kind for kind in kinds().values() for called in (kind.noun, kind.plural)}
     if unknown := next((noun for noun in nouns if noun not in by_name), None):
         raise click.UsageError(f"There is no kind {unknown!r}: {', '.join(sorted(kinds()))}.")
     wanted = {by_name[noun].noun for noun in nouns} or set(kinds())
     org = org_of(session)
+    references: dict[str, tuple[str, ...]] = {}
+
+    def reference(*place: str) -> dict[str, str]:
+        if secrets == "file":
+            return {"$file": "/".join(("secrets", *place))}
+        name = re.sub(r"\W", "_", "_".join(place)).upper()
+        # `a-b` and `a_b` are two names, and would be one variable.
+        while references.setdefault(name, place) != place:
+            name += "_"
+        return {"$env": name}
+
+    def exported(kind: Kind, shown: dict[str, Any]) -> dict[str, Any]:
+        """Return a resource as a document: what is as it is by default is left out."""
+        fields, made = kind.body_of(shown), {"kind": kind.noun, "name": shown["name"], "org": org}
+        for field in kind.fields:
+            if field.has_secrets:
+                fields[field.name] |= {member: reference(kind.noun, shown["name"], member) for member in shown["secrets"]}
+            if field.is_secret:
+                made[field.name] = reference(kind.noun, shown["name"], field.name)
+            elif field.schema["required"] or fields[field.name] != field.schema.get("default"):
+                made[field.name] = fields[field.name]
+        return made
+
     found = [
-        _exported(kinds()[noun], shown, org, secrets)
-        for noun in ordered()
-        if noun in wanted
-        for shown in _every(session, kinds()[noun], org)
+        exported(kinds()[noun], shown) for noun in ordered() if noun in wanted for shown in _every(session, kinds()[noun], org)
     ]
     if session.is_json:
         show.document(found)
     else:
-        click.echo(yaml.safe_dump_all(found, sort_keys=False, allow_unicode=True, explicit_start=True), nl=False)
+        click.echo(written(found), nl=False)
 
 
-def _told(session: Session, outcomes: Iterator[Outcome]) -> list[Outcome]:
+class _Set:
+    """A set of files that is applied. `lost` says that the API does not answer any more: then nothing else is asked."""
+
+    def __init__(self, session: Session, called: str | None, documents: Iterable[Document], *, dry_run: bool) -> None:
+        self._session = session
+        self._called = called
+        self._named = {one.key for one in documents}
+        self._dry_run = dry_run
+        # The resources that a dry run would have created by now.
+        self._made: set[tuple[str, str, str]] = set()
+        self._has_answered = False
+        self.lost = False
+
+    def put(self, one: Document) -> Outcome:
+        """Make a resource what a document says. Raises `Unreachable` where nobody has answered yet."""
+        noun, org, name = one.key
+
+        def ended(change: str, *reasons: str) -> Outcome:
+            return Outcome(change, noun, name, org, one.where, reasons)
+
+        if self.lost:
+            return ended("failed", f"{one.where}: was not asked for")
+        query = {"applied_as": self._called, "dry_run": "true" if self._dry_run else None}
+        try:
+            _, change = self._session.api.change("PUT", *one.kind.place(name, org), query=query, body=one.fields, org=org)
+        except Refused as refused:
+            self._has_answered = True
+            if not (self._dry_run and self._would_pass(one, refused)):
+                return ended("failed", *(f"{one.at(path)}: {path + ': ' if path else ''}{said}" for path, said in refused.problems))
+            change = "created"
+        except Unreachable as error:
+            if not self._has_answered:
+                raise
+            self.lost = True
+            return ended("failed", f"{one.where}: {error}; it may have been done")
+        self._has_answered = True
+        if change == "created":
+            self._made.add(one.key)
+        return ended(change)
+
+    def pruned(self) -> Iterator[Outcome]:
+        """Remove what this set had made and no longer names, in the organizations that it names: what refers to others first."""
+        from millrace.cli.documents import ordered
+
+        orgs = sorted({org for _, org, _ in self._named} | {org_of(self._session)})
+        for kind in (kinds()[noun] for noun in reversed(ordered())):
+            for org in orgs:
+                for shown in _every(self._session, kind, org):
+                    if shown["applied_as"] == self._called and (kind.noun, org, shown["name"]) not in self._named:
+                        yield self._remove(kind, org, shown)
+
+    def _remove(self, kind: Kind, org: str, shown: dict[str, Any]) -> Outcome:
+        # Somebody else may have changed it since.
+        headers = _for(org) | {"If-Match": f'"{shown["version"]}"'}
+        try:
+            if not self._dry_run:
+                self._session.api.call("DELETE", *kind.place(shown["name"], org), headers=headers)
+        except Refused as refused:
+            return Outcome("failed", kind.noun, shown["name"], org, None, (str(refused),))
+        return Outcome("removed", kind.noun, shown["name"], org, None)
+
+    def _would_pass(self, one: Document, refused: Refused) -> bool:
+        """Return whether a resource is refused only as long as what it refers to is not there, which it would be by then."""
+        _, org, name = one.key
+        if refused.status == 404:
+            return any((parent.noun, owner, name) in self._made for parent in one.kind.parents for owner in (org, "global"))
+        there = {field for field, kind in one.kind.referring.items() if (kind, org, str(one.fields.get(field))) in self._made}
+        return refused.status == 422 and {path for path, _ in refused.problems} <= there
+
+
+def _told(session: Session, outcomes: Iterable[Outcome]) -> list[Outcome]:
     """Return the outcomes, each told as it comes."""
     found = []
     for one in outcomes:
         found.append(one)
-        if not session.is_json and one.change != "none":
-            level = "error" if one.change == "failed" else "info"
-            show.said(f"{one.change} {one.kind} {one.name}" + (f" of {one.org}" if one.org != org_of(session) else ""), level)
-            for reason in one.reasons:
-                show.aside(f"  {reason}", level)
+        if session.is_json or one.change == "none":
+            continue
+        level = "error" if one.change == "failed" else "info"
+        if one.name is not None:
+            of = "" if one.org == org_of(session) else f" of {one.org}"
+            show.said(show.plain(f"{one.change} {one.kind} {one.name}{of}"), level)
+        for reason in one.reasons:
+            show.aside(show.plain(" ".join(reason.split())), level)
     return found
 
 
@@ -123,71 +199,28 @@ def _summed_up(session: Session, done: list[Outcome], *, dry_run: bool) -> None:
     if session.is_json:
         show.document([asdict(one) for one in done])
     else:
-        counts = {
-            change: sum(one.change == change for one in done) for change in ("created", "changed", "removed", "failed", "none")
-        }
-        told = [f"{number} {change}" for change, number in counts.items() if number and change != "none"]
-        untouched = f"{counts['none']} as they are" if counts["none"] else ""
-        summary = ", ".join([*told, *([untouched] if told and untouched else [])]) or "nothing to do"
-        show.said(f"{'would be: ' if dry_run and told else ''}{summary}")
+        counts = {change: sum(one.change == change for one in done) for change in CHANGES}
+        same = counts.pop("none")
+        told = [f"{number} {change}" for change, number in counts.items() if number]
+        if told:
+            would = "would be: " if dry_run else ""
+            show.said(would + ", ".join([*told, *([f"{same} as they are"] if same else [])]))
+        else:
+            show.said("nothing to do")
     if any(one.change == "failed" for one in done):
-        raise click.exceptions.Exit(FAILED)
-
-
-def _pruned(
-    session: Session, kept: list[Kind], orgs: list[str], called: str, named: set[tuple[str, str, str]], *, dry_run: bool
-) -> Iterator[Outcome]:
-    for kind in kept:
-        for org in orgs:
-            for shown in _every(session, kind, org):
-                if shown["applied_as"] != called or (kind.noun, org, shown["name"]) in named:
-                    continue
-                about = (kind.noun, shown["name"], org, None)
-                try:
-                    if not dry_run:
-                        session.api.call("DELETE", *kind.place(shown["name"], org), headers=_for(org))
-                except Refused as refused:
-                    yield Outcome("failed", *about, (str(refused),))
-                else:
-                    yield Outcome("removed", *about)
+        raise click.exceptions.Exit(codes.REFUSED)
 
 
 def _every(session: Session, kind: Kind, org: str) -> Iterator[dict[str, Any]]:
     """Yield an organization's own resources of a kind."""
-    parents = [None]
+    names = [""]
     if kind.is_placed:
-        parents = [one["name"] for one in session.api.pages("/integrations", headers=_for(org))["items"]]
-    for parent in parents:
-        for shown in session.api.pages(*kind.collection(parent or ""), headers=_for(org))["items"]:
+        found = [one for parent in kind.parents for one in session.api.pages(*parent.collection(""), headers=_for(org))["items"]]
+        names = sorted({one["name"] for one in found})
+    for name in names:
+        for shown in session.api.pages(*kind.collection(name), headers=_for(org))["items"]:
             if shown["org"] == org:
                 yield shown
-
-
-def _exported(kind: Kind, shown: dict[str, Any], org: str, secrets: str) -> dict[str, Any]:
-    """Return a resource as a document: what is as it is by default is left out."""
-    fields = kind.body_of(shown)
-    made: dict[str, Any] = {"kind": kind.noun, "name": shown["name"], "org": org}
-    for field in kind.fields:
-        if field.is_secret:
-            made[field.name] = _reference(kind, shown["name"], field.name, secrets)
-        elif field.has_secrets:
-            members = {member: _reference(kind, shown["name"], member, secrets) for member in shown["secrets"]}
-            made[field.name] = fields[field.name] | members
-        elif field.schema["required"] or fields[field.name] != field.schema.get("default"):
-            made[field.name] = fields[field.name]
-    return made
-
-
-def _reference(kind: Kind, name: str, member: str, secrets: str) -> dict[str, str]:
-    if secrets == "file":
-        return {"$file": f"secrets/{kind.noun}-{name}-{member}"}
-    return {"$env": re.sub(r"\W", "_", f"{kind.noun}_{name}_{member}").upper()}
-
-
-def _needs(kind: Kind, name: str, fields: dict[str, Any], org: str) -> set[tuple[str, str, str]]:
-    """Return what a resource refers to."""
-    found = {(noun, org, str(fields.get(field))) for field, noun in kind.referring.items()}
-    return found | {(one.noun, owner, name) for one in kind.parents for owner in (org, "global")}
 
 
 def _for(org: str) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,34 @@ import click
 import yaml
 
 from millrace.cli.kinds import Kind, kinds
-from millrace.cli.values import secret
+from millrace.cli.show import harmless
+from millrace.cli.values import content, secret
 
 ENDINGS = (".yaml", ".yml", ".json")
 # Aliases may make much of little.
 MOST_VALUES = 100_000
 _RESERVED = ("kind", "name", "org")
 _REFERENCES = ("$env", "$file")
+_TOO_DEEP = "nests deeper than anything is taken"
+_YAML = "tag:yaml.org,2002:"
+# YAML 1.2's core schema, without infinities, which JSON has not: each type's pattern, and the characters it begins with.
+_CORE = {
+    f"{_YAML}{type_}": (re.compile(rf"(?:{pattern})\Z"), first)
+    for type_, pattern, first in (
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+        ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+0123456789.")),
+    )
+}
 
 
 class Faulty(Exception):
-    """A document that is none. As text: file, line and what is wrong."""
+    """A document that is none; `where` is its file and line. As text: that, and what is wrong."""
 
     def __init__(self, where: str, message: str) -> None:
         super().__init__(f"{where}: {message}")
+        self.where = where
 
 
 @dataclass(frozen=True)
@@ -35,10 +50,15 @@ class Document:
 
     kind: Kind
     name: str
-    org: str | None
+    org: str
     fields: dict[str, Any]
     file: str
     lines: dict[str, int]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Return what no other resource has the same of."""
+        return self.kind.noun, self.org, self.name
 
     @property
     def where(self) -> str:
@@ -47,53 +67,50 @@ class Document:
 
     def at(self, path: str) -> str:
         """Return the file and the line of a field, or of what is nearest to it."""
-        while path and path not in self.lines:
-            path = path.rpartition(".")[0]
-        return f"{self.file}:{self.lines.get(path, 1)}"
+        return _at(self.file, self.lines, path)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema: `on` and `no` are text, and so is what looks like a date."""
+    """Reads YAML 1.2: `on` and `no` are text, and so is what looks like a date."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what means the same to readers of YAML 1.1 and 1.2."""
 
 
 _Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+0123456789.")),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first)
+for _tag, (_pattern, _first) in _CORE.items():
+    _Loader.add_implicit_resolver(_tag, _pattern, _first)
+    _Dumper.add_implicit_resolver(_tag, _pattern, _first)
 
 
-def read(paths: Sequence[str]) -> tuple[list[Document], list[Faulty]]:
-    """Return the resources in files and folders, those that others refer to first, and what is no resource."""
-    found: list[Document] = []
+def read(paths: Sequence[str], org: str) -> tuple[list[Document], list[Faulty]]:
+    """Return the resources in files and folders, those that others refer to first, and what is no resource.
+
+    `org` is the organization of those that name none. The path `-` is standard input.
+    """
+    found: dict[tuple[str, str, str], Document] = {}
     faults: list[Faulty] = []
     for file in _files(paths):
-        try:
-            with file.open(encoding="utf-8") as stream:
-                loader = _Loader(stream)
-                while (node := _node(loader, str(file))) is not None:
-                    try:
-                        found.append(_document(node, str(file)))
-                    except Faulty as fault:
-                        faults.append(fault)
-        except Faulty as fault:
-            faults.append(fault)
-        except OSError as error:
-            raise click.UsageError(f"{file} cannot be read: {error.strerror}.") from error
-        except UnicodeDecodeError as error:
-            faults.append(Faulty(f"{file}:1", f"is not UTF-8: {error.reason}"))
-    twice: dict[tuple[str, str | None, str], Document] = {}
-    for one in found:
-        key = (one.kind.noun, one.org, one.name)
-        if key in twice:
-            faults.append(Faulty(one.where, f"{one.kind.noun} {one.name!r} stands at {twice[key].where} as well"))
-        else:
-            twice[key] = one
+        for one in _documents(file, org):
+            if isinstance(one, Faulty):
+                faults.append(one)
+            elif (first := found.setdefault(one.key, one)) is not one:
+                faults.append(Faulty(one.where, f"{one.kind.noun} {one.name!r} stands at {first.where} as well"))
     order = ordered()
-    return sorted(twice.values(), key=lambda one: order.index(one.kind.noun)), faults
+    return sorted(found.values(), key=lambda one: order.index(one.kind.noun)), faults
+
+
+def written(documents: Iterable[dict[str, Any]]) -> str:
+    """Return documents as YAML, in which nothing speaks to a terminal."""
+
+    def dumped(*, allow_unicode: bool) -> str:
+        made: str = yaml.dump_all(found, Dumper=_Dumper, sort_keys=False, allow_unicode=allow_unicode, explicit_start=True)
+        return made
+
+    found = list(documents)
+    text = dumped(allow_unicode=True)
+    return text if harmless(text) == text else dumped(allow_unicode=False)
 
 
 def ordered() -> list[str]:
@@ -110,63 +127,114 @@ def ordered() -> list[str]:
     return found
 
 
-def _files(paths: Sequence[str]) -> Iterator[Path]:
+def _files(paths: Sequence[str]) -> Iterator[str]:
+    """Yield each file once; of a folder those with an ending of ours, but nothing hidden."""
+    seen: set[Path] = set()
     for given in paths:
         path = Path(given)
-        if path.is_dir():
-            yield from sorted(one for one in path.rglob("*") if one.suffix in ENDINGS and one.is_file())
-        elif path.exists():
-            yield path
-        else:
+        if given != "-" and not path.exists():
             raise click.UsageError(f"{given} is not there.")
+        found = [path]
+        if path.is_dir():
+            inside = (one for one in path.rglob("*") if one.suffix in ENDINGS and one.is_file())
+            found = sorted(one for one in inside if not any(part.startswith(".") for part in one.relative_to(path).parts))
+        for one in found:
+            if (real := one.resolve()) not in seen:
+                seen.add(real)
+                yield str(one)
 
 
-def _node(loader: _Loader, file: str) -> yaml.Node | None:
-    """Return the next document of a file that is not empty; None at the end."""
+def _documents(file: str, org: str) -> Iterator[Document | Faulty]:
+    """Yield the resources of a file, and what is none. What follows a mistake in the YAML itself is not read."""
+    data = content(file)
     try:
+        text = data.decode("utf-8-sig")
+        # JSON may be indented with tabs, as YAML may not; within a text it has none.
+        loader = _Loader(text.replace("\t", " ") if file.endswith(".json") else text)
         while loader.check_node():
             node = loader.get_node()
-            if node is not None and not (isinstance(node, yaml.ScalarNode) and node.value == ""):
-                return node
+            for one in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+                try:
+                    if one.value or not isinstance(one, yaml.ScalarNode):
+                        yield _document(one, file, org)
+                except Faulty as fault:
+                    yield fault
+                except RecursionError:
+                    yield Faulty(f"{file}:{one.start_mark.line + 1}", _TOO_DEEP)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        yield Faulty(f"{file}:{line}", f"is not UTF-8: {error.reason}")
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        yield Faulty(f"{file}:{line}", f"is not YAML: it holds the character {error.character:#06x}")
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise Faulty(f"{file}:{line}", f"is not YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
-        raise Faulty(f"{file}:1", f"is not YAML: {error}") from error
-    except RecursionError as error:
-        raise Faulty(f"{file}:1", "nests deeper than anything is taken") from error
-    return None
+        # What stands for an alias may be a secret without its quotes.
+        problem = re.sub(r"(alias|anchor|handle) .*", r"\1", error.problem or error.context or "")
+        yield Faulty(f"{file}:{line}", f"is not YAML: {problem}")
+    except RecursionError:
+        yield Faulty(f"{file}:1", _TOO_DEEP)
 
 
-def _document(node: yaml.Node, file: str) -> Document:
+def _document(node: yaml.Node, file: str, org: str) -> Document:
     lines: dict[str, int] = {}
-    try:
-        value = _Values(file, lines).of(node, "")
-    except RecursionError as error:
-        raise Faulty(f"{file}:{node.start_mark.line + 1}", "nests deeper than anything is taken") from error
-    where = f"{file}:{lines['']}"
+    value = _Values(file, lines).of(node, "")
+
+    def faulty(path: str, message: str) -> Faulty:
+        return Faulty(_at(file, lines, path), message)
+
     if not isinstance(value, dict):
-        raise Faulty(where, "a resource is an object with kind and name")
-    kind = kinds().get(value.get("kind", "")) if isinstance(value.get("kind"), str) else None
-    if kind is None:
-        known = ", ".join(sorted(kinds()))
-        raise Faulty(f"{file}:{lines.get('kind', lines[''])}", f"kind is to be one of {known}, not {value.get('kind')!r}")
-    name, org = value.get("name"), value.get("org")
+        raise faulty("", "a resource is an object with kind and name")
+    kind, name, org = value.get("kind"), value.get("name"), value.get("org", org)
+    described = kinds().get(kind) if isinstance(kind, str) else None
+    if described is None:
+        not_ = f", not {kind[:80]!r}" if isinstance(kind, str) else ""
+        raise faulty("kind", f"kind is to be one of {', '.join(sorted(kinds()))}{not_}")
     if not isinstance(name, str) or not name:
-        raise Faulty(f"{file}:{lines.get('name', lines[''])}", f"a {kind.noun} has a name, which is text")
-    if org is not None and not isinstance(org, str):
-        raise Faulty(f"{file}:{lines['org']}", "org is text")
+        raise faulty("name", "name is to be text")
+    if not isinstance(org, str) or not org.isascii() or not org.isprintable() or not org:
+        raise faulty("org", "org is to be the name of an organization")
+    known = {field.name for field in described.fields}
     fields = {field: one for field, one in value.items() if field not in _RESERVED}
-    known_ones = {field.name for field in kind.fields}
-    if unknown := sorted(fields.keys() - known_ones):
-        raise Faulty(
-            f"{file}:{lines[unknown[0]]}", f"a {kind.noun} has no field {unknown[0]!r}; it has {', '.join(sorted(known_ones))}"
-        )
-    return Document(kind, name, org, fields, file, lines)
+    for field in fields:
+        if field not in known:
+            raise faulty(field, f"{kind} has no field {field[:80]!r}: there are {', '.join(sorted(known))}")
+    for one in described.fields:
+        held = fields.get(one.name)
+        if one.is_secret and one.name in fields:
+            fields[one.name] = _fetched(held, file, _at(file, lines, one.name))
+        elif one.has_secrets and isinstance(held, dict):
+            fields[one.name] = {
+                member: _fetched(inner, file, _at(file, lines, f"{one.name}.{member}")) for member, inner in held.items()
+            }
+    return Document(described, name, org, fields, file, lines)
+
+
+def _at(file: str, lines: dict[str, int], path: str) -> str:
+    while path and path not in lines:
+        path = path.rpartition(".")[0]
+    return f"{file}:{lines.get(path, 1)}"
+
+
+def _fetched(value: Any, file: str, where: str) -> Any:
+    """Return what a reference stands for, an environment variable or a file from where the document is; else the value itself."""
+    reference, name = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else ("", None)
+    if reference not in _REFERENCES:
+        return value
+    if not isinstance(name, str) or "\0" in name:
+        raise Faulty(where, f"{reference} takes a name")
+    if reference == "$env":
+        if name not in os.environ:
+            raise Faulty(where, f"the environment variable {name} is not set")
+        return os.environ[name]
+    try:
+        return secret(str(Path(file).parent / name), name)
+    except click.UsageError as error:
+        raise Faulty(where, error.message) from error
 
 
 class _Values:
-    """Makes values of nodes, with the line of each, and fetches what stands elsewhere."""
+    """Makes values of nodes, with the line of each. What is wrong is said without the value, which may be a secret."""
 
     def __init__(self, file: str, lines: dict[str, int]) -> None:
         self._file = file
@@ -175,55 +243,46 @@ class _Values:
 
     def of(self, node: yaml.Node, path: str) -> Any:
         """Return the value of a node at a path."""
-        line = node.start_mark.line + 1
-        self._lines.setdefault(path, line)
-        where = f"{self._file}:{line}"
+        self._lines.setdefault(path, node.start_mark.line + 1)
         self._left -= 1
         if self._left < 0:
-            raise Faulty(where, f"holds more than {MOST_VALUES:,} values")
-        if isinstance(node, yaml.SequenceNode):
+            raise self._faulty(node, f"holds more than {MOST_VALUES:,} values")
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_YAML}seq":
             return [self.of(one, f"{path}.{number}".lstrip(".")) for number, one in enumerate(node.value)]
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{_YAML}map":
             return self._object(node, path)
-        if not isinstance(node, yaml.ScalarNode) or not node.tag.startswith("tag:yaml.org,2002:"):
-            raise Faulty(where, f"the tag {node.tag} means nothing here")
-        return self._scalar(node, where)
+        if isinstance(node, yaml.ScalarNode) and node.tag == f"{_YAML}str":
+            return node.value
+        if not isinstance(node, yaml.ScalarNode) or node.tag not in _CORE:
+            raise self._faulty(node, "has a tag that means nothing here")
+        return self._scalar(node)
 
-    def _scalar(self, node: yaml.ScalarNode, where: str) -> Any:
-        kind, text = node.tag.rpartition(":")[2], node.value
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        type_, text = node.tag.removeprefix(_YAML), node.value
+        if not _CORE[node.tag][0].match(text):
+            raise self._faulty(node, f"is no {type_}")
         try:
-            if kind == "int":
+            if type_ == "int":
                 return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
-            if kind == "float":
-                return float(text)
+            if type_ == "float" and math.isfinite(value := float(text)):
+                return value
         except ValueError as error:
-            raise Faulty(where, str(error)) from error
-        return {"null": None, "bool": text.lower() == "true"}.get(kind, text)
+            raise self._faulty(node, "is a longer number than is taken") from error
+        if type_ == "float":
+            raise self._faulty(node, "is a larger number than is taken")
+        return {"null": None, "bool": text.lower() == "true"}[type_]
 
-    def _object(self, node: yaml.MappingNode, path: str) -> Any:
+    def _object(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
         made: dict[str, Any] = {}
         for key, value in node.value:
-            where = f"{self._file}:{key.start_mark.line + 1}"
             if not isinstance(key, yaml.ScalarNode):
-                raise Faulty(where, "a field's name is text")
+                raise self._faulty(key, "a field's name is text")
             if key.value in made:
-                raise Faulty(where, f"{key.value!r} stands twice in one object")
+                raise self._faulty(key, f"{key.value[:80]!r} stands twice in one object")
             inner = f"{path}.{key.value}".lstrip(".")
             self._lines[inner] = key.start_mark.line + 1
             made[key.value] = self.of(value, inner)
-        if len(made) == 1 and (reference := next(iter(made))) in _REFERENCES:
-            return self._elsewhere(reference, made[reference], f"{self._file}:{node.start_mark.line + 1}")
         return made
 
-    def _elsewhere(self, reference: str, name: Any, where: str) -> str:
-        """Return what an environment variable or a file holds; a file's path begins where the document is."""
-        if not isinstance(name, str):
-            raise Faulty(where, f"{reference} takes a name")
-        if reference == "$env":
-            if name not in os.environ:
-                raise Faulty(where, f"the environment variable {name} is not set")
-            return os.environ[name]
-        try:
-            return secret(str(Path(self._file).parent / name), name)
-        except click.UsageError as error:
-            raise Faulty(where, error.message) from error
+    def _faulty(self, node: yaml.Node, message: str) -> Faulty:
+        return Faulty(f"{self._file}:{node.start_mark.line + 1}", message)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from millrace.cli import show
+from millrace.cli.api import Refused
 from millrace.cli.kinds import Field, Kind, kinds
 from millrace.cli.session import Session, asks
 from millrace.cli.values import a_value, an_object, fitting, pairs, secret
@@ -18,7 +20,7 @@ WHOLE = click.option("--body", metavar="JSON|@FILE|-", help="The whole body as t
 NAME = click.argument("name", metavar="NAME")
 # Of these members the schema is known to the API only.
 _SCHEMAS: dict[tuple[str, str], Callable[[Session, str, dict[str, Any]], dict[str, Any]]] = {
-    ("source", "settings"): lambda session, _name, body: _adapter(session, body.get("adapter", ""))["settings_schema"],
+    ("source", "settings"): lambda session, name, body: _adapter(session, name, body)["settings_schema"],
     ("mapping", "config"): lambda session, name, _body: session.api.get("/integrations", name)["config_schema"],
 }
 
@@ -54,7 +56,7 @@ def _get(kind: Kind, called: str = "get") -> click.Command:
 
 
 def _delete(kind: Kind, called: str = "delete") -> click.Command:
-    @click.command(called, help=f"Delete a {kind.noun}.")
+    @click.command(called, help=f"Delete {kind.one}.")
     @NAME
     @asks
     def delete_it(session: Session, name: str) -> None:
@@ -66,8 +68,8 @@ def _delete(kind: Kind, called: str = "delete") -> click.Command:
 def _change(kind: Kind, verb: str, called: str | None = None) -> click.Command:
     members = any(field.has_secrets for field in kind.fields)
     says = {
-        "put": f"Create or replace a {kind.noun}." + (" Secrets that are not given stay as they are." if members else ""),
-        "patch": f"Change what is given of a {kind.noun}.",
+        "put": f"Create or replace {kind.one}." + (" Secrets that are not given stay as they are." if members else ""),
+        "patch": f"Change what is given of {kind.one}.",
     }
 
     @click.command(called or verb, help=says[verb])
@@ -84,18 +86,18 @@ def _change(kind: Kind, verb: str, called: str | None = None) -> click.Command:
 
     general, change_it.params = change_it.params, []
     for field in kind.fields:
-        for option in _options(field):
+        for option in _options(field, verb):
             option(change_it)
     WHOLE(change_it)
     change_it.params = [general[0], *change_it.params, *general[1:]]
     return change_it
 
 
-def _options(field: Field) -> list[Callable[[Any], Any]]:
+def _options(field: Field, verb: str) -> list[Callable[[Any], Any]]:
     """Return what sets a field on a command line; others can see that, so that nothing secret is an argument."""
     doc = str(field.marks.get("description", ""))
     if field.is_secret:
-        file = f"Where the {field.name} is, `-` for standard input; without it, it is asked for."
+        file = f"Where the {field.name} is, `-` for standard input" + ("; without it, it is asked for." if verb == "put" else ".")
         return [click.option(f"{field.option}-file", f"{field.name}_file", metavar="FILE", help=file)]
     if not field.types:
         text = f"Take {field.name.upper()} as text, also where it is JSON."
@@ -150,13 +152,18 @@ def _members(session: Session, kind: Kind, name: str, field: Field, made: dict[s
     """Return members that are given one by one, as the schema that they have takes them; a secret one is refused."""
     schema = _SCHEMAS[kind.noun, field.name]
     found = pairs(chosen, schema(session, name, made), "--set")
-    secrets = _adapter(session, made.get("adapter", ""))["secrets"] if field.has_secrets else []
+    secrets = _adapter(session, name, made)["secrets"] if field.has_secrets else []
     if open_ones := sorted(found.keys() & set(secrets)):
         raise click.UsageError(f"{open_ones[0]} is a secret, and others can see a command line: use --secret {open_ones[0]}=FILE.")
     return found
 
 
-def _adapter(session: Session, name: str) -> dict[str, Any]:
+def _adapter(session: Session, source: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the adapter that a body names, or that the source has; one without anything where there is neither."""
+    name = body.get("adapter")
+    if name is None:
+        with contextlib.suppress(Refused):
+            name = session.api.get("/sources", source)["adapter"]
     known = {one["name"]: one for one in session.api.get("/adapters")["items"]}
     found: dict[str, Any] = known.get(name, {"settings_schema": {}, "secrets": []})
     return found

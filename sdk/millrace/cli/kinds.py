@@ -63,6 +63,11 @@ class Kind:
     fields: tuple[Field, ...]
 
     @property
+    def one(self) -> str:
+        """The noun with its article."""
+        return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
+
+    @property
     def is_placed(self) -> bool:
         """Whether the path names the organization."""
         return "{org}" in self.path
