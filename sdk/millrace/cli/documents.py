@@ -151,8 +151,7 @@ def _documents(file: str, org: str) -> Iterator[Document | Faulty]:
         text = data.decode("utf-8-sig")
         # JSON may be indented with tabs, as YAML may not; within a text it has none.
         loader = _Loader(text.replace("\t", " ") if file.endswith(".json") else text)
-        while loader.check_node():
-            node = loader.get_node()
+        while loader.check_node() and (node := loader.get_node()) is not None:
             for one in node.value if isinstance(node, yaml.SequenceNode) else [node]:
                 try:
                     if one.value or not isinstance(one, yaml.ScalarNode):

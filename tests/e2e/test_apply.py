@@ -1,0 +1,388 @@
+"""Configuration as files: a folder of resources of every kind, applied to a stack again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+
+from millrace.cli.kinds import kinds
+from tests.support.command import Command
+from tests.support.places import open_folder
+from tests.support.stack import Up
+
+TOKENS = {f"TOKEN_{number}": f"a token {number} to keep" for number in range(3)}
+# Subscriptions come first, so that nothing is right but in another order than that of the files.
+RESOURCES: dict[str, list[dict[str, Any]]] = {
+    "a/subscriptions.yaml": [
+        {
+            "kind": "subscription",
+            "name": f"push-{number}",
+            "source": f"repo-{number % 4}",
+            "event": "push",
+            "workflow": "w",
+            "filter": f"event.data.n == {number}",
+            "input": {"n": "event.data.n"},
+        }
+        for number in range(6)
+    ],
+    "b.json": [
+        {"kind": "source", "name": "repo-0", "adapter": "topic", "integration": "halo-0"},
+        *[
+            {"kind": "source", "name": f"repo-{number}", "adapter": "hmac", "settings": {"secret": {"$env": "TOKEN_1"}}}
+            for number in range(1, 4)
+        ],
+        {"kind": "source", "name": "events", "adapter": "topic", "org": "beta", "enabled": False},
+    ],
+    "mappings.yml": [
+        {"kind": "mapping", "name": "halo-0", "config": {"subdomain": "acme"}, "connection": "halo"},
+        {"kind": "mapping", "name": "halo-1", "entity_id": "42"},
+        {"kind": "mapping", "name": "halo-0", "org": "beta", "config": {"subdomain": "beta"}},
+    ],
+    "rest/integrations.yaml": [
+        {"kind": "integration", "name": "halo-0", "config_schema": {"properties": {"subdomain": {"type": "string"}}}},
+        {"kind": "integration", "name": "halo-1", "description": "Another"},
+        {"kind": "integration", "name": "halo-0", "org": "beta"},
+    ],
+    "rest/values.yaml": [
+        *[{"kind": "connection", "name": name, "token": {"$env": "TOKEN_0"}} for name in ("halo", "other")],
+        {"kind": "connection", "name": "halo", "org": "beta", "token": {"$file": "token.txt"}},
+        *[{"kind": "secret", "name": f"key-{number}", "value": {"$env": f"TOKEN_{number}"}} for number in range(3)],
+        *[{"kind": "variable", "name": f"v{n}", "value": value} for n, value in enumerate(["no", 5, 1.0, None, [{"a": {}}]])],
+        {"kind": "variable", "name": "v0", "org": "beta", "value": {"$env": "HOME"}},
+        {"kind": "variable", "name": "v1", "org": "beta", "value": True},
+    ],
+}
+ORGS = ("default", "beta")
+
+
+def write(folder: Path, files: dict[str, list[dict[str, Any]]]) -> None:
+    """Write files of documents; JSON is YAML as well."""
+    for name, documents in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        many = (
+            json.dumps(documents) if name.endswith(".json") else "".join(f"---\n{json.dumps(one, indent=1)}\n" for one in documents)
+        )
+        file.write_text(many)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def up() -> AsyncIterator[Up]:
+    with open_folder() as place:
+        stack = Up(place / ".millrace")
+        try:
+            await stack.start()
+            yield stack
+        finally:
+            await stack.clear()
+
+
+@pytest.fixture
+def millrace(up: Up) -> Command:
+    return Command(up.data.parent)
+
+
+@pytest_asyncio.fixture
+async def conf(up: Up, millrace: Command) -> AsyncIterator[Path]:
+    """The folder of files, of which the stack has nothing; afterwards it has nothing at all."""
+    with open_folder() as folder:
+        write(folder, RESOURCES)
+        (folder / "rest" / "token.txt").write_text("a token in a file\n")
+        yield folder
+        (folder / "none.yaml").write_text("")
+        for org in ORGS:
+            exported = json.loads(await millrace("export", "--org", org, "--output", "json"))
+            (folder / "all.json").write_text(json.dumps(exported))
+            environment = {name: "x" for one in exported for name in references(one)}
+            await millrace("apply", str(folder / "all.json"), "--as", "gone", "--org", org, **environment)
+            await millrace("apply", str(folder / "none.yaml"), "--as", "gone", "--prune", "--org", org)
+
+
+def references(value: Any) -> list[str]:
+    """Return the environment variables that a document names."""
+    if isinstance(value, dict):
+        return [value["$env"]] if "$env" in value else [found for inner in value.values() for found in references(inner)]
+    return []
+
+
+async def applied(millrace: Command, *arguments: str, code: int = 0, **environment: str) -> list[dict[str, Any]]:
+    """Return what `apply` says of each resource."""
+    out, _ = await millrace.both("apply", *arguments, "--output", "json", code=code, **TOKENS, **environment)
+    found: list[dict[str, Any]] = json.loads(out)
+    return found
+
+
+def changes(outcomes: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(one["change"] for one in outcomes)
+
+
+async def everything(millrace: Command) -> list[Any]:
+    """Return all resources as they are shown, with the versions of all."""
+    found = []
+    for org in ORGS:
+        for kind in kinds().values():
+            names = [one["name"] for one in (await millrace.json("integrations", "list", "--org", org))["items"]]
+            for name in names if kind.is_placed else [None]:
+                listed = await millrace.json(kind.plural, "list", *([name] if name else []), "--org", org)
+                found += listed["items"]
+    return found
+
+
+async def recorded(millrace: Command) -> tuple[int, int]:
+    """Return how many changes of resources were recorded before these two: in the catalog, and of a connection's value."""
+    put = await millrace.json("variables", "put", "probe", "--body", json.dumps({"value": None}), "--org", "probe")
+    await millrace("variables", "delete", "probe", "--org", "probe")
+    kept = [one for one in await everything(millrace) if one.get("status")]
+    return put["version"], sum(one["version"] for one in kept)
+
+
+async def test_a_folder_applied_twice_has_nothing_to_do_the_second_time(millrace: Command, conf: Path) -> None:
+    assert sum(map(len, RESOURCES.values())) == 30
+    assert {one["kind"] for many in RESOURCES.values() for one in many} == set(kinds())
+    tried = await applied(millrace, str(conf), "--dry-run")
+    assert changes(tried) == {"created": 30}
+    assert await everything(millrace) == []
+    said = await millrace("apply", str(conf), **TOKENS)
+    assert said.splitlines()[-1] == "30 created"
+    assert "created variable v1 of beta\n" in said
+    assert {f"{one['kind']} {one['name']}" for one in tried} == {" ".join(line.split()[1:3]) for line in said.splitlines()[:-1]}
+    before, there = await recorded(millrace), await everything(millrace)
+    assert len(there) == 30
+    assert await millrace("apply", str(conf), **TOKENS) == "nothing to do\n"
+    assert await millrace("apply", str(conf), "--dry-run", **TOKENS) == "nothing to do\n"
+    again = await applied(millrace, str(conf))
+    assert changes(again) == {"none": 30}
+    assert await everything(millrace) == there
+    after = await recorded(millrace)
+    # The two of the probe itself.
+    assert (after[0] - before[0], after[1] - before[1]) == (2, 0)
+    assert (await applied(millrace, str(conf), TOKEN_2="another"))[0]["change"] in {"none", "changed"}
+
+
+async def test_what_changed_in_a_file_is_changed_and_nothing_else(millrace: Command, conf: Path) -> None:
+    await applied(millrace, str(conf))
+    values = json.loads(json.dumps(RESOURCES["rest/values.yaml"]))
+    values[-1]["value"], values[3]["value"] = 1, {"$env": "TOKEN_1"}
+    write(conf, {"rest/values.yaml": values})
+    tried = await applied(millrace, str(conf), "--dry-run")
+    done = await applied(millrace, str(conf))
+    assert tried == done
+    assert [(one["kind"], one["name"], one["org"]) for one in done if one["change"] == "changed"] == [
+        ("secret", "key-0", "default"),
+        ("variable", "v1", "beta"),
+    ]
+    assert changes(done) == {"changed": 2, "none": 28}
+
+
+MISTAKES = """\
+kind: source
+name: wrong
+adapter: hmac
+settings:
+  secret: hunter2
+  algorithm: hunter3
+---
+kind: source
+name: unknown
+adapter: hmac
+secret: hunter2
+---
+kind: subscription
+name: nowhere
+event: push
+workflow: w
+source: no-such
+---
+kind: subscription
+name: later
+event: push
+workflow: w
+source: right
+filter: event +
+---
+kind: mapping
+name: no-such
+---
+kind: variable
+name: ../right
+value: 1
+---
+kind: connection
+name: right
+token: 5
+---
+kind: source
+name: right
+adapter: topic
+---
+kind: source
+name: right
+org: no such organization
+adapter: topic
+"""
+
+
+async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace: Command, conf: Path) -> None:
+    (conf / "wrong.yaml").write_text(MISTAKES)
+    tried = await applied(millrace, str(conf), "--dry-run", code=1)
+    done = await applied(millrace, str(conf), code=1)
+    assert tried == done
+    assert changes(done) == {"created": 31, "failed": 8}
+    reasons = sorted(
+        reason.removeprefix(f"{conf}/wrong.yaml:") for one in done if one["change"] == "failed" for reason in one["reasons"]
+    )
+    expected = [
+        "11: source has no field 'secret': there are adapter, enabled, integration, settings",
+        "17: source: there is no source 'no-such'",
+        "24: filter: Failed to parse expression",
+        "26: there is no integration 'no-such'",
+        "30: name: it must be",
+        "35: token: Expected `str`, got `int`",
+        '6: settings.algorithm: "hunter3" is not one of "sha1", "sha256" or "sha512"',
+        "43: org: no such name",
+    ]
+    for reason, start in zip(reasons, sorted(expected), strict=True):
+        assert reason.startswith(start)
+    assert "hunter2" not in str(done)
+    out, error = await millrace.both("apply", str(conf), code=1, **TOKENS)
+    assert out.splitlines()[-1] == "8 failed, 31 as they are"
+    assert f"{conf}/wrong.yaml:17: source: there is no source 'no-such'\n" in error
+
+
+async def test_pruning_removes_what_the_set_had_made_and_nothing_else(millrace: Command, conf: Path) -> None:
+    await millrace("variables", "put", "by-hand", "1")
+    (conf / "other").mkdir()
+    (conf / "other" / "one.yaml").write_text("kind: variable\nname: theirs\nvalue: 1\n")
+    await applied(millrace, str(conf / "other"), "--as", "other")
+    (conf / "other" / "one.yaml").unlink()
+    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 30}
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 30}
+    assert "--prune needs --as" in (await millrace.both("apply", str(conf), "--prune", code=2))[1]
+
+    for name in ("a/subscriptions.yaml", "b.json", "mappings.yml"):
+        (conf / name).unlink()
+    (conf / "wrong.yaml").write_text("kind: nothing\n")
+    out, error = await millrace.both("apply", str(conf), "--as", "ours", "--prune", code=1, **TOKENS)
+    assert ("removed" in out, "nothing was pruned" in error) == (False, True)
+    (conf / "wrong.yaml").unlink()
+
+    tried = await applied(millrace, str(conf), "--as", "ours", "--prune", "--dry-run")
+    assert len(await everything(millrace)) == 32
+    done = await applied(millrace, str(conf), "--as", "ours", "--prune")
+    assert tried == done
+    gone = [one["kind"] for one in done if one["change"] == "removed"]
+    assert gone == ["subscription"] * 6 + ["source"] * 5 + ["mapping"] * 3
+    left = await everything(millrace)
+    assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (18, {"by-hand", "theirs"})
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 16}
+
+
+async def test_what_is_exported_is_what_is_there(millrace: Command, conf: Path) -> None:
+    await applied(millrace, str(conf))
+    there = await everything(millrace)
+    for org in ORGS:
+        exported = json.loads(await millrace("export", "--org", org, "--output", "json"))
+        assert len(exported) == sum(one["org"] == org for one in there)
+        text = await millrace("export", "--org", org)
+        assert "a token" not in text
+        environment = {
+            name: "a token in a file" if org == "beta" else TOKENS["TOKEN_1" if "SOURCE" in name else "TOKEN_0"]
+            for one in exported
+            for name in references(one)
+        }
+        environment |= {f"SECRET_KEY_{number}_VALUE": TOKENS[f"TOKEN_{number}"] for number in range(3)}
+        assert await millrace("apply", "-", given=text, **environment) == "nothing to do\n"
+    files = json.loads(await millrace("export", "secrets", "source", "--secrets", "file", "--output", "json"))
+    assert [one["kind"] for one in files] == ["secret"] * 3 + ["source"] * 4
+    assert files[0]["value"] == {"$file": "secrets/secret/key-0/value"}
+    assert await everything(millrace) == there
+
+
+@asynccontextmanager
+async def cut_at(url: str, put: int) -> AsyncIterator[str]:
+    """Pass on what is asked of an API, up to a PUT whose answer never comes; then nobody listens any more."""
+    parts, seen, tasks = urlsplit(url), 0, []
+
+    async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal seen
+        there, back = await asyncio.open_connection(parts.hostname, parts.port)
+
+        async def answers() -> None:
+            while (data := await there.read(65536)) and seen < put:
+                writer.write(data)
+                await writer.drain()
+
+        answering = asyncio.create_task(answers())
+        tasks.append(answering)
+        while (data := await reader.read(65536)) and seen < put:
+            seen += data.startswith(b"PUT ")
+            back.write(data)
+            await back.drain()
+            if seen == put:
+                server.close()
+                await there.read(65536) if answering.done() else await answering
+                writer.close()
+        back.close()
+
+    server = await asyncio.start_server(passed, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+
+
+async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millrace: Command, conf: Path) -> None:
+    async with cut_at(up.ready["url"], put=12) as url:
+        there = {"MILLRACE_URL": url, "MILLRACE_KEY": up.ready["admin_key"]}
+        done = await applied(millrace, str(conf), "--as", "cut", "--prune", code=1, **there)
+        assert [one["change"] for one in done] == ["created"] * 11 + ["failed"] * 19
+        assert "cannot reach" in done[11]["reasons"][0]
+        assert all("was not asked for" in one["reasons"][0] for one in done[12:])
+        _, error = await millrace.both("apply", str(conf), code=3, **TOKENS, **there)
+        assert "cannot reach" in error
+    again = changes(await applied(millrace, str(conf), "--as", "cut", "--prune"))
+    assert again["failed"] == 0
+    assert 11 <= again["none"] <= 12
+    assert again["none"] + again["created"] == 30
+
+
+PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "source": (["repo-1", "--disabled", "--set", "event_header=5"], {"enabled": False, "settings": {"event_header": "5"}}),
+    "subscription": (["push-0", "--filter", "", "--event", "*", "--disabled"], {"filter": None, "event": "*", "enabled": False}),
+    "integration": (["halo-0", "--description", "x"], {"description": "x"}),
+    "mapping": (["halo-0", "--set", "subdomain=5", "--connection", ""], {"config": {"subdomain": "5"}, "connection": None}),
+    "variable": (["v0", "true"], {"value": True}),
+    "connection": (["halo", "--token-file", "-"], {"version": 2}),
+    "secret": (["key-0", "--value-file", "-"], {"version": 2}),
+}
+
+
+async def test_every_kind_is_patched_with_options(millrace: Command, conf: Path) -> None:
+    await applied(millrace, str(conf))
+    assert PATCHES.keys() == kinds().keys()
+    for noun, (arguments, wanted) in PATCHES.items():
+        kind = kinds()[noun]
+        before = await millrace.json(kind.plural, "get", arguments[0])
+        tried, _ = await millrace.both(kind.plural, "patch", *arguments, "--dry-run", "--output", "json", given="other")
+        assert {name: value for name, value in json.loads(tried).items() if name in wanted and name != "version"} == {
+            name: value for name, value in wanted.items() if name != "version"
+        }
+        assert await millrace.json(kind.plural, "get", arguments[0]) == before
+        await millrace(kind.plural, "patch", *arguments, given="other")
+        after = await millrace.json(kind.plural, "get", arguments[0])
+        changed = {name: value for name, value in after.items() if value != before[name]} | {"updated_at": None}
+        assert changed == {"updated_at": None, "version": after["version"]} | wanted
+    _, error = await millrace.both("sources", "patch", "repo-1", "--set", "secret=hunter2", code=2)
+    assert "others can see a command line" in error
+    await millrace("sources", "patch", "nobody", "--disabled", code=1)
