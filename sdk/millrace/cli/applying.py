@@ -43,7 +43,7 @@ class Outcome:
 @click.option("--as", "called", metavar="NAME", help="The name of this set of files: what they name belongs to it from now on.")
 @asks
 def apply(session: Session, paths: tuple[str, ...], *, dry_run: bool, prune: bool, called: str | None) -> None:
-    """Bring resources to the state in files: YAML or JSON, one or many documents in each, or folders of them, `-` for standard input.
+    """Bring resources to the state in files: YAML or JSON, one or many documents in each, or folders; `-` is standard input.
 
     A document holds `kind`, `name`, `org` if it is another one, and the fields; a secret may be `{"$env": NAME}` or
     `{"$file": PATH}`. A resource that is so already is left alone. Exits with 1 if anything failed; the others are done.
