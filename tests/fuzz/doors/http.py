@@ -23,7 +23,12 @@ HEADERS = (
 )
 _PART = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 # A deployment, or a run, takes a hundred times as long as a look at a list.
-WEIGHTS = {"PUT /workspace/files/{path}": 1, "DELETE /workspace/files/{path}": 1, "POST /workflows/{name}/runs": 3}
+WEIGHTS = {
+    "PUT /workspace/files/{path}": 1,
+    "DELETE /workspace/files/{path}": 1,
+    "POST /workspace/commits": 1,
+    "POST /workflows/{name}/runs": 3,
+}
 # What a body's fields hold when they are as they should be.
 FIELDS: dict[str, Any] = {
     "adapter": "topic",
@@ -45,6 +50,8 @@ FIELDS: dict[str, Any] = {
     "run_at": None,
     "name": "spare",
     "concurrency_key": "k",
+    "files": {"spare.txt": "bm90aGluZw=="},
+    "expected": {},
 }
 INPUT = {"value": {"a": ["b", 1]}, "event": None}
 
@@ -65,10 +72,12 @@ class Route:
     def _body(self, endpoint: Endpoint) -> Any:
         if not endpoint.takes_body:
             return None
-        if endpoint.body in {None, Any, Streamed}:
+        # What a handler reads itself, or takes as any object (a merge patch), is declared beside it.
+        declared = endpoint.documented or endpoint.body
+        if declared in {None, Any, Streamed}:
             return {"a": ["b", 1]}
         fields = FIELDS | ({"input": INPUT} if endpoint.name == "create_run" else {})
-        return example(endpoint.body, fields)
+        return example(declared, fields)
 
     def target(self) -> Target:
         """Return it as something to aim at."""
