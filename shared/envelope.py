@@ -131,7 +131,10 @@ def _decoded(cls: type[Message], data: msgspec.Raw) -> Any:
     try:
         return decoder.decode(data)
     except msgspec.ValidationError:
-        older = cls.upcast(bytes(data))
+        try:
+            older = cls.upcast(bytes(data))
+        except (LookupError, TypeError, AttributeError):  # not in the older shape either
+            older = None
         if older is None:
             raise
         return decoder.decode(older)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from services.events import handlers, questions
+from services.events import handlers, resources
 from shared.errors import Invalid
+from shared.resources import KINDS
 from shared.streams import INLINE_BYTES
 from tests.support.inside import bus_of, running
 from tests.support.river import Outside, river
@@ -19,8 +21,8 @@ WORKFLOW = b"from millrace import workflow\n@workflow\ndef greet(event: dict) ->
 async def test_a_source_and_an_organization_have_so_many_and_what_is_there_can_be_changed(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(questions, "MOST_SUBSCRIPTIONS", 2)
-    monkeypatch.setattr(questions, "MOST_SOURCES", 2)
+    monkeypatch.setattr(resources, "MOST_SUBSCRIPTIONS", 2)
+    monkeypatch.setitem(KINDS, "source", msgspec.structs.replace(KINDS["source"], most=2))
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)
         for name in ("repo", "other"):

@@ -75,6 +75,9 @@ async def _commit(command: Command, changes: list[FileChange], deps: Registratio
                 _expect(change, before)
                 if change.sha256 is not None or _is_there(before):
                     appends.append((one, before.sequence if before else 0))
+                elif isinstance(command, RemoveFile):
+                    # Another removal came first, since the look at the row.
+                    raise NotFound(f"there is no file {change.path}")
             files = domain.changed_tree(files, {change.path: change.sha256 for change in changes})
             # Aside: a workspace may have very many files.
             await asyncio.to_thread(domain.check_places, files, [change.path for change in changes if change.path in files])
