@@ -11,6 +11,7 @@ import structlog
 from services.oauth.announce import Announcer
 from services.oauth.domain import Kept, check_expected, place_of, refuse_gone
 from services.oauth.store import KeptStore
+from shared.aggregate import TRIES
 from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.envelope import rfc3339, utc_now
@@ -20,9 +21,6 @@ from shared.owners.rules import Draft, Rules
 from shared.questions.declaration import Done
 from shared.questions.resources import ListResources, PutResource, RemoveResource, Shown
 from shared.resources import Resource, Spec
-
-# So often a command begins again when others change the same row at the same time.
-TRIES = 5
 
 _log = structlog.get_logger()
 S = TypeVar("S", bound=Spec)

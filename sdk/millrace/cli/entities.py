@@ -145,13 +145,15 @@ def _take(
 def _value(field: Field, given: Any) -> Any:
     if "object" in field.types:
         return an_object(given, field.option) if "null" not in field.types or given else None
-    return None if given == "" and "null" in field.types else given
+    if given == "" and "null" in field.types:
+        return None
+    return given if isinstance(given, bool) or "string" in field.types else fitting(given, field.schema, {})
 
 
 def _members(session: Session, kind: Kind, name: str, field: Field, made: dict[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
     """Return members that are given one by one, as the schema that they have takes them; a secret one is refused."""
-    schema = _SCHEMAS[kind.noun, field.name]
-    found = pairs(chosen, schema(session, name, made), "--set")
+    schema = _SCHEMAS.get((kind.noun, field.name))
+    found = pairs(chosen, {} if schema is None else schema(session, name, made), "--set")
     secrets = _adapter(session, name, made)["secrets"] if field.has_secrets else []
     if open_ones := sorted(found.keys() & set(secrets)):
         raise click.UsageError(f"{open_ones[0]} is a secret, and others can see a command line: use --secret {open_ones[0]}=FILE.")
