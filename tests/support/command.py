@@ -32,9 +32,9 @@ class Command:
         assert process.returncode == code, (arguments, process.returncode, out.decode(), error.decode())
         return out.decode(), error.decode()
 
-    async def json(self, *arguments: str, code: int = 0) -> Any:
+    async def json(self, *arguments: str, code: int = 0, **environment: str) -> Any:
         """Return the document that it printed."""
-        out, _ = await self.both(*arguments, "--output", "json", code=code)
+        out, _ = await self.both(*arguments, "--output", "json", code=code, **environment)
         return json.loads(out)
 
     @asynccontextmanager

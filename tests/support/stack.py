@@ -30,12 +30,15 @@ class Up:
         environment: dict[str, str] | None = None,
         around: tuple[str, ...] = (),
         python: Path | None = None,
+        root: Path = ROOT,
     ) -> None:
         """Start nothing yet; runs are allowed without a sandbox, since these tests are about processes.
 
-        `around` is a command that is given the command of `up`, as `tests.support.forbid`; `python` runs it instead of ours.
+        `around` is a command that is given the command of `up`, as `tests.support.forbid`; `python` runs it instead of ours;
+        `root` is the tree that is run.
         """
         self.python = str(python or sys.executable)
+        self.root = root
         self.data = data
         self.around = around
         self.options = options
@@ -70,7 +73,7 @@ class Up:
                 stderr=said,
                 stdin=asyncio.subprocess.DEVNULL,
                 env=self.environment,
-                cwd=ROOT,
+                cwd=self.root,
                 start_new_session=True,
             )
 
