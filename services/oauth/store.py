@@ -49,9 +49,14 @@ class KeptStore:
         return await self._changed(insert(vault).values(_values(row)).on_conflict_do_nothing())
 
     async def replace(self, before: Kept, row: Kept) -> bool:
-        """Replace the row `before`; False when it is another by now."""
+        """Replace the row `before`, and remember the command that made it so; False when it is another by now."""
         there = (_C.version == before.version) & (_C.sealed == before.sealed) & ~_C.revoking
-        return await self._changed(update(vault).where(_C.id == before.id, there).values(_values(row)))
+        async with transaction(self._engine) as connection:
+            replaced = await connection.execute(update(vault).where(_C.id == before.id, there).values(_values(row)))
+            if replaced.rowcount:
+                passed = {"id": before.last_command, "removed": False, "at": row.updated_at}
+                await connection.execute(insert(done_command).values(passed).on_conflict_do_nothing())
+            return replaced.rowcount > 0
 
     async def mark_revoking(self, row: Kept, *, actor: str, command: str, now: datetime) -> bool:
         """Mark a row as about to be deleted; False when it has changed since it was read."""

@@ -48,9 +48,13 @@ class Vaulted(Keeper[S]):
             before = None if found is None else self._made(found)
             if found is not None and before is not None and found.last_command == command.id:
                 return await self._answer(before, self._change(command, before))
+            done = await self._store.done(command.id)
+            if before is not None and done is not None:
+                # Others have changed it since: what this command wanted was so, and is not to be so again.
+                return await self._answer(before, self._change(command, before))
             check_expected(kind.noun, command.expected, found)
             if found is None:
-                refuse_gone(kind.noun, removed=await self._store.done(command.id))
+                refuse_gone(kind.noun, removed=done)
             wanted = await self._wanted(command, given, before)
             if before is not None and self._is_same(wanted, before):
                 return await self._answer(before, "none")

@@ -163,7 +163,7 @@ async def test_a_removed_one_comes_back_as_another(kept: Kept, noun: str) -> Non
     assert again.fields["id"] != first.fields["id"]
 
 
-@pytest.mark.parametrize("noun", [noun for noun in KEPT if not KINDS[noun].in_vault])
+@every_kind
 async def test_a_command_sent_again_after_others_changed_it_does_nothing_more(kept: Kept, noun: str) -> None:
     await kept.begun(noun)
     first = kept.putting(noun, patch=True, applied_as="first")
