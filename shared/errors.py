@@ -100,6 +100,14 @@ class TooLarge(MillraceError):
     title = "Too large"
 
 
+class AddressTooLong(MillraceError):
+    """An address of more bytes, or parameters, than are read."""
+
+    kind = "address_too_long"
+    status = 414
+    title = "URI too long"
+
+
 class UnsupportedMediaType(MillraceError):
     """A body in a form that is not read."""
 

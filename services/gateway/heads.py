@@ -10,6 +10,8 @@ from aiohttp.http_exceptions import BadHttpMessage, HttpProcessingError, LineToo
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web import RequestPayloadError
 
+from shared.errors import AddressTooLong
+
 # Bytes of a head and of its lines: four times what the heaviest known sender sends, and what nginx takes unless it is told.
 MOST_HEAD = 32 * 1024
 MOST_LINE = 8190
@@ -84,7 +86,7 @@ class Heads:
                     raise Unacceptable(code=431, message=f"a request's head has up to {MOST_HEAD} bytes")
         for message, _ in messages:
             if message.path.count("&") >= MOST_PARAMETERS:
-                raise Unacceptable(code=414, message=f"a query string has up to {MOST_PARAMETERS} parameters")
+                raise Unacceptable(code=AddressTooLong.status, message=f"a query string has up to {MOST_PARAMETERS} parameters")
         self.body = messages[-1][1]
         self.began = self._now()
         self.since = None
@@ -108,10 +110,11 @@ def refusal_of(error: BaseException | None) -> tuple[int, str, str]:
     """Return the status, the title and the detail with which a head is refused."""
     if isinstance(error, LineTooLong):
         if error.args[1] == MOST_LINE:
-            return 414, "URI too long", f"the first line of a request has up to {MOST_LINE} bytes"
+            return AddressTooLong.status, AddressTooLong.title, f"the first line of a request has up to {MOST_LINE} bytes"
         return 431, "Request header fields too large", f"a header has up to {MOST_FIELD} bytes"
     if isinstance(error, Unacceptable):
-        return error.code, "URI too long" if error.code == 414 else "Request header fields too large", error.message
+        is_address = error.code == AddressTooLong.status
+        return error.code, AddressTooLong.title if is_address else "Request header fields too large", error.message
     said = error.message.partition("\n")[0] if isinstance(error, HttpProcessingError) else ""
     if said.startswith("Too many headers"):
         return 431, "Request header fields too large", f"a request has up to {MOST_HEADERS} headers"

@@ -10,8 +10,10 @@ from aiohttp import web
 
 from services.gateway.api import served
 from services.gateway.api.application import ENDPOINTS
+from services.gateway.api.document import path_of
 from services.gateway.api.endpoint import Audit, Call, Endpoint, endpoint
 from shared.envelope import open_message
+from shared.errors import AddressTooLong
 from shared.messages import Audited
 from tests.integration.test_gateway import Client, client, stream
 from tests.support.inside import eventually
@@ -66,7 +68,7 @@ async def test_a_caller_without_the_role_is_refused_everywhere_and_every_attempt
     monkeypatch.setattr(served, "authenticated", lambda _gateway, _request: "guest")
     keyed = [one for one in ENDPOINTS if one.role is not None]
     for one in keyed:
-        path = one.path.replace("{path:.+}", "{path}").format(**dict.fromkeys(one.parts, "a"))
+        path = path_of(one).format(**dict.fromkeys(one.parts, "a"))
         got = await client(one.method, path, data=b"no JSON")
         assert (got.status, got.json["title"]) == (403, "Not allowed"), one.name
 
@@ -97,3 +99,17 @@ async def test_what_no_endpoint_takes_is_405_with_what_it_takes_and_404_otherwis
     for path in ("/api/v1/runs", "/api/v1/nothing"):
         assert (await client("DELETE", path, headers={})).status == 401
     assert (await client("POST", "/healthz", headers={})).status == 405
+
+
+async def test_a_line_break_in_a_path_is_answered_like_anything_else(client: Client) -> None:
+    for path in ("/api/v1/workspace/files/a%0Ab", "/api/v1/no%0Asuch", "/no%0Asuch", "/hooks/a%0Ab"):
+        got = await client("GET", path)
+        assert got.headers["Content-Type"] == "application/problem+json", path
+        assert got.status in {404, 422, 503}, path
+    assert (await client("GET", "/api/v1/no%0Asuch", headers={})).status == 401
+
+
+async def test_an_address_that_is_too_long_is_refused_as_declared(client: Client) -> None:
+    got = await client("DELETE", "/api/v1/workspace/files/" + "a" * 9000)
+    assert (got.status, got.json["title"]) == (414, AddressTooLong.title)
+    assert all(AddressTooLong in one.refusals() for one in ENDPOINTS if one.parts or one.query is not None)

@@ -14,6 +14,7 @@ import pytest
 from yarl import URL
 
 from services.gateway.api.application import ENDPOINTS
+from services.gateway.api.document import path_of
 from tests.integration.test_gateway import Client, Got, signed
 from tests.support.inside import eventually, running
 from tests.support.servers import Place
@@ -101,7 +102,7 @@ async def test_no_parameter_and_no_body_makes_any_route_fail(whole: Client) -> N
         await whole("PUT", f"/api/v1/sources/{name}", json={"adapter": "topic"})
     for endpoint in ENDPOINTS:
         method, names = endpoint.method.replace("*", "POST"), endpoint.parts
-        path = endpoint.path.replace("{path:.+}", "{path}")
+        path = path_of(endpoint)
         plain = path.format(**dict.fromkeys(names, "orders"))
         tried = [path.format(**dict.fromkeys(names, "orders") | {name: quote(text, safe="")}) for name in names for text in TEXTS]
         tried += [f"{plain}?{name}={quote(text, safe='')}" for name, texts in PARAMETERS.items() for text in texts]

@@ -51,8 +51,8 @@ def application(gateway: Gateway) -> web.Application:
     made.on_shutdown.append(_end_streams)
     for endpoint in ENDPOINTS:
         route(made.router, endpoint)
-    made.router.add_route("*", "/api/v1/{path:.*}", with_problems(_nowhere_with_key))
-    made.router.add_route("*", "/{path:.*}", with_problems(_nowhere))
+    made.router.add_route("*", r"/api/v1/{path:[\s\S]*}", with_problems(_nowhere_with_key))
+    made.router.add_route("*", r"/{path:[\s\S]*}", with_problems(_nowhere))
     return made
 
 

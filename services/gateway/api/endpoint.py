@@ -43,6 +43,7 @@ import msgspec
 from aiohttp import web
 
 from shared.errors import (
+    AddressTooLong,
     Invalid,
     Malformed,
     MillraceError,
@@ -218,6 +219,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
             found[NotFound] = None
         if not self.is_direct and (self.query is not None or self.parts):
             found |= dict.fromkeys((Invalid, Malformed))
+        if self.query is not None or self.parts:
+            found[AddressTooLong] = None
         if self.takes_body:
             found |= dict.fromkeys((Invalid, Malformed, TooLarge, TooSlow))
         found |= dict.fromkeys(self.errors)
