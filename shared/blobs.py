@@ -18,6 +18,7 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 
+from shared.client import unique_name
 from shared.commit import ACK_TIMEOUT
 from shared.envelope import utc_now
 from shared.errors import NotFound, TooLarge, Unavailable
@@ -47,7 +48,7 @@ class Blobs:
         Raises `TooLarge`, `Unavailable`. Content that is there already is not stored again, unless it is there for `renew_after`
         seconds, for buckets that forget; what was sent of a refused body is purged.
         """
-        nuid = self._client._nuid.next().decode()  # noqa: SLF001 - ids of chunks are NUIDs by ADR-20
+        nuid = unique_name()  # a NUID, by ADR-20
         subject = f"$O.{self._bucket}.C.{nuid}"
         digest = hashlib.sha256()
         size = chunks = 0

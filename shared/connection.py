@@ -15,6 +15,7 @@ from faststream.nats import NatsBroker
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
+from shared.client import is_given_up
 from shared.health import Health
 from shared.pull import inbox_prefix
 
@@ -85,8 +86,7 @@ async def attend(client: Client) -> None:
     """
     while True:
         await asyncio.sleep(ATTENDED_EVERY)  # neither is told of
-        trying = client._reconnection_task  # noqa: SLF001
-        if client.is_closed or (not client.is_connected and (trying is None or trying.done())):
+        if is_given_up(client):
             raise GaveUp("the client does not try to reach the broker any more")
 
 

@@ -21,6 +21,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from shared.client import subscribe, unique_name
 from shared.errors import Unavailable
 from shared.messages.log import SERVICES
 
@@ -75,7 +76,7 @@ class Inbox:
         self.subject = client.new_inbox()
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self._client.subscribe(self.subject, cb=self._take)
+        self._subscription = await subscribe(self._client, self.subject, self._take)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -83,7 +84,7 @@ class Inbox:
             with contextlib.suppress(nats.errors.Error):
                 await self._subscription.unsubscribe()
 
-    async def _take(self, msg: Msg) -> None:
+    def _take(self, msg: Msg) -> None:
         self._arrived.append(msg)
         self._event.set()
 
@@ -214,7 +215,7 @@ class OrderedReader:
             # Fixed once, so that nothing is missed when the consumer has to be made again.
             info = await api_request(self._client, f"$JS.API.STREAM.INFO.{self._stream}", None)
             self._after = int(info["state"]["last_seq"])
-        name = self._client._nuid.next().decode()  # noqa: SLF001 - nats-py's generator of consumer names
+        name = unique_name()
         config: dict[str, Any] = {
             "name": name,
             "ack_policy": "none",

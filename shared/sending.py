@@ -11,6 +11,7 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 
+from shared.client import unique_name, write
 from shared.errors import Unavailable
 
 # Time for a commit, after which its outcome counts as unknown. Longer than a caller waits: an ack that comes late is
@@ -36,13 +37,13 @@ async def send_batch(client: Client, batch: Sequence[Outgoing]) -> int | None:
 
     Raises `Unavailable` when the outcome is unknown.
     """
-    name = client._nuid.next().decode()  # noqa: SLF001 - a short unique id, as the protocol asks for
+    name = unique_name()
     with _unconfirmed():
         _check_connected(client)
         # One write for all but the last, which asks for the answer: the client's own publish encodes each anew and costs
         # more than all the rest of a commit.
         leading = b"".join(_hpub(outgoing, name, number) for number, outgoing in enumerate(batch[:-1], start=1))
-        await client._send_command(leading)  # noqa: SLF001
+        await write(client, leading)
         last = batch[-1]
         headers = {"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(len(batch)), "Nats-Batch-Commit": "1"}
         msg = await client.request(last.subject, last.document, timeout=COMMIT_TIMEOUT, headers=last.headers | headers)

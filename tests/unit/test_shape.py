@@ -13,7 +13,7 @@ from services.executor.sandbox.ground import _copy_of_sdk
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "aggregate", "asking", "asyncapi", "batching", "blobs", "breaker", "bus", "charsets", "checkpoint", "commit",
+    "aggregate", "asking", "asyncapi", "batching", "blobs", "breaker", "bus", "charsets", "checkpoint", "client", "commit",
     "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors",
     "health", "health_server", "http", "leader", "letters", "log", "messages", "metrics", "organizations", "projected",
     "projection", "pull", "questions", "registry", "resources", "runs", "salvage", "schemas", "sending", "service", "statements",
