@@ -41,7 +41,7 @@ class Bus:
         self.journal = Journal(client)
         self._health = health
 
-    # -- saying ---------------------------------------------------------------------------------------------------
+    # -- publishing -----------------------------------------------------------------------------------------------
 
     def seal(
         self,
@@ -90,7 +90,7 @@ class Bus:
     async def ask(self, asked: msgspec.Struct, *, timeout: float | None = None) -> Any:
         """Ask a question or give a command, and return the declared answer.
 
-        Raises what the owner raised, `Unavailable` when nobody answered in time, `TooLarge` for what the broker does not carry.
+        Raises the owner's error, `Unavailable` without an answer in time, `TooLarge` for more than the broker carries.
         """
         return await ask(self._broker, asked, timeout=timeout)
 

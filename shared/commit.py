@@ -32,10 +32,10 @@ ACK_TIMEOUT = 1.7
 # Most that may wait for one stream while the broker does not answer; more is refused at once, so that memory stays bounded.
 WAITING_MESSAGES = 20_000
 WAITING_BYTES = 64 * 1024 * 1024
-# Up to so many messages go one by one, without waiting for each other: what the broker does around an atomic batch costs as much
-# as some single commits (docs/performance.md).
+# Up to so many messages go one by one, without waiting for each other: an atomic batch costs the broker as much as some
+# single commits (docs/performance.md).
 FEW = 4
-# Turns of the event loop until what was given to the client is with the operating system: its task for a commit, its flusher.
+# Turns of the event loop until the client has written to the operating system: its task for a commit, its flusher.
 TURNS_TO_WRITE = 2
 # Room for the headers of one message.
 HEADERS_BYTES = 512
@@ -67,7 +67,7 @@ class Pending(Outgoing):
 
     @property
     def wanted(self) -> bool:
-        """Return whether anybody still waits for it."""
+        """Return whether a caller still waits for the verdict."""
         return any(not waiter.done() for waiter in self.waiting)
 
 
@@ -75,7 +75,7 @@ def outgoing_of(client: Client, sealed: Sealed[Any], expected: int | None) -> Ou
     """Return a message as it goes to the broker. Raises `Refused` for one that the broker does not take."""
     envelope, declared = sealed.envelope, declaration_of(sealed.message)
     if len(sealed.document) + HEADERS_BYTES > client.max_payload:
-        # The server would cut the connection, and everybody else's messages with it.
+        # The server would cut the connection, and with it all other messages in flight.
         raise Refused(f"{envelope.type} has {len(sealed.document)} bytes, more than the broker takes")
     headers = {"Nats-Msg-Id": envelope.id, "Content-Type": CONTENT_TYPE}
     if expected is not None:
@@ -113,7 +113,7 @@ class Journal:
 
 
 class Coalescer:
-    """Gathers what waits for one stream into atomic batches and gives each message its verdict."""
+    """Gathers the messages that wait for one stream into atomic batches and gives each its verdict."""
 
     def __init__(self, client: Client, stream: str) -> None:
         self._client = client
@@ -148,7 +148,7 @@ class Coalescer:
     async def _turn(self, timeout: float) -> None:
         """Wait for the end of a commit, if one is under way.
 
-        Answered at once, a sender who repeats himself would get more turns than all who wait for the disk.
+        Answered at once, a sender that repeats a message would get more turns than senders that wait for the disk.
         """
         if self._batcher.flying:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -159,7 +159,7 @@ class Coalescer:
 
     def _accept(self, sealed: Sealed[Any], expected: int | None) -> Pending:
         if not self._client.is_connected:
-            # The client would buffer and store it later, after we said that we could not.
+            # The client would buffer and store it later, after this refusal.
             raise Unavailable("the broker is not connected")
         outgoing = outgoing_of(self._client, sealed, expected)
         if len(self._batcher) >= WAITING_MESSAGES or self._batcher.waiting_bytes >= WAITING_BYTES:
@@ -172,7 +172,7 @@ class Coalescer:
         return pending
 
     def _schedule(self) -> None:
-        """Send after this turn of the loop: what arrives in the same turn goes together."""
+        """Send after this turn of the loop: messages that arrive in the same turn go together."""
         if not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._send)
@@ -223,7 +223,7 @@ class Coalescer:
             first = await send_batch(self._client, [offer.bearer for offer in batch])
         except Unavailable as error:
             for offer in batch:
-                self._note_unknown(offer)
+                self._remember_unknown(offer)
                 self._settle(offer, Unavailable(error.detail))
             return []
         if first is None:
@@ -235,7 +235,7 @@ class Coalescer:
         try:
             answer = await send_one(self._client, offer.bearer)
         except Unavailable as error:
-            self._note_unknown(offer)
+            self._remember_unknown(offer)
             self._settle(offer, error)
         else:
             self._settle(offer, self._verdict(offer, answer))
@@ -245,7 +245,7 @@ class Coalescer:
         if refusal is None:
             duplicate = bool(answer.get("duplicate", False))
             if duplicate and offer.expects and offer.id not in self._unknown:
-                # Somebody sent this id before us: whether it is our aggregate's message, a fold tells.
+                # Another process sent this id first. A fold shows whether it is the message of this aggregate.
                 return Stale("the id is known, and this process did not send it")
             return Ack(int(answer["seq"]), duplicate)
         description = refusal.get("description", str(refusal.get("err_code")))
@@ -270,7 +270,7 @@ class Coalescer:
             else:
                 waiter.set_exception(verdict)
 
-    def _note_unknown(self, offer: PendingMessage[Pending]) -> None:
+    def _remember_unknown(self, offer: PendingMessage[Pending]) -> None:
         self._unknown[offer.id] = None
         if len(self._unknown) > REMEMBERED:
             self._unknown.popitem(last=False)

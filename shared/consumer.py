@@ -1,4 +1,4 @@
-"""Consuming work: a handler takes one message, and what becomes of the message is decided here."""
+"""Consumes work: a handler takes one message; this module acknowledges it, delays it or buries it."""
 
 from __future__ import annotations
 
@@ -134,13 +134,13 @@ class Consumer:
             await msg.ack()
 
     def _opened(self, error: Exception) -> None:
-        told = f"{type(error).__name__}: {error}"[:SHOWN]
+        reason = f"{type(error).__name__}: {error}"[:SHOWN]
         self._health.report(
             self._part,
-            f"stopped since {rfc3339(utc_now())}, after {breaker.DEAD_IN_A_ROW} dead letters for bugs in a row ({told}); "
+            f"stopped since {rfc3339(utc_now())}, after {breaker.DEAD_IN_A_ROW} dead letters for bugs in a row ({reason}); "
             f"tries one message every {breaker.PAUSE:g} s and goes on by itself",
         )
-        _log.error("consumer.stopped", consumer=self._work.name, reason=told)
+        _log.error("consumer.stopped", consumer=self._work.name, reason=reason)
 
     async def _follow(self, document: bytes) -> None:
         envelope = open_envelope(document)

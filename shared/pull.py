@@ -25,7 +25,7 @@ from shared.client import subscribe, unique_name
 from shared.errors import Unavailable
 from shared.messages.log import SERVICES
 
-# The server says it is alive this often while a pull waits; two missed ones mean that it is not there for us any more.
+# The server sends a heartbeat this often while a pull waits; after two missed ones the pull counts as lost.
 HEARTBEAT = 2.0
 # Time that a pull waits at the server before it is sent again.
 EXPIRES = 20.0
@@ -48,7 +48,7 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 def delivered(msg: Msg) -> Delivered:
-    """Return what a JetStream message says of itself in its reply subject (`$JS.ACK…`, 9 or more tokens)."""
+    """Return a JetStream message with the facts in its reply subject (`$JS.ACK…`, 9 or more tokens)."""
     tokens = msg.reply.split(".")
     # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time ns>.<pending>; newer servers add two in front.
     offset = 2 if len(tokens) >= 11 else 0
@@ -154,7 +154,7 @@ class OrderedReader:
         self.created = asyncio.Event()
 
     async def batches(self) -> AsyncGenerator[list[Delivered], None]:
-        """Yield what has arrived, in order, never an empty list; for ever.
+        """Yield messages in order as they arrive, never an empty list; for ever.
 
         Raises `Unavailable` when the consumer cannot be made: the caller decides how long to go on trying.
         """
@@ -188,8 +188,8 @@ class OrderedReader:
                 if status == "100":
                     continue
                 if status is not None:
-                    # The pull has ended (408 expired, 409 limit reached or consumer gone): the next one tells which. 503 says that
-                    # nobody hears it: the consumer went with a broker that was started again while nothing was asked of it.
+                    # The pull has ended (408 expired, 409 limit reached or consumer gone): the next one shows which. 503 means no
+                    # responders: the consumer is gone, with a broker that was restarted while no pull waited.
                     outstanding = 0
                     gone = status == "409" and "onsumer" in (msg.headers or {}).get("Description", "")
                     lost = lost or gone or status == "503"
@@ -256,7 +256,7 @@ class OrderedReader:
 async def api_request(client: Client, subject: str, body: Any, *, wait: float = 5.0) -> dict[str, Any]:
     """Ask the JetStream API. Raises `Unavailable` when it does not answer, `StreamError` when it refuses."""
     if not client.is_connected:
-        # The client would buffer the request, and we would wait for nobody.
+        # The client would buffer the request, and no answer would come.
         raise Unavailable("the broker is not connected")
     try:
         msg = await client.request(subject, json.dumps(body).encode() if body is not None else b"", timeout=wait)

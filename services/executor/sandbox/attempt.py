@@ -27,11 +27,11 @@ GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL: enough to close a connection, too little to go on working."""
 
 _LAST_WORDS = 1.0
-"""Seconds that a child with a closed socket has to exit, so that its exit code can be told."""
+"""Seconds that a child with a closed socket has to exit, so that its exit code is known."""
 _MOST_REQUESTS = 32
 """Requests of one child that are served at a time; the socket is not read while there are more."""
 _MOST_LOGGED = 4 << 20
-_MOST_SAID = 256 << 20
+_MOST_RECEIVED = 256 << 20
 """Bytes of frames of one attempt: decoding them is the supervisor's time."""
 _MOST_AT_ONCE = 1 << 20
 """Characters that are looked through for secrets in the event loop, once for each form of each; for more there is a thread."""
@@ -57,7 +57,7 @@ class Broken:
 
 @dataclass(frozen=True)
 class Excess:
-    """The child sent more than anybody should read."""
+    """The child sent more than the supervisor reads."""
 
     message: str
     type: str = "OutputLimit"
@@ -88,7 +88,7 @@ class AttemptEnd:
 class Attempt:
     """Serves one child until it ends. `ended` is called once.
 
-    Without capabilities nobody hears what the child says, and what it asks for is refused.
+    Without capabilities the child's output is dropped and its requests are refused.
     """
 
     def __init__(self, child: Child, capabilities: Capabilities | None, *, may_stay: bool = False) -> None:
@@ -104,7 +104,7 @@ class Attempt:
         self._requests: dict[asyncio.Task[None], bool] = {}
         self._words: list[tuple[frames.Log, int] | tuple[Stream, str | None]] = []
         """Output still to be masked and passed on: lines with their size, printed text, None at the end."""
-        # One that stays may say what it was given before.
+        # A child that stays may print secrets of earlier runs.
         self._masker = child.masker = child.masker or Masker()
         self._printed: dict[Stream, masking.MaskedStream] = {
             "stdout": masking.MaskedStream(self._masker),
@@ -113,15 +113,15 @@ class Attempt:
         self._incoming: Incoming | None = None
         self._importing: str | None = None
         self._logged = 0
-        self._told = asyncio.Event()
+        self._has_output = asyncio.Event()
         self._is_over = False
         self._has_hung_up = False
 
     async def ended(self, opening: bytes, seconds: float, cancel: asyncio.Event | None) -> AttemptEnd:
-        """Hand the job over, serve what the child asks, and answer when the end is known and its words are kept.
+        """Hand the job over, serve the child's requests, and return once the end is known and its output is recorded.
 
-        Raises what a capability raised, and `SandboxUnavailable` where the zygote's death took the child along. However
-        it leaves, the child's process has been killed; `Child.end` waits until nothing is left of it.
+        Raises the errors of capabilities, and `SandboxUnavailable` where the zygote's death took the child along. On any
+        exit the child's process has been killed; `Child.end` waits until nothing is left of it.
         """
         child = self._child
         child.output.on_text = self._hear
@@ -143,11 +143,11 @@ class Attempt:
         child = self._child
         child.begin(opening)
         child.exited.add_done_callback(self._died)
-        telling = asyncio.create_task(self._pass_on())
-        telling.add_done_callback(self._failed)
+        passing_on = asyncio.create_task(self._pass_on())
+        passing_on.add_done_callback(self._failed)
         listening = asyncio.create_task(self._listen())
         listening.add_done_callback(self._failed)
-        tasks = [telling, listening]
+        tasks = [passing_on, listening]
         if cancel is not None:
             tasks.append(asyncio.create_task(self._heed(cancel)))
         self._after(seconds, self._stop, "timed_out")
@@ -157,8 +157,8 @@ class Attempt:
             await self._finish_kept()
             exit_ = None if isinstance(last, ChildGone) else child.used()
             is_full = not isinstance(last, frames.Result | KeptResult) and child.is_full
-            is_told = isinstance(last, frames.Result | frames.Error) and self._stopped is None and self._fault is None
-            self.stays = self._may_stay and is_told and exit_ is not None
+            is_orderly = isinstance(last, frames.Result | frames.Error) and self._stopped is None and self._fault is None
+            self.stays = self._may_stay and is_orderly and exit_ is not None
             if not self.stays:
                 child.kill()
             if exit_ is None:
@@ -171,8 +171,8 @@ class Attempt:
                 child.output.drain()
             self._words += [(name, None) for name in self._printed]
             self._is_over = True
-            self._told.set()
-            await telling
+            self._has_output.set()
+            await passing_on
             if self._fault is not None:
                 raise self._fault
             if exit_ is None:
@@ -196,7 +196,7 @@ class Attempt:
                 await self._incoming.drop()
 
     async def _listen(self) -> None:
-        said = 0
+        received_bytes = 0
         ration = Ration()
         try:
             while not self._last.done():
@@ -205,9 +205,9 @@ class Attempt:
                     self._hang_up()
                     return
                 frame, size = received
-                said += size
-                if said > _MOST_SAID:
-                    self._settle(Excess(f"it sent more than {_MOST_SAID >> 20} MB to the platform"))
+                received_bytes += size
+                if received_bytes > _MOST_RECEIVED:
+                    self._settle(Excess(f"it sent more than {_MOST_RECEIVED >> 20} MB to the platform"))
                 elif isinstance(frame, frames.Terminal):
                     self._settle(frame)
                 elif isinstance(frame, frames.Log):
@@ -227,7 +227,7 @@ class Attempt:
             self._settle(Excess(str(error), "ResultTooLarge"))
 
     async def _receive(self, frame: frames.ResultPart | frames.ResultEnd) -> float:
-        """Take a part of a large result, or its end; return what that took, in seconds."""
+        """Take a part of a large result, or its end; return the seconds that took."""
         if self._capabilities is None:
             msg = "a result in parts where a description was asked for"
             raise FrameError(msg)
@@ -264,7 +264,7 @@ class Attempt:
         except FrameError as error:  # a record that grew past the limit when numbers in it were written out
             self._settle(Excess(f"what it asked for {error}"))
             return
-        with contextlib.suppress(ConnectionError):  # a child that is gone; its exit tells the rest
+        with contextlib.suppress(ConnectionError):  # the child is gone; its exit gives the reason
             self._child.writer.write(encoded)
             await self._child.writer.drain()
 
@@ -295,7 +295,7 @@ class Attempt:
         self._failed(task)
 
     async def _finish_kept(self) -> None:
-        """Let what the child asked to have kept before its end be kept."""
+        """Finish the records that the child asked for before its end."""
         keeping = [task for task, is_kept in self._requests.items() if is_kept]
         if keeping:
             await asyncio.wait(keeping, timeout=GRACE)
@@ -303,8 +303,8 @@ class Attempt:
     async def _pass_on(self) -> None:
         """Mask words and pass them on in the order of arrival, one at a time, so that a slow bus slows nothing but this."""
         while not (self._is_over and not self._words):
-            await self._told.wait()
-            self._told.clear()
+            await self._has_output.wait()
+            self._has_output.clear()
             words, self._words = self._words, []
             for word in words:
                 if self._capabilities is None:
@@ -314,11 +314,11 @@ class Attempt:
                     await self._capabilities.log(line.level, *await self._masking(size, self._masked_line, line))
                 else:
                     name, text = word
-                    if said := await self._masking(len(text or ""), self._masked_text, name, text):
-                        await self._capabilities.output(name, said)
+                    if masked := await self._masking(len(text or ""), self._masked_text, name, text):
+                        await self._capabilities.output(name, masked)
 
     async def _masking(self, characters: int, mask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Return what `mask` returns, at once where that takes no time; else nobody waits for it but who asks."""
+        """Return the result of `mask`: at once where that is quick, else from a thread, so that only the caller waits."""
         if self._masker.effort(characters) <= _MOST_AT_ONCE:
             return mask(*args, **kwargs)
         return await asyncio.to_thread(mask, *args, **kwargs)
@@ -341,14 +341,14 @@ class Attempt:
             self._words.append((frame, size))
         elif before <= _MOST_LOGGED:
             self._words.append((frames.Log("warning", "log.cut", {"kept_bytes": before}), 0))
-        self._told.set()
+        self._has_output.set()
 
     def _hear(self) -> None:
         self._words += self._child.output.take()
-        self._told.set()
+        self._has_output.set()
 
     async def _masked(self, last: Last) -> Last:
-        """Mask what goes into the run's end. A description is of a bundle that nothing was given to."""
+        """Mask the run's end. A description needs none: its bundle was given no secret."""
         if isinstance(last, frames.Result):
             return frames.Result(await self._masked_json(last.result))
         if isinstance(last, frames.Error):
@@ -375,7 +375,7 @@ class Attempt:
             network.record(msgspec.structs.replace(record, host=self._masker.mask_any_case(record.host)))
 
         token = secrets.token_urlsafe(24) if is_shared(listener) else None
-        # A proxy is of one run and closes what it listens on; who stays needs it for the next.
+        # A proxy serves one run and closes its socket; a child that stays needs the socket for the next run.
         own = listener.dup() if self._may_stay else listener
         return Proxy(msgspec.structs.replace(network, record=masked), own, token)
 
@@ -402,7 +402,7 @@ class Attempt:
     def _died(self, _exit: "asyncio.Future[ChildExit | None]") -> None:
         if self._has_hung_up:
             self._give_up()
-        else:  # what it wrote before is still to be read
+        else:  # its last frames are still to be read
             self._after(_LAST_WORDS, self._give_up)
 
     def _give_up(self) -> None:

@@ -20,7 +20,7 @@ class Birth:
 
     `ended` becomes the zygote's report, or None if the zygote died before it could give one; then the child is dead
     too. `swept` is done when its descendants are gone as well; never before `ended`. `on_stuck` is called when the
-    child is dead and nobody says so: then the zygote is stopped or stuck, and serves nobody.
+    child is dead and the zygote does not report it: then the zygote is stopped or stuck.
     """
 
     def __init__(self, on_stuck: Callable[[], None]) -> None:
@@ -48,7 +48,7 @@ class Birth:
                 signal.pidfd_send_signal(self._pidfd, number)
 
     def kill(self) -> None:
-        """Kill the process, also one that is yet to be born. The zygote kills what it leaves behind."""
+        """Kill the process, also one that is yet to be born. The zygote kills its descendants."""
         self._is_unwanted = True
         self.signal(signal.SIGKILL)
         if self._pidfd >= 0 and self._overdue is None:
@@ -72,7 +72,7 @@ class Birth:
         """Record that there will be no process."""
         if not self.born.done():
             self.born.set_exception(SandboxUnavailable(message))
-            self.born.exception()  # whoever asked may have gone
+            self.born.exception()  # the caller may be gone
         settle(self.ended, None)
         settle(self.swept, None)
 

@@ -1,11 +1,10 @@
-"""Control groups, where this process may make them: the kernel's limits on a run and all that it started.
+"""Control groups, where this process may make them: the kernel's limits on a run and all its processes.
 
 Memory, processes with their threads, and CPU; each where its controller is to be had, and the rest by other means (`memory`,
-limits of each process) or not at all: `Cgroups.held` and `refused` say which and why. A group is used by one child after
+limits of each process) or not at all: `Cgroups.held` and `refused` hold which and why. A group is used by one child after
 another, since making one takes the kernel longer than entering it, and is free again when nothing of the child is left. A child
-goes in by itself, through descriptors that it is given and before it runs anybody's code: a process that moves itself, and only
-itself, need not wait for all processors, as one that is moved by another must. `hierarchies` finds the place for groups and the
-values written into them.
+enters by itself, through descriptors that it is given and before it runs an author's code: a process that moves only itself
+need not wait for all processors, as one that is moved by another must. `hierarchies` finds the place for groups and their values.
 """
 
 import contextlib
@@ -59,7 +58,7 @@ class Cgroup:
             raise
 
     def renew(self) -> None:
-        """Forget the last one who was in it. Raises OSError."""
+        """Clear the state of the last child. Raises OSError."""
         self._seen = {name: self._count(name) for name in self._counters}
         if self._is_old:
             self._is_old = False
@@ -67,11 +66,11 @@ class Cgroup:
                 write(folder, self._controls[name].young)
 
     def grow_old(self) -> None:
-        """Have the run weigh less from now on: whoever has gone on for long can wait a little for those who will soon be done."""
+        """Lower the run's CPU weight from now on: long runs wait a little for short ones."""
         if self._is_old:
             return
         self._is_old = True
-        with contextlib.suppress(OSError):  # it matters to nobody's safety
+        with contextlib.suppress(OSError):  # no wall depends on it
             for name, folder in self.folders.items():
                 write(folder, self._controls[name].old)
 
@@ -84,7 +83,7 @@ class Cgroup:
         return self._has_counted("pids")
 
     def is_empty(self) -> bool:
-        """Answer whether nobody is in it. Raises OSError."""
+        """Return whether it holds no process. Raises OSError."""
         return not any((folder / "cgroup.procs").read_bytes() for folder in self.folders.values())
 
     def close(self) -> None:
@@ -110,7 +109,7 @@ class Cgroups:
     """The groups of one sandbox, in every hierarchy that is open to it; there may be none. The owner must `close` it."""
 
     def __init__(self, share: Share, hierarchies: Sequence[Mounted] | None = None) -> None:
-        """`hierarchies` are those of this process unless given. Clears what supervisors left that are gone."""
+        """`hierarchies` are those of this process unless given. Clears the groups of supervisors that are gone."""
         self._name = f"millrace-{os.getpid()}-{secrets.token_hex(4)}"
         self._locks: list[int] = []
         self._trees: list[Tree] = []
@@ -132,7 +131,7 @@ class Cgroups:
         return tuple(name for tree in self._trees for name in tree.controls)
 
     def take(self) -> Cgroup:
-        """Answer a group with nobody in it. Raises OSError."""
+        """Return an empty group. Raises OSError."""
         group = self._emptied() or self._new()
         try:
             group.renew()
@@ -172,11 +171,11 @@ class Cgroups:
         self._free.append(group)
 
     def give_in_doubt(self, group: Cgroup) -> None:
-        """Take a group back in which somebody may be who is about to end."""
+        """Take a group back that may still hold a process about to end."""
         self._doubtful.append(group)
 
     def close(self) -> None:
-        """Remove all groups; everybody must have left them."""
+        """Remove all groups, which must be empty."""
         while self._all:
             self._all.pop().close()
         self._free.clear()
@@ -188,7 +187,7 @@ class Cgroups:
         self._trees.clear()
 
     def _settle(self, where: Mounted, wanted: dict[str, Control]) -> None:
-        """Use a hierarchy for what is wanted of it, in the first group that allows it."""
+        """Use a hierarchy for the wanted controllers, in the first group that allows them."""
         for parent in parents(where):
             if not wanted:
                 return
@@ -211,7 +210,7 @@ class Cgroups:
         try:
             folder.mkdir()
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(lock, fcntl.LOCK_EX)  # while it is held, nobody clears this
+            fcntl.flock(lock, fcntl.LOCK_EX)  # while it is held, no supervisor clears this
             self._trees.append(furnish(folder, given, is_v2=is_v2))
         except OSError as error:
             if lock >= 0:
@@ -224,7 +223,7 @@ class Cgroups:
 
 @contextlib.contextmanager
 def _alone_in(parent: Path) -> Iterator[None]:
-    """Keep other supervisors from clearing what is made here and not yet locked."""
+    """Keep other supervisors from clearing a group that is made and not yet locked."""
     gate = -1
     with contextlib.suppress(OSError):  # then nothing can be made in it either
         gate = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -32,7 +32,7 @@ _PROBE = 30.0
 _DESCRIBE = 30.0
 """Seconds for all imports of a bundle together, and for compiling it."""
 _MOST_ENDING = 64
-"""Children that may still be dying when another run begins; the outcome of their run is long told."""
+"""Children that may still be dying when another run begins; the outcome of their run is already reported."""
 
 _log = structlog.get_logger()
 
@@ -96,7 +96,7 @@ class Children:
     async def start(self) -> None:
         """Lay out the files, find the tier, and warm the pool; answers when the first child is ready.
 
-        Raises `SandboxUnavailable`, saying what each tier lacks and what to do about it.
+        Raises `SandboxUnavailable`, which names what each tier lacks and the fix.
         """
         if self._who is not None and os.geteuid() not in (0, self._who.uid):
             msg = f"only root can start children as user {self._who.uid}: run as root, or without that user"
@@ -140,11 +140,11 @@ class Children:
             await asyncio.to_thread(ground.leave)
 
     def state(self) -> dict[str, Any]:
-        """Answer the tier with what it lacks, and what the kernel holds for each run; as JSON."""
+        """Return the tier, its shortcomings and the limits that the kernel enforces for each run; as JSON."""
         return {"tier": self.tier, "refused": self.refused, "held": list(self.held), "unheld": self.unheld}
 
     def pool(self) -> dict[str, int]:
-        """Answer how many children there are, by what they do, and how many runs wait for one."""
+        """Return the number of children by state, and of the runs that wait for one."""
         return {**self._pool.counts(), "serving": len(self._serving), "staying": self._residents.count, "ending": len(self._ending)}
 
     async def _stop(self) -> None:
@@ -160,7 +160,7 @@ class Children:
             self._zygote = None
 
     async def _probe(self, ground: Ground) -> None:
-        """Have a child that is thrown away try the attack list. Raises `SandboxUnavailable`, naming what was not stopped."""
+        """Have a throwaway child try the attack list. Raises `SandboxUnavailable`, naming the attacks that succeeded."""
         child = await self._warm()
         try:
             async with targets(self._data) as aims:
@@ -206,7 +206,7 @@ class Children:
         opening = frames.encode({"kind": "describe", "served": served, "patience": patience})
         place = CodePaths(bundle, site_packages)
         ended = await self._converse(place, opening, _DESCRIBE, None, None)
-        # A child may say so much that judging it takes longer than others should wait.
+        # A child may send so much that judging it takes longer than other runs should wait.
         return await asyncio.to_thread(verdict.description, ended, _DESCRIBE)
 
     async def _converse(
@@ -250,7 +250,7 @@ class Children:
             raise
         finally:
             self._serving.discard(child)
-            # Not at once: forking takes milliseconds of the core that is needed to tell how this run ended.
+            # Not at once: forking takes milliseconds of the core that is needed to report this run's end.
             self._pool.tend_soon()
 
     def _end(self, child: Child) -> None:
@@ -262,7 +262,7 @@ class Children:
         if self._ground is None:
             raise SandboxUnavailable("the sandbox is not started")
         async with self._gate:
-            # The limit of each process is one above its group's, which counts who ran into it.
+            # The limit of each process is one above its group's, which counts the processes that reached it.
             limits = dataclasses.replace(self._limits, processes=self._limits.processes + ("pids" in self.held))
             groups = self._cgroups if self.held else None
             parent = await self._parent(self._ground)

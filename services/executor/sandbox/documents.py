@@ -1,6 +1,6 @@
 """A JSON document that an adversary sends in pieces: checked, and masked, without ever being held as a whole.
 
-The result is valid JSON whose texts everybody can keep, at most `MAX_DEPTH` deep, with finite numbers; or `FrameError`.
+The result is valid JSON with storable texts, at most `MAX_DEPTH` deep, with finite numbers; or `FrameError`.
 
 Reading: texts, numbers and words of a slice are each replaced by one sign, and the rest is folded, the innermost first,
 until only open brackets remain, which take at most three signs a level. Each of these steps is one pass of a
@@ -18,10 +18,10 @@ from services.executor.sandbox.masking import MaskedStream, Masker
 from shared.values import LEAST_INTEGER, MOST_INTEGER
 
 MAX_DEPTH = 101
-"""Brackets that may be open at a time: the SDK lets what is in a hundred of them be another empty one."""
+"""Brackets that may be open at a time: the SDK allows a hundred, and an empty one inside."""
 
 _SLICE = 1 << 16
-"""Characters that are looked at in one go: nobody else of this process goes on meanwhile, some milliseconds at most."""
+"""Characters that are checked in one go: the process does nothing else meanwhile, some milliseconds at most."""
 _LONGEST_NUMBER = 4300
 """Characters; Python refuses to read longer whole numbers."""
 _LONGEST_OPEN = 3 * MAX_DEPTH + 8
@@ -61,15 +61,15 @@ class Document:
         """The document so far, folded."""
         self._depth = 0
         self._carried = ""
-        """The end of what has come that cannot be judged yet: a few characters, or a number."""
+        """Received and not yet decidable: a few characters, or a number."""
         self._in_text = False
         self._stream = MaskedStream(masker)
         self._encode = codecs.getincrementalencoder("utf-8")()
 
     def feed(self, piece: str) -> bytes:
         """Return the part that can be kept by now, masked."""
-        said = [self._slice(piece[at : at + _SLICE]) for at in range(0, len(piece), _SLICE)]
-        return self._encoded("".join(said))
+        masked = [self._slice(piece[at : at + _SLICE]) for at in range(0, len(piece), _SLICE)]
+        return self._encoded("".join(masked))
 
     def end(self) -> bytes:
         """Return the rest. Raises `FrameError` where the document is not complete."""
@@ -77,18 +77,18 @@ class Document:
             msg = "a result ends in the middle of a text"
             raise FrameError(msg)
         rest, self._carried = self._carried, ""
-        said = self._complete(rest)
+        masked = self._complete(rest)
         if self._open not in {"\x01", "\x02"}:
             msg = "a result is not one JSON document"
             raise FrameError(msg)
-        return self._encoded(said)
+        return self._encoded(masked)
 
     def _slice(self, piece: str) -> str:
         text, self._carried = self._carried + piece, ""
-        said: list[str] = []
+        masked: list[str] = []
         at = 0
         if self._in_text:
-            at = self._text_goes_on(text, 0, said)
+            at = self._text_goes_on(text, 0, masked)
         if not self._in_text:
             whole = _COMPLETE.match(text, at)
             end = at if whole is None else whole.end()
@@ -99,19 +99,19 @@ class Document:
                 if len(self._carried) > _LONGEST_NUMBER:
                     msg = f"a result holds a number of more than {_LONGEST_NUMBER} characters"
                     raise FrameError(msg)
-                said.append(self._complete(text[at:end]))
+                masked.append(self._complete(text[at:end]))
             else:
-                said += (self._complete(text[at:end]), '"')
+                masked += (self._complete(text[at:end]), '"')
                 self._in_text = True
-                self._text_goes_on(text, end + 1, said)
-        return "".join(said)
+                self._text_goes_on(text, end + 1, masked)
+        return "".join(masked)
 
-    def _text_goes_on(self, text: str, at: int, said: list[str]) -> int:
+    def _text_goes_on(self, text: str, at: int, masked: list[str]) -> int:
         """Take a text from `at` on that began before; return where it ends, with its quote."""
         body = _TEXT_BODY.match(text, at)
         end = at if body is None else body.end()
         if end < len(text) and text[end] == '"':
-            said += (self._part_of_text(text[at:end], is_last=True), '"')
+            masked += (self._part_of_text(text[at:end], is_last=True), '"')
             self._in_text = False
             self._fold("\x01")
             return end + 1
@@ -120,7 +120,7 @@ class Document:
             raise FrameError(msg)
         end = _before_half_a_pair(text, at, end)
         self._carried = text[end:]
-        said.append(self._part_of_text(text[at:end], is_last=False))
+        masked.append(self._part_of_text(text[at:end], is_last=False))
         return len(text)
 
     def _part_of_text(self, part: str, *, is_last: bool) -> str:
@@ -128,13 +128,13 @@ class Document:
             _refuse_unstorable(f'"{part}"')
         if not self._masker:
             return part
-        said = self._stream.feed(json.loads(f'"{part}"') if "\\" in part else part)
+        masked = self._stream.feed(json.loads(f'"{part}"') if "\\" in part else part)
         if is_last:
-            said += self._stream.end(is_cut=False)
-        return json.dumps(said, ensure_ascii=False)[1:-1]
+            masked += self._stream.end(is_cut=False)
+        return json.dumps(masked, ensure_ascii=False)[1:-1]
 
     def _complete(self, text: str) -> str:
-        """Take what holds whole texts, numbers and words only; return it masked."""
+        """Return whole texts, numbers and words masked."""
         if _UNCLEAN.search(text):
             msg = "a result holds a control character"
             raise FrameError(msg)
@@ -184,8 +184,8 @@ class Document:
         shown = self._masker.masked(number)
         return token if shown == number else json.dumps(shown, ensure_ascii=False)
 
-    def _encoded(self, said: str) -> bytes:
-        return self._encode.encode(said)
+    def _encoded(self, masked: str) -> bytes:
+        return self._encode.encode(masked)
 
 
 def _before_half_a_pair(text: str, start: int, end: int) -> int:

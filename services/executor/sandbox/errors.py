@@ -2,7 +2,7 @@
 
 
 class SandboxUnavailable(Exception):
-    """No child can be started here. The message says what is missing and how to put it right."""
+    """No child can be started here. The message names what is missing and the fix."""
 
 
 class FrameError(Exception):
@@ -10,7 +10,7 @@ class FrameError(Exception):
 
 
 class OverLimit(Exception):
-    """A run asked for what goes over a limit of its own: it ends its attempt, with the reason `limit` and this name and message."""
+    """A run asked for more than one of its limits: its attempt ends with the reason `limit` and this name and message."""
 
     def __init__(self, message: str, name: str) -> None:
         super().__init__(message)

@@ -1,8 +1,8 @@
 """The wire between supervisor and child: four bytes of big-endian length, then so many bytes of JSON.
 
-Everything that is read here was written by an adversary. A frame is capped in size, depth and number of values, holds only
+Every frame read here was written by an adversary. A frame is capped in size, depth and number of values, holds only
 text that Postgres and every JSON reader can hold, and is decoded straight into one of the structs below or of `requests`;
-all else is a `FrameError`. So reading one takes less than 128 MB, whatever it holds.
+all else is a `FrameError`. So reading any frame takes less than 128 MB.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ MAX_FRAME = 16 * 1024 * 1024
 MAX_PART = 1024 * 1024
 """Characters of one part of a large result."""
 MAX_DEPTH = 110
-"""Levels of nesting of a payload: the 100 of a result and what is around it. Decoders give up at about a thousand."""
+"""Levels of nesting of a payload: the 100 of a result and its envelope. Decoders give up at about a thousand."""
 
 MAX_VALUES = 250_000
 """Values in a payload: an empty list is three bytes of JSON and sixty of memory, so that 16 MB of them would be half a
@@ -36,7 +36,7 @@ MOST_FOUND = 2000
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="kind", tag="ready"):
-    """The child stands behind the walls that are the same for every job; what will listen for its way out may come along."""
+    """The child stands behind the walls that are the same for every job; its proxy's socket may come along."""
 
 
 class Placed(msgspec.Struct, frozen=True, tag_field="kind", tag="placed"):
@@ -44,11 +44,11 @@ class Placed(msgspec.Struct, frozen=True, tag_field="kind", tag="placed"):
 
 
 class Again(msgspec.Struct, frozen=True, tag_field="kind", tag="again"):
-    """A child that may serve several runs has put back what it can, and waits for the next job."""
+    """A child that may serve several runs has restored its state as far as it can, and waits for the next job."""
 
 
 class Log(msgspec.Struct, frozen=True, tag_field="kind", tag="log"):
-    """A structured line. Nobody waits for an answer."""
+    """A structured line; has no answer."""
 
     level: Level
     event: Annotated[str, msgspec.Meta(max_length=1100)]
@@ -68,7 +68,7 @@ class ResultPart(msgspec.Struct, frozen=True, tag_field="kind", tag="result_part
 
 
 class ResultEnd(msgspec.Struct, frozen=True, tag_field="kind", tag="result_end"):
-    """The function returned what came in parts, so many bytes of UTF-8; without any, what it returned is too large to send."""
+    """The function's result came in parts, so many bytes of UTF-8; without any, the result is too large to send."""
 
     bytes: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 
@@ -82,13 +82,13 @@ class Error(msgspec.Struct, frozen=True, tag_field="kind", tag="error"):
 
 
 class Suspended(msgspec.Struct, frozen=True, tag_field="kind", tag="suspended"):
-    """Terminal: the function waits for what was asked for, and for nothing else but, so many seconds on, a time-out of its own."""
+    """Terminal: the function waits only for its open requests and, so many seconds on, a time-out of its own."""
 
     seconds: Annotated[float, msgspec.Meta(ge=0, le=YEAR)] | None = None
 
 
 class Importing(msgspec.Struct, frozen=True, tag_field="kind", tag="importing"):
-    """A child that is to describe its bundle imports a file. Nobody waits for an answer."""
+    """A child that describes its bundle imports a file; has no answer."""
 
     path: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 
@@ -122,7 +122,7 @@ _DECODER: msgspec.json.Decoder[Frame] = msgspec.json.Decoder(functools.reduce(op
 _ENCODER = msgspec.json.Encoder()
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _UNSTORABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}")
-"""A payload with a text or a number that not everybody can hold."""
+"""A payload with a text or a number that cannot be stored exactly."""
 _EXTREME = re.compile(rb"[0-9][eE][+-]?[0-9]{3}|[0-9]{100}")
 _NOT_STRUCTURE = bytes(byte for byte in range(256) if byte not in b"[]{},")
 _ONE_KIND = bytes.maketrans(b"{}", b"[]")
@@ -142,7 +142,7 @@ def encode(document: Any) -> bytes:
 
 
 def decode(payload: bytes) -> Frame:
-    """Answer the frame that a payload is. Raises `FrameError` for whatever is none; nothing else."""
+    """Decode a payload. Raises `FrameError` for one that is no frame; nothing else."""
     if len(payload) > MAX_FRAME:
         msg = f"a frame of {len(payload)} bytes is over the limit of {MAX_FRAME}"
         raise FrameError(msg)
@@ -227,7 +227,7 @@ def _is_too_deep(brackets: bytes) -> bool:
     """Peel the innermost pairs of brackets off, once per level."""
     for _ in range(MAX_DEPTH):
         peeled = brackets.replace(b"[]", b"")
-        if not peeled or len(peeled) == len(brackets):  # what does not pair up is left to the decoder to refuse
+        if not peeled or len(peeled) == len(brackets):  # the decoder refuses a half without its pair
             return False
         brackets = peeled
     return True

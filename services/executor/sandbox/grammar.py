@@ -1,7 +1,7 @@
-"""The grammar of the input schemas that the SDK emits (`millrace._schema`): what a child says that is no sentence of it is refused.
+"""The grammar of the input schemas that the SDK emits (`millrace._schema`): any other schema is refused.
 
-A child runs its author's code, which may put anything in the place of the SDK's own functions; the gateway and the events service
-check values against what comes of it. So it is no subset of JSON Schema that must be harmless, but just what we wrote ourselves.
+A child runs its author's code, which may replace the SDK's own functions; the gateway and the events service check values against
+the schema. So the grammar is no subset of JSON Schema that must be proven harmless, but exactly the output of the SDK.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATTERNS = frozenset(
         r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?$",
     }
 )
-"""Of decimal numbers and of times of day: authors have no way to say one of their own."""
+"""Of decimal numbers and of times of day: authors cannot give their own."""
 MOST_CHOICES = 10_000
 """Values of one `enum`, and members of one `anyOf`."""
 _NAME = re.compile(r"[^/~%\x00-\x1f]{1,200}")

@@ -114,12 +114,12 @@ def require_reach(path: Path, who: Identity | None, what: str) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder that an adversary filled. Follows no symlink; what is already gone is no error."""
+    """Remove a folder that an adversary filled. Follows no symlink; a missing entry is no error."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_empty(folder: Path) -> bool:
-    """Remove a folder if nothing is in it, and say whether it is gone."""
+    """Remove a folder if it is empty; return whether it is gone."""
     try:
         folder.rmdir()
     except FileNotFoundError:

@@ -21,7 +21,7 @@ RUNS_SHARES = 4096
 """The same in version 1, where each process beside theirs weighs 1024: as much as half of Millrace's own eight. On a machine that
 does much else, short runs beside a busy one had a p95 of 20 ms, and of 53 with 1024: a little for all is nothing for each."""
 _DELEGATED = ("user.delegate", "trusted.delegate")
-"""Marks of systemd on a group whose inside is somebody else's to arrange."""
+"""Marks of systemd on a group that it delegates to another process."""
 _HOW = "start it in a group below one of its own (systemd: Delegate=yes and DelegateSubgroup=main)"
 
 
@@ -71,7 +71,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Mounted:
-    """One hierarchy that this process is in: where its own group is, and which controllers it has (version 2 says so itself)."""
+    """One hierarchy that this process is in: the path of its group and its controllers (version 2 lists them itself)."""
 
     top: Path
     own: Path
@@ -80,7 +80,7 @@ class Mounted:
 
 
 def controls(share: Share, *, is_v2: bool) -> dict[str, Control]:
-    """Answer what has to be written to hold a run to its share. Pure."""
+    """Return the values to write that hold a run to its share. Pure."""
     wanted = {}
     if share.memory is not None:
         size = str(share.memory)
@@ -119,7 +119,7 @@ def controls(share: Share, *, is_v2: bool) -> dict[str, Control]:
 
 
 def mounted(groups: str, mounts: str) -> list[Mounted]:
-    """Answer the hierarchies that /proc/self/cgroup and /proc/self/mountinfo tell of. Pure."""
+    """Return the hierarchies in /proc/self/cgroup and /proc/self/mountinfo. Pure."""
     own: dict[frozenset[str], str] = {}
     for line in groups.splitlines():
         _, listed, path = line.split(":", 2)
@@ -137,7 +137,7 @@ def mounted(groups: str, mounts: str) -> list[Mounted]:
         if at is None:
             continue
         inside = os.path.relpath(at, root)
-        if not inside.startswith(".."):  # what is mounted here is not a part that we are in
+        if not inside.startswith(".."):  # another part of the hierarchy is mounted here
             found.append(Mounted(Path(top), Path(top) / inside, names, is_v2))
     return found
 
@@ -194,7 +194,7 @@ def door_of(group: Path) -> str:
 
 
 def _is_delegated(group: Path) -> bool:
-    """Whether a group is ours to arrange: our own user's, or marked so for root, to whom every group is open."""
+    """Return whether this process may arrange a group: its own user's, or, for root, one that is marked so."""
     try:
         if os.geteuid() != 0:
             return group.stat().st_uid == os.geteuid() and os.access(group / "cgroup.subtree_control", os.W_OK)

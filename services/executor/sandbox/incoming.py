@@ -26,7 +26,7 @@ class TooMuch(Exception):
 
 
 class Incoming:
-    """One result. Its creator must `drop` it, whatever became of it."""
+    """One result. Its creator must `drop` it in every case."""
 
     def __init__(self, masker: Masker, keep: Keep) -> None:
         self._document = Document(masker)
@@ -36,9 +36,9 @@ class Incoming:
         self._size = 0
 
     async def take(self, text: str) -> float:
-        """Take the next part; return what looking at it took, in seconds.
+        """Take the next part; return the seconds that checking it took.
 
-        Raises `FrameError`, `TooMuch`, and what keeping it raises.
+        Raises `FrameError`, `TooMuch`, and the errors of the store.
         """
         self._parts += 1
         self._size += len(text.encode())
@@ -52,9 +52,9 @@ class Incoming:
         return seconds
 
     async def end(self, size: int) -> KeptResult:
-        """Answer where the result is kept, which the child says to have had so many bytes.
+        """Return the place of the complete result; `size` is the child's claim.
 
-        Raises `FrameError` where it has not, or where it is no JSON, and what keeping it raises.
+        Raises `FrameError` for another size or for no JSON, and the errors of the store.
         """
         if size != self._size:
             msg = f"a result of {size} bytes came as {self._size}"
@@ -65,7 +65,7 @@ class Incoming:
         return await self._keeping
 
     async def drop(self) -> None:
-        """Let go of it; what is not complete is not kept."""
+        """Release it; an incomplete result is not kept."""
         self._keeping.cancel()
         await asyncio.gather(self._keeping, return_exceptions=True)
 
@@ -76,7 +76,7 @@ class Incoming:
         finally:
             putting.cancel()
         if self._keeping.done() and not putting.done():
-            await self._keeping  # it failed: nobody takes any more
+            await self._keeping  # it failed and takes no more parts
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         while (piece := await self._waiting.get()) is not None:

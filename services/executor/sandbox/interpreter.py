@@ -1,4 +1,4 @@
-"""An interpreter that the children's user can read, where the one that runs us lies in somebody's closed home folder."""
+"""An interpreter that the children's user can read, where that of this process lies in a closed home folder."""
 
 import os
 import shutil

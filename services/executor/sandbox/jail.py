@@ -128,7 +128,7 @@ class StartedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeclaredWorkflow(msgspec.Struct, frozen=True, kw_only=True):
-    """One workflow of a bundle. `path` and `line` say where, `function` and `module` what a `Job` has to name."""
+    """One workflow of a bundle. `path` and `line` are its place; a `Job` names `function` and `module`."""
 
     name: str
     module: str
@@ -200,7 +200,7 @@ class Capabilities(Protocol):
         """Keep a step's result; when this returns, the step is done for good."""
 
     async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
-        """Answer how a wait has ended; None when it is still to end, for which the attempt may then say that it waits.
+        """Return how a wait has ended; None while it lasts, and the attempt may then end as waiting.
 
         `of` is `sleep`, `signal`, or `run` for the end of the child run `name`; None for `seconds` is without end.
         """
@@ -217,7 +217,7 @@ class Capabilities(Protocol):
     async def connection(self, name: str) -> dict[str, Any]:
         """Answer `{"name", "token", "expires_at"}` of the run's organization; `expires_at` RFC 3339 or None.
 
-        The token is masked from then on in all that the attempt says.
+        The token is masked from then on in all output of the attempt.
         """
 
     async def variable(self, name: str) -> dict[str, Any]:
@@ -227,7 +227,7 @@ class Capabilities(Protocol):
         """Answer `{"value"}`: the organization's secret of that name, else the platform's. It is masked as a token is."""
 
     async def integration(self, name: str) -> dict[str, Any]:
-        """Answer `{"name", "config", "entity_id", "connection"}`: what the integration is for the organization."""
+        """Return `{"name", "config", "entity_id", "connection"}`: the integration's values for the organization."""
 
     async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
         """Have an event of a topic; answer `{"id", "delivery"}` once it is on disk."""
@@ -260,19 +260,19 @@ class Sandbox(Protocol):
         """Kill and reap every process, and remove every file of its own."""
 
     async def run(self, job: Job, capabilities: Capabilities, *, cancel: asyncio.Event | None = None) -> Outcome:
-        """Run one attempt to its end, whatever that is.
+        """Run one attempt to its end.
 
         Setting `cancel` ends it as cancelled: SIGTERM, then after the grace SIGKILL. Cancelling the task kills at once;
-        when CancelledError comes out the processes are gone. Raises `SandboxUnavailable`, and what capabilities raise.
+        when CancelledError comes out the processes are gone. Raises `SandboxUnavailable`, and the errors of capabilities.
         """
 
     def forget(self, bundle: Path) -> None:
         """Keep no child ready for this bundle, which is about to go."""
 
     async def compile(self, bundle: Path, paths: list[str]) -> dict[str, bytes | None]:
-        """Compile modules of a bundle without executing them; answers what Python would keep of each, None where there is nothing.
+        """Compile modules of a bundle without executing them; return the bytecode file of each, None where there is none.
 
-        Fewer may be answered than were asked for. Raises `SandboxUnavailable`.
+        May return fewer than asked for. Raises `SandboxUnavailable`.
         """
 
     async def describe(

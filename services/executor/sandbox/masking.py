@@ -1,12 +1,12 @@
-"""Keeps credentials that were handed to a run out of what the run says. Pure.
+"""Keeps credentials that were handed to a run out of its output. Pure.
 
 It guards against accidents (a token in a traceback, a header that a server echoed, a debug print), not against an author
-who means to leak: whoever holds a secret can write it backwards. So it knows what code does to text without meaning to:
+who means to leak: code that holds a secret can write it backwards. So it knows the usual accidents of text:
 base64 in either alphabet and at every alignment, percent-encoding, hexadecimal, the escapes of JSON, Python and HTML.
 
 Searching is one `in` per form, at memory's speed. One regular expression over all forms takes milliseconds to compile for
-a long token, anew in each run, and some forty times as long over a megabyte. The time is linear in the text, whatever the secret
-is: places of a secret that overlap each other are as far apart as the secret repeats itself, and are taken together.
+a long token, anew in each run, and some forty times as long over a megabyte. The time is linear in the text for every
+secret: places of a secret that overlap each other are as far apart as the secret repeats itself, and are taken together.
 """
 
 import base64
@@ -25,7 +25,7 @@ import msgspec
 MASK = "***"
 SHORTEST = 8
 """Characters from which on a secret is masked. Results and steps are masked too, not only lines: a shorter text turns up by
-chance, and replacing it would change what a workflow means. GitLab draws the line at 8 as well."""
+chance, and replacing it would change a workflow's meaning. GitLab draws the line at 8 as well."""
 LONG = 4096
 """Characters of a secret from which on it takes tens of milliseconds to `learn` it."""
 LONGEST = 65536
@@ -70,7 +70,7 @@ class _Form(msgspec.Struct, frozen=True):
             at = following
 
     def _fitting(self, text: str, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield what reaches from the place `first` to the place `last`, if the neighbours of the first are as they have to be."""
+        """Yield the span from the place `first` to the place `last`, if the neighbours of the first are as they have to be."""
         end = first + len(self.core)
         fits_before = not self.before or (first > 0 and text[first - 1] in self.before)
         fits_after = not self.after or (end < len(text) and text[end] in self.after)
@@ -160,7 +160,7 @@ class Masker:
         return _replaced(text, spans, len(text))[0] if spans else text
 
     def mask_any_case(self, text: str) -> str:
-        """Do the same for a text of whose letters somebody has changed the case, such as the name of a host."""
+        """Do the same for a text whose letters may have changed their case, such as the name of a host."""
         if not text.isascii():
             return self.mask(text)
         lowered = text.lower()
@@ -168,7 +168,7 @@ class Masker:
         return _replaced(text, sorted(spans), len(text))[0] if spans else text
 
     def effort(self, characters: int) -> int:
-        """Return what masking so many characters takes, in characters that are looked through."""
+        """Return the cost of masking so many characters, in characters that are searched."""
         return characters * len(self._forms)
 
     def masked(self, value: Any) -> Any:
@@ -222,23 +222,23 @@ class Masker:
 
 
 class MaskedStream:
-    """Masks a text that comes in pieces as if it came whole. Holds back what may be the beginning of a secret, no more."""
+    """Masks a text that comes in pieces as if it came whole. Holds back only a possible beginning of a secret."""
 
     def __init__(self, masker: Masker) -> None:
         self._masker = masker
         self._kept = ""
         self._covered = 0
-        """Characters at the start of what is kept for which a mask has been said already."""
+        """Characters at the start of `_kept` for which a mask has been returned already."""
 
     def feed(self, piece: str) -> str:
-        """Return what can be said by now."""
+        """Return the masked text that is certain by now."""
         if not self._masker:
             return piece
         text = self._kept + piece
         until = self._masker.held(text)
-        said, covered = _replaced(text, self._masker.spans(text), until, self._covered)
+        masked, covered = _replaced(text, self._masker.spans(text), until, self._covered)
         self._kept, self._covered = text[until:], max(0, covered - until)
-        return said
+        return masked
 
     def end(self, *, is_cut: bool = True) -> str:
         """Return the rest. A secret cut off in its middle is not given away for that; `is_cut` False: the text is whole."""
@@ -246,15 +246,15 @@ class MaskedStream:
         spans = self._masker.spans(text)
         if is_cut and len(text) >= SHORTEST:  # it is kept because all of it is the beginning of one
             spans = [(0, len(text))]
-        said, _ = _replaced(text, spans, len(text), self._covered)
+        masked, _ = _replaced(text, spans, len(text), self._covered)
         self._covered = 0
-        return said
+        return masked
 
 
 def _replaced(text: str, spans: list[tuple[int, int]], until: int, covered: int = 0) -> tuple[str, int]:
     """Return `text[covered:until]` with one mask for each stretch of overlapping spans, and how far the last one reaches.
 
-    Spans that begin before `covered` belong to a stretch whose mask was said before.
+    Spans that begin before `covered` belong to a stretch whose mask was returned before.
     """
     parts: list[str] = []
     at = covered
@@ -269,7 +269,7 @@ def _replaced(text: str, spans: list[tuple[int, int]], until: int, covered: int 
 
 
 def _periodic(text: str, at: int, period: int) -> int:
-    """Return up to where `text` repeats from `at` on what it holds there, so many characters, which are few."""
+    """Return the end of the repetitions in `text` of the few characters at `at`, of this length."""
     end = at + period + _repeated(text, at + period, text[at : at + period])
     while end < len(text) and text[end] == text[end - period]:
         end += 1
@@ -321,7 +321,7 @@ def _forms(secret: str) -> list[_Form]:
 
 
 def _base64(data: bytes, offset: int) -> _Form:
-    """Return what base64 makes of `data` after so many bytes of something else, where its text is known for certain."""
+    """Return the certain part of the base64 text of `data` after so many other bytes."""
     bits_before, bits = 8 * offset, 8 * (offset + len(data))
     whole = base64.b64encode(bytes(offset) + data + bytes(2)).decode()
     first, last = math.ceil(bits_before / 6), bits // 6

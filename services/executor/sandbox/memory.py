@@ -1,9 +1,9 @@
-"""Watches a run and all that it started while it runs: their memory, and their number.
+"""Watches the processes of a run: their memory and their number.
 
 `RLIMIT_AS` bounds each process by itself, and a run may start many; the kernel bounds a tree only by a control group, which
 an ordinary user or a container mostly may not make. Where there is none the tree is measured, and ended when it has grown too
-large; between two looks it can grow by what can be touched in that time. Where there is one the kernel kills what it likes of the
-tree, and the rest is ended here.
+large; between two looks it can grow by the memory that can be touched in that time. Where there is one the kernel kills a process
+of its choice, and the rest of the tree is ended here.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 async def watch(children: Callable[[], Iterable[Child]], limit: int | None, processes: int, held: Container[str]) -> None:
     """Starve every child whose tree takes more than `limit` bytes of its own, or lost a process to its control group; for ever.
 
-    `held` names what control groups bound; that is left to them. Notes who has as many as `processes` of them and threads.
+    `held` names the limits left to control groups. Marks a child that has as many as `processes` processes and threads.
     """
     looks_at_memory = limit is not None and "memory" not in held
     looks: WeakKeyDictionary[Child, int] = WeakKeyDictionary()
@@ -52,7 +52,7 @@ class MemoryUse(NamedTuple):
 
 
 def measured(pid: int) -> MemoryUse:
-    """Answer what a process and its descendants have; nothing for what is gone."""
+    """Return the use of a process and its descendants; nothing for those that are gone."""
     memory = tasks = 0
     left = [pid]
     while left:

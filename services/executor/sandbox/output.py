@@ -8,7 +8,7 @@ from collections.abc import Callable
 from services.executor.sandbox.jail import Stream
 
 KEPT = 1 << 20
-"""Bytes of both streams together that are kept of an attempt; what follows is counted and dropped."""
+"""Bytes of both streams together that are kept of an attempt; the rest is counted and dropped."""
 FATAL = 64 << 20
 """Bytes after which the attempt is ended: by then it is a flood, and reading it costs the others."""
 
@@ -52,12 +52,12 @@ class ChildOutput:
             loop.add_reader(source, self._on_readable, name)
 
     def take(self) -> list[tuple[Stream, str]]:
-        """Answer what has come since the last call, in the order of arrival."""
+        """Return the output since the last call, in the order of arrival."""
         taken, self._ready = self._ready, []
         return taken
 
     def drain(self) -> None:
-        """Read what the pipes still hold and let go of unfinished lines. For a child that is dead."""
+        """Read the rest in the pipes and release unfinished lines. For a child that is dead."""
         for name in tuple(self._sources):
             while self._on_readable(name) and self._read <= FATAL:
                 pass
@@ -65,7 +65,7 @@ class ChildOutput:
             self._keep(name, self._decoders[name].decode(b"", final=True), last=True)
 
     def settle(self) -> None:
-        """Read what a child that has flushed and goes on had to say of one attempt, and count anew for the next."""
+        """Read the rest of one attempt's output from a child that has flushed and goes on; count anew for the next."""
         for name in tuple(self._sources):
             while self._on_readable(name) and self._read <= FATAL:
                 pass

@@ -8,19 +8,19 @@ A child goes one way only:
                    |          |                     ^
                    +----------+---------------------+   (retired, or found dead)
 
-starting: asked of the zygote, or on its way behind its walls: at once behind all of them, where it is known for which bundle.
-blank: waits for any bundle; runs nobody's code and sees all. placed: behind all walls with one bundle, waits for a job with
-just that. serving: has had its one job. ending: killed, being reaped and cleared.
+starting: asked of the zygote, or raising its walls: all of them at once where its bundle is known.
+blank: waits for any bundle; runs no author's code and sees all bundles. placed: behind all walls with one bundle, waits for a
+job with just that. serving: has had its one job. ending: killed, being reaped and cleared.
 
-How many: between `least` and `most` wait, `most` being cut to what the memory for waiting children holds. The target
+How many: between `least` and `most` wait, `most` being bounded by the memory for waiting children. The target
 follows demand: as many as are taken while one can be started anew, by the rate of the last second, and at least as many as
-are asked for at once; it sinks to `least` when nobody has asked for `_IDLE` seconds. Of those that wait one in four stays
+are asked for at once; it sinks to `least` after `_IDLE` seconds without a request. Of those that wait one in four stays
 blank, at least one; the others are placed for the bundles of the last takes, in proportion: the recent past is the forecast.
 A bundle that was asked for once only gets none.
 
-Whose run it is makes no difference to which child serves it. A child knows its bundle, which is the hash of a workspace's content,
-and nothing of an organization before its one job comes: a workflow of `global` that two organizations run finds the same
-child, and finds in it nothing of the other.
+A child is chosen by bundle, not by organization. A child knows its bundle, which is the hash of a workspace's content, and
+nothing of an organization before its one job comes: a workflow of `global` that two organizations run finds the same child,
+and finds in it nothing of the other.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class ChildPool:
         self._places = places
         self._slots: deque[asyncio.Task[Child]] = deque()
         self._plans: dict[asyncio.Task[Child], CodePaths | None] = {}
-        """For what bundle each was begun."""
+        """The bundle for which each was begun."""
         self._takes: deque[tuple[float, CodePaths]] = deque(maxlen=64)
         self._asking = 0
         self._retiring: set[asyncio.Task[None]] = set()
@@ -116,7 +116,7 @@ class ChildPool:
                     if child.place is None:
                         await child.put(place)
                 except SandboxUnavailable:
-                    # Something killed it just now, or the bundle cannot be placed: a second one tells.
+                    # It was killed just now, or the bundle cannot be placed: a second child shows which.
                     if has_failed:
                         raise
                     has_failed = True
@@ -143,12 +143,12 @@ class ChildPool:
             self._later = asyncio.get_running_loop().call_later(_IDLE, self.tend)
 
     def tend_soon(self) -> None:
-        """Replace what was taken, shortly."""
+        """Replace the children taken, shortly."""
         if self._soon is None:
             self._soon = asyncio.get_running_loop().call_later(_REFILL_AFTER, self.tend)
 
     def forget(self, bundle: Path) -> None:
-        """Retire who was placed with this bundle, or is about to be, and expect no more takes of it."""
+        """Retire the children placed with this bundle, or about to be, and expect no more takes of it."""
         self._takes = deque((one for one in self._takes if one[1].bundle != bundle), maxlen=self._takes.maxlen)
         for slot in [slot for slot in self._slots if (place := self._purpose(slot)) is not None and place.bundle == bundle]:
             if slot.done():
@@ -193,7 +193,7 @@ class ChildPool:
             except SandboxUnavailable:
                 if (
                     found is not None
-                ):  # begun before, perhaps by a zygote that is dead: what counts is whether one can be started now
+                ):  # begun before, perhaps by a zygote that is dead: it only counts whether one can be started now
                     continue
                 raise
 
@@ -233,13 +233,13 @@ class ChildPool:
         return best if best is not None and lacking[best] > 0 else None
 
     def _purpose(self, slot: "asyncio.Task[Child]") -> CodePaths | None:
-        """Answer what a child waits for, or will."""
+        """Return the bundle that a child waits for, or will."""
         if not slot.done():
             return self._plans[slot]
         return None if slot.cancelled() or slot.exception() is not None else slot.result().place
 
     def _worth(self, slot: "asyncio.Task[Child]") -> int:
-        """Answer how often the last takes asked for what a waiting child can run."""
+        """Return how often the last takes asked for a bundle that a waiting child can run."""
         if slot.cancelled() or slot.exception() is not None:
             return -1
         place = slot.result().place

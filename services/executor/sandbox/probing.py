@@ -1,4 +1,4 @@
-"""Finding out what this machine allows: which tier stands, and what would have to change for a better one."""
+"""Finds the tier that stands on this machine, and the change that would give a better one."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from typing import Any
 from services.executor.sandbox.jail import Tier
 
 OLDEST_KERNEL = {"A": "5.13", "B": "6.7"}
-"""The first Linux with what a tier needs: Landlock at all; Landlock for TCP ports."""
+"""The first Linux that a tier needs: with Landlock at all; with Landlock for TCP ports."""
 
 _APPARMOR = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 _MOST_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
@@ -23,7 +23,7 @@ _MAY_CLONE = Path("/proc/sys/kernel/unprivileged_userns_clone")
 
 @asynccontextmanager
 async def targets(data: Path) -> AsyncIterator[dict[str, Any]]:
-    """Put up what the attack list aims at, for the block: a file that everybody may read, and three listening sockets."""
+    """Put up the targets of the attack list, for the block: a world-readable file and three listening sockets."""
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=data, prefix="probe-"))
     folder.chmod(0o755)
     canary, path = folder / "file", folder / "socket"
@@ -52,13 +52,13 @@ async def targets(data: Path) -> AsyncIterator[dict[str, Any]]:
 
 
 def remedy(reasons: dict[Tier, str]) -> str:
-    """Say why each tier is out of the question and what to do, as one text for an operator."""
-    told = "; ".join(f"tier {tier}: {reason}" for tier, reason in reasons.items())
-    return f"No sandbox is available ({told}). To put it right: {_advice(reasons)}"
+    """Return a text for an operator: why each tier is unavailable, and the fix."""
+    listed = "; ".join(f"tier {tier}: {reason}" for tier, reason in reasons.items())
+    return f"No sandbox is available ({listed}). To put it right: {_advice(reasons)}"
 
 
 def _advice(reasons: dict[Tier, str]) -> str:
-    """Name the one change that gives tier A, and what gives tier B instead."""
+    """Name the one change that gives tier A, and the one that gives tier B instead."""
     if platform.machine() not in {"x86_64", "aarch64"}:
         return f"run it on x86-64 or aarch64: there is no list of system calls for {platform.machine()}."
     ways = [*_namespaces(reasons.get("A", "")), *_landlock(reasons)]
@@ -66,7 +66,7 @@ def _advice(reasons: dict[Tier, str]) -> str:
 
 
 def better(reasons: dict[Tier, str]) -> str:
-    """Say what would give tier A where B is in use, as one sentence; empty where nothing is known to."""
+    """Name the change that gives tier A where B is in use, as one sentence; empty where none is known."""
     ways = _namespaces(reasons.get("A", ""))
     return f"For tier A, {ways[0]}." if ways else ""
 
@@ -89,7 +89,7 @@ def _namespaces(because: str) -> list[str]:
 
 
 def _landlock(reasons: dict[Tier, str]) -> list[str]:
-    """Answer what brings Landlock, if it is missing."""
+    """Return the changes that bring Landlock, if it is missing."""
     if "Landlock" not in "".join(reasons.values()):
         return []
     way = (

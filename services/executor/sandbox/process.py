@@ -33,7 +33,7 @@ class ChildLimits:
     """Processes and threads together; where a control group holds them, and in tier A."""
     cores: float | None = 1.0
     """CPU of all its processes and threads together, where a control group holds it. One core is what one interpreter can use: more
-    would only serve who starts many, at the cost of everybody else."""
+    would only serve runs that start many, at the cost of all others."""
     scratch_mb: int = 64
     """Size of its temporary files; in tier A, where they are memory."""
 
@@ -50,7 +50,7 @@ class CodePaths:
 class ChildExit:
     """The end of a process: exit code, or minus the signal's number; CPU in ms; peak memory in MB.
 
-    The code is None where nobody waited for the process: the child had answered, and was killed.
+    The code is None where the process was not waited for: the child had answered, and was killed.
     """
 
     code: int | None
@@ -73,13 +73,13 @@ class Child:
         self.pid = birth.pid
         self.output = output
         self.exited: asyncio.Future[ChildExit | None] = asyncio.get_running_loop().create_future()
-        """Becomes None where the zygote died first: then nobody knows how this child would have ended."""
+        """Becomes None where the zygote died first: then this child's end is unknown."""
         self.egress_listener: socket.socket | None = None
         """The socket of the run's only way out, in tier A: bound to its own loopback, listening, not blocking. Closed by `end`."""
         self.on_starved: Callable[[], None] = _nothing
         """Called when it took more memory than it may; then it is about to be killed."""
         self.cgroup = group
-        """The control group that it is in, where there are any; nobody else is."""
+        """The control group that it alone is in, where there are any."""
         self.was_full = False
         """Whether the child was seen at its limit of processes and threads."""
         self.masker: Masker | None = None
@@ -93,7 +93,7 @@ class Child:
         self._scratch = scratch
         self._groups = groups
         self._cpu_before = 0.0
-        birth.ended.add_done_callback(self._note_exit)
+        birth.ended.add_done_callback(self._set_exit)
 
     async def greet(self, control: socket.socket) -> None:
         """Take the supervisor's end of the control socket over and wait for the child's first word on it."""
@@ -110,7 +110,7 @@ class Child:
 
     async def put(self, place: CodePaths) -> None:
         """Have the last walls closed around one bundle. Raises `SandboxUnavailable`; then the child has been ended."""
-        self.writer.write(frames.encode(_told(place)))
+        self.writer.write(frames.encode(_wire_paths(place)))
         await self.answered(self._await_placed())
         self.place = place
 
@@ -121,7 +121,7 @@ class Child:
             raise FrameError(msg)
 
     async def answered(self, answer: Coroutine[Any, Any, None]) -> None:
-        """Wait for an answer of the child before it has a job. Without one the child is ended; `SandboxUnavailable` tells why."""
+        """Wait for an answer of the child before it has a job. Without one the child ends; `SandboxUnavailable` has the reason."""
         try:
             async with asyncio.timeout(_START):
                 await answer
@@ -135,10 +135,10 @@ class Child:
             self.kill()
             await asyncio.shield(self.exited)
             self.output.drain()
-            said = "".join(text for _, text in self.output.take()).strip()
+            output = "".join(text for _, text in self.output.take()).strip()
         finally:
             await self.end()
-        msg = f"a child cannot be started: {reason}" + (f"; it said: {said[-2000:]}" if said else "")
+        msg = f"a child cannot be started: {reason}" + (f"; it said: {output[-2000:]}" if output else "")
         raise SandboxUnavailable(msg)
 
     @property
@@ -157,11 +157,11 @@ class Child:
         self._birth.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the process; what descends from it is killed as soon as it is dead. Returns at once; `exited` follows."""
+        """Kill the process; its descendants are killed as soon as it is dead. Returns at once; `exited` follows."""
         self._birth.kill()
 
     def used(self) -> ChildExit | None:
-        """Measure a process that still lives; None where only its exit can tell what it and its descendants used."""
+        """Measure a process that still lives; None where only its exit gives the use of it and its descendants."""
         try:
             cpu = _cpu_seconds(self.pid)
             with open(f"/proc/{self.pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - in the path of every run
@@ -208,7 +208,7 @@ class Child:
         if self._scratch is not None and not ground.remove_empty(self._scratch):
             await asyncio.to_thread(ground.remove, self._scratch)
 
-    def _note_exit(self, _ended: object) -> None:
+    def _set_exit(self, _ended: object) -> None:
         report = self._birth.ended.result()
         self.exited.set_result(None if report is None else self._exit(report.code, report.cpu_ms / 1000, report.max_rss_kb))
 
@@ -227,7 +227,7 @@ async def start(
 ) -> Child:
     """Have a child forked, in one of the `groups`, and wait until it stands in its place, or is ready to be given one.
 
-    Raises `SandboxUnavailable`, with what it said.
+    Raises `SandboxUnavailable`, with its output.
     """
     with contextlib.ExitStack() as undo:
         try:
@@ -247,7 +247,7 @@ async def start(
             msg = f"a child cannot be started: {error}"
             raise SandboxUnavailable(msg) from error
         order = {
-            "place": None if place is None else _told(place),
+            "place": None if place is None else _wire_paths(place),
             "scratch": None if scratch is None else str(scratch),
             "scratch_bytes": limits.scratch_mb << 20,
             "open_files": limits.open_files,
@@ -281,8 +281,8 @@ async def _greeting(control: socket.socket) -> tuple[frames.Frame | None, socket
     return (frames.decode(data[4:]) if data else None), listener
 
 
-def _told(place: CodePaths) -> dict[str, str | None]:
-    """Answer a place as a child is told it."""
+def _wire_paths(place: CodePaths) -> dict[str, str | None]:
+    """Return the paths of a place in the form that a child reads."""
     return {"bundle": str(place.bundle), "packages": None if place.packages is None else str(place.packages)}
 
 

@@ -24,7 +24,7 @@ class Stillborn(msgspec.Struct, frozen=True, tag_field="kind", tag="stillborn"):
 
 
 class ChildEnded(msgspec.Struct, frozen=True, tag_field="kind", tag="ended"):
-    """A child was reaped. `code` is its exit code or minus a signal's number; usage includes what it waited for."""
+    """A child was reaped. `code` is its exit code or minus a signal's number; usage includes the children it waited for."""
 
     id: int
     code: int

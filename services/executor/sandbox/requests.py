@@ -22,10 +22,10 @@ Chunk = Annotated[bytes, msgspec.Meta(max_length=MAX_CHUNK)]
 
 
 class ChildRequest(msgspec.Struct, frozen=True, tag_field="kind", forbid_unknown_fields=True):
-    """Something that the child waits for an answer to, under the number that it gave.
+    """A request of the child, answered under the number that it gave.
 
-    A field that is no field of the struct is refused, so that nobody who reads a frame wonders whether an organization in
-    it counts for anything. A field of type `msgspec.Raw` is a document: it is checked, and masked, before anybody sees it.
+    A field that is no field of the struct is refused, so that a reader of a frame need not wonder whether an organization in
+    it has any effect. A field of type `msgspec.Raw` is a document: it is checked, and masked, before any other use.
     """
 
     id: Number
@@ -119,7 +119,7 @@ class SecretRequest(ChildRequest, frozen=True, tag="secret"):
 
 
 class IntegrationRequest(ChildRequest, frozen=True, tag="integration"):
-    """Asks what an integration is for the organization."""
+    """Asks for an integration's values for the organization."""
 
     name: Name
 
@@ -191,7 +191,7 @@ SERVED: dict[type[ChildRequest], Served] = {
     StepPut: Served(
         call=lambda run, asked: run.step_put(asked.name, asked.ordinal, asked.position, asked.result),
         is_kept=True,
-        # This attempt shall go on with what a later one will find.
+        # This attempt shall go on with the value that a later one will find.
         instead=lambda asked: StepRecord(asked.result),
     ),
     WaitRequest: Served(

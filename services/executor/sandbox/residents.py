@@ -1,8 +1,8 @@
 """Children that serve several runs, one after the other, where the workflow allows it: `isolation="workflow"`.
 
 A child stays only for the same organization, workflow and code; after a run that ended by a result or an error of its own; when it
-says that nothing of the run goes on; and not for long: `MOST_RUNS` runs, `LONGEST` seconds, `MOST_MEMORY` of what a run may have.
-The next run finds whatever one leaves in modules: that is the bargain. Masking still knows the secrets of earlier runs.
+reports that nothing of the run goes on; and not for long: `MOST_RUNS` runs, `LONGEST` seconds, `MOST_MEMORY` of a run's limit.
+The next run finds the state that one leaves in modules: that is the bargain. Masking still knows the secrets of earlier runs.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ LONGEST = 300.0
 IDLE = 30.0
 """Seconds without a run after which a child is ended."""
 _READY_WITHIN = 2.0
-"""Seconds in which a child has put back what it can: it takes less than a millisecond."""
+"""Seconds in which a child must have restored its state: it takes less than a millisecond."""
 
 
 class Resident:
@@ -40,7 +40,7 @@ class Resident:
 
 
 class Residents:
-    """Those that wait for another run, by what they may run. At most `most` at a time."""
+    """Children that wait for another run, by the key of that run. At most `most` at a time."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -68,7 +68,7 @@ class Residents:
         return None
 
     def give(self, key: Hashable, resident: Resident) -> None:
-        """Take a child back after a run: it is kept once it says that it is ready, else ended."""
+        """Take a child back after a run: it is kept once it reports that it is ready, else ended."""
         self._start(self._keep(key, resident))
 
     def forget(self, is_meant: Callable[[Any], bool]) -> None:

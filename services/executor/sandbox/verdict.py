@@ -39,7 +39,7 @@ def refused(message: str) -> Outcome:
 
 
 def description(ended: AttemptEnd, timeout: float) -> Description:
-    """Answer what a bundle holds, or the problem that kept the child from saying so."""
+    """Return the content of a bundle, or the problem that kept the child from describing it."""
     if isinstance(ended.last, frames.Described):
         return described.description(ended.last.workflows, ended.last.problems)
     _, _, error = _judge(ended, timeout)

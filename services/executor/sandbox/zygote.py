@@ -34,7 +34,7 @@ class Zygote:
         loop = asyncio.get_running_loop()
         self.hello: asyncio.Future[None] = loop.create_future()
         self.died: asyncio.Future[str] = loop.create_future()
-        """Becomes the reason, with what the process said."""
+        """Becomes the reason, with the process's output."""
         self.pid = process.pid
         """The number of the process that forks; where it has a PID namespace of its own, its parent is the one started here."""
         self._process = process
@@ -102,7 +102,7 @@ class Zygote:
             try:
                 if not packet or flags & socket.MSG_TRUNC:
                     raise ValueError
-                self._note(packet, descriptors)
+                self._apply(packet, descriptors)
             except (msgspec.MsgspecError, ValueError, KeyError):
                 asyncio.get_running_loop().remove_reader(self._control)
                 self.kill()
@@ -111,7 +111,7 @@ class Zygote:
                 for descriptor in descriptors:
                     os.close(descriptor)
 
-    def _note(self, packet: bytes, descriptors: list[int]) -> None:
+    def _apply(self, packet: bytes, descriptors: list[int]) -> None:
         frame = decode(packet)
         match frame:
             case Hello():
@@ -132,7 +132,7 @@ class Zygote:
     def _bury(self) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._pidfd)
-        self._receive()  # what it reported before
+        self._receive()  # its last reports
         loop.remove_reader(self._control)
         code = self._process.wait()
         os.close(self._pidfd)
@@ -140,16 +140,16 @@ class Zygote:
             os.close(self._itself)
         self._control.close()
         self._output.drain()
-        said = "".join(text for _, text in self._output.take()).strip()
+        output = "".join(text for _, text in self._output.take()).strip()
         self._output.close()
-        message = f"the zygote ended with code {code}" + (f"; it said: {said[-2000:]}" if said else "")
+        message = f"the zygote ended with code {code}" + (f"; it said: {output[-2000:]}" if output else "")
         for birth in self._births.values():
             birth.lose(message)
         self.died.set_result(message)
 
 
 async def start(where: Ground, who: Identity | None, tier: Tier, on_death: Callable[[str], None]) -> Zygote:
-    """Exec a zygote of a tier and wait until it is ready. Raises `SandboxUnavailable`, with what it said, if it does not."""
+    """Exec a zygote of a tier and wait until it is ready. Raises `SandboxUnavailable`, with its output, if it is not."""
     with contextlib.ExitStack() as undo:
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

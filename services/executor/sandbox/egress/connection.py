@@ -80,7 +80,7 @@ class ProxyConnection:
         except _Answer as answer:
             self.outcome = "denied" if answer.status in (403, 407) else "failed"
             self.reason, self._address = answer.refusal.code, answer.address
-            await self._say(answer)
+            await self._send_answer(answer)
             return
         self.outcome = "connected"
         try:
@@ -101,7 +101,7 @@ class ProxyConnection:
             far[1].transport.abort()
 
     async def _request(self) -> ProxyRequest | None:
-        """Read the head; None where the other side went away before it had said all of it."""
+        """Read the head; None where the other side closed before its end."""
         try:
             async with asyncio.timeout(self._limits.head_seconds):
                 request = parse(await self._near[0].readuntil(b"\r\n\r\n"))
@@ -167,7 +167,7 @@ class ProxyConnection:
         )
         raise _Answer(502, "connection_refused" if refused else "destination_unavailable", refusal, address=self._address)
 
-    async def _say(self, answer: _Answer) -> None:
+    async def _send_answer(self, answer: _Answer) -> None:
         """Answer in the proxy's own name. The reason is in the status line too: of a refused CONNECT most clients show no more."""
         detail = answer.refusal.detail
         fields = [
@@ -189,9 +189,9 @@ class ProxyConnection:
 
 
 def is_own(address: Address) -> bool:
-    """Return whether an address is this machine's: what it opens only to itself is no run's to see.
+    """Return whether an address is this machine's: a port that it opens only to itself is closed to every run.
 
-    Asks the routing table and sends nothing: whoever speaks to himself has the same address at both ends.
+    Asks the routing table and sends nothing: a connection to oneself has the same address at both ends.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     with socket.socket(family, socket.SOCK_DGRAM) as probe:

@@ -15,7 +15,7 @@ class EgressLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits on one run's use of the supervisor. Memory follows: at most some 300 KiB a connection, 20 MiB a run."""
 
     connections: int = 64
-    """Served at a time; as many again are told that there are too many."""
+    """Served at a time; as many again are refused with an answer."""
     per_second: float = 200.0
     """Connections that are begun in the long run: some tenth of a core at most. `burst` may come at once."""
     burst: int = 200

@@ -16,8 +16,8 @@ _AGAIN = 0.05
 class Proxy:
     """Serves one run from `start` to `close`, on a socket that listens already and is the proxy's from now on.
 
-    With a token, only who knows it is served. Connections beyond what is served at a time, or in a second, wait in the
-    kernel: a run that floods its proxy waits for itself, and the supervisor for nothing. From one event loop only.
+    With a token, only a request that carries it is served. Connections beyond the limits, at a time or in a second, wait in
+    the kernel: a run that floods its proxy delays itself, never the supervisor. From one event loop only.
     """
 
     def __init__(self, network: Network, listener: socket.socket, token: str | None = None) -> None:
@@ -107,7 +107,7 @@ class Proxy:
 def is_shared(listener: socket.socket) -> bool:
     """Return whether others than the run could connect: whether the socket is in the network namespace of this process.
 
-    Kernels before 5.14 cannot tell; then the answer is yes.
+    Kernels before 5.14 do not show it; then the answer is yes.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as ours:
         try:

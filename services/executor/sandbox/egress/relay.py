@@ -1,4 +1,4 @@
-"""The bytes of one connection, both ways, counted; what one side does not take is not read from the other."""
+"""Relays the bytes of one connection both ways and counts them; reads no faster than the other side takes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -13,9 +13,9 @@ Ending = Literal["closed", "idle", "half_open", "reset"]
 
 
 class Relay:
-    """Passes bytes between two connections. `sent` and `received` count what was handed on, as the run sees it.
+    """Passes bytes between two connections. `sent` and `received` count the bytes passed on, as the run sees them.
 
-    `idle` bounds the seconds without a byte in either direction; `half_open` does once one side has said its last.
+    `idle` bounds the seconds without a byte in either direction; `half_open` does once one side has closed.
     """
 
     def __init__(self, idle: float, half_open: float) -> None:

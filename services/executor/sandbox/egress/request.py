@@ -1,7 +1,7 @@
 """The head of a request to the proxy: `CONNECT host:port`, or any method with an `http://` address. Pure.
 
-Read strictly, since whoever wrote it is not trusted and what is passed on must mean the same to everybody. A connection
-carries one request: `Connection: close` is said for it, so that a second one cannot ride on the first one's answer.
+Read strictly: its author is not trusted, and every server must read the forwarded head alike. A connection carries one
+request and sends `Connection: close`, so that a second request cannot ride on the first one's answer.
 """
 
 import base64
