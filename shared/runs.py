@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -117,3 +118,9 @@ def waiting_status(blocked_on: str | None, attempt: int) -> str:
 def status_after(before: str | None, status: str | None) -> str | None:
     """Return a run's status after a message that gives it `status`: only ends change `cancelling` and ends."""
     return before if status is None or (before in ENDING and status not in ENDED) else status
+
+
+def queued_ms(since: str, started_at: str) -> float:
+    """Return how long a run that could begin at `since` (RFC 3339) had to wait, in milliseconds."""
+    waited = datetime.fromisoformat(started_at) - datetime.fromisoformat(since)
+    return max(0.0, round(waited.total_seconds() * 1000, 3))

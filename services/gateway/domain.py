@@ -1,4 +1,4 @@
-"""The gateway's decisions: the organization of a request, the parts of it to keep, the values of headers. No I/O here."""
+"""The gateway's decisions: the organization of a request, the parts of it to keep, headers, the view of a run. No I/O here."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from shared.envelope import derived_id
+from shared.envelope import Envelope, Sealed, derived_id, open_message, rfc3339
 from shared.errors import Invalid, PreconditionFailed, Problem
-from shared.messages.declaration import KEY
+from shared.messages import RunRequested, RunSucceeded
+from shared.messages.declaration import KEY, declaration_of
+from shared.questions.executor import RunView
+from shared.runs import queued_ms
 from shared.values import storable
 
 DEFAULT_ORG = "default"
@@ -134,6 +137,52 @@ def chain_began(correlation_id: str, requested: datetime) -> datetime:
     except (ValueError, OverflowError):
         began = requested - CHAIN_BEFORE
     return min(began, requested) - CLOCKS_DIFFER
+
+
+def succeeded(request: Sealed[RunRequested], end: Envelope) -> RunView | None:
+    """Return a run between its request and its end as the executor would show it; None for an end that does not tell enough.
+
+    Raises `Invalid` for an end that cannot be read.
+    """
+    if end.type != declaration_of(RunSucceeded).type:
+        return None
+    asked, done = request.message, open_message(end, RunSucceeded)
+    if done.started_at is None or done.tier is None or done.isolation is None:
+        return None
+    requested_at = rfc3339(request.envelope.time)
+    return RunView(
+        id=asked.run,
+        org=request.envelope.org,
+        workflow=asked.workflow,
+        version=asked.version,
+        status="succeeded",
+        reason=None,
+        blocked_on=None,
+        attempt=done.attempt,
+        input=asked.input if asked.input_ref is None else {"$ref": asked.input_ref},
+        result=done.result,
+        error=None,
+        requested_by=asked.requested_by,
+        delivery=asked.delivery,
+        requested_at=requested_at,
+        started_at=done.started_at,
+        finished_at=rfc3339(end.time),
+        queue_ms=queued_ms(asked.run_at or requested_at, done.started_at),
+        duration_ms=done.duration_ms,
+        usage=done.usage,
+        sandbox={"tier": done.tier, "isolation": done.isolation},
+        correlation_id=request.envelope.correlationid,
+        causation_id=request.envelope.causationid,
+        parent=asked.parent,
+        rerun_of=asked.rerun_of,
+        run_at=asked.run_at,
+        concurrency_key=done.concurrency_key or asked.concurrency_key,
+        hops=asked.hops,
+        input_ref=asked.input_ref,
+        result_ref=done.result_ref,
+        result_bytes=done.result_bytes,
+        fingerprint=asked.fingerprint,
+    )
 
 
 def _address(text: str) -> str | None:

@@ -25,21 +25,21 @@ class Endings:
     def __init__(self, client: Client, health: Health) -> None:
         self._client = client
         self._health = health
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waiting: dict[str, set[asyncio.Future[bytes]]] = {}
 
     @contextlib.contextmanager
-    def waiter(self, run: str) -> Iterator[asyncio.Event]:
-        """Give an event that is set when the run ends during the block.
+    def waiter(self, run: str) -> Iterator[asyncio.Future[bytes]]:
+        """Give what will be the document of the run's end, when that comes during the block.
 
         It may miss an end while the broker is away: a waiter looks for itself now and then.
         """
-        event = asyncio.Event()
+        end: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(run, set())
-        waiting.add(event)
+        waiting.add(end)
         try:
-            yield event
+            yield end
         finally:
-            waiting.discard(event)
+            waiting.discard(end)
             if not waiting and self._waiting.get(run) is waiting:
                 del self._waiting[run]
 
@@ -55,8 +55,9 @@ class Endings:
                     async for batch in batches:
                         for delivered in batch:
                             after = delivered.sequence
-                            for event in self._waiting.get(delivered.subject.split(".")[1], ()):
-                                event.set()
+                            for end in self._waiting.get(delivered.subject.split(".")[1], ()):
+                                if not end.done():
+                                    end.set_result(delivered.data)
                         self._health.report(_PART, None)
             except (Unavailable, StreamError) as error:
                 self._health.report(_PART, str(error))

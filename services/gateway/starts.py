@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import msgspec
 
+from services.gateway.domain import succeeded
 from services.gateway.idempotency import compare
 from services.gateway.parts import Gateway
 from shared import aggregate
-from shared.envelope import open_message
-from shared.errors import NotFound, TooLarge, Unavailable
+from shared.envelope import Sealed, open_envelope, open_message
+from shared.errors import Invalid, NotFound, TooLarge, Unavailable
 from shared.messages import RunRequested
 from shared.questions.executor import GetRun, RunView, WorkflowEntry
 from shared.runs import ENDED
@@ -49,10 +50,10 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestedRun(msgspec.Struct, frozen=True):
-    """A run that is asked for; `earlier` when this very request had been made before."""
+    """A run that is asked for by `request`; None when this very request had been made before."""
 
     run: str
-    earlier: bool
+    request: Sealed[RunRequested] | None
 
 
 def fingerprint(asked: Start) -> str:
@@ -107,18 +108,18 @@ async def _start(gateway: Gateway, asked: Start, mark: str | None) -> RequestedR
         earlier = await known(gateway, asked.org, asked.run)
         if earlier is not None:
             compare(mark, earlier.fingerprint)
-            return RequestedRun(asked.run, earlier=True)
+            return RequestedRun(asked.run, None)
     sealed = gateway.bus.seal(message, org=asked.org, id=asked.run)
     if len(sealed.document) > MAX_INPUT:
         raise TooLarge(f"the input is larger than {MAX_INPUT} bytes")
     ack = await aggregate.append(gateway.bus.client, gateway.bus.journal, sealed, 0)
     if not ack.duplicate:
-        return RequestedRun(asked.run, earlier=False)
+        return RequestedRun(asked.run, sealed)
     async for stored in aggregate.history(gateway.bus.client, "run", asked.run):
         first = open_message(stored.envelope, RunRequested)
         compare(mark, first.fingerprint)
         break
-    return RequestedRun(asked.run, earlier=True)
+    return RequestedRun(asked.run, None)
 
 
 async def known(gateway: Gateway, org: str, run: str) -> RunView | None:
@@ -130,8 +131,8 @@ async def known(gateway: Gateway, org: str, run: str) -> RunView | None:
     return view
 
 
-async def ended(gateway: Gateway, org: str, run: str, end: asyncio.Event, seconds: float) -> RunView | None:
-    """Return the run when it ends, or as it is after so many seconds, None if that is not known. `end` is set by `Endings`."""
+async def ended(gateway: Gateway, org: str, outcome: RequestedRun, end: asyncio.Future[bytes], seconds: float) -> RunView | None:
+    """Return the run when it ends, or as it is after so many seconds, None if that is not known. `end` is from `Endings`."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     looks = iter(LOOKS)
@@ -139,16 +140,24 @@ async def ended(gateway: Gateway, org: str, run: str, end: asyncio.Event, second
     while True:
         left = deadline - loop.time()
         if left <= 0:
-            return await _peek(gateway, org, run)
-        try:
-            async with asyncio.timeout(min(left, pause)):
-                await end.wait()
-            return await _caught_up(gateway, org, run)
-        except TimeoutError:
-            view = await _peek(gateway, org, run)
-            if view is not None and view.status in ENDED:
-                return view
-            pause = next(looks, LOOKS[-1])
+            return await _peek(gateway, org, outcome.run)
+        await asyncio.wait((end,), timeout=min(left, pause))
+        if end.done():
+            return _told(outcome, end.result()) or await _caught_up(gateway, org, outcome.run)
+        view = await _peek(gateway, org, outcome.run)
+        if view is not None and view.status in ENDED:
+            return view
+        pause = next(looks, LOOKS[-1])
+
+
+def _told(outcome: RequestedRun, end: bytes) -> RunView | None:
+    """Return the run as its end tells it, which the executor need not be asked for; None where it does not tell enough."""
+    if outcome.request is None:
+        return None
+    try:
+        return succeeded(outcome.request, open_envelope(end))
+    except Invalid:
+        return None
 
 
 async def _caught_up(gateway: Gateway, org: str, run: str) -> RunView | None:

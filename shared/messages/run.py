@@ -183,6 +183,8 @@ class RunSucceeded(Message, frozen=True, kw_only=True):
     """The run ended with a result; one of more than 256 KiB as JSON is in the bucket `results` under `result_ref`.
 
     The end of a run that had a concurrency slot names its key, that of a child run the parent: who waits for either hears of it.
+    With `run.requested` it is all that is shown of the run: `started_at` is when its first attempt began (RFC 3339), `tier` and
+    `isolation` are those of its last. Ends of an earlier version do not tell them.
     """
 
     run: str
@@ -194,6 +196,9 @@ class RunSucceeded(Message, frozen=True, kw_only=True):
     parent: str | None = None
     result_ref: str | None = None
     result_bytes: int | None = None
+    started_at: str | None = None
+    tier: str | None = None
+    isolation: str | None = None
 
 
 @message("run.failed", key="run", by="executor")

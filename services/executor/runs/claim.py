@@ -213,7 +213,7 @@ class Claim:
 
     async def _append(self, message: Message, discriminator: str) -> None:
         if isinstance(message, RunEnd):
-            message = run_state.labelled(message, self.state)
+            message = run_state.labelled(message, self.current)
         id_ = caused_id(self.started.id, message, discriminator)
         sealed = self._bus.seal(message, org=self.state.org, cause=self.started, id=id_)
         while True:

@@ -30,11 +30,12 @@ from shared.messages import (
     RunSignalled,
     RunStarted,
     RunStepCompleted,
+    RunSucceeded,
     RunUsage,
     RunWaiting,
     Wait,
 )
-from shared.runs import ENDED, RunEnd, status_after, status_of
+from shared.runs import ENDED, RunEnd, queued_ms, status_after, status_of
 from shared.values import YEAR, later, moment_of, storable
 
 # Attempts that a run shows, of those that it had: the first says how it began, the last ones how it goes.
@@ -214,8 +215,11 @@ def recorded(message: Message, at: str | None = None, attempt: int = 0) -> Itera
 
 
 def labelled(message: RunEnd, state: RunState) -> RunEnd:
-    """Return the end of a run as those who wait for it need it."""
-    return msgspec.structs.replace(message, concurrency_key=state.slot and state.slot.key, parent=state.parent)
+    """Return the end of a run as those who wait for it need it; `state` is the run's before it."""
+    told: dict[str, Any] = {"concurrency_key": state.slot and state.slot.key, "parent": state.parent}
+    if isinstance(message, RunSucceeded):
+        told |= {"started_at": state.started_at, "tier": state.tier, "isolation": state.isolation}
+    return msgspec.structs.replace(message, **told)
 
 
 def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunState:
@@ -370,7 +374,4 @@ def outcome_for_parent(child: RunState) -> dict[str, Any]:
 
 def queue_ms(state: RunState) -> float | None:
     """Return how long the run waited before its first attempt, from when it could have begun, in milliseconds."""
-    if state.started_at is None:
-        return None
-    waited = datetime.fromisoformat(state.started_at) - datetime.fromisoformat(state.run_at or state.requested_at)
-    return max(0.0, round(waited.total_seconds() * 1000, 3))
+    return None if state.started_at is None else queued_ms(state.run_at or state.requested_at, state.started_at)

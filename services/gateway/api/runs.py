@@ -154,9 +154,9 @@ async def create_run(call: Call[WaitQuery, RunBody]) -> Answer:
     with gateway.endings.waiter(asked.run) as end:
         outcome = await start(gateway, asked)
         call.done()
-        view = await known(gateway, caller.org, asked.run) if outcome.earlier else None
+        view = await known(gateway, caller.org, asked.run) if outcome.request is None else None
         if call.query.wait and not (view is not None and view.status in ENDED):
-            view = await ended(gateway, caller.org, asked.run, end, call.query.wait)
+            view = await ended(gateway, caller.org, outcome, end, call.query.wait)
     return _answer(outcome, view)
 
 
