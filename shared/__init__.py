@@ -1,1 +1,1 @@
-"""The ground of every service: messages, the bus, projections, HTTP; owned by nobody, importing no service."""
+"""The ground of every service: messages, the bus, projections, HTTP; imports no service."""

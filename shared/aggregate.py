@@ -22,14 +22,14 @@ from shared.sending import send_batch
 # A reader costs as much as some messages that are asked for one by one; most aggregates have fewer.
 ONE_BY_ONE = 8
 _NO_MESSAGE = 10037  # nats-server server/errors.json: no message found
-# Each conflict is somebody else's success: only an aggregate with as many writers at once takes more tries.
+# Each conflict is another writer's success: only an aggregate with as many writers at once takes more tries.
 TRIES = 20
 
 M = TypeVar("M", bound=Message)
 S = TypeVar("S")
 
 
-# The type of what is stored under an aggregate's subjects and is no message at all.
+# The type of a stored document under an aggregate's subjects that is no message.
 UNREADABLE = "unreadable"
 
 
@@ -41,7 +41,7 @@ class Stored(msgspec.Struct, frozen=True):
     envelope: Envelope
 
     def message(self) -> Message | None:
-        """Return the message within; None for what cannot be read, which is to stand in the way of nothing that comes after it."""
+        """Return the message within; None for an unreadable one, which must not block later ones."""
         try:
             return open_message(self.envelope)
         except Invalid:
@@ -107,7 +107,7 @@ async def _get(client: Client, stream: str, request: dict[str, Any]) -> Stored |
 
 
 def _stored(sequence: int, subject: str, document: bytes) -> Stored:
-    """Return what stands there; what no service of ours wrote has a place all the same, which the next one has to expect."""
+    """Return the stored message; foreign bytes count as well, because the next append has to expect their sequence."""
     try:
         return Stored(sequence, subject, open_envelope(document))
     except Invalid:
@@ -127,7 +127,7 @@ def _stored(sequence: int, subject: str, document: bytes) -> Stored:
 async def append(client: Client, journal: Journal, sealed: Sealed[Any], expected: int, *, since: int = 0) -> Ack:
     """Append to an aggregate, deciding a conflict by reading: my id is there -> success, else `Conflict`.
 
-    `since` is a sequence up to which the id cannot be: what is before it is not read. Raises `Conflict`, `Unavailable`.
+    `since` is a sequence up to which the id cannot be: reading starts after it. Raises `Conflict`, `Unavailable`.
     """
     try:
         return await journal.append(sealed, expected)
@@ -143,7 +143,7 @@ async def append(client: Client, journal: Journal, sealed: Sealed[Any], expected
 async def append_together(client: Client, appends: Sequence[tuple[Sealed[Any], int]]) -> int:
     """Append to several aggregates of one stream, all or nothing; each message comes with the sequence that it expects.
 
-    Returns the sequence of the last one. No aggregate may come twice, and nobody else in this process may append to them meanwhile.
+    Returns the sequence of the last one. No aggregate may come twice, nor may this process append to them elsewhere meanwhile.
     Raises `Conflict` when nothing was stored, `Unavailable` when that is unknown, `TooLarge` for more than one batch takes.
     """
     batch = [outgoing_of(client, sealed, expected) for sealed, expected in appends]
@@ -195,12 +195,12 @@ async def advance(
     resent: bool = False,
     tries: int = TRIES,
 ) -> Changed[M] | None:
-    """Fold, decide, append; after a conflict fold again. Returns what was recorded, None where `decide` found nothing to do.
+    """Fold, decide, append; after a conflict fold again. Returns the recorded message, None where `decide` found nothing to do.
 
     `read` returns the state of the aggregate and the sequence of its last message (0: it has none); `decide` returns the message
-    that follows from that state. `resent` says that the message's id may be in what was read already, because a command that timed
+    that follows from that state. With `resent` the state read may already hold the message's id, because a command that timed
     out is sent again: then a conflict searches the whole history for it. Raises `Conflict` when others win `tries` times,
-    `Unavailable`, and what `read` and `decide` raise.
+    `Unavailable`, and the errors of `read` and `decide`.
     """
     conflict: Conflict | None = None
     for _ in range(tries):
@@ -256,9 +256,9 @@ async def change(
     """Change the entity `noun`/`key`, whose last message is its whole state, by the command with the id `command`, once.
 
     `decide` returns the next message for the last one (None: there was never any), or None where there is nothing to do; it is
-    asked again after a conflict, and not asked when the last message is what the same command recorded before: that is returned.
+    called again after a conflict, and not called when the same command recorded the last message: that one is returned.
     `demanded` is the version that must be there (If-Match): the sequence of the last message, 0 for an entity that is not there.
-    Raises `PreconditionFailed` when it is another, `Conflict`, `Unavailable`, and what `decide` raises.
+    Raises `PreconditionFailed` when it is another, `Conflict`, `Unavailable`, and the errors of `decide`.
     """
     done: Stored | None = None
 
@@ -286,7 +286,7 @@ async def present(client: Client, noun: str, key: str) -> tuple[Stored | None, i
 
 
 async def _as_stored(client: Client, sealed: Sealed[M], ack: Ack) -> Changed[M]:
-    """Return what the stream has under the message's id: what an earlier sending recorded may differ from what was decided now."""
+    """Return the stored message with this id: an earlier sending may have recorded another decision than this one."""
     if ack.duplicate:
         stored = await stored_at(client, declaration_of(sealed.message).stream, ack.sequence)
         if stored is not None and stored.envelope.id == sealed.envelope.id:

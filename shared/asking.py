@@ -32,7 +32,7 @@ _log = structlog.get_logger()
 async def ask(broker: NatsBroker, asked: msgspec.Struct, *, timeout: float | None = None) -> Any:
     """Ask a question or give a command, and return the declared answer.
 
-    Raises what the owner raised, `Unavailable` when nobody answered in time, `TooLarge` for what the broker does not carry.
+    Raises the owner's error, `Unavailable` without an answer in time, `TooLarge` for more than the broker carries.
     """
     declared = asked_of(asked)
     client = broker.connection

@@ -86,8 +86,8 @@ class _Document:
 
 
 def _described(cls: type, name: str) -> dict[str, Any]:
-    told = inspect.getdoc(cls) or ""
-    return {"name": name, "title": cls.__name__, "summary": told.partition("\n")[0], "description": told}
+    description = inspect.getdoc(cls) or ""
+    return {"name": name, "title": cls.__name__, "summary": description.partition("\n")[0], "description": description}
 
 
 def _type(declared: Declaration) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _parameters(declared: Declaration) -> dict[str, Any]:
         declared.verb_field: "The last part of the type.",
         declared.suffix: "May be left out.",
     }
-    return {field: {"description": told} for field, told in fields.items() if field is not None}
+    return {field: {"description": description} for field, description in fields.items() if field is not None}
 
 
 def _address(declared: Declaration) -> str:

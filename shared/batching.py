@@ -7,13 +7,13 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-# JetStream refuses more messages in one atomic batch (10199); the bytes bound what the server holds in memory for it.
+# JetStream refuses more messages in one atomic batch (10199); the bytes bound the server's memory for it.
 MAX_MESSAGES = 1000
 MAX_BYTES = 4 * 1024 * 1024
 # One batch fills while another commits. A third would only make batches smaller: commits follow each other on one disk.
 IN_FLIGHT = 2
-# A batch takes half of what waits, or so many messages. All that waits in one batch would have who sends and who commits take
-# turns instead of working side by side; much fewer messages would pay the price of a commit too often (docs/performance.md).
+# A batch takes half of the waiting messages, or so many. With all of them in one batch, sending and committing would take turns
+# instead of going on side by side; much fewer messages would pay the price of a commit too often (docs/performance.md).
 FEWEST_TO_SHARE = 32
 
 P = TypeVar("P")
@@ -67,7 +67,7 @@ class Batcher(Generic[P]):
         self._waiting_bytes += offer.size
 
     def take(self) -> list[PendingMessage[P]]:
-        """Return the next batch, oldest first, or nothing when nothing may go now; `done` must be told when it has ended."""
+        """Return the next batch, oldest first, or nothing when nothing may go now; call `done` when it has ended."""
         if self._batches >= self._batches_allowed or not self._waiting:
             return []
         batch: list[PendingMessage[P]] = []

@@ -43,10 +43,10 @@ class Blobs:
         self._stream = f"OBJ_{bucket}"
 
     async def put(self, parts: AsyncIterable[bytes], *, limit: int | None = None, renew_after: float | None = None) -> Blob:
-        """Store what `parts` yields, at most `limit` bytes, holding one chunk in memory.
+        """Store the bytes of `parts`, at most `limit`, holding one chunk in memory.
 
         Raises `TooLarge`, `Unavailable`. Content that is there already is not stored again, unless it is there for `renew_after`
-        seconds, for buckets that forget; what was sent of a refused body is purged.
+        seconds, for buckets that forget; the stored part of a refused body is purged.
         """
         nuid = unique_name()  # a NUID, by ADR-20
         subject = f"$O.{self._bucket}.C.{nuid}"
@@ -77,7 +77,7 @@ class Blobs:
             await self._publish(self._meta_subject(blob.sha256), json.dumps(meta).encode(), {"Nats-Rollup": "sub"})
         except BaseException as error:
             with contextlib.suppress(Unavailable, StreamError):
-                # A broker that did not answer will not purge either, and whoever sent this waits to hear of the failure.
+                # A broker that did not answer will not purge either, and the sender waits to hear of the failure.
                 await self._purge(subject, wait=0.1 if isinstance(error, Unavailable) else 5.0)
             raise
         return blob

@@ -1,4 +1,4 @@
-"""The breaker of a consumer: a bad deploy must not drain a stream into the bin, and nothing that anybody sends may stop others.
+"""The breaker of a consumer: a bad deploy must not drain a stream into the bin, and no sender's input may stop other senders.
 
 Pure: without a broker or a clock of its own.
 """
@@ -38,7 +38,7 @@ class Breaker:
         return PAUSE / 5
 
     def admits(self, source: str, *, tried: bool) -> bool:
-        """Return whether a message may be handled now; `tried` says that it failed before. Its outcome must be recorded."""
+        """Return whether a message may be handled now; `tried`: it failed before. Its outcome must be recorded."""
         if not self._opened:
             return True
         now = self._now()

@@ -43,7 +43,7 @@ def charset_in(content_type: str) -> str | None:
 
 
 def decoded_text(raw: bytes, charset: str) -> str:
-    """Return bytes of a sender as `storable` text without a byte order mark; what is none in the charset is U+FFFD.
+    """Return bytes of a sender as `storable` text without a byte order mark; bytes outside the charset become U+FFFD.
 
     Raises `Invalid` for a charset that is unknown.
     """

@@ -39,7 +39,7 @@ _COMPILED_LAST = Compiled(_LAST)
 
 
 async def begin(connection: Connection, projection: str, stream: str, incarnation: str) -> int:
-    """Return the sequence up to which the rows reflect a stream: 0 where its incarnation is another one than theirs."""
+    """Return the sequence up to which the rows reflect a stream: 0 where its incarnation differs from theirs."""
     await _BEGIN(projection=projection, stream=stream, incarnation=incarnation).fetch(connection)
     ((last,),) = await _COMPILED_LAST(projection=projection).fetch(connection)
     return int(last)
@@ -88,8 +88,8 @@ def _with_move(sql: str, values: int) -> str:
 async def position_of(engine: AsyncEngine, stream: str, *, projection: str | None = None) -> Position:
     """Return how far all projections of a schema have come in a stream, or one of them: sequence 0 when one has not begun with it.
 
-    Only projections without filters tell: a filtered one stands at the last message that concerned it, and is not to be among
-    those that are asked. The rows are on disk. Raises `Unavailable`.
+    Pass only projections without filters: the checkpoint of a filtered one stays at its last matching message.
+    The rows are on disk. Raises `Unavailable`.
     """
     of = _CHECKPOINT.c
     statement = select(
@@ -99,7 +99,7 @@ async def position_of(engine: AsyncEngine, stream: str, *, projection: str | Non
         statement = statement.where(of.projection == projection)
     async with db.transaction(engine) as connection:
         row = (await connection.execute(statement)).one()
-        # Projections do not wait for the disk. With this commit, which does, what they committed before is on it as well.
+        # Projections do not wait for the disk. This commit does, and their earlier commits reach the disk with it.
         await connection.execute(text("SELECT pg_logical_emit_message(true, 'position', '')"))
     if row.low is None or row.low != row.high:
         return Position("", 0)

@@ -13,12 +13,12 @@ import msgspec
 
 from shared.errors import Problem
 
-# Runs of a chain, and events that these emit: several times what anybody has thought of, and some minutes of one executor.
+# Runs of a chain, and events that these emit: several times the longest chain in use, and some minutes of one executor.
 LONGEST_CHAIN = 10_000
 
 
 class ConfigError(Exception):
-    """The environment does not make a configuration; `problems` name each variable and what is wrong with it."""
+    """The environment does not make a configuration; `problems` name each variable and its fault."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
@@ -117,7 +117,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def common(environment: Environment) -> dict[str, Any]:
-    """Return the fields of `Settings`; what is missing or wrong is reported by `environment.check`."""
+    """Return the fields of `Settings`; `environment.check` reports a missing or wrong one."""
     return {
         "nats_url": environment.text("MILLRACE_NATS_URL"),
         "database_url": environment.text("MILLRACE_DATABASE_URL"),

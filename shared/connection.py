@@ -79,19 +79,19 @@ async def connected_broker(url: str, *, service: str, health: Health) -> AsyncIt
 
 
 async def attend(client: Client) -> None:
-    """Watch the client for ever. Raises `GaveUp` when it will never be connected again: then only a new process is.
+    """Watch the client for ever. Raises `GaveUp` when it will never be connected again: then only a new process helps.
 
-    nats-py closes itself for good on most of the errors that a broker tells, and its task that connects again ends with what it
-    does not expect, such as uvloop's RuntimeError for a connection that was reset within the handshake.
+    nats-py closes itself for good on most of a broker's errors, and an error that its reconnecting task does not expect ends that
+    task, such as uvloop's RuntimeError for a connection that was reset within the handshake.
     """
     while True:
-        await asyncio.sleep(ATTENDED_EVERY)  # neither is told of
+        await asyncio.sleep(ATTENDED_EVERY)  # neither is reported
         if is_given_up(client):
             raise GaveUp("the client does not try to reach the broker any more")
 
 
 def pace(broker: NatsBroker) -> None:
-    """Have what a started broker's subscribers fetch take its time to fail."""
+    """Slow down the failing fetches of a started broker's subscribers."""
     for subscriber in broker.subscribers:
         subscription = getattr(subscriber, "subscription", None)
         if isinstance(subscription, JetStreamContext.PullSubscription):
@@ -102,7 +102,7 @@ def _paced(fetch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]
     """Return a `fetch` that takes its time to fail once the client is closed: FastStream tries again at once, and for ever.
 
     Without any wait in between, nothing else would ever run in this process, not even its end. The same while the consumer is
-    missing, which is made again (`shared.durables`): what the server says of it would end FastStream's task.
+    missing, which is made again (`shared.durables`): the server's error would end FastStream's task.
     """
 
     async def paced(*args: Any, **kwargs: Any) -> Any:

@@ -18,7 +18,7 @@ from shared.errors import Unavailable
 
 # Five services of one machine stay far below Postgres' default of 100 connections.
 POOL_SIZE = 8
-# A request that waited this long for a connection is better told to come again.
+# A request that waited this long for a connection is better refused, to be sent again.
 POOL_WAIT = 1.5
 CONNECT_WAIT = 5.0
 STATEMENT_WAIT = 30.0
@@ -74,7 +74,7 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 @contextlib.contextmanager
 def naming_trouble() -> Any:
-    """Turn what drivers raise when the database is away or exhausted into `Unavailable`; bugs pass as they are."""
+    """Turn the drivers' errors for a database that is away or exhausted into `Unavailable`; bugs pass as they are."""
     try:
         yield
     except PoolTimeout as error:
@@ -114,10 +114,10 @@ class HeldLock(msgspec.Struct, frozen=True):
 async def held_lock(url: str, name: str, *, service: str, waits: Callable[[], None] = lambda: None) -> AsyncIterator[HeldLock]:
     """Hold the advisory lock `name` on a connection of its own for the block; waits until it is free.
 
-    `waits` is called when somebody else has it: the database is there, and it may take for ever.
+    `waits` is called while another session holds it: the database is there, and it may take for ever.
 
-    A direct connection: a pooler in transaction mode would hand the lock to somebody else. It may be used within the block; what
-    it writes is then never written without the lock.
+    A direct connection: a pooler in transaction mode would hand the lock to another client. It may be used within the block;
+    its writes are then never made without the lock.
     """
     with naming_trouble():
         connection = await asyncpg.connect(

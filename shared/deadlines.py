@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.errors import Unavailable
 
-# Pause between looks at the deadlines of those who wait.
+# Pause between looks at the deadlines of the waiting callers.
 TICK = 0.1
 
 

@@ -1,7 +1,7 @@
-"""The durable consumers of work: what each is made of, and their owner's care that they are there.
+"""The durable consumers of work: their configuration, and the upkeep by their owner.
 
 `deploy.prepare` makes them. One that an operator deleted is made again by the service that owns it, at the message up to which
-everything was acknowledged when it was last looked at: what came after is delivered again, and yields nothing new.
+everything was acknowledged when it was last looked at: later messages are delivered again, and yield nothing new.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def config_of(work: Work, *, after: int = 0) -> dict[str, Any]:
         "ack_policy": "explicit",
         "ack_wait": int(work.ack_wait * _NANO),
         "max_deliver": -1,
-        # Messages nacked with a delay count against it: a few of them must not stop everybody else.
+        # Messages nacked with a delay count against it: a few of them must not stop all others.
         "max_ack_pending": work.max_ack_pending,
     }
 
@@ -76,7 +76,7 @@ async def keep(client: Client, owned: Iterable[Work]) -> None:
                     await _make_again(client, work, acknowledged.get(work.name, 0))
                 else:
                     _log.warning("consumer.not_seen", consumer=work.name, reason=str(error))
-        await asyncio.sleep(LOOKED_AT_EVERY)  # nobody who is not asked tells of it
+        await asyncio.sleep(LOOKED_AT_EVERY)  # the broker announces it to nobody
 
 
 async def _make_again(client: Client, work: Work, after: int) -> None:

@@ -19,7 +19,7 @@ NONCE = 12  # bytes; NIST SP 800-38D recommends 96 bits
 
 
 class CannotOpen(Exception):
-    """A sealed value was altered, moved, or its key is not in the ring. Says which, never the value."""
+    """A sealed value was altered, moved, or its key is not in the ring. Names which, never the value."""
 
 
 class Keyring:

@@ -66,7 +66,7 @@ def derived_id(cause: str, *parts: str) -> str:
 
 
 def caused_id(cause: str, message: Message, discriminator: str) -> str:
-    """Return the id of `message`, caused by the message `cause`; the discriminator names what makes it that one."""
+    """Return the id of `message`, caused by the message `cause`; the discriminator tells messages of one cause apart."""
     declared = declaration_of(message)
     return derived_id(cause, declared.type_of(message), declared.key(message), discriminator)
 
@@ -84,7 +84,7 @@ def seal(
 ) -> Sealed[M]:
     """Put `message` into its envelope.
 
-    Text that Postgres or UTF-8 cannot hold is replaced (`shared.values`), whoever let it in: no stored message may end a reader.
+    Text that Postgres or UTF-8 cannot hold is replaced (`shared.values`), from every source: no stored message may end a reader.
     `id` defaults to a fresh one. With `cause` the correlation is copied and the causation set; else the message begins a
     chain, or joins the chain `correlation`, in which `causation` is the id of its cause.
     """
@@ -107,7 +107,7 @@ def seal(
 
 
 def open_envelope(document: bytes) -> Envelope:
-    """Return the envelope of a stored document. Raises `Invalid` naming what is wrong with it."""
+    """Return the envelope of a stored document. Raises `Invalid` naming its fault."""
     try:
         return _decoder.decode(document)
     except _UNREADABLE as error:
@@ -153,7 +153,7 @@ def rfc3339(moment: datetime) -> str:
 
 
 def _encoded(message: M) -> tuple[M, bytes]:
-    """Return a message as it is stored, and its JSON. Raises `Invalid` for what JSON cannot hold at all."""
+    """Return a message as it is stored, and its JSON. Raises `Invalid` for values that JSON cannot hold at all."""
     try:
         data = _encoder.encode(message)
         stored = without_nul(data)

@@ -1,4 +1,4 @@
-"""The one tree of errors; `shared.http` and `shared.bus` translate it, nobody else does."""
+"""The one tree of errors; only `shared.http` and `shared.bus` translate it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import msgspec
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """One thing wrong with an input: where (`path`, dotted, as in `settings.secret`) and what."""
+    """One fault of an input: its place (`path`, dotted, as in `settings.secret`) and a description."""
 
     path: str
     message: str
 
 
 class MillraceError(Exception):
-    """Anything that Millrace refuses on purpose.
+    """A deliberate refusal of Millrace.
 
-    `detail` is one sentence for the person who reads it: it names what is wrong and where, and holds no secret.
+    `detail` is one sentence for a person: it names the fault and its place, and holds no secret.
     """
 
     kind: ClassVar[str] = "error"
@@ -33,7 +33,7 @@ class MillraceError(Exception):
 
 
 class Malformed(MillraceError):
-    """The bytes are not what they claim to be (broken JSON, bad UTF-8)."""
+    """The bytes are not of their declared format (broken JSON, bad UTF-8)."""
 
     kind = "malformed"
     status = 400
@@ -49,7 +49,7 @@ class Invalid(MillraceError):
 
 
 class Unauthenticated(MillraceError):
-    """Nobody known is asking."""
+    """The request comes from no known client."""
 
     kind = "unauthenticated"
     status = 401
@@ -133,7 +133,7 @@ class TooMany(MillraceError):
 
 
 class Conflict(MillraceError):
-    """Somebody else was first."""
+    """Another writer was first."""
 
     kind = "conflict"
     status = 409

@@ -21,7 +21,7 @@ class HealthSettings(msgspec.Struct, frozen=True):
 
 @contextlib.asynccontextmanager
 async def health_served(health: Health, settings: HealthSettings) -> AsyncIterator[None]:
-    """Answer for the block, where the settings say."""
+    """Serve health for the block, at the address in the settings."""
     if settings.address is None:
         yield
         return

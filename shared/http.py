@@ -23,7 +23,7 @@ JSON_LIMIT = 4 * 1024 * 1024
 # is the one place that both kinds look at.
 web_response.SERVER_SOFTWARE = "millrace"  # type: ignore[attr-defined]
 
-# Said once a body is wanted, to a client that asks before it sends one.
+# Sent once a body is wanted, to a client that asks before it sends one.
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class Pace(msgspec.Struct, frozen=True):
     """The slowest arrival of a body.
 
     A reader waits at most `grace` seconds for it; each `rate` bytes that arrive give a second of that back. The whole body is
-    there after `whole` seconds. Time in which nobody reads does not count against the grace.
+    there after `whole` seconds. Time without a reader does not count against the grace.
     """
 
     grace: float
@@ -54,7 +54,7 @@ TAKE: web.RequestKey[Callable[[int], None]] = web.RequestKey("take")
 
 
 class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why a request was refused (RFC 9457). `errors` says what is wrong with which part of an input."""
+    """Why a request was refused (RFC 9457). `errors` names the faulty parts of an input."""
 
     type: str
     title: str
@@ -86,7 +86,7 @@ def problem_of(error: MillraceError) -> web.Response:
 
 
 async def _expected(request: web.Request) -> web.StreamResponse | None:
-    """Refuse what nobody here can do. `100 Continue` is said once somebody reads the body (`Arriving`), not before."""
+    """Refuse any unknown expectation. `100 Continue` is sent once the body is read (`Arriving`), not before."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         return None
     answer = problem(417, "Expectation failed", "Expect: the only thing that can be expected is 100-continue")
@@ -153,7 +153,7 @@ class Arriving:
         self._until: float | None = None
 
     async def part(self) -> bytes:
-        """Return what came since the last call; nothing at the end. Raises `TooSlow`, `Malformed` for what is no HTTP."""
+        """Return the bytes since the last call; none at the end. Raises `TooSlow`, `Malformed` for broken HTTP."""
         try:
             return await self._next()
         except web.RequestPayloadError as error:
@@ -170,14 +170,14 @@ class Arriving:
         began = loop.time()
         if self._until is None:
             self._until = began + self._pace.whole
-            await self._say_that_it_is_wanted()
+            await self._send_continue()
         async with asyncio.timeout_at(min(began + self._left, self._until)):
             part = await self._request.content.readany()
         left = self._left - (loop.time() - began) + len(part) / self._pace.rate
         self._left = min(self._pace.grace, left)
         return part
 
-    async def _say_that_it_is_wanted(self) -> None:
+    async def _send_continue(self) -> None:
         request = self._request
         if request.headers.get("Expect") and request.version >= (1, 1) and not request.content.total_bytes:
             await request.writer.write(CONTINUE)
@@ -186,9 +186,9 @@ class Arriving:
 
 
 async def body_of(request: web.Request, limit: int, take: Callable[[int], None] | None = None) -> bytes:
-    """Return the body, exactly as it was sent. `take` is told of its bytes before they are kept; without it `TAKE` is.
+    """Return the body, exactly as it was sent. `take`, or else `TAKE`, is called with the number of bytes before they are kept.
 
-    Raises `TooLarge` at the first byte over `limit`, also without a length, `TooSlow`, `Malformed`, and what `take` raises.
+    Raises `TooLarge` at the first byte over `limit`, also without a length, `TooSlow`, `Malformed`, and the errors of `take`.
     """
     if request.content_length is not None and request.content_length > limit:
         raise TooLarge(f"the body is larger than {limit} bytes")

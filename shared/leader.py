@@ -21,7 +21,7 @@ async def lead(
 
     `pause` seconds pass before the first call and between two; a call that did as much as `full` is followed by another at once.
     An obstacle is waited out, and logged as the event `interrupted` unless the last interruption had the same reason; a bug is met
-    in the same way, and hurts nobody but this work.
+    in the same way, and harms only this work.
     """
     logged: str | None = None
     while True:

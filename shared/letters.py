@@ -1,4 +1,4 @@
-"""Dead letters: messages that somebody gave up, kept in the stream DEAD exactly as they were, with the reason."""
+"""Dead letters: messages that a consumer gave up, kept in the stream DEAD exactly as they were, with the reason."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from shared.messages import Logged
 
 # Most lines that wait for the bus: above it the oldest go, counted.
 WAITING = 2000
-# Characters of a field: what went wrong may repeat what somebody sent.
+# Characters of a field: an error may repeat a sender's input.
 LONGEST = 16 * 1024
 _LEVELS = {"debug", "info", "warning", "error", "critical"}
 
@@ -47,7 +47,7 @@ class BusSink:
 
     @contextlib.asynccontextmanager
     async def sending(self, publish: Callable[[Logged, str | None], Awaitable[None]]) -> AsyncIterator[None]:
-        """Send what is logged through `publish` during the block, and what waits at its end for at most a second."""
+        """Send log lines through `publish` during the block, and the rest at its end for at most a second."""
         task = asyncio.create_task(self._send(publish))
         try:
             yield

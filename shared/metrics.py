@@ -16,7 +16,7 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 def exposition(health: Health) -> bytes:
-    """Return what `/metrics` answers now: the parts and the numbers of `health`, and what the process takes."""
+    """Return the answer of `/metrics` now: the parts and the numbers of `health`, and the use of the process."""
     registry = CollectorRegistry()
     for of_the_process in (ProcessCollector, PlatformCollector, GCCollector):
         of_the_process(registry=registry)

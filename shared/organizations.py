@@ -17,7 +17,7 @@ def seen_by(org: str) -> tuple[str, ...]:
 
 
 async def first_seen(org: str, find: Callable[[str], Awaitable[T | None]]) -> T | None:
-    """Return what `find` finds in the organization itself, else what it finds in the platform's; None where there is neither."""
+    """Return the result of `find` for the organization itself, else for the platform's; None where there is neither."""
     for owner in seen_by(org):
         found = await find(owner)
         if found is not None:

@@ -24,7 +24,7 @@ class Recorded(msgspec.Struct, frozen=True):
 
 
 # The statements of a batch, as the stream holds it (incarnation second): to be run in this order together with the checkpoint's
-# move. The connection is for reading rows that they depend on; nobody else writes these.
+# move. The connection is for reading rows that they depend on, which have no other writer.
 Apply = Callable[[Sequence[Delivered], str, Connection], Awaitable[Sequence[Statement]]]
 # Keeps the bytes of a message, as the stream holds it, of which nothing else can be made, in the transaction of the checkpoint.
 Keep = Callable[[Delivered, str, Connection], Awaitable[None]]
@@ -34,9 +34,9 @@ Projections = Mapping[type[Message], PerMessage]
 
 
 class Projected(msgspec.Struct, frozen=True, kw_only=True):
-    """A projection, wherever it runs: the messages that it reads, their effect, and the rows that come of them.
+    """A projection, independent of its place: the messages that it reads, their effect, and the rows that follow.
 
-    `name` is unique within the service. `rows` narrows `tables` to what is this projection's own where it has a part of a table:
+    `name` is unique within the service. `rows` narrows `tables` to this projection's own rows where it has a part of a table:
     a condition over `:stream`, `:incarnation` and `:first`, the first sequence that the stream still holds. `born` is for rows
     that go on when their messages are purged: the filter of the first message of each, whose key is the row's `id`; `rows` then
     are those of which nothing was purged.
@@ -80,7 +80,7 @@ def in_batches(function: Callable[[Sequence[Recorded], Connection], Awaitable[Se
 
 
 def recorded_of(delivered: Delivered, incarnation: str) -> Recorded:
-    """Decode a delivered message. Raises `Invalid` for what is no envelope, or holds no message of its type."""
+    """Decode a delivered message. Raises `Invalid` for bytes that are no envelope, or hold no message of its type."""
     envelope = open_envelope(delivered.data)
     message: Message | None = None if class_of(envelope.type) is None else open_message(envelope)
     return Recorded(delivered, envelope, message, incarnation)

@@ -39,11 +39,11 @@ class Projection:
 
     Holds an advisory lock on a connection of its own, and writes through it; a second replica waits for the lock. Each batch and
     its checkpoint are one transaction that only succeeds if the checkpoint is still ours. It does not wait for the disk: after
-    a power cut rows and checkpoint are older together, and what is missing is read again.
+    a power cut rows and checkpoint are older together, and the missing messages are read again.
 
     No message stops it. A batch that cannot be taken, be it for Postgres or for a bug, is halved until the one message is found:
-    that is kept cleaned, or else becomes a dead letter. Every half is committed with its checkpoint, so that whoever follows one
-    that was killed goes on from there.
+    that is kept cleaned, or else becomes a dead letter. Every half is committed with its checkpoint, so that the successor of a
+    killed process goes on from there.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Projection:
         part = f"projection {self._name}"
 
         def waits() -> None:
-            # Somebody else keeps the rows: what was wrong here is over, and who waits may do so for ever.
+            # Another replica keeps the rows: the trouble here is over, and this one may wait for ever.
             self._health.report(part, None)
 
         while True:
@@ -139,7 +139,7 @@ class Projection:
             return await checkpoint.begin(connection, self._name, self.stream, incarnation)
 
     async def _commit(self, batch: Sequence[Delivered], incarnation: str, last: int, connection: Connection) -> None:
-        """Take a batch that follows the checkpoint `last`, whatever is in it. Raises trouble that has nothing to do with it."""
+        """Take any batch that follows the checkpoint `last`. Raises trouble that has nothing to do with its content."""
         try:
             await self._take(batch, incarnation, last, connection)
         except Exception as error:
@@ -160,7 +160,7 @@ class Projection:
         await self._advance(sequence)
 
     async def _salvage(self, one: Delivered, incarnation: str, last: int, connection: Connection) -> None:
-        """Take a message that could not be taken: as it is, for what was in its way may be over; cleaned; as bytes or dead."""
+        """Take a message that failed: as it is, because the obstacle may be gone; else cleaned; else as bytes or dead."""
         keep = self._projected.keep
         cleaned = clean(one) if keep is None else None
         first: Exception | None = None
@@ -175,7 +175,7 @@ class Projection:
                 first = first or error
             else:
                 if first is not None:
-                    self._tell(one, first, dead=False)
+                    self._report(one, first, dead=False)
                 return
         assert first is not None  # noqa: S101 - it was offered
         if keep is None:
@@ -185,7 +185,7 @@ class Projection:
                 if keep is not None:
                     await keep(one, incarnation, connection)
                 await checkpoint.move(connection, (self._name, incarnation, last, one.sequence))
-        self._tell(one, first, dead=keep is None)
+        self._report(one, first, dead=keep is None)
         await self._advance(one.sequence)
 
     async def _bury(self, one: Delivered, incarnation: str, error: Exception) -> None:
@@ -204,7 +204,7 @@ class Projection:
         )
         await bury_in_place(self._journal, given_up, incarnation)
 
-    def _tell(self, one: Delivered, error: Exception, *, dead: bool) -> None:
+    def _report(self, one: Delivered, error: Exception, *, dead: bool) -> None:
         is_new = self._tally.note(self._name, one, error, dead=dead)
         _log.error(
             "projection.dead" if dead else "projection.salvaged",
@@ -233,7 +233,7 @@ def started(
     service: str,
     health: Health,
 ) -> dict[str, Projection]:
-    """Have a service's projections run by `start`, which takes what to run and its name; return them by their own names."""
+    """Have a service's projections run by `start`, which takes a coroutine and its name; return them by their own names."""
     tally = Tally(health)
     made = {
         one.name: Projection(client=client, engine=engine, url=url, service=service, projected=one, health=health, tally=tally)

@@ -21,7 +21,7 @@ from shared.projection import PAUSE
 from shared.pull import OrderedReader, StreamError
 
 V = TypeVar("V", bound=msgspec.Struct)
-# Entries that cannot be decoded of which `/readyz` tells, and characters of what is wrong with each.
+# Entries that cannot be decoded that `/readyz` shows, and characters of the error of each.
 MOST_TOLD, SHOWN = 100, 200
 _log = structlog.get_logger()
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -56,7 +56,7 @@ class RegistryWriter(Generic[V]):
         self._kv: KeyValue | None = None
 
     async def put(self, key: str, seq: int, value: V | None) -> bool:
-        """Make `value` the entry if `seq` is higher than what is there; False when something newer is.
+        """Make `value` the entry if `seq` is higher than the stored one; False when a newer entry is there.
 
         Raises `Unavailable`; `TooLarge` for an entry that the broker does not carry.
         """
@@ -65,7 +65,7 @@ class RegistryWriter(Generic[V]):
     async def remake(self, key: str, seq: int, value: V) -> bool:
         """Make `value` the entry also in place of another one of the same `seq`; otherwise as `put`.
 
-        For what an entry holds besides its message: another version of its owner makes something else of the same message.
+        For the derived part of an entry: another version of its owner may derive other values from the same message.
         """
         return await self._replace(key, seq, value, below=seq + 1)
 
@@ -77,7 +77,7 @@ class RegistryWriter(Generic[V]):
                 try:
                     found = await kv.get(checked_key(key))
                 except nats.js.errors.KeyNotFoundError as absent:
-                    # An operator's delete leaves a marker, which is what the compare-and-set must expect.
+                    # An operator's delete leaves a marker, whose revision the compare-and-set must expect.
                     revision = (absent.entry.revision or 0) if absent.entry else 0
                 else:
                     if self._sequence_of(key, found.value or b"") >= below or found.value == document:
@@ -94,7 +94,7 @@ class RegistryWriter(Generic[V]):
             raise Unavailable(f"the registry {self._bucket} cannot be written: {type(error).__name__}") from error
 
     def _sequence_of(self, key: str, document: bytes) -> int:
-        """Return what an entry reflects; of one that is not readable at all -1, of one without a readable value one less."""
+        """Return the sequence that an entry reflects; -1 for an unreadable one, one less for one without a readable value."""
         try:
             seq = _sequence_decoder.decode(document).seq
         except _UNREADABLE as error:
@@ -115,8 +115,8 @@ class RegistryWriter(Generic[V]):
 class RegistryView(Generic[V]):
     """A reader's side: the whole registry in memory, kept up to date by a watch.
 
-    An entry that cannot be decoded is passed over, and stands in `/readyz` until a readable one replaces it: what was known of the
-    thing before stays.
+    An entry that cannot be decoded is passed over, and stands in `/readyz` until a readable one replaces it: the last readable
+    value stays.
     """
 
     def __init__(self, client: Client, bucket: str, value: type[V], health: Health) -> None:
@@ -188,7 +188,7 @@ class RegistryView(Generic[V]):
             self.learn(key, entry)
 
     async def _mark_empty(self, reader: OrderedReader) -> None:
-        """Notice a registry without entries, of which no batch ever tells."""
+        """Notice a registry without entries, for which no batch ever comes."""
         await reader.created.wait()
         if reader.pending_at_start == 0:
             self._health.report(f"registry {self._bucket}", None)

@@ -1,4 +1,4 @@
-"""The life of a run: its statuses, and what each message of a run does to its status. Everybody reads these two tables. Pure."""
+"""The life of a run: its statuses, and the effect of each message of a run on its status. Every service reads them. Pure."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from shared.messages import (
 class RunStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One status of a run. `meaning` goes on after "the run"; `level` is that of the log for a run that ended so.
 
-    `ended`: the status does not change any more. `blocked`: the run holds no worker until what it waits for is there. `retried`: a
-    retry of the delivery asks for another run.
+    `ended`: the status does not change any more. `blocked`: the run holds no worker until its wait is over. `retried`: a
+    retry of the delivery requests another run.
     """
 
     meaning: str

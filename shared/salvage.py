@@ -1,4 +1,4 @@
-"""Salvage: what becomes of the one message that a projection cannot take, so that it stops no other."""
+"""Salvages the one message that a projection cannot take, so that it stops no other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.health import Health
 from shared.pull import Delivered, StreamError
 from shared.values import cleaned, lenient
 
-# SQLSTATE classes and codes that are nobody's fault but the server's, or its schema's: the message is to be offered again. No
+# SQLSTATE classes and codes that are the server's fault, or its schema's: the message is to be offered again. No
 # connection, no such role, database, schema, table or column, no right, no room, no disk; rolled back for another's sake, locked,
 # cancelled by a time-out, read-only, corrupt.
 _PASSING = ("08", "0B", "25", "28", "3D", "3F", "40", "42", "53", "55", "57", "58", "72", "F0", "XX001", "XX002")
@@ -25,7 +25,7 @@ _OWN_FAULTS = (nats.errors.MaxPayloadError, nats.errors.BadSubjectError)
 
 
 def is_passing(error: Exception) -> bool:
-    """Return whether an error is trouble that passes, or an operator's to end, and says nothing about the message at hand."""
+    """Return whether an error passes by itself or by an operator's help, and is no fault of the message at hand."""
     if isinstance(error, asyncpg.PostgresError):
         return str(error.sqlstate or "").startswith(_PASSING)
     return isinstance(error, _PASSING_KINDS) and not isinstance(error, _OWN_FAULTS)
@@ -41,7 +41,7 @@ def clean(delivered: Delivered) -> Delivered | None:
 
 
 class Tally:
-    """Counts what was salvaged, by projection: kept with its text cleaned or as bytes alone, and given up. A fact of `/readyz`."""
+    """Counts salvaged messages, by projection: kept with cleaned text or as bytes alone, and given up. A fact of `/readyz`."""
 
     def __init__(self, health: Health) -> None:
         self.salvaged: Counter[str] = Counter()
@@ -52,9 +52,9 @@ class Tally:
     def note(self, projection: str, delivered: Delivered, error: Exception, *, dead: bool) -> bool:
         """Count a message; returns whether its error is another one than the last of this projection."""
         (self.dead if dead else self.salvaged)[projection] += 1
-        told = type(error).__name__
-        is_new = not self.last.get(projection, "").startswith(f"{told} ")
-        self.last[projection] = f"{told} at {delivered.sequence}"
+        name = type(error).__name__
+        is_new = not self.last.get(projection, "").startswith(f"{name} ")
+        self.last[projection] = f"{name} at {delivered.sequence}"
         return is_new
 
     def document(self) -> dict[str, Any]:

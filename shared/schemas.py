@@ -35,10 +35,10 @@ DEEPEST_VALUE = 100
 MOST_WORK = 20_000_000
 """Looks at a whole value. They take 10 to 50 ns each."""
 MOST_TOLD = 10_000
-"""Looks at a value within which all that is wrong with it is told; telling takes a thousand times as long as looking."""
+"""Looks at a value for which every fault is listed; listing takes a thousand times as long as looking."""
 COMPLAINTS = 20
 COMPILED = 1024
-# Items of each array of a value that are looked at where the whole is too large to tell all that is wrong.
+# Items of each array of a value that are looked at where the whole is too large to list every fault.
 _FIRST = 20
 # A complaint repeats the value that it is about.
 _COMPLAINT = 300
@@ -69,7 +69,7 @@ class Costs(msgspec.Struct, frozen=True):
 
 
 def costs(schema: Any, at: str = "schema") -> Costs:
-    """Count what checking values against a schema takes. Raises `Invalid` with the place that makes it more than is allowed."""
+    """Count the cost of checking values against a schema. Raises `Invalid` with the place that makes it more than is allowed."""
     if not isinstance(schema, dict | bool):
         raise _refused(at, "is no JSON Schema: it is neither an object nor true or false")
     return _Count(schema, at).costs()
@@ -86,7 +86,7 @@ class Checker:
         )
 
     def problems(self, value: Any, at: str) -> list[Problem]:
-        """Return places where a value, made of what JSON is made of, does not fit, as paths that begin with `at`; some of many."""
+        """Return places where a value of JSON types does not fit, as paths that begin with `at`; some of many."""
         deepest, reach = self._costs.deepest, self._costs.reach
         if deepest is not None and _weight(value, deepest + 1) is None:
             return [Problem(at, f"is nested deeper than {deepest} levels: its types hold each other in too many alternatives")]
@@ -96,8 +96,8 @@ class Checker:
         try:
             if self._validator.is_valid(value):
                 return []
-            for told in (value, _cut(value)):
-                if self._work(told, reach) <= MOST_TOLD and (found := list(self._errors(told, at))):
+            for candidate in (value, _cut(value)):
+                if self._work(candidate, reach) <= MOST_TOLD and (found := list(self._errors(candidate, at))):
                     return found
         except (RecursionError, ValueError):
             return [Problem(at, "is nested too deeply")]
@@ -117,9 +117,9 @@ class Checker:
 
 @functools.lru_cache(COMPILED)
 def checker_of(schema: bytes, *, formats: bool = False) -> Checker:
-    """Return what checks values against a schema, given as JSON. Raises `Invalid` when it is none, or costs too much.
+    """Return the checker of values for a schema, given as JSON. Raises `Invalid` when it is none, or costs too much.
 
-    `formats`: whether texts have to have the format that the schema says; else that is a remark.
+    `formats`: whether texts must have the schema's format; else that is a remark.
     """
     if len(schema) > MOST_BYTES:
         raise _refused("schema", f"is larger than {MOST_BYTES} bytes")
@@ -238,7 +238,7 @@ class _Count:
             if self._edges > MOST_EDGES:
                 raise _refused(where, f"leads to more than {MOST_EDGES} places below, counted wherever it is referred to")
         if "unevaluatedProperties" in schema or "unevaluatedItems" in schema:
-            node.looks *= 2  # whatever else is said of the place is looked at again
+            node.looks *= 2  # all other faults of the place are looked at again
 
     def _in_place(self, schema: dict[str, Any], at: str) -> Iterator[tuple[Any, str]]:
         if "$ref" in schema:

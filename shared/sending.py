@@ -25,7 +25,7 @@ _ack_decoder = msgspec.json.Decoder()
 
 
 class Outgoing(msgspec.Struct):
-    """A message on its way: where to, the bytes, and what the broker is to check."""
+    """A message on its way: its subject, its bytes, and the headers that the broker checks."""
 
     subject: str
     document: bytes
@@ -75,7 +75,7 @@ def _unconfirmed() -> Iterator[None]:
 
 def _check_connected(client: Client) -> None:
     if not client.is_connected:
-        # The client would buffer and store it later, after its caller was told that it could not.
+        # The client would buffer and store it later, after this refusal.
         raise Unavailable("the broker is not connected")
 
 

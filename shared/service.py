@@ -23,7 +23,7 @@ from shared.health import Health
 from shared.health_server import HealthSettings, health_served
 
 _log = structlog.get_logger()
-# Exit codes: 2 says that the configuration is wrong and that starting again will not help.
+# Exit codes: 2 means that the configuration is wrong and that starting again will not help.
 EXIT_FAILED = 1
 # The objects of a message are freed by counting references; cycles are rare here, and Python's 700 objects are three webhooks.
 COLLECTED_AFTER = (10_000, 20, 20)
@@ -100,7 +100,7 @@ async def _serve(service: str, settings: Any, app: App, health_settings: HealthS
     def stop() -> None:
         stopping.set()
         if not begun.is_set():
-            # A thing that it waits for to start, such as a registry that nobody has made, may never come.
+            # A dependency of its start, such as a registry that was not prepared, may never come.
             begun.set()
             ending.append(asyncio.create_task(give_up_starting()))
 

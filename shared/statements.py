@@ -1,4 +1,4 @@
-"""Statements of the Postgres driver, compiled once from SQLAlchemy Core: what projections run, and questions often."""
+"""Statements of the Postgres driver, compiled once from SQLAlchemy Core, for projections and frequent questions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every stream, durable consumer, registry and bucket in one table; `deploy.prepare` makes them, nobody else does."""
+"""Every stream, durable consumer, registry and bucket in one table; only `deploy.prepare` makes them."""
 
 from __future__ import annotations
 

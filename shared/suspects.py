@@ -35,7 +35,7 @@ class Suspects:
 
     The broker counts deliveries, most of which were answered: put off while a store is away, or held back by a breaker. So a
     message that was delivered often is a suspect only to a process that has not handled it yet. Suspects are handled one at a
-    time, each with its mark on the bus, which is removed whatever the outcome: what a mark counts are deaths.
+    time, each with its mark on the bus, which is removed after any outcome: a mark counts deaths.
     """
 
     def __init__(self, client: Client, consumer: str) -> None:

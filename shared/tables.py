@@ -24,7 +24,7 @@ def checkpoint_in(metadata: MetaData) -> Table:
 def resource_in(metadata: MetaData) -> Table:
     """Return the table of resources, which the schema of every owner of resources has."""
     # `spec` is JSON as text: a value is answered as it was given, its members in order. Names are in the order of their bytes.
-    # A removed resource stays, without its secrets: its id is known as one that was, and what came before it was removed is read.
+    # A removed resource stays, without its secrets: its id stays known, and messages from before its removal are read.
     resource = Table(
         "resource",
         metadata,

@@ -25,7 +25,7 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
 
 
 async def each(at_once: int, items: Iterable[A], work: Callable[[A], Awaitable[B]]) -> list[B]:
-    """Return what `work` returns for each item, in order, `at_once` at a time. Raises what the first of them raises."""
+    """Return the results of `work` for each item, in order, `at_once` at a time. Raises the first error of them."""
     left, found = list(items), list[B]()
     while left:
         now, left = left[:at_once], left[at_once:]

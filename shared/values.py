@@ -5,7 +5,7 @@ not; others are those of binary64 (RFC 8259, section 6). Values nest up to `DEPT
 whose date is within the calendars of Python and Postgres in every time zone. No duration is longer than `YEAR`.
 
 Users of the API are refused with the path of the value that does not fit (`decode`, `check`); values from senders are cleaned
-(`decode_sent`, `cleaned`), since nobody would read a refusal.
+(`decode_sent`, `cleaned`), since a refusal would have no reader.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LAST = datetime(9999, 12, 30, tzinfo=UTC)
 MOST_VALUES = 250_000
 LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**64 - 1
 # Nearer to the ends of binary64 msgspec needs 7 to 17 us to read a number, instead of 0.03: each reader of a message with many of
-# them would stand still for seconds. A few are somebody's largest or smallest number.
+# them would stand still for seconds. A few are a program's largest or smallest number.
 LEAST_FLOAT, MOST_FLOAT = 1e-300, 1e285
 MOST_EXTREME = 100
 REPLACEMENT = "\ufffd"
@@ -48,9 +48,9 @@ LONGEST_PATH = 300
 MOST_TYPE = 200
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-"""A name; its owner says which letters."""
+"""A name; its owner restricts the letters."""
 Key = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{1,64}\Z")]
-"""An id, or an organization: what may stand in a subject."""
+"""An id, or an organization: text that may stand in a subject."""
 Words = Annotated[str, msgspec.Meta(max_length=1000)]
 """A sentence or two for people."""
 Path = Annotated[str, msgspec.Meta(max_length=1024)]
@@ -62,7 +62,7 @@ Instant = Annotated[str, msgspec.Meta(max_length=64)]
 """A time as text; `moment_of` reads it."""
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=YEAR)]
 Sequence = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-"""A place in a stream, or how many of something: what Postgres' bigint holds."""
+"""A place in a stream, or a count: within Postgres' bigint."""
 
 T = TypeVar("T")
 # The place of a value: its container, and its name or number there.
@@ -88,7 +88,7 @@ def storable(text: str) -> str:
 
 
 def cleaned(value: Any, depth: int = 0) -> Any:
-    """Return `value`, made of what JSON is made of, with all text in it `storable`. Raises `Malformed` deeper than `DEPTH`."""
+    """Return `value`, of JSON types, with all text in it `storable`. Raises `Malformed` deeper than `DEPTH`."""
     if isinstance(value, str):
         return storable(value)
     if not isinstance(value, dict | list):
@@ -101,10 +101,7 @@ def cleaned(value: Any, depth: int = 0) -> Any:
 
 
 def check(value: Any, path: str = "") -> None:
-    """Raise `Invalid` naming the first place in `value` that may not enter, `Malformed` where it is too deep.
-
-    It is made of what JSON is made of.
-    """
+    """Raise `Invalid` naming the first place in `value`, of JSON types, that may not enter, `Malformed` where it is too deep."""
     # A stack of our own: a generator that recurses takes ten times as long, in a loop that others wait for.
     left: list[tuple[Any, _Place | None, int]] = [(value, None, 0)]
     extreme = 0
@@ -139,7 +136,7 @@ def decode(raw: bytes) -> Any: ...
 @overload
 def decode(raw: bytes, type_: type[T]) -> T: ...
 def decode(raw: bytes, type_: Any = Any) -> Any:
-    """Return JSON as `type_`. Raises `Malformed` for what is no JSON or too deep, `Invalid` with the path of what may not enter."""
+    """Return JSON as `type_`. Raises `Malformed` for broken or too deep JSON, `Invalid` with the path of a refused value."""
     _check_count(raw)
     try:
         if _DOUBTFUL.search(raw) or _may_be_deep(raw):
@@ -154,9 +151,9 @@ def decode(raw: bytes, type_: Any = Any) -> Any:
 
 
 async def aside(function: Callable[..., T], *args: Any, size: int) -> T:
-    """Call what reads `size` bytes of somebody's input; where they are many in a thread, one after the other.
+    """Call a reader of `size` bytes of input; many bytes in a thread, one input after the other.
 
-    The loop goes on in between: what is large is not to hold up what is small, whoever it is of.
+    The loop goes on in between: a large input must not hold up small ones.
     """
     if size <= LARGE:
         return function(*args)
@@ -166,7 +163,7 @@ async def aside(function: Callable[..., T], *args: Any, size: int) -> T:
 def decode_sent(raw: bytes) -> Any:
     """Return the JSON that a sender sent, its text `storable`; bytes that are no UTF-8 are U+FFFD, a byte order mark is left out.
 
-    Raises `Malformed` for what is no JSON or too deep, `Invalid` with the path of a number that may not enter.
+    Raises `Malformed` for broken or too deep JSON, `Invalid` with the path of a number that may not enter.
     """
     raw = raw.removeprefix(b"\xef\xbb\xbf")
     _check_count(raw)
@@ -185,16 +182,16 @@ def decode_sent(raw: bytes) -> Any:
 
 
 def lenient(document: bytes) -> Any:
-    """Return JSON that is stored and may hold what may not enter: bytes that are no UTF-8 are lone surrogates (`surrogateescape`).
+    """Return stored JSON, also with values that may not enter: bytes that are no UTF-8 are lone surrogates (`surrogateescape`).
 
-    Numbers that somebody's database or language may not hold are the text that they were. Raises ValueError, RecursionError.
+    Numbers that databases or other languages may not hold stay text. Raises ValueError, RecursionError.
     """
     text = document.decode("utf-8", "surrogateescape")
     return json.loads(text, parse_constant=str, parse_float=_number, parse_int=_number)
 
 
 def fitted(value: Any, type_: type[T]) -> T:
-    """Return `value`, made of what JSON is made of and checked before, as `type_`. Raises `Invalid` naming the field."""
+    """Return `value`, of JSON types and checked before, as `type_`. Raises `Invalid` naming the field."""
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
@@ -202,7 +199,7 @@ def fitted(value: Any, type_: type[T]) -> T:
 
 
 def misfit(error: msgspec.ValidationError, type_: Any = Any) -> Invalid:
-    """Return the error of a value that does not fit `type_`: msgspec's "… - at `$.a.b`" split into what and where."""
+    """Return the error of a value that does not fit `type_`: msgspec's "… - at `$.a.b`" split into message and place."""
     message, found, place = str(error).partition(" - at `$")
     path = _PLACE.sub(r".\1", place.rstrip("`")).lstrip(".") if found else ""
     if (missing := _MISSING.fullmatch(message)) is not None:
@@ -230,7 +227,7 @@ def without_nul(document: bytes) -> bytes:
 
 
 def moment_of(text: str) -> datetime:
-    """Return an RFC 3339 time in UTC. Raises ValueError for what is none, has no zone, or is not between `FIRST` and `LAST`."""
+    """Return an RFC 3339 time in UTC. Raises ValueError for other text, no zone, or a time not between `FIRST` and `LAST`."""
     read = datetime.fromisoformat(text)
     if read.tzinfo is None:
         raise ValueError("a time without a zone")
@@ -245,7 +242,7 @@ def within(moment: datetime) -> datetime:
 
 
 def moment_at(text: str, path: str) -> datetime:
-    """Return the time that an input says at `path`, as `moment_of` does. Raises `Invalid`."""
+    """Return the time of an input's `path`, as `moment_of` does. Raises `Invalid`."""
     try:
         return moment_of(text)
     except ValueError as error:
@@ -254,7 +251,7 @@ def moment_at(text: str, path: str) -> datetime:
 
 
 def is_ordinary(number: float) -> bool:
-    """Return whether a number of binary64 is zero, or far enough from the ends of what it can hold to be read fast."""
+    """Return whether a number of binary64 is zero, or far enough from the ends of its range to be read fast."""
     return number == 0 or LEAST_FLOAT <= abs(number) <= MOST_FLOAT
 
 
@@ -316,7 +313,7 @@ def _may_be_deep(raw: bytes) -> bool:
 
 
 def _loaded(raw: bytes) -> Any:
-    """Decode JSON by the standard library, which can hold halves of surrogate pairs, so that their place can be told."""
+    """Decode JSON by the standard library, which can hold halves of surrogate pairs, so that `check` can name their place."""
     try:
         # Called for each number, it takes longer than all the rest: only where there is one that Python might not read.
         return json.loads(raw, parse_constant=_refused, parse_int=_integer if _LONG_NUMBER.search(raw) else None)
@@ -327,7 +324,7 @@ def _loaded(raw: bytes) -> Any:
 
 
 def _integer(digits: str) -> int:
-    # Python refuses to read thousands of digits; that these are too many is for `check` to say, with their place.
+    # Python refuses to read thousands of digits; `check` refuses these with their place.
     return int(digits) if len(digits) <= 32 else MOST_INTEGER + 1
 
 

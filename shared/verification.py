@@ -1,8 +1,8 @@
-"""The declaration of what the gateway needs to admit an adapter's webhooks.
+"""Declares how the gateway admits an adapter's webhooks.
 
 An adapter of events returns a `Verification` for a source's settings, the registry carries it beside the source, and the gateway
 interprets it: no adapter is known there. Secrets are named by their setting and never stand in a declaration. A field that a
-reader does not know is an error, so that an older gateway refuses a source instead of checking half of what was declared.
+reader does not know is an error, so that an older gateway refuses a source instead of checking half of its declaration.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Handshake(Declared, frozen=True, kw_only=True):
     It has this `method`, all of `when`, and the `challenge` where there is one: up to 1,024 printable characters. A request that
     has them and whose `token` is not one of the secrets in `keys` is refused with 403. `signed`: it is verified as a webhook first.
     The answer is `json`, else `text`, and `headers`, where `{challenge}` is the challenge and `{digest}` its HMAC by the first
-    of `keys`: then the challenge may only hold what is no webhook, letters, digits and `+/._-`.
+    of `keys`: then the challenge may only hold letters, digits and `+/._-`, which make no webhook.
     """
 
     method: str = "GET"

@@ -1,4 +1,4 @@
-"""Kinds of addresses, from IANA's special-purpose registries (RFC 6890 and what updates it). Pure.
+"""Kinds of addresses, from IANA's special-purpose registries (RFC 6890 and its updates). Pure.
 
 `ipaddress.is_global` is no substitute: it follows the interpreter's version, and 3.11 calls 192.0.0.192, 64:ff9b::/96,
 2002::/16, fec0::/10 and every mapped IPv4 address global.
@@ -33,7 +33,7 @@ SPECIAL: tuple[tuple[Network, str, str], ...] = tuple(
         ("224.0.0.0/4", "multicast", "a multicast address"),
         ("240.0.0.0/4", "reserved", "a reserved address"),
         ("255.255.255.255/32", "broadcast", "the broadcast address"),
-        # Single addresses, so that who allows the range around them does not allow them by accident. The fourth looks public.
+        # Single addresses, so that allowing the range around them does not allow them by accident. The fourth looks public.
         ("169.254.169.254/32", "metadata", _METADATA),
         ("169.254.170.2/32", "metadata", _METADATA),
         ("100.100.100.200/32", "metadata", _METADATA),
@@ -62,13 +62,13 @@ SPECIAL: tuple[tuple[Network, str, str], ...] = tuple(
         ("fd20:ce::254/128", "metadata", _METADATA),
     )
 )
-"""Ranges that nobody reaches unless an operator allows them: network, code, and what it is in words."""
+"""Ranges that no run reaches unless an operator allows them: network, code, and a description."""
 
 _LAST_FOUR_BYTES = (ip_network("::/96"), ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 
 
 def inside(address: Address) -> list[IPv4Address]:
-    """Return the IPv4 addresses that an IPv6 address stands for, by whatever translation: whoever reaches it may reach them."""
+    """Return the IPv4 addresses that an IPv6 address stands for, by any translation: a connection to it may reach them."""
     if isinstance(address, IPv4Address):
         return []
     found = [one for one in (address.ipv4_mapped, address.sixtofour, *(address.teredo or ())) if one is not None]

@@ -1,8 +1,8 @@
 """The egress policy of an organization. Pure: no socket, no clock; the caller has resolved the name.
 
 Two questions are asked of every connection, and both answers must be yes: may this *name* be reached, and may each
-*address* that it resolves to. A name's rules never open an address, so that nobody gains anything by pointing a name
-somewhere else. Among the rules that fit, the narrowest decides, an operator's before a built-in one.
+*address* that it resolves to. A name's rules never open an address, so that pointing a name somewhere else gains nothing.
+Among the rules that fit, the narrowest decides, an operator's before a built-in one.
 """
 
 import re
@@ -52,7 +52,7 @@ class Rule(msgspec.Struct, frozen=True):
 
     @property
     def rank(self) -> tuple[int, int, int, bool, bool]:
-        """Return what the narrowest rule has most of; of two that are equal the refusing one wins."""
+        """Return the sort key of a rule, largest for the narrowest; of two that are equal the refusing one wins."""
         if self.network is not None:
             width, length = 0, self.network.prefixlen
         else:
@@ -90,9 +90,9 @@ class EgressPolicy:
         }
 
     def refusal_of_name(self, target: Target) -> Refusal | None:
-        """Return why a name may not be reached, before anybody is asked for its addresses."""
+        """Return why a name may not be reached, before its addresses are resolved."""
         if target.address is not None and self.is_opened(target.address, target.port):
-            return None  # whoever allows an address allows naming it
+            return None  # a rule that allows an address allows naming it
         rule = next((rule for rule in self._names if rule.fits_name(target.host, target.port)), None)
         if rule is None or rule.allows:
             return None
@@ -124,12 +124,12 @@ class EgressRules:
         self._policies = {org: EgressPolicy(tuple(rule for rule in rules if rule.org in (None, org))) for org in orgs | {None}}
 
     def of(self, org: str) -> EgressPolicy:
-        """Return what binds the runs of `org`."""
+        """Return the policy for the runs of `org`."""
         return self._policies.get(org, self._policies[None])
 
 
 def rules(text: str, *, allows: bool) -> tuple[Rule, ...]:
-    """Read entries apart by commas or blanks. Raises ValueError, saying which one is wrong and why.
+    """Read entries apart by commas or blanks. Raises ValueError, which names the wrong one and the reason.
 
     An entry is a name, `*.name` (everything below it), `*`, an address or a CIDR network; with `:port` for that port only (IPv6
     in brackets then), and with `org=` before it for one organization only.
@@ -147,7 +147,7 @@ def target(authority: str, default_port: int | None = None) -> Target:
     """Read `host:port` as a request has it. Raises ValueError.
 
     Only the standard spelling of an address makes one; any other (2130706433, 0x7f.1) is a name like others, and is
-    judged by what it resolves to.
+    judged by its addresses.
     """
     host, port = _split(authority)
     if port is None and default_port is None:

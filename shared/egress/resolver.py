@@ -1,4 +1,4 @@
-"""Names to addresses, by the machine's own resolver, without letting anybody's slow names hold up others."""
+"""Resolves names to addresses, by the machine's own resolver; slow names of one organization hold up no other."""
 
 import asyncio
 import socket
@@ -13,7 +13,7 @@ Resolve = Callable[[str], Awaitable[list[Address]]]
 """Answers a name's addresses, best first, at least one; raises OSError when there is none."""
 
 MOST = 16
-"""Addresses of a name that are looked at: no more are tried, and judging thousands would hold everybody up."""
+"""Addresses of a name that are looked at: no more are tried, and judging thousands would hold up all others."""
 THREADS = 32
 """Look-ups at a time. The C library cannot be interrupted: a name whose server is silent takes some ten seconds of one."""
 EACH = 8

@@ -1,4 +1,4 @@
-"""Evaluates people's CEL where a crash, a loop or a gigabyte hurts nobody: in confined processes.
+"""Evaluates users' CEL in confined processes, where a crash, a loop or a gigabyte does no harm.
 
 A service holds `pool.Expressions`; `worker` runs in the process, and imports nothing of ours.
 """

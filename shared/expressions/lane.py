@@ -1,4 +1,4 @@
-"""One worker process and what waits for it: started when it is needed, started again when it dies, ended when nothing comes."""
+"""One worker process and its queue: started when it is needed, started again when it dies, ended when it is idle."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from shared.errors import Unavailable
 from shared.expressions.process import Died, Process, Task, WorkerAnswer, started
 from shared.expressions.turns import Queue, Waiting
 
-# One batch is evaluated while the next is on its way; where one may take long, whoever comes next does not wait for two.
+# One batch is evaluated while the next is on its way; where one may take long, the next task does not wait for two.
 _IN_FLIGHT = 2
-# One that is sent again so often, as others had the process killed, is told to come later.
+# A task that is sent again so often, because others had the process killed, is answered with `Unavailable`.
 _TRIES = 8
 _LONGEST_LINE = 20_000
 _AGAIN = 1.0
@@ -58,7 +58,7 @@ class Lane:
     """Has expressions evaluated by a process of its own.
 
     `on_answer` is called with each answer, `on_death` with the one by which the process died, and then `on_again` with each that
-    went down with it; they settle them or have them asked again. `on_state` is told why there is no process, or None.
+    went down with it; they settle them or have them asked again. `on_state` receives why there is no process, or None.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Lane:
 
     @property
     def walls(self) -> list[str]:
-        """Return what the process stands behind."""
+        """Return the walls of the process."""
         return self._process.walls if self._process else []
 
     def withdraw(self, org: str) -> list[Evaluation]:
@@ -112,7 +112,7 @@ class Lane:
             return
         self._queue.offer(Waiting(asked.org, len(asked.task.variables) + len(asked.task.source), asked), first=first)
         if not self._is_pumping:
-            # In the next turn of the loop, so that what is asked in this one shares a batch.
+            # In the next turn of the loop, so that the tasks of this one share a batch.
             self._is_pumping = True
             asyncio.get_running_loop().call_soon(self._pump, context=contextvars.Context())
 
@@ -184,7 +184,7 @@ class Lane:
         if time.monotonic() < self._not_before:
             self._refuse_all("expressions are not evaluated at the moment")
             return
-        # The work here belongs to nobody in particular, whoever asked first.
+        # The work here belongs to no single caller.
         self._starting = asyncio.get_running_loop().create_task(self._started(), context=contextvars.Context())
 
     async def _started(self) -> None:
@@ -206,7 +206,7 @@ class Lane:
         self._pump()
 
     def _lost(self, process: Process, _ended: asyncio.Future[int]) -> None:
-        """Take note of the end of a process that nobody had asked anything of."""
+        """Record the end of a process that had no task."""
         if self._process is process and not self._flying:
             self._process = None
             if self.speed.idle is None and not self._is_closed:
@@ -233,6 +233,6 @@ class Lane:
 
 
 def refuse(asked: Evaluation, reason: str) -> None:
-    """Settle with `Unavailable`: this says nothing of the expression."""
+    """Settle with `Unavailable`: which is no verdict on the expression."""
     if not asked.future.done():
         asked.future.set_exception(Unavailable(reason, retry_after=_RETRY_AFTER))

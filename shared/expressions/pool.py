@@ -28,7 +28,7 @@ from shared.health import Health
 QUICK = Speed(name="quick", seconds=0.01, memory=128 << 20, nice=0, is_mixed=True, wall=5.0, guess=50e-6, idle=None)
 SLOW = Speed(name="slow", seconds=1.0, memory=256 << 20, nice=5, is_mixed=False, wall=30.0, guess=0.005, idle=60.0)
 LARGEST = 2 << 20
-"""Bytes of JSON of what an expression looks at."""
+"""Bytes of JSON of an expression's input."""
 # Larger ones take milliseconds to be handed over.
 _LARGE = 32 * 1024
 # An organization that takes longer than this for one evaluation is in the slow lane for a while; one that ends the process, longer.
@@ -45,7 +45,7 @@ _log = structlog.get_logger()
 
 
 class Trouble(Exception):
-    """The expression gives nothing: it is none, does not fit its variables, or would have taken too much. Says which."""
+    """The expression has no value: it is none, does not fit its variables, or would have taken too much. Names which."""
 
 
 class _Harm(msgspec.Struct):
@@ -80,7 +80,7 @@ class Expressions:
         await asyncio.gather(self._quick.close(), self._slow.close())
 
     def state(self) -> dict[str, Any]:
-        """Return what is to be shown: how many were evaluated and refused, how often a process was started, and their walls."""
+        """Return figures for health: how many were evaluated and refused, how often a process was started, and their walls."""
         return {
             "evaluated": self._evaluated,
             "refused": self._refused,
@@ -101,7 +101,7 @@ class Expressions:
         await asked.future
 
     async def value(self, org: str, source: str, variables: dict[str, Any]) -> Any:
-        """Return what an expression of an organization gives, as JSON values. Raises `Trouble`, `Unavailable`."""
+        """Return the values of an organization's expressions, as JSON values. Raises `Trouble`, `Unavailable`."""
         syntax = syntax_of(source)
         if syntax.problem is not None:
             raise Trouble(syntax.problem)

@@ -1,4 +1,4 @@
-"""One worker process as the service sees it: batches go in, answers come out, and its end says how far it had come."""
+"""One worker process as the service sees it: batches go in, answers come out, and its end shows how far it had come."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from shared.expressions import worker
 UID = 65531
 """The user of the workers where the service is root: owns nothing and is not the user of sandboxed runs."""
 LONGEST_VALUE = 64 * 1024
-"""Bytes of JSON of what an expression gives."""
+"""Bytes of JSON of an expression's value."""
 _START = 30.0
 _LARGEST_FRAME = 64 << 20
 _LAST_WORDS = 2000
@@ -65,7 +65,7 @@ class Died(Exception):
         return self.code not in {-signal.SIGKILL, -signal.SIGTERM, 0}
 
     def told(self, seconds: float) -> str:
-        """Return why, for who wrote the task, which had so many seconds."""
+        """Return the reason for the author of the task, which had so many seconds."""
         if self.code == -signal.SIGPROF:
             return f"it took longer than {seconds:g} s"
         return f"it crashes what evaluates it, or needs more memory than there is for it ({self})"
@@ -172,7 +172,7 @@ class Process(asyncio.Protocol):
         self.ended.set_result(code)
         if not self._hello.done():
             self._hello.set_exception(died)
-            self._hello.exception()  # whoever asked may have gone
+            self._hello.exception()  # the caller may be gone
         while self._waiting:
             count, future = self._waiting.popleft()
             if not future.done():
@@ -183,7 +183,7 @@ class Process(asyncio.Protocol):
 async def started(*, seconds: float, memory: int, nice: int = 0) -> Process:
     """Start a worker: a task has so many CPU seconds, and the process so many bytes more than it begins with.
 
-    Raises `Unavailable` saying why there is none.
+    Raises `Unavailable` with the reason where there is none.
     """
     with contextlib.ExitStack() as stack:
         ours, theirs = socket.socketpair()
@@ -225,8 +225,8 @@ async def started(*, seconds: float, memory: int, nice: int = 0) -> Process:
                 await process.greeted()
         except (TimeoutError, Died, msgspec.MsgspecError) as error:
             await process.end()
-            said = os.pread(words, _LAST_WORDS, 0).decode(errors="replace").strip().rpartition("\n")[2]
-            reason = said or str(error) or type(error).__name__
+            last_words = os.pread(words, _LAST_WORDS, 0).decode(errors="replace").strip().rpartition("\n")[2]
+            reason = last_words or str(error) or type(error).__name__
             raise Unavailable(f"the process that evaluates expressions did not start: {reason}") from error
         except asyncio.CancelledError:
             process.kill()

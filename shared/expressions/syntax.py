@@ -15,7 +15,7 @@ MOST_TOKENS = 1000
 DEEPEST = 32
 """Brackets within each other."""
 MOST_LOOPS = 3
-"""Macros that go over a list within each other: each multiplies what the ones outside of it cost."""
+"""Macros that go over a list within each other: each multiplies the cost of the outer ones."""
 
 _MACROS = frozenset({"all", "exists", "exists_one", "filter", "map"})
 _RESERVED = frozenset(
@@ -24,7 +24,7 @@ _RESERVED = frozenset(
         "null", "package", "return", "true", "var", "void", "while",
     }
 )  # fmt: skip
-# Names that are types, and those below which an environment has functions: no variables, whatever is given.
+# Names that are types, and those below which an environment has functions: never variables.
 _GIVEN = frozenset(
     {
         "bool", "bytes", "cel", "double", "dyn", "google", "int", "list", "map", "math", "null_type", "optional", "optional_type",
@@ -59,7 +59,7 @@ _KEPT = 4096
 
 Path = tuple[str, ...]
 Tree = dict[str, Any]
-# Marks in a tree what can be seen with everything in it. No name of CEL has a space.
+# Marks a node in a tree that is visible with everything below it. No name of CEL has a space.
 _ALL = " all"
 
 
@@ -85,7 +85,7 @@ class Syntax(NamedTuple):
 
 @functools.lru_cache(_KEPT)
 def syntax_of(source: str) -> Syntax:
-    """Return the form of an expression. Only CEL can tell whether it is CEL at all."""
+    """Return the form of an expression. Only CEL can decide whether it is CEL at all."""
     if len(source) > LONGEST:
         return Syntax(f"it has {len(source)} characters, and {LONGEST} are the most", None, None, {})
     tokens = _tokens(source)
@@ -102,14 +102,14 @@ def syntax_of(source: str) -> Syntax:
 
 
 def pruned(variables: dict[str, Any], sees: Tree | None) -> dict[str, Any]:
-    """Return what of the variables an expression can see: the same to it as all of them, and far less to hand over."""
+    """Return the variables that an expression can see: as good to it as all of them, and far less to hand over."""
     if sees is None:
         return variables
     return {name: _cut(variables[name], sees[name]) for name in sees if name in variables}
 
 
 def found(variables: dict[str, Any], path: Path) -> tuple[bool, Any]:
-    """Return whether a plain path leads to text, a number, a boolean or null, and to which: what CEL would give for it."""
+    """Return whether a plain path leads to text, a number, a boolean or null, and its value: the same as CEL's."""
     value: Any = variables
     for part in path:
         if type(value) is not dict or part not in value:
@@ -127,7 +127,7 @@ def _cut(value: Any, wanted: Tree) -> Any:
 
 
 def _tokens(source: str) -> list[_Token] | None:
-    """Return the tokens; None where something is none, which CEL will say better."""
+    """Return the tokens; None where there is an unknown one, for which CEL has the better error."""
     tokens: list[_Token] = []
     at = 0
     while at < len(source):
@@ -151,7 +151,7 @@ def _tokens(source: str) -> list[_Token] | None:
 
 
 def _problem_by_characters(source: str) -> str | None:
-    """Look at what has no tokens as if it had no texts either: it is no CEL, and must not be deep enough to hurt a parser."""
+    """Look at text without tokens as if it had no strings either: it is no CEL, and must not be deep enough to hurt a parser."""
     deepest = max(sum(source.count(one) for one in "([{"), source.count("?"))
     return f"it nests deeper than {DEEPEST}" if deepest > DEEPEST else None
 

@@ -29,7 +29,7 @@ class Queue(Generic[P]):
     """The tasks that wait for one process, by organization."""
 
     def __init__(self, *, is_mixed: bool, guess: float) -> None:
-        """`is_mixed` says whether organizations may share a batch; `guess` is what one takes of whom nothing is known yet."""
+        """`is_mixed`: organizations may share a batch; `guess` is the assumed cost for an organization that is not known yet."""
         self._guess = guess
         self._is_mixed = is_mixed
         self._waiting: OrderedDict[str, deque[Waiting[P]]] = OrderedDict()

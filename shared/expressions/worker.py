@@ -35,14 +35,14 @@ _CALLS = (
 # Compiled expressions that are kept: a program takes about two kilobytes a token.
 _KEPT, _KEPT_CHARACTERS, _KEPT_LONGEST = 1024, 1 << 16, 512
 _LONGEST_TROUBLE = 1000
-# CPU seconds, after which a batch is answered as far as it has come: whoever comes next waits for it.
+# CPU seconds, after which a batch is answered as far as it has come: the next batch waits for it.
 _BATCH = 0.02
 # A process that has grown by so much more than it began with makes room for a new one.
 _TIRED = 64 << 20
 
 
 class Engine:
-    """Compiles and evaluates, and keeps what was compiled."""
+    """Compiles and evaluates, and keeps compiled programs."""
 
     def __init__(self, path: str, *, longest_value: int) -> None:
         """`path` is the library's own file: its package would load a command line with it, ten times its size."""
@@ -68,13 +68,13 @@ class Engine:
             value = self._encode(program.execute(self._decode(variables)))
         # Every error that the library raises is the expression's; a panic of it is no Exception.
         except BaseException as error:
-            return False, _told(error, with_name=kind == EVALUATE)
+            return False, _description(error, with_name=kind == EVALUATE)
         if len(value) > self._longest_value:
             return False, f"its value is longer than {self._longest_value} bytes of JSON".encode()
         return True, value
 
     def compiled(self, source: str) -> Any:
-        """Return the program of an expression. Raises ValueError, and whatever the library panics with."""
+        """Return the program of an expression. Raises ValueError, and the library's panics."""
         program = self._programs.get(source)
         if program is not None:
             self._programs.move_to_end(source)
@@ -88,7 +88,7 @@ class Engine:
         return program
 
 
-def _told(error: BaseException, *, with_name: bool) -> bytes:
+def _description(error: BaseException, *, with_name: bool) -> bytes:
     try:
         text = str(error) or "out of memory"
     except BaseException:
@@ -123,7 +123,7 @@ def confine(setting: dict[str, Any], null: int, sizes: int) -> list[str]:
         program = seccomp.only(_CALLS)
     except KeyError:  # an architecture without a table of calls: no descriptor can be had there all the same
         program = None
-    for descriptor in (1, 2):  # what a library says when it panics is nobody's
+    for descriptor in (1, 2):  # a library's panic message helps no author
         os.dup2(null, descriptor)
     os.close(null)
     for limit, value in (
@@ -149,7 +149,7 @@ def _pages(sizes: int) -> tuple[int, int]:
 
 
 def _pieces() -> tuple[Any, Any, Any]:
-    """Load what raises walls, without the rest of the SDK, which is as large as all else here."""
+    """Load the modules that raise walls, without the rest of the SDK, which is as large as all else here."""
     package = types.ModuleType("millrace")
     place = importlib.util.find_spec("millrace")
     assert place is not None and place.submodule_search_locations  # noqa: S101, PT018 - the service has found it there
@@ -215,7 +215,7 @@ def main() -> None:
     engine = Engine(setting["engine"], longest_value=setting["longest_value"])
     import msgspec
 
-    # Load and allocate before the walls stand whatever a first use would.
+    # Load and allocate before the walls stand all that a first use would.
     engine.answer(EVALUATE, "a.b == 1 && 'c'.matches('c')", b'{"a":{"b":1}}')
     engine.answer(EVALUATE, "timestamp('2026-01-01T00:00:00Z') > a", b'{"a":{"b":')
     memory = mmap.mmap(setting["progress"], mmap.PAGESIZE)

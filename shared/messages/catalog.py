@@ -1,4 +1,4 @@
-"""Definitions: what is configured, by whom. Every message holds the whole new state, so that the last one is the entity.
+"""Definitions: configured entities and their author. Every message holds the whole new state, so that the last one is the entity.
 
 Entities with a name are keyed by the hash of (organization, name), which makes names unique on the bus itself.
 """

@@ -1,4 +1,4 @@
-"""The one declaration of a message: type, key, stream, subject and who may say it."""
+"""The one declaration of a message: type, key, stream, subject and the services that may publish it."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     """A past-tense fact. Unknown fields are ignored when read, so that fields may be added."""
 
     def broker_headers(self) -> dict[str, str]:
-        """Return what the broker is to be told beside the document."""
+        """Return the headers for the broker beside the document."""
         return {}
 
     @classmethod
     def upcast(cls, _document: bytes) -> bytes | None:
-        """Return the JSON of a message that an older version wrote in another shape as it is today; None for what is no such."""
+        """Return the JSON of an older version's message in today's shape; None for any other."""
         return None
 
 
@@ -106,7 +106,7 @@ def message(
     suffix: str | None = None,
     creates: bool = False,
 ) -> Callable[[M], M]:
-    """Declare the class below as the message `type_`; `by` names the services that may say it."""
+    """Declare the class below as the message `type_`; `by` names the services that may publish it."""
 
     def declare(cls: M) -> M:
         noun, _, verb = type_.partition(".")

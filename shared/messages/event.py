@@ -11,10 +11,10 @@ from shared.messages.declaration import Message, message
 
 @message("event.accepted", key="source", by="events")
 class EventAccepted(Message, frozen=True, kw_only=True):
-    """events has made one normalised event of a delivery. `event` is its id, new for every retry of the delivery.
+    """The events service made one normalised event of a delivery. `event` is its id, new for every retry of the delivery.
 
-    Data of more than 256 KiB as JSON is in the bucket `bodies` under `data_ref`. `emitted_by` says who emitted an event that no
-    webhook brought: such a delivery begins with this message. `hops` counts the runs before it, each started by the one before;
+    Data of more than 256 KiB as JSON is in the bucket `bodies` under `data_ref`. `emitted_by` names the emitter of an event that
+    no webhook brought: such a delivery begins with this message. `hops` counts the runs before it, each started by the one before;
     `chain` is the correlation id that all of them have, where a run emitted it.
     `number` is its place among the delivery's events; a retry does not route it to the subscriptions of `skip`.
     """
@@ -52,7 +52,7 @@ class EventRouted(Message, frozen=True, kw_only=True):
 
 @message("event.filtered", key="source", by="events")
 class EventFiltered(Message, frozen=True, kw_only=True):
-    """No subscription wanted this event; `reason` says why, by subscription where there was one.
+    """No subscription wanted this event; `reason` gives the reason, by subscription where there was one.
 
     `failed`: the subscription's filter could not be evaluated.
     """

@@ -1,4 +1,4 @@
-"""The life of a run. `run.requested` and `run.cancel_requested` are said by whoever asks, the rest by the executor."""
+"""The life of a run. Any service may publish `run.requested` and `run.cancel_requested`, the executor the rest."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 
 @message("run.requested", key="run", by=REQUESTERS, suffix="priority", creates=True)
 class RunRequested(Message, frozen=True, kw_only=True):
-    """Somebody has asked for a run of `workflow` at exactly `version`; creation, so expected to be the run's first message.
+    """A run of `workflow` at exactly `version` was requested; creation, so expected to be the run's first message.
 
     An input of more than 256 KiB as JSON is in the bucket `bodies` under `input_ref`. `received_at` is when the webhook of
     `delivery` came in: a request that comes long after it may be one that was carried out and purged already. The run begins not
     before `run_at`, and expires when it has not begun `deadline` seconds after that, or after the request. `workflow_org` has the
     workspace that the workflow is from. `concurrency_key` takes the place of the workflow's own. `parent` is the run that asked
     for it. `hops` counts the runs before this one, each of which asked for the next, or emitted an event that started it.
-    `fingerprint` tells the request from others that come with the same idempotency key.
+    `fingerprint` distinguishes the request from others with the same idempotency key.
     """
 
     run: str
@@ -117,8 +117,8 @@ class RunStepCompleted(Message, frozen=True, kw_only=True):
     """A durable step of the run has its result; no later attempt runs it again. `ordinal` counts the uses of `name`.
 
     `position` counts all steps and waits in the order in which an attempt calls them. `kind` is `step`, or `start` for a child run
-    that was asked for, whose id is the result, or that of a wait that was over at once, or that the workflow has `given_up`: no
-    attempt is told how that would have ended.
+    that was requested, whose id is the result, or that of a wait that was over at once, or that the workflow has `given_up`: no
+    attempt learns how that would have ended.
     """
 
     run: str
@@ -136,7 +136,7 @@ class RunStepCompleted(Message, frozen=True, kw_only=True):
 class RunWaiting(Message, frozen=True, kw_only=True):
     """The run occupies no sandbox until it is resumed. `blocked_on`: `time retry concurrency worker signal event`.
 
-    After a failed attempt (`retry`) `reason` and `error` tell how it failed.
+    After a failed attempt (`retry`) `reason` and `error` describe the failure.
     """
 
     run: str
@@ -153,7 +153,7 @@ class RunWaiting(Message, frozen=True, kw_only=True):
 
 @message("run.resumed", key="run", by="executor", suffix="priority")
 class RunResumed(Message, frozen=True, kw_only=True):
-    """The run is to be worked on again: what it waited for is there, or the worker that had it gave it back."""
+    """The run is to be worked on again: its wait is over, or its worker gave it back."""
 
     run: str
     priority: str
@@ -162,7 +162,7 @@ class RunResumed(Message, frozen=True, kw_only=True):
 
 @message("run.signalled", key="run", by="executor")
 class RunSignalled(Message, frozen=True, kw_only=True):
-    """Somebody has answered, or will have answered, a wait of the run for the signal `name`."""
+    """A wait of the run for the signal `name` was answered, also before the run waits."""
 
     run: str
     name: str
@@ -172,7 +172,7 @@ class RunSignalled(Message, frozen=True, kw_only=True):
 
 @message("run.cancel_requested", key="run", by=REQUESTERS)
 class RunCancelRequested(Message, frozen=True, kw_only=True):
-    """Somebody wants the run to stop."""
+    """The run is asked to stop."""
 
     run: str
     requested_by: str
@@ -182,9 +182,9 @@ class RunCancelRequested(Message, frozen=True, kw_only=True):
 class RunSucceeded(Message, frozen=True, kw_only=True):
     """The run ended with a result; one of more than 256 KiB as JSON is in the bucket `results` under `result_ref`.
 
-    The end of a run that had a concurrency slot names its key, that of a child run the parent: who waits for either hears of it.
+    The end of a run that had a concurrency slot names its key, that of a child run its parent: so runs that wait for either resume.
     With `run.requested` it is all that is shown of the run: `started_at` is when its first attempt began (RFC 3339), `tier` and
-    `isolation` are those of its last. Ends of an earlier version do not tell them.
+    `isolation` are those of its last. Ends of an earlier version lack them.
     """
 
     run: str
@@ -245,7 +245,7 @@ class RunCrashed(Message, frozen=True, kw_only=True):
 
 @message("run.cancelled", key="run", by="executor")
 class RunCancelled(Message, frozen=True, kw_only=True):
-    """The run was stopped because somebody asked for it."""
+    """The run was stopped on request."""
 
     run: str
     attempt: int

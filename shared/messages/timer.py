@@ -1,4 +1,4 @@
-"""Timers: the broker keeps them, and says when one is due. Each belongs to the service that set it, and to no other."""
+"""Timers: the broker keeps them, and publishes when one is due. Each belongs to the service that set it, and to no other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from shared.messages.declaration import Message, message
 
-# Set by the broker on what a schedule publishes: the subject of that schedule (nats-server ADR-51).
+# Set by the broker on a schedule's message: the subject of that schedule (nats-server ADR-51).
 _SCHEDULER = "Nats-Scheduler"
 
 
@@ -23,7 +23,7 @@ class TimerSet(Message, frozen=True, kw_only=True):
     at: str
 
     def broker_headers(self) -> dict[str, str]:
-        """Return the schedule (nats-server ADR-51). When it is due the broker removes it, and keeps what it says for a day."""
+        """Return the schedule (nats-server ADR-51). When it is due the broker removes it, and keeps its message for a day."""
         return {
             "Nats-Schedule": f"@at {self.at}",
             "Nats-Schedule-Target": f"timer.{self.key}.fired.{self.owner}",
@@ -46,6 +46,6 @@ def fired_for(owner: str) -> str:
 
 
 def is_foreign(headers: Mapping[str, str], owner: str) -> bool:
-    """Return whether a timer fired by somebody else's schedule: the broker asks for no permission at a schedule's target."""
+    """Return whether a timer fired by another service's schedule: the broker checks no permission at a schedule's target."""
     scheduler = headers.get(_SCHEDULER)
     return scheduler is not None and not scheduler.endswith(f".set.{owner}")

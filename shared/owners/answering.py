@@ -61,7 +61,7 @@ def _keeper(deps: Keepers, noun: str) -> Keeper[Any]:
 
 
 def questions_of(owner: str) -> Questions:
-    """Return what an owner of resources answers about them."""
+    """Return an owner's answers to questions about its resources."""
     answered: dict[Any, Any] = {
         PutResource: put_resource,
         RemoveResource: remove_resource,

@@ -116,7 +116,7 @@ class Catalogued(Keeper[S]):
         return await self._rules.across(_one_org(asked), asked.name or "", found) if self.kind.is_placed else found
 
     async def _draft(self, command: PutResource, given: dict[str, Any], before: Resource[S] | None) -> Draft[S]:
-        """Return what a command wants, with the ids of what it refers to; of what is not there the id is empty."""
+        """Return the draft of a command, with the ids of its references; the id of a missing one is empty."""
         draft = await super()._draft(command, given, before)
         kind, spec, refs, missing = self.kind, draft.spec, dict(draft.refs), set[str]()
         if before is None and kind.most is not None and await self._rows.count(kind.noun, draft.org) >= kind.most:
@@ -138,7 +138,7 @@ class Catalogued(Keeper[S]):
         return msgspec.structs.replace(draft, spec=spec, refs=refs, missing=frozenset(missing))
 
     def _message(self, command: PutResource, wanted: Resource[S]) -> ResourceChanged:
-        """Return the message that makes a resource what is wanted."""
+        """Return the message that gives a resource its wanted state."""
         assert self.kind.changed is not None  # noqa: S101 - it is in the catalog
         return self.kind.changed(
             key=wanted.key,
@@ -170,7 +170,7 @@ def catalogued(
     catalog: Projection,
     derive: Mapping[str, Derive] = MappingProxyType({}),
 ) -> dict[str, Keeper[Any]]:
-    """Return by noun what answers for an owner's resources of the catalog; one without rules of its own has the default ones."""
+    """Return by noun the keepers of an owner's catalogued resources; one without rules of its own has the default ones."""
     nouns = [kind.noun for kind in KINDS.values() if kind.owner == owner and not kind.in_vault]
     return {
         noun: Catalogued(noun, found, bus=bus, kept=rows, keyring=keyring, catalog=catalog, derive=derive.get(noun, nothing))

@@ -31,7 +31,7 @@ S = TypeVar("S", bound=Spec)
 
 
 class Keeper(ABC, Generic[S]):
-    """Answers for one kind of resource; a subclass knows where its resources are kept."""
+    """Answers for one kind of resource; a subclass stores its resources."""
 
     def __init__(self, noun: str, rules: Rules[S], keyring: Keyring) -> None:
         self.kind = KINDS[noun]
@@ -83,7 +83,7 @@ class Keeper(ABC, Generic[S]):
         return found
 
     def _place(self, of: Draft[S], member: str) -> tuple[str, ...]:
-        """Return what a secret member of a resource is bound to."""
+        """Return the binding of a resource's secret member."""
         return of.org, of.id, member
 
     def _given(self, command: PutResource) -> dict[str, Any]:
@@ -111,8 +111,8 @@ class Keeper(ABC, Generic[S]):
         draft = await self._draft(command, given, before)
         spec = await self._rules.check(draft)
         if draft.missing:
-            said = {field: f"there is no {kind.references[field]} {getattr(spec, field)!r}" for field in sorted(draft.missing)}
-            raise Invalid("; ".join(said.values()), errors=tuple(Problem(*one) for one in said.items()))
+            missing = {field: f"there is no {kind.references[field]} {getattr(spec, field)!r}" for field in sorted(draft.missing)}
+            raise Invalid("; ".join(missing.values()), errors=tuple(Problem(*one) for one in missing.items()))
         sealed = {name: value for name, value in before.sealed.items() if name in draft.kept} if before is not None else {}
         for name, value in draft.secrets.items():
             sealed[name] = self._unchanged(draft, name, value) or self._keyring.seal(value, *self._place(draft, name))
@@ -132,7 +132,7 @@ class Keeper(ABC, Generic[S]):
         )
 
     async def _draft(self, command: PutResource, given: dict[str, Any], before: Resource[S] | None) -> Draft[S]:
-        """Return what a command wants, with its secrets apart."""
+        """Return the draft of a command, with its secrets apart."""
         kind, kept = self.kind, set[str]()
         if command.patch:
             if before is None:
@@ -146,13 +146,13 @@ class Keeper(ABC, Generic[S]):
         spec = msgspec.structs.replace(spec, **dict.fromkeys(kind.secret, ""))
         members = self._rules.secret_members(spec)
         for field in sorted(kind.confidential - kind.secret):
-            told = dict(getattr(spec, field))
+            values = dict(getattr(spec, field))
             for member in members:
-                if member in told:
+                if member in values:
                     kept.discard(member)
-                    if (value := told.pop(member)) is not None:
+                    if (value := values.pop(member)) is not None:
                         secrets[member] = _text(f"{field}.{member}", value)
-            spec = msgspec.structs.replace(spec, **{field: told})
+            spec = msgspec.structs.replace(spec, **{field: values})
         id_ = before.id if before is not None else derived_id(command.id, kind.noun)
         return Draft(id=id_, org=command.org, name=command.name, spec=spec, before=before, secrets=secrets, kept=frozenset(kept))
 
@@ -192,7 +192,7 @@ class Keeper(ABC, Generic[S]):
         return f"{self.kind.noun} {asked.name!r}{of}"
 
     def _change(self, command: PutResource, stored: Resource[S]) -> Change:
-        """Return what a command that was carried out did: the same at every sending of it."""
+        """Return the outcome of a command that was carried out: the same at every sending of it."""
         return "created" if stored.id == derived_id(command.id, self.kind.noun) else "changed"
 
     async def _answer(self, stored: Resource[S], change: Change) -> Shown:
@@ -210,7 +210,7 @@ def merged(present: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 
 def shown_of(kind: Kind, stored: Resource[Any]) -> dict[str, Any]:
-    """Return a resource as its organization sees it: of what it refers to by id the id, and the name besides; no secret."""
+    """Return a resource as its organization sees it: of each reference by id the id, and the name besides; no secret."""
     fields = kind.stored(stored.spec)
     names = {f"{field}_name": fields[field] for field in stored.refs}
     secrets = {"secrets": sorted(stored.sealed)} if kind.confidential - kind.secret else {}

@@ -30,7 +30,7 @@ class ResourceRows:
         self._engine = engine
 
     async def by_id(self, noun: str, id_: str) -> tuple[Resource[Any], bool] | None:
-        """Return a resource of any organization, and whether it was removed: then it is what it was last."""
+        """Return a resource of any organization, and whether it was removed: then in its last state."""
         row = await self._first(select(RESOURCE).where(_C.noun == noun, _C.id == id_))
         return None if row is None else (resource_of(row), row["removed"])
 
@@ -121,7 +121,7 @@ _REMOVE = Compiled(
 
 
 def put(noun: str, message: ResourceChanged, at: Recorded) -> Statement:
-    """Make the row of a resource what its last message says."""
+    """Write the row of a resource from its last message."""
     values = (
         msgspec.structs.asdict(message)
         | {name: msgspec.json.encode(getattr(message, name)).decode() for name in ("spec", "refs", "sealed")}

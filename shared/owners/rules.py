@@ -13,10 +13,10 @@ S = TypeVar("S", bound=Spec)
 
 
 class Draft(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
-    """A resource as a command wants it, to be checked before it is recorded; `before` is what is there now.
+    """A resource as a command wants it, to be checked before it is recorded; `before` is its present state.
 
     `secrets` are the secret members that are given anew, opened; those named in `kept` stay as they are. `missing` names the
-    fields that refer to what is not there: the resource is refused for it when all else is found right.
+    fields that refer to a missing resource: the command is refused for it when all else is found right.
     """
 
     id: str
@@ -48,11 +48,11 @@ class Rules(Generic[S]):
         return draft.spec
 
     async def shown(self, found: Sequence[Resource[S]]) -> Sequence[dict[str, Any]]:
-        """Return what is shown of each besides its fields, in a bounded number of statements."""
+        """Return the shown values of each besides its fields, in a bounded number of statements."""
         return [{} for _ in found]
 
     async def absent(self, org: str, name: str) -> str | None:
-        """Return in a sentence what is missing where there is none of that name; None: just this. Raises `NotFound`."""
+        """Return a sentence about a missing name, None for the default one. Raises `NotFound`."""
         del org, name
         return None
 
@@ -62,10 +62,10 @@ class Rules(Generic[S]):
         return found
 
 
-# Works out what the readers of a registry get of a resource besides what is stored.
+# Derives the values that the readers of a registry get of a resource besides the stored ones.
 Derive = Callable[[Resource[Any]], dict[str, Any]]
 
 
 def nothing(_stored: Resource[Any]) -> dict[str, Any]:
-    """Return nothing: what most registries hold besides."""
+    """Return nothing: most registries hold no derived values."""
     return {}

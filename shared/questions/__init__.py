@@ -1,8 +1,8 @@
-"""Questions and commands: what services ask each other and tell each other to do, with the shape of the answers.
+"""Questions and commands between services, with the shape of the answers.
 
 `@question("oauth.token", by="executor", answer=Token)` is asked on `ask.oauth.token` and changes nothing;
-`@command("events.put_source", …)` goes to `do.events.put_source` and is answered after its message is on disk. Nobody types a
-subject by hand; permissions follow from `by`.
+`@command("events.put_source", …)` goes to `do.events.put_source` and is answered after its message is on disk. No subject is
+typed by hand; permissions follow from `by`.
 """
 
 # All of them are declared wherever any is known: permissions and services see the same table.

@@ -11,7 +11,7 @@ import msgspec
 from shared.errors import Malformed, Problem
 from shared.values import Name, Opaque, Words, moment_of
 
-# Most bytes of the items of one page as JSON: half of what the broker carries at once.
+# Most bytes of the items of one page as JSON: half of the broker's largest message.
 PAGE_BYTES = 1024 * 1024
 
 # Of one page.
@@ -28,7 +28,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """Told on behalf of `actor` of an organization. `id` is a uuid: sending the same command again does it once."""
+    """Given on behalf of `actor` of an organization. `id` is a uuid: sending the same command again does it once."""
 
     id: Name
     org: Name
@@ -36,7 +36,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """A command was carried out; nothing more to say."""
+    """A command was carried out; the answer has no value."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Every resource of Millrace: what has a name in an organization and a desired state, declared once, one noun in a file.
+"""Every resource of Millrace: an entity with a name in an organization and a desired state, declared once, one noun in a file.
 
 From `@resource(...)` above a spec follow its messages, rows, registry, questions and commands, endpoints, their part of the OpenAPI
 document, and the verbs of the command line; `shared.owners` holds what follows for their owners.

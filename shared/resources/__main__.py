@@ -1,4 +1,4 @@
-"""Print what the command line knows of each kind: `python -m shared.resources > sdk/millrace/cli/kinds.json`."""
+"""Prints the kinds as the command line reads them: `python -m shared.resources > sdk/millrace/cli/kinds.json`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.resources import KINDS, Kind
 
 
 def described(kind: Kind) -> dict[str, Any]:
-    """Return what a client needs of a kind: where it is, and the fields of its body as JSON Schema."""
+    """Return a kind for clients: its path, and the fields of its body as JSON Schema."""
     schema = msgspec.json.schema(kind.body)["$defs"][kind.body.__name__]
     return {
         "noun": kind.noun,

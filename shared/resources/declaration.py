@@ -20,7 +20,7 @@ SecretText = Annotated[str, msgspec.Meta(extra_json_schema={SECRET: True})]
 Merged = Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={MERGED: True})]
 """An object whose members a PATCH changes one by one (RFC 7396); of other objects it replaces all."""
 Settings = Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={MERGED: True, MEMBERS: True})]
-"""As `Merged`; the owner's rules say which of its members are secret: those that are not given stay as they are."""
+"""As `Merged`; the owner's rules name its secret members: those that are not given stay as they are."""
 
 
 Link = Annotated[str, msgspec.Meta(extra_json_schema={"format": "uri"})]
@@ -28,15 +28,14 @@ Link = Annotated[str, msgspec.Meta(extra_json_schema={"format": "uri"})]
 
 
 def about(description: str) -> msgspec.Meta:
-    """Say what a field is, for the OpenAPI document and the command's help."""
+    """Describe a field, for the OpenAPI document and the command's help."""
     return msgspec.Meta(description=description)
 
 
 def refers_to(noun: str, *, by_id: bool = False) -> msgspec.Meta:
     """Mark a name as that of another resource of the organization.
 
-    `by_id`: it goes on meaning the one that had the name when it was given; what is shown is its id, and its name in
-    `<field>_name`.
+    `by_id`: it goes on meaning the one that had the name when it was given; shown are its id and, in `<field>_name`, its name.
     """
     return msgspec.Meta(extra_json_schema={REFERS_TO: noun, BY_ID: by_id})
 
@@ -74,8 +73,8 @@ class VaultAdds(msgspec.Struct, frozen=True):
 class Resource(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
     """A resource as its owner keeps it and a registry carries it, by id.
 
-    `refs` holds the ids of what its fields refer to by id, `sealed` its secrets, encrypted for (organization, id, member),
-    `derived` what its owner works out for the readers of the registry. `applied_as` names the set of files that made it.
+    `refs` holds the ids of its references by id, `sealed` its secrets, encrypted for (organization, id, member),
+    `derived` the owner's values for the readers of the registry. `applied_as` names the set of files that made it.
     `version` is the sequence of the message that recorded it; times are RFC 3339.
     """
 
@@ -99,7 +98,7 @@ def _named(old: dict[str, Any]) -> dict[str, Any]:
 
 
 class ResourceChanged(Message, frozen=True, kw_only=True):
-    """A resource was created or replaced; `spec` is what it is wanted to be from now on, the rest as `Resource` has it.
+    """A resource was created or replaced; `spec` is its desired state from now on, the rest as in `Resource`.
 
     `key` is the hash of (organization, name), which makes names unique on the bus itself.
     """
@@ -116,7 +115,7 @@ class ResourceChanged(Message, frozen=True, kw_only=True):
 
     @classmethod
     def upcast(cls, document: bytes) -> bytes | None:
-        """Return the message of an older version, whose spec stood among the other fields; None for what is no such."""
+        """Return the message of an older version, whose spec stood among the other fields; None for any other."""
         old: dict[str, Any] = msgspec.json.decode(document)
         if "spec" in old:
             return None
@@ -137,7 +136,7 @@ class ResourceRemoved(Message, frozen=True, kw_only=True):
 
     @classmethod
     def upcast(cls, document: bytes) -> bytes | None:
-        """Return the message of an older version, in which not every noun had an id and a name; None for what is no such."""
+        """Return the message of an older version, in which not every noun had an id and a name; None for any other."""
         old: dict[str, Any] = msgspec.json.decode(document)
         return None if {"id", "name"} <= old.keys() else msgspec.json.encode(_named(old))
 
@@ -235,7 +234,7 @@ def resource(
     adds: type[msgspec.Struct] | None = None,
     example: dict[str, Any],
 ) -> Callable[[C], C]:
-    """Declare the class below as what a resource is wanted to be; see `Kind`. `adds` is what its owner shows besides."""
+    """Declare the class below as the spec of a resource; see `Kind`. `adds` is the struct of the owner's additional values."""
 
     def declare(spec: C) -> C:
         if noun in KINDS:

@@ -1,4 +1,4 @@
-"""Mappings: what an integration is for one organization."""
+"""Mappings: an integration's values for one organization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets: values that an organization gives to its runs by name, and to nobody else."""
+"""Secrets: values that an organization gives by name to its runs only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The structs that follow from a spec: what is read of a request about a resource, and what is answered."""
+"""The structs that follow from a spec: the body of a request about a resource, and the answer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fields_of(spec: type[msgspec.Struct]) -> list[Any]:
 
 
 def view_of(title: str, spec: type[msgspec.Struct], marks: dict[str, dict[str, Any]], adds: type[msgspec.Struct] | None) -> Any:
-    """Return what is shown of a resource: its fields but the secret ones, and what else there is to tell."""
+    """Return the struct shown of a resource: its fields but the secret ones, and the owner's additional values."""
     fields: list[Any] = [("id", str), ("org", str), ("name", str)]
     for name, type_, *_ in fields_of(spec):
         found = marks[name]
