@@ -119,8 +119,8 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         try:
             await sandbox.start()
         except SandboxUnavailable as error:
-            # Nothing is run bare by accident: the service says what is missing and answers, but takes no work and reads no code;
-            # runs wait on the bus for one that can, be it this one after it was put right.
+            # Nothing is run bare by accident: the service reports missing walls and answers, but takes no work and reads no code;
+            # runs wait on the bus for an executor that can, be it this one once repaired.
             is_able = False
             _log.error("sandbox.unavailable", reason=str(error))
             runtime.health.report("sandbox", str(error))

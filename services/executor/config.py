@@ -23,7 +23,7 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
 
     Of twelve slots for each core one organization gets eight (see `shares`).
 
-    `cores` and `processes` are what one run may use of the processor, and start at a time. `egress` is what runs may reach.
+    `cores` and `processes` bound one run's share of the processor, and its processes. `egress` lists the names that runs may reach.
     `runs_kept` is how long the messages of a run stay on the bus after its end; its row and its archive stay longer.
     `longest_chain` bounds the runs that start each other.
     """
@@ -44,7 +44,7 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
 
 
 def read(environment: Environment) -> ExecutorSettings:
-    """Return the settings; what is missing is reported by `environment.check`."""
+    """Return the settings; `environment.check` reports a missing one."""
     tiers: dict[str | None, Tier] = {"A": "A", "B": "B", "none": "none"}
     choices = ("A", "B", "none") if environment.flag("MILLRACE_UNSAFE") else ("A", "B")
     cores = os.cpu_count() or 1

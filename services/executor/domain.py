@@ -1,4 +1,4 @@
-"""Pure decisions about workspaces and about what the bus may forget: which paths are files, which code serves."""
+"""Decides about workspaces and purging: which paths are files, which code serves, which messages may go. Pure."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def doubtful(received_at: str | None, now: datetime) -> bool:
 
 
 def passed_by_all(incarnation: str, readers: Iterable[Position]) -> int:
-    """Return the sequence up to which all readers have what a stream of this incarnation held; 0 while one reads another."""
+    """Return the sequence up to which all readers have read a stream of this incarnation; 0 while one reads another."""
     return min((reader.sequence if reader.incarnation == incarnation else 0 for reader in readers), default=0)
 
 
 def checked_path(path: str) -> str:
-    """Return `path` if a workspace may hold a file there: relative, normal, printable. Raises `Invalid` saying why not."""
+    """Return `path` if a workspace may hold a file there: relative, normal, printable. Raises `Invalid` with the reason."""
     complaint = _path_complaint(path)
     if complaint:
         raise Invalid(f"{path[:120]!r} cannot be a workspace path: {complaint}", errors=(Problem("path", complaint),))
@@ -102,7 +102,7 @@ def clash(path: str, other: str) -> str:
 
 
 def without_clashes(tree: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the tree without what lies below a file, as no folder on disk can hold it, and of each such path the file.
+    """Return the tree without paths below a file, which no folder on disk can hold, and of each such path the file.
 
     No such path is taken any more; one may be left from before.
     """
@@ -127,7 +127,7 @@ def kept_from_runs(path: str) -> str | None:
 
 
 def is_code(path: str) -> bool:
-    """Return whether a file is part of the bundle that runs are given: Python modules and what they declare to need."""
+    """Return whether a file is part of the bundle that runs are given: Python modules and their declared requirements."""
     return path.endswith((".py", ".pyi")) or path.rpartition("/")[2] == "requirements.txt"
 
 

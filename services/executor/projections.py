@@ -27,8 +27,8 @@ from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
 from shared.statements import Statement
 
-# Seconds in which what comes is written together. Somebody may be waiting for a run's end; lines come in chunks as they are
-# printed, and whoever reads them reads many.
+# Seconds in which messages are written together. A caller may wait for a run's end; lines come in chunks as they are
+# printed, and their readers read many.
 LINGER_RUNS, LINGER_LINES = 0.003, 0.02
 
 
@@ -47,7 +47,7 @@ def projected(client: Client) -> list[Projected]:
             name="runs",
             stream="RUNS",
             apply=in_batches(runs),
-            # Steps first: which rows are whole, those of runs tell.
+            # Steps first: the rows of runs show which are whole.
             tables=("step", "run"),
             rows="id IN (SELECT id FROM executor.run WHERE on_bus = 'whole')",
             born=declaration_of(RunRequested).pattern(),

@@ -216,7 +216,7 @@ async def list_states(question: ListStates, deps: QuestionDeps) -> RunStates:
 
 
 async def _states(run: str, row: RunState | None, after: int, deps: QuestionDeps) -> list[RunState]:
-    """Return a run after each of its messages, those beyond `after` at least; `row` is what the projection knows of it."""
+    """Return a run after each of its messages, those beyond `after` at least; `row` is the projection's row of it."""
     states: list[RunState] = []
     size = 0
     if row is None or after < row.last_seq:

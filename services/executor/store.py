@@ -229,7 +229,7 @@ _REMOVE_WORKFLOW = Compiled(
 
 
 async def states(connection: Connection, ids: list[str]) -> dict[str, RunState]:
-    """Return what the projection knows of these runs."""
+    """Return the projection's rows of these runs."""
     rows = await _STATES(ids=ids).fetch(connection)
     return {row["id"]: _state_decoder.decode(row["state"]) for row in rows}
 
@@ -258,7 +258,7 @@ def put_states(changed: list[RunState]) -> Statement:
 
 
 def put_steps(steps: list[Step]) -> Statement:
-    """Write what runs recorded; one statement for all of it."""
+    """Write the recorded steps of runs; one statement for all of them."""
     return _PUT_STEPS.of(
         {
             "id": step.run,
@@ -326,7 +326,7 @@ async def overdue(connection: AsyncConnection, now: datetime, late: float, limit
 async def begin_purge(connection: AsyncConnection, *, before: datetime, up_to: int, limit: int) -> list[tuple[str, int]]:
     """Mark runs that ended before a time, with no message beyond `up_to`, as going from the bus; return them with their last_seq.
 
-    From now on their rows are not to be made anew of what the bus holds. Those whose purge was begun and not ended come again.
+    From now on their rows are not to be made anew from the bus. Those whose purge was begun and not ended come again.
     """
     statement = """
         UPDATE run SET on_bus = 'going' WHERE id IN (

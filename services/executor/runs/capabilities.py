@@ -1,4 +1,4 @@
-"""Capabilities of one run, bound to the run: nothing that its child says names a run or an organization."""
+"""Capabilities of one run, bound to the run: a child's request names neither a run nor an organization."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from shared.questions.oauth import GetSecret, GetToken, GetVariable, SecretGiven
 PAUSE = 1.0
 # Seconds after which a result that is there already is stored again, lest it go with the run that had it first.
 RENEWED = 24 * 3600.0
-# A command that nobody answered is given again after so many seconds.
+# A command without an answer is given again after so many seconds.
 AGAIN = (0.5, 2.0)
 # Events that one attempt may be about to emit: where the owner wants them to come later, so many ask again.
 EMITTING = 8
@@ -102,7 +102,7 @@ class RunCapabilities:
         await self._durable.put(name, ordinal, position, result)
 
     async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
-        """Look whether the wait is over by now; else record what the run is to wait for."""
+        """Look whether the wait is over by now; else record that the run is to wait for it."""
         return await self._durable.wait(of, name, ordinal, position, seconds)
 
     async def give_up(self, of: Kind, name: str, ordinal: int, position: int | None) -> None:
@@ -195,12 +195,12 @@ class RunCapabilities:
         await self._files.delete(path)
 
     async def finish(self) -> None:
-        """Close everything that the attempt left open, and report what its network was denied."""
+        """Close everything that the attempt left open, and report its denied connections."""
         await self._files.close()
         await self.reached.finish()
 
     async def _commanded(self, command: EmitEvent) -> Emitted:
-        """Give a command, again while nobody answers in time: its id makes that safe. Raises what its owner refuses.
+        """Give a command, again until an answer comes in time: its id makes that safe. Raises the owner's refusal.
 
         Where too many events of the organization wait already, the run waits as well: its time-out bounds that.
         """

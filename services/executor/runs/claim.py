@@ -30,9 +30,9 @@ from shared.messages import (
 from shared.messages.run import RunCrashed, RunFailed, RunTimedOut
 from shared.runs import RunEnd
 
-# While the broker is away an outcome is appended again after so many seconds; the run is ours until somebody newer claims it.
+# While the broker is away an outcome is appended again after so many seconds; the run is ours until a newer claim.
 PAUSE = 0.25
-# A claim held so many seconds ago is held still: signs of life go out every 10 s and count for 30, so that nobody else gets the
+# A claim held so many seconds ago is held still: signs of life go out every 10 s and count for 30, so that no other worker gets the
 # run within 20 of any moment in which this process was awake. After more it may have stood still, and lost the run.
 LEASE = 15.0
 
@@ -96,18 +96,18 @@ async def read_all(bus: Bus, run: str, since: RunState | None = None) -> Read:
 
 
 async def read_since(bus: Bus, state: RunState) -> Read:
-    """Read what a run has become since a state of it: what was recorded before, which may be much, is not read again."""
+    """Read a run's messages after a known state of it: the earlier ones, which may be many, are not read again."""
     newest = await aggregate.last(bus.client, "run", state.id)
     if newest is not None and newest.sequence == state.last_seq:
         return Read(state, org=state.org, last_seq=state.last_seq)
     if newest is None or newest.sequence < state.last_seq:
-        # Purged, or the stream was made anew: what there is then is little, or nothing.
+        # Purged, or the stream was made anew: then there is little to read, or nothing.
         return await read_all(bus, state.id)
     return await read_all(bus, state.id, state)
 
 
 async def read_now(bus: Bus, store: ExecutorStore, run: str) -> Read:
-    """Read what a run is now: its row, and what came after that. `steps` are those that came after. Raises `Unavailable`."""
+    """Read a run's present state: its row, and later messages. `steps` are those of the later messages. Raises `Unavailable`."""
     row = await store.run(None, run)
     if row is None:
         return await read_all(bus, run)
@@ -115,14 +115,14 @@ async def read_now(bus: Bus, store: ExecutorStore, run: str) -> Read:
 
 
 def sound(read: Read) -> RunState | None:
-    """Return the state that was read. Raises what stood in the way of folding a message, unless the run has ended all the same."""
+    """Return the state that was read. Raises the error of folding a message, unless the run has ended all the same."""
     if read.error is not None and (read.state is None or not read.state.ended):
         raise read.error
     return read.state
 
 
 async def children_outcomes(state: RunState, bus: Bus, store: ExecutorStore) -> dict[str, Any]:
-    """Return what is told of those child runs that a run waits for and that have ended, by id. Raises `Unavailable`."""
+    """Return the outcomes of the ended child runs that a run waits for, by id. Raises `Unavailable`."""
     told: dict[str, Any] = {}
     for wait in state.waits:
         if wait.kind == "run":
@@ -133,10 +133,10 @@ async def children_outcomes(state: RunState, bus: Bus, store: ExecutorStore) -> 
 
 
 async def outlasting(ask: Callable[[], Awaitable[T]], **what: Any) -> T:
-    """Return what `ask` returns, asked again for as long as a store is away; `what` is for the log.
+    """Return the answer of `ask`, called again for as long as a store is away; `what` is for the log.
 
-    For what an attempt cannot go on without: that a store was away for a moment is no error of the author's. The attempt's own
-    time-out bounds it.
+    For answers without which an attempt cannot go on: a store that is away for a moment is no error of the author's. The
+    attempt's own time-out bounds it.
     """
     while True:
         try:
@@ -150,7 +150,7 @@ class Claim:
     """This process' hold on a run from its `run.started` on. `cancel` is set when a stop of the run is requested.
 
     `state` is the run before it, `message` and `started` are that message and its envelope, stored at `sequence`. `since` is when,
-    by the loop's clock, it was last known that nobody else holds it; now unless given.
+    by the loop's clock, the hold was last known to be exclusive; now unless given.
     """
 
     def __init__(
@@ -161,20 +161,20 @@ class Claim:
         self.state = state
         """As it was when it was claimed."""
         self.current = run_state.evolve(state, started, message, sequence) or state
-        """As it is since what was said last."""
+        """The state after the last append."""
         self.started = started
         self.attempt = message.attempt
         self._sequence = sequence
         self._since = asyncio.get_running_loop().time() if since is None else since
-        self._saying = asyncio.Lock()
+        self._appending = asyncio.Lock()
         self.cancel = asyncio.Event()
 
     async def step(self, message: RunStepCompleted) -> None:
         """Record a step. Raises `Fenced`, `AlreadyEnded`; waits while the broker is away.
 
-        When it returns the child may go on with the next one: nobody else has begun it in the meantime.
+        When it returns the child may go on with the next one: no other worker has begun it in the meantime.
         """
-        async with self._saying:
+        async with self._appending:
             how = "given_up/" if message.given_up else ""
             await self._append(message, f"{how}{message.kind}/{message.name}/{message.ordinal}")
         await self.check_lease()
@@ -193,16 +193,16 @@ class Claim:
 
     async def ask_to_stop(self) -> None:
         """Record that the run asks for its own end, and have its child stopped. Raises like `step`."""
-        async with self._saying:
+        async with self._appending:
             await self._append(RunCancelRequested(run=self.run, requested_by=f"run:{self.run}"), "itself")
         self.cancel.set()
 
     async def end(self, outcome: Outcome) -> Outcome:
-        """Record the one end of the claim; returns what was recorded: `cancelled` when that was asked for in the meantime.
+        """Record the one end of the claim; returns the recorded message: `cancelled` when that was requested in the meantime.
 
         Raises `Fenced`, `AlreadyEnded`; waits while the broker is away.
         """
-        async with self._saying:
+        async with self._appending:
             while True:
                 try:
                     await self._append(outcome, "end")
@@ -221,7 +221,7 @@ class Claim:
             try:
                 ack = await aggregate.append(self._bus.client, self._bus.journal, sealed, self._sequence, since=self._sequence)
             except Unavailable as error:
-                # Unknown: the same message with the same id again, until the broker tells which.
+                # Unknown: the same message with the same id again, until the broker answers.
                 _log.warning("run.append_waits", run=self.run, type=sealed.envelope.type, reason=error.detail)
                 await asyncio.sleep(PAUSE)
             except Conflict:
@@ -234,7 +234,7 @@ class Claim:
                 return
 
     async def _learn(self, message: Message) -> None:
-        """Read on after a conflict: raise what it means for us, or take over the sequence and let the append be tried again."""
+        """Read on after a conflict: raise its meaning for this claim, or take over the sequence and have the append tried again."""
         read = await outlasting(lambda: read_since(self._bus, self.current), run=self.run, type=type(message).__name__)
         state = sound(read)
         if state is None or state.ended:

@@ -1,6 +1,6 @@
 """Concurrency slots: of the runs with one concurrency key at most so many go on at a time.
 
-The rows here are the truth of who has a slot; no run with a key begins without one. They are no projection: a run enters before it
+The rows here are the truth about slots; no run with a key begins without one. They are no projection: a run enters before it
 is claimed, and leaves when its end has been read from the stream.
 """
 
@@ -25,7 +25,7 @@ _HOLDERS = Compiled(select(_S.run).where(_S.key == _KEY))
 _NEXT = Compiled(
     select(_R.id).where(_R.concurrency_key == _KEY, WAITS_FOR_SLOT).order_by(_R.rank, _R.requested_at, _R.id).limit(_LIMIT)
 )
-# A process may be killed between a run's end and its leaving: the row of the run tells.
+# A process may be killed between a run's end and its leaving: the row of the run shows it.
 _LEFT_BEHIND = Compiled(delete(concurrency_slot).where(_R.id == _S.run, _R.finished_at.is_not(None)).returning(_S.key))
 _NOBODY_HAS_ONE = ~exists().where(_S.key == _R.concurrency_key)
 _FREE = Compiled(
@@ -59,7 +59,7 @@ class ConcurrencySlots:
         return [row["run"] for row in await _HOLDERS(key=key).read(self._engine)]
 
     async def waiting(self, key: str, limit: int = 100) -> list[str]:
-        """Return runs that wait for a slot, the next one first, as far as the rows tell yet."""
+        """Return runs that wait for a slot, the next one first, as far as the rows are written."""
         return [row["id"] for row in await _NEXT(key=key, limit=limit).read(self._engine)]
 
     async def left_behind(self) -> set[str]:
@@ -67,8 +67,8 @@ class ConcurrencySlots:
         return {row["key"] for row in await _LEFT_BEHIND().read(self._engine)}
 
     async def free(self, limit: int = 1000) -> list[str]:
-        """Return keys for which runs wait and nobody has a slot, or a run has one that still waits.
+        """Return keys for which runs wait and no run has a slot, or a run has one that still waits.
 
-        The latter is what somebody leaves who is killed, or loses the broker, between giving a run its slot and resuming it.
+        The latter is left by a process that is killed, or loses the broker, between giving a run its slot and resuming it.
         """
         return [row["key"] for row in await _FREE(limit=limit).read(self._engine)]

@@ -1,4 +1,4 @@
-"""Decides what is to be done with a run: on its dispatch to a worker, when a wait may be over, and after a failed attempt.
+"""Decides the next step of a run: on its dispatch to a worker, when a wait may be over, and after a failed attempt.
 
 Pure: decided from the run's state and the time that is given.
 """
@@ -17,7 +17,7 @@ from shared.messages.catalog import Policy
 from shared.runs import BLOCKED
 from shared.values import YEAR
 
-# A run that took so many workers with it is what kills them.
+# A run that took so many workers with it is their killer.
 MOST_LOST = 3
 # Bytes of results with which a run is resumed: a message takes some more.
 MOST_TOLD = 512 * 1024
@@ -25,7 +25,7 @@ Decision = Literal["claim", "nothing", "cancel", "expire", "delay", "poison"]
 
 
 def on_dispatch(state: RunState, work_seq: int, now: datetime) -> Decision:
-    """Return what a worker does with a run that was dispatched to it by the message at `work_seq`.
+    """Return a worker's next step with a run that was dispatched to it by the message at `work_seq`.
 
     `nothing` where that message is obsolete: the run has ended, waits for something, or was dispatched anew.
     """
@@ -46,8 +46,8 @@ def on_dispatch(state: RunState, work_seq: int, now: datetime) -> Decision:
 def resumption(state: RunState, steps: Container[StepId], children: Mapping[str, Any], now: datetime) -> list[Resolved] | None:
     """Return the waits of a run that are over, with which it is to be resumed; None while it is to go on waiting.
 
-    `steps` holds what is recorded already, of the waits at least; `children` what is told of the child runs that have ended, by
-    id. A run that waits for a concurrency slot is not decided here.
+    `steps` holds the recorded ones, of the waits at least; `children` the outcomes of ended child runs, by id. A run that waits
+    for a concurrency slot is not decided here.
     """
     if state.held or state.status not in BLOCKED:
         return None
@@ -90,7 +90,7 @@ BLOCKED_ON = {"sleep": "time", "signal": "signal", "run": "event"}
 
 
 def waiting(waits: list[Wait], timer: str | None = None) -> tuple[str, str | None]:
-    """Return what a run that has these waits is blocked on, and until when at the latest something happens.
+    """Return the reason for which a run with these waits is blocked, and the latest time of its next change.
 
     `timer` is when the workflow's own nearest time-out is over.
     """
@@ -98,7 +98,7 @@ def waiting(waits: list[Wait], timer: str | None = None) -> tuple[str, str | Non
     return BLOCKED_ON[waits[0].kind], min(times, key=datetime.fromisoformat, default=None)
 
 
-# An attempt that went over a limit would again; what broke the platform's rules gets no second chance.
+# An attempt that went over a limit would again; one that broke the platform's rules gets no second chance.
 _RETRIED = frozenset({"error", "timeout", "oom", "worker_lost"})
 
 

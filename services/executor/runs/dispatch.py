@@ -36,7 +36,7 @@ from shared.messages import (
 )
 from shared.runs import ENDING, RunEnd
 
-# A claim that conflicts is folded and tried again; more often than this somebody else is winning.
+# A claim that conflicts is folded and tried again; after so many times another worker is winning.
 TRIES = 5
 _log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class DispatchedRun(msgspec.Struct, frozen=True):
 async def take(
     dispatch: DispatchedRun, deps: DispatchDeps, tier: str, *, park: str | None = None
 ) -> tuple[Claim, dict[StepId, RecordedCall]]:
-    """Claim the run; returns the claim and what is recorded of it. With `park` it is made to wait until then instead.
+    """Claim the run; returns the claim and its recorded steps. With `park` it is made to wait until then instead.
 
     Raises `AlreadyEnded` when there is nothing left to do but to acknowledge: also after the run was made to wait, or was ended.
     Raises `Conflict` when others win, `Unavailable`.
@@ -115,7 +115,7 @@ async def _take(
 
 
 async def _declared(dispatch: DispatchedRun, deps: DispatchDeps) -> DispatchedRun:
-    """Look what the workflow declares: how runs are isolated, and which concurrency slot this one needs if that is not known yet.
+    """Read the workflow's declaration: the isolation of runs, and this run's concurrency slot if that is not known yet.
 
     Raises `Invalid`, `Unavailable`.
     """
@@ -128,7 +128,7 @@ async def _declared(dispatch: DispatchedRun, deps: DispatchDeps) -> DispatchedRu
         # An older version may have stored a policy that is none.
         slot = run_state.bounded_slot(await slot_of(found, state, await given_to(state, deps.bodies), deps.expressions))
     except NotFound:
-        return dispatch  # there is nothing to run, which the attempt will tell
+        return dispatch  # there is nothing to run, which the attempt will report
     return msgspec.structs.replace(dispatch, state=msgspec.structs.replace(state, slot=slot))
 
 
@@ -192,7 +192,7 @@ async def _cancel_older(other: str, newer: RunState, deps: DispatchDeps) -> None
 
 
 async def _append(dispatch: DispatchedRun, deps: DispatchDeps, message: Message) -> None:
-    """Append what becomes of the run instead of a claim."""
+    """Append the run's next message instead of a claim."""
     if isinstance(message, RunEnd):
         message = run_state.labelled(message, dispatch.state)
     id_ = caused_id(dispatch.envelope.id, message, "unclaimed")

@@ -1,4 +1,4 @@
-"""Records what later attempts must not repeat: steps that are done, waits that are over, runs that were requested."""
+"""Records steps that are done, waits that are over and runs that were requested: later attempts must not repeat them."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ MOST_HOPS = 32
 CHILDREN = 1000
 # Steps and waits of one run: each attempt begins with all of them.
 STEPS = 10_000
-# Bytes of their results together: each attempt begins by reading them, and what is large belongs into a file.
+# Bytes of their results together: each attempt begins by reading them, and large data belongs into a file.
 RECORDED = 32 * 1024 * 1024
-# Bytes of what a run waits for at once: they travel in one message, and are looked at together.
+# Bytes of a run's open waits: they travel in one message, and are looked at together.
 WAITING = 1024 * 1024
-# Seconds by which the clock of whoever reckoned a time may be ahead.
+# Seconds by which the clock of another machine may be ahead.
 CLOCKS = 86_400.0
 _log = structlog.get_logger()
 
@@ -61,7 +61,7 @@ class Durable:
         """The waits of the run: requests whose answer was not there yet."""
 
     def get(self, step: StepId) -> StepRecord | None:
-        """Return what the stream told when the run was claimed, and what was kept since."""
+        """Return the steps in the stream when the run was claimed, and those recorded since."""
         found = self._steps.get(step)
         return None if found is None else _record(found)
 
@@ -71,7 +71,7 @@ class Durable:
         await self._keep(("step", name, ordinal), RecordedCall(msgspec.json.decode(result), position))
 
     async def wait(self, of: Kind, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
-        """Look whether the wait is over by now, which is kept like a step; else record what the run is to wait for."""
+        """Look whether the wait is over by now, which is kept like a step; else record that the run is to wait for it."""
         known = self._steps.get((of, name, ordinal))
         if known is not None:
             return _record(known)
@@ -150,7 +150,7 @@ class Durable:
         try:
             await outlasting(lambda: bus.append(sealed, 0), run=self._run, child=asked.workflow)
         except Conflict:
-            _log.info("child.started_before", child=child)  # by an earlier attempt, which did not come to say so
+            _log.info("child.started_before", child=child)  # by an earlier attempt, which did not come to record it
         await self._keep(("start", asked.workflow, asked.ordinal), RecordedCall(child, asked.position))
         return child
 
@@ -166,14 +166,14 @@ class Durable:
         raise NotFound(f"{run!r} is no run that this one has started")
 
     def _until(self, of: Kind, name: str, ordinal: int, seconds: float | None) -> str | None:
-        """Return when the wait is over by itself: what an earlier attempt began is not begun anew."""
+        """Return when the wait is over by itself: a wait that an earlier attempt began is not begun anew."""
         before = next((one for one in self._claim.state.waits if (one.kind, one.name, one.ordinal) == (of, name, ordinal)), None)
         if before is not None:
             return before.until
         return None if seconds is None else rfc3339(later(utc_now(), seconds))
 
     def _check_room(self, more: int = 0) -> None:
-        """Raise `OverLimit` for what would make the run record more than one may, or where it has recorded more."""
+        """Raise `OverLimit` for a record that would be one too many, or where the run has recorded more."""
         if self._bytes + more > RECORDED:
             message = (
                 f"the results of this run's steps and waits would have {self._bytes + more} bytes as JSON together; at most "
@@ -205,7 +205,7 @@ class Durable:
 
 
 def check_size(what: str, document: msgspec.Raw) -> None:
-    """Raise `TooLarge` for what no message may hold: the broker would refuse it, each time that it is offered."""
+    """Raise `TooLarge` for a value that no message may hold: the broker would refuse it each time."""
     size = len(bytes(document))
     if size > INLINE_BYTES:
         raise TooLarge(f"{what} has {size} bytes as JSON; at most {INLINE_BYTES} are kept")

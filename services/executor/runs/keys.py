@@ -21,8 +21,8 @@ LONGEST = 300
 async def slot_of(workflow: DeclaredWorkflow, run: RunState, given: Any, expressions: Expressions) -> ConcurrencySlot | None:
     """Return the slot that a run needs for the input `given`: by the key that its requester chose, else the workflow's own.
 
-    The key begins with whose workflow it is and, but for `concurrency="workflow"`, whose run: nobody waits for strangers. Raises
-    `Invalid` when the workflow's expression gives no key for this input, `Unavailable`.
+    The key begins with the organization of the workflow and, but for `concurrency="workflow"`, that of the run: no organization
+    waits for another. Raises `Invalid` when the workflow's expression gives no key for this input, `Unavailable`.
     """
     if run.concurrency_key is None and workflow.concurrency is None:
         return None

@@ -1,6 +1,6 @@
-"""Looks at runs for those who ask: so many at a time, and those who ask for the same run together share one.
+"""Looks at runs for callers: so many at a time, and calls for the same run at the same time share one look.
 
-A look reads the run's row and what the broker has told since, which is little: unless the rows are behind, or the run is new and
+A look reads the run's row and later messages, which are few: unless the rows are behind, or the run is new and
 large already. Work does not queue here: claims read by themselves, as many at a time as there are slots.
 """
 
@@ -44,7 +44,7 @@ class Looks:
         """
         look = self._coming.get(run)
         if look is None:
-            # One that has begun already may not see what whoever asks knows of: those who come now share the next one.
+            # A look that has begun may miss messages that this caller knows of: callers from now on share the next one.
             look = self._coming[run] = asyncio.create_task(self._look(run, self._reading.get(run)))
             look.add_done_callback(_heard)
         return await asyncio.shield(look)
@@ -65,7 +65,7 @@ class Looks:
             self._places.release()
 
     def alone(self, run: str) -> asyncio.Lock:
-        """Return what those hold, one at a time, who look at a run and append to it: at once, all but one would be in vain."""
+        """Return the lock of callers that look at a run and append to it: at once, all but one would conflict."""
         return self._locks.setdefault(run, asyncio.Lock())
 
     async def _look(self, run: str, before: asyncio.Task[RunState | None] | None) -> RunState | None:
@@ -88,6 +88,6 @@ class Looks:
 
 
 def _heard(look: asyncio.Task[RunState | None]) -> None:
-    """Consume an error that nobody waits for any more."""
+    """Consume an error without a caller left."""
     if not look.cancelled():
         look.exception()

@@ -12,12 +12,12 @@ import msgspec
 from shared.envelope import rfc3339, utc_now
 from shared.messages import LineChunk, Lines
 
-# Someone who follows a run sees its lines within this many seconds; a commit serves all lines of that time.
+# A follower of a run sees its lines within this many seconds; a commit serves all lines of that time.
 GATHER = 0.1
 # Bytes of the lines of a chunk, as JSON. A line that has more by itself is a chunk of its own.
 CHUNK_BYTES = 128 * 1024
-# The most of a line's text, in characters, and of its fields, in bytes. As JSON both together stay below half of what the broker
-# takes at once: a character has at most six bytes there (RFC 8259, section 7).
+# The most of a line's text, in characters, and of its fields, in bytes. As JSON both together stay below half of the broker's
+# largest message: a character has at most six bytes there (RFC 8259, section 7).
 LINE_CHARS = LINE_BYTES = 64 * 1024
 
 
@@ -55,7 +55,7 @@ class RunOutput:
                 await self._take(Lines(time=now, level=level, message=line[at : at + LINE_CHARS], stream=stream))
 
     async def flush(self) -> None:
-        """Store everything taken so far. Raises what `publish` raises."""
+        """Store everything taken so far. Raises the errors of `publish`."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

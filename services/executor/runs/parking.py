@@ -18,7 +18,7 @@ from services.executor.store import ExecutorStore
 from shared.errors import Unavailable
 from shared.pull import StreamError
 
-# Seconds between two looks at what others have waiting.
+# Seconds between two looks at the queues of other organizations.
 LOOK = 0.25
 # Seconds without any parking after which it has ended, as far as the log is concerned.
 ENDED = 10.0
@@ -47,7 +47,7 @@ class Parking:
     async def run(self) -> None:
         """Do so for ever."""
         shares = self._shares
-        said: str | None = None
+        reported: str | None = None
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LOOK if shares.busy or self._parked_at is not None else None):
@@ -56,18 +56,18 @@ class Parking:
             try:
                 await self._look()
                 await self._resume()
-                said = None
+                reported = None
             except (Unavailable, StreamError) as error:
-                if str(error) != said:
-                    said = str(error)
-                    _log.warning("shares.interrupted", reason=said)
+                if str(error) != reported:
+                    reported = str(error)
+                    _log.warning("shares.interrupted", reason=reported)
                 await asyncio.sleep(LOOK)
             except Exception:
                 _log.exception("shares.interrupted")
                 await asyncio.sleep(LOOK)
 
     async def _look(self) -> None:
-        """Have runs parked where they leave no slot to others who have something queued."""
+        """Have runs parked where they leave no slot to other organizations with queued runs."""
         shares = self._shares
         now = asyncio.get_running_loop().time()
         if (shares.crowded or shares.parking) and now >= self._next_look:

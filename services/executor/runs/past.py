@@ -23,8 +23,8 @@ class Past(TypedDict):
 def past(state: RunState, steps: Mapping[StepId, RecordedCall], now: datetime) -> Past:
     """Return the past of a run, `state` being the one before the attempt that is to come.
 
-    The attempt that ended last in good order, waiting or failed, has all its lines: what it did is done again unheard. One that was
-    lost may not have. After a failure the clock begins anew: it is no later part of the same attempt.
+    The attempt that ended last in good order, waiting or failed, has all its lines: its repetition prints none. One that was
+    lost may lack some. After a failure the clock begins anew: it is no later part of the same attempt.
     """
     last = next((one for one in reversed(state.attempts) if one.status in {"waiting", "failed"}), None)
     known = 0 if last is None else last.attempt

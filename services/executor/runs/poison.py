@@ -18,7 +18,7 @@ from shared.values import storable
 TRIES = 3
 # Runs whose tries are counted.
 COUNTED = 10_000
-# Characters of what is told of an error.
+# Characters of a reported error.
 LONGEST = 2000
 _log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ class Poison:
 
     async def _end(self, run: str, error: Exception) -> None:
         """Append that the run has crashed; the holder of its claim learns of that by its next append."""
-        told = RunError("Poison", storable(f"{TRIES} tries to go on with it failed: {type(error).__name__}: {error}"[:LONGEST]))
+        failure = RunError("Poison", storable(f"{TRIES} tries to go on with it failed: {type(error).__name__}: {error}"[:LONGEST]))
 
         async def now() -> tuple[Read, int]:
             read = await read_all(self._bus, run)
@@ -59,7 +59,7 @@ class Poison:
             if not read.last_seq or (state is not None and state.ended):
                 return None
             attempt = 0 if state is None else state.attempt
-            crashed = RunCrashed(run=run, attempt=attempt, reason="poison", error=told, duration_ms=0.0, usage=RunUsage())
+            crashed = RunCrashed(run=run, attempt=attempt, reason="poison", error=failure, duration_ms=0.0, usage=RunUsage())
             message = crashed if state is None else run_state.labelled(crashed, state)
             return self._bus.seal(
                 message,

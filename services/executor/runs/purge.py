@@ -1,7 +1,7 @@
 """Purging ended runs from the bus: their subjects cost the broker memory, and the archive has their messages.
 
-A run goes in three steps, each of which may be repeated: its row says that it is going, its messages are purged, its row says that
-they are gone. A process killed in between leaves a row that is going, which the next round takes up again.
+A run goes in three steps, each of which may be repeated: its row is marked as going, its messages are purged, its row is marked
+as gone. A process killed in between leaves a row that is going, which the next round takes up again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shared.questions.logs import ArchivePosition
 
 STREAM = "RUNS"
 LOCK = "executor.purge"
-# Runs per round: as many rows are marked by one statement, and done again by whoever follows one that was killed.
+# Runs per round: as many rows are marked by one statement, and done again by the successor of a killed process.
 ROUND = 100
 # Seconds between looks when nothing is left to do.
 PAUSE = 60.0
@@ -58,7 +58,7 @@ class Purger:
         self._pause = pause
 
     async def run(self) -> None:
-        """Purge for ever; what stands in the way is logged, once, and waited out."""
+        """Purge for ever; an obstacle is logged, once, and waited out."""
         await lead(
             self.round,
             url=self._deps.database_url,
@@ -72,7 +72,7 @@ class Purger:
     async def round(self) -> int:
         """Purge up to `ROUND` runs; returns how many. Does no harm beside another round.
 
-        Raises `Unavailable` while one of those who must have read the messages does not answer, and then purges nothing.
+        Raises `Unavailable` while one of the required readers does not answer, and then purges nothing.
         """
         deps = self._deps
         up_to = await self._passed()
@@ -94,11 +94,11 @@ class Purger:
         return len(begun)
 
     async def _passed(self) -> int:
-        """Return the sequence of RUNS up to which everybody has made rows of it."""
+        """Return the sequence of RUNS up to which every reader has written its rows."""
         deps = self._deps
         readers = [
             await deps.bus.ask(ArchivePosition(org="global", stream=STREAM)),
-            # A run's end that its delivery has not noted would never be noted.
+            # A run's end that its delivery has not recorded would never be recorded.
             await deps.bus.ask(DeliveriesPosition(org="global", stream=STREAM)),
             await position_of(deps.engine, STREAM, projection="runs"),
         ]
@@ -107,7 +107,7 @@ class Purger:
 
 
 async def purge(client: Client, run: str, last_seq: int) -> None:
-    """Remove the messages of a run up to `last_seq`; what came later is not known to have been archived.
+    """Remove the messages of a run up to `last_seq`; later ones may not be archived.
 
     Raises `Unavailable`, also when the messages may have been removed.
     """

@@ -16,7 +16,7 @@ from shared.messages import Audited
 
 # Connections of one attempt that get a line of their own; the others are summed up in one at its end.
 TOLD = 200
-# Targets of one attempt whose denials are told apart; a port scan shares what lies above.
+# Targets of one attempt whose denials are reported one by one; those of a port scan beyond that share one report.
 TARGETS = 50
 # Seconds that an audit message, and the end of the attempt with it, may take.
 PATIENCE = 5.0
@@ -32,7 +32,7 @@ class Reached:
         self._org = org
         self._audit = audit
         self._lines = lines
-        self._told = 0
+        self._reported = 0
         self._more = {"connections": 0, "sent": 0, "received": 0}
         self._denied: dict[tuple[str, int, str], _Denied] = {}
         self._publishing: set[asyncio.Task[None]] = set()
@@ -41,8 +41,8 @@ class Reached:
         """Record a connection that has ended, or did not come about."""
         if record.outcome == "denied":
             self._deny(record)
-        elif self._told < TOLD:
-            self._told += 1
+        elif self._reported < TOLD:
+            self._reported += 1
             _log.info(f"egress.{record.outcome}", run=self._run, org=self._org, **_fields(record))
         else:
             self._more["connections"] += 1

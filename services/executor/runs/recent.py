@@ -1,4 +1,4 @@
-"""Runs that ended here a moment ago: who waits for a run's end asks for all of it at once, before any row tells of it."""
+"""Runs that ended here a moment ago: callers that wait for a run's end ask for all of it at once, before it is in any row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST = 32 * 1024
 
 
 class Recent:
-    """The last of them. An end is final: what is kept here is what the stream tells, and in a moment the rows."""
+    """The last of them. An end is final: the stream holds the same, and in a moment the rows."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, RunState] = OrderedDict()

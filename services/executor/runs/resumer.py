@@ -1,10 +1,10 @@
-"""Re-checks waiting runs when a message may satisfy them, and resumes them, or ends those that nobody holds.
+"""Re-checks waiting runs when a message may satisfy them, and resumes them, or ends those that no worker holds.
 
-Two followers, which are projections without rows: one writer each, in order, from a checkpoint. All that they decide they decide
-from the run's own messages, read anew, and append with an expectation: looking twice, or too often, does no harm. Now and then the
-rows are searched for what no message told of: a timer that the broker lost, a deadline that nobody sets a timer for.
+Two followers, which are projections without rows: one writer each, in order, from a checkpoint. They decide only from the run's
+own messages, read anew, and append with an expectation: looking twice, or too often, does no harm. Now and then the rows are
+searched for changes without a message: a timer that the broker lost, a deadline that has no timer.
 
-A run that makes us raise is tried again, then ended (`poison`): those after it are re-checked all the same.
+A run whose check raises is tried again, then ended (`poison`): those after it are re-checked all the same.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from shared.runs import END_SUBJECTS, RunEnd
 from shared.statements import Statement
 from shared.values import moment_of, storable
 
-# Seconds between searches for what no message told of.
+# Seconds between searches for changes without a message.
 PAUSE = 2.0
-# Timers are fired up to a quarter of a second late; what is due for longer was not told of.
+# Timers are fired up to a quarter of a second late; one due for longer was lost.
 LATE = 1.0
-# Seconds between two tries with a run that makes us raise: whoever comes after it waits that long.
+# Seconds between two tries with a run whose check raises: the runs after it wait that long.
 PAUSE_AFTER_A_BUG = 0.05
 LOCK = "executor.sweep"
 # Rows per search.
@@ -84,7 +84,7 @@ class Resumer:
         self._now = now
 
     def followers(self) -> list[Projected]:
-        """Return the two projections that follow what happens to runs, and the timers."""
+        """Return the two projections that follow runs, and the timers."""
         return [
             Projected(name="resumer", stream="RUNS", apply=in_batches(self._follow), tables=(), filters=_FOLLOWED),
             Projected(name="timers", stream="TIMERS", apply=in_batches(self._timers), tables=(), filters=(fired_for("executor"),)),
@@ -101,7 +101,7 @@ class Resumer:
                     await self._deps.rows.caught_up(one.delivered.sequence)
                     await self._grant(storable(message.concurrency_key), envelope)
             elif not (isinstance(message, RunWaiting) and message.blocked_on == "worker"):
-                # There may be thousands that were parked; whoever has parked them looks after them.
+                # There may be thousands that were parked; the process that parked them looks after them.
                 await self._look_at(envelope.subject, envelope)
         return []
 
@@ -138,7 +138,7 @@ class Resumer:
         return await self._look_at(run, None, has_worker=True)
 
     async def consider(self, run: str, cause: Envelope | None, *, at: datetime | None = None, has_worker: bool = False) -> bool:
-        """Resume a run that waits for what is there by now, or end one that nobody holds; returns whether anything was to be done.
+        """Resume a run whose wait is over by now, or end one that no worker holds; returns whether anything was to be done.
 
         `at` is the time by a timer, whose clock may be ahead of this one; `has_worker` says that there is one for it by now. Raises
         `Unavailable`.
@@ -175,15 +175,15 @@ class Resumer:
             return RunResumed(run=state.id, priority=state.priority) if entered else None
         if state.blocked_on == "worker" and has_worker:
             return RunResumed(run=state.id, priority=state.priority)
-        # Asked after the state: what is recorded beyond it makes the append a conflict.
+        # Asked after the state: any later message makes the append a conflict.
         recorded = {*steps, *(await self._deps.store.waits_over(state.id))} if state.waits else ()
         over = decide.resumption(state, recorded, await children_outcomes(state, self._deps.bus, self._deps.store), now)
         return None if over is None else RunResumed(run=state.id, priority=state.priority, resolved=over)
 
     def _sealed(self, message: Message, state: RunState, cause: Envelope | None) -> Sealed[Message]:
-        # The state that it follows from makes it that one: considered twice, it is said once.
+        # The id follows from the state: considered twice, it is appended once.
         id_ = caused_id(state.id, message, str(state.last_seq))
-        # It belongs to the run's own chain, whoever's end made us look.
+        # It belongs to the run's own chain, whichever run's end caused this look.
         of_chain = cause if cause is not None and cause.correlationid == state.correlation_id else None
         return self._deps.bus.seal(message, org=state.org, cause=of_chain, correlation=state.correlation_id, id=id_)
 
@@ -198,7 +198,7 @@ class Resumer:
     # -- searching ------------------------------------------------------------------------------------------------------------
 
     async def sweep(self) -> None:
-        """Search for ever; what stands in the way is logged, once, and waited out. Of several replicas one is active."""
+        """Search for ever; an obstacle is logged, once, and waited out. Of several replicas one is active."""
         await lead(
             self.round,
             url=self._deps.database_url,

@@ -8,7 +8,7 @@
 A request to stop makes a run `cancelling`, from where it only ends. A run is *held* between a claim (`run.started`) and the
 claimant's message about its end; a claim on a held run means that the one before was lost.
 
-Messages are read leniently, whoever wrote them: an invalid time becomes the time of its message, a duration ends at a year.
+Messages of every writer are read leniently: an invalid time becomes the time of its message, a duration ends at a year.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from shared.messages import (
 from shared.runs import ENDED, RunEnd, queued_ms, status_after, status_of
 from shared.values import YEAR, later, moment_of, storable
 
-# Attempts that a run shows, of those that it had: the first says how it began, the last ones how it goes.
+# Attempts that a run shows, of those that it had: the first shows how it began, the last ones how it goes.
 SHOWN_ATTEMPTS = 50
-# Signals that nobody waited for yet; more are refused.
+# Signals that no wait has taken yet; more are refused.
 MOST_SIGNALS = 100
 
 # Runs that go on at a time, of those with one key.
@@ -327,7 +327,7 @@ def _closed(state: RunState, at: str, status: str, **told: Any) -> RunState:
 
 
 def _time(text: str | None, *, otherwise: str | None) -> str | None:
-    """Return a time that everybody can reckon with: the one given, or `otherwise` where it is none."""
+    """Return a valid time: the one given, or `otherwise` where it is none."""
     if text is None:
         return None
     try:

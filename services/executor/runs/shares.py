@@ -21,7 +21,7 @@ import msgspec
 
 from shared.streams import PRIORITIES
 
-# Fewer slots than this are somebody's choice, and too few to keep any free.
+# Fewer slots than this are an operator's choice, and too few to keep any free.
 SHARED = 8
 # Seconds after the last sight of others for which runs are parked at once.
 LASTS = 1.0
@@ -134,7 +134,7 @@ class Shares:
 
     @property
     def crowded(self) -> bool:
-        """Return whether those that wait in place leave no slot to anybody."""
+        """Return whether the runs that wait in place leave no free slot."""
         waiting = sum(map(len, self._in_place.values()))
         return waiting > 0 and waiting >= self.free
 
@@ -175,7 +175,7 @@ class Shares:
             self._remove(place)
 
     def leave(self, place: QueuedRun) -> None:
-        """End what `enter` allowed, or was about to; those go on that have their turn now."""
+        """End an `enter` that was allowed, or about to be; the next in turn go on."""
         if not place.entered:
             return
         place.entered = False
@@ -221,7 +221,7 @@ class Shares:
     # -- parking --------------------------------------------------------------------------------------------------------------
 
     def others(self, queued: Iterable[str]) -> list[str]:
-        """Return those of these organizations that might begin, were there a slot that nobody waits in."""
+        """Return those of these organizations that might begin, were there a slot without a waiting run in it."""
         if not (self.crowded or self.parking):
             return []
         # Whose runs are parked has some on their way, and for a moment room for them: no reason to go on parking.

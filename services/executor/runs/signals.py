@@ -17,7 +17,7 @@ from shared.questions.executor import Signalled, SignalRun
 from shared.streams import INLINE_BYTES
 
 LONGEST_NAME = 200
-# Bytes of signals that nobody has waited for yet: they are part of the run's state.
+# Bytes of signals that no wait has taken yet: they are part of the run's state.
 MOST_WAITING = 1024 * 1024
 
 

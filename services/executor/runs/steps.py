@@ -15,7 +15,7 @@ from shared.messages import Message
 from shared.questions import PAGE_BYTES, Page
 from shared.questions.executor import StepList, StepView
 
-# Bytes of what is shown of one beside its name and its result.
+# Bytes of the fields shown of one beside its name and its result.
 _AROUND = 250
 
 # (sequence of the message, part of it).
@@ -40,7 +40,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def steps_of(state: RunState, envelope: Envelope, message: Message, sequence: int) -> Iterable[Step]:
-    """Return what a message of a run records; `state` is the run's as that message leaves it."""
+    """Return the steps that a message of a run records; `state` is the run's after that message."""
     for part, ((kind, name, ordinal), done) in enumerate(run_state.recorded(message)):
         yield Step(
             run=state.id,

@@ -1,4 +1,4 @@
-"""One attempt from claim to acknowledgement: what the supervisor does while a child runs the author's code."""
+"""Supervises one attempt from claim to acknowledgement, while a child runs the author's code."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from shared.values import later
 # The work consumers wait 30 s for an acknowledgement; three signs of life fit in.
 IN_PROGRESS = 10.0
 RETRY_DELAY = 1.0
-# Seconds after which a parked run comes back at the latest, should nobody remember it; half of it at the earliest.
+# Seconds after which a parked run comes back at the latest, should no process remember it; half of it at the earliest.
 PARKED = 300.0
 # Seconds that giving a run back may take when this process is about to end.
 GIVING_BACK = 2.0
@@ -257,7 +257,7 @@ class Runs:
             return
 
     async def _carried_out_long_ago(self, envelope: Envelope, request: RunRequested) -> bool:
-        """Return whether the run ended and may have been purged before this request came: the bus cannot tell then."""
+        """Return whether the run ended and may have been purged before this request came: then the bus does not show it."""
         if not domain.doubtful(request.received_at, utc_now()):
             return False
         state = await self._deps.store.run(envelope.org, request.run)
@@ -295,19 +295,19 @@ class Runs:
                 await mine.check_lease()
                 outcome = await deps.sandbox.run(job, capabilities, cancel=mine.cancel)
         finally:
-            # Before the end: a run that is said to have ended has all its lines, and the trail of what it was denied.
+            # Before the end: a run that has ended has all its lines, and the trail of its denied connections.
             await capabilities.finish()
         await capabilities.lines.flush()
         if outcome.status == "waiting":
             return _waiting(run.id, mine.attempt, capabilities.waits, outcome)
-        told = message_of(run.id, mine.attempt, outcome)
-        if isinstance(told, RunFailed | RunTimedOut | RunCrashed):
+        end = message_of(run.id, mine.attempt, outcome)
+        if isinstance(end, RunFailed | RunTimedOut | RunCrashed):
             policy = found.policy
             drawn = random.random()  # noqa: S311 - it spreads load, and is no secret
-            pause = decide.pause_before_retry(policy, found.retries, run.failures, told.reason, drawn)
+            pause = decide.pause_before_retry(policy, found.retries, run.failures, end.reason, drawn)
             if pause is not None:
-                return _retried(told, pause)
-        return told
+                return _retried(end, pause)
+        return end
 
     async def _signs_of_life(self, held: HeldRun) -> None:
         while True:
@@ -345,7 +345,7 @@ def message_of(run: str, attempt: int, outcome: jail.Outcome) -> Outcome:
 
 
 def _waiting(run: str, attempt: int, waits: list[Wait], outcome: jail.Outcome) -> Outcome:
-    """Return the message that a run waits for what it has asked for."""
+    """Return the message that a run waits for its open waits."""
     usage = RunUsage(cpu_ms=outcome.usage.cpu_ms, max_rss_mb=outcome.usage.max_rss_mb)
     common: dict[str, Any] = {"run": run, "attempt": attempt, "duration_ms": outcome.duration_ms, "usage": usage}
     if not waits:

@@ -13,7 +13,7 @@ def run_view(state: RunState, slot_held_by: list[str] | None = None) -> RunView:
     """Return a run as the API shows it; an input that travels by reference is shown as its reference."""
     shown: Any = state.input if state.input_ref is None else {"$ref": state.input_ref}
     blocked = state.status in BLOCKED
-    # While a run waits for its next attempt, a slot or a worker, the waits that it is to come back to are not what keeps it.
+    # While a run waits for its next attempt, a slot or a worker, its own waits are not the reason.
     waits = state.waits if blocked and state.blocked_on not in {"retry", "concurrency", "worker"} else []
     return RunView(
         id=state.id,

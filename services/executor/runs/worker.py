@@ -85,7 +85,7 @@ class Worker:
                         continue
                     self._waiting.pop(priority, None)
                     if status == "503":
-                        # Nobody hears it: a broker that has only just started, or whose consumer is gone.
+                        # No responders: a broker that has only just started, or whose consumer is gone.
                         self._waiting[priority] = self._now() + HEARTBEAT
                     if status is not None:
                         continue
@@ -119,7 +119,7 @@ class Worker:
         return False
 
     async def _take_late(self, asking: Inbox) -> None:
-        """Take what answers a pull that was given up: dropped, it would be nobody's until its acknowledgement wait is over."""
+        """Take the answer to a pull that was given up: dropped, no worker would get it until its acknowledgement wait is over."""
         for msg in asking.arrived():
             if status_of(msg) is None:
                 await self._start_or_return(msg)

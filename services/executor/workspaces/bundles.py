@@ -27,7 +27,7 @@ from shared import tasks
 from shared.blobs import Blobs
 from shared.errors import NotFound
 
-# Trees on disk, and bytes of their files and of what these compile to, a file that several share counted once.
+# Trees on disk, and bytes of their files and bytecode, a file that several share counted once.
 MOST_TREES = 500
 MOST_BYTES = 1 << 30
 # Objects that are fetched at a time, for one tree; of each a chunk is in memory.
@@ -72,7 +72,7 @@ class Bundles:
         most_trees: int = MOST_TREES,
         most_bytes: int = MOST_BYTES,
     ) -> None:
-        """`compile_` compiles what is used, `forget` is told of a tree before it goes. The folder is this process's own."""
+        """`compile_` compiles used trees, `forget` is called with a tree before it goes. The folder is this process's own."""
         self._folder = folder
         self._blobs = blobs
         self._compile = compile_
@@ -101,7 +101,7 @@ class Bundles:
 
     @contextlib.contextmanager
     def held(self, folder: Path) -> Iterator[None]:
-        """Keep a tree on disk for the block, whatever else comes."""
+        """Keep a tree on disk for the block."""
         self._held[folder] += 1
         try:
             yield
@@ -130,7 +130,7 @@ class Bundles:
             raise NotFound(f"the manifest of version {version[:12]}… cannot be read: {error}") from error
 
     async def get(self, version: str) -> Bundle:
-        """Return a version, fetching what is not on disk yet. Raises `NotFound`, `Unavailable`."""
+        """Return a version, fetching files that are not on disk yet. Raises `NotFound`, `Unavailable`."""
         known = self._known.get(version)
         if known is None:
             manifest = await self.manifest(version)

@@ -18,7 +18,7 @@ Compile = Callable[[Path, list[str]], Awaitable[Mapping[str, bytes | None]]]
 async def lay(tree: Path, paths: Iterable[str], compile_: Compile) -> None:
     """Lay the bytecode of a tree's modules where Python looks for it.
 
-    Of each tree by itself, though many share files: what compiles them reads all of a tree, and is believed no further than that.
+    For each tree by itself, though many share files: the compiling child reads all of a tree, and is trusted for that tree only.
     A module that has none, or not yet, is compiled by the run that imports it.
     """
     missing = [path for path in paths if path.endswith(".py") and not cached(tree, path).exists()]

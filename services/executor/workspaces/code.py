@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-# A module with one of these may load what it does not name.
+# A module with one of these may load modules that it does not name.
 _DYNAMIC = frozenset({"importlib", "imp", "zipimport", "runpy", "pkgutil", "__import__", "__file__", "__path__", "exec", "eval"})
 _WORD = re.compile(r"\w+")
 
@@ -57,7 +57,7 @@ def is_same_code(path: str, old: Mapping[str, str], new: Mapping[str, str], word
 
 
 def _name(path: str) -> str | None:
-    """Return the name by which a module is imported; None for what is no module, such as the list of what is installed."""
+    """Return the name by which a module is imported; None for a file that is no module, such as `requirements.txt`."""
     module = PurePosixPath(path)
     if module.suffix not in {".py", ".pyi"}:
         return None

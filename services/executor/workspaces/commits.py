@@ -55,21 +55,21 @@ async def remove_file(command: RemoveFile, deps: RegistrationDeps) -> FileView:
 
 
 async def _commit(command: Command, changes: list[FileChange], deps: RegistrationDeps) -> Registration:
-    """Record the changes, unless an earlier sending of the command has, and with them what they make of the workflows."""
+    """Record the changes, unless an earlier sending of the command has, and with them the changed workflows."""
     domain.check_changes([change.path for change in changes])
     new = [change for change in changes if change.sha256 is not None]
     await tasks.each(AT_ONCE, new, lambda change: _check_content(change, deps))
     org = command.org
     keys = [hashed_key(org, change.path) for change in changes]
     async with db.held_lock(deps.database_url, f"workspace {org}", service="executor"):
-        # The rows say what there is besides: an earlier commit, of whatever replica, may not be in them yet.
+        # The rows hold all other files: an earlier commit, of any replica, may not be in them yet.
         if not await deps.catalog.caught_up(await aggregate.newest(deps.bus.client, "file", "workflow")):
             raise Unavailable("the rows of the workspace are behind")
         befores = await tasks.each(AT_ONCE, keys, lambda key: aggregate.last(deps.bus.client, "file", key))
         sealed = [_sealed(command, change, deps) for change in changes]
         appends: list[tuple[Sealed[Any], int]] = []
         files = await deps.store.tree(org)
-        # All of them were recorded together: one that is there tells of the others, which may have changed since.
+        # All of them were recorded together: one that is there proves the others, which may have changed since.
         if not any(before and before.envelope.id == one.envelope.id for before, one in zip(befores, sealed, strict=True)):
             for change, before, one in zip(changes, befores, sealed, strict=True):
                 _expect(change, before)

@@ -20,16 +20,16 @@ from shared.pull import StreamError
 from shared.questions.executor import FileView, PutFile, RemoveFile
 
 FILE_BYTES = 64 << 20
-"""Of one file: what a run can hold besides its own data. Larger ones are for the API, or for a store of their own."""
+"""Of one file: a run can hold it besides its own data. Larger ones are for the API, or for a store of their own."""
 WRITTEN_BYTES = 128 << 20
 READ_BYTES = 512 << 20
-"""Of one attempt, over all files: what the broker has to take, and give, for one run's sake."""
+"""Of one attempt, over all files: bounds the broker's work for one run."""
 CHANGES = 1000
 """Files that one attempt may write or delete: each is a message that is kept for ever."""
 AT_ONCE = 6
 """Readings, and writings, that are under way: each holds some megabytes here. The SDK begins no more."""
 IDLE = 10.0
-"""Seconds after which one that nobody goes on with makes room for another."""
+"""Seconds after which an abandoned one makes room for another."""
 LISTED = 500
 _IN_MEMORY = 256 << 10
 
@@ -114,7 +114,7 @@ class Files:
         return _described(row["path"], row["size"], row["sha256"], rfc3339(row["updated_at"]))
 
     async def list(self, prefix: str, after: str) -> dict[str, Any]:
-        """See `jail.Capabilities.file_list`: of two files of one path the organization's own is told."""
+        """See `jail.Capabilities.file_list`: of two files of one path the organization's own is listed."""
         rows: dict[str, RowMapping] = {}
         for org in reversed(seen_by(self._org)):
             for row in await self._deps.store.files(org, prefix, after, LISTED + 1):
@@ -194,7 +194,7 @@ class Files:
         self._readings.clear()
 
     async def _make_room(self) -> None:
-        """Where too much is under way, let go of uploads that nobody continues."""
+        """Where too much is under way, release abandoned uploads."""
         kinds: tuple[dict[int, Any], ...] = (self._readings, self._writings)
         for under_way in kinds:
             for number, one in list(under_way.items()):
@@ -205,7 +205,7 @@ class Files:
                     await one.close()
 
     def _begun(self, under_way: dict[int, U], number: int, made: Callable[[], U]) -> U:
-        """Record one that begins. Awaits nothing, so that nobody comes between."""
+        """Record one that begins. Awaits nothing, so that no other task comes between."""
         if number in under_way:
             raise Invalid(f"{under_way[number].path!r} is under way by the number {number} already")
         if len(self._readings) + len(self._writings) >= AT_ONCE:

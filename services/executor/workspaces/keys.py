@@ -8,7 +8,7 @@ from shared.expressions.syntax import syntax_of
 
 
 async def problem_of(workflow: DeclaredWorkflow, org: str, expressions: Expressions) -> str | None:
-    """Return what keeps the workflow's concurrency expression from ever giving a key. Raises `Unavailable`."""
+    """Return why the workflow's concurrency expression can never give a key. Raises `Unavailable`."""
     declared = workflow.concurrency
     if declared is None or declared in {"org", "workflow"}:
         return None

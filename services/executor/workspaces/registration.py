@@ -1,4 +1,4 @@
-"""Registration: a workspace's code is read in a child, and what it defines goes into service or is refused with reasons."""
+"""Registers a workspace's code: a child reads it, and its workflows go into service or are refused with reasons."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ async def registration(org: str, files: dict[str, str], paths: Collection[str], 
             break
         tried, tree = tree, domain.fallback_tree(tree, before, {one.path for one in found.problems})
         if tree == tried or (active is not None and tree == active.files and is_served):
-            # Nothing is left out that could be, or what is left serves already.
+            # Nothing could be left out, or the rest serves already.
             return Registration(going_on, problems)
         found = await describe(deps, tree, known, org)
-        # Those that work only with what was set back.
-        told = {problem.path for problem in problems}
-        problems += [FileProblem(one.path, one.line, one.message) for one in found.problems if one.path not in told]
+        # Those that work only with the files that were set back.
+        reported = {problem.path for problem in problems}
+        problems += [FileProblem(one.path, one.line, one.message) for one in found.problems if one.path not in reported]
     if found.problems:
-        # Even with the broken files set back the code does not load as a whole: what serves goes on serving.
+        # Even with the broken files set back the code does not load as a whole: the serving versions go on serving.
         return Registration(going_on, problems)
     return Registration(found.workflows, problems, await _changes(org, tree, found.workflows, served, deps))
 
@@ -139,9 +139,9 @@ async def describe(deps: RegistrationDeps, tree: dict[str, str], known: list[Ser
 async def _changes(
     org: str, tree: dict[str, str], found: list[DeclaredWorkflow], served: list[WorkflowEntry], deps: RegistrationDeps
 ) -> list[WorkflowChanged | WorkflowRemoved]:
-    """Return what changes when these workflows take the place of those that serve: where code or declaration is another."""
+    """Return the workflows that change when these replace the serving ones: those with other code or another declaration."""
     version = await deps.bundles.publish(tree, found)
-    # So that it is compiled, here at least, before somebody asks for a run.
+    # So that it is compiled, here at least, before a run is requested.
     folder = (await deps.bundles.get(version)).folder
     entries = {entry.name: entry for entry in served}
     changes: list[WorkflowChanged | WorkflowRemoved] = []
@@ -160,7 +160,7 @@ async def _changes(
 async def _is_same(
     message: WorkflowChanged, entry: WorkflowEntry, tree: dict[str, str], words: Words, deps: RegistrationDeps
 ) -> bool:
-    """Return whether a workflow may go on serving from its older version, because what it declares and its code are the same."""
+    """Return whether a workflow may go on serving from its older version, because its declaration and its code are the same."""
     if workflow_entry(msgspec.structs.replace(message, version=entry.version), entry.org, entry.updated_at) != entry:
         return False
     try:
