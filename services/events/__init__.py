@@ -1,4 +1,4 @@
-"""Routing: what a webhook means and which workflows it starts.
+"""Routes webhooks: parses each into events and starts the workflows that match.
 
 Owns: sources, adapters, integrations and mappings, subscriptions, deliveries (schema `events`); the registries `sources` and
 `subscriptions`.

@@ -73,7 +73,7 @@ class Events:
         return self._by_source.get(source, [])
 
     async def first_received(self, delivery: str) -> datetime | None:
-        """Return when a delivery was received for the first time, as far as the rows tell yet.
+        """Return when a delivery was received for the first time, as far as the rows are written.
 
         A repeat comes longer after the first than the broker's memory of ids; until the rows of the first are there, the ids of
         its events are still in that memory.
@@ -81,12 +81,12 @@ class Events:
         return await self.store.received_at(delivery)
 
     async def check_chain(self, org: str, chain: str, *, emits: bool) -> None:
-        """Raise `Invalid` where a chain has had as many runs as one may, or, if it `emits`, events: as far as the rows tell yet."""
+        """Raise `Invalid` where a chain has had as many runs as one may, or, if it `emits`, events: as far as rows are written."""
         emitted, runs = await self.store.counted_in_chain(org, chain)
         domain.check_chain(max(runs, emitted if emits else 0), self.longest_chain)
 
     async def mapping(self, org: str, integration: str) -> MappingView:
-        """Return what an integration is for an organization. Raises NotFound naming what is missing, Unavailable."""
+        """Return an integration's values for an organization. Raises NotFound naming the missing part, Unavailable."""
         return await mapping_of(self.keepers, org, integration)
 
     async def workflow(self, org: str, name: str) -> WorkflowEntry:

@@ -13,5 +13,5 @@ class EventsSettings(config.Settings, frozen=True, kw_only=True):
 
 
 def read(environment: Environment) -> EventsSettings:
-    """Return the settings; what is missing is reported by `environment.check`."""
+    """Return the settings; `environment.check` reports a missing one."""
     return EventsSettings(**config.common(environment), longest_chain=config.longest_chain(environment))

@@ -1,4 +1,4 @@
-"""Questions and commands in: deliveries, their being tried again, and those that begin with an event that somebody emits."""
+"""Questions and commands in: deliveries, their retries, and deliveries that begin with an emitted event."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ async def retry_delivery(command: RetryDelivery, deps: DeliveryDeps) -> Delivery
 
 
 async def _catch_up(deps: DeliveryDeps) -> None:
-    """Wait for the rows of what is on the bus by now: they come a moment after. Raises `Unavailable`."""
+    """Wait for the rows of all messages on the bus by now: they come a moment after. Raises `Unavailable`."""
     for projection in deps.followed:
         try:
             info = await api_request(deps.bus.client, f"$JS.API.STREAM.INFO.{projection.stream}", None)
@@ -114,7 +114,7 @@ def _left(event: EventAccepted, row: RowMapping, deps: DeliveryDeps) -> EventAcc
     """Return the event with the subscriptions that it is not routed to again; None where those are all that want it."""
     runs = {run["id"]: run["status"] for run in row["runs"]}
     matching = domain.matching(deps.subscriptions(event.source), event.type)
-    # Deliveries of an earlier version do not say which run is whose; its id does.
+    # Deliveries of an earlier version do not name the subscription of a run; its id shows it.
     earlier = domain.event_id(event.delivery, event.number, row["retried_by"])
     derived = {one.id for one in matching if runs.get(domain.run_id(earlier, one.id)) in routing.DONE}
     skip = derived | routing.done(msgspec.convert(row["subscriptions"], dict[str, routing.SubscriptionOutcome]), event.number, runs)

@@ -1,4 +1,4 @@
-"""Pure decisions of routing: what matches, what a run gets as input, what a name may be."""
+"""Decides routing: matches, inputs of runs, valid names. Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from shared.streams import INLINE_BYTES
 
 EVENT_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}\Z")
 TOPIC = "topic"
-# A run whose event starts it again would never end; a chain of workflows that somebody has thought of is shorter than this.
+# A run whose event starts it again would never end; an intended chain of workflows is shorter than this.
 MAX_HOPS = 32
-# Of an input mapping: what is looked up, and put together, for every event.
+# Of an input mapping: bounds the work for every event.
 MOST_PARAMETERS = 100
 LARGEST_MAPPING = 64 * 1024
 LONGEST_PATH = 1000
@@ -47,12 +47,12 @@ def checked_pattern(pattern: str) -> str:
 
 
 def filter_variables(event: dict[str, Any], integration: dict[str, Any] | None) -> dict[str, Any]:
-    """Return what a filter can look at. `integration` is null to it where the source names none."""
+    """Return the variables of a filter. `integration` is null where the source names none."""
     return {"event": event, "integration": integration}
 
 
 def integration_document(mapping: MappingView) -> dict[str, Any]:
-    """Return what a source's integration is for its organization, as filters and input mappings see it."""
+    """Return the values of a source's integration for its organization, as filters and input mappings see them."""
     return {
         "name": mapping.integration,
         "config": mapping.config,
@@ -62,7 +62,7 @@ def integration_document(mapping: MappingView) -> dict[str, Any]:
 
 
 def event_document(event: EventAccepted, data: Any, integration: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return the event as filters, mappings and workflows see it; of its source's integration, where there is one, just who."""
+    """Return the event as filters, mappings and workflows see it; of its source's integration, if any, only the identity."""
     document = {
         "id": event.event,
         "type": event.type,
@@ -88,7 +88,7 @@ def mapped(mapping: dict[str, Any] | None, event: dict[str, Any], integration: d
 
 
 def checked_mapping(mapping: dict[str, Any] | None) -> None:
-    """Raise `Invalid` naming what of an input mapping is more than is evaluated for every event."""
+    """Raise `Invalid` naming the part of an input mapping that exceeds the bounds for every event."""
     if mapping is None:
         return
     if len(mapping) > MOST_PARAMETERS:
@@ -114,7 +114,7 @@ def within_bounds(inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def kind_of(value: Any) -> str:
-    """Return what a JSON value is, in CEL's words."""
+    """Return the type of a JSON value, in CEL's words."""
     kinds = {type(None): "null", str: "string", int: "int", float: "double", list: "list", dict: "map", bool: "bool"}
     return kinds[type(value)]
 
@@ -162,7 +162,7 @@ def emitted(command: EmitEvent, topic: SourceEntry | None, delivery: str, now: s
     """Return the event that a command emits to the source `topic`; None: there is none.
 
     `again`: the command was carried out before, and the topic may have been switched off since.
-    Raises `NotFound`, `Invalid`, `TooLarge`, each naming what is in the way.
+    Raises `NotFound`, `Invalid`, `TooLarge`, each naming the obstacle.
     """
     if topic is None:
         raise NotFound(f"there is no source {command.source!r}")

@@ -56,7 +56,7 @@ class HandlerDeps(Protocol):
         """Return the subscriptions of a source that there are now."""
 
     async def first_received(self, delivery: str) -> datetime | None:
-        """Return when a delivery was received for the first time, as far as the rows tell yet."""
+        """Return when a delivery was received for the first time, as far as the rows are written."""
 
     async def workflow(self, org: str, name: str) -> WorkflowEntry:
         """Return the workflow that an organization means by a name. Raises NotFound, Unavailable."""
@@ -65,11 +65,11 @@ class HandlerDeps(Protocol):
         """Raise `Invalid` where a chain has had as many runs as one may, or, if it `emits`, events."""
 
     async def mapping(self, org: str, integration: str) -> MappingView:
-        """Return what an integration is for an organization. Raises NotFound naming what is missing, Unavailable."""
+        """Return an integration's values for an organization. Raises NotFound naming the missing part, Unavailable."""
 
 
 class Large:
-    """Counts what the runs of one event are given together, as far as it does not travel within their messages."""
+    """Counts the input of all runs of one event together, as far as it does not travel within their messages."""
 
     def __init__(self) -> None:
         self._left = LARGEST_FAN_OUT
@@ -182,7 +182,7 @@ async def _hindrance(
 
 
 async def _integration(event: EventAccepted, deps: HandlerDeps) -> dict[str, Any] | None:
-    """Return what the integration of the event's source is for its organization, None where it names none. Raises `NotFound`."""
+    """Return the values of the source's integration for its organization, None where it names none. Raises `NotFound`."""
     source = await deps.source(event.source)
     if source is None or source.spec.integration is None:
         return None

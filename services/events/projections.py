@@ -31,7 +31,7 @@ from shared.projected import Apply, Projected, Recorded, in_batches
 from shared.runs import status_after, status_of
 from shared.statements import Statement
 
-# Deliveries are looked at by people; what they wait for is written with what comes along.
+# Deliveries are looked at by people; their rows are written together with other messages.
 LINGER = 0.02
 
 
@@ -104,7 +104,7 @@ async def runs(batch: Sequence[Recorded], _connection: Connection) -> list[State
 
 
 async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
-    """Messages were given up; those that were a delivery's are told by the delivery."""
+    """Messages were given up; those of a delivery are shown with the delivery."""
     statements = []
     for at in batch:
         message = at.message
@@ -131,7 +131,7 @@ def _delivery(message: WebhookReceived | EventAccepted, envelope: Envelope) -> d
     }
 
 
-# By the name of the projection: a stream, and what its messages do to deliveries.
+# By the name of the projection: a stream, and the effect of its messages on deliveries.
 DELIVERIES: dict[str, tuple[str, Apply]] = {
     "webhooks": ("WEBHOOKS", in_batches(received)),
     "events": ("EVENTS", in_batches(routed)),

@@ -21,12 +21,12 @@ class EventsDeps(deliveries.DeliveryDeps, Keepers, Protocol):
 
 
 async def get_mapping(asked: GetMapping, deps: Keepers) -> MappingView:
-    """Return what an integration is for an organization. Raises `NotFound` saying which is missing, it or its mapping."""
+    """Return an integration's values for an organization. Raises `NotFound` for a missing integration or mapping."""
     return await mapping_of(deps.keepers, asked.org, asked.integration)
 
 
 async def mapping_of(keepers: Mapping[str, Keeper[Any]], org: str, integration: str) -> MappingView:
-    """Return what an integration is for an organization. Raises as `get_mapping`."""
+    """Return an integration's values for an organization. Raises as `get_mapping`."""
     shown = await keepers["mapping"].get(GetResource(org=org, noun="mapping", name=integration))
     return msgspec.convert(shown.fields, MappingView)
 

@@ -1,4 +1,4 @@
-"""Remakes registry entries that hold something else than this version works out of what they stand for."""
+"""Remakes registry entries whose derived values differ from those of this version."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _log = structlog.get_logger()
 
 
 async def redeclare(view: RegistryView[Resource[Any]], writer: RegistryWriter[Resource[Any]], derive: Derive) -> None:
-    """Remake what differs once; until it is done, the gateway verifies as before, or answers 503 where nothing was declared.
+    """Remake differing entries once; until then the gateway verifies as before, or answers 503 where nothing was declared.
 
-    An entry is left alone where nothing can be worked out, as of a source whose adapter is not in this version.
+    An entry is left alone where nothing can be derived, as of a source whose adapter is not in this version.
     """
     for value in list(view.values()):
         entry = view.get(value.id)

@@ -116,7 +116,7 @@ class Mappings(Rules[MappingSpec]):
         return draft.spec
 
     async def integration(self, org: str, name: str) -> Resource[Integration]:
-        """Return what an organization means by an integration's name. Raises `NotFound`."""
+        """Return the integration that a name means to an organization. Raises `NotFound`."""
         found = await self._rows.named("integration", org, name, inherited=True)
         if found is None:
             raise NotFound(f"there is no integration {name!r}")
@@ -144,19 +144,19 @@ class Mappings(Rules[MappingSpec]):
 
 
 def verification(source: Resource[Source]) -> dict[str, Any]:
-    """Return what the gateway needs to admit a source's webhooks; nothing where its adapter is not in this version."""
+    """Return the verification of a source's webhooks for the gateway; nothing where its adapter is not in this version."""
     declared = verification_of(source.spec.adapter, source.spec.settings)
     return {} if declared is None else {"verification": declared}
 
 
-# By the noun: what readers of the registry get besides.
+# By the noun: the derived values for readers of the registry.
 DERIVED: dict[str, Derive] = {"source": verification}
 
 
 def keepers(
     bus: Bus, rows: ResourceRows, keyring: Keyring, catalog: Projection, expressions: Expressions
 ) -> Mapping[str, Keeper[Any]]:
-    """Return what answers for each of this service's resources."""
+    """Return the keepers of this service's resources."""
     rules: dict[str, Rules[Any]] = {
         "source": Sources(),
         "subscription": Subscriptions(rows, expressions),

@@ -1,4 +1,4 @@
-"""Folds a delivery's messages into its routing: pure, and the same whatever the batches in which they come."""
+"""Folds a delivery's messages into its routing: pure, and the same for any division into batches."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def routing(before: Routing, message: EventAccepted | EventRouted | EventFiltered | EventUnroutable) -> Routing:
-    """Return the routing after one more message. The first event of a retry sets the outcome back to that of what it skips."""
+    """Return the routing after one more message. The first event of a retry keeps only the outcomes that the retry skips."""
     if isinstance(message, EventAccepted):
         again = before.retried_by != message.retried_by
         kept = {_key(message.number, one) for one in message.skip}
@@ -49,8 +49,8 @@ def routing(before: Routing, message: EventAccepted | EventRouted | EventFiltere
         begun = msgspec.structs.replace(
             before, type=message.type, retried_by=message.retried_by, outcome="accepted" if again else before.outcome
         )
-        return _told(begun, left)
-    return _told(before, before.subscriptions | {_key(message.number, message.subscription): _taken(message)})
+        return _with_subscriptions(begun, left)
+    return _with_subscriptions(before, before.subscriptions | {_key(message.number, message.subscription): _taken(message)})
 
 
 def done(subscriptions: dict[str, SubscriptionOutcome], number: int, runs: dict[str, str]) -> set[str]:
@@ -62,7 +62,7 @@ def done(subscriptions: dict[str, SubscriptionOutcome], number: int, runs: dict[
     }
 
 
-def _told(before: Routing, subscriptions: dict[str, SubscriptionOutcome]) -> Routing:
+def _with_subscriptions(before: Routing, subscriptions: dict[str, SubscriptionOutcome]) -> Routing:
     each = [subscriptions[key] for key in sorted(subscriptions)]
     found = {"filtered" if taken.status == "failed" else taken.status for taken in each}
     outcome = max(found | {before.outcome}, key=OUTCOMES.index)
@@ -80,11 +80,11 @@ def _key(number: int, subscription: str | None) -> str:
 
 
 def _taken(message: EventRouted | EventFiltered | EventUnroutable) -> SubscriptionOutcome:
-    said = {"subscription": message.subscription, "name": message.subscription_name, "workflow": message.workflow}
+    fields = {"subscription": message.subscription, "name": message.subscription_name, "workflow": message.workflow}
     match message:
         case EventRouted():
-            return SubscriptionOutcome(**said, status="routed", run=message.run)
+            return SubscriptionOutcome(**fields, status="routed", run=message.run)
         case EventFiltered():
-            return SubscriptionOutcome(**said, status="failed" if message.failed else "filtered", reason=message.reason)
+            return SubscriptionOutcome(**fields, status="failed" if message.failed else "filtered", reason=message.reason)
         case EventUnroutable():
-            return SubscriptionOutcome(**said, status="unroutable", reason=message.reason)
+            return SubscriptionOutcome(**fields, status="unroutable", reason=message.reason)

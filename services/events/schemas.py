@@ -10,10 +10,10 @@ import msgspec
 from shared.errors import Invalid, Problem
 from shared.schemas import checker_of
 
-# As JSON: what people type into a form, with plenty of room. It travels in one message, and to every run that asks.
+# As JSON: a form's content, with plenty of room. It travels in one message, and to every run that asks for it.
 MAX_BYTES = 64 * 1024
 ADVICE = "a config is no place for secrets: put them into a connection, or into the organization's secrets"
-# Below these keywords every key is a name that the author chose; below the others stands what is no schema.
+# Below these keywords every key is a name that the author chose; below the others stands no schema.
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _VALUES = frozenset({"const", "enum", "default", "examples"})
 
@@ -23,14 +23,14 @@ def misfits(schema: dict[str, Any], value: Any, *, at: str) -> list[Problem]:
     try:
         return checker_of(_encoded(schema)).problems(value, at)
     except (RecursionError, Invalid) as error:
-        # An older version took it; what costs too much is not begun with.
+        # An older version took it; a schema that costs too much is not used.
         return [Problem(at, f"cannot be checked: {error}"[:500])]
 
 
 def checked_config_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of an integration's config if it may be one.
 
-    Raises `Invalid` for what is no JSON Schema, looks for another document, describes no object, or asks for a secret.
+    Raises `Invalid` for one that is no JSON Schema, refers to another document, describes no object, or asks for a secret.
     """
     at = "config_schema"
     try:

@@ -50,7 +50,7 @@ _SELECTED = select(
 _DELIVERY = Compiled(_SELECTED.where(_D.org == _ORG, _D.id == _ID))
 _RECEIVED_AT = Compiled(select(_D.received_at).where(_D.id == _ID))
 _CHAIN = Compiled(select(chain.c.events, chain.c.runs).where(chain.c.org == _ORG, chain.c.id == _ID))
-# One row, whatever is not there.
+# One row in every case.
 _EMITTED = """
     SELECT d.id AS delivery, d.emitted,
            (SELECT count(*) FROM (SELECT FROM delivery w

@@ -31,7 +31,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
     try:
         async with (
             connected(settings.nats_url, service="logs", health=runtime.health) as bus,
-            runtime.sink.sending(_saying(bus)),
+            runtime.sink.sending(_publishing(bus)),
         ):
             # Before the first row, so that none has to be moved.
             await attempt(engine, runtime.health)
@@ -54,12 +54,12 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         await engine.dispose()
 
 
-def _saying(bus: Bus) -> Callable[[Logged, str | None], Awaitable[None]]:
-    async def say(logged: Logged, correlation: str | None) -> None:
+def _publishing(bus: Bus) -> Callable[[Logged, str | None], Awaitable[None]]:
+    async def publish(logged: Logged, correlation: str | None) -> None:
         if not logged.event.startswith(_ABOUT_ARCHIVING):
             await bus.publish_log(logged, correlation)
 
-    return say
+    return publish
 
 
 def main() -> int:

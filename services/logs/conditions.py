@@ -100,7 +100,7 @@ class Condition:
             return f"(level = ANY({self._bind(chosen, 'text[]')}))"
         if field == Column("seq"):
             return f"(seq {sign} {self._bind(number, 'numeric')})"
-        # By code point, whatever the database's collation: as times in RFC 3339 need it.
+        # By code point, under any collation of the database: as times in RFC 3339 need it.
         text = f'({self._text(field)} COLLATE "C" {sign} {self._bind(value, "text")})'
         if isinstance(field, Column):
             return self._present(field.name, text)
@@ -114,7 +114,7 @@ class Condition:
         )
 
     def _json(self, path: Path) -> str:
-        """Return what is at the place; of a line also what its author gave by that name."""
+        """Return the value at the place; of a line also its author's field of that name."""
         where = f"(data #> {self._bind(list(path.parts), 'text[]')})"
         if path.parts[0] != "fields":
             also = f"CASE WHEN line > 0 THEN data #> {self._bind(['fields', *path.parts], 'text[]')} END"

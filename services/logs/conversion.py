@@ -17,7 +17,7 @@ from shared.errors import Unavailable
 from shared.health import Health
 
 LINES = "lines"
-# Rows that are converted by one transaction, and the seconds between two: what comes in goes first.
+# Rows that are converted by one transaction, and the seconds between two: new rows go first.
 BATCH = 500
 REST = 0.05
 RETRY = 5.0
@@ -60,7 +60,7 @@ async def step(connection: Connection) -> str | None:
 
 
 def _rows(one: asyncpg.Record) -> list[Row]:
-    """Return what an archived message is now; nothing of one that nothing can be made of, which stays as it is."""
+    """Return the converted rows of an archived message; none for one that cannot be converted, which stays as it is."""
     try:
         return split(
             row_of(StreamPosition(one["stream"], one["incarnation"], one["seq"], one["time"], one["key"]), one["document"])

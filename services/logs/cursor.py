@@ -1,4 +1,4 @@
-"""The end of a page of a search, as text that is opaque to everybody else."""
+"""The end of a page of a search, as opaque text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Cursor(msgspec.Struct, frozen=True, array_like=True):
 
 
 def fingerprint(*asked: str) -> str:
-    """Return what tells one search from another: 96 bits of SHA-256."""
+    """Return the identity of a search: 96 bits of SHA-256."""
     return hashlib.sha256("\0".join(asked).encode("utf-8", "surrogatepass")).hexdigest()[:24]
 
 

@@ -36,7 +36,7 @@ _LEVEL_OF_VERB = {
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the archive. `data` is JSON that jsonb takes, or None; `document` the exact bytes; `words` what is searched.
+    """A row of the archive. `data` is JSON that jsonb takes, or None; `document` the exact bytes; `words` the searched text.
 
     `workflow` is the one that the message names. `line`: 0 for a message, see `lines` for chunks of them.
     """
@@ -74,7 +74,7 @@ class StreamPosition(msgspec.Struct, frozen=True):
 
 
 def row_of(position: StreamPosition, document: bytes) -> Row:
-    """Return the row of a message, whatever its bytes are: one without an envelope becomes a row of type `undecodable`."""
+    """Return the row of a message, of any bytes: one without an envelope becomes a row of type `undecodable`."""
     try:
         attributes, data, data_json = _read(document)
     except (ValueError, RecursionError):
@@ -153,7 +153,7 @@ def data_of(document: bytes) -> Any:
 
 
 def storable(text: str) -> str:
-    r"""Return `text` with what Postgres cannot store written as `\u0000`; a search for it is escaped the same way."""
+    r"""Return `text` with characters that Postgres cannot store as `\u0000`; a search for them is escaped the same way."""
     return _UNSTORABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 

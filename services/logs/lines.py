@@ -13,7 +13,7 @@ from services.logs.domain import CHUNK, Row, level_named, storable
 # In the column `line`: a whole message has 0, a line its number in its chunk, from 1, and a chunk whose lines are rows this.
 SPLIT = -1
 _STEP = timedelta(microseconds=1)
-# A line was said at most so long before or after its chunk was stored: what says otherwise goes by its chunk's time.
+# A line was printed at most so long before or after its chunk was stored: one with another time gets its chunk's time.
 APART = timedelta(days=1)
 
 

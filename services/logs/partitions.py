@@ -1,4 +1,4 @@
-"""The archive's partitions, one per day: made days ahead, and later for what arrived without one."""
+"""The archive's partitions, one per day: made days ahead, and later for rows that arrived without one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared.envelope import utc_now
 from shared.errors import Unavailable
 from shared.health import Health
 
-# A service that is down over a long weekend and then writes what waited must not begin with moving rows.
+# A service that is down over a long weekend and then writes its backlog must not begin with moving rows.
 DAYS_AHEAD = 4
 # Once a day is enough; hourly costs nothing.
 EVERY = 3600.0
@@ -61,10 +61,10 @@ async def _make_day(engine: AsyncEngine, day: date) -> None:
     end = start + timedelta(days=1)
     name = name_of(day)
     async with transaction(engine) as connection:
-        # Another replica may be at it: what it has made is found the next time.
+        # Another replica may be at it: its partition is found the next time.
         if not await store.claim_partitioning(connection) or name in await store.partitions(connection):
             return
-        # Nobody may add to the default partition between the move and the moment when the new one takes over.
+        # No row may reach the default partition between the move and the moment when the new one takes over.
         await store.close_default(connection)
         await store.create_day(connection, name)
         await store.move_day(connection, name, start, end)

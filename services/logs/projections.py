@@ -23,8 +23,8 @@ from shared.streams import STREAMS
 _MOVED = "23514"
 # Rows per statement: beyond it the rate does not rise, and a bad row costs more to find.
 BATCH = 1000
-# Seconds in which what comes is written together. Somebody may be looking for how a run ended; for the rest it is soon enough
-# to be found by whoever searches, and one transaction for a chain's messages costs what one for each message did.
+# Seconds in which messages are written together. A reader may be looking for a run's end; for other searches it is soon
+# enough, and one transaction for a chain's messages costs as much as one for each message did.
 LINGER, LINGER_RUNS = 0.02, 0.0
 
 _log = structlog.get_logger()
@@ -42,7 +42,7 @@ def archiving(stream: str) -> Apply:
 
 
 def keeping(stream: str) -> Keep:
-    """Return the `Keep` of `stream`: of what Postgres refuses the bytes alone."""
+    """Return the `Keep` of `stream`: only the bytes of a row that Postgres refuses."""
 
     async def keep(one: Delivered, incarnation: str, connection: Connection) -> None:
         try:
@@ -97,7 +97,7 @@ async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
 
 
 def projected(_client: Client) -> list[Projected]:
-    """Return the archive of every stream; rows older than what the stream holds are nobody else's any more and not replayed."""
+    """Return the archive of every stream; rows older than the stream's first message are only here and not replayed."""
     return [
         Projected(
             name=f"archive-{stream.name.lower()}",

@@ -47,7 +47,7 @@ _SPACE = re.compile(r"\s*")
 def parse(text: str) -> Tree:
     """Return the tree of a query; an empty one matches everything.
 
-    Raises `Invalid` that names the position, counted from 1, and what was expected there.
+    Raises `Invalid` that names the position, counted from 1, and the expected token.
     """
     if len(text) > LENGTH:
         raise Invalid(f"the query has {len(text)} characters; it may have {LENGTH}", errors=(Problem("q", "is too long"),))
@@ -203,7 +203,7 @@ class _Parser:
         return value
 
     def _value(self, stops: str = "", expected: str = "a value") -> tuple[str, bool]:
-        """Read a phrase or a bare value; the second says that it ended with an unescaped `*`."""
+        """Read a phrase or a bare value; the second item: it ended with an unescaped `*`."""
         if self._text.startswith('"', self._at):
             return self._phrase(), False
         made: list[str] = []

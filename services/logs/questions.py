@@ -32,7 +32,7 @@ LIMIT = 1000
 SECONDS = 20.0
 # A line of a person's screen is never longer; the data holds the rest.
 MESSAGE_CHARACTERS = 64 * 1024
-# Messages of a chain that are told at once: each takes up to some 400 bytes of an answer.
+# Messages of a chain in one answer: each takes up to some 400 bytes.
 CHAIN = 2000
 CHAINED = (
     "webhook.received",
@@ -110,7 +110,7 @@ async def search(asked: Search, deps: ArchiveDeps) -> LogPage:
 
 
 async def read_chain(asked: ReadChain, deps: ArchiveDeps) -> Chain:
-    """Return what happened in a chain; one statement."""
+    """Return the messages of a chain; one statement."""
     limit = max(1, min(asked.limit, CHAIN))
     since = moment_at(asked.since, "since")
     async with transaction(deps.engine) as connection:
@@ -135,8 +135,8 @@ def _order(name: str) -> Order:
 
 def _item(found: store.FoundMessage) -> LogItem:
     is_line = found.line > 0
-    said: dict[str, Any] = msgspec.json.decode(found.data or "{}") if is_line else {}
-    data: Any = said if is_line else data_of(found.document)
+    line: dict[str, Any] = msgspec.json.decode(found.data or "{}") if is_line else {}
+    data: Any = line if is_line else data_of(found.document)
     if len(found.document) > PAGE_BYTES:
         data = {"omitted": f"{len(found.document)} bytes are more than an answer holds"}
     return LogItem(
@@ -155,8 +155,8 @@ def _item(found: store.FoundMessage) -> LogItem:
         data=data,
         workflow=found.workflow,
         line=found.line if is_line else None,
-        attempt=said.get("attempt"),
-        fields=said.get("fields") or {},
+        attempt=line.get("attempt"),
+        fields=line.get("fields") or {},
     )
 
 

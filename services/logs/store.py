@@ -196,7 +196,7 @@ async def name_workflows(connection: Connection, rows: Sequence[Row]) -> None:
 
 
 async def hide_chunks(connection: Connection, rows: Sequence[Row]) -> None:
-    """Make archived chunks what they are beside the rows of their lines."""
+    """Reduce archived chunks to their form beside the rows of their lines."""
     await _HIDE_CHUNKS.of(rows, getattr).fetch(connection)
 
 
@@ -236,7 +236,7 @@ async def days_without_partition(connection: AsyncConnection) -> list[date]:
 
 
 async def close_default(connection: AsyncConnection) -> None:
-    """Let nobody else at the default partition until the end of this transaction."""
+    """Lock the default partition until the end of this transaction."""
     await connection.execute(text("LOCK TABLE message_default IN ACCESS EXCLUSIVE MODE"))
 
 

@@ -17,7 +17,7 @@ DEFAULT_SPAN = timedelta(hours=24)
 
 
 def span(since: str | None, until: str | None, now: datetime) -> tuple[datetime, datetime]:
-    """Return the range of times that is meant, both ends within; the last 24 hours when nothing is said. Raises `Invalid`."""
+    """Return the requested range of times, both ends within; the last 24 hours by default. Raises `Invalid`."""
     end = now if until is None else moment(until, now, "until")
     start = end - DEFAULT_SPAN if since is None else moment(since, now, "since")
     if start > end:
@@ -26,7 +26,7 @@ def span(since: str | None, until: str | None, now: datetime) -> tuple[datetime,
 
 
 def moment(text: str, now: datetime, name: str) -> datetime:
-    """Return the moment that `text` says, in UTC; a time without a zone is UTC. Raises `Invalid` for the input `name`."""
+    """Return the moment of `text`, in UTC; a time without a zone is UTC. Raises `Invalid` for the input `name`."""
     written = text.strip()
     try:
         relative = _RELATIVE.match(written)

@@ -1,4 +1,4 @@
-"""The tree of a query: what `query` reads and `conditions` turns into SQL."""
+"""The tree of a query: `query` parses it and `conditions` turns it into SQL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Column(msgspec.Struct, frozen=True):
 class Path(msgspec.Struct, frozen=True):
     """A place within the data, such as `data.pull_request.number`: names, or numbers of list items.
 
-    `fields.status` is the place `fields`, `status`: what the author of a line, or a service, gave beside the text.
+    `fields.status` is the place `fields`, `status`: given by the author of a line, or a service, beside the text.
     """
 
     parts: tuple[str, ...]

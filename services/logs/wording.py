@@ -15,9 +15,9 @@ SHOWN = 2000
 _FIELD_SHOWN = 200
 # Postgres takes 1 MB of lexemes per row; text of this many characters stays below, also where it is split into many.
 WORDS = 200_000
-# Text that is nested deeper is found by its path only: nobody writes it, and looking for it costs the square of the depth.
+# Text that is nested deeper is found by its path only: it is rare, and looking for it costs the square of the depth.
 DEPTH = 30
-# A "word" longer than this is base64 or a token: nobody searches for it, and the index would hold it.
+# A "word" longer than this is base64 or a token: it is not searched for, and the index would hold it.
 _LONGEST_WORD = 256
 _SKIPPED = ("_base64", "_ref")
 _SKIPPED_NAMES = {"sealed", "sha256"}
@@ -40,7 +40,7 @@ def message_of(type_: str, key: str, data: dict[str, Any]) -> str:
 
 
 def words_of(type_: str, key: str, message: str, data: Any) -> str:
-    """Return what full-text search looks through: the line, the type, and every text within the data; bounded."""
+    """Return the text for full-text search: the line, the type, and every text within the data; bounded."""
     pieces: list[str] = [message, type_, key]
     room = WORDS - len(message)
     for text in _texts(data):

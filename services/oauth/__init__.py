@@ -1,4 +1,4 @@
-"""Connections, secrets and variables: what runs are given, by organization and name (decision 0008 says why one service).
+"""Connections, secrets and variables: given to runs by organization and name (decision 0008 explains the one service).
 
 owns: schema `oauth` (tables `vault`, `resource`, `done_command` and `checkpoint`); tokens and secrets are sealed in `vault` and
     nowhere else; variables are made of their messages into `resource`

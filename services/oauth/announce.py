@@ -17,11 +17,11 @@ from shared.errors import MillraceError, Unavailable
 from shared.messages import Message
 from shared.pull import StreamError
 
-# Rows younger than this are being announced by whoever wrote them.
+# Rows younger than this are being announced by their writer.
 GRACE = timedelta(seconds=2)
 EVERY = 3.0
 AT_ONCE = 100
-# A command is sent again within minutes; a day leaves room for an operator who repairs something in between.
+# A command is sent again within minutes; a day leaves room for a repair by an operator in between.
 REMEMBERED = timedelta(days=1)
 
 _log = structlog.get_logger()

@@ -40,7 +40,7 @@ class OAuth:
 
 @asynccontextmanager
 async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
-    """Answer, announce what was not, and seal anew what an older key sealed, for the block."""
+    """Answer, announce unannounced rows, and seal rows of an older key anew, for the block."""
     async with AsyncExitStack() as stack:
         engine = open_engine(settings.database_url, service="oauth")
         stack.push_async_callback(engine.dispose)

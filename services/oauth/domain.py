@@ -22,7 +22,7 @@ from shared.questions.oauth import GetSecret, GetToken
 
 # Bearer tokens travel in headers, and servers refuse headers beyond 8 to 64 KiB.
 LONGEST_TOKEN = 64 * 1024
-# Up to here a secret is masked as a whole in what a run says; and a message with a variable stays far below what the bus takes.
+# Up to here a secret is masked as a whole in a run's output; and a message with a variable stays far below the bus's largest.
 LONGEST_SECRET = LONGEST_VALUE = 64 * 1024
 # The name of a row's value where it is bound to a place, and in the record that it was given.
 CALLED = {"connection": "token", "secret": "secret"}
@@ -35,7 +35,7 @@ Outcome = Literal["ok", "not_found", "unavailable"]
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """The row of a resource with something sealed in it; `spec` is what is not.
+    """The row of a resource with a sealed part; `spec` is the open part.
 
     `version` counts its changes; `announced`: the bus knows this state; `revoking`: it is about to be deleted.
     """
@@ -58,9 +58,9 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def place_of(noun: str, org: str, id_: str, name: str) -> tuple[str, str, str]:
-    """Return what the value of a row is bound to: it opens in no other row or organization, and for no other kind.
+    """Return the binding of a row's value: it opens in no other row or organization, and for no other kind.
 
-    A secret's is its name: what was sealed for `a` does not open as `b`.
+    A secret's binding is its name: a value sealed for `a` does not open as `b`.
     """
     return org, name if noun == "secret" else id_, CALLED[noun]
 
@@ -95,19 +95,19 @@ def check_expected(noun: str, expected: int | None, found: Kept | None) -> None:
 
 
 def refuse_gone(noun: str, *, removed: bool | None) -> None:
-    """Raise `Conflict` when a creating command comes again after what it created was removed."""
+    """Raise `Conflict` when a creating command comes again after its resource was removed."""
     if removed is not None:
         raise Conflict(f"this command was carried out before, and its {noun} has been removed since")
 
 
 def announcement(row: Kept) -> tuple[Message, str]:
     """Return the message of the row's state, and its id: the same at every try."""
-    said, gone = _MESSAGES[row.noun]
+    changed, gone = _MESSAGES[row.noun]
     about = {row.noun: row.id, "name": row.name, "actor": row.actor}
     if row.revoking:
         return msgspec.convert(about, gone), derived_id(row.id, declaration_of(gone).verb)
-    message = msgspec.convert(row.spec | about | {"version": row.version}, said)
-    return message, derived_id(row.id, declaration_of(said).verb, str(row.version))
+    message = msgspec.convert(row.spec | about | {"version": row.version}, changed)
+    return message, derived_id(row.id, declaration_of(changed).verb, str(row.version))
 
 
 def audited(noun: str, asked: GetToken | GetSecret, row: Kept | None, outcome: Outcome) -> Audited:

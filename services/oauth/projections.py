@@ -1,4 +1,4 @@
-"""Messages into rows: variables. Connections and secrets have no projection, for what is sealed is in no message."""
+"""Messages into rows: variables. Connections and secrets have no projection, because no message holds a sealed value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions and commands in: what runs are given is answered here, resources as they are declared."""
+"""Answers questions and commands: tokens, secrets and variables for runs; resources as they are declared."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def get_secret(asked: GetSecret, deps: OAuthDeps) -> SecretGiven:
 
 
 async def get_variable(asked: GetVariable, deps: OAuthDeps) -> VariableView:
-    """Return what a run of the organization means by the name: its own variable, else the platform's."""
+    """Return the variable of that name for a run of the organization: its own, else the platform's."""
     found = await deps.resources.named("variable", asked.org, asked.name, inherited=True)
     if found is None:
         raise _absent("variable", asked.name)

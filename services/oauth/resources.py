@@ -53,7 +53,7 @@ class Variables(Rules[Variable]):
 def keepers(
     bus: Bus, rows: ResourceRows, keyring: Keyring, catalog: Projection, store: KeptStore, announcer: Announcer
 ) -> Mapping[str, Keeper[Any]]:
-    """Return what answers for each of this service's resources."""
+    """Return the keepers of this service's resources."""
     sealed: dict[str, Rules[Any]] = {"connection": Connections(), "secret": Secrets()}
     return {
         **catalogued("oauth", {"variable": Variables()}, bus=bus, rows=rows, keyring=keyring, catalog=catalog),

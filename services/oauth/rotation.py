@@ -1,4 +1,4 @@
-"""Keys rotate: what an older key sealed is sealed anew with the first, so that the older one can be taken away."""
+"""Rotates keys: seals the rows of an older key anew with the first, so that the older one can be removed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from services.oauth.vault import Vault
 from shared.errors import Unavailable
 
 AT_ONCE = 100
-# The ring is read once, at the start; what comes later from a replica that has not the new key yet is found within this time.
+# The ring is read once, at the start; later rows of a replica that lacks the new key are found within this time.
 EVERY = 300.0
 PAUSE = 3.0
 
@@ -31,7 +31,7 @@ async def renewing(store: KeptStore, vault: Vault) -> None:
 
 
 async def renew(store: KeptStore, vault: Vault) -> int:
-    """Seal anew what the first key did not seal; returns how many rows that were. A row that changes meanwhile is left alone."""
+    """Seal rows of older keys anew; returns how many. A row that changes meanwhile is left alone."""
     count, after = 0, ""
     while rows := await store.by_id(after, AT_ONCE):
         for row in rows:

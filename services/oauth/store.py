@@ -85,7 +85,7 @@ class KeptStore:
             return removed
 
     async def forget_commands(self, before: datetime) -> None:
-        """Forget commands that were carried out before that moment: nobody sends them again."""
+        """Forget commands that were carried out before that moment: they are not sent again."""
         await self._changed(delete(done_command).where(done_command.c.at < before))
 
     async def unannounced(self, before: datetime, limit: int) -> list[Kept]:

@@ -10,7 +10,7 @@ metadata = MetaData()
 checkpoint = checkpoint_in(metadata)
 resource = resource_in(metadata)
 
-# No projection: what is sealed is nowhere else. Names are in the order of their bytes.
+# No projection: sealed values are nowhere else. Names are in the order of their bytes.
 vault = Table(
     "vault",
     metadata,

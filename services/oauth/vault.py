@@ -23,7 +23,7 @@ class Vault:
         return self._keyring.seal(value, asked.org, asked.nonce, CALLED[row.noun])
 
     def renewed(self, row: Kept) -> str | None:
-        """Return what is sealed in a row sealed with the first key, or None where it is, or does not open."""
+        """Return a row's value sealed with the first key, or None where it is already, or does not open."""
         if self._keyring.is_current(row.sealed):
             return None
         try:

@@ -50,7 +50,7 @@ class Vaulted(Keeper[S]):
                 return await self._answer(before, self._change(command, before))
             done = await self._store.done(command.id)
             if before is not None and done is not None:
-                # Others have changed it since: what this command wanted was so, and is not to be so again.
+                # Others have changed it since: this command was carried out, and must not be again.
                 return await self._answer(before, self._change(command, before))
             check_expected(kind.noun, command.expected, found)
             if found is None:
@@ -67,7 +67,7 @@ class Vaulted(Keeper[S]):
         raise self._busy(command)
 
     async def remove(self, command: RemoveResource) -> Done:
-        """Remove a resource: marked first, so that it is given to nobody any more, then published, then deleted."""
+        """Remove a resource: marked first, so that no run gets it any more, then published, then deleted."""
         noun = self.kind.noun
         self._check_broker()
         for _ in range(TRIES):
@@ -99,7 +99,7 @@ class Vaulted(Keeper[S]):
         return [one | {"status": "active" if opens else "quarantined"} for one, opens in zip(shown, openable, strict=True)]
 
     async def _settled(self, found: Kept | None, command: str, *, is_dry: bool = False) -> Kept | None:
-        """Return a row after what was done to it before is on the bus, so that no state goes unpublished.
+        """Return a row once its earlier changes are on the bus, so that no state goes unpublished.
 
         None when there is none, or when it was about to be deleted, which is finished first. A dry run leaves that to others.
         """
@@ -126,7 +126,7 @@ class Vaulted(Keeper[S]):
         )
 
     def _row(self, command: PutResource, wanted: Resource[S], found: Kept | None) -> Kept:
-        """Return the row, in place of `found`, that makes a resource what a command wants."""
+        """Return the row, in place of `found`, that a command wants."""
         now = utc_now()
         return Kept(
             id=wanted.id,

@@ -30,7 +30,7 @@ _log = structlog.get_logger()
 
 
 def verification_of(adapter: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what an adapter declares for a source's settings, as JSON; None where nothing can be declared for them.
+    """Return an adapter's verification for a source's settings, as JSON; None where nothing can be declared for them.
 
     Settings were checked when their source was put, perhaps by another version of the adapter.
     """

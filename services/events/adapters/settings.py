@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# One source's rate at each gateway; above it senders are told to come again.
+# One source's rate at each gateway; above it senders get a 429.
 RATE = {
     "type": "object",
     "description": "Webhooks a second in the long run, and how many at once after a rest (default: those of a second).",

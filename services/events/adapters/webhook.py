@@ -14,7 +14,7 @@ from shared.errors import Invalid, Malformed, Problem
 from shared.values import MOST_TYPE, cleaned, decode_sent, storable
 
 FORM = "application/x-www-form-urlencoded"
-# More fields than any form has; a bound for what is made of a body of separators.
+# More fields than any form has; a bound for a body of separators.
 MOST_FIELDS = 10_000
 
 
@@ -45,7 +45,7 @@ class Webhook(msgspec.Struct, frozen=True):
             return decode_sent(self.text(json.detect_encoding(self.body)).encode())
         except Malformed as error:
             why = error.detail.removeprefix("this is not JSON: ")
-            raise Invalid(f"the body cannot be read as {self._told()}: {why}") from error
+            raise Invalid(f"the body cannot be read as {self._content_type_read()}: {why}") from error
 
     def form(self) -> dict[str, Any]:
         """Return the fields of a form; a repeated one is a list. Raises `Invalid` for a charset that is unknown, or too many."""
@@ -53,7 +53,7 @@ class Webhook(msgspec.Struct, frozen=True):
         wide = (self.charset or "").startswith(("utf-16", "utf-32"))
         body = self.text("utf-8").encode() if wide else self.body.removeprefix(b"\xef\xbb\xbf")
         try:
-            # Latin-1 stands for bytes here: what a byte means is decided once nothing is escaped any more.
+            # Latin-1 stands for bytes here: the meaning of a byte is decided once nothing is escaped any more.
             pairs = parse_qsl(body.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_FIELDS, encoding="latin-1")
         except ValueError as error:
             raise Invalid(f"the body is a form of more than {MOST_FIELDS} fields") from error
@@ -64,14 +64,14 @@ class Webhook(msgspec.Struct, frozen=True):
         return {name: values[0] if len(values) == 1 else values for name, values in fields.items()}
 
     def text(self, default: str = "utf-8") -> str:
-        """Return the body as text in the charset that is named, else in `default`; what is no text in it is U+FFFD.
+        """Return the body as text in the charset that is named, else in `default`; other bytes become U+FFFD.
 
         Raises `Invalid` for a charset that is unknown.
         """
         return decoded_text(self.body, self.charset or default)
 
     def data(self) -> Any:
-        """Return the body as its content type says: JSON, a form's fields, text, None where it is empty.
+        """Return the body by its content type: JSON, a form's fields, text, None where it is empty.
 
         A body of another type is handed over as it came: `content_type`, `size` in bytes, and `body_base64`. Raises `Invalid` for a
         body that does not fit its content type.
@@ -88,10 +88,10 @@ class Webhook(msgspec.Struct, frozen=True):
         return {"content_type": storable(media), "size": len(self.body), "body_base64": base64.b64encode(self.body).decode()}
 
     def lacks(self, what: str) -> Invalid:
-        """Return the error of a request that does not say `what`; it names the content type by which the body was read."""
-        return Invalid(f"the request has no {what}; its body was read as {self._told()}")
+        """Return the error of a request without `what`; it names the content type by which the body was read."""
+        return Invalid(f"the request has no {what}; its body was read as {self._content_type_read()}")
 
-    def _told(self) -> str:
+    def _content_type_read(self) -> str:
         return self.media_type[:100] if "content-type" in self.headers else "application/json, since none was named"
 
 
