@@ -14,10 +14,10 @@ from shared.runs import EFFECTS, status_after, waiting_status
 
 
 class Cause(msgspec.Struct, kw_only=True):
-    """One thing that happened and what it led to. `type`: `webhook request event subscription filtered unroutable run`.
+    """One node of a chain and its effects. `type`: `webhook request event subscription filtered unroutable run`.
 
-    `id` is the delivery's, the event's, the subscription's or the run's; `message` that of the message that tells of it. `status`
-    is a run's. `leads_here` for those that led to the run that was asked about.
+    `id` is the delivery's, the event's, the subscription's or the run's; `message` that of the message behind it. `status`
+    is a run's. `leads_here` for those that led to the requested run.
     """
 
     type: str
@@ -57,7 +57,7 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def why(run: str, links: Iterable[Link], *, cut: bool) -> Why:
-    """Return the tree of a chain, whatever the order of its messages; what was caused by none of them begins one of its own."""
+    """Return the tree of a chain, for any order of its messages; a message that none of them caused begins one of its own."""
     ordered = sorted(links, key=lambda link: link.time)
     made: dict[str, Cause] = {}
     runs: dict[str, Cause] = {}
@@ -139,7 +139,7 @@ def _status(link: Link) -> str | None:
 
 
 def _is_above(node: Cause, parent: Cause, above: dict[int, Cause]) -> bool:
-    """Return whether `parent` came of `node`: messages that somebody made up could go in a circle."""
+    """Return whether `parent` came of `node`: forged messages could go in a circle."""
     step: Cause | None = parent
     while step is not None:
         if step is node:

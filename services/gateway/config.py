@@ -23,7 +23,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """The gateway's settings. `listen_fd` is a bound socket that was handed over; without one, `host` and `port` are bound.
 
     `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `supervisor` is the file in which
-    whoever keeps the services running tells how they are, where there is one.
+    the supervisor of the services writes their state, where there is one.
     """
 
     nats_url: str
@@ -45,7 +45,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(environment: Environment) -> GatewaySettings:
-    """Read the settings; what is missing or wrong is remembered by `environment`."""
+    """Read the settings; `environment` remembers a missing or wrong one."""
     # Demanded of every service alike; the gateway has no tables yet.
     environment.text("MILLRACE_DATABASE_URL")
     given = environment.optional("MILLRACE_PUBLIC_URL")

@@ -36,7 +36,7 @@ class Crowds(Generic[T]):
         self._open(kind, thing, 1)
 
     async def finish(self) -> None:
-        """Report what waits; for the end of the service."""
+        """Report waiting counts; for the end of the service."""
         for kind in list(self._windows):
             self._close(kind)
         if self._publishing:

@@ -30,7 +30,7 @@ REDACTED_HEADERS = frozenset(
     }
 )
 REDACTED_PARAMETERS = frozenset({"access_token"})
-# A chain is searched this far before its run, where the chain's id does not say when it began.
+# A chain is searched this far before its run, where the chain's id does not hold its beginning.
 CHAIN_BEFORE = timedelta(days=1)
 # Clocks of two machines differ; a message of a chain may look older than the chain.
 CLOCKS_DIFFER = timedelta(minutes=5)
@@ -73,10 +73,10 @@ def delivery_id(source: str, sender_id: str) -> str:
 
 
 def remote_of(peer: str | None, forwarded_for: Sequence[str], trusted: Sequence[IPv4Network | IPv6Network]) -> str | None:
-    """Return who is asking: the peer, or, where the peer is a trusted proxy, the nearest address that is not one.
+    """Return the client's address: the peer, or, where the peer is a trusted proxy, the nearest address that is not one.
 
-    `forwarded_for` are the values of X-Forwarded-For, whose farther end anybody can write: what is beyond the first untrusted
-    address is not believed, and neither is what is no address.
+    `forwarded_for` are the values of X-Forwarded-For, whose farther end any client can write: entries beyond the first untrusted
+    address are not believed, nor are entries that are no address.
     """
     if peer is None or not trusted or not _within(peer, trusted):
         return peer
@@ -104,7 +104,7 @@ def expected_version(if_match: str | None, if_none_match: str | None) -> int | N
 
 
 def tag_of(header: str) -> str | None:
-    """Return what an entity tag holds between its quotes, or None when it is none (or several)."""
+    """Return the content of an entity tag between its quotes, or None when it is none (or several)."""
     found = _TAG.match(header.strip())
     return found[1] if found else None
 
@@ -140,7 +140,7 @@ def chain_began(correlation_id: str, requested: datetime) -> datetime:
 
 
 def succeeded(request: Sealed[RunRequested], end: Envelope) -> RunView | None:
-    """Return a run between its request and its end as the executor would show it; None for an end that does not tell enough.
+    """Return a run between its request and its end as the executor would show it; None for an end with too few fields.
 
     Raises `Invalid` for an end that cannot be read.
     """

@@ -29,7 +29,7 @@ class Endings:
 
     @contextlib.contextmanager
     def waiter(self, run: str) -> Iterator[asyncio.Future[bytes]]:
-        """Give what will be the document of the run's end, when that comes during the block.
+        """Give a future of the document of the run's end, when that comes during the block.
 
         It may miss an end while the broker is away: a waiter looks for itself now and then.
         """

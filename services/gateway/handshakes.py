@@ -16,7 +16,7 @@ from shared.errors import PermissionDenied, Unauthenticated
 from shared.verification import Handshake
 
 MOST_CHALLENGE = 1024
-# A challenge of which the digest is told: anything else might be a webhook, and its digest the signature to forge it with.
+# A challenge whose digest is answered: anything else might be a webhook, and its digest the signature to forge it with.
 _HARMLESS = re.compile(r"[A-Za-z0-9+/._-]+={0,2}\Z")
 _NAMED = re.compile(r"\{(?:challenge|digest)\}")
 
@@ -82,7 +82,7 @@ class Greeting:
 
 
 class Handshakes:
-    """All handshakes of a source. `methods` are theirs, `read_methods` those of which the body is read to tell."""
+    """All handshakes of a source. `methods` are theirs, `read_methods` those whose body has to be read to recognize one."""
 
     def __init__(self, greetings: Sequence[Greeting]) -> None:
         self._by_head = [one for one in greetings if not one.declared.signed and not one.reads_body]

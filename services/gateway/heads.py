@@ -12,12 +12,12 @@ from aiohttp.web import RequestPayloadError
 
 from shared.errors import AddressTooLong
 
-# Bytes of a head and of its lines: four times what the heaviest known sender sends, and what nginx takes unless it is told.
+# Bytes of a head and of its lines: four times those of the heaviest known sender, and nginx's default.
 MOST_HEAD = 32 * 1024
 MOST_LINE = 8190
 MOST_HEADERS = 128
 MOST_PARAMETERS = 256
-# Tells whether it was the first line that was too long: aiohttp's error names the limit only.
+# Recognizes a first line that was too long: aiohttp's error names the limit only.
 MOST_FIELD = MOST_LINE + 1
 
 # Errors of aiohttp and llhttp for a header that stands twice and may stand once.
@@ -32,7 +32,7 @@ class Heads:
     """aiohttp's parser of one connection, watched: it is fed in the parser's place, and knows where in a request it is.
 
     `since`: when the head that is not finished began, in the loop's time, or None between two requests. `began`: when the last
-    head was finished. `body`: that of the last request. `broken`: what came was refused, and the rest is not looked at.
+    head was finished. `body`: that of the last request. `broken`: the input was refused, and the rest is not looked at.
     """
 
     def __init__(self, parser: Any, now: Callable[[], float]) -> None:
@@ -40,12 +40,12 @@ class Heads:
         self._now = now
         self._size = 0
         self._previous = 0
-        # A connection that says nothing has an unfinished head as well.
+        # A silent connection has an unfinished head as well.
         self.since: float | None = now()
         self.began = self.since
         self.body: StreamReader = EMPTY_PAYLOAD
         self.broken = False
-        # The rest of what a connection asks of its parser.
+        # The rest of a parser's interface.
         self.feed_eof = parser.feed_eof
         self.message_consumed = parser.message_consumed
         self.pause_reading = parser.pause_reading
@@ -57,7 +57,7 @@ class Heads:
         return not self._size
 
     def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
-        """Parse what came. Raises `HttpProcessingError`, once; then nothing more comes of this connection."""
+        """Parse received bytes. Raises `HttpProcessingError`, once; then this connection yields nothing more."""
         if self.broken:
             return (), False, b""
         in_body = not self.body.is_eof()
@@ -79,7 +79,7 @@ class Heads:
         return messages, False, b""
 
     def _finished(self, messages: Sequence[Any], came: int) -> None:
-        # A head may have begun at the end of what came before, too.
+        # A head may have begun at the end of the earlier bytes, too.
         if self._previous + self._size + came > MOST_HEAD:
             for message, _ in messages:
                 if len(message.path) + sum(len(name) + len(value) + 4 for name, value in message.raw_headers) > MOST_HEAD:
@@ -115,10 +115,10 @@ def refusal_of(error: BaseException | None) -> tuple[int, str, str]:
     if isinstance(error, Unacceptable):
         is_address = error.code == AddressTooLong.status
         return error.code, AddressTooLong.title if is_address else "Request header fields too large", error.message
-    said = error.message.partition("\n")[0] if isinstance(error, HttpProcessingError) else ""
-    if said.startswith("Too many headers"):
+    text = error.message.partition("\n")[0] if isinstance(error, HttpProcessingError) else ""
+    if text.startswith("Too many headers"):
         return 431, "Request header fields too large", f"a request has up to {MOST_HEADERS} headers"
-    twice = _TWICE.match(said)
+    twice = _TWICE.match(text)
     if twice is not None:
         return 400, "Malformed", f"the header {twice[1]} stands more than once"
     return 400, "Malformed", "the request is not HTTP/1.1 (RFC 9112)"

@@ -39,5 +39,5 @@ def run_id(org: str, idempotency_key: str | None) -> str:
 def compare(mark: str | None, earlier: str | None) -> None:
     """Raise `Invalid` where the key of a request was used for one that asked for something else."""
     if mark != earlier:
-        told = "this idempotency key was used for another request: another workflow, input or other field of the body"
-        raise Invalid(told, errors=(Problem("Idempotency-Key", "used for another request"),))
+        detail = "this idempotency key was used for another request: another workflow, input or other field of the body"
+        raise Invalid(detail, errors=(Problem("Idempotency-Key", "used for another request"),))

@@ -1,4 +1,4 @@
-"""Memory for bodies that are read whole: what all requests together hold in memory, and how much of it one of many may have."""
+"""Memory for bodies that are read whole: bounds the bytes of all requests together, and the share of one of many."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEAST_LARGE = 192 * MIB
 # ones a source has two of the largest, so that one that dribbles does not take its own source's turn.
 OF_SMALL = (8, 4, 4)
 OF_LARGE = (4, 2, 2)
-# Seconds after which somebody who found no room may try again: more than an honest body takes to arrive.
+# Seconds after which a refused client may try again: more than an honest body takes to arrive.
 AGAIN = 5.0
 
 
@@ -37,12 +37,12 @@ class MemoryBudget:
         self.large = BytePool(max(LEAST_LARGE, LARGEST * largest), OF_LARGE)
 
     def hold(self, *, org: str, source: str | None = None, address: str | None = None) -> Reservation:
-        """Give a count of bytes that is given back at the end of its block, for those who are to share the budget."""
+        """Give a count of bytes that is given back at the end of its block, for clients that share the budget."""
         return Reservation(self, source, org, address)
 
 
 class BytePool:
-    """A number of bytes, and what everybody has of it."""
+    """A number of bytes, and the share of each client."""
 
     def __init__(self, size: int, parts: tuple[int, int, int]) -> None:
         self.free = size
@@ -51,7 +51,7 @@ class BytePool:
         self._had: tuple[defaultdict[str, int], ...] = (defaultdict(int), defaultdict(int), defaultdict(int))
 
     def take(self, who: tuple[str | None, ...], size: int) -> None:
-        """Take `size` bytes. Raises `TooMany` for who has their share, `Unavailable` when nobody can have them."""
+        """Take `size` bytes. Raises `TooMany` for a client that has its share, `Unavailable` when there is no room."""
         if size > self.free:
             raise Unavailable("too many bodies are on their way at once", retry_after=AGAIN)
         for name, had, most in zip(who, self._had, self._most, strict=True):

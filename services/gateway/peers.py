@@ -32,11 +32,11 @@ LOOKS = 1.0
 SEARCHES = 0.1
 # Bytes of a body that wait for their reader, before no more are read.
 UNREAD = 64 * 1024
-# An address may have an eighth of all connections, and of those that are in nobody's way a sixteenth goes at once, so that
+# An address may have an eighth of all connections, and of the idle ones a sixteenth goes at once, so that
 # looking for them costs little however fast new ones come.
 OF_ADDRESS = 8
 AT_ONCE = 16
-# Descriptors for everything but connections: broker, files, what libraries open.
+# Descriptors for everything but connections: broker, files, those of libraries.
 OTHER_DESCRIPTORS = 128
 LEAST = 64
 
@@ -66,7 +66,7 @@ def descriptors_for(most: int) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def neighbourhood(remote: str | None, trusted: Sequence[Network]) -> str | None:
-    """Return what counts as one address: itself, of IPv6 its /64. None for those that stand for many: trusted proxies, loopback."""
+    """Return the network that counts as one address: itself, of IPv6 its /64. None for one of many: trusted proxies, loopback."""
     try:
         address = ip_address(remote or "")
     except ValueError:
@@ -78,7 +78,7 @@ def neighbourhood(remote: str | None, trusted: Sequence[Network]) -> str | None:
 
 
 class Peer(web.RequestHandler):
-    """One connection. `address` as `neighbourhood` has it; `known` once somebody who may ask for things has asked here."""
+    """One connection. `address` as `neighbourhood` has it; `known` once an authenticated request came over it."""
 
     __slots__ = ("_peers", "_seen_size", "_still", "address", "heads", "known")
 
@@ -87,7 +87,7 @@ class Peer(web.RequestHandler):
             server,
             loop=loop,
             access_log=None,  # type: ignore[arg-type]
-            # Signatures are over the bytes that were sent; and what is unpacked has no bound.
+            # Signatures are over the bytes that were sent; and unpacked bytes have no bound.
             auto_decompress=False,
             keepalive_timeout=KEEPALIVE,
             lingering_time=LINGER,
@@ -139,7 +139,7 @@ class Peer(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer to what is no request, or too large a one; what senders get wrong is not logged."""
+        """Answer broken or too large requests; senders' mistakes are not logged."""
         if status != 400:
             return super().handle_error(request, status, exc, message)
         answer = problem(*refusal_of(exc))
@@ -147,12 +147,12 @@ class Peer(web.RequestHandler):
         return answer
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
-        """Log what went wrong, unless it is that a body broke off."""
+        """Log an error, unless a body broke off."""
         if not isinstance(kw.get("exc_info"), web.RequestPayloadError | ConnectionError):
             super().log_exception(*args, **kw)
 
     def spare(self) -> tuple[int, float] | None:
-        """Return how much this connection is in nobody's way: the least and the oldest first; None where it is of use.
+        """Return the rank of this connection for closing, first the cheapest to lose; None where it is of use.
 
         First those that have no whole head, then idle ones, then those whose body is on its way.
         """
@@ -163,7 +163,7 @@ class Peer(web.RequestHandler):
         return None if self.known or self.heads.body.is_eof() else (2, self.heads.began)
 
     def look(self, now: float, since: float) -> None:
-        """Close this connection if it is too late with a head, or takes nothing of what it is sent; `since` is the last look."""
+        """Close this connection if its head is late, or it takes none of its answer; `since` is the last look."""
         if self.writing_paused:
             size = self._unsent()
             self._still = min(STILL, self._still - (now - since) + max(0, self._seen_size - size) / TAKEN)
@@ -199,7 +199,7 @@ class Peers:
         self._next_look = self._loop.call_later(LOOKS, self._look)
 
     def __call__(self) -> Peer:
-        """Return what serves a connection that was made."""
+        """Return the protocol that serves a new connection."""
         return Peer(self, self._server, self._loop)
 
     def __len__(self) -> int:

@@ -19,14 +19,14 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Headers(Protocol):
-    """Headers by name, whatever its case, in the order in which they came."""
+    """Headers by name, in any case, in the order in which they came."""
 
     def getall(self, key: str, default: tuple[str, ...], /) -> Sequence[str]:
         """Return every value of a header."""
 
 
 class Received:
-    """A request: `target` is its path and query as they were sent, `base` what stands before them in the source's address."""
+    """A request: `target` is its path and query as they were sent, `base` the part before them in the source's address."""
 
     __slots__ = ("_document", "_form", "_query", "base", "body", "headers", "method", "target")
 
@@ -71,7 +71,7 @@ class Received:
                 self._document = error
 
     def named(self, name: str) -> str:
-        """Return what a name in a template stands for that is the same in every scheme."""
+        """Return the value of a template's name that is the same in every scheme."""
         if name == "method":
             return self.method
         if name == "url":
@@ -124,7 +124,7 @@ class Reader:
         return found[0] if found else None
 
     def holds(self, received: Received) -> bool:
-        """Return whether anything is there, in whatever form. Raises `Unauthenticated` where it stands more than once."""
+        """Return whether a value is there, in any form. Raises `Unauthenticated` where it stands more than once."""
         return bool(self._text(received, None))
 
     def absent(self) -> Unauthenticated:
@@ -132,7 +132,7 @@ class Reader:
         return Unauthenticated(f"there is no {self.place}")
 
     def twice(self) -> Unauthenticated:
-        """Return the error of a request in which it is not clear what this place holds."""
+        """Return the error of a request in which this place is ambiguous."""
         return Unauthenticated(f"the {self.place} stands more than once")
 
     def _text(self, received: Received, item: Any) -> str | None:
@@ -179,7 +179,7 @@ def at(value: Any, path: Sequence[str]) -> Any:
 
 
 def text_of(value: Any) -> str | None:
-    """Return a JSON value as senders sign it: text and whole numbers as they are; None for what has no one form."""
+    """Return a JSON value as senders sign it: text and whole numbers as they are; None for one without a single form."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str | int):

@@ -22,13 +22,13 @@ UNDONE = {
     "postgres": "no service reads or writes its rows",
 }
 
-# down: no process. hung: its supervisor has asked in vain whether it answers. failing: it dies again and again. silent: it does not
-# answer the gateway, and nobody says why; it may be starting.
+# down: no process. hung: it does not answer its supervisor. failing: it dies again and again. silent: it does not answer the
+# gateway, for an unknown reason; it may be starting.
 How = Literal["down", "hung", "failing", "silent"]
 
 
 class Unserved(msgspec.Struct, frozen=True, kw_only=True):
-    """A service or store that serves nobody: how it is and since when (RFC 3339), and what is not done meanwhile."""
+    """A service or store that does not serve: its state and since when (RFC 3339), and the work that waits meanwhile."""
 
     how: How
     since: str
@@ -80,7 +80,7 @@ class Readiness:
         }
 
     def _accepting(self, *, broker_answers: bool) -> Accepting:
-        """Return whether webhooks are taken: they need the gateway and the broker, and nobody else."""
+        """Return whether webhooks are taken: they need only the gateway and the broker."""
         if not self._health.started:
             return Accepting(webhooks=False, reason="the gateway is starting or stopping")
         broker = self._health.problem("broker") or (None if broker_answers else "does not answer")

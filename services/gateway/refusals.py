@@ -26,7 +26,7 @@ class Refusals:
         self._crowds.record((endpoint.source, reason), (endpoint, reason, remote))
 
     async def finish(self) -> None:
-        """Publish what waits; for the end of the service."""
+        """Publish waiting refusals; for the end of the service."""
         await self._crowds.finish()
 
     async def _publish(self, refusal: tuple[WebhookEndpoint, str, str | None], count: int) -> None:

@@ -1,7 +1,6 @@
 """Verifies requests by the schemes that an adapter has declared: the head before the body is read, the signature once it is there.
 
-Comparisons take constant time with regard to the secret. No request, whatever its sender puts into it, raises anything here but
-`Unauthenticated`.
+Comparisons take constant time with regard to the secret. Any request raises nothing here but `Unauthenticated`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from shared.errors import Unauthenticated
 from shared.values import moment_of
 from shared.verification import PUBLIC_KEY, SignatureScheme, pieces
 
-# More signatures in one header than anybody sends while keys rotate; the rest is not looked at.
+# More signatures in one header than senders use while keys rotate; the rest is not looked at.
 MAX_CANDIDATES = 16
 # Characters of a signature or a token; RSA of 4096 bits has 684 as base64.
 MOST_SIGNATURE = 4096
@@ -69,7 +68,7 @@ class Scheme:
         )
 
     def claim(self, received: Received, now: float) -> ClaimedSignature:
-        """Return what a request's head claims; `now` is in epoch seconds. Raises `Unauthenticated` where no body could prove it."""
+        """Return the claim of a request's head; `now` is in epoch seconds. Raises `Unauthenticated` if no body could prove it."""
         if self._when.in_head and (unmet := self._when.unmet(received, body=False)) is not None:
             raise Unauthenticated(unmet)
         if self._signature is None or self._elsewhere:
@@ -147,13 +146,13 @@ class Scheme:
             elif name == "secret":
                 parts.append(key)
             elif name is not None:
-                # A value is never taken for a template. Senders sign UTF-8; what is none is nothing that they signed.
+                # A value is never taken for a template. Senders sign UTF-8; other bytes were not signed.
                 value = values[name] if name in values else received.named(name)
                 parts.append(value.encode(errors="surrogatepass"))
         return b"".join(parts)
 
     def holds(self, received: Received) -> bool:
-        """Return whether a signature is in the head, in whatever form, or has its place elsewhere."""
+        """Return whether a signature is in the head, in any form, or has its place elsewhere."""
         return self._elsewhere or (self._signature is not None and self._signature.holds(received))
 
     def _candidates(self, given: Sequence[str]) -> tuple[bytes, ...]:
@@ -176,7 +175,7 @@ class Scheme:
         text = given.encode(errors="replace")
         if text.strip(_LETTERS[encoding]) or (self._size is not None and len(text) != self._size):
             return None
-        # A digest is compared as text, of which there is but one; what is verified or compared as bytes is decoded.
+        # A digest is compared as text, of which there is but one; signatures that are verified or compared as bytes are decoded.
         return decoded(text, encoding) if self.declared.algorithm in _AS_BYTES else text
 
     def _time(self, given: str | None, now: float) -> str:
@@ -200,7 +199,7 @@ class Verifier:
         self.reads_document = any(scheme.reads_document for scheme in schemes)
 
     def claims(self, received: Received, now: float) -> list[ClaimedSignature]:
-        """Return what a request's head claims. Raises `Unauthenticated` where no body could prove any of it, or there is no scheme.
+        """Return the claim of a request's head. Raises `Unauthenticated` if no body could prove any, or without a scheme.
 
         The reason is that of the scheme whose signature is there, else of the first one.
         """
@@ -208,7 +207,7 @@ class Verifier:
         reason: Unauthenticated | None = None
         for scheme in self._schemes:
             if claims and not scheme.holds(received):
-                continue  # the other names of one signature: nobody asks why
+                continue  # the other names of one signature: their reasons are not shown
             try:
                 claims.append(scheme.claim(received, now))
             except Unauthenticated as error:

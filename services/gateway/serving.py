@@ -36,7 +36,7 @@ def url_of(sock: socket.socket) -> str:
 async def serving(
     application: web.Application, sock: socket.socket, *, most: int, trusted: tuple[Network, ...]
 ) -> AsyncIterator[Peers]:
-    """Serve during the block up to `most` connections; at its end take no more and let what is in flight finish."""
+    """Serve during the block up to `most` connections; at its end take no more and let requests in flight finish."""
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=DRAIN)
     await runner.setup()
     if runner.server is None:

@@ -1,4 +1,4 @@
-"""Keys and signatures of each algorithm: what a secret stands for, how a signature is written, and what compares one."""
+"""Keys and signatures of each algorithm: the key of a secret, the form of a signature, and its comparison."""
 
 from __future__ import annotations
 
@@ -81,12 +81,12 @@ def _digester_of(declared: SignatureScheme, key: bytes) -> Callable[[bytes], byt
 
 
 def check_of(declared: SignatureScheme, key: bytes) -> Check:
-    """Return what checks signatures by a key. Raises ValueError for one that is none of the algorithm."""
+    """Return the checker of signatures by a key. Raises ValueError for one that is none of the algorithm."""
     if declared.algorithm in PUBLIC_KEY:
         verify = _verify_of(declared.algorithm, key)
         return lambda candidates, signed: any(_verified(verify, candidate, signed) for candidate in candidates)
     if declared.algorithm == "token":
-        # As digests: the time that it takes says nothing of a secret's length either.
+        # As digests: the time does not depend on a secret's length either.
         expected = hashlib.sha256(key).digest()
         return lambda candidates, _: _any_equal(expected, [hashlib.sha256(candidate).digest() for candidate in candidates])
     digest = _digester_of(declared, key)

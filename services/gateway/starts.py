@@ -22,7 +22,7 @@ from shared.runs import ENDED
 MAX_INPUT = 1024 * 1024
 # Seconds between looks of a waiter for itself, in case that the end passed while the broker was away.
 LOOKS = (0.5, 1.0, 2.0, 5.0)
-# Seconds within which the executor's answer has caught up with an end that the bus has told.
+# Seconds within which the executor's answer has caught up with an end on the bus.
 CATCH_UP = 5.0
 
 Priority = Literal["high", "normal", "low"]
@@ -57,7 +57,7 @@ class RequestedRun(msgspec.Struct, frozen=True):
 
 
 def fingerprint(asked: Start) -> str:
-    """Return a digest that tells a request from others with the same key: of all that it asks for, however it was written.
+    """Return a digest that distinguishes a request from others with the same key: of all its fields, in any spelling.
 
     A key stands for the whole payload (IETF draft "The Idempotency-Key HTTP Header Field", section 2.4), not for its input alone.
     """
@@ -143,15 +143,15 @@ async def ended(gateway: Gateway, org: str, outcome: RequestedRun, end: asyncio.
             return await _peek(gateway, org, outcome.run)
         await asyncio.wait((end,), timeout=min(left, pause))
         if end.done():
-            return _told(outcome, end.result()) or await _caught_up(gateway, org, outcome.run)
+            return _from_end(outcome, end.result()) or await _caught_up(gateway, org, outcome.run)
         view = await _peek(gateway, org, outcome.run)
         if view is not None and view.status in ENDED:
             return view
         pause = next(looks, LOOKS[-1])
 
 
-def _told(outcome: RequestedRun, end: bytes) -> RunView | None:
-    """Return the run as its end tells it, which the executor need not be asked for; None where it does not tell enough."""
+def _from_end(outcome: RequestedRun, end: bytes) -> RunView | None:
+    """Return the run from its end, without asking the executor; None where the end has too few fields."""
     if outcome.request is None:
         return None
     try:

@@ -41,7 +41,7 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 def told(file: Path | None) -> tuple[dict[str, ServiceProcess], list[str]]:
-    """Return all processes, and the names of those that die again and again; none where nobody tells (or in other words)."""
+    """Return all processes, and the names of those that die again and again; none without a readable file."""
     if file is None:
         return {}, []
     try:

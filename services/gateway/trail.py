@@ -1,4 +1,4 @@
-"""The audit trail of what the gateway was asked: every change, and every denied attempt without letting those flood it."""
+"""The audit trail of the gateway: every change, and every denied attempt without letting those flood it."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Trail:
         self._refusals: Crowds[tuple[Audited, str]] = Crowds(self._counted)
 
     async def publish(self, audited: Audited, *, org: str) -> None:
-        """Record an action; on disk when this returns, unless the log says otherwise."""
+        """Record an action; on disk when this returns, else logged."""
         try:
             await self._bus.publish(self._bus.seal(audited, org=org))
         except (MillraceError, Refused) as error:
             _log.error("audit.lost", category=audited.category, verb=audited.verb, target=audited.target, reason=str(error))
 
     def refused(self, audited: Audited, *, org: str) -> None:
-        """Record a refusal in the background, at most one a second per category and target; `detail.count` tells how many."""
+        """Record a refusal in the background, at most one a second per category and target; `detail.count` is their number."""
         self._refusals.record((audited.category, audited.target), (audited, org), crowd=(audited.category, ""))
 
     async def finish(self) -> None:
-        """Publish what waits; for the end of the service."""
+        """Publish waiting refusals; for the end of the service."""
         await self._refusals.finish()
 
     async def _counted(self, refusal: tuple[Audited, str], count: int) -> None:

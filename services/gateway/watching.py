@@ -1,7 +1,7 @@
 """Wakes the watchers of a run when there may be something new: one reader per stream for the whole process.
 
 A watcher is only woken, and asks for the news from its own position. So nothing is kept for slow watchers, and nothing is lost or
-sent twice, whatever happened to the reader.
+sent twice, even when the reader was replaced.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Watching:
         self._wake_all()
 
     async def run(self) -> None:
-        """Read for ever, while anybody watches."""
+        """Read for ever, while there is a watcher."""
         await asyncio.gather(*(self._read(stream) for stream in STREAMS))
 
     async def _read(self, stream: str) -> None:
@@ -75,7 +75,7 @@ class Watching:
                 await asyncio.sleep(PAUSE)
 
     async def _wake(self, reader: OrderedReader) -> None:
-        """Wake who watches what comes, until nobody watches."""
+        """Wake the watchers of each message, until there is none."""
         created = asyncio.ensure_future(self._made(reader))
         batches = reader.batches()
         try:
@@ -90,7 +90,7 @@ class Watching:
             created.cancel()
 
     async def _made(self, reader: OrderedReader) -> None:
-        """Wake all once the reader is there: they may have looked before, and what came since was read by nobody."""
+        """Wake all once the reader is there: they may have looked before, and later messages had no reader."""
         await reader.created.wait()
         self._wake_all()
 

@@ -57,7 +57,7 @@ class WorkflowLookup:
             try:
                 checker = checker_of(msgspec.json.encode(workflow.input_schema), formats=True)
             except Invalid as error:
-                # An older version took it from an author's code; what costs too much is not begun with.
+                # An older version took it from an author's code; a schema that costs too much is not used.
                 raise Invalid(f"the input schema of {workflow.name!r} cannot be used: {error.detail}") from error
             self._checkers[key] = checker
             if len(self._checkers) > CHECKERS:

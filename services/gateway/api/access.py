@@ -21,7 +21,7 @@ ACTOR = "platform-key"
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """A caller: `actor` as audits name it, from the address `remote`, meaning the things of `org` (`*`: everybody's)."""
+    """A caller: `actor` as audits name it, from the address `remote`, acting for `org` (`*`: all organizations)."""
 
     actor: str
     org: str
@@ -87,8 +87,8 @@ def denied(gateway: Gateway, request: web.Request, actor: str, *, org: str, outc
 def challenge(request: web.Request) -> web.Response:
     """Answer a request without a key that is known."""
     with_key = bearer(request.headers.get("Authorization")) is not None
-    said = "this key is not known" if with_key else "send the key as `Authorization: Bearer mr_…`"
-    answer = problem_of(Unauthenticated(said))
+    reason = "this key is not known" if with_key else "send the key as `Authorization: Bearer mr_…`"
+    answer = problem_of(Unauthenticated(reason))
     answer.headers["WWW-Authenticate"] = 'Bearer realm="millrace"' + (', error="invalid_token"' if with_key else "")
     return answer
 

@@ -68,7 +68,7 @@ async def _nowhere_with_key(request: web.Request) -> web.StreamResponse:
 
 
 async def _nowhere(request: web.Request) -> web.StreamResponse:
-    """Answer for what no endpoint takes: 405 where one would with another method, else 404."""
+    """Answer requests that no endpoint takes: 405 where one would with another method, else 404."""
     allowed: set[str] = set()
     for resource in request.app.router.resources():
         if resource.canonical not in {"/{path}", "/api/v1/{path}"}:

@@ -101,7 +101,7 @@ async def _decoded(call: Call[None, Streamed]) -> list[FileChange]:
 
 
 async def _stored(entries: AsyncIterator[ArchiveEntry], gateway: Gateway) -> list[FileChange]:
-    """Store the content of each entry, and return what the commit is to change."""
+    """Store the content of each entry, and return the changes of the commit."""
     changes: list[FileChange] = []
     small: list[tuple[ArchiveEntry, bytes]] = []
     async for entry in entries:

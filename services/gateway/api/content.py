@@ -23,7 +23,7 @@ class Content(msgspec.Struct, frozen=True):
 
 
 async def sent(request: web.Request, content: Content, stored: Blobs | None, inline: bytes | None = None) -> web.StreamResponse:
-    """Answer a GET or HEAD with the content of `stored`, or with `inline`; 304 to those who have it.
+    """Answer a GET or HEAD with the content of `stored`, or with `inline`; 304 to clients that have it.
 
     Raises `NotFound` where it is gone.
     """
@@ -39,7 +39,7 @@ async def sent(request: web.Request, content: Content, stored: Blobs | None, inl
         await response.prepare(request)
         return response
     chunks = stored.get(content.sha256)
-    # Before the answer has begun: what is gone is still a 404.
+    # Before the answer has begun: missing content is still a 404.
     first = await anext(chunks)
     await response.prepare(request)
     if request.method == "HEAD":

@@ -33,7 +33,7 @@ TOLD: dict[type[MillraceError], Header] = {
 }
 # The parts of a path in examples.
 USUAL = {"id": "0199f2c4-8a3b-7c5d-9e1f-2a4b6c8d0e1f", "name": "orders", "org": "acme", "path": "flows/tickets.py"}
-# Of those that take any method: what senders use.
+# Of endpoints that take any method: those that senders use.
 ANY = ("get", "post")
 
 
@@ -75,7 +75,7 @@ def methods_of(endpoint: Endpoint) -> tuple[str, ...]:
 
 
 def tag_of(endpoint: Endpoint) -> str:
-    """Return the group of an endpoint: what its path names first, where there is more to it."""
+    """Return the group of an endpoint: the first part of its path, where there are more."""
     first, *more = endpoint.path.removeprefix("/api/v1").split("/")[1:]
     return first if more or endpoint.path.startswith("/api") else "service"
 
@@ -180,7 +180,7 @@ def _parameters(endpoint: Endpoint, schemas: _Schemas) -> Iterator[dict[str, Any
 def _responses(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     found = {str(status): _response(status, reply, schemas) for status, reply in endpoint.replies().items()}
     for error in endpoint.refusals():
-        # Where a success has the same status (503 of readiness), it says more.
+        # A success with the same status (503 of readiness) documents more.
         found.setdefault(str(error.status), {"$ref": f"#/components/responses/{error.__name__}"})
     return found
 

@@ -1,6 +1,6 @@
 """The one declaration of an endpoint: routing, decoding, authorization, audit, the OpenAPI document and its page follow from it.
 
-A handler is declared in place; what it reads of the query and the body stands in its annotation:
+A handler is declared in place; its annotation names the structs of its query and its body:
 
     @endpoint("POST", "/api/v1/runs/{id}/cancel", role="operator", answers={202: Cancelling}, errors=(NotFound, Conflict),
               audit=Audit("run", "cancel", "id"))
@@ -28,7 +28,7 @@ The handler gets a `Call`: `call.path["name"]`, `call.query`, `call.body` (decod
 `await call.ask(command)`. It returns the body of the first declared answer, an `Answer` (another status, a tag, a location), or
 a response of aiohttp's. Where a handler wants a looser body than the documented one (a merge patch), `body` is decoded
 and `documented` is shown. The parts of a path are checked by their name (`PARTS`): an `{id}` is a key, and an `{org}` is the
-organization that is meant. Errors that follow (`Invalid`, `Malformed`, `TooLarge`, `Unavailable` ...) are not declared.
+organization of the request. Errors that follow (`Invalid`, `Malformed`, `TooLarge`, `Unavailable` ...) are not declared.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Call(Generic[Q, B]):
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """One endpoint. `method` `*` is any; `role` is the least that a caller needs, None lets everybody in.
+    """One endpoint. `method` `*` is any; `role` is the least that a caller needs, None means public.
 
     `query` is a struct whose fields are the parameters. `body` is the type of the JSON body: None takes in one that means nothing.
     `answers` holds the type, or the `Reply`, of each success by status; the first is the usual one. `errors` are those that
@@ -185,7 +185,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     example: Example = Example()
 
     def __post_init__(self) -> None:
-        """Raise TypeError for what nobody would carry out."""
+        """Raise TypeError for a declaration without effect."""
         if self.role is not None and self.is_direct:
             raise TypeError(f"{self.name} is given the request before its caller is known, and so can need no role")
         if self.role is None and self.audit is not None:

@@ -31,7 +31,7 @@ from shared.questions.executor import FileList, FileView, GetFile, ListFiles, Pu
 
 # Any character: a path with a line break is refused by its owner, with a reason.
 FILE = r"/api/v1/workspace/files/{path:[\s\S]+}"
-# Only who has a key sends files, they are never whole in memory, and a program may make one as it goes.
+# Only callers with a key send files, they are never whole in memory, and a program may make one as it goes.
 PACE = Pace(grace=60.0, rate=1024.0, whole=3600.0)
 # "If-None-Match: *" asks that there be no file yet.
 ABSENT = ""

@@ -75,7 +75,7 @@ async def receive(request: web.Request) -> web.Response:
     if request.method not in hook.methods and request.method not in handshakes.read_methods:
         raise _not_allowed(hook)
     _check_media_type(request, hook)
-    # Before the body is read; only what turns out genuine takes a token, so that nobody else can use them up.
+    # Before the body is read; only genuine webhooks take a token, so that forged ones cannot use them up.
     if hook.bucket is not None and (wait := hook.bucket.wait(time.monotonic())):
         return _too_many(gateway, request, hook, wait)
     now = time.time()

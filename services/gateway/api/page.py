@@ -67,7 +67,7 @@ def _link(of: tuple[str, str, dict[str, Any]]) -> str:
 def _operation(document: dict[str, Any], path: str, method: str, operation: dict[str, Any]) -> str:
     id_ = operation["operationId"]
     role = f"Needs the role <b>{operation['x-role']}</b>." if "x-role" in operation else "Needs no key."
-    said = [
+    parts = [
         f'<article id="{id_}"><h3><b class="method">{method.upper()}</b> <code>{escape(path)}</code></h3>',
         f"<p>{_prose(operation['summary'])}</p>",
         f"<p>{_prose(operation['description'])}</p>" if "description" in operation else "",
@@ -75,15 +75,15 @@ def _operation(document: dict[str, Any], path: str, method: str, operation: dict
     ]
     if operation["parameters"]:
         rows = ((one["name"], one["in"], one["schema"], one.get("description", "")) for one in operation["parameters"])
-        said.append(
+        parts.append(
             _table(f"<td><code>{escape(n)}</code></td><td>{i}</td><td>{_type(s)}</td><td>{_prose(d)}</td>" for n, i, s, d in rows)
         )
     for media, content in operation.get("requestBody", {}).get("content", {}).items():
-        said.append(f"<p>Body: {_type(content['schema'])} <span class=dim>{escape(media)}</span></p>")
+        parts.append(f"<p>Body: {_type(content['schema'])} <span class=dim>{escape(media)}</span></p>")
         if "example" in content:
-            said.append(f"<pre>{escape(msgspec.json.format(msgspec.json.encode(content['example'])).decode())}</pre>")
-    said.append(_table(_answer(document, status, one) for status, one in sorted(operation["responses"].items())))
-    return "".join(said) + "</article>"
+            parts.append(f"<pre>{escape(msgspec.json.format(msgspec.json.encode(content['example'])).decode())}</pre>")
+    parts.append(_table(_answer(document, status, one) for status, one in sorted(operation["responses"].items())))
+    return "".join(parts) + "</article>"
 
 
 def _answer(document: dict[str, Any], status: str, response: dict[str, Any]) -> str:

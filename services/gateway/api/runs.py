@@ -56,7 +56,7 @@ MAX_WAIT = 60.0
 MAX_TIMEOUT = 24 * 3600.0
 MAX_CONCURRENCY_KEY = 200
 MAX_SIGNAL = 1024 * 1024
-# Of a run that failed: what is likely to say why.
+# Of a run that failed: the lines that are likely to show why.
 LAST_LINES = 10
 
 
@@ -343,7 +343,7 @@ async def _open_run(gateway: Gateway, caller: Caller, run: str) -> tuple[Envelop
         last = await aggregate.last(client, "run", run) or first
         if last.envelope.type in END_TYPES:
             raise Conflict(f"the run has ended already: {last.envelope.type.partition('.')[2]}")
-        # A request whose first copy was purged may come again after the end, and whatever no service of ours wrote.
+        # A request whose first copy was purged may come again after the end, and so may foreign messages.
         is_doubtful = last.sequence > first.sequence and last.envelope.type in {"run.requested", aggregate.UNREADABLE}
         view = await known(gateway, caller.org, run) if is_doubtful else None
         if view is None or view.status not in ENDED:

@@ -95,7 +95,7 @@ def _take_address(endpoint: Endpoint, call: Call[Any, Any]) -> None:
 
 
 async def _handled(endpoint: Endpoint, call: Call[Any, Any]) -> web.StreamResponse:
-    """Decode what a call holds, call the handler, and answer with what it returns."""
+    """Decode a call, call the handler, and answer with its result."""
     _take_address(endpoint, call)
     if endpoint.takes_body and endpoint.body is not Streamed:
         await _take_body(endpoint, call)

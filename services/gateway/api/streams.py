@@ -16,18 +16,18 @@ from services.gateway.parts import Gateway
 from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.questions.executor import LineList, ListLines, ListStates, RunStates, RunView
 
-# Seconds: what passes between us and a client closes connections on which nothing is said for a minute or so.
+# Seconds: proxies in between close connections that are silent for a minute or so.
 HEARTBEAT = 15.0
-# Seconds within which a client has to take what is sent to it.
+# Seconds within which a client has to take the bytes sent to it.
 SLOW = 30.0
-# Seconds that what was said to a client which is cut has to reach it.
+# Seconds that the last event has to reach a client that is cut off.
 LINGER = 5.0
-# Seconds between looks at a run of which nothing was heard, and between tries while somebody is away.
+# Seconds between looks at a silent run, and between tries while a service is away.
 LOOKS = 10.0
 PAUSE = 1.0
 # Seconds between looks at whether the client is still there.
 THERE = 1.0
-# Seconds between two looks at a run that has much to say: what comes meanwhile is sent together.
+# Seconds between two looks at a busy run: its news of that time is sent together.
 GATHER = 0.05
 # Lines that are asked for at once.
 LINES = 500
@@ -57,7 +57,7 @@ class RunPosition(msgspec.Struct, frozen=True):
 
 
 def place_of(id_: str | None) -> RunPosition:
-    """Return what a client has that was told the event `id_` last. Raises `Malformed`."""
+    """Return the place of a client whose last event was `id_`. Raises `Malformed`."""
     if not id_:
         return RunPosition()
     seq, line, *over = id_.split(".")[:4] if "." in id_ else ("", "")
@@ -86,37 +86,37 @@ async def stream_run(call: Call[None, None]) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
-        telling = _Telling(request, response, place)
+        client = _Telling(request, response, place)
         # A client that is gone needs no answer.
         with contextlib.suppress(ConnectionError):
             await response.prepare(request)
-            await _write_states(gateway, caller, run, telling, first, woken)
+            await _write_states(gateway, caller, run, client, first, woken)
         return response
 
 
 async def _write_states(
-    gateway: Gateway, caller: Caller, run: str, telling: _Telling, states: RunStates | None, woken: asyncio.Event
+    gateway: Gateway, caller: Caller, run: str, client: _Telling, states: RunStates | None, woken: asyncio.Event
 ) -> None:
     """Send all that happens to a run until it has ended, or the client is gone, or this process is to end."""
     last: RunView | None = None
     complained = False
     while not gateway.watching.closing:
         pause = LOOKS
-        # Before looking: what comes while we look wakes us again.
+        # Before looking: news during the look wakes this client again.
         woken.clear()
         try:
             if states is None:
-                states = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=telling.place.seq))
+                states = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=client.place.seq))
             for item in states.items:
-                await telling.state(item.seq, item.view)
+                await client.state(item.seq, item.view)
                 last = item.view
             if states.more:
                 states = None
                 continue
-            await _write_lines(gateway, caller, run, telling)
+            await _write_lines(gateway, caller, run, client)
             if states.ended:
                 # A client that resumes after the last state gets no other: the end shows it all the same.
-                await telling.end(last or await _last(gateway, caller, run))
+                await client.end(last or await _last(gateway, caller, run))
                 return
             complained = False
         except Unavailable as error:
@@ -125,17 +125,17 @@ async def _write_states(
                 complained = True
                 _log.warning("stream.waits", run=run, reason=error.detail)
         states = None
-        await telling.quiet(woken, pause)
+        await client.quiet(woken, pause)
         await asyncio.sleep(GATHER)
 
 
-async def _write_lines(gateway: Gateway, caller: Caller, run: str, telling: _Telling) -> None:
+async def _write_lines(gateway: Gateway, caller: Caller, run: str, client: _Telling) -> None:
     more = True
     while more:
-        asked = ListLines(org=caller.org, id=run, after=telling.place.line, limit=LINES, settled=True)
+        asked = ListLines(org=caller.org, id=run, after=client.place.line, limit=LINES, settled=True)
         page: LineList = await gateway.bus.ask(asked)
         for line in page.items:
-            await telling.line(line.n, line)
+            await client.line(line.n, line)
         more = page.next_cursor is not None
 
 
@@ -147,7 +147,7 @@ async def _last(gateway: Gateway, caller: Caller, run: str) -> RunView:
 
 
 class _Telling:
-    """One client. Every method raises ConnectionError when it is gone, or does not take what it is sent, which it is told."""
+    """One client. Every method raises ConnectionError when it is gone, or is cut off because it takes no bytes."""
 
     def __init__(self, request: web.Request, response: web.StreamResponse, place: RunPosition) -> None:
         self._request = request
@@ -165,7 +165,7 @@ class _Telling:
         await self._event("end", msgspec.structs.replace(self.place, over=True), view)
 
     async def quiet(self, woken: asyncio.Event, seconds: float) -> None:
-        """Wait until there may be something new, at most so long, saying now and then that we are here."""
+        """Wait until there may be something new, at most so long, and send a comment now and then to keep the connection."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         while not woken.is_set() and loop.time() < until:
@@ -191,11 +191,11 @@ class _Telling:
         self._said_at = asyncio.get_running_loop().time()
 
     async def _cut(self) -> None:
-        """Say why, and close: what is on its way may still arrive, but is not waited for."""
-        said = {"detail": f"you did not take what was sent within {SLOW:g} s; go on by Last-Event-ID"}
+        """Send the reason and close: bytes on their way may still arrive, but are not waited for."""
+        problem = {"detail": f"you did not take what was sent within {SLOW:g} s; go on by Last-Event-ID"}
         with contextlib.suppress(TimeoutError, ConnectionError):
             async with asyncio.timeout(0):
-                await self._response.write(b"event: error\ndata: %s\n\n" % msgspec.json.encode(said))
+                await self._response.write(b"event: error\ndata: %s\n\n" % msgspec.json.encode(problem))
         transport = self._request.transport
         if transport is not None:
             transport.close()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from shared.errors import Malformed
 
 BLOCK = tarfile.BLOCKSIZE
-# Of what stands before a member: its name, mostly.
+# Of the header before a member: its name, mostly.
 LONGEST_HEADER = 64 * 1024
 # An empty file of this name beside another removes that one, as in a layer of a container image (OCI image-spec, "Whiteouts").
 REMOVED = ".wh."
@@ -30,7 +30,7 @@ class ArchiveEntry:
 
 
 async def unpacked(parts: AsyncIterator[bytes]) -> AsyncIterator[ArchiveEntry]:
-    """Yield the files of a tar; folders are passed over. Raises `Malformed` for anything else, and for what is no tar."""
+    """Yield the files of a tar; folders are passed over. Raises `Malformed` for other members, and for bytes that are no tar."""
     body = _Body(parts)
     fields: dict[str, str] = {}
     while (info := _header(await body.exactly(BLOCK))) is not None:
@@ -39,7 +39,7 @@ async def unpacked(parts: AsyncIterator[bytes]) -> AsyncIterator[ArchiveEntry]:
             if info.type == tarfile.GNUTYPE_LONGNAME:
                 fields["path"] = _text(header.rstrip(b"\0"))
             elif info.type != tarfile.XGLTYPE:
-                # One stands before a member: what several say is not gathered.
+                # One stands before a member: several are not merged.
                 fields = _records(header)
             continue
         name = fields.get("path", info.name).removeprefix("./")
@@ -56,7 +56,7 @@ async def unpacked(parts: AsyncIterator[bytes]) -> AsyncIterator[ArchiveEntry]:
         content = body.content(info.size)
         yield ArchiveEntry(name, content, info.size, expected)
         async for _ in content:
-            pass  # what was not read of it
+            pass  # the unread rest of it
         await body.exactly(-info.size % BLOCK)
     await body.drain()
 
@@ -87,13 +87,13 @@ class _Body:
         return (await self.exactly(size + -size % BLOCK))[:size]
 
     async def drain(self) -> None:
-        """Read what comes after the end, which pads the last record."""
+        """Read the padding of the last record after the end."""
         while await anext(self._parts, b""):
             pass
 
 
 def _header(block: bytes) -> tarfile.TarInfo | None:
-    """Return what a header says; None for the end of the tar."""
+    """Return a parsed header; None for the end of the tar."""
     if not any(block):
         return None
     try:
