@@ -11,7 +11,7 @@ from pathlib import Path
 from deploy import launch
 from deploy.errors import StartError
 
-# Just below nobody (65534), which other services share; two, because a sandbox must not read what Postgres owns.
+# Just below nobody (65534), which other services share; two, because a sandbox must not read Postgres' files.
 POSTGRES_UID = 65533
 SANDBOX_UID = 65532
 
@@ -19,7 +19,7 @@ Account = tuple[int, int]
 
 
 def postgres_account() -> Account | None:
-    """Return the user and group that Postgres runs as when root starts it; None when it runs as whoever starts it."""
+    """Return the user and group that Postgres runs as when root starts it; None when it runs as the starting user."""
     return (POSTGRES_UID, POSTGRES_UID) if os.geteuid() == 0 else None
 
 

@@ -83,7 +83,7 @@ class EmbeddedNats:
                 directory=Path("/"),
                 log=log,
                 pidfile=pidfile,
-                # It speaks first. Ending it is nobody's to decide but an operator's: a large store may hold it up for long.
+                # It speaks first. Only an operator may end it: a large store may hold it up for long.
                 liveness=Liveness(port=lambda: self._port, question=b"", answer=b"INFO ", misses=None),
             ),
             before=self._delete_ports_files,
@@ -91,11 +91,11 @@ class EmbeddedNats:
         )
 
     def url(self, user: str, password: str) -> str:
-        """Return the server's address for a user: valid until `stop`, whatever dies in between."""
+        """Return the server's address for a user: valid until `stop`, also across restarts."""
         return f"nats://{quote(user, safe='')}:{quote(password, safe='')}@127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        """Start and wait until JetStream answers; StartError says why it does not."""
+        """Start and wait until JetStream answers; StartError gives the reason where it does not."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         await asyncio.to_thread(check_version, self._binary)
         self._port = self._kept_port()
@@ -105,7 +105,7 @@ class EmbeddedNats:
         if self._port == ANY_PORT:
             self._port = await self._announced_port(deadline)
             write_private(self._folder / "port", f"{self._port}\n".encode())
-            self._write_config()  # what a restart will read
+            self._write_config()  # the configuration of a restart
         self._restarted.clear()
         await self._wait_until_ready(deadline)
         await self.stage()
@@ -221,7 +221,7 @@ async def _ask_jetstream(url: str) -> None:
 
     client = Client()
     try:
-        # Without the last two the client itself tries for two minutes, whatever the first one says.
+        # Without the last two the client itself tries for two minutes, whichever timeout the first one sets.
         await client.connect(
             url, allow_reconnect=False, connect_timeout=2, error_cb=quiet, max_reconnect_attempts=1, reconnect_time_wait=0
         )

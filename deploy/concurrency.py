@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 async def together(*parts: Coroutine[Any, Any, T]) -> list[T]:
-    """Return what each part returned, in order; when one fails the others are cancelled and awaited, and its error is raised."""
+    """Return the results of all parts, in order; when one fails the others are cancelled and awaited, and its error is raised."""
     try:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(part) for part in parts]

@@ -1,4 +1,4 @@
-"""The main job, once: start everything, deploy the example, send a signed webhook, show what came of it."""
+"""Runs the main job once: start everything, deploy the example, send a signed webhook, show its run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LAST = {"run.succeeded", "event.routed"}
 
 
 class DemoError(Exception):
-    """The demonstration did not get to its end; one sentence says where."""
+    """The demonstration did not get to its end; one sentence names the place."""
 
 
 @click.command()
@@ -73,7 +73,7 @@ async def _demo(data: Path, *, once: bool, unsafe: bool) -> int:
 
 
 async def _ready(stack: asyncio.subprocess.Process, console: Console) -> bool:
-    """Pass on what the stack prints until it is ready; False when it ended instead."""
+    """Pass on the stack's output until it is ready; False when it ended instead."""
     assert stack.stdout is not None  # noqa: S101 - asked for above
     async with asyncio.timeout(START_WITHIN):
         while line := (await stack.stdout.readline()).decode():

@@ -2,8 +2,8 @@
 
 
 class StartError(Exception):
-    """Millrace cannot start here; the message is one sentence for an operator and says what to do."""
+    """Millrace cannot start here; the message is one sentence for an operator and names the remedy."""
 
 
 class SandboxMissing(StartError):
-    """Runs cannot be isolated here, and nobody has said that they may go on without; `up` and the demonstration exit with 3."""
+    """Runs cannot be isolated here, and the operator has not allowed bare runs; `up` and the demonstration exit with 3."""

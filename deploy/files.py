@@ -37,7 +37,7 @@ def tail(path: Path, lines: int, *, limit: int = 8192) -> str:
 
 
 def bound(path: Path, limit: int) -> None:
-    """Keep a log that a process appends to under `limit` bytes: what it holds moves to `<name>.1`, then it is cut.
+    """Keep a log that a process appends to under `limit` bytes: its content moves to `<name>.1`, then it is cut.
 
     The file is cut and not renamed because the process that writes it keeps its descriptor.
     """

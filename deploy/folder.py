@@ -1,4 +1,4 @@
-"""The data folder of an installation: who may use it, which version made it, and the short paths that go with it."""
+"""The data folder of an installation: its lock, the version that made it, and the short paths that go with it."""
 
 import asyncio
 import fcntl
@@ -24,7 +24,7 @@ from deploy.reach import close
 
 # Socket paths end at 107 bytes on Linux and at 103 on macOS; the longest name that is put below the folder takes 24.
 LONGEST_RUN_FOLDER = 75
-# Entries that do not make a folder somebody else's: our own lock from a start that went no further, and what mkfs leaves.
+# Entries that do not make a folder foreign: our own lock from a start that went no further, and those of mkfs.
 LOCK = "lock"
 IGNORED = frozenset({LOCK, "lost+found"})
 # Seconds: far longer than the doctor needs to see whether the lock is free.
@@ -32,12 +32,12 @@ LOOKED_AT = 0.3
 
 
 class DataFolder(msgspec.Struct, frozen=True):
-    """A claimed data folder: nobody else runs on it until `claim` is left."""
+    """A claimed data folder: no other stack runs on it until `claim` is left."""
 
     path: Path
 
     def own(self, name: str) -> Path:
-        """Return a folder inside that exists and is closed to everybody else."""
+        """Return a folder inside that exists and is closed to all other users."""
         folder = self.path / name
         folder.mkdir(exist_ok=True)
         folder.chmod(0o700)
@@ -89,7 +89,7 @@ def _lock(descriptor: int) -> None:
 
 
 def is_claimed(path: Path) -> bool:
-    """Return whether somebody holds the folder; looking takes the lock for a moment."""
+    """Return whether a process holds the folder; looking takes the lock for a moment."""
     try:
         descriptor = os.open(path / LOCK, os.O_RDONLY)
     except OSError:
@@ -141,7 +141,7 @@ def running_version() -> str:
 
 
 async def end_orphans(folder: DataFolder) -> None:
-    """End, by pid, whatever an earlier `up` on this folder left running; returns when it is gone."""
+    """End, by pid, the processes that an earlier `up` on this folder left running; returns when they are gone."""
     left = [identity for pidfile in folder.pidfiles.glob("*.pid") if (identity := processes.recall(pidfile)) is not None]
     await asyncio.gather(*(processes.end(identity, _gently(identity), grace=5) for identity in left))
 
@@ -209,6 +209,6 @@ def _check_version(path: Path) -> None:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    """Order versions; what cannot be read counts as newer than anything known."""
+    """Order versions; an unreadable one counts as newer than all known ones."""
     found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     return (float("inf"),) if found is None else tuple(float(part or 0) for part in found.groups())

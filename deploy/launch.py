@@ -37,7 +37,7 @@ def main() -> int:
         if prctl(PR_SET_PDEATHSIG, arguments.pdeathsig, 0, 0, 0) != 0:
             print(f"launch: prctl: {os.strerror(ctypes.get_errno())}", file=sys.stderr)
             return 127
-    # The parent may have died before the signal was asked for; then nobody would send it.
+    # The parent may have died before the signal was asked for; then it would never come.
     if arguments.parent is not None and os.getppid() != arguments.parent:
         return 128 + signal.SIGKILL
     try:

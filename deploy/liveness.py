@@ -1,4 +1,4 @@
-"""Checks that a running program also answers: one whose loop is blocked, or that was stopped, lives and serves nobody."""
+"""Checks that a running program also answers: one whose loop is blocked, or that was stopped, lives but does not serve."""
 
 import asyncio
 import re
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import msgspec
 
-# Seconds by which we may ourselves be late: when it is more, this machine stands still or is overloaded, and nobody can be judged.
+# Seconds by which this process may itself be late: when it is more, the machine stands still or is overloaded: no verdict.
 OWN_DELAY = 2.0
 
 
 class Liveness(msgspec.Struct, frozen=True, kw_only=True):
     """The address of a program, the request to it, and the time from which it counts as hung. Seconds.
 
-    Five are a hundred times what a busy service takes. Three times in a row, 15 s without any answer, are more than the longest
+    Five are a hundred times a busy service's answer. Three times in a row, 15 s without any answer, are more than the longest
     that a service's loop is known to have been held up by work and still came back (7 s), and less than the 30 s after which
     leases and acknowledgement waits give its work to others. A start may take as long as `up` waits for it.
     With `misses` None the program never counts as hung: its silence is reported, and no more.
@@ -33,7 +33,7 @@ class Liveness(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def until_hung(liveness: Liveness, silent: Callable[[datetime | None], None]) -> None:
-    """Return when the program counts as hung. `silent` is told since when it has not answered, and None when it does again.
+    """Return when the program counts as hung. `silent` is called with the time of the last answer, and None when it answers again.
 
     Until its first answer it is starting: then only the whole of `starts_within` counts.
     """

@@ -67,15 +67,15 @@ def service_permissions(service: str) -> dict[str, list[str]]:
             publish |= _reading(f"OBJ_{bucket.name}")
         if service in bucket.writers:
             publish |= {f"$O.{bucket.name}.>", f"$JS.API.STREAM.PURGE.OBJ_{bucket.name}"}
-    # Answers to whoever asked: the inboxes of services, and nothing else, while a question waits (allow_responses).
+    # Answers to any asker: the inboxes of services, and nothing else, while a question waits (allow_responses).
     subscribe = {f"{inbox_prefix(service)}.>", f"ask.{service}.*", f"do.{service}.*"}
     return {"publish": sorted(publish), "subscribe": sorted(subscribe), "never": sorted(_never(service))}
 
 
 def _never(service: str) -> set[str]:
-    """Return what touches a durable consumer, out of all that reading its stream allows: the owner takes and makes, nobody deletes.
+    """Return the subjects of a durable consumer, out of all for reading its stream: the owner takes and makes, no service deletes.
 
-    Consumers for reading have names that nobody can guess, and there is no leave to list them.
+    Consumers for reading have names that cannot be guessed, and listing them is not permitted.
     """
     denied: set[str] = set()
     for work in WORK:
@@ -98,7 +98,7 @@ def _reading(stream: str) -> set[str]:
 
 
 def _reading_own(stream: Stream, service: str) -> set[str]:
-    """Return what reads a stream by consumers of the service's own messages: a look-up of single messages would give any."""
+    """Return the subjects for reading a stream by consumers of the service's own messages: a look-up of single ones gives any."""
     return {
         f"$JS.API.STREAM.INFO.{stream.name}",
         *(f"$JS.API.CONSUMER.CREATE.{stream.name}.*.{noun}.*.*.{service}" for noun in stream.nouns),

@@ -60,7 +60,7 @@ async def administrator(url: str) -> AsyncIterator[Client]:
 
 
 async def held(client: Client, stream: str) -> Held:
-    """Return what a stream holds now."""
+    """Return the present range of a stream."""
     info = await api_request(client, f"$JS.API.STREAM.INFO.{stream}", None)
     state, config = info["state"], info["config"]
     return Held(
@@ -128,4 +128,4 @@ async def waiting_since(client: Client, stream: str, subjects: Iterable[str], af
 
 
 async def _quiet(_error: Exception) -> None:
-    """Say nothing: what matters is raised, as one sentence."""
+    """Print nothing: errors that matter are raised, as one sentence."""

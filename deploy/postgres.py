@@ -81,7 +81,7 @@ class EmbeddedPostgres:
                 pidfile=pidfile,
                 stop_signals=(signal.SIGINT, signal.SIGQUIT),  # a fast shutdown, then an immediate one
                 account=self._account,
-                # It is asked for TLS, which it answers before anybody has to say who he is. Ending it is an operator's to decide.
+                # It is asked for TLS, which it answers before authentication. Only an operator may end it.
                 liveness=Liveness(socket=sockets / ".s.PGSQL.5432", question=TLS_REQUEST, answer=b"[SN]", misses=None),
             ),
             before=self._clear_leftovers,
@@ -89,12 +89,12 @@ class EmbeddedPostgres:
         )
 
     def url(self, user: str, password: str, database: str) -> str:
-        """Return the address of a database for a user: valid until `stop`, whatever dies in between."""
+        """Return the address of a database for a user: valid until `stop`, also across restarts."""
         host = quote(str(self._sockets), safe="")
         return f"postgresql://{quote(user, safe='')}:{quote(password, safe='')}@/{quote(database, safe='')}?host={host}"
 
     async def start(self) -> None:
-        """Make the cluster the first time, start it and wait until it answers; StartError says why it does not."""
+        """Make the cluster the first time, start it and wait until it answers; StartError gives the reason where it does not."""
         await asyncio.to_thread(self._prepare_folders)
         if not (self._data / "PG_VERSION").exists():
             await self._make_cluster()
@@ -213,7 +213,7 @@ class EmbeddedPostgres:
                 return
 
     async def _clear_leftovers(self) -> None:
-        """End what still runs on this data folder, and drop a postmaster.pid whose pid is another program's by now."""
+        """End processes that still run on this data folder, and drop a postmaster.pid whose pid is another program's by now."""
         pidfile = self._data / "postmaster.pid"
         left, first = processes.working_in(self._data.resolve(), "postgres"), None
         with suppress(OSError, ValueError, IndexError):

@@ -48,7 +48,7 @@ STATEMENT_TIMEOUT = "30s"
 
 
 async def prepare(*, nats_url: str, database_url: str, credentials: Credentials, replicas: int = 1) -> None:
-    """Bring the broker and the database to what this version needs; `credentials` name the passwords of the services.
+    """Bring the broker and the database to the needs of this version; `credentials` name the passwords of the services.
 
     Both URLs are an administrator's. Raises `StartError` when a server is too old or cannot be reached.
     """
@@ -92,7 +92,7 @@ async def prepare_broker(url: str, *, replicas: int = 1) -> None:
 
 
 async def _quiet(_error: Exception) -> None:
-    """Say nothing: what matters is raised, as one sentence."""
+    """Print nothing: errors that matter are raised, as one sentence."""
 
 
 def stream_config(stream: Stream, replicas: int) -> dict[str, Any]:
@@ -153,7 +153,7 @@ async def _stream(client: Client, config: dict[str, Any]) -> None:
         except StreamError as racing:
             if racing.code != _NAME_IN_USE:
                 raise
-            # Somebody else made it in the meantime, with an incarnation of its own: theirs counts.
+            # Another process made it in the meantime, with an incarnation of its own, which counts.
             await _stream(client, config)
         return
     existing: dict[str, Any] = info["config"]

@@ -56,7 +56,7 @@ def recall(pidfile: Path) -> Identity | None:
 
 
 def started(pid: int) -> str | None:
-    """Return what tells this process from any other with the same pid; None when there is none, or only its corpse."""
+    """Return the identity of this process among any with the same pid; None when there is none, or only its corpse."""
     if sys.platform == "linux":
         try:
             stat = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")

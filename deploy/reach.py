@@ -1,8 +1,8 @@
 """Puts files where the users of Postgres and of the sandbox reach them, if the data folder or this installation is out of reach.
 
 Started by root, both run as users of their own, and the home folder of root is closed to them. Nothing of it is opened. Postgres
-is given its data folder as the one that it starts in, and needs no way there; its programs, which are public, are copied to where
-everybody can read them, and what the sandbox reads lies in a folder beside. Both can be made anew at any time.
+is given its data folder as the one that it starts in, and needs no way there; its programs, which are public, are copied to a
+world-readable place, and the sandbox's files lie in a folder beside. Both can be made anew at any time.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ def sandbox_folder(data: Path) -> Path:
 
 
 def make_sandbox_folder(data: Path) -> Path:
-    """Make the executor's folder; whom it is not for cannot enter it. StartError when it cannot be made."""
+    """Make the executor's folder, closed to other users. StartError when it cannot be made."""
     folder = sandbox_folder(data)
     if folder.parent == data:
         folder.mkdir(exist_ok=True)
@@ -49,7 +49,7 @@ def make_sandbox_folder(data: Path) -> Path:
 
 
 def close(folder: Path) -> None:
-    """Let nobody into a folder of ours, the sandbox's user aside where there is one."""
+    """Close a folder of ours to all but the sandbox's user, where there is one."""
     if os.geteuid() == 0 and sys.platform == "linux":
         os.chown(folder, 0, SANDBOX_UID)
         folder.chmod(0o710)
@@ -101,7 +101,7 @@ def _run(programs: Path, account: Account) -> bool:
 
 
 def _make_caches() -> Path:
-    """Make the place of all that lies beside data folders; nobody but root may ever have written there."""
+    """Make the place of all that lies beside data folders; only root may ever have written there."""
     try:
         CACHES.mkdir(mode=0o711, parents=True, exist_ok=True)
         found = CACHES.lstat()
@@ -119,7 +119,7 @@ def _make_caches() -> Path:
 
 
 def _forget_what_is_gone() -> None:
-    """Remove what lies here of data folders that there are no more."""
+    """Remove the files of data folders that no longer exist."""
     for note in CACHES.glob(f"executor-*/{NOTE}"):
         with suppress(OSError):
             if not os.path.exists(note.read_bytes()):  # noqa: PTH110 - of bytes
@@ -127,7 +127,7 @@ def _forget_what_is_gone() -> None:
 
 
 def _copy(places: dict[Path, Path], copy: Path) -> None:
-    """Copy folders to their places below `copy`, readable by everybody; all of them or nothing."""
+    """Copy folders to their places below `copy`, world-readable; all of them or nothing."""
     fresh = Path(tempfile.mkdtemp(dir=copy.parent, prefix=".postgres-"))
     try:
         for place, below in places.items():

@@ -21,20 +21,20 @@ MISCONFIGURED = 2
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """A service and the socket on which it tells about its health."""
+    """A service and the socket of its health endpoints."""
 
     supervised: Supervised
     socket: Path
 
 
 async def wait_until_ready(services: Sequence[Asked], within: float = READY_WITHIN) -> dict[str, dict[str, Any]]:
-    """Return what each service's /readyz says once all are ready, by name; StartError names those that are not, and why."""
+    """Return the answer of each service's /readyz once all are ready, by name; StartError names those that are not, and why."""
     reasons = {asked.supervised.program.name: "it has not been asked yet" for asked in services}
     try:
         async with asyncio.timeout(within):
             told = await together(*(_until_ready(asked, reasons) for asked in services))
     except TimeoutError as error:
-        late = "; ".join(_told(asked, reasons) for asked in services if _name(asked) in reasons)
+        late = "; ".join(_reason(asked, reasons) for asked in services if _name(asked) in reasons)
         message = f"Not ready after {within:.0f} s: {late}"
         raise StartError(message) from error
     return {_name(asked): body for asked, body in zip(services, told, strict=True)}
@@ -49,7 +49,7 @@ async def _until_ready(asked: Asked, reasons: dict[str, str]) -> dict[str, Any]:
             last_exit = asked.supervised.state.last_exit
             if last_exit is not None and last_exit.code == MISCONFIGURED:
                 reasons[name] = "it refuses its configuration"
-                raise StartError(_told(asked, reasons))
+                raise StartError(_reason(asked, reasons))
             try:
                 async with session.get("http://service/readyz") as response:
                     body = await response.text()
@@ -81,7 +81,7 @@ def _name(asked: Asked) -> str:
     return asked.supervised.program.name
 
 
-def _told(asked: Asked, reasons: dict[str, str]) -> str:
+def _reason(asked: Asked, reasons: dict[str, str]) -> str:
     log = asked.supervised.program.log
     said = tail(log, 5)
     return f"{_name(asked)}: {reasons[_name(asked)]}" + (f"; the end of {log}:\n{said}\n" if said else "")

@@ -1,4 +1,4 @@
-"""The whole stack on one machine: which processes there are, what each is given, and the order they start and stop in."""
+"""The whole stack on one machine: its processes, their environment, and the order they start and stop in."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from deploy.readiness import Asked, wait_until_ready
 from deploy.stores import Stores
 from deploy.supervise import Program, State, Supervised
 
-# Seconds after the beginning of a stop at which each one must be gone; whoever is faster leaves the rest to the next.
+# Seconds after the beginning of a stop at which each one must be gone; a faster one leaves the rest to the next.
 # Requests end first, so that nothing new comes in; the stores go last (deploy/stores.py). 15 s are promised for all of it.
 GONE_AFTER = {"gateway": 3.0, "events": 5.0, "executor": 8.5, "oauth": 9.5, "logs": 11.0}
 LARGEST_LOG = 16 * 1024 * 1024
@@ -81,7 +81,7 @@ class Stack:
         return self.stores.states | {name: supervised.state for name, supervised in self._services.items()}
 
     async def start(self) -> dict[str, dict[str, Any]]:
-        """Start everything; return what each service's /readyz says when all are ready. StartError when one does not get there."""
+        """Start everything; return the answer of each service's /readyz when all are ready. StartError when one is not in time."""
         await self.stores.start()
         await prepare(nats_url=self.stores.nats_url, database_url=self.stores.database_url, credentials=self._credentials)
         await self.stores.prepared()
@@ -158,7 +158,7 @@ def local_url(listening: socket.socket) -> str:
 
 
 def _passed_on() -> dict[str, str]:
-    """Give a service what a program needs to find its way, and nothing else of the operator's environment."""
+    """Give a service the variables that any program needs, and nothing else of the operator's environment."""
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     root = str(Path(__file__).parent.parent)
     if root not in site.getsitepackages():  # run from a source tree that may not be installed

@@ -42,7 +42,7 @@ class Staging:
             shutil.rmtree(self._place, ignore_errors=True)
 
     def _is_ours(self, *, make: bool = True) -> bool:
-        """Return whether the place is a folder that nobody else can enter: everybody may write to its parent."""
+        """Return whether the place is a folder that no other user can enter: its parent is world-writable."""
         try:
             if make and not os.path.lexists(self._place):
                 self._place.mkdir(mode=0o700)

@@ -20,7 +20,7 @@ GONE_AFTER = {"nats": 12.5, "postgres": 14.0}
 
 
 class Stores:
-    """Both stores. Those given by an administrator's URL are used as they are; `changed` tells of the embedded ones' deaths."""
+    """Both stores. Those given by an administrator's URL are used as they are; `changed` reports the embedded ones' deaths."""
 
     def __init__(
         self,
@@ -76,7 +76,7 @@ class Stores:
         return {name: store.supervised.state for name, store in (("nats", self._nats), ("postgres", self._postgres)) if store}
 
     async def start(self) -> None:
-        """Start what is embedded and wait until it answers. StartError when one does not get there."""
+        """Start the embedded ones and wait until they answer. StartError when one does not in time."""
         await together(self._start_nats(), self._start_postgres())
 
     async def prepared(self) -> None:
@@ -85,7 +85,7 @@ class Stores:
             await self._nats.stage()
 
     async def stop(self, began: float | None = None) -> None:
-        """End what was started, as part of a stop that `began` then (monotonic), or now."""
+        """End the started ones, as part of a stop that `began` then (monotonic), or now."""
         since = time.monotonic() if began is None else began
         if self._nats is not None:
             await self._nats.stop(max(0.1, since + GONE_AFTER["nats"] - time.monotonic()))

@@ -119,7 +119,7 @@ class Supervised:
         return self._state
 
     async def start(self) -> None:
-        """End what an earlier supervisor left running, then start the program; StartError when it cannot be executed."""
+        """End the process that an earlier supervisor left running, then start the program; StartError if it cannot run."""
         orphan = processes.recall(self.program.pidfile)
         if orphan is not None:
             await processes.end(orphan, self.program.stop_signals, grace=5)
@@ -207,7 +207,7 @@ class Supervised:
             await asyncio.gather(hanging, return_exceptions=True)
 
     async def _settled_and_ended(self, process: asyncio.subprocess.Process) -> int:
-        """Wait for the program's end; once it has run for long enough, and answers, what was before is forgiven."""
+        """Wait for the program's end; once it has run for long enough, and answers, earlier failures are forgiven."""
         while self._state.failures:
             with suppress(TimeoutError):
                 return await asyncio.wait_for(process.wait(), self.program.backoff.settled)
@@ -242,7 +242,7 @@ class Supervised:
         return True
 
     def _tell(self) -> None:
-        """Report that the state has changed. A failure to write it, on a full disk perhaps, ends nobody's supervision."""
+        """Report that the state has changed. A failure to write it, on a full disk perhaps, ends no supervision."""
         try:
             self._changed()
         except OSError as error:
@@ -278,6 +278,6 @@ def launcher(account: tuple[int, int] | None, death_signal: signal.Signals) -> l
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
-    """Signal what is left of a program's own process group; it is the program's alone, being the group of its session."""
+    """Signal the rest of a program's own process group; it is the program's alone, being the group of its session."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)

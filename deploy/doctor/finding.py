@@ -14,7 +14,7 @@ Verdict = Literal["well", "note", "wrong"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked at: how it is, in a sentence, and what to do about it where it is not well."""
+    """One check: its finding in a sentence, and the remedy where it is not well."""
 
     about: str
     verdict: Verdict
@@ -23,7 +23,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def tried(about: str, check: Callable[[], str], do: str | None = None) -> Finding:
-    """Return what `check` says; where it raises `StartError`, that is what is wrong."""
+    """Return the findings of `check`; a `StartError` of it becomes a finding."""
     try:
         return Finding(about, "well", check())
     except StartError as error:

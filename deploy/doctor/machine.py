@@ -26,7 +26,7 @@ from services.executor.sandbox.children import SANDBOX_UID, Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.probing import better
 
-OLDEST_GLIBC = (2, 28)  # what the wheels are built for (manylinux_2_28)
+OLDEST_GLIBC = (2, 28)  # the wheels are built for it (manylinux_2_28)
 OLDEST_MACOS = (13, 0)
 # Postgres keeps up to 1 GB of write-ahead log, and JetStream needs room for a day of webhooks.
 NEEDED_FREE = 2 * 1024**3
@@ -34,7 +34,7 @@ LOCK = Path(__file__).resolve().parents[2] / "requirements.lock"
 
 
 def machine() -> Iterator[Finding]:
-    """Look at the interpreter, the system and what is installed."""
+    """Look at the interpreter, the system and the installed packages."""
     version = ".".join(map(str, sys.version_info[:3]))
     oldest = ".".join(map(str, OLDEST_PYTHON))
     old = sys.version_info < OLDEST_PYTHON
@@ -128,7 +128,7 @@ def _system() -> Finding:
 
 
 def _packages() -> Finding:
-    """Compare what is installed with what this version was tested with."""
+    """Compare the installed packages with those that this version was tested with."""
     if not LOCK.exists():
         return Finding("packages", "well", "no requirements.lock to compare with")
     wanted = dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", LOCK.read_text("utf-8"), re.MULTILINE))
@@ -168,7 +168,7 @@ def _version_of(program: Path) -> str:
 def _reach(data: Path) -> str:
     if os.geteuid() != 0:
         return "everything runs as you"
-    # `up` makes the folder and what is above it, so that only what is there can be in the way.
+    # `up` makes the folder and its parents, so that only an existing entry can be in the way.
     above = next(place for place in data.absolute().parents if place.exists())
     blocking = barred(above / data.name)
     if blocking is None:

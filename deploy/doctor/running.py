@@ -41,7 +41,7 @@ class Told(msgspec.Struct, frozen=True):
 
 
 def supervised(path: Path, logs: Path, now: datetime) -> Iterator[Finding]:
-    """Look at what the supervisor says of its processes."""
+    """Look at the supervisor's report of its processes."""
     try:
         told = msgspec.json.decode(path.read_bytes(), type=Told)
     except (OSError, msgspec.DecodeError) as error:
@@ -72,7 +72,7 @@ def _restarted(times: int) -> str:
 
 
 async def served(url: str) -> Finding:
-    """Ask the gateway what every load balancer asks it, and give its answer as it is: nothing here judges anew."""
+    """Ask the gateway as every load balancer does, and give its answer as it is: nothing here judges anew."""
     about = "readiness"
     try:
         timeout = aiohttp.ClientTimeout(total=ASKING_TAKES)
@@ -113,7 +113,7 @@ async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
 
 
 async def stores(ready: Ready) -> AsyncIterator[Finding]:
-    """Look at the broker and the database, at what waits in them, and at what was given up. One that is down hides no other."""
+    """Look at the broker and the database, their queues, and the dead letters. One that is down hides no other."""
     connection = None
     try:
         connection = await asyncpg.connect(ready.database_url, timeout=ASKING_TAKES, command_timeout=ASKING_TAKES)
@@ -150,7 +150,7 @@ async def _database(connection: asyncpg.Connection) -> Finding:
 
 
 async def _waiting(client: Client) -> AsyncIterator[Finding]:
-    """Look at the durable consumers: what waits for a handler, and since when."""
+    """Look at the durable consumers: the messages that wait for a handler, and since when."""
     for work in WORK:
         info = await api_request(client, f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}", None)
         waiting, held_by = info["num_pending"], info["num_ack_pending"]
@@ -198,7 +198,7 @@ def _sandbox(told: Any) -> Finding:
 
 
 def bounded(held: Iterable[str], unheld: Mapping[str, str]) -> str:
-    """Say which of memory, processes and CPU of a run the kernel holds by control groups, and why not the others."""
+    """Report which of memory, processes and CPU of a run the kernel limits by control groups, and why not the others."""
     said = f"control groups hold {', '.join(sorted(held)) or 'nothing'} of each run"
     return said + "".join(f"; not {name}: {reason}" for name, reason in sorted(unheld.items()))
 

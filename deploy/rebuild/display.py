@@ -14,7 +14,7 @@ from rich.table import Table
 from deploy.rebuild.memory import Digest
 from deploy.rebuild.parts import Salvaged
 
-# Lines that nobody watches should not fill a log.
+# Lines without a watcher should not fill a log.
 LINE_EVERY = 2.0
 
 
@@ -22,7 +22,7 @@ class Display:
     """Everything goes to standard output."""
 
     def __init__(self, console: Console | None = None) -> None:
-        # Somebody's terminal has its width; in a file or a pipe nothing is to be broken or cut.
+        # A terminal has its width; in a file or a pipe nothing is to be broken or cut.
         self.console = console or Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}

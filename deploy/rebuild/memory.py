@@ -11,7 +11,7 @@ from deploy.errors import StartError
 from deploy.files import write_private
 from deploy.positions import Held
 
-# looking: nothing was touched yet. dropping: some rows may be gone. replaying: all are, the checkpoints say how far it has come.
+# looking: nothing was touched yet. dropping: some rows may be gone. replaying: all are, the checkpoints hold how far it has come.
 Phase = Literal["looking", "dropping", "replaying"]
 
 

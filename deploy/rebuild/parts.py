@@ -39,12 +39,12 @@ LOOKED_EVERY = 0.25
 # A projection that has not come further for so long will not by waiting; a large batch on a slow disk takes seconds.
 STUCK_AFTER = 180.0
 
-# Told how many messages of a projection (`service.name`) have been replayed, of how many.
+# Called with the number of replayed messages of a projection (`service.name`), and of how many.
 Progress = Callable[[str, int, int], None]
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One service's projections that fill the same rows, with what runs them: as the service itself does, with its rights."""
+    """One service's projections that fill the same rows, with their runner: as the service itself does, with its rights."""
 
     service: str
     projections: tuple[Projected, ...]
@@ -93,8 +93,8 @@ async def replay(parts: list[Part], admin: Client, connection: Connection, progr
     """Run the projections of these parts from their checkpoints until nothing is before them.
 
     Services beside each other, projections of one service after each other: several that fill the same rows from a long way
-    back would lock each other out. Returns, by projection, what could not be taken as it is. Raises `StartError` for one that
-    does not come further.
+    back would lock each other out. Returns, by projection, the messages that could not be taken as they are. Raises `StartError`
+    for one that does not come further.
     """
     found: dict[str, Salvaged] = {}
     asked = asyncio.Lock()  # one connection, one question at a time

@@ -34,7 +34,7 @@ class Rebuild:
     async def run(self, *, force: bool) -> bool:
         """Rebuild, or go on with the rebuild that is under way; returns whether all rows are what they were.
 
-        Raises `StartError` when somebody else writes the projections.
+        Raises `StartError` when another process writes the projections.
         """
         await self._alone()
         memory = recall(self._path)
@@ -63,7 +63,7 @@ class Rebuild:
         return equal and not refused
 
     async def _look(self, now: dict[str, Held], before: Memory | None, *, force: bool) -> tuple[Memory, list[str]]:
-        """Find out what can be rebuilt, bring it up to date, and write down what its rows amount to."""
+        """Find the projections that can be rebuilt, bring them up to date, and record the digests of their rows."""
         # From here on no message may age off the bus: rows that are dropped must find theirs when they are replayed.
         ages = {name: one.max_age for name, one in now.items()} | ({} if before is None else before.ages)
         remember(self._path, Memory(phase="looking", ages=ages))
@@ -102,10 +102,10 @@ class Rebuild:
         for one in part.projections:
             stream = now[one.stream]
             known = await checkpoint(self._connection, part.service, one.name)
-            # Rows of a part of a table are those whose messages are there: what is older, or of an earlier stream, stays.
+            # Rows of a part of a table are those whose messages are there: older ones, or those of an earlier stream, stay.
             gone = stream.gone if one.rows is None else stream.gone_within
             if one.born is not None:
-                # Messages are missing as they should: what matters is whether a row that is to be dropped has lost its first.
+                # Messages are missing as they should: it only matters whether a row that is to be dropped has lost its first.
                 rows = rows_of(part.service, [one], now)
                 lost = await orphans(self._connection, rows, await keys(self._admin, one.stream, one.born))
                 if lost:
@@ -117,7 +117,7 @@ class Rebuild:
         return f"the bus no longer holds {', '.join(reasons)}" if reasons else None
 
     async def _drop(self, parts: Sequence[Part], then: dict[str, Held]) -> None:
-        """Remove rows and checkpoints of all parts at once, and only while nobody else writes them."""
+        """Remove rows and checkpoints of all parts at once, and only while no other process writes them."""
         async with self._connection.transaction():
             for part in parts:
                 for one in part.projections:
@@ -129,7 +129,7 @@ class Rebuild:
                 await self._connection.execute(statement, [one.name for one in part.projections])
 
     async def _alone(self) -> None:
-        """Make sure that no service, on whatever machine, writes what is to be rebuilt."""
+        """Make sure that no service, on any machine, writes the rows to be rebuilt."""
         for part in self._parts:
             for one in part.projections:
                 async with self._connection.transaction():

@@ -1,4 +1,4 @@
-"""The rows of projections: which they are, what they amount to, and dropping them."""
+"""The rows of projections: finding, digesting and dropping them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 def rows_of(service: str, projected: Iterable[Projected], held: dict[str, Held]) -> list[Rows]:
-    """Return what these projections fill, each table once."""
+    """Return the tables that these projections fill, each once."""
     found: dict[str, Rows] = {}
     for one in projected:
         for table in one.tables:
@@ -54,7 +54,7 @@ def rows_of(service: str, projected: Iterable[Projected], held: dict[str, Held])
 
 
 async def digest(connection: Connection, rows: Rows) -> Digest:
-    """Return what the rows amount to; each is hashed by the server, and only hashes come here, a few at a time."""
+    """Return the digest of the rows; each is hashed by the server, and only hashes come here, a few at a time."""
     order = ", ".join(await _key(connection, rows.table))
     count, total = 0, hashlib.sha256()
     statement = f"SELECT sha256(convert_to(t::text, 'UTF8')) AS hash FROM {rows.table} t WHERE {rows.condition} ORDER BY {order}"  # noqa: S608
