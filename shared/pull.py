@@ -169,15 +169,14 @@ class OrderedReader:
                     await self._delete(consumer)
 
     async def _read(self, inbox: Inbox, consumer: str) -> AsyncIterator[list[Delivered]]:
+        """Keep one pull at the server, and yield what comes of it; returns when the consumer is lost.
+
+        The server shares what it delivers among all pulls that wait, so of several none would be used up. The one ends by its last
+        message, by a status, or with the inbox when heartbeats are missed: there is no fourth way to lose it.
+        """
         expected = 1
-        outstanding = 0
-        while True:
-            if outstanding <= self._batch // 2:
-                await pull(self._client, self._stream, consumer, inbox.subject, self._batch)
-                outstanding += self._batch
-            arrived = await inbox.take(2 * HEARTBEAT)
-            if not arrived:
-                return
+        left = await self._pull(inbox, consumer)
+        while arrived := await inbox.take(2 * HEARTBEAT):
             if self._linger and arrived[0].data:
                 await asyncio.sleep(self._linger)
                 arrived += inbox.arrived()
@@ -190,7 +189,7 @@ class OrderedReader:
                 if status is not None:
                     # The pull has ended (408 expired, 409 limit reached or consumer gone): the next one shows which. 503 means no
                     # responders: the consumer is gone, with a broker that was restarted while no pull waited.
-                    outstanding = 0
+                    left = 0
                     gone = status == "409" and "onsumer" in (msg.headers or {}).get("Description", "")
                     lost = lost or gone or status == "503"
                     continue
@@ -198,12 +197,19 @@ class OrderedReader:
                     lost = True
                     break
                 expected += 1
-                outstanding -= 1
+                left -= 1
                 batch.append(delivered(msg))
+            if not left and not lost:
+                # Before the caller takes its time with the batch: the server delivers meanwhile.
+                left = await self._pull(inbox, consumer)
             if batch:
                 yield batch
             if lost:
                 return
+
+    async def _pull(self, inbox: Inbox, consumer: str) -> int:
+        await pull(self._client, self._stream, consumer, inbox.subject, self._batch)
+        return self._batch
 
     @staticmethod
     def _consumer_sequence(msg: Msg) -> int:

@@ -74,13 +74,15 @@ async def test_a_reader_whose_consumer_is_gone_without_a_word_makes_a_new_one(pl
         first = await bus.publish(bus.seal(requested(new_id()), org="default"))
         batches = OrderedReader(bus.client, "RUNS", after=first - 1, batch=1).batches()
         assert [one.sequence for one in await anext(batches)] == [first]
-        # No pull is under way that could be told, as after a restart of the broker.
+        second = await bus.publish(bus.seal(requested(new_id()), org="default"))
+        # It has used the pull up: none is under way that could be told, as after a restart of the broker.
         for consumer in await admin.client.jetstream().consumers_info("RUNS"):
             if consumer.config.durable_name is None:
                 await admin.client.jetstream().delete_consumer("RUNS", consumer.name)
-        second = await bus.publish(bus.seal(requested(new_id()), org="default"))
+        third = await bus.publish(bus.seal(requested(new_id()), org="default"))
         async with asyncio.timeout(10):
             assert [one.sequence for one in await anext(batches)] == [second]
+            assert [one.sequence for one in await anext(batches)] == [third]
         await batches.aclose()
 
 

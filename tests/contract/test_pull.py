@@ -1,0 +1,163 @@
+"""The ordered reader over a real broker: one pull at a time, whatever happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import nats
+import pytest
+from nats.aio.client import Client
+
+from shared import pull
+from shared.pull import OrderedReader
+from tests.support.inside import eventually
+from tests.support.pausing import paused
+from tests.support.servers import Place
+
+STREAM = "THINGS"
+
+
+@contextlib.asynccontextmanager
+async def client_of(place: Place) -> AsyncIterator[Client]:
+    """Connect as an operator for the block, with a stream of the test's own."""
+    client = await nats.connect(place.nats_url("admin"), reconnect_time_wait=0.1, max_reconnect_attempts=-1)  # type: ignore[arg-type]
+    try:
+        await client.jetstream(timeout=10).add_stream(name=STREAM, subjects=["things.*"], max_msg_size=-1)
+        yield client
+    finally:
+        await client.close()
+
+
+async def published(client: Client, count: int, size: int = 100) -> None:
+    """Store `count` messages, as many at a time as the client likes."""
+    for number in range(count - 1):
+        await client.publish(f"things.{number}", bytes(size))
+    await client.jetstream(timeout=20).publish("things.last", bytes(size))
+
+
+async def waiting_pulls(client: Client) -> list[int]:
+    """Return how many pulls wait at the server, by consumer."""
+    return [info.num_waiting or 0 for info in await client.jetstream(timeout=10).consumers_info(STREAM)]
+
+
+@contextlib.asynccontextmanager
+async def reading(client: Client, seen: list[int], *, batch: int = 500, pause: float = 0) -> AsyncIterator[asyncio.Event]:
+    """Read the stream for the block into `seen`; the event is set at every batch."""
+    moved = asyncio.Event()
+
+    async def read() -> None:
+        batches = OrderedReader(client, STREAM, batch=batch).batches()
+        async with contextlib.aclosing(batches):
+            async for one in batches:
+                seen.extend(delivered.sequence for delivered in one)
+                moved.set()
+                await asyncio.sleep(pause)
+
+    task = asyncio.create_task(read())
+    try:
+        yield moved
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(seen: list[int], moved: asyncio.Event, count: int, within: float = 30) -> None:
+    """Wait until the reader has handed out so many messages."""
+    async with asyncio.timeout(within):
+        while len(seen) < count:
+            moved.clear()
+            await moved.wait()
+
+
+async def test_a_reader_keeps_one_pull_at_the_server_under_load_and_idle(place: Place) -> None:
+    async with client_of(place) as writer, client_of(place) as client:
+        seen: list[int] = []
+        counts: list[int] = []
+        async with reading(client, seen, batch=40) as moved:
+            for round_ in range(1, 30):
+                await published(writer, 33)
+                await until(seen, moved, round_ * 33)
+                counts += await waiting_pulls(writer)
+            async with asyncio.timeout(10):
+                while await waiting_pulls(writer) != [1]:
+                    pass
+        assert max(counts) == 1
+        assert seen == list(range(1, 29 * 33 + 1))
+
+
+async def test_a_reader_that_takes_its_time_has_the_next_batch_delivered_meanwhile(place: Place) -> None:
+    async with client_of(place) as client:
+        await published(client, 100)
+        batches = OrderedReader(client, STREAM, batch=10).batches()
+        async with contextlib.aclosing(batches):
+            first = await anext(batches)
+            while len(first) < 10:
+                first += await anext(batches)
+
+            async def delivered() -> bool:
+                (info,) = await client.jetstream().consumers_info(STREAM)
+                return info.delivered is not None and info.delivered.consumer_seq == 20
+
+            # Nobody asks for the second ten, and they are here.
+            assert await eventually(delivered)
+
+
+async def test_a_pull_that_expires_is_followed_by_one_that_delivers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull, "EXPIRES", 0.5)
+    monkeypatch.setattr(pull, "HEARTBEAT", 0.2)
+    async with client_of(place) as client:
+        seen: list[int] = []
+        async with reading(client, seen) as moved:
+            await published(client, 3)
+            await until(seen, moved, 3)
+            (consumer,) = await client.jetstream().consumers_info(STREAM)
+            # Three pulls expire on the way.
+            await asyncio.sleep(1.7)
+            await published(client, 3)
+            await until(seen, moved, 6)
+            assert [info.name for info in await client.jetstream().consumers_info(STREAM)] == [consumer.name]
+        assert seen == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_pull_whose_bytes_are_used_up_is_followed_by_the_next(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pull, "PULL_BYTES", 100_000)
+    async with client_of(place) as client:
+        await published(client, 40, size=30_000)
+        seen: list[int] = []
+        async with reading(client, seen) as moved:
+            await until(seen, moved, 40, within=pull.HEARTBEAT)
+            assert await waiting_pulls(client) == [1]
+        assert seen == list(range(1, 41))
+
+
+async def test_a_broker_killed_in_the_midst_of_pulls_costs_a_reader_nothing_but_time(place: Place) -> None:
+    async with client_of(place) as writer, client_of(place) as client:
+        await published(writer, 4_000)
+        seen: list[int] = []
+        async with reading(client, seen, batch=50) as moved:
+            await until(seen, moved, 200)
+            os.kill(place.broker_pid, signal.SIGKILL)
+            await until(seen, moved, 4_000, within=60)
+            await published(writer, 1)
+            await until(seen, moved, 4_001)
+            assert await waiting_pulls(writer) == [1]
+        assert seen == list(range(1, 4_002))
+
+
+async def test_a_broker_that_stands_still_for_longer_than_its_heartbeats_is_read_on_when_it_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pull, "HEARTBEAT", 0.2)
+    async with client_of(place) as client:
+        await published(client, 2_000)
+        seen: list[int] = []
+        async with reading(client, seen, batch=50) as moved:
+            await until(seen, moved, 500)
+            async with paused(place.broker_pid):
+                await asyncio.sleep(1)
+            await until(seen, moved, 2_000)
+        assert seen == list(range(1, 2_001))
