@@ -96,7 +96,7 @@ def _instance(value: Any, kind: type, path: str, faults: Faults) -> Any:
         return _MISFIT
     try:
         return kind(**values)
-    except (TypeError, ValueError) as error:  # what a `__post_init__` says about its values is about the input
+    except (TypeError, ValueError) as error:  # an error of `__post_init__` is about the input
         faults.append((path, str(error)))
         return _MISFIT
 

@@ -1,7 +1,7 @@
-"""The bounds of what an author may give, judged at the call: the supervisor ends a run that sends what it cannot read.
+"""The bounds of an author's arguments, checked at the call: the supervisor ends a run that sends an unreadable frame.
 
-Each check answers what is to be sent. It raises TypeError for what is of another type and ValueError for what is out of bounds,
-and names the argument.
+Each check returns the value to send. It raises TypeError for another type and ValueError for a value out of bounds, and names
+the argument.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from typing import Any
 NAME = 200
 """Characters of a name: of a step, a signal, a workflow, a connection, …; and of a concurrency key."""
 PATH = 4096
-"""Characters of a path, or of what one begins with."""
+"""Characters of a path, or of a prefix of one."""
 YEAR = 31_622_400.0
 """Seconds, of a leap year: no duration is longer."""
 RETRIES = 1000
@@ -21,7 +21,7 @@ EXPRESSION = 4096
 INPUT = 1024 * 1024
 """Bytes of a child run's input as JSON."""
 LEAST_INTEGER, MOST_INTEGER = -(2**63), 2**64 - 1
-"""Of whole numbers, in whatever leaves a run."""
+"""Of whole numbers that leave a run."""
 LEAST_FLOAT, MOST_FLOAT = 1e-300, 1e285
 MOST_EXTREME = 100
 """Numbers beyond these, zero left out, in a result, a step's or an event: reading one takes hundreds of times as long."""
@@ -130,7 +130,7 @@ def mapping(given: object, what: str) -> dict[str, Any]:
 
 
 def function(given: object, what: str) -> Any:
-    """Answer what can be called."""
+    """Return the callable."""
     if not callable(given):
         hint = ": give the function and its arguments, without calling it" if hasattr(given, "__await__") else ""
         msg = f"{what} is a function, not {_shown(given)}{hint}"

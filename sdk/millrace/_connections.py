@@ -22,7 +22,7 @@ class Connections:
     """Asks the platform for a connection by name; every call asks anew, so that a token is never stale."""
 
     def get(self, name: str) -> Connection:
-        """Answer the connection, waiting for it. Raises `Refused` when the platform says no, `NotInRun` outside a run.
+        """Answer the connection, waiting for it. Raises `Refused` when the platform refuses, `NotInRun` outside a run.
 
         Inside a coroutine prefer `await connections.aget(name)`: this one holds up the event loop while it waits.
         """

@@ -1,4 +1,4 @@
-"""The decorators, and the registry of what they saw in this process."""
+"""The decorators, and the registry of the functions declared in this process."""
 
 import inspect
 import re
@@ -83,7 +83,7 @@ def workflow(
 
     `isolation="workflow"` lets one process serve several runs of the same organization one after the other: faster, and less apart.
 
-    Raises TypeError or ValueError at once for what can never work.
+    Raises TypeError or ValueError at once for a declaration that can never work.
     """
     policy = {
         "retry_delay": _bounds.seconds(retry_delay, "retry_delay"),
@@ -162,7 +162,7 @@ def _register(
 
 
 def innermost(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Answer what the author wrote, below what `functools.wraps` says it is wrapped in."""
+    """Return the author's own function, below the wrappers that `functools.wraps` names."""
     try:
         found: Callable[..., Any] = inspect.unwrap(function)
     except ValueError:  # it wraps itself
@@ -171,7 +171,7 @@ def innermost(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _declaring(function: Callable[..., Any]) -> tuple[str, str, int]:
-    """Answer the module that is being imported, its file, and the line that it is at; else what the function says of itself."""
+    """Return the module that is being imported, its file, and its current line; else those of the function itself."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back

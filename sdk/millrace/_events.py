@@ -1,4 +1,4 @@
-"""`events`: events of the organization's own, for whichever workflows have subscribed to them.
+"""`events`: events of the organization's own, for the workflows that have subscribed to them.
 
 In a workflow:
 

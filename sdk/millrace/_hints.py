@@ -110,7 +110,7 @@ def _with_none(hint: Any) -> Any:
 
 
 def bare(hint: Any) -> Any:
-    """Take off what does not change the values: Annotated, Required, NewType, type aliases, type variables."""
+    """Take off hints that do not change the values: Annotated, Required, NewType, type aliases, type variables."""
     while True:
         origin = get_origin(hint)
         if origin is Annotated or origin in (Required, NotRequired) or _is_read_only(hint):

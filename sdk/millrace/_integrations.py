@@ -1,4 +1,4 @@
-"""`integrations`: what an external system is for this run's organization, with a live token for it.
+"""`integrations`: the settings of an external system for this run's organization, with a live token for it.
 
 In a workflow:
 
@@ -55,7 +55,7 @@ class Integration:
 
 
 class Integrations:
-    """Asks what an integration is for the organization; every call asks anew."""
+    """Asks for an integration's values for the organization; every call asks anew."""
 
     def get(self, name: str) -> Integration:
         """Answer the integration, waiting for it. Raises `Refused`, which says what is missing, and `NotInRun` outside a run.

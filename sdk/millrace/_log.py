@@ -14,29 +14,29 @@ _MOST_FIELDS = 64
 class Log:
     """Writes an event name and fields to the run's log.
 
-    Never raises for what a field holds (what is not JSON becomes text, what is too long is cut) and never waits for an
+    Never raises for a field's value (a value that is not JSON becomes text, a long one is cut) and never waits for an
     answer. The four levels are `debug`, `info`, `warning` and `error`.
     """
 
     def debug(self, event: object, /, **fields: object) -> None:
         """Log an event that helps only while looking for a fault."""
-        self._say("debug", event, fields)
+        self._write("debug", event, fields)
 
     def info(self, event: object, /, **fields: object) -> None:
         """Log that something happened."""
-        self._say("info", event, fields)
+        self._write("info", event, fields)
 
     def warning(self, event: object, /, **fields: object) -> None:
         """Log that something is not as it should be, though the run goes on."""
-        self._say("warning", event, fields)
+        self._write("warning", event, fields)
 
     def error(self, event: object, /, **fields: object) -> None:
         """Log that something failed."""
-        self._say("error", event, fields)
+        self._write("error", event, fields)
 
-    def _say(self, level: str, event: object, fields: dict[str, object]) -> None:
+    def _write(self, level: str, event: object, fields: dict[str, object]) -> None:
         if _order.current.is_replay:
-            return  # an earlier attempt has said it
+            return  # an earlier attempt has logged it
         made = Plain()
         name = _text(event, made)
         kept: dict[str, Any] = {made.text(key): made.of(value) for key, value in list(fields.items())[:_MOST_FIELDS]}

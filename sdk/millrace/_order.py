@@ -25,12 +25,12 @@ Key = tuple[str, str, int]
 _IN_A_STEP, _SCOPES = 64, 2**25 - 2
 """Calls of one name within a step have numbers of their own, as different steps have: those of all are below 2**31."""
 _MOST_TURNS = 1000
-"""Turns of the loop after which what never rests is not waited for."""
+"""Turns of the loop after which a task that never rests is not waited for."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One step or wait of the run. `is_recorded` says that an earlier attempt has done it for good, `ago` how many seconds ago."""
+    """One step or wait of the run. `is_recorded`: an earlier attempt has done it for good, `ago` seconds ago."""
 
     kind: str
     name: str
@@ -76,7 +76,7 @@ class Order:
         self._late: list[asyncio.Future[None]] = []
         self._held: dict[Key, asyncio.Future[None]] = {}
         self.lives: Callable[[], None] | None = None
-        """Called once all of what earlier attempts did has been done again: until then their lines are there already."""
+        """Called once all work of earlier attempts has been repeated: until then its lines are there already."""
         self.main: asyncio.Task[Any] | None = None
         """The task of the workflow; None for a plain function, which is its thread."""
         self._main_thread = threading.get_ident()
@@ -114,7 +114,7 @@ class Order:
         return Call(*call, position, how is not None, ago, how == GIVEN_UP)
 
     def hold(self, call: Call) -> "asyncio.Future[None]":
-        """Answer what is done once everything that was recorded before a call has been answered, and what came of that is done."""
+        """Return a future, done once everything recorded before a call has been answered and its consequences have run."""
         held = self._held[call.key] = asyncio.get_running_loop().create_future()
         held.add_done_callback(lambda _: self._held.pop(call.key, None))
         if self._is_due(call.key):
@@ -130,13 +130,13 @@ class Order:
         self._turn_to_next()
 
     def hold_back(self) -> "asyncio.Future[None]":
-        """Answer what is done once what earlier attempts did has been done again: for what they have not met."""
+        """Return a future, done once the work of earlier attempts has been repeated: for calls that they have not met."""
         late: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._late.append(late)
         return late
 
     def release(self) -> bool:
-        """Answer what waits for its turn though that has not come: nothing else goes on that would bring it."""
+        """Answer calls that wait for a turn that has not come: nothing else goes on that would bring it."""
         known = self._history[: self._since] if self.is_replay else self._history
         waiting = next((call for call in known if call in self._held), None)
         if waiting is not None:
@@ -144,7 +144,7 @@ class Order:
         return waiting is not None
 
     def live(self) -> None:
-        """From now on this attempt does what no earlier one did."""
+        """Record that this attempt goes beyond all earlier ones from now on."""
         if self.is_replay:
             self.is_replay = False
             if self.lives is not None:
@@ -174,7 +174,7 @@ class Order:
 
     def _reach(self, call: Key) -> None:
         self._again.discard(call)
-        # Tasks that a coroutine had may go on for a while after the last of it: whoever sees that nothing does will say so.
+        # Tasks that a coroutine had may go on for a while after its end: a later look reports when none does.
         if not self._again and not (self._has_waited and self.main is not None):
             self.live()
 
@@ -198,12 +198,12 @@ def shown(call: Call) -> str:
 
 
 def _set(waiting: "asyncio.Future[None]") -> None:
-    # Threadsafe: a step in a thread may be what it waited for.
+    # Threadsafe: it may have waited for a step in a thread.
     waiting.get_loop().call_soon_threadsafe(_end, waiting, _MOST_TURNS)
 
 
 def _end(waiting: "asyncio.Future[None]", turns: int) -> None:
-    """End it once the loop has nothing else to do: who waits for the first of two is not to find both done."""
+    """End it once the loop has nothing else to do: a wait for the first of two must not find both done."""
     loop = waiting.get_loop()
     if turns and quiet.has_more(loop):
         loop.call_soon(_end, waiting, turns - 1)

@@ -33,14 +33,14 @@ __all__ = ["ARRAYS", "MAPPINGS", "Unsupported", "input_schema"]
 Schema = dict[str, Any]
 
 DECIMAL = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
-"""Texts that become a Decimal: what JSON would take for a number, and no NaN or infinity."""
+"""Texts that become a Decimal: numbers of JSON, and no NaN or infinity."""
 TIME = r"^([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?$"
 """Texts that become a time of day, with an offset or without."""
 
 LARGEST = 128 * 1024
 """Bytes of one schema."""
 LONGEST_NAME = 100
-"""Characters of the name of a type, some more of which tell it from others."""
+"""Characters of the name of a type; some more distinguish it from others."""
 _UNNAMEABLE = re.compile(r"[^\w.-]")
 
 _PLAIN: dict[Any, Schema] = {
@@ -174,7 +174,7 @@ class _Definitions:
 
 
 def _own_doc(kind: type) -> str | None:
-    """Answer what the author wrote: a dataclass without a docstring is given its signature as one."""
+    """Return the author's own docstring: a dataclass without one is given its signature."""
     doc = kind.__doc__
     return None if doc is not None and doc.startswith(f"{kind.__name__}(") else doc
 

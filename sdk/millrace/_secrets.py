@@ -1,4 +1,4 @@
-"""`secrets`: values that the organization has put in for its runs, and that nobody can read out.
+"""`secrets`: values that the organization has put in for its runs, and that no caller can read out.
 
 In a workflow:
 

@@ -1,4 +1,4 @@
-"""`step`: work that is done once per run, whatever happens to the attempt."""
+"""`step`: work that is done once per run, in however many attempts."""
 
 import asyncio
 import inspect
@@ -71,7 +71,7 @@ class Steps:
         within = _order.inside.get()
         run = self._run(_order.current.next("step", name) if within is None else within, function, args, kwargs, within is not None)
         made = cast("CoroutineType[Any, Any, Any]", run)
-        made.__qualname__ = f"step({name!r})"  # by which Python complains of one that nobody awaited
+        made.__qualname__ = f"step({name!r})"  # by which Python complains of one that was not awaited
         return made
 
     def sync(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:

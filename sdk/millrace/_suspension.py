@@ -14,7 +14,7 @@ from millrace.errors import OrderChanged
 IN_PLACE = 1.0
 """Seconds that are waited for in this process: another attempt would take as long to begin on a busy machine."""
 _SOONEST, _LATEST = 0.005, 0.25
-"""Seconds between two looks at what goes on: the first ones come soon, later ones less often."""
+"""Seconds between two looks at the run's tasks: the first ones come soon, later ones less often."""
 _LOOKS = 2
 """Looks in a row that find nothing: a thread may be between taking its work and doing it."""
 
@@ -44,11 +44,11 @@ class Suspension:
         self.look_soon()
 
     def close(self) -> None:
-        """From now on nobody gives a wait up for good: what is cancelled is so because the attempt ends."""
+        """Give no wait up for good from now on: cancellations come from the end of the attempt."""
         self._is_over = True
 
     async def turn(self, call: _order.Call) -> None:
-        """Wait until it is a call's turn to be answered: before it comes what was recorded before, and what is done again."""
+        """Wait until it is a call's turn to be answered: after earlier records and repeated work."""
         if not call.is_recorded:
             if _order.current.is_replay:
                 self.look_soon()
@@ -72,7 +72,7 @@ class Suspension:
             self._untold.append(call)
 
     async def wait_again(self, call: _order.Call) -> None:
-        """Wait for what an earlier attempt has given up, until this one does."""
+        """Wait for a wait that an earlier attempt has given up, until this one does."""
         try:
             await self._pend(self._given_up, call)
         except asyncio.CancelledError:
@@ -80,7 +80,7 @@ class Suspension:
             raise
 
     def tell(self) -> list[Any]:
-        """Have it recorded what was given up, before what comes of that is; answers what to wait for to be sure."""
+        """Have given-up waits recorded before their consequences; returns the futures to wait for to be sure."""
         told, self._untold = self._untold, []
         current = channel.current
         if current is None:
@@ -140,7 +140,7 @@ class Suspension:
             self._look_in(seconds)
 
     def _go_on(self, loop: asyncio.AbstractEventLoop) -> float | None:
-        """Do what is to be done where nothing goes on; answers after how many seconds to look again."""
+        """Act where nothing goes on; returns the seconds until the next look."""
         timer = quiet.next_timer(loop)
         order = _order.current
         if self._untold:
@@ -148,7 +148,7 @@ class Suspension:
         elif order.is_replay and order.release():
             pass
         elif timer is not None and isinstance(loop, Loop) and self._given_up:
-            loop.skip(timer)  # what an earlier attempt gave up when the time had come
+            loop.skip(timer)  # given up by an earlier attempt when the time had come
         elif order.is_replay:
             order.live()
             if isinstance(loop, Loop):
@@ -171,7 +171,7 @@ class Suspension:
 
 
 def suspend(seconds: float | None) -> None:
-    """Tell the supervisor that the run waits, at most so many seconds, and wait to be ended."""
+    """Report to the supervisor that the run waits, at most so many seconds, and wait to be ended."""
     current = channel.current
     if current is not None:
         sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""`variables`, which is also `config`: what the organization has set for its runs.
+"""`variables`, which is also `config`: values that the organization has set for its runs.
 
 In a workflow:
 

@@ -1,7 +1,7 @@
 """`sleep` and `wait_for`: waiting that holds no process, and outlives this one.
 
 A run that waits, and does nothing else, ends its attempt; when the wait is over a new one begins. Steps that are done are not done
-again there, so a workflow comes back to where it waited; what it does outside of steps it does once more.
+again there, so a workflow comes back to where it waited; work outside of steps is done once more.
 """
 
 import asyncio

@@ -32,7 +32,7 @@ class OrderChanged(RuntimeError):
 
 
 class SignalTimeout(TimeoutError):
-    """Nobody gave the signal in time."""
+    """The signal did not come in time."""
 
 
 class ChildFailed(RuntimeError):

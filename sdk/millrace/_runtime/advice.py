@@ -17,13 +17,13 @@ _MOST_KEYS = 20
 _LONGEST_KEY = 60
 _LONGEST = 500
 _DEPTH = 8
-"""Exceptions that caused each other, of which the innermost often says most."""
+"""Exceptions that caused each other, of which the innermost often explains most."""
 
 Inside = Callable[[str], bool]
 
 
 def advice(error: BaseException, inside: Inside) -> str | None:
-    """Answer a hint, or None. `inside` says whether a file is the author's. Never raises, whatever the exception does."""
+    """Return a hint, or None. `inside` returns whether a file is the author's. Never raises, for any exception."""
     try:
         for one in _chain(error):
             for kind, about in _KINDS:
@@ -163,7 +163,7 @@ _KINDS: tuple[tuple[type[BaseException], Callable[[Any, Inside], str | None]], .
 
 
 def _subscripted(error: BaseException, inside: Inside) -> object:
-    """Answer the object that lacked the key: what the expression at the author's innermost line takes it from; None if unclear.
+    """Return the object that lacked the key in the expression at the author's innermost line; None if unclear.
 
     Only names, constants and keys of plain dicts and lists are followed, so that nothing of the author's is called again.
     """

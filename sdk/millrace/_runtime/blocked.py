@@ -1,4 +1,4 @@
-"""Says when a coroutine workflow holds its event loop up: nothing else of it goes on meanwhile, and nothing fails.
+"""Reports when a coroutine workflow holds its event loop up: nothing else of it goes on meanwhile, and nothing fails.
 
 Costs nothing before a workflow is `LONG` seconds old: then a timer's signal starts a thread that looks on. The signal is needed
 because a loop that is held up from its first moment would never come to start anything. A call that keeps Python's own lock all
@@ -39,7 +39,7 @@ def _look(task: asyncio.Task[Any], thread: int, bundle: str) -> None:
 
 
 def _one_turn(task: asyncio.Task[Any], thread: int, bundle: str) -> None:
-    """Wait until the task's loop has turned once; say so each time that it took `LONG`, twice as long, four times as long, …"""
+    """Wait until the task's loop has turned once; report each time that it took `LONG`, twice as long, four times as long, …"""
     turns: list[None] = []
     task.get_loop().call_soon_threadsafe(turns.append, None)
     waited, worth_a_line, before = 0.0, LONG, time.monotonic()

@@ -47,7 +47,7 @@ def boot() -> None:
     sys.argv[1:] = []
     try:
         behind = walls.raised(setting)
-    except (OSError, KeyError) as error:  # what this machine does not allow: told in one line, without our frames
+    except (OSError, KeyError) as error:  # this machine does not allow it: reported in one line, without our frames
         sys.exit(f"{error}" if isinstance(error, OSError) else f"there is no table of system calls for {error}")
     from millrace._runtime import child, zygote
 

@@ -18,7 +18,7 @@ def call(
     new_loop: Callable[[], asyncio.AbstractEventLoop],
     began: Callable[[asyncio.Task[Any]], None],
 ) -> object:
-    """Answer what the function returns; a coroutine is run to its end on a `new_loop`, and `began` is told its task before."""
+    """Return the function's result; a coroutine is run to its end on a `new_loop`, and `began` is called with its task before."""
     result = function(*args, **kwargs)
     if not inspect.iscoroutine(result):
         return result
@@ -33,7 +33,7 @@ def call(
 
 
 def _clear(loop: asyncio.AbstractEventLoop) -> None:
-    """Let what the workflow left running meet its cancellation, for a moment; threads are not waited for."""
+    """Let tasks that the workflow left running meet their cancellation, for a moment; threads are not waited for."""
     left = asyncio.all_tasks(loop)
     if left:
         for task in left:

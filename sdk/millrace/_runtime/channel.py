@@ -1,7 +1,7 @@
 """The control socket as the child sees it: frames out, answers in.
 
 A frame is four bytes of big-endian length and that many bytes of UTF-8 JSON. Requests carry an id; a reader thread,
-which starts with the first request, hands each answer to whoever asked.
+which starts with the first request, hands each answer to its caller.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class Channel:
         """An exception that a signal handler wants raised in the main thread as soon as its frame is out whole."""
 
     def open(self) -> None:
-        """From here on this process is the one that serves; what forks from it has no say. To be called once."""
+        """Make this process the one that serves; its forks may not use the channel. To be called once."""
         os.register_at_fork(after_in_child=self._abandon)
 
     def announce(self, kind: str, descriptor: int | None = None) -> None:
@@ -76,7 +76,7 @@ class Channel:
         return self.job()
 
     def job(self) -> bytes:
-        """Read what is no answer to anything, waiting for it. Raises EOFError when the supervisor is gone."""
+        """Read a frame that is no answer, waiting for it. Raises EOFError when the supervisor is gone."""
         job = self.receive() if self._reader is None else self._jobs.get()
         if job is None:
             raise EOFError
@@ -184,7 +184,7 @@ class Channel:
 
 
 def ask(what: str, kind: str, /, **fields: Any) -> Any:
-    """Ask the supervisor and wait for its answer. Raises `Refused`, and `NotInRun` that says `what` is asked for in vain."""
+    """Ask the supervisor and wait for its answer. Raises `Refused`, and `NotInRun` that names `what`."""
     return _of_run(what).ask(kind, **fields).result()
 
 

@@ -36,7 +36,7 @@ _LAST_RESORT = b'{"kind":"error","type":"MemoryError","message":"no memory to sa
 
 
 def prepared(descriptor: int) -> channel.Channel:
-    """Make in the zygote what all its children need alike: a child then shares the memory of it instead of filling its own.
+    """Make in the zygote the objects that all its children need: a child then shares their memory instead of filling its own.
 
     Answers the child's end of the control socket, which will be at `descriptor` by the time the child uses it.
     """
@@ -96,7 +96,7 @@ def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None
         except BaseException:
             payload, stay = _LAST_RESORT, None
         if os.getpid() != born:
-            os._exit(1)  # a process that the author forked came back through here: it has no say
+            os._exit(1)  # a process that the author forked came back through here: it may not answer
         for stream in (out, err):
             try:
                 io.TextIOWrapper.flush(stream)
@@ -140,7 +140,7 @@ def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, b
         text = None if large.may_be_large() else to_json(result, what="the result", rich=True, limit=None)
         data = None if text is None else text.encode()
         size = large.size(result, what="the result") if data is None else len(data)
-        atexit._run_exitfuncs()  # os._exit would skip them; what they raise goes to standard error
+        atexit._run_exitfuncs()  # os._exit would skip them; their errors go to standard error
         stopping.silence()
         if size > large.INLINE:
             return _in_parts(result, text, size, control)
@@ -153,7 +153,7 @@ def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, b
 
 
 def _in_parts(result: object, text: str | None, size: int, control: channel.Channel) -> bytes:
-    """Send what is too large for one frame; answer the terminal frame, which gives its size."""
+    """Send a result that is too large for one frame; return the terminal frame, which gives its size."""
     if size <= large.LARGEST:
         size = 0
         for part in large.parts(large.pieces(result, what="the result") if text is None else iter((text,))):

@@ -1,4 +1,4 @@
-"""The event loop of a run, with the run's own clock: what a later attempt does again, it does at the times of the earlier one."""
+"""The event loop of a run, with the run's own clock: a later attempt repeats work at the times of the earlier one."""
 
 import asyncio
 import functools
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """An event loop that may be some seconds behind the machine's clock, and catches up with what has been recorded since.
+    """An event loop that may be some seconds behind the machine's clock, and catches up with the recorded times.
 
-    A timer that an earlier attempt had set thus ends at the same time, however often the workflow comes by.
+    A timer that an earlier attempt had set thus ends at the same time in every attempt.
     """
 
     def __init__(self, behind: float = 0.0) -> None:
@@ -21,7 +21,7 @@ class Loop(asyncio.SelectorEventLoop):
         return super().time() - self._behind
 
     def reach(self, ago: float) -> None:
-        """Go on to what was recorded so many seconds ago; 0 for now. The clock is never put back."""
+        """Go on to the time so many seconds ago; 0 for now. The clock is never put back."""
         self._behind = min(self._behind, ago)
 
     def skip(self, to: float) -> None:
@@ -29,7 +29,7 @@ class Loop(asyncio.SelectorEventLoop):
         self._behind -= max(0.0, to - self.time())
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override]
-        """Do as every loop does, but for StopIteration, which no future can hold: who awaited it would wait for ever."""
+        """Do as every loop does, but for StopIteration, which no future can hold: awaiting it would never end."""
         return super().run_in_executor(executor, functools.partial(returned, func), *args)
 
 

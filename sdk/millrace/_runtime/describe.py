@@ -18,7 +18,7 @@ from millrace._schema import Unsupported, input_schema
 from millrace.errors import Cancelled, ResultError
 
 _LARGEST = 256 * 1024
-"""Bytes as JSON of what is told of one workflow: most of it is the schema of its input."""
+"""Bytes as JSON of one workflow's description: most of it is the schema of its input."""
 _FURTHER = 2.0
 """Seconds that the import of a file may take once another was slow."""
 
@@ -35,7 +35,7 @@ def describe(
     unless another imports it. Of two workflows with one name the first is kept and the second is a problem. So is one of those that
     are `served` (name, path, function) where the function is still there and is no workflow any more.
 
-    The import of a file may take `patience` seconds, and less once another was slow; `announce` is told of each before.
+    The import of a file may take `patience` seconds, and less once another was slow; `announce` is called with each before.
     """
     problems: list[dict[str, Any]] = []
     imported: set[str] = set()
@@ -64,7 +64,7 @@ def describe(
             problems.append(_problem(where, line, f"importing it took longer than {patience:g} s", is_slow=True))
             failed.add(path)
             slow.add(dotted(where))
-            sys.modules[dotted(where)] = None  # type: ignore[assignment]  # whoever else imports it is told so at once
+            sys.modules[dotted(where)] = None  # type: ignore[assignment]  # any other import of it fails at once
             patience = min(patience, _FURTHER)
         except BaseException as error:
             failed.add(path)
@@ -108,7 +108,7 @@ def _files(bundle: str) -> Iterator[str]:
 
 
 def _texts(bundle: str, problems: list[dict[str, Any]]) -> dict[str, finding.Text]:
-    """Answer what the files that can be imported say of decorators, by path."""
+    """Return the decorators found in the files that can be imported, by path."""
 
     def files() -> Iterator[tuple[str, str, ast.Module]]:
         for path in _files(bundle):
@@ -130,7 +130,7 @@ def _declared(bundle: str, imported: set[str]) -> list[tuple[str, int, _declare.
 
 
 def _place(definition: _declare.Definition, bundle: str) -> tuple[str, int] | None:
-    """Answer where the author wrote the function, whatever it is wrapped in; else where the decorator was called."""
+    """Return where the author wrote the function, below any wrapper; else where the decorator was called."""
     file = os.path.join(bundle, definition.file)
     if not file.startswith(bundle.rstrip("/") + "/"):
         return None
@@ -171,7 +171,7 @@ def _admit(found: tuple[str, int, _declare.Definition], workflows: list[dict[str
         problems.append(_problem(path, line, str(error)))
         return
     except Exception as error:
-        # Types and defaults are the author's own, and so is what they do when they are looked at.
+        # Types and defaults are the author's own, and looking at them runs the author's code.
         problems.append(_problem(path, line, one_line(error)))
         return
     told = {

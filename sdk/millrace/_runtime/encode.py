@@ -37,7 +37,7 @@ _MAX_ITEMS = 200
 _MAX_LOG_DEPTH = 8
 _MAX_NODES = 200
 _MAX_LINE = 48 * 1024
-"""Characters of all texts in a log line: of what has more, the supervisor would keep nothing."""
+"""Characters of all texts in a log line: the supervisor would keep nothing of a longer one."""
 
 
 def to_json(value: object, *, what: str, rich: bool = False, limit: int | None = MAX_RESULT) -> str:
@@ -83,7 +83,7 @@ def _values(text: str) -> int:
 
 
 def richer(value: object) -> object:
-    """Answer what stands for a value that JSON does not know. Raises TypeError."""
+    """Return the JSON form of a value that JSON does not know. Raises TypeError."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Enum):
@@ -164,13 +164,13 @@ class Plain:
         self._left = _MAX_LINE
 
     def of(self, value: object) -> Any:
-        """Answer what stands for a value."""
+        """Return the JSON form of a value."""
         return self._of(value, 0, count())
 
     def text(self, text: str) -> str:
         """Answer the rest of a text."""
         kept = clean(text, max(0, min(_MAX_TEXT, self._left)))
-        # As JSON in UTF-8: what is no ASCII letter may take several times as much.
+        # As JSON in UTF-8: characters outside ASCII may take several times as much.
         self._left -= len(kept) if kept.isascii() and kept.isprintable() else 6 * len(kept)
         return kept
 
@@ -200,7 +200,7 @@ class Plain:
 
 
 def clean(text: str, limit: int = _MAX_TEXT) -> str:
-    """Cut `text` and replace what is no storable character. The answer is exactly a `str`."""
+    """Cut `text` and replace characters that cannot be stored. The answer is exactly a `str`."""
     cut = str.__getitem__(text, slice(0, limit))
     kept = _UNSTORABLE.sub("\ufffd", cut)
     return kept if len(text) <= limit else kept + "…"

@@ -1,4 +1,4 @@
-"""Reports an exception of the author's code: bounded, without our frames and with a hint, whatever it does."""
+"""Reports any exception of the author's code: bounded, without our frames and with a hint."""
 
 import contextlib
 import os
@@ -66,10 +66,10 @@ def _message(error: BaseException) -> str:
 
 def _traceback(error: BaseException, bundle: str) -> str:
     try:
-        told = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
-        _keep_authors(told, bundle, set())
+        shown = traceback.TracebackException(type(error), error, error.__traceback__, compact=True)
+        _keep_authors(shown, bundle, set())
         lines, size = [], 0
-        for line in told.format():
+        for line in shown.format():
             lines.append(line)
             size += len(line)
             if size > _MAX_TRACEBACK:
@@ -80,8 +80,8 @@ def _traceback(error: BaseException, bundle: str) -> str:
         return f"{_kind(error)}\n"
 
 
-def _keep_authors(told: traceback.TracebackException, bundle: str, seen: set[int]) -> None:
-    left = [told]
+def _keep_authors(shown: traceback.TracebackException, bundle: str, seen: set[int]) -> None:
+    left = [shown]
     while left:
         one = left.pop()
         if id(one) in seen:

@@ -18,20 +18,20 @@ class Text:
 
     path: str
     functions: frozenset[str]
-    """Names of all functions in it, at whatever depth."""
+    """Names of all functions in it, at any depth."""
     declares: bool = False
     carriers: set[str] = field(default_factory=set)
     """Names of this module's own behind which there is a decorator."""
     imports: list[tuple[str, str | None, str]] = field(default_factory=list)
-    """(module, name in it, name here); without a name it is the module itself, and the name here what it is reached by."""
+    """(module, name in it, name here); without a name it is the module itself, reached by the name here."""
     uses: list[tuple[str, frozenset[str]]] = field(default_factory=list)
-    """(name here, what its body or value mentions), dotted where it is reached through a module."""
+    """(name here, names in its body or value), dotted where it is reached through a module."""
     mentions: frozenset[str] = frozenset()
     """All that is mentioned anywhere."""
 
 
 def texts(files: Iterator[tuple[str, str, ast.Module]]) -> dict[str, Text]:
-    """Answer what is found, by path; `files` are (path, dotted name, tree)."""
+    """Return the findings, by path; `files` are (path, dotted name, tree)."""
     found: dict[str, Text] = {}
     by_module: dict[str, Text] = {}
     for path, name, tree in files:
@@ -80,7 +80,7 @@ def _origin(node: ast.ImportFrom, package: str) -> str:
 
 
 def _bound(body: list[ast.stmt]) -> Iterator[tuple[str, frozenset[str]]]:
-    """Yield what a module binds, with all that is behind it; what decorates a function is not behind its name."""
+    """Yield the names that a module binds, with all that is behind them; a decorator is not behind its function's name."""
     left = list(body)
     while left:
         statement = left.pop()
@@ -118,7 +118,7 @@ def _dotted(node: ast.expr) -> str | None:
 
 
 def _follow(text: Text, by_module: dict[str, Text]) -> bool:
-    """Find carriers among what a file imports and binds; answers whether there was anything new."""
+    """Find carriers among the imports and bindings of a file; returns whether there was a new one."""
     before = len(text.carriers), text.declares
     for module, name, here in text.imports:
         other = by_module.get(module)

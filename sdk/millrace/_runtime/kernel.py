@@ -28,7 +28,7 @@ _SIOCSIFFLAGS, _IFF_UP, _IFF_RUNNING = 0x8914, 1, 0x40
 
 
 def call(number: int, *arguments: int | bytes | object) -> int:
-    """Make a system call by its number and answer what it returned."""
+    """Make a system call by its number and return its result."""
     result: int = _LIBC.syscall(ctypes.c_long(number), *[ctypes.c_long(one) if isinstance(one, int) else one for one in arguments])
     if result < 0:
         raise _error(f"system call {number}")
@@ -95,9 +95,9 @@ def change_root(folder: str) -> None:
 
 
 def drop_capabilities() -> None:
-    """Give up every capability, and every way for this process or what it executes to have one again. Takes CAP_SETPCAP.
+    """Give up every capability, and every way for this process or programs it executes to have one again. Takes CAP_SETPCAP.
 
-    The bounding set stays: it is what a file's capabilities could give to a program, and without new privileges none can.
+    The bounding set stays: it bounds the capabilities that a file could give, and without new privileges none can.
     """
     prctl(SECURE_BITS, _SECURE_BITS_LOCKED)
     clear_capabilities()

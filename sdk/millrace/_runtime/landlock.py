@@ -67,7 +67,7 @@ class Ruleset:
             self.allow(path, READ_FILE | WRITE_FILE | READ_FOLDER | _IOCTL_DEVICE)
 
     def allow_connect(self, port: int) -> None:
-        """Allow TCP connections to this port, of whatever address."""
+        """Allow TCP connections to this port of any address."""
         if self._ports:
             call(_ADD, self._descriptor, _PORT, struct.pack("=QQ", _CONNECT, port), 0)
 

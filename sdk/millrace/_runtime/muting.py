@@ -1,4 +1,4 @@
-"""Keeps away what is printed while a later attempt does again what an earlier one did: it is among the run's lines already."""
+"""Drops output while a later attempt repeats the work of an earlier one: its lines are among the run's already."""
 
 import contextlib
 import os
@@ -10,9 +10,9 @@ _STREAMS = (1, 2)
 
 @contextlib.contextmanager
 def lines() -> Iterator[Callable[[], None]]:
-    """Yield what lets through from then on what is printed in the block; what is printed before goes nowhere.
+    """Yield a function that lets the output of the block through from its call on; earlier output goes nowhere.
 
-    It is the descriptors that lead elsewhere meanwhile, so that this holds for whatever writes to them.
+    The descriptors lead elsewhere meanwhile, so that this holds for everything that writes to them.
     """
     kept: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The way out of a child: a proxy, told to every HTTP client by the means that it looks at by itself."""
+"""The way out of a child: a proxy, announced to every HTTP client by the settings that it reads by itself."""
 
 import importlib.machinery
 import os
@@ -26,7 +26,7 @@ def use_proxy(address: str) -> None:
 
 
 class _WhenImported:
-    """Waits for the author's import of aiohttp: importing it here would cost every child what few need."""
+    """Waits for the author's import of aiohttp: importing it here would cost every child, and few need it."""
 
     def find_spec(self, name: str, path: Any = None, target: ModuleType | None = None) -> Any:
         if name != "aiohttp.client":
@@ -46,7 +46,7 @@ class _WhenImported:
 
 
 def _trust_env(client: ModuleType) -> None:
-    """Change the default in place: the class, its signature and what authors say explicitly stay as they are."""
+    """Change the default in place: the class, its signature and explicit arguments stay as they are."""
     defaults = getattr(getattr(getattr(client, "ClientSession", None), "__init__", None), "__kwdefaults__", None)
     if isinstance(defaults, dict) and "trust_env" in defaults:
         defaults["trust_env"] = True

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from types import FrameType
 
 _AGAIN = 0.5
-"""Seconds after which code that has caught the end of its time is told again."""
+"""Seconds after which code that has caught `TooSlow` gets it again."""
 
 
 class TooSlow(BaseException):
-    """The time is over. Its traceback says where the author's code was."""
+    """The time is over. Its traceback shows where the author's code was."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The attack list: what a run must not get to, tried by a child behind its walls before the tier is used for anybody.
+"""The attack list: everything closed to a run, tried by a child behind its walls before any run uses the tier.
 
 Every attempt is harmless where it succeeds: it looks, asks or opens, and takes nothing further. Nothing here may be called
 outside a sandbox all the same.
@@ -47,13 +47,13 @@ _PTRACE_SEIZE, _MPTCP = 0x4206, 262
 
 
 class _Through(Exception):
-    """An attempt that went further than it may, told in its message."""
+    """An attempt that went further than it may; its message describes it."""
 
 
 def holes(targets: dict[str, Any]) -> list[str]:
-    """Try everything and answer what was not stopped: the empty list where the walls stand.
+    """Try every attack and return those that were not stopped: the empty list where the walls stand.
 
-    `targets` are the supervisor's: `pid`, its number; `file`, one that everybody may read; `port` on 127.0.0.1 and `sockets` (a
+    `targets` are the supervisor's: `pid`, its number; `file`, a world-readable one; `port` on 127.0.0.1 and `sockets` (a
     path and an abstract name), where it listens.
     """
     found = []
@@ -98,7 +98,7 @@ def _asking(name: str) -> Callable[[], object]:
 
 
 def _refused(name: str, *arguments: Any) -> None:
-    """Make a call, and take it for stopped only where it was the call itself that was refused, not what was asked of it."""
+    """Make a call, and take it for stopped only where the call itself was refused, not its arguments."""
     try:
         call(_NUMBERS[name][_COLUMN], *arguments)
     except OSError as error:

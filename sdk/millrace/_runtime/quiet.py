@@ -51,7 +51,7 @@ def next_timer(loop: asyncio.AbstractEventLoop) -> float | None:
 
 
 def threads_go_on(others: frozenset[threading.Thread], *, daemons: bool = False, main: bool = False) -> bool:
-    """Answer whether a thread beside this one is at work; daemons, and the main one, count only where that is said."""
+    """Return whether a thread beside this one is at work; daemons, and the main one, count only on request."""
     frames = sys._current_frames()
     for thread in threading.enumerate():
         if thread is threading.current_thread() or thread.name == OURS:

@@ -1,7 +1,7 @@
-"""The file tree of tier A: a new root with what a run needs and nothing else, read-only but for one bounded folder.
+"""The file tree of tier A: a new root with only the files that a run needs, read-only but for one bounded folder.
 
 The zygote builds it once; each child takes a copy of the mounts and adds its own `/proc`, `/tmp` and code. Until then the
-folder of all code is mounted at `STORE`, where only children that run nobody's code yet can see it.
+folder of all code is mounted at `STORE`, where only children that run no author's code yet can see it.
 """
 
 import os
@@ -85,7 +85,7 @@ def build(base: str, shown: list[str], code: str) -> None:
 
 
 def mount_proc(target: str) -> None:
-    """Mount a view of this PID namespace's processes, without the rest of /proc, which tells about the machine."""
+    """Mount a view of this PID namespace's processes, without the rest of /proc, which describes the machine."""
     kernel.mount("proc", target, "proc", NO_SUID | NO_DEVICES | NO_EXEC, "subset=pid")
 
 
@@ -104,7 +104,7 @@ def mount_code(bundle: str, packages: str | None) -> None:
 
 
 def _show(path: str, base: str, *, at: str | None = None, is_device: bool = False) -> None:
-    """Make a path of the old tree appear in the new one: itself if it is a link, else what it holds."""
+    """Make a path of the old tree appear in the new one: itself if it is a link, else its content."""
     target = base + (at or path)
     os.makedirs(os.path.dirname(target), exist_ok=True)
     if os.path.islink(path) and not is_device:

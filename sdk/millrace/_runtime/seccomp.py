@@ -88,7 +88,7 @@ def only(names: tuple[str, ...]) -> Program:
 
 
 def without_building() -> Program:
-    """Answer what takes away the calls that walls are built with."""
+    """Return the program that takes away the calls for building walls."""
     column, _ = ARCHITECTURES[os.uname().machine]
     code = [_load(_NUMBER)]
     for numbers in BUILDING.values():
@@ -97,7 +97,7 @@ def without_building() -> Program:
 
 
 def _rules(column: int, *, is_apart: bool) -> list[tuple[int, int, _Code]]:
-    """Answer what is done about each range of numbers, in their order; what is in none is not permitted."""
+    """Return the verdict on each range of numbers, in their order; numbers in none are not permitted."""
     special = {
         "clone": _when_bits(0, _NEW_NAMESPACES, _NOT_PERMITTED, _allow() if is_apart else _when_bits(0, _THREAD, _ALLOW)),
         "socket": _socket(is_apart=is_apart),
@@ -140,7 +140,7 @@ def _search(rules: list[tuple[int, int, _Code]]) -> _Code:
 
 
 def _socket(*, is_apart: bool) -> _Code:
-    """Allow TCP over IP, and nothing that only looks like it, such as MPTCP; Unix sockets where they are nobody else's."""
+    """Allow TCP over IP, and nothing that only looks like it, such as MPTCP; Unix sockets where the child has its own."""
     tcp = _when_equal(2, [0, _TCP], _ALLOW, _deny())
     stream = [_argument(1), (_AND, 0, 0, _TYPE_BITS), (_EQUAL, 1, 0, _STREAM), *_deny(), *tcp]
     families: _Code = [_argument(0)]

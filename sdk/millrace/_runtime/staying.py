@@ -45,10 +45,10 @@ class Stay:
             return True
         except OSError:
             return False
-        return False  # it lives, or was left unwaited for: who knows what else is
+        return False  # it lives, or was left unwaited for: others may as well
 
     def put_back(self) -> None:
-        """Empty the scratch folder; environment, folder, path and streams are what they were. Raises OSError."""
+        """Empty the scratch folder; restore environment, folder, path and streams. Raises OSError."""
         os.environ.clear()
         os.environ.update(self._environment)
         os.chdir(self._folder)

@@ -4,7 +4,7 @@ The numbers of aarch64 are the kernel's generic ones; they were read, not tried.
 """
 
 ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-"""By `uname -m`: the column below, and how a seccomp program is told the architecture."""
+"""By `uname -m`: the column below, and the architecture's number in a seccomp program."""
 
 # fmt: off
 ALLOWED: dict[str, tuple[int | None, int | None]] = {
@@ -82,6 +82,6 @@ BUILDING: dict[str, tuple[int, int]] = {
 """Calls that build the walls themselves: allowed until they stand."""
 
 CLONE3: tuple[int, int] = (435, 435)
-"""Its flags lie in memory, where no program can look: it is said to be missing, and the C library takes `clone`."""
+"""Its flags lie in memory, where no program can look: it answers ENOSYS, and the C library takes `clone`."""
 NEWEST = 451
 """Calls above were made after this list: they fail as missing, so that libraries do without as on an older kernel."""

@@ -32,7 +32,7 @@ class Walls(Protocol):
         """Fork, for this bundle where it is known; answer as `os.fork` does."""
 
     def bury(self, pid: int) -> None:
-        """Take back what a dead child had of the zygote's."""
+        """Take back the zygote's resources of a dead child."""
 
     def enter(self, order: dict[str, Any]) -> socket.socket | None:
         """Take the steps that are the same for every job; answer the listening socket for the run's way out, if it has one."""
@@ -66,7 +66,7 @@ class Bare:
         return None
 
     def close(self, bundle: str, packages: str | None) -> tuple[str, str | None]:
-        """Do nothing: this is what there is."""
+        """Do nothing."""
         return bundle, packages
 
 
@@ -84,7 +84,7 @@ class Restricted(Bare):
         self._egress_port = egress_port
 
     def close(self, bundle: str, packages: str | None) -> tuple[str, str | None]:
-        """Restrict files to what the run is made of, all for reading, and calls to what concerns nobody else."""
+        """Restrict files to those of the run, all for reading, and calls to those without effect on others."""
         del os.environ["TMPDIR"]  # there is no place to write to: a disk has no size limit for one run
         rules = Ruleset(self._known)
         for path in self._visible:
@@ -159,7 +159,7 @@ class Isolated:
             self._networks.give(network)
 
     def enter(self, order: dict[str, Any]) -> socket.socket | None:
-        """Take namespaces of the child's own and mount what is its own in them."""
+        """Take namespaces of the child's own and mount its own files in them."""
         kernel.prctl(kernel.DUMPABLE, 1)
         kernel.unshare(kernel.NEW_MOUNTS | kernel.NEW_IPC | kernel.NEW_UTS | (0 if self._has_network else kernel.NEW_NET))
         if not self._has_network:
@@ -174,7 +174,7 @@ class Isolated:
         return listener
 
     def close(self, bundle: str, packages: str | None) -> tuple[str, str | None]:
-        """Show the bundle and nothing else of the store; give up the rights that mounting took; restrict what is left."""
+        """Show the bundle and nothing else of the store; give up the rights that mounting took; restrict the rest."""
         root.mount_code(self._in_store(bundle), None if packages is None else self._in_store(packages))
         # A user namespace for each: the kernel counts processes, and more, by user and namespace.
         _become_user_of(kernel.NEW_USER)
@@ -194,7 +194,7 @@ class Isolated:
 
 
 def raised(setting: dict[str, Any]) -> Walls:
-    """Raise what the zygote needs of a tier; answers in the process that is to be the zygote. Raises OSError, KeyError."""
+    """Raise the zygote's part of a tier; returns in the process that is to be the zygote. Raises OSError, KeyError."""
     if setting["tier"] == "A":
         return Isolated(setting["scratch"], root.visible(setting["package"]), setting["code"])
     if setting["tier"] == "B":
@@ -203,7 +203,7 @@ def raised(setting: dict[str, Any]) -> Walls:
 
 
 def belong(parent: int) -> None:
-    """Die with `parent`, and adopt what descends from this process and is orphaned. A fork inherits neither.
+    """Die with `parent`, and adopt orphaned descendants of this process. A fork inherits neither.
 
     After any change of user, which clears the parent-death signal.
     """

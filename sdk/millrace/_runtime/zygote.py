@@ -2,10 +2,10 @@
 
 One thread, one loop. Each packet on its socket is one JSON object; descriptors travel beside it. The supervisor asks
 `fork` (with a child's control socket, standard output and error, and the doors of its control group); answered with `born`,
-which carries a pidfd, or `stillborn`. Every child's end is told by `ended`; where it left processes behind, `swept` follows once
+which carries a pidfd, or `stillborn`. Every child's end is reported by `ended`; if it left processes behind, `swept` follows once
 they are gone.
 
-Where the kernel does not end a child's descendants with it, the child adopts what they orphan; so whatever else hangs on the
+Where the kernel does not end a child's descendants with it, the child adopts their orphans; so any other child of the
 zygote was left by a child that is dead: it is killed.
 """
 
@@ -26,7 +26,7 @@ from millrace._runtime.walls import Walls
 _PACKET = 16384
 """Bytes of one packet: two paths of the longest kind, and room around them."""
 _DESCRIPTORS = 3 + 3
-"""With one packet: what a child is given, and a door for each hierarchy of control groups."""
+"""With one packet: the descriptors of a child, and a door for each hierarchy of control groups."""
 _SWEEP = 1.0
 """Seconds that those left behind have to be gone, after which the supervisor is no longer kept waiting for them."""
 _CONTROL = 3
@@ -53,7 +53,7 @@ class Zygote:
         poll.register(wakes, select.POLLIN)
         gc.collect()
         gc.disable()  # a child enables it for its run
-        gc.freeze()  # what is shared stays shared: no collection in a child writes to it
+        gc.freeze()  # shared memory stays shared: no collection in a child writes to it
         itself = os.pidfd_open(self._pid)
         self._send({"kind": "hello"}, itself)
         os.close(itself)
@@ -105,7 +105,7 @@ class Zygote:
         except OSError as error:
             sys.exit(f"it may not enter its control group: {error}")
         os.closerange(_CONTROL + 1, self._most_files)
-        if order.get("bare"):  # what a fork alone takes, as the limit of everything else
+        if order.get("bare"):  # the cost of a fork alone, as the limit of everything else
             os.write(_CONTROL, b"%d" % time.monotonic_ns())
             os._exit(0)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -146,7 +146,7 @@ class Zygote:
             self._send({"kind": "swept", "id": self._unswept.pop(0)[0]})
 
     def _kill_left_behind(self) -> bool:
-        """Kill what dead children left, and say whether there was any. A later SIGCHLD brings the next generation."""
+        """Kill the leftovers of dead children; return whether there was any. A later SIGCHLD brings the next generation."""
         with open(f"/proc/self/task/{self._pid}/children", "rb", buffering=0) as file:
             left = [pid for pid in map(int, file.read().split()) if pid not in self._ids]
         for pid in left:

@@ -1,6 +1,6 @@
 """The `millrace` command: a client of the HTTP API, and the way to the programs that run a stack.
 
-Nothing here is imported by a workflow, and the sandbox leaves this package out of what a child sees.
+Nothing here is imported by a workflow, and the sandbox hides this package from children.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from millrace.cli.show import plain
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command, of this process's arguments unless others are given; returns its exit code (`millrace.cli.codes`).
 
-    Every error, whatever a server answers or a file holds, is printed as a sentence; with MILLRACE_DEBUG set, with its traceback.
+    Every error, of any answer or file, is printed as a sentence; with MILLRACE_DEBUG set, with its traceback.
     """
     _prepare_output()
     session = Session()
@@ -73,7 +73,7 @@ def _forget_output() -> None:
 
 
 def _prepare_output() -> None:
-    """Make the two streams such that nothing that is printed can fail: what a terminal has no letter for is spelled out."""
+    """Make the two streams such that printing cannot fail: characters that a terminal lacks are spelled out."""
     if sys.stdout is None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     for stream in (sys.stdout, sys.stderr):

@@ -48,7 +48,7 @@ class Refused(Exception):
 
 
 class Unreachable(Exception):
-    """Nobody answers at an address. As text: the address, and why."""
+    """No server answers at an address. As text: the address, and the reason."""
 
     def __init__(self, url: str, reason: str) -> None:
         super().__init__(f"cannot reach {url}: {reason}")
@@ -84,7 +84,7 @@ class Api:
         return self.send(method, address(f"/api/v1{path[0]}", *path[1:], query=query), content, given)[1]
 
     def change(self, method: str, *path: str, query: Query | None = None, body: Any = None, org: str) -> tuple[Document, str]:
-        """Put or patch a resource of an organization; returns it, and what was done: created, changed, none."""
+        """Put or patch a resource of an organization; returns it, and the effect: created, changed, none."""
         given = {"Content-Type": "application/json", "X-Millrace-Org": org}
         target = address(f"/api/v1{path[0]}", *path[1:], query=query)
         _, answered, document = self.answered(method, target, json.dumps(body).encode(), given)
@@ -97,7 +97,7 @@ class Api:
         return view
 
     def commit(self, tar: BinaryIO, size: int) -> Document:
-        """Change workspace files as a tar says, all or none; returns their views by path, and the problems of the workspace."""
+        """Change workspace files by a tar, all or none; returns their views by path, and the problems of the workspace."""
         given = {"Content-Length": str(size), "Content-Type": "application/x-tar"}
         done: Document = self.send("POST", address("/api/v1/workspace/commits"), tar, given)[1]
         return done
@@ -147,7 +147,7 @@ class Api:
     def exchange(
         self, method: str, target: str, content: bytes | BinaryIO | None, headers: Mapping[str, str]
     ) -> tuple[int, Message, bytes]:
-        """Return the status, headers and body of an answer, whatever it is. Raises `Unreachable`."""
+        """Return the status, headers and body of any answer. Raises `Unreachable`."""
         # A request that does something each time it is sent must not meet a connection that the other end has given up.
         kept = self._connection is not None and method != "POST"
         try:

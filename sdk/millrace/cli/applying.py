@@ -54,13 +54,13 @@ def apply(session: Session, paths: tuple[str, ...], *, dry_run: bool, prune: boo
     if prune and not called:
         raise click.UsageError("--prune needs --as NAME: what other files have made is not to be removed.")
     documents, faults = read(paths, org_of(session))
-    done = _told(session, (Outcome("failed", None, None, None, fault.where, (str(fault),)) for fault in faults))
+    done = _printed(session, (Outcome("failed", None, None, None, fault.where, (str(fault),)) for fault in faults))
     asked = _Set(session, called, documents, dry_run=dry_run)
-    done += _told(session, map(asked.put, documents))
+    done += _printed(session, map(asked.put, documents))
     if prune and (faults or asked.lost):
         show.aside("nothing was pruned: not everything that the files name is known", "warning")
     elif prune:
-        done += _told(session, asked.pruned())
+        done += _printed(session, asked.pruned())
     _summed_up(session, done, dry_run=dry_run)
 
 
@@ -89,7 +89,7 @@ def export(session: Session, nouns: tuple[str, ...], *, secrets: str) -> None:
         return {"$env": name}
 
     def exported(kind: Kind, shown: dict[str, Any]) -> dict[str, Any]:
-        """Return a resource as a document: what is as it is by default is left out."""
+        """Return a resource as a document, without fields at their defaults."""
         fields, made = kind.body_of(shown), {"kind": kind.noun, "name": shown["name"], "org": org}
         for field in kind.fields:
             if field.has_secrets:
@@ -110,7 +110,7 @@ def export(session: Session, nouns: tuple[str, ...], *, secrets: str) -> None:
 
 
 class _Set:
-    """A set of files that is applied. `lost` says that the API does not answer any more: then nothing else is asked."""
+    """A set of files that is applied. `lost`: the API does not answer any more, and nothing else is asked."""
 
     def __init__(self, session: Session, called: str | None, documents: Iterable[Document], *, dry_run: bool) -> None:
         self._session = session
@@ -123,7 +123,7 @@ class _Set:
         self.lost = False
 
     def put(self, one: Document) -> Outcome:
-        """Make a resource what a document says. Raises `Unreachable` where nobody has answered yet."""
+        """Put a resource as its document has it. Raises `Unreachable` where the API has not answered yet."""
         noun, org, name = one.key
 
         def ended(change: str, *reasons: str) -> Outcome:
@@ -161,7 +161,7 @@ class _Set:
                         yield self._remove(kind, org, shown)
 
     def _remove(self, kind: Kind, org: str, shown: dict[str, Any]) -> Outcome:
-        # Somebody else may have changed it since.
+        # Another client may have changed it since.
         headers = _for(org) | {"If-Match": f'"{shown["version"]}"'}
         try:
             if not self._dry_run:
@@ -179,8 +179,8 @@ class _Set:
         return refused.status == 422 and {path for path, _ in refused.problems} <= there
 
 
-def _told(session: Session, outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Return the outcomes, each told as it comes."""
+def _printed(session: Session, outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return the outcomes, each printed as it comes."""
     found = []
     for one in outcomes:
         found.append(one)

@@ -1,4 +1,4 @@
-"""Exit codes: what a script may rely on."""
+"""Exit codes, on which scripts may rely."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DONE = 0
 REFUSED = 1
 # The command line, the configuration or an input is not understood; nothing was sent.
 USAGE = 2
-# Nobody answers at the address.
+# No server answers at the address.
 UNREACHABLE = 3
 # Ends of a run that did not succeed. Far from 1 to 3, so that a failed run is never taken for a failed request.
 ENDS = {"succeeded": DONE, "failed": 10, "timed_out": 11, "crashed": 12, "cancelled": 13, "expired": 14}

@@ -1,4 +1,4 @@
-"""Bringing a workspace to what a folder holds."""
+"""Brings a workspace to the content of a folder."""
 
 from __future__ import annotations
 
@@ -64,15 +64,15 @@ class Deployment:
     def bring(self, *, check: bool) -> Deployed:
         """Upload what has changed, delete what is gone if that is wanted.
 
-        `check`: where no code has changed, one file of it is sent again, because only then the API says what is wrong with it.
-        Raises `Refused`, also when somebody else changes the same files meanwhile, and `Unreachable`.
+        `check`: where no code has changed, one file of it is sent again, because only then the API returns its problems.
+        Raises `Refused`, also when another client changes the same files meanwhile, and `Unreachable`.
         """
         found = files_of(self._folder)
         files = found.files
         local = self._hashed(files)
         views = self._api.pages("/workspace/files")["items"]
         remote = {view["path"]: view["sha256"] for view in views}
-        # Of what cannot be looked at, nobody can say that it has gone.
+        # An unreadable entry may still be there.
         planned = plan(local, {path: sha256 for path, sha256 in remote.items() if not found.is_unseen(path)})
         done = Deployed(
             unchanged=len(local) - len(planned.changed),

@@ -37,7 +37,7 @@ _CORE = {
 
 
 class Faulty(Exception):
-    """A document that is none; `where` is its file and line. As text: that, and what is wrong."""
+    """A document that is none; `where` is its file and line. As text: that, and the error."""
 
     def __init__(self, where: str, message: str) -> None:
         super().__init__(f"{where}: {message}")
@@ -57,7 +57,7 @@ class Document:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Return what no other resource has the same of."""
+        """Return the identity of the resource."""
         return self.kind.noun, self.org, self.name
 
     @property
@@ -71,11 +71,11 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML 1.2: `on` and `no` are text, and so is what looks like a date."""
+    """Reads YAML 1.2: `on` and `no` are text, and so are dates."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what means the same to readers of YAML 1.1 and 1.2."""
+    """Writes YAML that means the same to readers of 1.1 and 1.2."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -85,7 +85,7 @@ for _tag, (_pattern, _first) in _CORE.items():
 
 
 def read(paths: Sequence[str], org: str) -> tuple[list[Document], list[Faulty]]:
-    """Return the resources in files and folders, those that others refer to first, and what is no resource.
+    """Return the resources in files and folders, those that others refer to first, and the documents that are none.
 
     `org` is the organization of those that name none. The path `-` is standard input.
     """
@@ -145,7 +145,7 @@ def _files(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _documents(file: str, org: str) -> Iterator[Document | Faulty]:
-    """Yield the resources of a file, and what is none. What follows a mistake in the YAML itself is not read."""
+    """Yield the resources of a file, and documents that are none. The rest after a mistake in the YAML itself is not read."""
     data = content(file)
     try:
         text = data.decode("utf-8-sig")
@@ -168,7 +168,7 @@ def _documents(file: str, org: str) -> Iterator[Document | Faulty]:
         yield Faulty(f"{file}:{line}", f"is not YAML: it holds the character {error.character:#06x}")
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        # What stands for an alias may be a secret without its quotes.
+        # An alias may be a secret without its quotes.
         problem = re.sub(r"(alias|anchor|handle) .*", r"\1", error.problem or error.context or "")
         yield Faulty(f"{file}:{line}", f"is not YAML: {problem}")
     except RecursionError:
@@ -216,7 +216,7 @@ def _at(file: str, lines: dict[str, int], path: str) -> str:
 
 
 def _fetched(value: Any, file: str, where: str) -> Any:
-    """Return what a reference stands for, an environment variable or a file from where the document is; else the value itself."""
+    """Return the value of a reference, an environment variable or a file beside the document; else the value itself."""
     reference, name = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else ("", None)
     if reference not in _REFERENCES:
         return value
@@ -233,7 +233,7 @@ def _fetched(value: Any, file: str, where: str) -> Any:
 
 
 class _Values:
-    """Makes values of nodes, with the line of each. What is wrong is said without the value, which may be a secret."""
+    """Makes values of nodes, with the line of each. Errors do not repeat the value, which may be a secret."""
 
     def __init__(self, file: str, lines: dict[str, int]) -> None:
         self._file = file

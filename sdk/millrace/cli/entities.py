@@ -1,4 +1,4 @@
-"""Every kind of resource: list, get, put, patch, delete, made of its description; and what else there is of some."""
+"""Every kind of resource: list, get, put, patch, delete, made of its description; and the further commands of some."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _change(kind: Kind, verb: str, called: str | None = None) -> click.Command:
 
 
 def _options(field: Field, verb: str) -> list[Callable[[Any], Any]]:
-    """Return what sets a field on a command line; others can see that, so that nothing secret is an argument."""
+    """Return the option that sets a field; others can see a command line, so that nothing secret is an argument."""
     doc = str(field.marks.get("description", ""))
     if field.is_secret:
         file = f"Where the {field.name} is, `-` for standard input" + ("; without it, it is asked for." if verb == "put" else ".")
@@ -122,7 +122,7 @@ def _options(field: Field, verb: str) -> list[Callable[[Any], Any]]:
 def _take(
     session: Session, kind: Kind, name: str, field: Field, made: dict[str, Any], given: dict[str, Any], *, wanted: bool
 ) -> None:
-    """Put into a body what the options say of a field; `wanted`: a secret that is not given is asked for."""
+    """Put a field's options into a body; `wanted`: a secret that is not given is asked for."""
     value = given.get(field.name)
     if field.is_secret:
         file = given[f"{field.name}_file"]

@@ -1,4 +1,4 @@
-"""A workspace on disk: which of its files are deployed, and what has changed."""
+"""A workspace on disk: its deployed files, and their changes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _hindrance(path: Path, inside: Path, root: str) -> str | None:
 
 
 def stamps_of(files: Mapping[str, Path]) -> dict[str, Stamp]:
-    """Return for each file what changes when it is saved; one that has just gone is left out."""
+    """Return for each file a mark that changes when it is saved; one that has just gone is left out."""
     found: dict[str, Stamp] = {}
     for name, path in files.items():
         try:
@@ -123,7 +123,7 @@ def is_code(path: str) -> bool:
 
 
 def plan(local: Mapping[str, str], remote: Mapping[str, str]) -> Plan:
-    """Return what makes the workspace `remote` like `local`; both are SHA-256 by path.
+    """Return the changes that make the workspace `remote` like `local`; both are SHA-256 by path.
 
     Code comes last: the answer to the last file of code is then about the whole workspace as it will be.
     """

@@ -62,7 +62,7 @@ def send(
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
     for name, value in map(header, extra):
-        # Case does not tell headers apart: one that is given takes the place of the one that is made.
+        # Headers are the same in any case: one that is given takes the place of the one that is made.
         headers = {made: held for made, held in headers.items() if made.lower() != name.lower()} | {name: value}
     unsendable = [name for name, value in headers.items() if not (name + value).isascii() or not (name + value).isprintable()]
     if unsendable:

@@ -74,7 +74,7 @@ class Kind:
 
     @property
     def referring(self) -> dict[str, str]:
-        """The noun of what a field refers to, by the field's name."""
+        """The noun of the resource that a field refers to, by the field's name."""
         found = {field.name: one for field in self.fields for one in [field.marks.get("x-refers-to")] if one is not None}
         return {name: str(noun) for name, noun in found.items()}
 

@@ -35,7 +35,7 @@ class Place:
 def find(profile: str | None, environment: Mapping[str, str], folder: Path) -> Place:
     """Return the profile's place, else the environment's, else that of the stack that runs in `folder` or above.
 
-    `click.UsageError` says what is missing or not private; a key is in none of its words.
+    `click.UsageError` names the part that is missing or not private, and never holds a key.
     """
     org = environment.get("MILLRACE_ORG") or None
     if profile is not None:
@@ -95,14 +95,14 @@ def _place(url: str, key: str, org: str | None, said_by: str) -> Place:
 
 
 def _private(file: Path) -> str:
-    """Return the text of a file that holds a key; it must be ours, or root's, and nobody else may read it."""
+    """Return the text of a file that holds a key; only its owner, this user or root, may read it."""
     try:
         with file.open("rb") as opened:
             status = os.fstat(opened.fileno())
             content = opened.read()
     except OSError as error:
         raise click.UsageError(f"{file} cannot be read: {error.strerror}.") from error
-    # In a folder that everybody may write to, somebody else's file would send our workspace to them.
+    # In a world-writable folder another user's file would send our workspace to them.
     if status.st_uid not in {os.geteuid(), 0}:
         raise click.UsageError(f"{file} belongs to user {status.st_uid}, not to you: it is not believed.")
     if status.st_mode & 0o077:

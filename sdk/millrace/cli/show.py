@@ -35,7 +35,7 @@ def compact(value: Any) -> str:
 
 
 def document(value: Any) -> None:
-    """Print what the API answered."""
+    """Print the API's answer."""
     _write(harmless(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
@@ -45,7 +45,7 @@ def line(value: Any) -> None:
 
 
 def harmless(text: str) -> str:
-    """Return JSON as the same JSON without characters that speak to a terminal: what is escaped means the same."""
+    """Return JSON as the same JSON without control characters for a terminal: their escapes mean the same."""
     return _SPEAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -55,13 +55,13 @@ def said(text: str, level: str = "info") -> None:
 
 
 def aside(text: str, level: str = "info") -> None:
-    """Print a line to standard error: what is told beside a result."""
+    """Print a line to standard error, beside a result."""
     sys.stdout.flush()
     click.echo(_styled(text, level, sys.stderr), err=True)
 
 
 def listing(page: Row, columns: Sequence[Column], *, is_json: bool) -> None:
-    """Print a list; where it was cut, standard error says so."""
+    """Print a list; where it was cut, standard error reports it."""
     if is_json:
         document(page)
         return

@@ -32,7 +32,7 @@ def new_delivery() -> str:
 def headers_of(adapter: str, settings: dict[str, Any], sending: Sending, secret: str | None) -> dict[str, str]:
     """Return the headers that a source with this adapter and these settings expects; without a secret, unsigned.
 
-    Raises ValueError with what is missing, as a sentence.
+    Raises ValueError that names a missing part, as a sentence.
     """
     made = {"Content-Type": "application/json" if _is_json(sending.body) else "text/plain; charset=utf-8"}
     if adapter == "github":

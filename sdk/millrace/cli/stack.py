@@ -20,7 +20,7 @@ def _program(name: str, module: str, said: str) -> click.Command:
     def become(arguments: tuple[str, ...]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        # -P: a folder `deploy` where somebody happens to stand is not ours.
+        # -P: a folder `deploy` in the current folder is not ours.
         os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])  # noqa: S606 - no shell is what is wanted
 
     return become

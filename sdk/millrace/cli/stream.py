@@ -56,7 +56,7 @@ def followed(api: Api, id_: str, deadline: float, shown: Callable[[dict[str, Any
 
 
 def events(lines: Iterable[str]) -> Iterator[Event]:
-    """Yield what the lines of a stream say, comments left out; one that was cut off in the middle is not said."""
+    """Yield the events in the lines of a stream, without comments; one that was cut off in the middle is left out."""
     fields: dict[str, str] = {}
     for line in lines:
         if not line.endswith("\n"):

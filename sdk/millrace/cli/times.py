@@ -34,7 +34,7 @@ def ago(text: str | None) -> str | None:
 
 
 def moment(text: str | None, now: datetime) -> str | None:
-    """Return a time as lists take it, in RFC 3339: `1h` is an hour before `now`; what is not understood is passed on."""
+    """Return a time as lists take it, in RFC 3339: `1h` is an hour before `now`; other text is passed on."""
     found = _AGO.match(text or "")
     if found is None:
         return text
@@ -45,7 +45,7 @@ def moment(text: str | None, now: datetime) -> str | None:
 
 
 def ahead(text: str, now: datetime) -> str:
-    """Return a time to come in RFC 3339: `+1h` is an hour after `now`; what is not understood is passed on."""
+    """Return a time to come in RFC 3339: `+1h` is an hour after `now`; other text is passed on."""
     found = _AGO.match(text.removeprefix("+")) if text.startswith("+") else None
     if found is None:
         return text

@@ -15,7 +15,7 @@ _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list:
 
 
 def pairs(given: Iterable[str], schema: Schema, option: str) -> dict[str, Any]:
-    """Return `k=v`s as values: JSON where the schema's property takes what it says, else text."""
+    """Return `k=v`s as values: JSON where it fits the schema's property, else text."""
     found: dict[str, Any] = {}
     for pair in given:
         name, equals, text = pair.partition("=")
@@ -34,7 +34,7 @@ def fitting(text: str, wanted: Schema, root: Schema) -> Any:
         return text
     kind = _TYPES[type(value)]
     fits = not allowed or kind in allowed or (kind == "integer" and "number" in allowed)
-    # `null` for `str | None` is as likely a word; whoever means None leaves the value out.
+    # `null` for `str | None` is as likely a word; to mean None, leave the value out.
     if "string" in allowed and (kind == "null" or not fits):
         return text
     return value

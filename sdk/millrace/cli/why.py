@@ -1,4 +1,4 @@
-"""`runs why`: what led to a run and what came of it, as a tree of causes."""
+"""`runs why`: the causes and effects of a run, as a tree."""
 
 from __future__ import annotations
 

@@ -22,13 +22,13 @@ PRUNE = click.option("--prune", is_flag=True, help="Delete from the workspace wh
 # and an organization of many runs are looked at less often, instead of all the time.
 LOOKS_EVERY, FOLDER_SHARE = 0.05, 0.05
 RUNS_EVERY, RUNS_SHARE = 0.2, 0.25
-# Seconds until who was not reached is asked again.
+# Seconds until an unreachable server is asked again.
 COMPLAINS_EVERY = 1.0
-# Characters of a run's id: an id that begins with its time has the millisecond in them, and commands take what is shown.
+# Characters of a run's id: an id that begins with its time has the millisecond in them, and commands take the shown part.
 SHOWN = 13
-# Of what is left out, how many are named.
+# Left-out entries that are named.
 LEFT_OUT = 20
-# Runs that began since the last look; more at once are not followed by anybody.
+# Runs that began since the last look; more at once are not followed.
 RUNS = 50
 
 
@@ -209,7 +209,7 @@ def ending(run: dict[str, Any]) -> str:
 
 
 def report(done: Deployed, folder: Path) -> None:
-    """Print what a deployment did, and what is wrong."""
+    """Print the changes of a deployment, and its problems."""
     if done.is_nothing:
         show.said(f"nothing has changed in {show.counted(done.unchanged, 'file')}")
     for view in done.files:

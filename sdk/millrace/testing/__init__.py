@@ -1,4 +1,4 @@
-"""Runs a workflow in this process, with fakes for what the platform would give. For an author's tests.
+"""Runs a workflow in this process, with fakes for the platform. For an author's tests.
 
     from millrace import testing
 

@@ -1,4 +1,4 @@
-"""Fakes for waits and child runs: time that is skipped, signals that are given, runs that end as the test says."""
+"""Fakes for waits and child runs: time that is skipped, signals that are given, runs that end as the test declares."""
 
 import copy
 import hashlib
@@ -69,7 +69,7 @@ class Waits:
 
 
 class Children:
-    """Takes runs that are started, and tells of each the end that the test gives."""
+    """Takes runs that are started, and returns for each the end that the test gives."""
 
     def __init__(self, given: Mapping[str, Any], kept: Steps, masking: Masking) -> None:
         self._given = given

@@ -22,7 +22,7 @@ _SHORTEST_SECRET = 8
 
 
 class Fake(Protocol):
-    """One thing that a run may ask for. Made anew for each run from what the test gives."""
+    """One thing that a run may ask for. Made anew for each run from the test's values."""
 
     @property
     def answers(self) -> Mapping[str, Answer]:

@@ -11,7 +11,7 @@ from millrace.errors import Refused
 from millrace.testing.fakes import Answer
 
 _CHUNK = 1 << 20
-"""Bytes of one part, as on the platform: what works here in parts works there."""
+"""Bytes of one part, as on the platform, so that parts behave alike."""
 _LISTED = 500
 
 

@@ -126,14 +126,14 @@ class _Attempt:
             if kind not in self._answers:
                 msg = f"millrace.testing has no fake for {kind!r}"
                 raise Refused("NotFaked", msg)
-            # Through JSON, as it would come: what the run does with an answer changes no fake.
+            # Through JSON, as it would come: a run that changes an answer changes no fake.
             answer.set_result(json.loads(to_json(self._answers[kind](fields), what=f"the answer to {kind!r}")))
         except Refused as error:
             answer.set_exception(error)
         return answer
 
     def close_with(self, _payload: bytes) -> None:
-        """Take note that the run waits, and does nothing else."""
+        """Record that the run waits, and does nothing else."""
         self._is_suspended = True
 
     def wait_for_end(self) -> None:
