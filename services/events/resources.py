@@ -48,6 +48,10 @@ class Sources(Rules[Source]):
         adapter = _adapter(draft.spec.adapter)
         # A secret that is kept from before stands in for itself: only its presence is checked.
         whole = draft.spec.settings | dict.fromkeys(draft.kept, "kept") | draft.secrets
+        if len(msgspec.json.encode(whole)) > schemas.MAX_BYTES:
+            # Every gateway has those of all sources in memory.
+            detail = f"is larger than {schemas.MAX_BYTES} bytes"
+            raise Invalid(f"settings {detail}", errors=(Problem("settings", detail),))
         problems = []
         for problem in checker_of(msgspec.json.encode(adapter.settings_schema)).problems(whole, "settings"):
             hidden = any(problem.path.startswith(f"settings.{name}") for name in adapter.secrets)

@@ -26,10 +26,6 @@ class KeptStore:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def find(self, noun: str, org: str, name: str) -> Kept | None:
-        """Return the organization's row of that name, also one that is being revoked."""
-        return await self._one(_of(noun, org) & (_C.name == name))
-
     async def named(self, noun: str, org: str, name_or_id: str) -> Kept | None:
         """Return the organization's row of that name, else of that id, also one that is being revoked."""
         meant = or_(_C.name == name_or_id, _C.id == name_or_id)

@@ -38,12 +38,13 @@ class Vaulted(Keeper[S]):
 
     async def put(self, command: PutResource) -> Shown:
         """Create, replace or patch a resource; both its row and its message are on disk when this returns."""
-        kind = self.kind
-        kind.check_name(command.name)
+        kind, asked = self.kind, command
         given = self._given(command)
         self._check_broker()
         for _ in range(TRIES):
-            found = await self._store.find(kind.noun, command.org, command.name)
+            found = await self._store.named(kind.noun, asked.org, asked.name)
+            command = asked if found is None else msgspec.structs.replace(asked, name=found.name)
+            kind.check_name(command.name)
             found = await self._settled(found, command.id, is_dry=command.dry_run)
             before = None if found is None else self._made(found)
             if found is not None and before is not None and found.last_command == command.id:
@@ -55,6 +56,9 @@ class Vaulted(Keeper[S]):
             check_expected(kind.noun, command.expected, found)
             if found is None:
                 refuse_gone(kind.noun, removed=done)
+                if command.name != asked.name:
+                    # The one of that id is about to be deleted.
+                    raise await self._absent(asked)
             wanted = await self._wanted(command, given, before)
             if before is not None and self._is_same(wanted, before):
                 return await self._answer(before, "none")

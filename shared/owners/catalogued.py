@@ -25,6 +25,7 @@ from shared.resources.declaration import KINDS, Resource, ResourceChanged, Resou
 EVERY_ORG = "*"
 
 S = TypeVar("S", bound=Spec)
+C = TypeVar("C", PutResource, RemoveResource)
 
 
 class Catalogued(Keeper[S]):
@@ -49,7 +50,8 @@ class Catalogued(Keeper[S]):
 
     async def put(self, command: PutResource) -> Shown:
         """Create, replace or patch a resource; its row and its registry entry are there when this returns."""
-        kind = self.kind
+        kind, asked = self.kind, command
+        command, id_ = await self._meant(asked)
         kind.check_name(command.name)
         given = self._given(command)
         outcome: tuple[Resource[S], Change] | None = None
@@ -57,6 +59,8 @@ class Catalogued(Keeper[S]):
         async def decide(last: aggregate.Stored | None) -> ResourceChanged | None:
             nonlocal outcome
             before = self._present(last)
+            if id_ is not None and (before is None or before.id != id_):
+                raise await self._absent(asked)
             wanted = await self._wanted(command, given, before)
             if before is not None and self._is_same(wanted, before):
                 outcome = before, "none"
@@ -78,14 +82,14 @@ class Catalogued(Keeper[S]):
 
     async def remove(self, command: RemoveResource) -> Done:
         """Remove a resource, by name or id."""
-        kind = self.kind
-        there = await self._rows.known(kind.noun, command.org, command.name)
-        key = kind.key(command.org, there.name if there else command.name)
+        kind, asked = self.kind, command
+        command, id_ = await self._meant(asked)
+        key = kind.key(command.org, command.name)
 
         async def decide(last: aggregate.Stored | None) -> ResourceRemoved:
             before = self._present(last)
-            if before is None or kind.removed is None:
-                raise await self._absent(command)
+            if before is None or kind.removed is None or id_ not in {None, before.id}:
+                raise await self._absent(asked)
             return kind.removed(key=key, id=before.id, name=before.name, actor=command.actor)
 
         changed = await aggregate.change(
@@ -102,6 +106,16 @@ class Catalogued(Keeper[S]):
             raise NotFound(f"there is no {self.kind.noun} {id_}")
         stored, removed = found
         return Found(stored.version, None if removed else msgspec.to_builtins(self._entries.entry(stored)))
+
+    async def _meant(self, command: C) -> tuple[C, str | None]:
+        """Return a command with the name of the resource that it means, and the id which that must have, where it came by its id.
+
+        Another one may have the name by now: it is not meant.
+        """
+        found = await self._rows.known(self.kind.noun, command.org, command.name)
+        if found is None or found.name == command.name:
+            return command, None
+        return msgspec.structs.replace(command, name=found.name), found.id
 
     async def _named(self, org: str, name: str) -> Resource[S] | None:
         return await self._rows.named(self.kind.noun, org, name, inherited=self.kind.inherited)
@@ -125,6 +139,10 @@ class Catalogued(Keeper[S]):
         for field, noun in kind.references.items():
             target, name = KINDS.get(noun), getattr(spec, field)
             if name is None:
+                continue
+            if command.patch and before is not None and field not in given:
+                # It goes on meaning what it did, there or not: nothing is changed about it.
+                refs |= {field: before.refs[field]} if field in before.refs else {}
                 continue
             if target is None or target.owner != kind.owner:
                 (target or kind).check_name(name, field)

@@ -163,7 +163,9 @@ class Keeper(ABC, Generic[S]):
         changed = {field: value for field, value in (present | given).items() if given.get(field, value) is not None}
         if self._rules.keeps_members(before.spec, kind.spec_of(msgspec.to_builtins(fitted(changed, kind.body)))):
             for field in kind.merged & given.keys():
-                wanted = given[field] or {}
+                wanted = given[field]
+                if wanted is None:
+                    continue
                 secret = {name: None for name in before.sealed if name in wanted and wanted[name] is None}
                 changed[field] = merged(present[field], wanted) | secret
         return changed

@@ -174,13 +174,16 @@ async def test_changes_and_refusals_of_mappings_are_audited_with_their_organizat
         await call("PUT", "/integrations/halopsa/mappings/acme", {"config": {}})
         await call("PUT", "/integrations/halopsa/mappings/acme", {"config": {"subdomain": "a"}})
         await call("DELETE", "/integrations/halopsa/mappings/acme")
+        await call("PUT", "/integrations/halopsa/mappings/acme?dry_run=true", {"config": {"subdomain": "a"}})
 
         async def told() -> Any:
             items = (await call("GET", "/logs?q=stream:AUDIT&org=acme&order=asc"))[1]["items"]
-            return items if len(items) == 3 else None
+            return items if len(items) == 4 else None
 
         items = await eventually(told)
         assert isinstance(items, list)
+        # A dry run made nothing: its record is not to be taken for one of a change.
+        assert items.pop()["data"]["detail"] == {"change": "created", "dry_run": "true"}
         said = [(one["data"]["category"], one["data"]["verb"], one["data"]["target"], one["data"]["outcome"]) for one in items]
         assert said == [
             ("mapping", "put", "halopsa", "invalid"),

@@ -217,3 +217,46 @@ async def test_a_reference_by_id_means_what_had_the_name_when_it_was_given(kept:
     assert (await got(kept.bus, "subscription", "one")).source == source.id != made.fields["id"]
     again = await kept.put("subscription", **KEPT["subscription"][0])
     assert (again.change, again.fields["source"], again.fields["id"]) == ("changed", made.fields["id"], subscription.fields["id"])
+
+
+@every_kind
+async def test_an_id_means_the_one_that_has_it_and_no_namesake(kept: Kept, noun: str) -> None:
+    old = await kept.begun(noun)
+    fields, change, _ = KEPT[noun]
+    by_id = await kept.put(noun, old.fields["id"], **change, patch=True)
+    put = await kept.put(noun, old.fields["id"], **fields)
+    assert (by_id.change, by_id.fields["id"], put.fields["id"]) == ("changed", old.fields["id"], old.fields["id"])
+    with pytest.raises(PreconditionFailed):
+        await kept.put(noun, old.fields["id"], **fields, expected=0)
+    await kept.bus.ask(removing(noun, "one"))
+    new = await kept.put(noun, **fields)
+    for late in (removing(noun, old.fields["id"]), kept.putting(noun, old.fields["id"], **change, patch=True)):
+        with pytest.raises(NotFound):
+            await kept.bus.ask(late)
+    assert new.fields["id"] != old.fields["id"]
+    assert (await got(kept.bus, noun, "one")).id == new.fields["id"]
+    assert [one.name for one in (await listed(kept.bus, noun))[0]] == ["one"]
+
+
+async def test_a_patch_leaves_a_reference_that_it_does_not_name_as_it_is(kept: Kept) -> None:
+    before = await kept.begun("subscription")
+    await kept.bus.ask(removing("source", "repo"))
+    off = await kept.put("subscription", enabled=False, patch=True)
+    await kept.put("source", "repo", adapter="github", settings={"secret": SECRET})
+    on = await kept.put("subscription", enabled=True, patch=True)
+    assert off.fields["source"] == on.fields["source"] == before.fields["source"]
+    with pytest.raises(Invalid):
+        await kept.put("subscription", source="nowhere", patch=True)
+
+
+async def test_null_in_a_patch_puts_a_whole_object_back_to_its_default(kept: Kept) -> None:
+    await kept.put("source", adapter="hmac", settings={"secret": SECRET, "prefix": "p"})
+    patched = await kept.put("source", settings=None, patch=True)
+    assert (patched.fields["settings"], patched.fields["secrets"]) == ({}, ["secret"])
+
+
+@pytest.mark.parametrize("member", ["secret", "prefix"])
+async def test_the_settings_of_a_source_are_bounded(kept: Kept, member: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        await kept.put("source", adapter="hmac", settings={"secret": SECRET, member: "x" * 70_000})
+    assert [problem.path for problem in refused.value.errors] == ["settings"]

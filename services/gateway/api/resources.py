@@ -96,6 +96,8 @@ class Resources:
     ) -> Answer:
         """Send a change to the owner; fields that may be secret are sealed for this command, since the bus must not know them."""
         id_, org = new_id(), call.caller.org
+        if call.query.dry_run:
+            call.note(dry_run="true")
         sealed = {
             field: call.gateway.keyring.seal(msgspec.json.encode(fields.pop(field)).decode(), org, id_, field)
             for field in sorted(self._kind.confidential & fields.keys())
