@@ -372,6 +372,16 @@ async def test_a_tar_is_read_whoever_made_it_and_however_it_arrives(format_: int
     }
 
 
+def sparse(**of_member: Any) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a")
+        for name, value in of_member.items():
+            setattr(member, name, value)
+        tar.addfile(member)
+    return made.getvalue()
+
+
 async def test_what_is_no_tar_of_files_is_malformed() -> None:
     link = tarfile.TarInfo("link")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -379,7 +389,8 @@ async def test_what_is_no_tar_of_files_is_malformed() -> None:
     with tarfile.open(fileobj=made, mode="w") as tar:
         tar.addfile(link)
     good = tar_of({"a": b"a" * 5000})
-    for wrong in (b"", b"x" * 600, b"{}", good[:700], good[:100], made.getvalue(), b"x" * 512 + good):
+    holes = sparse(type=tarfile.GNUTYPE_SPARSE), sparse(pax_headers={"GNU.sparse.major": "1", "GNU.sparse.name": "a"})
+    for wrong in (b"", b"x" * 600, b"{}", good[:700], good[:100], made.getvalue(), b"x" * 512 + good, *holes):
         with pytest.raises(Malformed):
             await entries_of(wrong)
 
@@ -445,6 +456,7 @@ async def test_a_commit_comes_as_json_or_as_a_tar_and_answers_as_put_of_each_fil
             (await post({"files": {"c.py": encoded}, "unknown": 1}), 422),
             (await post({"files": {"c.py": encoded, "a.py": encoded}, "expected": {"a.py": None}}), 412),
             (await post({"files": {"c.py": encoded}, "expected": {"c.py": "0" * 64}}), 412),
+            (await post({"files": {"c.py": encoded}, "expected": {"a.py": None}}), 422),
             (await post(tar_of({"c.py": flow("c"), "huge.bin": b"x" * 300_001}), "application/x-tar"), 413),
             (await post(tar_of({f"{number}.txt": b"" for number in range(1001)}), "application/x-tar"), 413),
             (await post(tar[:700], "application/x-tar"), 400),

@@ -20,7 +20,7 @@ from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Probl
 from shared.http import body_of
 from shared.messages.catalog import FileProblem
 from shared.questions.executor import MOST_CHANGES, CommitFiles, Committed, FileChange, FileView
-from shared.values import Path, Words, aside, decode
+from shared.values import LONGEST_PATH, Path, Words, aside, decode
 
 # Of a commit as JSON, which is whole in memory; a larger one comes as a tar.
 JSON_COMMIT = 8 * 1024 * 1024
@@ -83,6 +83,9 @@ async def _decoded(call: Call[None, Streamed]) -> list[FileChange]:
     commit: Commit = await aside(decode, raw or b"{}", Commit, size=len(raw))
     if commit.message is not None:
         call.note(message=commit.message)
+    if (unchanged := next((path for path in commit.expected if path not in commit.files), None)) is not None:
+        problem = Problem(f"expected.{unchanged}"[:LONGEST_PATH], "is no file that this commit changes")
+        raise Invalid(f"{unchanged[:120]!r} {problem.message}", errors=(problem,))
 
     async def entries() -> AsyncIterator[ArchiveEntry]:
         for path, content in commit.files.items():

@@ -14,6 +14,8 @@ LONGEST_HEADER = 64 * 1024
 # An empty file of this name beside another removes that one, as in a layer of a container image (OCI image-spec, "Whiteouts").
 REMOVED = ".wh."
 EXPECTED = "MILLRACE.expected"
+# Records of a file whose holes are left out (GNU tar manual, "Storing Sparse Files").
+SPARSE = "GNU.sparse."
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,12 @@ async def unpacked(parts: AsyncIterator[bytes]) -> AsyncIterator[ArchiveEntry]:
                 fields = _records(header)
             continue
         name = fields.get("path", info.name).removeprefix("./")
+        is_sparse = info.type == tarfile.GNUTYPE_SPARSE or any(one.startswith(SPARSE) for one in fields)
         expected, fields = fields.get(EXPECTED), {}
         if info.isdir():
             continue
+        if is_sparse:
+            raise Malformed(f"the tar has {name[:120]!r} without its holes: make it without --sparse")
         if not info.isreg():
             raise Malformed(f"the tar has {name[:120]!r}, which is no file")
         folder, _, last = name.rpartition("/")
