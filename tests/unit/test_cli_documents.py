@@ -48,7 +48,7 @@ def variable(folder: Path, value: str) -> Any:
         *[(text, True) for text in ("true", "True", "TRUE")],
         *[(text, False) for text in ("false", "False", "FALSE")],
         *[("5", 5), ("-5", -5), ("+5", 5), ("007", 7), ("0o17", 15), ("0x1F", 31), ("1e3", 1000.0), ("1.", 1.0), ("-.5E-1", -0.05)],
-        *[("'5'", "5"), ('"true"', "true"), ("!!str 5", "5"), ("!!int '5'", 5), ('"\\ud83d\\ude00"', "\ud83d\ude00")],
+        *[("'5'", "5"), ('"true"', "true"), ("!!str 5", "5"), ("!!int '5'", 5), ('"\\ud83d\\ude00"', "\U0001f600")],
         *[("[1, on, {a: ~}]", [1, "on", {"a": None}]), ("{<<: {a: 1}}", {"<<": {"a": 1}}), ("{1: 2, ~: 3}", {"1": 2, "~": 3})],
         ("|\n  two\n  lines", "two\nlines\n"),
         ("{$env: HOME}", {"$env": "HOME"}),
@@ -119,6 +119,11 @@ MISTAKES = {
     "kind: secret\nname: a\nvalue: hunter2\0\n": "it.yaml:3: is not YAML: it holds the character 0x0000",
     "kind: variable\nname: a\nvalue: 1e999\n": "it.yaml:3: is a larger number than is taken",
     f"kind: variable\nname: a\nvalue: {'9' * 5000}\n": "it.yaml:3: is a longer number than is taken",
+    f"kind: variable\nname: a\nvalue: 0x{'f' * 5000}\n": "it.yaml:3: is a longer number than is taken",
+    'kind: variable\nname: "\\ud800"\nvalue: 1\n': "it.yaml:2: holds half of a surrogate pair",
+    'kind: variable\nname: a\nvalue: {"\\udc80": 1}\n': "it.yaml:3: holds half of a surrogate pair",
+    'kind: secret\nname: a\nvalue: {$env: "\\ud800"}\n': "it.yaml:3: holds half of a surrogate pair",
+    'kind: secret\nname: a\nvalue: {$file: "\\ud800"}\n': "it.yaml:3: holds half of a surrogate pair",
 }  # fmt: skip
 
 

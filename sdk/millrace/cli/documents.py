@@ -20,6 +20,8 @@ from millrace.cli.values import content, secret
 ENDINGS = (".yaml", ".yml", ".json")
 # Aliases may make much of little.
 MOST_VALUES = 100_000
+# Of a whole number; the API takes no longer ones.
+MOST_BITS = 64
 _RESERVED = ("kind", "name", "org")
 _REFERENCES = ("$env", "$file")
 _TOO_DEEP = "nests deeper than anything is taken"
@@ -251,10 +253,17 @@ class _Values:
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_YAML}map":
             return self._object(node, path)
         if isinstance(node, yaml.ScalarNode) and node.tag == f"{_YAML}str":
-            return node.value
+            return self._text(node)
         if not isinstance(node, yaml.ScalarNode) or node.tag not in _CORE:
             raise self._faulty(node, "has a tag that means nothing here")
         return self._scalar(node)
+
+    def _text(self, node: yaml.ScalarNode) -> str:
+        """Return a text, of which escapes such as those of JSON may have made surrogate pairs."""
+        try:
+            return str(node.value).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError as error:
+            raise self._faulty(node, "holds half of a surrogate pair") from error
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         type_, text = node.tag.removeprefix(_YAML), node.value
@@ -262,7 +271,10 @@ class _Values:
             raise self._faulty(node, f"is no {type_}")
         try:
             if type_ == "int":
-                return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+                number = int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+                if number.bit_length() > MOST_BITS:
+                    raise ValueError(number.bit_length())
+                return number
             if type_ == "float" and math.isfinite(value := float(text)):
                 return value
         except ValueError as error:
@@ -276,11 +288,12 @@ class _Values:
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise self._faulty(key, "a field's name is text")
-            if key.value in made:
-                raise self._faulty(key, f"{key.value[:80]!r} stands twice in one object")
-            inner = f"{path}.{key.value}".lstrip(".")
+            name = self._text(key)
+            if name in made:
+                raise self._faulty(key, f"{name[:80]!r} stands twice in one object")
+            inner = f"{path}.{name}".lstrip(".")
             self._lines[inner] = key.start_mark.line + 1
-            made[key.value] = self.of(value, inner)
+            made[name] = self.of(value, inner)
         return made
 
     def _faulty(self, node: yaml.Node, message: str) -> Faulty:
