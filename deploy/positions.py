@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -15,10 +14,9 @@ from nats.aio.client import Client
 from deploy.errors import StartError
 from shared.envelope import new_id
 from shared.projection import INCARNATION
-from shared.pull import StreamError, api_request
+from shared.pull import api_request
 
 _NANO = 1_000_000_000
-_NO_MESSAGE = 10037  # nats-server server/errors.json
 # A consumer that is made only to be asked how much it would read; the server forgets it by itself if we die before deleting it.
 _FORGOTTEN_AFTER = 5
 
@@ -111,20 +109,6 @@ async def keys(client: Client, stream: str, filter_: str) -> set[str]:
         offset += len(subjects)
         if not subjects or offset >= info.get("total", 0):
             return found
-
-
-async def waiting_since(client: Client, stream: str, subjects: Iterable[str], after: int) -> datetime | None:
-    """Return when the first message of these subjects after the sequence `after` was stored; None when there is none."""
-    found: list[datetime] = []
-    for subject in subjects:
-        try:
-            answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{stream}", {"seq": after + 1, "next_by_subj": subject})
-        except StreamError as error:
-            if error.code == _NO_MESSAGE:
-                continue
-            raise
-        found.append(datetime.fromisoformat(str(answer["message"]["time"])[:19]).replace(tzinfo=UTC))
-    return min(found, default=None)
 
 
 async def _quiet(_error: Exception) -> None:

@@ -32,7 +32,11 @@ LARGEST_LOG = 16 * 1024 * 1024
 LOGS_CHECKED_EVERY = 20.0
 PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
 # Of the settings of services those that an operator of this stack may choose in its environment.
-CHOSEN = {"events": ("MILLRACE_MAX_CHAIN",), "executor": ("MILLRACE_MAX_CHAIN", "MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY")}
+CHOSEN = {
+    "gateway": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_BACKLOG_AGE"),
+    "events": ("MILLRACE_MAX_CHAIN",),
+    "executor": ("MILLRACE_MAX_CHAIN", "MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY"),
+}
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
+import msgspec
 import structlog
 from nats.aio.client import Client
 
@@ -20,9 +22,23 @@ from shared.streams import Work
 # Seconds between two looks: so long nothing is taken, and so much is delivered again, of a consumer that was deleted.
 LOOKED_AT_EVERY = 5.0
 NO_CONSUMER = 10014  # nats-server server/errors.json
+_NO_MESSAGE = 10037
 _NANO = 1_000_000_000
 
 _log = structlog.get_logger()
+
+
+class WorkBacklog(msgspec.Struct, frozen=True, kw_only=True):
+    """The messages that a durable consumer has still to see acknowledged: `undelivered`, `in_work`; `since` is of the first."""
+
+    undelivered: int
+    in_work: int
+    since: datetime | None
+
+    @property
+    def messages(self) -> int:
+        """Return how many there are."""
+        return self.undelivered + self.in_work
 
 
 def config_of(work: Work, *, after: int = 0) -> dict[str, Any]:
@@ -59,6 +75,32 @@ async def bring(client: Client, work: Work, *, after: int = 0) -> None:
         config = config_of(work) | begins
     asked = {"stream_name": work.stream, "config": config, "action": ""}
     await api_request(client, f"$JS.API.CONSUMER.CREATE.{work.stream}.{work.name}", asked, wait=15)
+
+
+async def backlog_of(client: Client, work: Work) -> WorkBacklog:
+    """Return what waits for the handlers of some work, and when the first of the undelivered was stored.
+
+    Not the first of the unacknowledged: one message that is put off again and again says nothing of those behind it.
+    Raises `Unavailable`, `StreamError`.
+    """
+    info = await api_request(client, f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}", None)
+    undelivered = int(info["num_pending"])
+    since = await _stored_first(client, work, int(info["delivered"]["stream_seq"])) if undelivered else None
+    return WorkBacklog(undelivered=undelivered, in_work=int(info["num_ack_pending"]), since=since)
+
+
+async def _stored_first(client: Client, work: Work, after: int) -> datetime | None:
+    """Return when the first message of some work after the sequence `after` was stored; None when there is none."""
+    found: list[datetime] = []
+    for subject in work.subjects:
+        try:
+            answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{work.stream}", {"seq": after + 1, "next_by_subj": subject})
+        except StreamError as error:
+            if error.code == _NO_MESSAGE:
+                continue
+            raise
+        found.append(datetime.fromisoformat(answer["message"]["time"]))
+    return min(found, default=None)
 
 
 async def keep(client: Client, owned: Iterable[Work]) -> None:

@@ -52,7 +52,8 @@ class Stream(msgspec.Struct, frozen=True, kw_only=True):
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """A durable pull consumer `<service>-<purpose>` over one kind of message, or several.
 
-    `ack_wait` in seconds. `managed` consumers are pulled by the service itself, not by `shared.bus`.
+    `ack_wait` in seconds. `managed` consumers are pulled by the service itself, not by `shared.bus`. Services in `watched_by` see
+    how much waits and since when, and take nothing.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     ack_wait: float = 30.0
     max_ack_pending: int = 1000
     managed: bool = False
+    watched_by: tuple[str, ...] = ()
 
     @property
     def stream(self) -> str:
@@ -108,8 +110,20 @@ STREAMS = (
 PRIORITIES: tuple[Literal["high", "normal", "low"], ...] = ("high", "normal", "low")
 
 WORK = (
-    Work(name="events-parse", service="events", messages=(WebhookReceived,), subjects=("webhook.*.received",)),
-    Work(name="events-route", service="events", messages=(EventAccepted,), subjects=("event.*.accepted",)),
+    Work(
+        name="events-parse",
+        service="events",
+        messages=(WebhookReceived,),
+        subjects=("webhook.*.received",),
+        watched_by=("gateway",),
+    ),
+    Work(
+        name="events-route",
+        service="events",
+        messages=(EventAccepted,),
+        subjects=("event.*.accepted",),
+        watched_by=("gateway",),
+    ),
     *(
         Work(
             name=f"executor-runs-{priority}",

@@ -18,12 +18,13 @@ from deploy.credentials import SERVICES
 from deploy.doctor.finding import Finding, Verdict
 from deploy.errors import StartError
 from deploy.local import Ready
-from deploy.positions import administrator, held, pending, waiting_since
+from deploy.positions import administrator, held, pending
 from deploy.rebuild.parts import PROJECTING
 from deploy.supervise import Exit, State
 from services.executor.sandbox.probing import better
+from shared.durables import backlog_of
 from shared.errors import Unavailable
-from shared.pull import StreamError, api_request
+from shared.pull import StreamError
 from shared.streams import WORK
 
 ASKING_TAKES = 5.0
@@ -86,7 +87,9 @@ async def served(url: str) -> Finding:
     taken = "webhooks are taken and stored" if accepting.get("webhooks") else f"no webhook is taken: {accepting.get('reason')}"
     problems = [f"{why['detail']} since {why['since']}: {why['effect']}" for why in (document.get("unserved") or {}).values()]
     problems += [f"{part}: {one['detail']}, since {one['since']}" for part, one in document["parts"].items() if not one["ready"]]
-    problems += [f"{name} is not well in every part" for name in document.get("degraded") or []]
+    degraded = document.get("degraded") or []
+    problems += [f"{name} is not well in every part" for name in degraded if name != "backlog"]
+    problems += [f"backlog: {document['backlog']['problem']}" for name in degraded if name == "backlog"]
     unserved = ", ".join(f"logs/{name}.log" for name in document.get("unserved") or {})
     do = (
         f"Read the end of {unserved} in the data folder: it says why."
@@ -97,7 +100,7 @@ async def served(url: str) -> Finding:
 
 
 async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
-    """Ask every service whether it is ready; the executor also for its sandbox."""
+    """Ask every service whether it is ready; the executor also for its sandbox, and the gateway for the backlog."""
     for name in services:
         document = await _readyz(sockets / "health" / f"{name}.sock")
         if document is None:
@@ -110,6 +113,8 @@ async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
         yield Finding(f"service {name}", verdict, said, "What it waits for is named; its log says more.")
         if name == "executor":
             yield _sandbox(document.get("sandbox"))
+        if name == "gateway" and "backlog" in document:
+            yield _backlog(document["backlog"])
 
 
 async def stores(ready: Ready) -> AsyncIterator[Finding]:
@@ -152,13 +157,10 @@ async def _database(connection: asyncpg.Connection) -> Finding:
 async def _waiting(client: Client) -> AsyncIterator[Finding]:
     """Look at the durable consumers: the messages that wait for a handler, and since when."""
     for work in WORK:
-        info = await api_request(client, f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}", None)
-        waiting, held_by = info["num_pending"], info["num_ack_pending"]
-        since = None
-        if waiting:
-            since = await waiting_since(client, work.stream, work.subjects, info["delivered"]["stream_seq"])
-        age = 0.0 if since is None else (datetime.now(UTC) - since).total_seconds()
-        said = f"{waiting} wait, {held_by} in work" + (f"; the oldest since {age:.0f} s" if waiting else "")
+        found = await backlog_of(client, work)
+        age = 0.0 if found.since is None else (datetime.now(UTC) - found.since).total_seconds()
+        oldest = f"; the oldest since {age:.0f} s" if found.undelivered else ""
+        said = f"{found.undelivered} wait, {found.in_work} in work{oldest}"
         do = f"The {work.service} service does not keep up, or has stopped taking work: see its health above."
         yield Finding(f"work {work.name}", "wrong" if age > TOO_LATE else "well", said, do)
 
@@ -178,6 +180,14 @@ async def _behind(client: Client, connection: asyncpg.Connection) -> AsyncIterat
         said = f"behind: {', '.join(late)}" if late else f"up to date ({total} on their way)"
         do = f"The {service} service does not write its rows: see its health above."
         yield Finding(f"rows of {service}", "wrong" if late else "well", said, do)
+
+
+def _backlog(told: dict[str, Any]) -> Finding:
+    bounds = f"the bounds are {told['max_messages']} messages and {told['max_age_s']:.0f} s"
+    if told["problem"] is not None:
+        do = "Consumption is slower than acceptance: see the work below for which, and docs/limits.md for the bounds."
+        return Finding("backlog", "wrong", f"{told['problem']}; {told['refused']} were refused since its start", do)
+    return Finding("backlog", "well", f"{told['messages']} webhooks wait, the oldest for {told['age_s']:.0f} s; {bounds}")
 
 
 def _sandbox(told: Any) -> Finding:

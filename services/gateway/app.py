@@ -11,6 +11,7 @@ import structlog
 
 from services.gateway.admission import Admission
 from services.gateway.api.application import application
+from services.gateway.backlog import Backlog, Bounds, watch
 from services.gateway.config import GatewaySettings, read
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
@@ -32,8 +33,9 @@ from shared.resources.source import SourceEntry
 from shared.service import Runtime
 from shared.service import main as run_service
 
-# Seconds that the start waits for the registries; without them it serves all the same, by asking their owners.
-REGISTRIES_WITHIN = 5.0
+# Seconds that the start waits for the registries and for the first count of the backlog. Without the former it serves all the same,
+# by asking their owners; without the latter it takes webhooks without a bound.
+KNOWN_WITHIN = 5.0
 
 _log = structlog.get_logger()
 
@@ -56,6 +58,8 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         workflows = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
         endings = Endings(bus.client, runtime.health)
         watching = Watching(bus.client)
+        backlog = Backlog(Bounds(messages=settings.max_backlog, seconds=settings.max_backlog_age))
+        runtime.health.state("backlog", backlog.fact, counters=("refused",))
         keyring = Keyring(settings.keys)
         trail = Trail(bus)
         stack.push_async_callback(trail.finish)
@@ -64,11 +68,12 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         gateway = Gateway(
             bus=bus,
             health=runtime.health,
-            readiness=Readiness(runtime.health, settings.supervisor),
+            readiness=Readiness(runtime.health, settings.supervisor, backlog),
             keyring=keyring,
             trail=trail,
             refusals=refusals,
             admission=Admission(sources, keyring, lambda asked, wait: bus.ask(asked, timeout=wait)),
+            backlog=backlog,
             workflows=WorkflowLookup(workflows, bus.ask),
             endings=endings,
             starting=Starting(),
@@ -89,9 +94,10 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         runtime.background.start(workflows.run(), "registry workflows")
         runtime.background.start(endings.run(), "run endings")
         runtime.background.start(watching.run(), "watched runs")
+        runtime.background.start(watch(bus.client, backlog), "backlog")
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(REGISTRIES_WITHIN):
-                await asyncio.gather(sources.complete(), workflows.complete())
+            async with asyncio.timeout(KNOWN_WITHIN):
+                await asyncio.gather(sources.complete(), workflows.complete(), backlog.known.wait())
         most = descriptors_for(settings.max_connections)
         await stack.enter_async_context(serving(application(gateway), sock, most=most, trusted=settings.trusted_proxies))
         runtime.health.state("url", url)

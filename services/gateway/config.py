@@ -13,6 +13,10 @@ MIB = 1024 * 1024
 # The largest that any sender is known to send.
 MAX_BODY = 25 * MIB
 MAX_FILE = 512 * MIB
+# Some minutes of consumption, and of a few KiB each a fiftieth of the disk that the broker may use.
+MAX_BACKLOG = 100_000
+# A day: long enough for somebody to repair what consumes, and six before the broker forgets what waits.
+MAX_BACKLOG_AGE = 24 * 60 * 60
 # Each may take a few hundred KiB while a request is on its way.
 MAX_CONNECTIONS = 4096
 
@@ -22,8 +26,9 @@ Network = IPv4Network | IPv6Network
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """The gateway's settings. `listen_fd` is a bound socket that was handed over; without one, `host` and `port` are bound.
 
-    `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `supervisor` is the file in which
-    the supervisor of the services writes their state, where there is one.
+    `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `max_backlog` counts messages,
+    `max_backlog_age` is in seconds. `supervisor` is the file in which the supervisor of the services writes their state, where
+    there is one.
     """
 
     nats_url: str
@@ -37,6 +42,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_body: int
     max_file: int
     max_connections: int
+    max_backlog: int
+    max_backlog_age: int
     supervisor: Path | None
 
     def __repr__(self) -> str:
@@ -65,6 +72,8 @@ def read(environment: Environment) -> GatewaySettings:
         max_body=environment.integer("MILLRACE_MAX_BODY", MAX_BODY, minimum=1),
         max_file=environment.integer("MILLRACE_MAX_FILE", MAX_FILE, minimum=1),
         max_connections=environment.integer("MILLRACE_MAX_CONNECTIONS", MAX_CONNECTIONS, minimum=16),
+        max_backlog=environment.integer("MILLRACE_MAX_BACKLOG", MAX_BACKLOG, minimum=1),
+        max_backlog_age=environment.integer("MILLRACE_MAX_BACKLOG_AGE", MAX_BACKLOG_AGE, minimum=1),
         supervisor=None if supervisor is None else Path(supervisor),
     )
 

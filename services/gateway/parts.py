@@ -6,6 +6,7 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.admission import Admission
+from services.gateway.backlog import Backlog
 from services.gateway.config import Network
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
@@ -31,6 +32,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     trail: Trail
     refusals: Refusals
     admission: Admission
+    backlog: Backlog
     workflows: WorkflowLookup
     endings: Endings
     starting: Starting

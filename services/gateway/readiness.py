@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from services.gateway.backlog import Backlog
 from services.gateway.supervisor import ServiceExit, ServiceProcess, told
 from shared.envelope import rfc3339, utc_now
 from shared.health import Health
@@ -47,16 +48,17 @@ class Accepting(msgspec.Struct, frozen=True, kw_only=True):
 class Readiness:
     """Joins the reports of the gateway, the other services and their supervisor. `supervisor` is its file, if there is one."""
 
-    def __init__(self, health: Health, supervisor: Path | None) -> None:
+    def __init__(self, health: Health, supervisor: Path | None, backlog: Backlog) -> None:
         self._health = health
         self._supervisor = supervisor
+        self._backlog = backlog
         self._silent_since: dict[str, str] = {}
 
     def document(self, services: dict[str, dict[str, Any] | None], *, broker_answers: bool = True) -> dict[str, Any]:
         """Return the answer of `/readyz` from each service's own report; None: the service did not answer in time.
 
         `ready` means that every part of the gateway is well and no service is `unserved`. A service that answers and is not well
-        is `degraded`: it works in part, or will.
+        is `degraded`: it works in part, or will. So is the backlog, when it comes near its bounds.
         """
         processes, failing = told(self._supervisor)
         # The gateway answers this itself. Only its supervisor knows of the database.
@@ -67,6 +69,8 @@ class Readiness:
             if (why := self._unserved(name, processes.get(name), answers=answers.get(name, True), failing=name in failing))
         }
         degraded = [name for name, said in services.items() if said is not None and not said["ready"] and name not in unserved]
+        if self._backlog.problem is not None:
+            degraded.append("backlog")
         ready = self._health.ready and not unserved
         return self._health.document() | {
             "ready": ready,
@@ -80,11 +84,14 @@ class Readiness:
         }
 
     def _accepting(self, *, broker_answers: bool) -> Accepting:
-        """Return whether webhooks are taken: they need only the gateway and the broker."""
+        """Return whether webhooks are taken: they need only the gateway and the broker, until the backlog is full."""
         if not self._health.started:
             return Accepting(webhooks=False, reason="the gateway is starting or stopping")
         broker = self._health.problem("broker") or (None if broker_answers else "does not answer")
-        return Accepting(webhooks=broker is None, reason=None if broker is None else f"broker: {broker}")
+        if broker is not None:
+            return Accepting(webhooks=False, reason=f"broker: {broker}")
+        full = f"backlog: {self._backlog.problem}" if self._backlog.is_full else None
+        return Accepting(webhooks=full is None, reason=full)
 
     def _unserved(self, name: str, process: ServiceProcess | None, *, answers: bool, failing: bool) -> Unserved | None:
         if name in {"nats", "postgres"} and process is not None and process.silent_since is not None:

@@ -31,7 +31,8 @@ class WebhookReceived(Message, frozen=True, kw_only=True):
 class WebhookRefused(Message, frozen=True, kw_only=True):
     """gateway has answered 429 or 503 to `count` requests of about a second, the last from `remote`; nothing of them is kept.
 
-    `reason` is `rate`: more than the source's settings allow, or `room`: more bodies on their way at once than there is room for.
+    `reason` is `rate`: more than the source's settings allow; `room`: more bodies on their way at once than there is room for; or
+    `backlog`: more that wait to be handled than may.
     """
 
     source: str

@@ -57,7 +57,7 @@ def wrong(found: Findings) -> set[str]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def up() -> AsyncIterator[Up]:
     with open_folder() as place:
-        stack = Up(place / "data")
+        stack = Up(place / "data", environment=os.environ | {"MILLRACE_MAX_BACKLOG": "5"})
         try:
             await stack.start()
             yield stack
@@ -141,6 +141,29 @@ async def test_a_service_that_hangs_is_unserved_at_the_gateway_wrong_here_and_en
     found = await findings(up.data, code=0)
     assert "the last exit was signal 9 after it had ceased to answer" in found["process oauth"]["said"]
     assert found["readiness"]["verdict"] == "well"
+
+
+async def test_a_backlog_that_grows_is_told_until_it_is_handled(up: Up) -> None:
+    assert (await findings(up.data, code=0))["backlog"]["verdict"] == "well"
+    before = up.read()["services"]["events"]
+    async with aiohttp.ClientSession() as session:
+        client = Client(session, up.ready)
+        spec = {"adapter": "github", "settings": {"secret": "s3cret"}}
+        address = (await client.call("PUT", "/api/v1/sources/flood", body=spec))["url"]
+        os.kill(before, signal.SIGSTOP)
+        answers = []
+        while 503 not in answers:
+            answers.append((await client.github(address, "s3cret", b'{"ref": "refs/heads/main"}'))[0])
+    assert answers == [202, 202, 202, 202, 503]
+    found = await findings(up.data, code=1)
+    assert found["backlog"]["said"].startswith("4 of 5 messages wait")
+    assert found["backlog"]["said"].endswith("1 were refused since its start")
+    await up.until(lambda: up.read()["services"]["events"] not in {None, before})
+    await up.until_ready_again()
+    async with asyncio.timeout(BOUND):
+        while (await readyz(up, status=200))["backlog"]["messages"]:
+            await asyncio.sleep(0.2)
+    assert (await findings(up.data, code=0))["backlog"]["said"].startswith("0 webhooks wait")
 
 
 async def stands_still(up: Up, store: str) -> dict[str, Any]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.gateway.backlog import Backlog, Bounds
 from services.gateway.readiness import Readiness
+from shared.durables import WorkBacklog
 from shared.health import Health
 
 EARLY, LATE = "2026-11-28T10:00:00Z", "2026-11-28T11:00:00Z"
@@ -34,10 +37,17 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "state.json"
 
 
+def backlog(messages: int = 0, age: float = 0.0) -> Backlog:
+    made, now = Backlog(Bounds(messages=100, seconds=60.0)), datetime.now(UTC)
+    waits = WorkBacklog(undelivered=messages, in_work=0, since=now - timedelta(seconds=age) if messages else None)
+    made.counted({"events-parse": waits}, made.begin_count(), now)
+    return made
+
+
 def told(health: Health, file: Path, services: dict[str, dict[str, Any] | None], **processes: Any) -> dict[str, Any]:
     failing = [name for name, one in processes.items() if one["failures"] >= 3]
     file.write_text(json.dumps({"processes": processes, "failing": failing}))
-    return Readiness(health, file).document(services)
+    return Readiness(health, file, backlog()).document(services)
 
 
 def test_when_all_are_well_it_is_ready(health: Health, file: Path) -> None:
@@ -75,7 +85,7 @@ def test_one_that_dies_again_and_again_is_failing_also_while_it_answers(health: 
 
 
 def test_one_that_is_silent_without_a_supervisor_is_so_since_it_was_first_seen_to_be(health: Health) -> None:
-    readiness = Readiness(health, None)
+    readiness = Readiness(health, None, backlog())
     first = readiness.document(WELL | {"oauth": None})["unserved"]["oauth"]
     assert first.how == "silent"
     assert readiness.document(WELL | {"oauth": None})["unserved"]["oauth"].since == first.since
@@ -108,7 +118,7 @@ def test_a_store_that_stands_still_serves_nobody_since_its_supervisor_knows(heal
 
 
 def test_a_broker_that_does_not_answer_now_takes_no_webhook(health: Health) -> None:
-    document = Readiness(health, None).document(WELL, broker_answers=False)
+    document = Readiness(health, None, backlog()).document(WELL, broker_answers=False)
     assert (document["ready"], document["unserved"]["nats"].how) == (False, "silent")
     assert (document["accepting"].webhooks, document["accepting"].reason) == (False, "broker: does not answer")
 
@@ -116,4 +126,17 @@ def test_a_broker_that_does_not_answer_now_takes_no_webhook(health: Health) -> N
 @pytest.mark.parametrize("content", ["", "{", '{"processes": {"events": {"pid": "x"}}, "failing": []}'])
 def test_a_supervisor_of_another_version_is_passed_over(health: Health, file: Path, content: str) -> None:
     file.write_text(content)
-    assert Readiness(health, file).document(WELL)["ready"]
+    assert Readiness(health, file, backlog()).document(WELL)["ready"]
+
+
+@pytest.mark.parametrize(
+    ("messages", "age", "status", "accepting"),
+    [(79, 0.0, "ready", True), (80, 0.0, "degraded", True), (1, 50.0, "degraded", True), (100, 0.0, "degraded", False)],
+)
+def test_a_backlog_near_its_bounds_is_degraded_and_never_unready(
+    health: Health, messages: int, age: float, status: str, accepting: bool
+) -> None:
+    document = Readiness(health, None, backlog(messages, age)).document(WELL)
+    assert (document["ready"], document["status"], document["accepting"].webhooks) == (True, status, accepting)
+    assert document["degraded"] == (["backlog"] if status == "degraded" else [])
+    assert accepting or "100 of 100 messages wait" in document["accepting"].reason

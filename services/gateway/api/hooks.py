@@ -78,6 +78,8 @@ async def receive(request: web.Request) -> web.Response:
     # Before the body is read; only genuine webhooks take a token, so that forged ones cannot use them up.
     if hook.bucket is not None and (wait := hook.bucket.wait(time.monotonic())):
         return _too_many(gateway, request, hook, wait)
+    if not handshakes.read_body:
+        _check_backlog(gateway, request, hook)
     now = time.time()
     claims: list[ClaimedSignature] = []
     try:
@@ -108,9 +110,11 @@ async def receive(request: web.Request) -> web.Response:
             return _answered(answer)
         if request.method not in hook.methods:
             raise _not_allowed(hook)
+        _check_backlog(gateway, request, hook)
         if hook.bucket is not None and (wait := hook.bucket.take(time.monotonic())):
             return _too_many(gateway, request, hook, wait)
-        delivery, ack = await _keep(gateway, request, hook, sender_id, body)
+        with gateway.backlog.admitted(hook.source):
+            delivery, ack = await _keep(gateway, request, hook, sender_id, body)
     return web.Response(
         body=b'{"id":"%b"}' % delivery.encode(), status=200 if ack.duplicate else 202, content_type="application/json"
     )
@@ -161,6 +165,14 @@ def _check_media_type(request: web.Request, hook: WebhookEndpoint) -> None:
     charset = charset_in(content_type)
     if charset is not None and charset_of(charset) is None:
         raise UnsupportedMediaType(f"the charset {storable(charset)[:40]!r} is unknown")
+
+
+def _check_backlog(gateway: Gateway, request: web.Request, hook: WebhookEndpoint) -> None:
+    try:
+        gateway.backlog.check(hook.source)
+    except Unavailable:
+        gateway.refusals.record(hook, "backlog", remote(gateway, request))
+        raise
 
 
 def _too_many(gateway: Gateway, request: web.Request, hook: WebhookEndpoint, wait: float) -> web.Response:

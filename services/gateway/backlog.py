@@ -1,0 +1,202 @@
+"""The backlog: the webhooks that were accepted and are not handled yet. Bounded in messages and in age, and shared by source.
+
+The broker counts it about once a second (`watch`); what is admitted in between is counted here. A source may hold up to `SHARE`
+times what is left, so that one alone gets four fifths and the rest stays for the others (dynamic thresholds: Choudhury, Hahne,
+IEEE/ACM Transactions on Networking 6(2), 1998). Consumption takes from all sources in proportion: the broker counts messages
+and knows nothing of sources.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from time import monotonic
+from typing import Any
+
+import msgspec
+import structlog
+from nats.aio.client import Client
+
+from shared.durables import WorkBacklog, backlog_of
+from shared.errors import Unavailable
+from shared.pull import StreamError
+from shared.streams import WORK
+
+COUNTED = tuple(work for work in WORK if "gateway" in work.watched_by)
+# Seconds between two counts while webhooks come or wait, and otherwise: other gateways may have admitted some.
+COUNTED_EVERY = 1.0
+COUNTED_AT_REST = 10.0
+# Seconds after which a count says nothing any more. Without one all are admitted: the broker still refuses what it cannot hold.
+OUTDATED = 30.0
+# A source holds at most so many times what is left.
+SHARE = 4
+# Parts of a bound at which the backlog is told as crowded, at which it is no more, and below which it is full no more. A lone
+# source is refused at the first.
+CROWDED, EASY, FULL_NO_MORE = 0.8, 0.6, 0.8
+# Seconds until a refused sender comes again: by the pace of consumption within these, the last where nothing is consumed.
+AGAIN = (5.0, 60.0)
+# Less is held by nobody: shares are estimates.
+NOTHING = 0.5
+
+_log = structlog.get_logger()
+
+
+class Bounds(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds of the backlog: messages, and seconds that the oldest of them has waited."""
+
+    messages: int
+    seconds: float
+
+
+class Backlog:
+    """Says whether a webhook may be admitted, and counts those that were."""
+
+    def __init__(self, bounds: Bounds, *, now: Callable[[], float] = monotonic) -> None:
+        """Begin with nothing counted; `now` is a clock that only goes forward, in seconds."""
+        self._bounds = bounds
+        self._now = now
+        self._counted: Mapping[str, int] = {}
+        self._waiting = 0
+        self._counted_at: float | None = None
+        self._age = 0.0
+        self._pace = 0.0
+        self._admitted = self._in_flight = self._within_count = 0
+        self._held: dict[str, float] = {}
+        self._full = self._crowded = False
+        self._refused = 0
+        self.news, self.known = asyncio.Event(), asyncio.Event()
+
+    @property
+    def messages(self) -> int:
+        """Return how many wait: those of the last count and those that were admitted since."""
+        return self._waiting + self._admitted - self._within_count
+
+    @property
+    def age(self) -> float:
+        """Return for how many seconds the oldest has waited; 0 when none does."""
+        return self._age + self._now() - self._counted_at if self._age and self._counted_at is not None else 0.0
+
+    @property
+    def problem(self) -> str | None:
+        """Return in a sentence how near the backlog is to its bounds; None while it is far from them."""
+        if not self._crowded or self._outdated:
+            return None
+        most, seconds = self._bounds.messages, self._bounds.seconds
+        effect = "webhooks are refused" if self._full else "sources that hold most of them are refused"
+        return f"{self.messages} of {most} messages wait, the oldest for {self.age:.0f} of {seconds:.0f} s: {effect}"
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether all webhooks are refused."""
+        return self._full and not self._outdated
+
+    def fact(self) -> dict[str, Any]:
+        """Return the backlog as `/readyz` and `/metrics` show it."""
+        return {
+            "messages": self.messages,
+            "max_messages": self._bounds.messages,
+            "age_s": round(self.age, 1),
+            "max_age_s": self._bounds.seconds,
+            "work": dict(self._counted),
+            "refused": self._refused,
+            "crowded": self._crowded,
+            "full": self.is_full,
+            "problem": self.problem,
+        }
+
+    def check(self, source: str) -> None:
+        """Raise `Unavailable` where a webhook of `source` would not be admitted now."""
+        if self._outdated:
+            return
+        left = self._bounds.messages - self.messages
+        if left <= 0:
+            self._full = self._crowded = True
+        if self._full:
+            self._refused += 1
+            raise Unavailable(f"too many webhooks wait to be handled: {self.problem}", retry_after=self._again())
+        if self._held.get(source, 0.0) >= SHARE * left:
+            self._crowded = True
+            self._refused += 1
+            detail = f"of the {self.messages} webhooks that wait to be handled most are of this source, and the rest is for others"
+            raise Unavailable(detail, retry_after=self._again())
+
+    @contextlib.contextmanager
+    def admitted(self, source: str) -> Iterator[None]:
+        """Count a webhook that was checked just before, and is stored or fails to be within the block."""
+        self._admitted += 1
+        self._in_flight += 1
+        self._held[source] = self._held.get(source, 0.0) + 1
+        self.news.set()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+
+    def begin_count(self) -> int:
+        """Return what `counted` is to be given: how many were admitted and surely stored before the broker is asked."""
+        self.news.clear()
+        return self._admitted - self._in_flight
+
+    def counted(self, found: Mapping[str, WorkBacklog], begun: int, utc: datetime) -> None:
+        """Take what the broker counted since `begun`, by consumer."""
+        now = self._now()
+        before = self._waiting + begun - self._within_count
+        self._counted = {name: one.messages for name, one in found.items()}
+        self._waiting = after = sum(self._counted.values())
+        self._within_count = begun
+        if self._counted_at is not None and now > self._counted_at:
+            self._pace = max(0.0, (before - after) / (now - self._counted_at))
+        self._counted_at = now
+        self.known.set()
+        oldest = min((one.since for one in found.values() if one.since is not None), default=utc)
+        self._age = max(0.0, (utc - oldest).total_seconds())
+        if after < before:
+            kept = after / before
+            self._held = {source: left for source, held in self._held.items() if (left := held * kept) >= NOTHING}
+        self._turn(max(self.messages / self._bounds.messages, self._age / self._bounds.seconds))
+
+    def _turn(self, part: float) -> None:
+        """Change what is told, at other bounds upwards than downwards: it does not flap."""
+        was = self._crowded
+        self._full = part >= (FULL_NO_MORE if self._full else 1.0)
+        self._crowded = part >= (EASY if self._crowded else CROWDED)
+        if self._crowded != was:
+            _log.warning("backlog.crowded" if self._crowded else "backlog.eased", messages=self.messages, age_s=round(self.age, 1))
+
+    @property
+    def _outdated(self) -> bool:
+        return self._counted_at is None or self._now() - self._counted_at > OUTDATED
+
+    def _again(self) -> float:
+        least, most = AGAIN
+        if self._pace <= 0:
+            return most
+        return min(most, max(least, (self.messages - FULL_NO_MORE * self._bounds.messages) / self._pace))
+
+
+async def count(client: Client, backlog: Backlog) -> None:
+    """Have the broker count once. Raises `Unavailable`, `StreamError`."""
+    begun = backlog.begin_count()
+    found = await asyncio.gather(*(backlog_of(client, work) for work in COUNTED))
+    backlog.counted({work.name: one for work, one in zip(COUNTED, found, strict=True)}, begun, datetime.now(UTC))
+
+
+async def watch(client: Client, backlog: Backlog) -> None:
+    """Have the broker count for ever."""
+    failing = False
+    while True:
+        try:
+            await count(client, backlog)
+        except (Unavailable, StreamError) as error:
+            if not failing:
+                _log.warning("backlog.not_counted", reason=str(error))
+            failing = True
+        else:
+            failing = False
+        if not backlog.messages:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(COUNTED_AT_REST):
+                    await backlog.news.wait()
+        await asyncio.sleep(COUNTED_EVERY)  # the broker tells of nothing by itself

@@ -1,0 +1,170 @@
+"""The backlog of webhooks: who is admitted, when nobody is, and what is told meanwhile."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.gateway.backlog import OUTDATED, Backlog, Bounds
+from shared.durables import WorkBacklog
+from shared.errors import Unavailable
+
+NOW = datetime(2026, 11, 29, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def counted(backlog: Backlog, messages: int, *, age: float = 0.0, clock: Clock | None = None) -> None:
+    if clock is not None:
+        clock.time += 1
+    begun = backlog.begin_count()
+    since = NOW - timedelta(seconds=age) if age else None
+    backlog.counted({"events-parse": WorkBacklog(undelivered=messages, in_work=0, since=since)}, begun, NOW)
+
+
+def made(clock: Clock, *, messages: int = 100, seconds: float = 60.0) -> Backlog:
+    backlog = Backlog(Bounds(messages=messages, seconds=seconds), now=clock)
+    counted(backlog, 0)
+    return backlog
+
+
+def admit(backlog: Backlog, source: str, times: int = 1) -> int:
+    """Admit webhooks that are stored at once; returns how many were."""
+    for done in range(times):
+        try:
+            backlog.check(source)
+        except Unavailable:
+            return done
+        with backlog.admitted(source):
+            pass
+    return times
+
+
+def test_a_source_alone_holds_four_fifths_and_leaves_the_rest_to_others(clock: Clock) -> None:
+    backlog = made(clock)
+    assert admit(backlog, "flood", 1000) == 80
+    assert backlog.messages == 80
+    assert admit(backlog, "trickle", 10) == 10
+    assert admit(backlog, "flood") == 0
+
+
+def test_sources_together_never_hold_more_than_the_bound(clock: Clock) -> None:
+    backlog = made(clock)
+    assert sum(admit(backlog, f"source-{number}", 1000) for number in range(50)) == 100
+    with pytest.raises(Unavailable, match="100 of 100 messages wait") as refused:
+        backlog.check("another")
+    assert refused.value.retry_after
+    assert backlog.is_full
+
+
+def test_what_was_counted_is_not_counted_again(clock: Clock) -> None:
+    backlog = made(clock)
+    assert admit(backlog, "a", 30) == 30
+    counted(backlog, 30, clock=clock)
+    assert backlog.messages == 30
+    assert admit(backlog, "a", 5) == 5
+    assert backlog.messages == 35
+
+
+def test_a_webhook_on_its_way_while_the_broker_counts_is_counted_until_the_next_time(clock: Clock) -> None:
+    backlog = made(clock)
+    with backlog.admitted("a"):
+        counted(backlog, 0, clock=clock)
+        assert backlog.messages == 1
+    assert backlog.messages == 1
+    counted(backlog, 1, clock=clock)
+    assert backlog.messages == 1
+    counted(backlog, 0, clock=clock)
+    assert backlog.messages == 0
+
+
+def test_consumption_gives_every_source_room_in_proportion(clock: Clock) -> None:
+    backlog = made(clock)
+    assert admit(backlog, "flood", 1000) == 80
+    counted(backlog, 80, clock=clock)
+    assert admit(backlog, "flood") == 0
+    counted(backlog, 40, clock=clock)
+    assert admit(backlog, "flood", 1000) == 40
+    assert backlog.messages == 80
+
+
+def test_others_that_fill_it_take_the_room_of_one_that_holds_much(clock: Clock) -> None:
+    """Another gateway admitted them: they are known by the broker's count alone."""
+    backlog = made(clock)
+    assert admit(backlog, "flood", 40) == 40
+    counted(backlog, 92, clock=clock)
+    assert admit(backlog, "flood") == 0
+    assert admit(backlog, "trickle") == 1
+
+
+def test_it_is_full_by_age_whatever_the_number(clock: Clock) -> None:
+    backlog = made(clock)
+    counted(backlog, 1, age=59.0, clock=clock)
+    assert admit(backlog, "a") == 1
+    counted(backlog, 1, age=60.0, clock=clock)
+    assert admit(backlog, "a") == 0
+    assert backlog.age == 60.0
+
+
+def test_it_does_not_flap_at_its_bounds(clock: Clock) -> None:
+    backlog = made(clock)
+    told = []
+    for messages in (79, 80, 79, 61, 59, 79, 100, 99, 81, 79, 99):
+        counted(backlog, messages, clock=clock)
+        told.append("full" if backlog.is_full else "crowded" if backlog.problem else "well")
+    expected = ["well", "crowded", "crowded", "crowded", "well", "well", "full", "full", "full", "crowded", "crowded"]
+    assert told == expected
+
+
+def test_senders_come_again_by_the_pace_of_consumption(clock: Clock) -> None:
+    backlog = made(clock, messages=10_000)
+    counted(backlog, 10_050, clock=clock)
+    with pytest.raises(Unavailable) as refused:
+        backlog.check("a")
+    assert refused.value.retry_after == 60.0
+    counted(backlog, 10_000, clock=clock)
+    with pytest.raises(Unavailable) as refused:
+        backlog.check("a")
+    assert refused.value.retry_after == 40.0
+
+
+def test_without_a_fresh_count_nobody_is_refused(clock: Clock) -> None:
+    backlog = Backlog(Bounds(messages=1, seconds=1.0), now=clock)
+    assert admit(backlog, "a", 5) == 5
+    counted(backlog, 5, clock=clock)
+    assert admit(backlog, "a") == 0
+    clock.time += OUTDATED + 1
+    assert admit(backlog, "a") == 1
+    assert backlog.problem is None
+
+
+def test_it_shows_its_state_and_its_bounds(clock: Clock) -> None:
+    backlog = made(clock)
+    counted(backlog, 100, age=6.0, clock=clock)
+    admit(backlog, "a")
+    fact = backlog.fact()
+    assert fact.pop("problem").startswith("100 of 100 messages wait, the oldest for 6 of 60 s")
+    assert fact == {
+        "messages": 100,
+        "max_messages": 100,
+        "age_s": 6.0,
+        "max_age_s": 60.0,
+        "work": {"events-parse": 100},
+        "refused": 1,
+        "crowded": True,
+        "full": True,
+    }
