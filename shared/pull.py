@@ -29,7 +29,7 @@ from shared.messages.log import SERVICES
 HEARTBEAT = 2.0
 # Time that a pull waits at the server before it is sent again.
 EXPIRES = 20.0
-# A batch holds at most so many bytes on its way to us: bounds a reader's memory whatever the messages' size.
+# A batch holds at most so many bytes on its way to us: bounds a reader's memory for messages of any size.
 PULL_BYTES = 8 * 1024 * 1024
 _NANO = 1_000_000_000
 

@@ -20,7 +20,7 @@ _LOOKS = 2
 
 
 class Suspension:
-    """Of one attempt. `skips` says that no time is to pass, as in an author's tests."""
+    """Of one attempt. `skips`: no time is to pass, as in an author's tests."""
 
     def __init__(self, *, skips: bool = False) -> None:
         self._live: dict[asyncio.Future[None], _order.Call] = {}

@@ -63,7 +63,7 @@ class WaitFor:
     async def __call__(self, name: str, /, timeout: float | timedelta | None = None) -> Signal:
         """Await `wait_for("approval")`: the `Signal` sent with `POST /api/v1/runs/{id}/signals/approval`.
 
-        Signals of one name are answered in the order in which they came, also those that came before anybody waited. Raises
+        Signals of one name are answered in the order in which they came, also those that came before the wait. Raises
         `SignalTimeout` after `timeout` seconds, `NotInRun` outside a run.
         """
         return _signal(name, await over(*_waited(name, timeout)))

@@ -92,7 +92,7 @@ async def watch_cancellations(bus: Bus, runs: Runs) -> None:
             async with contextlib.aclosing(batches):
                 async for batch in batches:
                     for delivered in batch:
-                        # Whatever the message holds, its subject names the run.
+                        # The subject names the run, also for an unreadable message.
                         runs.cancel(delivered.subject.split(".")[1])
         except (Unavailable, StreamError) as error:
             _log.warning("cancellations.interrupted", reason=str(error))

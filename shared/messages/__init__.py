@@ -1,6 +1,6 @@
 """Every message of Millrace: past-tense facts, declared once.
 
-`@message("event.routed", key="source", by="events")` above a struct says its type, which field is the key of its
+`@message("event.routed", key="source", by="events")` above a struct declares its type, which field is the key of its
 subject, and which services may publish it. Subject, stream and permissions follow from that one line.
 """
 

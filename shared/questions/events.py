@@ -73,7 +73,7 @@ class MappingView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Emitted(msgspec.Struct, frozen=True):
-    """An event is on disk: its id, and the id of the delivery that tells what becomes of it."""
+    """An event is on disk: its id, and the id of the delivery that shows its outcome."""
 
     event: str
     delivery: str
@@ -114,7 +114,7 @@ class GetDelivery(Question, frozen=True, kw_only=True):
 class RetryDelivery(Command, frozen=True, kw_only=True):
     """Route a delivery again, as new events with new runs: to the subscriptions whose runs have not succeeded and do not go on.
 
-    `everything`: to all. Raises NotFound when its body is no longer kept, Conflict when there is nobody to route it to again.
+    `everything`: to all. Raises NotFound when its body is no longer kept, Conflict when no subscription is left to route it to.
     """
 
     delivery: Key
@@ -132,7 +132,7 @@ class DeliveriesPosition(Question, frozen=True, kw_only=True):
 class GetMapping(Question, frozen=True, kw_only=True):
     """The organization's mapping of the integration that it means by a name: its own one, else the platform's.
 
-    Raises NotFound, whose detail says which is missing: the integration, or this organization's mapping of it.
+    Raises NotFound, whose detail names the missing one: the integration, or this organization's mapping of it.
     """
 
     integration: Name

@@ -47,7 +47,7 @@ class WorkflowList(msgspec.Struct, frozen=True):
 
 
 class FileView(msgspec.Struct, frozen=True, kw_only=True):
-    """A workspace file. `workflows` names those that its code defines now; `problems` says why newer content does not serve."""
+    """A workspace file. `workflows` names those that its code defines now; `problems` explain why newer content does not serve."""
 
     path: str
     sha256: str
@@ -290,7 +290,7 @@ class ListFiles(Question, frozen=True, kw_only=True):
 
 @question("executor.run", by="gateway", answer=RunView)
 class GetRun(Question, frozen=True, kw_only=True):
-    """One run, as its messages tell it up to now. Raises NotFound."""
+    """One run, folded from its messages up to now. Raises NotFound."""
 
     id: Key
 
@@ -324,7 +324,7 @@ class ListStates(Question, frozen=True, kw_only=True):
 
 
 class Signalled(msgspec.Struct, frozen=True):
-    """A signal is on disk; `run` will have it, whatever it does now."""
+    """A signal is on disk; `run` will have it, in any state."""
 
     run: str
     name: str

@@ -58,7 +58,7 @@ class Search(Question, frozen=True, kw_only=True):
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """A message of a chain without its document: its line, and those of its data's fields that tell what it is about."""
+    """A message of a chain without its document: its line, and the fields of its data that identify its subject."""
 
     time: str
     type: str

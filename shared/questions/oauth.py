@@ -30,7 +30,7 @@ class SecretGiven(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VariableView(msgspec.Struct, frozen=True, kw_only=True):
-    """A variable; its version is the sequence of the message that said it."""
+    """A variable; its version is the sequence of the message that set it."""
 
     org: str
     name: str

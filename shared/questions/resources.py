@@ -100,7 +100,7 @@ Q = TypeVar("Q", bound=msgspec.Struct)
 
 
 def to(owner: str, kind: type[Q]) -> type[Q] | None:
-    """Return the class of `kind` that is sent to this owner; None where nobody does."""
+    """Return the class of `kind` that is sent to this owner; None where there is none."""
     return _BY_OWNER.get((kind, owner))  # type: ignore[return-value]
 
 

@@ -21,7 +21,7 @@ needs lies below the machine's own `/tmp`.
 STORE = "/.code"
 
 # The system's public programs, libraries and tables, which `subprocess`, extension modules, TLS and time zones need. Nothing of
-# /etc that tells about this machine or its users.
+# /etc that describes this machine or its users.
 _SYSTEM = (
     *("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/usr/bin", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libexec"),
     *("/usr/share/zoneinfo", "/usr/share/ca-certificates", "/usr/local/share/ca-certificates"),

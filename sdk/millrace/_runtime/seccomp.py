@@ -57,7 +57,7 @@ class Program:
 def allowlist(*, is_apart: bool) -> Program:
     """Answer the list. Raises KeyError, by the architecture, where there is no table.
 
-    `is_apart` says that the process has namespaces of its own; then the calls for building are still on the list. Where it
+    `is_apart`: the process has namespaces of its own; then the calls for building are still on the list. Where it
     has none it may not start or signal other processes, nor make Unix sockets other than pairs: these would be the machine's.
     """
     column, architecture = ARCHITECTURES[os.uname().machine]

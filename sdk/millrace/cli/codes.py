@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 DONE = 0
-# The API said no, a workspace has problems, or whoever read the output went away.
+# The API refused, a workspace has problems, or the reader of the output went away.
 REFUSED = 1
 # The command line, the configuration or an input is not understood; nothing was sent.
 USAGE = 2

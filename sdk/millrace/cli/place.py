@@ -25,7 +25,7 @@ _HOW = (
 
 @dataclass(frozen=True)
 class Place:
-    """An address without a slash at its end, the key for it, and the organization that is meant where nobody says another."""
+    """An address without a slash at its end, the key for it, and the default organization."""
 
     url: str
     key: str = field(repr=False)

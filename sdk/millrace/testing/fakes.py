@@ -89,7 +89,7 @@ class Steps:
 
     @property
     def calls(self) -> list[Any]:
-        """All that is kept, as an attempt is told of it, with its place where that is known."""
+        """All recorded steps in the form that an attempt receives, with their places where these are known."""
         before = frozenset(self._before)
         return [
             (*call, self._positions.get(call), 0.0, GIVEN_UP if "given_up" in told else DONE if call in before else SINCE)

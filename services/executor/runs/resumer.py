@@ -140,7 +140,7 @@ class Resumer:
     async def consider(self, run: str, cause: Envelope | None, *, at: datetime | None = None, has_worker: bool = False) -> bool:
         """Resume a run whose wait is over by now, or end one that no worker holds; returns whether anything was to be done.
 
-        `at` is the time by a timer, whose clock may be ahead of this one; `has_worker` says that there is one for it by now. Raises
+        `at` is the time by a timer, whose clock may be ahead of this one; `has_worker`: there is one for it by now. Raises
         `Unavailable`.
         """
 

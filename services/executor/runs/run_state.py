@@ -215,7 +215,7 @@ def recorded(message: Message, at: str | None = None, attempt: int = 0) -> Itera
 
 
 def labelled(message: RunEnd, state: RunState) -> RunEnd:
-    """Return the end of a run as those who wait for it need it; `state` is the run's before it."""
+    """Return the end of a run in the form that waiting runs need; `state` is the run's before it."""
     told: dict[str, Any] = {"concurrency_key": state.slot and state.slot.key, "parent": state.parent}
     if isinstance(message, RunSucceeded):
         told |= {"started_at": state.started_at, "tier": state.tier, "isolation": state.isolation}
