@@ -66,6 +66,9 @@ async def run(connection: Connection, statements: Sequence[Statement], position:
         except asyncpg.DivisionByZeroError as error:
             raise CheckpointMoved(ELSEWHERE) from error
         return
+    if not statements:
+        await move(connection, position)
+        return
     async with connection.transaction():
         for statement in statements:
             await connection.execute(statement.sql, *statement.values)

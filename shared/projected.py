@@ -39,7 +39,8 @@ class Projected(msgspec.Struct, frozen=True, kw_only=True):
     `name` is unique within the service. `rows` narrows `tables` to this projection's own rows where it has a part of a table:
     a condition over `:stream`, `:incarnation` and `:first`, the first sequence that the stream still holds. `born` is for rows
     that go on when their messages are purged: the filter of the first message of each, whose key is the row's `id`; `rows` then
-    are those of which nothing was purged.
+    are those of which nothing was purged. Messages within `linger` seconds are written together; one of a type in
+    `prompt`, the last of its key, is written at once while none is expected of others.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Projected(msgspec.Struct, frozen=True, kw_only=True):
     batch: int = 500
     keep: Keep | None = None
     linger: float = 0.0
+    prompt: frozenset[str] = frozenset()
 
 
 def one_by_one(projections: Projections) -> Apply:

@@ -19,13 +19,17 @@ from shared.db import Connection
 from shared.errors import MillraceError, Unavailable
 from shared.health import Health
 from shared.letters import GivenUp, bury_in_place
+from shared.lingering import Lingering
 from shared.projected import Projected
 from shared.pull import Delivered, OrderedReader, StreamError, api_request
 from shared.salvage import Tally, clean, is_passing
+from shared.statements import Statement
 
 INCARNATION = "millrace_incarnation"
 # Seconds that a writer waits after an error before it begins again from its checkpoint.
 PAUSE = 0.5
+# Seconds for which a checkpoint may stay behind messages that changed no rows: read again, they change none either.
+BEHIND_FOR = 1.0
 # Messages of this stream are dead letters already.
 DEAD = "DEAD"
 # Characters of an error that are logged: those of some drivers repeat the whole value.
@@ -67,7 +71,11 @@ class Projection:
         self._projected = projected
         self._health = health
         self._tally = tally or Tally(health)
+        self._lingering = Lingering(projected.linger, projected.prompt)
         self._last = -1
+        # The sequence of the stored checkpoint while it is behind, and since when it is.
+        self._behind: int | None = None
+        self._behind_since = 0.0
         self._moved = asyncio.Condition()
 
     async def run(self) -> None:
@@ -95,18 +103,19 @@ class Projection:
     async def caught_up(self, sequence: int, *, timeout: float = 2.0) -> bool:
         """Wait until the rows reflect `sequence` of the stream, here or in another replica; False when it took too long."""
         deadline = asyncio.get_running_loop().time() + timeout
-        while self._last < sequence:
-            remaining = deadline - asyncio.get_running_loop().time()
-            if remaining <= 0:
-                return False
-            async with self._moved:
-                with contextlib.suppress(TimeoutError):
-                    # The writer may live in another replica: look at the shared checkpoint now and then.
-                    async with asyncio.timeout(min(remaining, 0.02 if self._last < 0 else 0.25)):
-                        await self._moved.wait_for(lambda: self._last >= sequence)
-            if self._last < sequence and await self._stored() >= sequence:
-                return True
-        return True
+        with self._lingering.hurried():
+            while self._last < sequence:
+                remaining = deadline - asyncio.get_running_loop().time()
+                if remaining <= 0:
+                    return False
+                async with self._moved:
+                    with contextlib.suppress(TimeoutError):
+                        # The writer may live in another replica: look at the shared checkpoint now and then.
+                        async with asyncio.timeout(min(remaining, 0.02 if self._last < 0 else 0.25)):
+                            await self._moved.wait_for(lambda: self._last >= sequence)
+                if self._last < sequence and await self._stored() >= sequence:
+                    return True
+            return True
 
     async def _stored(self) -> int:
         async with db.transaction(self._engine) as connection:
@@ -121,7 +130,8 @@ class Projection:
             filters=self._projected.filters,
             after=last,
             batch=self._projected.batch,
-            linger=self._projected.linger,
+            lingering=self._lingering,
+            heartbeats=True,
         )
         await self._advance(last)
         self._health.report(part, None)
@@ -130,10 +140,15 @@ class Projection:
             async for batch in batches:
                 if held.lost.is_set():
                     raise CheckpointMoved("the connection that holds the lock was lost")
-                await self._commit(batch, incarnation, last, held.connection)
-                last = batch[-1].sequence
+                if batch:
+                    await self._commit(batch, incarnation, last, held.connection)
+                    last = batch[-1].sequence
+                elif self._behind is not None:
+                    with db.naming_trouble():
+                        await self._move([], incarnation, last, last, held.connection)
 
     async def _begin(self, incarnation: str, connection: Connection) -> int:
+        self._behind = None
         with db.naming_trouble():
             await connection.execute("SET synchronous_commit = off")
             return await checkpoint.begin(connection, self._name, self.stream, incarnation)
@@ -156,8 +171,21 @@ class Projection:
         sequence = batch[-1].sequence
         with db.naming_trouble():
             statements = await self._projected.apply(batch, incarnation, connection)
-            await checkpoint.run(connection, statements, (self._name, incarnation, last, sequence))
+            if statements or not self._may_stay_behind(last):
+                await self._move(statements, incarnation, last, sequence, connection)
         await self._advance(sequence)
+
+    def _may_stay_behind(self, last: int) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._behind is None:
+            self._behind, self._behind_since = last, now
+        return now - self._behind_since < BEHIND_FOR
+
+    async def _move(self, statements: Sequence[Statement], incarnation: str, last: int, to: int, connection: Connection) -> None:
+        """Run statements and move the checkpoint from `last`, or from the earlier place where it was left."""
+        stored = last if self._behind is None else self._behind
+        await checkpoint.run(connection, statements, (self._name, incarnation, stored, to))
+        self._behind = None
 
     async def _salvage(self, one: Delivered, incarnation: str, last: int, connection: Connection) -> None:
         """Take a message that failed: as it is, because the obstacle may be gone; else cleaned; else as bytes or dead."""
@@ -184,7 +212,7 @@ class Projection:
             async with connection.transaction():
                 if keep is not None:
                     await keep(one, incarnation, connection)
-                await checkpoint.move(connection, (self._name, incarnation, last, one.sequence))
+                await self._move([], incarnation, last, one.sequence, connection)
         self._report(one, first, dead=keep is None)
         await self._advance(one.sequence)
 

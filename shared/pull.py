@@ -23,6 +23,7 @@ from nats.aio.subscription import Subscription
 
 from shared.client import subscribe, unique_name
 from shared.errors import Unavailable
+from shared.lingering import Lingering
 from shared.messages.log import SERVICES
 
 # The server sends a heartbeat this often while a pull waits; after two missed ones the pull counts as lost.
@@ -126,8 +127,9 @@ class OrderedReader:
     """Reads a stream in order from a sequence, each message exactly once, through reconnects and lost consumers.
 
     One ephemeral consumer at a time; a gap in its own sequence, missed heartbeats or a vanished consumer make a new one that
-    starts after the last message handed out. Messages within `linger` seconds of another are handed out together with it.
-    With `headers_only` they come without their data, for readers that only need to know that there are any.
+    starts after the last message handed out. Messages within the time of `lingering` are handed out together.
+    With `headers_only` they come without their data, for readers that only need to know that there are any. With `heartbeats` an
+    empty batch comes now and then while no message does.
     """
 
     def __init__(
@@ -139,22 +141,24 @@ class OrderedReader:
         after: int | None = None,
         start: Start = "all",
         batch: int = 500,
-        linger: float = 0.0,
+        lingering: Lingering | None = None,
         headers_only: bool = False,
+        heartbeats: bool = False,
     ) -> None:
         self._client = client
         self._stream = stream
         self._headers_only = headers_only
+        self._heartbeats = heartbeats
         self._filters = filters
         self._after = after
         self._start = start
         self._batch = batch
-        self._linger = linger
+        self._lingering = lingering
         self.pending_at_start: int | None = None
         self.created = asyncio.Event()
 
     async def batches(self) -> AsyncGenerator[list[Delivered], None]:
-        """Yield messages in order as they arrive, never an empty list; for ever.
+        """Yield messages in order as they arrive, an empty list only as a heartbeat; for ever.
 
         Raises `Unavailable` when the consumer cannot be made: the caller decides how long to go on trying.
         """
@@ -163,7 +167,8 @@ class OrderedReader:
                 consumer = await self._create()
                 try:
                     async for batch in self._read(inbox, consumer):
-                        self._after = batch[-1].sequence
+                        if batch:
+                            self._after = batch[-1].sequence
                         yield batch
                 finally:
                     await self._delete(consumer)
@@ -177,9 +182,8 @@ class OrderedReader:
         expected = 1
         left = await self._pull(inbox, consumer)
         while arrived := await inbox.take(2 * HEARTBEAT):
-            if self._linger and arrived[0].data:
-                await asyncio.sleep(self._linger)
-                arrived += inbox.arrived()
+            if self._lingering is not None and arrived[0].data:
+                await self._lingering.gather(arrived, inbox.take, self._batch // 2)
             batch: list[Delivered] = []
             lost = False
             for msg in arrived:
@@ -202,7 +206,7 @@ class OrderedReader:
             if not left and not lost:
                 # Before the caller takes its time with the batch: the server delivers meanwhile.
                 left = await self._pull(inbox, consumer)
-            if batch:
+            if batch or self._heartbeats:
                 yield batch
             if lost:
                 return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -33,6 +33,8 @@ from shared.statements import Statement
 
 # Deliveries are looked at by people; their rows are written together with other messages.
 LINGER = 0.02
+# Runs without a delivery that are remembered until their ends, which mostly come soon.
+REMEMBERED = 50_000
 
 
 def projected(client: Client) -> list[Projected]:
@@ -77,30 +79,40 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
     return [*written, store.count_in_chains("events", emitted)] if emitted else written
 
 
-async def runs(batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
-    """Runs were asked for by deliveries, began and ended."""
-    asked: dict[str, dict[str, Any]] = {}
-    chained: Counter[tuple[str, str]] = Counter()
-    statuses: dict[str, str] = {}
-    for at in batch:
-        message = at.message
-        if isinstance(message, RunRequested):
-            if message.hops:
-                chained[at.envelope.org, at.envelope.correlationid] += 1
-            if message.delivery is not None:
-                row = {"run": message.run, "delivery": message.delivery, "workflow": message.workflow}
-                asked.setdefault(message.run, row | {"requested_at": at.envelope.time})
-        elif message is not None:
-            run = at.envelope.subject
-            status = status_after(statuses.get(run), status_of(message))
-            if status is not None:
-                statuses[run] = status
-    # A run that was requested and began in one batch needs no second statement.
-    rows = [row | {"status": statuses.pop(run, "queued")} for run, row in asked.items()]
-    statements = [store.note_runs(rows)] if rows else []
-    if chained:
-        statements.append(store.count_in_chains("runs", chained))
-    return [*statements, store.note_run_statuses(statuses)] if statuses else statements
+class RunsOfDeliveries:
+    """Runs in the rows of the deliveries that asked for them."""
+
+    def __init__(self) -> None:
+        # Runs without a delivery have no row here. One that is forgotten is looked for among the rows, in vain.
+        self._others: OrderedDict[str, None] = OrderedDict()
+
+    async def apply(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
+        """Runs were asked for by deliveries, began and ended."""
+        asked: dict[str, dict[str, Any]] = {}
+        chained: Counter[tuple[str, str]] = Counter()
+        statuses: dict[str, str] = {}
+        for at in batch:
+            message, run = at.message, at.envelope.subject
+            if isinstance(message, RunRequested):
+                if message.hops:
+                    chained[at.envelope.org, at.envelope.correlationid] += 1
+                if message.delivery is not None:
+                    row = {"run": message.run, "delivery": message.delivery, "workflow": message.workflow}
+                    asked.setdefault(message.run, row | {"requested_at": at.envelope.time})
+                else:
+                    self._others[run] = None
+            elif message is not None and run not in self._others:
+                status = status_after(statuses.get(run), status_of(message))
+                if status is not None:
+                    statuses[run] = status
+        while len(self._others) > REMEMBERED:
+            self._others.popitem(last=False)
+        # A run that was requested and began in one batch needs no second statement.
+        rows = [row | {"status": statuses.pop(run, "queued")} for run, row in asked.items()]
+        statements = [store.note_runs(rows)] if rows else []
+        if chained:
+            statements.append(store.count_in_chains("runs", chained))
+        return [*statements, store.note_run_statuses(statuses)] if statuses else statements
 
 
 async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
@@ -135,6 +147,6 @@ def _delivery(message: WebhookReceived | EventAccepted, envelope: Envelope) -> d
 DELIVERIES: dict[str, tuple[str, Apply]] = {
     "webhooks": ("WEBHOOKS", in_batches(received)),
     "events": ("EVENTS", in_batches(routed)),
-    "runs": ("RUNS", in_batches(runs)),
+    "runs": ("RUNS", in_batches(RunsOfDeliveries().apply)),
     "dead": ("DEAD", in_batches(dead)),
 }

@@ -25,11 +25,12 @@ from shared.messages import (
 from shared.projected import Projected, Projections, Recorded, in_batches, one_by_one
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
+from shared.runs import END_TYPES
 from shared.statements import Statement
 
-# Seconds in which messages are written together. A caller may wait for a run's end; lines come in chunks as they are
-# printed, and their readers read many.
-LINGER_RUNS, LINGER_LINES = 0.003, 0.02
+# Seconds in which messages are written together: those of a run until its end, for which a caller may wait, and under load those of
+# many runs. Lines come in chunks as they are printed, and their readers read many.
+LINGER = 0.02
 
 
 def projected(client: Client) -> list[Projected]:
@@ -51,8 +52,10 @@ def projected(client: Client) -> list[Projected]:
             tables=("step", "run"),
             rows="id IN (SELECT id FROM executor.run WHERE on_bus = 'whole')",
             born=declaration_of(RunRequested).pattern(),
+            linger=LINGER,
+            prompt=END_TYPES,
         ),
-        Projected(name="lines", stream="LINES", apply=in_batches(lines), tables=("line",), linger=LINGER_LINES),
+        Projected(name="lines", stream="LINES", apply=in_batches(lines), tables=("line",), linger=LINGER),
     ]
 
 

@@ -15,6 +15,7 @@ from services.logs.workflows import RunWorkflows
 from shared.db import Connection
 from shared.projected import Apply, Keep, Projected
 from shared.pull import Delivered
+from shared.runs import END_TYPES
 from shared.salvage import is_passing
 from shared.statements import Statement
 from shared.streams import STREAMS
@@ -25,7 +26,7 @@ _MOVED = "23514"
 BATCH = 1000
 # Seconds in which messages are written together. A reader may be looking for a run's end; for other searches it is soon
 # enough, and one transaction for a chain's messages costs as much as one for each message did.
-LINGER, LINGER_RUNS = 0.02, 0.0
+LINGER = 0.02
 
 _log = structlog.get_logger()
 
@@ -104,7 +105,8 @@ def projected(_client: Client) -> list[Projected]:
             stream=stream.name,
             apply=archiving(stream.name),
             keep=keeping(stream.name),
-            linger=LINGER_RUNS if stream.name == "RUNS" else LINGER,
+            linger=LINGER,
+            prompt=END_TYPES if stream.name == "RUNS" else frozenset(),
             tables=("message",),
             rows="stream = :stream AND incarnation = :incarnation AND seq >= :first",
             batch=BATCH,

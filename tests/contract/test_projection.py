@@ -1,12 +1,20 @@
-"""Rows and checkpoint move together or not at all, in one statement and in several."""
+"""Rows and checkpoint move together or not at all, in one statement and in several; a checkpoint without rows may stay behind."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import asyncpg
 import pytest
 
+from shared import projection
 from shared.checkpoint import CheckpointMoved, run
+from shared.db import Connection
+from shared.pull import Delivered
 from shared.statements import Statement
+from tests.contract.test_salvage import document, projecting
+from tests.contract.test_salvage import put as stored
+from tests.support.inside import eventually
 from tests.support.servers import Place
 
 PUT = Statement("INSERT INTO delivery_run (run, delivery, workflow, status, requested_at) VALUES ($1, 'd', 'w', 'queued', now())")
@@ -47,3 +55,51 @@ async def test_rows_that_are_refused_leave_the_checkpoint_where_it_was(place: Pl
         assert await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = 'p'") == 7
     finally:
         await connection.close()
+
+
+async def position(place: Place) -> int:
+    connection = await asyncpg.connect(place.database_url("events"))
+    try:
+        found = await connection.fetchval("SELECT last_seq FROM checkpoint WHERE projection = 'runs'")
+        return int(found or 0)
+    finally:
+        await connection.close()
+
+
+async def test_a_checkpoint_stays_behind_without_rows_and_moves_with_the_next_ones(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projection, "BEHIND_FOR", 3600.0)
+    read: list[int] = []
+
+    async def apply(batch: Sequence[Delivered], _incarnation: str, _connection: Connection) -> list[Statement]:
+        read.extend(one.sequence for one in batch)
+        return [put(f"r{one.sequence}") for one in batch if b"rows" in one.data]
+
+    async with projecting(place, apply) as running:
+        sequences = []
+        for workflow in ("none", "none", "rows", "none"):
+            sequences += await stored(place, [document(workflow)])
+            await running.reached(sequences[-1])
+        assert await position(place) == sequences[2]
+    async with projecting(place, apply) as running:
+        await running.reached(sequences[-1])
+        assert read == [*sequences, sequences[-1]]
+
+        async def moved() -> bool:
+            return await position(place) == sequences[-1]
+
+        assert await eventually(moved)  # by a heartbeat, as nothing else comes
+
+
+async def test_a_checkpoint_does_not_stay_behind_for_long(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection, "BEHIND_FOR", 0.0)
+
+    async def apply(_batch: Sequence[Delivered], _incarnation: str, _connection: Connection) -> list[Statement]:
+        return []
+
+    async with projecting(place, apply) as running:
+        for _ in range(2):
+            (sequence,) = await stored(place, [document()])
+            await running.reached(sequence)
+            assert await position(place) == sequence

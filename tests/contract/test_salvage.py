@@ -131,7 +131,7 @@ def failing(error: BaseException) -> Apply:
         for one in batch:
             if isinstance(one.message, RunRequested) and one.message.workflow == "bad":
                 raise error
-        return await events.runs(batch, connection)
+        return await events.RunsOfDeliveries().apply(batch, connection)
 
     return in_batches(fold)
 
@@ -140,7 +140,7 @@ def failing(error: BaseException) -> Apply:
 async def test_text_that_postgres_does_not_take_is_kept_cleaned_and_its_neighbours_whole(place: Place, spoiled: str) -> None:
     documents = [document(spoiled if number in {0, 133, 299} else f"w{number}", f"r{number:03}") for number in range(300)]
     last = (await put(place, documents))[-1]
-    async with projecting(place, in_batches(events.runs)) as running:
+    async with projecting(place, in_batches(events.RunsOfDeliveries().apply)) as running:
         await running.reached(last)
         clean = spoiled.replace("\0", "\ufffd").replace("\ud800", "\ufffd")
         found = [row[1] for row in await rows(place)]
@@ -173,7 +173,7 @@ async def test_a_bug_in_a_fold_costs_only_the_message_that_meets_it(place: Place
 async def test_what_is_no_message_is_a_dead_letter_once(place: Place) -> None:
     broken = [b"\x00\xff no json", b"", document(subject=7), document(data={"run": 5}), document(time="+99999-01-01T00:00:00Z")]
     last = (await put(place, [document("w", "r1"), *broken, document("w", "r2")]))[-1]
-    async with projecting(place, in_batches(events.runs)) as running:
+    async with projecting(place, in_batches(events.RunsOfDeliveries().apply)) as running:
         await running.reached(last)
         assert [row[0] for row in await rows(place)] == ["r1", "r2"]
         assert running.told["dead"] == {"runs": len(broken)}
@@ -183,7 +183,7 @@ async def test_what_is_no_message_is_a_dead_letter_once(place: Place) -> None:
 async def test_a_message_whose_letter_does_not_fit_is_given_up_by_its_place_alone(place: Place) -> None:
     large = b"\xff" * 1_900_000
     sequences = await put(place, [large, document("w", "r1")])
-    async with projecting(place, in_batches(events.runs)) as running:
+    async with projecting(place, in_batches(events.RunsOfDeliveries().apply)) as running:
         await running.reached(sequences[-1])
         assert running.told["dead"] == {"runs": 1}
     (letter,) = await letters(place)
@@ -288,7 +288,7 @@ async def test_passing_trouble_is_waited_out_and_halves_nothing(place: Place, er
         writers.append(connection.get_server_pid())
         if len(writers) <= 2:
             raise error
-        return await events.runs(batch, connection)
+        return await events.RunsOfDeliveries().apply(batch, connection)
 
     async with projecting(place, in_batches(fold)) as running:
 
@@ -321,7 +321,7 @@ async def test_a_connection_that_is_cut_is_not_the_messages_fault(place: Place) 
 
             await eventually(gone)
             raise KeyError("what a fold makes of an answer that never came")
-        return await events.runs(batch, connection)
+        return await events.RunsOfDeliveries().apply(batch, connection)
 
     async with projecting(place, in_batches(fold)) as running:
         await running.reached(last)
@@ -334,7 +334,7 @@ async def test_a_schema_that_does_not_fit_buries_nothing_and_is_told(place: Plac
     admin = await asyncpg.connect(place.database_url("admin"))
     await admin.execute("ALTER TABLE events.delivery_run RENAME TO elsewhere")
     last = (await put(place, [document("w", f"r{number}") for number in range(3)]))[-1]
-    async with projecting(place, in_batches(events.runs)) as running:
+    async with projecting(place, in_batches(events.RunsOfDeliveries().apply)) as running:
 
         async def told() -> bool:
             return not running.health.ready
@@ -369,7 +369,7 @@ async def test_what_fails_only_together_is_taken_one_by_one(place: Place) -> Non
     async def fold(batch: Sequence[Recorded], connection: Connection) -> Sequence[Statement]:
         if len(batch) > 1:
             raise ValueError("two of a kind")
-        return await events.runs(batch, connection)
+        return await events.RunsOfDeliveries().apply(batch, connection)
 
     async with projecting(place, in_batches(fold)) as running:
         await running.reached(last)
