@@ -4,7 +4,8 @@ The cost is the number of looks at one place of a value. At a place `$ref`, `all
 levels of two references each are 2**n looks. From a place to the one below it `properties`, `items` and their like lead; where
 types hold each other in several alternatives that multiplies with the depth of the value, so that such a schema has a deepest one.
 
-Nothing is fetched, and patterns are matched in linear time: there is no looking ahead, and no back-reference.
+Nothing is fetched, and patterns are matched in time linear in the text: there is no looking ahead, and no back-reference. Their own
+cost is counted in looks as well.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from urllib.parse import unquote
 import jsonschema_rs
 import msgspec
 
+from shared import patterns
 from shared.errors import Invalid, Problem
 
 MOST_BYTES = 128 * 1024
@@ -224,6 +226,10 @@ class _Count:
         self._is_compared = self._is_compared or any(keyword in schema for keyword in _COMPARED)
         enum = schema.get("enum")
         node.looks += len(enum) // 16 if isinstance(enum, list) else 0
+        for pattern, where in _patterns(schema, at):
+            node.looks += patterns.looks(pattern)
+            if node.looks > MOST_LOOKS:
+                raise _refused(where, "costs too much to be matched: it repeats too much, or too many times")
         for place, child, where in _below(schema, at):
             node.below[place, id(child)] += 1
             if id(child) not in self._nodes:
@@ -297,6 +303,14 @@ def _below(schema: dict[str, Any], at: str) -> Iterator[tuple[_Place, Any, str]]
             yield _ANY_ITEM, schema[keyword], f"{at}.{keyword}"
 
 
+def _patterns(schema: dict[str, Any], at: str) -> Iterator[tuple[str, str]]:
+    """Yield the patterns that texts of a place, or the names in its object, are matched with."""
+    if isinstance(schema.get("pattern"), str):
+        yield schema["pattern"], f"{at}.pattern"
+    if isinstance(schema.get("patternProperties"), dict):
+        yield from ((pattern, f"{at}.patternProperties.{pattern}") for pattern in schema["patternProperties"])
+
+
 def _held(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
@@ -309,7 +323,7 @@ def _measured(value: Any, reach: int | None) -> tuple[int, int]:
     level = [value]
     while True:
         weight += len(level) + sum(len(one) // _TEXT for one in level if isinstance(one, str))
-        weight += sum(len(one) for one in level if isinstance(one, dict))
+        weight += sum(len(one) + sum(len(name) // _TEXT for name in one) for one in level if isinstance(one, dict))
         if depth == reach:
             return weight, depth
         level = [one for held in level for one in _held(held)]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from millrace._schema import DECIMAL, TIME
 from services.events import domain
 from services.gateway.workflows import WorkflowLookup
 from shared import schemas
@@ -85,7 +86,12 @@ def test_some_levels_are_no_harm(branch: Any) -> None:
         ({"pattern": "(?=a)b"}, "schema.pattern"),
         ({"pattern": r"(a)\1"}, "schema.pattern"),
         ({"pattern": "(a{1000}){1000}"}, "schema.pattern"),
+        ({"pattern": "((a{1,30}){1,30}){1,30}b"}, "schema.pattern"),
+        ({"items": {"pattern": "(?x)(a{ 1 , 30 } #)\n){1,30}"}}, "schema.items.pattern"),
+        ({"anyOf": [{"pattern": "[[](a{1,30}){3}{10}"}]}, "schema.anyOf.0.pattern"),
         ({"patternProperties": {"(?!a)": {}}}, "schema.patternProperties.(?!a)"),
+        ({"patternProperties": {"(.{9}){90}$": {}}}, "schema.patternProperties.(.{9}){90}$"),
+        ({"propertyNames": {"pattern": "(.{9}){90}$"}}, "schema.propertyNames.pattern"),
         (nested({}, 100, "items"), "schema"),
         ({"enum": ["x" * 200_000]}, "schema"),
         ({"$schema": "https://127.0.0.1:9/x"}, "schema"),
@@ -98,6 +104,23 @@ def test_what_is_no_bounded_schema_is_refused_with_its_place(schema: Any, place:
         checker(schema)
     (problem,) = refused.value.errors
     assert problem.path == place
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+        "^[a-zA-Z0-9._%+-]+@[a-zA-Z0-9.-]+\\.[a-zA-Z]{2,}$",
+        "^(https?|ftp)://[^\\s/$.?#].[^\\s]*$",
+        r"^v?(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(?:-([0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?(?:\+[0-9A-Za-z-]+)?$",
+        "^.{1,200}$",
+        TIME,
+        DECIMAL,
+    ],
+)
+def test_a_usual_pattern_is_taken_beside_a_long_text(pattern: str) -> None:
+    made = checker({"properties": {"one": {"anyOf": [{"pattern": pattern}, {"const": "x"}]}}})
+    assert made.problems({"one": "x", "body": "a" * 400_000}, "it") == []
 
 
 @pytest.mark.parametrize("schema", [True, False, {}, {"$id": "https://example.com/a", "$ref": "#/$defs/a", "$defs": {"a": {}}}])
@@ -139,6 +162,8 @@ def test_types_that_hold_each_other_in_alternatives_have_a_deepest_value(kinds: 
         (unions(2), nested("bad", 10), "it"),
         ({"pattern": "^(a+)+$"}, "a" * 1_000_000 + "b", "it"),
         ({"items": {"allOf": [{"allOf": [{}] * 100}] * 100}}, [1] * 100_000, "it"),
+        ({"pattern": "(a|b)*a(a|b){99}c"}, "ab" * 1_000_000, "it"),
+        ({"patternProperties": {"(a|b)*a(a|b){99}c": {}}}, {"ab" * 1_000_000: 1}, "it"),
         ({"items": {"enum": list(range(20_000))}}, [1] * 100_000, "it"),
     ],
 )

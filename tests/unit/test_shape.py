@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[2]
 SHARED = {
     "aggregate", "asking", "asyncapi", "batching", "blobs", "breaker", "bus", "charsets", "checkpoint", "client", "commit",
     "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors",
-    "health", "health_server", "http", "leader", "letters", "lingering", "log", "messages", "metrics", "organizations", "projected",
+    "health", "health_server", "http", "leader", "letters", "lingering", "log", "messages", "metrics", "organizations",
+    "patterns", "projected",
     "projection", "pull", "questions", "registry", "resources", "runs", "salvage", "schemas", "sending", "service", "statements",
     "owners", "streams", "suspects", "tables", "tasks", "values", "verification",
     "expressions",
