@@ -16,8 +16,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import click
-
 from bench.support import outcome
 from bench.support.outcome import BenchError, Outcome
 from bench.support.running import Whole, whole
@@ -75,12 +73,9 @@ async def _timed(stack: Whole, method: str, path: str, **given: Any) -> float:
     return (time.monotonic() - began) * 1000
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
-@click.option("--seconds", default=30.0, show_default=True, help="How long to measure.")
-def main(*, as_json: bool, seconds: float) -> None:
-    """Measure how long a folder takes as one commit, beside its storage alone and its files one by one."""
-    raise SystemExit(outcome.main(measure, seconds=seconds, as_json=as_json))
+main = outcome.command(
+    measure, seconds=30.0, about="Measure how long a folder takes as one commit, beside its storage alone and its files one by one."
+)
 
 
 if __name__ == "__main__":

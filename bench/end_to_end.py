@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import click
 
 from bench.support import outcome
 from bench.support.chains import Chain, Chains
@@ -164,12 +163,9 @@ def _outcome(idle: dict[str, list[Any]], told: list[Chain], per_s: float, consum
     )
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
-@click.option("--seconds", default=50.0, show_default=True, help="How long to measure in all.")
-def main(*, as_json: bool, seconds: float) -> None:
-    """Measure how long a webhook takes to its archived end, and how many get there in a second."""
-    raise SystemExit(outcome.main(measure, seconds=seconds, as_json=as_json))
+main = outcome.command(
+    measure, seconds=50.0, about="Measure how long a webhook takes to its archived end, and how many get there in a second."
+)
 
 
 if __name__ == "__main__":

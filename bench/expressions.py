@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import click
 import msgspec
 
 from bench.support import outcome
@@ -214,12 +213,7 @@ def _memory_mb(pid: int) -> float:
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
-@click.option("--seconds", default=10.0, show_default=True, help="How long to measure.")
-def main(*, as_json: bool, seconds: float) -> None:
-    """Measure how many filters are evaluated a second, and how soon one is."""
-    raise SystemExit(outcome.main(measure, seconds=seconds, as_json=as_json))
+main = outcome.command(measure, seconds=10.0, about="Measure how many filters are evaluated a second, and how soon one is.")
 
 
 if __name__ == "__main__":

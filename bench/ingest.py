@@ -24,8 +24,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import click
-
 from bench.support import outcome
 from bench.support.connection import Post
 from bench.support.cpu import Meter
@@ -153,12 +151,7 @@ def _ratio(these: list[Load], those: list[Load]) -> float:
     return median(one.per_s / other.per_s for one, other in zip(these, those, strict=True))
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
-@click.option("--seconds", default=60.0, show_default=True, help="How long to send load in all.")
-def main(*, as_json: bool, seconds: float) -> None:
-    """Measure how many webhooks a second are admitted durably."""
-    raise SystemExit(outcome.main(measure, seconds=seconds, as_json=as_json))
+main = outcome.command(measure, seconds=60.0, about="Measure how many webhooks a second are admitted durably.")
 
 
 if __name__ == "__main__":

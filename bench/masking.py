@@ -19,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import click
-
 from bench.support import outcome
 from bench.support.outcome import Outcome
 from services.executor.sandbox.masking import MaskedStream, Masker
@@ -74,12 +72,7 @@ def _rate(once: Callable[[], object], size: int, seconds: float) -> float:
     return median(rates)
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
-@click.option("--seconds", default=10.0, show_default=True, help="How long to measure.")
-def main(*, as_json: bool, seconds: float) -> None:
-    """Measure what masking credentials costs."""
-    raise SystemExit(outcome.main(measure, seconds=seconds, as_json=as_json))
+main = outcome.command(measure, seconds=10.0, about="Measure what masking credentials costs.")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import click
 import msgspec
 import nats
 
@@ -160,12 +159,9 @@ def _outcome(idle: dict[str, list[float]], loaded: dict[str, dict[str, Any]], el
     )
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
-@click.option("--seconds", default=30.0, show_default=True, help="How long to measure when idle, roughly.")
-def main(*, as_json: bool, seconds: float) -> None:
-    """Measure how long a run takes by the API, and how many are carried out in a second."""
-    raise SystemExit(outcome.main(measure, seconds=seconds, as_json=as_json))
+main = outcome.command(
+    measure, seconds=30.0, about="Measure how long a run takes by the API, and how many are carried out in a second."
+)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ import time
 from pathlib import Path
 from statistics import median
 
-import click
-
 from bench.support import outcome
 from bench.support.outcome import BenchError, Outcome, percentile
 from services.executor.sandbox.children import SANDBOX_UID, Children
@@ -155,12 +153,7 @@ def _cpu(zygote: int) -> float:
     return time.process_time() + sum(int(field) for field in fields[11:15]) * TICK
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
-@click.option("--seconds", default=30.0, show_default=True, help="How long to measure.")
-def main(*, as_json: bool, seconds: float) -> None:
-    """Measure what isolating a run costs."""
-    raise SystemExit(outcome.main(measure, seconds=seconds, as_json=as_json))
+main = outcome.command(measure, seconds=30.0, about="Measure what isolating a run costs.")
 
 
 if __name__ == "__main__":

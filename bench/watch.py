@@ -19,8 +19,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 
-import click
-
 from bench.support import outcome
 from bench.support.outcome import BenchError, Outcome, percentile
 from bench.support.running import Whole, whole
@@ -130,12 +128,7 @@ async def _until(process: asyncio.subprocess.Process, word: str) -> None:
     raise BenchError(f"watch ended before it said {word!r}")
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
-@click.option("--seconds", default=30.0, show_default=True, help="How long to measure.")
-def main(*, as_json: bool, seconds: float) -> None:
-    """Measure how soon a saved file is deployed and its next run's lines are seen."""
-    raise SystemExit(outcome.main(measure, seconds=seconds, as_json=as_json))
+main = outcome.command(measure, seconds=30.0, about="Measure how soon a saved file is deployed and its next run's lines are seen.")
 
 
 if __name__ == "__main__":

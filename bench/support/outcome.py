@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 import uvloop
 
@@ -43,6 +44,18 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     def table(self) -> str:
         """Return it for a reader."""
         return "\n".join(_rows(_rounded(self.more), ""))
+
+
+def command(measure: Callable[[Path, float], Awaitable[Outcome]], *, seconds: float, about: str) -> click.Command:
+    """Return the command line of a benchmark whose only choice is about how long it measures; `about` is its help."""
+
+    @click.command(help=about)
+    @click.option("--json", "as_json", is_flag=True, help="Print the figures as one line of JSON last.")
+    @click.option("--seconds", default=seconds, show_default=True, help="How long to measure, roughly.")
+    def chosen(*, as_json: bool, seconds: float) -> None:
+        raise SystemExit(main(measure, seconds=seconds, as_json=as_json))
+
+    return chosen
 
 
 def main(measure: Callable[[Path, float], Awaitable[Outcome]], *, seconds: float, as_json: bool) -> int:

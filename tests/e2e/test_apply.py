@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
 import pytest_asyncio
 
 from millrace.cli.api import Api
@@ -78,22 +77,6 @@ def write(folder: Path, files: dict[str, list[dict[str, Any]]]) -> None:
             json.dumps(documents) if name.endswith(".json") else "".join(f"---\n{json.dumps(one, indent=1)}\n" for one in documents)
         )
         file.write_text(many)
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def up() -> AsyncIterator[Up]:
-    with open_folder() as place:
-        stack = Up(place / ".millrace")
-        try:
-            await stack.start()
-            yield stack
-        finally:
-            await stack.clear()
-
-
-@pytest.fixture
-def millrace(up: Up) -> Command:
-    return Command(up.data.parent)
 
 
 @pytest_asyncio.fixture

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +63,6 @@ def turn() -> None:
 def dies() -> None:
     os._exit(7)
 """
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def up() -> AsyncIterator[Up]:
-    with open_folder() as place:
-        stack = Up(place / ".millrace")
-        try:
-            await stack.start()
-            yield stack
-        finally:
-            await stack.clear()
-
-
-@pytest.fixture
-def millrace(up: Up) -> Command:
-    return Command(up.data.parent)
 
 
 @pytest_asyncio.fixture

@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,7 +16,6 @@ import pytest
 import pytest_asyncio
 
 from millrace.cli.program import program
-from tests.support.places import open_folder
 from tests.support.stack import ROOT, Up
 
 BOUND = 60.0
@@ -37,23 +36,18 @@ def examples(document: Path) -> list[tuple[str, int]]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def up() -> AsyncIterator[Up]:
-    with open_folder() as place:
-        stack = Up(place / ".millrace")
-        try:
-            await stack.start()
-            shutil.copytree(ROOT / "examples", place / "examples")
-            (place / "bin").mkdir()
-            (place / "bin" / "millrace").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m millrace.cli "$@"\n')
-            (place / "bin" / "millrace").chmod(0o755)
-            yield stack
-        finally:
-            await stack.clear()
+async def place(up: Up) -> Path:
+    """The folder that the documents speak of: beside the stack's, with the examples and the command."""
+    folder = up.data.parent
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "millrace").write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m millrace.cli "$@"\n')
+    (folder / "bin" / "millrace").chmod(0o755)
+    return folder
 
 
 @pytest.mark.parametrize("name", ["docs/cli.md", "README.md"])
-async def test_every_command_that_is_shown_works_and_exits_as_said(up: Up, name: str) -> None:
-    place = up.data.parent
+async def test_every_command_that_is_shown_works_and_exits_as_said(place: Path, name: str) -> None:
     for module, code in _MODULE.findall((ROOT / name).read_text()):
         (place / module).write_text(code)
     environment = {

@@ -2,14 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
-import pytest
 
 from tests.support.client import Client
-from tests.support.places import open_folder
 from tests.support.stack import Up
 
 WORKFLOWS = b"""
@@ -32,17 +29,6 @@ def fail() -> None:
 """
 # Megabytes that a service may grow by while 60 pass through it: what is under way, and what the allocator keeps.
 GROWTH = 40
-
-
-@pytest.fixture(scope="module")
-async def up() -> AsyncIterator[Up]:
-    with open_folder() as place:
-        made = Up(place / "data")
-        try:
-            await made.start()
-            yield made
-        finally:
-            await made.clear()
 
 
 def peak_mb(pid: int) -> float:

@@ -5,15 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from urllib.parse import quote
-
-import aiohttp
-import pytest_asyncio
 
 from tests.support.client import Client
 from tests.support.inside import eventually
-from tests.support.places import open_folder
 from tests.support.sandbox import TIERS
 from tests.support.stack import Up
 
@@ -41,23 +36,6 @@ def who() -> dict:
 def on_push(event: dict) -> str:
     return event["data"]["ref"]
 """
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def up() -> AsyncIterator[Up]:
-    with open_folder() as place:
-        stack = Up(place / "data")
-        try:
-            await stack.start()
-            yield stack
-        finally:
-            await stack.clear()
-
-
-@pytest_asyncio.fixture
-async def client(up: Up) -> AsyncIterator[Client]:
-    async with aiohttp.ClientSession() as session:
-        yield Client(session, up.read())
 
 
 async def test_a_run_over_the_api_gives_its_result_in_the_answer(client: Client) -> None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import asyncpg
 import nats
-import pytest_asyncio
 
 from services.executor.sandbox.masking import Masker
 from tests.support.client import Client
 from tests.support.inside import eventually
-from tests.support.places import open_folder
 from tests.support.stack import Up
 
 SECRET = "walrus/9+s3cret-of-acme"
@@ -42,23 +39,6 @@ async def use(fail: bool = False) -> dict:
 def heard(event: dict) -> dict:
     return event["data"]
 """
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def up() -> AsyncIterator[Up]:
-    with open_folder() as place:
-        stack = Up(place / "data")
-        try:
-            await stack.start()
-            yield stack
-        finally:
-            await stack.clear()
-
-
-@pytest_asyncio.fixture
-async def client(up: Up) -> AsyncIterator[Client]:
-    async with aiohttp.ClientSession() as session:
-        yield Client(session, up.read())
 
 
 async def request(up: Up, method: str, path: str, *, key: str | None = None, **more: Any) -> tuple[int, Any, str | None]:

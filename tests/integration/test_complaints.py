@@ -23,26 +23,20 @@ from shared.pull import api_request
 from shared.questions import Page
 from shared.questions.executor import ListLines, ListRuns, RunList
 from tests.integration.test_lost_waits import ByHand, away, ended_run, slots, without_executor
-from tests.integration.test_runs import shared_folder, started
+from tests.integration.test_runs import started
 from tests.integration.test_waiting import cancel
 from tests.support.inside import bus_of, eventually, running
-from tests.support.river import Outside, river, sandbox_settings
+from tests.support.river import COUNT, Outside, river, sandbox_settings
 from tests.support.servers import Place
 
-__all__ = ["shared_folder"]
-
-WORKFLOWS = b"""
+WORKFLOWS = (
+    COUNT
+    + b"""
 import asyncio
 import os
 import time
 
 from millrace import log, sleep, step, workflow
-
-
-def count(folder: str, name: str) -> int:
-    with open(f"{folder}/{name}", "a") as file:
-        file.write("x")
-    return os.path.getsize(f"{folder}/{name}")
 
 
 def hold(folder: str) -> None:
@@ -111,6 +105,7 @@ def odd() -> str:
 async def nap() -> None:
     await sleep(1.1)
 """
+)
 
 
 async def deploy(outside: Outside) -> None:

@@ -11,25 +11,17 @@ from services.executor.runs import durable
 from shared.envelope import new_id
 from shared.errors import Conflict, NotFound
 from shared.questions.executor import ListRuns, RunView, SignalRun
-from tests.integration.test_runs import shared_folder
 from tests.integration.test_waiting import cancel
 from tests.support.inside import eventually
-from tests.support.river import Outside, river
+from tests.support.river import COUNT, Outside, river
 from tests.support.servers import Place
 
-__all__ = ["shared_folder"]
-
-WORKFLOWS = b"""
+WORKFLOWS = (
+    COUNT
+    + b"""
 import asyncio
-import os
 
 from millrace import ChildFailed, OrderChanged, SignalTimeout, runs, sleep, step, wait_for, workflow
-
-
-def count(folder: str, name: str) -> int:
-    with open(f"{folder}/{name}", "a") as file:
-        file.write("x")
-    return os.path.getsize(f"{folder}/{name}")
 
 
 @workflow
@@ -119,6 +111,7 @@ async def loop() -> None:
 async def many(times: int) -> None:
     await asyncio.gather(*(wait_for(f"signal-{number}") for number in range(times)))
 """
+)
 
 
 async def deploy(outside: Outside) -> None:

@@ -34,26 +34,20 @@ from shared.messages import (
     Wait,
 )
 from shared.questions.executor import FindWorkflow, WorkflowFound
-from tests.integration.test_runs import shared_folder, started
+from tests.integration.test_runs import started
 from tests.integration.test_waiting import cancel
 from tests.support.inside import bus_of, eventually, running
 from tests.support.pausing import paused
-from tests.support.river import Outside, river, sandbox_settings
+from tests.support.river import COUNT, Outside, river, sandbox_settings
 from tests.support.servers import Place
 
-__all__ = ["shared_folder"]
-
-WORKFLOWS = b"""
+WORKFLOWS = (
+    COUNT
+    + b"""
 import os
 import time
 
 from millrace import runs, sleep, step, wait_for, workflow
-
-
-def count(folder: str, name: str) -> int:
-    with open(f"{folder}/{name}", "a") as file:
-        file.write("x")
-    return os.path.getsize(f"{folder}/{name}")
 
 
 @workflow
@@ -89,6 +83,7 @@ async def asking(folder: str) -> str:
         time.sleep(0.01)
     return (await wait_for("answer")).data
 """
+)
 
 
 class ByHand:

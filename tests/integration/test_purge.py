@@ -90,15 +90,6 @@ async def replica(place: Place, data: Path) -> AsyncIterator[Deps]:
     await engine.dispose()
 
 
-@pytest.fixture
-def shared_folder(data: Path) -> Path:
-    """A folder that runs may write to."""
-    folder = data / "shared"
-    folder.mkdir()
-    folder.chmod(0o777)
-    return folder
-
-
 @asynccontextmanager
 async def house(place: Place, data: Path) -> AsyncIterator[tuple[Outside, Deps]]:
     """The events and executor services with the workflows above; the archive is up to each test."""

@@ -19,12 +19,10 @@ from shared.db import open_engine
 from shared.errors import NotFound
 from shared.messages import RunCancelRequested
 from shared.questions.executor import GetRun, ListAttempts
-from tests.integration.test_runs import shared_folder, started
+from tests.integration.test_runs import started
 from tests.support.inside import eventually
 from tests.support.river import river
 from tests.support.servers import Place
-
-__all__ = ["shared_folder"]
 
 WORKFLOWS = b"""
 import time

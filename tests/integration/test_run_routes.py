@@ -27,12 +27,10 @@ from shared.projection import Projection
 from shared.questions.executor import GetRun, ListAttempts, ListLines, ListStates, ListSteps
 from tests.integration import test_durable, test_waiting
 from tests.integration.test_gateway import Client, gateway, stream
-from tests.integration.test_runs import shared_folder, started
+from tests.integration.test_runs import started
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, river
 from tests.support.servers import Place
-
-__all__ = ["shared_folder"]
 
 WORKFLOWS = b"""
 from millrace import log, step, workflow

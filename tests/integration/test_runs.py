@@ -6,8 +6,6 @@ import asyncio
 import hashlib
 from pathlib import Path
 
-import pytest
-
 from services.executor.runs.claim import fold
 from shared.messages import RunCancelRequested, RunStarted, RunSucceeded, RunUsage
 from tests.support.inside import eventually
@@ -76,15 +74,6 @@ def talk() -> None:
     print("printed")
     print("\\udcff\\x00 odd".encode("utf-8", "surrogateescape").decode("latin-1"))
 """
-
-
-@pytest.fixture
-def shared_folder(data: Path) -> Path:
-    """A folder that runs may write to."""
-    folder = data / "shared"
-    folder.mkdir()
-    folder.chmod(0o777)
-    return folder
 
 
 async def started(folder: Path) -> None:

@@ -15,13 +15,10 @@ from services.executor.runs import supervisor
 from shared.envelope import new_id
 from shared.messages import RunRequested
 from shared.questions.executor import GetRun, RunView
-from tests.integration.test_runs import shared_folder
 from tests.integration.test_waiting import cancel
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, sandbox_settings
 from tests.support.servers import Place
-
-__all__ = ["shared_folder"]
 
 # Of these one organization gets eight.
 SLOTS = "12"

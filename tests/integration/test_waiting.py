@@ -11,12 +11,10 @@ import pytest
 from services.executor.runs.claim import fold
 from shared.envelope import rfc3339, utc_now
 from shared.messages import RunCancelRequested, RunStarted
-from tests.integration.test_runs import shared_folder, started
+from tests.integration.test_runs import started
 from tests.support.inside import bus_of
 from tests.support.river import Outside, river
 from tests.support.servers import Place
-
-__all__ = ["shared_folder"]
 
 WORKFLOWS = b"""
 import os

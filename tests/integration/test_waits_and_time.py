@@ -11,14 +11,13 @@ import pytest
 from shared.envelope import utc_now
 from shared.questions.executor import ListLines, ListSteps, StepList
 from tests.integration.test_durable import signal
-from tests.integration.test_runs import shared_folder
 from tests.support.inside import eventually
-from tests.support.river import Outside, river
+from tests.support.river import COUNT, Outside, river
 from tests.support.servers import Place
 
-__all__ = ["shared_folder"]
-
-WORKFLOWS = b"""
+WORKFLOWS = (
+    COUNT
+    + b"""
 import asyncio
 import os
 import sys
@@ -27,12 +26,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from millrace import log, runs, sleep, step, wait_for, workflow
-
-
-def count(folder: str, name: str) -> int:
-    with open(f"{folder}/{name}", "a") as file:
-        file.write("x")
-    return os.path.getsize(f"{folder}/{name}")
 
 
 @workflow
@@ -237,6 +230,7 @@ async def raced() -> list:
     await sleep(1.2)
     return [len(done), first, (await pending.pop()).data]
 """
+)
 
 
 async def deploy(outside: Outside) -> None:

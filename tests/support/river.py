@@ -26,6 +26,17 @@ from tests.support.inside import bus_of, eventually, running
 from tests.support.resources import putting, ring, told
 from tests.support.servers import Place
 
+# The beginning of workflows that leave a mark for each time that they come by.
+COUNT = b"""
+import os
+
+
+def count(folder: str, name: str) -> int:
+    with open(f"{folder}/{name}", "a") as file:
+        file.write("x")
+    return os.path.getsize(f"{folder}/{name}")
+"""
+
 
 class Outside:
     """What a gateway would do, by hand."""

@@ -1,0 +1,39 @@
+"""What most tests of a whole stack begin with: one that runs for the module, its command and its API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.support.client import Client
+from tests.support.command import Command
+from tests.support.places import open_folder
+from tests.support.stack import Up
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def up() -> AsyncIterator[Up]:
+    """A stack of the module's own."""
+    with open_folder() as place:
+        stack = Up(place / ".millrace")
+        try:
+            await stack.start()
+            yield stack
+        finally:
+            await stack.clear()
+
+
+@pytest.fixture
+def millrace(up: Up) -> Command:
+    """The command, called where it finds the stack by itself."""
+    return Command(up.data.parent)
+
+
+@pytest_asyncio.fixture
+async def client(up: Up) -> AsyncIterator[Client]:
+    """The stack's API, with the platform's key."""
+    async with aiohttp.ClientSession() as session:
+        yield Client(session, up.read())
