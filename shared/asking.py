@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import nats.errors
 import structlog
-from faststream.nats import NatsBroker
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from shared import values
+from shared.bounded import ArrivalOrder, BoundedTasks
+from shared.client import drain, subscribe
 from shared.errors import (
     ErrorDocument,
     Invalid,
@@ -25,29 +30,74 @@ from shared.questions import Command, QuestionDeclaration, asked_of
 Answer = Callable[[Any, Any], Awaitable[Any]]
 Questions = Mapping[type[msgspec.Struct], Answer]
 """An item of a service's QUESTIONS map: a question or command, and the function that answers it."""
+Served = tuple[type[msgspec.Struct], Answer]
 
 _log = structlog.get_logger()
 
 
-async def ask(broker: NatsBroker, asked: msgspec.Struct, *, timeout: float | None = None) -> Any:
+class Asked(NamedTuple):
+    """A question as it came, and when."""
+
+    msg: Msg
+    at: float
+
+
+async def ask(client: Client, asked: msgspec.Struct, *, timeout: float | None = None) -> Any:
     """Ask a question or give a command, and return the declared answer.
 
     Raises the owner's error, `Unavailable` without an answer in time, `TooLarge` for more than the broker carries.
     """
     declared = asked_of(asked)
-    client = broker.connection
     if not client.is_connected:
         raise Unavailable("the broker is not connected")
     try:
-        answer = await broker.request(_asking(asked), declared.subject, timeout=timeout or declared.timeout)
+        answer = await client.request(declared.subject, _asking(asked), timeout=timeout or declared.timeout)
     except nats.errors.MaxPayloadError as error:
         raise TooLarge(f"this is larger than the {client.max_payload} bytes that can be asked at once") from error
     except (nats.errors.Error, TimeoutError, OSError) as error:
         raise Unavailable(f"the {declared.service} service did not answer {declared.verb!r} in time") from error
-    frame = msgspec.json.decode(answer.body, type=_Frame)
+    frame = msgspec.json.decode(answer.data, type=_Frame)
     if frame.error is not None:
         raise from_document(frame.error)
     return msgspec.json.decode(frame.ok, type=declared.answer)
+
+
+class Answering:
+    """Answers the questions or the commands of one service, `at_once` of them at the same time; the rest wait.
+
+    A question that has waited longer than its asker does is passed over. Replicas of a service share what is asked.
+    """
+
+    def __init__(self, client: Client, service: str, kind: str, served: Mapping[str, Served], deps: Any, *, at_once: int) -> None:
+        """Answer what is asked on `<kind>.<service>.*`, by subject."""
+        self._client = client
+        self._service = service
+        self._kind = kind
+        self._served = served
+        self._deps = deps
+        self._tasks: BoundedTasks[Asked] = BoundedTasks(self._answer, at_once, ArrivalOrder())
+        self._subscription: Subscription | None = None
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        self._subscription = await subscribe(self._client, f"{self._kind}.{self._service}.*", self._arrived, queue=self._service)
+
+    async def drain(self, within: float) -> None:
+        """Take no more, and answer what was taken, as far as that ends within so many seconds."""
+        if self._subscription is not None:
+            await drain(self._client, self._subscription)
+        await self._tasks.drain(within)
+
+    def _arrived(self, msg: Msg) -> None:
+        self._tasks.offer(Asked(msg, asyncio.get_running_loop().time()))
+
+    async def _answer(self, asked: Asked) -> None:
+        cls, function = self._served[asked.msg.subject]
+        if asyncio.get_running_loop().time() > asked.at + asked_of(cls).timeout:
+            _log.warning("question.expired", subject=asked.msg.subject)
+            return
+        answer = await answered(cls, function, asked.msg.data, self._deps, largest=self._client.max_payload)
+        await self._client.publish(asked.msg.reply, answer)
 
 
 async def answered(cls: type[msgspec.Struct], function: Answer, body: bytes, deps: Any, *, largest: int) -> bytes:

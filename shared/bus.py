@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
-from faststream import AckPolicy
-from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from shared import aggregate
-from shared.asking import Questions, answered, ask
+from shared.asking import Answering, Questions, ask
+from shared.bounded import ArrivalOrder
 from shared.commit import Journal
-from shared.connection import attend, connected_broker, pace
+from shared.connection import attend, connected_broker
 from shared.consumer import Consumer, Handlers, Letters, give_up
 from shared.durables import keep
 from shared.envelope import Envelope, Sealed, seal, utc_now
 from shared.health import Health
 from shared.messages import Logged, Message
 from shared.messages.declaration import declaration_of
-from shared.pull import inbox_prefix
+from shared.puller import Puller
 from shared.questions import ASKED, asked_of
 from shared.questions.health import HEALTH
 from shared.streams import WORK, Work
 
-# Messages of one consumer that are handled at the same time: enough to hide one commit behind others.
+# Messages of one consumer, or questions, that are handled at the same time: enough to hide one commit behind others.
 CONCURRENCY = 64
+# Messages of one consumer that are in hand, those that wait for their turn included: the next are here before the last are done.
+FETCHED = 2 * CONCURRENCY
+# Seconds that what is handled has to end when the service does.
+DRAIN = 5.0
 
 
 class Bus:
     """One service's connection: its inbox, its journal, its handlers and answers."""
 
-    def __init__(self, broker: NatsBroker, client: Client, service: str, health: Health) -> None:
-        self._broker = broker
+    def __init__(self, client: Client, service: str, health: Health) -> None:
         self.client = client
         self.service = service
         self.journal = Journal(client)
         self._health = health
+        self._taking: list[Puller | Answering] = []
 
     # -- publishing -----------------------------------------------------------------------------------------------
 
@@ -92,7 +96,7 @@ class Bus:
 
         Raises the owner's error, `Unavailable` without an answer in time, `TooLarge` for more than the broker carries.
         """
-        return await ask(self._broker, asked, timeout=timeout)
+        return await ask(self.client, asked, timeout=timeout)
 
     # -- answering ------------------------------------------------------------------------------------------------
 
@@ -104,14 +108,8 @@ class Bus:
         if missing:
             raise TypeError(f"{self.service} does not answer {sorted(missing)}")
 
-        async def reply(msg: NatsMessage) -> bytes:
-            cls, function = served[msg.raw_message.subject]
-            return await answered(cls, function, msg.body, deps, largest=self.client.max_payload)
-
         for kind in ("ask", "do"):
-            self._broker.subscriber(f"{kind}.{self.service}.*", queue=self.service, max_workers=CONCURRENCY, decoder=_undecoded)(
-                reply
-            )
+            self._taking.append(Answering(self.client, self.service, kind, served, deps, at_once=CONCURRENCY))
 
     def health_document(self) -> dict[str, Any]:
         """Return the health of this service, by part."""
@@ -128,16 +126,11 @@ class Bus:
         for work in WORK:
             if work.service != self.service or work.managed:
                 continue
-            self._broker.subscriber(
-                work.subjects[0],
-                stream=JStream(work.stream, declare=False),
-                durable=work.name,
-                pull_sub=PullSub(batch_size=1),
-                max_workers=CONCURRENCY,
-                ack_policy=AckPolicy.MANUAL,
-                decoder=_undecoded,
-                inbox_prefix=f"{inbox_prefix(self.service)}.".encode(),
-            )(Consumer(self, work, handlers[work.messages[0]], deps, self._health, letters).take)
+            handle = Consumer(self, work, handlers[work.messages[0]], deps, self._health, letters).take
+            queue = ArrivalOrder[Msg]()
+            self._taking.append(
+                Puller(self.client, work.stream, work.name, handle, at_once=CONCURRENCY, fetched=FETCHED, queue=queue)
+            )
 
     async def bury(self, work: Work, msg: Msg, tries: int, error: Exception, reason: str) -> bool:
         """Store a message in DEAD, exactly as it was, and terminate it; False when the broker could not take it now."""
@@ -149,20 +142,20 @@ class Bus:
 
     async def start(self) -> None:
         """Begin to handle and to answer; when this returns the broker knows of it."""
-        await self._broker.start()
-        pace(self._broker)
+        for one in self._taking:
+            await one.start()
         # The client writes the PING of a flush past subscriptions that are still in its buffer; by the second they are out.
         for _ in range(2):
             await self.client.flush()
 
+    async def drain(self) -> None:
+        """Take nothing more, and let what was taken end; what does not end in time is given back."""
+        await asyncio.gather(*(one.drain(DRAIN) for one in self._taking))
+        self._taking.clear()
+
     async def keep_durables(self) -> None:
         """See for ever that the consumers of this service's work are there."""
         await keep(self.client, [work for work in WORK if work.service == self.service])
-
-
-async def _undecoded(msg: Any) -> Any:
-    """Leave a body as it is: decoding belongs to the verdicts of this module."""
-    return msg
 
 
 @contextlib.asynccontextmanager
@@ -172,4 +165,8 @@ async def connected(url: str, *, service: str, health: Health) -> AsyncIterator[
     Raises OSError or nats' errors when the first connection fails.
     """
     async with connected_broker(url, service=service, health=health) as broker:
-        yield Bus(broker, broker.connection, service, health)
+        bus = Bus(broker.connection, service, health)
+        try:
+            yield bus
+        finally:
+            await bus.drain()

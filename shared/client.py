@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.nuid import NUID
 
 OnMessage = Callable[[Msg], None]
+
+# Time for what the server still sends to a subscription that ends.
+LAST_MESSAGES = 2.0
 
 _nuid = NUID()
 
@@ -24,6 +30,14 @@ async def subscribe(client: Client, subject: str, on_message: OnMessage, *, queu
         on_message(msg)
 
     return await client.subscribe(subject, queue=queue, cb=take)
+
+
+async def drain(client: Client, subscription: Subscription) -> None:
+    """End a subscription once what the server has sent to it was handed over, as far as the server can be reached."""
+    if client.is_connected:
+        with contextlib.suppress(nats.errors.Error, TimeoutError):
+            async with asyncio.timeout(LAST_MESSAGES):
+                await subscription.drain()  # type: ignore[no-untyped-call]
 
 
 async def write(client: Client, command: bytes) -> None:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator
 from urllib.parse import urlsplit, urlunsplit
 
 import nats.errors
-import nats.js.errors
 import structlog
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
-from nats.js import JetStreamContext
 
 from shared.client import is_given_up
 from shared.health import Health
@@ -88,34 +85,6 @@ async def attend(client: Client) -> None:
         await asyncio.sleep(ATTENDED_EVERY)  # neither is reported
         if is_given_up(client):
             raise GaveUp("the client does not try to reach the broker any more")
-
-
-def pace(broker: NatsBroker) -> None:
-    """Slow down the failing fetches of a started broker's subscribers."""
-    for subscriber in broker.subscribers:
-        subscription = getattr(subscriber, "subscription", None)
-        if isinstance(subscription, JetStreamContext.PullSubscription):
-            subscription.fetch = _paced(subscription.fetch)  # type: ignore[method-assign, assignment]
-
-
-def _paced(fetch: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """Return a `fetch` that takes its time to fail once the client is closed: FastStream tries again at once, and for ever.
-
-    Without any wait in between, nothing else would ever run in this process, not even its end. The same while the consumer is
-    missing, which is made again (`shared.durables`): the server's error would end FastStream's task.
-    """
-
-    async def paced(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return await fetch(*args, **kwargs)
-        except nats.errors.ConnectionClosedError:
-            await asyncio.sleep(ATTENDED_EVERY)
-            raise
-        except nats.js.errors.Error as error:
-            await asyncio.sleep(ATTENDED_EVERY)
-            raise nats.errors.TimeoutError from error
-
-    return paced
 
 
 def without_password(url: str) -> str:

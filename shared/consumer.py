@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import structlog
-from faststream.nats import NatsMessage
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -20,6 +19,7 @@ from shared.errors import Conflict, MillraceError, NotFound, Unavailable
 from shared.health import Health
 from shared.letters import GivenUp, bury
 from shared.messages import Message
+from shared.pull import deliveries_of, sequence_of
 from shared.streams import Work
 from shared.suspects import Deadly, Suspects
 
@@ -91,20 +91,20 @@ class Consumer:
         self._part = f"consumer {work.name}"
         health.report(self._part, None)
 
-    async def take(self, msg: NatsMessage) -> None:
-        """Handle one message and settle it."""
-        sequence = msg.raw_message.metadata.sequence.stream
-        source = msg.raw_message.subject.split(".")[1]
+    async def take(self, msg: Msg) -> None:
+        """Handle one message and settle it; in a task of its own."""
+        sequence = sequence_of(msg)
+        source = msg.subject.split(".")[1]
         if not self._breaker.admits(source, tried=self._tries.of(sequence) > 0):
-            await msg.nack(delay=self._breaker.hold)
+            await msg.nak(delay=self._breaker.hold)
             return
         try:
-            async with self._suspects.handling(msg.raw_message):
-                await self._follow(msg.body)
+            async with self._suspects.handling(msg):
+                await self._follow(msg.data)
         except Unavailable as error:
             self._breaker.undecided()
             _log.warning("handler.unavailable", consumer=self._work.name, reason=error.detail)
-            await msg.nack(delay=error.retry_after or UNAVAILABLE_DELAY)
+            await msg.nak(delay=error.retry_after or UNAVAILABLE_DELAY)
         except (NotFound, Conflict) as error:
             self._breaker.undecided()
             if await self._again(msg, sequence, ABSENT_DELAYS, error):
@@ -115,8 +115,7 @@ class Consumer:
                 self._letters.unreadable_of(source)
         except Deadly as error:
             self._breaker.undecided()
-            deliveries = msg.raw_message.metadata.num_delivered or 1
-            self._letters.bugs[self._work.name] += await self._bury(msg, sequence, deliveries, error, "ends its service")
+            self._letters.bugs[self._work.name] += await self._bury(msg, sequence, deliveries_of(msg), error, "ends its service")
         except Exception as error:
             _log.exception("handler.failed", consumer=self._work.name, tries=self._tries.of(sequence) + 1)
             is_dead = await self._again(msg, sequence, BUG_DELAYS, error)
@@ -158,16 +157,16 @@ class Consumer:
                     if isinstance(outcome, BaseException):
                         raise outcome
 
-    async def _again(self, msg: NatsMessage, sequence: int, delays: tuple[float, ...], error: Exception) -> bool:
+    async def _again(self, msg: Msg, sequence: int, delays: tuple[float, ...], error: Exception) -> bool:
         """Put a message off, or give it up when it was put off often enough; returns whether it was given up."""
         tries = self._tries.failed(sequence)
         if tries > len(delays):
             return await self._bury(msg, sequence, tries, error, f"still failing after {tries} tries")
-        await msg.nack(delay=delays[tries - 1])
+        await msg.nak(delay=delays[tries - 1])
         return False
 
-    async def _bury(self, msg: NatsMessage, sequence: int, tries: int, error: Exception, reason: str) -> bool:
-        is_dead = await give_up(self._bus, self._work, msg.raw_message, tries, error, reason)
+    async def _bury(self, msg: Msg, sequence: int, tries: int, error: Exception, reason: str) -> bool:
+        is_dead = await give_up(self._bus, self._work, msg, tries, error, reason)
         if is_dead:
             self._tries.settled(sequence)
         return is_dead
@@ -175,7 +174,7 @@ class Consumer:
 
 async def give_up(bus: Speaker, work: Work, msg: Msg, tries: int, error: Exception, reason: str) -> bool:
     """Store a message in DEAD, exactly as it was, and terminate it; False when the broker could not take it now."""
-    sequence = msg.metadata.sequence.stream
+    sequence = sequence_of(msg)
     given_up = GivenUp(
         service=bus.service,
         consumer=work.name,

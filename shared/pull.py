@@ -63,6 +63,18 @@ def delivered(msg: Msg) -> Delivered:
     )
 
 
+def sequence_of(msg: Msg) -> int:
+    """Return the sequence of a JetStream message in its stream; without all else that `delivered` reads."""
+    tokens = msg.reply.split(".")
+    return int(tokens[7 if len(tokens) >= 11 else 5])
+
+
+def deliveries_of(msg: Msg) -> int:
+    """Return how often a durable consumer has delivered a message, this time included."""
+    tokens = msg.reply.split(".")
+    return int(tokens[6 if len(tokens) >= 11 else 4])
+
+
 class Inbox:
     """A subscription of our own whose messages are taken in batches; closes with the block.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from types import TracebackType
 
 import nats.errors
 import nats.js.errors
@@ -14,6 +14,7 @@ from nats.aio.msg import Msg
 from nats.js.kv import KeyValue
 
 from shared.errors import Unavailable
+from shared.pull import deliveries_of, sequence_of
 from shared.streams import SUSPECTS
 
 # Deliveries that raise no suspicion: the tries of a message that meets a bug, or the orderly and disorderly ends of five processes.
@@ -45,17 +46,16 @@ class Suspects:
         self._turn = asyncio.Lock()
         self._kv: KeyValue | None = None
 
-    @contextlib.asynccontextmanager
-    async def handling(self, msg: Msg) -> AsyncIterator[None]:
-        """Handle a message within the block.
+    def handling(self, msg: Msg) -> Handling:
+        """Handle a message within the `async with` of what is returned.
 
         Raises `Deadly` for one that has ended too many processes, `Unavailable` where it has to wait for its turn or the broker.
         """
-        sequence = msg.metadata.sequence.stream
-        if (msg.metadata.num_delivered or 1) <= UNSUSPICIOUS or sequence in self._survived:
-            with self._surviving(sequence):
-                yield
-            return
+        sequence = sequence_of(msg)
+        return Handling(self, sequence, is_suspect=deliveries_of(msg) > UNSUSPICIOUS and sequence not in self._survived)
+
+    async def take_turn(self, sequence: int) -> None:
+        """Wait for the turn of a suspect and count the death that this may be. Raises as `handling`."""
         try:
             async with asyncio.timeout(TURN):
                 await self._turn.acquire()
@@ -63,24 +63,22 @@ class Suspects:
             raise Unavailable("messages that were delivered often are handled one at a time") from error
         try:
             await self._begin(sequence)
-            try:
-                with self._surviving(sequence):
-                    yield
-            finally:
-                await self._end(sequence)
+        except BaseException:
+            self._turn.release()
+            raise
+
+    async def end_turn(self, sequence: int) -> None:
+        """Take back the death that was counted, and let the next suspect have its turn."""
+        try:
+            await self._end(sequence)
         finally:
             self._turn.release()
 
-    @contextlib.contextmanager
-    def _surviving(self, sequence: int) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            # It comes again.
-            self._survived[sequence] = None
-            if len(self._survived) > REMEMBERED:
-                self._survived.popitem(last=False)
-            raise
+    def survived(self, sequence: int) -> None:
+        """Remember a message that comes again and did not end this process."""
+        self._survived[sequence] = None
+        if len(self._survived) > REMEMBERED:
+            self._survived.popitem(last=False)
 
     async def _begin(self, sequence: int) -> None:
         """Count the death that this may be."""
@@ -103,3 +101,24 @@ class Suspects:
         with contextlib.suppress(nats.errors.Error, nats.js.errors.Error, TimeoutError, OSError):
             if self._kv is not None:
                 await self._kv.purge(f"{self._consumer}.{sequence}")
+
+
+class Handling:
+    """The time in which one message is handled. Entered for every message, so a class: a generator costs several times as much."""
+
+    __slots__ = ("_is_suspect", "_sequence", "_suspects")
+
+    def __init__(self, suspects: Suspects, sequence: int, *, is_suspect: bool) -> None:
+        self._suspects = suspects
+        self._sequence = sequence
+        self._is_suspect = is_suspect
+
+    async def __aenter__(self) -> None:
+        if self._is_suspect:
+            await self._suspects.take_turn(self._sequence)
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            self._suspects.survived(self._sequence)
+        if self._is_suspect:
+            await self._suspects.end_turn(self._sequence)

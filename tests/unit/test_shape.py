@@ -13,10 +13,11 @@ from services.executor.sandbox.ground import _copy_of_sdk
 
 ROOT = Path(__file__).parents[2]
 SHARED = {
-    "aggregate", "asking", "asyncapi", "batching", "blobs", "breaker", "bus", "charsets", "checkpoint", "client", "commit",
+    "aggregate", "asking", "asyncapi", "batching", "blobs", "bounded", "breaker", "bus", "charsets", "checkpoint", "client",
+    "commit",
     "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors",
     "health", "health_server", "http", "leader", "letters", "lingering", "log", "messages", "metrics", "organizations",
-    "patterns", "projected",
+    "patterns", "projected", "puller",
     "projection", "pull", "questions", "registry", "resources", "runs", "salvage", "schemas", "sending", "service", "statements",
     "owners", "streams", "suspects", "tables", "tasks", "values", "verification",
     "expressions",

@@ -1,0 +1,112 @@
+"""Does things at once, up to a number of them; the others wait in a queue that decides their order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, Protocol, TypeVar
+
+import structlog
+
+from shared import tasks
+
+T = TypeVar("T")
+
+_log = structlog.get_logger()
+
+
+class TaskQueue(Protocol[T]):
+    """Holds what waits for its turn, and decides which is the next."""
+
+    def put(self, item: T) -> None:
+        """Let an item wait."""
+
+    def get(self) -> T:
+        """Take out the next one; asked only while there is one."""
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+
+
+class ArrivalOrder(Generic[T]):
+    """A queue whose oldest is the next."""
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+
+    def put(self, item: T) -> None:
+        """Let an item wait."""
+        self._items.append(item)
+
+    def get(self) -> T:
+        """Take out the oldest."""
+        return self._items.popleft()
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return len(self._items)
+
+
+class BoundedTasks(Generic[T]):
+    """Runs `work` for each item that is offered, `at_once` of them at the same time, each in a task and a context of its own.
+
+    `freed` is called whenever one has ended. An exception of `work` is logged and ends nothing else.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[T], Coroutine[Any, Any, None]],
+        at_once: int,
+        queue: TaskQueue[T],
+        freed: Callable[[T], None] = lambda _: None,
+    ) -> None:
+        self._work = work
+        self._at_once = at_once
+        self._queue = queue
+        self._freed = freed
+        self._running: dict[asyncio.Task[None], T] = {}
+        self._scheduled = False
+        self._draining = False
+
+    @property
+    def running(self) -> int:
+        """Return how many have begun and not ended."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Return how many have not begun."""
+        return len(self._queue)
+
+    def offer(self, item: T) -> None:
+        """Begin an item when its turn comes. What arrives in one turn of the event loop is put in order together."""
+        self._queue.put(item)
+        if not self._scheduled and len(self._running) < self._at_once:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    async def drain(self, within: float) -> list[T]:
+        """Begin no more, and give those that run so many seconds to end; returns those that did not begin, or were cut off."""
+        self._draining = True
+        left = [self._queue.get() for _ in range(len(self._queue))]
+        if self._running:
+            await asyncio.wait(self._running, timeout=within)
+        left += self._running.values()
+        await tasks.end(self._running)
+        return left
+
+    def _begin(self) -> None:
+        self._scheduled = False
+        while len(self._running) < self._at_once and len(self._queue) and not self._draining:
+            item = self._queue.get()
+            task = asyncio.create_task(self._work(item))
+            self._running[task] = item
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        item = self._running.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("task.failed", exc_info=error)
+        self._begin()
+        self._freed(item)
