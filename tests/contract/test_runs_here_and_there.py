@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import importlib.util
 import json
@@ -23,7 +22,7 @@ from millrace._runtime import channel
 from services.events.domain import emitted
 from services.executor import domain
 from services.executor.runs.supervisor import message_of
-from services.executor.sandbox.jail import CompletedCall, Job, StartedRun, StepRecord
+from services.executor.sandbox.jail import Cancellation, CompletedCall, Job, StartedRun, StepRecord
 from services.executor.sandbox.requests import SERVED
 from shared.errors import NotFound, PermissionDenied
 from shared.messages import RunFailed, RunSucceeded
@@ -85,7 +84,7 @@ class Platform(Recorded):
         self.slept: list[float] = []
         self.waits: list[str] = []
         self.started: list[tuple[str, Any]] = []
-        self.cancelled = asyncio.Event()
+        self.cancelled = Cancellation()
 
     async def wait(self, of: str, name: str, ordinal: int, position: int | None, seconds: float | None) -> StepRecord | None:
         result: Any = None

@@ -14,7 +14,7 @@ import pytest_asyncio
 from services.executor.sandbox import attempt
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Outcome
+from services.executor.sandbox.jail import Cancellation, Outcome
 from tests.support.sandbox import FORKING, TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 ROOT = Path(__file__).parents[2]
@@ -112,7 +112,7 @@ async def test_a_result_after_the_timeout_does_not_count(bench: Bench) -> None:
 
 
 async def test_cancelling_by_event_ends_as_cancelled(bench: Bench) -> None:
-    cancel = asyncio.Event()
+    cancel = Cancellation()
     into = Recorded()
     job = bench.job("import asyncio\n@workflow\nasync def main():\n    log.info('up')\n    await asyncio.sleep(60)")
     running = asyncio.create_task(bench.children.run(job, into, cancel=cancel))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.executor.sandbox.jail import Job
+from services.executor.sandbox.jail import Cancellation, Job
 from tests.support.sandbox import TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 pytestmark = [
@@ -62,7 +62,7 @@ async def test_no_two_living_runs_have_the_same_namespace(bench: Bench) -> None:
             log.info(here)
             threading.Event().wait()
     """
-    job, cancel = bench.job(text), asyncio.Event()
+    job, cancel = bench.job(text), Cancellation()
     records = [Recorded() for _ in range(8)]
     runs = [asyncio.create_task(bench.children.run(job, record, cancel=cancel)) for record in records]
     await asyncio.gather(*(record.logged.wait() for record in records))

@@ -120,11 +120,12 @@ async def outlet(
     network = Network(policy, resolve or Names(), told.put_nowait, limits or EgressLimits())
     listener = listening()
     made = Outlet(Proxy(network, listener, token), "", listener, told)
-    made.address = await made.proxy.start()
+    made.address = made.proxy.start()
     try:
         yield made
     finally:
         await made.proxy.close()
+        listener.close()
 
 
 @asynccontextmanager

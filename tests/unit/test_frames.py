@@ -1,6 +1,5 @@
 """Nothing but a frame is taken for a frame, and nothing but `FrameError` comes out."""
 
-import asyncio
 import base64
 import json
 import string
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from millrace._runtime import encode
 from millrace.errors import ResultError
 from services.executor.sandbox import frames
+from services.executor.sandbox.control import Control
 from services.executor.sandbox.errors import FrameError
 from services.executor.sandbox.jail import MAX_CHUNK, StepRecord
 from services.executor.sandbox.requests import SERVED
@@ -32,10 +32,15 @@ def payload(**fields: object) -> bytes:
 
 
 async def read_from(data: bytes) -> object:
-    reader = asyncio.StreamReader()
-    reader.feed_data(data)
-    reader.feed_eof()
-    return await frames.read(reader)
+    """The first frame with its size, or None, of a child that writes this and closes its end."""
+    heard: list[tuple[frames.Frame, int] | Exception | None] = []
+    control = Control()
+    control.data_received(data)
+    control.eof_received()
+    control.listen(lambda frame, size: heard.append((frame, size)), heard.append)
+    if isinstance(heard[0], Exception):
+        raise heard[0]
+    return heard[0]
 
 
 @given(VALUES)
@@ -225,15 +230,14 @@ def test_no_frame_holds_a_text_that_cannot_be_kept(opening: bytes, text: str) ->
 
 
 @given(st.lists(st.binary(max_size=40), max_size=6), st.binary(max_size=10))
-async def test_a_stream_of_anything_ends_in_an_end_or_a_refusal(payloads: list[bytes], rest: bytes) -> None:
-    reader = asyncio.StreamReader()
+def test_a_stream_of_anything_ends_in_an_end_or_a_refusal(payloads: list[bytes], rest: bytes) -> None:
+    reader = frames.FrameReader()
     for one in payloads:
-        reader.feed_data(len(one).to_bytes(4, "big") + one)
-    reader.feed_data(rest)
-    reader.feed_eof()
+        reader.feed(len(one).to_bytes(4, "big") + one)
+    reader.feed(rest)
     for _ in range(len(payloads) + 1):
         try:
-            found = await frames.read(reader)
+            found = reader.next()
         except FrameError:
             return
         if found is None:

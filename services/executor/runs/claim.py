@@ -12,6 +12,7 @@ import structlog
 
 from services.executor.runs import run_state
 from services.executor.runs.run_state import RecordedCall, RunState, StepId
+from services.executor.sandbox.jail import Cancellation
 from services.executor.store import ExecutorStore
 from shared import aggregate
 from shared.bus import Bus
@@ -167,7 +168,7 @@ class Claim:
         self._sequence = sequence
         self._since = asyncio.get_running_loop().time() if since is None else since
         self._appending = asyncio.Lock()
-        self.cancel = asyncio.Event()
+        self.cancel = Cancellation()
 
     async def step(self, message: RunStepCompleted) -> None:
         """Record a step. Raises `Fenced`, `AlreadyEnded`; waits while the broker is away.

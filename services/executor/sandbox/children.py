@@ -11,12 +11,13 @@ import msgspec
 import structlog
 
 from services.executor.sandbox import frames, memory, process, verdict
-from services.executor.sandbox.attempt import Attempt, AttemptEnd
+from services.executor.sandbox.attempt import Attempt
 from services.executor.sandbox.cgroups import Cgroups
+from services.executor.sandbox.ends import AttemptEnd
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.hierarchies import Share
-from services.executor.sandbox.jail import Capabilities, Description, Job, Outcome, ServedWorkflow, Tier
+from services.executor.sandbox.jail import Cancellation, Capabilities, Description, Job, Outcome, ServedWorkflow, Tier
 from services.executor.sandbox.pool import ChildPool
 from services.executor.sandbox.probing import remedy, targets
 from services.executor.sandbox.process import Child, ChildLimits, CodePaths
@@ -176,7 +177,7 @@ class Children:
         if holes:
             raise SandboxUnavailable(f"a run could {', '.join(holes)}")
 
-    async def run(self, job: Job, capabilities: Capabilities, *, cancel: asyncio.Event | None = None) -> Outcome:
+    async def run(self, job: Job, capabilities: Capabilities, *, cancel: Cancellation | None = None) -> Outcome:
         """Run one attempt in a warm child; see `Sandbox.run`."""
         try:
             opening = frames.encode({"kind": "run", **_fields(job)})
@@ -210,7 +211,7 @@ class Children:
         return await asyncio.to_thread(verdict.description, ended, _DESCRIBE)
 
     async def _converse(
-        self, place: CodePaths, opening: bytes, seconds: float, capabilities: Capabilities | None, cancel: asyncio.Event | None
+        self, place: CodePaths, opening: bytes, seconds: float, capabilities: Capabilities | None, cancel: Cancellation | None
     ) -> AttemptEnd:
         child = await self._taken(place)
         ended = await self._served(Attempt(child, capabilities), child, opening, seconds, cancel)
@@ -218,7 +219,7 @@ class Children:
         return ended
 
     async def _stay(
-        self, job: Job, place: CodePaths, opening: bytes, capabilities: Capabilities, cancel: asyncio.Event | None
+        self, job: Job, place: CodePaths, opening: bytes, capabilities: Capabilities, cancel: Cancellation | None
     ) -> AttemptEnd:
         """Run the job in a child that has served this very workflow before, or one that from now on does."""
         key = (job.org, job.workflow, place)
@@ -238,7 +239,7 @@ class Children:
         return await self._pool.take(place)
 
     async def _served(
-        self, attempt: Attempt, child: Child, opening: bytes, seconds: float, cancel: asyncio.Event | None
+        self, attempt: Attempt, child: Child, opening: bytes, seconds: float, cancel: Cancellation | None
     ) -> AttemptEnd:
         """Carry an attempt to its end; the child is the caller's again, and is gone where this raises."""
         self._serving.add(child)

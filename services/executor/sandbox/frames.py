@@ -5,7 +5,6 @@ text that Postgres and every JSON reader can hold, and is decoded straight into 
 all else is a `FrameError`. So reading any frame takes less than 128 MB.
 """
 
-import asyncio
 import functools
 import json
 import operator
@@ -21,6 +20,7 @@ from shared.values import LEAST_INTEGER, MOST_EXTREME, MOST_INTEGER, YEAR, is_or
 
 MAX_FRAME = 16 * 1024 * 1024
 """Bytes of one payload."""
+_LENGTH = 4
 MAX_PART = 1024 * 1024
 """Characters of one part of a large result."""
 MAX_DEPTH = 110
@@ -138,7 +138,7 @@ def encode(document: Any) -> bytes:
     if len(payload) > MAX_FRAME:
         msg = f"{len(payload)} bytes are over the limit of {MAX_FRAME}"
         raise FrameError(msg)
-    return len(payload).to_bytes(4, "big") + payload
+    return len(payload).to_bytes(_LENGTH, "big") + payload
 
 
 def decode(payload: bytes) -> Frame:
@@ -162,20 +162,41 @@ def decode(payload: bytes) -> Frame:
     return frame
 
 
-async def read(reader: asyncio.StreamReader) -> tuple[Frame, int] | None:
-    """Wait for the next frame and answer it with its size; None when the child's end is closed, in a frame or between.
+class FrameReader:
+    """Puts the frames of one connection together from the pieces that arrive."""
 
-    The length is checked before a byte of the payload is kept. Raises `FrameError`.
-    """
-    try:
-        size = int.from_bytes(await reader.readexactly(4), "big")
-        if size > MAX_FRAME:
-            msg = f"a frame of {size} bytes is over the limit of {MAX_FRAME}"
-            raise FrameError(msg)
-        payload = await reader.readexactly(size)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
-    return decode(payload), size
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._size = -1
+        """Bytes of the payload that is awaited; -1 while its length is."""
+
+    def __len__(self) -> int:
+        """Return how many bytes arrived and are no frame yet."""
+        return len(self._kept)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece."""
+        self._kept += data
+
+    def next(self) -> tuple[Frame, int] | None:
+        """Return the next frame with its size; None while it is incomplete.
+
+        The length is checked before the payload is there. Raises `FrameError`.
+        """
+        if self._size < 0:
+            if len(self._kept) < _LENGTH:
+                return None
+            self._size = int.from_bytes(self._kept[:_LENGTH], "big")
+            if self._size > MAX_FRAME:
+                msg = f"a frame of {self._size} bytes is over the limit of {MAX_FRAME}"
+                raise FrameError(msg)
+        size, end = self._size, self._size + _LENGTH
+        if len(self._kept) < end:
+            return None
+        payload = bytes(memoryview(self._kept)[_LENGTH:end])
+        del self._kept[:end]
+        self._size = -1
+        return decode(payload), size
 
 
 def _refuse_unstorable(document: object) -> None:

@@ -1,7 +1,6 @@
 """The interface of any sandbox: a job in, an outcome out, and the capabilities that the job has on the way."""
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
@@ -169,6 +168,37 @@ class Description(msgspec.Struct, frozen=True):
     problems: list[BundleProblem]
 
 
+class Cancellation:
+    """A request to stop, made at most once, from the event loop. Its callbacks are called at once."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._callbacks: list[Callable[[], None]] = []
+
+    def is_set(self) -> bool:
+        """Return whether it was made."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Make it. A second time does nothing."""
+        self._is_set = True
+        callbacks, self._callbacks = self._callbacks, []
+        for call in callbacks:
+            call()
+
+    def add_callback(self, call: Callable[[], None]) -> None:
+        """Call `call` when it is made, or now where it has been."""
+        if self._is_set:
+            call()
+        else:
+            self._callbacks.append(call)
+
+    def remove_callback(self, call: Callable[[], None]) -> None:
+        """Call it no more, if it still were to be."""
+        if call in self._callbacks:
+            self._callbacks.remove(call)
+
+
 class Capabilities(Protocol):
     """All that a run can make the supervisor do. Each is bound to the run by its creator: no argument names a run.
 
@@ -259,7 +289,7 @@ class Sandbox(Protocol):
     async def close(self) -> None:
         """Kill and reap every process, and remove every file of its own."""
 
-    async def run(self, job: Job, capabilities: Capabilities, *, cancel: asyncio.Event | None = None) -> Outcome:
+    async def run(self, job: Job, capabilities: Capabilities, *, cancel: Cancellation | None = None) -> Outcome:
         """Run one attempt to its end.
 
         Setting `cancel` ends it as cancelled: SIGTERM, then after the grace SIGKILL. Cancelling the task kills at once;

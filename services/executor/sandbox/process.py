@@ -13,6 +13,7 @@ from typing import Any
 from services.executor.sandbox import frames, ground
 from services.executor.sandbox.birth import Birth, settle
 from services.executor.sandbox.cgroups import Cgroup, Cgroups
+from services.executor.sandbox.control import Control
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.masking import Masker
@@ -86,8 +87,8 @@ class Child:
         """Masks the secrets that its runs were given."""
         self.place = place
         """The bundle that it was placed with; it can run nothing else any more."""
-        self.reader: asyncio.StreamReader
-        self.writer: asyncio.StreamWriter
+        self.control: Control
+        """Frames to and from it, from `greet` on. Closed by `end`."""
         self._is_connected = False
         self._birth = birth
         self._scratch = scratch
@@ -99,7 +100,7 @@ class Child:
         """Take the supervisor's end of the control socket over and wait for the child's first word on it."""
         try:
             first, self.egress_listener = await _greeting(control)
-            self.reader, self.writer = await asyncio.open_connection(sock=control)
+            self.control = await Control.over(control)
         except BaseException:
             control.close()
             raise
@@ -110,13 +111,12 @@ class Child:
 
     async def put(self, place: CodePaths) -> None:
         """Have the last walls closed around one bundle. Raises `SandboxUnavailable`; then the child has been ended."""
-        self.writer.write(frames.encode(_wire_paths(place)))
+        self.control.write(frames.encode(_wire_paths(place)))
         await self.answered(self._await_placed())
         self.place = place
 
     async def _await_placed(self) -> None:
-        received = await frames.read(self.reader)
-        if received is None or not isinstance(received[0], frames.Placed):
+        if not isinstance(await self.control.read(), frames.Placed):
             msg = "it ended before it was placed"
             raise FrameError(msg)
 
@@ -150,7 +150,7 @@ class Child:
         """Hand the job over. From here on CPU counts for it."""
         with contextlib.suppress(OSError):
             self._cpu_before = _cpu_seconds(self.pid)
-        self.writer.write(frame)
+        self.control.write(frame)
 
     def terminate(self) -> None:
         """Ask the process to end."""
@@ -196,7 +196,7 @@ class Child:
 
     async def _let_go(self) -> None:
         if self._is_connected:
-            self.writer.transport.abort()
+            self.control.close()
         if self.egress_listener is not None:
             self.egress_listener.close()
         await asyncio.shield(self._birth.ended)

@@ -29,15 +29,18 @@ class Ration:
         self._left -= seconds
         self._turn += seconds
 
-    async def spend(self, size: int) -> None:
-        """Record a frame of so many bytes that was dealt with; wait where that was more than the child's share."""
+    def spend(self, size: int) -> float | None:
+        """Record a handled frame of so many bytes; return the seconds to wait before the next. None: read on.
+
+        After 0 other children have their turn first.
+        """
         cost = _PER_FRAME + size * _PER_BYTE
         self._turn += cost
         self._left -= cost
         if self._turn < _AT_A_TIME:
-            return
+            return None
         self._turn = 0.0
         now = asyncio.get_running_loop().time()
         self._left = min(_AT_FIRST, self._left + (now - self._at) * _SHARE)
         self._at = now
-        await asyncio.sleep(max(0.0, -self._left / _SHARE))
+        return max(0.0, -self._left / _SHARE)

@@ -1,7 +1,7 @@
 """Children that serve several runs, one after the other, where the workflow allows it: `isolation="workflow"`.
 
 A child stays only for the same organization, workflow and code; after a run that ended by a result or an error of its own; when it
-reports that nothing of the run goes on; and not for long: `MOST_RUNS` runs, `LONGEST` seconds, `MOST_MEMORY` of a run's limit.
+reports that nothing of the run goes on; and not for long: `MOST_RUNS` runs, `LONGEST` seconds, half of a run's memory.
 The next run finds the state that one leaves in modules: that is the bargain. Masking still knows the secrets of earlier runs.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
 from services.executor.sandbox import frames
-from services.executor.sandbox.errors import FrameError
 from services.executor.sandbox.process import Child
 
 MOST_RUNS = 100
@@ -40,11 +39,14 @@ class Resident:
 
 
 class Residents:
-    """Children that wait for another run, by the key of that run. At most `most` at a time."""
+    """Children that wait for another run, by the key of that run. At most `most`: for one more, the longest idle one is ended."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._free: dict[Hashable, list[Resident]] = {}
+        """The longest idle one of each key first."""
+        self._returning: dict[Resident, tuple[Hashable, asyncio.TimerHandle]] = {}
+        """Children that are to report that they are ready, with their key and the time-out."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -69,10 +71,18 @@ class Residents:
 
     def give(self, key: Hashable, resident: Resident) -> None:
         """Take a child back after a run: it is kept once it reports that it is ready, else ended."""
-        self._start(self._keep(key, resident))
+        resident.idle_since = time.monotonic()
+        overdue = asyncio.get_running_loop().call_later(_READY_WITHIN, self._give_up, resident)
+        self._returning[resident] = (key, overdue)
+        resident.child.control.listen(
+            lambda frame, _size: self._keep(resident) if isinstance(frame, frames.Again) else self._give_up(resident),
+            lambda _error: self._give_up(resident),
+        )
 
     def forget(self, is_meant: Callable[[Any], bool]) -> None:
         """End those that wait for keys of which this is true."""
+        for resident in [one for one, (key, _) in self._returning.items() if is_meant(key)]:
+            self._give_up(resident)
         for key in [key for key in self._free if is_meant(key)]:
             for resident in self._free.pop(key):
                 self._end(resident.child)
@@ -82,26 +92,36 @@ class Residents:
         self._is_closed = True
         if self._sweeping is not None:
             self._sweeping.cancel()
-        for waiting in self._free.values():
-            for resident in waiting:
-                self._end(resident.child)
-        self._free.clear()
+        self.forget(lambda _key: True)
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _keep(self, key: Hashable, resident: Resident) -> None:
-        resident.idle_since = time.monotonic()
-        try:
-            async with asyncio.timeout(_READY_WITHIN):
-                received = await frames.read(resident.child.reader)
-            is_ready = received is not None and isinstance(received[0], frames.Again)
-        except (TimeoutError, FrameError, OSError):
-            is_ready = False
-        if not is_ready or resident.is_spent or self._is_closed or self.count >= self._most:
-            await resident.child.end()
+    def _keep(self, resident: Resident) -> None:
+        if resident.is_spent or self._is_closed:
+            self._give_up(resident)
             return
+        key = self._returned(resident)
+        if self.count >= self._most:
+            self._end_longest_idle()
         self._free.setdefault(key, []).append(resident)
         self._sweep_later()
+
+    def _give_up(self, resident: Resident) -> None:
+        self._returned(resident)
+        self._end(resident.child)
+
+    def _returned(self, resident: Resident) -> Hashable:
+        key, overdue = self._returning.pop(resident)
+        overdue.cancel()
+        resident.child.control.mute()
+        return key
+
+    def _end_longest_idle(self) -> None:
+        key = min(self._free, key=lambda one: self._free[one][0].idle_since)
+        waiting = self._free[key]
+        self._end(waiting.pop(0).child)
+        if not waiting:
+            del self._free[key]
 
     def _sweep_later(self) -> None:
         if self._sweeping is None:

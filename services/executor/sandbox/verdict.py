@@ -5,7 +5,7 @@ import signal
 import msgspec
 
 from services.executor.sandbox import described, frames
-from services.executor.sandbox.attempt import AttemptEnd, Broken, ChildGone, Excess, Starved
+from services.executor.sandbox.ends import AttemptEnd, Broken, ChildGone, Excess, Starved
 from services.executor.sandbox.jail import BundleProblem, Description, Failure, KeptResult, Outcome, Reason, Status, Usage
 
 _FULL = "it had as many processes and threads at a time as a run may"

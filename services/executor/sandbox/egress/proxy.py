@@ -1,6 +1,7 @@
 """The proxy of one run: accepts on the run's socket until it is closed, and then nothing of it is left."""
 
 import asyncio
+import functools
 import socket
 import time
 
@@ -14,7 +15,7 @@ _AGAIN = 0.05
 
 
 class Proxy:
-    """Serves one run from `start` to `close`, on a socket that listens already and is the proxy's from now on.
+    """Serves one run from `start` to `close`, on a socket that listens already, and still does when the proxy is closed.
 
     With a token, only a request that carries it is served. Connections beyond the limits, at a time or in a second, wait in
     the kernel: a run that floods its proxy delays itself, never the supervisor. From one event loop only.
@@ -34,7 +35,7 @@ class Proxy:
         """When the last connection would have been, had all come evenly."""
         self._pause: asyncio.TimerHandle | None = None
 
-    async def start(self) -> str:
+    def start(self) -> str:
         """Begin to accept; returns the address as programs want it, with the token in it. Raises OSError."""
         host, port = self._listener.getsockname()[:2]
         self._listener.setblocking(False)  # noqa: FBT003
@@ -43,14 +44,13 @@ class Proxy:
         return f"http://{user}{host}:{port}"
 
     async def close(self) -> None:
-        """End every connection, each with its record, and stop to listen. A second time does nothing."""
+        """End every connection, each with its record, and accept no more. A second time does nothing."""
         if self._is_closed:
             return
         self._is_closed = True
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._listener)
-        self._listener.close()
         for task in self._connections:
             task.cancel()
         if self._connections:
@@ -109,11 +109,16 @@ def is_shared(listener: socket.socket) -> bool:
 
     Kernels before 5.14 do not show it; then the answer is yes.
     """
+    try:
+        return _namespace(listener) == _own_namespace()
+    except OSError:
+        return True
+
+
+@functools.cache
+def _own_namespace() -> bytes:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as ours:
-        try:
-            return _namespace(ours) == _namespace(listener)
-        except OSError:
-            return True
+        return _namespace(ours)
 
 
 def _namespace(sock: socket.socket) -> bytes:
