@@ -125,7 +125,6 @@ async def outlet(
         yield made
     finally:
         await made.proxy.close()
-        listener.close()
 
 
 @asynccontextmanager

@@ -229,7 +229,7 @@ class Attempt:
             network.record(msgspec.structs.replace(record, host=self._masker.mask_any_case(record.host)))
 
         token = secrets.token_urlsafe(24) if is_shared(listener) else None
-        return Proxy(msgspec.structs.replace(network, record=masked), listener, token)
+        return Proxy(msgspec.structs.replace(network, record=masked), listener, token, keep_listener=self._may_stay)
 
     def _flood(self) -> None:
         self._settle(Excess(f"it printed more than {FATAL >> 20} MB"))

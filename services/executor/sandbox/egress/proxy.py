@@ -15,16 +15,17 @@ _AGAIN = 0.05
 
 
 class Proxy:
-    """Serves one run from `start` to `close`, on a socket that listens already, and still does when the proxy is closed.
+    """Serves one run from `start` to `close`, on a listening socket, which `close` closes unless another run is to have it.
 
     With a token, only a request that carries it is served. Connections beyond the limits, at a time or in a second, wait in
     the kernel: a run that floods its proxy delays itself, never the supervisor. From one event loop only.
     """
 
-    def __init__(self, network: Network, listener: socket.socket, token: str | None = None) -> None:
+    def __init__(self, network: Network, listener: socket.socket, token: str | None = None, *, keep_listener: bool = False) -> None:
         self._loop = asyncio.get_running_loop()
         self._network = network
         self._listener = listener
+        self._keep_listener = keep_listener
         self._limits = network.limits
         self._token = token
         self._connections: set[asyncio.Task[None]] = set()
@@ -51,6 +52,8 @@ class Proxy:
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._listener)
+        if not self._keep_listener:
+            self._listener.close()
         for task in self._connections:
             task.cancel()
         if self._connections:
