@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from millrace._runtime import encode
 from millrace.errors import ResultError
 from services.executor.sandbox import frames
-from services.executor.sandbox.control import Control
+from services.executor.sandbox.control import ControlSocket
 from services.executor.sandbox.errors import FrameError
 from services.executor.sandbox.jail import MAX_CHUNK, StepRecord
 from services.executor.sandbox.requests import SERVED
@@ -34,7 +34,7 @@ def payload(**fields: object) -> bytes:
 async def read_from(data: bytes) -> object:
     """The first frame with its size, or None, of a child that writes this and closes its end."""
     heard: list[tuple[frames.Frame, int] | Exception | None] = []
-    control = Control()
+    control = ControlSocket()
     control.data_received(data)
     control.eof_received()
     control.listen(lambda frame, size: heard.append((frame, size)), heard.append)

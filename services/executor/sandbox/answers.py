@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from services.executor.sandbox import frames, masking
-from services.executor.sandbox.control import Control
+from services.executor.sandbox.control import ControlSocket
 from services.executor.sandbox.errors import FrameError, OverLimit
 from services.executor.sandbox.jail import Capabilities
 from services.executor.sandbox.masked import masked_document
@@ -28,7 +28,7 @@ class Answers:
 
     def __init__(
         self,
-        control: Control,
+        control: ControlSocket,
         capabilities: Capabilities | None,
         masker: Masker,
         exceed: Callable[[str, str], None],

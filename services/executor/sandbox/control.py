@@ -12,7 +12,7 @@ _AHEAD = 64 * 1024
 """Bytes that may wait here for a listener that has paused; the rest stays with the kernel, and the child stands still."""
 
 
-class Control(asyncio.Protocol):
+class ControlSocket(asyncio.Protocol):
     """Frames of one child, for one listener at a time; without one they wait. Its owner must `close` it."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Control(asyncio.Protocol):
         """Done when the child has read enough; None while there is room."""
 
     @classmethod
-    async def over(cls, sock: socket.socket) -> "Control":
+    async def over(cls, sock: socket.socket) -> "ControlSocket":
         """Take a connected socket over, which does not block."""
         _, made = await asyncio.get_running_loop().create_connection(cls, sock=sock)
         return made

@@ -13,7 +13,7 @@ from typing import Any
 from services.executor.sandbox import frames, ground
 from services.executor.sandbox.birth import Birth, settle
 from services.executor.sandbox.cgroups import Cgroup, Cgroups
-from services.executor.sandbox.control import Control
+from services.executor.sandbox.control import ControlSocket
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
 from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.masking import Masker
@@ -87,7 +87,7 @@ class Child:
         """Masks the secrets that its runs were given."""
         self.place = place
         """The bundle that it was placed with; it can run nothing else any more."""
-        self.control: Control
+        self.control: ControlSocket
         """Frames to and from it, from `greet` on. Closed by `end`."""
         self._is_connected = False
         self._birth = birth
@@ -100,7 +100,7 @@ class Child:
         """Take the supervisor's end of the control socket over and wait for the child's first word on it."""
         try:
             first, self.egress_listener = await _greeting(control)
-            self.control = await Control.over(control)
+            self.control = await ControlSocket.over(control)
         except BaseException:
             control.close()
             raise
