@@ -44,6 +44,8 @@ def isolated(event: dict) -> None:
 def reused(event: dict) -> None:
     return None
 """
+# The sources whose webhooks start runs, of the workflows that are named so.
+RUN = ("reused", "isolated")
 IN_FLIGHT = 64
 # Webhooks a source for each second that the bench may take: about what the slowest machine seen works off.
 FILTERED, REUSED, ISOLATED = 240, 90, 30
@@ -51,6 +53,14 @@ WARM_UP = 64
 PAUSE = 0.5
 LOOK = 0.05
 WITHIN = 300.0
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A source, named as the workflow that it starts, and one webhook to it."""
+
+    name: str
+    id: str
+    post: Post
 
 
 class Worked(msgspec.Struct, frozen=True):
@@ -62,7 +72,7 @@ class Worked(msgspec.Struct, frozen=True):
     refused: int
     cpu_ms: dict[str, float]
 
-    def told(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         """Return it as figures by name."""
         return {
             "webhooks": self.webhooks,
@@ -77,20 +87,20 @@ async def measure(folder: Path, seconds: float) -> Outcome:
     """Measure; `seconds` decides how many webhooks are sent."""
     total = Meter({})
     async with whole(folder / "data") as stack:
-        posts = await _prepared(stack)
+        sources = await _prepared(stack)
         await make_bench_stream(stack.ready["nats_url"])
         archive = await asyncpg.connect(stack.ready["database_url"])
         client = await nats.connect(stack.ready["nats_url"])
         try:
             worked: dict[str, Worked] = {}
             for name, a_second in (("filtered", FILTERED), ("reused", REUSED), ("isolated", ISOLATED)):
-                await _worked_off(stack, archive, name, posts[name], WARM_UP)
-                worked[name] = await _worked_off(stack, archive, name, posts[name], max(IN_FLIGHT, int(seconds * a_second)))
+                await _worked_off(stack, archive, sources[name], WARM_UP)
+                worked[name] = await _worked_off(stack, archive, sources[name], max(IN_FLIGHT, int(seconds * a_second)))
             bare = await _bare(client, worked["filtered"].webhooks)
         finally:
             await client.close()
             await archive.close()
-    figures = {name: one.told() for name, one in worked.items()}
+    figures = {name: one.figures() for name, one in worked.items()}
     return Outcome(
         name="sustained",
         figure=figures["reused"]["per_s"],
@@ -109,30 +119,31 @@ async def measure(folder: Path, seconds: float) -> Outcome:
     )
 
 
-async def _prepared(stack: Whole) -> dict[str, Post]:
+async def _prepared(stack: Whole) -> dict[str, Source]:
     view = await stack.api.call("PUT", "/api/v1/workspace/files/workflows/noop.py", data=WORKFLOWS)
     if view["problems"]:
         raise BenchError(f"the workflows cannot be deployed: {view['problems'][0]['message']}")
-    posts = {}
+    sources = {}
     for name in ("filtered", "reused", "isolated"):
         secret = secrets.token_urlsafe(24)
         source = await stack.api.call("PUT", f"/api/v1/sources/{name}", body={"adapter": "hmac", "settings": {"secret": secret}})
-        if name != "filtered":
+        if name in RUN:
             await stack.api.call("PUT", f"/api/v1/subscriptions/{name}", body={"source": name, "event": "*", "workflow": name})
         signature = hmac.new(secret.encode(), BODY, hashlib.sha256).hexdigest()
-        posts[name] = Post(url=source["url"], headers={"Content-Type": "application/json", "X-Signature": signature}, body=BODY)
-    return posts
+        headers = {"Content-Type": "application/json", "X-Signature": signature}
+        sources[name] = Source(name, source["id"], Post(url=source["url"], headers=headers, body=BODY))
+    return sources
 
 
-async def _worked_off(stack: Whole, archive: asyncpg.Connection[Any], name: str, post: Post, count: int) -> Worked:
-    before = await _ends(archive, name)
+async def _worked_off(stack: Whole, archive: asyncpg.Connection[Any], source: Source, count: int) -> Worked:
+    before = await _ends(archive, source)
     meter = Meter(stack.pids)
     began = time.perf_counter()
-    refused = await _sent(post, count)
+    refused = await _sent(source.post, count)
     accepted = time.perf_counter() - began
-    while (done := await _ends(archive, name)) != tuple(one + count for one in before):
+    while (done := await _ends(archive, source)) != tuple(one + count for one in before):
         if time.perf_counter() - began > WITHIN:
-            raise BenchError(f"of {count} webhooks to {name} these have come to their end: {done}, before them {before}")
+            raise BenchError(f"of {count} webhooks to {source.name} these have come to their end: {done}, before them {before}")
         await asyncio.sleep(LOOK)
     taken = time.perf_counter() - began
     cpu = {part: used / count * 1000 for part, used in meter.seconds().items()}
@@ -187,14 +198,15 @@ async def _sent(post: Post, count: int) -> int:
     return refused
 
 
-async def _ends(archive: asyncpg.Connection[Any], name: str) -> tuple[int, ...]:
+async def _ends(archive: asyncpg.Connection[Any], source: Source) -> tuple[int, ...]:
     """Return how many deliveries of a source have their outcome, as rows and in the archive, and the same of their runs."""
-    routed = "filtered" if name == "filtered" else "routed"
-    rows = await archive.fetchval("SELECT count(*) FROM events.delivery WHERE source = $1 AND outcome = $2", name, routed)
+    routed = "routed" if source.name in RUN else "filtered"
+    rows = await archive.fetchval("SELECT count(*) FROM events.delivery WHERE source = $1 AND outcome = $2", source.id, routed)
     ends = await archive.fetchval("SELECT count(*) FROM logs.message WHERE type = $1", f"event.{routed}")
-    if name == "filtered":
+    if source.name not in RUN:
         return rows, ends
-    succeeded = await archive.fetchval("SELECT count(*) FROM executor.run WHERE workflow = $1 AND status = 'succeeded'", name)
+    of = "SELECT count(*) FROM executor.run WHERE workflow = $1 AND status = 'succeeded'"
+    succeeded = await archive.fetchval(of, source.name)
     archived = await archive.fetchval("SELECT count(*) FROM logs.message WHERE type = 'run.succeeded'")
     return rows, ends, succeeded, archived
 
