@@ -2,8 +2,9 @@
 
 The workflow does nothing. Idle: one call after the other. In turns with that, the floor: an HTTP request that is only read and
 answered, and as many bare publishes, one after the other, as a run has messages that wait for each other (requested, started,
-succeeded). Then so many runs at 64 in flight, each in a process of its own, and as many with `isolation="workflow"`; it counts
-when all of them are answered, and the rows and the archive must show every one of them as succeeded.
+succeeded). Then so many runs at 64 in flight: each in a process of its own, as many with `isolation="workflow"`, as many of a
+second such workflow right after it, and of one that uses the processor for 1.5 ms. It counts when all of them are answered, and the
+rows and the archive must show every one of them as succeeded.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from bench.support.running import Whole, limit, make_bench_stream, whole
 from bench.support.webhooks import floor
 
 WORKFLOWS = b"""
+import time
+
 from millrace import workflow
 
 
@@ -37,7 +40,21 @@ def noop() -> None:
 @workflow(isolation="workflow")
 def noop_staying() -> None:
     return None
+
+
+@workflow(isolation="workflow")
+def noop_second() -> None:
+    return None
+
+
+@workflow(isolation="workflow")
+def work_staying() -> None:
+    until = time.thread_time() + 0.0015
+    while time.thread_time() < until:
+        pass
 """
+IDLE = ("noop", "noop_staying")
+LOADED = ("noop", "noop_staying", "noop_second", "work_staying")
 MESSAGES = 3
 IN_FLIGHT = 64
 # Calls of one kind before the other kind's turn, and of all turns together for each second that the bench may take.
@@ -57,13 +74,13 @@ async def measure(folder: Path, seconds: float) -> Outcome:
         if view["problems"]:
             raise BenchError(f"the workflows cannot be deployed: {view['problems'][0]['message']}")
         await make_bench_stream(stack.ready["nats_url"])
-        calls = {name: Callers(_post(stack, name), 200) for name in ("noop", "noop_staying")}
+        calls = {name: Callers(_post(stack, name), 200) for name in LOADED}
         http = Callers(Post(url=f"{bare}/hooks/x", headers={}, body=b"{}"), 202)
         client = await nats.connect(stack.ready["nats_url"])
         archive = await asyncpg.connect(stack.ready["database_url"])
         try:
             await calls["noop"].many(WARM_UP, 4)
-            idle = await _idle(calls, http, client, max(5, int(seconds * IDLE_PER_SECOND) // TURN))
+            idle = await _idle({name: calls[name] for name in IDLE}, http, client, max(5, int(seconds * IDLE_PER_SECOND) // TURN))
             loaded = {name: await _loaded(name, one, stack, archive) for name, one in calls.items()}
         finally:
             for one in (*calls.values(), http):
@@ -152,8 +169,12 @@ def _outcome(idle: dict[str, list[float]], loaded: dict[str, dict[str, Any]], el
             "in_flight": IN_FLIGHT,
             "isolated_per_s": loaded["noop"]["per_s"],
             "workflow_per_s": loaded["noop_staying"]["per_s"],
+            "second_workflow_per_s": loaded["noop_second"]["per_s"],
+            "working_per_s": loaded["work_staying"]["per_s"],
             "isolated": loaded["noop"],
             "workflow": loaded["noop_staying"],
+            "second_workflow": loaded["noop_second"],
+            "working": loaded["work_staying"],
             "elsewhere_cores": elsewhere,
         },
     )
