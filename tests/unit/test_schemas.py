@@ -123,6 +123,12 @@ def test_a_usual_pattern_is_taken_beside_a_long_text(pattern: str) -> None:
     assert made.problems({"one": "x", "body": "a" * 400_000}, "it") == []
 
 
+@pytest.mark.parametrize("pattern", [TIME, DECIMAL])
+def test_the_patterns_of_the_sdk_are_taken_beside_the_largest_input(pattern: str) -> None:
+    made = checker({"properties": {"one": {"anyOf": [{"pattern": pattern}, {"const": "x"}]}}})
+    assert made.problems({"one": "x", "body": "a" * (domain.LARGEST_INPUT // 2)}, "it") == []
+
+
 @pytest.mark.parametrize("schema", [True, False, {}, {"$id": "https://example.com/a", "$ref": "#/$defs/a", "$defs": {"a": {}}}])
 def test_what_is_one_is_taken(schema: Any) -> None:
     assert bool(checker(schema).problems(1, "it")) is (schema is False)
