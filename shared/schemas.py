@@ -63,11 +63,13 @@ class Costs(msgspec.Struct, frozen=True):
     """The cost of checking values: looks at one place of a value that is so many levels deep, the last figure for all deeper ones.
 
     `deepest` is the greatest depth of a value, `reach` the depth down to which it is looked at; None where there is no bound.
+    `names` is how many names one place is to have: each that is missing is a fault of its own.
     """
 
     looks: list[int]
     deepest: int | None
     reach: int | None
+    names: int
 
 
 def costs(schema: Any, at: str = "schema") -> Costs:
@@ -99,7 +101,9 @@ class Checker:
             if self._validator.is_valid(value):
                 return []
             for candidate in (value, _cut(value)):
-                if self._work(candidate, reach) <= MOST_TOLD and (found := list(self._errors(candidate, at))):
+                if self._work(candidate, reach) * max(1, self._costs.names // 3) <= MOST_TOLD and (
+                    found := list(self._errors(candidate, at))
+                ):
                     return found
         except (RecursionError, ValueError):
             return [Problem(at, "is nested too deeply")]
@@ -153,6 +157,7 @@ class _Count:
         self._todo: list[tuple[Any, str]] = []
         self._edges = 0
         self._is_compared = False
+        self._names = 0
 
     def costs(self) -> Costs:
         self._refuse_deep()
@@ -173,12 +178,12 @@ class _Count:
                 reach = None if self._is_compared else self._reach()
             by_depth = after
         if looks[-1] <= MOST_LOOKS:
-            return Costs(looks, None, reach)
+            return Costs(looks, None, reach, self._names)
         looks.pop()
         deepest = len(looks) - 1
         if deepest < LEAST_VALUE:
             raise _refused(self._at, f"leads to more than {MOST_LOOKS} looks at one place of a value: it has too many branches")
-        return Costs(looks, deepest, None)
+        return Costs(looks, deepest, None, self._names)
 
     def _deeper(self, node: _Node, before: dict[int, int]) -> int:
         """Return how often the most looked at place is, of a value that is a level deeper than those of `before`."""
@@ -224,6 +229,7 @@ class _Count:
         if schema is not self._root and isinstance(schema.get("$id", schema.get("id")), str):
             raise _refused(f"{at}.$id", "may stand at the top only")
         self._is_compared = self._is_compared or any(keyword in schema for keyword in _COMPARED)
+        self._names = max(self._names, sum(map(len, _required(schema))))
         enum = schema.get("enum")
         node.looks += len(enum) // 16 if isinstance(enum, list) else 0
         for pattern, where in _patterns(schema, at):
@@ -309,6 +315,13 @@ def _patterns(schema: dict[str, Any], at: str) -> Iterator[tuple[str, str]]:
         yield schema["pattern"], f"{at}.pattern"
     if isinstance(schema.get("patternProperties"), dict):
         yield from ((pattern, f"{at}.patternProperties.{pattern}") for pattern in schema["patternProperties"])
+
+
+def _required(schema: dict[str, Any]) -> Iterator[list[Any]]:
+    """Yield the lists of names that an object is to have, always or beside others."""
+    beside = schema.get("dependentRequired"), schema.get("dependencies")
+    lists = [schema.get("required"), *(one for named in beside if isinstance(named, dict) for one in named.values())]
+    yield from (one for one in lists if isinstance(one, list))
 
 
 def _held(value: Any) -> Any:

@@ -17,6 +17,8 @@ from shared.errors import Invalid
 from shared.questions.executor import WorkflowEntry
 from shared.schemas import Checker, checker_of
 
+MANY_NAMES = [f"k{number}" for number in range(3000)]
+
 
 def checker(schema: Any) -> Checker:
     return checker_of(msgspec.json.encode(schema))
@@ -169,6 +171,9 @@ def test_types_that_hold_each_other_in_alternatives_have_a_deepest_value(kinds: 
         ({"pattern": "^(a+)+$"}, "a" * 1_000_000 + "b", "it"),
         ({"items": {"allOf": [{"allOf": [{}] * 100}] * 100}}, [1] * 100_000, "it"),
         ({"pattern": "(a|b)*a(a|b){99}c"}, "ab" * 1_000_000, "it"),
+        ({"additionalProperties": {"required": MANY_NAMES}}, {str(number): {} for number in range(600)}, "it"),
+        ({"anyOf": [{"additionalProperties": {"required": MANY_NAMES}}] * 2}, {str(number): {} for number in range(600)}, "it"),
+        ({"additionalProperties": {"dependentRequired": {"a": MANY_NAMES}}}, {str(one): {"a": 1} for one in range(600)}, "it"),
         ({"patternProperties": {"(a|b)*a(a|b){99}c": {}}}, {"ab" * 1_000_000: 1}, "it"),
         ({"items": {"enum": list(range(20_000))}}, [1] * 100_000, "it"),
     ],
