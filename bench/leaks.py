@@ -112,6 +112,10 @@ async def settled(children: Children) -> None:
     pool = children._pool  # noqa: SLF001
     while children._serving or children._ending or pool._retiring or children._zygote is None:  # noqa: SLF001
         await asyncio.sleep(0.01)
+    templates = children._templates  # noqa: SLF001
+    while templates is not None and (templates.all or templates._tasks or templates._making):  # noqa: SLF001
+        templates.end_idle(0)
+        await asyncio.sleep(0.01)
     pool._takes.clear()  # noqa: SLF001 - as if nobody had asked for long
     while True:
         pool.tend()

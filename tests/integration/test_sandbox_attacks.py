@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.attacks import ATTACKS
-from tests.support.sandbox import TIERS, UID, reachable_interpreter
+from tests.support.sandbox import GATED, KINDS, UID, reachable_interpreter
 
 ROOT = Path(__file__).parents[2]
 THROWAWAY = ("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--mount-proc", "sh", "-c", '"$@"; exit $?', "sh")
@@ -27,15 +27,20 @@ pytestmark = [
 ]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=[tier for tier in TIERS if tier != "none"])
-async def tier(request: pytest.FixtureRequest) -> str:
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=GATED)
+async def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture
+def tier(kind: str) -> str:
+    return str(KINDS[kind]["tiers"][0])
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def found(tier: str) -> dict[str, Any]:
-    """What became of each attack in this tier."""
-    command = [*THROWAWAY, sys.executable, "-m", "tests.support.attacked", tier]
+async def found(kind: str) -> dict[str, Any]:
+    """What became of each attack in a sandbox of this kind."""
+    command = [*THROWAWAY, sys.executable, "-m", "tests.support.attacked", kind]
     process = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}"},
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,

@@ -10,7 +10,7 @@ import pytest
 
 from services.executor.sandbox.jail import Job, Outcome
 from services.executor.workspaces.bytecode import cached, lay
-from tests.support.sandbox import TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
+from tests.support.sandbox import KINDS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user")
 
@@ -22,9 +22,9 @@ def main(): return answer()
 """
 
 
-@pytest.fixture(params=TIERS)
+@pytest.fixture(params=KINDS)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with started_bench(tiers=(request.param,)) as made:
+    async with started_bench(kind=request.param) as made:
         yield made
 
 

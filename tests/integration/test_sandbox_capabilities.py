@@ -9,16 +9,16 @@ import pytest
 import pytest_asyncio
 
 from shared.errors import TooLarge
-from tests.support.sandbox import TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
+from tests.support.sandbox import GATED, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(
     UID is not None and reachable_interpreter() is None, reason="no interpreter that the sandbox's user can read"
 )
 
 
-@pytest_asyncio.fixture(params=[tier for tier in TIERS if tier != "none"])
+@pytest_asyncio.fixture(params=GATED)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with started_bench(tiers=(request.param,)) as made:
+    async with started_bench(kind=request.param) as made:
         yield made
 
 

@@ -16,7 +16,7 @@ from services.executor.sandbox.cgroups import Cgroup, Cgroups
 from services.executor.sandbox.hierarchies import Control, Mounted, Share, furnish, open_for, own_hierarchies
 from services.executor.sandbox.jail import Outcome
 from services.executor.sandbox.process import ChildLimits
-from tests.support.sandbox import FORKING, TIERS, UID, Bench, reachable_interpreter, started_bench, value
+from tests.support.sandbox import FORKING, KINDS, OF_A, UID, Bench, reachable_interpreter, started_bench, value
 
 SHARE = Share(memory=64 << 20, processes=16, cores=0.5)
 pytestmark = pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user")
@@ -281,11 +281,11 @@ async def beside(bench: Bench, text: str) -> Outcome:
     return bad.result()
 
 
-@pytest.mark.parametrize(("tier", "what"), [(tier, what) for tier in TIERS for what in FULL if (tier, what) != ("B", "processes")])
+@pytest.mark.parametrize(("kind", "what"), [(kind, what) for kind in KINDS for what in FULL if (kind, what) != ("B", "processes")])
 @needs("pids")
-async def test_who_starts_too_many_is_told_so_and_neighbours_go_on(tier: str, what: str) -> None:
+async def test_who_starts_too_many_is_told_so_and_neighbours_go_on(kind: str, what: str) -> None:
     # Each thread takes up to 72 MB of addresses for stack and heap.
-    async with started_bench(tiers=(tier,), size=2, limits=ChildLimits(processes=40, memory_mb=8192)) as bench:
+    async with started_bench(kind=kind, size=2, limits=ChildLimits(processes=40, memory_mb=8192)) as bench:
         assert "pids" in bench.children.held
         outcome = await beside(bench, FULL[what])
     assert (outcome.status, outcome.reason) == ("failed", "limit")
@@ -293,8 +293,8 @@ async def test_who_starts_too_many_is_told_so_and_neighbours_go_on(tier: str, wh
     assert "as many processes and threads at a time as a run may" in outcome.error.message
 
 
-@pytest.mark.skipif(TIERS[0] != "A", reason="this machine forbids namespaces")
-async def test_without_a_group_a_fork_bomb_is_bounded_and_told_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", OF_A)
+async def test_without_a_group_a_fork_bomb_is_bounded_and_told_as_well(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "EVERY", 0.02)
     text = """
         import os, time
@@ -307,7 +307,7 @@ async def test_without_a_group_a_fork_bomb_is_bounded_and_told_as_well(monkeypat
                 time.sleep(0.3)
                 raise
     """
-    async with started_bench(tiers=("A",), size=2, limits=ChildLimits(processes=40), cgroups=False) as bench:
+    async with started_bench(kind=kind, size=2, limits=ChildLimits(processes=40), cgroups=False) as bench:
         assert bench.children.held == ()
         outcome = await beside(bench, text)
     assert (outcome.status, outcome.reason) == ("failed", "limit")
@@ -320,9 +320,9 @@ async def test_a_run_that_came_nowhere_near_its_bounds_is_not_said_to_be_full() 
     assert (outcome.reason, outcome.error.message) == ("error", "mine")
 
 
-@pytest.mark.parametrize("tier", FORKING)
+@pytest.mark.parametrize("kind", FORKING)
 @needs("cpu")
-async def test_a_run_gets_no_more_cpu_than_its_cores_however_many_it_starts(tier: str) -> None:
+async def test_a_run_gets_no_more_cpu_than_its_cores_however_many_it_starts(kind: str) -> None:
     text = """
         import os, time
         @workflow
@@ -339,7 +339,7 @@ async def test_a_run_gets_no_more_cpu_than_its_cores_however_many_it_starts(tier
         import os as _os
         started = _os.getpid()
     """
-    async with started_bench(tiers=(tier,), limits=ChildLimits(cores=0.5)) as bench:
+    async with started_bench(kind=kind, limits=ChildLimits(cores=0.5)) as bench:
         took = value(await bench.run(text))
     assert isinstance(took, float)
     assert took < 1.2

@@ -15,7 +15,7 @@ from services.executor.sandbox import attempt
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Cancellation, Outcome
-from tests.support.sandbox import FORKING, TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
+from tests.support.sandbox import FORKING, KINDS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
@@ -23,16 +23,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest_asyncio.fixture(params=TIERS)
+@pytest_asyncio.fixture(params=KINDS)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with started_bench(tiers=(request.param,)) as made:
+    async with started_bench(kind=request.param) as made:
         yield made
 
 
 @pytest_asyncio.fixture(params=FORKING)
 async def forking(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     """A sandbox in which a run may start processes."""
-    async with started_bench(tiers=(request.param,)) as made:
+    async with started_bench(kind=request.param) as made:
         yield made
 
 

@@ -5,16 +5,16 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.support.sandbox import TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
+from tests.support.sandbox import KINDS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(
     UID is not None and reachable_interpreter() is None, reason="no interpreter that the sandbox's user can read"
 )
 
 
-@pytest_asyncio.fixture(params=TIERS)
+@pytest_asyncio.fixture(params=KINDS)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with started_bench(tiers=(request.param,)) as made:
+    async with started_bench(kind=request.param) as made:
         yield made
 
 

@@ -9,18 +9,17 @@ import pytest_asyncio
 from services.executor.sandbox import memory
 from services.executor.sandbox.process import ChildLimits, CodePaths
 from tests.support.inside import eventually
-from tests.support.sandbox import FORKING, TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
+from tests.support.sandbox import FORKING, GATED, OF_A, TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(
     UID is not None and reachable_interpreter() is None, reason="no interpreter that the sandbox's user can read"
 )
-GATED = tuple(tier for tier in TIERS if tier != "none")
 needs_a = pytest.mark.skipif(TIERS[0] != "A", reason="this machine forbids namespaces")
 
 
 @pytest_asyncio.fixture(params=GATED)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with started_bench(tiers=(request.param,)) as made:
+    async with started_bench(kind=request.param) as made:
         yield made
 
 
@@ -71,8 +70,8 @@ async def test_what_libraries_look_for_is_there(bench: Bench) -> None:
     assert value(await bench.run(text)) == ["abc", 42, 7, "CERT_REQUIRED", "UTC", "2d71", 8, True, True, 4]
 
 
-@needs_a
-async def test_subprocesses_temporary_files_and_multiprocessing_work_in_tier_a() -> None:
+@pytest.mark.parametrize("kind", OF_A)
+async def test_subprocesses_temporary_files_and_multiprocessing_work_in_tier_a(kind: str) -> None:
     text = """
         import asyncio, multiprocessing, os, subprocess, sys, tempfile
         from pathlib import Path
@@ -92,7 +91,7 @@ async def test_subprocesses_temporary_files_and_multiprocessing_work_in_tier_a()
             listed = os.listdir(tempfile.gettempdir())
             return [said, inner.stdout.strip() or inner.stderr, echoed.decode(), kept, squares, listed != [], data]
     """
-    async with started_bench(tiers=("A",)) as bench:
+    async with started_bench(kind=kind) as bench:
         assert value(await bench.run(text)) == ["42", "1", "echo", "kept", [1, 2], True, True]
 
 
@@ -114,9 +113,9 @@ async def test_the_way_out_is_a_listener_that_the_supervisor_holds() -> None:
         assert listener.fileno() == -1
 
 
-@pytest.mark.parametrize("tier", FORKING)
+@pytest.mark.parametrize("kind", FORKING)
 @pytest.mark.parametrize("cgroups", [True, False])
-async def test_memory_of_a_whole_tree_is_bounded_and_told_as_oom(tier: str, cgroups: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_of_a_whole_tree_is_bounded_and_told_as_oom(kind: str, cgroups: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "EVERY", 0.02)
     text = """
         import os, time
@@ -130,15 +129,15 @@ async def test_memory_of_a_whole_tree_is_bounded_and_told_as_oom(tier: str, cgro
                 os.waitpid(-1, 0)
                 os.kill(os.getpid(), 0)
     """
-    async with started_bench(tiers=(tier,), limits=ChildLimits(memory_mb=200, scratch_mb=8), cgroups=cgroups) as bench:
+    async with started_bench(kind=kind, limits=ChildLimits(memory_mb=200, scratch_mb=8), cgroups=cgroups) as bench:
         ended = await bench.run(text)
         assert (ended.status, ended.reason) == ("crashed", "oom")
         assert value(await bench.run("@workflow\ndef main(): return len(b'x' * (60 << 20))")) == 60 << 20
 
 
-@needs_a
-async def test_a_run_that_kills_itself_by_signal_goes_on_as_the_first_process_of_its_namespace() -> None:
-    async with started_bench(tiers=("A",)) as bench:
+@pytest.mark.parametrize("kind", OF_A)
+async def test_a_run_that_kills_itself_by_signal_goes_on_as_the_first_process_of_its_namespace(kind: str) -> None:
+    async with started_bench(kind=kind) as bench:
         assert value(await bench.run("import os\n@workflow\ndef main():\n    os.kill(os.getpid(), 9)\n    return os.getpid()")) == 1
 
 

@@ -6,22 +6,23 @@ import textwrap
 import msgspec
 import pytest
 
-from bench.neighbours import KINDS
+from bench.neighbours import KINDS as MISBEHAVIOURS
 from services.executor.sandbox.process import ChildLimits
 from services.executor.sandbox.ration import Ration
-from tests.support.sandbox import TIERS, UID, Recorded, reachable_interpreter, started_bench, value
+from tests.support.sandbox import GATED, UID, Recorded, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user")
 NEIGHBOUR = "import time\n@workflow\ndef main(n: int):\n    time.sleep(0.01)\n    return [n, 'done']"
 TURNS = 25
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tier", [tier for tier in TIERS if tier != "none"])
-async def test_neighbours_of_a_run_that_misbehaves_succeed(tier: str, kind: str) -> None:
-    async with started_bench(tiers=(tier,), size=2, limits=ChildLimits(memory_mb=256, processes=40)) as bench:
+@pytest.mark.parametrize("misbehaviour", MISBEHAVIOURS)
+@pytest.mark.parametrize("kind", GATED)
+async def test_neighbours_of_a_run_that_misbehaves_succeed(kind: str, misbehaviour: str) -> None:
+    async with started_bench(kind=kind, size=2, limits=ChildLimits(memory_mb=256, processes=40)) as bench:
         bad = bench.job(
-            "import os, signal, threading, time\n@workflow\ndef main():\n" + textwrap.indent(textwrap.dedent(KINDS[kind]), "    "),
+            "import os, signal, threading, time\n@workflow\ndef main():\n"
+            + textwrap.indent(textwrap.dedent(MISBEHAVIOURS[misbehaviour]), "    "),
             timeout=60,
         )
         ended: list[str] = []

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from services.executor.sandbox.jail import Cancellation, Job
-from tests.support.sandbox import TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
+from tests.support.sandbox import OF_A, TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 pytestmark = [
     pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user"),
@@ -25,9 +25,9 @@ PLAIN = f"""
 """
 
 
-@pytest_asyncio.fixture
-async def bench() -> AsyncIterator[Bench]:
-    async with started_bench(tiers=("A",), size=4) as made:
+@pytest_asyncio.fixture(params=OF_A)
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    async with started_bench(kind=request.param, size=4) as made:
         yield made
 
 

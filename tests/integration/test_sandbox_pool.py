@@ -22,15 +22,15 @@ from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Job, Outcome
 from services.executor.sandbox.process import ChildLimits
 from tests.support.inside import eventually
-from tests.support.sandbox import TIERS, UID, Bench, Recorded, below, reachable_interpreter, started_bench, value
+from tests.support.sandbox import GATED, TIERS, UID, Bench, Recorded, below, reachable_interpreter, started_bench, value
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user")
 
 
-@pytest_asyncio.fixture(params=[tier for tier in TIERS if tier != "none"])
+@pytest_asyncio.fixture(params=GATED)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with started_bench(tiers=(request.param,), size=2, most=6) as made:
+    async with started_bench(kind=request.param, size=2, most=6) as made:
         yield made
 
 
@@ -177,22 +177,28 @@ class PoolMachine(RuleBasedStateMachine):
     async def _add_up(self) -> None:
         children, pool = self._children, self._children._pool
 
+        templates = [] if children._templates is None else children._templates.all
+        pools = [pool, *(one for _, one in templates)]
+
         async def settled() -> bool:
-            pool.tend()
-            return not children._ending and not pool._retiring and all(slot.done() for slot in pool.waiting)
+            for one in pools:
+                one.tend()
+            is_still = not children._ending and not any(one._retiring for one in pools)
+            return is_still and all(slot.done() for one in pools for slot in one.waiting)
 
         await eventually(settled)
         counts = children.pool()
         assert (counts["serving"], counts["waiting"], counts["starting"]) == (len(self._hanging), 0, 0)
         assert 1 <= counts["blank"] + counts["placed"] <= counts["most"]
-        there = [slot.result() for slot in pool.waiting if slot.exception() is None]
+        there = [slot.result() for one in pools for slot in one.waiting if slot.exception() is None]
         held = [child.cgroup for child in [*there, *children._serving] if child.cgroup is not None]
         assert len({id(group) for group in held}) == len(held)  # nobody shares one
         if children._cgroups is not None:
             assert len(children._cgroups._all) == len(children._cgroups._free) + len(held)
         assert children._zygote is not None
         if not children._zygote.died.done():
-            assert len(children._zygote._births) == sum(child.usable for child in [*there, *children._serving])
+            births = sum(one.children for one in [children._zygote, *(template for template, _ in templates)])
+            assert births == sum(child.usable for child in [*there, *children._serving])
 
     def teardown(self) -> None:
         async def ended() -> None:

@@ -10,19 +10,19 @@ import pytest
 import pytest_asyncio
 
 from services.executor.sandbox import attempt
-from tests.support.sandbox import FORKING, TIERS, UID, Bench, Recorded, below, reachable_interpreter, started_bench, value
+from tests.support.sandbox import FORKING, KINDS, UID, Bench, Recorded, below, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user")
 
 
-@pytest_asyncio.fixture(params=TIERS)
+@pytest_asyncio.fixture(params=KINDS)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with started_bench(tiers=(request.param,)) as made:
+    async with started_bench(kind=request.param) as made:
         yield made
 
 
-@pytest.mark.parametrize("tier", FORKING)
-async def test_links_pipes_and_sparse_files_that_a_run_leaves_are_removed_and_not_followed(tier: str) -> None:
+@pytest.mark.parametrize("kind", FORKING)
+async def test_links_pipes_and_sparse_files_that_a_run_leaves_are_removed_and_not_followed(kind: str) -> None:
     text = """
         import os
         @workflow
@@ -35,7 +35,7 @@ async def test_links_pipes_and_sparse_files_that_a_run_leaves_are_removed_and_no
             os.makedirs("/".join(["deep"] * 200))
             return sorted(os.listdir("."))
     """
-    async with started_bench(tiers=(tier,)) as bench:
+    async with started_bench(kind=kind) as bench:
         folder = bench.folder / "kept"
         folder.mkdir(mode=0o777)
         (folder / "canary").write_text("whole")
@@ -47,7 +47,7 @@ async def test_links_pipes_and_sparse_files_that_a_run_leaves_are_removed_and_no
         assert bench.children._ground is not None
         waiting = len(bench.children._pool.waiting)
         left = os.listdir(bench.children._ground.scratch)
-        assert len(left) <= (0 if tier == "A" else waiting)
+        assert len(left) <= (0 if "A" in KINDS[kind]["tiers"] else waiting)
 
 
 async def test_threads_that_are_left_neither_delay_the_end_nor_have_a_say(bench: Bench) -> None:
@@ -80,8 +80,8 @@ async def test_what_an_object_would_do_when_unpickled_is_never_asked(bench: Benc
     assert (outcome.status, outcome.error.type) == ("failed", "ResultError")
 
 
-@pytest.mark.parametrize("tier", FORKING)
-async def test_a_time_out_ends_the_whole_tree_after_the_grace(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", FORKING)
+async def test_a_time_out_ends_the_whole_tree_after_the_grace(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert attempt.GRACE == 5.0
     monkeypatch.setattr(attempt, "GRACE", 0.5)
     text = """
@@ -96,7 +96,7 @@ async def test_a_time_out_ends_the_whole_tree_after_the_grace(tier: str, monkeyp
             log.info("up")
             while True: time.sleep(1)
     """
-    async with started_bench(tiers=(tier,)) as bench:
+    async with started_bench(kind=kind) as bench:
         into = Recorded()
         running = asyncio.create_task(bench.children.run(bench.job(text, timeout=1.5), into))
         await into.logged.wait()

@@ -63,7 +63,7 @@ def tell(text: str) -> str:
 
 @pytest.fixture(params=["A", "B"])
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with started_bench(tiers=(request.param,)) as made:
+    async with started_bench(kind=request.param) as made:
         yield made
 
 

@@ -14,7 +14,9 @@ from services.executor.sandbox import birth
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Outcome
-from tests.support.sandbox import FORKING, UID, Bench, Recorded, below, reachable_interpreter, started_bench, value
+from services.executor.sandbox.pool import ChildPool
+from services.executor.sandbox.template import Template
+from tests.support.sandbox import FORKING, OF_A, TEMPLATES, UID, Bench, Recorded, below, reachable_interpreter, started_bench, value
 
 pytestmark = pytest.mark.skipif(
     UID is not None and reachable_interpreter() is None, reason="no interpreter that the sandbox's user can read"
@@ -25,7 +27,7 @@ WAITS = "import asyncio, os\n@workflow\nasync def main():\n    log.info('up', pi
 
 @pytest_asyncio.fixture(params=FORKING)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    async with started_bench(size=2, most=2, tiers=(request.param,)) as made:
+    async with started_bench(kind=request.param, size=2, most=2) as made:
         yield made
 
 
@@ -60,6 +62,11 @@ async def until(claim: object, seconds: float = 5) -> None:
 def zygote_of(bench: Bench) -> int:
     assert bench.children._zygote is not None
     return bench.children._zygote.pid
+
+
+def of_templates(bench: Bench) -> list[tuple[Template, ChildPool]]:
+    """The templates, each with the pool of its children."""
+    return [] if bench.children._templates is None else bench.children._templates.all
 
 
 async def started(bench: Bench, body: str) -> tuple["asyncio.Task[Outcome]", Recorded]:
@@ -171,7 +178,10 @@ async def test_daemons_of_daemons_are_gone_when_a_cancelled_run_is(bench: Bench)
     running, _ = await started(bench, body)
     pool = bench.children._pool
     await until(lambda: len(pool.waiting) == 2 and all(slot.done() for slot in pool.waiting))
-    pids = below(zygote_of(bench)) - {slot.result().pid for slot in pool.waiting}
+    apart = [pool, *(pool for _, pool in of_templates(bench))]
+    await until(lambda: all(slot.done() for pool in apart for slot in pool.waiting))
+    pids = below(zygote_of(bench)) - {slot.result().pid for pool in apart for slot in pool.waiting}
+    pids -= {template.pid for template, _ in of_templates(bench)}
     assert len(pids) == 33
     assert all(lives(pid) for pid in pids)
     running.cancel()
@@ -249,9 +259,10 @@ async def test_a_run_sees_nothing_of_zygote_and_siblings(bench: Bench) -> None:
     await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_two_thousand_runs_leave_no_process_no_descriptor_and_no_file() -> None:
+@pytest.mark.parametrize("kind", OF_A)
+async def test_two_thousand_runs_leave_no_process_no_descriptor_and_no_file(kind: str) -> None:
     before = descriptors(), children_of(os.getpid())
-    async with started_bench(size=4, most=4) as bench:
+    async with started_bench(kind=kind, size=4, most=4) as bench:
         job = bench.job("@workflow\ndef main(): pass")
         left = iter(range(2000))
 
@@ -264,19 +275,34 @@ async def test_two_thousand_runs_leave_no_process_no_descriptor_and_no_file() ->
             await asyncio.wait(bench.children._ending)
         warm = {(await slot).pid for slot in bench.children._pool.waiting}
         zygote = zygote_of(bench)
+        templates = {template.pid for template, _ in of_templates(bench)}
         assert len(warm) == 4
-        await until(lambda: children_of(zygote) == warm)
-        if os.geteuid() == 0:  # nobody else may look
-            held = [str(one.readlink()) for one in Path(f"/proc/{zygote}/fd").iterdir()]
-            networks = [one for one in held if one.startswith("net:") or "/net/" in one]  # of those lent and those kept
-            assert len(held) - len(networks) == len({0, 1, 2, 3, "wakes", "waker", "own PID namespace"})
-            assert len({one for one in networks if one.startswith("net:")}) <= 1 + 16 + 8  # its own, and no more than ran at once
+        assert len(templates) == (kind == TEMPLATES)
+        await until(lambda: children_of(zygote) == warm | templates)
+        assert_holds_nothing(zygote, len({0, 1, 2, 3, "wakes", "waker", "own PID namespace"}))
+        for template, pool in of_templates(bench):
+            pool._takes.clear()  # as if nobody had asked for long
+            pool.tend()
+            ahead = {(await slot).pid for slot in pool.waiting}
+            await until(lambda template=template, ahead=ahead: children_of(template.pid) == ahead)
+            places = {0, 1, 2, 3, "root", "devices", "own PID namespace"}
+            assert_holds_nothing(template.pid, len(places) + len(ahead))  # and a pidfd for each child
+            assert len(template._births) == len(ahead) == 2
         assert bench.children._zygote is not None
         assert len(bench.children._zygote._births) == 4
         assert bench.children._ground is not None
         assert os.listdir(bench.children._ground.scratch) == []  # children of this tier have theirs in memory
     assert (descriptors(), children_of(os.getpid())) == before
     assert not lives(zygote)
+
+
+def assert_holds_nothing(pid: int, beside: int) -> None:
+    """Assert that a process that forks holds so many descriptors, and those of networks that are lent or kept."""
+    if os.geteuid() == 0:  # nobody else may look
+        held = [str(one.readlink()) for one in Path(f"/proc/{pid}/fd").iterdir()]
+        networks = [one for one in held if one.startswith("net:") or "/net/" in one]
+        assert len(held) - len(networks) == beside, held
+        assert len({one for one in networks if one.startswith("net:")}) <= 1 + 16 + 8  # its own, and no more than ran at once
 
 
 async def test_an_interpreter_that_cannot_run_is_told_in_its_own_words(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Start a sandbox in throwaway namespaces, let runs attack it, and print what became of each.
 
     unshare --mount --pid --net --ipc --uts --fork --mount-proc \\
-        sh -c '"$@"; exit $?' sh python -m tests.support.attacked TIER < attacks.json
+        sh -c '"$@"; exit $?' sh python -m tests.support.attacked KIND < attacks.json
 
 The input maps a name to the text of a module whose `main(aims)` attacks and returns what it got; the output maps it to
 `{status, reason, result, error}`. Never run outside of such namespaces: see `refuse_outside`.
@@ -58,14 +58,14 @@ def told(outcome: Outcome) -> dict[str, object]:
     return {"status": outcome.status, "reason": outcome.reason, "result": result, "error": error}
 
 
-async def main(tier: str, attacks: dict[str, str]) -> dict[str, object]:
+async def main(kind: str, attacks: dict[str, str]) -> dict[str, object]:
     os.environ["MILLRACE_KEYS"] = "launcher-secret"
     os.environ["LD_PRELOAD"] = ""
     raise_loopback()
     inherited = os.open("/etc/passwd", os.O_RDONLY)
     os.set_inheritable(inherited, True)
     found: dict[str, object] = {}
-    async with started_bench(size=2, tiers=(tier,), limits=ChildLimits(memory_mb=768, processes=64)) as bench:
+    async with started_bench(kind=kind, size=2, limits=ChildLimits(memory_mb=768, processes=64)) as bench:
         canary = bench.folder / "password"
         canary.write_text("database-secret")
         canary.chmod(0o644)

@@ -47,8 +47,16 @@ def namespaces_allowed() -> bool:
 
 
 TIERS: tuple[Tier, ...] = ("A", "B", "none") if namespaces_allowed() else ("B", "none")
-FORKING: tuple[Tier, ...] = tuple(tier for tier in TIERS if tier != "B")
-"""The tiers in which a run may start processes."""
+TEMPLATES = "A from templates"
+KINDS: dict[str, dict[str, Any]] = {
+    **{tier: {"tiers": (tier,), "template_after": None} for tier in TIERS},
+    **({TEMPLATES: {"tiers": ("A",), "template_after": 1}} if "A" in TIERS else {}),
+}
+"""Sandboxes by the tier and the origin of children: the zygote, or a template from a bundle's first job on."""
+GATED: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "none")
+FORKING: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "B")
+"""Kinds in which a run may start processes."""
+OF_A: tuple[str, ...] = tuple(kind for kind in KINDS if kind.startswith("A"))
 
 
 def below(pid: int) -> set[int]:
@@ -258,11 +266,13 @@ class Bench:
 
 
 @asynccontextmanager
-async def started_bench(**options: Any) -> AsyncIterator[Bench]:
-    """Start a sandbox as this machine allows: under its own user where the tests run as root."""
+async def started_bench(kind: str | None = None, **options: Any) -> AsyncIterator[Bench]:
+    """Start a sandbox as this machine allows, or of one of `KINDS`: under its own user where the tests run as root."""
     folder = Path(tempfile.mkdtemp(prefix="millrace-test-"))
     folder.chmod(0o755)
-    chosen = {"tiers": TIERS[:1], "size": 1, "uid": UID, "interpreter": None if UID is None else reachable_interpreter()} | options
+    interpreter = None if UID is None else reachable_interpreter()
+    of_kind = {"tiers": TIERS[:1]} if kind is None else KINDS[kind]
+    chosen = {"size": 1, "uid": UID, "interpreter": interpreter} | of_kind | options
     children = Children(folder / "executor", **chosen)
     try:
         await children.start()

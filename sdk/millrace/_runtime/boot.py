@@ -36,7 +36,7 @@ def drop(setting: dict[str, Any]) -> None:
 
 
 def boot() -> None:
-    """Become the zygote and, in each fork of it, a child. Does not return."""
+    """Become the zygote and, in each fork of it, a child, or a template and, in each fork of that, a child. Does not return."""
     setting = json.loads(sys.argv[1])
     settle_descriptors()
     sys.path.append(setting["package"])
@@ -49,12 +49,18 @@ def boot() -> None:
         behind = walls.raised(setting)
     except (OSError, KeyError) as error:  # this machine does not allow it: reported in one line, without our frames
         sys.exit(f"{error}" if isinstance(error, OSError) else f"there is no table of system calls for {error}")
-    from millrace._runtime import child, zygote
+    from millrace._runtime import child, template, zygote
 
     # The zygote's frames end in the fork: a child finds nothing of it, or of its siblings, on its stack.
     control = child.prepared(CONTROL)
     order = zygote.Zygote(socket.socket(fileno=CONTROL), behind).attend()
-    child.serve(control, behind, order)
+    if order["kind"] != "template":
+        child.serve(control, behind, order)
+    # Nor does it find any of a template.
+    template.begin(order, behind)
+    stopping = child.expecting(control)
+    template.Template(order).attend()
+    child.serve_placed(control, stopping)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from millrace import _declare, _order, _suspension
 from millrace._binding import bind
-from millrace._runtime import channel, compiling, describe, large, muting, network, probe
+from millrace._runtime import channel, compiling, describe, large, muting, network, probe, root
 from millrace._runtime.calling import call
 from millrace._runtime.clock import Loop
 from millrace._runtime.encode import to_json
@@ -57,9 +57,7 @@ def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None
     walls that are the same for every job, and waits for a place. With its first frame goes the listening socket of the run's way
     out, where there is one.
     """
-    out, err = cast("io.TextIOWrapper", sys.stdout), cast("io.TextIOWrapper", sys.stderr)
     control.open()
-    born = os.getpid()
     try:
         listener = walls.enter(order)
     except OSError as error:
@@ -80,12 +78,42 @@ def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None
         rehearse()
         random.seed()  # as `os.fork` has it done: else all children would draw the zygote's numbers
         control.announce("placed", way_out)
-        document = control.receive()
     except EOFError:
         os._exit(0)
     except OSError as error:
         sys.exit(f"{error}")
+    _serve(control, stopping, bundle)
+
+
+def expecting(control: channel.Channel) -> Stopping:
+    """Do in a template what all its children need alike, of what `serve` does."""
+    control.open()
+    stopping = Stopping(control, root.WORKSPACE)
+    stopping.listen()
+    rehearse()
+    return stopping
+
+
+def serve_placed(control: channel.Channel, stopping: Stopping) -> None:
+    """Serve the one job that comes on the control socket in a child of a template, and end the process. Does not return.
+
+    Sends "placed" before, behind all walls.
+    """
+    try:
+        control.announce("placed")
+    except OSError:
+        os._exit(0)
+    _serve(control, stopping, root.WORKSPACE)
+
+
+def _serve(control: channel.Channel, stopping: Stopping, bundle: str) -> None:
+    out, err = cast("io.TextIOWrapper", sys.stdout), cast("io.TextIOWrapper", sys.stderr)
+    born = os.getpid()
     stay = None
+    try:
+        document = control.receive()
+    except (EOFError, OSError):
+        os._exit(0)
     while True:
         try:
             channel.current = control

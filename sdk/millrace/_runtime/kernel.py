@@ -99,13 +99,22 @@ def drop_capabilities() -> None:
 
     The bounding set stays: it bounds the capabilities that a file could give, and without new privileges none can.
     """
-    prctl(SECURE_BITS, _SECURE_BITS_LOCKED)
+    keep_no_way_back()
     clear_capabilities()
+
+
+NO_CAPABILITY = struct.pack("=Ii", _CAP_VERSION_3, 0), bytes(24)
+"""Arguments of `capset`."""
+
+
+def keep_no_way_back() -> None:
+    """Give up, for all descendants too, every way to have a capability again once it is cleared. Takes CAP_SETPCAP."""
+    prctl(SECURE_BITS, _SECURE_BITS_LOCKED)
 
 
 def clear_capabilities() -> None:
     """Give up every capability that this process has."""
-    call(_CAPSET, struct.pack("=Ii", _CAP_VERSION_3, 0), bytes(24))
+    call(_CAPSET, *NO_CAPABILITY)
 
 
 def raise_loopback() -> None:

@@ -9,6 +9,7 @@ import sys
 
 from millrace._runtime import kernel
 from millrace._runtime.kernel import BIND, NO_DEVICES, NO_EXEC, NO_SUID, PRIVATE, READ_ONLY, RECURSIVE
+from millrace._runtime.prepared import Calls
 
 WORKSPACE = "/workspace"
 """The code of a run."""
@@ -92,7 +93,17 @@ def mount_proc(target: str) -> None:
 def mount_own(size: int) -> None:
     """Mount a child's own `/proc` and `/tmp`, of so many bytes."""
     mount_proc("/proc")
-    kernel.mount("scratch", SCRATCH, "tmpfs", NO_SUID | NO_DEVICES, f"mode=700,size={size},nr_inodes={_MOST_FILES}")
+    kernel.mount("scratch", SCRATCH, "tmpfs", NO_SUID | NO_DEVICES, _of_scratch(size))
+
+
+def prepare_own(calls: Calls, size: int) -> None:
+    """Add the calls that do the same."""
+    calls.add("mount", b"proc", b"/proc", b"proc", NO_SUID | NO_DEVICES | NO_EXEC, b"subset=pid")
+    calls.add("mount", b"scratch", SCRATCH.encode(), b"tmpfs", NO_SUID | NO_DEVICES, _of_scratch(size).encode())
+
+
+def _of_scratch(size: int) -> str:
+    return f"mode=700,size={size},nr_inodes={_MOST_FILES}"
 
 
 def mount_code(bundle: str, packages: str | None) -> None:

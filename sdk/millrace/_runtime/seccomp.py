@@ -12,6 +12,7 @@ import os
 import struct
 
 from millrace._runtime.kernel import prctl
+from millrace._runtime.prepared import Calls
 from millrace._runtime.syscalls import ALLOWED, ARCHITECTURES, BUILDING, CLONE3, NEWEST
 
 _SET_SECCOMP, _FILTER = 22, 2
@@ -46,6 +47,11 @@ class Program:
     def __init__(self, code: _Code) -> None:
         self._template = b"".join(struct.pack("=HBBI", *one) for one in code)
         self._length = len(code)
+
+    def prepare(self, calls: Calls) -> None:
+        """Add the call that does as `load`; for a program that does not name its process."""
+        code = calls.address(self._template)
+        calls.add("prctl", _SET_SECCOMP, _FILTER, struct.pack("@HP", self._length, code), 0, 0)
 
     def load(self) -> None:
         """Put this process, all its future threads and children under the filter. It must not be able to gain privileges."""

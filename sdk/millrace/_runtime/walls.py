@@ -116,7 +116,7 @@ class Isolated:
         self._program = without_building()
         self._code = code
         kernel.prctl(kernel.DUMPABLE, 1)  # else the maps below belong to root
-        _become_user_of(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_PIDS | kernel.NEW_IPC | kernel.NEW_UTS | kernel.NEW_NET)
+        become_user_of(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_PIDS | kernel.NEW_IPC | kernel.NEW_UTS | kernel.NEW_NET)
         _go_on_as_first_process()
         socket.sethostname("run")
         root.build(base, visible, code)
@@ -175,9 +175,9 @@ class Isolated:
 
     def close(self, bundle: str, packages: str | None) -> tuple[str, str | None]:
         """Show the bundle and nothing else of the store; give up the rights that mounting took; restrict the rest."""
-        root.mount_code(self._in_store(bundle), None if packages is None else self._in_store(packages))
+        self.show(bundle, packages)
         # A user namespace for each: the kernel counts processes, and more, by user and namespace.
-        _become_user_of(kernel.NEW_USER)
+        become_user_of(kernel.NEW_USER)
         resource.setrlimit(resource.RLIMIT_NPROC, (self._processes,) * 2)
         kernel.drop_capabilities()
         rules = Ruleset(self._known)
@@ -188,6 +188,10 @@ class Isolated:
         rules.enforce()
         self._program.load()
         return root.WORKSPACE, None if packages is None else root.PACKAGES
+
+    def show(self, bundle: str, packages: str | None) -> None:
+        """Mount this code and take the store with all other out of sight. Raises OSError."""
+        root.mount_code(self._in_store(bundle), None if packages is None else self._in_store(packages))
 
     def _in_store(self, path: str) -> str:
         return os.path.relpath(path, self._code)
@@ -213,7 +217,7 @@ def belong(parent: int) -> None:
         os._exit(1)
 
 
-def _become_user_of(namespaces: int) -> None:
+def become_user_of(namespaces: int) -> None:
     """Enter new namespaces, a user namespace among them, as the user and group that this process is now."""
     user, group = os.getuid(), os.getgid()
     kernel.unshare(namespaces)

@@ -3,12 +3,13 @@
 One thread, one loop. Each packet on its socket is one JSON object; descriptors travel beside it. The supervisor asks
 `fork` (with a child's control socket, standard output and error, and the doors of its control group); answered with `born`,
 which carries a pidfd, or `stillborn`. Every child's end is reported by `ended`; if it left processes behind, `swept` follows once
-they are gone.
+they are gone. A `template` is forked as well (with its own control socket, output and error), and answers by itself.
 
 Where the kernel does not end a child's descendants with it, the child adopts their orphans; so any other child of the
 zygote was left by a child that is dead: it is killed.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -20,6 +21,7 @@ import sys
 import time
 from typing import Any
 
+from millrace._runtime import kernel
 from millrace._runtime.stopping import set_handler
 from millrace._runtime.walls import Walls
 
@@ -74,6 +76,8 @@ class Zygote:
         if not packet:
             os._exit(0)
         order: dict[str, Any] = json.loads(packet)
+        if order["kind"] == "template":
+            return self._fork_template(order, *descriptors)
         try:
             pid = os.fork() if order.get("bare") else self._walls.fork(order["place"] and order["place"]["bundle"])
         except OSError as error:
@@ -91,7 +95,18 @@ class Zygote:
             os.close(pidfd)
         return None
 
-    def _become_child(self, order: dict[str, Any], control: int, out: int, err: int, *doors: int) -> None:
+    def _fork_template(self, order: dict[str, Any], *descriptors: int) -> dict[str, Any] | None:
+        """Fork what will be a template, or the parent of one; its reports are its own. Answers as `_order_of_child`."""
+        with contextlib.suppress(OSError):  # its socket is closed then, which is answer enough
+            if kernel.fork() == 0:
+                self._become(*descriptors)
+                return order
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return None
+
+    def _become(self, control: int, out: int, err: int, *doors: int) -> None:
+        """Take the place of a child: its own session, descriptors and control group, and none of the zygote's."""
         signal.set_wakeup_fd(-1)
         set_handler(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
@@ -105,6 +120,9 @@ class Zygote:
         except OSError as error:
             sys.exit(f"it may not enter its control group: {error}")
         os.closerange(_CONTROL + 1, self._most_files)
+
+    def _become_child(self, order: dict[str, Any], *descriptors: int) -> None:
+        self._become(*descriptors)
         if order.get("bare"):  # the cost of a fork alone, as the limit of everything else
             os.write(_CONTROL, b"%d" % time.monotonic_ns())
             os._exit(0)

@@ -5,6 +5,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,8 @@ class Birth:
     def __init__(self, on_stuck: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         self.pid = 0
+        self.listener: socket.socket | None = None
+        """The listening socket of its way out, where that came with the report of the birth. Closed at the end."""
         self.born: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[ChildEnded | None] = loop.create_future()
         self.swept: asyncio.Future[None] = loop.create_future()
@@ -96,6 +99,8 @@ class Birth:
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+        if self.listener is not None:
+            self.listener.close()
 
     def _check_report(self) -> None:
         if self._pidfd < 0 or self.ended.done():

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 import structlog
 
-from services.executor.sandbox import frames, memory, process, verdict
+from services.executor.sandbox import frames, memory, process, template, verdict
 from services.executor.sandbox.attempt import Attempt
 from services.executor.sandbox.cgroups import Cgroups
 from services.executor.sandbox.ends import AttemptEnd
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
+from services.executor.sandbox.fork_server import ForkServer
 from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.hierarchies import Share
 from services.executor.sandbox.jail import Cancellation, Capabilities, Description, Job, Outcome, ServedWorkflow, Tier
@@ -22,6 +23,8 @@ from services.executor.sandbox.pool import ChildPool
 from services.executor.sandbox.probing import remedy, targets
 from services.executor.sandbox.process import Child, ChildLimits, CodePaths
 from services.executor.sandbox.residents import Resident, Residents
+from services.executor.sandbox.template import Template
+from services.executor.sandbox.templates import Templates
 from services.executor.sandbox.zygote import Zygote
 from services.executor.sandbox.zygote import start as start_zygote
 
@@ -45,6 +48,8 @@ class Children:
     From `size` to `most` children are kept warm (four times `size` unless given); more run at once if asked. `uid` None keeps the
     supervisor's user: right where that is an ordinary one. `interpreter` is the one that runs this unless given. `tiers` are
     tried in turn; `unsafe` adds "none" to their end. `cgroups` False makes no control groups even where the kernel would allow it.
+    In tier A the `template_after`th of the jobs of an organization and bundle that follow each other makes their template; None makes
+    none.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Children:
         tiers: Sequence[Tier] = ("A", "B"),
         unsafe: bool = False,
         cgroups: bool = True,
+        template_after: int | None = 2,
     ) -> None:
         self.tier: Tier = tiers[0]
         """The tier that is in use, once started."""
@@ -84,6 +90,8 @@ class Children:
         self._starting = asyncio.Lock()
         self._pool = ChildPool(self._warm, least=size, most=self._most)
         self._residents = Residents(self._most)
+        self._template_after = template_after
+        self._templates: Templates | None = None
         memory_mb = self._limits.memory_mb
         self._most_staying_mb = float("inf") if memory_mb is None else memory_mb / 2
         self._serving: set[Child] = set()
@@ -113,6 +121,8 @@ class Children:
                 self.tier = tier
                 self._pool = ChildPool(self._warm, least=self._size, most=self._most, places=tier != "none")
                 self._residents = Residents(self._most)
+                if tier == "A" and self._template_after is not None:
+                    self._templates = Templates(self._template, self._fork, after=self._template_after)
                 try:
                     if tier != "none":
                         await self._probe(self._ground)
@@ -146,13 +156,22 @@ class Children:
 
     def pool(self) -> dict[str, int]:
         """Return the number of children by state, and of the runs that wait for one."""
-        return {**self._pool.counts(), "serving": len(self._serving), "staying": self._residents.count, "ending": len(self._ending)}
+        return {
+            **self._pool.counts(),
+            **({} if self._templates is None else self._templates.counts()),
+            "serving": len(self._serving),
+            "staying": self._residents.count,
+            "ending": len(self._ending),
+        }
 
     async def _stop(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         await self._residents.close()
+        if self._templates is not None:
+            await self._templates.close()
+            self._templates = None
         await self._pool.close()
         while self._ending:
             await asyncio.wait(self._ending)
@@ -187,13 +206,15 @@ class Children:
         if job.isolation == "workflow":
             ended = await self._stay(job, place, opening, capabilities, cancel)
         else:
-            ended = await self._converse(place, opening, job.timeout, capabilities, cancel)
+            ended = await self._converse(place, opening, job.timeout, capabilities, cancel, org=job.org)
         return verdict.outcome(ended, job.timeout)
 
     def forget(self, bundle: Path) -> None:
         """Keep no child ready for this bundle; see `Sandbox.forget`."""
         self._pool.forget(bundle)
         self._residents.forget(lambda key: key[2].bundle == bundle)
+        if self._templates is not None:
+            self._templates.forget(bundle)
 
     async def compile(self, bundle: Path, paths: list[str]) -> dict[str, bytes | None]:
         """Compile modules in a child that executes nothing; see `Sandbox.compile`."""
@@ -211,10 +232,17 @@ class Children:
         return await asyncio.to_thread(verdict.description, ended, _DESCRIBE)
 
     async def _converse(
-        self, place: CodePaths, opening: bytes, seconds: float, capabilities: Capabilities | None, cancel: Cancellation | None
+        self,
+        place: CodePaths,
+        opening: bytes,
+        seconds: float,
+        capabilities: Capabilities | None,
+        cancel: Cancellation | None,
+        *,
+        org: str | None = None,
     ) -> AttemptEnd:
-        child = await self._taken(place)
-        ended = await self._served(Attempt(child, capabilities), child, opening, seconds, cancel)
+        child, pool = await self._taken(place, org)
+        ended = await self._served(Attempt(child, capabilities), child, pool, opening, seconds, cancel)
         self._end(child)
         return ended
 
@@ -223,27 +251,28 @@ class Children:
     ) -> AttemptEnd:
         """Run the job in a child that has served this very workflow before, or one that from now on does."""
         key = (job.org, job.workflow, place)
-        resident = self._residents.take(key) or Resident(await self._taken(place))
+        resident = self._residents.take(key) or Resident((await self._taken(place, None))[0])
         attempt = Attempt(resident.child, capabilities, may_stay=True)
-        ended = await self._served(attempt, resident.child, opening, job.timeout, cancel)
+        ended = await self._served(attempt, resident.child, self._pool, opening, job.timeout, cancel)
         if attempt.stays and ended.exit.max_rss_mb < self._most_staying_mb:
             self._residents.give(key, resident)
         else:
             self._end(resident.child)
         return ended
 
-    async def _taken(self, place: CodePaths) -> Child:
-        """Take a child from the pool, once not too many are dying."""
+    async def _taken(self, place: CodePaths, org: str | None) -> tuple[Child, ChildPool]:
+        """Take a child once not too many are dying, with its pool: the organization's template's, where there is one."""
         while len(self._ending) >= _MOST_ENDING:
             await asyncio.wait(self._ending, return_when=asyncio.FIRST_COMPLETED)
-        return await self._pool.take(place)
+        found = None if org is None or self._templates is None else await self._templates.take(org, place)
+        return found or (await self._pool.take(place), self._pool)
 
     async def _served(
-        self, attempt: Attempt, child: Child, opening: bytes, seconds: float, cancel: Cancellation | None
+        self, attempt: Attempt, child: Child, pool: ChildPool, opening: bytes, seconds: float, cancel: Cancellation | None
     ) -> AttemptEnd:
         """Carry an attempt to its end; the child is the caller's again, and is gone where this raises."""
         self._serving.add(child)
-        self._pool.tend_soon()
+        pool.tend_soon()
         try:
             return await attempt.ended(opening, seconds, cancel)
         except BaseException:
@@ -252,7 +281,7 @@ class Children:
         finally:
             self._serving.discard(child)
             # Not at once: forking takes milliseconds of the core that is needed to report this run's end.
-            self._pool.tend_soon()
+            pool.tend_soon()
 
     def _end(self, child: Child) -> None:
         ending = asyncio.create_task(child.end())
@@ -260,14 +289,28 @@ class Children:
         ending.add_done_callback(self._ending.discard)
 
     async def _warm(self, place: CodePaths | None = None) -> Child:
+        return await self._forked(await self._parent(self._grounded()), place)
+
+    async def _fork(self, parent: Template, place: CodePaths) -> Child:
+        return await self._forked(parent, place)
+
+    async def _forked(self, parent: ForkServer, place: CodePaths | None) -> Child:
+        async with self._gate:
+            groups = self._cgroups if self.held else None
+            return await process.start(parent, self._grounded(), self._who, self._limits_of_child(), self.tier, place, groups)
+
+    async def _template(self, place: CodePaths) -> Template:
+        order = {**process.wire_limits(self._limits_of_child(), place), "is_counted": "pids" in self.held}
+        return await template.start(await self._parent(self._grounded()), order)
+
+    def _limits_of_child(self) -> ChildLimits:
+        # The limit of each process is one above its group's, which counts the processes that reached it.
+        return dataclasses.replace(self._limits, processes=self._limits.processes + ("pids" in self.held))
+
+    def _grounded(self) -> Ground:
         if self._ground is None:
             raise SandboxUnavailable("the sandbox is not started")
-        async with self._gate:
-            # The limit of each process is one above its group's, which counts the processes that reached it.
-            limits = dataclasses.replace(self._limits, processes=self._limits.processes + ("pids" in self.held))
-            groups = self._cgroups if self.held else None
-            parent = await self._parent(self._ground)
-            return await process.start(parent, self._ground, self._who, limits, self.tier, place, groups)
+        return self._ground
 
     def _share(self) -> Share:
         limits = self._limits

@@ -15,10 +15,10 @@ from services.executor.sandbox.birth import Birth, settle
 from services.executor.sandbox.cgroups import Cgroup, Cgroups
 from services.executor.sandbox.control import ControlSocket
 from services.executor.sandbox.errors import FrameError, SandboxUnavailable
+from services.executor.sandbox.fork_server import ForkServer
 from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.masking import Masker
 from services.executor.sandbox.output import ChildOutput
-from services.executor.sandbox.zygote import Zygote
 
 _START = 30.0
 """Seconds until a child must be ready: some 5 ms on an idle machine, and a margin for a machine that is not."""
@@ -74,8 +74,8 @@ class Child:
         self.pid = birth.pid
         self.output = output
         self.exited: asyncio.Future[ChildExit | None] = asyncio.get_running_loop().create_future()
-        """Becomes None where the zygote died first: then this child's end is unknown."""
-        self.egress_listener: socket.socket | None = None
+        """Becomes None where the process that forked it died first: then this child's end is unknown."""
+        self.egress_listener = birth.listener
         """The socket of the run's only way out, in tier A: bound to its own loopback, listening, not blocking. Closed by `end`."""
         self.on_starved: Callable[[], None] = _nothing
         """Called when it took more memory than it may; then it is about to be killed."""
@@ -99,7 +99,8 @@ class Child:
     async def greet(self, control: socket.socket) -> None:
         """Take the supervisor's end of the control socket over and wait for the child's first word on it."""
         try:
-            first, self.egress_listener = await _greeting(control)
+            first, listener = await _greeting(control)
+            self.egress_listener = listener or self.egress_listener
             self.control = await ControlSocket.over(control)
         except BaseException:
             control.close()
@@ -217,7 +218,7 @@ class Child:
 
 
 async def start(
-    zygote: Zygote,
+    parent: ForkServer,
     where: ground.Ground,
     who: ground.Identity | None,
     limits: ChildLimits,
@@ -225,7 +226,9 @@ async def start(
     place: CodePaths | None = None,
     groups: Cgroups | None = None,
 ) -> Child:
-    """Have a child forked, in one of the `groups`, and wait until it stands in its place, or is ready to be given one.
+    """Have a child forked by the zygote, or by the place's template, in one of the `groups`.
+
+    Waits until it stands in its place, or is ready to be given one.
 
     Raises `SandboxUnavailable`, with its output.
     """
@@ -246,17 +249,10 @@ async def start(
         except OSError as error:
             msg = f"a child cannot be started: {error}"
             raise SandboxUnavailable(msg) from error
-        order = {
-            "place": None if place is None else _wire_paths(place),
-            "scratch": None if scratch is None else str(scratch),
-            "scratch_bytes": limits.scratch_mb << 20,
-            "open_files": limits.open_files,
-            "processes": limits.processes,
-            "memory_bytes": None if limits.memory_mb is None else limits.memory_mb << 20,
-        }
+        order = {"scratch": None if scratch is None else str(scratch), **wire_limits(limits, place)}
         with theirs:
             doors = () if group is None else group.doors
-            birth = await zygote.fork(order, theirs.fileno(), output.writable("stdout"), output.writable("stderr"), doors)
+            birth = await parent.fork(order, theirs.fileno(), output.writable("stdout"), output.writable("stderr"), doors)
         output.listen()
         child = Child(birth, scratch, output, place, groups, group)
         undo.pop_all()
@@ -279,6 +275,17 @@ async def _greeting(control: socket.socket) -> tuple[frames.Frame | None, socket
     if listener is not None:
         listener.setblocking(False)  # noqa: FBT003
     return (frames.decode(data[4:]) if data else None), listener
+
+
+def wire_limits(limits: ChildLimits, place: CodePaths | None) -> dict[str, Any]:
+    """Return limits and place in the form that a zygote or template reads."""
+    return {
+        "place": None if place is None else _wire_paths(place),
+        "scratch_bytes": limits.scratch_mb << 20,
+        "open_files": limits.open_files,
+        "processes": limits.processes,
+        "memory_bytes": None if limits.memory_mb is None else limits.memory_mb << 20,
+    }
 
 
 def _wire_paths(place: CodePaths) -> dict[str, str | None]:

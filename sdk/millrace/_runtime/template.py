@@ -1,0 +1,190 @@
+"""A template: a process for the runs of one organization and bundle, each of which is a fork of it.
+
+It stands behind all walls that such runs may share: user, IPC and UTS namespaces, a root with the one bundle, limits, signal
+handlers, the allowlist. It holds what every run of the bundle needs and nothing that the author's code made: it reads names and
+bytes of the bundle, executes none of it, and decodes no bytecode. What is a run's own comes in the fork: namespaces for processes,
+mounts and network, `/proc`, scratch folder, control group, and the last walls, after which nothing can be taken back.
+
+One thread, one loop, as in the zygote. The supervisor asks for a child by a packet that is its number, with the child's control
+socket, standard output and error, and the doors of its control group; answered with `born`, which carries a pidfd and the listening
+socket of the run's way out, or `stillborn`; its end is told by `ended`, when all that it started is gone with it.
+"""
+
+import gc
+import os
+import random
+import resource
+import select
+import socket
+import sys
+from typing import Any
+
+from millrace._runtime import kernel, landlock, root
+from millrace._runtime.networks import Network, Networks
+from millrace._runtime.prepared import Calls
+from millrace._runtime.seccomp import without_building
+from millrace._runtime.walls import EGRESS_PORT, Isolated, Walls, become_user_of
+
+CONTROL = 3
+"""The control socket: a template's own, and in its place each child's."""
+_ROOT, _DEVICES, _SCRATCH, _RULES = 4, 5, 6, 7
+"""Descriptors that a child finds at these numbers, and those that it makes, while it raises its walls."""
+_PACKET = 64
+_DESCRIPTORS = 3 + 3
+_MOST_DESCRIPTORS = (1 << 32) - 1
+_HERE = -100  # the working folder, where a call wants a folder's descriptor
+
+
+def begin(order: dict[str, Any], walls: Walls) -> None:
+    """Go behind the walls that the children will share; returns in a child, the first process of a PID namespace, or exits."""
+    try:
+        _go_behind(order, walls)
+    except (OSError, TypeError) as error:
+        sys.exit(f"{error}")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (order["open_files"],) * 2)
+    if order["memory_bytes"] is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (order["memory_bytes"],) * 2)
+    os.environ["TMPDIR"] = root.SCRATCH
+    sys.path.insert(0, root.WORKSPACE)
+    if order["place"]["packages"] is not None:
+        sys.path.append(root.PACKAGES)
+
+
+def _go_behind(order: dict[str, Any], walls: Walls) -> None:
+    """The store of all code is taken out of sight before the user namespace is made: from then on its mounts are held together."""
+    if not isinstance(walls, Isolated):
+        msg = "only where each run has namespaces of its own is there a template"
+        raise TypeError(msg)
+    kernel.prctl(kernel.DUMPABLE, 1)  # else the maps belong to root
+    kernel.unshare(kernel.NEW_MOUNTS)
+    root.mount_proc("/proc")  # the one that is there cannot be written to
+    walls.show(order["place"]["bundle"], order["place"]["packages"])
+    become_user_of(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_IPC | kernel.NEW_UTS | kernel.NEW_NET | kernel.NEW_PIDS)
+    if kernel.fork():
+        os._exit(0)
+    os.setsid()
+    root.mount_proc("/proc")
+    os.chdir("/")
+    kernel.keep_no_way_back()
+    kernel.prctl(kernel.DUMPABLE, 0)
+
+
+class Template:
+    """Serves one supervisor with children. Made once `begin` has returned."""
+
+    def __init__(self, order: dict[str, Any]) -> None:
+        for place, path in ((_ROOT, "/"), (_DEVICES, "/dev")):
+            folder = os.open(path, os.O_PATH | os.O_CLOEXEC)
+            if folder != place:
+                os.dup2(folder, place, inheritable=False)
+                os.close(folder)
+        self._control = socket.socket(fileno=CONTROL)
+        self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._networks = Networks()
+        self._processes: int | None = None if order["is_counted"] else order["processes"]
+        self._first, self._last = _walls(order["scratch_bytes"])
+        self._leave, self._return = Calls(), Calls()
+        self._leave.add("unshare", kernel.NEW_PIDS)
+        self._return.add("setns", self._own_pids, kernel.NEW_PIDS)
+        self._children: dict[int, tuple[int, int, Network]] = {}
+        self._poll = select.poll()
+
+    def attend(self) -> None:
+        """Serve until the supervisor is gone; then end the process. Returns in a forked child, behind all its walls."""
+        self._poll.register(CONTROL, select.POLLIN)
+        gc.collect()
+        gc.disable()
+        gc.freeze()
+        itself = os.pidfd_open(os.getpid())
+        self._send(b'{"kind":"hello"}', itself)
+        os.close(itself)
+        while True:
+            for descriptor, _ in self._poll.poll():
+                if descriptor != CONTROL:
+                    self._reap(descriptor)
+                elif self._is_child():
+                    return
+
+    def _is_child(self) -> bool:
+        """Fork as requested. Answers whether this is the child."""
+        packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        if not packet:
+            os._exit(0)
+        try:
+            network = self._networks.take("")
+            network.enter()
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            listener.bind(("127.0.0.1", EGRESS_PORT))
+            listener.listen(128)
+            random.seed()  # as `os.fork` has it done: else all children would draw the same numbers
+            self._leave.make()
+            pid = kernel.fork()
+        except OSError as error:
+            self._send(b'{"kind":"stillborn","id":%b,"message":"%b"}' % (packet, os.strerror(error.errno or 0).encode()))
+            os._exit(1)  # a template in doubt
+        if pid == 0:
+            self._become_child(*descriptors)
+            return True
+        self._return.make()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        pidfd = os.pidfd_open(pid)  # ours to reap, so the number is still its own
+        self._children[pidfd] = pid, int(packet), network
+        self._poll.register(pidfd, select.POLLIN)
+        self._send(b'{"kind":"born","id":%b}' % packet, pidfd, listener.fileno())
+        listener.close()
+        return False
+
+    def _become_child(self, control: int, out: int, err: int, *doors: int) -> None:
+        os.setsid()
+        self._control.detach()
+        os.dup2(control, CONTROL, inheritable=False)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        try:
+            for door in doors:
+                os.write(door, b"0")
+            self._first.make()
+            if self._processes is not None:  # the kernel counts processes by user and user namespace
+                become_user_of(kernel.NEW_USER)
+                resource.setrlimit(resource.RLIMIT_NPROC, (self._processes,) * 2)
+                kernel.keep_no_way_back()
+            self._last.make()
+        except OSError as error:
+            sys.exit(f"{error}")
+
+    def _reap(self, pidfd: int) -> None:
+        pid, number, network = self._children.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        _, status, usage = os.wait4(pid, 0)
+        self._networks.give(network)
+        frame = b'{"kind":"ended","id":%d,"code":%d,"cpu_ms":%.3f,"max_rss_kb":%d,"swept":true}'
+        used = (usage.ru_utime + usage.ru_stime) * 1000
+        self._send(frame % (number, os.waitstatus_to_exitcode(status), used, usage.ru_maxrss))
+
+    def _send(self, frame: bytes, *descriptors: int) -> None:
+        try:
+            socket.send_fds(self._control, [frame], descriptors)
+        except ConnectionError:
+            os._exit(0)
+
+
+def _walls(scratch_bytes: int) -> tuple[Calls, Calls]:
+    """Prepare what a child does up to the place where it may take a user namespace of its own, and after it."""
+    first, last = Calls(), Calls()
+    first.add("close_range", _SCRATCH, _MOST_DESCRIPTORS, 0)
+    first.add("prctl", kernel.DUMPABLE, 1)
+    first.add("unshare", kernel.NEW_MOUNTS)
+    root.prepare_own(first, scratch_bytes)
+    scratch = root.SCRATCH.encode()
+    first.add("openat", _HERE, scratch, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, 0, answer=_SCRATCH)
+    folders = {_ROOT: landlock.READ, _DEVICES: landlock.USE_DEVICES, _SCRATCH: landlock.WRITE}
+    landlock.prepare(last, landlock.version(), descriptor=_RULES, folders=folders, port=EGRESS_PORT)
+    last.add("capset", *kernel.NO_CAPABILITY)
+    last.add("landlock_restrict_self", _RULES, 0)
+    without_building().prepare(last)
+    last.add("close_range", _ROOT, _MOST_DESCRIPTORS, 0)
+    last.add("chdir", scratch)
+    return first, last
