@@ -9,7 +9,19 @@ import pytest_asyncio
 from services.executor.sandbox import memory
 from services.executor.sandbox.process import ChildLimits, CodePaths
 from tests.support.inside import eventually
-from tests.support.sandbox import FORKING, GATED, OF_A, TIERS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
+from tests.support.sandbox import (
+    FORKING,
+    GATED,
+    OF_A,
+    TEMPLATES,
+    TIERS,
+    UID,
+    Bench,
+    Recorded,
+    reachable_interpreter,
+    started_bench,
+    value,
+)
 
 pytestmark = pytest.mark.skipif(
     UID is not None and reachable_interpreter() is None, reason="no interpreter that the sandbox's user can read"
@@ -141,16 +153,18 @@ async def test_a_run_that_kills_itself_by_signal_goes_on_as_the_first_process_of
         assert value(await bench.run("import os\n@workflow\ndef main():\n    os.kill(os.getpid(), 9)\n    return os.getpid()")) == 1
 
 
-async def test_the_pool_places_children_for_the_bundle_that_is_asked_for(bench: Bench) -> None:
-    job = bench.job("@workflow\ndef main(): return 1")
-    for _ in range(6):
-        assert value(await bench.children.run(job, Recorded())) == 1
-    bench.children._pool._least = 4
-    bench.children._pool.tend()
-    places = [(await slot).place for slot in bench.children._pool.waiting]
-    assert len(places) == 4
-    assert None in places
-    assert CodePaths(job.bundle, None) in places
+@pytest.mark.parametrize("kind", [kind for kind in GATED if kind != TEMPLATES])
+async def test_the_pool_places_children_for_the_bundle_that_is_asked_for(kind: str) -> None:
+    async with started_bench(kind=kind) as bench:
+        job = bench.job("@workflow\ndef main(): return 1")
+        for _ in range(6):
+            assert value(await bench.children.run(job, Recorded())) == 1
+        bench.children._pool._least = 4
+        bench.children._pool.tend()
+        places = [(await slot).place for slot in bench.children._pool.waiting]
+        assert len(places) == 4
+        assert None in places
+        assert CodePaths(job.bundle, None) in places
     other = bench.job("@workflow\ndef main(): return 2")
     assert value(await bench.children.run(other, Recorded())) == 2
 

@@ -177,19 +177,23 @@ class PoolMachine(RuleBasedStateMachine):
     async def _add_up(self) -> None:
         children, pool = self._children, self._children._pool
 
-        templates = [] if children._templates is None else children._templates.all
-        pools = [pool, *(one for _, one in templates)]
+        templates = children._templates
+        assert templates is not None
 
         async def settled() -> bool:
+            pools = [pool, *(one for _, one in templates.all)]
             for one in pools:
                 one.tend()
-            is_still = not children._ending and not any(one._retiring for one in pools)
-            return is_still and all(slot.done() for one in pools for slot in one.waiting)
+            is_still = not children._ending and not templates._making and not templates._tasks
+            return (
+                is_still and all(slot.done() for one in pools for slot in one.waiting) and not any(one._retiring for one in pools)
+            )
 
         await eventually(settled)
         counts = children.pool()
         assert (counts["serving"], counts["waiting"], counts["starting"]) == (len(self._hanging), 0, 0)
         assert 1 <= counts["blank"] + counts["placed"] <= counts["most"]
+        pools = [pool, *(one for _, one in templates.all)]
         there = [slot.result() for one in pools for slot in one.waiting if slot.exception() is None]
         held = [child.cgroup for child in [*there, *children._serving] if child.cgroup is not None]
         assert len({id(group) for group in held}) == len(held)  # nobody shares one
@@ -197,7 +201,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert len(children._cgroups._all) == len(children._cgroups._free) + len(held)
         assert children._zygote is not None
         if not children._zygote.died.done():
-            births = sum(one.children for one in [children._zygote, *(template for template, _ in templates)])
+            births = sum(one.children for one in [children._zygote, *(template for template, _ in templates.all)])
             assert births == sum(child.usable for child in [*there, *children._serving])
 
     def teardown(self) -> None:

@@ -1,0 +1,242 @@
+"""Templates: which jobs have one, what becomes of it, and what never is shared by it."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from services.executor.sandbox import templates
+from services.executor.sandbox.errors import SandboxUnavailable
+from services.executor.sandbox.jail import Job
+from services.executor.sandbox.process import CodePaths
+from services.executor.sandbox.template import Template
+from tests.support.inside import eventually
+from tests.support.sandbox import TEMPLATES, TIERS, UID, Bench, Recorded, below, reachable_interpreter, started_bench, value
+
+pytestmark = [
+    pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user"),
+    pytest.mark.skipif(TIERS[0] != "A", reason="this machine forbids namespaces"),
+]
+
+NAMESPACES = """
+    import os, time
+    @workflow
+    def main(waits: bool = False):
+        found = {kind: os.readlink("/proc/self/ns/" + kind) for kind in os.listdir("/proc/self/ns")}
+        log.info("up", **found)
+        if waits: time.sleep(60)
+        return found
+"""
+WAITS = "import time\n@workflow\ndef main():\n    log.info('up')\n    time.sleep(60)"
+
+
+@pytest_asyncio.fixture
+async def bench() -> AsyncIterator[Bench]:
+    async with started_bench(kind=TEMPLATES) as made:
+        yield made
+
+
+def of(bench: Bench) -> templates.Templates:
+    assert bench.children._templates is not None
+    return bench.children._templates
+
+
+def pids(bench: Bench) -> list[int]:
+    return [template.pid for template, _ in of(bench).all]
+
+
+async def until(claim: Callable[[], bool]) -> None:
+    async def true() -> bool:
+        return claim()
+
+    await eventually(true)
+
+
+async def ran(bench: Bench, job: Job) -> Any:
+    return value(await bench.children.run(job, Recorded()))
+
+
+async def test_the_second_job_of_a_bundle_makes_a_template_and_none_waits_for_it() -> None:
+    async with started_bench(template_after=2) as bench:
+        job = bench.job("@workflow\ndef main(): return 1")
+        assert await ran(bench, job) == 1
+        assert not of(bench)._making
+        assert not of(bench).all
+        assert await ran(bench, job) == 1
+        await until(lambda: len(of(bench).all) == 1)
+        template, pool = of(bench).all[0]
+        await until(lambda: bool(pool.waiting) and all(slot.done() for slot in pool.waiting))
+        ahead = {slot.result().pid for slot in pool.waiting}
+        assert ahead <= below(template.pid)
+        assert await ran(bench, job) == 1
+        assert not ahead <= {slot.result().pid for slot in pool.waiting if slot.done()}
+
+
+async def test_jobs_that_are_far_apart_make_no_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templates, "_RECENT", 0.0)
+    async with started_bench(template_after=2) as bench:
+        job = bench.job("@workflow\ndef main(): return 1")
+        for _ in range(3):
+            assert await ran(bench, job) == 1
+        assert (of(bench).all, of(bench)._making) == ([], {})
+
+
+async def test_organizations_with_the_same_code_have_templates_of_their_own(bench: Bench) -> None:
+    job = bench.job(NAMESPACES)
+    other = msgspec.structs.replace(job, org="other")
+    mine = [await ran(bench, job) for _ in range(3)]
+    theirs = [await ran(bench, other) for _ in range(3)]
+    assert len(set(pids(bench))) == 2
+    for kind in ("user", "ipc", "uts"):  # which live as long as the template
+        assert not {one[kind] for one in mine} & {one[kind] for one in theirs}
+
+
+async def test_runs_of_a_template_have_processes_mounts_and_living_networks_of_their_own(bench: Bench) -> None:
+    job = bench.job(NAMESPACES, waits=True)
+    records = [Recorded() for _ in range(6)]
+    runs = [asyncio.create_task(bench.children.run(job, record)) for record in records]
+    await asyncio.gather(*(record.logged.wait() for record in records))
+    found = [record.logs[0][2] for record in records]
+    for run in runs:
+        run.cancel()
+    await asyncio.gather(*runs, return_exceptions=True)
+    assert len(pids(bench)) == 1
+    for kind in ("mnt", "pid", "net"):
+        assert len({one[kind] for one in found}) == 6
+    for kind in ("user", "ipc", "uts"):
+        assert len({one[kind] for one in found}) == 1
+
+
+async def test_no_code_of_the_author_runs_before_the_job(bench: Bench) -> None:
+    text = """
+        import sys
+        BEFORE = sorted(sys.modules)
+        import other
+        from millrace import workflow
+        @workflow
+        def main(): return BEFORE
+    """
+    job = bench.job(text)
+    inner = "import sys\nassert sys.first == 'flows'\nsys.first = 'other'"
+    for name, content in (("flows/__init__.py", "import sys\nsys.first = 'flows'"), ("other.py", inner)):
+        (job.bundle / name).write_text(content)
+        (job.bundle / name).chmod(0o644)
+    for _ in range(3):
+        found = await ran(bench, job)
+        assert "other" not in found
+
+
+async def test_no_two_runs_draw_the_same_numbers(bench: Bench) -> None:
+    text = """
+        import os, random, uuid
+        @workflow
+        def main(): return [random.random(), os.urandom(8).hex(), str(uuid.uuid4())]
+    """
+    job = bench.job(text)
+    found = [tuple(await ran(bench, job)) for _ in range(8)]
+    for drawn in zip(*found, strict=True):
+        assert len(set(drawn)) == 8
+
+
+async def test_a_killed_template_gives_its_runs_back_and_the_zygotes_children_go_on(bench: Bench) -> None:
+    into = Recorded()
+    job = bench.job(WAITS)
+    running = asyncio.create_task(bench.children.run(job, into))
+    await into.logged.wait()
+    (first,) = pids(bench)
+    inside = below(first)
+    os.kill(first, signal.SIGKILL)
+    with pytest.raises(SandboxUnavailable, match="died"):
+        await running
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in {first, *inside}))
+    quick = bench.job("@workflow\ndef main(): return 1")
+    assert await ran(bench, quick) == 1
+    assert first not in pids(bench)
+
+
+async def test_a_bundle_whose_template_was_lost_does_without_for_a_while_and_then_has_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = bench.job("@workflow\ndef main(): return 1")
+    assert await ran(bench, job) == 1
+    os.kill(pids(bench)[0], signal.SIGKILL)
+    await until(lambda: not of(bench).all)
+    assert await ran(bench, job) == 1
+    assert not of(bench).all
+    of(bench)._resting.clear()
+    assert await ran(bench, job) == 1
+    assert len(of(bench).all) == 1
+
+
+async def test_a_template_that_breaks_the_protocol_is_killed(bench: Bench) -> None:
+    assert await ran(bench, bench.job("@workflow\ndef main(): return 1")) == 1
+    ((template, _),) = of(bench).all
+    template._control.send(b"no number")
+    await until(lambda: template.died.done() and not of(bench).all)
+    assert await ran(bench, bench.job("@workflow\ndef main(): return 2")) == 2
+
+
+async def test_a_child_that_is_born_wrong_ends_its_template_and_the_job_runs_without(bench: Bench) -> None:
+    job = bench.job("@workflow\ndef main(): return 1")
+    assert await ran(bench, job) == 1
+    ((template, pool),) = of(bench).all
+    await pool.close()
+
+    async def fail(_: object) -> Any:
+        msg = "a wall cannot be raised"
+        raise SandboxUnavailable(msg)
+
+    pool._is_open, pool._start = True, fail
+    assert await ran(bench, job) == 1
+    await until(template.died.done)
+
+
+async def test_the_least_recently_used_goes_first_and_none_that_has_a_run() -> None:
+    async with started_bench(kind=TEMPLATES) as bench:
+        of(bench)._most = 2
+        into = Recorded()
+        busy = asyncio.create_task(bench.children.run(bench.job(WAITS), into))
+        await into.logged.wait()
+        (first,) = pids(bench)
+        jobs = [bench.job("@workflow\ndef main(): return 1") for _ in range(3)]
+        for job in jobs:
+            assert await ran(bench, job) == 1
+            await until(lambda: not bench.children._ending)
+            assert first in pids(bench)
+            assert len(pids(bench)) <= 2
+        assert (jobs[-1].org, CodePaths(jobs[-1].bundle, None)) in of(bench)._served
+        busy.cancel()
+        await asyncio.gather(busy, return_exceptions=True)
+
+
+async def test_idle_templates_are_ended_and_forgotten_bundles_have_none(bench: Bench) -> None:
+    jobs = [bench.job("@workflow\ndef main(): return 1") for _ in range(2)]
+    for job in jobs:
+        assert await ran(bench, job) == 1
+    known = [template for template, _ in of(bench).all]
+    bench.children.forget(jobs[0].bundle)
+    assert len(of(bench).all) == 1
+    await until(lambda: not bench.children._ending)
+
+    def are_idle() -> bool:
+        of(bench).end_idle(0)
+        return not of(bench).all and all(template.died.done() for template in known)
+
+    await until(are_idle)
+
+
+async def test_closing_while_templates_are_made_leaves_nothing() -> None:
+    before = below(os.getpid())
+    async with started_bench(template_after=2) as bench:
+        jobs = [bench.job("@workflow\ndef main(): return 1") for _ in range(3)]
+        for job in jobs * 2:
+            assert await ran(bench, job) == 1
+        assert isinstance(of(bench).all, list)
+        assert Template.kind == "template"
+    assert below(os.getpid()) == before
