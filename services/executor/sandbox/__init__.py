@@ -7,8 +7,9 @@ The processes
     The *supervisor* (this package, inside the executor) holds credentials and speaks to bus and database. The *zygote* is
     one process that is exec'd, never forked, from it: it inherits no memory, no environment and no descriptor but its
     control socket and its output. It gives up user, group and privileges, loads what every run needs, and then only forks
-    and reaps; no author's code runs in it. A *child* is a fork of the zygote: it is born without rights, with a control
-    socket and output of its own and nothing of its siblings, serves one job and is killed.
+    and reaps; no author's code runs in it. A *template* is a fork of it for the runs of one organization and bundle, behind all
+    walls that these may share; no author's code runs in it either. A *child* is a fork of one of them: it is born without rights,
+    with a control socket and output of its own and nothing of its siblings, serves one job and is killed.
 
 Trust in a child
     None. The descriptor identifies its run; status, duration and usage come from clock, `/proc` and the zygote's `wait4`. A
@@ -34,9 +35,9 @@ Not stopped by tier "none"
     processes are missing too.
 
 Files: `jail` the interface for callers; `children` all of it put together; `pool` the waiting children;
-`probing` the tier of this machine; `zygote` the forking process, `birth` one fork, `reports` its
-reports; `process` one child; `attempt` the conversation with it; `ration` bounds on talk; `frames` the wire; `requests` the
-requests of a run; `verdict` the meaning of an end; `output` the author's prints; `masking` secrets left out of them; `egress` the
-way to a network; `memory` the use of a process tree, `cgroups` and `hierarchies` the kernel's hold on it; `ground` the files a
-child may see.
+`probing` the tier of this machine; `fork_server` a forking process, `zygote` and `template` the two kinds of it, `templates` the
+templates of all bundles; `birth` one fork, `reports` their reports; `process` one child; `attempt` the conversation with it;
+`ration` bounds on talk; `frames` the wire; `requests` the requests of a run; `verdict` the meaning of an end; `output` the author's
+prints; `masking` secrets left out of them; `egress` the way to a network; `memory` the use of a process tree, `cgroups` and
+`hierarchies` the kernel's hold on it; `ground` the files a child may see.
 """

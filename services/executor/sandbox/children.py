@@ -48,8 +48,8 @@ class Children:
     From `size` to `most` children are kept warm (four times `size` unless given); more run at once if asked. `uid` None keeps the
     supervisor's user: right where that is an ordinary one. `interpreter` is the one that runs this unless given. `tiers` are
     tried in turn; `unsafe` adds "none" to their end. `cgroups` False makes no control groups even where the kernel would allow it.
-    In tier A the `template_after`th of the jobs of an organization and bundle that follow each other makes their template;
-    None: there is none.
+    In tier A the `template_after`th of the jobs of an organization and bundle that follow each other makes their template; with
+    None there are no templates.
     """
 
     def __init__(
