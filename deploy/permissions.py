@@ -33,7 +33,7 @@ def service_permissions(service: str) -> dict[str, list[str]]:
         elif declared.suffix == "owner":
             publish.add(f"{declared.noun}.*.{declared.verb}.{service}")
         else:
-            publish.add(declared.pattern())
+            publish.update(declared.patterns())
     for asked, _ in ASKED.values():
         if service in asked.by:
             publish.add(asked.subject)

@@ -29,11 +29,15 @@ _log = structlog.get_logger()
 
 
 class WorkBacklog(msgspec.Struct, frozen=True, kw_only=True):
-    """The messages that a durable consumer has still to see acknowledged: `undelivered`, `in_work`; `since` is of the first."""
+    """The messages that a durable consumer has still to see acknowledged: `undelivered` and `in_work`.
+
+    The first undelivered one was stored at `since`; `delivered` is the sequence up to which all were delivered.
+    """
 
     undelivered: int
     in_work: int
     since: datetime | None
+    delivered: int = 0
 
     @property
     def messages(self) -> int:
@@ -85,8 +89,9 @@ async def backlog_of(client: Client, work: Work) -> WorkBacklog:
     """
     info = await api_request(client, f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}", None)
     undelivered = int(info["num_pending"])
-    since = await _stored_first(client, work, int(info["delivered"]["stream_seq"])) if undelivered else None
-    return WorkBacklog(undelivered=undelivered, in_work=int(info["num_ack_pending"]), since=since)
+    delivered = int(info["delivered"]["stream_seq"])
+    since = await _stored_first(client, work, delivered) if undelivered else None
+    return WorkBacklog(undelivered=undelivered, in_work=int(info["num_ack_pending"]), since=since, delivered=delivered)
 
 
 async def _stored_first(client: Client, work: Work, after: int) -> datetime | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -109,21 +109,21 @@ STREAMS = (
 
 PRIORITIES: tuple[Literal["high", "normal", "low"], ...] = ("high", "normal", "low")
 
+# Webhooks wait in the prompt lane, whose subjects have no suffix, unless much of their source waits already: so that others do not
+# wait behind it. Several, so that such sources do not wait behind each other.
+BULK_LANES = ("bulk-1", "bulk-2", "bulk-3")
+
+
+def _in_lanes(name: str, handled: type[Message], subject: str) -> tuple[Work, ...]:
+    """Return a consumer of the events service for each lane, the prompt one first; each is handled beside the others."""
+    watched: dict[str, Any] = {"service": "events", "messages": (handled,), "watched_by": ("gateway",)}
+    prompt = Work(name=name, subjects=(subject,), **watched)
+    return (prompt, *(Work(name=f"{name}-{lane}", subjects=(f"{subject}.{lane}",), **watched) for lane in BULK_LANES))
+
+
 WORK = (
-    Work(
-        name="events-parse",
-        service="events",
-        messages=(WebhookReceived,),
-        subjects=("webhook.*.received",),
-        watched_by=("gateway",),
-    ),
-    Work(
-        name="events-route",
-        service="events",
-        messages=(EventAccepted,),
-        subjects=("event.*.accepted",),
-        watched_by=("gateway",),
-    ),
+    *_in_lanes("events-parse", WebhookReceived, "webhook.*.received"),
+    *_in_lanes("events-route", EventAccepted, "event.*.accepted"),
     *(
         Work(
             name=f"executor-runs-{priority}",

@@ -125,6 +125,7 @@ async def accepted_of(webhook: WebhookReceived, deps: HandlerDeps, *, retry: str
             received_at=webhook.received_at,
             retried_by=retry,
             number=number,
+            lane=webhook.lane if retry is None else None,
         )
 
 

@@ -11,10 +11,11 @@ import structlog
 
 from services.gateway.admission import Admission
 from services.gateway.api.application import application
-from services.gateway.backlog import Backlog, Bounds, watch
+from services.gateway.backlog import Bounds, WebhookBacklog, watch
 from services.gateway.config import GatewaySettings, read
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
+from services.gateway.lanes import Lanes
 from services.gateway.memory_budget import MemoryBudget
 from services.gateway.parts import Gateway
 from services.gateway.peers import descriptors_for
@@ -58,8 +59,9 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         workflows = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
         endings = Endings(bus.client, runtime.health)
         watching = Watching(bus.client)
-        backlog = Backlog(Bounds(messages=settings.max_backlog, seconds=settings.max_backlog_age))
+        backlog = WebhookBacklog(Bounds(messages=settings.max_backlog, seconds=settings.max_backlog_age))
         runtime.health.state("backlog", backlog.fact, counters=("refused",))
+        lanes = Lanes()
         keyring = Keyring(settings.keys)
         trail = Trail(bus)
         stack.push_async_callback(trail.finish)
@@ -74,6 +76,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             refusals=refusals,
             admission=Admission(sources, keyring, lambda asked, wait: bus.ask(asked, timeout=wait)),
             backlog=backlog,
+            lanes=lanes,
             workflows=WorkflowLookup(workflows, bus.ask),
             endings=endings,
             starting=Starting(),
@@ -94,7 +97,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         runtime.background.start(workflows.run(), "registry workflows")
         runtime.background.start(endings.run(), "run endings")
         runtime.background.start(watching.run(), "watched runs")
-        runtime.background.start(watch(bus.client, backlog), "backlog")
+        runtime.background.start(watch(bus.client, backlog, lanes), "backlog")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KNOWN_WITHIN):
                 await asyncio.gather(sources.complete(), workflows.complete(), backlog.known.wait())

@@ -19,12 +19,13 @@ import msgspec
 import structlog
 from nats.aio.client import Client
 
+from services.gateway.lanes import Lanes
 from shared.durables import WorkBacklog, backlog_of
 from shared.errors import Unavailable
 from shared.pull import StreamError
 from shared.streams import WORK
 
-COUNTED = tuple(work for work in WORK if "gateway" in work.watched_by)
+COUNTED = {work.name: work for work in WORK if "gateway" in work.watched_by}
 # Seconds between two counts while webhooks come or wait, and otherwise: other gateways may have admitted some.
 COUNTED_EVERY = 1.0
 COUNTED_AT_REST = 10.0
@@ -50,7 +51,7 @@ class Bounds(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-class Backlog:
+class WebhookBacklog:
     """Says whether a webhook may be admitted, and counts those that were."""
 
     def __init__(self, bounds: Bounds, *, now: Callable[[], float] = monotonic) -> None:
@@ -72,6 +73,16 @@ class Backlog:
     def messages(self) -> int:
         """Return how many wait: those of the last count and those that were admitted since."""
         return self._waiting + self._admitted - self._within_count
+
+    @property
+    def at_rest(self) -> bool:
+        """Return whether nothing waits, and nothing was admitted since it was counted."""
+        return not self._waiting and not self.news.is_set()
+
+    @property
+    def pace(self) -> float:
+        """Return how many were handled a second between the last two counts, as far as they can tell."""
+        return self._pace
 
     @property
     def age(self) -> float:
@@ -176,26 +187,27 @@ class Backlog:
         return min(most, max(least, (self.messages - FULL_NO_MORE * self._bounds.messages) / self._pace))
 
 
-async def count(client: Client, backlog: Backlog) -> None:
+async def count(client: Client, backlog: WebhookBacklog, lanes: Lanes) -> None:
     """Have the broker count once. Raises `Unavailable`, `StreamError`."""
     begun = backlog.begin_count()
-    found = await asyncio.gather(*(backlog_of(client, work) for work in COUNTED))
-    backlog.counted({work.name: one for work, one in zip(COUNTED, found, strict=True)}, begun, datetime.now(UTC))
+    found = dict(zip(COUNTED, await asyncio.gather(*(backlog_of(client, work) for work in COUNTED.values())), strict=True))
+    backlog.counted(found, begun, datetime.now(UTC))
+    lanes.counted(found, backlog.pace)
 
 
-async def watch(client: Client, backlog: Backlog) -> None:
+async def watch(client: Client, backlog: WebhookBacklog, lanes: Lanes) -> None:
     """Have the broker count for ever."""
     failing = False
     while True:
         try:
-            await count(client, backlog)
+            await count(client, backlog, lanes)
         except (Unavailable, StreamError) as error:
             if not failing:
                 _log.warning("backlog.not_counted", reason=str(error))
             failing = True
         else:
             failing = False
-        if not backlog.messages:
+        if backlog.at_rest:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(COUNTED_AT_REST):
                     await backlog.news.wait()

@@ -6,10 +6,11 @@ import msgspec
 from aiohttp import web
 
 from services.gateway.admission import Admission
-from services.gateway.backlog import Backlog
+from services.gateway.backlog import WebhookBacklog
 from services.gateway.config import Network
 from services.gateway.endings import Endings
 from services.gateway.idempotency import Starting
+from services.gateway.lanes import Lanes
 from services.gateway.memory_budget import MemoryBudget
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
@@ -32,7 +33,8 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     trail: Trail
     refusals: Refusals
     admission: Admission
-    backlog: Backlog
+    backlog: WebhookBacklog
+    lanes: Lanes
     workflows: WorkflowLookup
     endings: Endings
     starting: Starting

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.gateway.backlog import Backlog
+from services.gateway.backlog import WebhookBacklog
 from services.gateway.supervisor import ServiceExit, ServiceProcess, told
 from shared.envelope import rfc3339, utc_now
 from shared.health import Health
@@ -48,7 +48,7 @@ class Accepting(msgspec.Struct, frozen=True, kw_only=True):
 class Readiness:
     """Joins the reports of the gateway, the other services and their supervisor. `supervisor` is its file, if there is one."""
 
-    def __init__(self, health: Health, supervisor: Path | None, backlog: Backlog) -> None:
+    def __init__(self, health: Health, supervisor: Path | None, backlog: WebhookBacklog) -> None:
         self._health = health
         self._supervisor = supervisor
         self._backlog = backlog

@@ -48,8 +48,9 @@ class Declaration(msgspec.Struct, frozen=True):
     """The arguments of `@message` for a class.
 
     `verb_field` is set for the three open kinds (`log.<level>`, `audit.<action>`, `dead.<noun>.<verbed>`), whose verb is a
-    field's value; `suffix` names a field whose value, unless it is None, is one more token at the end of the subject. A suffix
-    `owner` names the service that the message belongs to: no other writes it, and none but that one and the archive reads it.
+    field's value; `suffix` names a field whose value, unless it is None, is one more token at the end of the subject. `bare`: it
+    may be None. A suffix `owner` names the service that the message belongs to: no other writes it, and none but that one and the
+    archive reads it.
     """
 
     type: str
@@ -61,6 +62,7 @@ class Declaration(msgspec.Struct, frozen=True):
     verb_field: str | None = None
     suffix: str | None = None
     creates: bool = False
+    bare: bool = False
 
     def key(self, message: Message) -> str:
         """Return the key of `message`. Raises ValueError when it may not stand in a subject."""
@@ -90,6 +92,10 @@ class Declaration(msgspec.Struct, frozen=True):
             return f"{self.noun}.>"
         return f"{self.noun}.*.{self.verb}" + (".*" if self.suffix else "")
 
+    def patterns(self) -> tuple[str, ...]:
+        """Return all filters of the subjects of this message: where the suffix may be None also the one without it."""
+        return (self.pattern(), f"{self.noun}.*.{self.verb}") if self.bare else (self.pattern(),)
+
 
 DECLARATIONS: dict[str, tuple[Declaration, type[Message]]] = {}
 _BY_CLASS: dict[type[Message], Declaration] = {}
@@ -111,7 +117,8 @@ def message(
     def declare(cls: M) -> M:
         noun, _, verb = type_.partition(".")
         writers = (by,) if isinstance(by, str) else by
-        made = Declaration(type_, noun, verb, key, STREAM_OF_NOUN[noun], writers, verb_field, suffix, creates)
+        bare = any(field.name == suffix and field.default is None for field in msgspec.structs.fields(cls)) and verb_field is None
+        made = Declaration(type_, noun, verb, key, STREAM_OF_NOUN[noun], writers, verb_field, suffix, creates, bare)
         if type_ in DECLARATIONS:
             raise ValueError(f"message {type_!r} is declared twice")
         DECLARATIONS[type_] = (made, cls)

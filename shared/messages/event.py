@@ -9,14 +9,15 @@ import msgspec
 from shared.messages.declaration import Message, message
 
 
-@message("event.accepted", key="source", by="events")
+@message("event.accepted", key="source", by="events", suffix="lane")
 class EventAccepted(Message, frozen=True, kw_only=True):
     """The events service made one normalised event of a delivery. `event` is its id, new for every retry of the delivery.
 
     Data of more than 256 KiB as JSON is in the bucket `bodies` under `data_ref`. `emitted_by` names the emitter of an event that
     no webhook brought: such a delivery begins with this message. `hops` counts the runs before it, each started by the one before;
     `chain` is the correlation id that all of them have, where a run emitted it.
-    `number` is its place among the delivery's events; a retry does not route it to the subscriptions of `skip`.
+    `number` is its place among the delivery's events; a retry does not route it to the subscriptions of `skip`. `lane` is that of
+    its webhook.
     """
 
     source: str
@@ -34,6 +35,7 @@ class EventAccepted(Message, frozen=True, kw_only=True):
     chain: str | None = None
     number: int = 0
     skip: list[str] = msgspec.field(default_factory=list)
+    lane: str | None = None
 
 
 @message("event.routed", key="source", by="events")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from shared.messages.declaration import Message, message
 
 
-@message("webhook.received", key="source", by="gateway")
+@message("webhook.received", key="source", by="gateway", suffix="lane")
 class WebhookReceived(Message, frozen=True, kw_only=True):
     """gateway has verified a request and answers 202 once this is on disk.
 
     The body is exact: `body_base64`, or above 256 KiB `body_ref`, the SHA-256 under which the bucket `bodies` holds it.
-    Header names are lower case; credentials and signatures are redacted. `delivery` is the id in the answer.
+    Header names are lower case; credentials and signatures are redacted. `delivery` is the id in the answer. `lane` is the bulk
+    lane in which it waits (`shared.streams.BULK_LANES`), None for the prompt one.
     """
 
     source: str
@@ -25,6 +26,7 @@ class WebhookReceived(Message, frozen=True, kw_only=True):
     body_size: int = 0
     sender_delivery: str | None = None
     remote: str | None = None
+    lane: str | None = None
 
 
 @message("webhook.refused", key="source", by="gateway")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -10,14 +13,20 @@ from typing import Any
 import pytest
 
 from services.gateway import backlog
+from services.gateway.lanes import FEW
 from shared.envelope import open_message
-from shared.messages import EventFiltered
+from shared.messages import EventFiltered, WebhookReceived
+from shared.pull import api_request
 from shared.registry import RegistryWriter
 from shared.resources.source import SourceEntry
+from shared.streams import BULK_LANES
 from tests.integration.test_gateway import Client, Got, entry, executor, gateway, ready, stream
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
+from tests.support.stack import ROOT
 
+# Webhooks; several times what the events service has in hand at once.
+FLOOD = 800
 ROOM = 50
 # Four fifths: the share of a lone source. A webhook on its way while the broker counts may be counted twice until the next time.
 SHARE = (39, 40)
@@ -73,7 +82,7 @@ async def handled(place: Place) -> Counter[str]:
 
 async def all_handled(place: Place, accepted: list[str]) -> None:
     async def there() -> bool:
-        return set(await handled(place)) >= set(accepted)
+        return await ended(place) >= len(accepted)
 
     await eventually(there, within=60)
     assert await handled(place) == dict.fromkeys(accepted, 1)
@@ -173,3 +182,100 @@ async def test_a_gateway_that_starts_knows_what_waits(place: Place) -> None:
         assert len(accepted) >= 9
         async with gateway(place, **bound) as later:
             assert len(await sent(later, third, 10)) <= 10 - len(accepted)
+
+
+async def ends_in_order(place: Place) -> list[str]:
+    """Return the source of each delivery that came to its end, in order."""
+    return [one.subject for one in await stream(place, "EVENTS") if one.type == "event.filtered"]
+
+
+async def ended(place: Place) -> int:
+    """Return how many deliveries came to their end."""
+    async with bus_of(place, "admin") as bus:
+        asked = {"subjects_filter": "event.*.filtered"}
+        info = await api_request(bus.client, "$JS.API.STREAM.INFO.EVENTS", asked)
+    return sum((info["state"].get("subjects") or {}).values())
+
+
+async def test_a_flood_from_one_source_keeps_no_other_waiting(place: Place) -> None:
+    async with gateway(place) as client, sources(place, client, count=3) as (flood, other, trickle):
+        accepted = await sent(client, flood, FLOOD)
+        accepted += await sent(client, other, 2 * FEW)
+        accepted += await sent(client, trickle, 3)
+        async with running(place, "events"):
+            await all_handled(place, accepted)
+        order = await ends_in_order(place)
+        last = {source: len(order) - order[::-1].index(source) for source in (flood, other, trickle)}
+        # What a lane has in hand at once may be ahead, of each of the two that others filled; not the rest of the flood.
+        assert last[trickle] < FLOOD // 2
+        assert last[other] < FLOOD
+        assert last[flood] == len(order)
+
+
+async def test_webhooks_that_come_while_a_flood_is_handled_are_handled_before_its_end(place: Place) -> None:
+    async with gateway(place) as client, sources(place, client, count=2) as (flood, trickle):
+        accepted = await sent(client, flood, FLOOD)
+        async with running(place, "events"):
+
+            async def begun() -> bool:
+                return await ended(place) > 0
+
+            await eventually(begun)
+            accepted += await sent(client, trickle, 1)
+            before = await ended(place)
+            await all_handled(place, accepted)
+        order = await ends_in_order(place)
+        assert order.index(trickle) < before + FLOOD // 2 < len(order)
+
+
+async def test_a_source_that_flooded_is_prompt_again_once_its_flood_is_handled(place: Place) -> None:
+    async with gateway(place) as client, sources(place, client, count=1) as (flood,):
+        accepted = await sent(client, flood, 2 * FEW)
+        lanes = await lanes_of(place)
+        assert lanes[:FEW] == [None] * FEW
+        assert lanes[-1] in BULK_LANES
+        async with running(place, "events"):
+
+            async def prompt() -> bool:
+                accepted.extend(await sent(client, flood, 1))
+                return (await lanes_of(place))[-1] is None
+
+            await eventually(prompt)
+            await all_handled(place, accepted)
+
+
+async def lanes_of(place: Place) -> list[str | None]:
+    """Return the lane of each webhook, in the order of their sequences."""
+    return [open_message(one, WebhookReceived).lane for one in await stream(place, "WEBHOOKS") if one.type == "webhook.received"]
+
+
+async def test_an_events_service_that_is_killed_amid_a_flood_loses_nothing_of_any_lane(place: Place) -> None:
+    async with gateway(place) as client, sources(place, client, count=2) as (flood, trickle):
+        accepted = await sent(client, flood, FLOOD) + await sent(client, trickle, 3)
+        killed = await process(place, "events")
+        try:
+
+            async def some() -> bool:
+                return await ended(place) > FEW
+
+            await eventually(some, within=60)
+        finally:
+            killed.kill()
+            await killed.wait()
+        assert await ended(place) < len(accepted)
+        accepted += await sent(client, trickle, 3) + await sent(client, flood, 3)
+        async with running(place, "events"):
+            # What it had in hand is delivered again when the broker's patience with it ends.
+            await all_handled(place, accepted)
+
+
+async def process(place: Place, service: str) -> asyncio.subprocess.Process:
+    """Start a service as a process of its own."""
+    return await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "services", service],
+        env={"PATH": os.environ["PATH"], **place.environment(service)},
+        cwd=ROOT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from services.gateway.backlog import OUTDATED, Backlog, Bounds
+from services.gateway.backlog import OUTDATED, Bounds, WebhookBacklog
 from shared.durables import WorkBacklog
 from shared.errors import Unavailable
 
@@ -28,7 +28,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def counted(backlog: Backlog, messages: int, *, age: float = 0.0, clock: Clock | None = None) -> None:
+def counted(backlog: WebhookBacklog, messages: int, *, age: float = 0.0, clock: Clock | None = None) -> None:
     if clock is not None:
         clock.time += 1
     begun = backlog.begin_count()
@@ -36,13 +36,13 @@ def counted(backlog: Backlog, messages: int, *, age: float = 0.0, clock: Clock |
     backlog.counted({"events-parse": WorkBacklog(undelivered=messages, in_work=0, since=since)}, begun, NOW)
 
 
-def made(clock: Clock, *, messages: int = 100, seconds: float = 60.0) -> Backlog:
-    backlog = Backlog(Bounds(messages=messages, seconds=seconds), now=clock)
+def made(clock: Clock, *, messages: int = 100, seconds: float = 60.0) -> WebhookBacklog:
+    backlog = WebhookBacklog(Bounds(messages=messages, seconds=seconds), now=clock)
     counted(backlog, 0)
     return backlog
 
 
-def admit(backlog: Backlog, source: str, times: int = 1) -> int:
+def admit(backlog: WebhookBacklog, source: str, times: int = 1) -> int:
     """Admit webhooks that are stored at once; returns how many were."""
     for done in range(times):
         try:
@@ -143,7 +143,7 @@ def test_senders_come_again_by_the_pace_of_consumption(clock: Clock) -> None:
 
 
 def test_without_a_fresh_count_nobody_is_refused(clock: Clock) -> None:
-    backlog = Backlog(Bounds(messages=1, seconds=1.0), now=clock)
+    backlog = WebhookBacklog(Bounds(messages=1, seconds=1.0), now=clock)
     assert admit(backlog, "a", 5) == 5
     counted(backlog, 5, clock=clock)
     assert admit(backlog, "a") == 0

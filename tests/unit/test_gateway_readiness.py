@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.backlog import Backlog, Bounds
+from services.gateway.backlog import Bounds, WebhookBacklog
 from services.gateway.readiness import Readiness
 from shared.durables import WorkBacklog
 from shared.health import Health
@@ -37,8 +37,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "state.json"
 
 
-def backlog(messages: int = 0, age: float = 0.0) -> Backlog:
-    made, now = Backlog(Bounds(messages=100, seconds=60.0)), datetime.now(UTC)
+def backlog(messages: int = 0, age: float = 0.0) -> WebhookBacklog:
+    made, now = WebhookBacklog(Bounds(messages=100, seconds=60.0)), datetime.now(UTC)
     waits = WorkBacklog(undelivered=messages, in_work=0, since=now - timedelta(seconds=age) if messages else None)
     made.counted({"events-parse": waits}, made.begin_count(), now)
     return made

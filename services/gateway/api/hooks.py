@@ -136,21 +136,26 @@ async def _keep(
     sender_id = None if sender_id is None else storable(sender_id)
     delivery = new_id() if sender_id is None else delivery_id(hook.source, sender_id)
     inline = len(body) <= INLINE_BYTES
-    message = WebhookReceived(
-        source=hook.source,
-        delivery=delivery,
-        adapter=hook.adapter,
-        received_at=rfc3339(utc_now()),
-        method=request.method,
-        query=kept_query(request.query.items(), hook.redacted_parameters) if request.query_string else [],
-        headers=kept_headers(request.headers.items(), hook.redacted),
-        body_base64=base64.b64encode(body).decode() if inline else None,
-        body_ref=None if inline else (await gateway.bodies.put(_once(body))).sha256,
-        body_size=len(body),
-        sender_delivery=sender_id,
-        remote=remote(gateway, request),
-    )
-    return delivery, await gateway.bus.journal.publish(gateway.bus.seal(message, org=hook.org, id=delivery))
+    body_ref = None if inline else (await gateway.bodies.put(_once(body))).sha256
+    with gateway.lanes.entered(hook.source) as entry:
+        message = WebhookReceived(
+            source=hook.source,
+            delivery=delivery,
+            adapter=hook.adapter,
+            received_at=rfc3339(utc_now()),
+            method=request.method,
+            query=kept_query(request.query.items(), hook.redacted_parameters) if request.query_string else [],
+            headers=kept_headers(request.headers.items(), hook.redacted),
+            body_base64=base64.b64encode(body).decode() if inline else None,
+            body_ref=body_ref,
+            body_size=len(body),
+            sender_delivery=sender_id,
+            remote=remote(gateway, request),
+            lane=entry.lane,
+        )
+        ack = await gateway.bus.journal.publish(gateway.bus.seal(message, org=hook.org, id=delivery))
+        entry.sequence = ack.sequence
+    return delivery, ack
 
 
 def _check_media_type(request: web.Request, hook: WebhookEndpoint) -> None:
