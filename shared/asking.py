@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import nats.errors
@@ -25,8 +25,9 @@ from shared.errors import (
     from_document,
     to_document,
 )
-from shared.questions import Command, QuestionDeclaration, asked_of
+from shared.questions import Command, Question, QuestionDeclaration, asked_of
 
+A = TypeVar("A")
 Answer = Callable[[Any, Any], Awaitable[Any]]
 Questions = Mapping[type[msgspec.Struct], Answer]
 """An item of a service's QUESTIONS map: a question or command, and the function that answers it."""
@@ -42,7 +43,7 @@ class Asked(NamedTuple):
     at: float
 
 
-async def ask(client: Client, asked: msgspec.Struct, *, timeout: float | None = None) -> Any:
+async def ask(client: Client, asked: Question[A] | Command[A], *, timeout: float | None = None) -> A:
     """Ask a question or give a command, and return the declared answer.
 
     Raises the owner's error, `Unavailable` without an answer in time, `TooLarge` for more than the broker carries.
@@ -51,15 +52,16 @@ async def ask(client: Client, asked: msgspec.Struct, *, timeout: float | None = 
     if not client.is_connected:
         raise Unavailable("the broker is not connected")
     try:
-        answer = await client.request(declared.subject, _asking(asked), timeout=timeout or declared.timeout)
+        reply = await client.request(declared.subject, _asking(asked), timeout=timeout or declared.timeout)
     except nats.errors.MaxPayloadError as error:
         raise TooLarge(f"this is larger than the {client.max_payload} bytes that can be asked at once") from error
     except (nats.errors.Error, TimeoutError, OSError) as error:
         raise Unavailable(f"the {declared.service} service did not answer {declared.verb!r} in time") from error
-    frame = msgspec.json.decode(answer.data, type=_Frame)
+    frame = msgspec.json.decode(reply.data, type=_Frame)
     if frame.error is not None:
         raise from_document(frame.error)
-    return msgspec.json.decode(frame.ok, type=declared.answer)
+    answer: A = msgspec.json.decode(frame.ok, type=declared.answer)
+    return answer
 
 
 class Answering:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, TypeVar
 
-import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -23,7 +22,7 @@ from shared.health import Health
 from shared.messages import Logged, Message
 from shared.messages.declaration import declaration_of
 from shared.puller import Puller
-from shared.questions import ASKED, asked_of
+from shared.questions import ASKED, Command, Question, asked_of
 from shared.questions.health import HEALTH
 from shared.streams import WORK, Work
 
@@ -33,6 +32,7 @@ CONCURRENCY = 64
 FETCHED = 2 * CONCURRENCY
 # Seconds that what is handled has to end when the service does.
 DRAIN = 5.0
+A = TypeVar("A")
 
 
 class Bus:
@@ -91,7 +91,7 @@ class Bus:
 
     # -- asking ---------------------------------------------------------------------------------------------------
 
-    async def ask(self, asked: msgspec.Struct, *, timeout: float | None = None) -> Any:
+    async def ask(self, asked: Question[A] | Command[A], *, timeout: float | None = None) -> A:
         """Ask a question or give a command, and return the declared answer.
 
         Raises the owner's error, `Unavailable` without an answer in time, `TooLarge` for more than the broker carries.

@@ -30,7 +30,7 @@ from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
 from shared.projection import Projection, started
 from shared.questions.events import MappingView
-from shared.questions.executor import FindWorkflow, WorkflowEntry, WorkflowFound
+from shared.questions.executor import FindWorkflow, WorkflowEntry
 from shared.registry import Entry, RegistryView, RegistryWriter
 from shared.resources.source import SourceEntry
 from shared.resources.subscription import SubscriptionEntry
@@ -95,7 +95,7 @@ class Events:
             found = self.workflows_view.get(hashed_key(owner, name))
             if found is not None and found.value is not None:
                 return found.value
-        answer: WorkflowFound = await self.bus.ask(FindWorkflow(org=org, name=name))
+        answer = await self.bus.ask(FindWorkflow(org=org, name=name))
         if answer.entry is None:
             raise NotFound(f"there is no workflow {name!r}")
         self.workflows_view.learn(hashed_key(answer.entry.org, name), Entry(answer.seq, answer.entry))

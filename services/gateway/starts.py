@@ -125,7 +125,7 @@ async def _start(gateway: Gateway, asked: Start, mark: str | None) -> RequestedR
 async def known(gateway: Gateway, org: str, run: str) -> RunView | None:
     """Return a run, or None when the organization has none of this id. Raises `Unavailable`."""
     try:
-        view: RunView = await gateway.bus.ask(GetRun(org=org, id=run))
+        view = await gateway.bus.ask(GetRun(org=org, id=run))
     except NotFound:
         return None
     return view

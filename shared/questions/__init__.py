@@ -1,6 +1,6 @@
 """Questions and commands between services, with the shape of the answers.
 
-`@question("oauth.token", by="executor", answer=Token)` is asked on `ask.oauth.token` and changes nothing;
+`@question("oauth.token", by="executor")` above a `Question[Token]` is asked on `ask.oauth.token` and changes nothing;
 `@command("events.put_source", …)` goes to `do.events.put_source` and is answered after its message is on disk. No subject is
 typed by hand; permissions follow from `by`.
 """

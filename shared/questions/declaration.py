@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 import msgspec
 
@@ -17,18 +17,22 @@ PAGE_BYTES = 1024 * 1024
 # Of one page.
 MOST_ITEMS = 1000
 
+A = TypeVar("A")
 T = TypeVar("T")
 _encoder = msgspec.json.Encoder()
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """Asked on behalf of an organization; changes nothing."""
+class Question(msgspec.Struct, Generic[A], frozen=True, kw_only=True):
+    """Asked on behalf of an organization, and answered by an `A`; changes nothing."""
 
     org: Name
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """Given on behalf of `actor` of an organization. `id` is a uuid: sending the same command again does it once."""
+class Command(msgspec.Struct, Generic[A], frozen=True, kw_only=True):
+    """Given on behalf of `actor` of an organization, and answered by an `A`.
+
+    `id` is a uuid: sending the same command again does it once.
+    """
 
     id: Name
     org: Name
@@ -100,14 +104,14 @@ _BY_CLASS: dict[type[msgspec.Struct], QuestionDeclaration] = {}
 Q = TypeVar("Q", bound=type[msgspec.Struct])
 
 
-def question(name: str, *, by: str | tuple[str, ...], answer: Any, timeout: float = 5.0) -> Callable[[Q], Q]:
+def question(name: str, *, by: str | tuple[str, ...], timeout: float = 5.0) -> Callable[[Q], Q]:
     """Declare the class below as the question `<service>.<verb>`."""
-    return _declare("ask", name, by, answer, timeout)
+    return _declare("ask", name, by, timeout)
 
 
-def command(name: str, *, by: str | tuple[str, ...], answer: Any = Done, timeout: float = 10.0) -> Callable[[Q], Q]:
+def command(name: str, *, by: str | tuple[str, ...], timeout: float = 10.0) -> Callable[[Q], Q]:
     """Declare the class below as the command `<service>.<verb>`."""
-    return _declare("do", name, by, answer, timeout)
+    return _declare("do", name, by, timeout)
 
 
 def asked_of(of: msgspec.Struct | type[msgspec.Struct]) -> QuestionDeclaration:
@@ -115,9 +119,10 @@ def asked_of(of: msgspec.Struct | type[msgspec.Struct]) -> QuestionDeclaration:
     return _BY_CLASS[of if isinstance(of, type) else type(of)]
 
 
-def _declare(kind: Literal["ask", "do"], name: str, by: str | tuple[str, ...], answer: Any, timeout: float) -> Callable[[Q], Q]:
+def _declare(kind: Literal["ask", "do"], name: str, by: str | tuple[str, ...], timeout: float) -> Callable[[Q], Q]:
     def declare(cls: Q) -> Q:
         service, _, verb = name.partition(".")
+        (answer,) = get_args(cls.__orig_bases__[0])  # type: ignore[attr-defined]
         made = QuestionDeclaration(kind, service, verb, (by,) if isinstance(by, str) else by, answer, timeout)
         if made.subject in ASKED:
             raise ValueError(f"{made.subject} is declared twice")

@@ -88,13 +88,13 @@ class AdapterView(msgspec.Struct, frozen=True):
     secrets: list[str]
 
 
-@question("events.adapters", by="gateway", answer=list[AdapterView])
-class ListAdapters(Question, frozen=True, kw_only=True):
+@question("events.adapters", by="gateway")
+class ListAdapters(Question[list[AdapterView]], frozen=True, kw_only=True):
     """The adapters that a source of this organization may use."""
 
 
-@question("events.deliveries", by="gateway", answer=DeliveryList)
-class ListDeliveries(Question, frozen=True, kw_only=True):
+@question("events.deliveries", by="gateway")
+class ListDeliveries(Question[DeliveryList], frozen=True, kw_only=True):
     """Deliveries of an organization, newest first; `status`, `source` (an id or a name) and how the `id` begins narrow them."""
 
     page: Page = Page()
@@ -103,15 +103,15 @@ class ListDeliveries(Question, frozen=True, kw_only=True):
     id: Name | None = None
 
 
-@question("events.delivery", by="gateway", answer=DeliveryView)
-class GetDelivery(Question, frozen=True, kw_only=True):
+@question("events.delivery", by="gateway")
+class GetDelivery(Question[DeliveryView], frozen=True, kw_only=True):
     """One delivery. Raises NotFound."""
 
     id: Key
 
 
-@command("events.retry_delivery", by="gateway", answer=DeliveryView)
-class RetryDelivery(Command, frozen=True, kw_only=True):
+@command("events.retry_delivery", by="gateway")
+class RetryDelivery(Command[DeliveryView], frozen=True, kw_only=True):
     """Route a delivery again, as new events with new runs: to the subscriptions whose runs have not succeeded and do not go on.
 
     `everything`: to all. Raises NotFound when its body is no longer kept, Conflict when no subscription is left to route it to.
@@ -121,15 +121,15 @@ class RetryDelivery(Command, frozen=True, kw_only=True):
     everything: bool = False
 
 
-@question("events.position", by="executor", answer=Position)
-class DeliveriesPosition(Question, frozen=True, kw_only=True):
+@question("events.position", by="executor")
+class DeliveriesPosition(Question[Position], frozen=True, kw_only=True):
     """Asks for the position of the rows of deliveries in a stream."""
 
     stream: Name
 
 
-@question("events.mapping", by="executor", answer=MappingView)
-class GetMapping(Question, frozen=True, kw_only=True):
+@question("events.mapping", by="executor")
+class GetMapping(Question[MappingView], frozen=True, kw_only=True):
     """The organization's mapping of the integration that it means by a name: its own one, else the platform's.
 
     Raises NotFound, whose detail names the missing one: the integration, or this organization's mapping of it.
@@ -138,8 +138,8 @@ class GetMapping(Question, frozen=True, kw_only=True):
     integration: Name
 
 
-@command("events.emit", by=("gateway", "executor"), answer=Emitted)
-class EmitEvent(Command, frozen=True, kw_only=True):
+@command("events.emit", by=("gateway", "executor"))
+class EmitEvent(Command[Emitted], frozen=True, kw_only=True):
     """Let a source of the adapter `topic`, a name or an id, have an event; answered once that is on disk.
 
     `type` matches `[A-Za-z0-9_.-]{1,100}`, `data` is up to 256 KiB as JSON. A run that emits gives its id, the `hops` of its

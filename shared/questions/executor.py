@@ -203,22 +203,22 @@ class LineList(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
-@question("executor.workflow", by=("gateway", "events"), answer=WorkflowFound)
-class FindWorkflow(Question, frozen=True, kw_only=True):
+@question("executor.workflow", by=("gateway", "events"))
+class FindWorkflow(Question[WorkflowFound], frozen=True, kw_only=True):
     """The registry entry of a workflow by name: the organization's own, else that of `global`. Raises NotFound."""
 
     name: Name
 
 
-@question("executor.workflows", by="gateway", answer=WorkflowList)
-class ListWorkflows(Question, frozen=True, kw_only=True):
+@question("executor.workflows", by="gateway")
+class ListWorkflows(Question[WorkflowList], frozen=True, kw_only=True):
     """The workflows that an organization can run, by name."""
 
     page: Page = Page()
 
 
-@command("executor.put_file", by="gateway", answer=FileView, timeout=60.0)
-class PutFile(Command, frozen=True, kw_only=True):
+@command("executor.put_file", by="gateway", timeout=60.0)
+class PutFile(Command[FileView], frozen=True, kw_only=True):
     """Take new content of a file into the workspace: `sha256` of `size` bytes is in the bucket `workspace`.
 
     Answers after the code was read and its workflows are registered. `expected` is the SHA-256 that must be there (If-Match),
@@ -255,8 +255,8 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     problems: list[FileProblem]
 
 
-@command("executor.commit_files", by="gateway", answer=Committed, timeout=120.0)
-class CommitFiles(Command, frozen=True, kw_only=True):
+@command("executor.commit_files", by="gateway", timeout=120.0)
+class CommitFiles(Command[Committed], frozen=True, kw_only=True):
     """Change files of the workspace, all of them or none, and register its workflows once.
 
     Raises Invalid (a path that cannot be, or comes twice), NotFound (content that was not uploaded), PreconditionFailed, Conflict.
@@ -265,46 +265,46 @@ class CommitFiles(Command, frozen=True, kw_only=True):
     changes: Annotated[list[FileChange], msgspec.Meta(max_length=MOST_CHANGES)]
 
 
-@command("executor.remove_file", by="gateway", answer=FileView, timeout=60.0)
-class RemoveFile(Command, frozen=True, kw_only=True):
+@command("executor.remove_file", by="gateway", timeout=60.0)
+class RemoveFile(Command[FileView], frozen=True, kw_only=True):
     """Delete a file; workflows that it alone defined are removed. Raises NotFound, PreconditionFailed."""
 
     path: Path
     expected: str | None = None
 
 
-@question("executor.file", by="gateway", answer=FileView)
-class GetFile(Question, frozen=True, kw_only=True):
+@question("executor.file", by="gateway")
+class GetFile(Question[FileView], frozen=True, kw_only=True):
     """One workspace file. Raises NotFound."""
 
     path: Path
 
 
-@question("executor.files", by="gateway", answer=FileList)
-class ListFiles(Question, frozen=True, kw_only=True):
+@question("executor.files", by="gateway")
+class ListFiles(Question[FileList], frozen=True, kw_only=True):
     """The files of a workspace below `prefix`."""
 
     prefix: Path = ""
     page: Page = Page()
 
 
-@question("executor.run", by="gateway", answer=RunView)
-class GetRun(Question, frozen=True, kw_only=True):
+@question("executor.run", by="gateway")
+class GetRun(Question[RunView], frozen=True, kw_only=True):
     """One run, folded from its messages up to now. Raises NotFound."""
 
     id: Key
 
 
-@question("executor.attempts", by="gateway", answer=AttemptList)
-class ListAttempts(Question, frozen=True, kw_only=True):
+@question("executor.attempts", by="gateway")
+class ListAttempts(Question[AttemptList], frozen=True, kw_only=True):
     """The attempts of a run. Raises NotFound, Malformed for a foreign cursor."""
 
     id: Key
     page: Page = Page()
 
 
-@question("executor.steps", by="gateway", answer=StepList)
-class ListSteps(Question, frozen=True, kw_only=True):
+@question("executor.steps", by="gateway")
+class ListSteps(Question[StepList], frozen=True, kw_only=True):
     """The records of a run; without `results` only their sizes. Raises NotFound, Malformed for a foreign cursor."""
 
     id: Key
@@ -312,8 +312,8 @@ class ListSteps(Question, frozen=True, kw_only=True):
     page: Page = Page()
 
 
-@question("executor.states", by="gateway", answer=RunStates)
-class ListStates(Question, frozen=True, kw_only=True):
+@question("executor.states", by="gateway")
+class ListStates(Question[RunStates], frozen=True, kw_only=True):
     """The run after each of its messages beyond the sequence `after`; after those that the bus has no longer, only the last.
 
     Raises NotFound.
@@ -330,8 +330,8 @@ class Signalled(msgspec.Struct, frozen=True):
     name: str
 
 
-@command("executor.signal", by="gateway", answer=Signalled)
-class SignalRun(Command, frozen=True, kw_only=True):
+@command("executor.signal", by="gateway")
+class SignalRun(Command[Signalled], frozen=True, kw_only=True):
     """Answer a `wait_for` of a run, now or when it comes to it. Raises NotFound, Conflict when the run has ended, Invalid."""
 
     run: Key
@@ -339,8 +339,8 @@ class SignalRun(Command, frozen=True, kw_only=True):
     data: Any = None
 
 
-@question("executor.runs", by="gateway", answer=RunList)
-class ListRuns(Question, frozen=True, kw_only=True):
+@question("executor.runs", by="gateway")
+class ListRuns(Question[RunList], frozen=True, kw_only=True):
     """Runs of an organization, newest first; times are RFC 3339, `id` is how the id begins."""
 
     page: Page = Page()
@@ -351,8 +351,8 @@ class ListRuns(Question, frozen=True, kw_only=True):
     until: Instant | None = None
 
 
-@question("executor.lines", by="gateway", answer=LineList)
-class ListLines(Question, frozen=True, kw_only=True):
+@question("executor.lines", by="gateway")
+class ListLines(Question[LineList], frozen=True, kw_only=True):
     """The output of a run after line `after`: `settled`, all that the bus has of it by now. Raises NotFound."""
 
     id: Key

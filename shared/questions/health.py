@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -13,11 +13,13 @@ from shared.questions.declaration import Question, question
 TIMEOUT = 1.0
 
 
-def _declared(service: str) -> type[msgspec.Struct]:
-    cls: type[msgspec.Struct] = msgspec.defstruct(
-        f"{service.title()}Health", [], bases=(Question,), frozen=True, kw_only=True, module=__name__
-    )
-    return question(f"{service}.health", by="gateway", answer=dict[str, Any], timeout=TIMEOUT)(cls)
+class HealthQuestion(Question[dict[str, Any]], frozen=True, kw_only=True):
+    """The document that a service answers as its `/readyz`."""
 
 
-HEALTH: dict[str, type[msgspec.Struct]] = {service: _declared(service) for service in SERVICES if service != "gateway"}
+def _declared(service: str) -> type[HealthQuestion]:
+    made = msgspec.defstruct(f"{service.title()}Health", [], bases=(HealthQuestion,), frozen=True, kw_only=True, module=__name__)
+    return question(f"{service}.health", by="gateway", timeout=TIMEOUT)(cast("type[HealthQuestion]", made))
+
+
+HEALTH: dict[str, type[HealthQuestion]] = {service: _declared(service) for service in SERVICES if service != "gateway"}

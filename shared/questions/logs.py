@@ -42,8 +42,8 @@ class LogPage(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
-@question("logs.search", by="gateway", answer=LogPage, timeout=30.0)
-class Search(Question, frozen=True, kw_only=True):
+@question("logs.search", by="gateway", timeout=30.0)
+class Search(Question[LogPage], frozen=True, kw_only=True):
     """Archived messages of an organization that `q` matches, between `since` and `until` (RFC 3339, epoch ms, `now-15m`).
 
     `everything` searches all organizations: the platform key's. Raises Invalid with the place in the query that cannot be read.
@@ -76,8 +76,8 @@ class Chain(msgspec.Struct, frozen=True):
     cut: bool
 
 
-@question("logs.chain", by="gateway", answer=Chain, timeout=30.0)
-class ReadChain(Question, frozen=True, kw_only=True):
+@question("logs.chain", by="gateway", timeout=30.0)
+class ReadChain(Question[Chain], frozen=True, kw_only=True):
     """The messages of one chain of an organization from `since` (RFC 3339) on: webhooks, events and runs, without their steps."""
 
     correlation_id: Name
@@ -85,8 +85,8 @@ class ReadChain(Question, frozen=True, kw_only=True):
     limit: int = 1000
 
 
-@question("logs.position", by="executor", answer=Position)
-class ArchivePosition(Question, frozen=True, kw_only=True):
+@question("logs.position", by="executor")
+class ArchivePosition(Question[Position], frozen=True, kw_only=True):
     """The archive's position in a stream: all messages before it are in Postgres, byte for byte."""
 
     stream: Name

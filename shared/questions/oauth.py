@@ -40,8 +40,8 @@ class VariableView(msgspec.Struct, frozen=True, kw_only=True):
     version: int
 
 
-@question("oauth.token", by="executor", answer=Token)
-class GetToken(Question, frozen=True, kw_only=True):
+@question("oauth.token", by="executor")
+class GetToken(Question[Token], frozen=True, kw_only=True):
     """A live token of the organization's connection `name` for a run. Raises NotFound, Unavailable.
 
     `correlation_id` is the run's: the record that a token was given joins its chain.
@@ -53,8 +53,8 @@ class GetToken(Question, frozen=True, kw_only=True):
     correlation_id: Name | None = None
 
 
-@question("oauth.secret", by="executor", answer=SecretGiven)
-class GetSecret(Question, frozen=True, kw_only=True):
+@question("oauth.secret", by="executor")
+class GetSecret(Question[SecretGiven], frozen=True, kw_only=True):
     """The secret that a run of the organization means by a name: its own one, else the platform's.
 
     The record of the answer, or of a refusal, is on disk before; `correlation_id` is the run's, whose chain that joins. Raises
@@ -67,8 +67,8 @@ class GetSecret(Question, frozen=True, kw_only=True):
     correlation_id: Name | None = None
 
 
-@question("oauth.variable", by="executor", answer=VariableView)
-class GetVariable(Question, frozen=True, kw_only=True):
+@question("oauth.variable", by="executor")
+class GetVariable(Question[VariableView], frozen=True, kw_only=True):
     """The variable that a run of the organization means by a name: its own one, else the platform's. Raises NotFound."""
 
     name: Name

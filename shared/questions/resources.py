@@ -35,14 +35,14 @@ class Found(msgspec.Struct, frozen=True):
     value: dict[str, Any] | None
 
 
-class GetResource(Question, frozen=True, kw_only=True):
+class GetResource(Question[Shown], frozen=True, kw_only=True):
     """The organization's resource of that name, or id; of an inherited kind else the platform's. Raises NotFound."""
 
     noun: Name
     name: Name
 
 
-class ListResources(Question, frozen=True, kw_only=True):
+class ListResources(Question[ShownPage], frozen=True, kw_only=True):
     """The resources of one kind, by name. Of a kind whose path names the organization: those of `name`, by organization.
 
     `org` may be `*` there.
@@ -53,14 +53,14 @@ class ListResources(Question, frozen=True, kw_only=True):
     name: Name | None = None
 
 
-class FindResource(Question, frozen=True, kw_only=True):
+class FindResource(Question[Found], frozen=True, kw_only=True):
     """The registry's entry of a resource, by id, of any organization (`org` is not looked at). Raises NotFound."""
 
     noun: Name
     id: Key
 
 
-class PutResource(Command, frozen=True, kw_only=True):
+class PutResource(Command[Shown], frozen=True, kw_only=True):
     """Create or replace a resource, or with `patch` change what `fields` hold of one that is there.
 
     Those of `fields` that may hold secrets arrive as `sealed`: their JSON, for (organization, command id, field). `expected` is the
@@ -79,7 +79,7 @@ class PutResource(Command, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
-class RemoveResource(Command, frozen=True, kw_only=True):
+class RemoveResource(Command[Done], frozen=True, kw_only=True):
     """Remove a resource; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
     noun: Name
@@ -87,12 +87,12 @@ class RemoveResource(Command, frozen=True, kw_only=True):
     expected: Sequence | None = None
 
 
-_KINDS: dict[type[msgspec.Struct], tuple[Any, str, Any, tuple[str, ...]]] = {
-    GetResource: (question, "resource", Shown, ("gateway",)),
-    ListResources: (question, "resources", ShownPage, ("gateway",)),
-    FindResource: (question, "entry", Found, ()),
-    PutResource: (command, "put_resource", Shown, ("gateway",)),
-    RemoveResource: (command, "remove_resource", Done, ("gateway",)),
+_KINDS: dict[type[msgspec.Struct], tuple[Any, str, tuple[str, ...]]] = {
+    GetResource: (question, "resource", ("gateway",)),
+    ListResources: (question, "resources", ("gateway",)),
+    FindResource: (question, "entry", ()),
+    PutResource: (command, "put_resource", ("gateway",)),
+    RemoveResource: (command, "remove_resource", ("gateway",)),
 }
 OWNERS = tuple(dict.fromkeys(one.owner for one in KINDS.values()))
 _BY_OWNER: dict[tuple[type[msgspec.Struct], str], type[msgspec.Struct]] = {}
@@ -113,7 +113,7 @@ def of(kind: type[Q], noun: str, **fields: Any) -> Q:
 
 for _owner in OWNERS:
     _readers = {reader for one in KINDS.values() if one.owner == _owner for reader in one.registered} - {_owner}
-    for _kind, (_declare, _verb, _answer, _by) in _KINDS.items():
+    for _kind, (_declare, _verb, _by) in _KINDS.items():
         if not (_asked_by := _by or tuple(sorted(_readers))):
             continue
         _made = msgspec.defstruct(
@@ -125,4 +125,4 @@ for _owner in OWNERS:
             module=__name__,
             namespace={"__doc__": _kind.__doc__},
         )
-        _BY_OWNER[_kind, _owner] = _declare(f"{_owner}.{_verb}", by=_asked_by, answer=_answer)(_made)
+        _BY_OWNER[_kind, _owner] = _declare(f"{_owner}.{_verb}", by=_asked_by)(_made)

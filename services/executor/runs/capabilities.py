@@ -28,8 +28,8 @@ from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id
 from shared.errors import TooLarge, TooMany, Unavailable
 from shared.messages import Audited, LineChunk, Wait
-from shared.questions.events import EmitEvent, Emitted, GetMapping, MappingView
-from shared.questions.oauth import GetSecret, GetToken, GetVariable, SecretGiven, Token, VariableView
+from shared.questions.events import EmitEvent, Emitted, GetMapping
+from shared.questions.oauth import GetSecret, GetToken, GetVariable
 
 # While the broker is away lines are published again after so many seconds.
 PAUSE = 1.0
@@ -123,13 +123,13 @@ class RunCapabilities:
         nonce = secrets.token_urlsafe(16)
         correlation = self._claim.started.correlationid
         question = GetToken(org=self._org, name=name, run=self._run, nonce=nonce, correlation_id=correlation)
-        token: Token = await self._deps.bus.ask(question)
+        token = await self._deps.bus.ask(question)
         return {"name": token.name, "token": self._opened(token.sealed, nonce, "token"), "expires_at": token.expires_at}
 
     async def variable(self, name: str) -> dict[str, Any]:
         """Ask the oauth service for the variable."""
         self._count_question()
-        found: VariableView = await self._deps.bus.ask(GetVariable(org=self._org, name=name))
+        found = await self._deps.bus.ask(GetVariable(org=self._org, name=name))
         return {"value": found.value}
 
     async def secret(self, name: str) -> dict[str, Any]:
@@ -138,13 +138,13 @@ class RunCapabilities:
         nonce = secrets.token_urlsafe(16)
         correlation = self._claim.started.correlationid
         question = GetSecret(org=self._org, name=name, run=self._run, nonce=nonce, correlation_id=correlation)
-        given: SecretGiven = await self._deps.bus.ask(question)
+        given = await self._deps.bus.ask(question)
         return {"value": self._opened(given.sealed, nonce, "secret")}
 
     async def integration(self, name: str) -> dict[str, Any]:
         """Ask the events service for the organization's mapping; the token of its connection is asked for when it is wanted."""
         self._count_question()
-        found: MappingView = await self._deps.bus.ask(GetMapping(org=self._org, integration=name))
+        found = await self._deps.bus.ask(GetMapping(org=self._org, integration=name))
         return {"name": found.integration, "config": found.config, "entity_id": found.entity_id, "connection": found.connection}
 
     async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class RunCapabilities:
         pauses = iter(AGAIN)
         while True:
             try:
-                answer: Emitted = await self._deps.bus.ask(command)
+                answer = await self._deps.bus.ask(command)
             except TooMany as error:
                 pause = error.retry_after or AGAIN[0]
             except Unavailable:

@@ -54,7 +54,7 @@ async def remove_file(command: RemoveFile, deps: RegistrationDeps) -> FileView:
     return FileView(path=command.path, sha256=row["sha256"], size=row["size"], updated_at="", problems=registered.problems)
 
 
-async def _commit(command: Command, changes: list[FileChange], deps: RegistrationDeps) -> Registration:
+async def _commit(command: Command[Any], changes: list[FileChange], deps: RegistrationDeps) -> Registration:
     """Record the changes, unless an earlier sending of the command has, and with them the changed workflows."""
     domain.check_changes([change.path for change in changes])
     new = [change for change in changes if change.sha256 is not None]
@@ -116,7 +116,7 @@ async def _record(
     await deps.catalog.caught_up(last)
 
 
-def _sealed(command: Command, change: FileChange, deps: RegistrationDeps) -> Sealed[FileChanged] | Sealed[FileRemoved]:
+def _sealed(command: Command[Any], change: FileChange, deps: RegistrationDeps) -> Sealed[FileChanged] | Sealed[FileRemoved]:
     """Return the message of a change; its id derives from the command's and the path."""
     key, path = hashed_key(command.org, change.path), change.path
     message: FileChanged | FileRemoved = FileRemoved(key=key, path=path, actor=command.actor)

@@ -19,7 +19,7 @@ from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, NotFound, PreconditionFailed, Problem, TooLarge, UnsupportedMediaType
 from shared.http import body_of
 from shared.messages.catalog import FileProblem
-from shared.questions.executor import MOST_CHANGES, CommitFiles, Committed, FileChange, FileView
+from shared.questions.executor import MOST_CHANGES, CommitFiles, FileChange, FileView
 from shared.values import LONGEST_PATH, Path, Words, aside, decode
 
 # Of a commit as JSON, which is whole in memory; a larger one comes as a tar.
@@ -71,7 +71,7 @@ async def commit_files(call: Call[None, Streamed]) -> CommitView:
         raise Invalid("a commit changes one file at least", errors=(Problem("files", "empty"),))
     call.note(target=changes[0].path if len(changes) == 1 else f"{len(changes)} files")
     command = CommitFiles(id=new_id(), org=call.caller.org, actor=call.caller.actor, changes=changes)
-    done: Committed = await call.ask(command)
+    done = await call.ask(command)
     return CommitView(
         files=dict.fromkeys(done.removed) | {view.path: view for view in done.files},
         problems=done.problems,

@@ -33,16 +33,15 @@ class RetryQuery(msgspec.Struct, frozen=True):
 async def list_deliveries(call: Call[DeliveriesQuery, None]) -> DeliveryList:
     """List deliveries, newest first."""
     query = call.query
-    asked = ListDeliveries(org=call.caller.org, page=query.page, status=query.status, source=query.source, id=query.id)
-    found: DeliveryList = await call.ask(asked)
-    return found
+    return await call.ask(
+        ListDeliveries(org=call.caller.org, page=query.page, status=query.status, source=query.source, id=query.id)
+    )
 
 
 @endpoint("GET", "/api/v1/deliveries/{id}", role="viewer", errors=(NotFound,))
 async def get_delivery(call: Call[None, None]) -> DeliveryView:
     """Show one delivery: what matched, what ran, how it ended."""
-    found: DeliveryView = await call.ask(GetDelivery(org=call.caller.org, id=call.path["id"]))
-    return found
+    return await call.ask(GetDelivery(org=call.caller.org, id=call.path["id"]))
 
 
 @endpoint(
@@ -56,11 +55,9 @@ async def get_delivery(call: Call[None, None]) -> DeliveryView:
 async def retry_delivery(call: Call[RetryQuery, None]) -> DeliveryView:
     """Route a delivery again, with new runs for those that have not succeeded and do not go on. 409 where there are none."""
     caller = call.caller
-    command = RetryDelivery(
-        id=new_id(), org=caller.org, actor=caller.actor, delivery=call.path["id"], everything=call.query.everything
+    return await call.ask(
+        RetryDelivery(id=new_id(), org=caller.org, actor=caller.actor, delivery=call.path["id"], everything=call.query.everything)
     )
-    retried: DeliveryView = await call.ask(command)
-    return retried
 
 
 ENDPOINTS = (list_deliveries, get_delivery, retry_delivery)

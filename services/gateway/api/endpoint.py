@@ -56,6 +56,7 @@ from shared.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from shared.questions import Command, Question
 from shared.values import Key, Name, Path
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from services.gateway.parts import Gateway
 
 Role = Literal["viewer", "operator", "developer", "admin"]
+A = TypeVar("A")
 Q = TypeVar("Q")
 B = TypeVar("B")
 Handler = Callable[[Any], Awaitable[Any]]
@@ -146,7 +148,7 @@ class Call(Generic[Q, B]):
         self.notes: dict[str, str] = {}
         self.record: Callable[[], None] = _nothing
 
-    async def ask(self, asked: msgspec.Struct) -> Any:
+    async def ask(self, asked: Question[A] | Command[A]) -> A:
         """Ask a question or give a command; returns the declared answer."""
         return await self.gateway.bus.ask(asked)
 

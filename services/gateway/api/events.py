@@ -10,7 +10,7 @@ from services.gateway.api.endpoint import IDEMPOTENCY_KEY, Audit, Call, Endpoint
 from services.gateway.api.lists import idempotency_key_of
 from shared.envelope import derived_id, new_id
 from shared.errors import NotFound
-from shared.questions.events import AdapterView, EmitEvent, Emitted, ListAdapters
+from shared.questions.events import AdapterView, EmitEvent, ListAdapters
 from shared.values import Name
 
 
@@ -48,7 +48,7 @@ class AdapterList(msgspec.Struct, frozen=True):
 async def emit_event(call: Call[None, EventBody]) -> EventTaken:
     """Let a source of the adapter `topic` have an event."""
     key, org = idempotency_key_of(call.request), call.caller.org
-    emitted: Emitted = await call.ask(
+    emitted = await call.ask(
         EmitEvent(
             id=new_id() if key is None else derived_id("event of", org, key),
             org=org,

@@ -46,8 +46,7 @@ class FilesQuery(Paged, frozen=True, kw_only=True):
 @endpoint("GET", "/api/v1/workspace/files", role="viewer", errors=(Malformed,), example=Example(query={"prefix": "flows/"}))
 async def list_files(call: Call[FilesQuery, None]) -> FileList:
     """List the files of the workspace, by path."""
-    found: FileList = await call.ask(ListFiles(org=call.caller.org, prefix=call.query.prefix, page=call.query.page))
-    return found
+    return await call.ask(ListFiles(org=call.caller.org, prefix=call.query.prefix, page=call.query.page))
 
 
 @endpoint(
@@ -66,7 +65,7 @@ async def put_file(call: Call[None, Streamed]) -> Answer:
         raise TooLarge(f"the file is larger than {gateway.max_file} bytes")
     expected = await _expected(call)
     blob = await gateway.workspace.put(arriving(request), limit=gateway.max_file)
-    view: FileView = await call.ask(
+    view = await call.ask(
         PutFile(
             id=new_id(),
             org=caller.org,
@@ -90,7 +89,7 @@ async def put_file(call: Call[None, Streamed]) -> Answer:
 )
 async def get_file(call: Call[None, None]) -> web.StreamResponse:
     """Send a file's content; its SHA-256 is its tag."""
-    view: FileView = await call.ask(GetFile(org=call.caller.org, path=call.path["path"]))
+    view = await call.ask(GetFile(org=call.caller.org, path=call.path["path"]))
     return await sent(call.request, Content(view.sha256, view.size), call.gateway.workspace)
 
 
@@ -106,10 +105,7 @@ async def delete_file(call: Call[None, None]) -> FileView:
     """Remove a file, and the workflows that it alone defined."""
     caller = call.caller
     expected = await _expected(call)
-    removed: FileView = await call.ask(
-        RemoveFile(id=new_id(), org=caller.org, actor=caller.actor, path=call.path["path"], expected=expected)
-    )
-    return removed
+    return await call.ask(RemoveFile(id=new_id(), org=caller.org, actor=caller.actor, path=call.path["path"], expected=expected))
 
 
 async def _expected(call: Call[Any, Any]) -> str | None:
@@ -121,7 +117,7 @@ async def _expected(call: Call[Any, Any]) -> str | None:
         return None
     if if_match.strip() == "*":
         try:
-            view: FileView = await call.ask(GetFile(org=call.caller.org, path=call.path["path"]))
+            view = await call.ask(GetFile(org=call.caller.org, path=call.path["path"]))
         except NotFound as error:
             raise PreconditionFailed("If-Match: * wants the file to be there, and it is not") from error
         return view.sha256

@@ -62,10 +62,9 @@ async def _broker_answers(gateway: Gateway) -> bool:
 async def _document(gateway: Gateway, service: str) -> dict[str, Any] | None:
     for _ in range(ASKED):
         try:
-            document: dict[str, Any] = await gateway.bus.ask(HEALTH[service](org="global"))
+            return await gateway.bus.ask(HEALTH[service](org="global"))
         except MillraceError:
             continue
-        return document
     return None
 
 

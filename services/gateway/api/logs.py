@@ -65,7 +65,7 @@ async def _search(call: Call[SearchQuery, None], expression: str) -> LogPage:
         everything=everything,
     )
     try:
-        page: LogPage = await call.ask(asked)
+        page = await call.ask(asked)
     except Invalid as error:
         problems = tuple(Problem(PARAMETERS.get(one.path, one.path), one.message) for one in error.errors)
         raise Invalid(error.detail, errors=problems) from error

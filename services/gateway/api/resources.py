@@ -23,7 +23,7 @@ from services.gateway.api.endpoint import (
 from services.gateway.api.lists import Object, Paged, creating, expected_of
 from shared.envelope import new_id
 from shared.errors import Conflict, NotFound, PreconditionFailed
-from shared.questions.resources import GetResource, ListResources, PutResource, RemoveResource, Shown, ShownPage, of
+from shared.questions.resources import GetResource, ListResources, PutResource, RemoveResource, Shown, of
 from shared.resources import KINDS, Kind
 from shared.values import Name
 
@@ -49,7 +49,7 @@ class Resources:
 
     async def list(self, call: Call[Paged, None]) -> Object:
         """Return a page of resources, by name; of those whose path names the organization, by organization."""
-        page: ShownPage = await call.ask(
+        page = await call.ask(
             of(ListResources, self._kind.noun, org=call.caller.org, name=call.path.get("name"), page=call.query.page)
         )
         return {"items": [self._shown(call, fields) for fields in page.items], "next_cursor": page.next_cursor}
@@ -102,7 +102,7 @@ class Resources:
             field: call.gateway.keyring.seal(msgspec.json.encode(fields.pop(field)).decode(), org, id_, field)
             for field in sorted(self._kind.confidential & fields.keys())
         }
-        shown: Shown = await call.ask(
+        shown = await call.ask(
             of(
                 PutResource,
                 self._kind.noun,
@@ -122,9 +122,7 @@ class Resources:
         return Answer(body=self._shown(call, shown.fields), tag=shown.version, headers={CHANGE.name: shown.change})
 
     async def _present(self, call: Call[Any, Any]) -> Shown:
-        asked = of(GetResource, self._kind.noun, org=call.caller.org, name=call.path["name"])
-        shown: Shown = await call.ask(asked)
-        return shown
+        return await call.ask(of(GetResource, self._kind.noun, org=call.caller.org, name=call.path["name"]))
 
     async def _expected(self, call: Call[Any, Any]) -> int | None:
         async def present() -> Shown | None:

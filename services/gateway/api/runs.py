@@ -48,7 +48,7 @@ from shared.questions.executor import (
     SignalRun,
     StepList,
 )
-from shared.questions.logs import Chain, LogPage, ReadChain, Search
+from shared.questions.logs import ReadChain, Search
 from shared.runs import END_TYPES, ENDED, StatusOfRun
 from shared.values import YEAR, Instant, later, moment_at
 
@@ -164,17 +164,17 @@ async def create_run(call: Call[WaitQuery, RunBody]) -> Answer:
 async def list_runs(call: Call[RunsQuery, None]) -> RunList:
     """List runs, newest first."""
     query = call.query
-    asked = ListRuns(
-        org=call.caller.org,
-        page=query.page,
-        status=query.status,
-        workflow=query.workflow,
-        since=query.since,
-        until=query.until,
-        id=query.id,
+    return await call.ask(
+        ListRuns(
+            org=call.caller.org,
+            page=query.page,
+            status=query.status,
+            workflow=query.workflow,
+            since=query.since,
+            until=query.until,
+            id=query.id,
+        )
     )
-    found: RunList = await call.ask(asked)
-    return found
 
 
 @endpoint("GET", "/api/v1/runs/{id}", role="viewer", errors=(NotFound,))
@@ -206,24 +206,19 @@ async def get_result(call: Call[None, None]) -> web.StreamResponse:
 @endpoint("GET", "/api/v1/runs/{id}/logs", role="viewer", errors=(NotFound,))
 async def get_lines(call: Call[LinesQuery, None]) -> LineList:
     """List the lines of a run's output, in order."""
-    asked = ListLines(org=call.caller.org, id=call.path["id"], after=call.query.after, limit=call.query.limit)
-    found: LineList = await call.ask(asked)
-    return found
+    return await call.ask(ListLines(org=call.caller.org, id=call.path["id"], after=call.query.after, limit=call.query.limit))
 
 
 @endpoint("GET", "/api/v1/runs/{id}/attempts", role="viewer", errors=(NotFound,))
 async def get_attempts(call: Call[Paged, None]) -> AttemptList:
     """List a run's attempts, the first one first."""
-    found: AttemptList = await call.ask(ListAttempts(org=call.caller.org, id=call.path["id"], page=call.query.page))
-    return found
+    return await call.ask(ListAttempts(org=call.caller.org, id=call.path["id"], page=call.query.page))
 
 
 @endpoint("GET", "/api/v1/runs/{id}/steps", role="viewer", errors=(NotFound,))
 async def get_steps(call: Call[StepsQuery, None]) -> StepList:
     """List the steps of a run that are done and the waits that are over."""
-    asked = ListSteps(org=call.caller.org, id=call.path["id"], results=call.query.results, page=call.query.page)
-    found: StepList = await call.ask(asked)
-    return found
+    return await call.ask(ListSteps(org=call.caller.org, id=call.path["id"], results=call.query.results, page=call.query.page))
 
 
 @endpoint("GET", "/api/v1/runs/{id}/why", role="viewer", errors=(NotFound,))
@@ -233,12 +228,12 @@ async def get_why(call: Call[WhyQuery, None]) -> Why:
     run = await _run(call)
     since = chain_began(run.correlation_id, datetime.fromisoformat(run.requested_at))
     asked = ReadChain(org=org, correlation_id=run.correlation_id, since=rfc3339(since), limit=call.query.limit)
-    chain: Chain = await call.ask(asked)
+    chain = await call.ask(asked)
     found = why(run.id, chain.items, cut=chain.cut)
     if run.status not in ENDED or run.status == "succeeded":
         return found
     query = f'type:line.logged run:"{run.id}"'
-    last: LogPage = await call.ask(Search(org=org, q=query, since=rfc3339(since), page=Page(limit=LAST_LINES)))
+    last = await call.ask(Search(org=org, q=query, since=rfc3339(since), page=Page(limit=LAST_LINES)))
     lines = [Said(item.time, item.level, item.message, item.fields) for item in reversed(last.items)]
     return msgspec.structs.replace(found, status=run.status, reason=run.reason, error=run.error, lines=lines)
 
@@ -310,16 +305,13 @@ async def rerun_run(call: Call[None, None]) -> Answer:
 async def signal_run(call: Call[None, Any]) -> Signalled:
     """Answer a `wait_for` of a run; the body is the data. On disk when this answers. 409 when the run has ended."""
     caller = call.caller
-    command = SignalRun(
-        id=new_id(), org=caller.org, actor=caller.actor, run=call.path["id"], name=call.path["name"], data=call.body
+    return await call.ask(
+        SignalRun(id=new_id(), org=caller.org, actor=caller.actor, run=call.path["id"], name=call.path["name"], data=call.body)
     )
-    signalled: Signalled = await call.ask(command)
-    return signalled
 
 
 async def _run(call: Call[Any, Any]) -> RunView:
-    view: RunView = await call.ask(GetRun(org=call.caller.org, id=call.path["id"]))
-    return view
+    return await call.ask(GetRun(org=call.caller.org, id=call.path["id"]))
 
 
 async def _kept(gateway: Gateway, run: str, sha256: str) -> Any:

@@ -14,7 +14,7 @@ from services.gateway.api.access import Caller
 from services.gateway.api.endpoint import LAST_EVENT_ID, Call, Reply, endpoint
 from services.gateway.parts import Gateway
 from shared.errors import Malformed, NotFound, Problem, Unavailable
-from shared.questions.executor import LineList, ListLines, ListStates, RunStates, RunView
+from shared.questions.executor import ListLines, ListStates, RunStates, RunView
 
 # Seconds: proxies in between close connections that are silent for a minute or so.
 HEARTBEAT = 15.0
@@ -80,7 +80,7 @@ async def stream_run(call: Call[None, None]) -> web.StreamResponse:
     run = call.path["id"]
     place = place_of(request.headers.get("Last-Event-ID"))
     with gateway.watching.watch(run) as woken:
-        first: RunStates = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=place.seq))
+        first = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=place.seq))
         if place.over:
             return web.Response(status=204)
         response = web.StreamResponse(
@@ -133,14 +133,14 @@ async def _write_lines(gateway: Gateway, caller: Caller, run: str, client: _Tell
     more = True
     while more:
         asked = ListLines(org=caller.org, id=run, after=client.place.line, limit=LINES, settled=True)
-        page: LineList = await gateway.bus.ask(asked)
+        page = await gateway.bus.ask(asked)
         for line in page.items:
             await client.line(line.n, line)
         more = page.next_cursor is not None
 
 
 async def _last(gateway: Gateway, caller: Caller, run: str) -> RunView:
-    states: RunStates = await gateway.bus.ask(ListStates(org=caller.org, id=run))
+    states = await gateway.bus.ask(ListStates(org=caller.org, id=run))
     while states.more:
         states = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=states.items[-1].seq))
     return states.items[-1].view

@@ -11,8 +11,7 @@ from shared.questions.executor import ListWorkflows, WorkflowEntry, WorkflowList
 @endpoint("GET", "/api/v1/workflows", role="viewer", errors=(Malformed,))
 async def list_workflows(call: Call[Paged, None]) -> WorkflowList:
     """List the workflows that the organization can run, by name."""
-    found: WorkflowList = await call.ask(ListWorkflows(org=call.caller.org, page=call.query.page))
-    return found
+    return await call.ask(ListWorkflows(org=call.caller.org, page=call.query.page))
 
 
 @endpoint(
