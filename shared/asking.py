@@ -103,7 +103,10 @@ class Answering:
 
 
 async def answered(cls: type[msgspec.Struct], function: Answer, body: bytes, deps: Any, *, largest: int) -> bytes:
-    """Return the answer to a question or command of class `cls`, or the error of it; an answer has at most `largest` bytes."""
+    """Return the answer to a question or command of class `cls`, or the error of it; an answer has at most `largest` bytes.
+
+    To be called in a task of its own, whose log it binds to the question.
+    """
     asked = asked_of(cls)
     answer = await _answered(asked, cls, function, body, deps)
     if len(answer) > largest:
@@ -131,8 +134,8 @@ async def _answered(asked: QuestionDeclaration, cls: type[msgspec.Struct], funct
     try:
         question = await values.aside(values.decode, body, cls, size=len(body))
         correlation = question.id if isinstance(question, Command) else None
-        with structlog.contextvars.bound_contextvars(question=asked.subject, command_id=correlation):
-            return msgspec.json.encode(_Frame(ok=msgspec.Raw(msgspec.json.encode(await function(question, deps)))))
+        structlog.contextvars.bind_contextvars(question=asked.subject, command_id=correlation)
+        return msgspec.json.encode(_Frame(ok=msgspec.Raw(msgspec.json.encode(await function(question, deps)))))
     except MillraceError as error:
         return msgspec.json.encode(_Frame(error=to_document(error)))
     except Exception:

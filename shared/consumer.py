@@ -143,19 +143,19 @@ class Consumer:
 
     async def _follow(self, document: bytes) -> None:
         envelope = open_envelope(document)
-        with structlog.contextvars.bound_contextvars(correlation_id=envelope.correlationid, message_id=envelope.id):
-            message = open_message(envelope, self._work.messages[0])
-            follows = [
-                self._bus.seal(one, org=envelope.org, cause=envelope, id=caused_id(envelope.id, one, discriminator))
-                async for one, discriminator in self._handler(message, self._deps)
-            ]
-            if len(follows) == 1:
-                await self._bus.publish(follows[0])
-            elif follows:
-                outcomes = await asyncio.gather(*(self._bus.publish(one) for one in follows), return_exceptions=True)
-                for outcome in outcomes:
-                    if isinstance(outcome, BaseException):
-                        raise outcome
+        structlog.contextvars.bind_contextvars(correlation_id=envelope.correlationid, message_id=envelope.id)
+        message = open_message(envelope, self._work.messages[0])
+        follows = [
+            self._bus.seal(one, org=envelope.org, cause=envelope, id=caused_id(envelope.id, one, discriminator))
+            async for one, discriminator in self._handler(message, self._deps)
+        ]
+        if len(follows) == 1:
+            await self._bus.publish(follows[0])
+        elif follows:
+            outcomes = await asyncio.gather(*(self._bus.publish(one) for one in follows), return_exceptions=True)
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
 
     async def _again(self, msg: Msg, sequence: int, delays: tuple[float, ...], error: Exception) -> bool:
         """Put a message off, or give it up when it was put off often enough; returns whether it was given up."""

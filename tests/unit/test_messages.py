@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.envelope import caused_id, derived_id, open_envelope, open_message, rfc3339, seal
+from shared.envelope import NAMESPACE, caused_id, derived_id, open_envelope, open_message, rfc3339, seal
 from shared.errors import Invalid
 from shared.messages import DECLARATIONS, EventRouted, Message, RunRequested, RunStarted, declaration_of
 from shared.messages.declaration import KEY, hashed_key
@@ -149,3 +150,29 @@ def test_what_is_no_envelope_is_invalid(document: bytes) -> None:
 
 def test_times_outside_end_with_z() -> None:
     assert rfc3339(NOW) == "2026-01-02T03:04:05.678901Z"
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        ID,
+        ID.upper(),
+        ID.replace("-", ""),
+        f"{{{ID}}}",
+        f"urn:uuid:{ID}",
+        ID[0] + "-" + ID[1:8] + ID[9:],
+        ID[:-1] + "_",
+        ID[:-2] + "_a",
+        ID[:-1],
+        f"urn:uuiD:{ID}",
+        "a sender's own",
+        "",
+        "é",
+    ],
+)
+def test_an_id_that_derives_is_that_of_the_standard_library(cause: str) -> None:
+    try:
+        namespace = uuid.UUID(cause)
+    except ValueError:
+        namespace = uuid.uuid5(uuid.UUID(str(NAMESPACE)), cause)
+    assert derived_id(cause, "event.accepted", "é", "1") == str(uuid.uuid5(namespace, "event.accepted/é/1"))
