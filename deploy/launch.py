@@ -6,6 +6,7 @@ which clears it. The command's pid is this process's; exit 127 when it could not
 """
 
 import argparse
+import contextlib
 import ctypes
 import os
 import signal
@@ -15,15 +16,18 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Drop privileges, ask for the death signal, exec; or, with --reach, print the first folder that is in the way."""
+    """Give way, drop privileges, ask for the death signal, exec; or, with --reach, print the first folder that is in the way."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--uid", type=int)
     parser.add_argument("--gid", type=int)
+    parser.add_argument("--give-way", type=int)
     parser.add_argument("--pdeathsig", type=int)
     parser.add_argument("--parent", type=int)
     parser.add_argument("--reach", action="append", default=[])
     parser.add_argument("command", nargs="*")
     arguments = parser.parse_args()
+    if arguments.give_way is not None:
+        give_way(arguments.give_way)
     if arguments.uid is not None:
         os.setgroups([])
         os.setgid(arguments.gid)
@@ -45,6 +49,14 @@ def main() -> int:
     except OSError as error:
         print(f"launch: {arguments.command[0]}: {error.strerror}", file=sys.stderr)
     return 127
+
+
+def give_way(niceness: int) -> None:
+    """Let others go first where there are too few cores: this process, and its session where the kernel weighs whole sessions."""
+    os.nice(niceness)
+    # Not there on every kernel, and not for everybody to write.
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:  # noqa: PTH123 (as below)
+        autogroup.write(str(niceness))
 
 
 def first_blocking(path: str) -> str | None:

@@ -39,7 +39,8 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     """A program to run. `command` is absolute and holds no secret (argv is public); secrets go through `environment`.
 
     `stop_signals` are tried in turn before SIGKILL; the first of them also ends the program when its supervisor is killed.
-    With `liveness` it is asked whether it still answers, and ended when it hangs.
+    With `liveness` it is asked whether it still answers, and ended when it hangs. A `niceness` above 0 lets other programs go first
+    where there are too few cores.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     descriptors: tuple[int, ...] = ()
     backoff: Backoff = Backoff()
     liveness: Liveness | None = None
+    niceness: int = 0
 
 
 class Exit(msgspec.Struct, frozen=True):
@@ -162,7 +164,7 @@ class Supervised:
             log = os.open(program.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *launcher(program.account, program.stop_signals[0]),
+                    *launcher(program.account, program.stop_signals[0], niceness=program.niceness),
                     *program.command,
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
@@ -268,11 +270,12 @@ class Supervised:
         self._tell()
 
 
-def launcher(account: tuple[int, int] | None, death_signal: signal.Signals) -> list[str]:
+def launcher(account: tuple[int, int] | None, death_signal: signal.Signals, *, niceness: int = 0) -> list[str]:
     """Return the command line in front of a program that shall run as `account` and die with this process."""
     dropped = [] if account is None else ["--uid", str(account[0]), "--gid", str(account[1])]
+    nice = ["--give-way", str(niceness)] if niceness else []
     return [
-        *[sys.executable, "-I", "-S", launch.__file__, *dropped],
+        *[sys.executable, "-I", "-S", launch.__file__, *nice, *dropped],
         *["--pdeathsig", str(int(death_signal)), "--parent", str(os.getpid()), "--"],
     ]
 

@@ -133,6 +133,21 @@ async def test_a_program_that_dies_again_and_again_is_told_until_it_has_run_for_
     assert supervised.state.restarts >= 3
 
 
+async def test_a_program_that_gives_way_does_so_with_its_session_and_each_time_it_is_started(stage: Stage) -> None:
+    session = "open('/proc/self/autogroup').read().split()[-1]" if Path("/proc/self/autogroup").exists() else "7"
+    program = stage.program(f"import os, time; print(os.nice(0), {session}, flush=True); time.sleep(120)")
+    supervised = await stage.start(msgspec.structs.replace(program, niceness=7))
+    given = f"{os.nice(0) + 7} 7"
+    assert await stage.printed() == given
+    first = supervised.state.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    async with asyncio.timeout(BOUND):
+        while (said := (await stage.printed()).splitlines()) == [given]:
+            await asyncio.sleep(0.01)
+    assert said == [given, given]
+
+
 def answering(stage: Stage, blocks: float = 120, start: float = 0, backoff: Backoff = FAST, **bounds: float) -> Program:
     socket = stage.folder / "alive.sock"
     before = f"import os; os.path.exists({str(socket)!r}) and os.unlink({str(socket)!r})"
