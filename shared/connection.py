@@ -12,7 +12,7 @@ import structlog
 from faststream.nats import NatsBroker
 from nats.aio.client import Client
 
-from shared.client import is_given_up
+from shared.client import connect, is_given_up
 from shared.health import Health
 from shared.pull import inbox_prefix
 
@@ -20,6 +20,13 @@ from shared.pull import inbox_prefix
 ATTENDED_EVERY = 1.0
 
 _log = structlog.get_logger()
+
+
+class _Broker(NatsBroker):
+    async def _connect(self) -> Client:
+        connection = await connect(**self._connection_kwargs)
+        self.config.connect(connection)
+        return connection
 
 
 class GaveUp(Exception):
@@ -47,7 +54,7 @@ async def connected_broker(url: str, *, service: str, health: Health) -> AsyncIt
     async def failed(error: Exception) -> None:
         _log.warning("broker.error", reason=f"{type(error).__name__}: {error}")
 
-    broker = NatsBroker(
+    broker = _Broker(
         url,
         name=f"millrace-{service}",
         inbox_prefix=inbox_prefix(service).encode(),
