@@ -86,10 +86,21 @@ class Inbox:
         self._arrived: deque[Msg] = deque()
         self._event = event or asyncio.Event()
         self._subscription: Subscription | None = None
-        self.subject = client.new_inbox()
+        self._name = client.new_inbox()
+        self._number = 0
+
+    @property
+    def subject(self) -> str:
+        """The address of the inbox, as `renew` has it now."""
+        return f"{self._name}.{self._number}"
+
+    def renew(self) -> str:
+        """Return another address. Messages to the earlier ones still arrive; only the server's own show which one they were for."""
+        self._number += 1
+        return self.subject
 
     async def __aenter__(self) -> Self:
-        self._subscription = await subscribe(self._client, self.subject, self._take)
+        self._subscription = await subscribe(self._client, f"{self._name}.*", self._take)
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -203,6 +214,8 @@ class OrderedReader:
                 if status == "100":
                     continue
                 if status is not None:
+                    if msg.subject != inbox.subject:
+                        continue  # the end of a pull that was used up, which newer servers report as well
                     # The pull has ended (408 expired, 409 limit reached or consumer gone): the next one shows which. 503 means no
                     # responders: the consumer is gone, with a broker that was restarted while no pull waited.
                     left = 0
@@ -224,7 +237,7 @@ class OrderedReader:
                 return
 
     async def _pull(self, inbox: Inbox, consumer: str) -> int:
-        await pull(self._client, self._stream, consumer, inbox.subject, self._batch)
+        await pull(self._client, self._stream, consumer, inbox.renew(), self._batch)
         return self._batch
 
     @staticmethod

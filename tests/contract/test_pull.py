@@ -8,11 +8,11 @@ import os
 import signal
 from collections.abc import AsyncIterator
 
-import nats
 import pytest
 from nats.aio.client import Client
 
 from shared import pull
+from shared.client import connect, write
 from shared.pull import OrderedReader
 from tests.support.inside import eventually
 from tests.support.pausing import paused
@@ -24,7 +24,7 @@ STREAM = "THINGS"
 @contextlib.asynccontextmanager
 async def client_of(place: Place) -> AsyncIterator[Client]:
     """Connect as an operator for the block, with a stream of the test's own."""
-    client = await nats.connect(place.nats_url("admin"), reconnect_time_wait=0.1, max_reconnect_attempts=-1)  # type: ignore[arg-type]
+    client = await connect(place.nats_url("admin"), reconnect_time_wait=0.1, max_reconnect_attempts=-1)
     try:
         await client.jetstream(timeout=10).add_stream(name=STREAM, subjects=["things.*"], max_msg_size=-1)
         yield client
@@ -65,6 +65,19 @@ async def reading(client: Client, seen: list[int], *, batch: int = 500, pause: f
         await asyncio.gather(task, return_exceptions=True)
 
 
+def noted_pulls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the addresses of the pulls that are sent from now on."""
+    addresses: list[str] = []
+    real = pull.pull
+
+    async def noted(client: Client, stream: str, consumer: str, inbox: str, batch: int) -> None:
+        addresses.append(inbox)
+        await real(client, stream, consumer, inbox, batch)
+
+    monkeypatch.setattr(pull, "pull", noted)
+    return addresses
+
+
 async def until(seen: list[int], moved: asyncio.Event, count: int, within: float = 30) -> None:
     """Wait until the reader has handed out so many messages."""
     async with asyncio.timeout(within):
@@ -73,11 +86,12 @@ async def until(seen: list[int], moved: asyncio.Event, count: int, within: float
             await moved.wait()
 
 
-async def test_a_reader_keeps_one_pull_at_the_server_under_load_and_idle(place: Place) -> None:
+@pytest.mark.parametrize("batch", [2, 40])
+async def test_a_reader_keeps_one_pull_at_the_server_under_load_and_idle(place: Place, batch: int) -> None:
     async with client_of(place) as writer, client_of(place) as client:
         seen: list[int] = []
         counts: list[int] = []
-        async with reading(client, seen, batch=40) as moved:
+        async with reading(client, seen, batch=batch) as moved:
             for round_ in range(1, 30):
                 await published(writer, 33)
                 await until(seen, moved, round_ * 33)
@@ -107,16 +121,20 @@ async def test_a_reader_that_takes_its_time_has_the_next_batch_delivered_meanwhi
 
 
 async def test_a_pull_that_expires_is_followed_by_one_that_delivers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pull, "EXPIRES", 0.5)
-    monkeypatch.setattr(pull, "HEARTBEAT", 0.2)
+    monkeypatch.setattr(pull, "EXPIRES", 1.5)
+    monkeypatch.setattr(pull, "HEARTBEAT", 0.7)
+    addresses = noted_pulls(monkeypatch)
     async with client_of(place) as client:
         seen: list[int] = []
         async with reading(client, seen) as moved:
             await published(client, 3)
             await until(seen, moved, 3)
             (consumer,) = await client.jetstream().consumers_info(STREAM)
-            # Three pulls expire on the way.
-            await asyncio.sleep(1.7)
+
+            async def expired() -> bool:
+                return len(addresses) == 3
+
+            await eventually(expired)
             await published(client, 3)
             await until(seen, moved, 6)
             assert [info.name for info in await client.jetstream().consumers_info(STREAM)] == [consumer.name]
@@ -161,3 +179,20 @@ async def test_a_broker_that_stands_still_for_longer_than_its_heartbeats_is_read
                 await asyncio.sleep(1)
             await until(seen, moved, 2_000)
         assert seen == list(range(1, 2_001))
+
+
+async def test_the_end_of_a_used_up_pull_that_is_reported_late_is_not_taken_for_that_of_the_next(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = noted_pulls(monkeypatch)
+    async with client_of(place) as client:
+        seen: list[int] = []
+        async with reading(client, seen, batch=2) as moved:
+            await published(client, 2)
+            await until(seen, moved, 2)
+            head = b"NATS/1.0 409 Batch Completed\r\n\r\n"
+            await write(client, b"HPUB %b %d %d\r\n%b\r\n" % (addresses[0].encode(), len(head), len(head), head))
+            await published(client, 1)
+            await until(seen, moved, 3)
+            assert await waiting_pulls(client) == [1]
+        assert len(addresses) == len(set(addresses)) == 2
