@@ -15,11 +15,8 @@ from services.gateway.domain import succeeded
 from shared.envelope import Sealed, open_message, rfc3339, utc_now
 from shared.messages import RunRequested
 from tests.integration.test_gateway import Client, gateway, stream
-from tests.integration.test_runs import shared_folder
 from tests.support.river import Outside, river
 from tests.support.servers import Place
-
-__all__ = ["shared_folder"]
 
 WORKFLOWS = b"""
 import os
