@@ -91,6 +91,8 @@ class HeldRun(msgspec.Struct):
     sequence: int
     done: asyncio.Event
     claim: Claim | None = None
+    alive: asyncio.Task[None] | None = None
+    """Sends signs of life, once the run goes on for so long that it needs any."""
 
 
 class Runs:
@@ -134,20 +136,22 @@ class Runs:
             # Resumed before the end of its last attempt was all put away.
             await already.done.wait()
         held = self._held[message.run] = HeldRun(msg, sequence, asyncio.Event())
-        with structlog.contextvars.bound_contextvars(run=message.run, correlation_id=envelope.correlationid):
-            alive = asyncio.create_task(self._signs_of_life(held))
-            try:
-                done = await self._carry(held, envelope, message)
-            except asyncio.CancelledError:
-                await self._give_back(held)
-                raise
-            finally:
-                await tasks.end([alive])
-                del self._held[message.run]
-                held.done.set()
-            with contextlib.suppress(nats.errors.Error):
-                if done:
-                    await held.msg.ack()
+        structlog.contextvars.bind_contextvars(run=message.run, correlation_id=envelope.correlationid)
+        alive = asyncio.get_running_loop().call_later(IN_PROGRESS, self._begin_signs_of_life, held)
+        try:
+            done = await self._carry(held, envelope, message)
+        except asyncio.CancelledError:
+            await self._give_back(held)
+            raise
+        finally:
+            alive.cancel()
+            if held.alive is not None:
+                await tasks.end([held.alive])
+            del self._held[message.run]
+            held.done.set()
+        with contextlib.suppress(nats.errors.Error):
+            if done:
+                await held.msg.ack()
 
     async def _give_back(self, held: HeldRun) -> None:
         """Let another worker have the run, at once, and without a claim that looks as if it had been lost."""
@@ -309,11 +313,14 @@ class Runs:
                 return _retried(end, pause)
         return end
 
+    def _begin_signs_of_life(self, held: HeldRun) -> None:
+        held.alive = asyncio.create_task(self._signs_of_life(held))
+
     async def _signs_of_life(self, held: HeldRun) -> None:
         while True:
-            await asyncio.sleep(IN_PROGRESS)
             with contextlib.suppress(nats.errors.Error):
                 await held.msg.in_progress()
+            await asyncio.sleep(IN_PROGRESS)
 
 
 def _priority(msg: Msg) -> str:

@@ -251,9 +251,13 @@ class Children:
     ) -> AttemptEnd:
         """Run the job in a child that has served this very workflow before, or one that from now on does."""
         key = (job.org, job.workflow, place)
-        resident = self._residents.take(key) or Resident((await self._taken(place, None))[0])
+        pool = None
+        resident = self._residents.take(key)
+        if resident is None:
+            child, pool = await self._taken(place, None)
+            resident = Resident(child)
         attempt = Attempt(resident.child, capabilities, may_stay=True)
-        ended = await self._served(attempt, resident.child, self._pool, opening, job.timeout, cancel)
+        ended = await self._served(attempt, resident.child, pool, opening, job.timeout, cancel)
         if attempt.stays and ended.exit.max_rss_mb < self._most_staying_mb:
             self._residents.give(key, resident)
         else:
@@ -268,11 +272,15 @@ class Children:
         return found or (await self._pool.take(place), self._pool)
 
     async def _served(
-        self, attempt: Attempt, child: Child, pool: ChildPool, opening: bytes, seconds: float, cancel: Cancellation | None
+        self, attempt: Attempt, child: Child, pool: ChildPool | None, opening: bytes, seconds: float, cancel: Cancellation | None
     ) -> AttemptEnd:
-        """Carry an attempt to its end; the child is the caller's again, and is gone where this raises."""
+        """Carry an attempt to its end in a child, of a pool where it was taken from one just now.
+
+        The child is the caller's again, and is gone where this raises.
+        """
         self._serving.add(child)
-        pool.tend_soon()
+        if pool is not None:
+            pool.tend_soon()
         try:
             return await attempt.ended(opening, seconds, cancel)
         except BaseException:
@@ -280,8 +288,9 @@ class Children:
             raise
         finally:
             self._serving.discard(child)
-            # Not at once: forking takes milliseconds of the core that is needed to report this run's end.
-            pool.tend_soon()
+            if pool is not None:
+                # Not at once: forking takes milliseconds of the core that is needed to report this run's end.
+                pool.tend_soon()
 
     def _end(self, child: Child) -> None:
         ending = asyncio.create_task(child.end())

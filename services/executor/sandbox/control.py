@@ -81,7 +81,8 @@ class ControlSocket(asyncio.Protocol):
 
     def write(self, frame: bytes) -> None:
         """Send a frame; one that cannot be sent because the child is gone is lost."""
-        self._transport.write(frame)
+        if not self._transport.is_closing():  # else uvloop's raises
+            self._transport.write(frame)
 
     async def drained(self) -> None:
         """Return when the child has read enough for more to be written, or is gone."""

@@ -69,6 +69,8 @@ class ChildOutput:
         for name in tuple(self._sources):
             while self._on_readable(name) and self._read <= FATAL:
                 pass
+        if not self._read:
+            return
         for name in _STREAMS:
             self._keep(name, self._decoders[name].decode(b"", final=True), last=True)
             self._decoders[name].reset()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import time
@@ -94,6 +95,8 @@ class Child:
         self._scratch = scratch
         self._groups = groups
         self._cpu_before = 0.0
+        self._figures: list[int] = []
+        """What the kernel counts for it, once it was asked for: two files of /proc, open, for those that serve several runs."""
         birth.ended.add_done_callback(self._set_exit)
 
     async def greet(self, control: socket.socket) -> None:
@@ -165,10 +168,12 @@ class Child:
         """Measure a process that still lives; None where only its exit gives the use of it and its descendants."""
         try:
             cpu = _cpu_seconds(self.pid)
-            with open(f"/proc/{self.pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - in the path of every run
-                fields = file.read(4096).rpartition(b")")[2].split()
-            with open(f"/proc/{self.pid}/status", "rb", buffering=0) as file:  # noqa: PTH123
-                peak_kb = int(file.read(4096).split(b"VmHWM:", 1)[1].split(None, 1)[0])
+            if not self._figures:
+                for name in ("stat", "status"):
+                    self._figures.append(os.open(f"/proc/{self.pid}/{name}", os.O_RDONLY | os.O_CLOEXEC))
+            stat, status = [os.pread(figures, 4096, 0) for figures in self._figures]
+            fields = stat.rpartition(b")")[2].split(None, 9)
+            peak_kb = int(status.split(b"VmHWM:", 1)[1].split(None, 1)[0])
         except (OSError, IndexError, ValueError):
             return None
         has_waited = fields[8] != b"0"  # page faults of descendants that it waited for: no process lives without
@@ -196,6 +201,8 @@ class Child:
         await _undisturbed(asyncio.ensure_future(self._let_go()))
 
     async def _let_go(self) -> None:
+        while self._figures:
+            os.close(self._figures.pop())
         if self._is_connected:
             self.control.close()
         if self.egress_listener is not None:
