@@ -99,7 +99,8 @@ class Flow:
     async def settled(self, staying: int) -> None:
         async def counted() -> bool:
             pool = self._bench.children.pool()
-            return pool["staying"] == staying and not pool["ending"]
+            is_settled = not pool["ending"] and not self._bench.children._residents._returning
+            return pool["staying"] == staying and is_settled
 
         await eventually(counted)
 
