@@ -22,25 +22,3 @@ from shared.questions.declaration import (
     fitting,
     question,
 )
-
-__all__ = [
-    "ASKED",
-    "MOST_ITEMS",
-    "PAGE_BYTES",
-    "Command",
-    "Done",
-    "Page",
-    "Position",
-    "Question",
-    "QuestionDeclaration",
-    "asked_of",
-    "command",
-    "events",
-    "executor",
-    "fitting",
-    "health",
-    "logs",
-    "oauth",
-    "question",
-    "resources",
-]

@@ -9,8 +9,6 @@ import pkgutil
 
 from shared.resources.declaration import KINDS, Kind, Resource, ResourceChanged, ResourceRemoved, Spec
 
-__all__ = ["KINDS", "Kind", "Resource", "ResourceChanged", "ResourceRemoved", "Spec"]
-
 # A new noun is its file: no list names it.
 for _module in sorted(found.name for found in pkgutil.iter_modules(__path__)):
     if not _module.startswith("_"):
