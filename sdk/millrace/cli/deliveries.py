@@ -9,7 +9,7 @@ import click
 from millrace.cli import show
 from millrace.cli.api import Refused
 from millrace.cli.ids import whole
-from millrace.cli.session import Session, asks
+from millrace.cli.session import LIMIT, Session, asks
 
 TAKEN = [
     ("subscription", lambda row: row["name"] or row["subscription"]),
@@ -25,7 +25,7 @@ def deliveries() -> None:
 @deliveries.command("list")
 @click.option("--status", help="accepted, routed, filtered, unroutable, dead")
 @click.option("--source", help="A source's name or id.")
-@click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="At most so many; 0: all.")
+@LIMIT
 @asks
 def list_deliveries(session: Session, *, limit: int, **narrowed: str | None) -> None:
     """List deliveries, newest first."""
@@ -66,10 +66,7 @@ def retry_delivery(session: Session, id_: str, *, everything: bool) -> None:
         answer = session.api.call("POST", "/deliveries", whole(session.api, "/deliveries", id_), "retry", query=query)
     except Refused as error:
         raise Refused(error.status, {"detail": str(error).replace("all=true", "--all")}) from error
-    if session.is_json:
-        show.document(answer)
-    else:
-        show.said(answer["id"])
+    show.answer(answer, answer["id"], is_json=session.is_json)
 
 
 def _runs(delivery: dict[str, Any]) -> str:

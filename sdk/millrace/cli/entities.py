@@ -206,10 +206,7 @@ def emit_event(session: Session, name: str, type_: str, data: str | None) -> Non
     """Let a source of the adapter `topic` have an event. Prints its delivery's id."""
     body = {"type": type_, "data": None if data is None else a_value(data, "--data")}
     answer = session.api.call("POST", "/sources", name, "events", body=body)
-    if session.is_json:
-        show.document(answer)
-    else:
-        show.said(answer["id"])
+    show.answer(answer, answer["id"], is_json=session.is_json)
 
 
 workflows = click.Group("workflows", help="What can be run.")

@@ -8,7 +8,7 @@ import click
 
 from millrace.cli import show
 from millrace.cli.ids import whole
-from millrace.cli.session import Session, asks
+from millrace.cli.session import LIMIT, Session, asks
 from millrace.cli.values import a_value
 
 ATTEMPTS = [
@@ -33,9 +33,6 @@ STEPS = [
 def _how(step: dict[str, Any]) -> str | None:
     """Return how a wait ended that has no result."""
     return "timed out" if step["timed_out"] else "given up" if step.get("given_up") else None
-
-
-LIMIT = click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="At most so many; 0: all.")
 
 
 @click.command("attempts")
@@ -70,10 +67,7 @@ def signal(session: Session, id_: str, name: str, *, data: str | None) -> None:
     """Answer a `wait_for` of a run, now or before it comes to it."""
     given = None if data is None else a_value(data, "--data")
     answer = session.api.call("POST", "/runs", whole(session.api, "/runs", id_), "signals", name, body=given)
-    if session.is_json:
-        show.document(answer)
-    else:
-        show.said(f"{answer['run']} {show.plain(answer['name'])}")
+    show.answer(answer, f"{answer['run']} {show.plain(answer['name'])}", is_json=session.is_json)
 
 
 COMMANDS: list[click.Command] = [attempts, steps, signal]

@@ -15,7 +15,7 @@ from millrace.cli.api import Api, Unreachable
 from millrace.cli.ids import whole
 from millrace.cli.lines import lines_of, written
 from millrace.cli.recorded import COMMANDS as RECORDED
-from millrace.cli.session import Session, asks
+from millrace.cli.session import LIMIT, Session, asks
 from millrace.cli.stream import followed
 from millrace.cli.times import ahead, moment, understood
 from millrace.cli.values import an_object, pairs
@@ -93,10 +93,7 @@ def run(
     query = {"wait": 0 if logs else min(seconds, LONGEST_WAIT)}
     started = _started(session.api, workflow, query, body, key or str(uuid.uuid4()))
     if not seconds:
-        if session.is_json:
-            show.document(started)
-        else:
-            show.said(started["id"])
+        show.answer(started, started["id"], is_json=session.is_json)
         return codes.DONE
     if "finished_at" not in started:
         shown = (lambda item: show.aside(written(item), item["line"]["level"])) if logs else None
@@ -115,7 +112,7 @@ def runs() -> None:
 @click.option("--workflow", help="Only of this workflow.")
 @click.option("--since", metavar="TIME", help="Requested then or later: `1h` ago, or RFC 3339.")
 @click.option("--until", metavar="TIME", help="Requested then or earlier.")
-@click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="At most so many; 0: all.")
+@LIMIT
 @asks
 def list_runs(session: Session, *, limit: int, since: str | None, until: str | None, **narrowed: str | None) -> None:
     """List runs, newest first."""
@@ -221,10 +218,7 @@ def _line(session: Session, item: dict[str, Any]) -> None:
 
 
 def _told(session: Session, answer: dict[str, Any]) -> None:
-    if session.is_json:
-        show.document(answer)
-    else:
-        show.said(f"{answer['id']} {answer['status']}")
+    show.answer(answer, f"{answer['id']} {answer['status']}", is_json=session.is_json)
 
 
 COMMANDS: list[click.Command] = [run, runs]

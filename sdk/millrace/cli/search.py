@@ -12,7 +12,7 @@ import click
 from millrace.cli import show
 from millrace.cli.api import Api, Refused, Unreachable
 from millrace.cli.lines import fields_of
-from millrace.cli.session import Session, asks
+from millrace.cli.session import LIMIT, Session, asks
 from millrace.cli.times import ago, understood
 
 # Seconds. A row becomes visible a little after its time, and rows of two streams not in the order of their times: each look goes
@@ -29,7 +29,7 @@ def _search(name: str, path: str, help_: str) -> click.Command:
     @click.option("--since", metavar="TIME", help="`1h`, `now-1h`, RFC 3339 or epoch milliseconds; without it the last 24 hours.")
     @click.option("--until", metavar="TIME", help="Likewise.")
     @click.option("--order", type=click.Choice(["asc", "desc"]), default="desc", show_default=True, help="Oldest or newest first.")
-    @click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="At most so many; 0: all.")
+    @LIMIT
     @click.option("-f", "--follow", is_flag=True, help="Print what comes, until Ctrl-C; with --since also what has come since.")
     @asks
     def search(session: Session, query: str, *, since: str | None, until: str | None, order: str, limit: int, follow: bool) -> None:

@@ -75,6 +75,9 @@ OPTIONS = [
 ]
 
 
+LIMIT = click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="At most so many; 0: all.")
+
+
 def asks(command: F) -> F:
     """Give the command below its `Session` as first argument, and the options that say where, for whom and how."""
     decorated: Any = click.make_pass_decorator(Session, ensure=True)(command)

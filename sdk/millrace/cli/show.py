@@ -39,6 +39,14 @@ def document(value: Any) -> None:
     _write(harmless(json.dumps(value, ensure_ascii=False, indent=2)))
 
 
+def answer(value: Any, text: str, *, is_json: bool) -> None:
+    """Print the API's answer, for people as a line of text."""
+    if is_json:
+        document(value)
+    else:
+        said(text)
+
+
 def line(value: Any) -> None:
     """Print one of many documents in a line of its own."""
     _write(harmless(compact(value)))

@@ -35,21 +35,21 @@ def ago(text: str | None) -> str | None:
 
 def moment(text: str | None, now: datetime) -> str | None:
     """Return a time as lists take it, in RFC 3339: `1h` is an hour before `now`; other text is passed on."""
-    found = _AGO.match(text or "")
-    if found is None:
-        return text
-    try:
-        return (now.astimezone(UTC) - timedelta(seconds=int(found[1]) * _SECONDS[found[2]])).isoformat().replace("+00:00", "Z")
-    except OverflowError:
-        return text
+    return None if text is None else _beside(now, text, text, -1)
 
 
 def ahead(text: str, now: datetime) -> str:
     """Return a time to come in RFC 3339: `+1h` is an hour after `now`; other text is passed on."""
-    found = _AGO.match(text.removeprefix("+")) if text.startswith("+") else None
+    return _beside(now, text.removeprefix("+"), text, 1) if text.startswith("+") else text
+
+
+def _beside(now: datetime, duration: str, text: str, sign: int) -> str:
+    """Return the time a duration before (-1) or after (1) `now`, in RFC 3339; `text` where that is none."""
+    found = _AGO.match(duration)
     if found is None:
         return text
     try:
-        return (now.astimezone(UTC) + timedelta(seconds=int(found[1]) * _SECONDS[found[2]])).isoformat().replace("+00:00", "Z")
+        at = now.astimezone(UTC) + sign * timedelta(seconds=int(found[1]) * _SECONDS[found[2]])
     except OverflowError:
         return text
+    return at.isoformat().replace("+00:00", "Z")

@@ -14,7 +14,7 @@ from millrace.cli.api import Api, Refused, Unreachable
 from millrace.cli.deployment import Deployed, Deployment
 from millrace.cli.folder import files_of, stamps_of
 from millrace.cli.lines import Follower, written
-from millrace.cli.session import Session, asks
+from millrace.cli.session import LIMIT, Session, asks
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 PRUNE = click.option("--prune", is_flag=True, help="Delete from the workspace what is no longer in the folder.")
@@ -151,7 +151,7 @@ def files() -> None:
 
 @files.command("list")
 @click.option("--prefix", default="", help="Only paths that begin so.")
-@click.option("--limit", type=click.IntRange(0), default=100, show_default=True, help="At most so many; 0: all.")
+@LIMIT
 @asks
 def list_files(session: Session, prefix: str, limit: int) -> None:
     """List files with what they define."""
