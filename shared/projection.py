@@ -254,17 +254,17 @@ class Projection:
 def started(
     every: Iterable[Projected],
     start: Callable[[Coroutine[Any, Any, None], str], None],
-    *,
     client: Client,
     engine: AsyncEngine,
     url: str,
-    service: str,
     health: Health,
 ) -> dict[str, Projection]:
     """Have a service's projections run by `start`, which takes a coroutine and its name; return them by their own names."""
     tally = Tally(health)
     made = {
-        one.name: Projection(client=client, engine=engine, url=url, service=service, projected=one, health=health, tally=tally)
+        one.name: Projection(
+            client=client, engine=engine, url=url, service=health.service, projected=one, health=health, tally=tally
+        )
         for one in every
     }
     for name, projection in made.items():

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import JSON, BigInteger, Boolean, Column, DateTime, Index, MetaData, Table, Text, false, func
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeEngine
 
 Moment = DateTime(timezone=True)
+
+
+def required(kind: type[TypeEngine[Any]] | TypeEngine[Any], *names: str) -> list[Column[Any]]:
+    """Return columns of one type that are never null."""
+    return [Column(name, kind, nullable=False) for name in names]
 
 
 def checkpoint_in(metadata: MetaData) -> Table:
@@ -14,8 +22,7 @@ def checkpoint_in(metadata: MetaData) -> Table:
         "checkpoint",
         metadata,
         Column("projection", Text, primary_key=True),
-        Column("stream", Text, nullable=False),
-        Column("incarnation", Text, nullable=False),
+        *required(Text, "stream", "incarnation"),
         Column("last_seq", BigInteger, nullable=False),
         Column("updated_at", Moment, nullable=False, server_default=func.now()),
     )
@@ -30,16 +37,13 @@ def resource_in(metadata: MetaData) -> Table:
         metadata,
         Column("id", Text, primary_key=True),
         Column("noun", Text, nullable=False),
-        Column("org", Text(collation="C"), nullable=False),
-        Column("name", Text(collation="C"), nullable=False),
+        *required(Text(collation="C"), "org", "name"),
         Column("key", Text, nullable=False),
         Column("spec", JSON, nullable=False),
-        Column("refs", JSONB, nullable=False),
-        Column("sealed", JSONB, nullable=False),
+        *required(JSONB, "refs", "sealed"),
         Column("applied_as", Text),
         Column("removed", Boolean, nullable=False, server_default=false()),
-        Column("created_at", Moment, nullable=False),
-        Column("updated_at", Moment, nullable=False),
+        *required(Moment, "created_at", "updated_at"),
         Column("version", BigInteger, nullable=False),
     )
     of = resource.c

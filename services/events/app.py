@@ -114,13 +114,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         events = Events(settings, bus, engine, expressions, runtime)
 
         projections = started(
-            projected(bus.client),
-            runtime.background.start,
-            client=bus.client,
-            engine=engine,
-            url=settings.database_url,
-            service="events",
-            health=runtime.health,
+            projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
         )
         events.keepers = keepers(bus, events.resources, Keyring(settings.keys), projections["catalog"], expressions)
         events.followed = [projections[name] for name in DELIVERIES]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Index, MetaData, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from shared.tables import Moment, checkpoint_in, resource_in
+from shared.tables import Moment, checkpoint_in, required, resource_in
 
 metadata = MetaData()
 checkpoint = checkpoint_in(metadata)
@@ -18,8 +18,7 @@ delivery = Table(
     "delivery",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("org", Text, nullable=False),
-    Column("source", Text, nullable=False),
+    *required(Text, "org", "source"),
     Column("received_at", Moment, nullable=False),
     Column("correlation_id", Text, nullable=False),
     Column("sequence", BigInteger),
@@ -42,9 +41,7 @@ delivery_run = Table(
     "delivery_run",
     metadata,
     Column("run", Text, primary_key=True),
-    Column("delivery", Text, nullable=False),
-    Column("workflow", Text, nullable=False),
-    Column("status", Text, nullable=False),
+    *required(Text, "delivery", "workflow", "status"),
     Column("requested_at", Moment, nullable=False),
 )
 Index("delivery_run_delivery", delivery_run.c.delivery, delivery_run.c.requested_at, delivery_run.c.run)

@@ -142,11 +142,10 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         projections = started(
             [*projected(bus.client), *resumer.followers()],
             runtime.background.start,
-            client=bus.client,
-            engine=engine,
-            url=settings.database_url,
-            service="executor",
-            health=runtime.health,
+            bus.client,
+            engine,
+            settings.database_url,
+            runtime.health,
         )
         executor.catalog = projections["catalog"]
         executor.rows = projections["runs"]

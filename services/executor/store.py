@@ -261,18 +261,13 @@ def put_steps(steps: list[Step]) -> Statement:
     """Write the recorded steps of runs; one statement for all of them."""
     return _PUT_STEPS.of(
         {
+            **msgspec.structs.asdict(step),
             "id": step.run,
             "seq": step.place[0],
             "place": step.place[1],
             "kind": _text(step.kind),
             "name": _text(step.name),
-            "ordinal": step.ordinal,
-            "position": step.position,
-            "attempt": step.attempt,
             "completed_at": datetime.fromisoformat(step.at),
-            "timed_out": step.timed_out,
-            "given_up": step.given_up,
-            "bytes": step.bytes,
             "result": _json(step.result),
         }
         for step in steps
@@ -366,20 +361,8 @@ def _state(stored: Any) -> RunState:
 
 
 def _step(run: str, row: RowMapping) -> Step:
-    return Step(
-        run=run,
-        place=(row["seq"], row["place"]),
-        kind=row["kind"],
-        name=row["name"],
-        ordinal=row["ordinal"],
-        position=row["position"],
-        attempt=row["attempt"],
-        at=rfc3339(row["completed_at"]),
-        timed_out=row["timed_out"],
-        given_up=row["given_up"],
-        bytes=row["bytes"],
-        result=row["result"],
-    )
+    kept = dict(row)
+    return Step(run=run, place=(kept.pop("seq"), kept.pop("place")), at=rfc3339(kept.pop("completed_at")), **kept)
 
 
 def _entry(stored: Any) -> WorkflowEntry:

@@ -18,7 +18,7 @@ from sqlalchemy import (
     text,
 )
 
-from shared.tables import Moment, checkpoint_in
+from shared.tables import Moment, checkpoint_in, required
 
 metadata = MetaData()
 checkpoint = checkpoint_in(metadata)
@@ -28,9 +28,7 @@ run = Table(
     "run",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("org", Text, nullable=False),
-    Column("workflow", Text, nullable=False),
-    Column("status", Text, nullable=False),
+    *required(Text, "org", "workflow", "status"),
     Column("requested_at", Moment, nullable=False),
     Column("last_seq", BigInteger, nullable=False),
     Column("state", JSON, nullable=False),
@@ -91,8 +89,7 @@ step = Table(
     Column("id", Text, primary_key=True),
     Column("seq", BigInteger, primary_key=True),
     Column("place", Integer, primary_key=True),
-    Column("kind", Text, nullable=False),
-    Column("name", Text, nullable=False),
+    *required(Text, "kind", "name"),
     Column("ordinal", Integer, nullable=False),
     Column("position", Integer),
     Column("attempt", Integer, nullable=False),

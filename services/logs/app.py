@@ -36,15 +36,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             # Before the first row, so that none has to be moved.
             await attempt(engine, runtime.health)
             runtime.background.start(keep_ahead(engine, runtime.health), "partitions")
-            started(
-                projected(bus.client),
-                runtime.background.start,
-                client=bus.client,
-                engine=engine,
-                url=settings.database_url,
-                service="logs",
-                health=runtime.health,
-            )
+            started(projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health)
             runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
             bus.answer(QUESTIONS, ArchiveDeps(engine, utc_now))
             await bus.start()

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from sqlalchemy import RowMapping
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -82,13 +83,13 @@ async def search(asked: Search, deps: ArchiveDeps) -> LogPage:
             )
             async with contextlib.aclosing(rows):
                 async for found in rows:
-                    size = len(found.document) + len(found.data or "") + min(len(found.message), MESSAGE_CHARACTERS)
+                    size = len(found["document"]) + len(found["data"] or "") + min(len(found["message"]), MESSAGE_CHARACTERS)
                     if len(items) == limit or (items and size > room):
                         more = True
                         break
                     room -= size
                     items.append(_item(found))
-                    after = store.After(found.time, found.stream, found.seq)
+                    after = store.After(found["time"], found["stream"], found["seq"])
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) == _CANCELED:
             raise Unavailable(f"the search took longer than {SECONDS:.0f} s: narrow the range of times") from error
@@ -133,31 +134,21 @@ def _order(name: str) -> Order:
     raise Invalid("order must be asc or desc", errors=(Problem("order", "is neither"),))
 
 
-def _item(found: store.FoundMessage) -> LogItem:
-    is_line = found.line > 0
-    line: dict[str, Any] = msgspec.json.decode(found.data or "{}") if is_line else {}
-    data: Any = line if is_line else data_of(found.document)
-    if len(found.document) > PAGE_BYTES:
-        data = {"omitted": f"{len(found.document)} bytes are more than an answer holds"}
-    return LogItem(
-        time=rfc3339(found.time),
-        stream=found.stream,
-        seq=found.seq,
-        type=found.type,
-        level=found.level,
-        service=found.service,
-        org=found.org,
-        run=found.run,
-        correlation_id=found.correlation_id,
-        causation_id=found.causation_id,
-        id=found.id,
-        message=found.message[:MESSAGE_CHARACTERS],
-        data=data,
-        workflow=found.workflow,
-        line=found.line if is_line else None,
-        attempt=line.get("attempt"),
-        fields=line.get("fields") or {},
-    )
+def _item(found: RowMapping) -> LogItem:
+    is_line = found["line"] > 0
+    line: dict[str, Any] = msgspec.json.decode(found["data"] or "{}") if is_line else {}
+    shown = dict(found)
+    document = shown.pop("document")
+    data: Any = line if is_line else data_of(document)
+    if len(document) > PAGE_BYTES:
+        data = {"omitted": f"{len(document)} bytes are more than an answer holds"}
+    shown |= {
+        "time": rfc3339(found["time"]),
+        "message": found["message"][:MESSAGE_CHARACTERS],
+        "data": data,
+        "line": found["line"] if is_line else None,
+    }
+    return LogItem(**shown, attempt=line.get("attempt"), fields=line.get("fields") or {})
 
 
 QUESTIONS: Questions = {Search: search, ReadChain: read_chain, ArchivePosition: archive_position}

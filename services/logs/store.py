@@ -32,6 +32,7 @@ from services.logs.domain import Row
 from services.logs.tables import conversion, message
 from shared.db import Connection
 from shared.envelope import rfc3339
+from shared.questions.logs import LogItem
 from shared.statements import Compiled, Statement, given, parameter
 
 _COLUMNS = [column for column in message.c if column.name != "tsv"]
@@ -77,32 +78,12 @@ def _updated(column: str, **others: Any) -> Compiled:
 
 _NAME_WORKFLOWS = _updated("workflow")
 _HIDE_CHUNKS = _updated("line", message=literal_column("''"), data=null(), tsv=literal_column("''"))
+# The columns that a search shows; `data` is read of lines only: a message's is in its document.
+_FOUND = [*(field.name for field in msgspec.structs.fields(LogItem) if field.name in message.c), "document"]
 # Rows of a search are fetched so many at a time: a page ends by its size in bytes before all have come.
 _FETCHED = 100
 # Characters of a message's line that are shown in a tree of many.
 SHOWN = 300
-
-
-class FoundMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A row as search reads it."""
-
-    time: datetime
-    stream: str
-    seq: int
-    type: str
-    level: str
-    service: str
-    org: str
-    run: str | None
-    correlation_id: str
-    causation_id: str | None
-    id: str
-    message: str
-    workflow: str | None
-    line: int
-    data: str | None
-    """A line's; a message's is in its document."""
-    document: bytes
 
 
 class After(msgspec.Struct, frozen=True):
@@ -133,8 +114,8 @@ async def search(
     order: Order,
     after: After | None,
     limit: int,
-) -> AsyncGenerator[FoundMessage, None]:
-    """Yield the matching rows in the order of (time, stream, seq); `org` None means all organizations."""
+) -> AsyncGenerator[RowMapping, None]:
+    """Yield the columns `_FOUND` of the matching rows in the order of (time, stream, seq); `org` None means all organizations."""
     wanted = ["time >= :since", "time <= :until", "line >= 0"]
     parameters: dict[str, Any] = {"since": since, "until": until, "limit": limit}
     if org is not None:
@@ -146,8 +127,7 @@ async def search(
         parameters |= {"after_time": after.time, "after_stream": after.stream, "after_seq": after.seq}
     wanted.append(condition.sql)
     way = "DESC" if order == "desc" else "ASC"
-    names = (field.name for field in msgspec.structs.fields(FoundMessage))
-    columns = ", ".join("CASE WHEN line > 0 THEN CAST(data AS text) END AS data" if name == "data" else name for name in names)
+    columns = ", ".join("CASE WHEN line > 0 THEN CAST(data AS text) END AS data" if name == "data" else name for name in _FOUND)
     statement = text(
         f"SELECT {columns} FROM message WHERE {' AND '.join(wanted)} ORDER BY time {way}, stream {way}, seq {way} LIMIT :limit"
     )
@@ -155,7 +135,7 @@ async def search(
         statement, parameters | condition.parameters, execution_options={"max_row_buffer": _FETCHED}
     ) as rows:
         async for row in rows.mappings():
-            yield FoundMessage(**row)
+            yield row
 
 
 async def chain(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 
-from shared.tables import Moment, checkpoint_in
+from shared.tables import Moment, checkpoint_in, required
 
 metadata = MetaData()
 checkpoint = checkpoint_in(metadata)
@@ -18,8 +18,7 @@ message = Table(
     Column("incarnation", Text, primary_key=True),
     Column("seq", BigInteger, primary_key=True),
     Column("time", Moment, primary_key=True),
-    Column("stream", Text, nullable=False),
-    *(Column(name, Text, nullable=False) for name in ("id", "type", "level", "service", "org", "key")),
+    *required(Text, "stream", "id", "type", "level", "service", "org", "key"),
     Column("run", Text),
     Column("correlation_id", Text, nullable=False),
     Column("causation_id", Text),

@@ -49,13 +49,7 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         keyring = Keyring(settings.keys)
         oauth = OAuth(bus, engine, keyring)
         projections = started(
-            projected(bus.client),
-            runtime.background.start,
-            client=bus.client,
-            engine=engine,
-            url=settings.database_url,
-            service="oauth",
-            health=runtime.health,
+            projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
         )
         oauth.keepers = keepers(bus, oauth.resources, keyring, projections["catalog"], oauth.store, oauth.announcer)
         runtime.background.start(oauth.announcer.sweep(), "announcing")

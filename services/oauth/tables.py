@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, MetaData, Table, Text, UniqueConstraint
 
-from shared.tables import Moment, checkpoint_in, resource_in
+from shared.tables import Moment, checkpoint_in, required, resource_in
 
 metadata = MetaData()
 checkpoint = checkpoint_in(metadata)
@@ -16,19 +16,14 @@ vault = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("noun", Text, nullable=False),
-    Column("org", Text(collation="C"), nullable=False),
-    Column("name", Text(collation="C"), nullable=False),
+    *required(Text(collation="C"), "org", "name"),
     Column("spec", JSON, nullable=False),
     Column("sealed", Text, nullable=False),
     Column("applied_as", Text),
     Column("version", BigInteger, nullable=False),
-    Column("revoking", Boolean, nullable=False),
-    Column("announced", Boolean, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("first_command", Text, nullable=False),
-    Column("last_command", Text, nullable=False),
-    Column("created_at", Moment, nullable=False),
-    Column("updated_at", Moment, nullable=False),
+    *required(Boolean, "revoking", "announced"),
+    *required(Text, "actor", "first_command", "last_command"),
+    *required(Moment, "created_at", "updated_at"),
     UniqueConstraint("noun", "org", "name"),
 )
 # Commands whose row is gone: repeated, they must neither fail nor make it again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from sqlalchemy import RowMapping
 
 from shared.envelope import rfc3339
@@ -12,22 +13,9 @@ from shared.questions.executor import FileView, WorkflowEntry
 
 def workflow_entry(message: WorkflowChanged, org: str, at: str) -> WorkflowEntry:
     """Return the registry entry that a message makes; `at` is its time, RFC 3339."""
-    return WorkflowEntry(
-        org=org,
-        name=message.name,
-        version=message.version,
-        module=message.module,
-        function=message.function,
-        path=message.path,
-        line=message.line,
-        doc=message.doc,
-        input_schema=message.input_schema,
-        timeout=message.timeout,
-        retries=message.retries,
-        concurrency=message.concurrency,
-        policy=message.policy,
-        updated_at=at,
-    )
+    declared = msgspec.structs.asdict(message)
+    del declared["key"]
+    return WorkflowEntry(**declared, org=org, updated_at=at)
 
 
 def file_view(row: RowMapping, workflows: list[str], problems: list[FileProblem]) -> FileView:
