@@ -201,9 +201,8 @@ class RunSucceeded(Message, frozen=True, kw_only=True):
     isolation: str | None = None
 
 
-@message("run.failed", key="run", by="executor")
-class RunFailed(Message, frozen=True, kw_only=True):
-    """The run ended with an error of the author's code, or over a limit: see `reason`."""
+class RunFailure(Message, frozen=True, kw_only=True):
+    """The fields of the three ends with an error; none of them is another."""
 
     run: str
     attempt: int
@@ -213,34 +212,21 @@ class RunFailed(Message, frozen=True, kw_only=True):
     usage: RunUsage
     concurrency_key: str | None = None
     parent: str | None = None
+
+
+@message("run.failed", key="run", by="executor")
+class RunFailed(RunFailure, frozen=True, kw_only=True):
+    """The run ended with an error of the author's code, or over a limit: see `reason`."""
 
 
 @message("run.timed_out", key="run", by="executor")
-class RunTimedOut(Message, frozen=True, kw_only=True):
+class RunTimedOut(RunFailure, frozen=True, kw_only=True):
     """The run's attempt took longer than its time-out and was killed."""
-
-    run: str
-    attempt: int
-    reason: str
-    error: RunError
-    duration_ms: float
-    usage: RunUsage
-    concurrency_key: str | None = None
-    parent: str | None = None
 
 
 @message("run.crashed", key="run", by="executor")
-class RunCrashed(Message, frozen=True, kw_only=True):
+class RunCrashed(RunFailure, frozen=True, kw_only=True):
     """The run's child ended without an outcome of its own."""
-
-    run: str
-    attempt: int
-    reason: str
-    error: RunError
-    duration_ms: float
-    usage: RunUsage
-    concurrency_key: str | None = None
-    parent: str | None = None
 
 
 @message("run.cancelled", key="run", by="executor")

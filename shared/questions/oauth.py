@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from shared.questions.declaration import Question, question
 from shared.values import Key, Name, Opaque
+
+A = TypeVar("A")
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,31 +42,26 @@ class VariableView(msgspec.Struct, frozen=True, kw_only=True):
     version: int
 
 
-@question("oauth.token", by="executor")
-class GetToken(Question[Token], frozen=True, kw_only=True):
-    """A live token of the organization's connection `name` for a run. Raises NotFound, Unavailable.
-
-    `correlation_id` is the run's: the record that a token was given joins its chain.
-    """
+class RunQuestion(Question[A], Generic[A], frozen=True, kw_only=True):
+    """A run's question for what `name` means there; the record of the answer joins the run's chain by `correlation_id`."""
 
     name: Name
     run: Key
     nonce: Opaque
     correlation_id: Name | None = None
+
+
+@question("oauth.token", by="executor")
+class GetToken(RunQuestion[Token], frozen=True, kw_only=True):
+    """A live token of the organization's connection `name` for a run. Raises NotFound, Unavailable."""
 
 
 @question("oauth.secret", by="executor")
-class GetSecret(Question[SecretGiven], frozen=True, kw_only=True):
+class GetSecret(RunQuestion[SecretGiven], frozen=True, kw_only=True):
     """The secret that a run of the organization means by a name: its own one, else the platform's.
 
-    The record of the answer, or of a refusal, is on disk before; `correlation_id` is the run's, whose chain that joins. Raises
-    NotFound, Unavailable.
+    The record of the answer, or of a refusal, is on disk before. Raises NotFound, Unavailable.
     """
-
-    name: Name
-    run: Key
-    nonce: Opaque
-    correlation_id: Name | None = None
 
 
 @question("oauth.variable", by="executor")
