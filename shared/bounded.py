@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -46,6 +46,33 @@ class ArrivalOrder(Generic[T]):
     def __len__(self) -> int:
         """Return how many wait."""
         return len(self._items)
+
+
+class Turns(Generic[T]):
+    """A queue in which each key that has items waiting has its turn, one item at a time; those of a key go oldest first."""
+
+    def __init__(self, key: Callable[[T], str]) -> None:
+        self._key = key
+        self._items: OrderedDict[str, deque[T]] = OrderedDict()
+        self._count = 0
+
+    def put(self, item: T) -> None:
+        """Let an item wait behind those of its key."""
+        self._items.setdefault(self._key(item), deque()).append(item)
+        self._count += 1
+
+    def get(self) -> T:
+        """Take out the oldest of the key whose turn it is, which goes behind all others."""
+        key, items = self._items.popitem(last=False)
+        self._count -= 1
+        item = items.popleft()
+        if items:
+            self._items[key] = items
+        return item
+
+    def __len__(self) -> int:
+        """Return how many wait."""
+        return self._count
 
 
 class BoundedTasks(Generic[T]):

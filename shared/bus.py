@@ -12,7 +12,7 @@ from nats.aio.msg import Msg
 
 from shared import aggregate
 from shared.asking import Answering, Questions, ask
-from shared.bounded import ArrivalOrder
+from shared.bounded import Turns
 from shared.commit import Journal
 from shared.connection import attend, connected_broker
 from shared.consumer import Consumer, Handlers, Letters, give_up
@@ -127,7 +127,8 @@ class Bus:
             if work.service != self.service or work.managed:
                 continue
             handle = Consumer(self, work, handlers[work.messages[0]], deps, self._health, letters).take
-            queue = ArrivalOrder[Msg]()
+            # The key of what is handled: the source, of webhooks and of events.
+            queue = Turns[Msg](lambda msg: msg.subject.split(".", 2)[1])
             self._taking.append(
                 Puller(self.client, work.stream, work.name, handle, at_once=CONCURRENCY, fetched=FETCHED, queue=queue)
             )
