@@ -58,8 +58,9 @@ def service_permissions(service: str) -> dict[str, list[str]]:
                 f"$JS.API.DIRECT.GET.KV_{SUSPECTS}.$KV.{SUSPECTS}.{work.name}.>",
             }
         elif service in work.watched_by:
+            publish.add(f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}")
             # The time of the oldest message that waits stands with the message, which the broker gives whole.
-            publish |= {f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}", f"$JS.API.STREAM.MSG.GET.{work.stream}"}
+            publish.add(f"$JS.API.STREAM.MSG.GET.{work.stream}")
     for registry in REGISTRIES:
         if service == registry.writer or service in registry.readers:
             publish |= _reading(f"KV_{registry.bucket}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
@@ -120,8 +121,8 @@ class Bus:
 
     # -- handling -------------------------------------------------------------------------------------------------
 
-    def handle(self, handlers: Handlers, deps: Any) -> None:
-        """Consume this service's work with these handlers from `start` on."""
+    def handle(self, handlers: Handlers, deps: Any, *, admits: Callable[[Work], bool] = lambda _: True) -> None:
+        """Consume this service's work with these handlers from `start` on; more of some work only while `admits` says so of it."""
         letters = Letters(self._health)
         for work in WORK:
             if work.service != self.service or work.managed:
@@ -130,7 +131,16 @@ class Bus:
             # The key of what is handled: the source, of webhooks and of events.
             queue = Turns[Msg](lambda msg: msg.subject.split(".", 2)[1])
             self._taking.append(
-                Puller(self.client, work.stream, work.name, handle, at_once=CONCURRENCY, fetched=FETCHED, queue=queue)
+                Puller(
+                    self.client,
+                    work.stream,
+                    work.name,
+                    handle,
+                    at_once=CONCURRENCY,
+                    fetched=FETCHED,
+                    queue=queue,
+                    admits=partial(admits, work),
+                )
             )
 
     async def bury(self, work: Work, msg: Msg, tries: int, error: Exception, reason: str) -> bool:

@@ -15,6 +15,8 @@ from shared.errors import Problem
 
 # Runs of a chain, and events that these emit: several times the longest chain in use, and some minutes of one executor.
 LONGEST_CHAIN = 10_000
+# Some minutes of executors, and 50 MB of the broker's memory, which holds each run's subjects.
+MOST_QUEUED = 100_000
 
 
 class ConfigError(Exception):
@@ -128,6 +130,11 @@ def common(environment: Environment) -> dict[str, Any]:
 def longest_chain(environment: Environment) -> int:
     """Return how many runs, and how many events of theirs, one chain may have; where runs are started it is the same."""
     return environment.integer("MILLRACE_MAX_CHAIN", LONGEST_CHAIN, minimum=1)
+
+
+def most_queued(environment: Environment) -> int:
+    """Return with how many queued runs floods of webhooks wait; the gateway and the events service have the same."""
+    return environment.integer("MILLRACE_MAX_QUEUED_RUNS", MOST_QUEUED, minimum=1)
 
 
 def read(environment: Environment) -> Settings:

@@ -81,8 +81,8 @@ async def bring(client: Client, work: Work, *, after: int = 0) -> None:
     await api_request(client, f"$JS.API.CONSUMER.CREATE.{work.stream}.{work.name}", asked, wait=15)
 
 
-async def backlog_of(client: Client, work: Work) -> WorkBacklog:
-    """Return what waits for the handlers of some work, and when the first of the undelivered was stored.
+async def backlog_of(client: Client, work: Work, *, since: bool = True) -> WorkBacklog:
+    """Return what waits for the handlers of some work, and, for `since`, when the first of the undelivered was stored.
 
     Not the first of the unacknowledged: one message that is put off again and again says nothing of those behind it.
     Raises `Unavailable`, `StreamError`.
@@ -90,8 +90,8 @@ async def backlog_of(client: Client, work: Work) -> WorkBacklog:
     info = await api_request(client, f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}", None)
     undelivered = int(info["num_pending"])
     delivered = int(info["delivered"]["stream_seq"])
-    since = await _stored_first(client, work, delivered) if undelivered else None
-    return WorkBacklog(undelivered=undelivered, in_work=int(info["num_ack_pending"]), since=since, delivered=delivered)
+    first = await _stored_first(client, work, delivered) if undelivered and since else None
+    return WorkBacklog(undelivered=undelivered, in_work=int(info["num_ack_pending"]), since=first, delivered=delivered)
 
 
 async def _stored_first(client: Client, work: Work, after: int) -> datetime | None:

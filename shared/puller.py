@@ -30,7 +30,8 @@ class Puller:
     """Has the messages of a durable consumer handled, `at_once` of them at the same time, in the order of `queue`.
 
     Up to `fetched` are in hand, those that wait for their turn included; no more are asked for, however long they take. A message
-    that is delivered again while it is in hand is not handled twice at once. One pull at a time waits at the server: more would
+    that is delivered again while it is in hand is not handled twice at once. None are asked for while `admits` answers False; it is
+    asked about twice a second. One pull at a time waits at the server: more would
     share the deliveries, and each would wait for the rest of its batch until it expires.
     """
 
@@ -44,11 +45,13 @@ class Puller:
         at_once: int,
         fetched: int,
         queue: TaskQueue[Msg],
+        admits: Callable[[], bool] = lambda: True,
     ) -> None:
         self._client = client
         self._stream = stream
         self._consumer = consumer
         self._fetched = fetched
+        self._admits = admits
         self._tasks = BoundedTasks(handle, at_once, queue, self._freed)
         self._in_hand: set[int] = set()
         self._inbox = client.new_inbox()
@@ -129,7 +132,7 @@ class Puller:
 
     async def _ask(self) -> None:
         room = self._room()
-        if not room:
+        if not room or not self._admits():
             return
         self._number += 1
         self._outstanding, self._served, self._heard = room, False, self._now()

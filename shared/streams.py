@@ -131,6 +131,7 @@ WORK = (
             messages=(RunRequested, RunResumed),
             subjects=(f"run.*.requested.{priority}", f"run.*.resumed.{priority}"),
             managed=True,
+            watched_by=("gateway", "events"),
         )
         for priority in PRIORITIES
     ),

@@ -15,6 +15,7 @@ from services.events.config import EventsSettings, read
 from services.events.handlers import HANDLERS
 from services.events.projections import DELIVERIES, projected
 from services.events.questions import QUESTIONS, mapping_of
+from services.events.queued import QueuedRuns
 from services.events.redeclaring import redeclare
 from services.events.resources import DERIVED, keepers
 from services.events.store import EventsStore
@@ -125,7 +126,10 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
             redeclare(events.sources_view, RegistryWriter(bus.client, "sources", SourceEntry), DERIVED["source"]),
             "declared verifications",
         )
-        bus.handle(HANDLERS, events)
+        queued = QueuedRuns(settings.most_queued)
+        runtime.health.state("queued_runs", queued.fact)
+        runtime.background.start(queued.watch(bus.client), "queued runs")
+        bus.handle(HANDLERS, events, admits=queued.admits)
         bus.answer(QUESTIONS, events)
         await bus.start()
         runtime.background.start(bus.attend(), "broker")

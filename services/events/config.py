@@ -7,11 +7,19 @@ from shared.config import Environment
 
 
 class EventsSettings(config.Settings, frozen=True, kw_only=True):
-    """Read once at start. `longest_chain` bounds the runs of one chain, and the events that they emit."""
+    """Read once at start. `longest_chain` bounds the runs of one chain, and the events that they emit.
+
+    From `most_queued` queued runs on floods of webhooks are not routed.
+    """
 
     longest_chain: int
+    most_queued: int
 
 
 def read(environment: Environment) -> EventsSettings:
     """Return the settings; `environment.check` reports a missing one."""
-    return EventsSettings(**config.common(environment), longest_chain=config.longest_chain(environment))
+    return EventsSettings(
+        **config.common(environment),
+        longest_chain=config.longest_chain(environment),
+        most_queued=config.most_queued(environment),
+    )

@@ -61,7 +61,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         watching = Watching(bus.client)
         backlog = WebhookBacklog(Bounds(messages=settings.max_backlog, seconds=settings.max_backlog_age))
         runtime.health.state("backlog", backlog.fact, counters=("refused",))
-        lanes = Lanes()
+        lanes = Lanes(settings.most_queued)
         keyring = Keyring(settings.keys)
         trail = Trail(bus)
         stack.push_async_callback(trail.finish)

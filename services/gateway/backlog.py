@@ -25,7 +25,8 @@ from shared.errors import Unavailable
 from shared.pull import StreamError
 from shared.streams import WORK
 
-COUNTED = {work.name: work for work in WORK if "gateway" in work.watched_by}
+COUNTED = {work.name: work for work in WORK if "gateway" in work.watched_by and work.service == "events"}
+QUEUED = tuple(work for work in WORK if "gateway" in work.watched_by and work.service == "executor")
 # Seconds between two counts while webhooks come or wait, and otherwise: other gateways may have admitted some.
 COUNTED_EVERY = 1.0
 COUNTED_AT_REST = 10.0
@@ -190,9 +191,12 @@ class WebhookBacklog:
 async def count(client: Client, backlog: WebhookBacklog, lanes: Lanes) -> None:
     """Have the broker count once. Raises `Unavailable`, `StreamError`."""
     begun = backlog.begin_count()
-    found = dict(zip(COUNTED, await asyncio.gather(*(backlog_of(client, work) for work in COUNTED.values())), strict=True))
+    answers = await asyncio.gather(
+        *(backlog_of(client, work) for work in COUNTED.values()), *(backlog_of(client, work, since=False) for work in QUEUED)
+    )
+    found = dict(zip(COUNTED, answers, strict=False))
     backlog.counted(found, begun, datetime.now(UTC))
-    lanes.counted(found, backlog.pace)
+    lanes.counted(found, backlog.pace, sum(one.undelivered for one in answers[len(found) :]))
 
 
 async def watch(client: Client, backlog: WebhookBacklog, lanes: Lanes) -> None:
@@ -207,7 +211,7 @@ async def watch(client: Client, backlog: WebhookBacklog, lanes: Lanes) -> None:
             failing = True
         else:
             failing = False
-        if backlog.at_rest:
+        if backlog.at_rest and not lanes.is_overfull:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(COUNTED_AT_REST):
                     await backlog.news.wait()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.config import Environment
+from shared.config import Environment, most_queued
 
 MIB = 1024 * 1024
 # The largest that any sender is known to send.
@@ -27,8 +27,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """The gateway's settings. `listen_fd` is a bound socket that was handed over; without one, `host` and `port` are bound.
 
     `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `max_backlog` counts messages,
-    `max_backlog_age` is in seconds. `supervisor` is the file in which the supervisor of the services writes their state, where
-    there is one.
+    `max_backlog_age` is in seconds, `most_queued` counts runs. `supervisor` is the file in which the supervisor of the services
+    writes their state, where there is one.
     """
 
     nats_url: str
@@ -44,6 +44,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int
     max_backlog: int
     max_backlog_age: int
+    most_queued: int
     supervisor: Path | None
 
     def __repr__(self) -> str:
@@ -74,6 +75,7 @@ def read(environment: Environment) -> GatewaySettings:
         max_connections=environment.integer("MILLRACE_MAX_CONNECTIONS", MAX_CONNECTIONS, minimum=16),
         max_backlog=environment.integer("MILLRACE_MAX_BACKLOG", MAX_BACKLOG, minimum=1),
         max_backlog_age=environment.integer("MILLRACE_MAX_BACKLOG_AGE", MAX_BACKLOG_AGE, minimum=1),
+        most_queued=most_queued(environment),
         supervisor=None if supervisor is None else Path(supervisor),
     )
 

@@ -47,9 +47,14 @@ class Lanes:
 
     A source moves to the bulk lane with the least in it once its part of the prompt lane is full, and back when nothing of it is
     left there, so that its webhooks do not pass each other by more than those in work do.
+
+    From `most_queued` queued runs on the bulk lanes are not routed, and no source gets its part of the prompt lane back: each has
+    `FEW` more until there are fewer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_queued: int) -> None:
+        self._most_queued = most_queued
+        self.is_overfull = False
         self._pace = 0.0
         self._room = 0.0
         # Of the prompt lane: what waits there; by source what was admitted here; the same by age, each age with its last sequence.
@@ -93,18 +98,24 @@ class Lanes:
         else:
             self._held -= Counter({source: 1})
 
-    def counted(self, found: Mapping[str, WorkBacklog], pace: float) -> None:
-        """Take what the broker counted, by consumer, and how many webhooks are handled a second."""
+    def counted(self, found: Mapping[str, WorkBacklog], pace: float, queued: int) -> None:
+        """Take what the broker counted, by consumer, how many webhooks are handled a second, and the number of queued runs."""
+        self.is_overfull = queued >= self._most_queued
         self._pace += SMOOTHED * (pace - self._pace)
-        self._room = PROMPT_FOR * self._pace
+        self._room = 0.0 if self.is_overfull else PROMPT_FOR * self._pace
         self._waiting = found["events-parse"].undelivered + found["events-route"].undelivered
         if self._youngest:
             self._ages.append((self._last, self._youngest))
             self._youngest = Counter()
-        while self._ages and self._ages[0][0] <= found["events-parse"].delivered:
-            self._held -= self._ages.popleft()[1]
         for lane in BULK_LANES:
             self._loads[lane] = found[f"events-parse-{lane}"].messages + found[f"events-route-{lane}"].messages
+        if not self.is_overfull:
+            self._give_back(found)
+
+    def _give_back(self, found: Mapping[str, WorkBacklog]) -> None:
+        """Give sources back their parts of the prompt lane, and itself to those of which nothing is left in a bulk lane."""
+        while self._ages and self._ages[0][0] <= found["events-parse"].delivered:
+            self._held -= self._ages.popleft()[1]
         for source, bulk in list(self._bulk.items()):
             parsed = bulk.last <= found[f"events-parse-{bulk.lane}"].delivered
             if parsed and not bulk.in_flight and not found[f"events-route-{bulk.lane}"].undelivered:

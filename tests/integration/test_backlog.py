@@ -12,22 +12,27 @@ from typing import Any
 
 import pytest
 
+from services.events import queued
 from services.gateway import backlog
 from services.gateway.lanes import FEW
+from shared.bus import FETCHED, Bus
+from shared.durables import backlog_of
 from shared.envelope import open_message
 from shared.messages import EventFiltered, WebhookReceived
-from shared.pull import api_request
+from shared.pull import Inbox, api_request, pull, status_of
 from shared.registry import RegistryWriter
 from shared.resources.source import SourceEntry
-from shared.streams import BULK_LANES
-from tests.integration.test_gateway import Client, Got, entry, executor, gateway, ready, stream
+from shared.streams import BULK_LANES, WORK
+from tests.integration.test_gateway import SECRET, Client, Got, entry, executor, gateway, ready, stream
 from tests.support.inside import bus_of, eventually, running
+from tests.support.river import Outside
 from tests.support.servers import Place
 from tests.support.stack import ROOT
 
 # Webhooks; several times what the events service has in hand at once.
 FLOOD = 800
 ROOM = 50
+ROUTING = [work for work in WORK if work.name.startswith("events-route-")]
 # Four fifths: the share of a lone source. A webhook on its way while the broker counts may be counted twice until the next time.
 SHARE = (39, 40)
 
@@ -41,13 +46,17 @@ async def sources(place: Place, *clients: Client, count: int) -> AsyncIterator[l
         for one in made:
             await writer.put(one.id, 1, one)
         for client in clients:
-            for one in made:
-
-                async def seen(client: Client = client, id_: str = one.id) -> bool:
-                    return (await client("GET", f"/hooks/{id_}", headers={})).status == 405
-
-                await eventually(seen)
+            await known(client, *(one.id for one in made))
         yield [one.id for one in made]
+
+
+async def known(client: Client, *ids: str) -> None:
+    """Wait until a gateway knows these sources."""
+
+    async def seen() -> bool:
+        return {(await client("GET", f"/hooks/{id_}", headers={})).status for id_ in ids} == {405}
+
+    await eventually(seen)
 
 
 async def sent(client: Client, source: str, times: int) -> list[str]:
@@ -267,6 +276,75 @@ async def test_an_events_service_that_is_killed_amid_a_flood_loses_nothing_of_an
         async with running(place, "events"):
             # What it had in hand is delivered again when the broker's patience with it ends.
             await all_handled(place, accepted)
+
+
+async def test_while_too_many_runs_are_queued_a_flood_waits_to_be_routed_and_a_trickle_does_not(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queued, "COUNTED_EVERY", 0.05)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(gateway(place, MILLRACE_MAX_QUEUED_RUNS="10"))
+        executing = await stack.enter_async_context(executor(place))
+        events = await stack.enter_async_context(running(place, "events", MILLRACE_MAX_QUEUED_RUNS="10"))
+        admin = await stack.enter_async_context(bus_of(place, "admin"))
+        outside = Outside(place, await stack.enter_async_context(bus_of(place, "gateway")))
+        flood, trickle = [await outside.source(name, settings={"secret": SECRET}) for name in ("flood", "trickle")]
+        for name in ("flood", "trickle"):
+            await outside.subscription(name=name, source=name, workflow="adder", input={"n": 1})
+        for _ in range(10):
+            await outside.request("adder", version="v1")
+
+        # Its part of the prompt lane, and what was asked for before there were too many.
+        asked = FEW + FETCHED
+
+        def held() -> dict[str, Any]:
+            fact: dict[str, Any] = events.health.document()["queued_runs"]
+            return fact
+
+        async def holds_back() -> bool:
+            return held() == {"messages": 10, "max_messages": 10, "holds_back": True}
+
+        await eventually(holds_back)
+        await known(client, flood.id, trickle.id)
+        assert len(await sent(client, trickle.id, 1)) == 1
+        # The gateway counts once webhooks come.
+        await asyncio.sleep(10 * backlog.COUNTED_EVERY)
+        assert len(await sent(client, flood.id, FLOOD)) == FLOOD
+        assert len(await sent(client, trickle.id, 2)) == 2
+
+        async def routed() -> Counter[str]:
+            return Counter(one.subject for one in await stream(place, "EVENTS") if one.type == "event.routed")
+
+        async def prompt() -> bool:
+            return await routed() == {flood.id: asked, trickle.id: 3}
+
+        await eventually(prompt)
+
+        async def held_back() -> bool:
+            return sum([(await backlog_of(admin.client, work)).undelivered for work in ROUTING]) == FLOOD - asked
+
+        await eventually(held_back)
+        taken = []
+
+        async def all_taken() -> bool:
+            taken.append(await take_runs(executing))
+            return sum(taken) == 10 + FLOOD + 3
+
+        await eventually(all_taken, within=60)
+        assert await routed() == {flood.id: FLOOD, trickle.id: 3}
+
+
+async def take_runs(bus: Bus) -> int:
+    """Take every queued run, as an executor would; returns how many there were."""
+    taken = 0
+    async with Inbox(bus.client) as inbox:
+        await pull(bus.client, "RUNS", "executor-runs-normal", inbox.subject, 1000, no_wait=True)
+        while True:
+            for msg in await inbox.take(5.0):
+                if status_of(msg) is not None:
+                    return taken
+                await msg.ack()
+                taken += 1
 
 
 async def process(place: Place, service: str) -> asyncio.subprocess.Process:

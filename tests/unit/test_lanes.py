@@ -13,7 +13,7 @@ class Broker:
     """The stream and what is delivered of it."""
 
     def __init__(self) -> None:
-        self.lanes = Lanes()
+        self.lanes = Lanes(most_queued=10)
         self.sequence = 0
         self.stored: list[tuple[int, str | None]] = []
         self.delivered = 0
@@ -31,7 +31,7 @@ class Broker:
                     self.stored.append((self.sequence, entry.lane))
         return chosen
 
-    def count(self, pace: float = 0.0) -> None:
+    def count(self, pace: float = 0.0, queued: int = 0) -> None:
         found = {}
         for lane in (None, *BULK_LANES):
             suffix = "" if lane is None else f"-{lane}"
@@ -41,7 +41,7 @@ class Broker:
             found[f"events-parse{suffix}"] = WorkBacklog(undelivered=len(left), in_work=0, since=None, delivered=last)
             routed = self.unrouted.get(lane, 0)
             found[f"events-route{suffix}"] = WorkBacklog(undelivered=routed, in_work=0, since=None)
-        self.lanes.counted(found, pace)
+        self.lanes.counted(found, pace, queued)
 
     def deliver(self, sequence: int | None = None) -> None:
         self.delivered = self.sequence if sequence is None else sequence
@@ -127,3 +127,19 @@ def test_the_pace_follows_what_is_counted() -> None:
     broker.count(pace=4000.0)
     # One count is not believed alone.
     assert broker.send("a", 1000).count(None) <= SMOOTHED * PROMPT_FOR * 4000.0 / 2 + 1
+
+
+def test_while_too_many_runs_are_queued_each_source_has_a_few_more() -> None:
+    broker = Broker()
+    for _ in range(50):
+        broker.count(pace=4000.0)
+    broker.count(pace=4000.0, queued=10)
+    sent: list[str | None] = []
+    for _ in range(FEW + 8):
+        sent += broker.send("source")
+        broker.deliver()
+        broker.count(pace=4000.0, queued=10)
+    assert sent[:FEW] == [None] * FEW
+    assert sent[-1] in BULK_LANES
+    broker.count(queued=9)
+    assert broker.send("source") == [None]
