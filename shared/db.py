@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 import asyncpg
 import msgspec
-from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -47,21 +46,6 @@ def open_engine(url: str, *, service: str, pool_size: int = POOL_SIZE) -> AsyncE
             "server_settings": {"application_name": f"millrace-{service}"},
         },
     )
-
-
-@contextlib.contextmanager
-def counting(engine: AsyncEngine) -> Any:
-    """Collect the statements that the engine runs within the block; for tests that bound them."""
-    seen: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
-        seen.append(statement)
-
-    event.listen(engine.sync_engine, "before_cursor_execute", note)
-    try:
-        yield seen
-    finally:
-        event.remove(engine.sync_engine, "before_cursor_execute", note)
 
 
 @contextlib.asynccontextmanager

@@ -25,7 +25,7 @@ from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.messages.line import Lines
 from shared.organizations import first_seen, seen_by
 from shared.projection import Projection
-from shared.questions import PAGE_BYTES, Page, fitting
+from shared.questions import MOST_ITEMS, PAGE_BYTES, fitting
 from shared.questions.executor import (
     AttemptList,
     CommitFiles,
@@ -81,7 +81,7 @@ async def find_workflow(question: FindWorkflow, deps: QuestionDeps) -> WorkflowF
 
 async def list_workflows(question: ListWorkflows, deps: QuestionDeps) -> WorkflowList:
     """Return a page of workflows by name; an organization's own hide the platform's of the same name."""
-    limit = _limit(question.page)
+    limit = question.page.within(MOST_ITEMS)
     found = await deps.store.workflows(seen_by(question.org), question.page.cursor or "", 2 * limit + 2)
     own = {entry.name for entry in found if entry.org == question.org}
     seen = [entry for entry in found if entry.org == question.org or entry.name not in own]
@@ -100,7 +100,7 @@ async def get_file(question: GetFile, deps: QuestionDeps) -> FileView:
 
 async def list_files(question: ListFiles, deps: QuestionDeps) -> FileList:
     """Return a page of files, by path."""
-    limit = _limit(question.page)
+    limit = question.page.within(MOST_ITEMS)
     rows = await deps.store.files(question.org, question.prefix, question.page.cursor or "", limit + 1)
     names: dict[str, list[str]] = {}
     for entry in await deps.store.workflows([question.org]):
@@ -118,7 +118,7 @@ async def get_run(question: GetRun, deps: QuestionDeps) -> RunView:
 
 async def list_attempts(question: ListAttempts, deps: QuestionDeps) -> AttemptList:
     """Return a page of attempts; the cursor is the number of the last one."""
-    limit = _limit(question.page)
+    limit = question.page.within(MOST_ITEMS)
     after = question.page.cursor or "0"
     if not after.isascii() or not after.isdigit() or len(after) > 18:
         raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),))
@@ -130,7 +130,7 @@ async def list_attempts(question: ListAttempts, deps: QuestionDeps) -> AttemptLi
 
 async def list_steps(question: ListSteps, deps: QuestionDeps) -> StepList:
     """Return a page of records: from the rows once the run has ended, else from the stream as it is now."""
-    after, limit = steps.place_of(question.page.cursor), _limit(question.page)
+    after, limit = steps.place_of(question.page.cursor), question.page.within(MOST_ITEMS)
     state = await deps.store.run(question.org, question.id)
     found: list[Step] = []
     if state is not None:
@@ -179,7 +179,7 @@ async def _history(run: str, deps: QuestionDeps, after: int = 0) -> AsyncIterato
 
 async def list_runs(question: ListRuns, deps: QuestionDeps) -> RunList:
     """Return a page of runs, newest first."""
-    limit = _limit(question.page)
+    limit = question.page.within(MOST_ITEMS)
     states = await deps.store.runs(
         question.org,
         status=question.status,
@@ -250,16 +250,12 @@ async def list_lines(question: ListLines, deps: QuestionDeps) -> LineList:
         last = await aggregate.last(deps.bus.client, "line", question.id)
         if last is not None and not await deps.lines.caught_up(last.sequence):
             raise Unavailable("the rows of the run's lines are behind")
-    limit = max(1, min(question.limit, 1000))
+    limit = max(1, min(question.limit, MOST_ITEMS))
     # A page may end by its size as well: whether anything comes after it is asked for.
     rows = await deps.store.lines(question.id, question.after, limit + 1, PAGE_BYTES)
     items = [LineView(row["n"], row["attempt"], msgspec.convert(row["line"], Lines)) for row in rows[:limit]]
     more = len(rows) > limit or (bool(items) and bool(await deps.store.lines(question.id, items[-1].n, 1, 0)))
     return LineList(items, str(items[-1].n) if more else None)
-
-
-def _limit(page: Page) -> int:
-    return max(1, min(page.limit, 1000))
 
 
 QUESTIONS: Questions = {

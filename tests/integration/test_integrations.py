@@ -10,7 +10,7 @@ import pytest
 
 from services.events.resources import Mappings
 from shared.bus import Bus
-from shared.db import counting, open_engine
+from shared.db import open_engine
 from shared.errors import Invalid, NotFound, PreconditionFailed, Problem
 from shared.owners.rows import ResourceRows
 from shared.questions.events import GetMapping, MappingView
@@ -18,6 +18,7 @@ from shared.questions.resources import PutResource
 from tests.support.inside import bus_of, running
 from tests.support.resources import got, listed, putting, removing, told
 from tests.support.servers import Place
+from tests.support.statements import counting
 
 SCHEMA = {
     "type": "object",

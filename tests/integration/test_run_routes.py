@@ -19,7 +19,7 @@ from services.executor.runs.purge import purge
 from services.executor.runs.recent import Recent
 from services.executor.store import ExecutorStore
 from shared.bus import Bus
-from shared.db import counting, open_engine
+from shared.db import open_engine
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.health import Health
 from shared.messages import Audited
@@ -31,6 +31,7 @@ from tests.integration.test_runs import started
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, river
 from tests.support.servers import Place
+from tests.support.statements import counting
 
 WORKFLOWS = b"""
 from millrace import log, step, workflow

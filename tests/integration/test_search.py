@@ -15,7 +15,7 @@ from services.logs.domain import StreamPosition, row_of
 from services.logs.lines import split
 from services.logs.questions import ArchiveDeps, search
 from services.logs.store import insert
-from shared.db import Connection, counting, open_engine
+from shared.db import Connection, open_engine
 from shared.envelope import seal
 from shared.errors import Invalid, Malformed, Unavailable
 from shared.messages import EventAccepted, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunRequested, RunUsage
@@ -23,6 +23,7 @@ from shared.questions import Page
 from shared.questions.logs import LogPage, Search
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
+from tests.support.statements import counting
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 

@@ -12,7 +12,7 @@ from services.executor.runs.run_state import RunState
 from shared.envelope import Envelope, rfc3339
 from shared.errors import Malformed, Problem
 from shared.messages import Message
-from shared.questions import PAGE_BYTES, Page
+from shared.questions import MOST_ITEMS, PAGE_BYTES, Page
 from shared.questions.executor import StepList, StepView
 
 # Bytes of the fields shown of one beside its name and its result.
@@ -70,7 +70,7 @@ def place_of(cursor: str | None) -> Place:
 
 def page_of(steps: Iterable[Step], page: Page, *, results: bool) -> StepList:
     """Return a page of steps that come in their order, from after its cursor on."""
-    after, limit = place_of(page.cursor), max(1, min(page.limit, 1000))
+    after, limit = place_of(page.cursor), page.within(MOST_ITEMS)
     items: list[StepView] = []
     last, size = after, 0
     for step in steps:
