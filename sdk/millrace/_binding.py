@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import date, datetime, time
 from decimal import Decimal, InvalidOperation
 from enum import Enum
+from inspect import CO_VARARGS, CO_VARKEYWORDS
+from types import FunctionType
 from typing import Any, Literal, get_args, get_origin
 from uuid import UUID
 
@@ -29,6 +31,8 @@ _MISFIT: Any = object()
 
 def bind(function: Callable[..., Any], given: object) -> tuple[list[Any], dict[str, Any]]:
     """Answer the arguments to call `function` with. Raises `InputError` naming every path that does not fit."""
+    if given == {} and _takes_nothing(function):
+        return [], {}
     parameters = parameters_of(function)
     if not parameters.fields and parameters.extra is MISSING and given == {}:
         return [], {}
@@ -43,6 +47,14 @@ def bind(function: Callable[..., Any], given: object) -> tuple[list[Any], dict[s
                 break
             args.append(values.pop(field.name, field.default))
     return args, values
+
+
+def _takes_nothing(function: Callable[..., Any]) -> bool:
+    """Answer whether a plain function has no parameter at all, without reading its signature, which takes a child long."""
+    if type(function) is not FunctionType or function.__dict__:
+        return False
+    code = function.__code__
+    return not (code.co_argcount or code.co_kwonlyargcount or code.co_flags & (CO_VARARGS | CO_VARKEYWORDS))
 
 
 def _object(given: object, fields: tuple[Field, ...], path: str, faults: Faults, *, extra: Any) -> Any:

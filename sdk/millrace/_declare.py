@@ -1,9 +1,12 @@
 """The decorators, and the registry of the functions declared in this process."""
 
 import inspect
+import operator
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FrameType, FunctionType
 from typing import Any, Literal, TypeVar, overload
 
 from millrace import _bounds
@@ -32,6 +35,11 @@ class Definition:
     """The line of that module's file where the decorator was called, directly or through others."""
 
 
+_RETRIES, _DELAY, _MAX_DELAY, _LIMIT = 0, 1.0, 3600.0, 1
+_POLICY: Literal["queue"] = "queue"
+_ISOLATION: Literal["run"] = "run"
+_DEFAULTS = (_DELAY, _MAX_DELAY, None, _LIMIT, _POLICY, _ISOLATION)
+
 REGISTRY: list[Definition] = []
 """Every definition of this process, in the order in which the decorators ran."""
 
@@ -58,14 +66,14 @@ def workflow(
     *,
     name: str | None = None,
     timeout: float | None = None,
-    retries: int = 0,
-    retry_delay: float = 1.0,
-    retry_max_delay: float = 3600.0,
+    retries: int = _RETRIES,
+    retry_delay: float = _DELAY,
+    retry_max_delay: float = _MAX_DELAY,
     queue_timeout: float | None = None,
     concurrency: str | None = None,
-    concurrency_limit: int = 1,
-    concurrency_policy: Literal["queue", "reject", "cancel_older"] = "queue",
-    isolation: Literal["run", "workflow"] = "run",
+    concurrency_limit: int = _LIMIT,
+    concurrency_policy: Literal["queue", "reject", "cancel_older"] = _POLICY,
+    isolation: Literal["run", "workflow"] = _ISOLATION,
 ) -> F | Callable[[F], F]:
     """Declare a function as a workflow; the function itself is returned unchanged. Durations are in seconds.
 
@@ -86,14 +94,18 @@ def workflow(
     Raises TypeError or ValueError at once for a declaration that can never work.
     """
     policy = {
-        "retry_delay": _bounds.seconds(retry_delay, "retry_delay"),
-        "retry_max_delay": _bounds.seconds(retry_max_delay, "retry_max_delay"),
-        "queue_timeout": None if queue_timeout is None else _bounds.seconds(queue_timeout, "queue_timeout", above_zero=True),
-        "concurrency_limit": _bounds.whole(concurrency_limit, "concurrency_limit", 1, _bounds.TURNS),
-        "concurrency_policy": _bounds.one_of(concurrency_policy, "concurrency_policy", ("queue", "reject", "cancel_older")),
-        "isolation": _bounds.one_of(isolation, "isolation", ("run", "workflow")),
+        "retry_delay": retry_delay,
+        "retry_max_delay": retry_max_delay,
+        "queue_timeout": queue_timeout,
+        "concurrency_limit": concurrency_limit,
+        "concurrency_policy": concurrency_policy,
+        "isolation": isolation,
     }
-    _bounds.whole(retries, "retries", 0, _bounds.RETRIES)
+    # Each run pays for what is done here: only what was given is looked at.
+    if not all(map(operator.is_, policy.values(), _DEFAULTS)):
+        policy = _checked(**policy)
+    if retries is not _RETRIES:
+        _bounds.whole(retries, "retries", 0, _bounds.RETRIES)
     if concurrency is not None:
         _bounds.text(concurrency, "concurrency", _bounds.EXPRESSION)
 
@@ -120,6 +132,25 @@ def data_provider(function: F | None = None, /, *, name: str | None = None, time
     return declare if function is None else declare(function)
 
 
+def _checked(
+    *,
+    retry_delay: object,
+    retry_max_delay: object,
+    queue_timeout: object,
+    concurrency_limit: object,
+    concurrency_policy: object,
+    isolation: object,
+) -> dict[str, Any]:
+    return {
+        "retry_delay": _bounds.seconds(retry_delay, "retry_delay"),
+        "retry_max_delay": _bounds.seconds(retry_max_delay, "retry_max_delay"),
+        "queue_timeout": None if queue_timeout is None else _bounds.seconds(queue_timeout, "queue_timeout", above_zero=True),
+        "concurrency_limit": _bounds.whole(concurrency_limit, "concurrency_limit", 1, _bounds.TURNS),
+        "concurrency_policy": _bounds.one_of(concurrency_policy, "concurrency_policy", ("queue", "reject", "cancel_older")),
+        "isolation": _bounds.one_of(isolation, "isolation", ("run", "workflow")),
+    }
+
+
 def _register(
     function: Callable[..., Any],
     *,
@@ -130,10 +161,10 @@ def _register(
     is_data_provider: bool,
     policy: dict[str, Any] | None = None,
 ) -> None:
-    if not inspect.isfunction(function):
+    if not isinstance(function, FunctionType):
         msg = f"only a function can be a workflow, not {type(function).__name__}"
         raise TypeError(msg)
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    if function.__code__.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
         msg = f"{function.__name__} is a generator: a workflow returns its result"
         raise TypeError(msg)
     chosen = function.__name__ if name is None else name
@@ -172,7 +203,7 @@ def innermost(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _declaring(function: Callable[..., Any]) -> tuple[str, str, int]:
     """Return the module that is being imported, its file, and its current line; else those of the function itself."""
-    frame = inspect.currentframe()
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - inspect has it under another name
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back
     if frame is None:

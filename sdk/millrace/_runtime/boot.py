@@ -59,7 +59,7 @@ def boot() -> None:
     # Nor does it find any of a template.
     template.begin(order, behind)
     stopping = child.expecting(control)
-    template.Template(order).attend()
+    template.serve(order)
     child.serve_placed(control, stopping)
 
 

@@ -1,8 +1,8 @@
 """Calling the author's function, the same way in a run and in `millrace.testing`."""
 
 import asyncio
-import inspect
 from collections.abc import Callable
+from types import CoroutineType
 from typing import Any
 
 from millrace import _suspension
@@ -20,7 +20,7 @@ def call(
 ) -> object:
     """Return the function's result; a coroutine is run to its end on a `new_loop`, and `began` is called with its task before."""
     result = function(*args, **kwargs)
-    if not inspect.iscoroutine(result):
+    if not isinstance(result, CoroutineType):
         return result
     loop = new_loop()
     task = loop.create_task(result)

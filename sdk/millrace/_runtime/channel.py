@@ -18,6 +18,9 @@ from typing import Any
 from millrace._runtime.encode import MAX_FRAME
 from millrace.errors import NotInRun, Refused, ResultError
 
+_PIECE = 1 << 16
+"""Bytes that are read at a time, for which room is made before they come."""
+
 current: "Channel | None" = None
 """The channel of the run that this process serves; None outside a run and in a process that the author forked."""
 
@@ -69,11 +72,15 @@ class Channel:
 
         Requests get numbers that no earlier run has had, so that no answer is taken for another's.
         """
+        self.reopen()
+        self.announce("again")
+        return self.job()
+
+    def reopen(self) -> None:
+        """Begin anew for another run, once this one is closed."""
         self._closed = False
         self.postponed = None
         self._waiting.clear()
-        self.announce("again")
-        return self.job()
 
     def job(self) -> bytes:
         """Read a frame that is no answer, waiting for it. Raises EOFError when the supervisor is gone."""
@@ -105,7 +112,15 @@ class Channel:
 
     def receive(self) -> bytes:
         """Read one frame's payload, waiting for it. Raises EOFError when the supervisor is gone."""
-        return self._exactly(int.from_bytes(self._exactly(4), "big"))
+        # Mostly all of it is there; after a signal, or of what is long, a part is.
+        head = self._socket.recv(4, socket.MSG_WAITALL)
+        if len(head) < 4:
+            head += self._exactly(4 - len(head))
+        size = int.from_bytes(head, "big")
+        payload = self._socket.recv(min(size, _PIECE), socket.MSG_WAITALL)
+        if len(payload) < size:
+            payload += self._exactly(size - len(payload))
+        return payload
 
     @property
     def is_asking(self) -> bool:
@@ -145,7 +160,7 @@ class Channel:
     def _exactly(self, size: int) -> bytes:
         parts: list[bytes] = []
         while size:
-            part = self._socket.recv(min(size, 1 << 20))
+            part = self._socket.recv(min(size, _PIECE))
             if not part:
                 raise EOFError
             parts.append(part)

@@ -16,6 +16,7 @@ from millrace.errors import Cancelled
 set_handler: Callable[[int, Any], Any] = getattr(signal.signal, "__wrapped__", signal.signal)
 """`signal.signal` without its conversion to enumerations and back, which has a child copy a hundred pages."""
 
+_TERM, _ALARM, _IGNORE = int(signal.SIGTERM), int(signal.SIGALRM), int(signal.SIG_IGN)
 _PATIENCE = 1.0
 """Seconds that a cancelled task may hold the event loop up before it is interrupted where it stands."""
 
@@ -30,6 +31,7 @@ class Stopping:
         self.task: asyncio.Task[Any] | None = None
         """The author's coroutine, while there is one."""
         self.asked = False
+        self._is_timed = False
 
     def listen(self) -> None:
         """From now on a SIGTERM stops the author's code, of which there is no task yet."""
@@ -41,13 +43,15 @@ class Stopping:
         """From now on it is this task that a SIGTERM stops; once it is not short any more, its loop is looked after."""
         self.task = task
         if not self.asked:
+            self._is_timed = True
             signal.setitimer(signal.ITIMER_REAL, blocked.LONG)
 
     def silence(self) -> None:
         """From now on no signal disturbs: the author's code has ended."""
-        set_handler(signal.SIGTERM, signal.SIG_IGN)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        set_handler(signal.SIGALRM, signal.SIG_IGN)
+        set_handler(_TERM, _IGNORE)
+        if self._is_timed:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        set_handler(_ALARM, _IGNORE)
         self._channel.postponed = None
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
@@ -58,6 +62,7 @@ class Stopping:
             return
         self.task.cancel()
         self.task.get_loop().call_soon_threadsafe(lambda: None)  # wakes a loop that waits
+        self._is_timed = True
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
     def _ring(self, _signal: int, frame: FrameType | None) -> None:

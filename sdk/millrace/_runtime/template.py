@@ -7,7 +7,8 @@ mounts and network, `/proc`, scratch folder, control group, and the last walls, 
 
 One thread, one loop, as in the zygote. The supervisor asks for a child by a packet that is its number, with the child's control
 socket, standard output and error, and the doors of its control group; answered with `born`, which carries a pidfd and the listening
-socket of the run's way out, or `stillborn`; its end is told by `ended`, when all that it started is gone with it.
+socket of the run's way out, or `stillborn`; its end is reported by `ended`, when all that it started is gone with it. A packet that
+carries nothing is the name of a module that jobs ask for.
 """
 
 import gc
@@ -16,10 +17,11 @@ import random
 import resource
 import select
 import socket
+import struct
 import sys
 from typing import Any
 
-from millrace._runtime import kernel, landlock, root
+from millrace._runtime import kernel, landlock, modules, root
 from millrace._runtime.networks import Network, Networks
 from millrace._runtime.prepared import Calls
 from millrace._runtime.seccomp import without_building
@@ -29,8 +31,11 @@ CONTROL = 3
 """The control socket: a template's own, and in its place each child's."""
 _ROOT, _DEVICES, _SCRATCH, _RULES = 4, 5, 6, 7
 """Descriptors that a child finds at these numbers, and those that it makes, while it raises its walls."""
-_PACKET = 64
-_DESCRIPTORS = 3 + 3
+_PACKET = 4096
+_ROOM = socket.CMSG_SPACE(4 * (3 + 3))
+_kept: "list[_Template]" = []
+"""What a child would spend its first half millisecond on: letting go of this."""
+_PLACED = b'\0\0\0\x11{"kind":"placed"}'
 _MOST_DESCRIPTORS = (1 << 32) - 1
 _HERE = -100  # the working folder, where a call wants a folder's descriptor
 
@@ -70,8 +75,14 @@ def _go_behind(order: dict[str, Any], walls: Walls) -> None:
     kernel.prctl(kernel.DUMPABLE, 0)
 
 
-class Template:
-    """Serves one supervisor with children. Made once `begin` has returned."""
+def serve(order: dict[str, Any]) -> None:
+    """Serve with children, once `begin` has returned, until the supervisor is gone. Returns in a child, behind all its walls."""
+    _kept.append(_Template(order))
+    _kept[0].attend()
+
+
+class _Template:
+    """The template that this process is."""
 
     def __init__(self, order: dict[str, Any]) -> None:
         for place, path in ((_ROOT, "/"), (_DEVICES, "/dev")):
@@ -87,13 +98,12 @@ class Template:
         self._leave, self._return = Calls(), Calls()
         self._leave.add("unshare", kernel.NEW_PIDS)
         self._return.add("setns", self._own_pids, kernel.NEW_PIDS)
-        self._children: dict[int, tuple[int, int, Network]] = {}
+        self._children: dict[int, tuple[int, bytes, Network]] = {}
         self._poll = select.poll()
 
     def attend(self) -> None:
-        """Serve until the supervisor is gone; then end the process. Returns in a forked child, behind all its walls."""
+        """See `serve`."""
         self._poll.register(CONTROL, select.POLLIN)
-        gc.collect()
         gc.disable()
         gc.freeze()
         itself = os.pidfd_open(os.getpid())
@@ -108,42 +118,42 @@ class Template:
 
     def _is_child(self) -> bool:
         """Fork as requested. Answers whether this is the child."""
-        packet, descriptors, _, _ = socket.recv_fds(self._control, _PACKET, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
-        if not packet:
+        number, ancillary, _, _ = self._control.recvmsg(_PACKET, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        if not number:
             os._exit(0)
+        if not ancillary:
+            modules.read(number.decode(), root.WORKSPACE)
+            return False
+        descriptors = memoryview(ancillary[0][2]).cast("i").tolist()
         try:
             network = self._networks.take("")
             network.enter()
-            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            listener.bind(("127.0.0.1", EGRESS_PORT))
-            listener.listen(128)
+            listener = _listener()
             random.seed()  # as `os.fork` has it done: else all children would draw the same numbers
             self._leave.make()
             pid = kernel.fork()
         except OSError as error:
-            self._send(b'{"kind":"stillborn","id":%b,"message":"%b"}' % (packet, os.strerror(error.errno or 0).encode()))
+            self._send(b'{"kind":"stillborn","id":%b,"message":"%b"}' % (number, os.strerror(error.errno or 0).encode()))
             os._exit(1)  # a template in doubt
         if pid == 0:
-            self._become_child(*descriptors)
+            self._become_child(descriptors)
             return True
         self._return.make()
         for descriptor in descriptors:
             os.close(descriptor)
         pidfd = os.pidfd_open(pid)  # ours to reap, so the number is still its own
-        self._children[pidfd] = pid, int(packet), network
+        self._children[pidfd] = pid, number, network
         self._poll.register(pidfd, select.POLLIN)
-        self._send(b'{"kind":"born","id":%b}' % packet, pidfd, listener.fileno())
-        listener.close()
+        self._send(b'{"kind":"born","id":%b}' % number, pidfd, listener)
+        os.close(listener)
         return False
 
-    def _become_child(self, control: int, out: int, err: int, *doors: int) -> None:
-        os.setsid()
-        self._control.detach()
-        os.dup2(control, CONTROL, inheritable=False)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
+    def _become_child(self, descriptors: list[int]) -> None:
+        os.dup2(descriptors[0], CONTROL, False)
+        os.dup2(descriptors[1], 1)
+        os.dup2(descriptors[2], 2)
         try:
-            for door in doors:
+            for door in descriptors[3:]:
                 os.write(door, b"0")
             self._first.make()
             if self._processes is not None:  # the kernel counts processes by user and user namespace
@@ -160,20 +170,31 @@ class Template:
         os.close(pidfd)
         _, status, usage = os.wait4(pid, 0)
         self._networks.give(network)
-        frame = b'{"kind":"ended","id":%d,"code":%d,"cpu_ms":%.3f,"max_rss_kb":%d,"swept":true}'
+        frame = b'{"kind":"ended","id":%b,"code":%d,"cpu_ms":%.3f,"max_rss_kb":%d,"swept":true}'
         used = (usage.ru_utime + usage.ru_stime) * 1000
         self._send(frame % (number, os.waitstatus_to_exitcode(status), used, usage.ru_maxrss))
 
     def _send(self, frame: bytes, *descriptors: int) -> None:
         try:
-            socket.send_fds(self._control, [frame], descriptors)
+            self._control.sendmsg(
+                [frame], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i" * len(descriptors), *descriptors))]
+            )
         except ConnectionError:
             os._exit(0)
+
+
+def _listener() -> int:
+    """Make the socket of a run's way out in the network that this process is in; answer its descriptor."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", EGRESS_PORT))
+    listener.listen(128)
+    return listener.detach()
 
 
 def _walls(scratch_bytes: int) -> tuple[Calls, Calls]:
     """Prepare what a child does up to the place where it may take a user namespace of its own, and after it."""
     first, last = Calls(), Calls()
+    first.add("setsid", answer=1)
     first.add("close_range", _SCRATCH, _MOST_DESCRIPTORS, 0)
     first.add("prctl", kernel.DUMPABLE, 1)
     first.add("unshare", kernel.NEW_MOUNTS)
@@ -187,4 +208,5 @@ def _walls(scratch_bytes: int) -> tuple[Calls, Calls]:
     without_building().prepare(last)
     last.add("close_range", _ROOT, _MOST_DESCRIPTORS, 0)
     last.add("chdir", scratch)
+    last.add("write", CONTROL, _PLACED, len(_PLACED), answer=len(_PLACED))
     return first, last

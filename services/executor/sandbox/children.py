@@ -206,7 +206,7 @@ class Children:
         if job.isolation == "workflow":
             ended = await self._stay(job, place, opening, capabilities, cancel)
         else:
-            ended = await self._converse(place, opening, job.timeout, capabilities, cancel, org=job.org)
+            ended = await self._converse(place, opening, job.timeout, capabilities, cancel, job)
         return verdict.outcome(ended, job.timeout)
 
     def forget(self, bundle: Path) -> None:
@@ -238,10 +238,9 @@ class Children:
         seconds: float,
         capabilities: Capabilities | None,
         cancel: Cancellation | None,
-        *,
-        org: str | None = None,
+        job: Job | None = None,
     ) -> AttemptEnd:
-        child, pool = await self._taken(place, org)
+        child, pool = await self._taken(place, job)
         ended = await self._served(Attempt(child, capabilities), child, pool, opening, seconds, cancel)
         self._end(child)
         return ended
@@ -264,12 +263,15 @@ class Children:
             self._end(resident.child)
         return ended
 
-    async def _taken(self, place: CodePaths, org: str | None) -> tuple[Child, ChildPool]:
+    async def _taken(self, place: CodePaths, job: Job | None) -> tuple[Child, ChildPool]:
         """Take a child once not too many are dying, with its pool: the organization's template's, where there is one."""
         while len(self._ending) >= _MOST_ENDING:
             await asyncio.wait(self._ending, return_when=asyncio.FIRST_COMPLETED)
-        found = None if org is None or self._templates is None else await self._templates.take(org, place)
-        return found or (await self._pool.take(place), self._pool)
+        if job is not None and self._templates is not None:
+            found = await self._templates.take(job.org, place, job.module)
+            if found is not None:
+                return found
+        return await self._pool.take(place), self._pool
 
     async def _served(
         self, attempt: Attempt, child: Child, pool: ChildPool | None, opening: bytes, seconds: float, cancel: Cancellation | None

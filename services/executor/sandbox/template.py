@@ -10,12 +10,26 @@ from services.executor.sandbox.fork_server import ForkServer
 from services.executor.sandbox.output import ChildOutput
 from services.executor.sandbox.zygote import Zygote
 
+_MOST_MODULES = 64
+
 
 class Template(ForkServer):
     """A running template, from `start` on. Its owner must `end` it. It dies with its zygote, and its children with it."""
 
     kind = "template"
     _is_watched = False
+
+    def __init__(self, control: socket.socket, output: ChildOutput) -> None:
+        super().__init__(control, output)
+        self._modules: set[str] = set()
+
+    def expect(self, module: str) -> None:
+        """Have it find and read a module that jobs ask for, by its path or name, for children to come."""
+        if module in self._modules or len(self._modules) >= _MOST_MODULES:
+            return
+        self._modules.add(module)
+        with contextlib.suppress(OSError):  # they are none the worse for it
+            self._control.send(module.removesuffix(".py").replace("/", ".").encode())
 
     def kill(self) -> None:
         """Kill it, and its children with it. `died` follows."""

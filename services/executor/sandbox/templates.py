@@ -86,20 +86,23 @@ class Templates:
         """Return how many there are, and how many children wait in them."""
         return {"templates": len(self._served), "ahead": sum(len(one.pool.waiting) for one in self._served.values())}
 
-    async def take(self, org: str, place: CodePaths) -> tuple[Child, ChildPool] | None:
+    async def take(self, org: str, place: CodePaths, module: str) -> tuple[Child, ChildPool] | None:
         """Take a child of the template of this organization and code, with the pool that it is from; None where there is none.
+
+        Children to come will have read the job's module.
 
         The child is the caller's to `end`.
         """
         key = (org, place)
         served = self._served.get(key)
         if served is None:
-            await self._begin_in_time(key)
+            await self._begin_in_time(key, module)
             served = self._served.get(key)
             if served is None:
                 return None
         served.used_at = asyncio.get_running_loop().time()
         self._served.move_to_end(key)
+        served.template.expect(module)
         try:
             return await served.pool.take(place), served.pool
         except SandboxUnavailable as error:
@@ -130,7 +133,7 @@ class Templates:
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    async def _begin_in_time(self, key: _Key) -> None:
+    async def _begin_in_time(self, key: _Key, module: str) -> None:
         """Note a job, and begin to make a template where it is time for one."""
         now = asyncio.get_running_loop().time()
         last, jobs = self._jobs.pop(key, (0.0, 0))
@@ -139,7 +142,7 @@ class Templates:
         if len(self._jobs) > _REMEMBERED:
             self._jobs.popitem(last=False)
         if jobs >= self._after and key not in self._making and self._has_room(key, now):
-            self._making[key] = asyncio.create_task(self._made(key))
+            self._making[key] = asyncio.create_task(self._made(key, module))
         if self._after <= 1 and key in self._making:
             await asyncio.wait([self._making[key]])
 
@@ -154,7 +157,7 @@ class Templates:
             self._retire(idle)
         return idle is not None
 
-    async def _made(self, key: _Key) -> None:
+    async def _made(self, key: _Key, module: str) -> None:
         place = key[1]
         try:
             template = await self._make(place)
@@ -163,6 +166,7 @@ class Templates:
             return
         finally:
             del self._making[key]
+        template.expect(module)
         pool = ChildPool(lambda _: self._start(template, place), least=_AHEAD, most=_MOST_AHEAD)
         served = self._served[key] = _Served(template, pool)
         template.died.add_done_callback(lambda died: self._doubt(key, served, died.result()))
