@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,7 @@ async def test_a_bundle_whose_template_was_lost_does_without_for_a_while_and_the
 async def test_a_template_that_breaks_the_protocol_is_killed(bench: Bench) -> None:
     assert await ran(bench, bench.job("@workflow\ndef main(): return 1")) == 1
     ((template, _),) = of(bench).all
-    template._control.send(b"no number")
+    socket.send_fds(template._control, [b"no number"], [0, 1, 2])
     await until(lambda: template.died.done() and not of(bench).all)
     assert await ran(bench, bench.job("@workflow\ndef main(): return 2")) == 2
 

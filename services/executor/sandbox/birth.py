@@ -53,9 +53,14 @@ class Birth:
     def kill(self) -> None:
         """Kill the process, also one that is yet to be born. The zygote kills its descendants."""
         self._is_unwanted = True
-        self.signal(signal.SIGKILL)
         if self._pidfd >= 0 and self._overdue is None:
+            self.signal(signal.SIGKILL)
             self._overdue = asyncio.get_running_loop().call_later(_REPORT, self._check_report)
+
+    def check(self) -> None:
+        """Report the forking process as stuck where there is no child after all that time."""
+        if not self.born.done():
+            self._on_stuck()
 
     def begin(self, pidfd: int) -> None:
         """Record the birth; the descriptor is this object's from now on."""

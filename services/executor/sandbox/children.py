@@ -295,7 +295,7 @@ class Children:
                 pool.tend_soon()
 
     def _end(self, child: Child) -> None:
-        ending = asyncio.create_task(child.end())
+        ending = child.ending()
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 

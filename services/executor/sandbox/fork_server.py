@@ -19,6 +19,7 @@ from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.output import ChildOutput
 from services.executor.sandbox.reports import MAX_PACKET, Born, ChildEnded, Hello, Stillborn, Swept, decode
 
+_ROOM = socket.CMSG_SPACE(2 * 4)
 START = 30.0
 """Seconds until one, or a child of it, must be there: far more than either needs on a busy machine."""
 
@@ -51,21 +52,8 @@ class ForkServer:
         return len(self._births)
 
     async def fork(self, order: dict[str, Any], control: int, out: int, err: int, doors: Sequence[int] = ()) -> Birth:
-        """Have a child forked that enters a control group by its `doors`, and holds exactly the other descriptors, as 3, 1 and 2.
-
-        Raises `SandboxUnavailable`.
-        """
-        if self.died.done():
-            raise SandboxUnavailable(self.died.result())
-        self._last_id += 1
-        birth = self._births[self._last_id] = Birth(self.kill)
-        packet = self._request(self._last_id, order)
-        try:
-            socket.send_fds(self._control, [packet], [control, out, err, *doors])
-        except OSError as error:
-            del self._births[self._last_id]
-            msg = f"the {self.kind} takes no request: {error}"
-            raise SandboxUnavailable(msg) from error
+        """Have a child forked as `request` does, and wait until it is born. Raises `SandboxUnavailable`."""
+        birth = self.request(order, control, out, err, doors)
         try:
             async with asyncio.timeout(START):
                 await asyncio.shield(birth.born)
@@ -76,6 +64,24 @@ class ForkServer:
         except asyncio.CancelledError:
             birth.kill()
             raise
+        return birth
+
+    def request(self, order: dict[str, Any], control: int, out: int, err: int, doors: Sequence[int] = ()) -> Birth:
+        """Ask for a child that enters a control group by its `doors`, and holds exactly the other descriptors, as 3, 1 and 2.
+
+        Raises `SandboxUnavailable`.
+        """
+        if self.died.done():
+            raise SandboxUnavailable(self.died.result())
+        self._last_id += 1
+        birth = self._births[self._last_id] = Birth(self.kill)
+        packet = self._packet(self._last_id, order)
+        try:
+            socket.send_fds(self._control, [packet], [control, out, err, *doors])
+        except OSError as error:
+            del self._births[self._last_id]
+            msg = f"the {self.kind} takes no request: {error}"
+            raise SandboxUnavailable(msg) from error
         return birth
 
     def kill(self) -> None:
@@ -110,18 +116,19 @@ class ForkServer:
             raise
         return not self.died.done()
 
-    def _request(self, number: int, order: dict[str, Any]) -> bytes:
+    def _packet(self, number: int, order: dict[str, Any]) -> bytes:
         """Answer the packet that asks for a child."""
         return json.dumps({"kind": "fork", "id": number, **order}).encode()
 
     def _receive(self) -> None:
         while True:
             try:
-                packet, descriptors, flags, _ = socket.recv_fds(self._control, MAX_PACKET, 2, socket.MSG_CMSG_CLOEXEC)
+                packet, ancillary, flags, _ = self._control.recvmsg(MAX_PACKET, _ROOM, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
                 return
             except OSError:
-                packet, descriptors, flags = b"", [], 0
+                packet, ancillary, flags = b"", [], 0
+            descriptors = memoryview(ancillary[0][2]).cast("i").tolist() if ancillary else []
             try:
                 if not packet or flags & socket.MSG_TRUNC:
                     raise ValueError
@@ -144,7 +151,8 @@ class ForkServer:
             case Born():
                 birth = self._births[frame.id]
                 if len(descriptors) > 1:
-                    birth.listener = socket.socket(fileno=descriptors.pop())
+                    birth.listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptors.pop())
+                    birth.listener.setblocking(False)  # noqa: FBT003
                 birth.begin(descriptors.pop())
             case Stillborn():
                 self._births.pop(frame.id).fail(f"a child cannot be forked: {frame.message}")

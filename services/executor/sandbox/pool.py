@@ -55,7 +55,7 @@ class ChildPool:
         memory_mb: int = 256,
         places: bool = True,
     ) -> None:
-        """`places` False keeps all blank: where nothing is gained by placing early."""
+        """With `places` False `start` is asked for no certain bundle: where nothing is gained by placing early, or all are for one."""
         self._start = start
         self._least = max(1, least)
         self._most = max(self._least, min(most, memory_mb // _CHILD_MB))
@@ -136,9 +136,10 @@ class ChildPool:
         target = self.target
         while len(self._slots) < target:
             self._begin(self._forecast())
-        idle = sorted((slot for slot in self._slots if slot.done()), key=self._worth)
-        for slot in idle[: len(self._slots) - target]:
-            self._retire(slot)
+        if len(self._slots) > target:
+            idle = sorted((slot for slot in self._slots if slot.done()), key=self._worth)
+            for slot in idle[: len(self._slots) - target]:
+                self._retire(slot)
         if target > self._least:
             self._later = asyncio.get_running_loop().call_later(_IDLE, self.tend)
 
@@ -222,9 +223,11 @@ class ChildPool:
 
     def _forecast(self) -> CodePaths | None:
         """Answer the bundle that most lacks a child, or None to leave one blank."""
+        if not self._places:
+            return None
         there = Counter(self._purpose(slot) for slot in self._slots)
         target = len(self._slots) + 1
-        if there[None] < max(1, target // 4) or not self._places:
+        if there[None] < max(1, target // 4):
             return None
         asked = Counter(place for _, place in self._takes)
         total = asked.total()

@@ -72,11 +72,10 @@ class Child:
         groups: Cgroups | None,
         group: Cgroup | None,
     ) -> None:
-        self.pid = birth.pid
         self.output = output
         self.exited: asyncio.Future[ChildExit | None] = asyncio.get_running_loop().create_future()
         """Becomes None where the process that forked it died first: then this child's end is unknown."""
-        self.egress_listener = birth.listener
+        self.egress_listener: socket.socket | None = None
         """The socket of the run's only way out, in tier A: bound to its own loopback, listening, not blocking. Closed by `end`."""
         self.on_starved: Callable[[], None] = _nothing
         """Called when it took more memory than it may; then it is about to be killed."""
@@ -102,8 +101,9 @@ class Child:
     async def greet(self, control: socket.socket) -> None:
         """Take the supervisor's end of the control socket over and wait for the child's first word on it."""
         try:
-            first, listener = await _greeting(control)
-            self.egress_listener = listener or self.egress_listener
+            first, self.egress_listener = await _greeting(control)
+            await asyncio.shield(self._birth.born)
+            self.egress_listener = self.egress_listener or self._birth.listener
             self.control = await ControlSocket.over(control)
         except BaseException:
             control.close()
@@ -131,6 +131,7 @@ class Child:
                 await answer
             return
         except (TimeoutError, FrameError, OSError) as error:
+            self._birth.check()
             reason = str(error) or f"it did not answer in {_START:.0f} s"
         except BaseException:
             await self.end()
@@ -144,6 +145,11 @@ class Child:
             await self.end()
         msg = f"a child cannot be started: {reason}" + (f"; it said: {output[-2000:]}" if output else "")
         raise SandboxUnavailable(msg)
+
+    @property
+    def pid(self) -> int:
+        """Answer its number in this PID namespace; 0 until it is born."""
+        return self._birth.pid
 
     @property
     def usable(self) -> bool:
@@ -197,8 +203,12 @@ class Child:
 
     async def end(self) -> None:
         """Kill it with all that it started; let go of descriptors and files. Finishes its work even when cancelled."""
+        await _undisturbed(self.ending())
+
+    def ending(self) -> "asyncio.Task[None]":
+        """Kill it with all that it started, and begin to let go of descriptors and files; the task ends when all of it is done."""
         self.kill()
-        await _undisturbed(asyncio.ensure_future(self._let_go()))
+        return asyncio.create_task(self._let_go())
 
     async def _let_go(self) -> None:
         while self._figures:
@@ -207,8 +217,9 @@ class Child:
             self.control.close()
         if self.egress_listener is not None:
             self.egress_listener.close()
-        await asyncio.shield(self._birth.ended)
-        await asyncio.shield(self._birth.swept)
+        for done in (self._birth.ended, self._birth.swept):
+            if not done.done():
+                await asyncio.shield(done)
         if self._groups is not None and self.cgroup is not None:
             self._groups.give(self.cgroup)
             self._groups = None
@@ -259,7 +270,7 @@ async def start(
         order = {"scratch": None if scratch is None else str(scratch), **wire_limits(limits, place)}
         with theirs:
             doors = () if group is None else group.doors
-            birth = await parent.fork(order, theirs.fileno(), output.writable("stdout"), output.writable("stderr"), doors)
+            birth = parent.request(order, theirs.fileno(), output.writable("stdout"), output.writable("stderr"), doors)
         output.listen()
         child = Child(birth, scratch, output, place, groups, group)
         undo.pop_all()
@@ -278,7 +289,7 @@ async def _greeting(control: socket.socket) -> tuple[frames.Frame | None, socket
     finally:
         loop.remove_reader(control)
     data, descriptors, _, _ = socket.recv_fds(control, 4096, 1, socket.MSG_CMSG_CLOEXEC)
-    listener = socket.socket(fileno=descriptors[0]) if descriptors else None
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, descriptors[0]) if descriptors else None
     if listener is not None:
         listener.setblocking(False)  # noqa: FBT003
     return (frames.decode(data[4:]) if data else None), listener

@@ -39,7 +39,7 @@ class Template(ForkServer):
             with contextlib.suppress(OSError):
                 self._control.shutdown(socket.SHUT_RDWR)  # it has no child yet, and ends when it notices
 
-    def _request(self, number: int, order: dict[str, Any]) -> bytes:  # noqa: ARG002 - all of its children are alike
+    def _packet(self, number: int, order: dict[str, Any]) -> bytes:  # noqa: ARG002 - all of its children are alike
         return b"%d" % number
 
     def _apply(self, packet: bytes, descriptors: list[int]) -> None:

@@ -167,7 +167,7 @@ class Templates:
         finally:
             del self._making[key]
         template.expect(module)
-        pool = ChildPool(lambda _: self._start(template, place), least=_AHEAD, most=_MOST_AHEAD)
+        pool = ChildPool(lambda _: self._start(template, place), least=_AHEAD, most=_MOST_AHEAD, places=False)
         served = self._served[key] = _Served(template, pool)
         template.died.add_done_callback(lambda died: self._doubt(key, served, died.result()))
         pool.tend()
