@@ -55,7 +55,7 @@ class ChildPool:
         memory_mb: int = 256,
         places: bool = True,
     ) -> None:
-        """With `places` False `start` is asked for no certain bundle: where nothing is gained by placing early, or all are for one."""
+        """With `places` False `start` is asked for no certain bundle: nothing is gained by placing early, or all are for one."""
         self._start = start
         self._least = max(1, least)
         self._most = max(self._least, min(most, memory_mb // _CHILD_MB))
