@@ -255,6 +255,6 @@ class ChildPool:
     def _discard(self, slot: "asyncio.Task[Child]") -> None:
         if slot.cancelled() or slot.exception() is not None:
             return
-        ending = asyncio.create_task(slot.result().end())
+        ending = slot.result().ending()
         self._retiring.add(ending)
         ending.add_done_callback(self._retiring.discard)

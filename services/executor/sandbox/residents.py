@@ -7,7 +7,7 @@ The next run finds the state that one leaves in modules: that is the bargain. Ma
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from services.executor.sandbox import frames
@@ -47,7 +47,7 @@ class Residents:
         """The longest idle one of each key first."""
         self._returning: dict[Resident, tuple[Hashable, asyncio.TimerHandle]] = {}
         """Children that are to report that they are ready, with their key and the time-out."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._is_closed = False
 
@@ -93,8 +93,8 @@ class Residents:
         if self._sweeping is not None:
             self._sweeping.cancel()
         self.forget(lambda _key: True)
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._ending:
+            await asyncio.wait(self._ending)
 
     def _keep(self, resident: Resident) -> None:
         if resident.is_spent or self._is_closed:
@@ -139,9 +139,6 @@ class Residents:
             self._sweep_later()
 
     def _end(self, child: Child) -> None:
-        self._start(child.end())
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        ending = child.ending()
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
