@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Annotated
 
 import msgspec
 import structlog
@@ -31,12 +32,16 @@ ASK_TIMEOUT = 1.5
 _log = structlog.get_logger()
 
 
+Weight = Annotated[int, msgspec.Meta(ge=1, le=10)]
+
+
 class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A source that takes webhooks. `reads_document`: JSON in a genuine body is read, for its sender's id of it or a handshake.
 
     Headers in `redacted` and parameters in `redacted_parameters` are neither kept nor shown.
 
     `bucket` counts what is admitted, in this process; None: as much as comes. A source that was changed begins with a full one.
+    `weight` is the source's share of what may wait, as a multiple of others'.
     """
 
     source: str
@@ -50,6 +55,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     redacted: frozenset[str]
     redacted_parameters: frozenset[str]
     bucket: TokenBucket | None = None
+    weight: int = 1
 
 
 def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> WebhookEndpoint:
@@ -73,6 +79,7 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Webhoo
         )
         handshakes = Handshakes([Greeting(one, _named(one.keys, opened)) for one in declared.handshakes])
         bucket = bucket_of(entry.spec.settings)
+        weight = msgspec.convert(entry.spec.settings.get("weight", 1), Weight)
     except (ValueError, msgspec.ValidationError) as error:
         raise Unavailable(f"the settings of this source make no verification: {error}", retry_after=60) from error
     hidden: list[Place] = [*declared.redacted, *(one.signature for one in declared.schemes if one.signature is not None)]
@@ -88,6 +95,7 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Webhoo
         redacted=REDACTED_HEADERS | {place.header for place in hidden if place.header is not None},
         redacted_parameters=REDACTED_PARAMETERS | {place.query.lower() for place in hidden if place.query is not None},
         bucket=bucket,
+        weight=weight,
     )
 
 

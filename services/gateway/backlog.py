@@ -118,8 +118,8 @@ class WebhookBacklog:
             "problem": self.problem,
         }
 
-    def check(self, source: str) -> None:
-        """Raise `Unavailable` where a webhook of `source` would not be admitted now."""
+    def check(self, source: str, weight: int = 1) -> None:
+        """Raise `Unavailable` where a webhook of `source` would not be admitted now; its share is `weight` times that of others."""
         if self._outdated:
             return
         left = self._bounds.messages - self.messages
@@ -128,7 +128,7 @@ class WebhookBacklog:
         if self._full:
             self._refused += 1
             raise Unavailable(f"too many webhooks wait to be handled: {self.problem}", retry_after=self._again())
-        if self._held.get(source, 0.0) >= SHARE * left:
+        if self._held.get(source, 0.0) >= SHARE * weight * left:
             self._crowded = True
             self._refused += 1
             detail = f"of the {self.messages} webhooks that wait to be handled most are of this source, and the rest is for others"

@@ -67,18 +67,18 @@ class Lanes:
         self._loads = dict.fromkeys(BULK_LANES, 0)
 
     @contextlib.contextmanager
-    def entered(self, source: str) -> Iterator[LaneEntry]:
-        """Give a webhook its place; its sequence is to be set once it is stored."""
-        entry = LaneEntry(self._choose(source))
+    def entered(self, source: str, weight: int = 1) -> Iterator[LaneEntry]:
+        """Give a webhook its place, with a sequence to set once it is stored; its source has `weight` times the part of others."""
+        entry = LaneEntry(self._choose(source, weight))
         try:
             yield entry
         finally:
             self._settle(source, entry)
 
-    def _choose(self, source: str) -> str | None:
+    def _choose(self, source: str, weight: int) -> str | None:
         bulk = self._bulk.get(source)
         if bulk is None:
-            if self._held[source] < max(FEW, self._room - self._waiting):
+            if self._held[source] < weight * max(FEW, self._room - self._waiting):
                 self._held[source] += 1
                 self._waiting += 1
                 return None

@@ -157,6 +157,16 @@ async def test_a_source_takes_no_more_than_its_rate_and_says_so(place: Place) ->
         await eventually(open_again)
 
 
+async def test_a_source_has_a_weight_within_bounds(place: Place) -> None:
+    async with house(place) as call:
+        for weight, expected in ((10, 200), (0, 422), (11, 422), (1.5, 422), ("2", 422)):
+            status, _ = await call("PUT", "/sources/heavy", {"adapter": "github", "settings": {"secret": "s", "weight": weight}})
+            assert status == expected, weight
+        _, source = await call("GET", "/sources/heavy")
+        assert source["settings"] == {"weight": 10}
+        assert (await call.hook(source["url"], "s")).status == 202
+
+
 async def test_a_rate_that_lets_nothing_in_is_refused(place: Place) -> None:
     async with house(place) as call:
         for rate in ({"per_second": 0}, {"burst": 3}, {"per_second": 1, "burst": 0}, {"per_second": 1, "day": 3}, 5):

@@ -42,11 +42,11 @@ def made(clock: Clock, *, messages: int = 100, seconds: float = 60.0) -> Webhook
     return backlog
 
 
-def admit(backlog: WebhookBacklog, source: str, times: int = 1) -> int:
+def admit(backlog: WebhookBacklog, source: str, times: int = 1, weight: int = 1) -> int:
     """Admit webhooks that are stored at once; returns how many were."""
     for done in range(times):
         try:
-            backlog.check(source)
+            backlog.check(source, weight)
         except Unavailable:
             return done
         with backlog.admitted(source):
@@ -60,6 +60,13 @@ def test_a_source_alone_holds_four_fifths_and_leaves_the_rest_to_others(clock: C
     assert backlog.messages == 80
     assert admit(backlog, "trickle", 10) == 10
     assert admit(backlog, "flood") == 0
+
+
+def test_a_heavier_source_holds_more_of_what_is_left_and_not_all(clock: Clock) -> None:
+    backlog = made(clock, messages=1000)
+    assert admit(backlog, "light", 2000) == 800
+    assert admit(backlog, "heavy", 2000, weight=10) in range(195, 197)
+    assert admit(backlog, "another", 1) == 1
 
 
 def test_sources_together_never_hold_more_than_the_bound(clock: Clock) -> None:

@@ -83,6 +83,16 @@ def test_a_source_comes_back_when_nothing_of_it_is_left() -> None:
     assert broker.send("flood") == [None]
 
 
+def test_a_heavier_source_has_more_of_the_prompt_lane() -> None:
+    lanes = Broker().lanes
+    chosen = []
+    for _ in range(4 * FEW):
+        with lanes.entered("heavy", 3) as entry:
+            chosen.append(entry.lane)
+            entry.sequence = len(chosen)
+    assert chosen.count(None) == 3 * FEW
+
+
 def test_one_on_its_way_keeps_its_source_in_the_lane() -> None:
     broker = Broker()
     bulk = broker.send("flood", FEW + 1)[-1]

@@ -1,4 +1,4 @@
-"""The settings that sources of every signing adapter have: the secret, the one before it while a sender changes over, a rate."""
+"""The settings that sources of every signing adapter have: the secret, the one before it during a change-over, a rate, a weight."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ RATE = {
     "required": ["per_second"],
     "additionalProperties": False,
 }
+# The gateway bounds by it what may wait of one source while others wait.
+WEIGHT = {
+    "type": "integer",
+    "description": "The source's share of the webhooks that may wait, as a multiple of that of a source without one.",
+    "minimum": 1,
+    "maximum": 10,
+}
 
 
 def schema(secret: dict[str, Any], **others: dict[str, Any]) -> dict[str, Any]:
@@ -22,7 +29,7 @@ def schema(secret: dict[str, Any], **others: dict[str, Any]) -> dict[str, Any]:
     previous = secret | {"description": "Accepted beside the secret while it is set: the one before a rotation. null removes it."}
     return {
         "type": "object",
-        "properties": {"secret": secret, "previous_secret": previous, "rate": RATE, **others},
+        "properties": {"secret": secret, "previous_secret": previous, "rate": RATE, "weight": WEIGHT, **others},
         "required": ["secret"],
         "additionalProperties": False,
     }

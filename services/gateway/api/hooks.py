@@ -137,7 +137,7 @@ async def _keep(
     delivery = new_id() if sender_id is None else delivery_id(hook.source, sender_id)
     inline = len(body) <= INLINE_BYTES
     body_ref = None if inline else (await gateway.bodies.put(_once(body))).sha256
-    with gateway.lanes.entered(hook.source) as entry:
+    with gateway.lanes.entered(hook.source, hook.weight) as entry:
         message = WebhookReceived(
             source=hook.source,
             delivery=delivery,
@@ -174,7 +174,7 @@ def _check_media_type(request: web.Request, hook: WebhookEndpoint) -> None:
 
 def _check_backlog(gateway: Gateway, request: web.Request, hook: WebhookEndpoint) -> None:
     try:
-        gateway.backlog.check(hook.source)
+        gateway.backlog.check(hook.source, hook.weight)
     except Unavailable:
         gateway.refusals.record(hook, "backlog", remote(gateway, request))
         raise
