@@ -133,11 +133,37 @@ async def test_no_code_of_the_author_runs_before_the_job(bench: Bench) -> None:
         assert "other" not in found
 
 
+async def test_standard_modules_that_the_code_imports_are_there_before_it(bench: Bench) -> None:
+    text = """
+        import sys
+        BEFORE = sorted(sys.modules)
+        import csv, flows.inner
+        from millrace import workflow
+        @workflow
+        def main(): return BEFORE
+    """
+    job = bench.job(text)
+    (job.bundle / "flows" / "inner.py").write_text("from xml.etree import ElementTree\nimport multiprocessing\n")
+    (job.bundle / "flows" / "inner.py").chmod(0o644)
+    found = await ran(bench, job)
+    assert {"csv", "xml.etree.ElementTree"} <= set(found)
+    assert not {"multiprocessing", "flows.inner"} & set(found)
+
+
+async def test_a_bundle_with_a_module_of_a_standard_name_gets_its_own_as_without_a_template(bench: Bench) -> None:
+    job = bench.job("import csv, calendar\n@workflow\ndef main(): return [csv.__name__, calendar.WHOSE]")
+    (job.bundle / "calendar.py").write_text("WHOSE = 'mine'\n")
+    (job.bundle / "calendar.py").chmod(0o644)
+    assert await ran(bench, job) == ["csv", "mine"]
+
+
 async def test_no_two_runs_draw_the_same_numbers(bench: Bench) -> None:
     text = """
-        import os, random, uuid
+        import os, random, secrets, ssl, tempfile, uuid
         @workflow
-        def main(): return [random.random(), os.urandom(8).hex(), str(uuid.uuid4())]
+        def main():
+            drawn = [random.random(), os.urandom(8).hex(), str(uuid.uuid4()), secrets.token_hex(8), ssl.RAND_bytes(8).hex()]
+            return [*drawn, tempfile.mkdtemp()]
     """
     job = bench.job(text)
     found = [tuple(await ran(bench, job)) for _ in range(8)]

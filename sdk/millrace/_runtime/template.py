@@ -21,7 +21,7 @@ import struct
 import sys
 from typing import Any
 
-from millrace._runtime import kernel, landlock, modules, root
+from millrace._runtime import kernel, landlock, modules, root, standard
 from millrace._runtime.networks import Network, Networks
 from millrace._runtime.prepared import Calls
 from millrace._runtime.seccomp import without_building
@@ -122,7 +122,7 @@ class _Template:
         if not number:
             os._exit(0)
         if not ancillary:
-            modules.read(number.decode(), root.WORKSPACE)
+            self._expect(number.decode())
             return False
         descriptors = memoryview(ancillary[0][2]).cast("i").tolist()
         try:
@@ -147,6 +147,15 @@ class _Template:
         self._send(b'{"kind":"born","id":%b}' % number, pidfd, listener)
         os.close(listener)
         return False
+
+    def _expect(self, module: str) -> None:
+        """Have what a module takes ready for children to come."""
+        try:
+            standard.load(module, root.WORKSPACE)
+        except RuntimeError as error:
+            sys.exit(f"{error}")
+        modules.read(module, root.WORKSPACE)
+        gc.freeze()
 
     def _become_child(self, descriptors: list[int]) -> None:
         os.dup2(descriptors[0], CONTROL, False)

@@ -1,0 +1,37 @@
+"""Which modules of Python's own a bundle imports, by its text alone."""
+
+from pathlib import Path
+
+import pytest
+
+from millrace._runtime import standard
+
+TEXTS = {
+    "import csv": {"csv"},
+    "import csv as c, json, xml.etree.ElementTree as ET": {"csv", "json", "xml.etree.ElementTree"},
+    "from urllib import request, parse": {"urllib", "urllib.request", "urllib.parse"},
+    "    from email.mime.text import (MIMEText,": {"email.mime.text"},
+    "if True:\n\timport gzip  # why": {"gzip"},
+    "import multiprocessing, concurrent.futures, threading, tkinter": set(),
+    "from . import inner": {"heapq"},
+    "from .inner import name": {"heapq"},
+    "import flows.inner": {"heapq"},
+    "from flows import inner": {"heapq"},
+    "important = 1; from_ = 2": set(),
+    "import": set(),
+    "from  import  (": set(),
+    "import \xe9t\xe9": set(),
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_modules_are_found_by_the_text_of_all_that_is_imported(tmp_path: Path, text: str) -> None:
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "one.py").write_text(text)
+    (tmp_path / "flows" / "inner.py").write_text("import heapq, flows.one")
+    assert standard._standard("flows.one", str(tmp_path)) == TEXTS[text]
+
+
+def test_only_modules_of_python_are_loaded_and_none_that_keeps_something() -> None:
+    assert {name.partition(".")[0] for name in standard.LOADED} <= standard.sys.stdlib_module_names
+    assert not {"multiprocessing", "threading", "signal", "atexit", "readline"} & standard.LOADED
