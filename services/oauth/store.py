@@ -13,11 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.expression import Executable, UnaryExpression
 
 from services.oauth.domain import Kept
-from services.oauth.tables import done_command, vault
+from services.oauth.tables import done_command, past_version, vault
 from shared.db import transaction
 from shared.organizations import seen_by
+from shared.statements import overwriting
 
 _C = vault.c
+_PAST = past_version.c
 
 
 class KeptStore:
@@ -40,19 +42,27 @@ class KeptStore:
         """Return rows by name, those after `after`."""
         return await self._all(_of(noun, org) & (_C.name > after) & ~_C.revoking, _C.name.asc(), limit)
 
-    async def add(self, row: Kept) -> bool:
-        """Insert a row; False when there is one of that name, or of that id, by now."""
-        return await self._changed(insert(vault).values(_values(row)).on_conflict_do_nothing())
+    async def add(self, row: Kept) -> Kept | None:
+        """Insert a row, at the version after that of one of its name that was removed; None when there is one by now."""
+        last = (_PAST.noun == _C.noun) & (_PAST.org == _C.org) & (_PAST.name == _C.name)
+        async with transaction(self._engine) as connection:
+            added = await connection.execute(insert(vault).values(_values(row)).on_conflict_do_nothing())
+            if not added.rowcount:
+                return None
+            # A statement of its own: the first may have waited for a removal, whose version it did not see yet.
+            later = update(vault).where(_C.id == row.id, last).values(version=_PAST.version + _C.version).returning(_C.version)
+            found = (await connection.execute(later)).scalar_one_or_none()
+            return row if found is None else msgspec.structs.replace(row, version=found)
 
-    async def replace(self, before: Kept, row: Kept) -> bool:
-        """Replace the row `before`, and remember the command that made it so; False when it is another by now."""
+    async def replace(self, before: Kept, row: Kept) -> Kept | None:
+        """Replace the row `before`, and remember the command that made it so; None when it is another by now."""
         there = (_C.version == before.version) & (_C.sealed == before.sealed) & ~_C.revoking
         async with transaction(self._engine) as connection:
             replaced = await connection.execute(update(vault).where(_C.id == before.id, there).values(_values(row)))
             if replaced.rowcount:
                 passed = {"id": before.last_command, "removed": False, "at": row.updated_at}
                 await connection.execute(insert(done_command).values(passed).on_conflict_do_nothing())
-            return replaced.rowcount > 0
+            return row if replaced.rowcount else None
 
     async def mark_revoking(self, row: Kept, *, actor: str, command: str, now: datetime) -> bool:
         """Mark a row as about to be deleted; False when it has changed since it was read."""
@@ -65,13 +75,15 @@ class KeptStore:
         await self._changed(known.values(announced=True))
 
     async def delete_revoked(self, row: Kept, now: datetime) -> None:
-        """Delete a row whose removal the bus knows, and remember the commands that made and removed it."""
+        """Delete a row whose removal the bus knows, and remember its version and the commands that made and removed it."""
         async with transaction(self._engine) as connection:
             commands = (_C.first_command, _C.last_command)
             found = await connection.execute(delete(vault).where(_C.id == row.id, _C.revoking).returning(*commands))
             if (gone := found.first()) is not None:
                 done = [{"id": id_, "removed": removed, "at": now} for id_, removed in zip(gone, (False, True), strict=True)]
                 await connection.execute(insert(done_command).on_conflict_do_nothing(), done)
+                past = {name: getattr(row, name) for name in ("noun", "org", "name", "version")}
+                await connection.execute(overwriting(insert(past_version).values(past), "version"))
 
     async def done(self, command: str) -> bool | None:
         """Return None for a command that is not remembered; else whether it removed its row (or made it)."""

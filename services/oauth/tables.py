@@ -26,6 +26,15 @@ vault = Table(
     *required(Moment, "created_at", "updated_at"),
     UniqueConstraint("noun", "org", "name"),
 )
+# The last version of what was removed, so that no tag of it fits another one of its name.
+past_version = Table(
+    "past_version",
+    metadata,
+    Column("noun", Text, primary_key=True),
+    Column("org", Text(collation="C"), primary_key=True),
+    Column("name", Text(collation="C"), primary_key=True),
+    Column("version", BigInteger, nullable=False),
+)
 # Commands whose row is gone: repeated, they must neither fail nor make it again.
 done_command = Table(
     "done_command",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -27,7 +29,7 @@ S = TypeVar("S", bound=Spec)
 
 
 class Vaulted(Keeper[S]):
-    """Keeps one kind of resource, whose one secret is in no message; versions count from 1."""
+    """Keeps one kind of resource, whose one secret is in no message; versions of a name count from 1, over removals too."""
 
     def __init__(self, noun: str, rules: Rules[S], *, bus: Bus, store: KeptStore, keyring: Keyring, announcer: Announcer) -> None:
         super().__init__(noun, rules, keyring)
@@ -35,56 +37,60 @@ class Vaulted(Keeper[S]):
         self._bus = bus
         self._store = store
         self._announcer = announcer
+        self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def put(self, command: PutResource) -> Shown:
         """Create, replace or patch a resource; both its row and its message are on disk when this returns."""
         kind, asked = self.kind, command
         given = self._given(command)
         self._check_broker()
-        for _ in range(TRIES):
-            found = await self._store.named(kind.noun, asked.org, asked.name)
-            command = asked if found is None else msgspec.structs.replace(asked, name=found.name)
-            kind.check_name(command.name)
-            found = await self._settled(found, command.id, is_dry=command.dry_run)
-            before = None if found is None else self._made(found)
-            if found is not None and before is not None and found.last_command == command.id:
-                return await self._answer(before, self._change(command, before))
-            done = await self._store.done(command.id)
-            if before is not None and done is not None:
-                # Others have changed it since: this command was carried out, and must not be again.
-                return await self._answer(before, self._change(command, before))
-            check_expected(kind.noun, command.expected, found)
-            if found is None:
-                refuse_gone(kind.noun, removed=done)
-                if command.name != asked.name:
-                    # The one of that id is about to be deleted.
-                    raise await self._absent(asked)
-            wanted = await self._wanted(command, given, before)
-            if before is not None and self._is_same(wanted, before):
-                return await self._answer(before, "none")
-            if command.dry_run:
-                return await self._answer(wanted, self._change(command, wanted))
-            row = self._row(command, wanted, found)
-            if await (self._store.add(row) if found is None else self._store.replace(found, row)):
-                await self._announcer.announce(row)
-                return await self._answer(self._made(row), self._change(command, wanted))
+        async with self._alone(command):
+            for _ in range(TRIES):
+                found = await self._store.named(kind.noun, asked.org, asked.name)
+                command = asked if found is None else msgspec.structs.replace(asked, name=found.name)
+                kind.check_name(command.name)
+                found = await self._settled(found, command.id, is_dry=command.dry_run)
+                before = None if found is None else self._made(found)
+                if found is not None and before is not None and found.last_command == command.id:
+                    return await self._answer(before, self._change(command, before))
+                done = await self._store.done(command.id)
+                if before is not None and done is not None:
+                    # Others have changed it since: this command was carried out, and must not be again.
+                    return await self._answer(before, self._change(command, before))
+                check_expected(kind.noun, command.expected, found)
+                if found is None:
+                    refuse_gone(kind.noun, removed=done)
+                    if command.name != asked.name:
+                        # The one of that id is about to be deleted.
+                        raise await self._absent(asked)
+                wanted = await self._wanted(command, given, before)
+                if before is not None and self._is_same(wanted, before):
+                    return await self._answer(before, "none")
+                if command.dry_run:
+                    return await self._answer(wanted, self._change(command, wanted))
+                row = self._row(command, wanted, found)
+                stored = await (self._store.add(row) if found is None else self._store.replace(found, row))
+                if stored is not None:
+                    await self._announcer.announce(stored)
+                    return await self._answer(self._made(stored), self._change(command, wanted))
         raise self._busy(command)
 
     async def remove(self, command: RemoveResource) -> Done:
         """Remove a resource: marked first, so that no run gets it any more, then published, then deleted."""
         noun = self.kind.noun
         self._check_broker()
-        for _ in range(TRIES):
-            found = await self._settled(await self._store.named(noun, command.org, command.name), command.id)
-            if await self._store.done(command.id):
-                return Done()
-            check_expected(noun, command.expected, found)
-            if found is None:
-                raise await self._absent(command)
-            if await self._store.mark_revoking(found, actor=command.actor, command=command.id, now=utc_now()):
-                gone = msgspec.structs.replace(found, revoking=True, actor=command.actor, last_command=command.id)
-                await self._announcer.announce(gone)
-                return Done()
+        async with self._alone(command):
+            for _ in range(TRIES):
+                found = await self._settled(await self._store.named(noun, command.org, command.name), command.id)
+                if await self._store.done(command.id):
+                    return Done()
+                check_expected(noun, command.expected, found)
+                if found is None:
+                    raise await self._absent(command)
+                if await self._store.mark_revoking(found, actor=command.actor, command=command.id, now=utc_now()):
+                    gone = msgspec.structs.replace(found, revoking=True, actor=command.actor, last_command=command.id)
+                    await self._announcer.announce(gone)
+                    return Done()
         raise self._busy(command)
 
     async def _named(self, org: str, name: str) -> Resource[S] | None:
@@ -149,6 +155,10 @@ class Vaulted(Keeper[S]):
             created_at=found.created_at if found is not None else now,
             updated_at=now,
         )
+
+    def _alone(self, command: PutResource | RemoveResource) -> asyncio.Lock:
+        """Return the lock of changes of one name: at once, all but one would have to be tried again, with a connection each."""
+        return self._locks.setdefault((command.org, command.name), asyncio.Lock())
 
     def _check_broker(self) -> None:
         """Refuse before anything is changed while the change cannot be published."""

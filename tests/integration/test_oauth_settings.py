@@ -60,7 +60,7 @@ async def test_a_secret_is_put_given_replaced_and_removed_and_every_state_is_sai
         with pytest.raises(NotFound, match=r"there is no secret 'api\.key' in this organization or in global"):
             await value_of(executor, place)
         again = await told(gateway, secret(place))
-        assert (again.version, again.id == view.id) == (1, False)
+        assert (again.version, again.id == view.id) == (3, False)
         said = await stored(admin, "CATALOG", 4)
         assert [one.type for one in said] == ["secret.changed", "secret.changed", "secret.removed", "secret.changed"]
         assert [open_message(one, SecretChanged).version for one in said[:2]] == [1, 2]

@@ -21,6 +21,7 @@ from tests.support.resources import got, listed, putting, removing, ring
 from tests.support.servers import Place
 
 WRITERS = 6
+CROWD = 40
 SECRET = "correct-horse-battery"
 # Of each kind: fields to begin with, two changes of different fields, and what is shown of them. Where a kind has but one field,
 # the other is the set of files that it comes from.
@@ -161,6 +162,26 @@ async def test_a_removed_one_comes_back_as_another(kept: Kept, noun: str) -> Non
     again = await kept.put(noun, **KEPT[noun][0])
     assert again.change == "created"
     assert again.fields["id"] != first.fields["id"]
+
+
+@every_kind
+async def test_the_version_of_a_removed_one_fits_no_later_one_of_its_name(kept: Kept, noun: str) -> None:
+    first = await kept.begun(noun)
+    for _ in range(2):
+        await kept.bus.ask(removing(noun, "one"))
+        again = await kept.put(noun, **KEPT[noun][0])
+        assert again.version > first.version
+        with pytest.raises(PreconditionFailed):
+            await kept.put(noun, patch=True, applied_as="files", expected=first.version)
+        with pytest.raises(PreconditionFailed):
+            await kept.bus.ask(removing(noun, "one", expected=first.version))
+
+
+@pytest.mark.parametrize("noun", ["connection", "secret"])
+async def test_a_crowd_of_puts_of_one_name_is_carried_out_whole(kept: Kept, noun: str) -> None:
+    (field,) = KINDS[noun].secret
+    shown = await asyncio.gather(*(kept.put(noun, **{field: f"value number {number}"}) for number in range(CROWD)))
+    assert sorted(one.version for one in shown) == [*range(1, CROWD + 1)]
 
 
 @every_kind
