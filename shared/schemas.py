@@ -36,6 +36,8 @@ LEAST_VALUE = 2
 DEEPEST_VALUE = 100
 MOST_WORK = 20_000_000
 """Looks at a whole value. They take 10 to 50 ns each."""
+SLOW = 10
+"""Looks that one counts for where a schema has both keywords of `_SLOW`: each item is then asked for by every `contains` again."""
 MOST_TOLD = 10_000
 """Looks at a value for which every fault is listed; listing takes a thousand times as long as looking."""
 COMPLAINTS = 20
@@ -53,6 +55,7 @@ _BY_NAME = ("dependentSchemas", "dependencies")
 _BELOW_OBJECT = ("additionalProperties", "unevaluatedProperties")
 _BELOW_ARRAY = ("items", "additionalItems", "unevaluatedItems", "contains")
 _COMPARED = ("const", "enum", "uniqueItems")
+_SLOW = {"unevaluatedItems", "contains"}
 _REFUSED = ("$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor")
 # Places below: of a name, of any name, the names themselves, of a number, of any number.
 _ANY_NAME, _NAMES, _ANY_ITEM = ("*",), ("names",), ("[]",)
@@ -63,13 +66,14 @@ class Costs(msgspec.Struct, frozen=True):
     """The cost of checking values: looks at one place of a value that is so many levels deep, the last figure for all deeper ones.
 
     `deepest` is the greatest depth of a value, `reach` the depth down to which it is looked at; None where there is no bound.
-    `names` is how many names one place is to have: each that is missing is a fault of its own.
+    `names` is how many names one place is to have: each that is missing is a fault of its own. Each look counts for `times`.
     """
 
     looks: list[int]
     deepest: int | None
     reach: int | None
     names: int
+    times: int
 
 
 def costs(schema: Any, at: str = "schema") -> Costs:
@@ -112,7 +116,7 @@ class Checker:
     def _work(self, value: Any, reach: int | None) -> int:
         weight, depth = _measured(value, reach)
         looks = self._costs.looks
-        return weight * looks[min(depth, len(looks) - 1)]
+        return weight * looks[min(depth, len(looks) - 1)] * self._costs.times
 
     def _errors(self, value: Any, at: str) -> Iterator[Problem]:
         for number, error in enumerate(self._validator.iter_errors(value)):
@@ -158,6 +162,7 @@ class _Count:
         self._edges = 0
         self._is_compared = False
         self._names = 0
+        self._slow: set[str] = set()
 
     def costs(self) -> Costs:
         self._refuse_deep()
@@ -177,13 +182,14 @@ class _Count:
             if is_final:
                 reach = None if self._is_compared else self._reach()
             by_depth = after
+        times = SLOW if self._slow == _SLOW else 1
         if looks[-1] <= MOST_LOOKS:
-            return Costs(looks, None, reach, self._names)
+            return Costs(looks, None, reach, self._names, times)
         looks.pop()
         deepest = len(looks) - 1
         if deepest < LEAST_VALUE:
             raise _refused(self._at, f"leads to more than {MOST_LOOKS} looks at one place of a value: it has too many branches")
-        return Costs(looks, deepest, None, self._names)
+        return Costs(looks, deepest, None, self._names, times)
 
     def _deeper(self, node: _Node, before: dict[int, int]) -> int:
         """Return how often the most looked at place is, of a value that is a level deeper than those of `before`."""
@@ -230,6 +236,7 @@ class _Count:
             raise _refused(f"{at}.$id", "may stand at the top only")
         self._is_compared = self._is_compared or any(keyword in schema for keyword in _COMPARED)
         self._names = max(self._names, sum(map(len, _required(schema))))
+        self._slow |= _SLOW & schema.keys()
         enum = schema.get("enum")
         node.looks += len(enum) // 16 if isinstance(enum, list) else 0
         for pattern, where in _patterns(schema, at):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millrace.cli.documents import MOST_VALUES, Document, read, written
+from millrace.cli.values import MOST_SECRET
 
 SECRET = "hunter2"
 
@@ -200,12 +203,27 @@ REFERENCES = ("{$env: TOKEN}", "{$file: in/token}")
         ("{$file: nowhere}", "nowhere cannot be read: No such file or directory."),
         ("{$file: bytes}", "bytes is not text."),
         ("{$file: .}", ".* cannot be read: Is a directory."),
+        ("{$file: /dev/zero}", "/dev/zero cannot be read: it is no regular file."),
+        ("{$file: pipe}", "pipe cannot be read: it is no regular file."),
+        ("{$file: large}", f"large has more than {MOST_SECRET} bytes."),
     ],
 )
 def test_a_secret_that_is_not_where_it_should_be_is_named_with_its_line(tmp_path: Path, reference: str, said: str) -> None:
     (tmp_path / "bytes").write_bytes(SECRET.encode() + b"\xff")
+    (tmp_path / "large").write_bytes(b"x" * (MOST_SECRET + 1))
+    os.mkfifo(tmp_path / "pipe")
     fault = only_fault(tmp_path, f"kind: source\nname: a\nadapter: hmac\nsettings:\n  secret: {reference}\n")
     assert re.fullmatch(rf"it.yaml:5: {said}", fault), fault
+
+
+def test_a_document_of_the_current_folder_takes_no_secret_from_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(SECRET.encode())))
+    Path("it.yaml").write_text('kind: secret\nname: a\nvalue: {$file: "-"}\n')
+    found, (fault,) = read(["it.yaml"], "default")
+    assert (found, str(fault)) == ([], "it.yaml:3: - cannot be read: No such file or directory.")
 
 
 LEAVES = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)

@@ -228,3 +228,11 @@ def test_a_schema_that_an_older_version_took_is_not_begun_with() -> None:
     )  # fmt: skip
     with pytest.raises(Invalid, match="cannot be used"):
         WorkflowLookup(cast("Any", None), cast("Any", None)).check(entry, {"a": 1})
+
+
+def test_items_that_many_contains_are_asked_for_again_cost_more_than_others() -> None:
+    each = {"allOf": [{"contains": {"enum": [number, "any"]}} for number in range(500)]}
+    some, many = ["any"], ["any", *range(10_000)]
+    assert checker({**each, "unevaluatedItems": False}).problems(some, "it") == []
+    assert [one.message for one in checker({**each, "unevaluatedItems": False}).problems(many, "it")] == ["is too large to be checked"]
+    assert checker(each).problems(many, "it") == []

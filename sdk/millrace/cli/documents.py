@@ -15,7 +15,7 @@ import yaml
 
 from millrace.cli.kinds import Kind, kinds
 from millrace.cli.show import harmless
-from millrace.cli.values import content, secret
+from millrace.cli.values import content, secret_beside
 
 ENDINGS = (".yaml", ".yml", ".json")
 # Aliases may make much of little.
@@ -229,7 +229,7 @@ def _fetched(value: Any, file: str, where: str) -> Any:
             raise Faulty(where, f"the environment variable {name} is not set")
         return os.environ[name]
     try:
-        return secret(str(Path(file).parent / name), name)
+        return secret_beside(Path(file).parent / name)
     except click.UsageError as error:
         raise Faulty(where, error.message) from error
 

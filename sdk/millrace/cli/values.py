@@ -11,6 +11,8 @@ from typing import Any
 import click
 
 Schema = dict[str, Any]
+# Bytes of a secret in a file; the API takes none that is as long.
+MOST_SECRET = 512 * 1024
 _TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array", dict: "object", type(None): "null"}
 
 
@@ -98,6 +100,26 @@ def secret(path: str | None, what: str) -> str:
             raise click.UsageError(f"{what} is a secret: give it in a file, or by standard input with `-`.")
         return str(click.prompt(what, hide_input=True, err=True))
     try:
-        return content(path).decode().removesuffix("\n").removesuffix("\r")
+        return _line(content(path))
     except UnicodeDecodeError as error:
         raise click.UsageError(f"{path} is not text.") from error
+
+
+def secret_beside(path: Path) -> str:
+    """Return a secret from a regular file that a document names, without the line's end."""
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise click.UsageError(f"{path} cannot be read: it is no regular file.")
+        with path.open("rb") as file:
+            data = file.read(MOST_SECRET + 1)
+        if len(data) > MOST_SECRET:
+            raise click.UsageError(f"{path} has more than {MOST_SECRET} bytes.")
+        return _line(data)
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{path} is not text.") from error
+
+
+def _line(data: bytes) -> str:
+    return data.decode().removesuffix("\n").removesuffix("\r")
