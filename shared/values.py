@@ -14,6 +14,7 @@ import asyncio
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -136,12 +137,18 @@ def decode(raw: bytes) -> Any: ...
 @overload
 def decode(raw: bytes, type_: type[T]) -> T: ...
 def decode(raw: bytes, type_: Any = Any) -> Any:
-    """Return JSON as `type_`. Raises `Malformed` for broken or too deep JSON, `Invalid` with the path of a refused value."""
+    """Return JSON as `type_`. Raises `Malformed` for broken or too deep JSON or a name twice in an object, `Invalid` with
+    the path of a refused value.
+    """
     _check_count(raw)
     try:
         if _DOUBTFUL.search(raw) or _may_be_deep(raw):
             check(_loaded(raw))
-        return msgspec.json.decode(raw, type=type_)
+        value = msgspec.json.decode(raw, type=type_)
+        if raw.count(b":") > 1:
+            # Of two values of a name each reader takes the one or the other; msgspec takes the last.
+            _NAMES.decode(raw.decode())
+        return value
     except msgspec.ValidationError as error:
         raise misfit(error, type_) from error
     except RecursionError as error:
@@ -321,6 +328,16 @@ def _loaded(raw: bytes) -> Any:
         raise _too_deep() from error
     except ValueError as error:
         raise Malformed(f"this is not JSON: {error}") from error
+
+
+def _check_names(pairs: list[tuple[str, Any]]) -> None:
+    if len(dict(pairs)) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        name = storable(name)[:LONGEST_PATH]
+        raise Malformed(f"{name!r} stands twice in one object", errors=(Problem(name, "stands twice in one object"),))
+
+
+_NAMES = json.JSONDecoder(object_pairs_hook=_check_names)
 
 
 def _integer(digits: str) -> int:

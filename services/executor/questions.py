@@ -25,7 +25,7 @@ from shared.errors import Malformed, NotFound, Problem, Unavailable
 from shared.messages.line import Lines
 from shared.organizations import first_seen, seen_by
 from shared.projection import Projection
-from shared.questions import MOST_ITEMS, PAGE_BYTES, fitting
+from shared.questions import MOST_ITEMS, PAGE_BYTES, cursor_after, fitting
 from shared.questions.executor import (
     AttemptList,
     CommitFiles,
@@ -82,11 +82,11 @@ async def find_workflow(question: FindWorkflow, deps: QuestionDeps) -> WorkflowF
 async def list_workflows(question: ListWorkflows, deps: QuestionDeps) -> WorkflowList:
     """Return a page of workflows by name; an organization's own hide the platform's of the same name."""
     limit = question.page.within(MOST_ITEMS)
-    found = await deps.store.workflows(seen_by(question.org), question.page.cursor or "", 2 * limit + 2)
+    found = await deps.store.workflows(seen_by(question.org), question.page.after("workflows"), 2 * limit + 2)
     own = {entry.name for entry in found if entry.org == question.org}
     seen = [entry for entry in found if entry.org == question.org or entry.name not in own]
     items = fitting(seen[:limit])
-    return WorkflowList(items, items[-1].name if len(seen) > len(items) else None)
+    return WorkflowList(items, cursor_after("workflows", items[-1].name) if len(seen) > len(items) else None)
 
 
 async def get_file(question: GetFile, deps: QuestionDeps) -> FileView:
@@ -101,12 +101,12 @@ async def get_file(question: GetFile, deps: QuestionDeps) -> FileView:
 async def list_files(question: ListFiles, deps: QuestionDeps) -> FileList:
     """Return a page of files, by path."""
     limit = question.page.within(MOST_ITEMS)
-    rows = await deps.store.files(question.org, question.prefix, question.page.cursor or "", limit + 1)
+    rows = await deps.store.files(question.org, question.prefix, question.page.after("files"), limit + 1)
     names: dict[str, list[str]] = {}
     for entry in await deps.store.workflows([question.org]):
         names.setdefault(entry.path, []).append(entry.name)
     items = [file_view(row, names.get(row["path"], []), []) for row in rows[:limit]]
-    return FileList(items, items[-1].path if len(rows) > limit else None)
+    return FileList(items, cursor_after("files", items[-1].path) if len(rows) > limit else None)
 
 
 async def get_run(question: GetRun, deps: QuestionDeps) -> RunView:

@@ -12,7 +12,7 @@ from shared import aggregate
 from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.envelope import rfc3339
-from shared.errors import Invalid, NotFound, Problem
+from shared.errors import Invalid, NotFound, PreconditionFailed, Problem
 from shared.owners.catalog import Entries, made
 from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
@@ -52,6 +52,9 @@ class Catalogued(Keeper[S]):
         """Create, replace or patch a resource; its row and its registry entry are there when this returns."""
         kind, asked = self.kind, command
         command, id_ = await self._meant(asked)
+        if id_ is not None and command.expected == 0:
+            detail = f"is the id of a {kind.noun} that is there or was removed, and no name for another one"
+            raise PreconditionFailed(f"{asked.name!r} {detail}", errors=(Problem("name", detail),))
         kind.check_name(command.name)
         given = self._given(command)
         outcome: tuple[Resource[S], Change] | None = None

@@ -13,7 +13,7 @@ from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Invalid, NotFound, Problem, Unavailable
 from shared.owners.rules import Draft, Rules
-from shared.questions.declaration import MOST_ITEMS, Done, fitting
+from shared.questions.declaration import MOST_ITEMS, Done, cursor_after, fitting
 from shared.questions.resources import (
     Change,
     Found,
@@ -59,12 +59,14 @@ class Keeper(ABC, Generic[S]):
     async def page(self, asked: ListResources) -> ShownPage:
         """Return a page of resources."""
         limit = asked.page.within(MOST_ITEMS)
-        found = await self._after(asked, asked.page.cursor or "", limit + 1)
+        found = await self._after(asked, asked.page.after(self.kind.plural), limit + 1)
         shown = await self._listed(asked, found[:limit])
         items = fitting(await self._shown(shown))
         cut = len(items) < len(shown)
         last = shown[len(items) - 1] if cut else found[limit - 1] if len(found) > limit else None
-        return ShownPage(items, None if last is None else last.org if self.kind.is_placed else last.name)
+        if last is None:
+            return ShownPage(items, None)
+        return ShownPage(items, cursor_after(self.kind.plural, last.org if self.kind.is_placed else last.name))
 
     async def entry(self, id_: str) -> Found:
         """Return the registry's entry of a resource. Raises `NotFound`, always for a kind without a registry."""

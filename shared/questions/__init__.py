@@ -19,6 +19,7 @@ from shared.questions.declaration import (
     QuestionDeclaration,
     asked_of,
     command,
+    cursor_after,
     fitting,
     question,
 )

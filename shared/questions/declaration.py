@@ -61,7 +61,25 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         try:
             return moment_of(at), id_
         except ValueError as error:
-            raise Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),)) from error
+            raise _foreign() from error
+
+    def after(self, items: str) -> str:
+        """Return the name of the last item that a list of such items, by name, has given out, "" for none. Raises `Malformed`."""
+        if self.cursor is None:
+            return ""
+        of, _, name = self.cursor.partition("|")
+        if of != items or not name:
+            raise _foreign()
+        return name
+
+
+def cursor_after(items: str, name: str) -> str:
+    """Return the cursor of a list by name whose last item has that name; `Page.after` reads it."""
+    return f"{items}|{name}"
+
+
+def _foreign() -> Malformed:
+    return Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),))
 
 
 def fitting(items: Sequence[T]) -> list[T]:

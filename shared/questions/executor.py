@@ -212,7 +212,7 @@ class FindWorkflow(Question[WorkflowFound], frozen=True, kw_only=True):
 
 @question("executor.workflows", by="gateway")
 class ListWorkflows(Question[WorkflowList], frozen=True, kw_only=True):
-    """The workflows that an organization can run, by name."""
+    """The workflows that an organization can run, by name. Raises Malformed for a foreign cursor."""
 
     page: Page = Page()
 
@@ -282,7 +282,7 @@ class GetFile(Question[FileView], frozen=True, kw_only=True):
 
 @question("executor.files", by="gateway")
 class ListFiles(Question[FileList], frozen=True, kw_only=True):
-    """The files of a workspace below `prefix`."""
+    """The files of a workspace below `prefix`, by path. Raises Malformed for a foreign cursor."""
 
     prefix: Path = ""
     page: Page = Page()

@@ -92,6 +92,32 @@ async def test_a_parameter_without_a_value_is_none_and_one_that_is_not_declared_
     assert (got.status, [one["path"] for one in got.json["errors"]]) == (422, ["limit"])
 
 
+async def test_a_parameter_that_is_given_twice_is_refused_by_name(client: Client) -> None:
+    for path, name in (
+        ("/api/v1/variables/a?dry_run=true&dry_run=false", "dry_run"),
+        ("/api/v1/variables/a?org=a&org=b", "org"),
+        ("/api/v1/variables/a?applied_as=a&applied_as=", "applied_as"),
+    ):
+        got = await client("PUT", path, data=b'{"value": 1}')
+        assert (got.status, [one["path"] for one in got.json["errors"]]) == (422, [name]), path
+    assert (await client("GET", "/api/v1/runs?nobody=knows&nobody=knows")).status == 503
+
+
+async def test_a_name_that_stands_twice_in_a_body_is_refused_wherever_it_stands(client: Client) -> None:
+    for path, body in (
+        ("/api/v1/variables/a", b'{"value": 1, "value": 2}'),
+        ("/api/v1/variables/a", b'{"value": [{"value": 1, "\\u0076alue": 2}]}'),
+        ("/api/v1/variables/a", b'{"value": [' + b"0, " * 50_000 + b'{"value": 1, "value": 1}]}'),
+    ):
+        got = await client("PUT", path, data=body)
+        assert (got.status, [one["path"] for one in got.json["errors"]]) == (400, ["value"])
+    twice = b'{"files": {"a.py": null, "b.py": null, "a.py": ""}}'
+    got = await client("POST", "/api/v1/workspace/commits", data=twice)
+    assert (got.status, [one["path"] for one in got.json["errors"]]) == (400, ["a.py"])
+    # The owner is not there: what may enter has passed the gateway.
+    assert (await client("PUT", "/api/v1/variables/a", data=b'{"value": [{"a": 1}, {"a": "value: value:"}]}')).status == 503
+
+
 async def test_what_no_endpoint_takes_is_405_with_what_it_takes_and_404_otherwise_but_not_to_strangers(client: Client) -> None:
     got = await client("DELETE", "/api/v1/runs")
     assert (got.status, got.headers["Allow"]) == (405, "GET, HEAD")

@@ -139,8 +139,8 @@ async def test_mappings_are_listed_by_organization_and_page(place: Place) -> Non
             return [one.org for one in found], cursor
 
         assert await orgs("*") == (["a", "b", "c"], None)
-        assert await orgs("*", limit=2) == (["a", "b"], "b")
-        assert await orgs("*", limit=2, cursor="b") == (["c"], None)
+        assert await orgs("*", limit=2) == (["a", "b"], "mappings|b")
+        assert await orgs("*", limit=2, cursor="mappings|b") == (["c"], None)
         assert await orgs("a") == (["a"], None)
         assert await orgs("own") == (["own"], None)
         assert await orgs("nobody") == ([], None)

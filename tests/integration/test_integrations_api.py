@@ -128,7 +128,7 @@ async def test_a_mapping_is_put_patched_listed_and_removed(place: Place) -> None
             path = f"/integrations/halopsa/mappings/{org}"
             assert (await call("PUT", path, given, X_Millrace_Org="default"))[1]["org"] == org
         status, listed = await call("GET", "/integrations/halopsa/mappings?org=*&limit=2")
-        assert ([one["org"] for one in listed["items"]], listed["next_cursor"]) == (["acme", "beta"], "beta")
+        assert ([one["org"] for one in listed["items"]], listed["next_cursor"]) == (["acme", "beta"], "mappings|beta")
         status, listed = await call("GET", "/integrations/halopsa/mappings")
         assert [one["org"] for one in listed["items"]] == ["default"]
         assert (await call("GET", "/integrations/halopsa/mappings/nobody"))[0] == 404

@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.errors import Invalid, MillraceError, NotFound, PreconditionFailed
+from shared.errors import Invalid, Malformed, MillraceError, NotFound, PreconditionFailed
 from shared.questions.resources import GetResource, PutResource, Shown, of
 from shared.resources import KINDS
 from tests.support.inside import bus_of, running
@@ -175,6 +175,25 @@ async def test_the_version_of_a_removed_one_fits_no_later_one_of_its_name(kept: 
             await kept.put(noun, patch=True, applied_as="files", expected=first.version)
         with pytest.raises(PreconditionFailed):
             await kept.bus.ask(removing(noun, "one", expected=first.version))
+
+
+@pytest.mark.parametrize("noun", ["source", "variable"])
+async def test_an_id_is_no_name_for_a_new_one_and_said_to_be_an_id(kept: Kept, noun: str) -> None:
+    id_ = (await kept.begun(noun)).fields["id"]
+    for then in ([], [removing(noun, "one")], [kept.putting(noun, **KEPT[noun][0])]):
+        for command in then:
+            await kept.bus.ask(command)
+        with pytest.raises(PreconditionFailed, match=f"'{id_}' is the id of a {noun}") as refused:
+            await kept.put(noun, id_, **KEPT[noun][0], expected=0)
+        assert [one.path for one in refused.value.errors] == ["name"]
+
+
+@every_kind
+async def test_a_list_takes_no_cursor_of_another_list(kept: Kept, noun: str) -> None:
+    for cursor in ("one", "|one", "workflows|one", f"{KINDS[noun].plural}|"):
+        with pytest.raises(Malformed) as refused:
+            await listed(kept.bus, noun, cursor=cursor)
+        assert [one.path for one in refused.value.errors] == ["cursor"]
 
 
 @pytest.mark.parametrize("noun", ["connection", "secret"])

@@ -218,7 +218,7 @@ async def test_messages_of_variables_of_an_older_version_are_read(place: Place) 
 BEFORE = """
     SET ROLE millrace_oauth;
     SET search_path = oauth;
-    DROP TABLE vault, resource;
+    DROP TABLE vault, resource, past_version;
     CREATE TABLE connection (
         id text PRIMARY KEY, org text NOT NULL, name text NOT NULL, grant_kind text NOT NULL, sealed text NOT NULL,
         version bigint NOT NULL, revoking boolean NOT NULL DEFAULT false, announced boolean NOT NULL DEFAULT false,

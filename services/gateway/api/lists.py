@@ -33,11 +33,12 @@ class Paged(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextlib.contextmanager
 def creating(what: str, name: str) -> Iterator[None]:
-    """Raise `Conflict` where the block finds that there is one of that name already."""
+    """Raise `Conflict` where the block finds that there is one of that name already, or that it is no name for a new one."""
     try:
         yield
     except PreconditionFailed as error:
-        raise Conflict(f"there is a {what} {name!r} already") from error
+        detail = error.detail if error.errors else f"there is a {what} {name!r} already"
+        raise Conflict(detail, errors=error.errors) from error
 
 
 def idempotency_key_of(request: web.Request) -> str | None:

@@ -35,7 +35,7 @@ def _served(endpoint: Endpoint) -> Next:
 
     async def public(request: web.Request) -> web.StreamResponse:
         gateway = request.app[GATEWAY]
-        _check_address(request)
+        _check_address(endpoint, request)
         call: Call[Any, Any] = Call(gateway, Caller("anonymous", "global", remote(gateway, request)), request)
         return await _handled(endpoint, call)
 
@@ -46,7 +46,7 @@ def _served(endpoint: Endpoint) -> Next:
             return challenge(request)
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise UnsupportedMediaType("bodies are not to be compressed")
-        _check_address(request)
+        _check_address(endpoint, request)
         call: Call[Any, Any] = Call(gateway, Caller(actor, _org(endpoint, request), remote(gateway, request)), request)
         try:
             authorize(call.caller, endpoint.role)
@@ -60,10 +60,14 @@ def _served(endpoint: Endpoint) -> Next:
     return public if endpoint.role is None else keyed
 
 
-def _check_address(request: web.Request) -> None:
+def _check_address(endpoint: Endpoint, request: web.Request) -> None:
     for name, value in (*request.match_info.items(), *request.query.items()):
         check(name, "the query string")
         check(value, name)
+    for name in ("org", *(() if endpoint.query is None else endpoint.query.__struct_encode_fields__)):
+        if len(request.query.getall(name, ())) > 1:
+            # Its first value would mean one thing and its last another.
+            raise Invalid(f"{name} is given more than once", errors=(Problem(name, "is given more than once"),))
 
 
 def _org(endpoint: Endpoint, request: web.Request) -> str:
