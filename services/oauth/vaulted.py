@@ -48,7 +48,8 @@ class Vaulted(Keeper[S]):
             for _ in range(TRIES):
                 found = await self._store.named(kind.noun, asked.org, asked.name)
                 command = asked if found is None else msgspec.structs.replace(asked, name=found.name)
-                kind.check_name(command.name)
+                if not command.patch:
+                    kind.check_name(command.name)
                 found = await self._settled(found, command.id, is_dry=command.dry_run)
                 before = None if found is None else self._made(found)
                 if found is not None and before is not None and found.last_command == command.id:
