@@ -259,7 +259,7 @@ async def test_rows_of_an_older_version_move_as_they_are(place: Place) -> None:
         await connection.execute("RESET ROLE")
         await prepare_database(place.database_url("admin"), place.credentials)
         names = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'oauth' ORDER BY 1")
-        assert [name for (name,) in names] == ["checkpoint", "done_command", "migration", "resource", "vault"]
+        assert [name for (name,) in names] == ["checkpoint", "done_command", "migration", "past_version", "resource", "vault"]
         async with running(place, "oauth"), buses(place) as (gateway, executor, admin):
             assert (await token_of(executor, place), await value_of(executor, place)) == ("tok", "sec")
             halo = await got(gateway, "connection", "halo", org="acme")
