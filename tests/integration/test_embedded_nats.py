@@ -16,7 +16,7 @@ import pytest
 from nats.aio.client import Client
 from nats.js.api import StreamConfig
 
-from deploy import staging
+from deploy import broker, staging
 from deploy.broker import ADMIN, EmbeddedNats, check_version
 from deploy.errors import StartError
 from deploy.staging import MEMORY, Staging
@@ -97,6 +97,19 @@ async def test_a_killed_server_comes_back_on_its_port(folder: Path) -> None:
                     await asyncio.sleep(0.02)
         assert server.supervised.state.restarts == 1
         assert server.supervised.state.pid not in {None, killed}
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, "1"), (2, "1"), (4, None)])
+async def test_on_few_cores_the_server_runs_on_one_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, cores: int, threads: str | None
+) -> None:
+    monkeypatch.setattr(broker, "cores", lambda: cores)
+    async with running(folder) as server:
+        pid = server.supervised.state.pid
+        environment = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        given = dict(variable.split("=", 1) for variable in environment if variable)
+        assert given.get("GOMAXPROCS") == threads
+        assert await stored(server) == 1
 
 
 async def committed(server: EmbeddedNats) -> int:
