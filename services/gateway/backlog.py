@@ -23,7 +23,7 @@ from services.gateway.lanes import Lanes
 from shared.durables import WorkBacklog, backlog_of
 from shared.errors import Unavailable
 from shared.pull import StreamError
-from shared.streams import WORK
+from shared.streams import BULK_LANES, WORK
 
 COUNTED = {work.name: work for work in WORK if "gateway" in work.watched_by and work.service == "events"}
 QUEUED = tuple(work for work in WORK if "gateway" in work.watched_by and work.service == "executor")
@@ -67,6 +67,7 @@ class WebhookBacklog:
         self._admitted = self._in_flight = self._within_count = 0
         self._held: dict[str, float] = {}
         self._full = self._crowded = False
+        self._old: set[str] = set()
         self._refused = 0
         self.news, self.known = asyncio.Event(), asyncio.Event()
 
@@ -118,8 +119,11 @@ class WebhookBacklog:
             "problem": self.problem,
         }
 
-    def check(self, source: str, weight: int = 1) -> None:
-        """Raise `Unavailable` where a webhook of `source` would not be admitted now; its share is `weight` times that of others."""
+    def check(self, source: str, *, weight: int = 1, lane: str | None = None) -> None:
+        """Raise `Unavailable` where a webhook of `source` would not be admitted now.
+
+        Its share is `weight` times that of others. `lane` is the bulk lane that it is in: a lane too old takes no more.
+        """
         if self._outdated:
             return
         left = self._bounds.messages - self.messages
@@ -128,6 +132,10 @@ class WebhookBacklog:
         if self._full:
             self._refused += 1
             raise Unavailable(f"too many webhooks wait to be handled: {self.problem}", retry_after=self._again())
+        if lane in self._old:
+            self._refused += 1
+            detail = f"webhooks of this source have waited for more than {self._bounds.seconds:.0f} s"
+            raise Unavailable(detail, retry_after=self._again())
         if self._held.get(source, 0.0) >= SHARE * weight * left:
             self._crowded = True
             self._refused += 1
@@ -162,18 +170,22 @@ class WebhookBacklog:
             self._pace = max(0.0, (before - after) / (now - self._counted_at))
         self._counted_at = now
         self.known.set()
-        oldest = min((one.since for one in found.values() if one.since is not None), default=utc)
-        self._age = max(0.0, (utc - oldest).total_seconds())
+        ages = {name: (utc - one.since).total_seconds() for name, one in found.items() if one.since is not None}
+        self._age = max(0.0, *ages.values()) if ages else 0.0
         if after < before:
             kept = after / before
             self._held = {source: left for source, held in self._held.items() if (left := held * kept) >= NOTHING}
-        self._turn(max(self.messages / self._bounds.messages, self._age / self._bounds.seconds))
+        # The age of a bulk lane is the matter of those in it.
+        old = {lane: max(ages.pop(f"events-{stage}-{lane}", 0.0) for stage in ("parse", "route")) for lane in BULK_LANES}
+        seconds = self._bounds.seconds
+        self._old = {lane for lane, age in old.items() if age >= seconds * (FULL_NO_MORE if lane in self._old else 1.0)}
+        self._turn(self.messages / self._bounds.messages, max(ages.values(), default=0.0) / seconds)
 
-    def _turn(self, part: float) -> None:
+    def _turn(self, part: float, prompt_age: float) -> None:
         """Change what is told, at other bounds upwards than downwards: it does not flap."""
         was = self._crowded
-        self._full = part >= (FULL_NO_MORE if self._full else 1.0)
-        self._crowded = part >= (EASY if self._crowded else CROWDED)
+        self._full = max(part, prompt_age) >= (FULL_NO_MORE if self._full else 1.0)
+        self._crowded = max(part, self._age / self._bounds.seconds) >= (EASY if self._crowded else CROWDED)
         if self._crowded != was:
             _log.warning("backlog.crowded" if self._crowded else "backlog.eased", messages=self.messages, age_s=round(self.age, 1))
 

@@ -66,6 +66,11 @@ class Lanes:
         self._bulk: dict[str, _Bulk] = {}
         self._loads = dict.fromkeys(BULK_LANES, 0)
 
+    def bulk_lane(self, source: str) -> str | None:
+        """Return the bulk lane that a source is in, if it is in one."""
+        bulk = self._bulk.get(source)
+        return None if bulk is None else bulk.lane
+
     @contextlib.contextmanager
     def entered(self, source: str, weight: int = 1) -> Iterator[LaneEntry]:
         """Give a webhook its place, with a sequence to set once it is stored; its source has `weight` times the part of others."""

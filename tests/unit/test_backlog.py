@@ -46,7 +46,7 @@ def admit(backlog: WebhookBacklog, source: str, times: int = 1, weight: int = 1)
     """Admit webhooks that are stored at once; returns how many were."""
     for done in range(times):
         try:
-            backlog.check(source, weight)
+            backlog.check(source, weight=weight)
         except Unavailable:
             return done
         with backlog.admitted(source):
@@ -125,6 +125,30 @@ def test_it_is_full_by_age_whatever_the_number(clock: Clock) -> None:
     counted(backlog, 1, age=60.0, clock=clock)
     assert admit(backlog, "a") == 0
     assert backlog.age == 60.0
+
+
+def test_an_old_bulk_lane_is_closed_to_those_in_it_and_to_no_others(clock: Clock) -> None:
+    backlog = made(clock)
+
+    def count(age: float) -> None:
+        since = NOW - timedelta(seconds=age)
+        found = {"events-route-bulk-2": WorkBacklog(undelivered=1, in_work=0, since=since)}
+        backlog.counted(found, backlog.begin_count(), NOW)
+
+    count(59.0)
+    backlog.check("flood", lane="bulk-2")
+    count(60.0)
+    with pytest.raises(Unavailable, match="of this source have waited"):
+        backlog.check("flood", lane="bulk-2")
+    backlog.check("another", lane="bulk-1")
+    backlog.check("trickle")
+    assert not backlog.is_full
+    assert backlog.problem
+    count(49.0)
+    with pytest.raises(Unavailable):
+        backlog.check("flood", lane="bulk-2")
+    count(47.0)
+    backlog.check("flood", lane="bulk-2")
 
 
 def test_it_does_not_flap_at_its_bounds(clock: Clock) -> None:

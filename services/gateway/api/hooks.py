@@ -174,7 +174,7 @@ def _check_media_type(request: web.Request, hook: WebhookEndpoint) -> None:
 
 def _check_backlog(gateway: Gateway, request: web.Request, hook: WebhookEndpoint) -> None:
     try:
-        gateway.backlog.check(hook.source, hook.weight)
+        gateway.backlog.check(hook.source, weight=hook.weight, lane=gateway.lanes.bulk_lane(hook.source))
     except Unavailable:
         gateway.refusals.record(hook, "backlog", remote(gateway, request))
         raise
