@@ -256,7 +256,8 @@ async def test_what_cannot_be_asked_is_named(home: House) -> None:
     assert (await home.get(f"/runs/{run}/steps?results=maybe", 422))["errors"][0]["path"] == "results"
     for name, value in (("status", "done"), ("since", "monday"), ("until", "2026-01-01T00:00:00"), ("limit", "1001")):
         assert (await home.get(f"/runs?{name}={value}", 422))["errors"][0]["path"] == name
-    assert (await home.get("/runs?cursor=x", 400))["errors"][0]["path"] == "cursor"
+    for path in ("/runs?cursor=x", "/workflows?cursor=x", "/workspace/files?cursor=workflows%7Cx"):
+        assert (await home.get(path, 400))["errors"][0]["path"] == "cursor"
 
 
 async def test_a_signal_is_audited_and_refused_where_there_is_nobody_to_hear_it(home: House, place: Place) -> None:
