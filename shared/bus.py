@@ -27,8 +27,11 @@ from shared.questions import ASKED, Command, Question, asked_of
 from shared.questions.health import HEALTH
 from shared.streams import WORK, Work
 
-# Messages of one consumer, or questions, that are handled at the same time: enough to hide one commit behind others.
-CONCURRENCY = 64
+# Messages of one consumer that are handled at the same time. Most of them wait for a commit: half of them fill one while the
+# other half's is under way, so twice as many are half as many commits.
+CONCURRENCY = 128
+# Questions, and as many commands, that are answered at the same time.
+ANSWERED = 64
 # Messages of one consumer that are in hand, those that wait for their turn included: the next are here before the last are done.
 FETCHED = 2 * CONCURRENCY
 # Seconds that what is handled has to end when the service does.
@@ -110,7 +113,7 @@ class Bus:
             raise TypeError(f"{self.service} does not answer {sorted(missing)}")
 
         for kind in ("ask", "do"):
-            self._taking.append(Answering(self.client, self.service, kind, served, deps, at_once=CONCURRENCY))
+            self._taking.append(Answering(self.client, self.service, kind, served, deps, at_once=ANSWERED))
 
     def health_document(self) -> dict[str, Any]:
         """Return the health of this service, by part."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime
 from typing import Any
 
@@ -37,6 +38,9 @@ from shared.resources.source import SourceEntry
 from shared.resources.subscription import SubscriptionEntry
 from shared.service import Runtime
 
+# Bodies, and data of events, above 256 KiB that are held at the same time: at most 25 MB each, and several times that when parsed.
+LARGE_AT_ONCE = 8
+
 
 class Events:
     """The parts that handlers, questions and projections of this service share."""
@@ -49,12 +53,17 @@ class Events:
         self.longest_chain = settings.longest_chain
         self.expressions = expressions
         self.bodies = Blobs(bus.client, "bodies")
+        self._large = asyncio.Semaphore(LARGE_AT_ONCE)
         self.subscriptions_view = RegistryView(bus.client, "subscriptions", SubscriptionEntry, runtime.health)
         self.sources_view = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         self.workflows_view = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
         self._by_source: dict[str, list[SubscriptionEntry]] = {}
         self._indexed = -1
         self.followed: list[Projection]
+
+    def room_for(self, reference: str | None) -> AbstractAsyncContextManager[Any]:
+        """Return a context within which the body or the data at `reference` may be held in memory."""
+        return nullcontext() if reference is None else self._large
 
     async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
         """Return a source, also a retired one's last state, or None."""
@@ -132,6 +141,8 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         bus.handle(HANDLERS, events, admits=queued.admits)
         bus.answer(QUESTIONS, events)
         await bus.start()
+        # Before what the handlers use.
+        stack.push_async_callback(bus.drain)
         runtime.background.start(bus.attend(), "broker")
         runtime.background.start(bus.keep_durables(), "durables")
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -48,6 +49,9 @@ class HandlerDeps(Protocol):
 
     bodies: Blobs
     expressions: Expressions
+
+    def room_for(self, reference: str | None) -> AbstractAsyncContextManager[Any]:
+        """Return a context within which the body or the data at `reference` may be held in memory."""
 
     async def source(self, id: str) -> SourceEntry | None:  # noqa: A002 - the word of the API
         """Return a source, also a retired one's last state, or None."""
@@ -94,8 +98,9 @@ async def parse(webhook: WebhookReceived, deps: HandlerDeps) -> AsyncIterator[tu
         if first is not None and first != datetime.fromisoformat(webhook.received_at):
             _log.info("delivery.repeated", delivery=webhook.delivery, first_received_at=rfc3339(first))
             return
-    async for accepted in accepted_of(webhook, deps, retry=None):
-        yield accepted, accepted.event
+    async with deps.room_for(webhook.body_ref):
+        async for accepted in accepted_of(webhook, deps, retry=None):
+            yield accepted, accepted.event
 
 
 async def accepted_of(webhook: WebhookReceived, deps: HandlerDeps, *, retry: str | None) -> AsyncIterator[EventAccepted]:
@@ -136,6 +141,14 @@ async def route(event: EventAccepted, deps: HandlerDeps) -> AsyncIterator[tuple[
         reason = f"no enabled subscription of {event.source_name} wants {event.type}"
         yield EventFiltered(**_of(event), reason=reason), "none"
         return
+    async with deps.room_for(event.data_ref):
+        async for message in _matched(event, matching, deps):
+            yield message
+
+
+async def _matched(
+    event: EventAccepted, matching: list[SubscriptionEntry], deps: HandlerDeps
+) -> AsyncIterator[tuple[Message, str]]:
     wanted = [subscription for subscription in matching if subscription.id not in event.skip]
     data = event.data
     if event.data_ref is not None:

@@ -158,6 +158,8 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         runtime.health.state("shares", executor.shares.state)
         bus.answer(QUESTIONS, executor)
         await bus.start()
+        # Before what the answers use.
+        stack.push_async_callback(bus.drain)
         runtime.background.start(bus.attend(), "broker")
         runtime.background.start(bus.keep_durables(), "durables")
         # When all that goes on in the background has ended, and nothing is pulled any more, but before the sandbox is closed.
