@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -97,6 +98,16 @@ def is_given_up(client: Client) -> bool:
     return client.is_closed or (not client.is_connected and (trying is None or trying.done()))
 
 
+@functools.lru_cache(256)
+def _header_name(raw: bytes) -> str | None:
+    """Return the name of a header, None for one that nats-py does not take: it looks at each character, so once for each name."""
+    try:
+        name = raw.strip().decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    return None if any(character.isspace() for character in name) else name
+
+
 def headers_of(head: bytes) -> dict[str, str] | None:
     """Return what a raw head holds, None when nothing; a status of the server is `Status` and `Description`."""
     first, _, lines = head.removeprefix(b"NATS/1.0").partition(b"\r\n")
@@ -106,7 +117,11 @@ def headers_of(head: bytes) -> dict[str, str] | None:
         found["Status"] = status.decode()
     if description:
         found["Description"] = description.decode("utf-8", "replace")
-    return found | Client._parse_header_lines(lines) or None
+    for line in lines.split(b"\r\n"):
+        name, colon, value = line.partition(b":")
+        if colon and (key := _header_name(name)) is not None:
+            found[key] = value.strip().decode("utf-8", "replace")
+    return found or None
 
 
 class LazyMsg(Msg):

@@ -134,6 +134,16 @@ async def test_what_was_taken_is_answered_before_a_service_ends(place: Place) ->
             await ask(gateway, timeout=0.5)
 
 
+async def test_a_service_that_ends_leaves_what_is_asked_to_its_replicas(place: Place) -> None:
+    async def find(_question: FindWorkflow, _deps: Any) -> WorkflowFound:
+        return NOTHING
+
+    async with answering(place, find) as (one, gateway), answering(place, find):
+        await one.drain(5)
+        for _ in range(20):
+            assert await ask(gateway) == NOTHING
+
+
 async def test_what_one_answer_binds_for_the_log_is_not_seen_by_another(place: Place) -> None:
     bound: list[dict[str, Any]] = []
 

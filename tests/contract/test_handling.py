@@ -14,13 +14,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from shared import aggregate, breaker, consumer
-from shared.bus import Bus
+from shared.bus import CONCURRENCY, Bus
 from shared.commit import Refused
 from shared.envelope import new_id, open_envelope, open_message
 from shared.errors import Invalid, NotFound, PermissionDenied, Unavailable
 from shared.messages import DeadLettered, EventAccepted, EventFiltered, Message, WebhookReceived
 from tests.support.inside import bus_of, eventually
 from tests.support.servers import Place
+
+# More than are under way when a consumer stops.
+MANY = 2 * CONCURRENCY
 
 Yields = AsyncIterator[tuple[Message, str]]
 
@@ -205,7 +208,7 @@ async def test_a_stopped_consumer_tries_one_message_and_goes_on_when_it_succeeds
         yield filtered(message, message.delivery), "one"
 
     async with handling(place, handler) as (events, gateway):
-        await asyncio.gather(*(gateway.publish(gateway.seal(received(), org="default")) for _ in range(100)))
+        await asyncio.gather(*(gateway.publish(gateway.seal(received(), org="default")) for _ in range(MANY)))
 
         async def is_stopped() -> bool:
             return not events.health_document()["parts"]["consumer events-parse"]["ready"] and not at_once
@@ -215,7 +218,7 @@ async def test_a_stopped_consumer_tries_one_message_and_goes_on_when_it_succeeds
         # Messages that are put off come again within a fraction of this, more often than they have tries.
         await asyncio.sleep(5 * breaker.PAUSE)
         assert most <= 1
-        assert len(await dead_letters(place)) < 100
+        assert len(await dead_letters(place)) < MANY
         broken = False
 
         async def goes_on() -> bool:
@@ -224,7 +227,7 @@ async def test_a_stopped_consumer_tries_one_message_and_goes_on_when_it_succeeds
         await eventually(goes_on)
 
         async def all_settled() -> bool:
-            return len(await events_of(events)) + len(await dead_letters(place)) == 100
+            return len(await events_of(events)) + len(await dead_letters(place)) == MANY
 
         await eventually(all_settled)
         assert {letter.tries for letter in await dead_letters(place)} == {3}

@@ -13,7 +13,7 @@ import pytest
 from nats.aio.msg import Msg
 
 from shared import bus as bus_module
-from shared import commit
+from shared import commit, puller
 from shared.bounded import ArrivalOrder
 from shared.bus import CONCURRENCY, FETCHED, Bus
 from shared.durables import bring
@@ -199,7 +199,9 @@ async def test_what_does_not_end_in_time_is_given_back(place: Place, monkeypatch
         assert await events_of(events) == ["handled"]
 
 
-async def test_one_pull_waits_at_the_server_however_much_came_through(place: Place) -> None:
+async def test_one_pull_waits_at_the_server_however_much_came_through(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(puller, "HEARTBEAT", 1000.0)  # no pull is taken for lost
+
     async def take(msg: Msg) -> None:
         await msg.ack()
 
@@ -210,7 +212,8 @@ async def test_one_pull_waits_at_the_server_however_much_came_through(place: Pla
         assert (await info(events))["num_waiting"] == 1
 
 
-async def test_pulling_goes_on_over_a_new_connection(place: Place) -> None:
+async def test_pulling_goes_on_over_a_new_connection(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(puller, "HEARTBEAT", 1000.0)  # no pull is taken for lost while the connection lasts
     seen = 0
 
     async def take(msg: Msg) -> None:
