@@ -64,7 +64,8 @@ def _check_address(endpoint: Endpoint, request: web.Request) -> None:
     for name, value in (*request.match_info.items(), *request.query.items()):
         check(name, "the query string")
         check(value, name)
-    for name in ("org", *(() if endpoint.query is None else endpoint.query.__struct_encode_fields__)):
+    known = () if endpoint.query is None else endpoint.query.__struct_encode_fields__
+    for name in known if endpoint.role is None else ("org", *known):
         if len(request.query.getall(name, ())) > 1:
             # Its first value would mean one thing and its last another.
             raise Invalid(f"{name} is given more than once", errors=(Problem(name, "is given more than once"),))
