@@ -20,8 +20,9 @@ from shared.runs import ENDED
 
 # A message carries the input, and the broker takes messages of 2 MiB.
 MAX_INPUT = 1024 * 1024
-# Seconds between looks of a waiter for itself, in case that the end passed while the broker was away.
-LOOKS = (0.5, 1.0, 2.0, 5.0)
+# Seconds between looks of a waiter for itself, in case that the end passed while the broker was away. Sooner ones cost an executor
+# with a backlog more than the runs that wait in it.
+LOOKS = (3.0, 5.0)
 # Seconds within which the executor's answer has caught up with an end on the bus.
 CATCH_UP = 5.0
 
@@ -136,7 +137,8 @@ async def ended(gateway: Gateway, org: str, outcome: RequestedRun, end: asyncio.
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     looks = iter(LOOKS)
-    pause = next(looks)
+    # A run that was asked for before may have ended before.
+    pause = 0.0 if outcome.request is None else next(looks)
     while True:
         left = deadline - loop.time()
         if left <= 0:
