@@ -84,7 +84,7 @@ class Children:
         self._most = 4 * size if most is None else most
         self._who = None if uid is None else Identity(uid, uid if gid is None else gid)
         self._interpreter = interpreter
-        self._limits = limits or ChildLimits()
+        self._limits = self._limits_of_child = limits or ChildLimits()
         self._ground: Ground | None = None
         self._zygote: Zygote | None = None
         self._starting = asyncio.Lock()
@@ -117,6 +117,8 @@ class Children:
             if self._may_group:
                 self._cgroups = await asyncio.to_thread(Cgroups, self._share())
                 self.held, self.unheld = self._cgroups.held, self._cgroups.refused
+            # The limit of each process is one above its group's, which counts the processes that reached it.
+            self._limits_of_child = dataclasses.replace(self._limits, processes=self._limits.processes + ("pids" in self.held))
             for tier in self._tiers:
                 self.tier = tier
                 self._pool = ChildPool(self._warm, least=self._size, most=self._most, places=tier != "none")
@@ -308,15 +310,11 @@ class Children:
     async def _forked(self, parent: ForkServer, place: CodePaths | None) -> Child:
         async with self._gate:
             groups = self._cgroups if self.held else None
-            return await process.start(parent, self._grounded(), self._who, self._limits_of_child(), self.tier, place, groups)
+            return await process.start(parent, self._grounded(), self._who, self._limits_of_child, self.tier, place, groups)
 
     async def _template(self, place: CodePaths) -> Template:
-        order = {**process.wire_limits(self._limits_of_child(), place), "is_counted": "pids" in self.held}
+        order = {**process.wire_limits(self._limits_of_child, place), "is_counted": "pids" in self.held}
         return await template.start(await self._parent(self._grounded()), order)
-
-    def _limits_of_child(self) -> ChildLimits:
-        # The limit of each process is one above its group's, which counts the processes that reached it.
-        return dataclasses.replace(self._limits, processes=self._limits.processes + ("pids" in self.held))
 
     def _grounded(self) -> Ground:
         if self._ground is None:

@@ -31,6 +31,8 @@ class ForkServer:
     """
 
     kind = "fork server"
+    takes_orders = True
+    """Whether it is told what each child is for."""
 
     def __init__(self, control: socket.socket, output: ChildOutput) -> None:
         loop = asyncio.get_running_loop()

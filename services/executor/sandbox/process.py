@@ -267,7 +267,7 @@ async def start(
         except OSError as error:
             msg = f"a child cannot be started: {error}"
             raise SandboxUnavailable(msg) from error
-        order = {"scratch": None if scratch is None else str(scratch), **wire_limits(limits, place)}
+        order = {"scratch": None if scratch is None else str(scratch), **wire_limits(limits, place)} if parent.takes_orders else {}
         with theirs:
             doors = () if group is None else group.doors
             birth = parent.request(order, theirs.fileno(), output.writable("stdout"), output.writable("stderr"), doors)

@@ -17,6 +17,7 @@ class Template(ForkServer):
     """A running template, from `start` on. Its owner must `end` it. It dies with its zygote, and its children with it."""
 
     kind = "template"
+    takes_orders = False
     _is_watched = False
 
     def __init__(self, control: socket.socket, output: ChildOutput) -> None:
