@@ -114,6 +114,53 @@ async def test_runs_of_a_template_have_processes_mounts_and_living_networks_of_t
         assert len({one[kind] for one in found}) == 1
 
 
+async def test_a_run_reaches_neither_its_template_nor_the_other_runs_of_it(bench: Bench) -> None:
+    text = """
+        import os, signal, socket, time
+        @workflow
+        def main(waits: bool):
+            if waits:
+                named = socket.socket(socket.AF_UNIX)
+                named.bind("\\0sibling")
+                named.listen()
+                open("kept", "w").write("secret")
+                log.info("up")
+                time.sleep(60)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            os.kill(0, signal.SIGUSR1)
+            found = {"parent": os.getppid(), "processes": [name for name in os.listdir("/proc") if name.isdigit()]}
+            for name, attempt in {
+                "all": lambda: os.kill(-1, signal.SIGKILL),
+                "parent's": lambda: os.kill(2, signal.SIGKILL),
+                "socket": lambda: socket.socket(socket.AF_UNIX).connect("\\0sibling"),
+            }.items():
+                try:
+                    attempt()
+                    found[name] = "done"
+                except OSError as error:
+                    found[name] = type(error).__name__
+            found["files"] = os.listdir(".")
+            found["descriptors"] = [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
+            return found
+    """
+    into = Recorded()
+    job = bench.job(text, waits=True)
+    sibling = asyncio.create_task(bench.children.run(job, into))
+    await into.logged.wait()
+    other = msgspec.structs.replace(job, input={"waits": False})
+    found = [await ran(bench, other) for _ in range(3)]
+    assert not sibling.done()
+    ((template, _),) = of(bench).all
+    assert not template.died.done()
+    sibling.cancel()
+    await asyncio.gather(sibling, return_exceptions=True)
+    for one in found:
+        assert (one["parent"], one["processes"], one["files"]) == (0, ["1"], [])
+        assert one["all"] in {"done", "ProcessLookupError"}  # there is nobody else in its namespace
+        assert (one["parent's"], one["socket"]) == ("ProcessLookupError", "ConnectionRefusedError")
+        assert len(one["descriptors"]) <= 5
+
+
 async def test_no_code_of_the_author_runs_before_the_job(bench: Bench) -> None:
     text = """
         import sys
