@@ -10,7 +10,7 @@ import importlib.util
 import marshal
 import sys
 from dataclasses import dataclass
-from types import ModuleType
+from types import CodeType, ModuleType
 
 _HEADER = 16
 _BY_HASH, _IS_CHECKED = 1, 2
@@ -60,6 +60,13 @@ def forget() -> None:
     _read.clear()
 
 
+def code(data: bytes, path: str) -> CodeType:
+    """Decode bytecode, which an author's text may have made, of the module at this path."""
+    decoded: CodeType = marshal.loads(data)  # noqa: S302 - in the author's run
+    _imp._fix_co_filename(decoded, path)  # type: ignore[attr-defined]
+    return decoded
+
+
 def imported(name: str) -> ModuleType:
     """Import a module as `importlib.import_module` does, with less to do where it was read.
 
@@ -75,9 +82,7 @@ def imported(name: str) -> ModuleType:
             return sys.modules[name]
     module = sys.modules[name] = found.module
     try:
-        code = marshal.loads(found.code)  # noqa: S302 - the author's, in the author's run
-        _imp._fix_co_filename(code, module.__file__)  # type: ignore[attr-defined]
-        exec(code, module.__dict__)  # noqa: S102
+        exec(code(found.code, str(module.__file__)), module.__dict__)  # noqa: S102
     except BaseException:
         sys.modules.pop(name, None)
         raise
