@@ -167,9 +167,7 @@ def emitted(command: EmitEvent, topic: SourceEntry | None, delivery: str, now: s
     if topic is None:
         raise NotFound(f"there is no source {command.source!r}")
     if topic.spec.adapter != TOPIC:
-        detail = (
-            f"source {topic.name!r} has the adapter {topic.spec.adapter!r}; only one with the adapter 'topic' can be told events"
-        )
+        detail = f"source {topic.name!r} has the adapter {topic.spec.adapter!r}; only one with the adapter 'topic' takes events"
         raise Invalid(detail, errors=(Problem("source", "is no topic"),))
     if not topic.spec.enabled and not again:
         raise NotFound(f"source {topic.name!r} is switched off")

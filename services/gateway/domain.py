@@ -98,7 +98,11 @@ def expected_version(if_match: str | None, if_none_match: str | None) -> int | N
     if if_match is None:
         return None
     tag = tag_of(if_match)
-    if tag is None or not tag.isascii() or not tag.isdigit() or len(tag) > 18:
+    if tag is None:
+        raise PreconditionFailed(
+            f'If-Match takes one entity tag in quotation marks, such as "3", and not {storable(if_match)[:80]}'
+        )
+    if not tag.isascii() or not tag.isdigit() or len(tag) > 18:
         raise PreconditionFailed(f"{storable(if_match)[:80]} is no version that was ever there")
     return int(tag)
 

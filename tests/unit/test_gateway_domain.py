@@ -133,6 +133,8 @@ def test_versions_are_read_from_entity_tags() -> None:
     for tag in ("7", '"x"', '"7", "8"', '"' + "9" * 30 + '"', ""):
         with pytest.raises(PreconditionFailed):
             expected_version(tag, None)
+    with pytest.raises(PreconditionFailed, match=r'in quotation marks, such as "3", and not 7$'):
+        expected_version("7", None)
 
 
 def test_a_patch_of_null_removes() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -25,6 +25,7 @@ from shared.envelope import new_id
 from shared.errors import Conflict, NotFound, PreconditionFailed
 from shared.questions.resources import GetResource, ListResources, PutResource, RemoveResource, Shown, of
 from shared.resources import KINDS, Kind
+from shared.resources.declaration import about
 from shared.values import Name
 
 Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
@@ -32,13 +33,10 @@ API = "/api/v1"
 
 
 class Applying(msgspec.Struct, frozen=True, kw_only=True):
-    """The query string of a change. `dry_run`: all is checked, nothing is changed, and the answer is what would be.
+    """The query string of a change."""
 
-    `applied_as` names the set of files that the resource comes from.
-    """
-
-    dry_run: bool = False
-    applied_as: Name | None = None
+    dry_run: Annotated[bool, about("Check everything, change nothing, and answer what would be.")] = False
+    applied_as: Annotated[Name, about("The set of files that the resource comes from.")] | None = None
 
 
 class Resources:
