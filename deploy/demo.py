@@ -33,7 +33,7 @@ class DemoError(Exception):
     """The demonstration did not get to its end; one sentence names the place."""
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--once", is_flag=True, help="Stop everything after the webhook's run and exit.")
 @click.option("--data", type=click.Path(path_type=Path), default=Path(".millrace"), show_default=True, help="Data folder.")
 @click.option("--unsafe", is_flag=True, help="Go on where runs cannot be isolated.")

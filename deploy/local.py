@@ -36,7 +36,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     services: dict[str, int | None]
 
 
-@click.command(name="up")
+@click.command(name="up", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--data", type=click.Path(path_type=Path), default=Path(".millrace"), show_default=True, help="The data folder.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8420, show_default=True, help="The port; 0 picks a free one.")

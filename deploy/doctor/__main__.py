@@ -21,7 +21,7 @@ from deploy.local import Ready
 MARKS = {"well": "[green]well[/]", "note": "[yellow]note[/]", "wrong": "[red]wrong[/]"}
 
 
-@click.command(name="doctor")
+@click.command(name="doctor", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--data", type=click.Path(path_type=Path), default=Path(".millrace"), show_default=True, help="The data folder.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8420, show_default=True, help="The port that `up` would take.")
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print it.")

@@ -29,7 +29,7 @@ from shared.pull import StreamError
 INTERRUPTED = 130
 
 
-@click.command(name="rebuild")
+@click.command(name="rebuild", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--from", type=click.Choice(["bus"]), required=True, expose_value=False, help="Where the rows come from.")
 @click.option("--data", type=click.Path(path_type=Path), default=Path(".millrace"), show_default=True, help="The data folder.")
 @click.option("--nats", help="Administrator URL of the NATS server, where it is not the embedded one.")

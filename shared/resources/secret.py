@@ -16,6 +16,6 @@ from shared.resources.declaration import SETTING, SecretText, Spec, VaultAdds, r
     example={"value": "a long random text"},
 )
 class Secret(Spec, frozen=True, kw_only=True):
-    """A text. It goes in and never comes out, but for runs."""
+    """A text that is stored encrypted. It goes in and never comes out, but for runs."""
 
     value: SecretText

@@ -112,9 +112,13 @@ def _options(field: Field, verb: str) -> list[Callable[[Any], Any]]:
         return [click.option(field.option, field.name, help=doc + (" '' clears it." if "null" in field.types else ""))]
     found = [click.option(field.option, field.name, metavar="JSON|@FILE|-", help=doc)]
     if field.has_members:
-        found.append(click.option("--set", f"{field.name}_set", multiple=True, metavar="NAME=VALUE", help="A member. Repeatable."))
+        found.append(
+            click.option(
+                "--set", f"{field.name}_set", multiple=True, metavar="NAME=VALUE", help=f"A member of {field.option}. Repeatable."
+            )
+        )
     if field.has_secrets:
-        member = "A secret member from a file, `-` for standard input; without one it is asked for."
+        member = f"A secret member of {field.option} from a file, `-` for standard input; without one it is asked for."
         found.append(click.option("--secret", f"{field.name}_secret", multiple=True, metavar="NAME[=FILE]", help=member))
     return found
 
