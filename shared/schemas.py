@@ -11,6 +11,7 @@ cost is counted in looks as well.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -106,7 +107,7 @@ class Checker:
                 return []
             for candidate in (value, _cut(value)):
                 if self._work(candidate, reach) * max(1, self._costs.names // 3) <= MOST_TOLD and (
-                    found := list(self._errors(candidate, at))
+                    found := list(itertools.islice(self._errors(candidate, at), COMPLAINTS))
                 ):
                     return found
         except (RecursionError, ValueError):
@@ -119,10 +120,13 @@ class Checker:
         return weight * looks[min(depth, len(looks) - 1)] * self._costs.times
 
     def _errors(self, value: Any, at: str) -> Iterator[Problem]:
-        for number, error in enumerate(self._validator.iter_errors(value)):
-            if number == COMPLAINTS:
-                return
-            yield Problem(".".join([at, *(str(part) for part in error.instance_path)]), error.message[:_COMPLAINT])
+        for error in self._validator.iter_errors(value):
+            place = ".".join([at, *(str(part) for part in error.instance_path)])
+            if isinstance(error.kind, jsonschema_rs.ValidationErrorKind.AdditionalProperties):
+                for name in error.kind.unexpected:
+                    yield Problem(f"{place}.{name[:_COMPLAINT]}", f"{name[:80]!r} is unknown"[:_COMPLAINT])
+            else:
+                yield Problem(place, error.message[:_COMPLAINT])
 
 
 @functools.lru_cache(COMPILED)

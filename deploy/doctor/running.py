@@ -100,7 +100,7 @@ async def served(url: str) -> Finding:
 
 
 async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
-    """Ask every service whether it is ready; the executor also for its sandbox, and the gateway for the backlog."""
+    """Ask every service whether it is ready; the executor also for its sandbox, the gateway and events for what waits."""
     for name in services:
         document = await _readyz(sockets / "health" / f"{name}.sock")
         if document is None:
@@ -115,6 +115,8 @@ async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
             yield _sandbox(document.get("sandbox"))
         if name == "gateway" and "backlog" in document:
             yield _backlog(document["backlog"])
+        if name == "events" and "queued_runs" in document:
+            yield _queued(document["queued_runs"])
 
 
 async def stores(ready: Ready) -> AsyncIterator[Finding]:
@@ -188,6 +190,12 @@ def _backlog(told: dict[str, Any]) -> Finding:
         do = "Consumption is slower than acceptance: see the work below for which, and docs/limits.md for the bounds."
         return Finding("backlog", "wrong", f"{told['problem']}; {told['refused']} were refused since its start", do)
     return Finding("backlog", "well", f"{told['messages']} webhooks wait, the oldest for {told['age_s']:.0f} s; {bounds}")
+
+
+def _queued(told: dict[str, Any]) -> Finding:
+    said = f"{told['messages']} runs wait; floods of webhooks are held back from {told['max_messages']} on"
+    do = "Runs are asked for faster than they run: see the work below, and docs/limits.md for the bound."
+    return Finding("queued runs", "note" if told["holds_back"] else "well", said, do)
 
 
 def _sandbox(told: Any) -> Finding:

@@ -144,7 +144,9 @@ async def test_a_service_that_hangs_is_unserved_at_the_gateway_wrong_here_and_en
 
 
 async def test_a_backlog_that_grows_is_told_until_it_is_handled(up: Up) -> None:
-    assert (await findings(up.data, code=0))["backlog"]["verdict"] == "well"
+    found = await findings(up.data, code=0)
+    assert found["backlog"]["verdict"] == found["queued runs"]["verdict"] == "well"
+    assert found["queued runs"]["said"].startswith("0 runs wait")
     before = up.read()["services"]["events"]
     async with aiohttp.ClientSession() as session:
         client = Client(session, up.ready)

@@ -144,7 +144,7 @@ def test_types_that_hold_themselves_are_checked_to_any_depth() -> None:
     }
     made = checker(node)
     assert made.problems(nested({}, 100), "it") == []
-    assert [problem.path for problem in made.problems(nested({"up": 1}, 60), "it")] == [".".join(["it", *["left"] * 60])]
+    assert [problem.path for problem in made.problems(nested({"up": 1}, 60), "it")] == [".".join(["it", *["left"] * 60, "up"])]
 
 
 @pytest.mark.parametrize("kinds", [2, 3, 10])
@@ -183,6 +183,15 @@ def test_a_large_value_that_does_not_fit_is_told_in_short(schema: Any, value: An
     assert 0 < len(problems) <= schemas.COMPLAINTS
     assert problems[0].path == place
     assert all(len(problem.message) <= 300 for problem in problems)
+
+
+def test_each_unknown_name_has_its_own_path() -> None:
+    closed = checker({"properties": {"a": {"properties": {"b": {}}, "additionalProperties": False}}})
+    told = closed.problems({"a": {"b": 1, "c": 2, "d": 3}}, "it")
+    assert [(one.path, one.message) for one in told] == [("it.a.c", "'c' is unknown"), ("it.a.d", "'d' is unknown")]
+    many = closed.problems({"a": {"\n" * 300 + str(number): 1 for number in range(600)}}, "it")
+    assert len(many) == schemas.COMPLAINTS
+    assert all(len(one.message) <= 300 for one in many)
 
 
 PLACES = st.sampled_from(["#", "#/$defs/a", "#/$defs/b", "#/properties/a", "#/items", "#/allOf/0"])
