@@ -94,7 +94,7 @@ async def test_a_run_in_its_own_namespace_has_one_way_out() -> None:
             listener = socket.socket(fileno=descriptor)
             assert not is_shared(listener)
             proxy = type(elsewhere.proxy)(elsewhere.proxy._network, listener)
-            assert await proxy.start() == "http://127.0.0.1:3128"
+            assert proxy.start() == "http://127.0.0.1:3128"
             ours.send(b"!")
             out, _ = await process.communicate()
             await proxy.close()

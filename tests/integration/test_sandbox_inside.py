@@ -165,8 +165,8 @@ async def test_the_pool_places_children_for_the_bundle_that_is_asked_for(kind: s
         assert len(places) == 4
         assert None in places
         assert CodePaths(job.bundle, None) in places
-    other = bench.job("@workflow\ndef main(): return 2")
-    assert value(await bench.children.run(other, Recorded())) == 2
+        other = bench.job("@workflow\ndef main(): return 2")
+        assert value(await bench.children.run(other, Recorded())) == 2
 
 
 async def test_the_pool_shrinks_when_nobody_asks(bench: Bench) -> None:
