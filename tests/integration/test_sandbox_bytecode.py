@@ -46,9 +46,9 @@ async def test_runs_import_what_was_compiled_and_name_their_files_all_the_same(b
     # The source is not what is executed: nobody compares the two.
     (bundle / "lib" / "deep.py").write_text(deep.replace("return 1", "return 2"))
     assert value(await run(bench, bundle)) == 1
-    (bundle / "flow.py").write_text(FLOW.replace("answer", "fail"))
-    cached(bundle, "flow.py").unlink()
-    outcome = await run(bench, bundle)
+    failing = bench.bundle(flow=FLOW.replace("answer", "fail"), lib__deep=deep, lib____init__="")
+    await lay(failing, ["lib/deep.py"], bench.children.compile)
+    outcome = await run(bench, failing)
     assert outcome.error is not None
     assert "lib/deep.py\", line 4, in fail\n    raise LookupError('here')" in outcome.error.traceback
 

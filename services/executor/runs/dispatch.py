@@ -34,6 +34,7 @@ from shared.messages import (
     RunWaiting,
     TimerSet,
 )
+from shared.projection import Projection
 from shared.runs import ENDING, RunEnd
 
 # A claim that conflicts is folded and tried again; after so many times another worker is winning.
@@ -50,6 +51,7 @@ class DispatchDeps(Protocol):
     store: ExecutorStore
     concurrency: ConcurrencySlots
     expressions: Expressions
+    rows: Projection
     name: str
 
 
@@ -171,8 +173,11 @@ async def _queue(dispatch: DispatchedRun, deps: DispatchDeps) -> None:
         detail = f"{slot.limit} with the key {slot.key!r} at a time, and {holder} has the slot"
         await _append(dispatch, deps, failed(state.id, state.attempt, "ConcurrencyLimit", detail, "limit"))
         return
-    await _append(dispatch, deps, RunWaiting(run=state.id, attempt=state.attempt, blocked_on="concurrency", slot=slot))
+    waiting = RunWaiting(run=state.id, attempt=state.attempt, blocked_on="concurrency", slot=slot)
+    sequence = await _append(dispatch, deps, waiting)
     if slot.policy == "cancel_older":
+        # Rows are written somewhat later than their messages: one that began to wait just before would be passed over.
+        await deps.rows.caught_up(sequence)
         for other in {*await deps.concurrency.holders(slot.key), *await deps.concurrency.waiting(slot.key)} - {state.id}:
             await _cancel_older(other, state, deps)
 
@@ -191,13 +196,14 @@ async def _cancel_older(other: str, newer: RunState, deps: DispatchDeps) -> None
     await aggregate.advance(deps.bus, read, cancel)
 
 
-async def _append(dispatch: DispatchedRun, deps: DispatchDeps, message: Message) -> None:
-    """Append the run's next message instead of a claim."""
+async def _append(dispatch: DispatchedRun, deps: DispatchDeps, message: Message) -> int:
+    """Append the run's next message instead of a claim; returns its sequence."""
     if isinstance(message, RunEnd):
         message = run_state.labelled(message, dispatch.state)
     id_ = caused_id(dispatch.envelope.id, message, "unclaimed")
     sealed = deps.bus.seal(message, org=dispatch.state.org, cause=dispatch.envelope, id=id_)
-    await aggregate.append(deps.bus.client, deps.bus.journal, sealed, dispatch.state.last_seq, since=dispatch.state.last_seq)
+    last = dispatch.state.last_seq
+    return (await aggregate.append(deps.bus.client, deps.bus.journal, sealed, last, since=last)).sequence
 
 
 async def set_timer(bus: Bus, org: str, cause: Envelope, run: str, until: str) -> None:

@@ -50,6 +50,7 @@ from shared.messages import (
     RunWaiting,
     Wait,
 )
+from shared.projection import Projection
 from shared.pull import delivered
 from shared.streams import INLINE_BYTES, WORK
 from shared.suspects import Deadly, Suspects
@@ -76,6 +77,7 @@ class SupervisorDeps(CapabilityDeps, Protocol):
     egress: EgressRules
     resolver: Resolver
     keyring: Keyring
+    rows: Projection
     store: ExecutorStore
     concurrency: ConcurrencySlots
     recent: Recent
