@@ -48,7 +48,7 @@ class Command:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            # One that the tests' own parent has made deaf to interrupts, as a shell does in the background, stays so in its children.
+            # Deafness to interrupts is inherited: a shell's background jobs have it, and so would this.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         try:
