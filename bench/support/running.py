@@ -33,6 +33,8 @@ READY_WITHIN = 150.0
 # A little more than the 15 s within which the stack promises to be gone.
 GONE_WITHIN = 20.0
 GATEWAY_WITHIN = 20.0
+# Where the gateway alone is measured nothing is worked off.
+UNBOUNDED = {"MILLRACE_MAX_BACKLOG": "100000000"}
 
 
 class Whole(msgspec.Struct, frozen=True):
@@ -94,6 +96,7 @@ async def alone(data: Path) -> AsyncIterator[Alone]:
                 # It keeps no tables; the setting is asked of every service.
                 "MILLRACE_DATABASE_URL": "postgresql:///nowhere",
                 "MILLRACE_KEYS": ",".join(credentials.keys),
+                **UNBOUNDED,
                 "MILLRACE_ADMIN_KEY": credentials.admin_key,
                 "MILLRACE_LISTEN_FD": str(listening.fileno()),
                 "MILLRACE_PUBLIC_URL": url,
