@@ -30,7 +30,7 @@ from tests.support.servers import Place
 from tests.support.stack import ROOT
 
 # Webhooks; several times what the events service has in hand at once.
-FLOOD = 800
+FLOOD = 2000
 ROOM = 50
 ROUTING = [work for work in WORK if work.name.startswith("events-route-")]
 # Four fifths: the share of a lone source. A webhook on its way while the broker counts may be counted twice until the next time.
