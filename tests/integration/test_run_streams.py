@@ -109,6 +109,7 @@ async def test_a_stream_of_a_run_that_waits_goes_on_when_the_run_does(home: Hous
 async def test_a_run_that_left_the_bus_is_told_from_its_rows(home: House) -> None:
     run = (await home.run("talk", "succeeded", input={"lines": 3}))["id"]
     before = await all_of(home.client, run)
+    await home.outside.recorded(run)
     async with home.executor_bus() as bus:
         await purge(bus.client, run, 2**52)
     after = await all_of(home.client, run)

@@ -21,7 +21,7 @@ from shared.questions.events import (
     DeliveryView,
     GetDelivery,
 )
-from shared.questions.executor import FileView, FindWorkflow, GetRun, PutFile, RunView, SignalRun, WorkflowFound
+from shared.questions.executor import FileView, FindWorkflow, GetRun, ListRuns, PutFile, RunView, SignalRun, WorkflowFound
 from tests.support.inside import bus_of, eventually, running
 from tests.support.resources import putting, ring, told
 from tests.support.servers import Place
@@ -144,6 +144,14 @@ class Outside:
         found = await eventually(settled, within=30)
         assert isinstance(found, RunView)
         return found
+
+    async def recorded(self, id_: str, status: str = "succeeded") -> None:
+        """Wait for the row of a run to have this status: its end is answered a moment before it is written."""
+
+        async def written() -> bool:
+            return bool((await self.bus.ask(ListRuns(org="default", id=id_, status=status))).items)
+
+        await eventually(written)
 
 
 def sandbox_settings() -> dict[str, str]:
