@@ -7,7 +7,7 @@ everything was acknowledged when it was last looked at: later messages are deliv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -106,6 +106,21 @@ async def _stored_first(client: Client, work: Work, after: int) -> datetime | No
             raise
         found.append(datetime.fromisoformat(answer["message"]["time"]))
     return min(found, default=None)
+
+
+async def count_for_ever(count: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[object]], *, failed: str) -> None:
+    """Have the broker `count` for ever, with a `pause` after each; the first failure in a row is logged as the event `failed`."""
+    failing = False
+    while True:
+        try:
+            await count()
+        except (Unavailable, StreamError) as error:
+            if not failing:
+                _log.warning(failed, reason=str(error))
+            failing = True
+        else:
+            failing = False
+        await pause()  # the broker tells of nothing by itself
 
 
 async def keep(client: Client, owned: Iterable[Work]) -> None:

@@ -14,9 +14,7 @@ from typing import Any
 import structlog
 from nats.aio.client import Client
 
-from shared.durables import backlog_of
-from shared.errors import Unavailable
-from shared.pull import StreamError
+from shared.durables import backlog_of, count_for_ever
 from shared.streams import BULK_LANES, WORK, Work
 
 WATCHED = tuple(work for work in WORK if "events" in work.watched_by)
@@ -60,15 +58,9 @@ class QueuedRuns:
 
     async def watch(self, client: Client) -> None:
         """Have the broker count for ever."""
-        failing = False
-        while True:
-            try:
-                found = await asyncio.gather(*(backlog_of(client, work, since=False) for work in WATCHED))
-            except (Unavailable, StreamError) as error:
-                if not failing:
-                    _log.warning("queued_runs.not_counted", reason=str(error))
-                failing = True
-            else:
-                failing = False
-                self.counted(sum(one.undelivered for one in found))
-            await asyncio.sleep(COUNTED_EVERY)  # the broker tells of nothing by itself
+
+        async def count() -> None:
+            found = await asyncio.gather(*(backlog_of(client, work, since=False) for work in WATCHED))
+            self.counted(sum(one.undelivered for one in found))
+
+        await count_for_ever(count, lambda: asyncio.sleep(COUNTED_EVERY), failed="queued_runs.not_counted")

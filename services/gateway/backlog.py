@@ -20,9 +20,8 @@ import structlog
 from nats.aio.client import Client
 
 from services.gateway.lanes import Lanes
-from shared.durables import WorkBacklog, backlog_of
+from shared.durables import WorkBacklog, backlog_of, count_for_ever
 from shared.errors import Unavailable
-from shared.pull import StreamError
 from shared.streams import BULK_LANES, WORK
 
 COUNTED = {work.name: work for work in WORK if "gateway" in work.watched_by and work.service == "events"}
@@ -213,18 +212,12 @@ async def count(client: Client, backlog: WebhookBacklog, lanes: Lanes) -> None:
 
 async def watch(client: Client, backlog: WebhookBacklog, lanes: Lanes) -> None:
     """Have the broker count for ever."""
-    failing = False
-    while True:
-        try:
-            await count(client, backlog, lanes)
-        except (Unavailable, StreamError) as error:
-            if not failing:
-                _log.warning("backlog.not_counted", reason=str(error))
-            failing = True
-        else:
-            failing = False
+
+    async def pause() -> None:
         if backlog.at_rest and not lanes.is_overfull:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(COUNTED_AT_REST):
                     await backlog.news.wait()
-        await asyncio.sleep(COUNTED_EVERY)  # the broker tells of nothing by itself
+        await asyncio.sleep(COUNTED_EVERY)
+
+    await count_for_ever(lambda: count(client, backlog, lanes), pause, failed="backlog.not_counted")
