@@ -226,7 +226,7 @@ async def test_a_killed_template_gives_its_runs_back_and_the_zygotes_children_go
     (first,) = pids(bench)
     inside = below(first)
     os.kill(first, signal.SIGKILL)
-    with pytest.raises(SandboxUnavailable, match="died"):
+    with pytest.raises(SandboxUnavailable, match="the template died"):
         await running
     await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in {first, *inside}))
     quick = bench.job("@workflow\ndef main(): return 1")

@@ -65,7 +65,7 @@ class Attempt:
     async def ended(self, opening: bytes, seconds: float, cancel: Cancellation | None) -> AttemptEnd:
         """Hand the job over, serve the child's requests, and return once the end is known and its output is recorded.
 
-        Raises the errors of capabilities, and `SandboxUnavailable` where the zygote's death took the child along. On any
+        Raises the errors of capabilities, and `SandboxUnavailable` where the death of what forked the child took it along. On any
         exit the child's process has been killed, unless it `stays`; `Child.end` waits until nothing is left of it.
         """
         child = self._child
@@ -125,7 +125,7 @@ class Attempt:
         if self._fault is not None:
             raise self._fault
         if exit_ is None:
-            msg = "the zygote died, and the child with it"
+            msg = f"the {child.parent} died, and the child with it"
             raise SandboxUnavailable(msg)
         return AttemptEnd(await self._masked(last), self._stopped, exit_, duration, is_full, self._importing)
 

@@ -17,15 +17,17 @@ _REPORT = 10.0
 
 
 class Birth:
-    """One child of a zygote, from the request on.
+    """One child of a zygote or template, from the request on.
 
-    `ended` becomes the zygote's report, or None if the zygote died before it could give one; then the child is dead
+    `ended` becomes its parent's report, or None if the parent died before it could give one; then the child is dead
     too. `swept` is done when its descendants are gone as well; never before `ended`. `on_stuck` is called when the
-    child is dead and the zygote does not report it: then the zygote is stopped or stuck.
+    child is dead and the parent does not report it: then the parent is stopped or stuck.
     """
 
-    def __init__(self, on_stuck: Callable[[], None]) -> None:
+    def __init__(self, parent: str, on_stuck: Callable[[], None]) -> None:
+        """`parent` names the kind of process that forks it."""
         loop = asyncio.get_running_loop()
+        self.parent = parent
         self.pid = 0
         self.listener: socket.socket | None = None
         """The listening socket of its way out, where that came with the report of the birth. Closed at the end."""
@@ -35,7 +37,7 @@ class Birth:
         self._on_stuck = on_stuck
         self._pidfd = -1
         self.is_lost = False
-        """Whether the zygote is known to be dead."""
+        """Whether the parent is known to be dead."""
         self._is_unwanted = False
         self._overdue: asyncio.TimerHandle | None = None
 
@@ -85,7 +87,7 @@ class Birth:
         settle(self.swept, None)
 
     def lose(self, message: str) -> None:
-        """Record that the zygote is dead. Its children die with it; this one is killed to make sure."""
+        """Record that the parent is dead. Its children die with it; this one is killed to make sure."""
         self.is_lost = True
         if self.ended.done() or self._pidfd < 0:
             self.fail(message)

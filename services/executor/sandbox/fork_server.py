@@ -76,7 +76,7 @@ class ForkServer:
         if self.died.done():
             raise SandboxUnavailable(self.died.result())
         self._last_id += 1
-        birth = self._births[self._last_id] = Birth(self.kill)
+        birth = self._births[self._last_id] = Birth(self.kind, self.kill)
         packet = self._packet(self._last_id, order)
         try:
             socket.send_fds(self._control, [packet], [control, out, err, *doors])

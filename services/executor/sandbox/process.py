@@ -152,6 +152,11 @@ class Child:
         return self._birth.pid
 
     @property
+    def parent(self) -> str:
+        """Answer the kind of the process that forked it, by which it lives: "zygote" or "template"."""
+        return self._birth.parent
+
+    @property
     def usable(self) -> bool:
         """Whether the process still lives, and is not about to follow its zygote."""
         return self._birth.alive and not self._birth.is_lost
