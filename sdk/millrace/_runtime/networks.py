@@ -11,6 +11,7 @@ import os
 from collections import deque
 
 from millrace._runtime import kernel
+from millrace._runtime.prepared import Calls
 
 _MOST = 32
 """Namespaces that are kept; each is some 0.1 MB of the kernel's."""
@@ -18,6 +19,7 @@ _MOST = 32
 # Files that show whether anything happened: packets, errors, attempts, labels. Of sockets only the number is this namespace's own.
 _TRACES = ("dev", "snmp", "snmp6", "netstat", "ip6_flowlabel")
 _SOCKETS = "sockstat"
+_NO_SOCKET = b"sockets: used 0\n"
 
 
 class Network:
@@ -29,31 +31,30 @@ class Network:
         kernel.unshare(kernel.NEW_NET)
         kernel.raise_loopback()
         self._descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._enter = Calls()
+        self._enter.add("setns", self._descriptor, kernel.NEW_NET)
         self._sockets = _opened(_SOCKETS)
         self._traces = [_opened(name) for name in _TRACES if os.path.exists(f"/proc/self/net/{name}")]
-        self._untouched = self._told()
+        self._untouched = [(trace, os.pread(trace, 65536, 0)) for trace in self._traces]
 
     def enter(self) -> None:
         """Go into it."""
-        kernel.setns(self._descriptor, kernel.NEW_NET)
+        self._enter.make()
 
     @property
     def is_free(self) -> bool:
         """Whether no socket is left in the namespace; the supervisor holds a run's socket until the run has ended for it, too."""
-        return os.pread(self._sockets, 4096, 0).startswith(b"sockets: used 0\n")
+        return os.pread(self._sockets, len(_NO_SOCKET), 0) == _NO_SOCKET
 
     @property
     def is_untouched(self) -> bool:
         """Whether the kernel reports the same of the namespace as when it was new."""
-        return self._told() == self._untouched
+        return all(os.pread(trace, len(told) + 1, 0) == told for trace, told in self._untouched)
 
     def close(self) -> None:
         """Let go of it: it is gone when its processes and sockets are."""
         for descriptor in (self._descriptor, self._sockets, *self._traces):
             os.close(descriptor)
-
-    def _told(self) -> list[bytes]:
-        return [os.pread(trace, 65536, 0) for trace in self._traces]
 
 
 class Networks:

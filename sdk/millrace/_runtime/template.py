@@ -32,6 +32,8 @@ CONTROL = 3
 _ROOT, _DEVICES, _SCRATCH, _RULES = 4, 5, 6, 7
 """Descriptors that a child finds at these numbers, and those that it makes, while it raises its walls."""
 _PACKET = 4096
+_AT_ONCE = 8
+"""Children that are forked one right after the other: as many as a template may have waiting."""
 _ROOM = socket.CMSG_SPACE(4 * (3 + 3))
 _kept: "list[_Template]" = []
 """What a child would spend its first half millisecond on: letting go of this."""
@@ -81,6 +83,19 @@ def serve(order: dict[str, Any]) -> None:
     _kept[0].attend()
 
 
+class _Request:
+    """A child, from the request on."""
+
+    __slots__ = ("descriptors", "listener", "network", "number", "pid")
+    network: Network
+    listener: int
+
+    def __init__(self, number: bytes, descriptors: list[int]) -> None:
+        self.number = number
+        self.descriptors = descriptors
+        self.pid = -1
+
+
 class _Template:
     """The template that this process is."""
 
@@ -98,7 +113,10 @@ class _Template:
         self._leave, self._return = Calls(), Calls()
         self._leave.add("unshare", kernel.NEW_PIDS)
         self._return.add("setns", self._own_pids, kernel.NEW_PIDS)
-        self._children: dict[int, tuple[int, bytes, Network]] = {}
+        self._asked: list[_Request] = []
+        """The children that were forked last; a child has not to let go of its siblings'."""
+        self._children: dict[int, _Request] = {}
+        """By pidfd."""
         self._poll = select.poll()
 
     def attend(self) -> None:
@@ -110,43 +128,75 @@ class _Template:
         self._send(b'{"kind":"hello"}', itself)
         os.close(itself)
         while True:
-            for descriptor, _ in self._poll.poll():
-                if descriptor != CONTROL:
-                    self._reap(descriptor)
-                elif self._is_child():
-                    return
+            self._asked = self._requests()
+            if self._asked and self._is_child():
+                return
 
-    def _is_child(self) -> bool:
-        """Fork as requested. Answers whether this is the child."""
+    def _requests(self) -> "list[_Request]":
+        """Wait for the supervisor, and answer the children that it asks for; reap those that have ended meanwhile."""
+        found: list[_Request] = []
+        patience = None
+        while len(found) < _AT_ONCE:
+            more = False
+            for descriptor, _ in self._poll.poll(patience):
+                if descriptor == CONTROL:
+                    more = self._receive(found)
+                else:
+                    self._reap(descriptor)
+            if not more:
+                break
+            patience = 0
+        return found
+
+    def _receive(self, into: "list[_Request]") -> bool:
+        """Read what the supervisor has sent; answers whether that was a request, which goes into the list."""
         number, ancillary, _, _ = self._control.recvmsg(_PACKET, _ROOM, socket.MSG_CMSG_CLOEXEC)
         if not number:
             os._exit(0)
         if not ancillary:
             self._expect(number.decode())
             return False
-        descriptors = memoryview(ancillary[0][2]).cast("i").tolist()
+        into.append(_Request(number, memoryview(ancillary[0][2]).cast("i").tolist()))
+        return True
+
+    def _is_child(self) -> bool:
+        """Fork the children that are asked for. Answers whether this is one of them.
+
+        One right after the other: what this process touches after a fork is copied, so nothing is in between that can be before or
+        after all of them.
+        """
         try:
-            network = self._networks.take("")
-            network.enter()
-            listener = _listener()
-            random.seed()  # as `os.fork` has it done: else all children would draw the same numbers
-            self._leave.make()
-            pid = kernel.fork()
+            for one in self._asked:
+                one.network = self._networks.take("")
+                one.network.enter()
+                one.listener = _listener()
+            for one in self._asked:
+                random.seed()  # as `os.fork` has it done: else all children would draw the same numbers
+                one.network.enter()
+                self._leave.make()
+                one.pid = kernel.fork()
+                if one.pid == 0:
+                    self._become_child(one.descriptors)
+                    return True
+                self._return.make()
         except OSError as error:
-            self._send(b'{"kind":"stillborn","id":%b,"message":"%b"}' % (number, os.strerror(error.errno or 0).encode()))
+            for one in self._asked:
+                if one.pid < 0:
+                    message = os.strerror(error.errno or 0).encode()
+                    self._send(b'{"kind":"stillborn","id":%b,"message":"%b"}' % (one.number, message))
             os._exit(1)  # a template in doubt
-        if pid == 0:
-            self._become_child(descriptors)
-            return True
-        self._return.make()
-        for descriptor in descriptors:
-            os.close(descriptor)
-        pidfd = os.pidfd_open(pid)  # ours to reap, so the number is still its own
-        self._children[pidfd] = pid, number, network
-        self._poll.register(pidfd, select.POLLIN)
-        self._send(b'{"kind":"born","id":%b}' % number, pidfd, listener)
-        os.close(listener)
+        for one in self._asked:
+            self._report_birth(one)
         return False
+
+    def _report_birth(self, child: "_Request") -> None:
+        for descriptor in child.descriptors:
+            os.close(descriptor)
+        pidfd = os.pidfd_open(child.pid)  # ours to reap, so the number is still its own
+        self._children[pidfd] = child
+        self._poll.register(pidfd, select.POLLIN)
+        self._send(b'{"kind":"born","id":%b}' % child.number, pidfd, child.listener)
+        os.close(child.listener)
 
     def _expect(self, module: str) -> None:
         """Have what a module takes ready for children to come."""
@@ -174,14 +224,14 @@ class _Template:
             sys.exit(f"{error}")
 
     def _reap(self, pidfd: int) -> None:
-        pid, number, network = self._children.pop(pidfd)
+        child = self._children.pop(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
-        _, status, usage = os.wait4(pid, 0)
-        self._networks.give(network)
+        _, status, usage = os.wait4(child.pid, 0)
+        self._networks.give(child.network)
         frame = b'{"kind":"ended","id":%b,"code":%d,"cpu_ms":%.3f,"max_rss_kb":%d,"swept":true}'
         used = (usage.ru_utime + usage.ru_stime) * 1000
-        self._send(frame % (number, os.waitstatus_to_exitcode(status), used, usage.ru_maxrss))
+        self._send(frame % (child.number, os.waitstatus_to_exitcode(status), used, usage.ru_maxrss))
 
     def _send(self, frame: bytes, *descriptors: int) -> None:
         try:
