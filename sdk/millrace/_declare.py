@@ -1,7 +1,6 @@
 """The decorators, and the registry of the functions declared in this process."""
 
 import inspect
-import operator
 import re
 import sys
 from collections.abc import Callable
@@ -13,12 +12,13 @@ from millrace import _bounds
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_LONGEST = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: each run makes one, and setting its attributes by `object.__setattr__` takes longer than all else of it
 class Definition:
-    """One decorated function, as its author declared it."""
+    """One decorated function, as its author declared it. Never changed."""
 
     function: Callable[..., Any]
     name: str
@@ -27,7 +27,7 @@ class Definition:
     concurrency: str | None
     is_data_provider: bool
     policy: dict[str, Any] = field(default_factory=dict)
-    """Its other declarations, by the names of the decorator's parameters; without those that it leaves open."""
+    """Its other declarations, by the names of the decorator's parameters; empty where it leaves all of them open."""
     module: str = ""
     """The module whose import declares it: not always the one that the function, or what wraps it, is from."""
     file: str = ""
@@ -38,7 +38,7 @@ class Definition:
 _RETRIES, _DELAY, _MAX_DELAY, _LIMIT = 0, 1.0, 3600.0, 1
 _POLICY: Literal["queue"] = "queue"
 _ISOLATION: Literal["run"] = "run"
-_DEFAULTS = (_DELAY, _MAX_DELAY, None, _LIMIT, _POLICY, _ISOLATION)
+_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 REGISTRY: list[Definition] = []
 """Every definition of this process, in the order in which the decorators ran."""
@@ -93,29 +93,38 @@ def workflow(
 
     Raises TypeError or ValueError at once for a declaration that can never work.
     """
-    policy = {
-        "retry_delay": retry_delay,
-        "retry_max_delay": retry_max_delay,
-        "queue_timeout": queue_timeout,
-        "concurrency_limit": concurrency_limit,
-        "concurrency_policy": concurrency_policy,
-        "isolation": isolation,
-    }
-    # Each run pays for what is done here: only what was given is looked at.
-    if not all(map(operator.is_, policy.values(), _DEFAULTS)):
-        policy = _checked(**policy)
+    # Each run pays for what is done here, and for each object that is touched: only what was given is looked at.
+    policy: dict[str, Any] = {}
+    if (
+        retry_delay is not _DELAY
+        or retry_max_delay is not _MAX_DELAY
+        or queue_timeout is not None
+        or concurrency_limit is not _LIMIT
+        or concurrency_policy is not _POLICY
+        or isolation is not _ISOLATION
+    ):
+        policy = _checked(
+            retry_delay=retry_delay,
+            retry_max_delay=retry_max_delay,
+            queue_timeout=queue_timeout,
+            concurrency_limit=concurrency_limit,
+            concurrency_policy=concurrency_policy,
+            isolation=isolation,
+        )
     if retries is not _RETRIES:
         _bounds.whole(retries, "retries", 0, _bounds.RETRIES)
     if concurrency is not None:
         _bounds.text(concurrency, "concurrency", _bounds.EXPRESSION)
 
+    if function is not None:
+        _register(function, name, timeout, retries, concurrency, is_data_provider=False, policy=policy)
+        return function
+
     def declare(target: F) -> F:
-        _register(
-            target, name=name, timeout=timeout, retries=retries, concurrency=concurrency, is_data_provider=False, policy=policy
-        )
+        _register(target, name, timeout, retries, concurrency, is_data_provider=False, policy=policy)
         return target
 
-    return declare if function is None else declare(function)
+    return declare
 
 
 @overload
@@ -126,7 +135,7 @@ def data_provider(function: F | None = None, /, *, name: str | None = None, time
     """Declare a function that answers options for forms; the function itself is returned unchanged."""
 
     def declare(target: F) -> F:
-        _register(target, name=name, timeout=timeout, retries=0, concurrency=None, is_data_provider=True)
+        _register(target, name, timeout, 0, None, is_data_provider=True, policy={})
         return target
 
     return declare if function is None else declare(function)
@@ -153,25 +162,26 @@ def _checked(
 
 def _register(
     function: Callable[..., Any],
-    *,
     name: str | None,
     timeout: float | None,
     retries: int,
     concurrency: str | None,
+    *,
     is_data_provider: bool,
-    policy: dict[str, Any] | None = None,
+    policy: dict[str, Any],
 ) -> None:
     if not isinstance(function, FunctionType):
         msg = f"only a function can be a workflow, not {type(function).__name__}"
         raise TypeError(msg)
-    if function.__code__.co_flags & (inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR):
+    if function.__code__.co_flags & _GENERATOR:
         msg = f"{function.__name__} is a generator: a workflow returns its result"
         raise TypeError(msg)
     chosen = function.__name__ if name is None else name
     if not isinstance(chosen, str):
         msg = f"name is text, not {type(chosen).__name__}"
         raise TypeError(msg)
-    if not _NAME.fullmatch(chosen):
+    # Most are alphanumeric: a regular expression takes a child longer.
+    if not (chosen.isalnum() and chosen.isascii() and len(chosen) <= _LONGEST) and not _NAME.fullmatch(chosen):
         msg = f"{chosen[:80]!r} is not a name: letters, digits, '_' and '-', starting with a letter or digit, at most 64"
         raise ValueError(msg)
     limit = None if timeout is None else _bounds.seconds(timeout, "timeout", above_zero=True)
@@ -184,7 +194,7 @@ def _register(
             retries=retries,
             concurrency=concurrency,
             is_data_provider=is_data_provider,
-            policy=policy or {},
+            policy=policy,
             module=module,
             file=file,
             line=line,
@@ -203,7 +213,7 @@ def innermost(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _declaring(function: Callable[..., Any]) -> tuple[str, str, int]:
     """Return the module that is being imported, its file, and its current line; else those of the function itself."""
-    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - inspect has it under another name
+    frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 - inspect has it under another name
     while frame is not None and frame.f_code.co_name != "<module>":
         frame = frame.f_back
     if frame is None:

@@ -21,6 +21,9 @@ from millrace.errors import NotInRun, Refused, ResultError
 _PIECE = 1 << 16
 """Bytes that are read at a time, for which room is made before they come."""
 
+_CRUMB = 256
+"""Bytes of what nobody reads any more: for more the allocator would put its memory in order, which copies it."""
+
 current: "Channel | None" = None
 """The channel of the run that this process serves; None outside a run and in a process that the author forked."""
 
@@ -135,7 +138,7 @@ class Channel:
     def wait_for_end(self) -> None:
         """Wait until the supervisor has closed its end."""
         try:
-            while self._socket.recv(65536):
+            while self._socket.recv(_CRUMB):
                 pass
         except OSError:
             return

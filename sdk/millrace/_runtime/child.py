@@ -24,7 +24,7 @@ from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
 from millrace._runtime.rehearsal import rehearse
 from millrace._runtime.staying import Stay
-from millrace._runtime.stopping import Stopping, set_handler
+from millrace._runtime.stopping import DEFAULT, Stopping, set_handler
 from millrace._runtime.walls import Walls
 
 _REHEARSALS = 32
@@ -88,7 +88,7 @@ def _rehearse_runs() -> None:
         _loops.pop().close()
     asyncio.set_event_loop(None)
     for one in (signal.SIGTERM, signal.SIGALRM):
-        set_handler(one, signal.SIG_DFL)
+        set_handler(one, DEFAULT)
     modules.forget()
     _declare.REGISTRY.clear()
     gc.disable()
@@ -266,7 +266,7 @@ def _returned(job: dict[str, Any], stopping: Stopping, bundle: str, order: _orde
     function = _found(job, bundle)
     args, kwargs = bind(function, job["input"])
 
-    def began(task: asyncio.Task[Any]) -> None:
+    def began(task: "asyncio.Task[Any]") -> None:  # a text: else each run would make the type anew
         order.attend(task)
         stopping.attend(task)
 
@@ -289,12 +289,13 @@ def _found(job: dict[str, Any], bundle: str) -> Callable[..., Any]:
     if not describe.is_file_of(module, bundle):
         msg = f"{job['module']} of the workspace is hidden by a module of Python's own with the same name"
         raise ImportError(msg)
-    declared = [
-        definition
-        for definition in _declare.REGISTRY
-        if name in (definition.module, definition.function.__module__) and definition.function.__qualname__ == job["function"]
-    ]
-    if not declared:
+    found = None
+    for one in _declare.REGISTRY:
+        if name in (one.module, one.function.__module__) and one.function.__qualname__ == job["function"]:
+            found = one
+            if one.name == job["workflow"]:
+                break
+    if found is None:
         msg = f"{job['module']} declares no workflow function {job['function']}"
         raise LookupError(msg)
-    return next((one for one in declared if one.name == job["workflow"]), declared[-1]).function
+    return found.function

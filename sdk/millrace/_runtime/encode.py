@@ -30,6 +30,8 @@ _MAX_TEXT = 16384
 """Characters of one text in a log line."""
 LONG_NUMBER = re.compile("[0-9]{19}")
 """Found in every text of JSON with a whole number of more than 64 bits."""
+_LONG = 19
+"""Characters of the shortest text in which that could be found, or too many brackets."""
 _STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _STEPS = [1 if chr(code) in "[{" else -1 if chr(code) in "]}" else 0 for code in range(128)]
@@ -48,7 +50,7 @@ def to_json(value: object, *, what: str, rich: bool = False, limit: int | None =
     """
     default = richer if rich else None
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default)
+        text = (_RICH if rich else _PLAIN).encode(value)
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultError(complaint(what, value, default) or f"{what} is not JSON: {error}") from error
@@ -58,7 +60,7 @@ def to_json(value: object, *, what: str, rich: bool = False, limit: int | None =
     if limit is not None and _values(text) > MAX_VALUES:
         msg = f"{what} holds more than {MAX_VALUES} values"
         raise ResultError(msg)
-    if "\\u0000" in text or _depth(text) > MAX_DEPTH or LONG_NUMBER.search(text):
+    if "\\u0000" in text or (len(text) >= _LONG and (_depth(text) > MAX_DEPTH or LONG_NUMBER.search(text))):
         wrong = complaint(what, value, default)
         if wrong is not None:
             raise ResultError(wrong)
@@ -96,6 +98,10 @@ def richer(value: object) -> object:
         return str(value)
     msg = f"{_type_name(value)} is not JSON"
     raise TypeError(msg)
+
+
+_PLAIN = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_RICH = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=richer)
 
 
 def complaint(what: str, value: object, default: Callable[[object], object] | None) -> str | None:

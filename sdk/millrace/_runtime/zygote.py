@@ -22,7 +22,7 @@ import time
 from typing import Any
 
 from millrace._runtime import kernel
-from millrace._runtime.stopping import set_handler
+from millrace._runtime.stopping import DEFAULT, set_handler
 from millrace._runtime.walls import Walls
 
 _PACKET = 16384
@@ -108,7 +108,7 @@ class Zygote:
     def _become(self, control: int, out: int, err: int, *doors: int) -> None:
         """Take the place of a child: its own session, descriptors and control group, and none of the zygote's."""
         signal.set_wakeup_fd(-1)
-        set_handler(signal.SIGCHLD, signal.SIG_DFL)
+        set_handler(signal.SIGCHLD, DEFAULT)
         os.setsid()
         self._control.detach()
         os.dup2(control, _CONTROL, inheritable=False)
