@@ -147,7 +147,8 @@ def test_nothing_but_escapes_of_nul_is_replaced_in_a_document() -> None:
 def test_cleaning_leaves_nothing_that_postgres_or_utf8_refuses(value: Any) -> None:
     cleaned = json.dumps(values.cleaned(value), ensure_ascii=False)
     cleaned.encode()
-    assert "\\u0000" not in cleaned
+    # A backslash of the text itself is two here.
+    assert "\\u0000" not in cleaned.replace("\\\\", "")
 
 
 @pytest.mark.parametrize(
