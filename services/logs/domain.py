@@ -23,7 +23,8 @@ CHUNK = "line.logged"
 # Characters that Postgres stores neither in text nor in jsonb: U+0000 and halves of surrogate pairs.
 _UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 # jsonb holds numbers of up to 131,072 digits, Python refuses to read more than 4,300.
-_HUGE = re.compile(rb"[0-9]{300}|[0-9][eE][+-]?[0-9]{3}")
+# Begins with one class, which is looked for faster than two alternatives.
+_HUGE = re.compile(rb"[0-9](?:[0-9]{299}|[eE][+-]?[0-9]{3})")
 
 _ALIASES = {"warn": "warning", "fatal": "critical", "trace": "debug", "exception": "error", "notice": "info"}
 _LEVEL_OF_VERB = {
@@ -154,6 +155,8 @@ def data_of(document: bytes) -> Any:
 
 def storable(text: str) -> str:
     r"""Return `text` with characters that Postgres cannot store as `\u0000`; a search for them is escaped the same way."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return _UNSTORABLE.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 

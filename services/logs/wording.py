@@ -22,10 +22,10 @@ _LONGEST_WORD = 256
 _SKIPPED = ("_base64", "_ref")
 _SKIPPED_NAMES = {"sealed", "sha256"}
 # Postgres takes `tickets.fetched` or `a/b` for one word, a host's or a path's: its parts are words as well.
-_JOINED = re.compile(r"\w+(?:[./:@=]\w+)+")
+# From the beginning of a word and without giving back: every other try would fail, and there are as many as characters squared.
+_JOINED = re.compile(r"(?<!\w)\w++(?:[./:@=]\w++)+")
 _SEPARATORS = re.compile(r"[./:@=]")
 _formatter = string.Formatter()
-_LONG = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
 
 
 def message_of(type_: str, key: str, data: dict[str, Any]) -> str:
@@ -48,7 +48,7 @@ def words_of(type_: str, key: str, message: str, data: Any) -> str:
             break
         pieces.append(text)
         room -= len(text) + 1
-    whole = _LONG.sub(" ", " ".join(pieces)[:WORDS])
+    whole = " ".join([word for word in " ".join(pieces)[:WORDS].split() if len(word) <= _LONGEST_WORD])
     parts = [" ".join(_SEPARATORS.split(found)) for found in _JOINED.findall(whole[: WORDS // 2])]
     return " ".join((whole, *parts))
 
