@@ -28,8 +28,9 @@ from deploy.supervise import Program, State, Supervised
 # Seconds after the beginning of a stop at which each one must be gone; a faster one leaves the rest to the next.
 # Requests end first, so that nothing new comes in; the stores go last (deploy/stores.py). 15 s are promised for all of it.
 GONE_AFTER = {"gateway": 3.0, "events": 5.0, "executor": 8.5, "oauth": 9.5, "logs": 11.0}
-# Services that let the others go first where there are too few cores: no sender and no run waits for the archive.
-NICENESS = {"logs": 5}
+# Services that let the others go first where there are too few cores, and with them what they have Postgres do: a sender waits for
+# the gateway and the broker, a caller of a run for the executor besides, and nobody for these.
+NICENESS = {"events": 10, "logs": 10}
 LARGEST_LOG = 16 * 1024 * 1024
 LOGS_CHECKED_EVERY = 20.0
 PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from pathlib import Path
 
 import asyncpg
 
 from shared import db
 from tests.support.inside import eventually, running
 from tests.support.servers import Place
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 async def test_a_second_replica_waits_for_a_lock_longer_than_its_role_may_query(place: Place) -> None:
@@ -32,6 +36,30 @@ async def test_a_second_replica_waits_for_a_lock_longer_than_its_role_may_query(
     async with asyncio.timeout(5):
         await waiting
     assert held.is_set()
+
+
+# A process that gives way, and the niceness of the one that serves its connection, and of that one's session.
+GIVES_WAY = """
+import asyncio, os, sys
+from pathlib import Path
+from shared import db
+
+async def main():
+    os.setpriority(os.PRIO_PROCESS, 0, 3)
+    async with db.held_lock(sys.argv[1], "nice", service="events") as held:
+        backend = held.connection.get_server_pid()
+        session = Path("/proc", str(backend), "autogroup")
+        async with asyncio.timeout(20):
+            while os.getpriority(os.PRIO_PROCESS, backend) != 3 or (session.exists() and session.read_text().split()[-1] != "3"):
+                await asyncio.sleep(0.01)
+
+asyncio.run(main())
+"""
+
+
+async def test_the_database_gives_way_where_the_process_that_it_works_for_does(place: Place) -> None:
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", GIVES_WAY, place.database_url("events"), cwd=ROOT)
+    assert await process.wait() == 0
 
 
 async def test_a_replica_that_waits_for_another_is_ready_again_after_the_database_was_away(place: Place) -> None:
