@@ -13,7 +13,7 @@ from millrace import _bounds
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LONGEST = 64
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST - 1}}}")
 
 
 @dataclass  # not frozen: each run makes one, and setting its attributes by `object.__setattr__` takes longer than all else of it

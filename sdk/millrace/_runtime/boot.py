@@ -45,7 +45,6 @@ def boot() -> None:
     drop(setting)
     walls.belong(setting["parent"])
     sys.argv[1:] = []
-    os.environ.pop("LD_BIND_NOW", None)
     try:
         behind = walls.raised(setting)
     except (OSError, KeyError) as error:  # this machine does not allow it: reported in one line, without our frames

@@ -114,7 +114,7 @@ class _Template:
         self._leave.add("unshare", kernel.NEW_PIDS)
         self._return.add("setns", self._own_pids, kernel.NEW_PIDS)
         self._asked: list[_Request] = []
-        """The children that were forked last; a child has not to let go of its siblings'."""
+        """The children that were asked for last. Kept, so that a child spends no time on letting go of its siblings' requests."""
         self._children: dict[int, _Request] = {}
         """By pidfd."""
         self._poll = select.poll()

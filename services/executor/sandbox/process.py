@@ -158,7 +158,7 @@ class Child:
 
     @property
     def usable(self) -> bool:
-        """Whether the process still lives, and is not about to follow its zygote."""
+        """Whether the process still lives, and is not about to follow its parent."""
         return self._birth.alive and not self._birth.is_lost
 
     def begin(self, frame: bytes) -> None:

@@ -104,7 +104,6 @@ def _popen(
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "LANG": "C.UTF-8",
             "HOME": "/nonexistent",
-            "LD_BIND_NOW": "1",  # else each child looks up what it is the first to call; `boot` takes it out again
             **({"LD_LIBRARY_PATH": where.libraries} if where.libraries else {}),
         },
         close_fds=True,
