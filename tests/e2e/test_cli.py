@@ -107,8 +107,16 @@ async def test_a_new_user_gets_from_a_folder_to_a_webhooks_run_and_its_log(millr
     run = await millrace.json("runs", "get", found["runs"][0]["id"])
     assert (run["workflow"], run["status"], run["delivery"]) == ("summarize-push", "succeeded", delivery)
     assert run["result"]["commits"] == len(json.loads((EXAMPLE / "push.json").read_text())["commits"])
-    assert f"{run['id']}  summarize-push  succeeded" in await millrace("runs", "list", "--status", "succeeded")
-    assert "push.received repository=" in await millrace("runs", "logs", run["id"])
+
+    # The rows and the archive follow the delivery a moment later.
+    async def listed() -> bool:
+        return f"{run['id']}  summarize-push  succeeded" in await millrace("runs", "list", "--status", "succeeded")
+
+    async def logged() -> bool:
+        return "push.received repository=" in await millrace("runs", "logs", run["id"])
+
+    await eventually(listed, within=30)
+    await eventually(logged, within=30)
 
     async def archived() -> Any:
         rows = await millrace("logs", f"correlation_id:{delivery}", "--since", "1h", "--order", "asc")

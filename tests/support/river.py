@@ -151,7 +151,7 @@ class Outside:
         async def written() -> bool:
             return bool((await self.bus.ask(ListRuns(org="default", id=id_, status=status))).items)
 
-        await eventually(written)
+        await eventually(written, within=30)
 
 
 def sandbox_settings() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,9 +24,8 @@ async def counted(*outcomes: Exception | None) -> list[Any]:
         if outcome is not None:
             raise outcome
 
-    pause: Callable[[], Any] = lambda: asyncio.sleep(0)  # noqa: E731
     with capture_logs() as logs, pytest.raises(Over):
-        await count_for_ever(count, pause, failed="test.not_counted")
+        await count_for_ever(count, lambda: asyncio.sleep(0), failed="test.not_counted")
     return [(line["event"], line["reason"]) for line in logs]
 
 
