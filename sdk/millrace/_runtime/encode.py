@@ -50,7 +50,7 @@ def to_json(value: object, *, what: str, rich: bool = False, limit: int | None =
     """
     default = richer if rich else None
     try:
-        text = (_RICH if rich else _PLAIN).encode(value)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default)
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultError(complaint(what, value, default) or f"{what} is not JSON: {error}") from error
@@ -98,10 +98,6 @@ def richer(value: object) -> object:
         return str(value)
     msg = f"{_type_name(value)} is not JSON"
     raise TypeError(msg)
-
-
-_PLAIN = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_RICH = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=richer)
 
 
 def complaint(what: str, value: object, default: Callable[[object], object] | None) -> str | None:
