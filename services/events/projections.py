@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -42,7 +42,7 @@ def projected(client: Client) -> list[Projected]:
     return [
         catalog_of("events", client, DERIVED),
         *(
-            Projected(name=name, stream=stream, apply=apply, tables=("delivery", "delivery_run", "chain"), linger=LINGER)
+            Projected(name=name, stream=stream, apply=apply(), tables=("delivery", "delivery_run", "chain"), linger=LINGER)
             for name, (stream, apply) in DELIVERIES.items()
         ),
     ]
@@ -143,10 +143,11 @@ def _delivery(message: WebhookReceived | EventAccepted, envelope: Envelope) -> d
     }
 
 
-# By the name of the projection: a stream, and the effect of its messages on deliveries.
-DELIVERIES: dict[str, tuple[str, Apply]] = {
-    "webhooks": ("WEBHOOKS", in_batches(received)),
-    "events": ("EVENTS", in_batches(routed)),
-    "runs": ("RUNS", in_batches(RunsOfDeliveries().apply)),
-    "dead": ("DEAD", in_batches(dead)),
+# By the name of the projection: a stream, and what makes the effect of its messages on deliveries. Made anew for each projection:
+# what one has read of its stream is true of no other.
+DELIVERIES: dict[str, tuple[str, Callable[[], Apply]]] = {
+    "webhooks": ("WEBHOOKS", lambda: in_batches(received)),
+    "events": ("EVENTS", lambda: in_batches(routed)),
+    "runs": ("RUNS", lambda: in_batches(RunsOfDeliveries().apply)),
+    "dead": ("DEAD", lambda: in_batches(dead)),
 }

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from itertools import permutations
+from typing import Any
 
 import msgspec
 import pytest
 
 from services.events import domain
+from services.events.projections import DELIVERIES
 from services.events.routing import Routing, done, routing
+from shared.envelope import seal, utc_now
 from shared.errors import Invalid
-from shared.messages import EventAccepted, EventFiltered, EventRouted, EventUnroutable
+from shared.messages import EventAccepted, EventFiltered, EventRouted, EventUnroutable, Message, RunRequested, RunStarted
+from shared.pull import Delivered
 
 Said = EventAccepted | EventRouted | EventFiltered | EventUnroutable
 
@@ -113,3 +117,18 @@ def test_a_pattern_that_nobody_can_mean_is_refused_with_what_may_stand_there(pat
     with pytest.raises(Invalid, match="Order Completed") as refused:
         domain.checked_pattern(pattern)
     assert refused.value.errors[0].path == "event"
+
+
+async def test_a_run_without_a_delivery_in_one_stream_may_have_one_in_another() -> None:
+    connection: Any = None  # nothing is read
+
+    def batch(message: Message) -> list[Delivered]:
+        return [Delivered("run.r", seal(message, service="executor", org="default", now=utc_now()).document, 1, utc_now(), {}, 0)]
+
+    asked: dict[str, Any] = {"run": "r", "workflow": "w", "version": "v", "requested_by": "t", "timeout": 1.0, "input": {}}
+    begun = RunStarted(run="r", attempt=1, executor="e", tier="A")
+    without, beside = (DELIVERIES["runs"][1]() for _ in range(2))
+    assert await without(batch(RunRequested(**asked)), "inc", connection) == []
+    assert await without(batch(begun), "inc", connection) == []
+    assert len(await beside(batch(RunRequested(**asked, delivery="d")), "inc", connection)) == 1
+    assert len(await beside(batch(begun), "inc", connection)) == 1
