@@ -353,3 +353,24 @@ def _number(text: str) -> Any:
 
 def _refused(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
+
+
+def at(value: Any, path: tuple[str, ...] | list[str]) -> Any:
+    """Return the value at a path of a JSON value, or None."""
+    for part in path:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and part.isascii() and part.isdigit() and int(part[:9]) < len(value):
+            value = value[int(part[:9])]
+        else:
+            return None
+    return value
+
+
+def text_of(value: Any) -> str | None:
+    """Return a JSON value as senders sign it: text and whole numbers as they are; None for one without a single form."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int):
+        return str(value)
+    return None

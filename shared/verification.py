@@ -82,7 +82,8 @@ class SignatureScheme(Declared, frozen=True, kw_only=True):
     `keys` are the settings that hold keys, any of which may have signed; of symmetric algorithms only secret settings are read. A
     `timestamp` further than `tolerance` seconds from now, either way, is refused. The scheme is for requests where all of `when` is
     so. With `each`, the path of a list in a JSON body, every item is verified, and JSON paths begin at the item. `delivery` is the
-    sender's own id of a delivery, read from the whole request.
+    sender's own id of a delivery, read from the whole request; texts in `delivery_with` that are there tell apart deliveries of one
+    id, such as one that a person had the sender replay.
     """
 
     algorithm: Algorithm = "hmac-sha256"
@@ -100,6 +101,7 @@ class SignatureScheme(Declared, frozen=True, kw_only=True):
     when: When = ()
     each: str | None = None
     delivery: Place | None = None
+    delivery_with: tuple[Place, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError for a scheme that would verify less than it seems to."""
@@ -117,7 +119,8 @@ class SignatureScheme(Declared, frozen=True, kw_only=True):
             return
         if ("secret" in names) != (self.algorithm == "sha256"):
             raise ValueError("a template holds {secret} where the algorithm is a plain digest, and only there")
-        if ("timestamp" in names) != (self.timestamp is not None):
+        within = self.timestamp is not None and self.timestamp.in_body and "body" in names
+        if ("timestamp" in names) != (self.timestamp is not None) and not within:
             raise ValueError("a timestamp is declared and signed, or neither")
         covered = _BODY_NAMES | {name for name, place in self.values.items() if place.in_body}
         if not names & covered and self.body_digest is None:
@@ -144,6 +147,7 @@ class Handshake(Declared, frozen=True, kw_only=True):
     text: str = "{challenge}"
     json: dict[str, Any] | None = None
     headers: dict[str, str] = {}
+    status: Literal[200, 204] = 200
 
     def __post_init__(self) -> None:
         """Raise ValueError for a handshake that every request would be."""
@@ -155,7 +159,8 @@ class Verification(Declared, frozen=True, kw_only=True):
     """The gateway's checks of requests to a source: any one of `schemes` that verifies a request makes it genuine.
 
     No schemes: no request is genuine. No `methods`: the source has no address. `content_types` None: any. Places of signatures and
-    tokens are not kept with a delivery; `redacted` are others, in a header or the query.
+    tokens are not kept with a delivery; `redacted` are others, in a header or the query. `networks` are those from which requests
+    may come, as CIDR; None: any.
     """
 
     schemes: tuple[SignatureScheme, ...] = ()
@@ -163,6 +168,7 @@ class Verification(Declared, frozen=True, kw_only=True):
     methods: tuple[str, ...] = ("POST",)
     content_types: tuple[str, ...] | None = None
     redacted: tuple[Place, ...] = ()
+    networks: tuple[str, ...] | None = None
 
 
 def pieces(template: str) -> Iterator[tuple[str, str | None]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from services.events import domain, schemas
-from services.events.adapters import DESCRIPTIONS, verification_of
+from services.events.adapters import ADAPTERS, Adapter, declared, verification_of
 from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.errors import Invalid, NotFound, Problem
@@ -20,13 +21,14 @@ from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
 from shared.owners.rules import Derive, Draft, Rules
 from shared.projection import Projection
-from shared.questions.events import AdapterView
 from shared.resources import Resource
 from shared.resources.integration import Integration
 from shared.resources.mapping import Mapping as MappingSpec
 from shared.resources.source import Source
 from shared.resources.subscription import Subscription
 from shared.schemas import checker_of
+from shared.signatures import check_of, key_of
+from shared.verification import Verification
 
 # Each subscription of a source is looked at for each of its events.
 MOST_SUBSCRIPTIONS = 100
@@ -37,11 +39,11 @@ class Sources(Rules[Source]):
 
     def secret_members(self, spec: Source) -> Collection[str]:
         """Return the settings that the adapter's schema calls secret. Raises `Invalid` when there is no such adapter."""
-        return _adapter(spec.adapter).secrets
+        return _adapter(spec.adapter).view().secrets
 
     def keeps_members(self, before: Source, spec: Source) -> bool:
         """Return whether it is still the same adapter."""
-        return before.adapter == spec.adapter
+        return before.adapter == _adapter(spec.adapter).name
 
     async def check(self, draft: Draft[Source]) -> Source:
         """Return the spec if its settings, with the secret ones, fit the adapter's schema. Secrets never show in a complaint."""
@@ -52,14 +54,23 @@ class Sources(Rules[Source]):
             # Every gateway has those of all sources in memory.
             detail = f"is larger than {schemas.MAX_BYTES} bytes"
             raise Invalid(f"settings {detail}", errors=(Problem("settings", detail),))
+        for row in (*((name,) for name in adapter.required), *adapter.one_of):
+            # The schema has it too, and would show in its complaint all settings that are there.
+            if not any(whole.get(name) is not None for name in row):
+                message = "is required" + ("" if len(row) == 1 else f", where there is no {' and no '.join(row[1:])}")
+                raise Invalid(f"settings.{row[0]} {message}", errors=(Problem(f"settings.{row[0]}", message),))
         problems = []
-        for problem in checker_of(msgspec.json.encode(adapter.settings_schema)).problems(whole, "settings"):
-            hidden = any(problem.path.startswith(f"settings.{name}") for name in adapter.secrets)
+        secrets = self.secret_members(draft.spec)
+        for problem in checker_of(msgspec.json.encode(adapter.schema)).problems(whole, "settings"):
+            hidden = any(problem.path.startswith(f"settings.{name}") for name in secrets)
             problems.append(msgspec.structs.replace(problem, message="does not fit") if hidden else problem)
         if problems:
             detail = f"the settings do not fit adapter {adapter.name}: {problems[0].message}"
             raise Invalid(detail, errors=tuple(problems))
-        return draft.spec
+        # A mistake of the adapter is none of these settings': the gateway closes such a source, and its log names the reason.
+        with contextlib.suppress(KeyError, TypeError, AttributeError):
+            _check_keys(declared(adapter.name, draft.spec.settings), draft.spec.settings, draft.secrets)
+        return msgspec.structs.replace(draft.spec, adapter=adapter.name)
 
     async def shown(self, found: Sequence[Resource[Source]]) -> Sequence[dict[str, Any]]:
         """Return the path of each source's address; a topic has none."""
@@ -179,9 +190,23 @@ def _mapped(mapping: Resource[MappingSpec], integration: Integration | None) -> 
     }
 
 
-def _adapter(name: str) -> AdapterView:
-    found = DESCRIPTIONS.get(name)
+def _check_keys(verification: Verification, settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> None:
+    """Raise `Invalid` for a key that is none of its algorithm: the gateway could verify nothing with it."""
+    given = {name: value for name, value in {**settings, **secrets}.items() if isinstance(value, str)}
+    for scheme in verification.schemes:
+        for name in scheme.keys:
+            if name not in given:
+                continue
+            try:
+                check_of(scheme, key_of(scheme, given[name]))
+            except ValueError as error:
+                raise Invalid(f"settings.{name} is no key: {error}", errors=(Problem(f"settings.{name}", str(error)),)) from error
+
+
+def _adapter(name: str) -> Adapter:
+    # Senders and lists of them write some names with underscores.
+    found = ADAPTERS.get(name) or ADAPTERS.get(name.replace("_", "-"))
     if found is None:
-        names = ", ".join(sorted(DESCRIPTIONS))
+        names = ", ".join(sorted(ADAPTERS))
         raise Invalid(f"there is no adapter {name!r}; there are {names}", errors=(Problem("adapter", "unknown"),))
     return found

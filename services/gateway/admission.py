@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
 from typing import Annotated
 
 import msgspec
 import structlog
 
+from services.gateway.config import Network
 from services.gateway.domain import REDACTED_HEADERS, REDACTED_PARAMETERS
 from services.gateway.handshakes import Greeting, Handshakes
 from services.gateway.rates import TokenBucket, bucket_of
 from services.gateway.schemes import Scheme, Verifier
-from services.gateway.signatures import key_of
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import Gone, MillraceError, NotFound, Unavailable
 from shared.messages.declaration import KEY
 from shared.questions.resources import FindResource, Found, of
 from shared.registry import Entry, RegistryView
 from shared.resources.source import SourceEntry
+from shared.signatures import key_of
 from shared.verification import PUBLIC_KEY, Place, Verification
 
 # Addresses that the registry does not know are asked for; a flood of them must not become a flood of questions.
@@ -41,7 +43,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     Headers in `redacted` and parameters in `redacted_parameters` are neither kept nor shown.
 
     `bucket` counts what is admitted, in this process; None: as much as comes. A source that was changed begins with a full one.
-    `weight` is the source's share of what may wait, as a multiple of others'.
+    `weight` is the source's share of what may wait, as a multiple of others'. Only addresses in `networks` may send; None: all.
     """
 
     source: str
@@ -56,6 +58,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     redacted_parameters: frozenset[str]
     bucket: TokenBucket | None = None
     weight: int = 1
+    networks: tuple[Network, ...] | None = None
 
 
 def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> WebhookEndpoint:
@@ -80,6 +83,7 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Webhoo
         handshakes = Handshakes([Greeting(one, _named(one.keys, opened)) for one in declared.handshakes])
         bucket = bucket_of(entry.spec.settings)
         weight = msgspec.convert(entry.spec.settings.get("weight", 1), Weight)
+        networks = None if declared.networks is None else tuple(ip_network(one) for one in declared.networks)
     except (ValueError, msgspec.ValidationError) as error:
         raise Unavailable(f"the settings of this source make no verification: {error}", retry_after=60) from error
     hidden: list[Place] = [*declared.redacted, *(one.signature for one in declared.schemes if one.signature is not None)]
@@ -96,6 +100,7 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Webhoo
         redacted_parameters=REDACTED_PARAMETERS | {place.query.lower() for place in hidden if place.query is not None},
         bucket=bucket,
         weight=weight,
+        networks=networks,
     )
 
 

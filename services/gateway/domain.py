@@ -78,7 +78,7 @@ def remote_of(peer: str | None, forwarded_for: Sequence[str], trusted: Sequence[
     `forwarded_for` are the values of X-Forwarded-For, whose farther end any client can write: entries beyond the first untrusted
     address are not believed, nor are entries that are no address.
     """
-    if peer is None or not trusted or not _within(peer, trusted):
+    if peer is None or not trusted or not within(peer, trusted):
         return peer
     nearest = peer
     for hop in reversed([hop.strip() for value in forwarded_for for hop in value.split(",")]):
@@ -86,7 +86,7 @@ def remote_of(peer: str | None, forwarded_for: Sequence[str], trusted: Sequence[
         if address is None:
             return nearest
         nearest = address
-        if not _within(address, trusted):
+        if not within(address, trusted):
             return nearest
     return nearest
 
@@ -200,7 +200,8 @@ def _address(text: str) -> str | None:
         return None
 
 
-def _within(text: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+def within(text: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Return whether a text is an address in one of some networks."""
     try:
         address = ip_address(text)
     except ValueError:

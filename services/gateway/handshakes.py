@@ -22,8 +22,9 @@ _NAMED = re.compile(r"\{(?:challenge|digest)\}")
 
 
 class HandshakeAnswer(msgspec.Struct, frozen=True):
-    """The answer to a handshake, with status 200."""
+    """The answer to a handshake."""
 
+    status: int
     body: bytes
     content_type: str
     headers: dict[str, str]
@@ -65,8 +66,10 @@ class Greeting:
     def _made(self, values: dict[str, str]) -> HandshakeAnswer:
         headers = {name: _filled(text, values) for name, text in self.declared.headers.items()}
         if self.declared.json is not None:
-            return HandshakeAnswer(msgspec.json.encode(_filled(self.declared.json, values)), "application/json", headers)
-        return HandshakeAnswer(_filled(self.declared.text, values).encode(errors="replace"), "text/plain", headers)
+            body, kind = msgspec.json.encode(_filled(self.declared.json, values)), "application/json"
+        else:
+            body, kind = _filled(self.declared.text, values).encode(errors="replace"), "text/plain"
+        return HandshakeAnswer(self.declared.status, body, kind, headers)
 
     def _known(self, token: str) -> bool:
         given, found = hashlib.sha256(token.encode(errors="surrogatepass")).digest(), False

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from multidict import istr
 
 from shared.errors import MillraceError, Unauthenticated
-from shared.values import decode_sent
+from shared.values import at, decode_sent, text_of
 from shared.verification import Place, When
 
 # More fields than any form has.
@@ -164,27 +164,6 @@ class Conditions:
             if text not in reader.all(received, item):
                 return f"the {reader.place} is not {text!r}"
         return None
-
-
-def at(value: Any, path: Sequence[str]) -> Any:
-    """Return the value at a path of a JSON value, or None."""
-    for part in path:
-        if isinstance(value, dict):
-            value = value.get(part)
-        elif isinstance(value, list) and part.isascii() and part.isdigit() and int(part[:9]) < len(value):
-            value = value[int(part[:9])]
-        else:
-            return None
-    return value
-
-
-def text_of(value: Any) -> str | None:
-    """Return a JSON value as senders sign it: text and whole numbers as they are; None for one without a single form."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str | int):
-        return str(value)
-    return None
 
 
 def _fields(text: str) -> dict[str, list[str]]:

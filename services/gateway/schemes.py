@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from services.gateway.places import Conditions, Reader, Received, at
-from services.gateway.signatures import check_of, decoded, size_of
+from services.gateway.places import Conditions, Reader, Received
 from shared.errors import Unauthenticated
-from shared.values import moment_of
+from shared.signatures import check_of, decoded, size_of
+from shared.values import at, moment_of
 from shared.verification import PUBLIC_KEY, SignatureScheme, pieces
 
 # More signatures in one header than senders use while keys rotate; the rest is not looked at.
@@ -59,6 +59,7 @@ class Scheme:
         self._digest = Reader(declared.body_digest) if declared.body_digest is not None else None
         self._each = None if declared.each is None else declared.each.split(".")
         self._delivery = Reader(declared.delivery) if declared.delivery is not None else None
+        self._delivery_with = [Reader(place) for place in declared.delivery_with]
         self._size = size_of(declared)
         self._elsewhere = declared.signature is None or declared.signature.in_body
         readers = (self._signature, self._timestamp, self._digest, *(reader for _, reader in self._body_values))
@@ -104,12 +105,9 @@ class Scheme:
         """Return the sender's own id of the delivery, None where there is none that can be one. Raises `Unauthenticated`."""
         if self._delivery is None:
             return None
-        try:
-            given = self._delivery.one(received)
-        except Unauthenticated:
-            if not self._delivery.place.in_body:
-                raise
-            return None  # a sender's bodies are not all of one kind
+        given = _named(self._delivery, received)
+        if given and self._delivery_with:
+            given = " ".join([given, *(text for reader in self._delivery_with if (text := _named(reader, received)))])
         return given if given and len(given) <= SENDER_ID else None
 
     def _verify(self, claim: ClaimedSignature, received: Received, item: Any, now: float) -> None:
@@ -228,6 +226,15 @@ class Verifier:
             else:
                 return claim.scheme
         raise reason or Unauthenticated("nothing was claimed")
+
+
+def _named(reader: Reader, received: Received) -> str | None:
+    try:
+        return reader.one(received)
+    except Unauthenticated:
+        if not reader.place.in_body:
+            raise
+        return None  # a sender's bodies are not all of one kind
 
 
 def _there(reader: Reader, received: Received, item: Any) -> str:

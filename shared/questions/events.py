@@ -79,13 +79,37 @@ class Emitted(msgspec.Struct, frozen=True):
     delivery: str
 
 
+class ExampleEvent(msgspec.Struct, frozen=True):
+    """An event as its adapter makes it of an example."""
+
+    type: str
+    data: Any
+
+
+class AdapterExample(msgspec.Struct, frozen=True):
+    """A request as the sender's documentation has it, without its signature, and the events that it makes."""
+
+    settings: dict[str, Any]
+    headers: dict[str, str]
+    body: str
+    events: list[ExampleEvent]
+
+
 class AdapterView(msgspec.Struct, frozen=True):
-    """An adapter: the settings that it takes, as JSON Schema, and which of them are secret."""
+    """An adapter: the settings that it takes, as JSON Schema, and which of them are secret.
+
+    `link` is the sender's own page, `event_types` are types that it documents, and `handshake` is the answer that is given to the
+    sender's question whether the address takes its webhooks.
+    """
 
     name: str
     description: str
     settings_schema: dict[str, Any]
     secrets: list[str]
+    link: str | None = None
+    handshake: str | None = None
+    event_types: list[str] = []
+    example: AdapterExample | None = None
 
 
 @question("events.adapters", by="gateway")

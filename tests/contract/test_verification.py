@@ -19,9 +19,10 @@ from multidict import CIMultiDict
 
 from services.events.adapters import VERIFICATIONS
 from services.events.adapters import verification_of as declared_by
-from services.gateway import handshakes, schemes, signatures
+from services.gateway import handshakes, schemes
 from services.gateway.handshakes import HandshakeAnswer
 from services.gateway.places import Received
+from shared import signatures
 from shared.errors import PermissionDenied, Unavailable
 from shared.verification import Handshake, Place, SignatureScheme, Verification
 from tests.support.senders import (

@@ -390,7 +390,7 @@ async def test_entities_are_listed_shown_and_deleted(millrace: Command) -> None:
     await millrace("sources", "put", "signed", "--body", "-", given=body)
     changed = await millrace.json("sources", "put", "signed", "--adapter", "hmac", "--set", "event_path=type", "--disabled")
     assert (changed["settings"]["event_path"], changed["enabled"], changed["secrets"]) == ("type", False, ["secret"])
-    assert {row["name"] for row in (await millrace.json("adapters"))["items"]} == {"github", "hmac", "standard-webhooks", "topic"}
+    assert {row["name"] for row in (await millrace.json("adapters"))["items"]} >= {"github", "hmac", "standard-webhooks", "topic"}
     await millrace("sources", "delete", "signed")
     assert "signed" not in await millrace("sources", "list")
 

@@ -26,8 +26,8 @@ from millrace.cli.times import ago, ahead, moment, understood
 from millrace.cli.values import fitting, pairs, secret
 from millrace.cli.workspace import ending, report
 from services.events.adapters import VERIFICATIONS
-from services.gateway.signatures import key_of
 from shared.runs import ENDED
+from shared.signatures import key_of
 from tests.support.senders import refusal
 
 SETTINGS: list[tuple[str, dict[str, Any], str]] = [

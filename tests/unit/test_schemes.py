@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.events.adapters.github import SCHEME as GITHUB
 from services.gateway.schemes import MAX_CANDIDATES, ClaimedSignature
-from services.gateway.signatures import digest_of, key_of
+from shared.signatures import digest_of, key_of
 from shared.verification import SignatureScheme
 from tests.support.senders import DECLARED, NOW, STANDARD_WEBHOOKS, STRIPE, VECTORS, claim_of, refusal
 

@@ -11,7 +11,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-DIGESTS = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha512": hashlib.sha512}
+DIGESTS = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,9 @@ def _standard_webhooks(sending: Sending, secret: str | None) -> dict[str, str]:
 
 
 def _hmac(settings: dict[str, Any], sending: Sending, secret: str | None) -> dict[str, str]:
+    further = sorted({"template", "timestamp", "query", "key_encoding", "suffix"} & settings.keys())
+    if secret is not None and further:
+        raise ValueError(f"this command signs the plain body, and this source has the setting {further[0]}")
     made: dict[str, str] = {}
     if settings.get("event_header"):
         if not sending.event:

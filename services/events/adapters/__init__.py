@@ -1,32 +1,42 @@
 """Adapters: one file per kind of sender.
 
-Each declares its settings (`DESCRIPTION`), declares for given settings how the gateway verifies a request (`verification`), and
-reads a verified request (`parse`); a topic has no sender, and nothing to read. Adding an adapter is adding its file, and its name
-below.
+Each declares an `ADAPTER`: its settings, for given settings how the gateway verifies a request, and how a verified request is
+read; a topic has no sender, and nothing to read. Adding an adapter is adding its file, and its name below.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from ipaddress import ip_network
 from typing import Any
 
 import msgspec
 import structlog
 
 from services.events.adapters import github, hmac, standard_webhooks, topic
+from services.events.adapters.declared import Adapter, Declare, Parse
 from services.events.adapters.webhook import ParsedEvent, Webhook
-from shared.questions.events import AdapterView
+from shared.errors import Invalid, MillraceError, Problem
 from shared.verification import Verification
 
-Parse = Callable[[Webhook], list[ParsedEvent]]
-Declare = Callable[[Mapping[str, Any]], Verification]
-
-_SENT = (github, hmac, standard_webhooks)
-PARSERS: dict[str, Parse] = {module.DESCRIPTION.name: module.parse for module in _SENT}
-DESCRIPTIONS: dict[str, AdapterView] = {module.DESCRIPTION.name: module.DESCRIPTION for module in (*_SENT, topic)}
-VERIFICATIONS: dict[str, Declare] = {module.DESCRIPTION.name: module.verification for module in (*_SENT, topic)}
+ADAPTERS: dict[str, Adapter] = {module.ADAPTER.name: module.ADAPTER for module in (github, hmac, standard_webhooks, topic)}
+PARSERS: dict[str, Parse] = {name: one.parse for name, one in ADAPTERS.items() if one.parse is not None}
+DESCRIPTIONS = {name: one.view() for name, one in ADAPTERS.items()}
+VERIFICATIONS: dict[str, Declare] = {name: one.verification for name, one in ADAPTERS.items()}
 
 _log = structlog.get_logger()
+
+
+def declared(adapter: str, settings: Mapping[str, Any]) -> Verification:
+    """Return an adapter's verification for a source's settings. Raises `Invalid` with the path of what makes none."""
+    try:
+        found = VERIFICATIONS[adapter](settings)
+    except ValueError as error:
+        raise Invalid(f"the settings make no verification: {error}", errors=(Problem("settings", str(error)),)) from error
+    networks = settings.get("networks")
+    if networks is None:
+        return found
+    return msgspec.structs.replace(found, networks=tuple(_network(number, one) for number, one in enumerate(networks)))
 
 
 def verification_of(adapter: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -35,13 +45,24 @@ def verification_of(adapter: str, settings: Mapping[str, Any]) -> dict[str, Any]
     Settings were checked when their source was put, perhaps by another version of the adapter.
     """
     try:
-        document = msgspec.json.encode(VERIFICATIONS[adapter](settings))
+        document = msgspec.json.encode(declared(adapter, settings))
         msgspec.json.decode(document, type=Verification)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, MillraceError) as error:
         _log.error("source.undeclared", adapter=adapter, reason=f"{type(error).__name__}: {error}")
         return None
-    declared: dict[str, Any] = msgspec.json.decode(document)
-    return declared
+    found: dict[str, Any] = msgspec.json.decode(document)
+    return found
 
 
-__all__ = ["DESCRIPTIONS", "PARSERS", "VERIFICATIONS", "Parse", "ParsedEvent", "Webhook", "verification_of"]
+def _network(number: int, text: str) -> str:
+    try:
+        return str(ip_network(text, strict=False))
+    except ValueError as error:
+        problem = Problem(f"settings.networks.{number}", "is neither an address nor a network")
+        raise Invalid(f"{text!r} {problem.message}", errors=(problem,)) from error
+
+
+__all__ = [
+    "ADAPTERS", "DESCRIPTIONS", "PARSERS", "VERIFICATIONS", "Adapter", "Declare", "Parse", "ParsedEvent", "Webhook",
+    "declared", "verification_of",
+]  # fmt: skip

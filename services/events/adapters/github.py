@@ -1,35 +1,18 @@
-"""GitHub webhooks (docs.github.com, "Webhook events and payloads")."""
+"""GitHub webhooks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from services.events.adapters.settings import schema
+from services.events.adapters.declared import Adapter, Sample, text
+from services.events.adapters.reading import text_at
 from services.events.adapters.webhook import FORM, ParsedEvent, Webhook
 from shared.errors import Invalid
-from shared.questions.events import AdapterView
-from shared.verification import SECRETS, Place, SignatureScheme, Verification
+from shared.verification import Place, SignatureScheme, Verification
 
-DESCRIPTION = AdapterView(
-    name="github",
-    description="GitHub repository, organization and app webhooks, verified by X-Hub-Signature-256.",
-    settings_schema=schema({"type": "string", "minLength": 1, "description": "The webhook's secret."}),
-    secrets=[*SECRETS],
-)
 _KEPT = ("x-github-event", "x-github-delivery", "x-github-hook-id", "user-agent")
+_ACTION = Place(json="action")
 SCHEME = SignatureScheme(
     signature=Place(header="x-hub-signature-256", prefix="sha256="), delivery=Place(header="x-github-delivery")
 )
-
-
-def verification(_settings: Mapping[str, Any]) -> Verification:
-    """Return how GitHub's webhooks are verified. Their older signature, by SHA-1, is sent beside and not looked at."""
-    return Verification(
-        schemes=(SCHEME,),
-        content_types=("application/json", FORM),
-        redacted=(Place(header="x-hub-signature"),),
-    )
 
 
 def parse(webhook: Webhook) -> list[ParsedEvent]:
@@ -44,7 +27,29 @@ def parse(webhook: Webhook) -> list[ParsedEvent]:
         data = Webhook({}, {}, payload.encode(), {}).json()
     else:
         data = webhook.json()
-    action = data.get("action") if isinstance(data, dict) else None
-    type_ = f"{name}.{action}" if isinstance(action, str) and action else name
+    action = text_at(_ACTION, webhook, data)
     kept = {header: webhook.headers[header] for header in _KEPT if header in webhook.headers}
-    return [ParsedEvent(type_, data, kept)]
+    return [ParsedEvent(f"{name}.{action}" if action else name, data, kept)]
+
+
+ADAPTER = Adapter(
+    name="github",
+    description="GitHub repository, organization and app webhooks, verified by X-Hub-Signature-256.",
+    link="https://docs.github.com/en/webhooks/webhook-events-and-payloads",
+    secrets={"secret": text("The webhook's secret.")},
+    # The older signature, by SHA-1, is sent beside and not looked at.
+    verification=lambda _: Verification(
+        schemes=(SCHEME,), content_types=("application/json", FORM), redacted=(Place(header="x-hub-signature"),)
+    ),
+    parse=parse,
+    event_types=(
+        "check_run.completed", "create", "delete", "deployment_status.created", "issue_comment.created", "issues.opened",
+        "pull_request.closed", "pull_request.opened", "pull_request.synchronize", "pull_request_review.submitted", "push",
+        "release.published", "workflow_run.completed", "ping",
+    ),
+    sample=Sample(
+        headers={"Content-Type": "application/json", "X-GitHub-Event": "issues"},
+        body='{"action":"opened","issue":{"number":1347,"title":"Found a bug"},"repository":{"full_name":"octocat/Hello-World"}}',
+        events=("issues.opened",),
+    ),
+)  # fmt: skip

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from shared.questions.events import AdapterView
+from services.events.adapters.declared import Adapter
 from shared.verification import Verification
 
-DESCRIPTION = AdapterView(
+ADAPTER = Adapter(
     name="topic",
     description="Events that workflows emit, or the API: POST /api/v1/sources/{name}/events. It has no webhook address.",
-    settings_schema={"type": "object", "properties": {}, "additionalProperties": False},
-    secrets=[],
+    link=None,
+    verification=lambda _: Verification(methods=()),
+    parse=None,
+    required=(),
 )
-
-
-def verification(_settings: Mapping[str, Any]) -> Verification:
-    """Return that there is no address to send to."""
-    return Verification(methods=())

@@ -13,7 +13,7 @@ from aiohttp import web
 from services.gateway.admission import WebhookEndpoint
 from services.gateway.api.access import address, remote
 from services.gateway.api.endpoint import Reply, endpoint
-from services.gateway.domain import delivery_id, kept_headers, kept_query
+from services.gateway.domain import delivery_id, kept_headers, kept_query, within
 from services.gateway.handshakes import HandshakeAnswer
 from services.gateway.parts import GATEWAY, Gateway
 from services.gateway.places import Received
@@ -68,6 +68,10 @@ async def receive(request: web.Request) -> web.Response:
     """
     gateway = request.app[GATEWAY]
     hook = await gateway.admission.endpoint(request.match_info["id"])
+    if hook.networks is not None and not within(remote(gateway, request) or "", hook.networks):
+        detail = "the address that sends is in none of this source's networks"
+        _audit_refusal(gateway, request, hook, PermissionDenied.kind, detail)
+        raise PermissionDenied(detail)
     received = Received(request.method, request.headers, gateway.public_url, request.rel_url.raw_path_qs)
     handshakes = hook.handshakes
     if (answer := handshakes.before_body(received)) is not None:
@@ -86,7 +90,7 @@ async def receive(request: web.Request) -> web.Response:
         claims = hook.verifier.claims(received, now)
     except Unauthenticated as error:
         if not handshakes.read_body:
-            _audit_refusal(gateway, request, hook, error.detail)
+            _audit_refusal(gateway, request, hook, error.kind, error.detail)
             raise
     with gateway.memory.hold(org=hook.org, source=hook.source, address=address(gateway, request)) as held:
         try:
@@ -104,7 +108,7 @@ async def receive(request: web.Request) -> web.Response:
                 await aside(received.read, size=len(body))
             sender_id = scheme.delivery(received)
         except Unauthenticated as error:
-            _audit_refusal(gateway, request, hook, error.detail)
+            _audit_refusal(gateway, request, hook, error.kind, error.detail)
             raise
         if (answer := handshakes.after_verification(received)) is not None:
             return _answered(answer)
@@ -127,7 +131,7 @@ def _not_allowed(hook: WebhookEndpoint) -> MethodNotAllowed:
 
 def _answered(answer: HandshakeAnswer) -> web.Response:
     headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"} | answer.headers
-    return web.Response(body=answer.body, content_type=answer.content_type, headers=headers)
+    return web.Response(status=answer.status, body=answer.body, content_type=answer.content_type, headers=headers)
 
 
 async def _keep(
@@ -185,14 +189,14 @@ def _too_many(gateway: Gateway, request: web.Request, hook: WebhookEndpoint, wai
     return problem(429, "Too many requests", "this source takes no more webhooks for now", retry_after=wait)
 
 
-def _audit_refusal(gateway: Gateway, request: web.Request, hook: WebhookEndpoint, reason: str) -> None:
+def _audit_refusal(gateway: Gateway, request: web.Request, hook: WebhookEndpoint, outcome: str, reason: str) -> None:
     gateway.trail.refused(
         Audited(
             category="webhook",
             verb="refused",
             actor="sender",
             target=hook.source,
-            outcome=Unauthenticated.kind,
+            outcome=outcome,
             remote=remote(gateway, request),
             detail={"reason": reason, "adapter": hook.adapter},
         ),

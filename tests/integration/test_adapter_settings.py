@@ -1,0 +1,53 @@
+"""Settings of sources: what makes no verification is refused with its path, and what makes one is held to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.integration.test_sources import house, opens
+from tests.support.servers import Place
+
+UNFIT: list[tuple[str, dict[str, Any], str]] = [
+    ("github", {}, "settings.secret"),
+    ("hmac", {}, "settings.secret"),
+    ("standard-webhooks", {}, "settings.secret"),
+    ("hmac", {"secret": "s", "template": "{url}"}, "settings.template"),
+    ("hmac", {"secret": "s", "template": "{timestamp}{body}"}, "settings.template"),
+    ("hmac", {"secret": "s", "template": "{nothing}{body}"}, "settings.template"),
+    ("hmac", {"secret": "s", "algorithm": "md5"}, "settings.algorithm"),
+    ("hmac", {"secret": "s", "tolerance": 0}, "settings.tolerance"),
+    ("hmac", {"secret": "s", "timestamp": {"prefix": "t="}}, "settings.timestamp"),
+    ("hmac", {"secret": "hidden", "key_encoding": "hex"}, "settings.secret"),
+    ("hmac", {"public_key": "bm8=", "algorithm": "ed25519", "key_encoding": "base64"}, "settings.public_key"),
+    ("github", {"secret": "s", "networks": ["192.0.2.0/24", "everywhere"]}, "settings.networks.1"),
+    ("github", {"secret": "s", "networks": []}, "settings.networks"),
+]
+
+
+async def test_settings_that_make_no_verification_are_refused_with_their_path(place: Place) -> None:
+    async with house(place) as call:
+        for adapter, settings, path in UNFIT:
+            status, problem = await call("PUT", "/sources/one", {"adapter": adapter, "settings": settings})
+            assert (status, problem.get("errors", [{}])[0].get("path")) == (422, path), (adapter, settings, problem)
+            assert "hidden" not in str(problem)
+
+
+async def test_only_a_sources_networks_may_send(place: Place) -> None:
+    async with house(place) as call:
+        here = {"adapter": "github", "settings": {"secret": "s", "networks": ["::1", "127.0.0.0/8"]}}
+        _, source = await call("PUT", "/sources/here", here)
+        await opens(call, source["url"], "s")
+        elsewhere = here | {"settings": {"secret": "s", "networks": ["192.0.2.0/24"]}}
+        _, other = await call("PUT", "/sources/elsewhere", elsewhere)
+        assert (await call.hook(other["url"], "s")).status == 403
+        await opens(call, source["url"], "s")
+
+
+async def test_an_adapters_name_may_be_written_with_underscores(place: Place) -> None:
+    async with house(place) as call:
+        body = {"adapter": "standard_webhooks", "settings": {"secret": "whsec_AAAA"}}
+        for _ in range(2):
+            status, source = await call("PUT", "/sources/one", body)
+            assert (status, source["adapter"], source["version"]) == (200, "standard-webhooks", 1)
+        # The secret stays where it is still the same adapter.
+        assert (await call("PUT", "/sources/one", {"adapter": "standard_webhooks", "settings": {}}))[0] == 200
