@@ -1,4 +1,4 @@
-"""The runs that wait for an executor. While they are too many, floods of webhooks wait to be routed, and the gateway bounds them.
+"""While queued runs are too many, floods of webhooks wait to be routed, and the gateway bounds them.
 
 The prompt lane is routed all the same: what runs emit is routed there, and a run that waits for that must not wait for those
 that are queued behind it.
@@ -14,10 +14,10 @@ from typing import Any
 import structlog
 from nats.aio.client import Client
 
-from shared.durables import backlog_of, count_for_ever
-from shared.streams import BULK_LANES, WORK, Work
+from shared.durables import count_for_ever
+from shared.queued import RunQueue
+from shared.streams import BULK_LANES, Work
 
-WATCHED = tuple(work for work in WORK if "events" in work.watched_by)
 HELD_BACK = frozenset(f"events-route-{lane}" for lane in BULK_LANES)
 COUNTED_EVERY = 2.0
 # Seconds after which a count says nothing any more, and nothing is held back for it.
@@ -50,17 +50,17 @@ class QueuedRuns:
         return {"messages": self._queued, "max_messages": self._most, "holds_back": self.holds_back}
 
     def counted(self, queued: int) -> None:
-        """Take what the broker counted."""
+        """Take how many there are."""
         before = self.holds_back
         self._queued, self._counted_at = queued, self._now()
         if before != self.holds_back:
             _log.warning("floods.held_back" if self.holds_back else "floods.go_on", queued=queued, most=self._most)
 
     async def watch(self, client: Client) -> None:
-        """Have the broker count for ever."""
+        """Have them counted for ever."""
+        queue = RunQueue(client)
 
         async def count() -> None:
-            found = await asyncio.gather(*(backlog_of(client, work, since=False) for work in WATCHED))
-            self.counted(sum(one.undelivered for one in found))
+            self.counted(await queue.count())
 
         await count_for_ever(count, lambda: asyncio.sleep(COUNTED_EVERY), failed="queued_runs.not_counted")

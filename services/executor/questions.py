@@ -29,6 +29,7 @@ from shared.questions import MOST_ITEMS, PAGE_BYTES, cursor_after, fitting
 from shared.questions.executor import (
     AttemptList,
     CommitFiles,
+    CountParkedRuns,
     FileList,
     FileView,
     FindWorkflow,
@@ -43,6 +44,7 @@ from shared.questions.executor import (
     ListStates,
     ListSteps,
     ListWorkflows,
+    ParkedRuns,
     PutFile,
     RemoveFile,
     RunAt,
@@ -258,6 +260,11 @@ async def list_lines(question: ListLines, deps: QuestionDeps) -> LineList:
     return LineList(items, str(items[-1].n) if more else None)
 
 
+async def count_parked_runs(_question: CountParkedRuns, deps: QuestionDeps) -> ParkedRuns:
+    """Return how many runs wait for their organization's share."""
+    return ParkedRuns(await deps.store.parked())
+
+
 QUESTIONS: Questions = {
     FindWorkflow: find_workflow,
     ListWorkflows: list_workflows,
@@ -272,5 +279,6 @@ QUESTIONS: Questions = {
     ListStates: list_states,
     ListRuns: list_runs,
     ListLines: list_lines,
+    CountParkedRuns: count_parked_runs,
     SignalRun: signal_run,
 }

@@ -41,6 +41,7 @@ _OF_CHAIN = (
     .subquery()
 )
 _LENGTH_OF_CHAIN = Compiled(select(func.count().label("n")).select_from(_OF_CHAIN))
+_PARKED = Compiled(select(func.count().label("n")).select_from(tables.run).where(tables.IS_PARKED))
 _WAITS_OVER = Compiled(
     select(tables.step.c.kind, tables.step.c.name, tables.step.c.ordinal).where(
         tables.step.c.id == parameter("run"), text("kind IN ('sleep', 'signal', 'run')")
@@ -141,6 +142,11 @@ class ExecutorStore:
             SELECT org FROM found WHERE org IS NOT NULL LIMIT :limit
         """
         return [row["org"] for row in await self._all(text(statement), {"limit": limit})]
+
+    async def parked(self) -> int:
+        """Return how many runs are parked."""
+        (counted,) = await self._all(_PARKED())
+        return int(counted["n"])
 
     async def length_of_chain(self, org: str, chain: str, most: int) -> int:
         """Return how many runs of a chain were started by other runs of it, counting up to `most`."""

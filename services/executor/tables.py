@@ -48,6 +48,8 @@ run = Table(
 )
 WAITS_FOR_SLOT = text("status = 'waiting' AND blocked_on = 'concurrency'")
 """The runs that wait for a concurrency slot: the condition of their index."""
+IS_PARKED = text("status = 'waiting' AND blocked_on = 'worker'")
+"""The runs that are parked: the condition of their index."""
 _newest = (run.c.requested_at.desc(), run.c.id.desc())
 Index("run_list", run.c.org, *_newest)
 Index("run_status", run.c.org, run.c.status, *_newest)
@@ -62,6 +64,7 @@ Index(
 )
 Index("run_waiting", run.c.id, postgresql_where=text("status IN ('waiting', 'delayed', 'cancelling')"))
 Index("run_queued", run.c.org, postgresql_where=text("status = 'queued'"))
+Index("run_parked", run.c.id, postgresql_where=IS_PARKED)
 Index("run_chain", run.c.org, run.c.chain, postgresql_where=run.c.chain.is_not(None))
 
 concurrency_slot = Table(

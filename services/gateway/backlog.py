@@ -22,10 +22,10 @@ from nats.aio.client import Client
 from services.gateway.lanes import Lanes
 from shared.durables import WorkBacklog, backlog_of, count_for_ever
 from shared.errors import Unavailable
+from shared.queued import RunQueue
 from shared.streams import BULK_LANES, WORK
 
-COUNTED = {work.name: work for work in WORK if "gateway" in work.watched_by and work.service == "events"}
-QUEUED = tuple(work for work in WORK if "gateway" in work.watched_by and work.service == "executor")
+COUNTED = {work.name: work for work in WORK if work.service == "events"}
 # Seconds between two counts while webhooks come or wait, and otherwise: other gateways may have admitted some.
 COUNTED_EVERY = 1.0
 COUNTED_AT_REST = 10.0
@@ -199,19 +199,19 @@ class WebhookBacklog:
         return min(most, max(least, (self.messages - FULL_NO_MORE * self._bounds.messages) / self._pace))
 
 
-async def count(client: Client, backlog: WebhookBacklog, lanes: Lanes) -> None:
+async def count(client: Client, queue: RunQueue, backlog: WebhookBacklog, lanes: Lanes) -> None:
     """Have the broker count once. Raises `Unavailable`, `StreamError`."""
     begun = backlog.begin_count()
-    answers = await asyncio.gather(
-        *(backlog_of(client, work) for work in COUNTED.values()), *(backlog_of(client, work, since=False) for work in QUEUED)
-    )
-    found = dict(zip(COUNTED, answers, strict=False))
+    counts = asyncio.gather(*(backlog_of(client, work) for work in COUNTED.values()))
+    queued, answers = await asyncio.gather(queue.count(), counts)
+    found = dict(zip(COUNTED, answers, strict=True))
     backlog.counted(found, begun, datetime.now(UTC))
-    lanes.counted(found, backlog.pace, sum(one.undelivered for one in answers[len(found) :]))
+    lanes.counted(found, backlog.pace, queued)
 
 
 async def watch(client: Client, backlog: WebhookBacklog, lanes: Lanes) -> None:
     """Have the broker count for ever."""
+    queue = RunQueue(client)
 
     async def pause() -> None:
         if backlog.at_rest and not lanes.is_overfull:
@@ -220,4 +220,4 @@ async def watch(client: Client, backlog: WebhookBacklog, lanes: Lanes) -> None:
                     await backlog.news.wait()
         await asyncio.sleep(COUNTED_EVERY)
 
-    await count_for_ever(lambda: count(client, backlog, lanes), pause, failed="backlog.not_counted")
+    await count_for_ever(lambda: count(client, queue, backlog, lanes), pause, failed="backlog.not_counted")

@@ -188,6 +188,12 @@ class StepList(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
+class ParkedRuns(msgspec.Struct, frozen=True):
+    """So many runs of all organizations are parked."""
+
+    runs: int
+
+
 class LineView(msgspec.Struct, frozen=True):
     """A line of a run's output; `n` counts them over all attempts, from 1."""
 
@@ -349,6 +355,11 @@ class ListRuns(Question[RunList], frozen=True, kw_only=True):
     id: Name | None = None
     since: Instant | None = None
     until: Instant | None = None
+
+
+@question("executor.parked", by=("gateway", "events"), timeout=1.0)
+class CountParkedRuns(Question[ParkedRuns], frozen=True, kw_only=True):
+    """The number of runs that were put aside for those of other organizations, of whichever organization."""
 
 
 @question("executor.lines", by="gateway")

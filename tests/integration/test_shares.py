@@ -14,6 +14,7 @@ import pytest
 from services.executor.runs import supervisor
 from shared.envelope import new_id
 from shared.messages import RunRequested
+from shared.queued import RunQueue
 from shared.questions.executor import GetRun, RunView
 from tests.integration.test_waiting import cancel
 from tests.support.inside import bus_of, eventually, running
@@ -169,6 +170,26 @@ async def test_parked_runs_go_on_after_the_executor_that_parked_them_is_gone(
     async with stack(place, data) as made:
         for run in hogs:
             await made.reached("evil", run, "succeeded")
+
+
+async def test_parked_runs_count_as_queued_whether_the_executor_answers_or_not(
+    place: Place, data: Path, shared_folder: Path
+) -> None:
+    async with bus_of(place, "gateway") as bus:
+        queue = RunQueue(bus.client)
+        async with stack(place, data) as made:
+            await made.ask("evil", "hog", 20, input={"folder": str(shared_folder)})
+            await made.going_on("evil", 8)
+            [run] = await made.ask("good", "short")
+            await made.reached("good", run, "succeeded", within=10)
+            await made.parked("evil", 4)
+
+            async def counted() -> bool:
+                return await queue.count() >= 4
+
+            await eventually(counted)
+            (shared_folder / "go").touch()
+        assert await queue.count() >= 4
 
 
 async def test_a_parked_run_is_cancelled_and_expires_like_any_that_has_not_begun(

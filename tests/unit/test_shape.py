@@ -17,7 +17,7 @@ SHARED = {
     "commit",
     "config", "connection", "consumer", "db", "deadlines", "durables", "egress", "encryption", "envelope", "errors",
     "health", "health_server", "http", "leader", "letters", "lingering", "log", "messages", "metrics", "organizations",
-    "patterns", "projected", "puller",
+    "patterns", "projected", "puller", "queued",
     "projection", "pull", "questions", "registry", "resources", "runs", "salvage", "schemas", "sending", "service", "statements",
     "owners", "signatures", "streams", "suspects", "tables", "tasks", "values", "verification", "wire",
     "expressions",
