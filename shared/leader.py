@@ -15,18 +15,29 @@ _log = structlog.get_logger()
 
 
 async def lead(
-    once: Callable[[], Awaitable[int]], *, url: str, service: str, lock: str, pause: float, full: int | None, interrupted: str
+    once: Callable[[], Awaitable[int]],
+    *,
+    url: str,
+    service: str,
+    lock: str,
+    pause: float,
+    interrupted: str,
+    full: int | None = None,
+    first: float | None = None,
+    again: float | None = None,
 ) -> None:
     """Call `once` for ever while this process holds the advisory lock `lock`, and wait for that lock while another one does.
 
-    `pause` seconds pass before the first call and between two; a call that did as much as `full` is followed by another at once.
-    An obstacle is waited out, and logged as the event `interrupted` unless the last interruption had the same reason; a bug is met
-    in the same way, and harms only this work.
+    `pause` seconds pass between two calls, `first` before the first one, and `again` after an obstacle: the same unless given. A
+    call that did as much as `full` is followed by another at once. An obstacle is logged as the event `interrupted` unless the last
+    interruption had the same reason; a bug is met in the same way, and harms only this work.
     """
     logged: str | None = None
+    # The others that are asked may be starting, too.
+    wait = pause if first is None else first
     while True:
-        # First of all: the others that are asked may be starting, too.
-        await asyncio.sleep(pause)
+        await asyncio.sleep(wait)
+        wait = pause if again is None else again
         try:
             async with db.held_lock(url, lock, service=service) as held:
                 while not held.lost.is_set():
@@ -40,4 +51,3 @@ async def lead(
                 _log.warning(interrupted, reason=logged)
         except Exception:
             _log.exception(interrupted)
-            await asyncio.sleep(pause)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from services.logs.config import Settings, read
 from services.logs.conversion import convert
-from services.logs.partitions import attempt, keep_ahead
+from services.logs.partitions import keep_ahead, make_first
 from services.logs.projections import projected
 from services.logs.questions import QUESTIONS, ArchiveDeps
 from shared import service
@@ -34,8 +34,8 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             runtime.sink.sending(_publishing(bus)),
         ):
             # Before the first row, so that none has to be moved.
-            await attempt(engine, runtime.health)
-            runtime.background.start(keep_ahead(engine, runtime.health), "partitions")
+            await make_first(engine, runtime.health)
+            runtime.background.start(keep_ahead(engine, runtime.health, settings.database_url), "partitions")
             started(projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health)
             runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
             bus.answer(QUESTIONS, ArchiveDeps(engine, utc_now))

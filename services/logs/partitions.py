@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, date, datetime, timedelta
 
 import structlog
@@ -14,6 +13,7 @@ from shared.db import transaction
 from shared.envelope import utc_now
 from shared.errors import Unavailable
 from shared.health import Health
+from shared.leader import lead
 
 # A service that is down over a long weekend and then writes its backlog must not begin with moving rows.
 DAYS_AHEAD = 4
@@ -24,22 +24,41 @@ RETRY = 15.0
 _log = structlog.get_logger()
 
 
-async def keep_ahead(engine: AsyncEngine, health: Health) -> None:
-    """Make partitions for ever."""
-    while True:
-        await asyncio.sleep(EVERY if await attempt(engine, health) else RETRY)
+async def keep_ahead(engine: AsyncEngine, health: Health, url: str) -> None:
+    """Make partitions for ever, from soon after `make_first` on. Of several replicas, with one database at `url`, one does."""
+
+    async def once() -> int:
+        await _attempt(engine, health)
+        return 0
+
+    await lead(
+        once,
+        url=url,
+        service="logs",
+        lock="logs.partitions",
+        pause=EVERY,
+        first=RETRY,
+        again=RETRY,
+        interrupted="archive.partitions_not_made",
+    )
 
 
-async def attempt(engine: AsyncEngine, health: Health) -> bool:
-    """Make missing partitions. A failure is reported, and no reason to be unready: the default partition takes the rows."""
+async def make_first(engine: AsyncEngine, health: Health) -> None:
+    """Make missing partitions, or report that it failed."""
+    try:
+        await _attempt(engine, health)
+    except Unavailable as error:
+        _log.warning("archive.partitions_not_made", reason=error.detail)
+
+
+async def _attempt(engine: AsyncEngine, health: Health) -> None:
+    """Make missing partitions. Raises `Unavailable`, which is no reason to be unready: the default partition takes the rows."""
     try:
         await make(engine, utc_now().date())
     except (Unavailable, DBAPIError) as error:
-        _log.warning("archive.partitions_not_made", reason=f"{type(error).__name__}: {error}")
         health.state("partitions", "could not be made; the default partition takes the rows")
-        return False
+        raise Unavailable(f"{type(error).__name__}: {error}") from error
     health.state("partitions", "made")
-    return True
 
 
 async def make(engine: AsyncEngine, today: date) -> None:

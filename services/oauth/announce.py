@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 
 import structlog
@@ -13,7 +12,8 @@ from shared import aggregate
 from shared.bus import Bus
 from shared.commit import Refused
 from shared.envelope import Sealed, utc_now
-from shared.errors import MillraceError, Unavailable
+from shared.errors import MillraceError
+from shared.leader import lead
 from shared.messages import Message
 from shared.pull import StreamError
 
@@ -54,18 +54,26 @@ class Announcer:
         else:
             await self._store.mark_announced(row)
 
-    async def sweep(self) -> None:
-        """Announce for ever the rows whose writer could not."""
-        while True:
-            try:
-                for row in await self._store.unannounced(utc_now() - GRACE, AT_ONCE):
-                    await self._late(row)
-                await self._store.forget_commands(utc_now() - REMEMBERED)
-            except Unavailable as error:
-                _log.warning("vault.sweep_interrupted", reason=error.detail)
-            await asyncio.sleep(EVERY)
+    async def sweep(self, url: str) -> None:
+        """Announce for ever the rows whose writer could not. Of several replicas, which share the database at `url`, one does."""
+        await lead(
+            self.round,
+            url=url,
+            service="oauth",
+            lock="oauth.sweep",
+            pause=EVERY,
+            full=AT_ONCE,
+            first=0.0,
+            interrupted="vault.sweep_interrupted",
+        )
 
-    async def _late(self, row: Kept) -> None:
+    async def round(self) -> int:
+        """Announce some of these rows, and forget old commands; returns how many could be announced. Raises `Unavailable`."""
+        announced = [await self._late(row) for row in await self._store.unannounced(utc_now() - GRACE, AT_ONCE)]
+        await self._store.forget_commands(utc_now() - REMEMBERED)
+        return sum(announced)
+
+    async def _late(self, row: Kept) -> bool:
         try:
             await self.announce(row)
         except (MillraceError, Refused, StreamError) as error:
@@ -75,3 +83,5 @@ class Announcer:
             _log.exception(f"{row.noun}.not_announced", id=row.id)
         else:
             _log.info(f"{row.noun}.announced_late", id=row.id, version=row.version)
+            return True
+        return False

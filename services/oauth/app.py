@@ -52,8 +52,8 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
         )
         oauth.keepers = keepers(bus, oauth.resources, keyring, projections["catalog"], oauth.store, oauth.announcer)
-        runtime.background.start(oauth.announcer.sweep(), "announcing")
-        runtime.background.start(renewing(oauth.store, oauth.vault), "renewing what is sealed")
+        runtime.background.start(oauth.announcer.sweep(settings.database_url), "announcing")
+        runtime.background.start(renewing(oauth.store, oauth.vault, settings.database_url), "renewing what is sealed")
         bus.answer(QUESTIONS, oauth)
         await bus.start()
         runtime.background.start(bus.attend(), "broker")

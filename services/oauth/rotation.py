@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
 from services.oauth.store import KeptStore
 from services.oauth.vault import Vault
-from shared.errors import Unavailable
+from shared.leader import lead
 
 AT_ONCE = 100
 # The ring is read once, at the start; later rows of a replica that lacks the new key are found within this time.
 EVERY = 300.0
-PAUSE = 3.0
+AGAIN = 3.0
 
 _log = structlog.get_logger()
 
 
-async def renewing(store: KeptStore, vault: Vault) -> None:
-    """Look through all rows for ever. Rows that do not open are left as they are: their key may come back."""
-    while True:
-        try:
-            await renew(store, vault)
-        except Unavailable as error:
-            _log.warning("renewing.interrupted", reason=error.detail)
-            await asyncio.sleep(PAUSE)
-        else:
-            await asyncio.sleep(EVERY)
+async def renewing(store: KeptStore, vault: Vault, url: str) -> None:
+    """Look through all rows for ever. Rows that do not open are left as they are: their key may come back.
+
+    Of several replicas, which share the database at `url`, one does: two whose rings begin with different keys would undo each
+    other's work.
+    """
+    await lead(
+        lambda: renew(store, vault),
+        url=url,
+        service="oauth",
+        lock="oauth.rotation",
+        pause=EVERY,
+        first=0.0,
+        again=AGAIN,
+        interrupted="renewing.interrupted",
+    )
 
 
 async def renew(store: KeptStore, vault: Vault) -> int:

@@ -13,9 +13,9 @@ from tests.support.inside import eventually
 from tests.support.servers import Place
 
 
-def leading(place: Place, once: Callable[[], Awaitable[int]], full: int | None = None, pause: float = 0.01) -> asyncio.Task[None]:
+def leading(place: Place, once: Callable[[], Awaitable[int]], pause: float = 0.01, **more: float) -> asyncio.Task[None]:
     url = place.database_url("executor")
-    leader = lead(once, url=url, service="executor", lock="test", pause=pause, full=full, interrupted="test.interrupted")
+    leader = lead(once, url=url, service="executor", lock="test", pause=pause, interrupted="test.interrupted", **more)  # type: ignore[arg-type]
     return asyncio.create_task(leader)
 
 
@@ -55,6 +55,22 @@ async def test_what_stands_in_the_way_and_bugs_are_met_by_trying_again(place: Pl
         return 0
 
     task = leading(place, once)
+    async with asyncio.timeout(20):
+        await done.wait()
+    await tasks.end([task])
+
+
+async def test_the_first_call_and_one_after_an_obstacle_come_as_soon_as_they_are_to(place: Place) -> None:
+    errors: list[Exception] = [ValueError("a bug"), Unavailable("away")]
+    done = asyncio.Event()
+
+    async def once() -> int:
+        if errors:
+            raise errors.pop()
+        done.set()
+        return 0
+
+    task = leading(place, once, pause=3600.0, first=0.0, again=0.01)
     async with asyncio.timeout(20):
         await done.wait()
     await tasks.end([task])

@@ -205,7 +205,6 @@ class Resumer:
             service="executor",
             lock=LOCK,
             pause=PAUSE,
-            full=None,
             interrupted="sweep.interrupted",
         )
 
