@@ -6,6 +6,7 @@ import posixpath
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import PurePosixPath
 
 from shared.errors import Invalid, Problem
 from shared.questions import Position
@@ -16,6 +17,13 @@ DATA = "data/"
 LEAST_KEPT = timedelta(hours=1)
 # Well below: until then the bus itself knows a request that was made before.
 DOUBTFUL_AFTER = LEAST_KEPT / 2
+# Of one file beside the code, of a bundle as a whole, and files in one: a bundle is fetched and linked before its first run.
+LARGEST_FILE = 32 << 20
+LARGEST_BUNDLE = 128 << 20
+MOST_FILES = 10_000
+# Folders that tools fill, and bytecode, which is made anew from the text.
+_CACHES = frozenset({"__pycache__", "node_modules"})
+_BYTECODE = frozenset({".pyc", ".pyo"})
 PATH_BYTES = 1024
 PART_BYTES = 255  # what a file system takes as one name
 
@@ -127,8 +135,46 @@ def kept_from_runs(path: str) -> str | None:
 
 
 def is_code(path: str) -> bool:
-    """Return whether a file is part of the bundle that runs are given: Python modules and their declared requirements."""
+    """Return whether a file is read for workflows: a Python module, or the declared requirements."""
     return path.endswith((".py", ".pyi")) or path.rpartition("/")[2] == "requirements.txt"
+
+
+def is_bundled(path: str) -> bool:
+    """Return whether a file is part of the bundle that runs are given: neither hidden nor a cache, and below `data/` only code."""
+    parts = PurePosixPath(path).parts
+    if any(part.startswith(".") or part in _CACHES for part in parts) or PurePosixPath(path).suffix in _BYTECODE:
+        return False
+    return is_code(path) or not path.startswith(DATA)
+
+
+def beyond_bounds(sizes: Mapping[str, int]) -> dict[str, str]:
+    """Return which files of a bundle, by path, are too large or too many for it, with the reason; code is never among them.
+
+    Of a bundle that is too large as a whole these are the largest files, of one with too many files the last by path.
+    """
+    found: dict[str, str] = {}
+    where = f"runs write and read such files below {DATA!r}"
+    left = dict(sizes)
+
+    def leave(path: str, reason: str) -> None:
+        found[path] = f"{reason}: this file is left out of it; {where}"
+        del left[path]
+
+    beside = [path for path in sizes if not is_code(path)]
+    for path in sorted(beside):
+        if sizes[path] > LARGEST_FILE:
+            leave(path, f"it has {sizes[path]} bytes, and a file of a bundle has {LARGEST_FILE} at most")
+    total = sum(left.values())
+    for path in sorted((path for path in beside if path in left), key=lambda path: (-sizes[path], path)):
+        if total <= LARGEST_BUNDLE:
+            break
+        leave(path, f"the files of the workspace's bundle have {total} bytes together, and {LARGEST_BUNDLE} are the most")
+        total -= sizes[path]
+    for path in sorted((path for path in beside if path in left), reverse=True):
+        if len(left) <= MOST_FILES:
+            break
+        leave(path, f"the workspace's bundle has {len(left)} files, and {MOST_FILES} are the most")
+    return found
 
 
 def fallback_tree(latest: dict[str, str], active: dict[str, str], broken: Iterable[str]) -> dict[str, str]:

@@ -48,7 +48,7 @@ _WAITS_OVER = Compiled(
     )
 )
 _FILE = Compiled(select(tables.file).where(tables.file.c.org == _ORG, tables.file.c.path == parameter("path")))
-_TREE = Compiled(select(tables.file.c.path, tables.file.c.sha256).where(tables.file.c.org == _ORG))
+_TREE = Compiled(select(tables.file.c.path, tables.file.c.sha256, tables.file.c.size).where(tables.file.c.org == _ORG))
 _WORKFLOW = Compiled(
     select(tables.workflow.c.entry, tables.workflow.c.version).where(
         tables.workflow.c.org == _ORG, tables.workflow.c.name == parameter("name")
@@ -172,10 +172,10 @@ class ExecutorStore:
         wanted = (tables.file.c.org == org, tables.file.c.path > after, func.starts_with(tables.file.c.path, prefix))
         return await self._all(select(tables.file).where(*wanted).order_by(tables.file.c.path).limit(limit))
 
-    async def tree(self, org: str) -> dict[str, str]:
-        """Return the SHA-256 of every file of a workspace by path."""
+    async def tree(self, org: str) -> tuple[dict[str, str], dict[str, int]]:
+        """Return the SHA-256 of every file of a workspace, and its size in bytes, by path."""
         rows = await self._all(_TREE(org=org))
-        return {row["path"]: row["sha256"] for row in rows}
+        return {row["path"]: row["sha256"] for row in rows}, {row["path"]: row["size"] for row in rows}
 
     async def workflow(self, org: str, name: str) -> tuple[WorkflowEntry, int] | None:
         """Return a workflow and the sequence that it reflects."""

@@ -56,3 +56,42 @@ def test_a_run_may_write_below_data(path: str) -> None:
 )
 def test_a_run_may_write_nothing_else_and_no_code(path: str) -> None:
     assert domain.kept_from_runs(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["a.py", "flows/query.sql", "ca.pem", "templates/mail.html", "data/a.py", "x/data/y", "database", "data.json"]
+)
+def test_a_bundle_has_the_code_and_the_files_beside_it(path: str) -> None:
+    assert domain.is_bundled(path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".env",
+        "flows/.env",
+        ".git/config",
+        ".venv/lib/a.py",
+        "node_modules/x/index.js",
+        "a/__pycache__/b.pyc",
+        "b.pyc",
+        "c.pyo",
+        "data/rows.csv",
+    ],
+)
+def test_a_bundle_has_nothing_hidden_no_cache_and_nothing_that_runs_write(path: str) -> None:
+    assert not domain.is_bundled(path)
+    assert not path.startswith(domain.DATA) or domain.kept_from_runs(path) is None
+
+
+def test_files_beyond_the_bounds_of_a_bundle_are_named_and_code_never_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(domain, "LARGEST_FILE", 100)
+    monkeypatch.setattr(domain, "LARGEST_BUNDLE", 250)
+    monkeypatch.setattr(domain, "MOST_FILES", 4)
+    assert domain.beyond_bounds({"a.py": 50, "b": 100, "c": 100}) == {}
+    assert list(domain.beyond_bounds({"a.py": 200, "b": 101, "c": 50})) == ["b"]
+    assert list(domain.beyond_bounds({"a.py": 100, "b": 60, "c": 70, "d": 80})) == ["d"]
+    assert list(domain.beyond_bounds({"z.py": 1, "b": 1, "c": 1, "d": 1, "e": 1})) == ["e"]
+    assert domain.beyond_bounds({f"{number}.py": 200 for number in range(9)}) == {}
+    assert "250 bytes" not in domain.beyond_bounds({"b": 101})["b"]
+    assert "it has 101 bytes" in domain.beyond_bounds({"b": 101})["b"]

@@ -35,3 +35,13 @@ def test_modules_are_found_by_the_text_of_all_that_is_imported(tmp_path: Path, t
 def test_only_modules_of_python_are_loaded_and_none_that_keeps_something() -> None:
     assert {name.partition(".")[0] for name in standard.LOADED} <= standard.sys.stdlib_module_names
     assert not {"multiprocessing", "threading", "signal", "atexit", "readline"} & standard.LOADED
+
+
+@pytest.mark.parametrize(("name", "hides"), [("csv.py", True), ("csv/x.txt", True), ("csv.json", False), ("token.pem", False)])
+def test_only_what_can_be_imported_hides_a_module_of_python(tmp_path: Path, name: str, hides: bool) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    (tmp_path / "flow.py").write_text("import colorsys")
+    standard.sys.modules.pop("colorsys", None)
+    standard.load("flow", str(tmp_path))
+    assert ("colorsys" not in standard.sys.modules) == hides

@@ -6,6 +6,7 @@ draws random numbers to keep.
 """
 
 import importlib
+import importlib.machinery
 import os
 import re
 import sys
@@ -37,7 +38,7 @@ def load(module: str, folder: str) -> None:
     Nothing is loaded where anything in the bundle has the name of a module of Python's: the author's own comes first in a run.
     Raises RuntimeError where loading has started a thread or left a file open.
     """
-    if any(name.partition(".")[0] in sys.stdlib_module_names for name in os.listdir(folder)):
+    if any(name.partition(".")[0] in sys.stdlib_module_names for name in os.listdir(folder) if _may_be_module(name, folder)):
         return
     wanted = sorted(_standard(module, folder) - sys.modules.keys())
     if not wanted:
@@ -57,6 +58,12 @@ def load(module: str, folder: str) -> None:
         raise RuntimeError(msg)
 
 
+def _may_be_module(name: str, folder: str) -> bool:
+    """Answer whether a file or folder of the bundle could be imported; `token.json` could not."""
+    return name.endswith(_SUFFIXES) or os.path.isdir(os.path.join(folder, name))
+
+
+_SUFFIXES = tuple(importlib.machinery.all_suffixes())
 _PATH = frozenset(sys.path)
 """Of this interpreter alone: no bundle is on the path when this is loaded."""
 

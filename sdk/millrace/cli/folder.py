@@ -132,7 +132,9 @@ def plan(local: Mapping[str, str], remote: Mapping[str, str]) -> Plan:
 
 
 def _is_ignored(folder: Path) -> bool:
-    return folder.name.startswith(".") or folder.name == "__pycache__" or os.access(folder / "pyvenv.cfg", os.F_OK)
+    return (
+        folder.name.startswith(".") or folder.name in {"__pycache__", "node_modules"} or os.access(folder / "pyvenv.cfg", os.F_OK)
+    )
 
 
 def _code_last(paths: Iterable[str]) -> list[str]:

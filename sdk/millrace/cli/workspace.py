@@ -39,8 +39,8 @@ RUNS = 50
 def deploy(session: Session, folder: Path, *, prune: bool) -> int:
     """Upload what has changed in a folder; say what is served and what is wrong.
 
-    Hidden files, __pycache__ and virtual environments are left out; so are, which is told, links to outside of the folder and what
-    cannot be read. Exit code 1 when the code has problems: what served before goes on serving.
+    Hidden files, __pycache__, node_modules and virtual environments are left out; so are, which is told, links to outside of the
+    folder and what cannot be read. Exit code 1 when the code has problems: what served before goes on serving.
     """
     done = Deployment(session.api, folder, prune=prune).bring(check=True)
     if session.is_json:

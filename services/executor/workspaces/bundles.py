@@ -1,4 +1,4 @@
-"""Bundles: the code of a workspace at one version, on disk where children read it, made from content-addressed blobs.
+"""Bundles: the code of a workspace and the files beside it at one version, on disk where children read them, made from blobs.
 
 The disk is a cache with a bound: of unused trees the ones used longest ago go first, with files that only they had.
 """

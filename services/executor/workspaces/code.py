@@ -32,7 +32,7 @@ def is_same_code(path: str, old: Mapping[str, str], new: Mapping[str, str], word
     """Return whether a run of the module at `path` loads the same code from both trees; `words` are those of the new one.
 
     A module may load every module whose name is one of its words, and their packages; any at all where it has a word that may load
-    modules by computed names. Packages installed beside the code count for all.
+    modules by computed names. Files that are no modules, which any code may read, count for all.
     """
     if any(old.get(one) != new.get(one) for one in old.keys() | new.keys() if _name(one) is None):
         return False

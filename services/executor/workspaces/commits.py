@@ -68,7 +68,7 @@ async def _commit(command: Command[Any], changes: list[FileChange], deps: Regist
         befores = await tasks.each(AT_ONCE, keys, lambda key: aggregate.last(deps.bus.client, "file", key))
         sealed = [_sealed(command, change, deps) for change in changes]
         appends: list[tuple[Sealed[Any], int]] = []
-        files = await deps.store.tree(org)
+        files, sizes = await deps.store.tree(org)
         # All of them were recorded together: one that is there proves the others, which may have changed since.
         if not any(before and before.envelope.id == one.envelope.id for before, one in zip(befores, sealed, strict=True)):
             for change, before, one in zip(changes, befores, sealed, strict=True):
@@ -79,10 +79,11 @@ async def _commit(command: Command[Any], changes: list[FileChange], deps: Regist
                     # Another removal came first, since the look at the row.
                     raise NotFound(f"there is no file {change.path}")
             files = domain.changed_tree(files, {change.path: change.sha256 for change in changes})
+            sizes |= {change.path: change.size for change in new}
             # Aside: a workspace may have very many files.
             await asyncio.to_thread(domain.check_places, files, [change.path for change in changes if change.path in files])
         try:
-            found = await registration(org, files, [change.path for change in changes], deps)
+            found = await registration(org, files, sizes, [change.path for change in changes], deps)
         except Unavailable:
             # The files are safe all the same; the command that is sent again finds them, and registers them.
             await _record(appends, [], org, deps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 import msgspec
@@ -59,19 +59,26 @@ class Registration(msgspec.Struct, frozen=True):
     changes: list[WorkflowChanged | WorkflowRemoved] = []
 
 
-async def registration(org: str, files: dict[str, str], paths: Collection[str], deps: RegistrationDeps) -> Registration:
+async def registration(
+    org: str, files: dict[str, str], sizes: Mapping[str, int], paths: Collection[str], deps: RegistrationDeps
+) -> Registration:
     """Return how a workspace that holds `files` is to be registered, by its newest code that works; `paths` are those that changed.
 
+    A file that is too large for the bundle is a problem, and stays there as it is in service. `sizes` are in bytes, by path.
     Raises `Unavailable` where there is no sandbox for it, or nothing that checks expressions.
     """
     served = await deps.store.workflows([org])
     active = await _active(org, deps)
-    latest, blocked = domain.without_clashes({path: sha256 for path, sha256 in files.items() if domain.is_code(path)})
+    latest, blocked = domain.without_clashes({path: sha256 for path, sha256 in files.items() if domain.is_bundled(path)})
     misplaced = [FileProblem(name, 1, domain.clash(name, parent)) for name, parent in sorted(blocked.items())]
+    beyond = domain.beyond_bounds({path: sizes[path] for path in latest})
+    latest = domain.fallback_tree(latest, active.files if active else {}, beyond)
+    misplaced += [FileProblem(path, 1, reason) for path, reason in sorted(beyond.items())]
     serving = {entry.name for entry in served}
     going_on = [one for one in active.workflows if one.name in serving] if active else []
     is_served = active is not None and len(going_on) == len(active.workflows)
-    if not any(map(domain.is_code, paths)) or (active is not None and active.files == latest and is_served):
+    is_empty = active is None and not any(map(domain.is_code, latest))
+    if is_empty or not any(map(domain.is_bundled, paths)) or (active is not None and active.files == latest and is_served):
         return Registration(going_on, misplaced)
     known = [ServedWorkflow(one.name, one.path, one.function) for one in served]
     before = active.files if active else {}
@@ -118,7 +125,7 @@ async def describe(deps: RegistrationDeps, tree: dict[str, str], known: list[Ser
 
     Raises `Unavailable` where there is no sandbox for it, or nothing that checks expressions.
     """
-    if not tree:
+    if not any(map(domain.is_code, tree)):
         return Description([], [])
     folder = await deps.bundles.tree(tree)
     try:

@@ -1,0 +1,110 @@
+"""Files beside the code: runs read them next to their modules, at the version that they were asked for with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from services.executor import domain
+from tests.support.river import river
+from tests.support.sandbox import KINDS, UID, Recorded, reachable_interpreter, started_bench, value
+from tests.support.servers import Place
+
+FLOW = b"""
+import importlib.resources
+from pathlib import Path
+
+from millrace import workflow
+
+HERE = Path(__file__).parent
+
+
+@workflow
+def reads() -> list[str]:
+    return [(HERE / "query.sql").read_text(), importlib.resources.files("flows").joinpath("query.sql").read_text()]
+
+
+@workflow
+def names() -> list[str]:
+    return sorted(str(path.relative_to(HERE.parent)) for path in HERE.parent.rglob("*") if path.suffix not in {".pyc", ""})
+
+
+@workflow
+def other() -> int:
+    return 1
+"""
+
+
+async def test_a_changed_file_beside_the_code_makes_a_new_version_and_older_runs_have_the_older_file(
+    place: Place, data: Path
+) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("flows/query.sql", b"SELECT 1")
+        assert (await outside.put_file("flows/main.py", FLOW)).problems == []
+        older = await outside.version("reads")
+        assert (await outside.run(await outside.request("reads"), "succeeded")).result == ["SELECT 1"] * 2
+        await outside.put_file("flows/query.sql", b"SELECT 2")
+        assert await outside.version("reads") != older
+        assert (await outside.run(await outside.request("reads"), "succeeded")).result == ["SELECT 2"] * 2
+        assert (await outside.run(await outside.request("reads", version=older), "succeeded")).result == ["SELECT 1"] * 2
+
+
+async def test_hidden_files_caches_and_what_runs_write_are_in_no_bundle(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("flows/main.py", FLOW)
+        before = await outside.version("names")
+        for path in (".env.txt", "flows/.secret.txt", "node_modules/a.js", "data/rows.csv"):
+            await outside.put_file(path, b"x")
+        assert await outside.version("names") == before
+        await outside.put_file("ca.pem", b"x")
+        assert (await outside.run(await outside.request("names"), "succeeded")).result == ["ca.pem", "flows/main.py"]
+
+
+async def test_a_file_beyond_the_bound_is_named_and_stays_as_it_is_in_service(
+    place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain, "LARGEST_FILE", 1000)
+    async with river(place, data) as outside:
+        await outside.put_file("flows/query.sql", b"SELECT 1")
+        await outside.put_file("flows/main.py", FLOW)
+        view = await outside.put_file("flows/query.sql", b"x" * 1001)
+        assert [(one.path, "1001 bytes" in one.message) for one in view.problems] == [("flows/query.sql", True)]
+        assert (await outside.run(await outside.request("reads"), "succeeded")).result == ["SELECT 1"] * 2
+        assert (await outside.put_file("flows/query.sql", b"SELECT 2")).problems == []
+        assert (await outside.run(await outside.request("reads"), "succeeded")).result == ["SELECT 2"] * 2
+
+
+async def test_files_without_any_code_are_kept_and_serve_nothing(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        view = await outside.put_file("README.md", b"x")
+        assert (view.workflows, view.problems) == ([], [])
+
+
+READER = """
+from pathlib import Path
+from millrace import workflow
+@workflow
+def main():
+    file = Path(__file__).parent / "query.sql"
+    try:
+        file.write_text("changed")
+    except OSError as error:
+        return [file.read_text(), type(error).__name__]
+"""
+
+
+@pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_run_of_a_tier_reads_files_beside_its_module_and_cannot_write_them(kind: str) -> None:
+    async with started_bench(kind=kind) as bench:
+        bundle = bench.bundle(flow=READER)
+        (bundle / "query.sql").write_text("SELECT 1")
+        (bundle / "query.sql").chmod(0o444)
+        job = msgspec.structs.replace(bench.job("@workflow\ndef main(): ..."), bundle=bundle, module="flow.py", function="main")
+        # The third is forked from a template, where there are any.
+        for _ in range(3):
+            text, error = value(await bench.children.run(job, Recorded()))
+            assert text == "SELECT 1"
+            assert error in {"PermissionError", "OSError"}
