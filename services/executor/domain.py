@@ -6,7 +6,6 @@ import posixpath
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import PurePosixPath
 
 from shared.errors import Invalid, Problem
 from shared.questions import Position
@@ -23,7 +22,7 @@ LARGEST_BUNDLE = 128 << 20
 MOST_FILES = 10_000
 # Folders that tools fill, and bytecode, which is made anew from the text.
 _CACHES = frozenset({"__pycache__", "node_modules"})
-_BYTECODE = frozenset({".pyc", ".pyo"})
+_BYTECODE = (".pyc", ".pyo")
 PATH_BYTES = 1024
 PART_BYTES = 255  # what a file system takes as one name
 
@@ -141,8 +140,7 @@ def is_code(path: str) -> bool:
 
 def is_bundled(path: str) -> bool:
     """Return whether a file is part of the bundle that runs are given: neither hidden nor a cache, and below `data/` only code."""
-    parts = PurePosixPath(path).parts
-    if any(part.startswith(".") or part in _CACHES for part in parts) or PurePosixPath(path).suffix in _BYTECODE:
+    if path.startswith(".") or "/." in path or path.endswith(_BYTECODE) or not _CACHES.isdisjoint(path.split("/")):
         return False
     return is_code(path) or not path.startswith(DATA)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -44,6 +45,32 @@ async def test_the_trees_used_longest_ago_go_first_and_what_is_held_stays(place:
         again = await bundles.get(versions[0])
         assert (again.folder / "own.py").read_bytes() == b"own = 0\n"
         assert again.folder == folders[0]
+
+
+async def test_trees_of_very_many_files_are_bounded_by_the_number_of_files(place: Place, data: Path) -> None:
+    async with bus_of(place, "executor") as bus:
+        blobs = Blobs(bus.client, "workspace")
+        bundles = Bundles(data / "bundles", blobs, compile_=uncompiled, most_entries=5)
+        await bundles.start()
+        same = await stored(blobs, b"x")
+        trees = [await bundles.tree({f"{number}/{name}": same for name in "ab"}) for number in range(3)]
+        assert [folder.exists() for folder in trees] == [False, True, True]
+        second = Bundles(data / "bundles", blobs, compile_=uncompiled, most_entries=4)
+        await second.start()
+        await second.tree({"a": same, "b": same, "c": same})
+        assert [folder.exists() for folder in trees] == [False, False, False]
+
+
+async def test_trees_that_are_made_at_a_time_share_a_large_file(place: Place, data: Path) -> None:
+    async with bus_of(place, "executor") as bus:
+        blobs = Blobs(bus.client, "workspace")
+        bundles = Bundles(data / "bundles", blobs, compile_=uncompiled)
+        await bundles.start()
+        content = bytes(range(256)) * 8192
+        large = await stored(blobs, content)
+        trees = await asyncio.gather(*(bundles.tree({f"{number}.bin": large}) for number in range(4)))
+        assert [(folder / f"{number}.bin").read_bytes() == content for number, folder in enumerate(trees)] == [True] * 4
+        assert len({(folder / f"{number}.bin").stat().st_ino for number, folder in enumerate(trees)}) == 1
 
 
 async def test_a_cache_that_was_left_behind_is_used_and_bounded_too(place: Place, data: Path) -> None:

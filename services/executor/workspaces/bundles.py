@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
+import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -27,10 +29,11 @@ from shared import tasks
 from shared.blobs import Blobs
 from shared.errors import NotFound
 
-# Trees on disk, and bytes of their files and bytecode, a file that several share counted once.
+# Trees on disk, their files together, and bytes of files and bytecode, a file that several share counted once.
 MOST_TREES = 500
+MOST_ENTRIES = 200_000
 MOST_BYTES = 1 << 30
-# Objects that are fetched at a time, for one tree; of each a chunk is in memory.
+# Objects that are fetched at a time; of each up to 4 MiB are in memory.
 AT_ONCE = 16
 # Seconds within which an object that no tree has yet will be part of one.
 YOUNG = 60.0
@@ -70,6 +73,7 @@ class Bundles:
         compile_: Compile,
         forget: Callable[[Path], None] = lambda _folder: None,
         most_trees: int = MOST_TREES,
+        most_entries: int = MOST_ENTRIES,
         most_bytes: int = MOST_BYTES,
     ) -> None:
         """`compile_` compiles used trees, `forget` is called with a tree before it goes. The folder is this process's own."""
@@ -78,21 +82,26 @@ class Bundles:
         self._compile = compile_
         self._forget = forget
         self._most_trees = most_trees
+        self._most_entries = most_entries
         self._most_bytes = most_bytes
         self._known: OrderedDict[str, Bundle] = OrderedDict()
-        self._trees: OrderedDict[str, None] = OrderedDict()
+        # The number of files of each tree.
+        self._trees: OrderedDict[str, int] = OrderedDict()
         # Bytes of the bytecode of each tree.
         self._compiled: dict[str, int] = {}
         self._compiling: set[asyncio.Task[None]] = set()
         self._held: Counter[Path] = Counter()
+        # Objects of trees that are being made.
+        self._wanted: Counter[str] = Counter()
+        self._fetching = asyncio.Semaphore(AT_ONCE)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self) -> None:
         """Make the folders, readable by the children; trees that are there from before count as used longest ago."""
         for folder in (self._folder, self._folder / "objects", self._folder / "trees"):
             await asyncio.to_thread(_make, folder)
-        for tree, compiled in await asyncio.to_thread(_by_age, self._folder / "trees"):
-            self._trees[tree.name] = None
+        for tree, entries, compiled in await asyncio.to_thread(_by_age, self._folder / "trees"):
+            self._trees[tree.name] = entries
             self._compiled[tree.name] = compiled
 
     async def close(self) -> None:
@@ -147,12 +156,17 @@ class Bundles:
         lock = self._locks.setdefault(name, asyncio.Lock())
         async with lock:
             if not folder.is_dir():
-                await tasks.each(AT_ONCE, set(files.values()), self._object)
-                await asyncio.to_thread(self._link, files, folder)
-                self._trees[name] = None
+                objects = set(files.values())
+                self._wanted.update(objects)
+                try:
+                    await tasks.each(AT_ONCE, objects, self._object)
+                    await asyncio.to_thread(self._link, files, folder)
+                finally:
+                    self._wanted -= Counter(objects)
+                self._trees[name] = len(files)
                 with self.held(folder):
                     await self._prune()
-            self._trees[name] = None
+            self._trees[name] = len(files)
             self._trees.move_to_end(name)
         return folder
 
@@ -174,7 +188,11 @@ class Bundles:
 
     async def _prune(self) -> None:
         """Remove trees over the bound. Held trees stay, and the one that the caller has just made."""
-        while len(self._trees) > self._most_trees or await self._bytes() > self._most_bytes:
+        while (
+            len(self._trees) > self._most_trees
+            or sum(self._trees.values()) > self._most_entries
+            or await self._bytes() > self._most_bytes
+        ):
             name = next((one for one in self._trees if not self._held[self._folder / "trees" / one]), None)
             if name is None:
                 return
@@ -184,16 +202,20 @@ class Bundles:
             for version in [version for version, bundle in self._known.items() if bundle.folder == folder]:
                 del self._known[version]
             self._forget(folder)
-            await asyncio.to_thread(_remove, folder, self._folder / "objects")
+            await asyncio.to_thread(_remove, folder, self._folder / "objects", self._wanted.copy())
 
     async def _bytes(self) -> int:
         return sum(self._compiled.values()) + await asyncio.to_thread(_size, self._folder / "objects")
 
     async def _object(self, sha256: str) -> None:
         """Fetch a blob in chunks, verified, unless it is on disk."""
-        target = self._folder / "objects" / sha256
-        if target.exists():
-            return
+        # Two trees that are made at a time may share it.
+        async with self._locks.setdefault(f"object {sha256}", asyncio.Lock()), self._fetching:
+            target = self._folder / "objects" / sha256
+            if not target.exists():
+                await self._fetch(sha256, target)
+
+    async def _fetch(self, sha256: str, target: Path) -> None:
         unfinished = target.with_suffix(f".{os.getpid()}.{id(self):x}")
         digest = hashlib.sha256()
         try:
@@ -216,7 +238,7 @@ class Bundles:
             target = unfinished / path
             for parent in reversed(target.relative_to(unfinished).parents[:-1]):
                 _make(unfinished / parent)
-            os.link(self._folder / "objects" / sha256, target)
+            _link(self._folder / "objects" / sha256, target)
         try:
             unfinished.rename(folder)
         except OSError:
@@ -224,9 +246,23 @@ class Bundles:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _by_age(trees: Path) -> list[tuple[Path, int]]:
-    """Return the trees with the bytes of their bytecode, the oldest first."""
-    return [(path, bytecode.size(path)) for path in sorted(trees.iterdir(), key=lambda path: path.stat().st_mtime)]
+def _by_age(trees: Path) -> list[tuple[Path, int, int]]:
+    """Return the trees with the number of their files and the bytes of their bytecode, the oldest first."""
+    found = sorted(trees.iterdir(), key=lambda path: path.stat().st_mtime)
+    return [(path, sum(len(names) for _, _, names in os.walk(path)), bytecode.size(path)) for path in found]
+
+
+def _link(file: Path, name: Path) -> None:
+    """Give an object one more name; a copy takes its place where the file system allows no more (65,000 on ext4)."""
+    try:
+        os.link(file, name)
+    except OSError as error:
+        if error.errno != errno.EMLINK:
+            raise
+        unfinished = file.with_suffix(f".{os.getpid()}.{threading.get_ident():x}")
+        shutil.copy2(file, unfinished)
+        unfinished.replace(file)
+        os.link(file, name)
 
 
 def _size(objects: Path) -> int:
@@ -240,12 +276,12 @@ def _standing(objects: Path) -> Iterator[tuple[Path, os.stat_result]]:
             yield path, path.stat()
 
 
-def _remove(folder: Path, objects: Path) -> None:
-    """Remove a tree, and the objects that no other tree has."""
+def _remove(folder: Path, objects: Path, wanted: Collection[str]) -> None:
+    """Remove a tree, and the objects that no other tree has and none that is being made wants."""
     shutil.rmtree(folder, ignore_errors=True)
     for path, found in _standing(objects):
-        # While a tree is made its objects have one name only: the newest are left for it.
-        if found.st_nlink == 1 and time.time() - found.st_ctime > YOUNG:
+        # While a tree is made its objects have one name only: the newest are left for those of another process.
+        if found.st_nlink == 1 and path.name not in wanted and time.time() - found.st_ctime > YOUNG:
             path.unlink(missing_ok=True)
 
 

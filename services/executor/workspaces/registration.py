@@ -18,6 +18,7 @@ from services.executor.workspaces.code import Words, is_same_code
 from services.executor.workspaces.keys import problem_of
 from services.executor.workspaces.slow import Slow
 from services.executor.workspaces.views import workflow_entry
+from shared import tasks
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.errors import NotFound, Unavailable
@@ -31,6 +32,8 @@ from shared.registry import RegistryWriter
 
 # A workflow that names no time-out: long enough for an integration, short enough that a hung one is noticed.
 DEFAULT_TIMEOUT = 300.0
+# Files that are looked up at a time.
+AT_ONCE = 16
 # Rounds of setting broken files back: some work only with the new content of one that does not.
 ROUNDS = 3
 _log = structlog.get_logger()
@@ -71,8 +74,7 @@ async def registration(
     active = await _active(org, deps)
     latest, blocked = domain.without_clashes({path: sha256 for path, sha256 in files.items() if domain.is_bundled(path)})
     misplaced = [FileProblem(name, 1, domain.clash(name, parent)) for name, parent in sorted(blocked.items())]
-    beyond = domain.beyond_bounds({path: sizes[path] for path in latest})
-    latest = domain.fallback_tree(latest, active.files if active else {}, beyond)
+    latest, beyond = await _within_bounds(latest, sizes, active.files if active else {}, deps)
     misplaced += [FileProblem(path, 1, reason) for path, reason in sorted(beyond.items())]
     serving = {entry.name for entry in served}
     going_on = [one for one in active.workflows if one.name in serving] if active else []
@@ -103,6 +105,24 @@ async def registration(
         # Even with the broken files set back the code does not load as a whole: the serving versions go on serving.
         return Registration(going_on, problems)
     return Registration(found.workflows, problems, await _changes(org, tree, found.workflows, served, deps))
+
+
+async def _within_bounds(
+    latest: dict[str, str], sizes: Mapping[str, int], active: dict[str, str], deps: RegistrationDeps
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return a tree within the bounds of a bundle, and of each file that is beyond them the reason.
+
+    Such a file is as it is in service as long as that is within the bounds beside all others.
+    """
+    beyond = domain.beyond_bounds({path: sizes[path] for path in latest})
+    if not beyond:
+        return latest, {}
+    tree = domain.fallback_tree(latest, active, beyond)
+    older = [path for path in beyond if path in tree]
+    blobs = await tasks.each(AT_ONCE, older, lambda path: deps.blobs.stat(tree[path]))
+    known = {path: blob.size for path, blob in zip(older, blobs, strict=True) if blob is not None}
+    tree = domain.fallback_tree(tree, {}, older - known.keys())
+    return domain.fallback_tree(tree, {}, domain.beyond_bounds({path: {**sizes, **known}[path] for path in tree})), beyond
 
 
 async def _active(org: str, deps: RegistrationDeps) -> Manifest | None:
