@@ -64,6 +64,15 @@ KINDS = {
                     while True: pass
             except OSError: time.sleep(0.01)
     """,
+    "descriptors on their way": """
+        import socket
+        pairs = []
+        while True:
+            try:
+                pairs.append(socket.socketpair())
+                socket.send_fds(pairs[-1][0], [b"x"], [0] * 250)
+            except OSError: time.sleep(0.01)
+    """,
     "busy threads": """
         for _ in range(2): threading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()
         while True: pass

@@ -114,6 +114,13 @@ async def test_runs_of_a_template_have_processes_mounts_and_living_networks_of_t
         assert len({one[kind] for one in found}) == 1
 
 
+async def test_as_many_runs_as_an_organization_may_have_go_on_in_one_template(bench: Bench) -> None:
+    job = bench.job("import resource, time\n@workflow\ndef main():\n    time.sleep(2)\n    return resource.getrlimit(resource.RLIMIT_NOFILE)")
+    found = await asyncio.gather(*(ran(bench, job) for _ in range(40)))
+    assert found == [[256, 256]] * 40
+    assert len(pids(bench)) == 1
+
+
 async def test_a_run_reaches_neither_its_template_nor_the_other_runs_of_it(bench: Bench) -> None:
     text = """
         import os, signal, socket, time

@@ -6,6 +6,7 @@ the supervisor's rights is left, and no child can have more. The zygote itself n
 
 import json
 import os
+import resource
 import socket
 import sys
 from typing import Any
@@ -30,6 +31,9 @@ def drop(setting: dict[str, Any]) -> None:
         os.setresuid(setting["uid"], setting["uid"], setting["uid"])
     from millrace._runtime import kernel
 
+    # The kernel refuses to hand a descriptor over while more than this are on their way of all that is the same user's: runs' as well.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     kernel.prctl(kernel.NO_NEW_PRIVILEGES, 1)
     kernel.prctl(kernel.DUMPABLE, 0)
     os.umask(0o077)

@@ -9,6 +9,7 @@ import logging
 import marshal
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -124,6 +125,8 @@ def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None
         rehearse()
         random.seed()  # as `os.fork` has it done: else all children would draw the zygote's numbers
         control.announce("placed", way_out)
+        # Only now: with this limit the kernel may refuse to hand the way out over, because of what other runs hand to themselves.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (order["open_files"],) * 2)
     except EOFError:
         os._exit(0)
     except OSError as error:

@@ -49,7 +49,6 @@ def begin(order: dict[str, Any], walls: Walls) -> None:
     except (OSError, TypeError) as error:
         sys.exit(f"{error}")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (order["open_files"],) * 2)
     if order["memory_bytes"] is not None:
         resource.setrlimit(resource.RLIMIT_AS, (order["memory_bytes"],) * 2)
     os.environ["TMPDIR"] = root.SCRATCH
@@ -109,7 +108,7 @@ class _Template:
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._networks = Networks()
         self._processes: int | None = None if order["is_counted"] else order["processes"]
-        self._first, self._last = _walls(order["scratch_bytes"])
+        self._first, self._last = _walls(order["scratch_bytes"], order["open_files"])
         self._leave, self._return = Calls(), Calls()
         self._leave.add("unshare", kernel.NEW_PIDS)
         self._return.add("setns", self._own_pids, kernel.NEW_PIDS)
@@ -250,11 +249,13 @@ def _listener() -> int:
     return listener.detach()
 
 
-def _walls(scratch_bytes: int) -> tuple[Calls, Calls]:
+def _walls(scratch_bytes: int, open_files: int) -> tuple[Calls, Calls]:
     """Prepare what a child does up to the place where it may take a user namespace of its own, and after it."""
     first, last = Calls(), Calls()
     first.add("setsid", answer=1)
     first.add("close_range", _SCRATCH, _MOST_DESCRIPTORS, 0)
+    # A child's own: a template holds eight descriptors for each of its children.
+    first.add("prlimit64", 0, resource.RLIMIT_NOFILE, struct.pack("=QQ", open_files, open_files), 0)
     first.add("prctl", kernel.DUMPABLE, 1)
     first.add("unshare", kernel.NEW_MOUNTS)
     root.prepare_own(first, scratch_bytes)

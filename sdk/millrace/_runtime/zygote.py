@@ -127,7 +127,6 @@ class Zygote:
             os.write(_CONTROL, b"%d" % time.monotonic_ns())
             os._exit(0)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_NOFILE, (order["open_files"],) * 2)
         if order["memory_bytes"] is not None:
             resource.setrlimit(resource.RLIMIT_AS, (order["memory_bytes"],) * 2)
 
