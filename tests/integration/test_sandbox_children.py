@@ -57,6 +57,19 @@ async def test_a_coroutine_and_a_plain_function_answer_alike(bench: Bench) -> No
         assert outcome.duration_ms < 5000
 
 
+async def test_a_run_cannot_lower_its_peak_memory_by_its_name(bench: Bench) -> None:
+    body = """
+        import ctypes
+        @workflow
+        def main():
+            ctypes.CDLL(None).prctl(15, b"VmHWM: 0 kB")
+            return open("/proc/self/comm").read()
+    """
+    outcome = await bench.run(body)
+    assert value(outcome) == "VmHWM: 0 kB\n"
+    assert outcome.usage.max_rss_mb > 5
+
+
 async def test_input_that_does_not_fit_fails_by_path(bench: Bench) -> None:
     outcome = await bench.run("@workflow\ndef main(n: list[int]): pass", n=[1, "x"], m=2)
     assert outcome.error is not None

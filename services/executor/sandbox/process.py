@@ -184,7 +184,8 @@ class Child:
                     self._figures.append(os.open(f"/proc/{self.pid}/{name}", os.O_RDONLY | os.O_CLOEXEC))
             stat, status = [os.pread(figures, 4096, 0) for figures in self._figures]
             fields = stat.rpartition(b")")[2].split(None, 9)
-            peak_kb = int(status.split(b"VmHWM:", 1)[1].split(None, 1)[0])
+            # At the start of a line: a process names itself, and its name comes before.
+            peak_kb = int(status.split(b"\nVmHWM:", 1)[1].split(None, 1)[0])
         except (OSError, IndexError, ValueError):
             return None
         has_waited = fields[8] != b"0"  # page faults of descendants that it waited for: no process lives without
