@@ -115,7 +115,14 @@ async def test_runs_of_a_template_have_processes_mounts_and_living_networks_of_t
 
 
 async def test_as_many_runs_as_an_organization_may_have_go_on_in_one_template(bench: Bench) -> None:
-    job = bench.job("import resource, time\n@workflow\ndef main():\n    time.sleep(2)\n    return resource.getrlimit(resource.RLIMIT_NOFILE)")
+    body = """
+        import resource, time
+        @workflow
+        def main():
+            time.sleep(2)
+            return resource.getrlimit(resource.RLIMIT_NOFILE)
+    """
+    job = bench.job(body)
     found = await asyncio.gather(*(ran(bench, job) for _ in range(40)))
     assert found == [[256, 256]] * 40
     assert len(pids(bench)) == 1

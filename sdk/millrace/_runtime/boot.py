@@ -31,7 +31,7 @@ def drop(setting: dict[str, Any]) -> None:
         os.setresuid(setting["uid"], setting["uid"], setting["uid"])
     from millrace._runtime import kernel
 
-    # The kernel refuses to hand a descriptor over while more than this are on their way of all that is the same user's: runs' as well.
+    # The kernel refuses to hand a descriptor over while more than this are on their way, those of all the user's runs included.
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     kernel.prctl(kernel.NO_NEW_PRIVILEGES, 1)
