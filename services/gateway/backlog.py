@@ -2,8 +2,9 @@
 
 The broker counts it about once a second (`watch`); what is admitted in between is counted here. A source may hold up to `SHARE`
 times what is left, so that one alone gets four fifths and the rest stays for the others (dynamic thresholds: Choudhury, Hahne,
-IEEE/ACM Transactions on Networking 6(2), 1998). Consumption takes from all sources in proportion: the broker counts messages
-and knows nothing of sources.
+IEEE/ACM Transactions on Networking 6(2), 1998). All sources of an organization together may hold `ORG_SHARE` times what is left,
+however many it makes and whatever weights it gives them. Consumption takes from all sources in proportion: the broker counts
+messages and knows nothing of sources.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ COUNTED_EVERY = 1.0
 COUNTED_AT_REST = 10.0
 # Seconds after which a count says nothing any more. Without one all are admitted: the broker still refuses what it cannot hold.
 OUTDATED = 30.0
-# A source holds at most so many times what is left.
-SHARE = 4
+# A source holds at most so many times what is left, and all of an organization.
+SHARE, ORG_SHARE = 4, 8
 # Parts of a bound at which the backlog is told as crowded, at which it is no more, and below which it is full no more. A lone
 # source is refused at the first.
 CROWDED, EASY, FULL_NO_MORE = 0.8, 0.6, 0.8
@@ -64,7 +65,9 @@ class WebhookBacklog:
         self._age = 0.0
         self._pace = 0.0
         self._admitted = self._in_flight = self._within_count = 0
+        # By source, and by organization.
         self._held: dict[str, float] = {}
+        self._held_by_org: dict[str, float] = {}
         self._full = self._crowded = False
         self._old: set[str] = set()
         self._refused = 0
@@ -118,10 +121,11 @@ class WebhookBacklog:
             "problem": self.problem,
         }
 
-    def check(self, source: str, *, weight: int = 1, lane: str | None = None) -> None:
-        """Raise `Unavailable` where a webhook of `source` would not be admitted now.
+    def check(self, source: str, org: str, *, weight: int = 1, lane: str | None = None) -> None:
+        """Raise `Unavailable` where a webhook of `source`, which is of `org`, would not be admitted now.
 
-        Its share is `weight` times that of others. `lane` is the bulk lane that it is in: a lane too old takes no more.
+        Its share is `weight` times that of others, within its organization's.
+        `lane` is the bulk lane that it is in: a lane too old takes no more.
         """
         if self._outdated:
             return
@@ -140,13 +144,19 @@ class WebhookBacklog:
             self._refused += 1
             detail = f"of the {self.messages} webhooks that wait to be handled most are of this source, and the rest is for others"
             raise Unavailable(detail, retry_after=self._again())
+        if self._held_by_org.get(org, 0.0) >= ORG_SHARE * left:
+            self._crowded = True
+            self._refused += 1
+            detail = f"of the {self.messages} webhooks that wait most are of this organization, and the rest is for others"
+            raise Unavailable(detail, retry_after=self._again())
 
     @contextlib.contextmanager
-    def admitted(self, source: str) -> Iterator[None]:
+    def admitted(self, source: str, org: str) -> Iterator[None]:
         """Count a webhook that was checked just before, and is stored or fails to be within the block."""
         self._admitted += 1
         self._in_flight += 1
         self._held[source] = self._held.get(source, 0.0) + 1
+        self._held_by_org[org] = self._held_by_org.get(org, 0.0) + 1
         self.news.set()
         try:
             yield
@@ -173,7 +183,8 @@ class WebhookBacklog:
         self._age = max(0.0, *ages.values()) if ages else 0.0
         if after < before:
             kept = after / before
-            self._held = {source: left for source, held in self._held.items() if (left := held * kept) >= NOTHING}
+            self._held = _kept(self._held, kept)
+            self._held_by_org = _kept(self._held_by_org, kept)
         # The age of a bulk lane is the matter of those in it.
         old = {lane: max(ages.pop(f"events-{stage}-{lane}", 0.0) for stage in ("parse", "route")) for lane in BULK_LANES}
         seconds = self._bounds.seconds
@@ -197,6 +208,10 @@ class WebhookBacklog:
         if self._pace <= 0:
             return most
         return min(most, max(least, (self.messages - FULL_NO_MORE * self._bounds.messages) / self._pace))
+
+
+def _kept(held: dict[str, float], part: float) -> dict[str, float]:
+    return {holder: left for holder, before in held.items() if (left := before * part) >= NOTHING}
 
 
 async def count(client: Client, queue: RunQueue, backlog: WebhookBacklog, lanes: Lanes) -> None:

@@ -13,12 +13,18 @@ from collections.abc import Iterator, Mapping
 from shared.durables import WorkBacklog
 from shared.streams import BULK_LANES
 
-# So many webhooks of a source wait in the prompt lane whatever is handled a second: nobody waits for them.
-FEW = 32
+# So many webhooks of a source, and of an organization, wait in the prompt lane whatever is handled a second: nobody waits for them.
+FEW, FEW_OF_ORG = 32, 128
 # The prompt lane holds what is handled within so many seconds when all lanes have work: a source alone half of it.
 PROMPT_FOR = 0.25
+# So many bulk lanes the sources of an organization take: one is left for a burst of another, which would stay behind their floods.
+LANES_OF_ORG = len(BULK_LANES) - 1
 # Part by which the pace moves to what was counted last.
 SMOOTHED = 0.3
+
+
+_Holder = tuple[str, str | None]
+"""An organization and its source, or with None all of its sources."""
 
 
 class LaneEntry:
@@ -34,9 +40,10 @@ class LaneEntry:
 class _Bulk:
     """A source that is in a bulk lane: the sequence of its last webhook there, and how many are on their way."""
 
-    __slots__ = ("in_flight", "lane", "last")
+    __slots__ = ("in_flight", "lane", "last", "org")
 
-    def __init__(self, lane: str) -> None:
+    def __init__(self, org: str, lane: str) -> None:
+        self.org = org
         self.lane = lane
         self.last = 0
         self.in_flight = 0
@@ -45,8 +52,8 @@ class _Bulk:
 class Lanes:
     """The lanes of the webhooks that this gateway admits.
 
-    A source moves to the bulk lane with the least in it once its part of the prompt lane is full, and back when nothing of it is
-    left there, so that its webhooks do not pass each other by more than those in work do.
+    A source moves to the bulk lane with the least in it once its part of the prompt lane is full, or its organization's, and back
+    when nothing of it is left there, so that its webhooks do not pass each other by more than those in work do.
 
     From `most_queued` queued runs on the bulk lanes are not routed, and no source gets its part of the prompt lane back: each has
     `FEW` more until there are fewer.
@@ -57,13 +64,16 @@ class Lanes:
         self.is_overfull = False
         self._pace = 0.0
         self._room = 0.0
-        # Of the prompt lane: what waits there; by source what was admitted here; the same by age, each age with its last sequence.
+        # Of the prompt lane: what waits there; what was admitted here of each source and each organization; the same by age, each
+        # age with its last sequence.
         self._waiting = 0
-        self._held: Counter[str] = Counter()
-        self._ages: deque[tuple[int, Counter[str]]] = deque()
-        self._youngest: Counter[str] = Counter()
+        self._held: Counter[_Holder] = Counter()
+        self._ages: deque[tuple[int, Counter[_Holder]]] = deque()
+        self._youngest: Counter[_Holder] = Counter()
         self._last = 0
         self._bulk: dict[str, _Bulk] = {}
+        # The number of sources in bulk lanes, by organization and lane.
+        self._sources: Counter[tuple[str, str]] = Counter()
         self._loads = dict.fromkeys(BULK_LANES, 0)
 
     def bulk_lane(self, source: str) -> str | None:
@@ -72,36 +82,46 @@ class Lanes:
         return None if bulk is None else bulk.lane
 
     @contextlib.contextmanager
-    def entered(self, source: str, weight: int = 1) -> Iterator[LaneEntry]:
+    def entered(self, source: str, org: str, weight: int = 1) -> Iterator[LaneEntry]:
         """Give a webhook its place, with a sequence to set once it is stored; its source has `weight` times the part of others."""
-        entry = LaneEntry(self._choose(source, weight))
+        holders = (org, source), (org, None)
+        entry = LaneEntry(self._choose(source, holders, weight))
         try:
             yield entry
         finally:
-            self._settle(source, entry)
+            self._settle(source, holders, entry)
 
-    def _choose(self, source: str, weight: int) -> str | None:
+    def _choose(self, source: str, holders: tuple[_Holder, _Holder], weight: int) -> str | None:
         bulk = self._bulk.get(source)
         if bulk is None:
-            if self._held[source] < weight * max(FEW, self._room - self._waiting):
-                self._held[source] += 1
+            its_own, of_org = (self._held[holder] for holder in holders)
+            room = self._room - self._waiting
+            if its_own < weight * max(FEW, room) and of_org < max(FEW_OF_ORG, room):
+                self._held.update(holders)
                 self._waiting += 1
                 return None
-            bulk = self._bulk[source] = _Bulk(min(BULK_LANES, key=self._loads.__getitem__))
+            bulk = self._bulk[source] = self._moved(holders[0][0])
         bulk.in_flight += 1
         self._loads[bulk.lane] += 1
         return bulk.lane
 
-    def _settle(self, source: str, entry: LaneEntry) -> None:
+    def _moved(self, org: str) -> _Bulk:
+        """Return the place of a source that moves to a bulk lane: the one with the least in it that its organization may take."""
+        its_own = [lane for lane in BULK_LANES if self._sources[org, lane]]
+        lane = min(its_own if len(its_own) >= LANES_OF_ORG else BULK_LANES, key=self._loads.__getitem__)
+        self._sources[org, lane] += 1
+        return _Bulk(org, lane)
+
+    def _settle(self, source: str, holders: tuple[_Holder, _Holder], entry: LaneEntry) -> None:
         if entry.lane is not None:
             bulk = self._bulk[source]
             bulk.in_flight -= 1
             bulk.last = max(bulk.last, entry.sequence)
         elif entry.sequence:
-            self._youngest[source] += 1
+            self._youngest.update(holders)
             self._last = max(self._last, entry.sequence)
         else:
-            self._held -= Counter({source: 1})
+            self._held -= Counter(holders)
 
     def counted(self, found: Mapping[str, WorkBacklog], pace: float, queued: int) -> None:
         """Take what the broker counted, by consumer, how many webhooks are handled a second, and the number of queued runs."""
@@ -125,3 +145,4 @@ class Lanes:
             parsed = bulk.last <= found[f"events-parse-{bulk.lane}"].delivered
             if parsed and not bulk.in_flight and not found[f"events-route-{bulk.lane}"].undelivered:
                 del self._bulk[source]
+                self._sources -= Counter([(bulk.org, bulk.lane)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.gateway.lanes import FEW, PROMPT_FOR, SMOOTHED, Lanes
+from services.gateway.lanes import FEW, FEW_OF_ORG, PROMPT_FOR, SMOOTHED, Lanes
 from shared.durables import WorkBacklog
 from shared.streams import BULK_LANES
 
@@ -19,11 +19,11 @@ class Broker:
         self.delivered = 0
         self.unrouted: dict[str | None, int] = {}
 
-    def send(self, source: str, count: int = 1, *, fails: bool = False) -> list[str | None]:
+    def send(self, source: str, count: int = 1, *, fails: bool = False, org: str | None = None) -> list[str | None]:
         """Admit webhooks; returns their lanes."""
         chosen = []
         for _ in range(count):
-            with self.lanes.entered(source) as entry:
+            with self.lanes.entered(source, org or source) as entry:
                 chosen.append(entry.lane)
                 if not fails:
                     self.sequence += 1
@@ -67,6 +67,18 @@ def test_floods_of_several_sources_have_a_lane_each() -> None:
     assert broker.send("flood-3", FEW + 1)[-1] == broker.send("flood-1")[-1]
 
 
+def test_the_floods_of_one_organization_leave_a_lane_to_others() -> None:
+    broker = Broker()
+    lanes = [broker.send(f"flood-{number}", FEW_OF_ORG + 10 * number, org="many")[-1] for number in range(1, 9)]
+    assert len(set(lanes)) == len(BULK_LANES) - 1
+    assert broker.send("burst", FEW + 1)[-1] not in lanes
+    broker.deliver()
+    broker.count()
+    broker.count()
+    again = [broker.send(f"flood-{number}", FEW_OF_ORG + 10 * number, org="many")[-1] for number in range(9, 12)]
+    assert len(set(again)) == len(BULK_LANES) - 1
+
+
 def test_a_source_comes_back_when_nothing_of_it_is_left() -> None:
     broker = Broker()
     bulk = broker.send("flood", FEW + 2)[-1]
@@ -87,17 +99,28 @@ def test_a_heavier_source_has_more_of_the_prompt_lane() -> None:
     lanes = Broker().lanes
     chosen = []
     for _ in range(4 * FEW):
-        with lanes.entered("heavy", 3) as entry:
+        with lanes.entered("heavy", "heavy", 3) as entry:
             chosen.append(entry.lane)
             entry.sequence = len(chosen)
     assert chosen.count(None) == 3 * FEW
+
+
+def test_an_organization_fills_no_more_of_the_prompt_lane_by_many_sources() -> None:
+    broker = Broker()
+    chosen = [lane for number in range(1000) for lane in broker.send(f"source-{number}", FEW // 4, org="many")]
+    assert chosen.count(None) == FEW_OF_ORG
+    assert broker.send("another", FEW) == [None] * FEW
+    broker.count()
+    broker.deliver()
+    broker.count()
+    assert broker.send("source-0", FEW, org="many") == [None] * FEW
 
 
 def test_one_on_its_way_keeps_its_source_in_the_lane() -> None:
     broker = Broker()
     bulk = broker.send("flood", FEW + 1)[-1]
     broker.deliver()
-    with broker.lanes.entered("flood") as entry:
+    with broker.lanes.entered("flood", "flood") as entry:
         broker.count()
         assert entry.lane == bulk
         assert broker.send("flood") == [bulk]

@@ -117,7 +117,7 @@ async def receive(request: web.Request) -> web.Response:
         _check_backlog(gateway, request, hook)
         if hook.bucket is not None and (wait := hook.bucket.take(time.monotonic())):
             return _too_many(gateway, request, hook, wait)
-        with gateway.backlog.admitted(hook.source):
+        with gateway.backlog.admitted(hook.source, hook.org):
             delivery, ack = await _keep(gateway, request, hook, sender_id, body)
     return web.Response(
         body=b'{"id":"%b"}' % delivery.encode(), status=200 if ack.duplicate else 202, content_type="application/json"
@@ -141,7 +141,7 @@ async def _keep(
     delivery = new_id() if sender_id is None else delivery_id(hook.source, sender_id)
     inline = len(body) <= INLINE_BYTES
     body_ref = None if inline else (await gateway.bodies.put(_once(body))).sha256
-    with gateway.lanes.entered(hook.source, hook.weight) as entry:
+    with gateway.lanes.entered(hook.source, hook.org, hook.weight) as entry:
         message = WebhookReceived(
             source=hook.source,
             delivery=delivery,
@@ -178,7 +178,7 @@ def _check_media_type(request: web.Request, hook: WebhookEndpoint) -> None:
 
 def _check_backlog(gateway: Gateway, request: web.Request, hook: WebhookEndpoint) -> None:
     try:
-        gateway.backlog.check(hook.source, weight=hook.weight, lane=gateway.lanes.bulk_lane(hook.source))
+        gateway.backlog.check(hook.source, hook.org, weight=hook.weight, lane=gateway.lanes.bulk_lane(hook.source))
     except Unavailable:
         gateway.refusals.record(hook, "backlog", remote(gateway, request))
         raise
