@@ -155,12 +155,20 @@ class Handshake(Declared, frozen=True, kw_only=True):
             raise ValueError("a handshake by POST is told from a webhook by its challenge or by `when`")
 
 
+class Acknowledgement(Declared, frozen=True, kw_only=True):
+    """The answer to an accepted webhook, of a sender that wants another than 202 with the delivery's id; `text` None: that id."""
+
+    status: Literal[200, 202, 204] = 200
+    text: str | None = None
+    content_type: str = "text/plain"
+
+
 class Verification(Declared, frozen=True, kw_only=True):
     """The gateway's checks of requests to a source: any one of `schemes` that verifies a request makes it genuine.
 
     No schemes: no request is genuine. No `methods`: the source has no address. `content_types` None: any. Places of signatures and
     tokens are not kept with a delivery; `redacted` are others, in a header or the query. `networks` are those from which requests
-    may come, as CIDR; None: any.
+    may come, as CIDR; None: any. `acknowledgement` None: 202, or 200 where the delivery was there before.
     """
 
     schemes: tuple[SignatureScheme, ...] = ()
@@ -169,6 +177,7 @@ class Verification(Declared, frozen=True, kw_only=True):
     content_types: tuple[str, ...] | None = None
     redacted: tuple[Place, ...] = ()
     networks: tuple[str, ...] | None = None
+    acknowledgement: Acknowledgement | None = None
 
 
 def pieces(template: str) -> Iterator[tuple[str, str | None]]:

@@ -22,7 +22,7 @@ from shared.questions.resources import FindResource, Found, of
 from shared.registry import Entry, RegistryView
 from shared.resources.source import SourceEntry
 from shared.signatures import key_of
-from shared.verification import PUBLIC_KEY, Place, Verification
+from shared.verification import PUBLIC_KEY, Acknowledgement, Place, Verification
 
 # Addresses that the registry does not know are asked for; a flood of them must not become a flood of questions.
 ASKING = 32
@@ -59,6 +59,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     bucket: TokenBucket | None = None
     weight: int = 1
     networks: tuple[Network, ...] | None = None
+    acknowledgement: Acknowledgement | None = None
 
 
 def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> WebhookEndpoint:
@@ -101,6 +102,7 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Webhoo
         bucket=bucket,
         weight=weight,
         networks=networks,
+        acknowledgement=declared.acknowledgement,
     )
 
 

@@ -17,7 +17,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from services.events.adapters import VERIFICATIONS
+from services.events.adapters import (
+    ADAPTERS,
+    VERIFICATIONS,
+    adyen,
+    discord,
+    dropbox,
+    gitlab,
+    hubspot,
+    jira,
+    linear,
+    meta,
+    microsoft_graph,
+    mux,
+    okta,
+    sentry,
+    shopify,
+    square,
+    telnyx,
+    trello,
+    twilio,
+    typeform,
+    x,
+    zendesk,
+    zoom,
+)
 from services.events.adapters import verification_of as declared_by
 from services.gateway import handshakes, schemes
 from services.gateway.handshakes import HandshakeAnswer
@@ -65,6 +89,11 @@ def mac(signed: bytes, algorithm: str = "sha256") -> bytes:
 
 def b64(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
+
+
+def declared(adapter: str, **settings: str) -> Verification:
+    """Return what an adapter declares for settings."""
+    return ADAPTERS[adapter].verification(settings)
 
 
 def one(scheme: SignatureScheme, received: Received, **settings: str) -> str | None:
@@ -172,36 +201,23 @@ _sns_signed = "".join(f"{name}\n{msgspec.json.decode(SNS_BODY)[name]}\n" for nam
 SNS_SENT = msgspec.json.encode(
     msgspec.json.decode(SNS_BODY) | {"Signature": b64(RSA.sign(_sns_signed, padding.PKCS1v15(), SHA256()))}
 )
-GRAPH = SignatureScheme(algorithm="token", signature=Place(json="clientState"), encoding="text", each="value")
+GRAPH = microsoft_graph.SCHEME
+LINEAR = b'{"action":"create","type":"Issue","webhookTimestamp":1700000000000}'
 JSON_DIGEST = hashlib.sha256(BODY).hexdigest()
 TARGET = f"/hooks/s?bodySHA256={JSON_DIGEST}"
-TWILIO_JSON = SignatureScheme(
-    algorithm="hmac-sha1",
-    signature=header("x-twilio-signature"),
-    encoding="base64",
-    template="{url}",
-    body_digest=Place(query="bodySHA256"),
-)
+TWILIO_JSON = twilio.ADAPTER.verification({}).schemes[1]
 CASES: dict[str, tuple[SignatureScheme, Received]] = {
     "stripe": (STRIPE, request(BODY, {"Stripe-Signature": f"t={STAMP},v1={mac(f'{STAMP}.'.encode() + BODY).hex()},v0=0"})),
     "shopify": (
-        SignatureScheme(signature=header("x-shopify-hmac-sha256"), encoding="base64", delivery=header("x-shopify-webhook-id")),
+        shopify.SCHEME,
         request(BODY, {"X-Shopify-Hmac-Sha256": b64(mac(BODY)), "X-Shopify-Webhook-Id": "w"}),
     ),
     "gitlab": (
-        SignatureScheme(
-            algorithm="token", signature=header("x-gitlab-token"), encoding="text", delivery=header("x-gitlab-event-uuid")
-        ),
+        gitlab.SCHEME,
         request(BODY, {"X-Gitlab-Token": KEY}),
     ),
     "zendesk": (
-        SignatureScheme(
-            signature=header("x-zendesk-webhook-signature"),
-            encoding="base64",
-            timestamp=header("x-zendesk-webhook-signature-timestamp"),
-            timestamp_unit="rfc3339",
-            template="{timestamp}{body}",
-        ),
+        zendesk.SCHEME,
         request(
             BODY,
             {
@@ -211,13 +227,7 @@ CASES: dict[str, tuple[SignatureScheme, Received]] = {
         ),
     ),
     "hubspot v3": (
-        SignatureScheme(
-            signature=header("x-hubspot-signature-v3"),
-            encoding="base64",
-            timestamp=header("x-hubspot-request-timestamp"),
-            timestamp_unit="ms",
-            template="{method}{url}{body}{timestamp}",
-        ),
+        hubspot.V3,
         request(
             BODY,
             {
@@ -228,34 +238,17 @@ CASES: dict[str, tuple[SignatureScheme, Received]] = {
         ),
     ),
     "square": (
-        SignatureScheme(signature=header("x-square-hmacsha256-signature"), encoding="base64", template="{url}{body}"),
+        square.SCHEME,
         request(BODY, {"X-Square-HmacSha256-Signature": b64(mac(b"https://hooks.example/hooks/s" + BODY))}),
     ),
     "discord": (
-        SignatureScheme(
-            algorithm="ed25519",
-            signature=header("x-signature-ed25519"),
-            timestamp=header("x-signature-timestamp"),
-            template="{timestamp}{body}",
-            keys=("public_key",),
-            key_encoding="hex",
-        ),
+        discord.SCHEME,
         request(
             BODY, {"X-Signature-Ed25519": PRIVATE.sign(STAMP.encode() + BODY).hex(), "X-Signature-Timestamp": STAMP}
         ),
     ),
     "standard webhooks v1a": (
-        SignatureScheme(
-            algorithm="ed25519",
-            signature=header("webhook-signature", "v1a,", " "),
-            encoding="base64",
-            timestamp=header("webhook-timestamp"),
-            values={"id": header("webhook-id")},
-            template="{id}.{timestamp}.{body}",
-            keys=("public_key",),
-            key_encoding="base64",
-            key_prefix="whpk_",
-        ),
+        declared("standard-webhooks", public_key="x").schemes[2],
         request(
             BODY,
             {
@@ -271,35 +264,86 @@ CASES: dict[str, tuple[SignatureScheme, Received]] = {
         TWILIO_JSON,
         request(BODY, {"X-Twilio-Signature": b64(mac(f"https://hooks.example{TARGET}".encode(), "sha1"))}, target=TARGET),
     ),
+    "telnyx": (
+        telnyx.SCHEME,
+        request(
+            BODY,
+            {
+                "Telnyx-Signature-Ed25519": b64(PRIVATE.sign(f"{STAMP}|".encode() + BODY)),
+                "Telnyx-Timestamp": STAMP,
+            },
+        ),
+    ),
+    "linear": (linear.SCHEME, request(LINEAR, {"Linear-Signature": mac(LINEAR).hex(), "Linear-Delivery": "d"})),
+    "trello": (
+        trello.SCHEME,
+        request(BODY, {"X-Trello-Webhook": b64(mac(BODY + b"https://hooks.example/hooks/s", "sha1"))}),
+    ),
+    "typeform": (typeform.SCHEME, request(BODY, {"Typeform-Signature": "sha256=" + b64(mac(BODY))})),
+    "mux": (mux.SCHEME, request(BODY, {"Mux-Signature": f"t={STAMP},v1={mac(f'{STAMP}.'.encode() + BODY).hex()}"})),
+    "zoom": (
+        zoom.SCHEME,
+        request(
+            BODY,
+            {
+                "x-zm-signature": "v0=" + mac(f"v0:{STAMP}:".encode() + BODY).hex(),
+                "x-zm-request-timestamp": STAMP,
+            },
+        ),
+    ),
+    "meta": (meta.SCHEME, request(BODY, {"X-Hub-Signature-256": "sha256=" + mac(BODY).hex()})),
+    "jira": (jira.SCHEME, request(BODY, {"X-Hub-Signature": "sha256=" + mac(BODY).hex()})),
+    "sentry": (sentry.SCHEME, request(BODY, {"Sentry-Hook-Signature": mac(BODY).hex()})),
+    "dropbox": (dropbox.SCHEME, request(BODY, {"X-Dropbox-Signature": mac(BODY).hex()})),
+    "x": (x.SCHEME, request(BODY, {"x-twitter-webhooks-signature": "sha256=" + b64(mac(BODY))})),
+    "adyen platforms": (adyen.BODY, request(BODY, {"HmacSignature": b64(hmac.digest(b"\xaa" * 32, BODY, "sha256"))})),
+    "okta": (okta.SCHEME, request(BODY, {"Authorization": KEY})),
+    "cloudevents": (
+        declared("cloudevents").schemes[0],
+        request(BODY, {"Authorization": f"Bearer {KEY}", "ce-id": "1", "ce-source": "/a"}),
+    ),
     "basic": (
-        SignatureScheme(algorithm="token", signature=header("authorization", "Basic "), encoding="base64"),
+        declared("basic").schemes[0],
         request(BODY, {"Authorization": "Basic " + b64(KEY.encode())}),
     ),
     "bearer": (
-        SignatureScheme(algorithm="token", signature=header("authorization", "Bearer "), encoding="text"),
+        declared("api-key", header="Authorization", prefix="Bearer ").schemes[0],
         request(BODY, {"Authorization": f"Bearer {KEY}"}),
     ),
     "api key in the query": (
-        SignatureScheme(algorithm="token", signature=Place(query="key"), encoding="text"),
+        declared("api-key", query="key").schemes[0],
         request(BODY, target="/hooks/s?key=the+key"),
     ),
     "a form's field": (
         SignatureScheme(algorithm="token", signature=Place(form="token"), encoding="text"),
         request(b"token=the%20key&text=x", {"Content-Type": "application/x-www-form-urlencoded"}),
     ),
-    "none": (SignatureScheme(algorithm="none", delivery=header("x-id")), request(BODY)),
+    "none": (declared("none", delivery="x-id").schemes[0], request(BODY)),
 }  # fmt: skip
 KEYS = {"public_key": PUBLIC.hex(), "public_certificate": RSA_PUBLIC, "secret": KEY}
+
+
+def keys_for(name: str) -> dict[str, str]:
+    """Return the keys of a case, in the form of its sender."""
+    if name.endswith("v1a"):
+        return KEYS | {"public_key": f"whpk_{b64(PUBLIC)}"}
+    if name == "telnyx":
+        return KEYS | {"public_key": b64(PUBLIC)}
+    return KEYS | {"secret": "aa" * 32} if name.startswith("adyen") else KEYS
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_sender_is_declared_by_data_and_verified(name: str) -> None:
     scheme, received = CASES[name]
-    keys = KEYS | ({"public_key": f"whpk_{b64(PUBLIC)}"} if name.endswith("v1a") else {})
+    keys = keys_for(name)
     assert one(scheme, received, **keys) is None
     if name == "none":
         return
-    assert one(scheme, received, **dict.fromkeys(KEYS, "another"), public_x="") if "public" not in scheme.keys[0] else True
+    assert (
+        one(scheme, received, **dict.fromkeys(KEYS, "another" if scheme.key_encoding == "text" else "bb"), public_x="")
+        if "public" not in scheme.keys[0]
+        else True
+    )
     assert one(scheme, received, unused="x") is not None
     bare = request(received.body, target=received.target.partition("?")[0])
     if scheme.signature is not None and not scheme.signature.in_body:
@@ -312,7 +356,7 @@ CHANGED = {name: case for name, case in CASES.items() if case[0].algorithm not i
 @pytest.mark.parametrize("name", CHANGED)
 def test_a_declared_senders_body_that_was_changed_is_refused(name: str) -> None:
     scheme, received = CHANGED[name]
-    keys = KEYS | ({"public_key": f"whpk_{b64(PUBLIC)}"} if name.endswith("v1a") else {})
+    keys = keys_for(name)
     received = Received(received.method, received.headers, received.base, received.target, received.body.replace(b"m", b"n") + b" ")
     if name == "sns with a pinned key":
         assert received.body != SNS_SENT
@@ -474,32 +518,24 @@ def test_places_of_signatures_are_not_kept() -> None:
 
 
 def shake(declared: Handshake, received: Received) -> HandshakeAnswer | None:
-    made = endpoint(Verification(handshakes=(declared,)), secret=KEY).handshakes
+    made = endpoint(Verification(handshakes=(declared,)), secret=KEY, verify_token=KEY).handshakes
     return made.before_body(received) or made.before_verification(received) or made.after_verification(received)
 
 
-META = Handshake(
-    when=((Place(query="hub.mode"), "subscribe"),), challenge=Place(query="hub.challenge"), token=Place(query="hub.verify_token")
-)
-ZOOM = Handshake(
-    method="POST",
-    when=((Place(json="event"), "endpoint.url_validation"),),
-    challenge=Place(json="payload.plainToken"),
-    signed=True,
-    digest="hmac-sha256",
-    json={"plainToken": "{challenge}", "encryptedToken": "{digest}"},
-)
-SLACK_URL = Handshake(
-    method="POST", when=((Place(json="type"), "url_verification"),), challenge=Place(json="challenge"), signed=True
-)
+def shakes(adapter: str) -> tuple[Handshake, ...]:
+    """Return the handshakes that an adapter declares."""
+    return declared(adapter).handshakes
+
+
+META, ZOOM, SLACK_URL = shakes("meta")[0], shakes("zoom")[0], shakes("slack")[0]
 SHAKEN: dict[str, tuple[Handshake, Received, bytes, dict[str, str]]] = {
     "microsoft graph": (
-        Handshake(method="POST", challenge=Place(query="validationToken")),
+        shakes("microsoft-graph")[0],
         request(target="/hooks/s?validationToken=Validation%3A+Testing+1%2B2"),
         b"Validation: Testing 1+2",
         {},
     ),
-    "dropbox": (Handshake(challenge=Place(query="challenge")), request(method="GET", target="/hooks/s?challenge=abc"), b"abc", {}),
+    "dropbox": (shakes("dropbox")[0], request(method="GET", target="/hooks/s?challenge=abc"), b"abc", {}),
     "meta": (
         META,
         request(method="GET", target="/hooks/s?hub.mode=subscribe&hub.challenge=1158201444&hub.verify_token=the+key"),
@@ -520,35 +556,31 @@ SHAKEN: dict[str, tuple[Handshake, Received, bytes, dict[str, str]]] = {
         {},
     ),
     "okta": (
-        Handshake(challenge=header("x-okta-verification-challenge"), json={"verification": "{challenge}"}),
+        shakes("okta")[0],
         request(headers={"X-Okta-Verification-Challenge": "v"}, method="GET"),
         b'{"verification":"v"}',
         {},
     ),
     "cloudevents": (
-        Handshake(
-            method="OPTIONS",
-            challenge=header("webhook-request-origin"),
-            text="",
-            headers={"WebHook-Allowed-Origin": "{challenge}", "WebHook-Allowed-Rate": "*"},
-        ),
+        shakes("cloudevents")[0],
         request(headers={"WebHook-Request-Origin": "eventgrid.azure.net"}, method="OPTIONS"),
         b"",
-        {"WebHook-Allowed-Origin": "eventgrid.azure.net", "WebHook-Allowed-Rate": "*"},
+        {"Allow": "POST", "WebHook-Allowed-Origin": "eventgrid.azure.net", "WebHook-Allowed-Rate": "*"},
     ),
     "discord": (
-        Handshake(method="POST", when=((Place(json="type"), "1"),), signed=True, json={"type": 1}),
+        shakes("discord")[0],
         request(b'{"type":1}'),
         b'{"type":1}',
         {},
     ),
+    "discord's webhook events": (shakes("discord")[1], request(b'{"version":1,"application_id":"1","type":0}'), b"", {}),
     "monday": (
         Handshake(method="POST", challenge=Place(json="challenge"), json={"challenge": "{challenge}"}),
         request(b'{"challenge":"{digest}"}'),
         b'{"challenge":"{digest}"}',
         {},
     ),
-    "trello": (Handshake(method="HEAD", text=""), request(method="HEAD"), b"", {}),
+    "trello": (shakes("trello")[0], request(method="HEAD"), b"", {}),
 }
 
 

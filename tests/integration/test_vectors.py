@@ -93,7 +93,26 @@ GENERAL: dict[str, dict[str, Any]] = {
     "stripe": SIGNATURE,
     "twilio": {"header": "X-Twilio-Signature", "algorithm": "sha1", "encoding": "base64", "template": "{url}{form}"},
 }
-SECRETS = ("secret", "previous_secret", "primary_key", "secondary_key")
+# The senders' own adapters; of some vectors only the digest is published, not a request.
+OWN = {
+    "adyen": "adyen",
+    "bitbucket_jira": "jira",
+    "box": "box",
+    "circleci": "circleci",
+    "github": "github",
+    "hubspot": "hubspot",
+    "line": "line",
+    "paddle": "paddle",
+    "pagerduty": "pagerduty",
+    "razorpay": "razorpay",
+    "sanity": "sanity",
+    "sendgrid": "sendgrid",
+    "slack": "slack",
+    "standard_webhooks": "standard-webhooks",
+    "svix": "svix",
+    "twilio": "twilio",
+}
+SECRETS = ("secret", "previous_secret", "primary_key", "secondary_key", "verify_token")
 Sent = tuple[str, Mapping[str, str] | Sequence[tuple[str, str]], bytes]
 
 
@@ -104,6 +123,8 @@ def general(vector: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def keys_of(vector: Mapping[str, Any]) -> dict[str, str]:
+    if vector["provider"] == "box":
+        return {"secondary_key" if vector["id"] == "box-secondary" else "primary_key": vector["secret"]}
     if "public_key" in vector:
         return {"public_key": vector["public_key"]}
     return {"secret": vector["secret"]}
@@ -193,7 +214,8 @@ def flipped(vector: Mapping[str, Any], body: bytes) -> bytes:
 
 
 def signature_header(vector: Mapping[str, Any], headers: Mapping[str, str]) -> str:
-    return next(name for name in headers if "signature" in name.lower() and not name.lower().endswith(("version", "algorithm")))
+    names = [name for name in headers if "signature" in name.lower() and not name.lower().endswith(("version", "algorithm"))]
+    return names[vector["id"] == "box-secondary"]
 
 
 def spoiled(vector: Mapping[str, Any], sent: Sent) -> dict[str, Any]:
@@ -233,7 +255,7 @@ async def check(monkeypatch: pytest.MonkeyPatch, place: Place, cases: Mapping[st
         ids = {}
         for vector in vectors:
             adapter, settings = cases[vector["id"]]
-            keys = settings if "secondary_key" in settings else settings | keys_of(vector)
+            keys = settings | keys_of(vector)
             ids[vector["id"]] = [made.add(vector["id"], adapter, keys)]
             if "secret" in keys:
                 other = another(vector)
@@ -241,6 +263,10 @@ async def check(monkeypatch: pytest.MonkeyPatch, place: Place, cases: Mapping[st
                     ids[vector["id"]].append(made.add(f"{vector['id']}-{len(both)}", adapter, keys | both))
         await made.known()
         wrong: list[Any] = []
+
+        def accepted(id_: str) -> int:
+            wanted: dict[str, Any] | None = made.made[id_].derived["verification"].get("acknowledgement")
+            return 202 if wanted is None else int(wanted.get("status", 200))
 
         async def expect(status: int, vector: dict[str, Any], id_: str, sent: Any, what: str) -> None:
             got = await made.send(id_, sent, vector.get("method", "POST"))
@@ -252,7 +278,7 @@ async def check(monkeypatch: pytest.MonkeyPatch, place: Place, cases: Mapping[st
             now = vector.get("now", NOW)
             freeze(monkeypatch, now)
             sent = sent_of(vector, f"{made.client.url}/hooks/{first}")
-            await expect(202 if vector["expected_valid"] else 401, vector, first, sent, "as published")
+            await expect(accepted(first) if vector["expected_valid"] else 401, vector, first, sent, "as published")
             if not vector["expected_valid"]:
                 continue
             for what, one in spoiled(vector, sent).items():
@@ -262,7 +288,7 @@ async def check(monkeypatch: pytest.MonkeyPatch, place: Place, cases: Mapping[st
                 name = signature_header(vector, headers)
                 await expect(401, vector, first, (query, [*headers.items(), (name, headers[name])], body), "repeated")
             if others:
-                for status, id_ in ((202, others[0]), (401, others[1])):
+                for status, id_ in ((accepted(others[0]), others[0]), (401, others[1])):
                     await expect(status, vector, id_, sent_of(vector, f"{made.client.url}/hooks/{id_}"), f"other secret {status}")
             if "now" in vector:
                 for away in (-301, 301):
@@ -276,6 +302,13 @@ async def test_the_general_adapter_decides_published_vectors_by_settings_alone(
 ) -> None:
     cases = {vector["id"]: ("hmac", settings) for vector in VECTORS if (settings := general(vector)) is not None}
     assert len(cases) >= 33
+    await check(monkeypatch, place, cases)
+
+
+async def test_the_senders_own_adapters_decide_published_vectors(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {vector["id"]: (OWN[vector["provider"]], {}) for vector in VECTORS if vector["provider"] in OWN}
+    del cases["octokit-sha1-legacy"]  # GitHub sends a newer signature beside it
+    assert len(cases) >= 30
     await check(monkeypatch, place, cases)
 
 

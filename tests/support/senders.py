@@ -9,13 +9,31 @@ from typing import Any
 import msgspec
 from multidict import CIMultiDict
 
-from services.events.adapters import github, standard_webhooks
+from services.events.adapters import (
+    adyen,
+    bitbucket,
+    box,
+    circleci,
+    github,
+    hubspot,
+    line,
+    paddle,
+    pagerduty,
+    razorpay,
+    sanity,
+    sendgrid,
+    slack,
+    standard_webhooks,
+    stripe,
+    twilio,
+    x,
+)
 from services.gateway.admission import WebhookEndpoint, endpoint_of
 from services.gateway.places import Received
 from services.gateway.schemes import ClaimedSignature, Scheme, Verifier
 from shared.errors import Unauthenticated
 from shared.resources.source import Source, SourceEntry
-from shared.verification import Handshake, Place, SignatureScheme, Verification
+from shared.verification import Place, SignatureScheme, Verification
 
 VECTORS: list[dict[str, Any]] = msgspec.json.decode((Path(__file__).parents[1] / "vectors" / "webhooks.json").read_bytes())
 NOW = 1_700_000_000.0
@@ -27,93 +45,18 @@ def header(name: str, prefix: str = "", separator: str = "", suffix: str = "") -
     return Place(header=name, prefix=prefix, separator=separator, suffix=suffix)
 
 
-def adyen(name: str) -> Place:
-    """A field of Adyen's items; what is absent is signed as nothing."""
-    return Place(json=f"NotificationRequestItem.{name}", default="")
-
-
-def box(which: str) -> SignatureScheme:
-    """One of Box's two keys, each with a signature of its own."""
-    return SignatureScheme(
-        signature=header(f"box-signature-{which}"),
-        encoding="base64",
-        template="{body}{timestamp}",
-        timestamp=header("box-delivery-timestamp"),
-        timestamp_unit="rfc3339",
-        keys=(f"{which}_key",),
-        when=((header("box-signature-version"), "1"),),
-        delivery=header("box-delivery-id"),
-    )
-
-
-def hubspot(version: str, template: str) -> SignatureScheme:
-    """HubSpot's plain digests."""
-    return SignatureScheme(
-        algorithm="sha256",
-        signature=header("x-hubspot-signature"),
-        template=template,
-        when=((header("x-hubspot-signature-version"), version),),
-    )
-
-
-def twilio(template: str) -> SignatureScheme:
-    """Twilio's form bodies, by the source's address with or without its port."""
-    no_digest = (Place(query="bodySHA256", default=""), "")
-    return SignatureScheme(
-        algorithm="hmac-sha1", signature=header("x-twilio-signature"), encoding="base64", template=template, when=(no_digest,)
-    )
-
-
-STRIPE = SignatureScheme(
-    signature=header("stripe-signature", "v1=", ","),
-    timestamp=header("stripe-signature", "t=", ","),
-    template="{timestamp}.{body}",
-    delivery=Place(json="id"),
-)
-SANITY = SignatureScheme(
-    signature=header("sanity-webhook-signature", "v1=", ","),
-    timestamp=header("sanity-webhook-signature", "t=", ","),
-    timestamp_unit="ms",
-    encoding="base64url",
-    template="{timestamp}.{body}",
-)
-SLACK = SignatureScheme(
-    signature=header("x-slack-signature", "v0="),
-    timestamp=header("x-slack-request-timestamp"),
-    template="v0:{timestamp}:{body}",
-    delivery=Place(json="event_id"),
-)
+STRIPE, SANITY, SLACK, ADYEN, CRC = stripe.SCHEME, sanity.SCHEME, slack.SCHEME, adyen.ITEMS, x.CRC
 STANDARD_WEBHOOKS, SVIX = standard_webhooks.verification({}).schemes
 ED25519 = SignatureScheme(
     algorithm="ed25519", signature=header("x-signature"), keys=("public_key",), key_encoding="hex", template="{body}"
 )
-ADYEN = SignatureScheme(
-    signature=Place(json="NotificationRequestItem.additionalData.hmacSignature"),
-    encoding="base64",
-    key_encoding="hex",
-    each="notificationItems",
-    template=":".join(
-        f"{{{name}}}"
-        for name in ("psp", "original", "account", "merchant", "value", "currency", "code", "success")
-    ),
-    values={
-        "psp": adyen("pspReference"),
-        "original": adyen("originalReference"),
-        "account": adyen("merchantAccountCode"),
-        "merchant": adyen("merchantReference"),
-        "value": adyen("amount.value"),
-        "currency": adyen("amount.currency"),
-        "code": adyen("eventCode"),
-        "success": adyen("success"),
-    },
-)  # fmt: skip
 SHA1 = SignatureScheme(signature=header("x-signature", "sha1="), algorithm="hmac-sha1")
 # By the id of a vector, else by its provider.
 DECLARED: dict[str, tuple[SignatureScheme, ...]] = {
     "adyen": (ADYEN,),
-    "bitbucket_jira": (SignatureScheme(signature=header("x-hub-signature", "sha256=")),),
-    "box": (box("primary"), box("secondary")),
-    "circleci": (SignatureScheme(signature=header("circleci-signature", "v1=", ",")),),
+    "bitbucket_jira": (bitbucket.SCHEME,),
+    "box": box.ADAPTER.verification({}).schemes,
+    "circleci": (circleci.SCHEME,),
     "ed25519_primitive": (ED25519,),
     "github": (github.SCHEME,),
     "hmac_primitive": (SignatureScheme(signature=header("x-signature"), key_encoding="hex"),),
@@ -121,36 +64,20 @@ DECLARED: dict[str, tuple[SignatureScheme, ...]] = {
     "http_message_signatures": (
         SignatureScheme(signature=header("signature", "sig-b25=:", suffix=":"), encoding="base64", key_encoding="base64"),
     ),
-    "hubspot": (hubspot("v1", "{secret}{body}"), hubspot("v2", "{secret}{method}{url}{body}")),
-    "line": (SignatureScheme(signature=header("x-line-signature"), encoding="base64"),),
-    "paddle": (
-        SignatureScheme(
-            signature=header("paddle-signature", "h1=", ";"),
-            timestamp=header("paddle-signature", "ts=", ";"),
-            template="{timestamp}:{body}",
-        ),
-    ),
-    "pagerduty": (SignatureScheme(signature=header("x-pagerduty-signature", "v1=", ",")),),
-    "razorpay": (SignatureScheme(signature=header("x-razorpay-signature")),),
+    "hubspot": hubspot.ADAPTER.verification({}).schemes,
+    "line": (line.SCHEME,),
+    "paddle": (paddle.SCHEME,),
+    "pagerduty": (pagerduty.SCHEME,),
+    "razorpay": (razorpay.SCHEME,),
     "sanity": (SANITY,),
-    "sendgrid": (
-        SignatureScheme(
-            algorithm="ecdsa-p256-sha256",
-            signature=header("x-twilio-email-event-webhook-signature"),
-            encoding="base64",
-            timestamp=header("x-twilio-email-event-webhook-timestamp"),
-            template="{timestamp}{body}",
-            keys=("public_key",),
-            key_encoding="base64",
-        ),
-    ),
+    "sendgrid": (sendgrid.SCHEME,),
     "slack": (SLACK,),
     "standard_webhooks": (STANDARD_WEBHOOKS, SVIX),
     # The digest alone is published, not a whole header.
     "stripe": (SignatureScheme(signature=header("x-signature")),),
     "svix": (STANDARD_WEBHOOKS, SVIX),
-    "twilio": (twilio("{url}{form}"), twilio("{url_other_port}{form}")),
-    "x": (SignatureScheme(signature=header("x-twitter-webhooks-signature", "sha256="), encoding="base64"),),
+    "twilio": twilio.ADAPTER.verification({}).schemes,
+    "x": (x.SCHEME,),
     "generic-sha512-hex-convoy": (SignatureScheme(signature=header("x-convoy-signature"), algorithm="hmac-sha512"),),
     "generic-sha512-b64-convoy": (
         SignatureScheme(signature=header("x-convoy-signature"), algorithm="hmac-sha512", encoding="base64"),
@@ -159,9 +86,6 @@ DECLARED: dict[str, tuple[SignatureScheme, ...]] = {
     "adnanh-sha1-empty": (SHA1,),
     "octokit-sha1-legacy": (SignatureScheme(signature=header("x-hub-signature", "sha1="), algorithm="hmac-sha1"),),
 }
-CRC = Handshake(
-    challenge=Place(query="crc_token"), digest="hmac-sha256", encoding="base64", json={"response_token": "sha256={digest}"}
-)
 
 
 def verification_of(vector: Mapping[str, Any]) -> Verification:

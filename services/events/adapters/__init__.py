@@ -13,13 +13,64 @@ from typing import Any
 import msgspec
 import structlog
 
-from services.events.adapters import github, hmac, standard_webhooks, topic
+from services.events.adapters import (
+    adyen,
+    api_key,
+    basic,
+    bitbucket,
+    box,
+    circleci,
+    cloudevents,
+    discord,
+    dropbox,
+    github,
+    gitlab,
+    hmac,
+    hubspot,
+    ip,
+    jira,
+    line,
+    linear,
+    meta,
+    microsoft_graph,
+    mux,
+    none,
+    okta,
+    paddle,
+    pagerduty,
+    razorpay,
+    sanity,
+    sendgrid,
+    sentry,
+    shopify,
+    slack,
+    square,
+    standard_webhooks,
+    stripe,
+    svix,
+    telnyx,
+    topic,
+    trello,
+    twilio,
+    typeform,
+    x,
+    zendesk,
+    zoom,
+)
 from services.events.adapters.declared import Adapter, Declare, Parse
 from services.events.adapters.webhook import ParsedEvent, Webhook
 from shared.errors import Invalid, MillraceError, Problem
 from shared.verification import Verification
 
-ADAPTERS: dict[str, Adapter] = {module.ADAPTER.name: module.ADAPTER for module in (github, hmac, standard_webhooks, topic)}
+ADAPTERS: dict[str, Adapter] = {
+    module.ADAPTER.name: module.ADAPTER
+    for module in (
+        adyen, api_key, basic, bitbucket, box, circleci, cloudevents, discord, dropbox, github, gitlab, hmac, hubspot,
+        ip, jira, line, linear, meta, microsoft_graph, mux, none, okta, paddle, pagerduty, razorpay, sanity, sendgrid,
+        sentry, shopify, slack, square, standard_webhooks, stripe, svix, telnyx, topic, trello, twilio, typeform, x,
+        zendesk, zoom,
+    )
+}  # fmt: skip
 PARSERS: dict[str, Parse] = {name: one.parse for name, one in ADAPTERS.items() if one.parse is not None}
 DESCRIPTIONS = {name: one.view() for name, one in ADAPTERS.items()}
 VERIFICATIONS: dict[str, Declare] = {name: one.verification for name, one in ADAPTERS.items()}

@@ -1,38 +1,15 @@
-"""Any sender that signs with an HMAC: its scheme is settings."""
+"""Any sender that signs with an HMAC, or with a private key: its scheme is settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from services.events.adapters.declared import Adapter, Sample, text
-from services.events.adapters.reading import UNNAMED
-from services.events.adapters.webhook import ParsedEvent, Webhook
+from services.events.adapters.generic import HEADER, NAMED, PLACE, delivery_of, parse, place_of
 from shared.errors import Invalid, Problem
-from shared.values import at
 from shared.verification import SECRETS, TOLERANCE, Algorithm, Place, SignatureScheme, Verification
 
-HEADER = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[A-Za-z0-9_-]+$"}
-_TEXT = {"type": "string", "maxLength": 200}
-PLACE = {
-    "description": "Where a text stands: a header's name, or one of header, query, form and json (a dotted path), with what is "
-    "around it: prefix, suffix, and the separator where the place holds several.",
-    "oneOf": [
-        HEADER,
-        {
-            "type": "object",
-            "properties": {
-                "header": HEADER,
-                **{name: _TEXT | {"minLength": 1} for name in ("query", "form", "json")},
-                **dict.fromkeys(("prefix", "suffix", "separator", "default"), _TEXT),
-            },
-            "oneOf": [{"required": [name]} for name in ("header", "query", "form", "json")],
-            "additionalProperties": False,
-        },
-    ],
-}
 ALGORITHMS: dict[str, Algorithm] = {
     "sha1": "hmac-sha1",
     "sha256": "hmac-sha256",
@@ -43,33 +20,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     "ecdsa-p256-sha256": "ecdsa-p256-sha256",
     "rsa-v1_5-sha256": "rsa-v1_5-sha256",
 }
-# How settings name the event and the delivery, of every adapter whose sender is not known.
-NAMED: dict[str, dict[str, Any]] = {
-    "event_header": HEADER | {"description": "The header that has the event's type."},
-    "event_path": text("Dotted path to the type in a JSON body."),
-    "delivery_header": HEADER | {"description": "The header that has the sender's id of a delivery."},
-    "delivery": PLACE | {"description": "Where the sender's id of a delivery stands."},
-    "replay": PLACE | {"description": "Where a text stands that tells a replay from a delivery of the same id."},
-}
-
-
-def place_of(setting: Any) -> Place | None:
-    """Return the place that a setting means: a header's name, or a place. Raises ValueError."""
-    if setting is None:
-        return None
-    given = {"header": setting} if isinstance(setting, str) else dict(setting)
-    if "header" in given:
-        given["header"] = given["header"].lower()
-    return msgspec.convert(given, Place)
-
-
-def delivery_of(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a scheme that say where a delivery's id is. Raises ValueError."""
-    replay = place_of(settings.get("replay"))
-    return {
-        "delivery": place_of(settings.get("delivery") or settings.get("delivery_header")) or place_of(settings.get("id")),
-        "delivery_with": () if replay is None else (replay,),
-    }
 
 
 def verification(settings: Mapping[str, Any]) -> Verification:
@@ -97,23 +47,6 @@ def verification(settings: Mapping[str, Any]) -> Verification:
     except ValueError as error:
         raise Invalid(f"the settings make no signature: {error}", errors=(Problem("settings.template", str(error)),)) from error
     return Verification(schemes=(scheme,))
-
-
-def parse(webhook: Webhook) -> list[ParsedEvent]:
-    """Return one event; its type comes from the header or the path that the settings name, else it is `webhook`."""
-    data = webhook.data()
-    type_ = UNNAMED
-    header = webhook.settings.get("event_header")
-    path = webhook.settings.get("event_path")
-    if header:
-        type_ = webhook.headers.get(header.lower(), "")
-    elif path:
-        found = at(data, path.split("."))
-        type_ = found if isinstance(found, str) else ""
-    if not type_:
-        raise webhook.lacks(f"event type: {f'header {header}' if header else f'{path} in its body'} is missing")
-    found = webhook.headers.get("content-type")
-    return [ParsedEvent(type_, data, {"content-type": found} if found else {})]
 
 
 ADAPTER = Adapter(

@@ -119,9 +119,13 @@ async def receive(request: web.Request) -> web.Response:
             return _too_many(gateway, request, hook, wait)
         with gateway.backlog.admitted(hook.source, hook.org):
             delivery, ack = await _keep(gateway, request, hook, sender_id, body)
-    return web.Response(
-        body=b'{"id":"%b"}' % delivery.encode(), status=200 if ack.duplicate else 202, content_type="application/json"
-    )
+    body = b'{"id":"%b"}' % delivery.encode()
+    wanted = hook.acknowledgement
+    if wanted is None:
+        return web.Response(body=body, status=200 if ack.duplicate else 202, content_type="application/json")
+    if wanted.text is None:
+        return web.Response(body=body, status=wanted.status, content_type="application/json")
+    return web.Response(body=wanted.text.encode(), status=wanted.status, content_type=wanted.content_type)
 
 
 def _not_allowed(hook: WebhookEndpoint) -> MethodNotAllowed:
