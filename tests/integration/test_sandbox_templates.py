@@ -319,6 +319,18 @@ async def test_idle_templates_are_ended_and_forgotten_bundles_have_none(bench: B
     await until(are_idle)
 
 
+async def test_a_template_that_is_made_while_its_bundle_goes_serves_nobody() -> None:
+    async with started_bench(template_after=2) as bench:
+        job = bench.job("@workflow\ndef main(): return 1")
+        for _ in range(2):
+            assert await ran(bench, job) == 1
+        assert of(bench)._making
+        bench.children.forget(job.bundle)
+        await until(lambda: not of(bench)._making)
+        assert not of(bench).all
+        assert await ran(bench, job) == 1
+
+
 async def test_closing_while_templates_are_made_leaves_nothing() -> None:
     before = below(os.getpid())
     async with started_bench(template_after=2) as bench:

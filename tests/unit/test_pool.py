@@ -7,6 +7,18 @@ from services.executor.sandbox.pool import ChildPool
 from services.executor.sandbox.process import Child, CodePaths
 
 
+class EndedChild(Child):
+    """A child that is there, and of which nothing is but that it was ended."""
+
+    def __init__(self) -> None:
+        self.place = None
+        self.is_ended = False
+
+    def ending(self) -> asyncio.Task[None]:
+        self.is_ended = True
+        return asyncio.create_task(asyncio.sleep(0))
+
+
 async def never(_place: CodePaths | None) -> Child:
     raise AssertionError
 
@@ -69,3 +81,22 @@ async def test_what_waits_is_planned_for_the_last_bundles_and_one_stays_blank() 
     await asyncio.sleep(0)
     assert begun == [None, often, often, often]
     await pool.close()
+
+
+async def test_a_child_whose_taker_gave_up_after_the_pool_was_closed_is_ended() -> None:
+    coming: asyncio.Future[Child] = asyncio.get_running_loop().create_future()
+
+    async def begin(_place: CodePaths | None) -> Child:
+        return await coming
+
+    pool = ChildPool(begin, least=1, most=4)
+    taking = asyncio.create_task(pool.take(CodePaths(Path("a"), None)))
+    await asyncio.sleep(0)
+    await pool.close()
+    taking.cancel()
+    await asyncio.wait([taking])
+    child = EndedChild()
+    coming.set_result(child)
+    async with asyncio.timeout(5):
+        while not child.is_ended:
+            await asyncio.sleep(0)

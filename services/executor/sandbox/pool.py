@@ -189,7 +189,10 @@ class ChildPool:
             try:
                 return await asyncio.shield(slot)
             except asyncio.CancelledError:
-                self._slots.appendleft(slot)
+                if self._is_open:
+                    self._slots.appendleft(slot)
+                else:  # closed meanwhile, which has seen to the slots that were here
+                    slot.add_done_callback(self._discard)
                 raise
             except SandboxUnavailable:
                 if (

@@ -70,6 +70,8 @@ class Templates:
         self._after = after
         self._served: OrderedDict[_Key, _Served] = OrderedDict()
         self._making: dict[_Key, asyncio.Task[None]] = {}
+        self._unwanted: set[_Key] = set()
+        """Those of them whose bundle has gone."""
         self._jobs: OrderedDict[_Key, tuple[float, int]] = OrderedDict()
         """The time of the last job of each, and how many came in a row."""
         self._resting: dict[_Key, float] = {}
@@ -113,6 +115,7 @@ class Templates:
         """Have no template of this bundle, which is about to go, once its runs are over."""
         for key in [key for key in self._served if key[1].bundle == bundle]:
             self._retire(key)
+        self._unwanted.update(key for key in self._making if key[1].bundle == bundle)
 
     def end_idle(self, seconds: float) -> None:
         """End those that had no job for so long, and have no run."""
@@ -161,11 +164,15 @@ class Templates:
         place = key[1]
         try:
             template = await self._make(place)
+            if key in self._unwanted:
+                await template.end()
+                return
         except SandboxUnavailable as error:
             self._rest(key, str(error))
             return
         finally:
             del self._making[key]
+            self._unwanted.discard(key)
         template.expect(module)
         pool = ChildPool(lambda _: self._start(template, place), least=_AHEAD, most=_MOST_AHEAD, places=False)
         served = self._served[key] = _Served(template, pool)
