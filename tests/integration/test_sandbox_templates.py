@@ -63,6 +63,15 @@ async def ran(bench: Bench, job: Job) -> Any:
     return value(await bench.children.run(job, Recorded()))
 
 
+async def test_a_workflow_in_a_folder_of_a_folder_has_a_template(bench: Bench) -> None:
+    bundle = bench.bundle(area__deep__leaf="from millrace import workflow\n@workflow\ndef main(): return __name__")
+    job = msgspec.structs.replace(bench.job("..."), bundle=bundle, module="area/deep/leaf.py")
+    assert await ran(bench, job) == "area.deep.leaf"
+    (template,) = pids(bench)
+    assert [await ran(bench, job) for _ in range(3)] == ["area.deep.leaf"] * 3
+    assert pids(bench) == [template]
+
+
 async def test_the_second_job_of_a_bundle_makes_a_template_and_none_waits_for_it() -> None:
     async with started_bench(template_after=2) as bench:
         job = bench.job("@workflow\ndef main(): return 1")

@@ -35,15 +35,19 @@ def read(name: str, folder: str) -> None:
     """
     if name in sys.modules or name.partition(".")[0] in sys.modules:
         return  # what is there already comes first
-    spec = None
-    places: list[str] | None = [folder]
-    parts = name.split(".")
-    for count in range(1, len(parts) + 1):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(parts[:count]), places)
-        if spec is None:
+    found = None
+    places = around = [folder]
+    for part in name.split("."):
+        around = places
+        # By this part of the name: for a folder with all of it the package around it would have to be imported.
+        found = importlib.machinery.PathFinder.find_spec(part, around)
+        if found is None:
             return
-        places = None if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
-    if spec is None or not isinstance(spec.loader, importlib.machinery.SourceFileLoader) or spec.cached is None:
+        places = list(found.submodule_search_locations or ())
+    if found is None or not isinstance(found.loader, importlib.machinery.SourceFileLoader):
+        return
+    spec = importlib.machinery.PathFinder.find_spec(name, around)
+    if spec is None or spec.cached is None:
         return
     try:
         with open(spec.cached, "rb") as file:
