@@ -105,8 +105,9 @@ async def _show(ready: dict[str, Any], console: Console, *, stays: bool) -> None
         client = Client(session, ready["url"])
         for file in sorted((EXAMPLE / "workflows").glob("*.py")):
             view = await client.call("PUT", f"/api/v1/workspace/files/workflows/{file.name}", data=file.read_bytes())
-            if view["problems"]:
-                raise DemoError(f"{file.name}: {view['problems'][0]['message']}")
+            for problem in view["problems"]:
+                if problem["severity"] == "error":
+                    raise DemoError(f"{file.name}: {problem['message']}")
             console.print(f"[bold]Deployed[/] workflows/{file.name}: {', '.join(view['workflows'])}")
         secret = secrets.token_urlsafe(24)
         source = {"adapter": "github", "settings": {"secret": secret}}

@@ -5,19 +5,22 @@ Entities with a name are keyed by the hash of (organization, name), which makes 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from shared.messages.declaration import Message, message
 
+Severity = Literal["error", "warning"]
+
 
 class FileProblem(msgspec.Struct, frozen=True):
-    """Why a workspace file could not be taken into service."""
+    """Why a workspace file could not be taken into service, or, as a warning, why runs may fail though it was."""
 
     path: str
     line: int
     message: str
+    severity: Severity = "error"
 
 
 @message("file.changed", key="key", by="executor")

@@ -47,7 +47,10 @@ class WorkflowList(msgspec.Struct, frozen=True):
 
 
 class FileView(msgspec.Struct, frozen=True, kw_only=True):
-    """A workspace file. `workflows` names those that its code defines now; `problems` explain why newer content does not serve."""
+    """A workspace file. `workflows` names those that its code defines now; `problems` explain why newer content does not serve.
+
+    Those that are warnings do not keep it from serving.
+    """
 
     path: str
     sha256: str

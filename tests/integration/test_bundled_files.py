@@ -75,7 +75,8 @@ async def test_a_file_beyond_the_bound_is_named_and_stays_as_it_is_in_service(
         await outside.put_file("flows/query.sql", b"SELECT 1")
         await outside.put_file("flows/main.py", FLOW)
         view = await outside.put_file("flows/query.sql", b"x" * 1001)
-        assert [(one.path, "1001 bytes" in one.message) for one in view.problems] == [("flows/query.sql", True)]
+        (problem,) = view.problems
+        assert (problem.path, problem.severity, "1001 bytes" in problem.message) == ("flows/query.sql", "error", True)
         assert (await outside.run(await outside.request("reads"), "succeeded")).result == ["SELECT 1"] * 2
         assert (await outside.put_file("flows/query.sql", b"SELECT 2")).problems == []
         assert (await outside.run(await outside.request("reads"), "succeeded")).result == ["SELECT 2"] * 2

@@ -321,3 +321,23 @@ async def test_a_parameter_that_no_json_describes_names_its_file_and_line(bench:
 async def test_texts_that_cannot_be_stored_are_replaced_where_nothing_depends_on_them(bench: Bench, text: str) -> None:
     found = await bench.describe(bad="from millrace import workflow\n" + text)
     assert (found.problems, [one.name for one in found.workflows]) == ([], ["bad"])
+
+
+async def test_imports_that_nothing_provides_are_warnings_unless_they_are_problems_already(bench: Bench) -> None:
+    found = await bench.describe(
+        flows__main="""
+            import nowhere1
+            from flows import lib
+            from millrace import workflow
+            @workflow
+            def main():
+                import nowhere2
+        """,
+        flows__lib="def f():\n    import flows.absent\n    try:\n        import nowhere3\n    except ImportError: ...",
+        tests__test_main="import pytest_that_is_nowhere",
+    )
+    assert [(one.path, one.line, one.severity) for one in found.problems] == [("flows/main.py", 2, "error")]
+    assert [(one.path, one.line, one.message) for one in found.warnings] == [
+        ("flows/lib.py", 2, "there is no module flows.absent"),
+        ("flows/main.py", 7, "nothing provides the module nowhere2: name its package (nowhere2) in requirements.txt"),
+    ]

@@ -24,7 +24,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 EVENT = "{'data': {'ref': 'x', 'commits': [{'id': 1}], 'token': 'sesame'}}"
 HINTS = {
-    "a package": ("def main(): import halopsa.client", "packages are not installed for runs"),
+    "a package": ("def main(): import halopsa.client", "name its package (halopsa) in requirements.txt"),
     "a key of an event": (
         f"def main(event: dict = {EVENT}): event['data']['reff']",
         "the keys there are 'ref', 'commits', 'token'\n",
@@ -100,7 +100,7 @@ async def test_a_missing_module_is_a_problem_of_the_workspace_with_its_hint(benc
     (problem,) = found.problems
     assert (problem.path, problem.line) == ("one.py", 1)
     assert "ModuleNotFoundError: No module named 'halopsa' (hint: " in problem.message
-    assert "packages are not installed for runs" in problem.message
+    assert "name its package (halopsa) in requirements.txt" in problem.message
 
 
 async def test_what_egress_denied_names_the_host_and_the_setting() -> None:

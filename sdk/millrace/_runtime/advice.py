@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
+from millrace._runtime import imports
 from millrace.errors import InputError, NotInRun, Refused, ResultError
 
 _MOST_KEYS = 20
@@ -50,8 +51,8 @@ def _module(error: BaseException, _inside: Inside) -> str | None:
         return None
     top = name.split(".")[0]
     return (
-        f"neither the workspace nor Python has a module {top}: a file of yours is imported by its path from the workspace's "
-        "folder; packages are not installed for runs, which have Python's standard library and the workspace's own files"
+        f"neither Python nor the workspace nor its packages have a module {top}: {imports.advice(top)}; a file of yours is "
+        "imported by its path from the workspace's folder"
     )
 
 

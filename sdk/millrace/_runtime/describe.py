@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from millrace import _declare
-from millrace._runtime import finding
+from millrace._runtime import finding, imports
 from millrace._runtime.encode import clean, to_json
 from millrace._runtime.failure import one_line, place
 from millrace._runtime.patience import TooSlow, at_most
@@ -31,9 +31,10 @@ def describe(
 ) -> dict[str, Any]:
     """Answer the "described" frame: workflows in the order of path and line, and problems likewise.
 
-    A file that does not parse is a problem and is not executed; one that uses no decorator is not executed either,
-    unless another imports it. Of two workflows with one name the first is kept and the second is a problem. So is one of those that
-    are `served` (name, path, function) where the function is still there and is no workflow any more.
+    A file that does not parse is a problem and is not executed; one that uses no decorator is not executed either, unless another
+    imports it. Of two workflows with one name the first is kept and the second is a problem. So is one of those that are `served`
+    (name, path, function) where the function is still there and is no workflow any more. An import that nothing provides, of a file
+    that a workflow may load, is a warning.
 
     The import of a file may take `patience` seconds, and less once another was slow; `announce` is called with each before.
     """
@@ -42,7 +43,10 @@ def describe(
     failed: set[str] = set()
     slow: set[str] = set()
     is_whole = True
-    texts = _texts(bundle, problems)
+    files = _files(bundle)
+    imported_by = imports.Imports(bundle, files)
+    texts = _texts(bundle, files, imported_by, problems)
+    in_vain = imported_by.in_vain(path for path, text in texts.items() if text.declares)
     for path, text in texts.items():
         if not text.declares:
             continue
@@ -76,6 +80,8 @@ def describe(
         _admit(found, workflows, problems)
     if is_whole:
         problems += _vanished(served or [], workflows, {one["path"] for one in problems} | failed, texts)
+    wrong = {(one["path"], one["line"]) for one in problems}
+    problems += [_problem(*one, severity="warning") for one in in_vain if one[:2] not in wrong]
     unique = {(one["path"], one["line"], one["message"]): one for one in problems}
     return {"kind": "described", "workflows": workflows, "problems": [unique[key] for key in sorted(unique)]}
 
@@ -96,7 +102,7 @@ def is_file_of(module: ModuleType, bundle: str) -> bool:
     return str(getattr(module, "__file__", None) or "").startswith(bundle.rstrip("/") + "/")
 
 
-def _files(bundle: str) -> Iterator[str]:
+def _files(bundle: str) -> list[str]:
     found: list[str] = []
     for folder, folders, files in os.walk(bundle):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
@@ -104,18 +110,21 @@ def _files(bundle: str) -> Iterator[str]:
             path = os.path.join(folder, name)
             if name.endswith(".py") and os.path.isfile(path) and not os.path.islink(path):
                 found.append(os.path.relpath(path, bundle))
-    yield from sorted(found)
+    return sorted(found)
 
 
-def _texts(bundle: str, problems: list[dict[str, Any]]) -> dict[str, finding.Text]:
-    """Return the decorators found in the files that can be imported, by path."""
+def _texts(bundle: str, paths: list[str], imported_by: imports.Imports, problems: list[dict[str, Any]]) -> dict[str, finding.Text]:
+    """Return the decorators found in the files that can be imported, by path. One file is parsed at a time."""
 
     def files() -> Iterator[tuple[str, str, ast.Module]]:
-        for path in _files(bundle):
+        for path in paths:
             try:
-                yield path, path.removesuffix(".py").removesuffix("/__init__").replace("/", "."), finding.parsed(bundle, path)
+                tree = finding.parsed(bundle, path)
+                imported_by.add(path, tree)
             except BaseException as error:
                 problems.append(_problem(*(place(error, bundle) or (path, 1)), one_line(error)))
+            else:
+                yield path, path.removesuffix(".py").removesuffix("/__init__").replace("/", "."), tree
 
     return finding.texts(files())
 
@@ -196,5 +205,6 @@ def _admit(found: tuple[str, int, _declare.Definition], workflows: list[dict[str
     workflows.append(told)
 
 
-def _problem(path: str, line: int, message: str, *, is_slow: bool = False) -> dict[str, Any]:
-    return {"path": clean(path, 1000), "line": line, "message": clean(message, 2000), "is_slow": is_slow}
+def _problem(path: str, line: int, message: str, *, is_slow: bool = False, severity: str = "error") -> dict[str, Any]:
+    told = {"path": clean(path, 1000), "line": line, "message": clean(message, 2000)}
+    return told | {"is_slow": is_slow, "severity": severity}

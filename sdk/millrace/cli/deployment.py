@@ -36,6 +36,11 @@ class Deployed:
     own: frozenset[str] = frozenset()
 
     @property
+    def errors(self) -> list[Document]:
+        """The problems that keep newer content from serving; the others are warnings."""
+        return [problem for problem in self.problems if is_error(problem)]
+
+    @property
     def is_nothing(self) -> bool:
         """Whether there was nothing to do."""
         return not self.files and not self.deleted
@@ -113,6 +118,11 @@ class Deployment:
                 with contextlib.suppress(FileNotFoundError):
                     self._hashes[name] = (stamp, sha256_of(files[name]))
         return {name: self._hashes[name][1] for name, stamp in stamps.items() if self._hashes.get(name, (None, ""))[0] == stamp}
+
+
+def is_error(problem: Document) -> bool:
+    """Return whether a problem keeps newer content from serving; a warning does not."""
+    return bool(problem.get("severity", "error") == "error")
 
 
 def _add(tar: tarfile.TarFile, path: str, file: Path | None, before: str) -> None:

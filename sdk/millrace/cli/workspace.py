@@ -11,7 +11,7 @@ import click
 
 from millrace.cli import codes, show
 from millrace.cli.api import Api, Refused, Unreachable
-from millrace.cli.deployment import Deployed, Deployment
+from millrace.cli.deployment import Deployed, Deployment, is_error
 from millrace.cli.folder import files_of, stamps_of
 from millrace.cli.lines import Follower, written
 from millrace.cli.session import LIMIT, Session, asks
@@ -40,7 +40,8 @@ def deploy(session: Session, folder: Path, *, prune: bool) -> int:
     """Upload what has changed in a folder; say what is served and what is wrong.
 
     Hidden files, __pycache__, node_modules and virtual environments are left out; so are, which is told, links to outside of the
-    folder and what cannot be read. Exit code 1 when the code has problems: what served before goes on serving.
+    folder and what cannot be read. Exit code 1 when the code has problems: what served before goes on serving. A warning, as of an
+    import that nothing provides, is none.
     """
     done = Deployment(session.api, folder, prune=prune).bring(check=True)
     if session.is_json:
@@ -52,7 +53,7 @@ def deploy(session: Session, folder: Path, *, prune: bool) -> int:
         show.listing(
             serving, [("file", lambda view: view["path"]), ("workflows", lambda view: ", ".join(view["workflows"]))], is_json=False
         )
-    return codes.REFUSED if done.problems else codes.DONE
+    return codes.REFUSED if done.errors else codes.DONE
 
 
 @click.command()
@@ -175,7 +176,7 @@ def put_file(session: Session, path: str, file: Path) -> int:
     with file.open("rb") as opened:
         view = session.api.put_file(path, opened, file.stat().st_size, {})
     show.entity(view, is_json=session.is_json)
-    return codes.REFUSED if view["problems"] else codes.DONE
+    return codes.REFUSED if any(map(is_error, view["problems"])) else codes.DONE
 
 
 @files.command("get")
@@ -195,8 +196,8 @@ def delete_file(session: Session, path: str) -> int:
     if session.is_json:
         show.document(view)
     for problem in view["problems"]:
-        show.aside(_problem(problem, Path()), "error")
-    return codes.REFUSED if view["problems"] else codes.DONE
+        _show_problem(problem, Path())
+    return codes.REFUSED if any(map(is_error, view["problems"])) else codes.DONE
 
 
 def ending(run: dict[str, Any]) -> str:
@@ -229,7 +230,7 @@ def report(done: Deployed, folder: Path) -> None:
         show.aside(f"left out: {len(done.left_out) - LEFT_OUT} more", "warning")
     for problem in done.problems:
         # A file that was deployed before from elsewhere is not to be looked for in this folder.
-        show.aside(_problem(problem, folder if problem["path"] in done.own else Path()), "error")
+        _show_problem(problem, folder if problem["path"] in done.own else Path())
 
 
 def _report(session: Session, done: Deployed, folder: Path) -> None:
@@ -237,15 +238,17 @@ def _report(session: Session, done: Deployed, folder: Path) -> None:
         show.line({"deployed": done.document()})
     else:
         report(done, folder)
-        if not done.problems:
+        if not done.errors:
             names = sorted({name for view in done.files for name in view["workflows"]})
             show.said(f"deployed {folder}" + (f": {show.plain(', '.join(names))}" if names else ""))
     sys.stdout.flush()
 
 
-def _problem(problem: dict[str, Any], folder: Path) -> str:
-    """Return a problem as editors and terminals understand it: path:line: message."""
-    return show.plain(f"{folder / problem['path']}:{problem['line']}: {' '.join(problem['message'].split())}")
+def _show_problem(problem: dict[str, Any], folder: Path) -> None:
+    """Print a problem as editors and terminals understand it: path:line: message, or path:line: warning: message."""
+    severity = "error" if is_error(problem) else "warning"
+    message = " ".join([*(["warning:"] if severity == "warning" else []), *problem["message"].split()])
+    show.aside(show.plain(f"{folder / problem['path']}:{problem['line']}: {message}"), severity)
 
 
 COMMANDS: list[click.Command] = [deploy, watch, files]

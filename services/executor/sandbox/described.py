@@ -59,7 +59,7 @@ class _Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 def description(workflows: Iterable[dict[str, Any]], problems: list[BundleProblem]) -> Description:
     """Return the valid workflows of a child's description, and the problems of the others. It may take a while."""
     found: dict[str, DeclaredWorkflow] = {}
-    wrong = list(problems)
+    wrong = [one for one in problems if one.severity == "error"]
     for told in workflows:
         one = _read(told)
         if isinstance(one, DeclaredWorkflow) and one.name in found:
@@ -69,7 +69,7 @@ def description(workflows: Iterable[dict[str, Any]], problems: list[BundleProble
             wrong.append(one)
         else:
             found[one.name] = one
-    return Description(list(found.values()), wrong)
+    return Description(list(found.values()), wrong, [one for one in problems if one.severity == "warning"])
 
 
 def _read(told: dict[str, Any]) -> DeclaredWorkflow | BundleProblem:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 
 from services.executor.sandbox.egress.network import Network
-from shared.messages.catalog import Policy
+from shared.messages.catalog import Policy, Severity
 
 Tier = Literal["none", "A", "B"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -159,13 +159,15 @@ class BundleProblem(msgspec.Struct, frozen=True):
     message: Annotated[str, msgspec.Meta(max_length=2100)]
     is_slow: bool = False
     """Whether it took too long to be imported."""
+    severity: Severity = "error"
 
 
 class Description(msgspec.Struct, frozen=True):
-    """The workflows and problems of a bundle, in the order of path and line."""
+    """The workflows of a bundle, and its problems by severity, in the order of path and line."""
 
     workflows: list[DeclaredWorkflow]
     problems: list[BundleProblem]
+    warnings: list[BundleProblem] = []
 
 
 class Cancellation:

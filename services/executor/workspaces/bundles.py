@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -28,6 +28,7 @@ from services.executor.workspaces.bytecode import DIRECTORY_MODE, FILE_MODE, Com
 from shared import tasks
 from shared.blobs import Blobs
 from shared.errors import NotFound
+from shared.messages.catalog import FileProblem
 
 # Trees on disk, their files together, and bytes of files and bytecode, a file that several share counted once.
 MOST_TREES = 500
@@ -41,11 +42,12 @@ YOUNG = 60.0
 _log = structlog.get_logger()
 
 
-class Manifest(msgspec.Struct, frozen=True):
-    """The content of a bundle: the SHA-256 of each file by path, and the workflows that its code defines."""
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The content of a bundle: the SHA-256 of each file by path, the workflows that its code defines, and warnings about it."""
 
     files: dict[str, str]
     workflows: list[DeclaredWorkflow]
+    warnings: list[FileProblem] = []
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -119,9 +121,9 @@ class Bundles:
             if not self._held[folder]:
                 del self._held[folder]
 
-    async def publish(self, files: dict[str, str], workflows: list[DeclaredWorkflow]) -> str:
+    async def publish(self, files: dict[str, str], workflows: list[DeclaredWorkflow], warnings: Sequence[FileProblem] = ()) -> str:
         """Store the manifest of a tree; returns its version."""
-        document = msgspec.json.encode(Manifest(files, workflows), order="deterministic")
+        document = msgspec.json.encode(Manifest(files, workflows, list(warnings)), order="deterministic")
 
         async def parts() -> AsyncIterator[bytes]:
             yield document

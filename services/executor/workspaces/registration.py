@@ -67,7 +67,8 @@ async def registration(
 ) -> Registration:
     """Return how a workspace that holds `files` is to be registered, by its newest code that works; `paths` are those that changed.
 
-    A file that is too large for the bundle is a problem, and stays there as it is in service. `sizes` are in bytes, by path.
+    A file that is too large for the bundle is a problem, and stays there as it is in service; a warning where it never was there.
+    `sizes` are in bytes, by path.
     Raises `Unavailable` where there is no sandbox for it, or nothing that checks expressions.
     """
     served = await deps.store.workflows([org])
@@ -75,36 +76,41 @@ async def registration(
     latest, blocked = domain.without_clashes({path: sha256 for path, sha256 in files.items() if domain.is_bundled(path)})
     misplaced = [FileProblem(name, 1, domain.clash(name, parent)) for name, parent in sorted(blocked.items())]
     latest, beyond = await _within_bounds(latest, sizes, active.files if active else {}, deps)
-    misplaced += [FileProblem(path, 1, reason) for path, reason in sorted(beyond.items())]
+    misplaced += [
+        FileProblem(path, 1, reason, "error" if active is not None and path in active.files else "warning")
+        for path, reason in sorted(beyond.items())
+    ]
     serving = {entry.name for entry in served}
     going_on = [one for one in active.workflows if one.name in serving] if active else []
     is_served = active is not None and len(going_on) == len(active.workflows)
     is_empty = active is None and not any(map(domain.is_code, latest))
     if is_empty or not any(map(domain.is_bundled, paths)) or (active is not None and active.files == latest and is_served):
-        return Registration(going_on, misplaced)
+        return Registration(going_on, misplaced + (active.warnings if active is not None else []))
     known = [ServedWorkflow(one.name, one.path, one.function) for one in served]
     before = active.files if active else {}
     slow = deps.slow.of(org, latest, paths)
     tree = domain.fallback_tree(latest, before, {one.path for one in slow})
     if active is not None and tree == active.files and is_served:
-        return Registration(going_on, misplaced + slow)
+        return Registration(going_on, misplaced + slow + active.warnings)
     found = await describe(deps, tree, known, org)
     problems = misplaced + slow + [FileProblem(problem.path, problem.line, problem.message) for problem in found.problems]
+    warnings = [FileProblem(one.path, one.line, one.message, one.severity) for one in found.warnings]
     for _ in range(ROUNDS):
         if not found.problems:
             break
         tried, tree = tree, domain.fallback_tree(tree, before, {one.path for one in found.problems})
         if tree == tried or (active is not None and tree == active.files and is_served):
             # Nothing could be left out, or the rest serves already.
-            return Registration(going_on, problems)
+            return Registration(going_on, problems + warnings)
         found = await describe(deps, tree, known, org)
         # Those that work only with the files that were set back.
         reported = {problem.path for problem in problems}
         problems += [FileProblem(one.path, one.line, one.message) for one in found.problems if one.path not in reported]
     if found.problems:
         # Even with the broken files set back the code does not load as a whole: the serving versions go on serving.
-        return Registration(going_on, problems)
-    return Registration(found.workflows, problems, await _changes(org, tree, found.workflows, served, deps))
+        return Registration(going_on, problems + warnings)
+    changes = await _changes(org, tree, found.workflows, warnings, served, deps)
+    return Registration(found.workflows, problems + warnings, changes)
 
 
 async def _within_bounds(
@@ -160,14 +166,19 @@ async def describe(deps: RegistrationDeps, tree: dict[str, str], known: list[Ser
         if complaint is not None:
             wrong[one.name] = complaint
     problems = [BundleProblem(one.path, one.line, wrong[one.name]) for one in found.workflows if one.name in wrong]
-    return Description([one for one in found.workflows if one.name not in wrong], found.problems + problems)
+    return Description([one for one in found.workflows if one.name not in wrong], found.problems + problems, found.warnings)
 
 
 async def _changes(
-    org: str, tree: dict[str, str], found: list[DeclaredWorkflow], served: list[WorkflowEntry], deps: RegistrationDeps
+    org: str,
+    tree: dict[str, str],
+    found: list[DeclaredWorkflow],
+    warnings: list[FileProblem],
+    served: list[WorkflowEntry],
+    deps: RegistrationDeps,
 ) -> list[WorkflowChanged | WorkflowRemoved]:
     """Return the workflows that change when these replace the serving ones: those with other code or another declaration."""
-    version = await deps.bundles.publish(tree, found)
+    version = await deps.bundles.publish(tree, found, warnings)
     # So that it is compiled, here at least, before a run is requested.
     folder = (await deps.bundles.get(version)).folder
     entries = {entry.name: entry for entry in served}
