@@ -1,19 +1,24 @@
-"""An executor that stood still, and whose run somebody else has by now, lets nothing go on in its name."""
+"""An executor that stood still, and whose run another has by now, lets nothing go on in its name."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from services.executor.runs import run_state
+from services.executor.runs import claim, run_state
 from services.executor.runs.claim import LEASE, AlreadyEnded, Claim, Fenced, fold
+from services.executor.sandbox.children import Children
+from services.executor.sandbox.jail import Job
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import new_id
 from shared.messages import RunRequested, RunStarted, RunStepCompleted, RunSucceeded, RunUsage
 from tests.support.inside import bus_of
+from tests.support.river import river
 from tests.support.servers import Place
 
 
@@ -78,3 +83,66 @@ async def test_a_step_whose_record_is_found_to_be_there_already_lets_the_next_on
         await mine.step(done(mine))
     types = [stored.envelope.type async for stored in aggregate.history(bus.client, "run", mine.run)]
     assert types == ["run.requested", "run.started", "run.step_completed", "run.started"]
+
+
+WORKFLOWS = """
+from pathlib import Path
+
+from millrace import step, workflow
+
+
+def marked(file):
+    Path(file).write_text("x")
+
+
+@workflow
+def alone(file: str):
+    step.sync("one", marked, file)
+
+
+@workflow(isolation="workflow")
+def shared(file: str):
+    step.sync("one", marked, file)
+"""
+
+
+@pytest.mark.parametrize("workflow", ["alone", "shared"])
+async def test_a_run_that_another_took_while_its_child_was_awaited_begins_nothing(
+    place: Place, data: Path, bus: Bus, shared_folder: Path, monkeypatch: pytest.MonkeyPatch, workflow: str
+) -> None:
+    taken, ran = Children._taken, Children.run
+    raised: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+    async def late(self: Children, place: Any, job: Job | None) -> Any:
+        found = await taken(self, place, job)
+        if not raised.done() and runs:
+            folded = await fold(bus, runs[0])
+            assert folded is not None
+            other = RunStarted(run=runs[0], attempt=2, executor="two", tier="none")
+            await bus.append(bus.seal(other, org="default"), folded.state.last_seq)
+        return found
+
+    async def run(self: Children, *args: Any, **given: Any) -> Any:
+        try:
+            return await ran(self, *args, **given)
+        except Exception as error:
+            raised.set_result(error)
+            raise
+
+    runs: list[str] = []
+    async with river(place, data) as outside:
+        await outside.put_file("workflows/two.py", WORKFLOWS.encode())
+        version = await outside.version(workflow)
+        monkeypatch.setattr(Children, "_taken", late)
+        monkeypatch.setattr(Children, "run", run)
+        monkeypatch.setattr(claim, "LEASE", -1.0)  # as if this process had stood still
+        file = shared_folder / "mark"
+        request = RunRequested(
+            run=new_id(), workflow=workflow, version=version, input={"file": str(file)}, requested_by="test", timeout=60.0
+        )
+        runs.append(request.run)
+        await outside.bus.publish(outside.bus.seal(request, org="default"))
+        assert isinstance(await asyncio.wait_for(raised, 30), Fenced)
+    assert not file.exists()
+    types = [stored.envelope.type async for stored in aggregate.history(bus.client, "run", request.run)]
+    assert types == ["run.requested", "run.started", "run.started"]

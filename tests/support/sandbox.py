@@ -111,6 +111,9 @@ class Recorded:
         self.parts: list[tuple[str, int]] = []
         self._writing: dict[int, bytearray] = {}
 
+    async def begin(self) -> None:
+        pass
+
     async def log(self, level: Level, event: str, fields: dict[str, Any]) -> None:
         self.logs.append((level, event, fields))
         self.logged.set()

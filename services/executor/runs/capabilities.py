@@ -80,8 +80,15 @@ class RunCapabilities:
         """The waits of the run: requests whose answer was not there yet."""
         return list(self._durable.waits.values())
 
+    async def begin(self) -> None:
+        """See `jail.Capabilities`, as for all that follows. Raises `Fenced`, `AlreadyEnded`.
+
+        Code, input and a child may have taken long, or this process stood still meanwhile: by now another may have the run.
+        """
+        await self._claim.check_lease()
+
     async def log(self, level: jail.Level, event: str, fields: dict[str, Any]) -> None:
-        """See `jail.Capabilities`, as for all that follows."""
+        """Keep a structured line."""
         await self.lines.log(level, event, fields)
 
     async def output(self, stream: jail.Stream, text: str) -> None:

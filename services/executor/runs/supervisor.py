@@ -297,8 +297,6 @@ class Runs:
         capabilities = RunCapabilities(deps, mine, steps)
         try:
             with deps.bundles.held(bundle.folder):
-                # Code, input and a child may have taken long, or this process stood still meanwhile.
-                await mine.check_lease()
                 outcome = await deps.sandbox.run(job, capabilities, cancel=mine.cancel)
         finally:
             # Before the end: a run that has ended has all its lines, and the trail of its denied connections.

@@ -76,6 +76,8 @@ class Attempt:
         try:
             if proxy is not None:
                 opening = frames.encode({"kind": "network", "proxy": _started(proxy)}) + opening
+            if self._capabilities is not None:
+                await self._capabilities.begin()
             began = time.monotonic()
             child.begin(opening)
             child.exited.add_done_callback(self._died)

@@ -216,6 +216,9 @@ class Capabilities(Protocol):
     def network(self) -> Network | None:
         """The run's way through the proxy; None: it reaches nothing. A tier that does not close the network ignores it."""
 
+    async def begin(self) -> None:
+        """Return once the attempt may begin. Awaited when its child is there, just before the job is handed over."""
+
     async def log(self, level: Level, event: str, fields: dict[str, Any]) -> None:
         """Keep a structured line."""
 

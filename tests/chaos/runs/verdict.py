@@ -83,7 +83,8 @@ def findings(asked: Iterable[Asked], bus: BusFacts, rows: RowFacts, marks: Seque
             complaints = _complaints(id_, bus.runs.get(id_), rows, executed)
             found += [Finding(name, kind, id_, detail) for kind, detail in complaints]
         if one.run in bus.runs and bus.runs[one.run].ends:
-            found += [Finding(name, kind, one.run, detail) for kind, detail in _not_allowed(one, bus.runs[one.run])]
+            own = [bus.runs[id_] for id_ in children.get(one.run, ()) if id_ in bus.runs]
+            found += [Finding(name, kind, one.run, detail) for kind, detail in _not_allowed(one, bus.runs[one.run], own)]
             if name == "has children" and bus.runs[one.run].ends == ["succeeded"] and len(children.get(one.run, ())) != _CHILDREN:
                 found.append(
                     Finding(name, "duplicated", one.run, f"started {len(children.get(one.run, ()))} runs, not {_CHILDREN}")
@@ -136,10 +137,10 @@ def _complaints(
         yield "wrong", f"a child run {run.ends[0]} ({run.reason}: {run.error})"
 
 
-def _not_allowed(one: Asked, run: RunFacts) -> Iterable[tuple[str, str]]:
-    """Yield what its workflow and what was done to it do not allow."""
+def _not_allowed(one: Asked, run: RunFacts, children: Iterable[RunFacts]) -> Iterable[tuple[str, str]]:
+    """Yield what its workflow and what was done to it, or to runs that it started, do not allow."""
     kind, end = one.order.kind, run.ends[0]
-    if _is_poison(run):
+    if _is_poison(run) or (end == "failed" and any(map(_is_poison, children))):
         return
     if end not in kind.ends:
         yield "wrong", f"{end} ({run.reason}: {run.error}), which is none of {', '.join(sorted(kind.ends))}"
