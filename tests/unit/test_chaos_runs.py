@@ -106,6 +106,11 @@ def test_children_are_counted_and_judged_like_other_runs() -> None:
     assert kinds(replaced(bus, runs=two), states, one=parent) == set()
     assert kinds(replaced(bus, runs=two | {"c": child}), states, one=parent) == {"duplicated"}
     assert kinds(replaced(bus, runs=two | {"b": replaced(child, ends=[])}), states, one=parent) == {"stuck"}
+    failed = replaced(bus.runs["r"], ends=["failed"])
+    rows = replaced(states, states=states.states | {"r": "failed", "b": "crashed"})
+    poisoned = replaced(child, ends=["crashed"], reason="poison", lost_in_a_row=2)
+    assert kinds(replaced(bus, runs=two | {"r": failed, "b": poisoned}), rows, one=parent) == set()
+    assert kinds(replaced(bus, runs=two | {"r": failed, "b": replaced(poisoned, lost_in_a_row=1)}), rows, one=parent) == {"wrong"}
 
 
 def test_two_runs_of_one_key_at_a_time_are_seen_and_one_that_was_killed_is_not() -> None:
