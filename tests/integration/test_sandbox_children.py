@@ -70,6 +70,21 @@ async def test_a_run_cannot_lower_its_peak_memory_by_its_name(bench: Bench) -> N
     assert outcome.usage.max_rss_mb > 5
 
 
+async def test_an_event_loop_needs_nothing_that_the_kernel_counts_over_all_runs(bench: Bench) -> None:
+    body = """
+        import asyncio, os, socket
+        @workflow
+        async def main():
+            ours, theirs = socket.socketpair()
+            reader, _ = await asyncio.open_connection(sock=ours)
+            theirs.sendall(b"word\\n")
+            word = await reader.readline()
+            kinds = [os.readlink(f"/proc/self/fd/{fd}") for fd in range(256) if os.path.lexists(f"/proc/self/fd/{fd}")]
+            return [word.decode(), [kind for kind in kinds if "eventpoll" in kind or "inotify" in kind]]
+    """
+    assert value(await bench.run(body)) == ["word\n", []]
+
+
 async def test_input_that_does_not_fit_fails_by_path(bench: Bench) -> None:
     outcome = await bench.run("@workflow\ndef main(n: list[int]): pass", n=[1, "x"], m=2)
     assert outcome.error is not None
