@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from deploy.credentials import Credentials
+from shared.batching import MOST_TOGETHER
 from shared.messages import DECLARATIONS
 from shared.messages.log import SERVICES
 from shared.pull import inbox_prefix
@@ -161,6 +162,7 @@ jetstream {{
   sync_interval: always
   max_file_store: {max_file_store}
   max_memory_store: {256 * 1024**2}
+  limits {{ batch {{ max_msgs: {MOST_TOGETHER} }} }}
 }}
 accounts {{
   {ACCOUNT}: {{ jetstream: enabled, users: {json.dumps(users(credentials))} }}

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 import msgspec
 from nats.aio.client import Client
 
-from shared.batching import MAX_BYTES, MAX_MESSAGES
+from shared.batching import MOST_BYTES_TOGETHER, MOST_TOGETHER
 from shared.commit import HEADERS_BYTES, Ack, Journal, Stale, outgoing_of
 from shared.envelope import Envelope, Sealed, derived_id, open_envelope, open_message
 from shared.errors import Conflict, Invalid, PreconditionFailed, TooLarge
@@ -147,7 +147,7 @@ async def append_together(client: Client, appends: Sequence[tuple[Sealed[Any], i
     Raises `Conflict` when nothing was stored, `Unavailable` when that is unknown, `TooLarge` for more than one batch takes.
     """
     batch = [outgoing_of(client, sealed, expected) for sealed, expected in appends]
-    if len(batch) > MAX_MESSAGES or sum(len(one.document) + HEADERS_BYTES for one in batch) > MAX_BYTES:
+    if len(batch) > MOST_TOGETHER or sum(len(one.document) + HEADERS_BYTES for one in batch) > MOST_BYTES_TOGETHER:
         raise TooLarge(f"{len(batch)} messages are more than what the broker stores at once")
     first_sequence = await send_batch(client, batch)
     if first_sequence is None:
@@ -158,12 +158,12 @@ async def append_together(client: Client, appends: Sequence[tuple[Sealed[Any], i
 def batches(appends: Sequence[tuple[Sealed[Any], int]]) -> Iterator[list[tuple[Sealed[Any], int]]]:
     """Yield messages in their order, as many at a time as `append_together` takes: mostly all."""
     batch: list[tuple[Sealed[Any], int]] = []
-    room = MAX_BYTES
+    room = MOST_BYTES_TOGETHER
     for one in appends:
         room -= len(one[0].document) + HEADERS_BYTES
-        if batch and (room < 0 or len(batch) == MAX_MESSAGES):
+        if batch and (room < 0 or len(batch) == MOST_TOGETHER):
             yield batch
-            batch, room = [], MAX_BYTES - len(one[0].document) - HEADERS_BYTES
+            batch, room = [], MOST_BYTES_TOGETHER - len(one[0].document) - HEADERS_BYTES
         batch.append(one)
     if batch:
         yield batch

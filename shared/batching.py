@@ -10,6 +10,10 @@ import msgspec
 # JetStream refuses more messages in one atomic batch (10199); the bytes bound the server's memory for it.
 MAX_MESSAGES = 1000
 MAX_BYTES = 4 * 1024 * 1024
+# What is decided together, such as a commit of files, goes in one batch whatever its size, up to these; a broker has to be
+# configured for it (`batch.max_msgs`).
+MOST_TOGETHER = 10_000
+MOST_BYTES_TOGETHER = 16 * 1024 * 1024
 # One batch fills while another commits. A third would only make batches smaller: commits follow each other on one disk.
 IN_FLIGHT = 2
 # A batch takes half of the waiting messages, or so many. With all of them in one batch, sending and committing would take turns

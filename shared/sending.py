@@ -11,8 +11,9 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 
+from shared.batching import MAX_MESSAGES
 from shared.client import unique_name, write
-from shared.errors import Unavailable
+from shared.errors import TooLarge, Unavailable
 
 # Time for a commit, after which its outcome counts as unknown. Longer than a caller waits: an ack that comes late is
 # remembered, and the caller's next try is answered by it.
@@ -20,6 +21,8 @@ COMMIT_TIMEOUT = 5.0
 # nats-server server/errors.json: "duplicate id in flight" on a replicated stream: its first sending is not decided yet.
 IN_FLIGHT = 10158
 IN_FLIGHT_PAUSE = 0.05
+# Likewise: "atomic publish batch is too large". Nothing of it is stored.
+TOO_LARGE = 10199
 
 _ack_decoder = msgspec.json.Decoder()
 
@@ -35,7 +38,7 @@ class Outgoing(msgspec.Struct):
 async def send_batch(client: Client, batch: Sequence[Outgoing]) -> int | None:
     """Store messages in their order without anything in between; returns the first one's sequence, None when all were refused.
 
-    Raises `Unavailable` when the outcome is unknown.
+    Raises `Unavailable` when the outcome is unknown, `TooLarge` for more than every broker takes where this one does not take it.
     """
     name = unique_name()
     with _unconfirmed():
@@ -48,6 +51,9 @@ async def send_batch(client: Client, batch: Sequence[Outgoing]) -> int | None:
         headers = {"Nats-Batch-Id": name, "Nats-Batch-Sequence": str(len(batch)), "Nats-Batch-Commit": "1"}
         msg = await client.request(last.subject, last.document, timeout=COMMIT_TIMEOUT, headers=last.headers | headers)
     answer = _ack_decoder.decode(msg.data)
+    if len(batch) > MAX_MESSAGES and answer.get("error", {}).get("err_code") == TOO_LARGE:
+        setting = "jetstream.limits.batch.max_msgs"
+        raise TooLarge(f"the broker does not take {len(batch)} messages at once: raise {setting} in its configuration")
     if "error" in answer or answer.get("count") != len(batch):
         return None
     return int(answer["seq"]) - len(batch) + 1

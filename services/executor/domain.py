@@ -7,8 +7,9 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from shared.errors import Invalid, Problem
+from shared.errors import Invalid, Problem, TooLarge
 from shared.questions import Position
+from shared.questions.executor import MOST_PATH_BYTES
 
 # The folder of a workspace that runs may write to.
 DATA = "data/"
@@ -65,7 +66,9 @@ def _path_complaint(path: str) -> str | None:
 
 
 def check_changes(paths: Sequence[str]) -> None:
-    """Raise `Invalid` unless these are different paths, each of which can be one."""
+    """Raise `Invalid` unless these are different paths, each of which can be one, `TooLarge` for too many bytes of them."""
+    if sum(len(path.encode(errors="surrogatepass")) for path in paths) > MOST_PATH_BYTES:
+        raise TooLarge(f"the paths of a commit have at most {MOST_PATH_BYTES} bytes together")
     if len(set(paths)) != len(paths):
         raise Invalid("a path comes twice", errors=(Problem("path", "it comes twice"),))
     for path in paths:

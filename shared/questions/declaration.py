@@ -82,10 +82,9 @@ def _foreign() -> Malformed:
     return Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),))
 
 
-def fitting(items: Sequence[T]) -> list[T]:
-    """Return as many of a page's first items as one answer is to hold: `PAGE_BYTES` as JSON, but one in any case."""
+def fitting(items: Sequence[T], room: int = PAGE_BYTES) -> list[T]:
+    """Return as many of the first items as have `room`, in bytes as JSON, within one answer, but one in any case."""
     kept: list[T] = []
-    room = PAGE_BYTES
     for item in items:
         room -= len(_encoder.encode(item))
         if kept and room < 0:

@@ -240,8 +240,9 @@ class PutFile(Command[FileView], frozen=True, kw_only=True):
     expected: str | None = None
 
 
-# Files that one commit may change: the broker stores so many messages at once.
-MOST_CHANGES = 1000
+# Files that one commit may change, and bytes of their paths together: the question and its answer are one message of the bus each.
+MOST_CHANGES = 4000
+MOST_PATH_BYTES = 512 * 1024
 
 
 class FileChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,7 +258,7 @@ class FileChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
-    """A commit as it is served: each file that has new content, with problems of its own, and all problems of the workspace."""
+    """A commit as it is served: the files that have new content, and the first problems of the workspace."""
 
     files: list[FileView]
     removed: list[Path]
@@ -268,7 +269,8 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 class CommitFiles(Command[Committed], frozen=True, kw_only=True):
     """Change files of the workspace, all of them or none, and register its workflows once.
 
-    Raises Invalid (a path that cannot be, or comes twice), NotFound (content that was not uploaded), PreconditionFailed, Conflict.
+    Raises Invalid (a path that cannot be, or comes twice), TooLarge (the paths together), NotFound (content that was not
+    uploaded), PreconditionFailed, Conflict.
     """
 
     changes: Annotated[list[FileChange], msgspec.Meta(max_length=MOST_CHANGES)]

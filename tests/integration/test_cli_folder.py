@@ -7,8 +7,14 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from millrace.cli import deployment
+from millrace.cli.api import Refused
 from millrace.cli.folder import files_of
+from shared.questions.executor import MOST_CHANGES, MOST_PATH_BYTES
 from tests.support.places import open_folder
 
 NOBODY = 65534
@@ -67,6 +73,26 @@ def test_what_is_no_file_of_the_folder_is_left_out_and_told(tmp_path: Path) -> N
         os.fsdecode(b"latin-\xe9.py"): "has a name that is no UTF-8",
     }
     assert found.unseen == set()
+
+
+class NothingThere:
+    """An API whose workspace is empty, and which takes nothing."""
+
+    url = "http://127.0.0.1:1"
+
+    def pages(self, *_path: str) -> dict[str, Any]:
+        return {"items": [], "next_cursor": None}
+
+
+def test_more_changes_than_one_commit_takes_are_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    assert (deployment.MOST_CHANGES, deployment.MOST_PATH_BYTES) == (MOST_CHANGES, MOST_PATH_BYTES)
+    (tmp_path / "data").mkdir()
+    for number in range(MOST_CHANGES + 1):
+        (tmp_path / "data" / f"{number}").touch()
+    (tmp_path / "flow.py").touch()
+    api: Any = NothingThere()
+    with pytest.raises(Refused, match=f"nothing was deployed: 4002 files.* 4001, are in {tmp_path / 'data'}: take out"):
+        deployment.Deployment(api, tmp_path, prune=False).bring(check=True)
 
 
 def test_what_cannot_be_read_is_told_and_not_taken_for_gone() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from services.executor.workspaces import commits
@@ -25,12 +26,13 @@ from shared import aggregate
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.envelope import new_id
-from shared.errors import Conflict, Invalid, Malformed, NotFound, PreconditionFailed, Unavailable
+from shared.errors import Conflict, Invalid, Malformed, NotFound, PreconditionFailed, TooLarge, Unavailable
 from shared.messages import FileChanged
 from shared.messages.declaration import hashed_key
 from shared.pull import OrderedReader
 from shared.questions import Page
 from shared.questions.executor import (
+    MOST_CHANGES,
     CommitFiles,
     Committed,
     FileChange,
@@ -113,6 +115,30 @@ async def test_a_folder_of_200_files_is_one_version_that_is_described_once(place
         assert (len(served), len(set(served.values()))) == (100, 1)
         assert len(await told(place)) == 300
         assert (await outside.run(await outside.request("f99"), "succeeded")).result == "first"
+
+
+async def test_thousands_of_files_are_there_together_or_not_at_all(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        [one] = await changes(outside.bus, {"data/0.txt": b"the same in all"})
+        many = [FileChange(path=f"data/{number}.txt", sha256=one.sha256, size=one.size) for number in range(MOST_CHANGES)]
+        # The last of them was expected to be there: one that fails is enough.
+        wrong = [*many[:-1], msgspec.structs.replace(many[-1], expected=one.sha256)]
+        with pytest.raises(PreconditionFailed):
+            await outside.bus.ask(CommitFiles(id=new_id(), org="default", actor="test", changes=wrong))
+        assert await told(place) == []
+        done: Committed = await outside.bus.ask(CommitFiles(id=new_id(), org="default", actor="test", changes=many))
+        assert len(done.files) == MOST_CHANGES
+        assert len(await told(place)) == MOST_CHANGES
+
+
+async def test_paths_that_are_too_long_together_are_refused_before_anything_is_recorded(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        [one] = await changes(outside.bus, {"data/0.txt": b"the same in all"})
+        long = "/".join(["x" * 200] * 3)
+        many = [FileChange(path=f"{long}/{number}.txt", sha256=one.sha256, size=one.size) for number in range(1000)]
+        with pytest.raises(TooLarge, match="the paths of a commit"):
+            await outside.bus.ask(CommitFiles(id=new_id(), org="default", actor="test", changes=many))
+        assert await told(place) == []
 
 
 async def test_only_workflows_whose_own_code_has_changed_are_told_of(place: Place, data: Path) -> None:
@@ -458,7 +484,7 @@ async def test_a_commit_comes_as_json_or_as_a_tar_and_answers_as_put_of_each_fil
             (await post({"files": {"c.py": encoded}, "expected": {"c.py": "0" * 64}}), 412),
             (await post({"files": {"c.py": encoded}, "expected": {"a.py": None}}), 422),
             (await post(tar_of({"c.py": flow("c"), "huge.bin": b"x" * 300_001}), "application/x-tar"), 413),
-            (await post(tar_of({f"{number}.txt": b"" for number in range(1001)}), "application/x-tar"), 413),
+            (await post(io.BytesIO(tar_of({f"{n}.txt": b"" for n in range(MOST_CHANGES + 1)})), "application/x-tar"), 413),
             (await post(tar[:700], "application/x-tar"), 400),
             (await post(b"{}", "text/plain"), 415),
         ]

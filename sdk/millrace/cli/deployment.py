@@ -6,16 +6,18 @@ import contextlib
 import io
 import tarfile
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from millrace.cli.api import Api, Document
+from millrace.cli.api import Api, Document, Refused
 from millrace.cli.folder import Stamp, files_of, is_code, plan, sha256_of, stamps_of
 
-# Files that the API changes at once.
-MOST_CHANGES = 1000
+# Files that the API changes at once, and bytes of their paths together.
+MOST_CHANGES = 4000
+MOST_PATH_BYTES = 512 * 1024
 # Bytes of a file up to which it is read as a whole.
 IN_MEMORY = 8 * 1024 * 1024
 
@@ -70,7 +72,8 @@ class Deployment:
         """Upload what has changed, delete what is gone if that is wanted.
 
         `check`: where no code has changed, one file of it is sent again, because only then the API returns its problems.
-        Raises `Refused`, also when another client changes the same files meanwhile, and `Unreachable`.
+        Raises `Refused`, before anything is sent where that is too much for one commit, and when another client changes the same
+        files meanwhile, and `Unreachable`.
         """
         found = files_of(self._folder)
         files = found.files
@@ -91,11 +94,13 @@ class Deployment:
         if check and code and not any(is_code(path) for path in (*sent, *gone)):
             sent.append(code[0])
         changes = [(path, files[path]) for path in sent] + [(path, None) for path in gone]
-        for first in range(0, len(changes), MOST_CHANGES):
-            answer = self._commit(changes[first : first + MOST_CHANGES], remote)
+        if changes:
+            _check_size([path for path, _ in changes], self._folder)
+            answer = self._commit(changes, remote)
+            changed = set(planned.changed)
             done.problems = answer["problems"]
-            done.deleted += [path for path, view in answer["files"].items() if view is None]
-            done.files += [view for path, view in answer["files"].items() if view is not None and path in planned.changed]
+            done.deleted = [path for path, view in answer["files"].items() if view is None]
+            done.files = [view for path, view in answer["files"].items() if view is not None and path in changed]
         return done
 
     def _commit(self, changes: Sequence[tuple[str, Path | None]], remote: dict[str, str]) -> Document:
@@ -123,6 +128,19 @@ class Deployment:
 def is_error(problem: Document) -> bool:
     """Return whether a problem keeps newer content from serving; a warning does not."""
     return bool(problem.get("severity", "error") == "error")
+
+
+def _check_size(paths: Sequence[str], folder: Path) -> None:
+    """Raise `Refused` for more than one commit takes: in several, runs would load code of which half is new."""
+    named = sum(len(path.encode(errors="surrogateescape")) for path in paths)
+    if len(paths) > MOST_CHANGES or named > MOST_PATH_BYTES:
+        fullest, count = Counter(str(PurePosixPath(path).parent) for path in paths).most_common(1)[0]
+        detail = (
+            f"nothing was deployed: {len(paths)} files of {folder} have changed, whose paths have {named} bytes, and one deploy "
+            f"changes at most {MOST_CHANGES} whose paths have {MOST_PATH_BYTES}. Most of them, {count}, are in {folder / fullest}: "
+            "take out those that runs do not need, or put some one by one with `millrace files put`"
+        )
+        raise Refused(413, {"detail": detail})
 
 
 def _add(tar: tarfile.TarFile, path: str, file: Path | None, before: str) -> None:

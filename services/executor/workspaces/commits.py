@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from sqlalchemy import RowMapping
-
 from services.executor import domain
 from services.executor.workspaces.registration import Registration, RegistrationDeps, registration
 from services.executor.workspaces.views import file_view, workflow_entry
@@ -14,10 +12,16 @@ from shared import aggregate, db, tasks
 from shared.envelope import Sealed, derived_id, rfc3339
 from shared.errors import NotFound, PreconditionFailed, Unavailable
 from shared.messages import FileChanged, FileRemoved, WorkflowChanged, WorkflowRemoved, declaration_of
+from shared.messages.catalog import FileProblem
 from shared.messages.declaration import hashed_key
 from shared.questions import Command, fitting
 from shared.questions.executor import CommitFiles, Committed, FileChange, FileView, PutFile, RemoveFile
 
+# Bytes of problems in the answer to a commit, twice, beside its files.
+PROBLEMS = 256 * 1024
+# Seconds within which the rows of a commit are written, at least, and for each of its messages.
+ROWS_WITHIN = 2.0
+ROW_WITHIN = 0.01
 # Look-ups that wait for the broker or the database at a time, for one commit.
 AT_ONCE = 16
 
@@ -28,10 +32,17 @@ async def commit_files(command: CommitFiles, deps: RegistrationDeps) -> Committe
     # One that is not there any more was removed by a later commit, before this one was answered.
     paths = [change.path for change in command.changes if change.sha256 is not None]
     rows = await deps.store.files_at(command.org, paths)
+    names: dict[str, list[str]] = {}
+    for workflow in registered.workflows:
+        names.setdefault(workflow.path, []).append(workflow.name)
+    problems = fitting(registered.problems, PROBLEMS)
+    own: dict[str, list[FileProblem]] = {}
+    for problem in problems:
+        own.setdefault(problem.path, []).append(problem)
     return Committed(
-        files=[_view(rows[path], registered, own=True) for path in paths if path in rows],
+        files=[file_view(rows[path], names.get(path, []), own.get(path, [])) for path in paths if path in rows],
         removed=[change.path for change in command.changes if change.sha256 is None],
-        problems=fitting(registered.problems),
+        problems=problems,
     )
 
 
@@ -42,7 +53,8 @@ async def put_file(command: PutFile, deps: RegistrationDeps) -> FileView:
     row = await deps.store.file(command.org, command.path)
     if row is None:
         raise NotFound(f"there is no file {command.path}")
-    return _view(row, registered, own=False)
+    names = [workflow.name for workflow in registered.workflows if workflow.path == row["path"]]
+    return file_view(row, names, registered.problems)
 
 
 async def remove_file(command: RemoveFile, deps: RegistrationDeps) -> FileView:
@@ -114,7 +126,7 @@ async def _record(
         await deps.workflows.put(message.key, last - len(changes) + 1 + number, entry)
 
     await tasks.each(AT_ONCE, range(len(changes)), register)
-    await deps.catalog.caught_up(last)
+    await deps.catalog.caught_up(last, timeout=max(ROWS_WITHIN, len(appends) * ROW_WITHIN))
 
 
 def _sealed(command: Command[Any], change: FileChange, deps: RegistrationDeps) -> Sealed[FileChanged] | Sealed[FileRemoved]:
@@ -144,9 +156,3 @@ def _expect(change: FileChange, before: aggregate.Stored | None) -> None:
     found = message.sha256 if isinstance(message, FileChanged) else ""
     if found != change.expected:
         raise PreconditionFailed(f"{change.path} is {found[:12] or 'not there'}, not {change.expected[:12] or 'absent'}")
-
-
-def _view(row: RowMapping, registered: Registration, *, own: bool) -> FileView:
-    """Return a file with the problems of the workspace, or with those of its `own` only."""
-    names = [workflow.name for workflow in registered.workflows if workflow.path == row["path"]]
-    return file_view(row, names, [problem for problem in registered.problems if not own or problem.path == row["path"]])

@@ -50,7 +50,7 @@ class CommitView(msgspec.Struct, frozen=True, kw_only=True):
     role="developer",
     documented=Commit,
     body_limit=JSON_COMMIT,
-    errors=(NotFound, PreconditionFailed, Conflict),
+    errors=(NotFound, PreconditionFailed, Conflict, TooLarge),
     audit=Audit("workspace", "commit"),
     example=Example(body={"files": {"flows/notes.txt": "aGVsbG8="}, "message": "say hello"}),
 )
