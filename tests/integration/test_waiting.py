@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from services.executor.runs import newest, resumer
 from services.executor.runs.claim import fold
-from shared.envelope import rfc3339, utc_now
-from shared.messages import RunCancelRequested, RunStarted
+from shared.envelope import new_id, rfc3339, utc_now
+from shared.errors import Unavailable
+from shared.messages import RunCancelRequested, RunRequested, RunStarted
 from tests.integration.test_runs import started
 from tests.support.inside import bus_of
 from tests.support.river import Outside, river
@@ -222,6 +226,81 @@ async def test_a_newer_run_cancels_the_older_ones_of_its_key(place: Place, data:
         await outside.run(first, "cancelled")
         (shared_folder / "go").touch()
         await outside.run(second, "succeeded")
+
+
+async def requested_later(outside: Outside, workflow: str, **fields: Any) -> Callable[[], Awaitable[str]]:
+    """Ask for a run now whose request reaches the stream only when the result is called."""
+    message = RunRequested(
+        run=new_id(), workflow=workflow, version=await outside.version(workflow), requested_by="test", timeout=60.0, **fields
+    )
+    sealed = outside.bus.seal(message, org="default")
+
+    async def publish() -> str:
+        await outside.bus.publish(sealed)
+        return message.run
+
+    return publish
+
+
+async def test_a_newer_run_cancels_the_older_ones_although_its_worker_was_interrupted_at_it(
+    place: Place, data: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interruptions = [Unavailable("the broker is away")]
+    read = newest.read_now
+
+    async def interrupted(*args: Any) -> Any:
+        if interruptions:
+            raise interruptions.pop()
+        return await read(*args)
+
+    monkeypatch.setattr(newest, "read_now", interrupted)
+    async with river(place, data) as outside:
+        await deploy(outside)
+        given: dict[str, Any] = {"folder": str(shared_folder), "name": "a"}
+        first = await outside.request("the_newest", input=given)
+        await started(shared_folder)
+        second = await outside.request("the_newest", input=given | {"name": "b"})
+        await outside.run(first, "cancelled")
+        assert not interruptions
+        (shared_folder / "go").touch()
+        await outside.run(second, "succeeded")
+
+
+async def test_an_older_run_that_comes_later_is_cancelled_by_the_newer_one_that_goes_on(
+    place: Place, data: Path, shared_folder: Path
+) -> None:
+    async with river(place, data) as outside:
+        await deploy(outside)
+        given: dict[str, Any] = {"folder": str(shared_folder), "name": "a"}
+        publish = await requested_later(outside, "the_newest", input=given)
+        newer = await outside.request("the_newest", input=given)
+        await started(shared_folder)
+        older = await publish()
+        await outside.run(older, "cancelled")
+        (shared_folder / "go").touch()
+        await outside.run(newer, "succeeded")
+
+
+async def test_an_older_run_does_not_take_the_slot_for_which_a_newer_one_waits(
+    place: Place, data: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The newer one is not given its slot in between.
+    monkeypatch.setattr(resumer, "PAUSE", 3600.0)
+    async with river(place, data) as outside:
+        await deploy(outside)
+        given: dict[str, Any] = {"folder": str(shared_folder), "name": "a"}
+        publish = await requested_later(outside, "the_newest", input=given)
+        connection = await asyncpg.connect(place.database_url("executor"))
+        await connection.execute("INSERT INTO concurrency_slot (run, key) VALUES ('another', 'default/the_newest')")
+        newer = await outside.request("the_newest", input=given)
+        assert (await outside.run(newer, "waiting")).concurrency_key == "default/the_newest"
+        await outside.recorded(newer, "waiting")
+        await connection.execute("DELETE FROM concurrency_slot")
+        await connection.close()
+        older = await publish()
+        await outside.run(older, "cancelled")
+        (shared_folder / "go").touch()
+        await outside.run(newer, "succeeded")
 
 
 async def cancel(outside: Outside, run: str) -> None:

@@ -6,7 +6,9 @@ is claimed, and leaves when its end has been read from the stream.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Text, delete, exists, func, or_, select, text
+from datetime import datetime
+
+from sqlalchemy import BigInteger, Text, delete, exists, func, or_, outerjoin, select, text, union
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -25,6 +27,10 @@ _HOLDERS = Compiled(select(_S.run).where(_S.key == _KEY))
 _NEXT = Compiled(
     select(_R.id).where(_R.concurrency_key == _KEY, WAITS_FOR_SLOT).order_by(_R.rank, _R.requested_at, _R.id).limit(_LIMIT)
 )
+# In one statement: a run gets its slot before it waits no more.
+_WAITING = select(_R.id, _R.requested_at).where(_R.concurrency_key == _KEY, WAITS_FOR_SLOT)
+_HOLDING = select(_S.run, _R.requested_at).select_from(outerjoin(concurrency_slot, run, _R.id == _S.run)).where(_S.key == _KEY)
+_ALL = Compiled(union(_WAITING, _HOLDING))
 # A process may be killed between a run's end and its leaving: the row of the run shows it.
 _LEFT_BEHIND = Compiled(delete(concurrency_slot).where(_R.id == _S.run, _R.finished_at.is_not(None)).returning(_S.key))
 _NOBODY_HAS_ONE = ~exists().where(_S.key == _R.concurrency_key)
@@ -61,6 +67,10 @@ class ConcurrencySlots:
     async def waiting(self, key: str, limit: int = 100) -> list[str]:
         """Return runs that wait for a slot, the next one first, as far as the rows are written."""
         return [row["id"] for row in await _NEXT(key=key, limit=limit).read(self._engine)]
+
+    async def others(self, key: str, but: str) -> list[tuple[str, datetime | None]]:
+        """Return all runs but one that wait for a slot or have one, with the times of their requests, as far as the rows tell."""
+        return [(row["id"], row["requested_at"]) for row in await _ALL(key=key).read(self._engine) if row["id"] != but]
 
     async def left_behind(self) -> set[str]:
         """Free the slots of runs that have ended; returns the keys that this frees."""

@@ -9,22 +9,22 @@ import msgspec
 import structlog
 
 from services.executor.runs import decide, run_state
-from services.executor.runs.claim import AlreadyEnded, Claim, fold, read_now
+from services.executor.runs.claim import AlreadyEnded, Claim, fold
 from services.executor.runs.concurrency import ConcurrencySlots
 from services.executor.runs.keys import slot_of
+from services.executor.runs.newest import keep_newest
 from services.executor.runs.run_state import RecordedCall, RunState, StepId
 from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles
 from shared import aggregate
 from shared.blobs import Blobs
 from shared.bus import Bus
-from shared.envelope import Envelope, Sealed, caused_id, utc_now
+from shared.envelope import Envelope, caused_id, utc_now
 from shared.errors import Conflict, Invalid, NotFound
 from shared.expressions.pool import Expressions
 from shared.messages import (
     Message,
     RunCancelled,
-    RunCancelRequested,
     RunCrashed,
     RunError,
     RunExpired,
@@ -35,7 +35,7 @@ from shared.messages import (
     TimerSet,
 )
 from shared.projection import Projection
-from shared.runs import ENDING, RunEnd
+from shared.runs import RunEnd
 
 # A claim that conflicts is folded and tried again; after so many times another worker is winning.
 TRIES = 5
@@ -90,6 +90,9 @@ async def _take(
     state = dispatch.state
     now = utc_now()
     match decide.on_dispatch(state, dispatch.sequence, now):
+        case "nothing" if state.status == "waiting" and state.blocked_on == "concurrency":
+            # An earlier delivery may have been interrupted when the run had begun to wait.
+            await keep_newest(state, deps)
         case "nothing":
             pass
         case "cancel":
@@ -111,8 +114,13 @@ async def _take(
                 await _append(dispatch, deps, failed(state.id, state.attempt, "ConcurrencyKey", error.detail))
                 raise AlreadyEnded from error
             if dispatch.state.slot is None or await deps.concurrency.enter(state.id, dispatch.state.slot):
-                return await _claim(dispatch, deps, tier)
-            await _queue(dispatch, deps)
+                stopped = await keep_newest(dispatch.state, deps, has_slot=True)
+                if stopped is None:
+                    return await _claim(dispatch, deps, tier)
+                dispatch = msgspec.structs.replace(dispatch, state=msgspec.structs.replace(dispatch.state, last_seq=stopped))
+                await _append(dispatch, deps, RunCancelled(run=state.id, attempt=state.attempt))
+            else:
+                await _queue(dispatch, deps)
     raise AlreadyEnded
 
 
@@ -175,25 +183,7 @@ async def _queue(dispatch: DispatchedRun, deps: DispatchDeps) -> None:
         return
     waiting = RunWaiting(run=state.id, attempt=state.attempt, blocked_on="concurrency", slot=slot)
     sequence = await _append(dispatch, deps, waiting)
-    if slot.policy == "cancel_older":
-        # Rows are written somewhat later than their messages: one that began to wait just before would be passed over.
-        await deps.rows.caught_up(sequence)
-        for other in {*await deps.concurrency.holders(slot.key), *await deps.concurrency.waiting(slot.key)} - {state.id}:
-            await _cancel_older(other, state, deps)
-
-
-async def _cancel_older(other: str, newer: RunState, deps: DispatchDeps) -> None:
-    async def read() -> tuple[RunState | None, int]:
-        found = await read_now(deps.bus, deps.store, other)
-        return found.state, found.last_seq
-
-    async def cancel(older: RunState | None) -> Sealed[RunCancelRequested] | None:
-        if older is None or older.status in ENDING or (older.requested_at, older.id) > (newer.requested_at, newer.id):
-            return None
-        message = RunCancelRequested(run=other, requested_by=f"run:{newer.id}")
-        return deps.bus.seal(message, org=older.org, correlation=older.correlation_id, id=caused_id(newer.id, message, "older"))
-
-    await aggregate.advance(deps.bus, read, cancel)
+    await keep_newest(msgspec.structs.replace(state, last_seq=sequence), deps)
 
 
 async def _append(dispatch: DispatchedRun, deps: DispatchDeps, message: Message) -> int:
