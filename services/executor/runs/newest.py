@@ -30,8 +30,9 @@ class NewestDeps(Protocol):
 async def keep_newest(run: RunState, deps: NewestDeps, *, has_slot: bool = False) -> int | None:
     """Ask the older runs of this run's key to stop, and this run itself where a newer one waits or has a slot.
 
-    Returns the sequence of this run's own request to stop, None where it goes on. The run has its slot (`has_slot`), or waits for one on
-    the bus, before: of two runs that look at the same time one then sees the other. To be done again when it raised `Unavailable`.
+    Returns the sequence of this run's own request to stop, None where it goes on. The run has its slot (`has_slot`), or waits for
+    one on the bus, before: of two runs that look at the same time one then sees the other. To be done again when it raised
+    `Unavailable`.
     """
     if run.slot is None or run.slot.policy != "cancel_older":
         return None
