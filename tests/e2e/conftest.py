@@ -11,19 +11,15 @@ import pytest_asyncio
 from tests.support.client import Client
 from tests.support.command import Command
 from tests.support.places import open_folder
-from tests.support.stack import Up
+from tests.support.stack import Up, running_up
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def up() -> AsyncIterator[Up]:
     """A stack of the module's own."""
     with open_folder() as place:
-        stack = Up(place / ".millrace")
-        try:
-            await stack.start()
+        async with running_up(place / ".millrace") as stack:
             yield stack
-        finally:
-            await stack.clear()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import shlex
@@ -16,9 +15,9 @@ import pytest
 import pytest_asyncio
 
 from millrace.cli.program import program
+from tests.support.programs import output
 from tests.support.stack import ROOT, Up
 
-BOUND = 60.0
 _EXAMPLES = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _MODULE = re.compile(r"^```python\n# (\S+\.py)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _CODE = re.compile(r"\s+# exit (\d+)$")
@@ -58,17 +57,8 @@ async def test_every_command_that_is_shown_works_and_exits_as_said(place: Path, 
     shown = examples(ROOT / name)
     assert shown
     for command, expected in shown:
-        process = await asyncio.create_subprocess_exec(
-            *["/bin/bash", "-o", "pipefail", "-c", command],
-            cwd=place,
-            env=environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        async with asyncio.timeout(BOUND):
-            said, _ = await process.communicate()
-        assert process.returncode == expected, (command, said.decode())
+        found, said = await output("/bin/bash", "-o", "pipefail", "-c", command, cwd=place, environment=environment)
+        assert found == expected, (command, said)
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ import pytest_asyncio
 from deploy.credentials import SERVICES
 from tests.support.client import Client
 from tests.support.places import open_folder
+from tests.support.programs import output
 from tests.support.sandbox import TIERS
-from tests.support.stack import ROOT, Up
+from tests.support.stack import Up, running_up
 
 BOUND = 60.0
 Findings = dict[str, dict[str, Any]]
@@ -32,16 +33,7 @@ async def readyz(up: Up, *, status: int) -> dict[str, Any]:
 
 
 async def doctor(data: Path, *options: str) -> tuple[int, str]:
-    started = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "deploy.doctor", "--data", str(data), "--port", "0", *options],
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        stdin=asyncio.subprocess.DEVNULL,
-        cwd=ROOT,
-    )
-    async with asyncio.timeout(BOUND):
-        said, _ = await started.communicate()
-    return started.returncode or 0, said.decode()
+    return await output(sys.executable, "-m", "deploy.doctor", "--data", str(data), "--port", "0", *options)
 
 
 async def findings(data: Path, *, code: int) -> Findings:
@@ -56,19 +48,10 @@ def wrong(found: Findings) -> set[str]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def up() -> AsyncIterator[Up]:
+    """A stack with a small backlog."""
     with open_folder() as place:
-        stack = Up(place / "data", environment=os.environ | {"MILLRACE_MAX_BACKLOG": "5"})
-        try:
-            await stack.start()
+        async with running_up(place / "data", environment=os.environ | {"MILLRACE_MAX_BACKLOG": "5"}) as stack:
             yield stack
-        finally:
-            await stack.clear()
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with open_folder() as folder:
-        yield folder
 
 
 async def test_a_stack_that_works_is_well_in_every_part(up: Up) -> None:
@@ -236,9 +219,7 @@ async def test_secrets_that_others_can_read_are_wrong_and_the_way_out_is_a_comma
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-async def test_somebody_elses_folder_is_told_as_such_and_not_looked_into(place: Path) -> None:
-    data = place / "data"
-    data.mkdir()
+async def test_somebody_elses_folder_is_told_as_such_and_not_looked_into(data: Path) -> None:
     (data / "version").write_text("999.0.0\n")
     os.chown(data, 12345, 12345)
     found = await findings(data, code=1)
@@ -246,21 +227,18 @@ async def test_somebody_elses_folder_is_told_as_such_and_not_looked_into(place: 
     assert not {"version", "secrets", "stack"} & found.keys()
 
 
-async def test_a_stopped_stack_is_well_and_said_not_to_run(place: Path) -> None:
-    stack = Up(place / "data")
-    try:
-        await stack.start()
-    finally:
-        await stack.clear()
-    found = await findings(place / "data", code=0)
-    assert found["stack"]["said"] == f"nothing runs on {place / 'data'}"
+async def test_a_stopped_stack_is_well_and_said_not_to_run(data: Path) -> None:
+    async with running_up(data / "data"):
+        pass
+    found = await findings(data / "data", code=0)
+    assert found["stack"]["said"] == f"nothing runs on {data / 'data'}"
     assert found["secrets"]["verdict"] == "well"
-    (place / "data" / "credentials.json").unlink()
-    assert wrong(await findings(place / "data", code=1)) == {"secrets"}
+    (data / "data" / "credentials.json").unlink()
+    assert wrong(await findings(data / "data", code=1)) == {"secrets"}
 
 
-async def test_a_folder_that_is_not_there_is_well_and_one_of_somebodys_files_is_not(place: Path) -> None:
-    assert (await findings(place / "new", code=0))["data folder"]["said"] == f"{place / 'new'} is new"
-    (place / "thesis.txt").write_text("mine")
-    assert wrong(await findings(place, code=1)) == {"data folder"}
-    assert wrong(await findings(place / "thesis.txt", code=1)) == {"data folder"}
+async def test_a_folder_that_is_not_there_is_well_and_one_of_somebodys_files_is_not(data: Path) -> None:
+    assert (await findings(data / "new", code=0))["data folder"]["said"] == f"{data / 'new'} is new"
+    (data / "thesis.txt").write_text("mine")
+    assert wrong(await findings(data, code=1)) == {"data folder"}
+    assert wrong(await findings(data / "thesis.txt", code=1)) == {"data folder"}

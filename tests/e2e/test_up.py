@@ -6,125 +6,95 @@ import signal
 import socket
 import stat
 import sys
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from deploy import processes
 from deploy.credentials import SERVICES
-from tests.support.places import open_folder
-from tests.support.stack import Up
+from tests.support.stack import Up, running_up
 
 # What API.md promises for a stop.
 STOPS_WITHIN = 15.0
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
-@pytest.fixture(scope="module")
-async def shared() -> AsyncIterator[Up]:
-    """A stack that the tests of this module break and find whole again."""
-    with open_folder() as place:
-        up = Up(place / "data")
-        try:
-            await up.start()
-            yield up
-        finally:
-            await up.clear()
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with open_folder() as folder:
-        yield folder
-
-
-async def test_ready_json_tells_all_that_a_client_needs(shared: Up) -> None:
-    ready = shared.read()
-    assert shared.process is not None
-    assert ready["pid"] == shared.process.pid
+async def test_ready_json_tells_all_that_a_client_needs(up: Up) -> None:
+    ready = up.read()
+    assert up.process is not None
+    assert ready["pid"] == up.process.pid
     assert ready["admin_key"].startswith("mr_")
     assert list(ready["services"]) == list(SERVICES)
     assert all(isinstance(pid, int) for pid in [ready["nats_pid"], ready["postgres_pid"], *ready["services"].values()])
-    assert stat.S_IMODE((shared.data / "ready.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((up.data / "ready.json").stat().st_mode) == 0o600
     # The sandbox's user, where it is another, passes through; nobody else does (test_closed tries).
-    assert stat.S_IMODE(shared.data.stat().st_mode) == (0o710 if os.geteuid() == 0 else 0o700)
-    assert f"ready {ready['url']}\n" in shared.said.read_text()
+    assert stat.S_IMODE(up.data.stat().st_mode) == (0o710 if os.geteuid() == 0 else 0o700)
+    assert f"ready {ready['url']}\n" in up.said.read_text()
 
 
-async def test_a_second_up_on_the_same_folder_refuses_and_names_the_first(shared: Up) -> None:
-    second = Up(shared.data)
-    await second.launch()
-    code, said = await second.ended()
-    await second.clear()
-    assert shared.process is not None
+async def refusal(up: Up) -> str:
+    """Return the one sentence with which an `up` ends that starts nothing."""
+    try:
+        await up.launch()
+        code, said = await up.ended()
+    finally:
+        await up.clear()
     assert (code, said.count("\n")) == (2, 1)
-    assert f"pid {shared.process.pid}" in said
-    await shared.until_ready_again()
+    return said
+
+
+async def test_a_second_up_on_the_same_folder_refuses_and_names_the_first(up: Up) -> None:
+    assert up.process is not None
+    assert f"pid {up.process.pid}" in await refusal(Up(up.data))
+    await up.until_ready_again()
 
 
 @on_linux
-async def test_no_secret_stands_in_a_command_line(shared: Up) -> None:
-    credentials = (shared.data / "credentials.json").read_text()
+async def test_no_secret_stands_in_a_command_line(up: Up) -> None:
+    credentials = (up.data / "credentials.json").read_text()
     secrets = [part for part in credentials.split('"') if len(part) >= 40]
     assert len(secrets) > 2 * len(SERVICES)
-    lines = [" ".join(processes.command_of(member.pid)) for member in shared.family()]
+    lines = [" ".join(processes.command_of(member.pid)) for member in up.family()]
     assert not [line for line in lines for secret in secrets if secret in line]
 
 
 @pytest.mark.parametrize("service", SERVICES)
-async def test_a_killed_service_comes_back(shared: Up, service: str) -> None:
-    before = shared.read()["services"]
+async def test_a_killed_service_comes_back(up: Up, service: str) -> None:
+    before = up.read()["services"]
     os.kill(before[service], signal.SIGKILL)
-    await shared.until(lambda: shared.read()["services"][service] not in {None, before[service]})
-    after = (await shared.until_ready_again())["services"]
+    await up.until(lambda: up.read()["services"][service] not in {None, before[service]})
+    after = (await up.until_ready_again())["services"]
     assert {name for name in SERVICES if after[name] != before[name]} == {service}
 
 
 @pytest.mark.parametrize("store", ["nats", "postgres"])
-async def test_a_killed_store_comes_back_at_the_same_address_under_the_same_services(shared: Up, store: str) -> None:
-    before = shared.read()
+async def test_a_killed_store_comes_back_at_the_same_address_under_the_same_services(up: Up, store: str) -> None:
+    before = up.read()
     os.kill(before[f"{store}_pid"], signal.SIGKILL)
-    await shared.until(lambda: shared.read()[f"{store}_pid"] not in {None, before[f"{store}_pid"]})
-    after = await shared.until_ready_again()
+    await up.until(lambda: up.read()[f"{store}_pid"] not in {None, before[f"{store}_pid"]})
+    after = await up.until_ready_again()
     assert {**after, f"{store}_pid": before[f"{store}_pid"]} == before
 
 
-async def test_a_used_port_is_refused_in_one_sentence(place: Path) -> None:
+async def test_a_used_port_is_refused_in_one_sentence(data: Path) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        up = Up(place / "data", "--port", str(port))
-        await up.launch()
-        code, said = await up.ended()
-        await up.clear()
-    assert (code, said.count("\n")) == (2, 1)
-    assert f"port {port}" in said
-    assert not (place / "data" / "ready.json").exists()
+        assert f"port {port}" in await refusal(Up(data / "data", "--port", str(port)))
+    assert not (data / "data" / "ready.json").exists()
 
 
-async def test_a_folder_of_a_newer_version_is_refused_and_left_alone(place: Path) -> None:
-    data = place / "data"
-    data.mkdir()
+async def test_a_folder_of_a_newer_version_is_refused_and_left_alone(data: Path) -> None:
     (data / "version").write_text("999.0.0\n")
-    up = Up(data)
-    await up.launch()
-    code, said = await up.ended()
-    await up.clear()
-    assert (code, said.count("\n")) == (2, 1)
-    assert "999.0.0" in said
+    assert "999.0.0" in await refusal(Up(data))
     assert {entry.name for entry in data.iterdir()} == {"version", "lock"}
 
 
-async def test_a_folder_with_somebody_elses_files_is_refused_and_left_alone(place: Path) -> None:
-    (place / "thesis.txt").write_text("mine")
-    up = Up(place)
-    await up.launch()
-    code, said = await up.ended()
-    await up.clear()
-    assert (code, said.count("\n")) == (2, 1)
-    assert [entry.name for entry in place.iterdir()] == ["thesis.txt"]
+async def test_a_folder_with_somebody_elses_files_is_refused_and_left_alone(data: Path) -> None:
+    (data / "thesis.txt").write_text("mine")
+    await refusal(Up(data))
+    assert [entry.name for entry in data.iterdir()] == ["thesis.txt"]
 
 
 @on_linux
@@ -133,10 +103,8 @@ async def test_a_folder_with_somebody_elses_files_is_refused_and_left_alone(plac
     [("a long name with spaces " * 6, signal.SIGTERM), ("dätä 'of' \"mine\" \\ $HOME %20 \n☂ #{x}; ü", signal.SIGINT)],
     ids=["long", "strange"],
 )
-async def test_a_stop_leaves_no_process_and_no_ready_json(place: Path, name: str, number: signal.Signals) -> None:
-    up = Up(place / name)
-    try:
-        await up.start()
+async def test_a_stop_leaves_no_process_and_no_ready_json(data: Path, name: str, number: signal.Signals) -> None:
+    async with running_up(data / name) as up:
         members = up.family()
         assert len(members) > len(SERVICES) + 2
         sockets = Path((up.data / "run" / "sockets").read_text())
@@ -147,15 +115,11 @@ async def test_a_stop_leaves_no_process_and_no_ready_json(place: Path, name: str
         assert [member for member in members if member.is_running()] == []
         assert not (up.data / "ready.json").exists()
         assert not sockets.exists()
-    finally:
-        await up.clear()
 
 
 @on_linux
-async def test_services_that_hang_hold_up_no_stop(place: Path) -> None:
-    up = Up(place / "data")
-    try:
-        await up.start()
+async def test_services_that_hang_hold_up_no_stop(data: Path) -> None:
+    async with running_up(data / "data") as up:
         members = up.family()
         for pid in up.ready["services"].values():
             os.kill(pid, signal.SIGSTOP)
@@ -164,15 +128,11 @@ async def test_services_that_hang_hold_up_no_stop(place: Path) -> None:
         code, _ = await up.ended(within=STOPS_WITHIN)
         assert code == 0
         assert [member for member in members if member.is_running()] == []
-    finally:
-        await up.clear()
 
 
 @on_linux
-async def test_a_killed_up_takes_its_processes_with_it_and_starts_again(place: Path) -> None:
-    up = Up(place / "data")
-    try:
-        await up.start()
+async def test_a_killed_up_takes_its_processes_with_it_and_starts_again(data: Path) -> None:
+    async with running_up(data / "data") as up:
         before, members = up.ready, up.family()
         assert up.process is not None
         up.process.kill()
@@ -181,14 +141,10 @@ async def test_a_killed_up_takes_its_processes_with_it_and_starts_again(place: P
         await up.start()
         assert (up.ready["admin_key"], up.ready["nats_url"]) == (before["admin_key"], before["nats_url"])
         await up.until_ready_again()
-    finally:
-        await up.clear()
 
 
-async def test_a_start_right_after_a_kill_ends_what_is_left(place: Path) -> None:
-    up = Up(place / "data")
-    try:
-        await up.start()
+async def test_a_start_right_after_a_kill_ends_what_is_left(data: Path) -> None:
+    async with running_up(data / "data") as up:
         port = up.ready["url"].rpartition(":")[2]
         assert up.process is not None
         up.process.kill()
@@ -196,12 +152,10 @@ async def test_a_start_right_after_a_kill_ends_what_is_left(place: Path) -> None
         up.options = ("--port", port)
         await up.start()
         await up.until_ready_again()
-    finally:
-        await up.clear()
 
 
-async def test_a_stop_during_the_start_is_obeyed(place: Path) -> None:
-    up = Up(place / "data")
+async def test_a_stop_during_the_start_is_obeyed(data: Path) -> None:
+    up = Up(data / "data")
     try:
         await up.launch()
         await up.until((up.data / "run" / "postgres.pid").exists)
@@ -214,15 +168,9 @@ async def test_a_stop_during_the_start_is_obeyed(place: Path) -> None:
         await up.clear()
 
 
-async def test_it_starts_without_home_and_with_a_locale_that_is_not_there(place: Path) -> None:
+async def test_it_starts_without_home_and_with_a_locale_that_is_not_there(data: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in {"HOME", "LANG", "LC_ALL"}}
     key = "mr_chosen-by-the-operator"
-    up = Up(
-        place / "data",
-        environment=environment | {"LANG": "xx_YY.UTF-8", "LC_ALL": "xx_YY.UTF-8", "MILLRACE_ADMIN_KEY": key},
-    )
-    try:
-        await up.start()
+    environment |= {"LANG": "xx_YY.UTF-8", "LC_ALL": "xx_YY.UTF-8", "MILLRACE_ADMIN_KEY": key}
+    async with running_up(data / "data", environment=environment) as up:
         assert up.ready["admin_key"] == key
-    finally:
-        await up.clear()

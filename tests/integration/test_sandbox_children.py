@@ -15,6 +15,7 @@ from services.executor.sandbox import attempt
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Cancellation, Outcome
+from tests.support.programs import output
 from tests.support.sandbox import FORKING, KINDS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
 ROOT = Path(__file__).parents[2]
@@ -363,13 +364,7 @@ except SandboxUnavailable as error:
 
 async def test_an_ordinary_user_cannot_start_children_as_another_and_is_told_so(data: Path) -> None:
     data.chmod(0o777)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", AS_ANOTHER, str(data / "executor")),
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await process.communicate()
-    assert "only root can start children as user" in said.decode()
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'sdk'}"}
+    _, said = await output(sys.executable, "-c", AS_ANOTHER, str(data / "executor"), environment=environment)
+    assert "only root can start children as user" in said
     assert not (data / "executor").exists()

@@ -1,6 +1,5 @@
 """Which tier a machine gets, and what it is told where it gets none: on machines that forbid what a tier needs."""
 
-import asyncio
 import json
 import platform
 import sys
@@ -11,6 +10,7 @@ import pytest
 from deploy.doctor.running import _sandbox
 from services.executor.config import read
 from shared.config import ConfigError, Environment
+from tests.support.programs import output
 from tests.support.sandbox import TIERS, UID, reachable_interpreter, started_bench
 
 ROOT = Path(__file__).parents[2]
@@ -38,15 +38,6 @@ pytestmark = [
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter that stands for the machine knows x86-64 only"),
     pytest.mark.skipif(TIERS[0] != "A", reason="this machine forbids namespaces already"),
 ]
-
-
-async def output(*command: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, said.decode()
 
 
 async def start_without(what: str, data: Path, *, unsafe: bool = False) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tests.support.stack import ROOT
+from tests.support.programs import program
 
 
 async def said_by(drill: str, bound: float) -> dict[str, Any]:
@@ -16,13 +16,7 @@ async def said_by(drill: str, bound: float) -> dict[str, Any]:
 
     One that takes longer is ended, which it does in order, and its words are told.
     """
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", drill, "--quick", "--json"],
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        stdin=asyncio.subprocess.DEVNULL,
-        cwd=ROOT,
-    )
+    process = await program(sys.executable, "-m", drill, "--quick", "--json")
     communicating = asyncio.ensure_future(process.communicate())
     try:
         await asyncio.wait((communicating,), timeout=bound)

@@ -5,7 +5,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,24 @@ class Up:
             known |= more
         members = (processes.identify(pid, processes.command_of(pid)) for pid in known - {os.getpid()})
         return [member for member in members if member is not None]
+
+
+@asynccontextmanager
+async def running_up(
+    data: Path,
+    *options: str,
+    environment: dict[str, str] | None = None,
+    around: tuple[str, ...] = (),
+    python: Path | None = None,
+    root: Path = ROOT,
+) -> AsyncIterator[Up]:
+    """Run one `up` on a data folder for the block, ready; nothing of it runs afterwards, however the block ended."""
+    up = Up(data, *options, environment=environment, around=around, python=python, root=root)
+    try:
+        await up.start()
+        yield up
+    finally:
+        await up.clear()
 
 
 async def _is_ready(socket: Path) -> bool:

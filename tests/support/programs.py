@@ -1,0 +1,44 @@
+"""Other programs, as an operator runs them: what they print and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.support.stack import ROOT
+
+# Far above what any of them takes that is not meant to go on.
+BOUND = 120.0
+
+
+async def program(*command: str, cwd: Path = ROOT, environment: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+    """Start a program that is given nothing; all that it prints comes by its standard output."""
+    return await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        cwd=cwd,
+        env=environment,
+    )
+
+
+async def ended(process: asyncio.subprocess.Process, within: float = BOUND) -> tuple[int, str]:
+    """Return a program's exit code and all that it printed, when it has ended. One that takes longer is killed: TimeoutError."""
+    try:
+        async with asyncio.timeout(within):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+async def output(
+    *command: str, cwd: Path = ROOT, environment: Mapping[str, str] | None = None, within: float = BOUND
+) -> tuple[int, str]:
+    """Run a program to its end, as `ended` bounds it; return its exit code and all that it printed."""
+    return await ended(await program(*command, cwd=cwd, environment=environment), within)
