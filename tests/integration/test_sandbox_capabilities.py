@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest_asyncio.fixture(params=GATED)
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=GATED)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     async with started_bench(kind=request.param) as made:
         yield made

@@ -14,7 +14,7 @@ import pytest_asyncio
 from services.executor.sandbox import attempt
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import Cancellation, Outcome
+from services.executor.sandbox.jail import Cancellation
 from tests.support.programs import output
 from tests.support.sandbox import FORKING, KINDS, UID, Bench, Recorded, reachable_interpreter, started_bench, value
 
@@ -24,17 +24,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest_asyncio.fixture(params=KINDS)
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=KINDS)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     async with started_bench(kind=request.param) as made:
         yield made
 
 
-@pytest_asyncio.fixture(params=FORKING)
-async def forking(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
-    """A sandbox in which a run may start processes."""
-    async with started_bench(kind=request.param) as made:
-        yield made
+starts_processes = pytest.mark.parametrize("bench", FORKING, indirect=True)
 
 
 @pytest.fixture
@@ -151,7 +147,8 @@ async def test_cancelling_by_event_ends_as_cancelled(bench: Bench) -> None:
     assert (outcome.status, outcome.reason, outcome.error) == ("cancelled", None, None)
 
 
-async def test_cancelling_the_task_kills_the_tree_first(forking: Bench) -> None:
+@starts_processes
+async def test_cancelling_the_task_kills_the_tree_first(bench: Bench) -> None:
     body = """
         import os, signal, subprocess, time
         @workflow
@@ -163,9 +160,9 @@ async def test_cancelling_the_task_kills_the_tree_first(forking: Bench) -> None:
             time.sleep(60)
     """
     into = Recorded()
-    running = asyncio.create_task(forking.children.run(forking.job(body), into))
+    running = asyncio.create_task(bench.children.run(bench.job(body), into))
     await into.logged.wait()
-    pids = forking.tree
+    pids = bench.tree
     assert len(pids) == 3
     assert all(alive(pid) for pid in pids)
     running.cancel()
@@ -222,7 +219,8 @@ async def test_printed_bytes_become_text_in_whole_lines(bench: Bench) -> None:
     assert into.texts == {"stdout": "café \ufffd\ufffd\nhalf a pair \\ud800\n", "stderr": "last words"}
 
 
-async def test_a_forked_process_has_no_say(forking: Bench) -> None:
+@starts_processes
+async def test_a_forked_process_has_no_say(bench: Bench) -> None:
     text = """
         import os
         @workflow
@@ -235,7 +233,7 @@ async def test_a_forked_process_has_no_say(forking: Bench) -> None:
             return "parent"
     """
     into = Recorded()
-    assert value(await forking.run(text, into)) == "parent"
+    assert value(await bench.run(text, into)) == "parent"
     assert into.logs == []
 
 
@@ -297,29 +295,6 @@ async def test_rights_are_gone_before_the_author_runs(bench: Bench) -> None:
         "kill": True,
         "shadow": True,
     }
-
-
-async def test_hundred_runs_leave_nothing_behind() -> None:
-    def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
-
-    def children() -> list[int]:
-        tasks = Path("/proc/self/task").iterdir()
-        return sorted(int(pid) for task in tasks for pid in (task / "children").read_text().split())
-
-    before = descriptors(), children()
-    async with started_bench(size=2) as bench:
-        job = bench.job("import tempfile\n@workflow\ndef main(): return tempfile.mkdtemp()")
-        gate = asyncio.Semaphore(4)
-
-        async def one() -> Outcome:
-            async with gate:
-                return await bench.children.run(job, Recorded())
-
-        outcomes = await asyncio.gather(*(one() for _ in range(100)))
-        assert {outcome.status for outcome in outcomes} == {"succeeded"}
-    assert not any(Path(str(value(outcome))).exists() for outcome in outcomes)
-    assert (descriptors(), children()) == before
 
 
 async def test_a_warm_child_that_died_is_replaced(bench: Bench) -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 GOOD = "from millrace import workflow\n@workflow\ndef good(): pass\n"
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def bench() -> AsyncIterator[Bench]:
     async with started_bench() as made:
         yield made

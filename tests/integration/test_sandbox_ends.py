@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest_asyncio.fixture(params=KINDS)
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=KINDS)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     async with started_bench(kind=request.param) as made:
         yield made

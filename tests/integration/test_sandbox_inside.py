@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 needs_a = pytest.mark.skipif(TIERS[0] != "A", reason="this machine forbids namespaces")
 
 
-@pytest_asyncio.fixture(params=GATED)
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=GATED)
 async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     async with started_bench(kind=request.param) as made:
         yield made

@@ -24,7 +24,7 @@ class Trusting(Recorded):
         return {"name": name, "token": TOKEN, "expires_at": None}
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def bench() -> AsyncIterator[Bench]:
     async with started_bench() as made:
         yield made

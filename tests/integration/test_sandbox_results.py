@@ -27,7 +27,7 @@ def end(size): send(kind="result_end", bytes=size)
 """
 
 
-@pytest_asyncio.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def bench() -> AsyncIterator[Bench]:
     async with started_bench() as made:
         yield made

@@ -18,7 +18,18 @@ from services.executor.sandbox.jail import Job
 from services.executor.sandbox.process import CodePaths
 from services.executor.sandbox.template import Template
 from tests.support.inside import eventually
-from tests.support.sandbox import TEMPLATES, TIERS, UID, Bench, Recorded, below, reachable_interpreter, started_bench, value
+from tests.support.sandbox import (
+    TEMPLATES,
+    TIERS,
+    UID,
+    Bench,
+    Recorded,
+    below,
+    children_of,
+    reachable_interpreter,
+    started_bench,
+    value,
+)
 
 pytestmark = [
     pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user"),
@@ -341,11 +352,11 @@ async def test_a_template_that_is_made_while_its_bundle_goes_serves_nobody() -> 
 
 
 async def test_closing_while_templates_are_made_leaves_nothing() -> None:
-    before = below(os.getpid())
+    before = children_of(os.getpid())
     async with started_bench(template_after=2) as bench:
         jobs = [bench.job("@workflow\ndef main(): return 1") for _ in range(3)]
         for job in jobs * 2:
             assert await ran(bench, job) == 1
         assert isinstance(of(bench).all, list)
         assert Template.kind == "template"
-    assert below(os.getpid()) == before
+    assert children_of(os.getpid()) == before

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.executor.sandbox import birth
+from services.executor.sandbox import birth, fork_server
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Outcome
@@ -110,7 +110,8 @@ async def test_a_killed_zygote_takes_children_along_that_refuse_to_die_with_it(b
     assert not works(pid)
 
 
-async def test_an_answer_that_came_before_the_zygotes_death_counts(bench: Bench) -> None:
+async def test_an_answer_that_came_before_the_zygotes_death_counts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "START", 2.0)  # a first job waits so long for a template, where it is to have one
     os.kill(zygote_of(bench), signal.SIGSTOP)  # it can tell nothing any more, but the warm child answers
     outcome = await bench.run("@workflow\ndef main(): return 'done'")
     os.kill(zygote_of(bench), signal.SIGKILL)
@@ -119,6 +120,7 @@ async def test_an_answer_that_came_before_the_zygotes_death_counts(bench: Bench)
 
 
 async def test_a_stopped_zygote_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fork_server, "START", 2.0)
     monkeypatch.setattr(birth, "_REPORT", 0.3)
     first = zygote_of(bench)
     os.kill(first, signal.SIGSTOP)

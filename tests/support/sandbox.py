@@ -59,14 +59,18 @@ FORKING: tuple[str, ...] = tuple(kind for kind in KINDS if kind != "B")
 OF_A: tuple[str, ...] = tuple(kind for kind in KINDS if kind.startswith("A"))
 
 
-def below(pid: int) -> set[int]:
-    """All that descends from a process."""
+def children_of(pid: int) -> set[int]:
+    """The processes that a process is the parent of."""
     found: set[int] = set()
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in map(int, (task / "children").read_text().split()):
-                found |= {child} | below(child)
+            found |= {*map(int, (task / "children").read_text().split())}
     return found
+
+
+def below(pid: int) -> set[int]:
+    """All that descends from a process."""
+    return {found for child in children_of(pid) for found in (child, *below(child))}
 
 
 def reachable_interpreter() -> Path | None:
