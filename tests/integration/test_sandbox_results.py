@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from services.executor.sandbox import ration
 from services.executor.sandbox.jail import LARGEST_RESULT, KeptResult, Outcome
 from shared.errors import Unavailable
 from tests.support.sandbox import UID, Bench, Recorded, reachable_interpreter, started_bench, value
@@ -144,7 +145,8 @@ async def test_forged_parts_end_the_run_as_crashed_and_nothing_is_kept(bench: Be
     assert not into.results
 
 
-async def test_parts_that_never_end_are_ended_at_the_limit(bench: Bench) -> None:
+async def test_parts_that_never_end_are_ended_at_the_limit(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ration, "_SHARE", 1.0)  # it has the supervisor to itself
     into = Recorded()
     outcome = await forged(bench, "part('\"')\nwhile True: part('x' * 1_000_000)", into)
     assert (outcome.status, outcome.reason, outcome.kept) == ("failed", "limit", None)
