@@ -24,7 +24,9 @@ NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 POSITION = StreamPosition("RUNS", "inc", 7, NOW, "run.r1.failed")
 
 
-_VALUES = st.recursive(st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+_VALUES = st.recursive(
+    st.text() | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10
+)
 
 
 def row(message: Message, **more: Any) -> Row:
