@@ -29,7 +29,7 @@ def test_modules_are_found_by_the_text_of_all_that_is_imported(tmp_path: Path, t
     (tmp_path / "flows").mkdir()
     (tmp_path / "flows" / "one.py").write_text(text)
     (tmp_path / "flows" / "inner.py").write_text("import heapq, flows.one")
-    assert standard._standard("flows.one", str(tmp_path)) == TEXTS[text]
+    assert standard.StandardModules(str(tmp_path))._found("flows.one") == TEXTS[text]
 
 
 def test_only_modules_of_python_are_loaded_and_none_that_keeps_something() -> None:
@@ -43,5 +43,25 @@ def test_only_what_can_be_imported_hides_a_module_of_python(tmp_path: Path, name
     (tmp_path / name).touch()
     (tmp_path / "flow.py").write_text("import colorsys")
     standard.sys.modules.pop("colorsys", None)
-    standard.load("flow", str(tmp_path))
+    standard.StandardModules(str(tmp_path)).load("flow")
     assert ("colorsys" not in standard.sys.modules) == hides
+
+
+def test_each_file_is_searched_once_and_so_many_bytes_in_all(tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text("import heapq\n")
+    for number in range(8):
+        (tmp_path / f"large_{number}.py").write_text(f"import colorsys, large_{number + 1}\n".ljust(standard._MOST_OF_ONE, "\n"))
+    modules = standard.StandardModules(str(tmp_path))
+    assert modules._found("flow") == {"heapq"}
+    assert modules._found("flow") == set()
+    assert modules._found("large_0") == {"colorsys"}
+    assert modules._bytes_left == 0
+    (tmp_path / "late.py").write_text("import heapq\n")
+    assert modules._found("late") == set()
+
+
+def test_names_without_a_file_are_looked_for_so_many_times_in_all(tmp_path: Path) -> None:
+    (tmp_path / "flow.py").write_text("import " + ", ".join(f"absent_{number}" for number in range(10_000)))
+    modules = standard.StandardModules(str(tmp_path))
+    modules._found("flow")
+    assert len(modules._searched) == standard._MOST_NAMES

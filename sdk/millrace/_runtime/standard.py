@@ -12,9 +12,10 @@ import re
 import sys
 import threading
 
-_MOST_FILES = 64
-_MOST_BYTES = 256 * 1024
-"""Of one file that are searched."""
+_MOST_NAMES, _MOST_BYTES = 256, 512 * 1024
+"""Names of modules that are looked for in one bundle, and bytes of their files that are searched, all together."""
+_MOST_OF_ONE = 256 * 1024
+"""Bytes of one file that are searched."""
 _IMPORT = re.compile(rb"^[ \t]*(?:import[ \t]+([\w.,\t ]+)|from[ \t]+([\w.]+)[ \t]+import[ \t]*\(?[ \t]*([\w,\t ]*))", re.MULTILINE)
 
 # fmt: off
@@ -32,30 +33,74 @@ LOADED = frozenset((
 # fmt: on
 
 
-def load(module: str, folder: str) -> None:
-    """Load what a module of the bundle imports, and the modules of the bundle that it imports.
+class StandardModules:
+    """Loads what the modules of one bundle import.
 
-    Nothing is loaded where anything in the bundle has the name of a module of Python's: the author's own comes first in a run.
-    Raises RuntimeError where loading has started a thread or left a file open.
+    Searches each file once, and so many names and bytes in all: meanwhile no child is forked, and those that are asked for hold up
+    others.
     """
-    if any(name.partition(".")[0] in sys.stdlib_module_names for name in os.listdir(folder) if _may_be_module(name, folder)):
-        return
-    wanted = sorted(_standard(module, folder) - sys.modules.keys())
-    if not wanted:
-        return
-    files = os.listdir("/proc/self/fd")
-    path = sys.path
-    sys.path = [one for one in path if one in _PATH]  # nothing of the bundle or its environment is found meanwhile
-    try:
-        for name in wanted:
-            importlib.import_module(name)
-    except ImportError:  # a system without it; the run will see
-        pass
-    finally:
-        sys.path = path
-    if threading.active_count() != 1 or len(os.listdir("/proc/self/fd")) != len(files):
-        msg = f"loading {', '.join(wanted)} has left something behind"
-        raise RuntimeError(msg)
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._searched: set[str] = set()
+        self._bytes_left = _MOST_BYTES
+        self._are_hidden: bool | None = None
+
+    def load(self, module: str) -> None:
+        """Load what a module of the bundle imports, and the modules of the bundle that it imports.
+
+        Nothing is loaded where anything in the bundle has the name of a module of Python's: the author's own comes first in a run.
+        Raises RuntimeError where loading has started a thread or left a file open.
+        """
+        if self._are_hidden is None:
+            names = [name for name in os.listdir(self._folder) if name.partition(".")[0] in sys.stdlib_module_names]
+            self._are_hidden = any(_may_be_module(name, self._folder) for name in names)
+        wanted = [] if self._are_hidden else sorted(self._found(module) - sys.modules.keys())
+        if not wanted:
+            return
+        files = os.listdir("/proc/self/fd")
+        path = sys.path
+        sys.path = [one for one in path if one in _PATH]  # nothing of the bundle or its environment is found meanwhile
+        try:
+            for name in wanted:
+                importlib.import_module(name)
+        except ImportError:  # a system without it; the run will see
+            pass
+        finally:
+            sys.path = path
+        if threading.active_count() != 1 or len(os.listdir("/proc/self/fd")) != len(files):
+            msg = f"loading {', '.join(wanted)} has left something behind"
+            raise RuntimeError(msg)
+
+    def _found(self, module: str) -> set[str]:
+        """Find the names, by the text of all that the module imports from its bundle and that was not searched yet."""
+        found: set[str] = set()
+        left = {module}
+        while left and len(self._searched) < _MOST_NAMES and self._bytes_left > 0:
+            one = left.pop()
+            if one in self._searched:
+                continue
+            self._searched.add(one)
+            text = self._text(one)
+            if text is None:
+                continue
+            self._bytes_left -= len(text)
+            for name in _imported(text, one):
+                if name in LOADED:
+                    found.add(name)
+                elif name.partition(".")[0] not in sys.stdlib_module_names:
+                    left.add(name)
+        return found
+
+    def _text(self, module: str) -> bytes | None:
+        path = os.path.join(self._folder, *module.split("."))
+        for file in (f"{path}.py", f"{path}/__init__.py"):
+            try:
+                with open(file, "rb") as opened:
+                    return opened.read(min(_MOST_OF_ONE, self._bytes_left))
+            except (OSError, ValueError):
+                continue
+        return None
 
 
 def _may_be_module(name: str, folder: str) -> bool:
@@ -68,37 +113,10 @@ _PATH = frozenset(sys.path)
 """Of this interpreter alone: no bundle is on the path when this is loaded."""
 
 
-def _standard(module: str, folder: str) -> set[str]:
-    """Find the names, by the text of all that the module imports from its bundle."""
-    found: set[str] = set()
-    left, seen = [module], {module}
-    while left and len(seen) <= _MOST_FILES:
-        one = left.pop()
-        text = _text(one, folder)
-        for name in () if text is None else _imported(text, one):
-            if name in LOADED:
-                found.add(name)
-            elif name not in seen and name.partition(".")[0] not in sys.stdlib_module_names:
-                seen.add(name)
-                left.append(name)
-    return found
-
-
-def _text(module: str, folder: str) -> bytes | None:
-    path = os.path.join(folder, *module.split("."))
-    for file in (f"{path}.py", f"{path}/__init__.py"):
-        try:
-            with open(file, "rb") as opened:
-                return opened.read(_MOST_BYTES)
-        except (OSError, ValueError):
-            continue
-    return None
-
-
 def _imported(text: bytes, module: str) -> set[str]:
     """Answer the names that a text imports: modules, and names in modules, which may be modules themselves."""
     names: set[str] = set()
-    for plain, source, inner in _IMPORT.findall(text):
+    for plain, source, inner in set(_IMPORT.findall(text)):
         for one in plain.decode("ascii", "ignore").split(","):
             names.update(one.split()[:1])
         start = source.decode("ascii", "ignore")

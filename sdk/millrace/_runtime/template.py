@@ -107,6 +107,7 @@ class _Template:
         self._control = socket.socket(fileno=CONTROL)
         self._own_pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._networks = Networks()
+        self._standard = standard.StandardModules(root.WORKSPACE)
         self._processes: int | None = None if order["is_counted"] else order["processes"]
         self._first, self._last = _walls(order["scratch_bytes"], order["open_files"])
         self._leave, self._return = Calls(), Calls()
@@ -200,7 +201,7 @@ class _Template:
     def _expect(self, module: str) -> None:
         """Have what a module takes ready for children to come."""
         try:
-            standard.load(module, root.WORKSPACE)
+            self._standard.load(module)
         except RuntimeError as error:
             sys.exit(f"{error}")
         modules.read(module, root.WORKSPACE)
