@@ -73,6 +73,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # JSON without any of these needs no second look: escapes that may be unstorable, and numbers of over 64 bits or extreme ones.
 _DOUBTFUL = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])|[0-9]{19}|[0-9][eE][+-]?[0-9]{3}")
 _PLACE = re.compile(r"\[([0-9]+)\]")
+_MALFORMED = re.compile(r"JSON is malformed: (.*) \(byte ([0-9]+)\)", re.DOTALL)
 _MISSING = re.compile("Object (missing required|contains unknown) field `(.*)`", re.DOTALL)
 _HUGE_EXPONENT = re.compile("[eE][+-]?[0-9]{3}")
 _FRACTION = re.compile("[.eE]")
@@ -154,7 +155,7 @@ def decode(raw: bytes, type_: Any = Any) -> Any:
     except RecursionError as error:
         raise _too_deep() from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Malformed(f"this is not JSON: {error}") from error
+        raise _broken(raw, error) from error
 
 
 async def aside(function: Callable[..., T], *args: Any, size: int) -> T:
@@ -182,7 +183,7 @@ def decode_sent(raw: bytes) -> Any:
     except UnicodeDecodeError:
         raw = raw.decode(errors="replace").encode()
     except msgspec.DecodeError as error:
-        raise Malformed(f"this is not JSON: {error}") from error
+        raise _broken(raw, error) from error
     value = cleaned(_loaded(raw))
     check(value)
     return value
@@ -205,17 +206,27 @@ def fitted(value: Any, type_: type[T]) -> T:
         raise misfit(error, type_) from error
 
 
+_LACKS = ("is missing", "give it")
+_HAS_TOO_MUCH = ("is unknown", "correct its name, or leave it out")
+
+
 def misfit(error: msgspec.ValidationError, type_: Any = Any) -> Invalid:
-    """Return the error of a value that does not fit `type_`: msgspec's "… - at `$.a.b`" split into message and place."""
+    """Return the error of a value that does not fit `type_`: msgspec's "… - at `$.a.b`" split into message and place.
+
+    Its detail names the place, the fault there and the remedy.
+    """
     message, found, place = str(error).partition(" - at `$")
     path = _PLACE.sub(r".\1", place.rstrip("`")).lstrip(".") if found else ""
     if (missing := _MISSING.fullmatch(message)) is not None:
         # msgspec names the object that lacks a field, or has one too many; its user looks for the field.
-        path, message = f"{path}.{missing[2]}".lstrip("."), "is missing" if missing[1] == "missing required" else "is unknown"
+        path = f"{path}.{missing[2]}".lstrip(".")
+        message, remedy = _LACKS if missing[1] == "missing required" else _HAS_TOO_MUCH
+        detail = f"{message}: {remedy}"
     elif message.startswith("Invalid enum value") and (choices := _choices(type_, path.split("."))):
-        message = f"is none of {', '.join(choices)}"
-        return Invalid(f"the input does not fit: {path} {message}", errors=(Problem(path[:LONGEST_PATH], message),))
-    return Invalid(f"the input does not fit: {error}", errors=(Problem(path[:LONGEST_PATH], message),))
+        detail = message = f"is none of {', '.join(choices)}"
+    else:
+        detail = f"does not fit: {message}"
+    return Invalid(f"{path[:LONGEST_PATH] or 'the value'} {detail}", errors=(Problem(path[:LONGEST_PATH], message),))
 
 
 def _choices(type_: Any, path: list[str]) -> list[str]:
@@ -327,7 +338,23 @@ def _loaded(raw: bytes) -> Any:
     except RecursionError as error:
         raise _too_deep() from error
     except ValueError as error:
-        raise Malformed(f"this is not JSON: {error}") from error
+        raise _broken(raw, error) from error
+
+
+def _broken(raw: bytes, error: Exception) -> Malformed:
+    """Return the error of bytes that are no JSON, by line and column, counted in characters from 1."""
+    at, why = len(raw), str(error)
+    if isinstance(error, UnicodeDecodeError):
+        at, why = error.start, "no UTF-8"
+    elif isinstance(error, json.JSONDecodeError):
+        at, why = len(error.doc[: error.pos].encode(errors="surrogatepass")), error.msg
+    elif "truncated" in why:
+        why = "its end is missing"
+    elif (named := _MALFORMED.fullmatch(why)) is not None:
+        at, why = int(named[2]), named[1]
+    before = raw[:at].decode(errors="replace")
+    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+    return Malformed(f"this is not JSON: {why} at line {line}, column {column}")
 
 
 def _check_names(pairs: list[tuple[str, Any]]) -> None:

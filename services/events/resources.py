@@ -134,7 +134,8 @@ class Mappings(Rules[MappingSpec]):
         """Return the integration that a name means to an organization. Raises `NotFound`."""
         found = await self._rows.named("integration", org, name, inherited=True)
         if found is None:
-            raise NotFound(f"there is no integration {name!r}")
+            owners = repr(org) if org == PLATFORM else f"{org!r} or {PLATFORM!r}"
+            raise NotFound(f"there is no integration {name!r} of {owners}: put it first, or correct the name")
         return found
 
     async def absent(self, org: str, name: str) -> str:

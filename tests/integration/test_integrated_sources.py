@@ -68,7 +68,8 @@ async def test_an_integration_that_was_removed_is_what_the_delivery_says(place: 
         await outside.subscription(workflow="echo")
         await outside.bus.ask(removing("integration", "halopsa", org="global"))
         delivery = await outside.webhook(source, {})
-        assert (await outside.delivery(delivery, "unroutable")).reason == "there is no integration 'halopsa'"
+        reason = "there is no integration 'halopsa' of 'default' or 'global': put it first, or correct the name"
+        assert (await outside.delivery(delivery, "unroutable")).reason == reason
 
 
 async def test_filters_and_input_mappings_see_config_entity_id_and_connection(place: Place, data: Path) -> None:

@@ -107,8 +107,11 @@ def test_no_body_makes_an_adapter_raise_anything_but_invalid(
 @pytest.mark.parametrize(
     ("headers", "told"),
     [
-        ({}, "the body cannot be read as application/json, since none was named: JSON is malformed: "),
-        ({"content-type": "application/json"}, "the body cannot be read as application/json: JSON is malformed: "),
+        ({}, "the body cannot be read as application/json, since none was named: object keys must be strings at line 1, column "),
+        (
+            {"content-type": "application/json"},
+            "the body cannot be read as application/json: object keys must be strings at line 1, column ",
+        ),
     ],
 )
 def test_a_body_that_is_no_json_is_told_once(headers: dict[str, str], told: str) -> None:

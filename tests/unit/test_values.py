@@ -239,3 +239,44 @@ def test_a_content_type_says_its_media_type_and_charset_however_odd_it_is(
     content_type: str, media: str, charset: str | None
 ) -> None:
     assert (charsets.media_type_of(content_type), charsets.charset_in(content_type)) == (media, charset)
+
+
+class Asked(msgspec.Struct, forbid_unknown_fields=True):
+    limit: int
+    how: Literal["fast", "slow"] = "fast"
+    sizes: list[int] = []
+
+
+@pytest.mark.parametrize(
+    ("raw", "detail"),
+    [
+        (b'{"limit": "x"}', "limit does not fit: Expected `int`, got `str`"),
+        (b'{"limit": 1, "sizes": [1, "a"]}', "sizes.1 does not fit: Expected `int`, got `str`"),
+        (b"[]", "the value does not fit: Expected `object`, got `array`"),
+        (b"{}", "limit is missing: give it"),
+        (b'{"limit": 1, "z": 2}', "z is unknown: correct its name, or leave it out"),
+        (b'{"limit": 1, "how": "c"}', "how is none of fast, slow"),
+    ],
+)
+def test_a_misfit_names_its_place_the_fault_and_the_remedy(raw: bytes, detail: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        values.decode(raw, Asked)
+    assert refused.value.detail == detail
+
+
+@pytest.mark.parametrize(
+    ("raw", "where"),
+    [
+        (b'{"limit": 1,\n "h\xc3\xb6w": b}', "invalid character at line 2, column 9"),
+        (b'{"limit": 1', "its end is missing at line 1, column 12"),
+        (b"", "its end is missing at line 1, column 1"),
+        (b'{"a": 1,}', "trailing comma in object at line 1, column 9"),
+        (b'{"limit": "\\ud800", x}', "Expecting property name enclosed in double quotes at line 1, column 21"),
+    ],
+)
+def test_broken_json_is_named_by_line_and_column(raw: bytes, where: str) -> None:
+    with pytest.raises(Malformed) as refused:
+        values.decode(raw)
+    assert refused.value.detail == f"this is not JSON: {where}"
+    with pytest.raises(Malformed, match="this is not JSON: "):
+        values.decode_sent(raw)

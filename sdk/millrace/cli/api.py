@@ -264,8 +264,9 @@ def _json_or_none(body: bytes) -> Any:
 def _sentence(status: int, document: Any) -> str:
     document = document if isinstance(document, dict) else {}
     detail = str(document.get("detail") or document.get("title") or f"the answer was {status}").rstrip(".")
-    # The sentence has these already.
-    paths = "; ".join(path if message in detail else f"{path}: {message}" for path, message in _problems(document))
+    # The sentence may have these already.
+    problems = [one for one in _problems(document) if not (detail.startswith(f"{one[0]} ") and one[1] in detail)]
+    paths = "; ".join(path if message in detail else f"{path}: {message}" for path, message in problems)
     return plain(" ".join((f"{detail} ({paths})" if paths else detail).split()))
 
 
