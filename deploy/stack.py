@@ -37,7 +37,7 @@ PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
 # Of the settings of services those that an operator of this stack may choose in its environment.
 CHOSEN = {
     "gateway": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_BACKLOG_AGE", "MILLRACE_MAX_QUEUED_RUNS"),
-    "events": ("MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS"),
+    "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS"),
     "executor": ("MILLRACE_MAX_CHAIN", "MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY"),
 }
 

@@ -17,6 +17,8 @@ from shared.errors import Problem
 LONGEST_CHAIN = 10_000
 # Some minutes of executors, and 50 MB of the broker's memory, which holds each run's subjects.
 MOST_QUEUED = 100_000
+# Some minutes of consumption, and of a few KiB each a fiftieth of the disk that the broker may use.
+MAX_BACKLOG = 100_000
 
 
 class ConfigError(Exception):
@@ -135,6 +137,11 @@ def longest_chain(environment: Environment) -> int:
 def most_queued(environment: Environment) -> int:
     """Return with how many queued runs floods of webhooks wait; the gateway and the events service have the same."""
     return environment.integer("MILLRACE_MAX_QUEUED_RUNS", MOST_QUEUED, minimum=1)
+
+
+def max_backlog(environment: Environment) -> int:
+    """Return how many messages of webhooks may wait to be handled; the gateway and the events service have the same."""
+    return environment.integer("MILLRACE_MAX_BACKLOG", MAX_BACKLOG, minimum=1)
 
 
 def read(environment: Environment) -> Settings:

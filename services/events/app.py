@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import domain
 from services.events.config import EventsSettings, read
+from services.events.floods import Floods
 from services.events.handlers import HANDLERS
 from services.events.projections import DELIVERIES, projected
 from services.events.questions import QUESTIONS, mapping_of
@@ -138,7 +139,10 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         queued = QueuedRuns(settings.most_queued)
         runtime.health.state("queued_runs", queued.fact)
         runtime.background.start(queued.watch(bus.client), "queued runs")
-        bus.handle(HANDLERS, events, admits=queued.admits)
+        floods = Floods(settings.max_backlog)
+        runtime.health.state("floods", floods.fact)
+        runtime.background.start(floods.watch(bus.client), "floods")
+        bus.handle(HANDLERS, events, admits=lambda work: queued.admits(work) and floods.admits(work))
         bus.answer(QUESTIONS, events)
         await bus.start()
         # Before what the handlers use.

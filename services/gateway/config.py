@@ -7,14 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from shared.config import Environment, most_queued
+from shared.config import Environment, max_backlog, most_queued
 
 MIB = 1024 * 1024
 # The largest that any sender is known to send.
 MAX_BODY = 25 * MIB
 MAX_FILE = 512 * MIB
-# Some minutes of consumption, and of a few KiB each a fiftieth of the disk that the broker may use.
-MAX_BACKLOG = 100_000
 # A day: long enough for somebody to repair what consumes, and six before the broker forgets what waits.
 MAX_BACKLOG_AGE = 24 * 60 * 60
 # Each may take a few hundred KiB while a request is on its way.
@@ -73,7 +71,7 @@ def read(environment: Environment) -> GatewaySettings:
         max_body=environment.integer("MILLRACE_MAX_BODY", MAX_BODY, minimum=1),
         max_file=environment.integer("MILLRACE_MAX_FILE", MAX_FILE, minimum=1),
         max_connections=environment.integer("MILLRACE_MAX_CONNECTIONS", MAX_CONNECTIONS, minimum=16),
-        max_backlog=environment.integer("MILLRACE_MAX_BACKLOG", MAX_BACKLOG, minimum=1),
+        max_backlog=max_backlog(environment),
         max_backlog_age=environment.integer("MILLRACE_MAX_BACKLOG_AGE", MAX_BACKLOG_AGE, minimum=1),
         most_queued=most_queued(environment),
         supervisor=None if supervisor is None else Path(supervisor),

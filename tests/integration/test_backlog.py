@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import sys
 from collections import Counter
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from services.events import queued
+from services.events import floods, queued
 from services.gateway import backlog
 from services.gateway.lanes import FEW
 from shared.bus import FETCHED, Bus
@@ -337,6 +339,67 @@ async def test_while_too_many_runs_are_queued_a_flood_waits_to_be_routed_and_a_t
             return await routed() == {flood.id: FLOOD, trickle.id: 3}
 
         await eventually(all_routed)
+
+
+async def test_a_flood_is_accepted_before_it_is_worked_off_where_cores_are_short_and_a_trickle_is_worked_off_meanwhile(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = itertools.count()
+    # So that much of it is in a bulk lane, however slowly it comes.
+    monkeypatch.setattr(backlog, "COUNTED_EVERY", 1.0)
+    monkeypatch.setattr(floods, "COUNTED_EVERY", 0.1)
+    monkeypatch.setattr(floods, "FLOOD", 10)
+    monkeypatch.setattr(floods, "HELD_FOR", 60)
+    monkeypatch.setattr(floods, "core_time", lambda: floods.CoreTime(0.0, float(next(waited))))
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(gateway(place))
+        events = await stack.enter_async_context(running(place, "events"))
+        flood, trickle = await stack.enter_async_context(sources(place, client, count=2))
+
+        async def holds_back() -> bool:
+            return bool(events.health.document()["floods"]["holds_back"])
+
+        accepted = await sent(client, flood, FEW)
+        sending = stack.enter_context(contextlib.closing(Endless(client, flood)))
+        await eventually(holds_back)
+        admin = await stack.enter_async_context(bus_of(place, "admin"))
+
+        async def waits() -> bool:
+            return sum([(await backlog_of(admin.client, work)).undelivered for work in floods.HELD_BACK.values()]) > 0
+
+        await eventually(waits, within=60)
+        (other,) = await sent(client, trickle, 1)
+
+        async def trickled() -> bool:
+            return other in await handled(place)
+
+        await eventually(trickled)
+        assert await holds_back()
+        assert await waits()
+        await all_handled(place, accepted + [other] + await sending.ended())
+
+
+class Endless:
+    """Sends webhooks until it is ended, eight at a time."""
+
+    def __init__(self, client: Client, source: str) -> None:
+        self._ends = False
+        self._tasks = [asyncio.create_task(self._send(client, source)) for _ in range(8)]
+
+    async def _send(self, client: Client, source: str) -> list[str]:
+        accepted: list[str] = []
+        while not self._ends:
+            accepted += await sent(client, source, 1)
+        return accepted
+
+    async def ended(self) -> list[str]:
+        """Send no more; returns the ids of those that were accepted."""
+        self._ends = True
+        return [id_ for task in self._tasks for id_ in await task]
+
+    def close(self) -> None:
+        """Send no more."""
+        self._ends = True
 
 
 async def take_runs(bus: Bus) -> int:
