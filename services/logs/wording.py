@@ -48,8 +48,12 @@ def words_of(type_: str, key: str, message: str, data: Any) -> str:
             break
         pieces.append(text)
         room -= len(text) + 1
-    whole = " ".join([word for word in " ".join(pieces)[:WORDS].split() if len(word) <= _LONGEST_WORD])
-    parts = [" ".join(_SEPARATORS.split(found)) for found in _JOINED.findall(whole[: WORDS // 2])]
+    words = [word for word in " ".join(pieces)[:WORDS].split() if len(word) <= _LONGEST_WORD]
+    whole = " ".join(words)
+    if len(whole) > WORDS // 2:
+        words = whole[: WORDS // 2].split()
+    # Most words are letters and digits alone, which is seen much faster than a pattern is tried.
+    parts = [" ".join(_SEPARATORS.split(found)) for word in words if not word.isalnum() for found in _JOINED.findall(word)]
     return " ".join((whole, *parts))
 
 

@@ -141,6 +141,11 @@ def test_an_unknown_type_is_archived_with_its_data() -> None:
         ('{"a":1e400}', {"a": "1e400"}),
         ('{"a":' + "9" * 5000 + "}", {"a": "9" * 5000}),
         ('{"a":NaN}', {"a": "NaN"}),
+        *((before + "9" * 350 + after, "9" * 350) for before, after in (("", ""), (" ", " "))),
+        *((before + "-" + "9" * 350 + after, [1, "-" + "9" * 350]) for before, after in (("[1,", "]"), ("[1,\n", "\n]"))),
+        ('{"a":0e99999}', {"a": 0.0}),
+        ('{"a": 0.5E-99999}', {"a": 0.0}),
+        ('{"a":0.' + "0" * 20_000 + "}", {"a": 0.0}),
     ],
 )
 def test_what_postgres_cannot_hold_is_stored_escaped_beside_the_exact_bytes(data: str, stored: Any) -> None:
@@ -153,6 +158,11 @@ def test_what_postgres_cannot_hold_is_stored_escaped_beside_the_exact_bytes(data
     assert json.loads(made.data) == stored
     made.words.encode()
     assert "\x00" not in made.words
+
+
+def test_digits_within_text_are_no_number_and_data_stays_as_it_was_written() -> None:
+    data = r'{"a":"é \u00e9","id":"0197e123-7e1-1e400","b":"' + "9" * 400 + '"}'
+    assert row_of(POSITION, raw(data)).data == data
 
 
 @pytest.mark.parametrize("document", [b"", b"\xff\xfe", b"null", b"[]", b'{"id":1}', b"[" * 5000, raw("1")[:-1], b"\x00"])
