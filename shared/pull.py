@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -44,8 +44,26 @@ class Delivered(msgspec.Struct, frozen=True):
     data: bytes
     sequence: int
     time: datetime
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     pending: int
+
+
+class _Headers(Mapping[str, str]):
+    """The headers of a message, read when somebody looks at them: few readers do, and it takes as long as all else of a message."""
+
+    __slots__ = ("_msg",)
+
+    def __init__(self, msg: Msg) -> None:
+        self._msg = msg
+
+    def __getitem__(self, name: str) -> str:
+        return (self._msg.headers or {})[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._msg.headers or {})
+
+    def __len__(self) -> int:
+        return len(self._msg.headers or {})
 
 
 def delivered(msg: Msg) -> Delivered:
@@ -58,7 +76,7 @@ def delivered(msg: Msg) -> Delivered:
         data=msg.data,
         sequence=int(tokens[5 + offset]),
         time=datetime.fromtimestamp(int(tokens[7 + offset]) / _NANO, UTC),
-        headers=dict(msg.headers or {}),
+        headers=_Headers(msg),
         pending=int(tokens[8 + offset]),
     )
 
