@@ -117,7 +117,8 @@ def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None
             way_out = None
             where = json.loads(control.receive())
         bundle, packages = walls.close(where["bundle"], where["packages"])
-        sys.path.insert(0, bundle)
+        if not walls.builds:  # what is being built is nothing to import
+            sys.path.insert(0, bundle)
         if packages is not None:
             sys.path.append(packages)
         stopping = Stopping(control, bundle)
@@ -212,6 +213,10 @@ def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, b
     try:
         if job["kind"] == "probe":
             return b'{"kind":"result","result":' + to_json(probe.holes(job["targets"]), what="the probe").encode() + b"}"
+        if job["kind"] == "build":
+            from millrace._runtime import building  # nothing of it is for runs, which are forked from the same process
+
+            return b'{"kind":"result","result":' + to_json(building.done(bundle, job), what="the step").encode() + b"}"
         if job["kind"] == "compile":
             done = compiling.compiled(bundle, job["paths"])
             return b'{"kind":"result","result":' + to_json(done, what="the bytecode", limit=None).encode() + b"}"

@@ -39,17 +39,19 @@ _LINKS = {
     "/tmp": SCRATCH,
     "/var/tmp": SCRATCH,
 }
+_REMOUNT = 32
 # As many as a run may use for anything honest; what counts against its memory elsewhere, counts here.
 _MOST_FILES = 65536
 
 
-def visible(package: str) -> list[str]:
-    """Answer what a run may see of the machine: the system, this interpreter with what it has loaded, and `package`. None of them
-    is below another.
+def visible(package: str, *others: str) -> list[str]:
+    """Answer what a run may see of the machine: the system, this interpreter with what it has loaded, `package` and others.
+
+    None of them is below another.
     """
     with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
         loaded = {line.split(None, 5)[5].rstrip("\n") for line in file if "/" in line}
-    wanted = [*_SYSTEM, sys.executable, os.path.dirname(os.path.abspath(os.__file__)), package, *loaded]
+    wanted = [*_SYSTEM, sys.executable, os.path.dirname(os.path.abspath(os.__file__)), package, *loaded, *others]
     found: list[str] = []
     for path in sorted({os.path.abspath(path) for path in wanted}):
         covered = any(path == other or path.startswith(other + "/") for other in found if not os.path.islink(other))
@@ -106,9 +108,11 @@ def _of_scratch(size: int) -> str:
     return f"mode=700,size={size},nr_inodes={_MOST_FILES}"
 
 
-def mount_code(bundle: str, packages: str | None) -> None:
+def mount_code(bundle: str, packages: str | None, *, is_writable: bool = False) -> None:
     """Mount one bundle, and an environment, given by their paths below `STORE`; from here on no other can be seen."""
     kernel.mount(f"{STORE}/{bundle}", WORKSPACE, None, BIND | RECURSIVE)
+    if is_writable:
+        kernel.mount("none", WORKSPACE, None, _REMOUNT | BIND | NO_SUID | NO_DEVICES)
     if packages is not None:
         kernel.mount(f"{STORE}/{packages}", PACKAGES, None, BIND | RECURSIVE)
     kernel.detach(STORE)

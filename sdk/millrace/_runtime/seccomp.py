@@ -60,11 +60,15 @@ class Program:
         prctl(_SET_SECCOMP, _FILTER, ctypes.addressof(program))
 
 
-def allowlist(*, is_apart: bool) -> Program:
+_TO_START = ("fork", "vfork", "execve", "execveat")
+
+
+def allowlist(*, is_apart: bool, may_start: bool = False) -> Program:
     """Answer the list. Raises KeyError, by the architecture, where there is no table.
 
     `is_apart`: the process has namespaces of its own; then the calls for building are still on the list. Where it
     has none it may not start or signal other processes, nor make Unix sockets other than pairs: these would be the machine's.
+    `may_start`: it may start processes all the same, as one that executes a program of the platform and no author's code.
     """
     column, architecture = ARCHITECTURES[os.uname().machine]
     return Program(
@@ -77,7 +81,7 @@ def allowlist(*, is_apart: bool) -> Program:
             _return(_KILL),
             (_GREATER, 0, 1, NEWEST),
             _return(_MISSING),
-            *_search(_rules(column, is_apart=is_apart)),
+            *_search(_rules(column, is_apart=is_apart, may_start=may_start)),
         ]
     )
 
@@ -102,10 +106,12 @@ def without_building() -> Program:
     return Program([*code, *_allow()])
 
 
-def _rules(column: int, *, is_apart: bool) -> list[tuple[int, int, _Code]]:
+def _rules(column: int, *, is_apart: bool, may_start: bool) -> list[tuple[int, int, _Code]]:
     """Return the verdict on each range of numbers, in their order; numbers in none are not permitted."""
     special = {
-        "clone": _when_bits(0, _NEW_NAMESPACES, _NOT_PERMITTED, _allow() if is_apart else _when_bits(0, _THREAD, _ALLOW)),
+        "clone": _when_bits(
+            0, _NEW_NAMESPACES, _NOT_PERMITTED, _allow() if is_apart or may_start else _when_bits(0, _THREAD, _ALLOW)
+        ),
         "socket": _socket(is_apart=is_apart),
         "socketpair": _when_equal(0, [_UNIX], _ALLOW, _deny()),
         "ioctl": _when_equal(1, [_PUSH_INPUT, _CONSOLE], _NOT_PERMITTED, _allow()),
@@ -116,7 +122,7 @@ def _rules(column: int, *, is_apart: bool) -> list[tuple[int, int, _Code]]:
     }
     if not is_apart:
         special |= {name: _when_equal(0, [0, _SELF], _ALLOW, _deny()) for name in _MAY_BE_SELF_OR_0}
-        special |= {name: _deny() for name in _ONLY_APART}
+        special |= {name: _deny() for name in _ONLY_APART if not (may_start and name in _TO_START)}
     rules = [(CLONE3[column], CLONE3[column], [_return(_MISSING)])]
     allowed = [numbers[column] for numbers in BUILDING.values()] if is_apart else []
     for name, numbers in ALLOWED.items():

@@ -12,7 +12,7 @@ import socket
 from typing import Any, Protocol
 
 from millrace._runtime import kernel, root
-from millrace._runtime.landlock import READ, READ_FILE, READ_FOLDER, WITH_PORTS, Ruleset, version
+from millrace._runtime.landlock import READ, READ_FILE, READ_FOLDER, WITH_PORTS, WRITE, Ruleset, version
 from millrace._runtime.networks import Network, Networks
 from millrace._runtime.seccomp import allowlist, without_building
 
@@ -27,6 +27,8 @@ class Walls(Protocol):
 
     leaves_nothing: bool
     """Whether the death of a child is the death of everything that it started, by the kernel's doing."""
+    builds: bool
+    """Whether the children build environments: then they may write into their bundle, which is no run's code, and start programs."""
 
     def fork(self, bundle: str | None) -> int:
         """Fork, for this bundle where it is known; answer as `os.fork` does."""
@@ -46,7 +48,8 @@ class Bare:
 
     leaves_nothing = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, builds: bool = False) -> None:
+        self.builds = builds
         self._zygote = os.getpid()
         self._scratch = "/"
 
@@ -73,13 +76,13 @@ class Bare:
 class Restricted(Bare):
     """Tier B: Landlock and seccomp, for where namespaces are forbidden."""
 
-    def __init__(self, visible: list[str], egress_port: int | None) -> None:
+    def __init__(self, visible: list[str], egress_port: int | None, *, builds: bool = False) -> None:
         """`visible` may be read by every run. Raises OSError where Landlock is too old, KeyError without a table of calls."""
-        super().__init__()
+        super().__init__(builds=builds)
         self._known = version()
         if self._known < WITH_PORTS:
             raise OSError(f"Landlock has version {self._known} here, and {WITH_PORTS} is needed")
-        self._program = allowlist(is_apart=False)
+        self._program = allowlist(is_apart=False, may_start=builds)
         self._visible = visible
         self._egress_port = egress_port
 
@@ -89,7 +92,7 @@ class Restricted(Bare):
         rules = Ruleset(self._known)
         for path in self._visible:
             rules.allow(path, READ)
-        rules.allow(bundle, READ)
+        rules.allow(bundle, WRITE if self.builds else READ)
         if packages is not None:
             rules.allow(packages, READ)
         rules.allow(f"/proc/{os.getpid()}", READ_FILE | READ_FOLDER)
@@ -108,8 +111,9 @@ class Isolated:
 
     leaves_nothing = True
 
-    def __init__(self, base: str, visible: list[str], code: str) -> None:
+    def __init__(self, base: str, visible: list[str], code: str, *, builds: bool = False) -> None:
         """Isolate this process, and go on in a child of it that has the new namespaces; see `root.build`. Raises OSError."""
+        self.builds = builds
         self._known = version()
         if self._known < 1:
             raise OSError("the kernel has no Landlock, or was started without it")
@@ -183,6 +187,8 @@ class Isolated:
         rules = Ruleset(self._known)
         rules.allow("/", READ)
         rules.allow_writing(root.SCRATCH)
+        if self.builds:
+            rules.allow_writing(root.WORKSPACE)
         rules.allow_devices("/dev")
         rules.allow_connect(EGRESS_PORT)
         rules.enforce()
@@ -191,7 +197,7 @@ class Isolated:
 
     def show(self, bundle: str, packages: str | None) -> None:
         """Mount this code and take the store with all other out of sight. Raises OSError."""
-        root.mount_code(self._in_store(bundle), None if packages is None else self._in_store(packages))
+        root.mount_code(self._in_store(bundle), None if packages is None else self._in_store(packages), is_writable=self.builds)
 
     def _in_store(self, path: str) -> str:
         return os.path.relpath(path, self._code)
@@ -199,11 +205,14 @@ class Isolated:
 
 def raised(setting: dict[str, Any]) -> Walls:
     """Raise the zygote's part of a tier; returns in the process that is to be the zygote. Raises OSError, KeyError."""
+    shown: list[str] | None = setting["builds"]
+    builds = shown is not None
+    visible = root.visible(setting["package"], *(shown or ()))
     if setting["tier"] == "A":
-        return Isolated(setting["scratch"], root.visible(setting["package"]), setting["code"])
+        return Isolated(setting["scratch"], visible, setting["code"], builds=builds)
     if setting["tier"] == "B":
-        return Restricted(root.visible(setting["package"]), setting["egress_port"])
-    return Bare()
+        return Restricted(visible, setting["egress_port"], builds=builds)
+    return Bare(builds=builds)
 
 
 def belong(parent: int) -> None:

@@ -38,12 +38,16 @@ class Attempt:
     Without capabilities the child's output is dropped and its requests are refused.
     """
 
-    def __init__(self, child: Child, capabilities: Capabilities | None, *, may_stay: bool = False) -> None:
+    def __init__(
+        self, child: Child, capabilities: Capabilities | None, *, network: Network | None = None, may_stay: bool = False
+    ) -> None:
+        """`network` is the way out of a child without capabilities."""
         self._child = child
         self._may_stay = may_stay
         self.stays = False
         """Whether the child lives on after the attempt, if it may: it has answered in time, and nothing is left to wait for."""
         self._capabilities = capabilities
+        self._network = network if capabilities is None else capabilities.network
         self._loop = asyncio.get_running_loop()
         self._last: asyncio.Future[Last] = self._loop.create_future()
         self._stopped: Stopped | None = None
@@ -72,7 +76,7 @@ class Attempt:
         child.output.on_text = self._take_printed
         child.output.on_flood = self._flood
         child.on_starved = self._starve
-        proxy = self._proxy(None if self._capabilities is None else self._capabilities.network)
+        proxy = self._proxy(self._network)
         try:
             if proxy is not None:
                 opening = frames.encode({"kind": "network", "proxy": _started(proxy)}) + opening

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.fork_server import ForkServer
@@ -57,7 +57,16 @@ class Zygote(ForkServer):
         self._bury(f"ended with code {code}")
 
 
-async def start(where: Ground, who: Identity | None, tier: Tier, on_death: Callable[[str], None]) -> Zygote:
+class Building(NamedTuple):
+    """What a zygote for building environments has besides: files of the machine to be seen, and in tier B the port of its proxy."""
+
+    shown: list[str]
+    port: int | None
+
+
+async def start(
+    where: Ground, who: Identity | None, tier: Tier, on_death: Callable[[str], None], building: Building | None = None
+) -> Zygote:
     """Exec a zygote of a tier and wait until it is ready. Raises `SandboxUnavailable`, with its output, if it is not."""
     with contextlib.ExitStack() as undo:
         try:
@@ -66,7 +75,7 @@ async def start(where: Ground, who: Identity | None, tier: Tier, on_death: Calla
             with theirs:
                 output = ChildOutput()
                 undo.callback(output.close)
-                process = _popen(where, who, tier, theirs, output)
+                process = _popen(where, who, tier, theirs, output, building)
         except OSError as error:
             msg = f"the zygote cannot be started: {error}"
             raise SandboxUnavailable(msg) from error
@@ -82,7 +91,12 @@ async def start(where: Ground, who: Identity | None, tier: Tier, on_death: Calla
 
 
 def _popen(
-    where: Ground, who: Identity | None, tier: Tier, control: socket.socket, output: ChildOutput
+    where: Ground,
+    who: Identity | None,
+    tier: Tier,
+    control: socket.socket,
+    output: ChildOutput,
+    building: Building | None,
 ) -> "subprocess.Popen[bytes]":
     setting = {
         "uid": None if who is None else who.uid,
@@ -92,7 +106,8 @@ def _popen(
         "tier": tier,
         "scratch": str(where.scratch),
         "code": str(where.code),
-        "egress_port": None,
+        "egress_port": None if building is None else building.port,
+        "builds": None if building is None else building.shown,
     }
     return subprocess.Popen(
         [str(where.interpreter), "-I", "-S", "-B", str(where.boot), json.dumps(setting)],

@@ -1,0 +1,206 @@
+"""Environments on this machine's disk: resolved to a lock, and built by what the lock names."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from services.executor.environments import lock as locks
+from services.executor.environments.disk import Disk, link_tree, place
+from services.executor.environments.indexes import Indexes
+from services.executor.environments.lock import Lock, LockError, Package
+from services.executor.environments.requirements import Requirements
+from services.executor.environments.wheels import Broken, Wheels
+from services.executor.sandbox.builder import Builder, StepFailed, measured
+from shared import tasks
+from shared.egress.resolver import Resolver
+from shared.errors import Unavailable
+from shared.messages.catalog import FileProblem
+
+AT_ONCE = 4
+"""Wheels that are had and unpacked at a time, for one environment."""
+MOST_BYTES = 2 << 30
+"""Of one environment."""
+MOST_FILES = 150_000
+_PATIENCE = 15
+"""Seconds that an index may be silent while it is asked what there is."""
+_CACHE_BYTES = 256 << 20
+"""Of one organization's cache of the resolver, beyond which it begins anew."""
+
+_DRAWN = " \t\u2570\u2500\u25b6\u251c\u2502\u00d7"
+"""Characters with which a resolver draws a tree around its reasons."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, and how much of how much of it is over."""
+
+
+class Failed(Exception):
+    """An environment that cannot be had; `problems` say why, by file and line."""
+
+    def __init__(self, problems: list[FileProblem]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(one.message for one in problems))
+
+
+class Built(msgspec.Struct, frozen=True):
+    """An environment on disk; files and bytes count what it shares with others."""
+
+    identity: str
+    files: int
+    bytes: int
+    left_out: list[str] = []
+
+
+class Environments:
+    """The environments of a disk. `builder` carries out all that is done with the content of packages."""
+
+    def __init__(self, disk: Disk, builder: Builder, indexes: Indexes, uv: Path, resolver: Resolver) -> None:
+        self._disk = disk
+        self._builder = builder
+        self._indexes = indexes
+        self._uv = uv
+        self._wheels = Wheels(disk, builder, indexes, resolver)
+        self._held: Counter[Path] = Counter()
+
+    def folder(self, identity: str) -> Path:
+        """Return where an environment is, or will be."""
+        return self._disk.built / identity
+
+    @contextlib.contextmanager
+    def held(self, folder: Path | None) -> Iterator[None]:
+        """Keep an environment on disk for the block."""
+        if folder is None:
+            yield
+            return
+        self._held[folder] += 1
+        try:
+            yield
+        finally:
+            self._held[folder] -= 1
+            if not self._held[folder]:
+                del self._held[folder]
+
+    def is_held(self, folder: Path) -> bool:
+        """Return whether an environment is in use."""
+        return self._held[folder] > 0
+
+    async def resolve(self, org: str, requirements: Requirements) -> Lock:
+        """Decide which packages an environment holds. Raises `Failed`, `SandboxUnavailable`, `Unavailable`."""
+        if requirements.problems:
+            raise Failed(list(requirements.problems))
+        if not requirements.wanted:
+            return Lock(())
+        folder = self._disk.resolving / hashlib.sha256(org.encode()).hexdigest()[:32]
+        async with self._disk.alone(f"resolving-{folder.name}"):
+            await asyncio.to_thread(_cleared, folder)
+            await self._builder.start()
+            job = {
+                "step": "resolve",
+                "uv": str(self._uv),
+                "python": str(self._builder.python),
+                "requirements.in": "".join(f"{one.text}\n" for one in requirements.wanted),
+                "constraints.txt": "\n".join([self._indexes.constraints, *(one.text for one in requirements.constraints), ""]),
+                "environment": self._indexes.environment,
+                "has_index": self._indexes.default is not None,
+                "patience": _PATIENCE,
+            }
+            try:
+                found = await self._builder.step(folder, job, self._wheels.network())
+                words = self._indexes.cleaned(str(found.get("said", "")))
+                if found.get("code") != 0:
+                    raise Failed([_problem(requirements, _plain(words) or "the packages cannot be resolved")])
+                text = await asyncio.to_thread(_text, folder / "pylock.toml")
+                return await asyncio.to_thread(locks.read, text, requirements)
+            except StepFailed as error:
+                raise Failed([_problem(requirements, f"the packages cannot be resolved: {error}")]) from error
+            except LockError as error:
+                raise Failed([_problem(requirements, str(error), error.package)]) from error
+
+    async def build(self, lock: Lock, requirements: Requirements | None = None, progress: Progress = lambda *_: None) -> Path:
+        """Return the folder of an environment, built where it is not there yet. Raises `Failed`, `SandboxUnavailable`."""
+        folder = self.folder(lock.identity)
+        if not await asyncio.to_thread(folder.is_dir):
+            async with self._disk.alone(f"built-{lock.identity}"):
+                if not await asyncio.to_thread(folder.is_dir):
+                    await self._made(lock, folder, requirements or Requirements("requirements.txt"), progress)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(os.utime, folder)
+        return folder
+
+    async def _made(self, lock: Lock, folder: Path, requirements: Requirements, progress: Progress) -> None:
+        over = 0
+        total = len(lock.packages)
+        size = files = 0
+
+        async def one(package: Package) -> Path:
+            nonlocal over, size, files
+            tree, facts = await self._wheels.tree(package)
+            over, size, files = over + 1, size + facts.bytes, files + facts.files
+            progress(f"{package.name} {package.version}", over, total)
+            if size > MOST_BYTES or files > MOST_FILES:
+                raise Broken(
+                    package.name, f"with {package.name} the environment has more than {MOST_BYTES >> 20} MB or {MOST_FILES} files"
+                )
+            return tree
+
+        progress("packages", 0, total)
+        try:
+            trees = await tasks.each(AT_ONCE, lock.packages, one)
+            with self._disk.fresh() as fresh:
+                whole = fresh / "environment"
+                whole.mkdir(mode=0o755)
+                whole.chmod(0o755)
+                await asyncio.to_thread(_linked, trees, whole)
+                await asyncio.to_thread(place, whole, folder)
+        except Broken as error:
+            raise Failed([_problem(requirements, str(error), error.package)]) from error
+        except OSError as error:
+            raise Unavailable(f"an environment cannot be built here now: {error.strerror}") from error
+
+
+def _linked(trees: list[Path], whole: Path) -> None:
+    for tree in trees:
+        link_tree(tree, whole)
+
+
+def _problem(requirements: Requirements, words: str, package: str = "") -> FileProblem:
+    path, line = requirements.line_of(package or words)
+    return FileProblem(path, line, words[:2000])
+
+
+def _plain(words: str) -> str:
+    """Return a resolver's words as one paragraph, without the drawing around them."""
+    lines = [line.strip(_DRAWN).strip() for line in words.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(("warning:", "DEBUG", "TRACE"))).removeprefix("error: ")
+
+
+def _text(path: Path) -> str:
+    """Return a text that an adversary wrote."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise LockError("the lock is no plain file")
+        return file.read(locks.MOST_BYTES + 1).decode("utf-8", "replace")
+
+
+def _cleared(folder: Path) -> None:
+    """Have a folder for resolving, with the resolver's cache of the last time as long as it is small."""
+    if folder.is_dir() and not folder.is_symlink():
+        if measured(folder)[1] > _CACHE_BYTES:
+            shutil.rmtree(folder, ignore_errors=True)
+        for left in ("pylock.toml", "requirements.in", "constraints.txt"):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                (folder / left).unlink()
+        shutil.rmtree(folder / "tmp", ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    os.utime(folder, (time.time(), time.time()))

@@ -1,0 +1,217 @@
+"""Where packages come from: the index that the operator names, else the one that the machine's pip uses."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from shared.egress.addresses import Address
+from shared.egress.policy import EgressPolicy, Refusal, Target
+
+DEFAULT = "https://pypi.org/simple"
+# Files of the public index lie on a host of their own.
+_FILES_OF = {"pypi.org": "files.pythonhosted.org"}
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/@'\"]+@")
+_PIP_SECONDS = 30.0
+
+
+class Indexes(msgspec.Struct, frozen=True):
+    """Addresses of indexes (`extra` are asked first), pages or folders of links, a file of certificates, constraints for all locks.
+
+    `default` is None where there is no index beside the links. `hosts` are further hosts that files may come from.
+    """
+
+    default: str | None = DEFAULT
+    extra: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    certificates: str | None = None
+    constraints: str = ""
+    hosts: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Show no address: it may hold a password."""
+        return "Indexes(...)"
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of this machine that hold packages, or lead to them; and the file of certificates."""
+        found = [Path(self.certificates)] if self.certificates else []
+        for address in self._addresses:
+            path = _local(address)
+            if path is not None:
+                # Its files mostly lie beside an index.
+                found.append(path.parent if path.name == "simple" else path)
+        return [path.absolute() for path in found]
+
+    @property
+    def policy(self) -> EgressPolicy:
+        """The hosts that resolving and fetching may reach."""
+        allowed: set[tuple[str, int]] = set()
+        for address in self._addresses:
+            parts = urlsplit(address)
+            if parts.scheme in {"http", "https"} and parts.hostname:
+                port = parts.port or (443 if parts.scheme == "https" else 80)
+                allowed |= {(parts.hostname.lower(), port)}
+                allowed |= {(_FILES_OF[parts.hostname], 443)} if parts.hostname in _FILES_OF else set()
+        for host in self.hosts:
+            name, _, port_text = host.partition(":")
+            allowed |= {(name.lower(), int(port_text or 443))}
+        return _OnlyIndexes(frozenset(allowed))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings by which the resolver knows all of this. They may hold passwords."""
+        settings = {
+            "UV_INDEX": " ".join(self.extra),
+            "UV_FIND_LINKS": ",".join(self.links),
+            "UV_SYSTEM_CERTS": "1",
+            "UV_NATIVE_TLS": "1",
+        }
+        if self.default is not None:
+            settings["UV_DEFAULT_INDEX"] = self.default
+        if self.certificates:
+            settings["SSL_CERT_FILE"] = self.certificates
+        return {name: value for name, value in settings.items() if value}
+
+    def is_local(self, url: str) -> bool:
+        """Return whether a file lies on this machine."""
+        return urlsplit(url).scheme == "file"
+
+    def credentials(self, url: str) -> str | None:
+        """Return `user:password` for an address of one of the indexes' hosts."""
+        parts = urlsplit(url)
+        for address in self._addresses:
+            known = urlsplit(address)
+            same = (known.scheme, known.hostname, known.port) == (parts.scheme, parts.hostname, parts.port)
+            if same and known.username is not None:
+                return f"{unquote(known.username)}:{unquote(known.password or '')}"
+        return None
+
+    def cleaned(self, words: str) -> str:
+        """Return a text without the credentials of any address."""
+        for address in self._addresses:
+            known = urlsplit(address)
+            for secret in (known.password, unquote(known.password or ""), known.username if known.password is None else None):
+                if secret:
+                    words = words.replace(secret, "***")
+        return _CREDENTIALS.sub("***@", words)
+
+    @property
+    def _addresses(self) -> list[str]:
+        return [*([] if self.default is None else [self.default]), *self.extra, *self.links]
+
+
+class _OnlyIndexes(EgressPolicy):
+    """Allows these names and ports, wherever they lead: an operator has named them, and an index may have a private address."""
+
+    def __init__(self, allowed: frozenset[tuple[str, int]]) -> None:
+        super().__init__()
+        self._allowed = allowed
+
+    def refusal_of_name(self, target: Target) -> Refusal | None:
+        if (target.host, target.port) in self._allowed:
+            return None
+        return Refusal("host", f"{target} is not the configured package index")
+
+    def refusal_of_address(self, address: Address, port: int) -> Refusal | None:  # noqa: ARG002 - the name was allowed
+        return None
+
+
+def indexes(
+    index_url: str | None,
+    pip_conf: str | None,
+    hosts: str | None = None,
+    *,
+    variables: Mapping[str, str] | None = None,
+) -> Indexes:
+    """Return the indexes: of one address, else of a file in pip's format, else as the machine's pip has them.
+
+    In an address `${NAME}` stands for a variable of this process. Raises ValueError, without repeating an address.
+    """
+    environment = os.environ if variables is None else variables
+    if pip_conf is not None:
+        settings = _of_file(Path(pip_conf))
+    elif index_url is not None:
+        settings = {}
+    else:
+        settings = _of_pip(environment)
+    if index_url is not None:
+        settings["index-url"] = index_url
+        settings.pop("no-index", None)
+
+    def addresses(name: str) -> tuple[str, ...]:
+        return tuple(_filled(one, environment) for one in settings.get(name, "").split())
+
+    default = next(iter(addresses("index-url")), DEFAULT)
+    constraint = settings.get("constraint", "").split()
+    return Indexes(
+        default=None if settings.get("no-index", "").lower() in {"1", "true", "yes", "on"} else default,
+        extra=addresses("extra-index-url"),
+        links=addresses("find-links"),
+        certificates=settings.get("cert") or None,
+        constraints="\n".join(_text(Path(one)) for one in constraint),
+        hosts=tuple(re.split(r"[\s,]+", hosts)) if hosts else (),
+    )
+
+
+def _of_file(path: Path) -> dict[str, str]:
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        raise ValueError(f"{path} is no file in pip's format: {type(error).__name__}") from error
+    found: dict[str, str] = {}
+    for section in ("global", "download", "install"):
+        if parser.has_section(section):
+            found |= {name.replace("_", "-"): value for name, value in parser.items(section)}
+    return found
+
+
+def _of_pip(environment: Mapping[str, str]) -> dict[str, str]:
+    """Ask the machine's pip for its settings: files in several places, and variables."""
+    command = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
+    try:
+        said = subprocess.run(command, env=dict(environment), capture_output=True, timeout=_PIP_SECONDS, check=True).stdout.decode()
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return {}  # there is none, and so nothing that it was told
+    found: dict[str, str] = {}
+    # A later section outranks an earlier one.
+    for section in ("global.", "download.", "install.", ":env:."):
+        for line in said.splitlines():
+            name, equals, value = line.partition("=")
+            if name.startswith(section) and equals:
+                found[name.removeprefix(section)] = str(ast.literal_eval(value))
+    return found
+
+
+def _filled(address: str, environment: Mapping[str, str]) -> str:
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in environment:
+            raise ValueError(f"the variable {found[1]} is not set")
+        return environment[found[1]].strip()
+
+    return _REFERENCE.sub(value, address)
+
+
+def _local(address: str) -> Path | None:
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return Path(address) if not parts.scheme else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"the constraints {path} cannot be read") from error

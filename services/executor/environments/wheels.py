@@ -1,0 +1,139 @@
+"""Keeps packages unpacked and compiled, each by the hash of its wheel: what one organization asked for serves every other.
+
+A wheel is had and unpacked by two children. The first reaches the index and looks at nothing; its file is compared here with the
+hash of the lock. The second reaches nothing; it is given that file, and its word is taken for this one tree and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+from services.executor.environments.disk import Disk, counted, place
+from services.executor.environments.indexes import Indexes
+from services.executor.environments.lock import Package
+from services.executor.sandbox.builder import Builder, StepFailed, discard, sealed
+from services.executor.sandbox.egress.network import Network, Record
+from shared.egress.resolver import Resolver
+
+TREE = "tree"
+_FACTS = "facts.json"
+_PATIENCE = 30.0
+"""Seconds that an index may be silent."""
+
+
+class Broken(Exception):
+    """A package that cannot be installed; the message names it and the file."""
+
+    def __init__(self, package: str, message: str) -> None:
+        self.package = package
+        super().__init__(message)
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """Files and bytes of an unpacked wheel, and entries of it that have no use in an environment."""
+
+    files: int
+    bytes: int
+    left_out: list[str] = []
+
+
+class Wheels:
+    """The unpacked wheels of a disk, had from `indexes` by steps of `builder`."""
+
+    def __init__(self, disk: Disk, builder: Builder, indexes: Indexes, resolver: Resolver) -> None:
+        self._disk = disk
+        self._builder = builder
+        self._indexes = indexes
+        self._resolver = resolver
+
+    def network(self) -> Network:
+        """Return the way to the indexes, and nowhere else."""
+        return Network(self._indexes.policy, self._resolver.of("global"), _recorded)
+
+    def is_there(self, package: Package) -> bool:
+        """Return whether a wheel is unpacked."""
+        return (self._disk.wheels / package.sha256).is_dir()
+
+    async def tree(self, package: Package) -> tuple[Path, Facts]:
+        """Return the unpacked content of a wheel. Raises `Broken`, `SandboxUnavailable`."""
+        folder = self._disk.wheels / package.sha256
+        facts = await asyncio.to_thread(_facts, folder)
+        if facts is None:
+            async with self._disk.alone(f"wheel-{package.sha256}"):
+                facts = await asyncio.to_thread(_facts, folder)
+                if facts is None:
+                    facts = await self._made(package, folder)
+        await asyncio.to_thread(os.utime, folder)
+        return folder / TREE, facts
+
+    async def _made(self, package: Package, folder: Path) -> Facts:
+        try:
+            with self._disk.fresh() as fetched, self._disk.fresh() as unpacked:
+                await self._fetch(package, fetched)
+                (fetched / "wheel").rename(unpacked / "wheel")
+                found = await self._builder.step(unpacked, {"step": "unpack"})
+                if found["problem"] is not None:
+                    raise Broken(package.name, f"{package.file}: {str(found['problem'])[:1000]}")
+                files, size = await asyncio.to_thread(sealed, unpacked / TREE)
+                facts = Facts(files, size, [str(one)[:300] for one in found["left_out"]])
+                with self._disk.fresh() as whole:
+                    whole.chmod(0o755)
+                    (unpacked / TREE).rename(whole / TREE)
+                    (whole / _FACTS).write_bytes(msgspec.json.encode(facts))
+                    await asyncio.to_thread(place, whole, folder)
+        except StepFailed as error:
+            raise Broken(package.name, f"{package.file}: {error}") from error
+        except (KeyError, TypeError, OSError) as error:
+            raise Broken(package.name, f"{package.file} cannot be installed: {type(error).__name__}: {error}"[:500]) from error
+        return facts
+
+    async def _fetch(self, package: Package, folder: Path) -> None:
+        job = {
+            "step": "fetch",
+            "url": package.url,
+            "shown": package.file,
+            "credentials": self._indexes.credentials(package.url),
+            "certificates": self._indexes.certificates,
+            "patience": _PATIENCE,
+        }
+        found = await self._builder.step(folder, job, None if self._indexes.is_local(package.url) else self.network())
+        if found["problem"] is not None:
+            raise Broken(package.name, self._indexes.cleaned(str(found["problem"]))[:1000])
+        digest = await asyncio.to_thread(_digest, folder / "wheel")
+        if digest != package.sha256:
+            hashes = f"the hash {digest[:12]}…, not {package.sha256[:12]}…"
+            raise Broken(package.name, f"the index sent another file than the lock names: {package.file} has {hashes}")
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file that an adversary wrote, once it is a file of this process's own."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise StepFailed("what was fetched is no plain file")
+        os.fchown(descriptor, os.geteuid(), os.getegid())
+        os.fchmod(descriptor, 0o444)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _facts(folder: Path) -> Facts | None:
+    """Return what is known of an unpacked wheel; None where it is not there, or not whole, as after the machine lost its power."""
+    try:
+        facts = msgspec.json.decode((folder / _FACTS).read_bytes(), type=Facts)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    if counted(folder / TREE) == (facts.files, facts.bytes):
+        return facts
+    discard(folder)
+    return None
+
+
+def _recorded(_record: Record) -> None:
+    """A connection to the index is the platform's own, and on no run's record."""

@@ -1,0 +1,282 @@
+"""Builds environments apart from everything else: children of a zygote of their own, each for one step.
+
+The walls are those of runs, with three differences. A building child may write into one folder, which is on a disk and is measured
+while it works. It sees the package indexes that lie on this machine, and the resolver's program. It reaches the hosts of the
+configured indexes and no other. No child of runs is ever forked from this zygote, and none of its children executes a package.
+"""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from services.executor.sandbox import frames, memory, process, verdict
+from services.executor.sandbox.attempt import Attempt
+from services.executor.sandbox.cgroups import Cgroups
+from services.executor.sandbox.egress.network import Network
+from services.executor.sandbox.ground import Ground, Identity, prepare
+from services.executor.sandbox.hierarchies import Share
+from services.executor.sandbox.jail import Outcome, Tier
+from services.executor.sandbox.process import Child, ChildLimits, CodePaths
+from services.executor.sandbox.zygote import Building, Zygote
+from services.executor.sandbox.zygote import start as start_zygote
+
+_EVERY = 0.25
+"""Seconds between two looks at a child's memory and folder."""
+_IDLE = 30.0
+"""Seconds without a step after which the zygote ends."""
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class StepLimits:
+    """Bounds of one step. `seconds` from its start; the rest for its folder, and for all of its processes together."""
+
+    seconds: float = 600.0
+    bytes: int = 4 << 30
+    files: int = 200_000
+    memory: int = 2 << 30
+    processes: int = 256
+    cores: float = 2.0
+
+
+class StepFailed(Exception):
+    """A step that came to no end of its own; the message is for people."""
+
+
+class Builder:
+    """Carries out steps behind the walls of `tier`. From one event loop.
+
+    `data` is the sandbox's folder, and `work` the one below which all folders of steps are. `shown` are files and folders of this
+    machine that children may read, as far as they are there. `grouped`: whether control groups may be made.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        work: Path,
+        *,
+        tier: Tier,
+        uid: int | None,
+        interpreter: Path | None = None,
+        shown: Sequence[Path] = (),
+        limits: StepLimits | None = None,
+        grouped: bool = True,
+    ) -> None:
+        self.limits = limits or StepLimits()
+        self._data = data
+        self._work = work
+        self._tier: Tier = tier
+        self._who = None if uid is None or os.geteuid() != 0 else Identity(uid, uid)
+        self._interpreter = interpreter
+        self._shown = [str(path) for path in shown]
+        self._grouped = grouped
+        self._ground: Ground | None = None
+        self._zygote: Zygote | None = None
+        self._cgroups: Cgroups | None = None
+        self._listener: socket.socket | None = None
+        self._starting = asyncio.Lock()
+        # In tier B all children share the supervisor's network, and one port of it is the proxy's: one has it at a time.
+        self._on_port = asyncio.Lock()
+        self._at_work = 0
+        self._ending: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def python(self) -> Path:
+        """The interpreter that a step executes. Only while one goes on."""
+        assert self._ground is not None  # noqa: S101 - a step has started it
+        return self._ground.interpreter
+
+    async def start(self) -> None:
+        """Lay out the files. Raises `SandboxUnavailable`."""
+        if self._ground is None:
+            self._ground = await asyncio.to_thread(prepare, self._data, self._work, self._interpreter, self._who)
+
+    async def close(self) -> None:
+        """End the zygote, and remove what is this object's own. Steps must have ended before."""
+        if self._ending is not None:
+            self._ending.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        await self._end()
+        if self._ground is not None:
+            ground, self._ground = self._ground, None
+            await asyncio.to_thread(ground.leave)
+
+    async def step(self, folder: Path, job: dict[str, Any], network: Network | None = None) -> dict[str, Any]:
+        """Carry a step out in a folder below `work`, which is the child's to write to meanwhile; return its findings.
+
+        The folder's content is an adversary's from then on: see `sealed`. Raises `StepFailed`, `SandboxUnavailable`.
+        """
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+        self._at_work += 1
+        try:
+            await asyncio.to_thread(hand_over, folder, self._who)
+            async with self._on_port if network is not None and self._tier == "B" else contextlib.nullcontext():
+                return await self._carried_out(folder, job, network)
+        finally:
+            self._at_work -= 1
+            if not self._at_work:
+                self._ending = asyncio.get_running_loop().call_later(_IDLE, self._end_soon)
+
+    async def _carried_out(self, folder: Path, job: dict[str, Any], network: Network | None) -> dict[str, Any]:
+        zygote = await self._parent()
+        assert self._ground is not None  # noqa: S101 - `_parent` has seen to it
+        limits = ChildLimits(
+            memory_mb=None, open_files=1024, processes=self.limits.processes, cores=self.limits.cores, scratch_mb=64
+        )
+        opening = frames.encode({"kind": "build", "most_bytes": self.limits.bytes, "most_files": self.limits.files, **job})
+        place = CodePaths(folder, None)
+        groups = self._cgroups if self._cgroups is not None and self._cgroups.held else None
+        child = await process.start(zygote, self._ground, self._who, limits, self._tier, place, groups)
+        try:
+            if network is not None and self._listener is not None:
+                child.egress_listener = self._listener.dup()
+            watch = asyncio.create_task(self._watched(child, folder))
+            try:
+                ended = await Attempt(child, None, network=network).ended(opening, self.limits.seconds, None)
+            finally:
+                watch.cancel()
+                await asyncio.gather(watch, return_exceptions=True)
+        finally:
+            await child.end()
+        excess = None if watch.cancelled() else watch.result()
+        if excess is not None:
+            raise StepFailed(excess)
+        return _findings(verdict.outcome(ended, self.limits.seconds))
+
+    async def _watched(self, child: Child, folder: Path) -> str:
+        """Kill the child when it takes more than it may, and return the reason; else until cancelled."""
+        while True:
+            await asyncio.sleep(_EVERY)
+            if child.has_starved or memory.measured(child.pid).memory > self.limits.memory:
+                child.starve()
+                return f"it took more than {self.limits.memory >> 20} MB of memory"
+            files, size = await asyncio.to_thread(measured, folder)
+            if size > self.limits.bytes or files > self.limits.files:
+                child.kill()
+                return f"it wrote more than {self.limits.bytes >> 20} MB or {self.limits.files} files"
+
+    async def _parent(self) -> Zygote:
+        await self.start()
+        async with self._starting:
+            if self._zygote is None or self._zygote.died.done():
+                assert self._ground is not None  # noqa: S101 - started above
+                port = None
+                if self._tier == "B":
+                    self._listener = self._listener or _listening()
+                    port = self._listener.getsockname()[1]
+                if self._grouped and self._cgroups is None:
+                    share = Share(self.limits.memory, self.limits.processes, self.limits.cores)
+                    self._cgroups = await asyncio.to_thread(Cgroups, share)
+                self._zygote = await start_zygote(self._ground, self._who, self._tier, _lost, Building(self._shown, port))
+            return self._zygote
+
+    def _end_soon(self) -> None:
+        task = asyncio.create_task(self._end())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end(self) -> None:
+        async with self._starting:
+            if self._at_work:
+                return
+            if self._zygote is not None:
+                await self._zygote.end()
+                self._zygote = None
+            if self._cgroups is not None:
+                self._cgroups.close()
+                self._cgroups = None
+            if self._listener is not None:
+                self._listener.close()
+                self._listener = None
+
+
+def hand_over(folder: Path, who: Identity | None) -> None:
+    """Make a folder the child's own."""
+    folder.chmod(0o700)
+    if who is not None:
+        os.chown(folder, who.uid, who.gid)
+
+
+def measured(folder: Path) -> tuple[int, int]:
+    """Return the number of files and folders below a folder, and the bytes that they take. Follows no link."""
+    files = size = 0
+    left = [str(folder)]
+    while left:
+        with contextlib.suppress(OSError), os.scandir(left.pop()) as entries:
+            for entry in entries:
+                files += 1
+                with contextlib.suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(entry.path)
+                    else:
+                        size += entry.stat(follow_symlinks=False).st_blocks * 512
+    return files, size
+
+
+def sealed(tree: Path) -> tuple[int, int]:
+    """Make a tree that an adversary filled this process's own, for all to read; return its files and bytes.
+
+    The adversary must be dead. Raises `StepFailed` where anything in it is neither a plain file with one name nor a folder.
+    """
+    owner = (os.geteuid(), os.getegid())
+    files = size = 0
+    left = [tree]
+    while left:
+        folder = left.pop()
+        if not stat.S_ISDIR(folder.lstat().st_mode):
+            raise StepFailed(f"{folder.name} is no folder")
+        os.chown(folder, *owner)
+        folder.chmod(0o755)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    left.append(Path(entry.path))
+                    continue
+                status = entry.stat(follow_symlinks=False)
+                if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+                    raise StepFailed(f"{entry.name[:200]} is no plain file")
+                os.chown(entry.path, *owner)
+                Path(entry.path).chmod(0o444)
+                files += 1
+                size += status.st_size
+    return files, size
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that an adversary filled. Follows no link; one that is missing is no error."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _findings(outcome: Outcome) -> dict[str, Any]:
+    if outcome.result is None:
+        raise StepFailed(outcome.error.message if outcome.error is not None else f"it {outcome.status}")
+    try:
+        return msgspec.json.decode(outcome.result, type=dict[str, Any])
+    except msgspec.MsgspecError as error:
+        raise StepFailed("its findings cannot be read") from error
+
+
+def _listening() -> socket.socket:
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(128)
+    listener.setblocking(False)  # noqa: FBT003
+    return listener
+
+
+def _lost(reason: str) -> None:
+    _log.info("builder.zygote_ended", reason=reason)
