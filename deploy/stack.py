@@ -38,7 +38,12 @@ PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
 CHOSEN = {
     "gateway": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_BACKLOG_AGE", "MILLRACE_MAX_QUEUED_RUNS"),
     "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS"),
-    "executor": ("MILLRACE_MAX_CHAIN", "MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY"),
+    "executor": (
+        *("MILLRACE_MAX_CHAIN", "MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY"),
+        *("MILLRACE_INDEX_URL", "MILLRACE_INDEX_HOSTS", "MILLRACE_INDEX_PASSWORD", "MILLRACE_PIP_CONF"),
+        # What the machine's pip uses is what packages come from, where nothing else is said.
+        *(name for name in os.environ if name.startswith("PIP_")),
+    ),
 }
 
 

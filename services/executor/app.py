@@ -7,11 +7,16 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import structlog
+import uv
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor.config import ExecutorSettings, read
+from services.executor.environments.builds import Builds
+from services.executor.environments.disk import Disk, reachable
+from services.executor.environments.environments import Environments
 from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
 from services.executor.runs.concurrency import ConcurrencySlots
@@ -24,11 +29,13 @@ from services.executor.runs.resumer import Resumer
 from services.executor.runs.shares import Shares
 from services.executor.runs.supervisor import Runs
 from services.executor.runs.worker import Worker
+from services.executor.sandbox.builder import Builder
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox, Tier
 from services.executor.sandbox.process import ChildLimits
 from services.executor.store import ExecutorStore
+from services.executor.workspaces import commits
 from services.executor.workspaces.bundles import Bundles
 from services.executor.workspaces.slow import Slow
 from shared import service
@@ -53,7 +60,14 @@ class Executor:
     """The parts that runs, questions and projections of this service share."""
 
     def __init__(
-        self, settings: ExecutorSettings, bus: Bus, engine: AsyncEngine, sandbox: Sandbox, expressions: Expressions
+        self,
+        settings: ExecutorSettings,
+        bus: Bus,
+        engine: AsyncEngine,
+        sandbox: Sandbox,
+        expressions: Expressions,
+        environments: Environments,
+        resolver: Resolver,
     ) -> None:
         self.bus = bus
         self.engine = engine
@@ -69,18 +83,22 @@ class Executor:
         self.expressions = expressions
         self.database_url = settings.database_url
         self.egress = settings.egress
-        self.resolver = Resolver()
+        self.resolver = resolver
         self.keyring = Keyring(settings.keys)
         self.blobs = Blobs(bus.client, "workspace")
         self.bodies = Blobs(bus.client, "bodies")
         self.results = Blobs(bus.client, "results")
         self.bundles = Bundles(settings.data / "bundles", self.blobs, compile_=sandbox.compile, forget=sandbox.forget)
+        self.builds = Builds(environments, self.blobs, self._register)
         self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
         self.catalog: Projection
         self.rows: Projection
         self.lines: Projection
         # Shown in run.started: unique among replicas and over restarts.
         self.name = f"{os.uname().nodename}-{os.getpid()}-{new_id()[-8:]}"
+
+    async def _register(self, org: str) -> None:
+        await commits.register(org, self)
 
 
 async def watch_cancellations(bus: Bus, runs: Runs) -> None:
@@ -97,6 +115,22 @@ async def watch_cancellations(bus: Bus, runs: Runs) -> None:
         except (Unavailable, StreamError) as error:
             _log.warning("cancellations.interrupted", reason=str(error))
         await asyncio.sleep(PAUSE)
+
+
+@asynccontextmanager
+async def _packages(settings: ExecutorSettings, tier: Tier | None, resolver: Resolver) -> AsyncIterator[Environments]:
+    """Have environments behind the walls of a tier, for the block."""
+    sandbox = settings.data / "sandbox"
+    disk = Disk(settings.data / "environments")
+    await asyncio.to_thread(disk.start)
+    program = await asyncio.to_thread(reachable, Path(uv.find_uv_bin()), disk.folder)
+    shown = [program, *settings.indexes.folders]
+    builder = Builder(sandbox, disk.folder, tier=tier, uid=settings.sandbox_uid, shown=shown)
+    try:
+        yield Environments(disk, builder, settings.indexes, program, resolver)
+    finally:
+        await builder.close()
+        await asyncio.to_thread(disk.close)
 
 
 @asynccontextmanager
@@ -133,8 +167,11 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
             runtime.health.report("sandbox", None)
             runtime.health.state("sandbox", sandbox.state)
         expressions = await stack.enter_async_context(evaluating(runtime.health))
-        executor = Executor(settings, bus, engine, sandbox, expressions)
-        stack.callback(executor.resolver.close)
+        resolver = Resolver()
+        stack.callback(resolver.close)
+        environments = await stack.enter_async_context(_packages(settings, sandbox.tier if is_able else None, resolver))
+        executor = Executor(settings, bus, engine, sandbox, expressions, environments, resolver)
+        stack.push_async_callback(executor.builds.close)
         await executor.bundles.start()
         stack.push_async_callback(executor.bundles.close)
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from services.executor.domain import LEAST_KEPT
+from services.executor.environments.indexes import Indexes, indexes
 from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.process import ChildLimits
 from shared import config
@@ -39,6 +40,8 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
     egress: EgressRules
     unsafe: bool
     """Whether runs may go on without isolation where no sandbox is available."""
+    indexes: Indexes
+    """Where packages come from."""
     tier: Tier | None
     """The one tier to use; None for the best that this machine allows. "none" only together with `unsafe`."""
 
@@ -61,6 +64,7 @@ def read(environment: Environment) -> ExecutorSettings:
         longest_chain=config.longest_chain(environment),
         egress=EgressRules((*_rules(environment, "MILLRACE_EGRESS_ALLOW"), *_rules(environment, "MILLRACE_EGRESS_DENY"))),
         unsafe=environment.flag("MILLRACE_UNSAFE"),
+        indexes=_indexes(environment),
         tier=tiers.get(environment.choice("MILLRACE_SANDBOX_TIER", choices)),
     )
 
@@ -74,6 +78,15 @@ def _cores(environment: Environment) -> float:
         environment.complain("MILLRACE_RUN_CORES", f"must be a number from {LEAST_CORES} to {MOST_CORES}")
         return 1.0
     return cores
+
+
+def _indexes(environment: Environment) -> Indexes:
+    given = [environment.optional(f"MILLRACE_{name}") for name in ("INDEX_URL", "PIP_CONF", "INDEX_HOSTS")]
+    try:
+        return indexes(*given)
+    except ValueError as error:
+        environment.complain("MILLRACE_INDEX_URL" if given[1] is None else "MILLRACE_PIP_CONF", str(error))
+        return Indexes()
 
 
 def _rules(environment: Environment, name: str) -> tuple[Rule, ...]:

@@ -138,7 +138,7 @@ def kept_from_runs(path: str) -> str | None:
 
 def is_code(path: str) -> bool:
     """Return whether a file is read for workflows: a Python module, or the declared requirements."""
-    return path.endswith((".py", ".pyi")) or path.rpartition("/")[2] == "requirements.txt"
+    return path.endswith((".py", ".pyi")) or path.rpartition("/")[2] in {"requirements.txt", "pyproject.toml"}
 
 
 def is_bundled(path: str) -> bool:

@@ -62,23 +62,26 @@ HOSTILE: dict[str, tuple[dict[str, str | bytes], dict[str, int], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-async def test_a_hostile_wheel_is_not_installed_and_its_file_is_named(place: Yard, name: str) -> None:
-    files, modes, told = HOSTILE[name]
-    place.wheel("evil", files={"good.py": "x = 1\n", **files}, modes=modes)
-    path, line, message = await place.failure("# a comment", "evil")
-    assert (path, line) == ("requirements.txt", 2)
-    assert "evil-1.0-py3-none-any.whl" in message
-    assert told in message
+async def test_hostile_wheels_are_not_installed_and_their_files_are_named(place: Yard) -> None:
+    for name, (files, modes, told) in HOSTILE.items():
+        hostile = place.wheel("evil", files={"good.py": "x = 1\n", **files}, modes=modes)
+        path, line, message = await place.refusal(hostile, "# a comment", "evil")
+        assert (path, line) == ("requirements.txt", 2), name
+        assert "evil-1.0-py3-none-any.whl" in message, name
+        assert told in message, name
     assert not list(place.disk.built.iterdir())
     assert not list(place.disk.wheels.iterdir())
+    path, line, message = await place.failure("# a comment", "evil")
+    assert (path, line) == ("requirements.txt", 2)
+    assert "evil" in message
+    assert str(place.folder) not in message
 
 
 async def test_the_same_entry_twice_and_one_that_says_another_name_than_it_is_listed_under_are_refused(place: Yard) -> None:
     path = place.wheel("evil", files={"evil.py": "x = 1\n"})
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "a") as archive:
         archive.writestr("evil.py", "x = 2\n")
-    assert "'evil.py' is in it twice" in (await place.failure("evil"))[2]
+    assert "'evil.py' is in it twice" in (await place.refusal(path, "evil"))[2]
 
 
 async def test_known_hooks_that_nothing_needs_are_left_out_and_scripts_and_bytecode_too(place: Yard) -> None:
@@ -99,10 +102,11 @@ async def test_known_hooks_that_nothing_needs_are_left_out_and_scripts_and_bytec
 
 async def test_a_bomb_is_bounded_in_bytes_and_in_files(tier: Tier) -> None:
     async with yard(tier, limits=StepLimits(bytes=4 << 20, files=200)) as place:
-        place.wheel("bomb", files={"bomb.bin": bytes(64 << 20)})
-        assert "it has more than 4194304 bytes" in (await place.failure("bomb"))[2]
-        place.wheel("many", files={f"many/{number}.txt": "" for number in range(400)})
-        assert "it has more than 200 files" in (await place.failure("many"))[2]
+        bomb = place.wheel("bomb", files={"bomb.bin": bytes(64 << 20)})
+        assert "it has more than 4194304 bytes" in (await place.refusal(bomb, "bomb"))[2]
+        assert "the resolver ended with code -25" in (await place.failure("bomb"))[2]
+        many = place.wheel("many", files={f"many/{number}.txt": "" for number in range(400)})
+        assert "it has more than 200 files" in (await place.refusal(many, "many"))[2]
         assert not list(place.disk.wheels.iterdir())
 
 
@@ -124,7 +128,7 @@ def test_links_and_second_names_in_what_a_child_left_are_refused(tmp_path: Path)
     (tree / "plain.py").write_text("x")
     assert sealed(tree) == (1, 1)
     os.link(tree / "plain.py", tmp_path / "other")
-    with pytest.raises(StepFailed, match="plain.py is no plain file"):
+    with pytest.raises(StepFailed, match="is no plain file"):
         sealed(tree)
     (tmp_path / "other").unlink()
     (tree / "link").symlink_to("/etc/passwd")
@@ -142,7 +146,10 @@ async def test_a_source_distribution_is_not_built(place: Yard) -> None:
 
     setup = b"import os\nopen('/tmp/was-here', 'w')\nraise SystemExit(os.environ)\n"
     with tarfile.open(place.links / "evil-1.0.tar.gz", "w:gz") as archive:
-        for name, content in (("evil-1.0/setup.py", setup), ("evil-1.0/PKG-INFO", b"Metadata-Version: 1.0\nName: evil\nVersion: 1.0\n")):
+        for name, content in (
+            ("evil-1.0/setup.py", setup),
+            ("evil-1.0/PKG-INFO", b"Metadata-Version: 1.0\nName: evil\nVersion: 1.0\n"),
+        ):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
@@ -273,13 +280,21 @@ async def test_a_file_on_another_host_than_the_index_is_not_had(tier: Tier, inde
         (package,) = lock.packages
         before = len(found.asked)
         for host in ("127.0.0.1", "[::1]"):
-            elsewhere = Lock((Package(package.name, package.version, package.file, package.sha256, f"http://{host}:{port}/files/{package.file}"),))
+            elsewhere = Lock(
+                (
+                    Package(
+                        package.name, package.version, package.file, package.sha256, f"http://{host}:{port}/files/{package.file}"
+                    ),
+                )
+            )
             with pytest.raises(Failed):
                 await place.environments.build(elsewhere, requirements)
         assert len(found.asked) == before
         for url in ("file:///etc/passwd", "ftp://localhost/x", "data:,x"):
             with pytest.raises(Failed):
-                await place.environments.build(Lock((Package(package.name, "1.0", package.file, package.sha256, url),)), requirements)
+                await place.environments.build(
+                    Lock((Package(package.name, "1.0", package.file, package.sha256, url),)), requirements
+                )
         assert (await place.environments.build(lock, requirements)).is_dir()
 
 

@@ -14,6 +14,7 @@ import uv
 from services.executor.environments.disk import Disk
 from services.executor.environments.environments import Environments, Failed
 from services.executor.environments.indexes import Indexes
+from services.executor.environments.lock import Lock, Package
 from services.executor.environments.requirements import Requirements, of_text
 from services.executor.sandbox.builder import Builder, StepLimits
 from services.executor.sandbox.jail import Tier
@@ -77,6 +78,24 @@ class Yard:
         requirements = of_text("requirements.txt", "\n".join(texts) + "\n")
         return await self.environments.build(await self.environments.resolve(org, requirements), requirements)
 
+    def lock(self, *paths: Path) -> Lock:
+        """Make a lock of wheels without a resolver, which would refuse some of them itself."""
+        return Lock(
+            tuple(
+                Package(path.name.split("-")[0], path.name.split("-")[1], path.name, _sha256(path), path.as_uri())
+                for path in sorted(paths)
+            )
+        )
+
+    async def refusal(self, path: Path, *texts: str) -> tuple[str, int, str]:
+        """Build a lock of one wheel, which cannot be built; return path, line and words of the one problem."""
+        try:
+            await self.environments.build(self.lock(path), self.requirements(*texts))
+        except Failed as error:
+            (problem,) = error.problems
+            return problem.path, problem.line, problem.message
+        raise AssertionError("it was built")
+
     async def failure(self, *texts: str) -> tuple[str, int, str]:
         """Build what cannot be built; return path, line and words of its one problem."""
         try:
@@ -89,6 +108,10 @@ class Yard:
     def requirements(self, *texts: str) -> Requirements:
         """Read lines of requirements."""
         return of_text("requirements.txt", "\n".join(texts) + "\n")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @asynccontextmanager
@@ -107,7 +130,9 @@ async def yard(tier: Tier, indexes: Indexes | None = None, *, limits: StepLimits
     disk.start()
     interpreter = None if UID is None else reachable_interpreter()
     shown = [program, links, *given.folders]
-    builder = Builder(folder / "data" / "sandbox", disk.folder, tier=tier, uid=UID, interpreter=interpreter, shown=shown, limits=limits)
+    builder = Builder(
+        folder / "data" / "sandbox", disk.folder, tier=tier, uid=UID, interpreter=interpreter, shown=shown, limits=limits
+    )
     resolver = Resolver()
     try:
         yield Yard(folder, disk, Environments(disk, builder, given, program, resolver), links, builder)

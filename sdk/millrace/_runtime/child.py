@@ -222,7 +222,12 @@ def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, b
             return b'{"kind":"result","result":' + to_json(done, what="the bytecode", limit=None).encode() + b"}"
         if job["kind"] == "describe":
             found = describe.describe(
-                bundle, job.get("served"), job["patience"], lambda path: control.send({"kind": "importing", "path": path})
+                bundle,
+                job.get("served"),
+                job["patience"],
+                lambda path: control.send({"kind": "importing", "path": path}),
+                only=job["only"],
+                without=job["without"],
             )
             return to_json(found, what="the description").encode()
         result = _call(job, stopping, bundle)

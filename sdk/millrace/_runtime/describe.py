@@ -28,6 +28,9 @@ def describe(
     served: list[dict[str, str]] | None = None,
     patience: float = 10.0,
     announce: Callable[[str], None] = lambda _path: None,
+    *,
+    only: list[str] | None = None,
+    without: list[str] | None = None,
 ) -> dict[str, Any]:
     """Answer the "described" frame: workflows in the order of path and line, and problems likewise.
 
@@ -36,7 +39,8 @@ def describe(
     (name, path, function) where the function is still there and is no workflow any more. An import that nothing provides, of a file
     that a workflow may load, is a warning.
 
-    The import of a file may take `patience` seconds, and less once another was slow; `announce` is called with each before.
+    The import of a file may take `patience` seconds, and less once another was slow; `announce` is called with each before. Where
+    `only` is given no other files are described; those `without` have packages of their own, and are described apart.
     """
     problems: list[dict[str, Any]] = []
     imported: set[str] = set()
@@ -46,10 +50,9 @@ def describe(
     files = _files(bundle)
     imported_by = imports.Imports(bundle, files)
     texts = _texts(bundle, files, imported_by, problems)
-    in_vain = imported_by.in_vain(path for path, text in texts.items() if text.declares)
-    for path, text in texts.items():
-        if not text.declares:
-            continue
+    wanted = [path for path, text in texts.items() if text.declares and path not in (without or ()) and path in (only or texts)]
+    in_vain = imported_by.in_vain(wanted)
+    for path in wanted:
         try:
             name = dotted(path)
             announce(path)

@@ -28,7 +28,7 @@ class Walls(Protocol):
     leaves_nothing: bool
     """Whether the death of a child is the death of everything that it started, by the kernel's doing."""
     builds: bool
-    """Whether the children build environments: then they may write into their bundle, which is no run's code, and start programs."""
+    """Whether the children build environments: then they may write into their bundle, which is no code, and start programs."""
 
     def fork(self, bundle: str | None) -> int:
         """Fork, for this bundle where it is known; answer as `os.fork` does."""

@@ -128,6 +128,17 @@ def _link(source: str, target: str, link: Callable[[str, str], None] = os.link) 
         shutil.copy2(source, target)
 
 
+def reachable(program: Path, folder: Path) -> Path:
+    """Return a copy of a program, made once, where every user can execute it."""
+    target = folder / f"{program.name}-{program.stat().st_size:x}-{int(program.stat().st_mtime):x}"
+    if not target.exists():
+        unfinished = folder / f".{program.name}.{secrets.token_hex(4)}"
+        shutil.copyfile(program, unfinished)
+        unfinished.chmod(0o755)
+        unfinished.replace(target)
+    return target
+
+
 def counted(tree: Path) -> tuple[int, int]:
     """Return the files below a folder and their bytes, as `sealed` does."""
     files = size = 0

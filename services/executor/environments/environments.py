@@ -13,14 +13,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
-
 from services.executor.environments import lock as locks
 from services.executor.environments.disk import Disk, link_tree, place
 from services.executor.environments.indexes import Indexes
 from services.executor.environments.lock import Lock, LockError, Package
 from services.executor.environments.requirements import Requirements
-from services.executor.environments.wheels import Broken, Wheels
+from services.executor.environments.wheels import BrokenPackage, Wheels
 from services.executor.sandbox.builder import Builder, StepFailed, measured
 from shared import tasks
 from shared.egress.resolver import Resolver
@@ -50,15 +48,6 @@ class Failed(Exception):
     def __init__(self, problems: list[FileProblem]) -> None:
         self.problems = problems
         super().__init__("; ".join(one.message for one in problems))
-
-
-class Built(msgspec.Struct, frozen=True):
-    """An environment on disk; files and bytes count what it shares with others."""
-
-    identity: str
-    files: int
-    bytes: int
-    left_out: list[str] = []
 
 
 class Environments:
@@ -116,9 +105,10 @@ class Environments:
             }
             try:
                 found = await self._builder.step(folder, job, self._wheels.network())
-                words = self._indexes.cleaned(str(found.get("said", "")))
                 if found.get("code") != 0:
-                    raise Failed([_problem(requirements, _plain(words) or "the packages cannot be resolved")])
+                    words = _plain(self._indexes.cleaned(str(found.get("said", "")))).replace(f"{folder}/", "")
+                    ended = f"the resolver ended with code {found.get('code')}; a package may be beyond the bounds of one"
+                    raise Failed([_problem(requirements, words.replace("/workspace/", "") or ended)])
                 text = await asyncio.to_thread(_text, folder / "pylock.toml")
                 return await asyncio.to_thread(locks.read, text, requirements)
             except StepFailed as error:
@@ -148,7 +138,7 @@ class Environments:
             over, size, files = over + 1, size + facts.bytes, files + facts.files
             progress(f"{package.name} {package.version}", over, total)
             if size > MOST_BYTES or files > MOST_FILES:
-                raise Broken(
+                raise BrokenPackage(
                     package.name, f"with {package.name} the environment has more than {MOST_BYTES >> 20} MB or {MOST_FILES} files"
                 )
             return tree
@@ -162,7 +152,7 @@ class Environments:
                 whole.chmod(0o755)
                 await asyncio.to_thread(_linked, trees, whole)
                 await asyncio.to_thread(place, whole, folder)
-        except Broken as error:
+        except BrokenPackage as error:
             raise Failed([_problem(requirements, str(error), error.package)]) from error
         except OSError as error:
             raise Unavailable(f"an environment cannot be built here now: {error.strerror}") from error

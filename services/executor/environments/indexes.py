@@ -126,6 +126,9 @@ class _OnlyIndexes(EgressPolicy):
     def refusal_of_address(self, address: Address, port: int) -> Refusal | None:  # noqa: ARG002 - the name was allowed
         return None
 
+    def is_opened(self, address: Address, port: int) -> bool:  # noqa: ARG002
+        return True
+
 
 def indexes(
     index_url: str | None,

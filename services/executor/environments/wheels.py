@@ -27,7 +27,7 @@ _PATIENCE = 30.0
 """Seconds that an index may be silent."""
 
 
-class Broken(Exception):
+class BrokenPackage(Exception):
     """A package that cannot be installed; the message names it and the file."""
 
     def __init__(self, package: str, message: str) -> None:
@@ -61,7 +61,7 @@ class Wheels:
         return (self._disk.wheels / package.sha256).is_dir()
 
     async def tree(self, package: Package) -> tuple[Path, Facts]:
-        """Return the unpacked content of a wheel. Raises `Broken`, `SandboxUnavailable`."""
+        """Return the unpacked content of a wheel. Raises `BrokenPackage`, `SandboxUnavailable`."""
         folder = self._disk.wheels / package.sha256
         facts = await asyncio.to_thread(_facts, folder)
         if facts is None:
@@ -79,7 +79,7 @@ class Wheels:
                 (fetched / "wheel").rename(unpacked / "wheel")
                 found = await self._builder.step(unpacked, {"step": "unpack"})
                 if found["problem"] is not None:
-                    raise Broken(package.name, f"{package.file}: {str(found['problem'])[:1000]}")
+                    raise BrokenPackage(package.name, f"{package.file}: {str(found['problem'])[:1000]}")
                 files, size = await asyncio.to_thread(sealed, unpacked / TREE)
                 facts = Facts(files, size, [str(one)[:300] for one in found["left_out"]])
                 with self._disk.fresh() as whole:
@@ -88,9 +88,11 @@ class Wheels:
                     (whole / _FACTS).write_bytes(msgspec.json.encode(facts))
                     await asyncio.to_thread(place, whole, folder)
         except StepFailed as error:
-            raise Broken(package.name, f"{package.file}: {error}") from error
+            raise BrokenPackage(package.name, f"{package.file}: {error}") from error
         except (KeyError, TypeError, OSError) as error:
-            raise Broken(package.name, f"{package.file} cannot be installed: {type(error).__name__}: {error}"[:500]) from error
+            raise BrokenPackage(
+                package.name, f"{package.file} cannot be installed: {type(error).__name__}: {error}"[:500]
+            ) from error
         return facts
 
     async def _fetch(self, package: Package, folder: Path) -> None:
@@ -104,11 +106,11 @@ class Wheels:
         }
         found = await self._builder.step(folder, job, None if self._indexes.is_local(package.url) else self.network())
         if found["problem"] is not None:
-            raise Broken(package.name, self._indexes.cleaned(str(found["problem"]))[:1000])
+            raise BrokenPackage(package.name, self._indexes.cleaned(str(found["problem"]))[:1000])
         digest = await asyncio.to_thread(_digest, folder / "wheel")
         if digest != package.sha256:
             hashes = f"the hash {digest[:12]}…, not {package.sha256[:12]}…"
-            raise Broken(package.name, f"the index sent another file than the lock names: {package.file} has {hashes}")
+            raise BrokenPackage(package.name, f"the index sent another file than the lock names: {package.file} has {hashes}")
 
 
 def _digest(path: Path) -> str:

@@ -13,6 +13,8 @@ import structlog
 from nats.aio.msg import Msg
 
 from services.executor import domain
+from services.executor.environments.builds import Builds
+from services.executor.environments.environments import Failed
 from services.executor.runs import decide, run_state
 from services.executor.runs.capabilities import CapabilityDeps, RunCapabilities
 from services.executor.runs.claim import AlreadyEnded, Claim, Fenced, Outcome, fold
@@ -28,6 +30,7 @@ from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Sandbox
 from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles
+from services.executor.workspaces.packages import of as packages_of
 from shared import tasks
 from shared.blobs import Blobs
 from shared.bus import Bus
@@ -72,6 +75,7 @@ class SupervisorDeps(CapabilityDeps, Protocol):
 
     bus: Bus
     bundles: Bundles
+    builds: Builds
     bodies: Blobs
     sandbox: Sandbox
     egress: EgressRules
@@ -279,8 +283,11 @@ class Runs:
             bundle = await deps.bundles.get(run.version)
             found = bundle.workflow(run.workflow)
             inputs = await given_to(run, deps.bodies)
+            packages = await deps.builds.folder(packages_of(bundle.manifest.environments, found.path))
         except NotFound as error:
             return failed(run.id, mine.attempt, "CodeMissing", error.detail)
+        except Failed as error:
+            return failed(run.id, mine.attempt, "PackagesMissing", str(error))
         job = jail.Job(
             run=run.id,
             attempt=mine.attempt,
@@ -292,11 +299,12 @@ class Runs:
             input=inputs,
             timeout=run.timeout,
             isolation="workflow" if found.policy.isolation == "workflow" else "run",
+            site_packages=packages,
             **past(run, steps, utc_now()),
         )
         capabilities = RunCapabilities(deps, mine, steps)
         try:
-            with deps.bundles.held(bundle.folder):
+            with deps.bundles.held(bundle.folder), deps.builds.held(packages):
                 outcome = await deps.sandbox.run(job, capabilities, cancel=mine.cancel)
         finally:
             # Before the end: a run that has ended has all its lines, and the trail of its denied connections.

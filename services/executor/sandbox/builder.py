@@ -23,6 +23,7 @@ from services.executor.sandbox import frames, memory, process, verdict
 from services.executor.sandbox.attempt import Attempt
 from services.executor.sandbox.cgroups import Cgroups
 from services.executor.sandbox.egress.network import Network
+from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.hierarchies import Share
 from services.executor.sandbox.jail import Outcome, Tier
@@ -57,7 +58,8 @@ class Builder:
     """Carries out steps behind the walls of `tier`. From one event loop.
 
     `data` is the sandbox's folder, and `work` the one below which all folders of steps are. `shown` are files and folders of this
-    machine that children may read, as far as they are there. `grouped`: whether control groups may be made.
+    machine that children may read, as far as they are there. `grouped`: whether control groups may be made. Without a tier there is
+    no sandbox, and every step raises `SandboxUnavailable`.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Builder:
         data: Path,
         work: Path,
         *,
-        tier: Tier,
+        tier: Tier | None,
         uid: int | None,
         interpreter: Path | None = None,
         shown: Sequence[Path] = (),
@@ -75,7 +77,7 @@ class Builder:
         self.limits = limits or StepLimits()
         self._data = data
         self._work = work
-        self._tier: Tier = tier
+        self._tier = tier
         self._who = None if uid is None or os.geteuid() != 0 else Identity(uid, uid)
         self._interpreter = interpreter
         self._shown = [str(path) for path in shown]
@@ -132,7 +134,7 @@ class Builder:
                 self._ending = asyncio.get_running_loop().call_later(_IDLE, self._end_soon)
 
     async def _carried_out(self, folder: Path, job: dict[str, Any], network: Network | None) -> dict[str, Any]:
-        zygote = await self._parent()
+        zygote, tier = await self._parent()
         assert self._ground is not None  # noqa: S101 - `_parent` has seen to it
         limits = ChildLimits(
             memory_mb=None, open_files=1024, processes=self.limits.processes, cores=self.limits.cores, scratch_mb=64
@@ -140,7 +142,7 @@ class Builder:
         opening = frames.encode({"kind": "build", "most_bytes": self.limits.bytes, "most_files": self.limits.files, **job})
         place = CodePaths(folder, None)
         groups = self._cgroups if self._cgroups is not None and self._cgroups.held else None
-        child = await process.start(zygote, self._ground, self._who, limits, self._tier, place, groups)
+        child = await process.start(zygote, self._ground, self._who, limits, tier, place, groups)
         try:
             if network is not None and self._listener is not None:
                 child.egress_listener = self._listener.dup()
@@ -169,7 +171,9 @@ class Builder:
                 child.kill()
                 return f"it wrote more than {self.limits.bytes >> 20} MB or {self.limits.files} files"
 
-    async def _parent(self) -> Zygote:
+    async def _parent(self) -> tuple[Zygote, Tier]:
+        if self._tier is None:
+            raise SandboxUnavailable("no tier of the sandbox stands on this machine")
         await self.start()
         async with self._starting:
             if self._zygote is None or self._zygote.died.done():
@@ -182,7 +186,7 @@ class Builder:
                     share = Share(self.limits.memory, self.limits.processes, self.limits.cores)
                     self._cgroups = await asyncio.to_thread(Cgroups, share)
                 self._zygote = await start_zygote(self._ground, self._who, self._tier, _lost, Building(self._shown, port))
-            return self._zygote
+            return self._zygote, self._tier
 
     def _end_soon(self) -> None:
         task = asyncio.create_task(self._end())

@@ -224,10 +224,18 @@ class Children:
         return verdict.compiled(await self._converse(CodePaths(bundle, None), opening, _DESCRIBE, None, None), paths)
 
     async def describe(
-        self, bundle: Path, *, site_packages: Path | None = None, served: Sequence[ServedWorkflow] = (), patience: float = 10.0
+        self,
+        bundle: Path,
+        *,
+        site_packages: Path | None = None,
+        served: Sequence[ServedWorkflow] = (),
+        patience: float = 10.0,
+        only: Sequence[str] | None = None,
+        without: Sequence[str] = (),
     ) -> Description:
         """Import the bundle's workflows in a child; see `Sandbox.describe`."""
-        opening = frames.encode({"kind": "describe", "served": served, "patience": patience})
+        job = {"kind": "describe", "served": served, "patience": patience, "only": only, "without": without}
+        opening = frames.encode(job)
         place = CodePaths(bundle, site_packages)
         ended = await self._converse(place, opening, _DESCRIBE, None, None)
         # A child may send so much that judging it takes longer than other runs should wait.

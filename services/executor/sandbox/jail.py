@@ -311,9 +311,18 @@ class Sandbox(Protocol):
         """
 
     async def describe(
-        self, bundle: Path, *, site_packages: Path | None = None, served: Sequence[ServedWorkflow] = (), patience: float = 10.0
+        self,
+        bundle: Path,
+        *,
+        site_packages: Path | None = None,
+        served: Sequence[ServedWorkflow] = (),
+        patience: float = 10.0,
+        only: Sequence[str] | None = None,
+        without: Sequence[str] = (),
     ) -> Description:
-        """Describe the workflows of a bundle. Problems of the bundle are in the answer, never raised.
+        """Describe the workflows of a bundle: of the files `only`, if that is given, and of none `without`.
+
+        Problems of the bundle are in the answer, never raised.
 
         It is a problem as well if one that is `served` is no workflow any more though its function is still there, or if the import
         of a file takes more than `patience` seconds.

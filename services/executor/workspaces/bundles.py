@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 import msgspec
 import structlog
 
+from services.executor.environments.builds import Locked
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import DeclaredWorkflow
 from services.executor.workspaces import bytecode
@@ -43,11 +44,15 @@ _log = structlog.get_logger()
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The content of a bundle: the SHA-256 of each file by path, the workflows that its code defines, and warnings about it."""
+    """The content of a bundle: the SHA-256 of each file by path, the workflows that its code defines, and warnings about it.
+
+    `environments` are by the file that they are for, the one of all other files by "".
+    """
 
     files: dict[str, str]
     workflows: list[DeclaredWorkflow]
     warnings: list[FileProblem] = []
+    environments: dict[str, Locked] = {}
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -121,9 +126,15 @@ class Bundles:
             if not self._held[folder]:
                 del self._held[folder]
 
-    async def publish(self, files: dict[str, str], workflows: list[DeclaredWorkflow], warnings: Sequence[FileProblem] = ()) -> str:
+    async def publish(
+        self,
+        files: dict[str, str],
+        workflows: list[DeclaredWorkflow],
+        warnings: Sequence[FileProblem] = (),
+        environments: dict[str, Locked] | None = None,
+    ) -> str:
         """Store the manifest of a tree; returns its version."""
-        document = msgspec.json.encode(Manifest(files, workflows, list(warnings)), order="deterministic")
+        document = msgspec.json.encode(Manifest(files, workflows, list(warnings), environments or {}), order="deterministic")
 
         async def parts() -> AsyncIterator[bytes]:
             yield document

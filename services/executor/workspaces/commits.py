@@ -9,7 +9,7 @@ from services.executor import domain
 from services.executor.workspaces.registration import Registration, RegistrationDeps, registration
 from services.executor.workspaces.views import file_view, workflow_entry
 from shared import aggregate, db, tasks
-from shared.envelope import Sealed, derived_id, rfc3339
+from shared.envelope import Sealed, derived_id, new_id, rfc3339
 from shared.errors import NotFound, PreconditionFailed, Unavailable
 from shared.messages import FileChanged, FileRemoved, WorkflowChanged, WorkflowRemoved, declaration_of
 from shared.messages.catalog import FileProblem
@@ -24,11 +24,13 @@ ROWS_WITHIN = 2.0
 ROW_WITHIN = 0.01
 # Look-ups that wait for the broker or the database at a time, for one commit.
 AT_ONCE = 16
+# Seconds that a command waits for environments, within its time-out; what is not there then is registered when it is.
+PATIENCE, FILE_PATIENCE = 90.0, 40.0
 
 
 async def commit_files(command: CommitFiles, deps: RegistrationDeps) -> Committed:
     """Change many files and register the workspace's workflows once."""
-    registered = await _commit(command, command.changes, deps)
+    registered = await _commit(command, command.changes, deps, PATIENCE)
     # One that is not there any more was removed by a later commit, before this one was answered.
     paths = [change.path for change in command.changes if change.sha256 is not None]
     rows = await deps.store.files_at(command.org, paths)
@@ -49,7 +51,7 @@ async def commit_files(command: CommitFiles, deps: RegistrationDeps) -> Committe
 async def put_file(command: PutFile, deps: RegistrationDeps) -> FileView:
     """Change one file, likewise."""
     change = FileChange(path=command.path, sha256=command.sha256, size=command.size, expected=command.expected)
-    registered = await _commit(command, [change], deps)
+    registered = await _commit(command, [change], deps, FILE_PATIENCE)
     row = await deps.store.file(command.org, command.path)
     if row is None:
         raise NotFound(f"there is no file {command.path}")
@@ -62,12 +64,44 @@ async def remove_file(command: RemoveFile, deps: RegistrationDeps) -> FileView:
     row = await deps.store.file(command.org, domain.checked_path(command.path))
     if row is None:
         raise NotFound(f"there is no file {command.path}")
-    registered = await _commit(command, [FileChange(path=command.path, expected=command.expected)], deps)
+    registered = await _commit(command, [FileChange(path=command.path, expected=command.expected)], deps, FILE_PATIENCE)
     return FileView(path=command.path, sha256=row["sha256"], size=row["size"], updated_at="", problems=registered.problems)
 
 
-async def _commit(command: Command[Any], changes: list[FileChange], deps: RegistrationDeps) -> Registration:
-    """Record the changes, unless an earlier sending of the command has, and with them the changed workflows."""
+async def _commit(command: Command[Any], changes: list[FileChange], deps: RegistrationDeps, patience: float) -> Registration:
+    """Record the changes, unless an earlier sending of the command has, and with them the changed workflows.
+
+    Where an environment is to be built first, waits so many seconds for it, and for the registration that follows.
+    """
+    registered = await _committed(command, changes, deps)
+    if registered.is_building and await deps.builds.settled(command.org, patience):
+        return await register(command.org, deps)
+    return registered
+
+
+async def register(org: str, deps: RegistrationDeps) -> Registration:
+    """Register a workspace as it is, for what has changed beside its files. Raises `Unavailable`."""
+    async with db.held_lock(deps.database_url, f"workspace {org}", service="executor"):
+        if not await deps.catalog.caught_up(await aggregate.newest(deps.bus.client, "file", "workflow")):
+            raise Unavailable("the rows of the workspace are behind")
+        files, sizes = await deps.store.tree(org)
+        found = await registration(org, files, sizes, files, deps, is_anew=True)
+        appends = await _of_workflows(found, new_id(), org, deps)
+        await _record(appends, found.changes, org, deps)
+        return found
+
+
+async def _of_workflows(found: Registration, cause: str, org: str, deps: RegistrationDeps) -> list[tuple[Sealed[Any], int]]:
+    """Return the messages of the changed workflows, each with the sequence that it expects."""
+    served = [change.key for change in found.changes]
+    lasts = await tasks.each(AT_ONCE, served, lambda key: aggregate.last(deps.bus.client, "workflow", key))
+    return [
+        (deps.bus.seal(one, org=org, id=derived_id(cause, declaration_of(one).type, one.name)), last.sequence if last else 0)
+        for one, last in zip(found.changes, lasts, strict=True)
+    ]
+
+
+async def _committed(command: Command[Any], changes: list[FileChange], deps: RegistrationDeps) -> Registration:
     domain.check_changes([change.path for change in changes])
     new = [change for change in changes if change.sha256 is not None]
     await tasks.each(AT_ONCE, new, lambda change: _check_content(change, deps))
@@ -100,11 +134,7 @@ async def _commit(command: Command[Any], changes: list[FileChange], deps: Regist
             # The files are safe all the same; the command that is sent again finds them, and registers them.
             await _record(appends, [], org, deps)
             raise
-        served = [change.key for change in found.changes]
-        lasts = await tasks.each(AT_ONCE, served, lambda key: aggregate.last(deps.bus.client, "workflow", key))
-        for message, last in zip(found.changes, lasts, strict=True):
-            id_ = derived_id(command.id, declaration_of(message).type, message.name)
-            appends.append((deps.bus.seal(message, org=org, id=id_), last.sequence if last else 0))
+        appends += await _of_workflows(found, command.id, org, deps)
         await _record(appends, found.changes, org, deps)
         return found
 

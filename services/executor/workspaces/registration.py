@@ -10,12 +10,15 @@ import msgspec
 import structlog
 
 from services.executor import domain
+from services.executor.environments.builds import Builds, Locked
+from services.executor.environments.environments import Failed
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import BundleProblem, DeclaredWorkflow, Description, Sandbox, ServedWorkflow
 from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles, Manifest
 from services.executor.workspaces.code import Words, is_same_code
 from services.executor.workspaces.keys import problem_of
+from services.executor.workspaces.packages import WORKSPACE, Chosen, chosen, of
 from services.executor.workspaces.slow import Slow
 from services.executor.workspaces.views import workflow_entry
 from shared import tasks
@@ -46,6 +49,7 @@ class RegistrationDeps(Protocol):
     store: ExecutorStore
     blobs: Blobs
     bundles: Bundles
+    builds: Builds
     sandbox: Sandbox
     slow: Slow
     expressions: Expressions
@@ -60,15 +64,24 @@ class Registration(msgspec.Struct, frozen=True):
     workflows: list[DeclaredWorkflow]
     problems: list[FileProblem]
     changes: list[WorkflowChanged | WorkflowRemoved] = []
+    is_building: bool = False
+    """Whether an environment is being built, without which the newest code cannot serve."""
 
 
 async def registration(
-    org: str, files: dict[str, str], sizes: Mapping[str, int], paths: Collection[str], deps: RegistrationDeps
+    org: str,
+    files: dict[str, str],
+    sizes: Mapping[str, int],
+    paths: Collection[str],
+    deps: RegistrationDeps,
+    *,
+    is_anew: bool = False,
 ) -> Registration:
     """Return how a workspace that holds `files` is to be registered, by its newest code that works; `paths` are those that changed.
 
     A file that is too large for the bundle is a problem, and stays there as it is in service; a warning where it never was there.
-    `sizes` are in bytes, by path.
+    `sizes` are in bytes, by path. With `is_anew` nobody has deployed the files just now, and none that failed a moment ago is tried
+    again.
     Raises `Unavailable` where there is no sandbox for it, or nothing that checks expressions.
     """
     served = await deps.store.workflows([org])
@@ -88,12 +101,23 @@ async def registration(
         return Registration(going_on, misplaced + (active.warnings if active is not None else []))
     known = [ServedWorkflow(one.name, one.path, one.function) for one in served]
     before = active.files if active else {}
-    slow = deps.slow.of(org, latest, paths)
+    changed = () if is_anew else paths
+    slow = deps.slow.of(org, latest, changed)
     tree = domain.fallback_tree(latest, before, {one.path for one in slow})
     if active is not None and tree == active.files and is_served:
         return Registration(going_on, misplaced + slow + active.warnings)
-    found = await describe(deps, tree, known, org)
-    problems = misplaced + slow + [FileProblem(problem.path, problem.line, problem.message) for problem in found.problems]
+    environments = active.environments if active else {}
+    packages = await _packages(org, tree, environments, changed, deps)
+    problems = misplaced + slow + packages.problems
+    if packages.broken:
+        tree = domain.fallback_tree(tree, before, packages.broken)
+        packages = await _packages(org, tree, environments, (), deps)
+    if packages.is_building or packages.broken:
+        return Registration(going_on, problems, is_building=packages.is_building)
+    if active is not None and tree == active.files and is_served:
+        return Registration(going_on, problems + active.warnings)
+    found = await describe(deps, tree, known, org, packages)
+    problems += [FileProblem(problem.path, problem.line, problem.message) for problem in found.problems]
     warnings = [FileProblem(one.path, one.line, one.message, one.severity) for one in found.warnings]
     for _ in range(ROUNDS):
         if not found.problems:
@@ -102,14 +126,17 @@ async def registration(
         if tree == tried or (active is not None and tree == active.files and is_served):
             # Nothing could be left out, or the rest serves already.
             return Registration(going_on, problems + warnings)
-        found = await describe(deps, tree, known, org)
+        packages = await _packages(org, tree, environments, (), deps)
+        if packages.problems:
+            return Registration(going_on, problems, is_building=packages.is_building)
+        found = await describe(deps, tree, known, org, packages)
         # Those that work only with the files that were set back.
         reported = {problem.path for problem in problems}
         problems += [FileProblem(one.path, one.line, one.message) for one in found.problems if one.path not in reported]
     if found.problems:
         # Even with the broken files set back the code does not load as a whole: the serving versions go on serving.
         return Registration(going_on, problems + warnings)
-    changes = await _changes(org, tree, found.workflows, warnings, served, deps)
+    changes = await _changes(org, tree, packages, found.workflows, warnings, served, deps)
     return Registration(found.workflows, problems + warnings, changes)
 
 
@@ -146,20 +173,48 @@ async def _active(org: str, deps: RegistrationDeps) -> Manifest | None:
         return None
 
 
-async def describe(deps: RegistrationDeps, tree: dict[str, str], known: list[ServedWorkflow], org: str) -> Description:
-    """Read a tree's code in a child; `known` are the workflows that the organization is served by now.
+async def _packages(
+    org: str, tree: dict[str, str], active: dict[str, Locked], changed: Collection[str], deps: RegistrationDeps
+) -> Chosen:
+    """Return the environments of a tree."""
+    folder = await deps.bundles.tree(tree)
+    with deps.bundles.held(folder):
+        return await chosen(org, tree, folder, active, changed, deps)
+
+
+async def describe(
+    deps: RegistrationDeps, tree: dict[str, str], known: list[ServedWorkflow], org: str, packages: Chosen
+) -> Description:
+    """Read a tree's code in children, one for each environment; `known` are the workflows that the organization is served by now.
 
     Raises `Unavailable` where there is no sandbox for it, or nothing that checks expressions.
     """
     if not any(map(domain.is_code, tree)):
         return Description([], [])
     folder = await deps.bundles.tree(tree)
+    own = sorted(packages.environments.keys() - {WORKSPACE})
+    found = Description([], [])
     try:
         with deps.bundles.held(folder):
-            found = await deps.sandbox.describe(folder, served=known, patience=deps.slow.patience(org))
-            deps.slow.record(org, tree, found.problems)
+            for place in (WORKSPACE, *own):
+                served = [one for one in known if (one.path == place if place else one.path not in own)]
+                site_packages = await deps.builds.folder(packages.environments.get(place))
+                with deps.builds.held(site_packages):
+                    part = await deps.sandbox.describe(
+                        folder,
+                        site_packages=site_packages,
+                        served=served,
+                        patience=deps.slow.patience(org),
+                        only=[place] if place else None,
+                        without=own if not place else [],
+                    )
+                found = _together(found, part)
+                deps.slow.record(org, tree, part.problems)
     except SandboxUnavailable as error:
         raise Unavailable(f"code cannot be read now: {error}") from error
+    except Failed as error:
+        # It was there before, and cannot be had again.
+        return Description([], [BundleProblem(one.path, one.line, one.message[:2100]) for one in error.problems])
     wrong = {}
     for one in found.workflows:
         complaint = await problem_of(one, org, deps.expressions)
@@ -169,16 +224,35 @@ async def describe(deps: RegistrationDeps, tree: dict[str, str], known: list[Ser
     return Description([one for one in found.workflows if one.name not in wrong], found.problems + problems, found.warnings)
 
 
+def _together(first: Description, second: Description) -> Description:
+    """Return the descriptions of two parts of one tree; of two workflows with one name the first stays, as within a part."""
+    names = {one.name: one for one in first.workflows}
+    twice = [one for one in second.workflows if one.name in names]
+    problems = [
+        BundleProblem(
+            one.path, one.line, f"a workflow named {one.name} is already in {names[one.name].path} line {names[one.name].line}"
+        )
+        for one in twice
+    ]
+    workflows = [*first.workflows, *(one for one in second.workflows if one not in twice)]
+    return Description(
+        sorted(workflows, key=lambda one: (one.path, one.line)),
+        list(dict.fromkeys([*first.problems, *second.problems, *problems])),
+        list(dict.fromkeys([*first.warnings, *second.warnings])),
+    )
+
+
 async def _changes(
     org: str,
     tree: dict[str, str],
+    packages: Chosen,
     found: list[DeclaredWorkflow],
     warnings: list[FileProblem],
     served: list[WorkflowEntry],
     deps: RegistrationDeps,
 ) -> list[WorkflowChanged | WorkflowRemoved]:
     """Return the workflows that change when these replace the serving ones: those with other code or another declaration."""
-    version = await deps.bundles.publish(tree, found, warnings)
+    version = await deps.bundles.publish(tree, found, warnings, packages.environments)
     # So that it is compiled, here at least, before a run is requested.
     folder = (await deps.bundles.get(version)).folder
     entries = {entry.name: entry for entry in served}
@@ -188,7 +262,7 @@ async def _changes(
         for workflow in found:
             message = _message(org, workflow, version)
             entry = entries.pop(workflow.name, None)
-            if entry is None or not await _is_same(message, entry, tree, words, deps):
+            if entry is None or not await _is_same(message, entry, tree, packages, words, deps):
                 changes.append(message)
     changes += [WorkflowRemoved(key=hashed_key(org, name), name=name) for name in entries]
     _log.info("workspace.registered", org=org, version=version, workflows=len(found), changes=len(changes))
@@ -196,16 +270,19 @@ async def _changes(
 
 
 async def _is_same(
-    message: WorkflowChanged, entry: WorkflowEntry, tree: dict[str, str], words: Words, deps: RegistrationDeps
+    message: WorkflowChanged, entry: WorkflowEntry, tree: dict[str, str], packages: Chosen, words: Words, deps: RegistrationDeps
 ) -> bool:
     """Return whether a workflow may go on serving from its older version, because its declaration and its code are the same."""
     if workflow_entry(msgspec.structs.replace(message, version=entry.version), entry.org, entry.updated_at) != entry:
         return False
     try:
-        old = (await deps.bundles.manifest(entry.version)).files
+        old = await deps.bundles.manifest(entry.version)
     except NotFound:
         return False
-    return await asyncio.to_thread(is_same_code, message.path, old, tree, words)
+    before, now = of(old.environments, message.path), packages.of(message.path)
+    if (before and before.identity) != (now and now.identity):
+        return False
+    return await asyncio.to_thread(is_same_code, message.path, old.files, tree, words)
 
 
 def _message(org: str, workflow: DeclaredWorkflow, version: str) -> WorkflowChanged:

@@ -1,0 +1,100 @@
+"""Packages of a workspace: asked for in a file, there in every run of its workflows, and never in the way of what serves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.packages import wheel
+from tests.support.river import Outside, river
+from tests.support.servers import Place
+
+FLOW = b"import plain\nfrom millrace import workflow\n\n\n@workflow\ndef version() -> str:\n    return plain.VERSION\n"
+SCRIPT = b"# /// script\n# dependencies = ['plain==%s']\n# ///\n" + FLOW
+
+
+@pytest.fixture
+def links(data: Path) -> Path:
+    """A folder of wheels that is the only index."""
+    folder = data / "links"
+    folder.mkdir()
+    folder.chmod(0o755)
+    for version in ("1.0", "2.0"):
+        wheel(folder, "plain", version)
+    wheel(folder, "needy", requires=("absent>=3",))
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    return folder
+
+
+@pytest.fixture
+async def outside(place: Place, data: Path, links: Path) -> AsyncIterator[Outside]:
+    conf = data / "pip.conf"
+    conf.write_text(f"[global]\nno-index = true\nfind-links = {links}\n")
+    async with river(place, data, MILLRACE_PIP_CONF=str(conf)) as one:
+        yield one
+
+
+async def _result(outside: Outside, workflow: str = "version") -> object:
+    return (await outside.run(await outside.request(workflow), "succeeded")).result
+
+
+async def test_a_workflow_imports_the_packages_that_its_workspace_asks_for(outside: Outside) -> None:
+    view = await outside.put_file("requirements.txt", b"plain<2\n")
+    assert view.problems == []
+    view = await outside.put_file("flow.py", FLOW)
+    assert (view.workflows, view.problems) == (["version"], [])
+    assert await _result(outside) == "1.0"
+    before = await outside.version("version")
+    assert (await outside.put_file("requirements.txt", b"plain\n")).problems == []
+    assert await outside.version("version") != before
+    assert await _result(outside) == "2.0"
+    older = await outside.request("version", version=before)
+    assert (await outside.run(older, "succeeded")).result == "1.0"
+
+
+async def test_requirements_that_cannot_be_had_are_a_problem_of_their_line_and_what_served_goes_on(outside: Outside) -> None:
+    await outside.put_file("requirements.txt", b"plain<2\n")
+    await outside.put_file("flow.py", FLOW)
+    view = await outside.put_file("requirements.txt", b"# both\nplain<2\nneedy\n")
+    (problem,) = view.problems
+    assert (problem.path, problem.line) == ("requirements.txt", 3)
+    assert "absent" in problem.message
+    assert await _result(outside) == "1.0"
+    view = await outside.put_file("other.py", FLOW.replace(b"def version", b"def other"))
+    assert view.workflows == ["other"]
+    assert await _result(outside, "other") == "1.0"
+    view = await outside.put_file("requirements.txt", b"plain>=2\n")
+    assert view.problems == []
+    assert await _result(outside) == "2.0"
+
+
+async def test_a_project_s_dependencies_are_an_environment_as_well(outside: Outside) -> None:
+    await outside.put_file("pyproject.toml", b"[project]\nname = 'flows'\ndependencies = ['plain==1.0']\n")
+    assert (await outside.put_file("flow.py", FLOW)).problems == []
+    assert await _result(outside) == "1.0"
+
+
+async def test_two_workflows_of_one_workspace_have_different_versions_by_their_script_metadata(outside: Outside) -> None:
+    await outside.put_file("requirements.txt", b"plain==1.0\n")
+    for name, text in (("plainly", FLOW), ("newer", SCRIPT % b"2.0"), ("older", SCRIPT % b"1.0")):
+        view = await outside.put_file(f"{name}.py", text.replace(b"def version", b"def " + name.encode()))
+        assert (view.workflows, view.problems) == ([name], [])
+    assert [await _result(outside, name) for name in ("plainly", "newer", "older")] == ["1.0", "2.0", "1.0"]
+    view = await outside.put_file("twice.py", SCRIPT.replace(b"%s", b"2.0").replace(b"def version", b"def newer"))
+    assert [(one.path, "already in newer.py" in one.message) for one in view.problems] == [("twice.py", True)]
+    view = await outside.put_file("newer.py", (SCRIPT % b"3.0").replace(b"def version", b"def newer"))
+    assert [(one.path, one.line) for one in view.problems if one.path == "newer.py"] == [("newer.py", 2)]
+    assert await _result(outside, "newer") == "2.0"
+
+
+async def test_a_change_of_code_alone_resolves_nothing(outside: Outside, links: Path) -> None:
+    await outside.put_file("requirements.txt", b"plain\n")
+    await outside.put_file("flow.py", FLOW)
+    for path in links.iterdir():
+        path.unlink()
+    view = await outside.put_file("flow.py", FLOW.replace(b"plain.VERSION", b"plain.VERSION + '!'"))
+    assert (view.workflows, view.problems) == (["version"], [])
+    assert await _result(outside) == "2.0!"
