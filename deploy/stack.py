@@ -34,12 +34,13 @@ NICENESS = {"events": 10, "logs": 10}
 LARGEST_LOG = 16 * 1024 * 1024
 LOGS_CHECKED_EVERY = 20.0
 PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
+_EGRESS = ("MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY")
 # Of the settings of services those that an operator of this stack may choose in its environment.
 CHOSEN = {
-    "gateway": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_BACKLOG_AGE", "MILLRACE_MAX_QUEUED_RUNS"),
+    "gateway": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_BACKLOG_AGE", "MILLRACE_MAX_QUEUED_RUNS", *_EGRESS),
     "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS"),
     "executor": (
-        *("MILLRACE_MAX_CHAIN", "MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY"),
+        *("MILLRACE_MAX_CHAIN", *_EGRESS),
         *("MILLRACE_INDEX_URL", "MILLRACE_INDEX_HOSTS", "MILLRACE_INDEX_PASSWORD", "MILLRACE_PIP_CONF"),
         # What the machine's pip uses is what packages come from, where nothing else is said.
         *(name for name in os.environ if name.startswith("PIP_")),

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -14,10 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, Ellip
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
+from cryptography.hazmat.primitives.hashes import SHA1, SHA256, HashAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key, load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
 
-from shared.verification import PUBLIC_KEY, SignatureScheme
+from shared.verification import PUBLIC_KEY, MessageSignature, SignatureScheme
 
 # Whether any of some signatures is the one that the holder of a key makes of a text.
 Check = Callable[[Sequence[bytes], bytes], bool]
@@ -28,9 +30,13 @@ _WRITTEN: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def key_of(declared: SignatureScheme, secret: str) -> bytes:
+# The older one is what AWS SNS signs with, unless a topic says otherwise: a forger would need a second preimage.
+_RSA: dict[str, HashAlgorithm] = {"rsa-v1_5-sha256": SHA256(), "rsa-v1_5-sha1": SHA1()}  # noqa: S303
+
+
+def key_of(declared: SignatureScheme | MessageSignature, secret: str) -> bytes:
     """Return the key that a secret stands for. Raises ValueError when it is not in the scheme's form or is empty."""
-    text = secret.removeprefix(declared.key_prefix)
+    text = secret.removeprefix(declared.key_prefix) if isinstance(declared, SignatureScheme) else secret
     try:
         key = text.encode() if declared.key_encoding == "text" else _bytes_of(text, declared.key_encoding)
     except ValueError as error:
@@ -45,6 +51,18 @@ def _bytes_of(text: str, encoding: str) -> bytes:
         return bytes.fromhex(text)
     text = text.rstrip("=")
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
+
+def certified_key(certificate: bytes) -> bytes:
+    """Return the public key of an X.509 certificate in PEM, as DER. Raises ValueError for another, or one of another time."""
+    try:
+        read = load_pem_x509_certificate(certificate)
+        key = read.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise ValueError("it is no certificate in PEM") from error
+    if not read.not_valid_before_utc <= datetime.now(UTC) <= read.not_valid_after_utc:
+        raise ValueError("the certificate is of another time")
+    return key
 
 
 def decoded(text: bytes, encoding: str) -> bytes | None:
@@ -113,8 +131,8 @@ def _verify_of(algorithm: str, key: bytes) -> Callable[[bytes, bytes], None]:
         return public.verify
     if algorithm == "ecdsa-p256-sha256" and isinstance(public, EllipticCurvePublicKey) and isinstance(public.curve, SECP256R1):
         return lambda signature, signed: public.verify(signature, signed, ECDSA(SHA256()))
-    if algorithm == "rsa-v1_5-sha256" and isinstance(public, RSAPublicKey):
-        return lambda signature, signed: public.verify(signature, signed, PKCS1v15(), SHA256())
+    if algorithm in _RSA and isinstance(public, RSAPublicKey):
+        return lambda signature, signed: public.verify(signature, signed, PKCS1v15(), _RSA[algorithm])
     raise ValueError(f"the public key is none of {algorithm}")
 
 

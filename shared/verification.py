@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -21,8 +21,9 @@ SECRETS = ("secret", "previous_secret")
 # Named as in the registry of RFC 9421, where they stand in it. `sha256` is a plain digest, of a template that holds `{secret}`.
 # `token`: the signature is a secret itself. `none`: nothing is verified, which an adapter has to ask for by this name.
 _Symmetric = Literal["hmac-sha1", "hmac-sha256", "hmac-sha384", "hmac-sha512", "sha256"]
-Algorithm = _Symmetric | Literal["ed25519", "ecdsa-p256-sha256", "rsa-v1_5-sha256", "token", "none"]
-PUBLIC_KEY = frozenset({"ed25519", "ecdsa-p256-sha256", "rsa-v1_5-sha256"})
+_Public = Literal["ed25519", "ecdsa-p256-sha256", "rsa-v1_5-sha256", "rsa-v1_5-sha1"]
+Algorithm = _Symmetric | _Public | Literal["token", "none"]
+PUBLIC_KEY = frozenset(get_args(_Public))
 Encoding = Literal["hex", "base64", "base64url", "text"]
 # Names in a template, besides those of `values`; the second row covers the body.
 _HEAD_NAMES = frozenset({"timestamp", "method", "url", "url_other_port", "authority", "secret"})
@@ -71,6 +72,13 @@ class Place(Declared, frozen=True, kw_only=True):
 When = tuple[tuple[Place, str], ...]
 
 
+class Outside(Declared, frozen=True, kw_only=True):
+    """An address that a request names, and that is asked: HTTPS, on one of `hosts`, in which `*` stands for one part of a name."""
+
+    url: Place
+    hosts: tuple[str, ...]
+
+
 class SignatureScheme(Declared, frozen=True, kw_only=True):
     """One way in which a sender signs.
 
@@ -83,7 +91,7 @@ class SignatureScheme(Declared, frozen=True, kw_only=True):
     `timestamp` further than `tolerance` seconds from now, either way, is refused. The scheme is for requests where all of `when` is
     so. With `each`, the path of a list in a JSON body, every item is verified, and JSON paths begin at the item. `delivery` is the
     sender's own id of a delivery, read from the whole request; texts in `delivery_with` that are there tell apart deliveries of one
-    id, such as one that a person had the sender replay.
+    id, such as one that a person had the sender replay. `certificate`: the public key is in an X.509 certificate that is fetched.
     """
 
     algorithm: Algorithm = "hmac-sha256"
@@ -102,6 +110,7 @@ class SignatureScheme(Declared, frozen=True, kw_only=True):
     each: str | None = None
     delivery: Place | None = None
     delivery_with: tuple[Place, ...] = ()
+    certificate: Outside | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for a scheme that would verify less than it seems to."""
@@ -109,6 +118,8 @@ class SignatureScheme(Declared, frozen=True, kw_only=True):
             raise ValueError("a scheme has a signature, or the algorithm none")
         if (self.encoding == "text") and self.algorithm not in {"token", "none"}:
             raise ValueError("a signature is hex, base64 or base64url; only a token is text")
+        if self.certificate is not None and self.algorithm not in PUBLIC_KEY:
+            raise ValueError("a certificate holds the key of an algorithm that has a public one")
         names = {name for _, name in pieces(self.template) if name is not None}
         if self.values.keys() & (_HEAD_NAMES | _BODY_NAMES):
             raise ValueError(f"{min(self.values)!r} or another of the values has the name of something else")
@@ -133,7 +144,8 @@ class Handshake(Declared, frozen=True, kw_only=True):
     It has this `method`, all of `when`, and the `challenge` where there is one: up to 1,024 printable characters. A request that
     has them and whose `token` is not one of the secrets in `keys` is refused with 403. `signed`: it is verified as a webhook first.
     The answer is `json`, else `text`, and `headers`, where `{challenge}` is the challenge and `{digest}` its HMAC by the first
-    of `keys`: then the challenge may only hold letters, digits and `+/._-`, which make no webhook.
+    of `keys`: then the challenge may only hold letters, digits and `+/._-`, which make no webhook. `visit`: before it is answered,
+    the address is visited; only of a request that is verified.
     """
 
     method: str = "GET"
@@ -148,11 +160,64 @@ class Handshake(Declared, frozen=True, kw_only=True):
     json: dict[str, Any] | None = None
     headers: dict[str, str] = {}
     status: Literal[200, 204] = 200
+    visit: Outside | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for a handshake that every request would be."""
         if self.challenge is None and not self.when and self.method == "POST":
             raise ValueError("a handshake by POST is told from a webhook by its challenge or by `when`")
+        if self.visit is not None and not self.signed:
+            raise ValueError("nobody has an address visited without a signature")
+
+
+# As they are named in RFC 7518 and 8037. None of them is "none".
+JoseAlgorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
+]
+
+
+class WebToken(Declared, frozen=True, kw_only=True):
+    """A JSON Web Token (RFC 7519) that a request has to have.
+
+    It is signed by a key of the set at `key_set`, or one of the settings `keys`: secrets for algorithms that begin with HS, else
+    public keys. It has to have an `exp`; times may be `tolerance` seconds off. `issuer` and one of `audience` have to be its own,
+    and `claims` are others that it has to have. `body_claim` names one that is the body's SHA-256, in hex or base64url.
+    """
+
+    token: Place
+    algorithms: tuple[JoseAlgorithm, ...]
+    keys: tuple[str, ...] = ()
+    key_set: str | None = None
+    issuer: str | None = None
+    audience: tuple[str, ...] = ()
+    claims: dict[str, str] = {}
+    body_claim: str | None = None
+    tolerance: float = TOLERANCE
+    delivery: Place | None = None
+    delivery_with: tuple[Place, ...] = ()
+
+
+# As they are named in RFC 9421.
+MessageAlgorithm = Literal["hmac-sha256", "ed25519", "ecdsa-p256-sha256", "ecdsa-p384-sha384", "rsa-v1_5-sha256", "rsa-pss-sha512"]
+
+
+class MessageSignature(Declared, frozen=True, kw_only=True):
+    """A signature of RFC 9421, whose components the sender chooses.
+
+    It has to cover `components`; `@target-uri` covers its parts. A `content-digest` that it covers has to be the body's. `keys` are
+    settings, of `hmac-sha256` secret ones. `key_id` and `tag`, where set, are those of the signature that is meant, which was made
+    no further than `tolerance` seconds from now.
+    """
+
+    algorithm: MessageAlgorithm = "hmac-sha256"
+    components: tuple[str, ...] = ("@method", "@path", "content-digest")
+    keys: tuple[str, ...] = SECRETS
+    key_encoding: Literal["text", "base64", "hex"] = "text"
+    key_id: str | None = None
+    tag: str | None = None
+    tolerance: float = TOLERANCE
+    delivery: Place | None = None
+    delivery_with: tuple[Place, ...] = ()
 
 
 class Acknowledgement(Declared, frozen=True, kw_only=True):
@@ -164,7 +229,7 @@ class Acknowledgement(Declared, frozen=True, kw_only=True):
 
 
 class Verification(Declared, frozen=True, kw_only=True):
-    """The gateway's checks of requests to a source: any one of `schemes` that verifies a request makes it genuine.
+    """The gateway's checks of requests to a source: any of `schemes`, `tokens` and `messages` that verifies one makes it genuine.
 
     No schemes: no request is genuine. No `methods`: the source has no address. `content_types` None: any. Places of signatures and
     tokens are not kept with a delivery; `redacted` are others, in a header or the query. `networks` are those from which requests
@@ -172,6 +237,8 @@ class Verification(Declared, frozen=True, kw_only=True):
     """
 
     schemes: tuple[SignatureScheme, ...] = ()
+    tokens: tuple[WebToken, ...] = ()
+    messages: tuple[MessageSignature, ...] = ()
     handshakes: tuple[Handshake, ...] = ()
     methods: tuple[str, ...] = ("POST",)
     content_types: tuple[str, ...] | None = None

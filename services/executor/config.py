@@ -12,7 +12,8 @@ from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.process import ChildLimits
 from shared import config
 from shared.config import Environment
-from shared.egress.policy import EgressRules, Rule, rules
+from shared.egress.configured import egress_of
+from shared.egress.policy import EgressRules
 
 DAY = 24 * 3600
 # Below a twentieth the kernel would let a run go for less than 5 ms at a time.
@@ -62,7 +63,7 @@ def read(environment: Environment) -> ExecutorSettings:
         sandbox_uid=None if uid is None else environment.integer("MILLRACE_SANDBOX_UID", 65532, minimum=1),
         runs_kept=timedelta(seconds=environment.integer("MILLRACE_RUNS_KEPT", DAY, minimum=int(LEAST_KEPT.total_seconds()))),
         longest_chain=config.longest_chain(environment),
-        egress=EgressRules((*_rules(environment, "MILLRACE_EGRESS_ALLOW"), *_rules(environment, "MILLRACE_EGRESS_DENY"))),
+        egress=egress_of(environment),
         unsafe=environment.flag("MILLRACE_UNSAFE"),
         indexes=_indexes(environment),
         tier=tiers.get(environment.choice("MILLRACE_SANDBOX_TIER", choices)),
@@ -87,11 +88,3 @@ def _indexes(environment: Environment) -> Indexes:
     except ValueError as error:
         environment.complain("MILLRACE_INDEX_URL" if given[1] is None else "MILLRACE_PIP_CONF", str(error))
         return Indexes()
-
-
-def _rules(environment: Environment, name: str) -> tuple[Rule, ...]:
-    try:
-        return rules(environment.optional(name) or "", allows=name.endswith("ALLOW"))
-    except ValueError as error:
-        environment.complain(name, str(error))
-        return ()

@@ -12,17 +12,30 @@ import structlog
 
 from services.gateway.config import Network
 from services.gateway.domain import REDACTED_HEADERS, REDACTED_PARAMETERS
+from services.gateway.fetched import FetchedKeys, OrganizationKeys
 from services.gateway.handshakes import Greeting, Handshakes
+from services.gateway.message_signatures import MessageScheme
 from services.gateway.rates import TokenBucket, bucket_of
-from services.gateway.schemes import Scheme, Verifier
+from services.gateway.schemes import Scheme
+from services.gateway.verifier import AnyScheme, Verifier
+from services.gateway.web_tokens import TokenScheme
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import Gone, MillraceError, NotFound, Unavailable
+from shared.jose import public_key_of
 from shared.messages.declaration import KEY
 from shared.questions.resources import FindResource, Found, of
 from shared.registry import Entry, RegistryView
 from shared.resources.source import SourceEntry
 from shared.signatures import key_of
-from shared.verification import PUBLIC_KEY, Acknowledgement, Place, Verification
+from shared.verification import (
+    PUBLIC_KEY,
+    Acknowledgement,
+    MessageSignature,
+    Place,
+    SignatureScheme,
+    Verification,
+    WebToken,
+)
 
 # Addresses that the registry does not know are asked for; a flood of them must not become a flood of questions.
 ASKING = 32
@@ -62,7 +75,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     acknowledgement: Acknowledgement | None = None
 
 
-def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> WebhookEndpoint:
+def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str], fetched: OrganizationKeys | None = None) -> WebhookEndpoint:
     """Return the endpoint of a source; `open_secret` answers the plaintext of one of its sealed settings.
 
     A source that this gateway cannot verify is `Unavailable`, never open: no declared verification, or one that this version does
@@ -73,14 +86,8 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Webhoo
     try:
         declared = msgspec.convert(entry.derived["verification"], Verification)
         opened = {name: open_secret(name) for name in entry.sealed}
-        public = opened | {name: value for name, value in entry.spec.settings.items() if isinstance(value, str)}
-
-        verifier = Verifier(
-            [
-                Scheme(one, [key_of(one, key) for key in _named(one.keys, public if one.algorithm in PUBLIC_KEY else opened)])
-                for one in declared.schemes
-            ]
-        )
+        settings = {name: value for name, value in entry.spec.settings.items() if isinstance(value, str)}
+        verifier = _verifier(declared, opened, settings, fetched)
         handshakes = Handshakes([Greeting(one, _named(one.keys, opened)) for one in declared.handshakes])
         bucket = bucket_of(entry.spec.settings)
         weight = msgspec.convert(entry.spec.settings.get("weight", 1), Weight)
@@ -88,13 +95,16 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Webhoo
     except (ValueError, msgspec.ValidationError) as error:
         raise Unavailable(f"the settings of this source make no verification: {error}", retry_after=60) from error
     hidden: list[Place] = [*declared.redacted, *(one.signature for one in declared.schemes if one.signature is not None)]
+    hidden += [one.token for one in declared.tokens]
+    named: list[SignatureScheme | WebToken | MessageSignature] = [*declared.schemes, *declared.tokens, *declared.messages]
+    ids = [place for one in named for place in (one.delivery, *one.delivery_with)]
     return WebhookEndpoint(
         source=entry.id,
         org=entry.org,
         adapter=entry.spec.adapter,
         verifier=verifier,
         handshakes=handshakes,
-        reads_document=handshakes.reads_document or any(one.delivery and one.delivery.json for one in declared.schemes),
+        reads_document=handshakes.reads_document or any(place is not None and place.json is not None for place in ids),
         methods=declared.methods,
         content_types=declared.content_types,
         redacted=REDACTED_HEADERS | {place.header for place in hidden if place.header is not None},
@@ -104,6 +114,26 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str]) -> Webhoo
         networks=networks,
         acknowledgement=declared.acknowledgement,
     )
+
+
+def _verifier(
+    declared: Verification, opened: dict[str, str], settings: dict[str, str], fetched: OrganizationKeys | None
+) -> Verifier:
+    """Return the verifier of a source. An open setting is never a symmetric key. Raises ValueError for a key that is none."""
+    public = opened | settings
+    schemes: list[AnyScheme] = [
+        Scheme(one, [key_of(one, key) for key in _named(one.keys, public if one.algorithm in PUBLIC_KEY else opened)], fetched)
+        for one in declared.schemes
+    ]
+    for token in declared.tokens:
+        secrets = [key.encode() for key in _named(token.keys, opened)]
+        schemes.append(TokenScheme(token, secrets + [public_key_of(key) for key in _named(token.keys, settings)], fetched))
+    for message in declared.messages:
+        if message.algorithm.startswith("hmac"):
+            schemes.append(MessageScheme(message, [key_of(message, key) for key in _named(message.keys, opened)]))
+        else:
+            schemes.append(MessageScheme(message, [public_key_of(key) for key in _named(message.keys, settings)]))
+    return Verifier(schemes)
 
 
 def _named(names: tuple[str, ...], known: dict[str, str]) -> list[str]:
@@ -118,10 +148,12 @@ class Admission:
         sources: RegistryView[SourceEntry],
         keyring: Keyring,
         find: Callable[[FindResource, float], Awaitable[Found]],
+        fetched: FetchedKeys,
     ) -> None:
         self._sources = sources
         self._keyring = keyring
         self._find = find
+        self._fetched = fetched
         self._asking = asyncio.Semaphore(ASKING)
         self._endpoints: dict[str, tuple[Entry[SourceEntry], WebhookEndpoint | MillraceError]] = {}
 
@@ -163,7 +195,11 @@ class Admission:
         if not value.spec.enabled:
             return NotFound("this webhook address is switched off")
         try:
-            made = endpoint_of(value, lambda name: self._keyring.open(value.sealed[name], value.org, value.id, name))
+            made = endpoint_of(
+                value,
+                lambda name: self._keyring.open(value.sealed[name], value.org, value.id, name),
+                self._fetched.of(value.org),
+            )
         except CannotOpen as error:
             _log.error("source.secret_unreadable", source=value.id, org=value.org, reason=str(error))
             return Unavailable("the secret of this source cannot be read; its operator was told", retry_after=60)

@@ -14,6 +14,7 @@ from services.gateway.api.application import application
 from services.gateway.backlog import Bounds, WebhookBacklog, watch
 from services.gateway.config import GatewaySettings, read
 from services.gateway.endings import Endings
+from services.gateway.fetched import FetchedKeys
 from services.gateway.idempotency import Starting
 from services.gateway.lanes import Lanes
 from services.gateway.memory_budget import MemoryBudget
@@ -27,6 +28,7 @@ from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
 from shared.blobs import Blobs
 from shared.bus import connected
+from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryView
@@ -67,6 +69,10 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         stack.push_async_callback(trail.finish)
         refusals = Refusals(bus)
         stack.push_async_callback(refusals.finish)
+        fetcher = Fetcher(settings.egress)
+        stack.callback(fetcher.close)
+        fetched = FetchedKeys(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
+        stack.push_async_callback(fetched.close)
         gateway = Gateway(
             bus=bus,
             health=runtime.health,
@@ -74,7 +80,8 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             keyring=keyring,
             trail=trail,
             refusals=refusals,
-            admission=Admission(sources, keyring, lambda asked, wait: bus.ask(asked, timeout=wait)),
+            admission=Admission(sources, keyring, lambda asked, wait: bus.ask(asked, timeout=wait), fetched),
+            fetcher=fetcher,
             backlog=backlog,
             lanes=lanes,
             workflows=WorkflowLookup(workflows, bus.ask),

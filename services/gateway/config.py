@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 
 from shared.config import Environment, max_backlog, most_queued
+from shared.egress.configured import egress_of
+from shared.egress.policy import EgressRules
 
 MIB = 1024 * 1024
 # The largest that any sender is known to send.
@@ -26,7 +28,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `max_backlog` counts messages,
     `max_backlog_age` is in seconds, `most_queued` counts runs. `supervisor` is the file in which the supervisor of the services
-    writes their state, where there is one.
+    writes their state, where there is one. `egress` judges the hosts from which keys are fetched.
     """
 
     nats_url: str
@@ -44,6 +46,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_backlog_age: int
     most_queued: int
     supervisor: Path | None
+    egress: EgressRules
 
     def __repr__(self) -> str:
         """Show nothing: a repr ends up in logs."""
@@ -75,6 +78,7 @@ def read(environment: Environment) -> GatewaySettings:
         max_backlog_age=environment.integer("MILLRACE_MAX_BACKLOG_AGE", MAX_BACKLOG_AGE, minimum=1),
         most_queued=most_queued(environment),
         supervisor=None if supervisor is None else Path(supervisor),
+        egress=egress_of(environment),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from services.gateway.outside import OutsideAddress
 from services.gateway.places import Conditions, Reader, Received
 from shared.errors import PermissionDenied, Unauthenticated
 from shared.verification import Handshake
@@ -22,12 +23,13 @@ _NAMED = re.compile(r"\{(?:challenge|digest)\}")
 
 
 class HandshakeAnswer(msgspec.Struct, frozen=True):
-    """The answer to a handshake."""
+    """The answer to a handshake; before it is given, the address `visit` is asked for."""
 
     status: int
     body: bytes
     content_type: str
     headers: dict[str, str]
+    visit: str | None = None
 
 
 class Greeting:
@@ -39,13 +41,17 @@ class Greeting:
         self._when = Conditions(declared.when)
         self._challenge = None if declared.challenge is None else Reader(declared.challenge)
         self._token = None if declared.token is None else Reader(declared.token)
+        self._visit = None if declared.visit is None else OutsideAddress(declared.visit)
         readers = [reader for reader in (self._challenge, self._token) if reader is not None]
-        self.reads_body = self._when.in_body or any(reader.place.in_body for reader in readers)
+        self.reads_body = self._when.in_body or self._visit is not None or any(reader.place.in_body for reader in readers)
         if (declared.digest or declared.token) and not self._keys:
             raise ValueError("a handshake needs a secret")
 
     def answer(self, received: Received) -> HandshakeAnswer | None:
-        """Return the answer to a request that is this handshake, else None. Raises `PermissionDenied` for a wrong token."""
+        """Return the answer to a request that is this handshake, else None.
+
+        Raises `PermissionDenied` for a wrong token, `Unauthenticated` for an address to visit that is not the sender's.
+        """
         if received.method != self.declared.method:
             return None
         try:
@@ -61,15 +67,16 @@ class Greeting:
             return None
         if self._token is not None and not self._known(token):
             raise PermissionDenied(f"the {self._token.place} is not this source's")
-        return self._made({"{challenge}": challenge, "{digest}": self._digest(challenge)})
+        visit = None if self._visit is None else self._visit.read(received)
+        return self._made({"{challenge}": challenge, "{digest}": self._digest(challenge)}, visit)
 
-    def _made(self, values: dict[str, str]) -> HandshakeAnswer:
+    def _made(self, values: dict[str, str], visit: str | None) -> HandshakeAnswer:
         headers = {name: _filled(text, values) for name, text in self.declared.headers.items()}
         if self.declared.json is not None:
             body, kind = msgspec.json.encode(_filled(self.declared.json, values)), "application/json"
         else:
             body, kind = _filled(self.declared.text, values).encode(errors="replace"), "text/plain"
-        return HandshakeAnswer(self.declared.status, body, kind, headers)
+        return HandshakeAnswer(self.declared.status, body, kind, headers, visit)
 
     def _known(self, token: str) -> bool:
         given, found = hashlib.sha256(token.encode(errors="surrogatepass")).digest(), False

@@ -19,6 +19,7 @@ from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
 from shared.blobs import Blobs
 from shared.bus import Bus
+from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.health import Health
 
@@ -33,6 +34,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     trail: Trail
     refusals: Refusals
     admission: Admission
+    fetcher: Fetcher
     backlog: WebhookBacklog
     lanes: Lanes
     workflows: WorkflowLookup

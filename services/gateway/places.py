@@ -12,6 +12,8 @@ from shared.errors import MillraceError, Unauthenticated
 from shared.values import at, decode_sent, text_of
 from shared.verification import Place, When
 
+# A sender's name of a delivery; longer ones are no ids.
+SENDER_ID = 256
 # More fields than any form has.
 MOST_FIELDS = 10_000
 _NONE: tuple[str, ...] = ()
@@ -148,6 +150,32 @@ class Reader:
         if len(values) > 1:
             raise self.twice()
         return values[0] if values else None
+
+
+class DeliveryId:
+    """The place of a sender's id of a delivery, and those of texts that tell apart deliveries of one id."""
+
+    def __init__(self, place: Place | None, others: Sequence[Place] = ()) -> None:
+        self._reader = None if place is None else Reader(place)
+        self._others = [Reader(one) for one in others]
+
+    def read(self, received: Received) -> str | None:
+        """Return the id, None where there is none that can be one. Raises `Unauthenticated` for a header that stands twice."""
+        if self._reader is None:
+            return None
+        given = _named(self._reader, received)
+        if given and self._others:
+            given = " ".join([given, *(text for reader in self._others if (text := _named(reader, received)))])
+        return given if given and len(given) <= SENDER_ID else None
+
+
+def _named(reader: Reader, received: Received) -> str | None:
+    try:
+        return reader.one(received)
+    except Unauthenticated:
+        if not reader.place.in_body:
+            raise
+        return None  # a sender's bodies are not all of one kind
 
 
 class Conditions:

@@ -12,9 +12,11 @@ from typing import Any
 
 import msgspec
 
-from services.gateway.places import Conditions, Reader, Received
+from services.gateway.fetched import OrganizationKeys
+from services.gateway.outside import OutsideAddress
+from services.gateway.places import Conditions, DeliveryId, Reader, Received
 from shared.errors import Unauthenticated
-from shared.signatures import check_of, decoded, size_of
+from shared.signatures import Check, certified_key, check_of, decoded, size_of
 from shared.values import at, moment_of
 from shared.verification import PUBLIC_KEY, SignatureScheme, pieces
 
@@ -24,8 +26,6 @@ MAX_CANDIDATES = 16
 MOST_SIGNATURE = 4096
 # Items of one body that are verified one by one.
 MOST_ITEMS = 1000
-# A sender's name of a delivery; longer ones are no ids.
-SENDER_ID = 256
 _ALPHANUMERIC = (string.ascii_letters + string.digits).encode()
 _LETTERS = {"hex": b"0123456789abcdef", "base64": _ALPHANUMERIC + b"+/=", "base64url": _ALPHANUMERIC + b"-_"}
 
@@ -36,16 +36,21 @@ _AS_BYTES = PUBLIC_KEY | {"token"}
 class ClaimedSignature(msgspec.Struct, frozen=True):
     """A request's signatures as its head has them, None while they are in the body, and the values of its head that are signed."""
 
-    scheme: Scheme
     values: dict[str, str]
     candidates: tuple[bytes, ...] | None
 
 
 class Scheme:
-    """One declared scheme with its keys. Raises ValueError for a public key that is none of the algorithm."""
+    """One declared scheme with its keys. Raises ValueError for a public key that is none of the algorithm.
 
-    def __init__(self, declared: SignatureScheme, keys: Sequence[bytes]) -> None:
+    Certificates are in `fetched`; without it such a scheme verifies nothing.
+    """
+
+    def __init__(self, declared: SignatureScheme, keys: Sequence[bytes], fetched: OrganizationKeys | None = None) -> None:
         self.declared = declared
+        self._fetched = fetched
+        self._certificate = None if declared.certificate is None else OutsideAddress(declared.certificate)
+        self.fetches = self._certificate is not None
         self._checks = [(key, check_of(declared, key)) for key in keys]
         self._signature = Reader(declared.signature) if declared.signature is not None else None
         self._timestamp = Reader(declared.timestamp) if declared.timestamp is not None else None
@@ -58,8 +63,7 @@ class Scheme:
         self._when = Conditions(declared.when)
         self._digest = Reader(declared.body_digest) if declared.body_digest is not None else None
         self._each = None if declared.each is None else declared.each.split(".")
-        self._delivery = Reader(declared.delivery) if declared.delivery is not None else None
-        self._delivery_with = [Reader(place) for place in declared.delivery_with]
+        self._delivery = DeliveryId(declared.delivery, declared.delivery_with)
         self._size = size_of(declared)
         self._elsewhere = declared.signature is None or declared.signature.in_body
         readers = (self._signature, self._timestamp, self._digest, *(reader for _, reader in self._body_values))
@@ -81,7 +85,7 @@ class Scheme:
             values["timestamp"] = self._time(self._timestamp.one(received), now)
         for name, reader in self._head_values:
             values[name] = _there(reader, received, None)
-        return ClaimedSignature(self, values, None if given is None else self._candidates(given))
+        return ClaimedSignature(values, None if given is None else self._candidates(given))
 
     def verify(self, claim: ClaimedSignature, received: Received, now: float) -> None:
         """Raise `Unauthenticated` unless one of the keys signed the whole request. Without keys everything is refused."""
@@ -103,12 +107,13 @@ class Scheme:
 
     def delivery(self, received: Received) -> str | None:
         """Return the sender's own id of the delivery, None where there is none that can be one. Raises `Unauthenticated`."""
-        if self._delivery is None:
-            return None
-        given = _named(self._delivery, received)
-        if given and self._delivery_with:
-            given = " ".join([given, *(text for reader in self._delivery_with if (text := _named(reader, received)))])
-        return given if given and len(given) <= SENDER_ID else None
+        return self._delivery.read(received)
+
+    async def load(self, _claim: ClaimedSignature, received: Received) -> None:
+        """Have the certificate known that a request names; of one that is meant for this scheme. Raises as `Verifier` says."""
+        if self._certificate is None or self._fetched is None or self._when.unmet(received, body=True) is not None:
+            return
+        await self._fetched.load(self._certificate.read(received), certified_key)
 
     def _verify(self, claim: ClaimedSignature, received: Received, item: Any, now: float) -> None:
         candidates, values = claim.candidates, claim.values
@@ -129,11 +134,22 @@ class Scheme:
     def _matches(self, candidates: Sequence[bytes], values: dict[str, str], received: Received) -> bool:
         """Return whether any key made any candidate. All are compared, whichever fits."""
         found, signed = False, None
-        for key, check in self._checks:
+        for key, check in self._checks_of(received):
             if signed is None or self._is_keyed:
                 signed = received.body if self._is_body else self._signed(values, received, key)
             found |= check(candidates, signed)
         return found
+
+    def _checks_of(self, received: Received) -> list[tuple[bytes, Check]]:
+        if self._certificate is None:
+            return self._checks
+        key = None if self._fetched is None else self._fetched.known(self._certificate.read(received))
+        if key is None:
+            return []
+        try:
+            return [(key, check_of(self.declared, key))]
+        except ValueError as error:
+            raise Unauthenticated(f"the certificate does not fit: {error}") from error
 
     def _signed(self, values: dict[str, str], received: Received, key: bytes) -> bytes:
         parts: list[bytes] = []
@@ -187,54 +203,6 @@ class Scheme:
         if abs(now - seconds) > self.declared.tolerance:
             raise Unauthenticated(f"the timestamp is more than {self.declared.tolerance:g} s from now")
         return given
-
-
-class Verifier:
-    """All schemes of a source: a request is genuine when any of them verifies it."""
-
-    def __init__(self, schemes: Sequence[Scheme]) -> None:
-        self._schemes = tuple(schemes)
-        self.reads_document = any(scheme.reads_document for scheme in schemes)
-
-    def claims(self, received: Received, now: float) -> list[ClaimedSignature]:
-        """Return the claim of a request's head. Raises `Unauthenticated` if no body could prove any, or without a scheme.
-
-        The reason is that of the scheme whose signature is there, else of the first one.
-        """
-        claims: list[ClaimedSignature] = []
-        reason: Unauthenticated | None = None
-        for scheme in self._schemes:
-            if claims and not scheme.holds(received):
-                continue  # the other names of one signature: their reasons are not shown
-            try:
-                claims.append(scheme.claim(received, now))
-            except Unauthenticated as error:
-                if reason is None or scheme.holds(received):
-                    reason = error
-        if not claims:
-            raise reason or Unauthenticated("nothing can be verified here")
-        return claims
-
-    def verify(self, claims: Sequence[ClaimedSignature], received: Received, now: float) -> Scheme:
-        """Return the scheme by which a request is genuine. Raises `Unauthenticated`."""
-        reason: Unauthenticated | None = None
-        for claim in claims:
-            try:
-                claim.scheme.verify(claim, received, now)
-            except Unauthenticated as error:
-                reason = reason or error
-            else:
-                return claim.scheme
-        raise reason or Unauthenticated("nothing was claimed")
-
-
-def _named(reader: Reader, received: Received) -> str | None:
-    try:
-        return reader.one(received)
-    except Unauthenticated:
-        if not reader.place.in_body:
-            raise
-        return None  # a sender's bodies are not all of one kind
 
 
 def _there(reader: Reader, received: Received, item: Any) -> str:

@@ -47,3 +47,17 @@ class Resolver:
 def _look_up(host: str) -> list[Address]:
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(ip_address(str(entry[4][0]).partition("%")[0]) for entry in found[:MOST]))
+
+
+def is_own(address: Address) -> bool:
+    """Return whether an address is this machine's: a port that it opens only to itself is closed to every run.
+
+    Asks the routing table and sends nothing: a connection to oneself has the same address at both ends.
+    """
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), 9))
+        except OSError:
+            return False
+        return bool(probe.getsockname()[0] == str(address))

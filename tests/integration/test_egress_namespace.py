@@ -56,7 +56,7 @@ up(b"lo")
 up(b"lo:1", "9.9.9.9")
 import asyncio
 from ipaddress import ip_address
-from services.executor.sandbox.egress.connection import is_own
+from shared.egress.resolver import is_own
 from tests.support.egress import connect, outlet
 async def refused(allow):
     async with outlet(allow=allow) as out:

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from services.executor.sandbox.egress.connection import is_own
 from services.executor.sandbox.egress.network import EgressLimits, Record
 from services.executor.sandbox.egress.relay import Relay
-from shared.egress.resolver import EACH, Resolver
+from shared.egress.resolver import EACH, Resolver, is_own
 from tests.support.egress import Names, Outlet, answer, connect, echo, listening, outlet, resolver, server, tunnel
 from tests.support.inside import eventually
 

@@ -30,7 +30,8 @@ from services.events.adapters import (
 )
 from services.gateway.admission import WebhookEndpoint, endpoint_of
 from services.gateway.places import Received
-from services.gateway.schemes import ClaimedSignature, Scheme, Verifier
+from services.gateway.schemes import ClaimedSignature, Scheme
+from services.gateway.verifier import Verifier
 from shared.errors import Unauthenticated
 from shared.resources.source import Source, SourceEntry
 from shared.verification import Place, SignatureScheme, Verification
@@ -159,6 +160,6 @@ def refusal(scheme: SignatureScheme, keys: tuple[bytes, ...], headers: Mapping[s
 def claim_of(scheme: SignatureScheme, headers: Mapping[str, str], now: float) -> ClaimedSignature | str:
     """Return what a head claims, or why no body could make it genuine."""
     try:
-        return Verifier([Scheme(scheme, ())]).claims(request(b"", headers), now)[0]
+        return Scheme(scheme, ()).claim(request(b"", headers), now)
     except Unauthenticated as error:
         return error.detail

@@ -19,7 +19,7 @@ SHARED = {
     "health", "health_server", "http", "leader", "letters", "lingering", "log", "messages", "metrics", "organizations",
     "patterns", "projected", "puller", "queued",
     "projection", "pull", "questions", "registry", "resources", "runs", "salvage", "schemas", "sending", "service", "statements",
-    "owners", "signatures", "streams", "suspects", "tables", "tasks", "values", "verification", "wire",
+    "jose", "owners", "signatures", "streams", "suspects", "tables", "tasks", "values", "verification", "wire",
     "expressions",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",

@@ -26,9 +26,11 @@ from services.events.adapters import (
     github,
     gitlab,
     hmac,
+    http_signatures,
     hubspot,
     ip,
     jira,
+    jwt,
     line,
     linear,
     meta,
@@ -44,6 +46,7 @@ from services.events.adapters import (
     sentry,
     shopify,
     slack,
+    sns,
     square,
     standard_webhooks,
     stripe,
@@ -65,10 +68,10 @@ from shared.verification import Verification
 ADAPTERS: dict[str, Adapter] = {
     module.ADAPTER.name: module.ADAPTER
     for module in (
-        adyen, api_key, basic, bitbucket, box, circleci, cloudevents, discord, dropbox, github, gitlab, hmac, hubspot,
-        ip, jira, line, linear, meta, microsoft_graph, mux, none, okta, paddle, pagerduty, razorpay, sanity, sendgrid,
-        sentry, shopify, slack, square, standard_webhooks, stripe, svix, telnyx, topic, trello, twilio, typeform, x,
-        zendesk, zoom,
+        adyen, api_key, basic, bitbucket, box, circleci, cloudevents, discord, dropbox, github, gitlab, hmac,
+        http_signatures, hubspot, ip, jira, jwt, line, linear, meta, microsoft_graph, mux, none, okta, paddle,
+        pagerduty, razorpay, sanity, sendgrid, sentry, shopify, slack, sns, square, standard_webhooks, stripe, svix,
+        telnyx, topic, trello, twilio, typeform, x, zendesk, zoom,
     )
 }  # fmt: skip
 PARSERS: dict[str, Parse] = {name: one.parse for name, one in ADAPTERS.items() if one.parse is not None}

@@ -17,7 +17,7 @@ from services.gateway.domain import delivery_id, kept_headers, kept_query, withi
 from services.gateway.handshakes import HandshakeAnswer
 from services.gateway.parts import GATEWAY, Gateway
 from services.gateway.places import Received
-from services.gateway.schemes import ClaimedSignature
+from services.gateway.verifier import Claim
 from shared.charsets import charset_in, charset_of, media_type_of
 from shared.commit import Ack
 from shared.envelope import new_id, rfc3339, utc_now
@@ -36,6 +36,9 @@ from shared.http import problem
 from shared.messages import Audited, WebhookReceived
 from shared.streams import INLINE_BYTES
 from shared.values import aside, storable
+
+# Seconds: AWS SNS waits 15 for the answer.
+VISIT = 8.0
 
 
 class Admitted(msgspec.Struct, frozen=True):
@@ -85,7 +88,7 @@ async def receive(request: web.Request) -> web.Response:
     if not handshakes.read_body:
         _check_backlog(gateway, request, hook)
     now = time.time()
-    claims: list[ClaimedSignature] = []
+    claims: list[Claim] = []
     try:
         claims = hook.verifier.claims(received, now)
     except Unauthenticated as error:
@@ -103,7 +106,10 @@ async def receive(request: web.Request) -> web.Response:
         if (answer := handshakes.before_verification(received)) is not None:
             return _answered(answer)
         try:
-            scheme = hook.verifier.verify(claims or hook.verifier.claims(received, now), received, now)
+            claims = claims or hook.verifier.claims(received, now)
+            if hook.verifier.fetches:
+                await hook.verifier.load(claims, received)
+            scheme = hook.verifier.verify(claims, received, now)
             if hook.reads_document:
                 await aside(received.read, size=len(body))
             sender_id = scheme.delivery(received)
@@ -111,6 +117,8 @@ async def receive(request: web.Request) -> web.Response:
             _audit_refusal(gateway, request, hook, error.kind, error.detail)
             raise
         if (answer := handshakes.after_verification(received)) is not None:
+            if answer.visit is not None:
+                await gateway.fetcher.get(hook.org, answer.visit, timeout=VISIT)
             return _answered(answer)
         if request.method not in hook.methods:
             raise _not_allowed(hook)

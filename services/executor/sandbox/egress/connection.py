@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import time
 
 from services.executor.sandbox.egress.network import Network, Outcome, Record
@@ -10,6 +9,7 @@ from services.executor.sandbox.egress.relay import PIECE, Ends, Relay
 from services.executor.sandbox.egress.request import MalformedRequest, ProxyRequest, knows, parse
 from shared.egress.addresses import Address
 from shared.egress.policy import Refusal, Target
+from shared.egress.resolver import is_own
 
 ADDRESSES = 4
 """Addresses of a name that are tried, one after the other."""
@@ -186,17 +186,3 @@ class ProxyConnection:
                 writer.write_eof()
                 while await reader.read(PIECE):  # closing with bytes unread would take the answer back
                     pass
-
-
-def is_own(address: Address) -> bool:
-    """Return whether an address is this machine's: a port that it opens only to itself is closed to every run.
-
-    Asks the routing table and sends nothing: a connection to oneself has the same address at both ends.
-    """
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((str(address), 9))
-        except OSError:
-            return False
-        return bool(probe.getsockname()[0] == str(address))

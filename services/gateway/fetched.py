@@ -1,0 +1,137 @@
+"""Keys that are fetched: certificates and key sets, kept for an hour, and fetched by one request for all that wait.
+
+A webhook waits for a key only where there is none yet, and not for long: its sender is answered 503 and comes again. Strangers may
+name addresses here (the certificate of a message that is not verified yet), so that everything is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from shared.errors import Unavailable
+
+# Seconds: a key is fetched anew after an hour, in the background, and used for a day where that fails.
+FRESH, USABLE = 3600.0, 86_400.0
+# Seconds within which a key set is not fetched anew for a key that it does not have, and an address not again that failed.
+UNKNOWN, FAILED = 30.0, 10.0
+# Seconds that a webhook waits, and that a fetch takes at most.
+WAIT, LONGEST = 2.5, 8.0
+MOST_KEPT = 1000
+# Fetches at a time, in all and of one organization.
+MOST, EACH = 16, 4
+
+Get = Callable[[str, str, float], Awaitable[bytes]]
+Read = Callable[[bytes], Any]
+_Place = tuple[str, str]
+
+_log = structlog.get_logger()
+
+
+class _Kept:
+    """A fetched value, and when; or when fetching failed, and why."""
+
+    __slots__ = ("at", "failed_at", "reason", "value")
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.at = float("-inf")
+        self.failed_at = float("-inf")
+        self.reason = ""
+
+
+class FetchedKeys:
+    """The keys of every organization, by their address."""
+
+    def __init__(self, get: Get, now: Callable[[], float] = time.monotonic) -> None:
+        self._get = get
+        self._now = now
+        self._kept: OrderedDict[_Place, _Kept] = OrderedDict()
+        self._fetching: dict[_Place, asyncio.Task[None]] = {}
+
+    def of(self, org: str) -> OrganizationKeys:
+        """Return the keys of one organization."""
+        return OrganizationKeys(self, org)
+
+    async def close(self) -> None:
+        """Stop fetching."""
+        for task in self._fetching.values():
+            task.cancel()
+        await asyncio.gather(*self._fetching.values(), return_exceptions=True)
+
+    def known(self, place: _Place) -> Any:
+        """Return what is at an address, None where it is not known or too old."""
+        kept = self._kept.get(place)
+        return None if kept is None or self._now() - kept.at > USABLE else kept.value
+
+    async def load(self, place: _Place, read: Read, *, anew: bool) -> None:
+        """Have what is at an address known, if it can be; `anew`: what is known lacks something. Raises `Unavailable`."""
+        now, kept, known = self._now(), self._kept.get(place), self.known(place)
+        age = float("inf") if kept is None else now - kept.at
+        if known is not None and (age < UNKNOWN if anew else age < FRESH):
+            return
+        if kept is not None and now - kept.failed_at < FAILED:
+            if known is None:
+                raise Unavailable(kept.reason, retry_after=FAILED)
+            return
+        task = self._fetching.get(place) or self._begin(place, read)
+        if task is None:
+            if known is None:
+                raise Unavailable("too many keys are being fetched", retry_after=5)
+            return
+        if known is not None and not anew:
+            return
+        try:
+            async with asyncio.timeout(WAIT):
+                await asyncio.shield(task)
+        except TimeoutError:
+            if known is None:
+                raise Unavailable("the sender's key is still being fetched", retry_after=5) from None
+        if self.known(place) is None:
+            raise Unavailable(self._kept[place].reason if place in self._kept else "the key is gone", retry_after=FAILED)
+
+    def _begin(self, place: _Place, read: Read) -> asyncio.Task[None] | None:
+        if len(self._fetching) >= MOST or sum(one[0] == place[0] for one in self._fetching) >= EACH:
+            return None
+        task = self._fetching[place] = asyncio.create_task(self._fetch(place, read))
+        task.add_done_callback(lambda _: self._fetching.pop(place, None))
+        return task
+
+    async def _fetch(self, place: _Place, read: Read) -> None:
+        org, url = place
+        try:
+            value, reason = read(await self._get(org, url, LONGEST)), ""
+        except Unavailable as error:
+            value, reason = None, error.detail
+        except ValueError as error:
+            value, reason = None, f"what the address of the key answers cannot be read: {error}"
+        kept = self._kept.pop(place, None) or _Kept()
+        self._kept[place] = kept
+        while len(self._kept) > MOST_KEPT:
+            self._kept.popitem(last=False)
+        if value is None:
+            kept.failed_at, kept.reason = self._now(), reason
+            _log.warning("key.unfetched", org=org, url=url, reason=reason)
+        else:
+            kept.value, kept.at = value, self._now()
+
+
+class OrganizationKeys:
+    """The keys of one organization, by their address."""
+
+    def __init__(self, keys: FetchedKeys, org: str) -> None:
+        self._keys = keys
+        self._org = org
+
+    def known(self, url: str) -> Any:
+        """Return what is at an address, None where it is not known."""
+        return self._keys.known((self._org, url))
+
+    async def load(self, url: str, read: Read, *, anew: bool = False) -> None:
+        """Have what is at an address known; `anew`: what is known lacks something. Raises `Unavailable`."""
+        await self._keys.load((self._org, url), read, anew=anew)

@@ -1,0 +1,112 @@
+"""Gets small documents from outside on an organization's behalf, under its egress policy."""
+
+import asyncio
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from shared.egress.addresses import Address
+from shared.egress.policy import EgressPolicy, EgressRules, Target, target
+from shared.egress.resolver import Resolve, Resolver, is_own
+from shared.errors import Unavailable
+
+# Bytes: a key set of a large provider has some tens of KiB.
+MOST = 256 * 1024
+
+
+class Fetcher:
+    """Gets documents over HTTPS; over HTTP only from an address that the operator has allowed. Its creator must `close` it."""
+
+    def __init__(self, rules: EgressRules) -> None:
+        self._rules = rules
+        self._resolver = Resolver()
+
+    def close(self) -> None:
+        """Begin nothing any more."""
+        self._resolver.close()
+
+    async def get(self, org: str, url: str, *, timeout: float) -> bytes:
+        """Return the body of the answer 200, of up to 256 KiB, within `timeout` seconds. Raises `Unavailable` with the reason.
+
+        No redirect is followed. The host is judged by the organization's policy, and so is each of its addresses.
+        """
+        policy = self._rules.of(org)
+        parts = urlsplit(url)
+        try:
+            there = target(parts.netloc, {"http": 80, "https": 443}.get(parts.scheme))
+        except ValueError as error:
+            raise Unavailable(f"{parts.netloc[:100]!r} cannot be fetched from: {error}", retry_after=60) from error
+        refusal = policy.refusal_of_name(there)
+        if refusal is not None:
+            raise Unavailable(f"{there} may not be fetched from: {refusal.detail}", retry_after=60)
+        judged = _Judged(policy, there, self._resolver.of(org), secure=parts.scheme == "https")
+        try:
+            async with asyncio.timeout(timeout):
+                if there.address is not None:
+                    judged.check([there.address])
+                return await _got(url, judged)
+        except TimeoutError as error:
+            raise Unavailable(f"{there} did not answer within {timeout:g} s", retry_after=5) from error
+        except (aiohttp.ClientError, OSError, UnicodeError) as error:
+            raise Unavailable(f"{there} could not be fetched from: {type(error).__name__}", retry_after=5) from error
+
+
+class _Judged(AbstractResolver):
+    """Resolves the host once, and refuses it where any of its addresses may not be reached."""
+
+    def __init__(self, policy: EgressPolicy, there: Target, resolve: Resolve, *, secure: bool) -> None:
+        self._policy = policy
+        self._there = there
+        self._resolve = resolve
+        self._secure = secure
+
+    def check(self, addresses: list[Address]) -> None:
+        """Raise `Unavailable` unless all addresses may be reached."""
+        port = self._there.port
+        for address in addresses:
+            refusal = self._policy.refusal_of_address(address, port)
+            opened = self._policy.is_opened(address, port)
+            if refusal is not None:
+                raise Unavailable(f"{self._there} may not be fetched from: {refusal.detail}", retry_after=60)
+            if not opened and (not self._secure or is_own(address)):
+                why = "is not asked over HTTPS" if not self._secure else "is the machine that runs Millrace"
+                raise Unavailable(f"{self._there} may not be fetched from: it {why}", retry_after=60)
+
+    async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[ResolveResult]:
+        """Return the addresses of a host, of every family."""
+        del family
+        addresses = await self._resolve(host)
+        self.check(addresses)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(one),
+                port=port,
+                family=socket.AF_INET if one.version == 4 else socket.AF_INET6,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for one in addresses
+        ]
+
+    async def close(self) -> None:
+        """Keep nothing."""
+
+
+async def _got(url: str, judged: _Judged) -> bytes:
+    connector = aiohttp.TCPConnector(resolver=judged, use_dns_cache=False, force_close=True)
+    async with (
+        aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session,
+        session.get(url, allow_redirects=False, headers={"Accept-Encoding": "identity"}) as answer,
+    ):
+        if answer.status != 200:
+            raise Unavailable(f"{urlsplit(url).netloc} answered {answer.status}", retry_after=5)
+        body = await answer.content.read(MOST + 1)
+        while len(body) <= MOST and (more := await answer.content.read(MOST + 1 - len(body))):
+            body += more
+    if len(body) > MOST:
+        raise Unavailable(f"{urlsplit(url).netloc} answered more than {MOST} bytes", retry_after=60)
+    return body
