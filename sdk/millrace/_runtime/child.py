@@ -26,7 +26,7 @@ from millrace._runtime.failure import error_frame
 from millrace._runtime.rehearsal import rehearse
 from millrace._runtime.staying import Stay
 from millrace._runtime.stopping import DEFAULT, Stopping, set_handler
-from millrace._runtime.walls import Walls
+from millrace._runtime.walls import EGRESS, Walls
 
 _REHEARSALS = 32
 """Times that the zygote goes through the motions of a run: code that has been run a few times is not rewritten by the next."""
@@ -141,6 +141,7 @@ def expecting(control: channel.Channel) -> Stopping:
     stopping = Stopping(control, root.WORKSPACE)
     stopping.listen()
     rehearse()
+    network.use_proxy(EGRESS)
     _suspension.current, _order.current = _suspension.Suspension(), _order.Order()
     _ready.append((_suspension.current, _order.current))
     return stopping

@@ -25,7 +25,7 @@ from millrace._runtime import kernel, landlock, modules, root, standard
 from millrace._runtime.networks import Network, Networks
 from millrace._runtime.prepared import Calls
 from millrace._runtime.seccomp import without_building
-from millrace._runtime.walls import EGRESS_PORT, Isolated, Walls, become_user_of
+from millrace._runtime.walls import EGRESS, EGRESS_PORT, Isolated, Walls, become_user_of
 
 CONTROL = 3
 """The control socket: a template's own, and in its place each child's."""
@@ -125,7 +125,7 @@ class _Template:
         gc.disable()
         gc.freeze()
         itself = os.pidfd_open(os.getpid())
-        self._send(b'{"kind":"hello"}', itself)
+        self._send(b'{"kind":"hello","proxy":"%b"}' % EGRESS.encode(), itself)
         os.close(itself)
         while True:
             self._asked = self._requests()

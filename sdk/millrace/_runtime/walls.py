@@ -18,6 +18,8 @@ from millrace._runtime.seccomp import allowlist, without_building
 
 EGRESS_PORT = 3128
 """The only port that a run of tier A can connect to, on its own loopback; the supervisor holds the listening socket."""
+EGRESS = f"http://127.0.0.1:{EGRESS_PORT}"
+"""Its address, as programs want it."""
 
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 

@@ -78,8 +78,9 @@ class Attempt:
         child.on_starved = self._starve
         proxy = self._proxy(self._network)
         try:
-            if proxy is not None:
-                opening = frames.encode({"kind": "network", "proxy": _started(proxy)}) + opening
+            if proxy is not None and (address := _started(proxy)) != child.proxy:
+                child.proxy = address
+                opening = frames.encode({"kind": "network", "proxy": address}) + opening
             if self._capabilities is not None:
                 await self._capabilities.begin()
             began = time.monotonic()

@@ -41,6 +41,8 @@ class ForkServer:
         """Becomes the reason, with the process's output."""
         self.pid = -1
         """The number of the process that forks, once it has reported."""
+        self.proxy: str | None = None
+        """The address that its children use for their proxy unless they are given another, once it has reported."""
         self._itself = -1
         self._control = control
         self._output = output
@@ -149,6 +151,7 @@ class ForkServer:
             case Hello():
                 self._itself = descriptors.pop()
                 self.pid = pid_of(self._itself)
+                self.proxy = frame.proxy
                 settle(self.hello, None)
             case Born():
                 birth = self._births[frame.id]

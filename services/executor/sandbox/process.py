@@ -83,6 +83,8 @@ class Child:
         """The control group that it alone is in, where there are any."""
         self.was_full = False
         """Whether the child was seen at its limit of processes and threads."""
+        self.proxy: str | None = None
+        """The address that it uses for its proxy."""
         self.masker: Masker | None = None
         """Masks the secrets that its runs were given."""
         self.place = place
@@ -279,6 +281,7 @@ async def start(
             birth = parent.request(order, theirs.fileno(), output.writable("stdout"), output.writable("stderr"), doors)
         output.listen()
         child = Child(birth, scratch, output, place, groups, group)
+        child.proxy = parent.proxy
         undo.pop_all()
     ours.setblocking(False)  # noqa: FBT003
     await child.answered(child.greet(ours))

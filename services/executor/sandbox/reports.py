@@ -7,7 +7,12 @@ MAX_PACKET = 4096
 
 
 class Hello(msgspec.Struct, frozen=True, tag_field="kind", tag="hello"):
-    """The zygote has given up its rights and waits for requests; its pidfd comes with the packet."""
+    """The zygote has given up its rights and waits for requests; its pidfd comes with the packet.
+
+    `proxy` is the address that children of a template use for their proxy unless they are given another.
+    """
+
+    proxy: str | None = None
 
 
 class Born(msgspec.Struct, frozen=True, tag_field="kind", tag="born"):
