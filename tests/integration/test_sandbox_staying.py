@@ -8,14 +8,24 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from services.executor.sandbox.egress.network import Network, Record
 from services.executor.sandbox.jail import Job
+from tests.support.egress import greeting_server, way_out
 from tests.support.inside import eventually
-from tests.support.sandbox import Bench, Recorded, started_bench
+from tests.support.sandbox import TIERS, Bench, Recorded, started_bench
 
 CODE = """
-import os, threading, time
+import os, threading, time, urllib.request
 
 SEEN = []
+
+@workflow
+def fetch(url: str, note: str) -> list:
+    SEEN.append(note)
+    body = urllib.request.urlopen(url, timeout=20).read().decode()
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        os.environ[name] = "http://127.0.0.1:1"
+    return [SEEN, body]
 
 @workflow
 def main(note: str = "", leave: str = "") -> dict:
@@ -75,9 +85,15 @@ class Flow:
         self._bundle: Path = bench.bundle(flow="from millrace import *\n" + CODE)
 
     async def run(
-        self, workflow: str, *, org: str = "default", secrets: dict[str, str] | None = None, **given: object
+        self,
+        workflow: str,
+        *,
+        org: str = "default",
+        secrets: dict[str, str] | None = None,
+        network: Network | None = None,
+        **given: object,
     ) -> tuple[object, Recorded]:
-        said = Recorded()
+        said = Recorded(network)
         said.secrets |= secrets or {}
         job = Job(
             run="r",
@@ -124,6 +140,18 @@ async def test_environment_files_and_folder_are_put_back_between_two_runs(bench:
     assert isinstance(first, dict)
     assert isinstance(second, dict)
     assert (second["env"], second["files"], second["cwd"]) == (None, [], first["cwd"])
+
+
+@pytest.mark.skipif(TIERS[0] != "A", reason="this machine forbids namespaces")
+async def test_the_way_out_is_the_same_in_each_run_whatever_an_earlier_one_has_set() -> None:
+    async with started_bench(kind="A") as bench, greeting_server() as url:
+        flow = Flow(bench)
+        told: list[Record] = []
+        for number in range(3):
+            found, _ = await flow.run("fetch", network=way_out(told.append), url=url, note=str(number))
+            assert found == [["0", "1", "2"][: number + 1], "reached"]
+            await flow.settled(1)
+        assert [one.outcome for one in told] == ["connected"] * 3
 
 
 @pytest.mark.parametrize("leave", ["thread", "process", "exit"])

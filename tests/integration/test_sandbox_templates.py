@@ -13,10 +13,12 @@ import pytest
 import pytest_asyncio
 
 from services.executor.sandbox import templates
+from services.executor.sandbox.egress.network import Record
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Job
 from services.executor.sandbox.process import CodePaths
 from services.executor.sandbox.template import Template
+from tests.support.egress import greeting_server, way_out
 from tests.support.inside import eventually
 from tests.support.sandbox import (
     TEMPLATES,
@@ -81,6 +83,28 @@ async def test_a_workflow_in_a_folder_of_a_folder_has_a_template(bench: Bench) -
     (template,) = pids(bench)
     assert [await ran(bench, job) for _ in range(3)] == ["area.deep.leaf"] * 3
     assert pids(bench) == [template]
+
+
+async def test_a_child_of_a_template_has_the_same_way_out_as_any_other(bench: Bench) -> None:
+    fetches = """
+    import os, urllib.request
+    @workflow
+    def main(url: str):
+        found = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+        return [found, urllib.request.urlopen(url, timeout=20).read().decode()]
+    """
+    told: list[Record] = []
+    answers = []
+    async with started_bench(kind="A") as other, greeting_server() as url:
+        for one in (bench, other):
+            job = one.job(fetches, url=url)
+            answers.append(value(await one.children.run(job, Recorded(way_out(told.append)))))
+    assert len(of(bench).all) == 1
+    assert answers[0] == answers[1]
+    variables, body = answers[0]
+    assert len(variables) == 8
+    assert body == "reached"
+    assert [(one.outcome, one.host) for one in told] == [("connected", "127.0.0.1")] * 2
 
 
 async def test_the_second_job_of_a_bundle_makes_a_template_and_none_waits_for_it() -> None:

@@ -105,6 +105,23 @@ async def tunnel(ends: Ends, target: object) -> Ends:
     return ends
 
 
+def way_out(record: Callable[[Record], None]) -> Network:
+    """Return the network of a run whose operator lets it reach the loopback."""
+    return Network(EgressRules(tuple(rules(LOOPBACK, allows=True))).of("acme"), Names(), record)
+
+
+@asynccontextmanager
+async def greeting_server() -> AsyncIterator[str]:
+    """Serve "reached" to every HTTP request for the block; yields the address."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\nreached")
+
+    async with server(serve) as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
 @asynccontextmanager
 async def outlet(
     resolve: Resolve | Names | None = None,

@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, cast
 
 from millrace import _declare, _order, _suspension
@@ -46,7 +47,9 @@ _scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # t
 _SAMPLE = (
     b'{"kind":"run","module":"flows/one.py","function":"main","workflow":"main","input":{},"recorded":[],"waiting":[],"age":0.0}'
 )
-_NOTHING = marshal.dumps(compile("import sys\ndef main(): return 1\n", "nothing", "exec"))
+_NOTHING = marshal.dumps(
+    compile("from millrace import workflow\n@workflow\ndef main():\n    return None\n", "nothing", "exec")
+)
 
 _LAST_RESORT = b'{"kind":"error","type":"MemoryError","message":"no memory to say more","traceback":""}'
 
@@ -154,9 +157,14 @@ def serve_placed(control: channel.Channel, stopping: Stopping) -> None:
 
 
 def _limber_up() -> None:
-    """Do what a run begins with, so that the memory that this takes is copied before the job is there."""
+    """Carry out a run that does nothing, so that the memory which this takes is copied before the job is there."""
     job = _parsed(_SAMPLE)
-    modules.code(_NOTHING, describe.dotted(job["module"]))
+    sys.modules["nothing"] = nothing = ModuleType("nothing")
+    exec(modules.code(_NOTHING, describe.dotted(job["module"])), nothing.__dict__)  # noqa: S102 - the text above
+    function = _declare.REGISTRY.pop().function
+    args, kwargs = bind(function, job["input"])
+    to_json(function(*args, **kwargs), what="nothing", rich=True)
+    del sys.modules["nothing"]
 
 
 def _serve(control: channel.Channel, stopping: Stopping, bundle: str) -> None:

@@ -34,13 +34,16 @@ class Proxy:
         self._is_closed = False
         self._due = float("-inf")
         """When the last connection would have been, had all come evenly."""
-        self._pause: asyncio.TimerHandle | None = None
+        self._pause: asyncio.Handle | None = None
 
     def start(self) -> str:
-        """Begin to accept; returns the address as programs want it, with the token in it. Raises OSError."""
+        """Accept from the next turn of the loop on; returns the address as programs want it, with the token in it. Raises OSError.
+
+        Who connects earlier waits in the kernel, and the run's job is on its way before.
+        """
         host, port = self._listener.getsockname()[:2]
         self._listener.setblocking(False)  # noqa: FBT003
-        self._listen()
+        self._pause = self._loop.call_soon(self._listen)
         user = "" if self._token is None else f"{USER}:{self._token}@"
         return f"http://{user}{host}:{port}"
 
@@ -63,8 +66,12 @@ class Proxy:
 
     def _listen(self) -> None:
         self._pause = None
-        if not self._is_closed:
+        if self._is_closed:
+            return
+        try:
             self._loop.add_reader(self._listener, self._accept)
+        except OSError:  # no room for it in the kernel
+            self._wait(_AGAIN)
 
     def _wait(self, seconds: float) -> None:
         self._loop.remove_reader(self._listener)
