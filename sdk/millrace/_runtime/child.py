@@ -47,9 +47,7 @@ _scan: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # t
 _SAMPLE = (
     b'{"kind":"run","module":"flows/one.py","function":"main","workflow":"main","input":{},"recorded":[],"waiting":[],"age":0.0}'
 )
-_NOTHING = marshal.dumps(
-    compile("from millrace import workflow\n@workflow\ndef main():\n    return None\n", "nothing", "exec")
-)
+_NOTHING = marshal.dumps(compile("from millrace import workflow\n@workflow\ndef main():\n    return None\n", "nothing", "exec"))
 
 _LAST_RESORT = b'{"kind":"error","type":"MemoryError","message":"no memory to say more","traceback":""}'
 
