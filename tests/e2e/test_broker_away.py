@@ -14,7 +14,6 @@ import aiohttp
 from shared.commit import ACK_TIMEOUT
 from tests.support.client import Client
 from tests.support.inside import eventually
-from tests.support.places import open_folder
 from tests.support.stack import Up
 
 SECRET = "It's a Secret to Everybody"
@@ -39,15 +38,9 @@ def memory_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-async def test_refusals_are_in_time_and_whatever_was_accepted_ends() -> None:
-    with open_folder() as place:
-        up = Up(place / "data")
-        try:
-            await up.start()
-            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-                await _drill(up, Client(session, up.ready))
-        finally:
-            await up.clear()
+async def test_refusals_are_in_time_and_whatever_was_accepted_ends(up: Up) -> None:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await _drill(up, Client(session, up.ready))
 
 
 async def _drill(up: Up, client: Client) -> None:

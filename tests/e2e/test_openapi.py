@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import importlib
@@ -22,7 +21,7 @@ from services.gateway.api.application import ENDPOINTS
 from services.gateway.api.document import USUAL, methods_of, path_of
 from services.gateway.api.endpoint import Endpoint, Streamed
 from tests.support.client import Client
-from tests.support.places import open_folder
+from tests.support.programs import output
 from tests.support.stack import Up
 
 SECRET = "a-secret-of-the-sender"
@@ -122,17 +121,11 @@ class Stack:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def stack() -> AsyncIterator[Stack]:
-    with open_folder() as place:
-        up = Up(place / "data")
-        try:
-            await up.start()
-            async with aiohttp.ClientSession() as session:
-                made = Stack(up, session)
-                await made.prepare()
-                yield made
-        finally:
-            await up.clear()
+async def stack(up: Up) -> AsyncIterator[Stack]:
+    async with aiohttp.ClientSession() as session:
+        made = Stack(up, session)
+        await made.prepare()
+        yield made
 
 
 def closed(schema: Any) -> Any:
@@ -234,15 +227,12 @@ async def test_a_generated_client_puts_a_source_starts_a_run_and_reads_its_resul
 ) -> None:
     (tmp_path / "openapi.json").write_bytes(msgspec.json.encode(stack.document))
     (tmp_path / "config.yaml").write_text("post_hooks: []\n")
-    process = await asyncio.create_subprocess_exec(
+    code, said = await output(
         *(sys.executable, "-m", "openapi_python_client", "generate", "--meta", "none", "--fail-on-warning"),
         *("--path", "openapi.json", "--config", "config.yaml", "--output-path", "generated_client"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
         cwd=tmp_path,
     )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
+    assert code == 0, said
     monkeypatch.syspath_prepend(tmp_path)
 
     def module(name: str) -> Any:
@@ -262,17 +252,15 @@ async def test_a_generated_client_puts_a_source_starts_a_run_and_reads_its_resul
 
 
 async def test_hostile_requests_get_no_5xx_and_nothing_that_is_not_declared(stack: Stack, tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(
+    code, said = await output(
         *(sys.executable, "-m", "schemathesis.cli", "run", f"{stack.url}/openapi.json"),
         *("--header", f"Authorization: Bearer {stack.key}", "--max-time", str(BUDGET), "--max-examples", "25", "--seed", "1"),
         *("--generation-database", "none", "--request-timeout", "70", "--no-color", "--checks", ",".join(CHECKS)),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
         cwd=tmp_path,
+        within=5 * BUDGET,
     )
-    said, _ = await process.communicate()
-    if process.returncode:
+    if code:
         logged = await stack.client.call("GET", "/api/v1/logs?q=level:error&org=*")
         told = "\n".join(msgspec.json.format(msgspec.json.encode(item["data"])).decode() for item in logged["items"])
-        raise AssertionError(said.decode()[-20_000:] + told)
-    assert re.search(rb"[0-9]{3,} generated", said), said.decode()[-2000:]
+        raise AssertionError(said[-20_000:] + told)
+    assert re.search(r"[0-9]{3,} generated", said), said[-2000:]

@@ -20,10 +20,9 @@ from deploy.folder import claim, run_folder
 from deploy.stores import Stores
 from tests.support.client import Client
 from tests.support.inside import eventually
-from tests.support.places import open_folder
-from tests.support.stack import ROOT, Up
+from tests.support.programs import BOUND, ended, program
+from tests.support.stack import Up
 
-BOUND = 120.0
 WEBHOOKS = 120
 WORKFLOW = b"""
 from millrace import log, step, workflow
@@ -37,20 +36,11 @@ def greet(event: dict) -> str:
 
 
 async def rebuild(data: Path, *options: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "deploy.rebuild", "--from", "bus", "--data", str(data), *options],
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        stdin=asyncio.subprocess.DEVNULL,
-        cwd=ROOT,
-    )
+    return await program(sys.executable, "-m", "deploy.rebuild", "--from", "bus", "--data", str(data), *options)
 
 
 async def rebuilt(data: Path, *options: str) -> tuple[int, str]:
-    process = await rebuild(data, *options)
-    async with asyncio.timeout(BOUND):
-        said, _ = await process.communicate()
-    return process.returncode or 0, said.decode()
+    return await ended(await rebuild(data, *options))
 
 
 @asynccontextmanager
@@ -109,22 +99,16 @@ async def fill(up: Up) -> None:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def stopped() -> AsyncIterator[Path]:
+async def stopped(up: Up) -> Path:
     """The folder of a stack that has worked and was stopped; while it ran, a rebuild was refused."""
-    with open_folder() as place:
-        up = Up(place / "data")
-        try:
-            await up.start()
-            await fill(up)
-            code, said = await rebuilt(up.data)
-            assert up.process is not None
-            assert (code, said.count("\n")) == (2, 1)
-            assert f"pid {up.process.pid}" in said
-            await up.until_ready_again()
-            await up.stop()
-            yield up.data
-        finally:
-            await up.clear()
+    await fill(up)
+    code, said = await rebuilt(up.data)
+    assert up.process is not None
+    assert (code, said.count("\n")) == (2, 1)
+    assert f"pid {up.process.pid}" in said
+    await up.until_ready_again()
+    await up.stop()
+    return up.data
 
 
 async def test_a_killed_rebuild_goes_on_and_gives_equal_rows(stopped: Path) -> None:

@@ -15,10 +15,11 @@ import pytest
 
 from tests.support.client import Client
 from tests.support.inside import eventually, running
+from tests.support.programs import output
 from tests.support.river import sandbox_settings
 from tests.support.sandbox import TIERS, UID, reachable_interpreter
 from tests.support.servers import Place
-from tests.support.stack import ROOT, Up
+from tests.support.stack import ROOT, running_up
 
 FORBID = (sys.executable, str(ROOT / "tests" / "support" / "forbid.py"))
 SECRET = "a-secret-that-is-long-enough"
@@ -31,20 +32,9 @@ pytestmark = [
 ]
 
 
-async def output(*command: str) -> tuple[int, str]:
-    process = await asyncio.create_subprocess_exec(
-        *command, cwd=ROOT, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, said.decode()
-
-
 async def test_where_namespaces_are_forbidden_runs_are_of_tier_b_and_readyz_and_doctor_say_so(data: Path) -> None:
     around = (*FORBID, "namespaces", "--")
-    stack = Up(data / "data", around=around)
-    try:
-        await stack.start()
+    async with running_up(data / "data", around=around) as stack:
         async with aiohttp.ClientSession() as session:
             client = Client(session, stack.ready)
             ready = await client.call("GET", "/readyz", status=200)
@@ -64,8 +54,6 @@ async def test_where_namespaces_are_forbidden_runs_are_of_tier_b_and_readyz_and_
             assert (found[about]["verdict"], "tier B" in found[about]["said"]) == ("note", True)
             assert "docs/security.md" in found[about]["do"]
             assert "--security-opt seccomp=unconfined" in found[about]["do"]
-    finally:
-        await stack.clear()
 
 
 @pytest.mark.parametrize("missing", ["landlock", "namespaces,landlock"])
