@@ -291,7 +291,11 @@ async def test_a_page_of_deliveries_is_never_larger_than_an_answer_and_an_id_may
             await outside.subscription(name=f"s{n}", filter="false")
         ids = {await outside.webhook(source, {"ref": "main"}) for _ in range(4)}
         for id_ in ids:
-            await outside.delivery(id_, "filtered")
+
+            async def told_of_all(id_: str = id_) -> bool:
+                return len((await outside.delivery(id_, "filtered")).subscriptions) == 5
+
+            await eventually(told_of_all)
         listed: list[str] = []
         cursor, pages = None, 0
         while True:

@@ -98,7 +98,9 @@ class Outside:
                 return None
             ended = all(getattr(view, name) == value for name, value in fields.items())
             # Its runs are told by another stream, and their rows come in their own time.
-            complete = view.status != "routed" or view.runs
+            complete = (view.status != "routed" or view.runs) and (
+                {one.run for one in view.subscriptions if one.run is not None} <= {one.id for one in view.runs}
+            )
             return view if view.status in statuses and ended and complete else None
 
         found = await eventually(settled)
