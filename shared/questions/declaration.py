@@ -82,8 +82,9 @@ def _foreign() -> Malformed:
     return Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),))
 
 
-def fitting(items: Sequence[T], room: int = PAGE_BYTES) -> list[T]:
+def fitting(items: Sequence[T], room: int | None = None) -> list[T]:
     """Return as many of the first items as have `room`, in bytes as JSON, within one answer, but one in any case."""
+    room = PAGE_BYTES if room is None else room
     kept: list[T] = []
     for item in items:
         room -= len(_encoder.encode(item))
