@@ -37,7 +37,13 @@ PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
 _EGRESS = ("MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY")
 # Of the settings of services those that an operator of this stack may choose in its environment.
 CHOSEN = {
-    "gateway": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_BACKLOG_AGE", "MILLRACE_MAX_QUEUED_RUNS", *_EGRESS),
+    "gateway": (
+        "MILLRACE_MAX_BACKLOG",
+        "MILLRACE_MAX_BACKLOG_BYTES",
+        "MILLRACE_MAX_BACKLOG_AGE",
+        "MILLRACE_MAX_QUEUED_RUNS",
+        *_EGRESS,
+    ),
     "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS"),
     "executor": (
         *("MILLRACE_MAX_CHAIN", *_EGRESS),

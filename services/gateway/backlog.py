@@ -1,10 +1,11 @@
-"""The backlog: the webhooks that were accepted and are not handled yet. Bounded in messages and in age, and shared by source.
+"""The backlog: the webhooks that were accepted and are not handled yet. Bounded in messages, bytes and age, and shared by source.
 
 The broker counts it about once a second (`watch`); what is admitted in between is counted here. A source may hold up to `SHARE`
 times what is left, so that one alone gets four fifths and the rest stays for the others (dynamic thresholds: Choudhury, Hahne,
 IEEE/ACM Transactions on Networking 6(2), 1998). All sources of an organization together may hold `ORG_SHARE` times what is left,
 however many it makes and whatever weights it gives them. Consumption takes from all sources in proportion: the broker counts
-messages and knows nothing of sources.
+messages and knows nothing of sources, nor of sizes. A webhook whose body is larger than the bounds allow on average counts as
+several messages; one that another gateway admitted, or this one before a restart, counts as one.
 """
 
 from __future__ import annotations
@@ -46,9 +47,10 @@ _log = structlog.get_logger()
 
 
 class Bounds(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds of the backlog: messages, and seconds that the oldest of them has waited."""
+    """The bounds of the backlog: messages, bytes of their bodies, and seconds that the oldest of them has waited."""
 
     messages: int
+    bytes: int
     seconds: float
 
 
@@ -65,6 +67,8 @@ class WebhookBacklog:
         self._age = 0.0
         self._pace = 0.0
         self._admitted = self._in_flight = self._within_count = 0
+        # Messages as which the waiting ones count for their sizes, beyond their number.
+        self._surplus = 0.0
         # By source, and by organization.
         self._held: dict[str, float] = {}
         self._held_by_org: dict[str, float] = {}
@@ -77,6 +81,11 @@ class WebhookBacklog:
     def messages(self) -> int:
         """Return how many wait: those of the last count and those that were admitted since."""
         return self._waiting + self._admitted - self._within_count
+
+    @property
+    def load(self) -> float:
+        """Return as how many messages those count that wait."""
+        return self.messages + self._surplus
 
     @property
     def at_rest(self) -> bool:
@@ -100,7 +109,8 @@ class WebhookBacklog:
             return None
         most, seconds = self._bounds.messages, self._bounds.seconds
         effect = "webhooks are refused" if self._full else "sources that hold most of them are refused"
-        return f"{self.messages} of {most} messages wait, the oldest for {self.age:.0f} of {seconds:.0f} s: {effect}"
+        large = f", and count as {self.load:.0f} by their sizes" if self._surplus >= 1 else ""
+        return f"{self.messages} of {most} messages wait{large}, the oldest for {self.age:.0f} of {seconds:.0f} s: {effect}"
 
     @property
     def is_full(self) -> bool:
@@ -112,6 +122,8 @@ class WebhookBacklog:
         return {
             "messages": self.messages,
             "max_messages": self._bounds.messages,
+            "load": round(self.load, 1),
+            "max_bytes": self._bounds.bytes,
             "age_s": round(self.age, 1),
             "max_age_s": self._bounds.seconds,
             "work": dict(self._counted),
@@ -129,7 +141,7 @@ class WebhookBacklog:
         """
         if self._outdated:
             return
-        left = self._bounds.messages - self.messages
+        left = self._bounds.messages - self.load
         if left <= 0:
             self._full = self._crowded = True
         if self._full:
@@ -147,16 +159,20 @@ class WebhookBacklog:
         if self._held_by_org.get(org, 0.0) >= ORG_SHARE * left:
             self._crowded = True
             self._refused += 1
-            detail = f"of the {self.messages} webhooks that wait most are of this organization, and the rest is for others"
+            detail = (
+                f"of the {self.messages} webhooks that wait to be handled most are of this organization, the rest is for others"
+            )
             raise Unavailable(detail, retry_after=self._again())
 
     @contextlib.contextmanager
-    def admitted(self, source: str, org: str) -> Iterator[None]:
-        """Count a webhook that was checked just before, and is stored or fails to be within the block."""
+    def admitted(self, source: str, org: str, size: int = 0) -> Iterator[None]:
+        """Count a webhook of `size` bytes that was checked just before, and is stored or fails to be within the block."""
+        load = max(1.0, size * self._bounds.messages / self._bounds.bytes)
+        self._surplus += load - 1
         self._admitted += 1
         self._in_flight += 1
-        self._held[source] = self._held.get(source, 0.0) + 1
-        self._held_by_org[org] = self._held_by_org.get(org, 0.0) + 1
+        self._held[source] = self._held.get(source, 0.0) + load
+        self._held_by_org[org] = self._held_by_org.get(org, 0.0) + load
         self.news.set()
         try:
             yield
@@ -183,13 +199,14 @@ class WebhookBacklog:
         self._age = max(0.0, *ages.values()) if ages else 0.0
         if after < before:
             kept = after / before
+            self._surplus *= kept
             self._held = _kept(self._held, kept)
             self._held_by_org = _kept(self._held_by_org, kept)
         # The age of a bulk lane is the matter of those in it.
         old = {lane: max(ages.pop(f"events-{stage}-{lane}", 0.0) for stage in ("parse", "route")) for lane in BULK_LANES}
         seconds = self._bounds.seconds
         self._old = {lane for lane, age in old.items() if age >= seconds * (FULL_NO_MORE if lane in self._old else 1.0)}
-        self._turn(self.messages / self._bounds.messages, max(ages.values(), default=0.0) / seconds)
+        self._turn(self.load / self._bounds.messages, max(ages.values(), default=0.0) / seconds)
 
     def _turn(self, part: float, prompt_age: float) -> None:
         """Change what is told, at other bounds upwards than downwards: it does not flap."""
@@ -207,7 +224,7 @@ class WebhookBacklog:
         least, most = AGAIN
         if self._pace <= 0:
             return most
-        return min(most, max(least, (self.messages - FULL_NO_MORE * self._bounds.messages) / self._pace))
+        return min(most, max(least, (self.load - FULL_NO_MORE * self._bounds.messages) / self._pace))
 
 
 def _kept(held: dict[str, float], part: float) -> dict[str, float]:

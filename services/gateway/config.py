@@ -17,6 +17,8 @@ MAX_BODY = 25 * MIB
 MAX_FILE = 512 * MIB
 # A day: long enough for somebody to repair what consumes, and six before the broker forgets what waits.
 MAX_BACKLOG_AGE = 24 * 60 * 60
+# A fifth of the embedded broker's store, which keeps each body twice for seven days: as it came, and parsed.
+MAX_BACKLOG_BYTES = 4 * 1024**3
 # Each may take a few hundred KiB while a request is on its way.
 MAX_CONNECTIONS = 4096
 
@@ -27,8 +29,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """The gateway's settings. `listen_fd` is a bound socket that was handed over; without one, `host` and `port` are bound.
 
     `public_url` has no slash at its end; None: made of the bound address. Sizes are in bytes. `max_backlog` counts messages,
-    `max_backlog_age` is in seconds, `most_queued` counts runs. `supervisor` is the file in which the supervisor of the services
-    writes their state, where there is one. `egress` judges the hosts from which keys are fetched.
+    `max_backlog_bytes` the bytes of their bodies, `max_backlog_age` is in seconds, `most_queued` counts runs. `supervisor` is the
+    file in which the supervisor of the services writes their state, where there is one.
+    `egress` judges the hosts from which keys are fetched.
     """
 
     nats_url: str
@@ -43,6 +46,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_file: int
     max_connections: int
     max_backlog: int
+    max_backlog_bytes: int
     max_backlog_age: int
     most_queued: int
     supervisor: Path | None
@@ -75,6 +79,7 @@ def read(environment: Environment) -> GatewaySettings:
         max_file=environment.integer("MILLRACE_MAX_FILE", MAX_FILE, minimum=1),
         max_connections=environment.integer("MILLRACE_MAX_CONNECTIONS", MAX_CONNECTIONS, minimum=16),
         max_backlog=max_backlog(environment),
+        max_backlog_bytes=environment.integer("MILLRACE_MAX_BACKLOG_BYTES", MAX_BACKLOG_BYTES, minimum=1, maximum=2**50),
         max_backlog_age=environment.integer("MILLRACE_MAX_BACKLOG_AGE", MAX_BACKLOG_AGE, minimum=1),
         most_queued=most_queued(environment),
         supervisor=None if supervisor is None else Path(supervisor),

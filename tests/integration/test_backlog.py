@@ -239,6 +239,27 @@ async def test_webhooks_that_come_while_a_flood_is_handled_are_handled_before_it
         assert order.index(trickle) < before + FLOOD // 2 < len(order)
 
 
+async def test_a_gateway_that_starts_amid_a_flood_keeps_no_other_waiting_and_loses_nothing(place: Place) -> None:
+    async with gateway(place) as client, sources(place, client, count=2) as (flood, trickle):
+        accepted = await sent(client, flood, FLOOD)
+    before = len(accepted)
+    async with gateway(place) as client:
+        await known(client, flood, trickle)
+        accepted += await sent(client, flood, 4 * FEW)
+        accepted += await sent(client, trickle, 3)
+        lanes = await lanes_of(place)
+        # It does not know that the source was in a bulk lane: that has its part of the prompt lane once more.
+        assert lanes[before : before + FEW] == [None] * FEW
+        assert set(lanes[before + FEW : -3]) <= set(BULK_LANES)
+        assert lanes[-3:] == [None] * 3
+        # The lane with the least in it, not the one that is full of the flood of before.
+        assert len({lane for lane in lanes if lane is not None}) == 2
+        async with running(place, "events"):
+            await all_handled(place, accepted)
+        order = await ends_in_order(place)
+        assert len(order) - order[::-1].index(trickle) < FLOOD // 2
+
+
 async def test_a_source_that_flooded_is_prompt_again_once_its_flood_is_handled(place: Place) -> None:
     async with gateway(place) as client, sources(place, client, count=1) as (flood,):
         accepted = await sent(client, flood, 2 * FEW)

@@ -37,19 +37,19 @@ def counted(backlog: WebhookBacklog, messages: int, *, age: float = 0.0, clock: 
 
 
 def made(clock: Clock, *, messages: int = 100, seconds: float = 60.0) -> WebhookBacklog:
-    backlog = WebhookBacklog(Bounds(messages=messages, seconds=seconds), now=clock)
+    backlog = WebhookBacklog(Bounds(messages=messages, bytes=messages * 1000, seconds=seconds), now=clock)
     counted(backlog, 0)
     return backlog
 
 
-def admit(backlog: WebhookBacklog, source: str, times: int = 1, weight: int = 1, org: str | None = None) -> int:
+def admit(backlog: WebhookBacklog, source: str, times: int = 1, weight: int = 1, org: str | None = None, size: int = 0) -> int:
     """Admit webhooks that are stored at once, of an organization of its own unless given; returns how many were."""
     for done in range(times):
         try:
             backlog.check(source, org or source, weight=weight)
         except Unavailable:
             return done
-        with backlog.admitted(source, org or source):
+        with backlog.admitted(source, org or source, size):
             pass
     return times
 
@@ -83,6 +83,23 @@ def test_what_is_handled_gives_an_organization_its_room_back(clock: Clock) -> No
     assert sum(admit(backlog, f"source-{number}", 1000, org="many") for number in range(50)) == 800
     counted(backlog, 400, clock=clock)
     assert admit(backlog, "new", 10, org="many") == 10
+
+
+def test_large_webhooks_fill_it_by_their_bytes_and_give_room_as_they_are_handled(clock: Clock) -> None:
+    backlog = made(clock)
+    assert admit(backlog, "large", 100, size=20_000) == 4
+    assert (backlog.messages, backlog.load) == (4, 80.0)
+    assert admit(backlog, "small", 4, size=500) == 4
+    assert admit(backlog, "another", 100, size=16_001) == 1
+    with pytest.raises(Unavailable, match="9 of 100 messages wait, and count as 100 by their sizes"):
+        backlog.check("small", "small")
+    counted(backlog, 9, clock=clock)
+    assert backlog.is_full
+    counted(backlog, 3, clock=clock)
+    assert backlog.load == pytest.approx(100.001 / 3)
+    assert admit(backlog, "large", 100, size=20_000) == 3
+    counted(backlog, 0, clock=clock)
+    assert backlog.load == 0
 
 
 def test_sources_together_never_hold_more_than_the_bound(clock: Clock) -> None:
@@ -190,7 +207,7 @@ def test_senders_come_again_by_the_pace_of_consumption(clock: Clock) -> None:
 
 
 def test_without_a_fresh_count_nobody_is_refused(clock: Clock) -> None:
-    backlog = WebhookBacklog(Bounds(messages=1, seconds=1.0), now=clock)
+    backlog = WebhookBacklog(Bounds(messages=1, bytes=1000, seconds=1.0), now=clock)
     assert admit(backlog, "a", 5) == 5
     counted(backlog, 5, clock=clock)
     assert admit(backlog, "a") == 0
@@ -208,6 +225,8 @@ def test_it_shows_its_state_and_its_bounds(clock: Clock) -> None:
     assert fact == {
         "messages": 100,
         "max_messages": 100,
+        "load": 100.0,
+        "max_bytes": 100_000,
         "age_s": 6.0,
         "max_age_s": 60.0,
         "work": {"events-parse": 100},

@@ -38,7 +38,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def backlog(messages: int = 0, age: float = 0.0) -> WebhookBacklog:
-    made, now = WebhookBacklog(Bounds(messages=100, seconds=60.0)), datetime.now(UTC)
+    made, now = WebhookBacklog(Bounds(messages=100, bytes=100_000, seconds=60.0)), datetime.now(UTC)
     waits = WorkBacklog(undelivered=messages, in_work=0, since=now - timedelta(seconds=age) if messages else None)
     made.counted({"events-parse": waits}, made.begin_count(), now)
     return made

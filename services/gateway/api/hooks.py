@@ -125,7 +125,7 @@ async def receive(request: web.Request) -> web.Response:
         _check_backlog(gateway, request, hook)
         if hook.bucket is not None and (wait := hook.bucket.take(time.monotonic())):
             return _too_many(gateway, request, hook, wait)
-        with gateway.backlog.admitted(hook.source, hook.org):
+        with gateway.backlog.admitted(hook.source, hook.org, len(body)):
             delivery, ack = await _keep(gateway, request, hook, sender_id, body)
     body = b'{"id":"%b"}' % delivery.encode()
     wanted = hook.acknowledgement
