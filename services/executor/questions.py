@@ -16,7 +16,7 @@ from services.executor.runs.signals import signal_run
 from services.executor.runs.steps import Step
 from services.executor.runs.views import attempt_view, run_view
 from services.executor.store import ExecutorStore
-from services.executor.workspaces import commits, registration
+from services.executor.workspaces import commits, installed, registration
 from services.executor.workspaces.views import file_view
 from shared import aggregate
 from shared.aggregate import Stored
@@ -28,8 +28,10 @@ from shared.projection import Projection
 from shared.questions import MOST_ITEMS, PAGE_BYTES, cursor_after, fitting
 from shared.questions.executor import (
     AttemptList,
+    BuildEnvironments,
     CommitFiles,
     CountParkedRuns,
+    EnvironmentList,
     FileList,
     FileView,
     FindWorkflow,
@@ -38,6 +40,7 @@ from shared.questions.executor import (
     LineList,
     LineView,
     ListAttempts,
+    ListEnvironments,
     ListFiles,
     ListLines,
     ListRuns,
@@ -265,7 +268,14 @@ async def count_parked_runs(_question: CountParkedRuns, deps: QuestionDeps) -> P
     return ParkedRuns(await deps.store.parked())
 
 
+async def list_environments(question: ListEnvironments, deps: QuestionDeps) -> EnvironmentList:
+    """Return the environments that serve, and those that are being built or could not be."""
+    return EnvironmentList(await installed.environments(question.org, deps, has_locks=question.locks), None)
+
+
 QUESTIONS: Questions = {
+    ListEnvironments: list_environments,
+    BuildEnvironments: commits.build_environments,
     FindWorkflow: find_workflow,
     ListWorkflows: list_workflows,
     PutFile: commits.put_file,

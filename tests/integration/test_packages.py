@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.envelope import new_id
+from shared.questions.executor import BuildEnvironments, ListEnvironments
 from tests.support.packages import wheel
 from tests.support.river import Outside, river
 from tests.support.servers import Place
@@ -98,3 +100,28 @@ async def test_a_change_of_code_alone_resolves_nothing(outside: Outside, links: 
     view = await outside.put_file("flow.py", FLOW.replace(b"plain.VERSION", b"plain.VERSION + '!'"))
     assert (view.workflows, view.problems) == (["version"], [])
     assert await _result(outside) == "2.0!"
+
+
+async def test_environments_are_shown_with_their_packages_and_built_anew_when_asked(outside: Outside, links: Path) -> None:
+    held = links / "plain-2.0-py3-none-any.whl"
+    held.rename(links / "away")
+    await outside.put_file("requirements.txt", b"plain\n")
+    await outside.put_file("flow.py", FLOW)
+    await outside.put_file("own.py", (SCRIPT % b"1.0").replace(b"def version", b"def own"))
+    shown = (await outside.bus.ask(ListEnvironments(org="default", locks=True))).items
+    assert [(one.name, one.path, one.status, one.serves) for one in shown] == [
+        ("workspace", "requirements.txt", "ready", True),
+        ("own.py", "own.py", "ready", True),
+    ]
+    assert [(one.name, one.version) for one in shown[0].packages] == [("plain", "1.0")]
+    assert shown[0].id == shown[1].id
+    assert shown[0].files
+    assert "sha256" in (shown[0].lock or "")
+    assert (await outside.bus.ask(ListEnvironments(org="acme"))).items == []
+    (links / "away").rename(held)
+    done = await outside.bus.ask(BuildEnvironments(id=new_id(), org="default", actor="test"))
+    assert (done.problems, done.building) == ([], False)
+    assert await _result(outside) == "2.0"
+    await outside.put_file("requirements.txt", b"plain\nneedy\n")
+    (failed,) = [one for one in (await outside.bus.ask(ListEnvironments(org="default"))).items if one.status == "failed"]
+    assert (failed.name, failed.problems[0].line, failed.serves) == ("workspace", 2, False)

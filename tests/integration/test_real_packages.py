@@ -100,7 +100,10 @@ async def test_no_run_compiles_a_module_of_its_packages(bench: Bench, packages: 
     import importlib._bootstrap_external as external
     compiled = []
     original = external.SourceLoader.source_to_code
-    external.SourceLoader.source_to_code = lambda self, data, path, **more: (compiled.append(path), original(self, data, path, **more))[1]
+    def noted(self, data, path, **more):
+        compiled.append(path)
+        return original(self, data, path, **more)
+    external.SourceLoader.source_to_code = noted
     import pandas, requests
     @workflow
     def main() -> list:
@@ -108,4 +111,3 @@ async def test_no_run_compiles_a_module_of_its_packages(bench: Bench, packages: 
     """
     job = msgspec.structs.replace(bench.job(body, timeout=60), site_packages=packages)
     assert value(await bench.children.run(job, Recorded())) == []
-

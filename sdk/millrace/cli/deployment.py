@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from millrace.cli.api import Api, Document, Refused
+from millrace.cli.environments import installed
 from millrace.cli.folder import Stamp, files_of, is_code, plan, sha256_of, stamps_of
 
 # Files that the API changes at once, and bytes of their paths together.
@@ -97,6 +98,12 @@ class Deployment:
         if changes:
             _check_size([path for path, _ in changes], self._folder)
             answer = self._commit(changes, remote)
+            while answer.get("building"):
+                # Its packages are being installed; what is sent again is registered with them.
+                installed(self._api)
+                path = next(path for path, file in changes if file is not None)
+                again = self._commit([(path, files[path])], {path: local[path]})
+                answer = {**again, "files": {**answer["files"], **again["files"]}}
             changed = set(planned.changed)
             done.problems = answer["problems"]
             done.deleted = [path for path, view in answer["files"].items() if view is None]

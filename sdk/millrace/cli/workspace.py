@@ -12,6 +12,7 @@ import click
 from millrace.cli import codes, show
 from millrace.cli.api import Api, Refused, Unreachable
 from millrace.cli.deployment import Deployed, Deployment, is_error
+from millrace.cli.environments import progress
 from millrace.cli.folder import files_of, stamps_of
 from millrace.cli.lines import Follower, written
 from millrace.cli.session import LIMIT, Session, asks
@@ -43,7 +44,8 @@ def deploy(session: Session, folder: Path, *, prune: bool) -> int:
     folder and what cannot be read. Exit code 1 when the code has problems: what served before goes on serving. A warning, as of an
     import that nothing provides, is none.
     """
-    done = Deployment(session.api, folder, prune=prune).bring(check=True)
+    with progress(session):
+        done = Deployment(session.api, folder, prune=prune).bring(check=True)
     if session.is_json:
         show.document(done.document())
     else:
@@ -75,7 +77,8 @@ def watch(session: Session, folder: Path, *, prune: bool) -> NoReturn:
         pause = max(LOOKS_EVERY, (time.monotonic() - began) / FOLDER_SHARE)
         try:
             if stamps != seen:
-                done = deployment.bring(check=seen is None)
+                with progress(session):
+                    done = deployment.bring(check=seen is None)
                 if seen is None or not done.is_nothing or done.left_out != left_out:
                     done.kept = done.kept if seen is None else []
                     done.left_out, left_out = (done.left_out if done.left_out != left_out else {}), done.left_out

@@ -97,6 +97,20 @@ class Builds:
         """Return the environments that an organization has asked for lately."""
         return [job for (owner, _), job in self._jobs.items() if owner == org]
 
+    def forget(self, org: str) -> None:
+        """Resolve anew what an organization asks for next, whatever it was resolved to just before."""
+        for key, job in list(self._jobs.items()):
+            if key[0] == org and job.ended.is_set():
+                del self._jobs[key]
+
+    async def lock_of(self, locked: Locked) -> bytes:
+        """Return the text of a lock. Raises `NotFound`, `Unavailable`."""
+        return await self._blobs.read(locked.lock)
+
+    def size(self, locked: Locked) -> tuple[int, int]:
+        """Return the files and bytes of an environment; nothing where it is not on this machine."""
+        return self._environments.size(locked.identity)
+
     async def locked(self, org: str, requirements: Requirements, *, again: bool) -> Locked:
         """Return the environment of requirements, resolved and built; what has failed just before is only tried `again` if asked.
 
@@ -163,7 +177,7 @@ class Builds:
             job.problems = error.problems
         except (SandboxUnavailable, Unavailable, StreamError, OSError) as error:
             _log.warning("environment.not_built", org=job.org, reason=str(error))
-            del self._jobs[key]
+            self._jobs.pop(key, None)
         job.changed_at = utc_now()
         job.ended.set()
         _log.info("environment.built" if job.locked else "environment.failed", org=job.org, path=job.requirements.path)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from services.executor.environments import lock as locks
-from services.executor.environments.disk import Disk, link_tree, place
+from services.executor.environments.disk import Disk, counted, link_tree, place
 from services.executor.environments.indexes import Indexes
 from services.executor.environments.lock import Lock, LockError, Package
 from services.executor.environments.requirements import Requirements
@@ -64,6 +64,10 @@ class Environments:
     def folder(self, identity: str) -> Path:
         """Return where an environment is, or will be."""
         return self._disk.built / identity
+
+    def size(self, identity: str) -> tuple[int, int]:
+        """Return the files of an environment and their bytes, those included that others share; none where it is not here."""
+        return counted(self.folder(identity))
 
     @contextlib.contextmanager
     def held(self, folder: Path | None) -> Iterator[None]:

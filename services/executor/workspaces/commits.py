@@ -15,7 +15,7 @@ from shared.messages import FileChanged, FileRemoved, WorkflowChanged, WorkflowR
 from shared.messages.catalog import FileProblem
 from shared.messages.declaration import hashed_key
 from shared.questions import Command, fitting
-from shared.questions.executor import CommitFiles, Committed, FileChange, FileView, PutFile, RemoveFile
+from shared.questions.executor import BuildEnvironments, CommitFiles, Committed, FileChange, FileView, PutFile, RemoveFile
 
 # Bytes of problems in the answer to a commit, twice, beside its files.
 PROBLEMS = 256 * 1024
@@ -25,7 +25,7 @@ ROW_WITHIN = 0.01
 # Look-ups that wait for the broker or the database at a time, for one commit.
 AT_ONCE = 16
 # Seconds that a command waits for environments, within its time-out; what is not there then is registered when it is.
-PATIENCE, FILE_PATIENCE = 90.0, 40.0
+PATIENCE, FILE_PATIENCE = 60.0, 40.0
 
 
 async def commit_files(command: CommitFiles, deps: RegistrationDeps) -> Committed:
@@ -45,7 +45,17 @@ async def commit_files(command: CommitFiles, deps: RegistrationDeps) -> Committe
         files=[file_view(rows[path], names.get(path, []), own.get(path, [])) for path in paths if path in rows],
         removed=[change.path for change in command.changes if change.sha256 is None],
         problems=problems,
+        building=registered.is_building,
     )
+
+
+async def build_environments(command: BuildEnvironments, deps: RegistrationDeps) -> Committed:
+    """Resolve what a workspace asks for anew, and register it."""
+    deps.builds.forget(command.org)
+    registered = await register(command.org, deps, refreshes=True)
+    if registered.is_building and await deps.builds.settled(command.org, PATIENCE):
+        registered = await register(command.org, deps, refreshes=True)
+    return Committed(files=[], removed=[], problems=fitting(registered.problems, PROBLEMS), building=registered.is_building)
 
 
 async def put_file(command: PutFile, deps: RegistrationDeps) -> FileView:
@@ -79,13 +89,16 @@ async def _commit(command: Command[Any], changes: list[FileChange], deps: Regist
     return registered
 
 
-async def register(org: str, deps: RegistrationDeps) -> Registration:
-    """Register a workspace as it is, for what has changed beside its files. Raises `Unavailable`."""
+async def register(org: str, deps: RegistrationDeps, *, refreshes: bool = False) -> Registration:
+    """Register a workspace as it is, for what has changed beside its files. Raises `Unavailable`.
+
+    With `refreshes` its environments are those that its requirements resolve to now, not those that serve.
+    """
     async with db.held_lock(deps.database_url, f"workspace {org}", service="executor"):
         if not await deps.catalog.caught_up(await aggregate.newest(deps.bus.client, "file", "workflow")):
             raise Unavailable("the rows of the workspace are behind")
         files, sizes = await deps.store.tree(org)
-        found = await registration(org, files, sizes, files, deps, is_anew=True)
+        found = await registration(org, files, sizes, files, deps, is_anew=True, refreshes=refreshes)
         appends = await _of_workflows(found, new_id(), org, deps)
         await _record(appends, found.changes, org, deps)
         return found

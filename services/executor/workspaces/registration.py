@@ -76,16 +76,17 @@ async def registration(
     deps: RegistrationDeps,
     *,
     is_anew: bool = False,
+    refreshes: bool = False,
 ) -> Registration:
     """Return how a workspace that holds `files` is to be registered, by its newest code that works; `paths` are those that changed.
 
     A file that is too large for the bundle is a problem, and stays there as it is in service; a warning where it never was there.
     `sizes` are in bytes, by path. With `is_anew` nobody has deployed the files just now, and none that failed a moment ago is tried
-    again.
+    again; with `refreshes` environments are resolved anew.
     Raises `Unavailable` where there is no sandbox for it, or nothing that checks expressions.
     """
     served = await deps.store.workflows([org])
-    active = await _active(org, deps)
+    active = await active_code(org, deps)
     latest, blocked = domain.without_clashes({path: sha256 for path, sha256 in files.items() if domain.is_bundled(path)})
     misplaced = [FileProblem(name, 1, domain.clash(name, parent)) for name, parent in sorted(blocked.items())]
     latest, beyond = await _within_bounds(latest, sizes, active.files if active else {}, deps)
@@ -95,7 +96,8 @@ async def registration(
     ]
     serving = {entry.name for entry in served}
     going_on = [one for one in active.workflows if one.name in serving] if active else []
-    is_served = active is not None and len(going_on) == len(active.workflows)
+    # What is resolved anew may differ though no file does.
+    is_served = active is not None and len(going_on) == len(active.workflows) and not refreshes
     is_empty = active is None and not any(map(domain.is_code, latest))
     if is_empty or not any(map(domain.is_bundled, paths)) or (active is not None and active.files == latest and is_served):
         return Registration(going_on, misplaced + (active.warnings if active is not None else []))
@@ -106,7 +108,7 @@ async def registration(
     tree = domain.fallback_tree(latest, before, {one.path for one in slow})
     if active is not None and tree == active.files and is_served:
         return Registration(going_on, misplaced + slow + active.warnings)
-    environments = active.environments if active else {}
+    environments = active.environments if active and not refreshes else {}
     packages = await _packages(org, tree, environments, changed, deps)
     problems = misplaced + slow + packages.problems
     if packages.broken:
@@ -158,7 +160,7 @@ async def _within_bounds(
     return domain.fallback_tree(tree, {}, domain.beyond_bounds({path: {**sizes, **known}[path] for path in tree})), beyond
 
 
-async def _active(org: str, deps: RegistrationDeps) -> Manifest | None:
+async def active_code(org: str, deps: RegistrationDeps) -> Manifest | None:
     """Return the code that was registered last; None where there is none, or none that can be read: the newest takes its place.
 
     Workflows that it did not change serve from older versions.

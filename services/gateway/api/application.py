@@ -7,6 +7,7 @@ from aiohttp import web
 from services.gateway.api import (
     commits,
     deliveries,
+    environments,
     events,
     files,
     health,
@@ -32,6 +33,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *reference.ENDPOINTS,
     *files.ENDPOINTS,
     *commits.ENDPOINTS,
+    *environments.ENDPOINTS,
     *workflows.ENDPOINTS,
     *runs.ENDPOINTS,
     *streams.ENDPOINTS,

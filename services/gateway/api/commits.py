@@ -42,6 +42,8 @@ class CommitView(msgspec.Struct, frozen=True, kw_only=True):
 
     files: dict[str, FileView | None]
     problems: list[FileProblem]
+    building: bool = False
+    """Whether packages are still being installed, without which the newest code cannot serve: it does once they are."""
 
 
 @endpoint(
@@ -75,6 +77,7 @@ async def commit_files(call: Call[None, Streamed]) -> CommitView:
     return CommitView(
         files=dict.fromkeys(done.removed) | {view.path: view for view in done.files},
         problems=done.problems,
+        building=done.building,
     )
 
 

@@ -29,6 +29,7 @@ PAUSE = 1.0
 THERE = 1.0
 # Seconds between two looks at a busy run: its news of that time is sent together.
 GATHER = 0.05
+HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 # Lines that are asked for at once.
 LINES = 500
 
@@ -83,9 +84,7 @@ async def stream_run(call: Call[None, None]) -> web.StreamResponse:
         first = await gateway.bus.ask(ListStates(org=caller.org, id=run, after=place.seq))
         if place.over:
             return web.Response(status=204)
-        response = web.StreamResponse(
-            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        )
+        response = web.StreamResponse(headers=HEADERS)
         client = _Telling(request, response, place)
         # A client that is gone needs no answer.
         with contextlib.suppress(ConnectionError):
