@@ -9,10 +9,11 @@ import msgspec
 
 from services.events import deliveries
 from services.events.adapters import DESCRIPTIONS
+from services.events.previews import preview_webhook
 from shared.asking import Questions
 from shared.owners.answering import Keepers, questions_of
 from shared.owners.keeper import Keeper
-from shared.questions.events import AdapterView, GetMapping, ListAdapters, MappingView
+from shared.questions.events import AdapterView, GetMapping, ListAdapters, MappingView, PreviewWebhook
 from shared.questions.resources import GetResource
 
 
@@ -41,4 +42,5 @@ QUESTIONS: Questions = {
     **deliveries.QUESTIONS,
     GetMapping: get_mapping,
     ListAdapters: list_adapters,
+    PreviewWebhook: preview_webhook,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
@@ -25,6 +25,12 @@ class Headers(Protocol):
 
     def getall(self, key: str, default: tuple[str, ...], /) -> Sequence[str]:
         """Return every value of a header."""
+
+    def keys(self) -> Iterable[str]:
+        """Return the names of all headers, each as often as it stands."""
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """Return names and values, in order."""
 
 
 class Received:
@@ -63,6 +69,21 @@ class Received:
         if isinstance(self._document, MillraceError):
             raise Unauthenticated(f"the body cannot be read: {self._document.detail}") from self._document
         return self._document[0] if self._document else None
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of all headers."""
+        return list(self.headers.keys())
+
+    def having(self, *, base: str | None = None, target: str | None = None, body: bytes | None = None) -> Received:
+        """Return the same request with another part."""
+        return Received(
+            self.method,
+            self.headers,
+            self.base if base is None else base,
+            self.target if target is None else target,
+            self.body if body is None else body,
+        )
 
     def read(self) -> None:
         """Read the body as JSON, once, for when it is asked for; that takes its time."""

@@ -115,6 +115,29 @@ class Scheme:
             return
         await self._fetched.load(self._certificate.read(received), certified_key)
 
+    @property
+    def keys(self) -> list[bytes]:
+        """Return the keys."""
+        return [key for key, _ in self._checks]
+
+    @property
+    def form(self) -> str:
+        """Return the form of a signature for a person."""
+        size = "" if self._size is None else f"{self._size} characters of "
+        return f"{size}{self.declared.encoding} are expected"
+
+    def with_keys(self, keys: Sequence[bytes]) -> Scheme:
+        """Return the same scheme with other keys."""
+        return Scheme(self.declared, keys, self._fetched)
+
+    def stated_time(self, received: Received) -> float | None:
+        """Return the time that a request states, in epoch seconds; None where it has none, or none that can be read."""
+        try:
+            given = None if self._timestamp is None else self._timestamp.one(received)
+            return None if given is None else _seconds(given, self.declared.timestamp_unit)
+        except (Unauthenticated, ValueError):
+            return None
+
     def _verify(self, claim: ClaimedSignature, received: Received, item: Any, now: float) -> None:
         candidates, values = claim.candidates, claim.values
         if self._signature is None:

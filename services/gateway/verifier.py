@@ -42,7 +42,7 @@ class Verifier:
     """All schemes of a source: a request is genuine when any of them verifies it."""
 
     def __init__(self, schemes: Sequence[AnyScheme]) -> None:
-        self._schemes = tuple(schemes)
+        self.schemes = tuple(schemes)
         self.reads_document = any(scheme.reads_document for scheme in schemes)
         self.fetches = any(scheme.fetches for scheme in schemes)
 
@@ -53,7 +53,7 @@ class Verifier:
         """
         claims: list[Claim] = []
         reason: Unauthenticated | None = None
-        for scheme in self._schemes:
+        for scheme in self.schemes:
             if claims and not scheme.holds(received):
                 continue  # the other names of one signature: their reasons are not shown
             try:

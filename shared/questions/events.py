@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -115,6 +115,43 @@ class AdapterView(msgspec.Struct, frozen=True):
 @question("events.adapters", by="gateway")
 class ListAdapters(Question[list[AdapterView]], frozen=True, kw_only=True):
     """The adapters that a source of this organization may use."""
+
+
+class PreviewedOutcome(msgspec.Struct, frozen=True):
+    """What a subscription would do with an event; `input` is that of the run, None where it is large. Without one: nobody's."""
+
+    outcome: Literal["routed", "filtered", "unroutable"]
+    subscription: str | None
+    workflow: str | None
+    reason: str | None
+    input: dict[str, Any] | None
+
+
+class PreviewedEvent(msgspec.Struct, frozen=True):
+    """An event that a request would make."""
+
+    type: str
+    outcomes: list[PreviewedOutcome]
+
+
+class WebhookPreview(msgspec.Struct, frozen=True):
+    """The first events that a request would make, how many they are in all, and why there are none."""
+
+    events: list[PreviewedEvent]
+    total: int
+    problem: str | None
+
+
+@question("events.preview_webhook", by="gateway")
+class PreviewWebhook(Question[WebhookPreview], frozen=True, kw_only=True):
+    """A request to a source, as the gateway keeps it. Raises NotFound."""
+
+    source: Key
+    received_at: str
+    method: str
+    query: list[tuple[str, str]]
+    headers: list[tuple[str, str]]
+    body_base64: str
 
 
 @question("events.deliveries", by="gateway")

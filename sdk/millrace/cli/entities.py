@@ -10,6 +10,7 @@ import click
 
 from millrace.cli import show
 from millrace.cli.api import Refused
+from millrace.cli.http_file import test_source
 from millrace.cli.kinds import Field, Kind, kinds
 from millrace.cli.session import Session, asks
 from millrace.cli.values import a_value, an_object, fitting, pairs, secret
@@ -213,6 +214,7 @@ def emit_event(session: Session, name: str, type_: str, data: str | None) -> Non
     show.answer(answer, answer["id"], is_json=session.is_json)
 
 
+GROUPS["source"].add_command(test_source)
 workflows = click.Group("workflows", help="What can be run.")
 
 
@@ -248,6 +250,7 @@ def adapters(session: Session) -> None:
         ("settings", lambda row: ", ".join(row["settings_schema"].get("properties", {}))),
         ("secret", lambda row: ", ".join(row["secrets"])),
         show.field("description"),
+        show.field("link"),
     ]
     show.listing(session.api.get("/adapters"), columns, is_json=session.is_json)
 

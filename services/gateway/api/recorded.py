@@ -1,0 +1,197 @@
+"""/api/v1/sources/{name}/test: step by step, what would happen to a recorded request."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Literal
+
+import msgspec
+from multidict import CIMultiDict
+
+from services.gateway.admission import WebhookEndpoint
+from services.gateway.api.endpoint import Call, Endpoint, Example, endpoint
+from services.gateway.diagnosis import reasons
+from services.gateway.domain import delivery_id, kept_headers, kept_query
+from services.gateway.places import Received
+from services.gateway.verifier import AnyScheme
+from shared.charsets import charset_in, charset_of, media_type_of
+from shared.envelope import rfc3339, utc_now
+from shared.errors import Gone, Invalid, NotFound, PermissionDenied, Problem, Unauthenticated, Unavailable
+from shared.questions.events import GetDelivery, PreviewedEvent, PreviewWebhook
+from shared.questions.resources import GetResource, of
+from shared.values import Instant, moment_of
+
+# Bytes of a recorded body; characters of its head's parts, which no real request exceeds either.
+MOST_BODY = 128 * 1024
+_Text = Annotated[str, msgspec.Meta(max_length=8190)]
+
+
+class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request as it was recorded: headers in their order, and the exact body, up to 128 KiB."""
+
+    method: Annotated[str, msgspec.Meta(pattern="^[A-Z]{1,20}$")] = "POST"
+    query: Annotated[_Text, msgspec.Meta(description="What stands behind the ? of the address.")] = ""
+    headers: Annotated[list[tuple[_Text, _Text]], msgspec.Meta(max_length=128)] = []
+    body_base64: str = ""
+    at: Annotated[Instant, msgspec.Meta(description="When it came, else now.")] | None = None
+
+
+class TestStep(msgspec.Struct, frozen=True):
+    """One step: its name, whether the request passes, and what is so."""
+
+    __test__ = False
+
+    step: Literal["address", "networks", "method", "media type", "handshake", "signature", "delivery", "events"]
+    passes: bool
+    detail: str
+
+
+class RequestTested(msgspec.Struct, frozen=True, kw_only=True):
+    """The steps, the status of the answer that the sender would get, and for each event what each subscription would do."""
+
+    status: int
+    steps: list[TestStep]
+    events: list[PreviewedEvent] = []
+
+
+@endpoint(
+    "POST",
+    "/api/v1/sources/{name}/test",
+    role="operator",
+    body_limit=512 * 1024,
+    errors=(NotFound,),
+    example=Example(body={"headers": [["Content-Type", "application/json"]], "body_base64": "e30="}),
+)
+async def test_source(call: Call[None, RecordedRequest]) -> RequestTested:
+    """Say step by step what would happen to a recorded request, and where its signature fails, why. Nothing is kept or run."""
+    shown = await call.ask(of(GetResource, "source", org=call.caller.org, name=call.path["name"]))
+    asked, gateway, id_ = call.body, call.gateway, str(shown.fields["id"])
+    body, now = _body(asked), _time(asked)
+    steps: list[TestStep] = []
+    try:
+        hook = await gateway.admission.endpoint(id_)
+    except (NotFound, Gone, Unavailable) as error:
+        return RequestTested(status=error.status, steps=[TestStep("address", passes=False, detail=error.detail)])
+    steps.append(TestStep("address", passes=True, detail=f"{gateway.public_url}/hooks/{id_} takes webhooks of {hook.adapter}"))
+    if hook.networks is not None:
+        steps.append(TestStep("networks", passes=True, detail="not tested: a recorded request does not say which address sent it"))
+    target = f"/hooks/{id_}" + (f"?{asked.query}" if asked.query else "")
+    received = Received(asked.method, CIMultiDict(asked.headers), gateway.public_url, target, body)
+    status = await _admitted(hook, received, now, steps)
+    if status is None:
+        status = await _delivered(call, hook, received, now, steps)
+    preview = PreviewWebhook(
+        org=call.caller.org,
+        source=id_,
+        received_at=rfc3339(moment_of(asked.at) if asked.at is not None else utc_now()),
+        method=asked.method,
+        query=kept_query([(name, one) for name, values in received.query.items() for one in values], hook.redacted_parameters),
+        headers=kept_headers(received.headers.items(), hook.redacted),
+        body_base64=asked.body_base64,
+    )
+    found = await call.ask(preview)
+    detail = f"{len(found.events)} of {found.total}" if found.total != len(found.events) else str(found.total)
+    steps.append(TestStep("events", passes=found.problem is None, detail=found.problem or f"{detail}: {_types(found.events)}"))
+    return RequestTested(status=status, steps=steps, events=found.events)
+
+
+async def _admitted(hook: WebhookEndpoint, received: Received, now: float, steps: list[TestStep]) -> int | None:
+    """Add the steps up to the signature; return the status of a request that goes no further, None for a genuine webhook."""
+    handshakes = hook.handshakes
+    try:
+        answer = handshakes.before_body(received) or handshakes.before_verification(received)
+    except (PermissionDenied, Unauthenticated) as error:
+        steps.append(TestStep("handshake", passes=False, detail=error.detail))
+        return error.status
+    if answer is not None:
+        steps.append(TestStep("handshake", passes=True, detail="it asks whether the address takes webhooks, and is answered"))
+        return answer.status
+    if received.method not in hook.methods and received.method not in handshakes.read_methods:
+        steps.append(TestStep("method", passes=False, detail=f"this source takes {', '.join(hook.methods)}"))
+        return 405
+    misfit = _media_misfit(hook, received)
+    if misfit is not None:
+        steps.append(TestStep("media type", passes=False, detail=misfit))
+        return 415
+    try:
+        claims = hook.verifier.claims(received, now)
+        await hook.verifier.load(claims, received)
+        hook.verifier.verify(claims, received, now)
+    except Unavailable as error:
+        steps.append(TestStep("signature", passes=False, detail=error.detail))
+        return error.status
+    except Unauthenticated:
+        steps += [TestStep("signature", passes=False, detail=one) for one in reasons(hook.verifier, received, now)]
+        return Unauthenticated.status
+    steps.append(TestStep("signature", passes=True, detail="the request is genuine"))
+    if (answer := handshakes.after_verification(received)) is not None:
+        detail = "it asks whether the address takes webhooks, and is answered" + (
+            "" if answer.visit is None else "; here the address that it names was not visited"
+        )
+        steps.append(TestStep("handshake", passes=True, detail=detail))
+        return answer.status
+    return None
+
+
+async def _delivered(
+    call: Call[None, RecordedRequest], hook: WebhookEndpoint, received: Received, now: float, steps: list[TestStep]
+) -> int:
+    """Add what becomes of the sender's id; return the status of the answer."""
+    scheme: AnyScheme = hook.verifier.verify(hook.verifier.claims(received, now), received, now)
+    try:
+        sender_id = scheme.delivery(received)
+    except Unauthenticated as error:
+        steps.append(TestStep("delivery", passes=False, detail=error.detail))
+        return error.status
+    accepted = 202 if hook.acknowledgement is None else hook.acknowledgement.status
+    if sender_id is None:
+        steps.append(TestStep("delivery", passes=True, detail="the sender names no id: sent again, it is another delivery"))
+        return accepted
+    known = delivery_id(hook.source, sender_id)
+    try:
+        await call.ask(GetDelivery(org=hook.org, id=known))
+    except NotFound:
+        steps.append(TestStep("delivery", passes=True, detail=f"the sender calls it {sender_id}, which was not there before"))
+        return accepted
+    steps.append(TestStep("delivery", passes=True, detail=f"it was there before, as delivery {known}: nothing new comes of it"))
+    return 200 if hook.acknowledgement is None else accepted
+
+
+def _media_misfit(hook: WebhookEndpoint, received: Received) -> str | None:
+    encoding = received.headers.getall("Content-Encoding", ())
+    if encoding and encoding[0].lower() != "identity":
+        return "a webhook's body is not to be compressed"
+    given = received.headers.getall("Content-Type", ())
+    if not given:
+        return None
+    if hook.content_types is not None and media_type_of(given[0]) not in hook.content_types:
+        return f"this source takes {', '.join(sorted(hook.content_types))}"
+    charset = charset_in(given[0])
+    return "the charset is unknown" if charset is not None and charset_of(charset) is None else None
+
+
+def _types(events: list[PreviewedEvent]) -> str:
+    return ", ".join(dict.fromkeys(event.type for event in events))[:500]
+
+
+def _body(asked: RecordedRequest) -> bytes:
+    try:
+        body = base64.b64decode(asked.body_base64, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Invalid("body_base64 is no base64", errors=(Problem("body_base64", "is no base64"),)) from error
+    if len(body) > MOST_BODY:
+        raise Invalid("the body has more than 128 KiB", errors=(Problem("body_base64", "has more than 128 KiB"),))
+    return body
+
+
+def _time(asked: RecordedRequest) -> float:
+    if asked.at is None:
+        return utc_now().timestamp()
+    try:
+        return moment_of(asked.at).timestamp()
+    except ValueError as error:
+        raise Invalid("at is no time of RFC 3339 with a zone", errors=(Problem("at", "is no time with a zone"),)) from error
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (test_source,)
