@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -18,7 +17,7 @@ from shared.questions.resources import GetResource, PutResource, Shown, of
 from shared.resources import KINDS
 from tests.support.inside import bus_of, running
 from tests.support.resources import got, listed, putting, removing, ring
-from tests.support.servers import Place
+from tests.support.servers import Servers
 
 WRITERS = 6
 CROWD = 40
@@ -74,14 +73,25 @@ class Kept:
         return await self.put(noun, **KEPT[noun][0])
 
 
-@pytest_asyncio.fixture
-async def kept(place: Place) -> AsyncIterator[Kept]:
-    async with AsyncExitStack() as stack:
-        for service in ("events", "oauth"):
-            await stack.enter_async_context(running(place, service))
-        gateway = await stack.enter_async_context(bus_of(place, "gateway"))
-        admin = await stack.enter_async_context(bus_of(place, "admin"))
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def owners(servers: Servers) -> AsyncIterator[Kept]:
+    async with (
+        servers.place() as place,
+        running(place, "events"),
+        running(place, "oauth"),
+        bus_of(place, "gateway") as gateway,
+        bus_of(place, "admin") as admin,
+    ):
         yield Kept(gateway, admin, ring(place))
+
+
+@pytest_asyncio.fixture
+async def kept(owners: Kept) -> AsyncIterator[Kept]:
+    """The owners, who have nothing; what a test leaves is removed after it."""
+    yield owners
+    for noun in KEPT:
+        for one in (await listed(owners.bus, noun))[0]:
+            await owners.bus.ask(removing(noun, one.name))
 
 
 every_kind = pytest.mark.parametrize("noun", KEPT)
@@ -199,7 +209,8 @@ async def test_a_list_takes_no_cursor_of_another_list(kept: Kept, noun: str) -> 
 @pytest.mark.parametrize("noun", ["connection", "secret"])
 async def test_a_crowd_of_puts_of_one_name_is_carried_out_whole(kept: Kept, noun: str) -> None:
     (field,) = KINDS[noun].secret
-    shown = await asyncio.gather(*(kept.put(noun, **{field: f"value number {number}"}) for number in range(CROWD)))
+    puts = (kept.put(noun, "of-a-crowd", **{field: f"value number {number}"}) for number in range(CROWD))
+    shown = await asyncio.gather(*puts)
     assert sorted(one.version for one in shown) == [*range(1, CROWD + 1)]
 
 
