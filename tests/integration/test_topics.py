@@ -106,7 +106,7 @@ async def test_what_cannot_be_emitted_is_refused_by_name(place: Place) -> None:
         with pytest.raises(NotFound, match="no source 'orders'"):
             await bus.ask(emitting(org="other"))
         for type_ in ("", "a b", "x" * 101, "a\n", "ä"):
-            with pytest.raises(Invalid, match=r"cannot be a type|at `\$.type`"):
+            with pytest.raises(Invalid, match=r"cannot be a type|type does not fit"):
                 await bus.ask(emitting(type=type_))
         with pytest.raises(TooLarge, match="262144"):
             await bus.ask(emitting(data="x" * 262_143))
