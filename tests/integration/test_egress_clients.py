@@ -1,12 +1,9 @@
-"""Every usual HTTP client goes through the proxy inside a real child, with nothing said about it in the author's code."""
+"""What a run reaches through its proxy, what it does not, and what its packages are changed for that."""
 
 import asyncio
 import socket
-import ssl
 import sysconfig
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,11 +11,6 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 import pytest_asyncio
-from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from services.executor.sandbox.children import Children
 from services.executor.sandbox.egress.network import Network, Record
@@ -27,75 +19,7 @@ from shared.egress.policy import EgressRules, rules
 from tests.support.egress import Names, listening
 from tests.support.inside import eventually
 from tests.support.sandbox import TIERS, Bench, Recorded, started_bench, value
-
-UPLOAD = 1_500_000
-DOWNLOAD = 2_000_000
-
-# Each fetches, uploads and is refused once by plain HTTP and once by TLS, as its own documentation would have it.
-CLIENTS = {
-    "urllib": """
-        import json, ssl, urllib.error, urllib.request
-        def fetch(url, cafile, data=None):
-            context = ssl.create_default_context(cafile=cafile)
-            return urllib.request.urlopen(urllib.request.Request(url, data=data), context=context).read()
-        @workflow
-        def main(urls: list, denied: list, cafile: str):
-            found = [[json.loads(fetch(url + "/who", cafile))["host"], int(fetch(url + "/size", cafile, b"x" * UPLOAD)),
-                      len(fetch(url + "/large", cafile))] for url in urls]
-            reasons = []
-            for url in denied:
-                try: fetch(url, cafile)
-                except urllib.error.HTTPError as error: reasons.append(error.read().decode())
-                except OSError as error: reasons.append(str(error))
-            return found, reasons
-    """,
-    "requests": """
-        import requests
-        @workflow
-        def main(urls: list, denied: list, cafile: str):
-            session = requests.Session()
-            session.verify = cafile
-            found = [[session.get(url + "/who").json()["host"], session.post(url + "/size", data=b"x" * UPLOAD).json(),
-                      len(session.get(url + "/large").content)] for url in urls]
-            reasons = []
-            for url in denied:
-                try: reasons.append(session.get(url).text)
-                except requests.exceptions.ProxyError as error: reasons.append(str(error))
-            return found, reasons
-    """,
-    "httpx": """
-        import httpx, ssl
-        @workflow
-        async def main(urls: list, denied: list, cafile: str):
-            async with httpx.AsyncClient(verify=ssl.create_default_context(cafile=cafile)) as client:
-                found = [[(await client.get(url + "/who")).json()["host"],
-                          (await client.post(url + "/size", content=b"x" * UPLOAD)).json(),
-                          len((await client.get(url + "/large")).content)] for url in urls]
-                reasons = []
-                for url in denied:
-                    try: reasons.append((await client.get(url)).text)
-                    except httpx.ProxyError as error: reasons.append(str(error))
-            return found, reasons
-    """,
-    "aiohttp": """
-        import aiohttp, ssl
-        @workflow
-        async def main(urls: list, denied: list, cafile: str):
-            context = ssl.create_default_context(cafile=cafile)
-            async with aiohttp.ClientSession() as session:
-                async def fetch(method, url, **more):
-                    async with session.request(method, url, ssl=context, **more) as response:
-                        return await response.read()
-                found = [[__import__("json").loads(await fetch("GET", url + "/who"))["host"],
-                          int(await fetch("POST", url + "/size", data=b"x" * UPLOAD)),
-                          len(await fetch("GET", url + "/large"))] for url in urls]
-                reasons = []
-                for url in denied:
-                    try: reasons.append((await fetch("GET", url)).decode())
-                    except aiohttp.ClientHttpProxyError as error: reasons.append(error.message)
-            return found, reasons
-    """,
-}
+from tests.support.tls import Certificates, api, certificates_in
 
 
 class Closed(Children):
@@ -116,95 +40,12 @@ async def bench(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Key and certificate of api.example, which signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "api.example")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("api.example")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "api.pem"
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
-@asynccontextmanager
-async def api(certificate: Path) -> AsyncIterator[tuple[int, int]]:
-    """An API by plain HTTP and by TLS, as two ports."""
-
-    async def who(request: web.Request) -> web.Response:
-        return web.json_response({"host": request.headers["Host"], "proxied": "Proxy-Authorization" in request.headers})
-
-    async def size(request: web.Request) -> web.Response:
-        return web.json_response(len(await request.read()))
-
-    async def large(_request: web.Request) -> web.Response:
-        return web.Response(body=b"y" * DOWNLOAD)
-
-    application = web.Application(client_max_size=1 << 24)
-    application.add_routes([web.get("/who", who), web.post("/size", size), web.get("/large", large)])
-    runner = web.AppRunner(application)
-    await runner.setup()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    plain, secure = listening(), listening()
-    try:
-        await web.SockSite(runner, plain).start()
-        await web.SockSite(runner, secure, ssl_context=context).start()
-        yield plain.getsockname()[1], secure.getsockname()[1]
-    finally:
-        await runner.cleanup()
-
-
-@pytest.mark.parametrize("client", CLIENTS)
-async def test_a_client_uses_the_proxy_by_itself(client: str, bench: Bench, certificate: Path) -> None:
-    told: list[Record] = []
-    names = Names(api_example="127.0.0.1", inner_example="10.0.0.1")
-    network = Network(EgressRules(rules("127.0.0.1", allows=True)).of("default"), names, told.append)
-    async with api(certificate) as (plain, secure):
-        # The name is known to the proxy's resolver only: who does not ask the proxy reaches nothing.
-        urls = [f"http://api.example:{plain}", f"https://api.example:{secure}"]
-        denied = ["http://inner.example/", "https://inner.example/"]
-        job = bench.job(
-            CLIENTS[client].replace("UPLOAD", str(UPLOAD)), timeout=60, urls=urls, denied=denied, cafile=str(certificate)
-        )
-        job = msgspec.structs.replace(job, site_packages=Path(sysconfig.get_path("purelib")))
-        found = value(await bench.children.run(job, Recorded(network)))
-    assert isinstance(found, list)
-    answers, reasons = found
-    assert answers == [[f"api.example:{port}", UPLOAD, DOWNLOAD] for port in (plain, secure)]
-    assert len(reasons) == 2
-    assert all("inner.example resolves to 10.0.0.1 is a private address" in reason for reason in reasons), reasons
-    connected = [record for record in told if record.outcome == "connected"]
-    assert {(record.host, record.port, record.address) for record in connected} == {
-        ("api.example", plain, "127.0.0.1"),
-        ("api.example", secure, "127.0.0.1"),
-    }
-    for port in (plain, secure):
-        assert sum(record.sent for record in connected if record.port == port) > UPLOAD
-        assert sum(record.received for record in connected if record.port == port) > DOWNLOAD
-    refused = [record for record in told if record.outcome == "denied"]
-    assert {(record.host, record.port, record.reason) for record in refused} == {
-        ("inner.example", 80, "private"),
-        ("inner.example", 443, "private"),
-    }
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return certificates_in(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.mark.skipif("A" not in TIERS, reason="namespaces are forbidden here")
-async def test_a_run_behind_all_walls_reaches_what_it_may_and_nothing_else(certificate: Path) -> None:
+async def test_a_run_behind_all_walls_reaches_what_it_may_and_nothing_else(certificates: Certificates) -> None:
     text = """
         import json, socket, urllib.error, urllib.request
         @workflow
@@ -221,7 +62,7 @@ async def test_a_run_behind_all_walls_reaches_what_it_may_and_nothing_else(certi
     told: list[Record] = []
     names = Names(api_example="127.0.0.1", inner_example="10.0.0.1")
     network = Network(EgressRules(rules("127.0.0.1", allows=True)).of("default"), names, told.append)
-    async with api(certificate) as (plain, _), started_bench(tiers=("A",)) as bench:
+    async with api(certificates) as (plain, _), started_bench(tiers=("A",)) as bench:
         found = value(await bench.run(text, Recorded(network), port=plain))
     # Its own loopback is another one than ours, and what goes out has no token: the namespace says whose it is.
     assert found == {

@@ -79,7 +79,10 @@ class Restricted(Bare):
     """Tier B: Landlock and seccomp, for where namespaces are forbidden."""
 
     def __init__(self, visible: list[str], egress_port: int | None, *, builds: bool = False) -> None:
-        """`visible` may be read by every run. Raises OSError where Landlock is too old, KeyError without a table of calls."""
+        """`visible` may be read by every run; all connect to `egress_port`, if there is one.
+
+        Raises OSError where Landlock is too old, KeyError without a table of calls.
+        """
         super().__init__(builds=builds)
         self._known = version()
         if self._known < WITH_PORTS:
@@ -87,6 +90,17 @@ class Restricted(Bare):
         self._program = allowlist(is_apart=False, may_start=builds)
         self._visible = visible
         self._egress_port = egress_port
+
+    def enter(self, order: dict[str, Any]) -> socket.socket | None:
+        """Make the way out a port of the machine's that is this child's own, unless all have one."""
+        super().enter(order)
+        if self._egress_port is not None:
+            return None
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(128)
+        self._egress_port = listener.getsockname()[1]
+        return listener
 
     def close(self, bundle: str, packages: str | None) -> tuple[str, str | None]:
         """Restrict files to those of the run, all for reading, and calls to those without effect on others."""

@@ -76,7 +76,7 @@ class Child:
         self.exited: asyncio.Future[ChildExit | None] = asyncio.get_running_loop().create_future()
         """Becomes None where the process that forked it died first: then this child's end is unknown."""
         self.egress_listener: socket.socket | None = None
-        """The socket of the run's only way out, in tier A: bound to its own loopback, listening, not blocking. Closed by `end`."""
+        """The socket of the run's only way out, in tiers A and B: on the loopback, listening, not blocking. Closed by `end`."""
         self.on_starved: Callable[[], None] = _nothing
         """Called when it took more memory than it may; then it is about to be killed."""
         self.cgroup = group
