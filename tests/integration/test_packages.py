@@ -92,6 +92,21 @@ async def test_two_workflows_of_one_workspace_have_different_versions_by_their_s
     assert await _result(outside, "newer") == "2.0"
 
 
+async def test_what_packages_provide_is_no_warning_where_they_are_installed(outside: Outside) -> None:
+    lazily = b"from millrace import workflow\n@workflow\ndef %s():\n    import plain, plain_too\n    import area.helper\n"
+    await outside.put_file("area/helper.py", b"import absent\n")
+    view = await outside.put_file("flow.py", lazily % b"one")
+    messages = [(one.path, one.line, one.message.split(":")[0], one.severity) for one in view.problems]
+    absent = ("area/helper.py", 1, "nothing provides the module absent", "warning")
+    too = ("flow.py", 4, "nothing provides the module plain_too", "warning")
+    assert messages == [absent, ("flow.py", 4, "nothing provides the module plain", "warning"), too]
+    await outside.put_file("script.py", b"# /// script\n# dependencies = ['plain']\n# ///\n" + lazily % b"two")
+    view = await outside.put_file("requirements.txt", b"plain\n")
+    messages = [(one.path, one.line, one.message.split(":")[0], one.severity) for one in view.problems]
+    # The helper is loaded by both, each with its own packages.
+    assert messages == [absent, too, ("script.py", 7, too[2], "warning")]
+
+
 async def test_a_change_of_code_alone_resolves_nothing(outside: Outside, links: Path) -> None:
     await outside.put_file("requirements.txt", b"plain\n")
     await outside.put_file("flow.py", FLOW)
