@@ -104,7 +104,9 @@ async def _all_ended(client: Client, accepted: dict[str, str]) -> None:
         seen: dict[str, str] = {}
         cursor = ""
         while True:
-            page = await client.call("GET", f"/api/v1/deliveries?limit=1000{cursor}")
+            page = await client.available(f"/api/v1/deliveries?limit=1000{cursor}")
+            if page is None:
+                return False
             seen |= {one["id"]: one["runs"][0]["status"] if one["runs"] else one["status"] for one in page["items"]}
             if page["next_cursor"] is None:
                 break
@@ -112,4 +114,4 @@ async def _all_ended(client: Client, accepted: dict[str, str]) -> None:
         assert accepted.keys() >= seen.keys(), "a webhook that was never accepted is there"
         return all(seen.get(id_) == ("succeeded" if event == "push" else "filtered") for id_, event in accepted.items())
 
-    await eventually(ended, within=120)
+    await eventually(ended, within=120, every=0.25)

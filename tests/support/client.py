@@ -27,6 +27,13 @@ class Client:
             assert response.status == status if status else response.status < 300, (method, path, response.status, answer)
             return answer
 
+    async def available(self, path: str) -> Any:
+        """Return the JSON answer to a GET; None where it is 503: what answers has too much to do, or is away."""
+        async with self._session.get(self.url + path, headers=self._headers) as response:
+            answer = await response.json(content_type=None)
+            assert response.status in {200, 503}, (path, response.status, answer)
+            return answer if response.status == 200 else None
+
     async def put_file(self, path: str, content: bytes) -> Any:
         """Deploy one file."""
         return await self.call("PUT", f"/api/v1/workspace/files/{path}", data=content)
@@ -48,8 +55,11 @@ class Client:
         async def settled() -> Any:
             items = (await self.call("GET", "/api/v1/deliveries"))["items"]
             found = next((one for one in items if one["id"] == id_ and one["status"] in statuses), None)
+            if found is None or (found["status"] == "routed" and not found["runs"]):
+                return None
             # Its runs are told by another stream, and their rows come in their own time.
-            return found if found and (found["status"] != "routed" or found["runs"]) else None
+            runs = {one["run"] for one in found["subscriptions"] if one["run"] is not None}
+            return found if runs <= {one["id"] for one in found["runs"]} else None
 
         return await eventually(settled, within=within)
 
@@ -57,10 +67,8 @@ class Client:
         """Wait for a run to have one of these statuses."""
 
         async def settled() -> Any:
-            async with self._session.get(f"{self.url}/api/v1/runs/{id_}", headers=self._headers) as response:
-                # Its executor may be the very thing that the test has killed.
-                assert response.status in {200, 503}, await response.text()
-                run = await response.json(content_type=None)
-                return run if run["status"] in statuses else None
+            # Its executor may be the very thing that the test has killed.
+            run = await self.available(f"/api/v1/runs/{id_}")
+            return run if run and run["status"] in statuses else None
 
         return await eventually(settled, within=within, every=0.05)
