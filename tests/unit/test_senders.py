@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -65,6 +66,11 @@ def test_an_adapter_names_its_senders_page_and_its_settings_are_a_schema(adapter
     handshakes = declared(adapter.name, settings).handshakes
     assert (adapter.handshake is not None) == bool(handshakes) or adapter.name == "line"
     assert verification_of(adapter.name, settings) is not None
+
+
+def test_the_documentation_lists_every_adapter() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
+    assert [name for name in ADAPTERS if f"| `{name}` |" not in text] == []
 
 
 def test_only_what_is_asked_for_by_name_verifies_nothing() -> None:
