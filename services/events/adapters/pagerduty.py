@@ -7,7 +7,10 @@ from services.events.adapters.reading import Reading
 from shared.verification import Place, SignatureScheme, Verification
 
 SCHEME = SignatureScheme(
-    signature=Place(header="x-pagerduty-signature", prefix="v1=", separator=","), delivery=Place(json="event.id")
+    signature=Place(header="x-pagerduty-signature", prefix="v1=", separator=","),
+    delivery=Place(json="event.id"),
+    # One event is sent for each subscription.
+    delivery_with=(Place(header="x-webhook-subscription"),),
 )
 ADAPTER = Adapter(
     name="pagerduty",

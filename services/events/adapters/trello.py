@@ -12,6 +12,8 @@ SCHEME = SignatureScheme(
     encoding="base64",
     template="{body}{url}",
     delivery=Place(json="action.id"),
+    # One action is sent for each model that is watched.
+    delivery_with=(Place(json="model.id"),),
 )
 ADAPTER = Adapter(
     name="trello",

@@ -10,7 +10,7 @@ SCHEME = SignatureScheme(
     signature=Place(header="x-zm-signature", prefix="v0="),
     timestamp=Place(header="x-zm-request-timestamp"),
     template="v0:{timestamp}:{body}",
-    delivery=Place(header="x-zm-trackingid"),
+    # Its x-zm-trackingid is of what led to the webhook, which may lead to several.
 )
 ADAPTER = Adapter(
     name="zoom",
