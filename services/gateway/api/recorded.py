@@ -10,7 +10,7 @@ import msgspec
 from multidict import CIMultiDict
 
 from services.gateway.admission import WebhookEndpoint
-from services.gateway.api.endpoint import Call, Endpoint, Example, endpoint
+from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, endpoint
 from services.gateway.diagnosis import reasons
 from services.gateway.domain import delivery_id, kept_headers, kept_query
 from services.gateway.places import Received
@@ -61,6 +61,7 @@ class RequestTested(msgspec.Struct, frozen=True, kw_only=True):
     role="operator",
     body_limit=512 * 1024,
     errors=(NotFound,),
+    audit=Audit("source", "test", "name"),
     example=Example(body={"headers": [["Content-Type", "application/json"]], "body_base64": "e30="}),
 )
 async def test_source(call: Call[None, RecordedRequest]) -> RequestTested:
