@@ -181,6 +181,20 @@ async def test_a_broken_folder_is_exit_code_1_with_the_place_every_time_and_what
         await millrace("deploy", "naps", "--prune")
 
 
+async def test_a_warning_has_its_place_every_time_and_leaves_the_exit_code_alone(naps: Path, millrace: Command) -> None:
+    (naps / "lazy.py").write_text("from millrace import workflow\n@workflow\ndef lazy():\n    import nowhere\n")
+    try:
+        for _ in range(2):
+            out, error = await millrace.both("deploy", "naps")
+            assert "naps/lazy.py:4: warning: nothing provides the module nowhere: name its package" in error
+            assert "lazy.py" in out
+        (problem,) = (await millrace.json("deploy", "naps"))["problems"]
+        assert (problem["path"], problem["line"], problem["severity"]) == ("lazy.py", 4, "warning")
+    finally:
+        (naps / "lazy.py").unlink()
+        await millrace("deploy", "naps", "--prune")
+
+
 @pytest.mark.parametrize(
     ("workflow", "code", "status"),
     [("nap", 0, "succeeded"), ("breaks", 10, "failed"), ("slow", 11, "timed_out"), ("dies", 12, "crashed")],

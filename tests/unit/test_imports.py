@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from millrace._runtime.imports import Imports, Missing
+from millrace._runtime.imports import Imports, Missing, advice
+
+FOLDER = "from the workspace's folder"
 
 
 @pytest.fixture
@@ -45,6 +47,7 @@ def in_vain(bundle: Path, root: str = "flow_one.py", **texts: str) -> list[Missi
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import nowhere",
         "import typing\nif not typing.TYPE_CHECKING:\n    pass\nelse:\n    import nowhere",
         "import sys\nif sys.version_info >= (3, 11):\n    import tomllib\nelse:\n    import nowhere",
+        "import sys\nif sys.version_info[0] == 2 or sys.version_info[:2] < (3, 11):\n    import nowhere",
         "import sys\nif sys.platform == 'win32' or sys.platform.startswith('darwin'):\n    import nowhere",
         "import os\nif os.name == 'nt':\n    import nowhere",
         "from importlib.util import find_spec\nif find_spec('nowhere'):\n    import nowhere",
@@ -69,6 +72,7 @@ def test_what_is_provided_or_expected_to_fail_is_no_problem(bundle: Path, text: 
         ("match x:\n    case 1:\n        import nowhere", [3]),
         ("if x:\n    pass\nelif y:\n    import nowhere\nelse:\n    import elsewhere", [4, 6]),
         ("import sys\nif sys.version_info >= (3, 11):\n    import nowhere", [3]),
+        ("import sys\nif sys.version_info[0] != 2 or sys.version_info[x] or sys.version_info['a'] == 1:\n    import nowhere", [3]),
         ("if not TYPE_CHECKING and x:\n    import nowhere", [2]),
         ("while x:\n    import nowhere", [2]),
     ],
@@ -111,7 +115,10 @@ def test_files_of_the_bundle_are_modules_by_their_path(bundle: Path) -> None:
     }
     found = in_vain(bundle, **texts)
     assert [(line, message) for _, line, message in found] == [
-        (8, "there is no module leaf, but area/deep/leaf.py: import it by its path from the workspace's folder, area.deep.leaf"),
+        (
+            8,
+            f"nothing provides the module leaf: {advice('leaf')}, or import area/deep/leaf.py by its path {FOLDER}: area.deep.leaf",
+        ),
         (9, "there is no module area.absent"),
         (10, "there is no module area.absent2"),
         (11, "there is no module area.plain.below"),

@@ -151,9 +151,8 @@ class _Provided:
         if top in sys.stdlib_module_names:
             return f"Python {sys.version_info[0]}.{sys.version_info[1]} on this system has no module {top}"
         here = next((dotted for dotted in self._paths if dotted.endswith(f".{top}")), None)
-        if here is not None:
-            return f"there is no module {top}, but {self._paths[here]}: import it by its path from the workspace's folder, {here}"
-        return f"nothing provides the module {top}: {advice(top)}"
+        file = "" if here is None else f", or import {self._paths[here]} by its path from the workspace's folder: {here}"
+        return f"nothing provides the module {top}: {advice(top)}{file}"
 
 
 class _Reader:
@@ -273,8 +272,17 @@ def _truth(test: ast.expr) -> bool | None:
     return None
 
 
-def _system(expression: ast.expr) -> str | tuple[int, ...] | None:
+def _system(expression: ast.expr) -> str | int | tuple[int, ...] | None:
     """Return the value of an expression that names the system."""
+    if isinstance(expression, ast.Subscript):
+        value, place = _system(expression.value), expression.slice
+        if not isinstance(value, tuple):
+            return None
+        if isinstance(place, ast.Slice):
+            end = None if place.upper is None or place.lower or place.step else _literal(place.upper)
+            return value[:end] if isinstance(end, int) else None
+        number = _literal(place)
+        return value[number] if isinstance(number, int) and number < len(value) else None
     if isinstance(expression, ast.Name):
         return "a module" if expression.id == "__name__" else None
     if isinstance(expression, ast.Attribute) and isinstance(expression.value, ast.Name):
@@ -282,9 +290,9 @@ def _system(expression: ast.expr) -> str | tuple[int, ...] | None:
     return None
 
 
-def _literal(expression: ast.expr) -> str | tuple[int, ...] | None:
+def _literal(expression: ast.expr) -> str | int | tuple[int, ...] | None:
     if isinstance(expression, ast.Constant):
-        return expression.value if isinstance(expression.value, str) else None
+        return expression.value if isinstance(expression.value, str | int) else None
     if not isinstance(expression, ast.Tuple):
         return None
     parts: list[int] = []
