@@ -144,10 +144,11 @@ def test_odd_input_is_one_sentence_and_no_traceback(arguments: list[str], enviro
 ANSWERS = [b"", b"[]", b"null", b'"x"', b"5", b"{}", b'{"items": 5}', b'{"items": [], "next_cursor": 7}', b'{"items": [1, {}]}',
            b'{"items": [{"id": "r1"}], "next_cursor": null}', b"[" * 200_000, b"\xff\xfe", b"<html>", b"9" * 5000,
            b'{"status": "failed", "error": 5}']  # fmt: skip
+RECORDED = Path(__file__).parents[1] / "vectors" / "github-ping.http"
 COMMANDS = ["runs list", "runs get ab", "runs logs ab", "runs why ab", "runs steps ab", "runs cancel ab", "deliveries list",
             "deliveries get ab", "deliveries retry ab", "logs x", "workflows list", "sources list", "sources get x",
             "variables list", "adapters", "files list", "files get x", "run x -i a=1", "run x --wait 1", "hooks send /etc/hostname",
-            "deploy /etc/default"]  # fmt: skip
+            "deploy /etc/default", f"sources test x --file {RECORDED}"]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
