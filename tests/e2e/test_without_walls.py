@@ -115,7 +115,10 @@ async def test_where_no_tier_stands_webhooks_are_kept_and_runs_wait_for_a_worker
         async with executor_without(missing, place, data) as health:
 
             async def told() -> Any:
-                return health.exists() and "No sandbox" in (await asked(health, "/readyz"))[1]
+                try:
+                    return "No sandbox" in (await asked(health, "/readyz"))[1]
+                except aiohttp.ClientConnectionError:
+                    return False  # it does not listen yet
 
             await eventually(told, within=60)
             status, text = await asked(health, "/readyz")
