@@ -144,3 +144,11 @@ def _shown(given: object) -> str:
     except Exception:
         shown = f"<{type(given).__name__}>"
     return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "…"
+
+
+def flag(value: object, what: str) -> bool:
+    """Return a value that is true or false. Raises TypeError."""
+    if not isinstance(value, bool):
+        msg = f"{what} is True or False, not {value!r}"
+        raise TypeError(msg)
+    return value

@@ -59,6 +59,7 @@ def workflow(
     concurrency_limit: int = 1,
     concurrency_policy: Literal["queue", "reject", "cancel_older"] = "queue",
     isolation: Literal["run", "workflow"] = "run",
+    preload: bool = True,
 ) -> Callable[[F], F]: ...
 def workflow(
     function: F | None = None,
@@ -74,6 +75,7 @@ def workflow(
     concurrency_limit: int = _LIMIT,
     concurrency_policy: Literal["queue", "reject", "cancel_older"] = _POLICY,
     isolation: Literal["run", "workflow"] = _ISOLATION,
+    preload: bool = True,
 ) -> F | Callable[[F], F]:
     """Declare a function as a workflow; the function itself is returned unchanged. Durations are in seconds.
 
@@ -91,6 +93,8 @@ def workflow(
 
     `isolation="workflow"` lets one process serve several runs of the same organization one after the other: faster, and less apart.
 
+    `preload=False` has each run import its packages itself, rather than find those imported that can be.
+
     Raises TypeError or ValueError at once for a declaration that can never work.
     """
     # Each run pays for what is done here, and for each object that is touched: only what was given is looked at.
@@ -102,6 +106,7 @@ def workflow(
         or concurrency_limit is not _LIMIT
         or concurrency_policy is not _POLICY
         or isolation is not _ISOLATION
+        or preload is not True
     ):
         policy = _checked(
             retry_delay=retry_delay,
@@ -110,6 +115,7 @@ def workflow(
             concurrency_limit=concurrency_limit,
             concurrency_policy=concurrency_policy,
             isolation=isolation,
+            preload=preload,
         )
     if retries is not _RETRIES:
         _bounds.whole(retries, "retries", 0, _bounds.RETRIES)
@@ -149,6 +155,7 @@ def _checked(
     concurrency_limit: object,
     concurrency_policy: object,
     isolation: object,
+    preload: object,
 ) -> dict[str, Any]:
     return {
         "retry_delay": _bounds.seconds(retry_delay, "retry_delay"),
@@ -157,6 +164,7 @@ def _checked(
         "concurrency_limit": _bounds.whole(concurrency_limit, "concurrency_limit", 1, _bounds.TURNS),
         "concurrency_policy": _bounds.one_of(concurrency_policy, "concurrency_policy", ("queue", "reject", "cancel_older")),
         "isolation": _bounds.one_of(isolation, "isolation", ("run", "workflow")),
+        "preload": _bounds.flag(preload, "preload"),
     }
 
 

@@ -149,6 +149,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
             limits=ChildLimits(processes=settings.processes, cores=settings.cores),
             tiers=tiers,
             unsafe=settings.unsafe,
+            preloads=settings.preloads,
         )
         try:
             await sandbox.start()

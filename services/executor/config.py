@@ -41,6 +41,8 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
     egress: EgressRules
     unsafe: bool
     """Whether runs may go on without isolation where no sandbox is available."""
+    preloads: bool
+    """Whether packages of workflows are imported ahead of their runs."""
     indexes: Indexes
     """Where packages come from."""
     tier: Tier | None
@@ -65,6 +67,7 @@ def read(environment: Environment) -> ExecutorSettings:
         longest_chain=config.longest_chain(environment),
         egress=egress_of(environment),
         unsafe=environment.flag("MILLRACE_UNSAFE"),
+        preloads=environment.choice("MILLRACE_PRELOAD", ("on", "off")) != "off",
         indexes=_indexes(environment),
         tier=tiers.get(environment.choice("MILLRACE_SANDBOX_TIER", choices)),
     )

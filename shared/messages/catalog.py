@@ -49,7 +49,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     A retry comes after a pause drawn from 0 to `retry_delay` times two to the number of failures before, at most `retry_max_delay`.
     A run that has not begun after `queue_timeout` expires. Of runs that share the workflow's concurrency key `concurrency_limit`
     go on at a time; `concurrency_policy` is `queue`, `reject` or `cancel_older`. `isolation` is `run`, or `workflow` where a child
-    serves several runs of one organization, one after the other.
+    serves several runs of one organization, one after the other. `preload`: whether packages may be imported ahead of its runs.
     """
 
     retry_delay: float = 1.0
@@ -58,6 +58,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     concurrency_limit: int = 1
     concurrency_policy: str = "queue"
     isolation: str = "run"
+    preload: bool = True
 
 
 @message("workflow.changed", key="key", by="executor")

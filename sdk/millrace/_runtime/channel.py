@@ -41,6 +41,8 @@ class Channel:
         """Frames other than answers that came while the reader thread had the socket: the next job, or None at the end."""
         self._closed = False
         self._main_thread = threading.main_thread().ident
+        self.is_forking = False
+        """Whether the next fork is to go on with the channel in this process's place."""
         self.main_is_sending = False
         self.postponed: BaseException | None = None
         """An exception that a signal handler wants raised in the main thread as soon as its frame is out whole."""
@@ -48,6 +50,10 @@ class Channel:
     def open(self) -> None:
         """Make this process the one that serves; its forks may not use the channel. To be called once."""
         os.register_at_fork(after_in_child=self._abandon)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket."""
+        return self._socket.fileno()
 
     def announce(self, kind: str, descriptor: int | None = None) -> None:
         """Write the frame that is nothing but its kind, before there is a run.
@@ -195,6 +201,8 @@ class Channel:
     def _abandon(self) -> None:
         """Take a forked process out of the run: two writers on one socket would tear each other's frames."""
         global current  # noqa: PLW0603 - there is one channel in a process
+        if self.is_forking:
+            return
         current = None
         self._closed = True
         self._sending = threading.Lock()

@@ -167,12 +167,18 @@ def _limber_up() -> None:
 
 def _serve(control: channel.Channel, stopping: Stopping, bundle: str) -> None:
     out, err = cast("io.TextIOWrapper", sys.stdout), cast("io.TextIOWrapper", sys.stderr)
-    born = os.getpid()
     stay = None
     try:
         document = control.receive()
     except (EOFError, OSError):
         os._exit(0)
+    is_fork = document.startswith(b'{"kind":"preload"')
+    if is_fork:
+        from millrace._runtime import preloading  # no other child has a use for it
+
+        document = preloading.stand_by(control, _parsed(document), bundle, sys.path[-1])
+        stopping.listen()
+    born = os.getpid()
     while True:
         try:
             channel.current = control
@@ -198,6 +204,8 @@ def _serve(control: channel.Channel, stopping: Stopping, bundle: str) -> None:
             document = control.next_job()
         except (OSError, EOFError):
             break
+    if is_fork:
+        preloading.leave(control)
     control.wait_for_end()
     os._exit(0)
 

@@ -72,8 +72,8 @@ class StandardModules:
             msg = f"loading {', '.join(wanted)} has left something behind"
             raise RuntimeError(msg)
 
-    def _found(self, module: str) -> set[str]:
-        """Find the names, by the text of all that the module imports from its bundle and that was not searched yet."""
+    def named(self, module: str) -> set[str]:
+        """Return the names that a module imports, by the text of all of the bundle behind it that was not searched yet."""
         found: set[str] = set()
         left = {module}
         while left and len(self._searched) < _MOST_NAMES and self._bytes_left > 0:
@@ -86,11 +86,14 @@ class StandardModules:
                 continue
             self._bytes_left -= len(text)
             for name in _imported(text, one):
-                if name in LOADED:
-                    found.add(name)
-                elif name.partition(".")[0] not in sys.stdlib_module_names:
+                found.add(name)
+                if name not in LOADED and name.partition(".")[0] not in sys.stdlib_module_names:
                     left.add(name)
         return found
+
+    def _found(self, module: str) -> set[str]:
+        """Return those of them that are loaded here."""
+        return self.named(module) & LOADED
 
     def _text(self, module: str) -> bytes | None:
         path = os.path.join(self._folder, *module.split("."))
@@ -101,6 +104,11 @@ class StandardModules:
             except (OSError, ValueError):
                 continue
         return None
+
+
+def names_in(folder: str) -> set[str]:
+    """Return the names of the modules and packages that a folder holds."""
+    return {name.partition(".")[0] for name in os.listdir(folder) if _may_be_module(name, folder)}
 
 
 def _may_be_module(name: str, folder: str) -> bool:

@@ -13,6 +13,9 @@ from typing import Any
 TREE = "tree"
 """The folder, beside the file `wheel`, that its content goes to."""
 _CHUNK = 1 << 20
+_TESTS = frozenset({"test", "tests"})
+_WORKERS, _FEW = 4, 100
+"""Processes that compile, and modules for which another is worth it."""
 _UNCHECKED = (0b01).to_bytes(4, "little")
 """Marks bytecode as never to be compared with its source (PEP 552): an environment does not change."""
 _SUFFIXES = tuple(importlib.machinery.all_suffixes())
@@ -77,7 +80,24 @@ class _Unpacking:
     def compile(self) -> None:
         """Lay the bytecode of each module where Python looks for it; one that cannot be compiled has none."""
         warnings.simplefilter("ignore")
-        for place in self._modules:
+        # Nobody imports a package's tests, which are half of some.
+        modules = [place for place in self._modules if _TESTS.isdisjoint(place.split("/")[:-1])]
+        workers = min(_WORKERS, len(os.sched_getaffinity(0)), 1 + len(modules) // _FEW)
+        forks = []
+        for number in range(1, workers):
+            fork = os.fork()
+            if fork == 0:
+                try:
+                    self._compile(modules[number::workers])
+                finally:
+                    os._exit(0)
+            forks.append(fork)
+        self._compile(modules[::workers])
+        for fork in forks:
+            os.waitpid(fork, 0)
+
+    def _compile(self, modules: list[str]) -> None:
+        for place in modules:
             path = os.path.join(self._tree, place)
             with open(path, "rb") as file:
                 source = file.read()
@@ -88,7 +108,6 @@ class _Unpacking:
                 continue
             target = importlib.util.cache_from_source(path)
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            self._count(len(data) + 16, place)
             with open(target, "wb") as file:
                 file.write(importlib.util.MAGIC_NUMBER + _UNCHECKED + importlib.util.source_hash(source) + data)
 

@@ -300,6 +300,7 @@ class Runs:
             timeout=run.timeout,
             isolation="workflow" if found.policy.isolation == "workflow" else "run",
             site_packages=packages,
+            preload=found.policy.preload,
             **past(run, steps, utc_now()),
         )
         capabilities = RunCapabilities(deps, mine, steps)

@@ -20,6 +20,7 @@ from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.hierarchies import Share
 from services.executor.sandbox.jail import Cancellation, Capabilities, Description, Job, Outcome, ServedWorkflow, Tier
 from services.executor.sandbox.pool import ChildPool
+from services.executor.sandbox.preloading import Preloading
 from services.executor.sandbox.probing import remedy, targets
 from services.executor.sandbox.process import Child, ChildLimits, CodePaths
 from services.executor.sandbox.residents import Resident, Residents
@@ -49,7 +50,7 @@ class Children:
     supervisor's user: right where that is an ordinary one. `interpreter` is the one that runs this unless given. `tiers` are
     tried in turn; `unsafe` adds "none" to their end. `cgroups` False makes no control groups even where the kernel would allow it.
     In tier A the `template_after`th of the jobs of an organization and bundle that follow each other makes their template; with
-    None there are no templates.
+    None there are no templates. `preloads`: whether packages of workflows are imported ahead of their runs, in tier A.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Children:
         unsafe: bool = False,
         cgroups: bool = True,
         template_after: int | None = 2,
+        preloads: bool = True,
     ) -> None:
         self.tier: Tier = tiers[0]
         """The tier that is in use, once started."""
@@ -91,6 +93,8 @@ class Children:
         self._pool = ChildPool(self._warm, least=size, most=self._most)
         self._residents = Residents(self._most)
         self._template_after = template_after
+        self._may_preload = preloads
+        self._preloading: Preloading | None = None
         self._templates: Templates | None = None
         memory_mb = self._limits.memory_mb
         self._most_staying_mb = float("inf") if memory_mb is None else memory_mb / 2
@@ -125,6 +129,8 @@ class Children:
                 self._residents = Residents(self._most)
                 if tier == "A" and self._template_after is not None:
                     self._templates = Templates(self._template, self._fork, after=self._template_after)
+                if tier == "A" and self._may_preload:
+                    self._preloading = Preloading(self._to_preload, self._end, most=self._most, each=2 * (os.cpu_count() or 1))
                 try:
                     if tier != "none":
                         await self._probe(self._ground)
@@ -163,6 +169,7 @@ class Children:
             **({} if self._templates is None else self._templates.counts()),
             "serving": len(self._serving),
             "staying": self._residents.count,
+            "preloaded": 0 if self._preloading is None else self._preloading.count,
             "ending": len(self._ending),
         }
 
@@ -171,6 +178,9 @@ class Children:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
         await self._residents.close()
+        if self._preloading is not None:
+            await self._preloading.close()
+            self._preloading = None
         if self._templates is not None:
             await self._templates.close()
             self._templates = None
@@ -208,13 +218,15 @@ class Children:
         if job.isolation == "workflow":
             ended = await self._stay(job, place, opening, capabilities, cancel)
         else:
-            ended = await self._converse(place, opening, job.timeout, capabilities, cancel, job)
+            ended = await self._preloaded(job, place, opening, capabilities, cancel)
         return verdict.outcome(ended, job.timeout)
 
     def forget(self, bundle: Path) -> None:
         """Keep no child ready for this bundle; see `Sandbox.forget`."""
         self._pool.forget(bundle)
         self._residents.forget(lambda key: key[2].bundle == bundle)
+        if self._preloading is not None:
+            self._preloading.forget(bundle)
         if self._templates is not None:
             self._templates.forget(bundle)
 
@@ -272,6 +284,25 @@ class Children:
         else:
             self._end(resident.child)
         return ended
+
+    async def _preloaded(
+        self, job: Job, place: CodePaths, opening: bytes, capabilities: Capabilities, cancel: Cancellation | None
+    ) -> AttemptEnd:
+        """Run the job in a fork of a child that has imported its packages, where there is one; else in a child of its own."""
+        if self._preloading is None or place.packages is None or not job.preload:
+            return await self._converse(place, opening, job.timeout, capabilities, cancel, job)
+        key = (job.org, place, job.module)
+        found = self._preloading.take(key)
+        if found is None:
+            return await self._converse(place, opening, job.timeout, capabilities, cancel, job)
+        found.child.masker = None  # a fork knows no secret of another
+        attempt = Attempt(found.child, capabilities, may_stay=True)
+        ended = await self._served(attempt, found.child, None, opening, job.timeout, cancel)
+        self._preloading.give(key, found, stays=attempt.stays)
+        return ended
+
+    async def _to_preload(self, place: CodePaths) -> Child:
+        return (await self._taken(place, None))[0]
 
     async def _taken(self, place: CodePaths, job: Job | None) -> tuple[Child, ChildPool]:
         """Take a child once not too many are dying, with its pool: the organization's template's, where there is one."""

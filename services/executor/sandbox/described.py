@@ -37,6 +37,7 @@ class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     concurrency_limit: Annotated[int, msgspec.Meta(ge=1, le=MOST_AT_A_TIME)] = 1
     concurrency_policy: Literal["queue", "reject", "cancel_older"] = "queue"
     isolation: Literal["run", "workflow"] = "run"
+    preload: bool = True
 
 
 class _Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -63,6 +63,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     age: float = 0.0
     """Seconds since the beginning of the first attempt that this one continues."""
     site_packages: Path | None = None
+    preload: bool = True
+    """Whether packages may be imported ahead, in a process of this organization, code and module, of which runs are forks."""
 
 
 class Failure(msgspec.Struct, frozen=True):

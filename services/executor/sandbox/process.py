@@ -21,6 +21,8 @@ from services.executor.sandbox.jail import Tier
 from services.executor.sandbox.masking import Masker
 from services.executor.sandbox.output import ChildOutput
 
+_SIGNALLED = 128
+"""What is added to a signal's number by a process that reports another's end by its own exit code."""
 _START = 30.0
 """Seconds until a child must be ready: some 5 ms on an idle machine, and a margin for a machine that is not."""
 
@@ -96,6 +98,10 @@ class Child:
         self._scratch = scratch
         self._groups = groups
         self._cpu_before = 0.0
+        self.is_forked = False
+        """Whether its runs are forks of it; then they are measured, and it is not."""
+        self._fork = -1
+        """The fork that waits for a job, or has the last one."""
         self._figures: list[int] = []
         """What the kernel counts for it, once it was asked for: two files of /proc, open, for those that serve several runs."""
         birth.ended.add_done_callback(self._set_exit)
@@ -166,7 +172,7 @@ class Child:
     def begin(self, frame: bytes) -> None:
         """Hand the job over. From here on CPU counts for it."""
         with contextlib.suppress(OSError):
-            self._cpu_before = _cpu_seconds(self.pid)
+            self._cpu_before = _cpu_seconds(self._fork if self.is_forked else self.pid)
         self.control.write(frame)
 
     def terminate(self) -> None:
@@ -179,6 +185,8 @@ class Child:
 
     def used(self) -> ChildExit | None:
         """Measure a process that still lives; None where only its exit gives the use of it and its descendants."""
+        if self.is_forked:
+            return self._used_by_forks()
         try:
             cpu = _cpu_seconds(self.pid)
             if not self._figures:
@@ -193,6 +201,25 @@ class Child:
         has_waited = fields[8] != b"0"  # page faults of descendants that it waited for: no process lives without
         # Only now is it certain that the number was its own all the while.
         return None if has_waited or not self._birth.alive else self._exit(None, cpu, peak_kb)
+
+    def _used_by_forks(self) -> ChildExit:
+        """Measure the run that is a fork of this process, as long as that lives."""
+        cpu, peak_kb = 0.0, 0
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            for pid in _children(self.pid):
+                fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+                waited_for = (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+                cpu += _cpu_seconds(pid) + waited_for
+                peak_kb = max(peak_kb, int(Path(f"/proc/{pid}/status").read_bytes().split(b"VmHWM:", 1)[1].split(None, 1)[0]))
+        return self._exit(None, cpu, peak_kb)
+
+    def has_forked(self) -> bool:
+        """Return whether nothing descends from it but one process that was not there at the last time: the last run is gone."""
+        try:
+            before, (self._fork,) = self._fork, _children(self.pid)
+        except (OSError, ValueError):
+            return False
+        return self._fork != before
 
     @property
     def is_full(self) -> bool:
@@ -240,6 +267,8 @@ class Child:
         self.exited.set_result(None if report is None else self._exit(report.code, report.cpu_ms / 1000, report.max_rss_kb))
 
     def _exit(self, code: int | None, cpu_seconds: float, peak_kb: int) -> ChildExit:
+        if self.is_forked and code is not None and code > _SIGNALLED:
+            code = _SIGNALLED - code  # its fork was ended by a signal, which it cannot end by itself
         return ChildExit(code, max(0.0, cpu_seconds - self._cpu_before) * 1000, -(-peak_kb // 1024))
 
 
@@ -318,6 +347,10 @@ def wire_limits(limits: ChildLimits, place: CodePaths | None) -> dict[str, Any]:
 def _wire_paths(place: CodePaths) -> dict[str, str | None]:
     """Return the paths of a place in the form that a child reads."""
     return {"bundle": str(place.bundle), "packages": None if place.packages is None else str(place.packages)}
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_bytes().split()]
 
 
 def _nothing() -> None:

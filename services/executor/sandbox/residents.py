@@ -25,8 +25,9 @@ _READY_WITHIN = 2.0
 class Resident:
     """A child with its history."""
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, child: Child, *, most: int = MOST_RUNS, longest: float = LONGEST, idle: float = IDLE) -> None:
         self.child = child
+        self._most, self._longest, self._idle = most, longest, idle
         self.runs = 1
         self.since = time.monotonic()
         self.idle_since = self.since
@@ -35,7 +36,8 @@ class Resident:
     def is_spent(self) -> bool:
         """Whether it may not begin another run."""
         now = time.monotonic()
-        return self.runs >= MOST_RUNS or now - self.since > LONGEST or now - self.idle_since > IDLE or not self.child.usable
+        is_old = now - self.since > self._longest or now - self.idle_since > self._idle
+        return self.runs >= self._most or is_old or not self.child.usable
 
 
 class Residents:
@@ -97,7 +99,8 @@ class Residents:
             await asyncio.wait(self._ending)
 
     def _keep(self, resident: Resident) -> None:
-        if resident.is_spent or self._is_closed:
+        # A run that is a fork must be gone: the word of one that is not would be that of an adversary.
+        if resident.is_spent or self._is_closed or (resident.child.is_forked and not resident.child.has_forked()):
             self._give_up(resident)
             return
         key = self._returned(resident)
