@@ -98,6 +98,8 @@ class Stack:
             parts["id"] = self.hook
         elif endpoint.name == "emit_event":
             parts["name"] = "topic"
+        elif endpoint.name == "test_source":
+            parts["name"] = "repo"
         return parts
 
     async def send(self, endpoint: Endpoint, method: str, path: str) -> tuple[int, Any, bytes]:

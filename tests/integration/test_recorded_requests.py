@@ -25,7 +25,10 @@ def stripe(body: bytes = BODY, *, secret: str = SECRET, stamp: int | None = None
 
 
 async def trial(call: Api, name: str, headers: dict[str, str], body: bytes = BODY, **fields: Any) -> dict[str, Any]:
-    recorded = {"headers": list(headers.items()), "body_base64": base64.b64encode(body).decode()} | fields
+    recorded = {
+        "headers": [{"name": name, "value": value} for name, value in headers.items()],
+        "body_base64": base64.b64encode(body).decode(),
+    } | fields
     status, answer = await call("POST", f"/sources/{name}/test", recorded)
     assert status == 200, answer
     assert SECRET not in msgspec.json.encode(answer).decode()

@@ -41,7 +41,7 @@ def request_of(recorded: bytes) -> dict[str, Any]:
     return {
         "method": first[1],
         "query": first[2].partition("?")[2],
-        "headers": headers,
+        "headers": [{"name": name, "value": value} for name, value in headers],
         "body_base64": base64.b64encode(body).decode(),
     }
 

@@ -27,12 +27,19 @@ MOST_BODY = 128 * 1024
 _Text = Annotated[str, msgspec.Meta(max_length=8190)]
 
 
+class RecordedHeader(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One header of a recorded request."""
+
+    name: _Text
+    value: _Text = ""
+
+
 class RecordedRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request as it was recorded: headers in their order, and the exact body, up to 128 KiB."""
 
     method: Annotated[str, msgspec.Meta(pattern="^[A-Z]{1,20}$")] = "POST"
     query: Annotated[_Text, msgspec.Meta(description="What stands behind the ? of the address.")] = ""
-    headers: Annotated[list[tuple[_Text, _Text]], msgspec.Meta(max_length=128)] = []
+    headers: Annotated[list[RecordedHeader], msgspec.Meta(max_length=128)] = []
     body_base64: str = ""
     at: Annotated[Instant, msgspec.Meta(description="When it came, else now.")] | None = None
 
@@ -62,7 +69,7 @@ class RequestTested(msgspec.Struct, frozen=True, kw_only=True):
     body_limit=512 * 1024,
     errors=(NotFound,),
     audit=Audit("source", "test", "name"),
-    example=Example(body={"headers": [["Content-Type", "application/json"]], "body_base64": "e30="}),
+    example=Example(body={"headers": [{"name": "Content-Type", "value": "application/json"}], "body_base64": "e30="}),
 )
 async def test_source(call: Call[None, RecordedRequest]) -> RequestTested:
     """Say step by step what would happen to a recorded request, and where its signature fails, why. Nothing is kept or run."""
@@ -78,7 +85,7 @@ async def test_source(call: Call[None, RecordedRequest]) -> RequestTested:
     if hook.networks is not None:
         steps.append(TestStep("networks", passes=True, detail="not tested: a recorded request does not say which address sent it"))
     target = f"/hooks/{id_}" + (f"?{asked.query}" if asked.query else "")
-    received = Received(asked.method, CIMultiDict(asked.headers), gateway.public_url, target, body)
+    received = Received(asked.method, CIMultiDict((one.name, one.value) for one in asked.headers), gateway.public_url, target, body)
     status = await _admitted(hook, received, now, steps)
     if status is None:
         status = await _delivered(call, hook, received, now, steps)
