@@ -47,7 +47,14 @@ CHOSEN = {
     "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS"),
     "executor": (
         *("MILLRACE_MAX_CHAIN", *_EGRESS),
-        *("MILLRACE_INDEX_URL", "MILLRACE_INDEX_HOSTS", "MILLRACE_INDEX_PASSWORD", "MILLRACE_PIP_CONF", "MILLRACE_PRELOAD"),
+        *(
+            "MILLRACE_INDEX_URL",
+            "MILLRACE_INDEX_HOSTS",
+            "MILLRACE_INDEX_PASSWORD",
+            "MILLRACE_PIP_CONF",
+            "MILLRACE_PRELOAD",
+            "MILLRACE_ENVIRONMENT_BYTES",
+        ),
         # What the machine's pip uses is what packages come from, where nothing else is said.
         *(name for name in os.environ if name.startswith("PIP_")),
     ),

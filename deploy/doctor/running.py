@@ -113,6 +113,7 @@ async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
         yield Finding(f"service {name}", verdict, said, "What it waits for is named; its log says more.")
         if name == "executor":
             yield _sandbox(document.get("sandbox"))
+            yield _environments(document.get("environments"))
         if name == "gateway" and "backlog" in document:
             yield _backlog(document["backlog"])
         if name == "events" and "queued_runs" in document:
@@ -213,6 +214,19 @@ def _sandbox(told: Any) -> Finding:
     if tier == "none":
         return Finding("sandbox", "note", "runs are not isolated (tier none)", f"Run only code that you trust. {because}")
     return Finding("sandbox", "wrong", "no run is taken: there is no sandbox", because)
+
+
+def _environments(told: Any) -> Finding:
+    """Return how many packages are installed, and the room that they have."""
+    if not isinstance(told, dict):
+        return Finding("packages", "note", "the executor does not say what is installed")
+    used, most = told["bytes"], told["most_bytes"]
+    said = f"{told['built']} environments of {told['wheels']} packages, {used >> 20} MB of {most >> 20}"
+    if used > most * 0.9:
+        return Finding(
+            "packages", "note", said, "Those used longest ago are removed and built again; give MILLRACE_ENVIRONMENT_BYTES more"
+        )
+    return Finding("packages", "well", said)
 
 
 def bounded(held: Iterable[str], unheld: Mapping[str, str]) -> str:

@@ -17,6 +17,7 @@ from services.executor.config import ExecutorSettings, read
 from services.executor.environments.builds import Builds
 from services.executor.environments.disk import Disk, reachable
 from services.executor.environments.environments import Environments
+from services.executor.environments.housekeeping import Housekeeping
 from services.executor.projections import projected
 from services.executor.questions import QUESTIONS
 from services.executor.runs.concurrency import ConcurrencySlots
@@ -47,6 +48,7 @@ from shared.encryption import Keyring
 from shared.envelope import new_id
 from shared.errors import Unavailable
 from shared.expressions.pool import Expressions, evaluating
+from shared.health import Health
 from shared.projection import PAUSE, Projection, started
 from shared.pull import OrderedReader, StreamError
 from shared.questions.executor import WorkflowEntry
@@ -118,7 +120,9 @@ async def watch_cancellations(bus: Bus, runs: Runs) -> None:
 
 
 @asynccontextmanager
-async def _packages(settings: ExecutorSettings, tier: Tier | None, resolver: Resolver) -> AsyncIterator[Environments]:
+async def _packages(
+    settings: ExecutorSettings, tier: Tier | None, resolver: Resolver, health: Health
+) -> AsyncIterator[tuple[Environments, Housekeeping]]:
     """Have environments behind the walls of a tier, for the block."""
     sandbox = settings.data / "sandbox"
     disk = Disk(settings.data / "environments")
@@ -127,7 +131,10 @@ async def _packages(settings: ExecutorSettings, tier: Tier | None, resolver: Res
     shown = [program, *settings.indexes.folders]
     builder = Builder(sandbox, disk.folder, tier=tier, uid=settings.sandbox_uid, shown=shown)
     try:
-        yield Environments(disk, builder, settings.indexes, program, resolver)
+        environments = Environments(disk, builder, settings.indexes, program, resolver)
+        housekeeping = Housekeeping(disk, environments, most_bytes=settings.environment_bytes)
+        health.state("environments", housekeeping.state)
+        yield environments, housekeeping
     finally:
         await builder.close()
         await asyncio.to_thread(disk.close)
@@ -170,7 +177,8 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         expressions = await stack.enter_async_context(evaluating(runtime.health))
         resolver = Resolver()
         stack.callback(resolver.close)
-        environments = await stack.enter_async_context(_packages(settings, sandbox.tier if is_able else None, resolver))
+        packages = _packages(settings, sandbox.tier if is_able else None, resolver, runtime.health)
+        environments, housekeeping = await stack.enter_async_context(packages)
         executor = Executor(settings, bus, engine, sandbox, expressions, environments, resolver)
         stack.push_async_callback(executor.builds.close)
         await executor.bundles.start()
@@ -205,6 +213,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         stack.callback(executor.shares.close)
         if is_able:
             runtime.background.start(worker.run(), "worker")
+        runtime.background.start(housekeeping.run(), "environments")
         runtime.background.start(Parking(executor, resumer).run(), "parking")
         runtime.background.start(resumer.sweep(), "sweep")
         runtime.background.start(Purger(executor, kept=settings.runs_kept).run(), "purger")

@@ -43,6 +43,8 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
     """Whether runs may go on without isolation where no sandbox is available."""
     preloads: bool
     """Whether packages of workflows are imported ahead of their runs."""
+    environment_bytes: int
+    """Bound of all installed packages on this machine's disk."""
     indexes: Indexes
     """Where packages come from."""
     tier: Tier | None
@@ -68,6 +70,7 @@ def read(environment: Environment) -> ExecutorSettings:
         egress=egress_of(environment),
         unsafe=environment.flag("MILLRACE_UNSAFE"),
         preloads=environment.choice("MILLRACE_PRELOAD", ("on", "off")) != "off",
+        environment_bytes=environment.integer("MILLRACE_ENVIRONMENT_BYTES", 10 << 30, minimum=1 << 20, maximum=1 << 50),
         indexes=_indexes(environment),
         tier=tiers.get(environment.choice("MILLRACE_SANDBOX_TIER", choices)),
     )

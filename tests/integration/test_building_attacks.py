@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 import stat
+import time
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from services.executor.environments.environments import Failed
+from services.executor.environments.housekeeping import Housekeeping
 from services.executor.environments.indexes import Indexes
 from services.executor.environments.lock import Lock, Package
 from services.executor.sandbox.builder import StepFailed, StepLimits, sealed
@@ -327,3 +329,25 @@ async def test_an_environment_that_is_not_whole_is_built_anew_and_from_what_was_
     with pytest.raises(Failed):
         await place.environments.build(lock, requirements)
     place.wheel("plain")
+
+
+async def test_what_was_not_used_goes_and_what_is_held_or_was_used_just_now_stays(place: Yard) -> None:
+    for name in ("old", "held", "new"):
+        place.wheel(name)
+    folders = {name: await place.built(name) for name in ("old", "held", "new")}
+    month = 30 * 24 * 3600
+    for name in ("old", "held"):
+        status = folders[name].stat()
+        os.utime(folders[name], (status.st_atime, status.st_mtime - month))
+    keeping = Housekeeping(place.disk, place.environments)
+    with place.environments.held(folders["held"]):
+        await keeping.look(time.time())
+    assert [name for name, folder in folders.items() if folder.is_dir()] == ["held", "new"]
+    assert keeping.state()["built"] == 2
+    assert keeping.state()["wheels"] == 3
+    small = Housekeeping(place.disk, place.environments, most_bytes=1)
+    await small.look(time.time())
+    assert small.state()["wheels"] == 3
+    await small.look(time.time() + 2 * 3600)
+    assert small.state()["wheels"] == 0
+    assert not list(place.disk.built.iterdir())

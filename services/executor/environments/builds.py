@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -149,7 +150,11 @@ class Builds:
         if locked is None:
             return None
         folder = self._environments.folder(locked.identity)
-        if folder.is_dir():
+        try:
+            os.utime(folder)  # when it was used last
+        except FileNotFoundError:
+            pass
+        else:
             return folder
         try:
             lock = await asyncio.to_thread(locks.read, (await self._blobs.read(locked.lock)).decode())

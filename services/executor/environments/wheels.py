@@ -22,7 +22,7 @@ from services.executor.sandbox.egress.network import Network, Record
 from shared.egress.resolver import Resolver
 
 TREE = "tree"
-_FACTS = "facts.json"
+FACTS = "facts.json"
 _PATIENCE = 30.0
 """Seconds that an index may be silent."""
 
@@ -85,7 +85,7 @@ class Wheels:
                 with self._disk.fresh() as whole:
                     whole.chmod(0o755)
                     (unpacked / TREE).rename(whole / TREE)
-                    (whole / _FACTS).write_bytes(msgspec.json.encode(facts))
+                    (whole / FACTS).write_bytes(msgspec.json.encode(facts))
                     await asyncio.to_thread(place, whole, folder)
         except StepFailed as error:
             raise BrokenPackage(package.name, f"{package.file}: {error}") from error
@@ -128,7 +128,7 @@ def _digest(path: Path) -> str:
 def _facts(folder: Path) -> Facts | None:
     """Return what is known of an unpacked wheel; None where it is not there, or not whole, as after the machine lost its power."""
     try:
-        facts = msgspec.json.decode((folder / _FACTS).read_bytes(), type=Facts)
+        facts = msgspec.json.decode((folder / FACTS).read_bytes(), type=Facts)
     except (OSError, msgspec.MsgspecError):
         return None
     if counted(folder / TREE) == (facts.files, facts.bytes):

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import socket
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from services.executor.sandbox.ground import Ground, Identity, prepare
 from services.executor.sandbox.hierarchies import Share
 from services.executor.sandbox.jail import Outcome, Tier
 from services.executor.sandbox.process import Child, ChildLimits, CodePaths
-from services.executor.sandbox.zygote import Building, Zygote
+from services.executor.sandbox.zygote import Zygote
 from services.executor.sandbox.zygote import start as start_zygote
 
 _EVERY = 0.25
@@ -85,10 +84,7 @@ class Builder:
         self._ground: Ground | None = None
         self._zygote: Zygote | None = None
         self._cgroups: Cgroups | None = None
-        self._listener: socket.socket | None = None
         self._starting = asyncio.Lock()
-        # In tier B all children share the supervisor's network, and one port of it is the proxy's: one has it at a time.
-        self._on_port = asyncio.Lock()
         self._at_work = 0
         self._ending: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -126,8 +122,7 @@ class Builder:
         self._at_work += 1
         try:
             await asyncio.to_thread(hand_over, folder, self._who)
-            async with self._on_port if network is not None and self._tier == "B" else contextlib.nullcontext():
-                return await self._carried_out(folder, job, network)
+            return await self._carried_out(folder, job, network)
         finally:
             self._at_work -= 1
             if not self._at_work:
@@ -144,8 +139,6 @@ class Builder:
         groups = self._cgroups if self._cgroups is not None and self._cgroups.held else None
         child = await process.start(zygote, self._ground, self._who, limits, tier, place, groups)
         try:
-            if network is not None and self._listener is not None:
-                child.egress_listener = self._listener.dup()
             watch = asyncio.create_task(self._watched(child, folder))
             try:
                 ended = await Attempt(child, None, network=network).ended(opening, self.limits.seconds, None)
@@ -178,14 +171,10 @@ class Builder:
         async with self._starting:
             if self._zygote is None or self._zygote.died.done():
                 assert self._ground is not None  # noqa: S101 - started above
-                port = None
-                if self._tier == "B":
-                    self._listener = self._listener or _listening()
-                    port = self._listener.getsockname()[1]
                 if self._grouped and self._cgroups is None:
                     share = Share(self.limits.memory, self.limits.processes, self.limits.cores)
                     self._cgroups = await asyncio.to_thread(Cgroups, share)
-                self._zygote = await start_zygote(self._ground, self._who, self._tier, _lost, Building(self._shown, port))
+                self._zygote = await start_zygote(self._ground, self._who, self._tier, _lost, self._shown)
             return self._zygote, self._tier
 
     def _end_soon(self) -> None:
@@ -203,9 +192,6 @@ class Builder:
             if self._cgroups is not None:
                 self._cgroups.close()
                 self._cgroups = None
-            if self._listener is not None:
-                self._listener.close()
-                self._listener = None
 
 
 def hand_over(folder: Path, who: Identity | None) -> None:
@@ -272,14 +258,6 @@ def _findings(outcome: Outcome) -> dict[str, Any]:
         return msgspec.json.decode(outcome.result, type=dict[str, Any])
     except msgspec.MsgspecError as error:
         raise StepFailed("its findings cannot be read") from error
-
-
-def _listening() -> socket.socket:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(128)
-    listener.setblocking(False)  # noqa: FBT003
-    return listener
 
 
 def _lost(reason: str) -> None:

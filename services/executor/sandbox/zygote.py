@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.fork_server import ForkServer
@@ -57,17 +57,13 @@ class Zygote(ForkServer):
         self._bury(f"ended with code {code}")
 
 
-class Building(NamedTuple):
-    """What a zygote for building environments has besides: files of the machine to be seen, and in tier B the port of its proxy."""
-
-    shown: list[str]
-    port: int | None
-
-
 async def start(
-    where: Ground, who: Identity | None, tier: Tier, on_death: Callable[[str], None], building: Building | None = None
+    where: Ground, who: Identity | None, tier: Tier, on_death: Callable[[str], None], builds: list[str] | None = None
 ) -> Zygote:
-    """Exec a zygote of a tier and wait until it is ready. Raises `SandboxUnavailable`, with its output, if it is not."""
+    """Exec a zygote of a tier and wait until it is ready. Raises `SandboxUnavailable`, with its output, if it is not.
+
+    One that `builds` environments shows these files and folders of the machine besides; see `walls.Walls.builds`.
+    """
     with contextlib.ExitStack() as undo:
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -75,7 +71,7 @@ async def start(
             with theirs:
                 output = ChildOutput()
                 undo.callback(output.close)
-                process = _popen(where, who, tier, theirs, output, building)
+                process = _popen(where, who, tier, theirs, output, builds)
         except OSError as error:
             msg = f"the zygote cannot be started: {error}"
             raise SandboxUnavailable(msg) from error
@@ -96,7 +92,7 @@ def _popen(
     tier: Tier,
     control: socket.socket,
     output: ChildOutput,
-    building: Building | None,
+    builds: list[str] | None,
 ) -> "subprocess.Popen[bytes]":
     setting = {
         "uid": None if who is None else who.uid,
@@ -106,8 +102,8 @@ def _popen(
         "tier": tier,
         "scratch": str(where.scratch),
         "code": str(where.code),
-        "egress_port": None if building is None else building.port,
-        "builds": None if building is None else building.shown,
+        "egress_port": None,
+        "builds": builds,
     }
     return subprocess.Popen(
         [str(where.interpreter), "-I", "-S", "-B", str(where.boot), json.dumps(setting)],
