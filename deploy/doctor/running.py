@@ -223,9 +223,7 @@ def _environments(told: Any) -> Finding:
     used, most = told["bytes"], told["most_bytes"]
     said = f"{told['built']} environments of {told['wheels']} packages, {used >> 20} MB of {most >> 20}"
     if used > most * 0.9:
-        return Finding(
-            "packages", "note", said, "Those used longest ago are removed and built again; give MILLRACE_ENVIRONMENT_BYTES more"
-        )
+        return Finding("packages", "note", said, "give it more by MILLRACE_ENVIRONMENT_BYTES")
     return Finding("packages", "well", said)
 
 
