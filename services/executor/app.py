@@ -213,6 +213,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         stack.callback(executor.shares.close)
         if is_able:
             runtime.background.start(worker.run(), "worker")
+            runtime.background.start(commits.resume(executor), "resuming")
         runtime.background.start(housekeeping.run(), "environments")
         runtime.background.start(Parking(executor, resumer).run(), "parking")
         runtime.background.start(resumer.sweep(), "sweep")

@@ -182,6 +182,11 @@ class ExecutorStore:
         rows = await self._all(_WORKFLOW(org=org, name=name))
         return (_entry(rows[0]["entry"]), rows[0]["version"]) if rows else None
 
+    async def organizations_with(self, paths: Sequence[str]) -> list[str]:
+        """Return the organizations whose workspaces have a file of one of these paths."""
+        rows = await self._all(select(tables.file.c.org).where(tables.file.c.path.in_(paths)).distinct())
+        return [row["org"] for row in rows]
+
     async def newest_version(self, org: str) -> str | None:
         """Return the version of the workflow that was registered last; None where nothing is served."""
         rows = await self._all(_NEWEST_VERSION(org=org))

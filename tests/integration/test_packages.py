@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from services.executor.environments import builds
+from services.executor.workspaces import commits
 from shared.envelope import new_id
+from shared.errors import NotFound
 from shared.questions.executor import BuildEnvironments, ListEnvironments
+from tests.support.inside import eventually
 from tests.support.packages import wheel
 from tests.support.river import Outside, river
 from tests.support.servers import Place
@@ -32,10 +36,15 @@ def links(data: Path) -> Path:
 
 
 @pytest.fixture
-async def outside(place: Place, data: Path, links: Path) -> AsyncIterator[Outside]:
-    conf = data / "pip.conf"
-    conf.write_text(f"[global]\nno-index = true\nfind-links = {links}\n")
-    async with river(place, data, MILLRACE_PIP_CONF=str(conf)) as one:
+def conf(data: Path, links: Path) -> str:
+    path = data / "pip.conf"
+    path.write_text(f"[global]\nno-index = true\nfind-links = {links}\n")
+    return str(path)
+
+
+@pytest.fixture
+async def outside(place: Place, data: Path, conf: str) -> AsyncIterator[Outside]:
+    async with river(place, data, MILLRACE_PIP_CONF=conf) as one:
         yield one
 
 
@@ -140,3 +149,30 @@ async def test_environments_are_shown_with_their_packages_and_built_anew_when_as
     await outside.put_file("requirements.txt", b"plain\nneedy\n")
     (failed,) = [one for one in (await outside.bus.ask(ListEnvironments(org="default"))).items if one.status == "failed"]
     assert (failed.name, failed.problems[0].line, failed.serves) == ("workspace", 2, False)
+
+
+async def _served(outside: Outside, result: str) -> None:
+    """Wait until the workflow gives this."""
+
+    async def is_there() -> bool:
+        try:
+            return await _result(outside) == result
+        except NotFound:
+            return False
+
+    await eventually(is_there, within=30)
+
+
+async def test_a_build_that_takes_longer_is_said_to_and_its_workflows_follow_also_after_a_restart(
+    place: Place, data: Path, conf: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builds, "GRACE", 0.0)
+    monkeypatch.setattr(commits, "FILE_PATIENCE", 0.0)
+    async with river(place, data, MILLRACE_PIP_CONF=conf) as outside:
+        view = await outside.put_file("requirements.txt", b"plain<2\n")
+        assert "is being built" in view.problems[0].message if view.problems else view.workflows == []
+        await outside.put_file("flow.py", FLOW)
+        await _served(outside, "1.0")
+        await outside.put_file("requirements.txt", b"plain>=2\n")
+    async with river(place, data, MILLRACE_PIP_CONF=conf) as outside:
+        await _served(outside, "2.0")

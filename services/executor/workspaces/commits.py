@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import structlog
+
 from services.executor import domain
-from services.executor.workspaces.registration import Registration, RegistrationDeps, registration
+from services.executor.environments.requirements import PROJECT, REQUIREMENTS
+from services.executor.workspaces.registration import Registration, RegistrationDeps, active_code, registration
 from services.executor.workspaces.views import file_view, workflow_entry
 from shared import aggregate, db, tasks
 from shared.envelope import Sealed, derived_id, new_id, rfc3339
@@ -26,6 +29,7 @@ ROW_WITHIN = 0.01
 AT_ONCE = 16
 # Seconds that a command waits for environments, within its time-out; what is not there then is registered when it is.
 PATIENCE, FILE_PATIENCE = 60.0, 40.0
+_log = structlog.get_logger()
 
 
 async def commit_files(command: CommitFiles, deps: RegistrationDeps) -> Committed:
@@ -102,6 +106,18 @@ async def register(org: str, deps: RegistrationDeps, *, refreshes: bool = False)
         appends = await _of_workflows(found, new_id(), org, deps)
         await _record(appends, found.changes, org, deps)
         return found
+
+
+async def resume(deps: RegistrationDeps) -> None:
+    """Register the workspaces whose packages were still being installed when an executor ended. Raises nothing."""
+    for org in await deps.store.organizations_with((REQUIREMENTS, PROJECT)):
+        try:
+            files, _ = await deps.store.tree(org)
+            active = await active_code(org, deps)
+            if any(files.get(path) != (active.files.get(path) if active else None) for path in (REQUIREMENTS, PROJECT)):
+                await register(org, deps)
+        except Unavailable as error:
+            _log.warning("workspace.not_resumed", org=org, reason=error.detail)
 
 
 async def _of_workflows(found: Registration, cause: str, org: str, deps: RegistrationDeps) -> list[tuple[Sealed[Any], int]]:
