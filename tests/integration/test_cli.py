@@ -59,6 +59,42 @@ def server() -> Iterator[Any]:
         thread.join()
 
 
+class Together(Scripted):
+    """Answers puts only when `server.together` of them have come, and records their paths as they come and go."""
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        server: Any = self.server
+        server.log.append(("came", self.path))
+        server.together.wait(10)
+        server.log.append(("went", self.path))
+        self.send_response(200)
+        self.send_header("X-Millrace-Change", "created")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+
+def test_resources_are_put_together_but_after_those_that_they_refer_to(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.RequestHandlerClass = Together
+    server.together, server.log = threading.Barrier(4), []
+    made = "---\nkind: {kind}\nname: {name}\n{rest}\n"
+    sources = [made.format(kind="source", name=f"s{number}", rest="adapter: topic") for number in range(4)]
+    subscriptions = [
+        made.format(kind="subscription", name=f"u{number}", rest=f"source: s{number}\nworkflow: w") for number in range(4)
+    ]
+    (tmp_path / "all.yaml").write_text("".join(subscriptions + sources))
+    monkeypatch.setenv("MILLRACE_URL", server.url)
+    monkeypatch.setenv("MILLRACE_KEY", "mr_x")
+    assert main(["apply", str(tmp_path)]) == 0
+    names = [f"source s{number}" for number in range(4)] + [f"subscription u{number}" for number in range(4)]
+    assert capsys.readouterr().out.splitlines() == [*(f"created {name}" for name in names), "8 created"]
+    kinds = [(what, path.split("/")[3]) for what, path in server.log]
+    assert kinds == [(what, kind) for kind in ("sources", "subscriptions") for what in ("came", "went") for _ in range(4)]
+
+
 def page(items: list[int], cursor: str | None) -> tuple[int, str, bytes]:
     return 200, "application/json", json.dumps({"items": items, "next_cursor": cursor}).encode()
 

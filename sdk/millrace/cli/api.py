@@ -61,6 +61,7 @@ class Api:
         self.url = url
         parts = urlsplit(url)
         self._prefix = parts.path
+        self._key, self._org = key, org
         self._secure = parts.scheme == "https"
         self._host = parts.hostname or ""
         self._port = parts.port
@@ -70,6 +71,10 @@ class Api:
         if org is not None:
             self._headers["X-Millrace-Org"] = org
         self._connection: http.client.HTTPConnection | None = None
+
+    def another(self) -> Api:
+        """Return another one to the same address, with a connection of its own: one is for one thread."""
+        return Api(self.url, key=self._key, org=self._org)
 
     def get(self, *path: str, query: Query | None = None) -> Any:
         """Return the document at a path below /api/v1: the first part as it is, the others quoted."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from millrace.cli import codes, show
-from millrace.cli.api import Refused, Unreachable
+from millrace.cli.api import Api, Refused, Unreachable
 from millrace.cli.entities import org_of
 from millrace.cli.kinds import Kind, kinds
 from millrace.cli.session import Session, asks
@@ -18,6 +21,8 @@ from millrace.cli.session import Session, asks
 if TYPE_CHECKING:
     from millrace.cli.documents import Document
 
+# Resources that are asked for at the same time: an answer waits for a disk, and one commit takes many.
+AT_ONCE = 8
 CHANGES = ("created", "changed", "removed", "failed", "none")
 
 
@@ -56,7 +61,7 @@ def apply(session: Session, paths: tuple[str, ...], *, dry_run: bool, prune: boo
     documents, faults = read(paths, org_of(session))
     done = _printed(session, (Outcome("failed", None, None, None, fault.where, (str(fault),)) for fault in faults))
     asked = _Set(session, called, documents, dry_run=dry_run)
-    done += _printed(session, map(asked.put, documents))
+    done += _printed(session, asked.put_all(documents))
     if prune and (faults or asked.lost):
         show.aside("nothing was pruned: not everything that the files name is known", "warning")
     elif prune:
@@ -121,8 +126,34 @@ class _Set:
         self._made: set[tuple[str, str, str]] = set()
         self._has_answered = False
         self.lost = False
+        self._api = session.api
+        self._thread = threading.local()
 
-    def put(self, one: Document) -> Outcome:
+    def put_all(self, documents: Iterable[Document]) -> Iterator[Outcome]:
+        """Put resources, some at a time, and yield the outcomes in order; those of a kind once all of the kinds before are done.
+
+        Raises as `put`.
+        """
+        apis = [self._api.another() for _ in range(AT_ONCE)]
+        left = iter(apis)
+
+        def begin() -> None:
+            self._thread.api = next(left)
+
+        pool = ThreadPoolExecutor(AT_ONCE, initializer=begin)
+        try:
+            for _, of_kind in groupby(documents, key=lambda one: one.kind.noun):
+                yield from pool.map(self._put, of_kind)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for api in apis:
+                api.close()
+
+    def _put(self, one: Document) -> Outcome:
+        api: Api = self._thread.api
+        return self.put(one, api)
+
+    def put(self, one: Document, api: Api) -> Outcome:
         """Put a resource as its document has it. Raises `Unreachable` where the API has not answered yet."""
         noun, org, name = one.key
 
@@ -133,7 +164,7 @@ class _Set:
             return ended("failed", f"{one.where}: was not asked for")
         query = {"applied_as": self._called, "dry_run": "true" if self._dry_run else None}
         try:
-            _, change = self._session.api.change("PUT", *one.kind.place(name, org), query=query, body=one.fields, org=org)
+            _, change = api.change("PUT", *one.kind.place(name, org), query=query, body=one.fields, org=org)
         except Refused as refused:
             self._has_answered = True
             if not (self._dry_run and self._would_pass(one, refused)):
