@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import pytest_asyncio
 
 from millrace.cli.api import Api
+from millrace.cli.applying import AT_ONCE
 from millrace.cli.kinds import kinds
 from tests.support.command import Command
 from tests.support.places import open_folder
@@ -298,9 +299,11 @@ async def test_what_is_exported_is_what_is_there(up: Up, millrace: Command, conf
 async def cut_at(url: str, put: int) -> AsyncIterator[str]:
     """Pass on what is asked of an API, up to a PUT whose answer never comes; then nobody listens any more."""
     parts, seen, tasks = urlsplit(url), 0, []
+    writers: list[asyncio.StreamWriter] = []
 
     async def passed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal seen
+        writers.append(writer)
         there, back = await asyncio.open_connection(parts.hostname, parts.port)
 
         async def answers() -> None:
@@ -317,7 +320,8 @@ async def cut_at(url: str, put: int) -> AsyncIterator[str]:
             if seen == put:
                 server.close()
                 await there.read(65536) if answering.done() else await answering
-                writer.close()
+                for one in writers:
+                    one.close()
         back.close()
 
     server = await asyncio.start_server(passed, "127.0.0.1", 0)
@@ -333,14 +337,18 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
     async with cut_at(up.ready["url"], put=12) as url:
         there = {"MILLRACE_URL": url, "MILLRACE_KEY": up.ready["admin_key"]}
         done = await applied(millrace, str(conf), "--as", "cut", "--prune", code=1, **there)
-        assert [one["change"] for one in done] == ["created"] * 11 + ["failed"] * 19
-        assert "cannot reach" in done[11]["reasons"][0]
-        assert all("was not asked for" in one["reasons"][0] for one in done[12:])
+        failed = [one["reasons"][0] for one in done if one["change"] == "failed"]
+        assert len(failed) == 30 - changes(done)["created"]
+        # Of those that were asked for at the same time each may have been done.
+        unknown = sum("cannot reach" in reason for reason in failed)
+        assert 1 <= unknown <= AT_ONCE
+        assert 12 - AT_ONCE <= changes(done)["created"] <= 11
+        assert sum("was not asked for" in reason for reason in failed) == len(failed) - unknown
         _, error = await millrace.both("apply", str(conf), code=3, **TOKENS, **there)
         assert "cannot reach" in error
     again = changes(await applied(millrace, str(conf), "--as", "cut", "--prune"))
     assert again["failed"] == 0
-    assert 11 <= again["none"] <= 12
+    assert changes(done)["created"] <= again["none"] <= changes(done)["created"] + unknown
     assert again["none"] + again["created"] == 30
 
 
