@@ -149,6 +149,7 @@ async def test_environments_are_shown_with_their_packages_and_built_anew_when_as
     await outside.put_file("requirements.txt", b"plain\nneedy\n")
     (failed,) = [one for one in (await outside.bus.ask(ListEnvironments(org="default"))).items if one.status == "failed"]
     assert (failed.name, failed.problems[0].line, failed.serves) == ("workspace", 2, False)
+    assert failed.problems[0].message.startswith("Because ")
 
 
 async def _served(outside: Outside, result: str) -> None:
@@ -176,3 +177,19 @@ async def test_a_build_that_takes_longer_is_said_to_and_its_workflows_follow_als
         await outside.put_file("requirements.txt", b"plain>=2\n")
     async with river(place, data, MILLRACE_PIP_CONF=conf) as outside:
         await _served(outside, "2.0")
+
+
+async def test_what_was_asked_for_before_and_is_no_more_is_not_shown(outside: Outside) -> None:
+    async def shown() -> list[tuple[str, str]]:
+        return [(one.path, one.status) for one in (await outside.bus.ask(ListEnvironments(org="default"))).items]
+
+    await outside.put_file("requirements.txt", b"plain<2\n")
+    await outside.put_file("flow.py", FLOW)
+    await outside.put_file("requirements.txt", b"plain<2\nneedy\n")
+    await outside.put_file("requirements.txt", b"plain<2\n[\n")
+    assert await shown() == [("requirements.txt", "ready"), ("requirements.txt", "failed")]
+    await outside.put_file("own.py", (SCRIPT % b"7.0").replace(b"def version", b"def own"))
+    assert ("own.py", "failed") in await shown()
+    await outside.put_file("requirements.txt", b"plain<2\n")
+    await outside.put_file("own.py", FLOW.replace(b"def version", b"def own"))
+    assert await shown() == [("requirements.txt", "ready")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -102,6 +102,12 @@ class Builds:
         """Resolve anew what an organization asks for next, whatever it was resolved to just before."""
         for key, job in list(self._jobs.items()):
             if key[0] == org and job.ended.is_set():
+                del self._jobs[key]
+
+    def keep(self, org: str, keys: Collection[str]) -> None:
+        """Forget what an organization asked for before and asks for no more: all whose requirements have none of these keys."""
+        for key, job in list(self._jobs.items()):
+            if key[0] == org and key[1] not in keys and job.ended.is_set():
                 del self._jobs[key]
 
     async def lock_of(self, locked: Locked) -> bytes:

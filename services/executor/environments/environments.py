@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import stat
 import time
@@ -31,6 +32,9 @@ MOST_BYTES = 2 << 30
 """Of one environment."""
 MOST_FILES = 150_000
 _PATIENCE = 15
+_HEADING = re.compile(r"\ANo solution found when resolving dependencies:?\s+(?:cause:\s+)?")
+# A hint up to the next one, where it names an option.
+_ADVICE = re.compile(r"\s*hint:(?:(?!hint:).)*?`--(?:(?!hint:).)*")
 """Seconds that an index may be silent while it is asked what there is."""
 _CACHE_BYTES = 256 << 20
 """Of one organization's cache of the resolver, beyond which it begins anew."""
@@ -173,9 +177,10 @@ def _problem(requirements: Requirements, words: str, package: str = "") -> FileP
 
 
 def _plain(words: str) -> str:
-    """Return a resolver's words as one paragraph, without the drawing around them."""
+    """Return a resolver's words as one paragraph, without the drawing around them, and without advice on options of its own."""
     lines = [line.strip(_DRAWN).strip() for line in words.splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith(("warning:", "DEBUG", "TRACE"))).removeprefix("error: ")
+    said = " ".join(line for line in lines if line and not line.startswith(("warning:", "DEBUG", "TRACE"))).removeprefix("error: ")
+    return _ADVICE.sub("", _HEADING.sub("", said))
 
 
 def _text(path: Path) -> str:

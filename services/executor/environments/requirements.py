@@ -50,9 +50,9 @@ class Requirements(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """Hash of what is asked for: comments, order and places count for nothing."""
+        """Hash of what is asked for: comments, order and places count for nothing, but those of problems."""
         told = sorted((one.text, *one.hashes) for one in self.wanted), sorted((one.text, *one.hashes) for one in self.constraints)
-        return hashlib.sha256(msgspec.json.encode(told)).hexdigest()
+        return hashlib.sha256(msgspec.json.encode((*told, self.problems) if self.problems else told)).hexdigest()
 
     def line_of(self, words: str) -> tuple[str, int]:
         """Return path and line of the first requirement whose name comes in a text; else of the first one."""

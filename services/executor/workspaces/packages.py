@@ -33,11 +33,15 @@ class PackagesDeps(Protocol):
 
 
 class Chosen(msgspec.Struct, frozen=True):
-    """Environments by the file that they are for. `problems` keep some from being there; `broken` files ask for what cannot be."""
+    """Environments by the file that they are for. `problems` keep some from being there; `broken` files ask for what cannot be.
+
+    `keys` are of all requirements, whether they can be had or not.
+    """
 
     environments: dict[str, Locked]
     problems: list[FileProblem]
     broken: set[str]
+    keys: set[str]
     is_building: bool = False
 
     def of(self, path: str) -> Locked | None:
@@ -76,7 +80,7 @@ async def chosen(
         except Failed as error:
             problems += error.problems
             broken |= {requirements.path, *(one.path for one in error.problems)}
-    return Chosen(found, problems, broken, is_building)
+    return Chosen(found, problems, broken, {requirements.key for requirements in wanted.values()}, is_building)
 
 
 def _wanted(tree: dict[str, str], folder: Path) -> dict[str, Requirements]:

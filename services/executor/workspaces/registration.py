@@ -97,6 +97,8 @@ async def registration(
     serving = {entry.name for entry in served}
     going_on = [one for one in active.workflows if one.name in serving] if active else []
     # What is resolved anew may differ though no file does.
+    if active is not None and active.files == latest:
+        deps.builds.keep(org, {one.requirements for one in active.environments.values()})
     is_served = active is not None and len(going_on) == len(active.workflows) and not refreshes
     is_empty = active is None and not any(map(domain.is_code, latest))
     if is_empty or not any(map(domain.is_bundled, paths)) or (active is not None and active.files == latest and is_served):
@@ -110,6 +112,7 @@ async def registration(
         return Registration(going_on, misplaced + slow + active.warnings)
     environments = active.environments if active and not refreshes else {}
     packages = await _packages(org, tree, environments, changed, deps)
+    deps.builds.keep(org, packages.keys)
     problems = misplaced + slow + packages.problems
     if packages.broken:
         tree = domain.fallback_tree(tree, before, packages.broken)
