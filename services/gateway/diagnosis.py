@@ -57,6 +57,8 @@ def _mismatch(scheme: Scheme, received: Received, now: float, why: str) -> str:
     for said, keys in _other_keys(scheme):
         if _refusal(scheme.with_keys(keys), received, now) is None:
             return f"{why}: {said}"
+    if scheme.declared.algorithm == "token":
+        return f"{why}: the sender has another one than the source"
     return f"{why}: another secret made it, or the body or another part that is signed was changed since"
 
 

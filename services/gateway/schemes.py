@@ -123,8 +123,9 @@ class Scheme:
     @property
     def form(self) -> str:
         """Return the form of a signature for a person."""
+        prefix = "" if self._signature is None else self._signature.place.prefix
         size = "" if self._size is None else f"{self._size} characters of "
-        return f"{size}{self.declared.encoding} are expected"
+        return f"{f'{prefix} and ' if prefix else ''}{size}{self.declared.encoding} are expected"
 
     def with_keys(self, keys: Sequence[bytes]) -> Scheme:
         """Return the same scheme with other keys."""

@@ -83,7 +83,7 @@ async def test_a_signature_that_fails_says_why(place: Place) -> None:
         (stripe(secret="another", stamp=1700000000), BODY, {}, "another secret made it"),
         (json_type, BODY, {}, "there is no stripe-signature header"),
         ({"X-Hub-Signature-256": "sha256=00"}, BODY, {}, "there is no stripe-signature header; there is x-hub-signature-256"),
-        ({"Stripe-Signature": f"t={int(now.timestamp())},v1=abc"}, BODY, {}, "64 characters of hex are expected"),
+        ({"Stripe-Signature": f"t={int(now.timestamp())},v1=abc"}, BODY, {}, "form: v1= and 64 characters of hex are expected"),
         ({"Stripe-Signature": "v1=" + "0" * 64}, BODY, {}, "no timestamp"),
         (stripe(secret="another") | {"Content-Length": "3"}, BODY, {}, "Content-Length says 3"),
         (stripe(), BODY, {"method": "PUT"}, "this source takes POST"),
@@ -116,7 +116,10 @@ async def test_what_is_no_webhook_has_its_steps_too(place: Place) -> None:
     async with house(place) as call:
         await call("PUT", "/sources/drop", {"adapter": "dropbox", "settings": {"secret": SECRET}})
         answer = await trial(call, "drop", {}, b"", method="GET", query="challenge=abc")
-        assert (answer["status"], answer["steps"][1]["step"]) == (200, "handshake")
+        assert (answer["status"], answer["steps"][-1]["step"], answer["events"]) == (200, "handshake", [])
+        await call("PUT", "/sources/lab", {"adapter": "gitlab", "settings": {"secret": SECRET}})
+        answer = await trial(call, "lab", {"X-Gitlab-Token": "another"})
+        assert failing(answer).endswith("does not match: the sender has another one than the source")
         await call("PUT", "/sources/topic", {"adapter": "topic"})
         assert (await trial(call, "topic", {}))["status"] == 404
         await call("PUT", "/sources/off", {"adapter": "github", "settings": {"secret": SECRET}, "enabled": False})
