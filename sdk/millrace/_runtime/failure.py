@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import traceback
 from typing import Any
 
@@ -11,6 +12,7 @@ from millrace._runtime.encode import clean
 _OURS = os.path.dirname(os.path.dirname(__file__)) + "/"
 _MAX_MESSAGE = 8192
 _MAX_TRACEBACK = 65536
+_PLACE = re.compile(r" \([^()\s]+\.py, line \d+\)$")
 
 
 def error_frame(error: BaseException, bundle: str) -> dict[str, Any]:
@@ -40,6 +42,8 @@ def place(error: BaseException, bundle: str) -> tuple[str, int] | None:
 def one_line(error: BaseException) -> str:
     """Answer type and message in one line, with the hint where there is one."""
     first = _message(error).split("\n", 1)[0]
+    if isinstance(error, SyntaxError):
+        first = _PLACE.sub("", first)  # which `place` answers
     hint = advice(error, lambda _: True)
     return (f"{_kind(error)}: {first}" if first else _kind(error)) + (f" (hint: {hint})" if hint else "")
 
