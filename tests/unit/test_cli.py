@@ -77,6 +77,10 @@ def test_what_cannot_be_signed_says_what_is_missing(adapter: str, settings: dict
         headers_of(adapter, settings, Sending(b"{}", None, "id", 0), key)
 
 
+def test_a_body_is_sent_unsigned_to_a_source_of_any_adapter() -> None:
+    assert headers_of("gitlab", {}, Sending(b"{}", None, "id", 0), None) == {"Content-Type": "application/json"}
+
+
 ROOT = {"$defs": {"Size": {"enum": ["small", "large"]}, "Point": {"type": "object"}}}
 
 

@@ -242,17 +242,48 @@ def get_workflow(session: Session, name: str) -> None:
 
 
 @click.command()
+@click.argument("name", metavar="[NAME]", required=False)
 @asks
-def adapters(session: Session) -> None:
-    """List the adapters that a source may use, with their settings."""
+def adapters(session: Session, name: str | None) -> None:
+    """List the adapters that a source may use; show the settings and the types of events of one."""
+    page = session.api.get("/adapters")
+    if name is not None:
+        found = next((one for one in page["items"] if one["name"] == name), None)
+        if found is None:
+            raise click.UsageError(f"There is no adapter {name!r}; there are {', '.join(one['name'] for one in page['items'])}.")
+        _show_adapter(found, is_json=session.is_json)
+        return
     columns = [
         show.field("name"),
-        ("settings", lambda row: ", ".join(row["settings_schema"].get("properties", {}))),
-        ("secret", lambda row: ", ".join(row["secrets"])),
+        ("secrets", lambda row: ", ".join(row["secrets"])),
         show.field("description"),
         show.field("link"),
     ]
-    show.listing(session.api.get("/adapters"), columns, is_json=session.is_json)
+    show.listing(page, columns, is_json=session.is_json)
+
+
+def _show_adapter(adapter: dict[str, Any], *, is_json: bool) -> None:
+    if is_json:
+        show.document(adapter)
+        return
+    show.said(show.plain(adapter["description"]))
+    schema = adapter["settings_schema"]
+    required = schema.get("required", [])
+    rows = [
+        {"setting": name, "": "required" if name in required else "", "secret": "secret" if name in adapter["secrets"] else ""}
+        | {"default": show.compact(one["default"]) if "default" in one else "", "says": one.get("description", "")}
+        for name, one in schema.get("properties", {}).items()
+    ]
+    if rows:
+        columns = [show.field(title) for title in ("setting", "", "secret", "default", "says")]
+        show.listing({"items": rows, "next_cursor": None}, columns, is_json=False)
+    for title, said in (
+        ("events", ", ".join(adapter["event_types"])),
+        ("answers before", adapter["handshake"]),
+        ("its own page", adapter["link"]),
+    ):
+        if said:
+            show.said(f"{title}: {show.plain(said)}")
 
 
 COMMANDS: list[click.Command] = [*GROUPS.values(), workflows, adapters]

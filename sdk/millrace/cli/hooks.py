@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from millrace.cli import show
-from millrace.cli.api import Api
+from millrace.cli.api import Api, Refused
 from millrace.cli.session import Session, asks
 from millrace.cli.signing import Sending, headers_of, new_delivery
 from millrace.cli.values import content, secret
@@ -71,15 +72,29 @@ def send(
     door = Api(f"{url.scheme}://{url.netloc}") if public else Api(session.place.url)
     target = url.path if public else f"/hooks/{there['id']}"
     try:
-        status, answer = door.send("POST", target, body, headers)
+        status, _, answered = door.exchange("POST", target, body, headers)
     finally:
         door.close()
+    answer = _read(answered)
+    if status >= 300:
+        raise Refused(status, answer if isinstance(answer, dict) else {"detail": f"{door.url} answered {status}"})
     if session.is_json:
         show.document(answer)
+        return
+    if not isinstance(answer, dict) or "id" not in answer:
+        show.aside("it was taken; this sender is answered without the delivery's id, which `millrace deliveries list` shows")
         return
     show.said(answer["id"])
     if status == 200:
         show.aside("this delivery was there already: nothing new comes of it", "warning")
+
+
+def _read(answered: bytes) -> Any:
+    """Return the document of an answer; None where it is none: some senders are answered a text, or nothing."""
+    try:
+        return json.loads(answered)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _source(session: Session, name: str | None) -> dict[str, Any]:

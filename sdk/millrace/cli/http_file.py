@@ -58,7 +58,7 @@ def _parted(recorded: bytes) -> tuple[bytes, bytes]:
 @click.option("--at", metavar="TIME", help="When it came, in RFC 3339.  [default: now]")
 @asks
 def test_source(session: Session, name: str, file: str, at: str | None) -> None:
-    """Say step by step what would happen to a recorded request. Exits with 1 where it would be refused."""
+    """Say step by step what would happen to a recorded request. Exits with 1 where a step fails."""
     try:
         body = request_of(content(file))
     except ValueError as error:
@@ -81,6 +81,8 @@ def _show(tested: dict[str, Any]) -> None:
     show.listing({"items": tested["steps"], "next_cursor": None}, columns, is_json=False)
     rows = [{"event": event["type"], **outcome} for event in tested["events"] for outcome in event["outcomes"]]
     if rows:
+        if tested["status"] >= 400:
+            show.said("if it were taken:")
         outcomes: list[show.Column] = [show.field(one) for one in ("event", "outcome", "subscription", "workflow", "reason")]
         show.listing({"items": rows, "next_cursor": None}, outcomes, is_json=False)
     show.said(f"the sender would be answered {tested['status']}")

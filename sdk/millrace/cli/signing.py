@@ -41,8 +41,10 @@ def headers_of(adapter: str, settings: dict[str, Any], sending: Sending, secret:
         made |= _standard_webhooks(sending, secret)
     elif adapter == "hmac":
         made |= _hmac(settings, sending, secret)
-    else:
-        raise ValueError(f"this command cannot sign for the adapter {adapter}")
+    elif secret is not None:
+        raise ValueError(
+            f"this command cannot sign for the adapter {adapter}: leave out --sign, and give the sender's headers with --header"
+        )
     return made
 
 
