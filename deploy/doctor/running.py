@@ -219,12 +219,12 @@ def _sandbox(told: Any) -> Finding:
 def _environments(told: Any) -> Finding:
     """Return how many packages are installed, and the room that they have."""
     if not isinstance(told, dict):
-        return Finding("packages", "note", "the executor does not say what is installed")
+        return Finding("environments", "note", "the executor does not say what is installed")
     used, most = told["bytes"], told["most_bytes"]
     said = f"{told['built']} environments of {told['wheels']} packages, {used >> 20} MB of {most >> 20}"
     if used > most * 0.9:
-        return Finding("packages", "note", said, "give it more by MILLRACE_ENVIRONMENT_BYTES")
-    return Finding("packages", "well", said)
+        return Finding("environments", "note", said, "give it more by MILLRACE_ENVIRONMENT_BYTES")
+    return Finding("environments", "well", said)
 
 
 def bounded(held: Iterable[str], unheld: Mapping[str, str]) -> str:

@@ -91,6 +91,7 @@ async def ready(bench: Bench) -> None:
 
 REFUSED = {
     "a thread": "import threading, time\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()\n",
+    "a thread of C": "import ctypes as c\nlibc = c.CDLL(None)\nlibc.pthread_create(c.byref(c.c_ulong()), None, libc.pause, None)\n",
     "a file": "kept = open('/proc/self/status')\n",
     "a socket": "import socket\nkept = socket.socket()\n",
     "shared memory": "import mmap\nkept = mmap.mmap(-1, 4096)\n",

@@ -24,7 +24,7 @@ UNUSED_WHEEL = 60 * 24 * 3600.0
 """Seconds without a build after which a wheel goes: as long as it is here its index need not be."""
 RECENT = 3600.0
 """Seconds after its last use for which nothing goes: another executor on the same folder may have a run with it."""
-EVERY = 600.0
+EVERY = 60.0
 _log = structlog.get_logger()
 
 
