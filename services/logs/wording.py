@@ -116,13 +116,24 @@ def _filled(first: str, *others: str) -> Callable[[dict[str, Any]], str]:
     return wording
 
 
+_audited = _filled("{actor} {verb} {target}: {outcome}")
+
+
+def _refused(data: dict[str, Any]) -> str:
+    detail = data.get("detail")
+    reasons = _of(detail, "reason") if isinstance(detail, dict) else []
+    return _audited(data) + "".join(f" ({reason})" for reason in reasons)
+
+
 _BY_NOUN: dict[str, Callable[[dict[str, Any]], str]] = {
     "log": _logged,
-    "audit": _filled("{actor} {verb} {target}: {outcome}"),
+    "audit": _audited,
     "dead": _filled("{consumer} gave up {verb}: {error} ({reason})"),
 }
 _BY_TYPE: dict[str, Callable[[dict[str, Any]], str]] = {
     "webhook.received": _filled("{method} webhook for {adapter}, {body_size} bytes"),
+    "audit.refused": _refused,
+    "webhook.refused": _filled("{count} webhooks for {adapter} refused: {reason}"),
     "event.accepted": _filled("{type} from {source_name}"),
     "event.routed": _filled("{workflow} was asked for as run {run}"),
     "event.filtered": _filled("filtered: {reason}"),

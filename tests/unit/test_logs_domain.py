@@ -15,7 +15,7 @@ from services.logs import cursor, times
 from services.logs.cursor import Cursor
 from services.logs.domain import UNDECODABLE, Row, StreamPosition, data_of, row_of
 from services.logs.lines import SPLIT, bare, split
-from services.logs.wording import WORDS
+from services.logs.wording import WORDS, message_of
 from shared.envelope import seal
 from shared.errors import Invalid, Malformed
 from shared.messages import Audited, EventRouted, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunUsage
@@ -116,6 +116,17 @@ def test_a_services_log_shows_its_event_and_fields() -> None:
     made = row(Logged(service="executor", level="warning", event="pool.low", fields={"free": 1, "run": "r9"}))
     assert made.message == "pool.low free=1 run=r9"
     assert (made.level, made.run, made.type) == ("warning", "r9", "log.warning")
+
+
+def test_a_refused_webhook_says_why() -> None:
+    refused = {"adapter": "stripe", "reason": "backlog", "count": 7}
+    assert message_of("webhook.refused", "s", refused) == "7 webhooks for stripe refused: backlog"
+    audited = {"actor": "sender", "verb": "refused", "target": "s", "outcome": "unauthenticated"}
+    assert message_of("audit.refused", "s", audited) == "sender refused s: unauthenticated"
+    assert (
+        message_of("audit.refused", "s", audited | {"detail": {"reason": "too old"}})
+        == "sender refused s: unauthenticated (too old)"
+    )
 
 
 def test_a_denied_token_is_a_warning_of_its_run() -> None:
