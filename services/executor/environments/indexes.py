@@ -49,8 +49,8 @@ class Indexes(msgspec.Struct, frozen=True):
         for address in self._addresses:
             path = _local(address)
             if path is not None:
-                # Its files mostly lie beside an index.
-                found.append(path.parent if path.name == "simple" else path)
+                # Its files mostly lie beside an index; nobody is shown the whole machine for it.
+                found.append(path.parent if path.name == "simple" and path.parent != Path("/") else path)
         return [path.absolute() for path in found]
 
     @property
