@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.executor.environments.lock import Lock, LockError, Package, read
-from services.executor.environments.requirements import of_project, of_script, of_text
+from services.executor.environments.requirements import MOST_PROBLEMS, of_project, of_script, of_text
 
 SHA = "a" * 64
 
@@ -133,3 +133,53 @@ def test_a_lock_takes_the_wheel_that_fits_best_and_has_an_allowed_hash() -> None
         read('[[packages]]\nname = "plain"\nversion = "1.0"\nwheels = [{ url = "https://i.example/plain-1.0-py3-none-any.whl" }]\n')
     with pytest.raises(LockError, match="cannot be read"):
         read("packages = 1\n")
+
+
+LONG = 250_000
+HUGE = {
+    "blanks": "a" + " " * LONG + "b",
+    "brackets": "a; " + "(" * 1000 + "os_name=='x'" + ")" * 1000,
+    "a marker": "a; " + " and ".join(["os_name=='x'"] * 15_000),
+    "versions": "a" + ",".join(f">=1.{number}" for number in range(25_000)),
+    "options": "-x\n" * 80_000,
+    "lines that are none": "!\n" * 120_000,
+    "continued lines": "\\\n" * 120_000 + "!",
+    "files": "-r more.txt\n-c more.txt\n-r again.txt\n",
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_a_file_that_is_made_to_take_long_has_a_few_problems_of_its_lines(name: str) -> None:
+    found = of_text("requirements.txt", HUGE[name], lambda path: f"# {path}\n" * 20_000)
+    assert 0 < len(found.problems) <= MOST_PROBLEMS
+    assert not found.wanted
+
+
+@pytest.mark.parametrize("opening", ["# /// script\n", "# /// script\n#\n"])
+def test_blocks_that_never_end_are_no_blocks_and_take_no_time(opening: str) -> None:
+    assert of_script("a.py", opening * (LONG // len(opening))) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".".join("a" * 60_000) + " = 1",
+        "[" + " . ".join(["'a'"] * 10_000) + "]",
+        "x = " + "9" * 10_000,
+        "x = " + "[" * 50_000,
+        "dependencies = [" + ",".join(['"!"'] * 500) + "]" + "\n" * 100_000,
+    ],
+)
+def test_toml_that_is_made_to_take_long_or_cannot_be_held_is_a_problem(text: str) -> None:
+    found = of_project("pyproject.toml", f"[project]\n{text}\n")
+    assert found is not None
+    assert 0 < len(found.problems) <= MOST_PROBLEMS
+    script = of_script("a.py", f"# /// script\n# {text.rstrip()}\n# ///\n")
+    assert script is not None
+    assert 0 < len(script.problems) <= MOST_PROBLEMS
+
+
+def test_lines_may_end_as_on_windows() -> None:
+    found = of_script("a.py", '# /// script\r\n# dependencies = ["rich"]\r\n#\r\n# ///\r\nimport rich\r\n')
+    assert found is not None
+    assert [one.name for one in found.wanted] == ["rich"]

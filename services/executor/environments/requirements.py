@@ -8,6 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 from packaging.requirements import InvalidRequirement, Requirement
@@ -20,12 +21,17 @@ REQUIREMENTS, PROJECT = "requirements.txt", "pyproject.toml"
 MOST = 500
 """Requirements of one environment."""
 MOST_BYTES = 256 * 1024
-"""Of a file that is read for them."""
+"""Of the files that are read for them, together; each counts as characters."""
+MOST_PROBLEMS = 50
+"""Beyond which no more are looked for."""
+_LONGEST = 8192
+"""Characters of one requirement, without its hashes."""
 _DEEPEST = 5
 PROVIDED = frozenset({"millrace"})
 """Packages that every run has, in the platform's own version."""
-_BLOCK = re.compile(r"(?m)^# /// script[ \t]*$\r?\n(?P<content>(?:^#(?:| .*)$\r?\n)+?)^# ///[ \t]*$")
-_COMMENT = re.compile(r"(^|\s+)#.*$")
+_COMMENT = re.compile(r"(?<!\S)#.*")
+# A key of many parts takes a TOML reader the square of their number.
+_DEEP_KEY = re.compile(r"""(?:\.[ \t]*+(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+){64}""")
 _HASH = re.compile(r"\s--hash[= ]\s*sha256:([0-9a-f]{64})(?=\s|$)")
 _INCLUDED = re.compile(r"(-r|--requirement|-c|--constraint)[ =]?\s*(\S+)")
 
@@ -76,8 +82,8 @@ def of_project(path: str, text: str) -> Requirements | None:
     """Read `[project] dependencies`; None where a file says nothing of them."""
     reading = _Reading(lambda _: None)
     try:
-        project = tomllib.loads(text).get("project", {})
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        project = _toml(text).get("project", {})
+    except (ValueError, RecursionError) as error:
         reading.complain(path, _line_in(str(error)), f"it is no TOML: {error}")
         return reading.done(path)
     if not isinstance(project, dict) or "dependencies" not in project:
@@ -90,18 +96,17 @@ def of_script(path: str, text: str) -> Requirements | None:
     """Read the block of inline metadata (PEP 723) of a Python file; None where it has none that asks for packages."""
     if "# /// script" not in text:
         return None
-    blocks = list(_BLOCK.finditer(text))
+    blocks = list(_blocks(text))
     if not blocks:
         return None
     reading = _Reading(lambda _: None)
-    line = text.count("\n", 0, blocks[0].start()) + 1
+    line, content = blocks[0]
     if len(blocks) > 1:
-        reading.complain(path, text.count("\n", 0, blocks[1].start()) + 1, "it has two blocks of script metadata, and may have one")
+        reading.complain(path, blocks[1][0], "it has two blocks of script metadata, and may have one")
         return reading.done(path)
-    content = "\n".join(line[2:] if line.startswith("# ") else line[1:] for line in blocks[0]["content"].splitlines())
     try:
-        table = tomllib.loads(content)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        table = _toml(content)
+    except (ValueError, RecursionError) as error:
         reading.complain(path, line + _line_in(str(error)), f"its block of script metadata is no TOML: {error}")
         return reading.done(path)
     reading.table(path, table, content, offset=line)
@@ -117,14 +122,20 @@ class _Reading:
         self._problems: list[FileProblem] = []
         self._read = read
         self._seen: set[tuple[str, bool]] = set()
+        self._size = 0
 
     def done(self, path: str) -> Requirements:
         if len(self.wanted) > MOST or len(self._constraints) > 10 * MOST:
             self.complain(path, 1, f"it asks for more than {MOST} packages")
         return Requirements(path, tuple(self.wanted), tuple(self._constraints), tuple(self._problems))
 
+    @property
+    def _is_full(self) -> bool:
+        return len(self._problems) >= MOST_PROBLEMS
+
     def complain(self, path: str, line: int, message: str) -> None:
-        self._problems.append(FileProblem(path, line, message[:2000]))
+        if not self._is_full:
+            self._problems.append(FileProblem(path, line, message[:2000]))
 
     def file(self, path: str, text: str, depth: int, *, into: list[Wanted]) -> None:
         """Read a requirements file, and those that it includes."""
@@ -132,10 +143,13 @@ class _Reading:
         if place in self._seen:
             return
         self._seen.add(place)
-        if len(text) > MOST_BYTES:
-            self.complain(path, 1, f"it has more than {MOST_BYTES} characters")
+        self._size += len(text)
+        if self._size > MOST_BYTES:
+            self.complain(path, 1, f"it has, with the files that are read beside it, more than {MOST_BYTES} characters")
             return
         for number, line in _lines(text):
+            if self._is_full:
+                return
             included = _INCLUDED.fullmatch(line)
             if included is not None:
                 self._include(path, number, included[1], included[2], depth, into)
@@ -149,16 +163,15 @@ class _Reading:
 
     def table(self, path: str, table: dict[str, object], text: str, *, offset: int) -> None:
         """Read a TOML table with `dependencies` and `requires-python`; `offset` is the number of lines before its text."""
-        lines = text.splitlines()
         python = table.get("requires-python")
         if python is not None:
-            self._check_python(path, offset + _line_with(lines, "requires-python"), python)
+            self._check_python(path, offset + _line_with(text, "requires-python"), python)
         given = table.get("dependencies", [])
         if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
-            self.complain(path, offset + _line_with(lines, "dependencies"), "dependencies is a list of texts")
+            self.complain(path, offset + _line_with(text, "dependencies"), "dependencies is a list of texts")
             return
         for one in given[: MOST + 1]:
-            self._requirement(path, offset + _line_with(lines, one), one, self.wanted)
+            self._requirement(path, offset + _line_with(text, one), one, self.wanted)
 
     def _include(self, path: str, line: int, option: str, other: str, depth: int, into: list[Wanted]) -> None:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), other))
@@ -178,8 +191,15 @@ class _Reading:
                 path, line, f"{bare.split(' --')[1].split()[0][:40]!r}: no option of a requirement but --hash=sha256:… is read"
             )
             return
+        if len(bare) > _LONGEST:
+            self.complain(path, line, f"{bare[:100]!r}… has more than {_LONGEST} characters")
+            return
         try:
             found = Requirement(bare)
+            told = str(found)
+        except RecursionError:
+            self.complain(path, line, f"{bare[:100]!r}… has more brackets in each other than are read")
+            return
         except InvalidRequirement as error:
             reason = str(error).splitlines()[0] if str(error) else "it cannot be read"
             hint = "; packages come from the index of this installation, by name" if "/" in bare or ":" in bare else ""
@@ -192,7 +212,7 @@ class _Reading:
             return
         name = canonicalize_name(found.name)
         if name not in PROVIDED:
-            into.append(Wanted(name, str(found), path, line, hashes))
+            into.append(Wanted(name, told, path, line, hashes))
 
     def _check_python(self, path: str, line: int, python: object) -> None:
         here = ".".join(map(str, sys.version_info[:3]))
@@ -206,22 +226,46 @@ class _Reading:
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield lines without comments, with the number of the first of those that are continued."""
-    begun: tuple[int, str] | None = None
+    begun, parts = 0, list[str]()
     for number, line in enumerate(text.splitlines(), start=1):
-        first, before = begun or (number, "")
+        begun = begun if parts else number
         if line.endswith("\\") and not line.lstrip().startswith("#"):
-            begun = first, before + line[:-1] + " "
+            parts += line[:-1], " "
             continue
-        begun = None
-        whole = _COMMENT.sub("", before + line).strip()
+        whole = _COMMENT.sub("", "".join([*parts, line])).strip()
+        parts = []
         if whole:
-            yield first, whole
-    if begun is not None and begun[1].strip():
-        yield begun[0], begun[1].strip()
+            yield begun, whole
+    if left := "".join(parts).strip():
+        yield begun, left
 
 
-def _line_with(lines: list[str], text: str) -> int:
-    return next((number for number, line in enumerate(lines, start=1) if text in line), 1)
+def _blocks(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the blocks of script metadata (PEP 723), each with the number of its first line."""
+    begun, content = 0, list[str]()
+    for number, line in enumerate(text.split("\n"), start=1):
+        bare = line.rstrip(" \t\r")
+        if not begun:
+            begun = number if bare == "# /// script" else 0
+        elif bare == "# ///" and content:
+            yield begun, "\n".join(content)
+            begun, content = 0, []
+        elif bare == "#" or line.startswith("# "):
+            content.append(bare[2:])
+        else:
+            begun, content = 0, []
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """Read TOML. Raises ValueError, RecursionError."""
+    if _DEEP_KEY.search(text) is not None:
+        raise ValueError("a key has more than 64 parts")
+    return tomllib.loads(text)
+
+
+def _line_with(text: str, part: str) -> int:
+    at = text.find(part)
+    return 1 if at < 0 else text.count("\n", 0, at) + 1
 
 
 def _line_in(message: str) -> int:
