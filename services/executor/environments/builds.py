@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -30,7 +31,8 @@ AT_ONCE = 3
 """Organizations whose environments are resolved and built at a time."""
 FORGOTTEN = 120.0
 """Seconds after which what failed is tried again, and what was ready is no longer remembered."""
-MOST_JOBS = 1000
+MOST_JOBS = 200
+"""That are remembered of one organization."""
 _log = structlog.get_logger()
 
 
@@ -87,6 +89,7 @@ class Builds:
         self._follow = follow
         self._jobs: dict[tuple[str, str], BuildJob] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: dict[BuildJob, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
         self._turns: dict[str, asyncio.Lock] = {}
 
@@ -105,10 +108,15 @@ class Builds:
                 del self._jobs[key]
 
     def keep(self, org: str, keys: Collection[str]) -> None:
-        """Forget what an organization asked for before and asks for no more: all whose requirements have none of these keys."""
+        """Forget what an organization asked for before and asks for no more: all whose requirements have none of these keys.
+
+        What is being built is built to its end; what waits for that is not begun.
+        """
         for key, job in list(self._jobs.items()):
-            if key[0] == org and key[1] not in keys and job.ended.is_set():
+            if key[0] == org and key[1] not in keys and (job.ended.is_set() or job in self._waiting):
                 del self._jobs[key]
+                if job in self._waiting:
+                    self._waiting.pop(job).cancel()
 
     async def lock_of(self, locked: Locked) -> bytes:
         """Return the text of a lock. Raises `NotFound`, `Unavailable`."""
@@ -128,7 +136,7 @@ class Builds:
         job = self._jobs.get(key)
         if job is None or (job.problems and again):
             job = self._jobs[key] = BuildJob(org, requirements)
-            task = asyncio.create_task(self._carried_out(job, key))
+            task = self._waiting[job] = asyncio.create_task(self._carried_out(job, key))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         with contextlib.suppress(TimeoutError):
@@ -179,6 +187,7 @@ class Builds:
     async def _carried_out(self, job: BuildJob, key: tuple[str, str]) -> None:
         try:
             async with self._turns.setdefault(job.org, asyncio.Lock()), self._places:
+                self._waiting.pop(job, None)
                 job.tell("resolving")
                 job.lock = await self._environments.resolve(job.org, job.requirements)
                 await self._environments.build(job.lock, job.requirements, job.tell)
@@ -188,9 +197,15 @@ class Builds:
             job.problems = error.problems
         except (SandboxUnavailable, Unavailable, StreamError, OSError) as error:
             _log.warning("environment.not_built", org=job.org, reason=str(error))
-            self._jobs.pop(key, None)
-        job.changed_at = utc_now()
-        job.ended.set()
+        except Exception as error:
+            _log.exception("environment.not_built", org=job.org, reason=type(error).__name__)
+        finally:
+            # Whatever came between: others wait for the end.
+            self._waiting.pop(job, None)
+            if job.locked is None and not job.problems and self._jobs.get(key) is job:
+                del self._jobs[key]
+            job.changed_at = utc_now()
+            job.ended.set()
         _log.info("environment.built" if job.locked else "environment.failed", org=job.org, path=job.requirements.path)
         if job.is_followed:
             try:
@@ -200,8 +215,9 @@ class Builds:
 
     def _forget(self) -> None:
         now = utc_now()
+        counts = Counter(org for org, _ in self._jobs)
         for key, job in list(self._jobs.items()):
-            if job.ended.is_set() and ((now - job.changed_at).total_seconds() > FORGOTTEN or len(self._jobs) > MOST_JOBS):
+            if job.ended.is_set() and ((now - job.changed_at).total_seconds() > FORGOTTEN or counts[job.org] > MOST_JOBS):
                 del self._jobs[key]
         self._turns = {org: lock for org, lock in self._turns.items() if lock.locked()}
 
