@@ -35,11 +35,11 @@ def unpacked(folder: str, job: dict[str, Any]) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(os.path.join(folder, "wheel")) as wheel:
             found.unpack(wheel)
+        found.compile()
     except Refused as error:
         return {"problem": str(error)}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError, OSError) as error:
         return {"problem": f"it cannot be unpacked: {error}"[:1000]}
-    found.compile()
     return {"problem": None, "files": found.files, "bytes": found.bytes, "left_out": found.left_out[:100]}
 
 
@@ -87,14 +87,16 @@ class _Unpacking:
         for number in range(1, workers):
             fork = os.fork()
             if fork == 0:
+                code = 1
                 try:
                     self._compile(modules[number::workers])
+                    code = 0
                 finally:
-                    os._exit(0)
+                    os._exit(code)
             forks.append(fork)
         self._compile(modules[::workers])
-        for fork in forks:
-            os.waitpid(fork, 0)
+        if any([os.waitpid(fork, 0)[1] for fork in forks]):  # noqa: C419 - of each
+            raise OSError("the bytecode of some modules could not be made or written")
 
     def _compile(self, modules: list[str]) -> None:
         for place in modules:
