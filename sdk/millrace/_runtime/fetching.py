@@ -11,11 +11,11 @@ _CHUNK = 1 << 20
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to other hosts without the credentials of the first; which hosts there are is up to the proxy."""
+    """Follows to other hosts and schemes without the credentials of the first; which hosts there are is up to the proxy."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         found = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if found is not None and urlsplit(newurl).netloc != urlsplit(req.full_url).netloc:
+        if found is not None and urlsplit(newurl)[:2] != urlsplit(req.full_url)[:2]:
             found.remove_header("Authorization")
         return found
 
