@@ -95,6 +95,7 @@ REFUSED = {
     "a file": "kept = open('/proc/self/status')\n",
     "a socket": "import socket\nkept = socket.socket()\n",
     "shared memory": "import mmap\nkept = mmap.mmap(-1, 4096)\n",
+    "shared memory that is not written to yet": "import mmap\nkept = mmap.mmap(-1, 4096, prot=mmap.PROT_READ)\n",
     "a process": "import subprocess\nkept = subprocess.Popen(['sleep', '1000'])\n",
     "an exit": "raise SystemExit(3)\n",
     "a crash": "import ctypes, os\nif os.getpid() == 1: ctypes.string_at(0)\n",

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import random
+import re
 import select
 import signal
 import sys
@@ -30,7 +31,8 @@ ORDERLY = 113
 _TERM, _ALARM = int(signal.SIGTERM), int(signal.SIGALRM)
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMEXPR_NUM_THREADS": "1"}
 """A run has one core, and these libraries start threads for more as soon as they are loaded."""
-_SHARED = " rw-s "
+_SHARED = re.compile(r"^VmFlags:.* sh\b", re.MULTILINE)
+"""A mapping that can be written to for others to see, now or once it is asked for; not one of a file that is only read."""
 
 
 def stand_by(control: Channel, job: dict[str, Any], bundle: str, packages: str) -> bytes:
@@ -113,8 +115,8 @@ def _problem(files: list[str]) -> str | None:
     more = len(os.listdir("/proc/self/fd")) - len(files)
     if more:
         return f"importing the packages has left {more} files or sockets open"
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-        if any(_SHARED in line for line in maps):
+    with open("/proc/self/smaps", encoding="utf-8", errors="replace") as maps:
+        if _SHARED.search(maps.read()) is not None:
             return "importing the packages has made memory that forks would share"
     try:
         os.waitpid(-1, os.WNOHANG)
