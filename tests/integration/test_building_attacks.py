@@ -351,3 +351,15 @@ async def test_what_was_not_used_goes_and_what_is_held_or_was_used_just_now_stay
     await small.look(time.time() + 2 * 3600)
     assert small.state()["wheels"] == 0
     assert not list(place.disk.built.iterdir())
+
+
+async def test_what_another_executor_removes_meanwhile_is_no_failure_and_what_a_resolver_kept_goes_too(place: Yard) -> None:
+    place.wheel("plain")
+    await place.built("plain")
+    (place.disk.built / "gone").symlink_to(place.disk.folder / "nowhere")
+    (kept,) = place.disk.resolving.iterdir()
+    keeping = Housekeeping(place.disk, place.environments)
+    await keeping.look(time.time())
+    assert kept.is_dir()
+    await keeping.look(time.time() + 15 * 24 * 3600)
+    assert not kept.exists()

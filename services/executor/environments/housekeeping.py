@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import time
@@ -19,7 +20,9 @@ from services.executor.environments.wheels import FACTS, Facts
 MOST_BYTES = 10 << 30
 """Of all wheels together, unpacked and compiled. Environments are other names of the same files."""
 UNUSED = 14 * 24 * 3600.0
-"""Seconds without a run after which an environment goes. It is built again from its wheels, in a moment, when one comes."""
+"""Seconds without a run after which an environment goes. It is built again from its wheels, in a moment, when one comes.
+
+What a resolver keeps for an organization goes after as long."""
 UNUSED_WHEEL = 60 * 24 * 3600.0
 """Seconds without a build after which a wheel goes: as long as it is here its index need not be."""
 RECENT = 3600.0
@@ -44,7 +47,10 @@ class Housekeeping:
     async def run(self) -> None:
         """Look after them, for ever."""
         while True:
-            await self.look(time.time())
+            try:
+                await self.look(time.time())
+            except OSError as error:
+                _log.warning("environment.not_looked_after", reason=str(error))
             await asyncio.sleep(EVERY)
 
     async def look(self, now: float) -> None:
@@ -55,8 +61,12 @@ class Housekeeping:
         built = _by_age(self._disk.built)
         for used, folder in built:
             if self._environments.is_held(folder):
-                os.utime(folder)
+                with contextlib.suppress(FileNotFoundError):
+                    os.utime(folder)
             elif now - used > UNUSED:
+                _remove(folder)
+        for used, folder in _by_age(self._disk.resolving):
+            if now - used > UNUSED:
                 _remove(folder)
         wheels = [(used, folder, _bytes(folder)) for used, folder in _by_age(self._disk.wheels)]
         for used, folder, _ in wheels:
@@ -82,7 +92,11 @@ class Housekeeping:
 
 def _by_age(folder: Path) -> list[tuple[float, Path]]:
     """Return what is in a folder with the time of its last use, the oldest first."""
-    return sorted((path.stat().st_mtime, path) for path in folder.iterdir())
+    found = []
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another executor on the same folder was faster
+            found.append((path.stat().st_mtime, path))
+    return sorted(found)
 
 
 def _bytes(wheel: Path) -> int:
