@@ -25,6 +25,9 @@ from shared.messages.catalog import FileProblem
 WORKSPACE = ""
 """Names the environment of all files that have none of their own; others are named by their file."""
 
+MOST_ENVIRONMENTS = 50
+"""Different ones of a workspace."""
+
 
 class PackagesDeps(Protocol):
     """Dependencies of environments."""
@@ -90,7 +93,7 @@ def _wanted(tree: dict[str, str], folder: Path) -> dict[str, Requirements]:
         if path not in tree:
             return None
         with (folder / path).open("rb") as file:
-            return file.read(MOST_BYTES + 1).decode("utf-8", "replace")
+            return file.read(MOST_BYTES + 1).decode("utf-8-sig", "replace")
 
     found: dict[str, Requirements] = {}
     text = read(REQUIREMENTS)
@@ -100,7 +103,13 @@ def _wanted(tree: dict[str, str], folder: Path) -> dict[str, Requirements]:
         found[WORKSPACE] = project
     if WORKSPACE in found and not found[WORKSPACE].wanted and not found[WORKSPACE].problems:
         del found[WORKSPACE]
+    keys = {requirements.key for requirements in found.values()}
     for path in tree:
         if path.endswith(".py") and (text := read(path)) is not None and (script := of_script(path, text)) is not None:
+            if len(keys) >= MOST_ENVIRONMENTS and script.key not in keys:
+                complaint = f"the files of the workspace ask for more than {MOST_ENVIRONMENTS} environments: let some share one"
+                script = Requirements(path, problems=(FileProblem(path, 1, complaint),))
+            else:
+                keys.add(script.key)
             found[path] = script
     return found
