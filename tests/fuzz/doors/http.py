@@ -31,6 +31,9 @@ WEIGHTS = {
 }
 # What a body's fields hold when they are as they should be.
 FIELDS: dict[str, Any] = {
+    "method": "POST",
+    "at": "2026-01-31T09:30:00Z",
+    "body_base64": "e30=",
     "adapter": "topic",
     "settings": {},
     "integration": None,
