@@ -1,6 +1,7 @@
 """While one run misbehaves the others go on, with their right results."""
 
 import asyncio
+import os
 import textwrap
 
 import msgspec
@@ -79,3 +80,28 @@ async def test_others_have_their_turn_while_one_child_floods() -> None:
     going.cancel()
     await asyncio.gather(going, return_exceptions=True)
     assert turns >= 50
+
+
+async def test_modes_and_times_of_files_of_the_same_user_cannot_be_changed_where_landlock_alone_guards_them() -> None:
+    async with started_bench("B") as bench:
+        mine = bench.folder / "mine"
+        mine.write_text("of the user that runs have, as all files are where the executor is not root")
+        if UID is not None:
+            os.chown(mine, UID, UID)
+        os.utime(mine, (1, 1))
+        text = f"""
+            import os
+            @workflow
+            def main() -> list:
+                found = []
+                mine = {str(mine)!r}
+                for attempt in (lambda: os.chmod(mine, 0), lambda: os.utime(mine), lambda: os.chown(mine, -1, -1)):
+                    try:
+                        attempt()
+                    except PermissionError:
+                        continue
+                    found.append("done")
+                return found
+        """
+        assert value(await bench.run(text)) == []
+        assert (mine.stat().st_mode & 0o777, mine.stat().st_mtime) == (0o644, 1)

@@ -40,6 +40,9 @@ _Code = list[tuple[int, int, int, int]]
 _MAY_BE_SELF_OR_0 = ("kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "prlimit64", "sched_setaffinity")
 _ONLY_APART = ("fork", "vfork", "execve", "execveat", "tkill", "pidfd_send_signal", "setpriority", "setpgid")
 
+_OF_FILES = ("chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat", "utime", "utimes", "futimesat", "utimensat")
+"""Change what Landlock has no rules for, of any file of the same user."""
+
 
 class Program:
     """A filter for this machine, as `allowlist` and `without_building` make them."""
@@ -67,7 +70,8 @@ def allowlist(*, is_apart: bool, may_start: bool = False) -> Program:
     """Answer the list. Raises KeyError, by the architecture, where there is no table.
 
     `is_apart`: the process has namespaces of its own; then the calls for building are still on the list. Where it
-    has none it may not start or signal other processes, nor make Unix sockets other than pairs: these would be the machine's.
+    has none it may not start or signal other processes, change modes and times of files, nor make Unix sockets other than pairs:
+    these would be the machine's.
     `may_start`: it may start processes all the same, as one that executes a program of the platform and no author's code.
     """
     column, architecture = ARCHITECTURES[os.uname().machine]
@@ -123,6 +127,8 @@ def _rules(column: int, *, is_apart: bool, may_start: bool) -> list[tuple[int, i
     if not is_apart:
         special |= {name: _when_equal(0, [0, _SELF], _ALLOW, _deny()) for name in _MAY_BE_SELF_OR_0}
         special |= {name: _deny() for name in _ONLY_APART if not (may_start and name in _TO_START)}
+        if not may_start:
+            special |= {name: _deny() for name in _OF_FILES}
     rules = [(CLONE3[column], CLONE3[column], [_return(_MISSING)])]
     allowed = [numbers[column] for numbers in BUILDING.values()] if is_apart else []
     for name, numbers in ALLOWED.items():
