@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import stat
 import time
 import zipfile
@@ -363,3 +364,13 @@ async def test_what_another_executor_removes_meanwhile_is_no_failure_and_what_a_
     assert kept.is_dir()
     await keeping.look(time.time() + 15 * 24 * 3600)
     assert not kept.exists()
+
+
+async def test_a_package_takes_no_more_than_a_part_of_what_the_disk_has_free(place: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = place.wheel("large", files={"large.bin": os.urandom(4 << 20)})
+    place.wheel("small")
+    free = shutil.disk_usage(place.folder)._replace(free=32 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: free)
+    _, _, words = await place.refusal(large, "large")
+    assert f"more than {2 << 20} bytes" in words or "more than 2 MB" in words
+    assert (await place.built("small")).is_dir()

@@ -32,6 +32,8 @@ from services.executor.sandbox.zygote import start as start_zygote
 
 _EVERY = 0.25
 """Seconds between two looks at a child's memory and folder."""
+_SHARE = 16
+"""Of what the disk has free one step takes no more than this part: others on it go on, however many steps there are at once."""
 _IDLE = 30.0
 """Seconds without a step after which the zygote ends."""
 _log = structlog.get_logger()
@@ -39,7 +41,10 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class StepLimits:
-    """Bounds of one step. `seconds` from its start; the rest for its folder, and for all of its processes together."""
+    """Bounds of one step. `seconds` from its start; the rest for its folder, and for all of its processes together.
+
+    A disk that is nearly full lowers `bytes`.
+    """
 
     seconds: float = 600.0
     bytes: int = 4 << 30
@@ -134,12 +139,13 @@ class Builder:
         limits = ChildLimits(
             memory_mb=None, open_files=1024, processes=self.limits.processes, cores=self.limits.cores, scratch_mb=64
         )
-        opening = frames.encode({"kind": "build", "most_bytes": self.limits.bytes, "most_files": self.limits.files, **job})
+        most = min(self.limits.bytes, (await asyncio.to_thread(shutil.disk_usage, folder)).free // _SHARE)
+        opening = frames.encode({"kind": "build", "most_bytes": most, "most_files": self.limits.files, **job})
         place = CodePaths(folder, None)
         groups = self._cgroups if self._cgroups is not None and self._cgroups.held else None
         child = await process.start(zygote, self._ground, self._who, limits, tier, place, groups)
         try:
-            watch = asyncio.create_task(self._watched(child, folder))
+            watch = asyncio.create_task(self._watched(child, folder, most))
             try:
                 ended = await Attempt(child, None, network=network).ended(opening, self.limits.seconds, None)
             finally:
@@ -152,7 +158,7 @@ class Builder:
             raise StepFailed(excess)
         return _findings(verdict.outcome(ended, self.limits.seconds))
 
-    async def _watched(self, child: Child, folder: Path) -> str:
+    async def _watched(self, child: Child, folder: Path, most_bytes: int) -> str:
         """Kill the child when it takes more than it may, and return the reason; else until cancelled."""
         while True:
             await asyncio.sleep(_EVERY)
@@ -160,9 +166,9 @@ class Builder:
                 child.starve()
                 return f"it took more than {self.limits.memory >> 20} MB of memory"
             files, size = await asyncio.to_thread(measured, folder)
-            if size > self.limits.bytes or files > self.limits.files:
+            if size > most_bytes or files > self.limits.files:
                 child.kill()
-                return f"it wrote more than {self.limits.bytes >> 20} MB or {self.limits.files} files"
+                return f"it wrote more than {most_bytes >> 20} MB or {self.limits.files} files"
 
     async def _parent(self) -> tuple[Zygote, Tier]:
         if self._tier is None:
