@@ -191,3 +191,30 @@ async def test_a_workflow_may_choose_not_to_be_preloaded(bench: Bench) -> None:
         assert found["pid"] == found["by"]  # type: ignore[index]
     assert bench.children._preloading is not None
     assert bench.children._preloading.count == 0
+
+
+async def test_a_run_that_limits_the_process_it_was_forked_from_limits_no_other_run(bench: Bench) -> None:
+    body = """
+    import os, resource, one
+    @workflow
+    def main(how: str = "") -> list:
+        try:
+            if how == "limit":
+                resource.prlimit(1, resource.RLIMIT_NOFILE, (64, 64))
+            if how == "nice":
+                os.setpriority(os.PRIO_PROCESS, 1, 19)
+        except PermissionError:
+            pass
+        return [os.getpriority(os.PRIO_PROCESS, 1), *resource.prlimit(1, resource.RLIMIT_NOFILE)]
+    """
+    job = with_packages(bench, packages(bench, one=PACKAGE), body)
+    await warm(bench, job)
+    await ready(bench)
+    usual = value(await bench.children.run(job, Recorded()))
+    for how in ("limit", "nice"):
+        await ready(bench)
+        await bench.children.run(msgspec.structs.replace(job, input={"how": how}), Recorded())
+        for _ in range(2):
+            await warm(bench, job)
+            await ready(bench)
+            assert value(await bench.children.run(job, Recorded())) == usual

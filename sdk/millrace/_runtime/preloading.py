@@ -15,6 +15,7 @@ import json
 import os
 import random
 import re
+import resource
 import select
 import signal
 import sys
@@ -33,6 +34,8 @@ _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THR
 """A run has one core, and these libraries start threads for more as soon as they are loaded."""
 _SHARED = re.compile(r"^VmFlags:.* sh\b", re.MULTILINE)
 """A mapping that can be written to for others to see, now or once it is asked for; not one of a file that is only read."""
+
+_LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")})
 
 
 def stand_by(control: Channel, job: dict[str, Any], bundle: str, packages: str) -> bytes:
@@ -56,6 +59,7 @@ def stand_by(control: Channel, job: dict[str, Any], bundle: str, packages: str) 
     gc.freeze()
     stay = Stay()
     stay.put_back()
+    bounds = _bounds()
     while True:
         _until_released(control)
         control.reopen()
@@ -67,6 +71,8 @@ def stand_by(control: Channel, job: dict[str, Any], bundle: str, packages: str) 
         control.is_forking = False
         _tend(run)
         stay.put_back()
+        if _bounds() != bounds:  # a run may limit any process of its user
+            os._exit(0)
 
 
 def _job(control: Channel) -> bytes:
@@ -152,6 +158,12 @@ def _tend(run: int) -> None:
             os.waitpid(-1, 0)
     except ChildProcessError:
         return
+
+
+def _bounds() -> tuple[object, ...]:
+    """Answer what forks inherit and other processes can change."""
+    limits = [resource.getrlimit(one) for one in _LIMITS]
+    return limits, os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), os.sched_getscheduler(0)
 
 
 def _draw_anew() -> None:
