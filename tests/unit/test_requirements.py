@@ -183,3 +183,19 @@ def test_lines_may_end_as_on_windows() -> None:
     found = of_script("a.py", '# /// script\r\n# dependencies = ["rich"]\r\n#\r\n# ///\r\nimport rich\r\n')
     assert found is not None
     assert [one.name for one in found.wanted] == ["rich"]
+
+
+@pytest.mark.parametrize("port", ["0", "99999", "x"])
+def test_an_address_without_a_port_that_there_is_cannot_be_in_a_lock(port: str) -> None:
+    lock = Lock(
+        (Package("plain", "1.0", "plain-1.0-py3-none-any.whl", SHA, f"https://i.example:{port}/plain-1.0-py3-none-any.whl"),)
+    )
+    with pytest.raises(LockError, match="cannot be read"):
+        read(lock.text)
+
+
+def test_a_wheel_with_a_name_of_millions_of_tags_is_none_for_this_machine() -> None:
+    tags = "-".join(".".join(f"{kind}{number}" for number in range(1000)) for kind in ("py", "abi", "on"))
+    lock = Lock((Package("plain", "1.0", f"plain-1.0-{tags}.whl", SHA, "https://i.example/plain.whl"),))
+    with pytest.raises(LockError, match="no wheel for this machine"):
+        read(lock.text)

@@ -23,6 +23,7 @@ from services.executor.environments.requirements import Requirements
 MOST_BYTES = 8 << 20
 """Of a lock's text."""
 MOST_PACKAGES = 2000
+_LONGEST_NAME = 255
 _FORMAT = 1
 """Counts the ways in which environments were built: an environment of another one is built anew."""
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,127}[A-Za-z0-9])?")
@@ -134,6 +135,8 @@ def _is_for_here(found: dict[str, Any]) -> bool:
 
 def _rank(file: str) -> int | None:
     """Return how well a wheel fits, 0 for best; None where it does not."""
+    if len(file) > _LONGEST_NAME:  # every combination of its tags is made
+        return None
     try:
         _, _, _, tags = parse_wheel_filename(file)
     except InvalidWheelFilename:
@@ -151,6 +154,8 @@ def _ranks() -> dict[Tag, int]:
 
 def _without_credentials(url: str) -> str:
     parts = urlsplit(url)
+    if parts.port == 0:  # one beyond all ports is a ValueError
+        raise ValueError("port 0")
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment="").geturl()
 
 
