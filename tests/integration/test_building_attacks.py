@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import shutil
 import stat
@@ -13,7 +12,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 
 from services.executor.environments.environments import Failed
 from services.executor.environments.housekeeping import Housekeeping
@@ -21,6 +19,7 @@ from services.executor.environments.indexes import Indexes
 from services.executor.environments.lock import Lock, Package
 from services.executor.sandbox.builder import StepFailed, StepLimits, sealed
 from services.executor.sandbox.jail import Tier
+from tests.support.index import Index, index_of
 from tests.support.packages import Yard, wheel, yard
 from tests.support.sandbox import TIERS
 
@@ -162,56 +161,10 @@ async def test_a_source_distribution_is_not_built(place: Yard) -> None:
     assert not Path("/tmp/was-here").exists()
 
 
-class Index:
-    """A package index on the loopback that behaves as it is told to."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.page: bytes | None = None
-        self.file: bytes | None = None
-        self.claimed: str | None = None
-        self.stalls = False
-        self.released = asyncio.Event()
-        self.asked: list[str] = []
-        self.authorized: list[str | None] = []
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request.path)
-        self.authorized.append(request.headers.get("Authorization"))
-        if self.stalls:
-            await self.released.wait()
-        name = request.path.rstrip("/").rpartition("/")[2]
-        if request.path.startswith("/simple/"):
-            if self.page is not None:
-                return web.Response(body=self.page, content_type="text/html")
-            links = [path for path in self.folder.iterdir() if path.name.startswith(name.replace("-", "_") + "-")]
-            if not links:
-                raise web.HTTPNotFound
-            hashes = {path.name: self.claimed or hashlib.sha256(path.read_bytes()).hexdigest() for path in links}
-            body = "".join(f'<a href="/files/{file}#sha256={digest}">{file}</a>' for file, digest in hashes.items())
-            return web.Response(text=f"<html><body>{body}</body></html>", content_type="text/html")
-        path = self.folder / name
-        if not path.exists():
-            raise web.HTTPNotFound
-        return web.Response(body=self.file if self.file is not None else path.read_bytes())
-
-
 @pytest.fixture
 async def index(tmp_path: Path) -> AsyncIterator[tuple[Index, int]]:
-    found = Index(tmp_path / "packages")
-    found.folder.mkdir()
-    app = web.Application()
-    app.router.add_get("/{path:.*}", found.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    try:
-        yield found, port
-    finally:
-        found.released.set()
-        await runner.cleanup()
+    async with index_of(tmp_path / "packages") as found:
+        yield found, found.port
 
 
 async def test_packages_come_from_an_index_over_the_network_with_its_credentials_that_no_message_shows(
@@ -272,6 +225,44 @@ async def test_an_index_that_never_answers_ends_in_time(tier: Tier, index: tuple
         found.stalls = False
         wheel(found.folder, "plain")
         assert (await place.built("plain")).is_dir()
+
+
+@pytest.mark.parametrize("slowly", ["/simple/", "/files/"], ids=["page", "file"])
+async def test_an_index_that_answers_a_byte_now_and_then_ends_in_time(tier: Tier, index: tuple[Index, int], slowly: str) -> None:
+    found, port = index
+    wheel(found.folder, "plain")
+    found.drips = slowly
+    async with yard(tier, Indexes(default=f"http://127.0.0.1:{port}/simple/"), limits=StepLimits(seconds=3.0)) as place:
+        path, line, message = await place.failure("# first", "plain")
+        assert (path, line) == ("requirements.txt", 2)
+        assert "it ran longer than 3 s" in message
+        assert not list(place.disk.wheels.iterdir())
+        found.drips = None
+        assert (await place.built("plain")).is_dir()
+
+
+async def test_an_index_that_sends_elsewhere_is_followed_only_to_hosts_that_the_operator_names(
+    tier: Tier, index: tuple[Index, int], tmp_path: Path
+) -> None:
+    found, port = index
+    wheel(found.folder, "plain")
+    address = f"http://reader:s3same@localhost:{port}/simple/"
+    async with index_of(tmp_path / "elsewhere") as elsewhere:
+        wheel(elsewhere.folder, "plain")
+        for begin in ("/simple/", "/files/"):
+            found.redirects = {begin: f"http://127.0.0.1:{elsewhere.port}"}
+            async with yard(tier, Indexes(default=address)) as place:
+                path, line, message = await place.failure("# first", "plain")
+                assert (path, line) == ("requirements.txt", 2)
+                assert "s3same" not in message
+                assert not list(place.disk.wheels.iterdir())
+            assert elsewhere.asked == []
+            async with yard(tier, Indexes(default=address, hosts=(f"127.0.0.1:{elsewhere.port}",))) as place:
+                assert (await place.built("plain")).is_dir()
+            assert elsewhere.asked
+            assert set(elsewhere.authorized) == {None}
+            elsewhere.asked.clear()
+            elsewhere.authorized.clear()
 
 
 async def test_a_file_on_another_host_than_the_index_is_not_had(tier: Tier, index: tuple[Index, int]) -> None:
