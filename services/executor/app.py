@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,6 +15,7 @@ import uv
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor.config import ExecutorSettings, read
+from services.executor.environments.access import IndexAccess, operators_secret
 from services.executor.environments.builds import Builds
 from services.executor.environments.disk import Disk, reachable
 from services.executor.environments.environments import Environments
@@ -121,7 +123,7 @@ async def watch_cancellations(bus: Bus, runs: Runs) -> None:
 
 @asynccontextmanager
 async def _packages(
-    settings: ExecutorSettings, tier: Tier | None, resolver: Resolver, health: Health
+    settings: ExecutorSettings, bus: Bus, tier: Tier | None, resolver: Resolver, health: Health
 ) -> AsyncIterator[tuple[Environments, Housekeeping]]:
     """Have environments behind the walls of a tier, for the block."""
     sandbox = settings.data / "sandbox"
@@ -131,7 +133,8 @@ async def _packages(
     shown = [program, *settings.indexes.folders]
     builder = Builder(sandbox, disk.folder, tier=tier, uid=settings.sandbox_uid, shown=shown)
     try:
-        environments = Environments(disk, builder, settings.indexes, program, resolver)
+        access = IndexAccess(settings.indexes, functools.partial(operators_secret, bus, Keyring(settings.keys)))
+        environments = Environments(disk, builder, access, program, resolver)
         housekeeping = Housekeeping(disk, environments, most_bytes=settings.environment_bytes)
         health.state("environments", housekeeping.state)
         yield environments, housekeeping
@@ -177,7 +180,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         expressions = await stack.enter_async_context(evaluating(runtime.health))
         resolver = Resolver()
         stack.callback(resolver.close)
-        packages = _packages(settings, sandbox.tier if is_able else None, resolver, runtime.health)
+        packages = _packages(settings, bus, sandbox.tier if is_able else None, resolver, runtime.health)
         environments, housekeeping = await stack.enter_async_context(packages)
         executor = Executor(settings, bus, engine, sandbox, expressions, environments, resolver)
         stack.push_async_callback(executor.builds.close)

@@ -112,8 +112,9 @@ def announcement(row: Kept) -> tuple[Message, str]:
 
 def audited(noun: str, asked: GetToken | GetSecret, row: Kept | None, outcome: Outcome) -> Audited:
     """Return the record that a token or a secret was given out, or was not."""
-    detail: dict[str, str | int] = {"run": asked.run}
+    detail: dict[str, str | int] = {} if asked.run is None else {"run": asked.run}
     if row is not None:
         detail |= {noun: row.id, "owner": row.org, "version": row.version}
-    actor = f"run:{asked.run}"
+    # The executor's own need: only it may ask, by the rights that it has on the bus.
+    actor = "executor" if asked.run is None else f"run:{asked.run}"
     return Audited(category=CALLED[noun], verb="given", actor=actor, target=asked.name, outcome=outcome, detail=detail)

@@ -1,4 +1,4 @@
-"""Questions to the oauth service for runs: tokens, secrets and variables. Secret values are sealed: see each field."""
+"""Questions to the oauth service, mostly for runs: tokens, secrets and variables. Secret values are sealed: see each field."""
 
 from __future__ import annotations
 
@@ -43,10 +43,13 @@ class VariableView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunQuestion(Question[A], Generic[A], frozen=True, kw_only=True):
-    """A run's question for what `name` means there; the record of the answer joins the run's chain by `correlation_id`."""
+    """A run's question for what `name` means there; the record of the answer joins the run's chain by `correlation_id`.
+
+    Without `run` it is the asking service's own.
+    """
 
     name: Name
-    run: Key
+    run: Key | None = None
     nonce: Opaque
     correlation_id: Name | None = None
 

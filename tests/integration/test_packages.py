@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,11 +10,16 @@ import pytest
 
 from services.executor.environments import builds
 from services.executor.workspaces import commits
-from shared.envelope import new_id
-from shared.errors import NotFound
+from shared.envelope import new_id, open_message
+from shared.errors import NotFound, Unavailable
+from shared.messages import Audited
 from shared.questions.executor import BuildEnvironments, ListEnvironments
-from tests.support.inside import eventually
+from tests.integration.test_oauth_connections import buses, stored
+from tests.support import resources
+from tests.support.index import index_of
+from tests.support.inside import eventually, running
 from tests.support.packages import wheel
+from tests.support.resources import ring
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -193,3 +199,29 @@ async def test_what_was_asked_for_before_and_is_no_more_is_not_shown(outside: Ou
     await outside.put_file("requirements.txt", b"plain<2\n")
     await outside.put_file("own.py", FLOW.replace(b"def version", b"def own"))
     assert await shown() == [("requirements.txt", "ready")]
+
+
+async def test_the_password_of_an_index_is_a_secret_of_the_operators_that_is_audited_and_shown_nowhere(
+    place: Place, data: Path, tmp_path: Path
+) -> None:
+    async with index_of(tmp_path / "packages") as index, running(place, "oauth"), buses(place) as (gateway, _, admin):
+        wheel(index.folder, "plain", "1.0")
+        index.wants = "reader:s3same"
+        address = f"http://reader:${{secret:index.key}}@127.0.0.1:{index.port}/simple/"
+        async with river(place, data, MILLRACE_INDEX_URL=address, MILLRACE_PIP_CONF="") as outside:
+            await outside.put_file("flow.py", FLOW)
+            with pytest.raises(Unavailable):
+                await outside.put_file("requirements.txt", b"plain\n")
+            await gateway.ask(resources.putting("secret", "index.key", ring(place), org="global", value="s3same", actor="key:k1"))
+            view = await outside.put_file("requirements.txt", b"plain<3\n")
+            assert view.problems == []
+            assert await _result(outside) == "1.0"
+            view = await outside.put_file("requirements.txt", b"plain<3\nabsent-package\n")
+            assert "s3same" not in repr(view.problems)
+            assert "s3same" not in repr(await outside.bus.ask(ListEnvironments(org="default", locks=True)))
+        assert f"Basic {base64.b64encode(b'reader:s3same').decode()}" in index.authorized
+        records = [open_message(one, Audited) for one in await stored(admin, "AUDIT", 2)]
+        found = [(one.actor, one.target, one.outcome, one.detail.get("run")) for one in records if one.verb == "given"]
+        assert found == [("executor", "index.key", "not_found", None), ("executor", "index.key", "ok", None)]
+    kept = [path for path in data.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert all(b"s3same" not in path.read_bytes() for path in kept)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import uv
 
+from services.executor.environments.access import IndexAccess
 from services.executor.environments.disk import Disk
 from services.executor.environments.environments import Environments, Failed
 from services.executor.environments.indexes import Indexes
@@ -19,6 +20,7 @@ from services.executor.environments.requirements import Requirements, of_text
 from services.executor.sandbox.builder import Builder, StepLimits
 from services.executor.sandbox.jail import Tier
 from shared.egress.resolver import Resolver
+from shared.errors import Unavailable
 from tests.support.sandbox import UID, reachable_interpreter
 
 PLAIN_FILE = 0o100644
@@ -110,6 +112,10 @@ class Yard:
         return of_text("requirements.txt", "\n".join(texts) + "\n")
 
 
+async def _no_secret(name: str) -> str:
+    raise Unavailable(f"no secret {name} here")
+
+
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -135,7 +141,7 @@ async def yard(tier: Tier, indexes: Indexes | None = None, *, limits: StepLimits
     )
     resolver = Resolver()
     try:
-        yield Yard(folder, disk, Environments(disk, builder, given, program, resolver), links, builder)
+        yield Yard(folder, disk, Environments(disk, builder, IndexAccess(given, _no_secret), program, resolver), links, builder)
     finally:
         await builder.close()
         disk.close()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from services.executor.environments import access
+from services.executor.environments.access import IndexAccess
 from services.executor.environments.indexes import DEFAULT, indexes
 from shared.egress.policy import target
+from shared.errors import Unavailable
 
 SECRET = "s3same"
 
@@ -21,6 +25,48 @@ def test_an_index_is_named_with_a_password_by_reference_that_nothing_shows() -> 
     assert SECRET not in found.cleaned(f"cannot fetch https://reader:{SECRET}@packages.example:8443/simple/a/ with {SECRET}")
     with pytest.raises(ValueError, match="the variable TOKEN is not set"):
         indexes("https://reader:${TOKEN}@packages.example/simple", None, variables={})
+
+
+def test_a_secret_stands_in_an_address_only_where_nothing_shows_it() -> None:
+    found = indexes("https://reader:${secret:index.key}@packages.example/simple", None, "files.example", variables={})
+    assert found.secrets == {"index.key"}
+    assert found.policy.refusal_of_name(target("packages.example:443")) is None
+    filled = found.filled({"index.key": "p@ss/w:rd\n"})
+    assert filled.secrets == frozenset()
+    assert filled.credentials("https://packages.example/files/a.whl") == "reader:p@ss/w:rd"
+    for shown in ("p@ss/w:rd", "p%40ss%2Fw%3Ard"):
+        assert shown not in filled.cleaned(f"no {shown} at https://reader:{shown}@packages.example/simple/")
+    assert filled.policy.refusal_of_name(target("packages.example:443")) is None
+    for wrong in (
+        "https://packages.example/${secret:a}/simple",
+        "https://${secret:a}/simple",
+        "https://packages.example/simple?key=${secret:a}@x",
+        "https://reader:${secret:}@packages.example/simple",
+        "https://reader:${secret:a/b}@packages.example/simple",
+        "file:///srv/${secret:a}@x",
+    ):
+        with pytest.raises(ValueError, match="where an address has its user or password"):
+            indexes(wrong, None, variables={})
+
+
+async def test_a_secret_is_asked_for_once_in_a_while_and_again_after_it_was_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    async def secret_of(name: str) -> str:
+        asked.append(name)
+        if len(asked) == 1:
+            raise Unavailable("not now")
+        return f"{SECRET}{len(asked)}"
+
+    known = IndexAccess(indexes("https://reader:${secret:a}@packages.example/simple", None, variables={}), secret_of)
+    with pytest.raises(Unavailable):
+        await known.filled()
+    filled = await asyncio.gather(known.filled(), known.filled())
+    assert {one.credentials("https://packages.example/a") for one in filled} == {f"reader:{SECRET}2"}
+    assert asked == ["a", "a"]
+    monkeypatch.setattr(access, "_KEPT", -1.0)
+    known = IndexAccess(known.indexes, secret_of)
+    assert [(await known.filled()).default for _ in "ab"] == [f"https://reader:{SECRET}{n}@packages.example/simple" for n in (3, 4)]
 
 
 def test_only_the_hosts_of_the_indexes_may_be_reached() -> None:

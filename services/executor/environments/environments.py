@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from services.executor.environments import lock as locks
+from services.executor.environments.access import IndexAccess
 from services.executor.environments.disk import Disk, counted, link_tree, place
-from services.executor.environments.indexes import Indexes
 from services.executor.environments.lock import Lock, LockError, Package
 from services.executor.environments.requirements import Requirements
 from services.executor.environments.wheels import BrokenPackage, Wheels
@@ -57,12 +57,12 @@ class Failed(Exception):
 class Environments:
     """The environments of a disk. `builder` carries out all that is done with the content of packages."""
 
-    def __init__(self, disk: Disk, builder: Builder, indexes: Indexes, uv: Path, resolver: Resolver) -> None:
+    def __init__(self, disk: Disk, builder: Builder, access: IndexAccess, uv: Path, resolver: Resolver) -> None:
         self._disk = disk
         self._builder = builder
-        self._indexes = indexes
+        self._access = access
         self._uv = uv
-        self._wheels = Wheels(disk, builder, indexes, resolver)
+        self._wheels = Wheels(disk, builder, access, resolver)
         self._held: Counter[Path] = Counter()
 
     def folder(self, identity: str) -> Path:
@@ -97,6 +97,7 @@ class Environments:
             raise Failed(list(requirements.problems))
         if not requirements.wanted:
             return Lock(())
+        indexes = await self._access.filled()
         folder = self._disk.resolving / hashlib.sha256(org.encode()).hexdigest()[:32]
         async with self._disk.alone(f"resolving-{folder.name}"):
             await asyncio.to_thread(_cleared, folder)
@@ -106,15 +107,15 @@ class Environments:
                 "uv": str(self._uv),
                 "python": str(self._builder.python),
                 "requirements.in": "".join(f"{one.text}\n" for one in requirements.wanted),
-                "constraints.txt": "\n".join([self._indexes.constraints, *(one.text for one in requirements.constraints), ""]),
-                "environment": self._indexes.environment,
-                "has_index": self._indexes.default is not None,
+                "constraints.txt": "\n".join([indexes.constraints, *(one.text for one in requirements.constraints), ""]),
+                "environment": indexes.environment,
+                "has_index": indexes.default is not None,
                 "patience": _PATIENCE,
             }
             try:
                 found = await self._builder.step(folder, job, self._wheels.network())
                 if found.get("code") != 0:
-                    words = _plain(self._indexes.cleaned(str(found.get("said", "")))).replace(f"{folder}/", "")
+                    words = _plain(indexes.cleaned(str(found.get("said", "")))).replace(f"{folder}/", "")
                     ended = f"the resolver ended with code {found.get('code')}; a package may be beyond the bounds of one"
                     raise Failed([_problem(requirements, words.replace("/workspace/", "") or ended)])
                 text = await asyncio.to_thread(_text, folder / "pylock.toml")

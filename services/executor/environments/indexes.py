@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
@@ -21,6 +21,7 @@ DEFAULT = "https://pypi.org/simple"
 # Files of the public index lie on a host of their own.
 _FILES_OF = {"pypi.org": "files.pythonhosted.org"}
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SECRET = re.compile(r"\$\{secret:([A-Za-z0-9._-]{1,200})\}")
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@'\"]+@")
 _PIP_SECONDS = 30.0
 
@@ -28,7 +29,8 @@ _PIP_SECONDS = 30.0
 class Indexes(msgspec.Struct, frozen=True):
     """Addresses of indexes (`extra` are asked first), pages or folders of links, a file of certificates, constraints for all locks.
 
-    `default` is None where there is no index beside the links. `hosts` are further hosts that files may come from.
+    `default` is None where there is no index beside the links. `hosts` are further hosts that files may come from. Where an address
+    names a secret, `${secret:NAME}` stands there until it is `filled`.
     """
 
     default: str | None = DEFAULT
@@ -82,6 +84,21 @@ class Indexes(msgspec.Struct, frozen=True):
         if self.certificates:
             settings["SSL_CERT_FILE"] = self.certificates
         return {name: value for name, value in settings.items() if value}
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Names of the secrets that addresses lack."""
+        return frozenset(name for address in self._addresses for name in _SECRET.findall(address))
+
+    def filled(self, secrets: Mapping[str, str]) -> Indexes:
+        """Return the indexes with these secrets in their addresses."""
+
+        def whole(address: str) -> str:
+            return _SECRET.sub(lambda found: quote(secrets[found[1]].strip(), safe=""), address)
+
+        default = None if self.default is None else whole(self.default)
+        extra, links = tuple(map(whole, self.extra)), tuple(map(whole, self.links))
+        return msgspec.structs.replace(self, default=default, extra=extra, links=links)
 
     def is_local(self, url: str) -> bool:
         """Return whether a file lies on this machine."""
@@ -139,7 +156,8 @@ def indexes(
 ) -> Indexes:
     """Return the indexes: of one address, else of a file in pip's format, else as the machine's pip has them.
 
-    In an address `${NAME}` stands for a variable of this process. Raises ValueError, without repeating an address.
+    In an address `${NAME}` stands for a variable of this process, and `${secret:NAME}` for a secret, which is filled in later.
+    Raises ValueError, without repeating an address.
     """
     environment = os.environ if variables is None else variables
     if pip_conf is not None:
@@ -203,6 +221,13 @@ def _filled(address: str, environment: Mapping[str, str]) -> str:
             raise ValueError(f"the variable {found[1]} is not set")
         return environment[found[1]].strip()
 
+    known = _REFERENCE.sub("", address)
+    if "${" in known:
+        # Anywhere else a secret would be shown: messages hide credentials only, and a lock keeps the rest of an address.
+        begin, _, rest = known.partition("://")
+        user, at, _ = rest.partition("/")[0].rpartition("@")
+        if begin not in ("https", "http") or "${" in _SECRET.sub("", user) or "${" in rest[len(user + at) :]:
+            raise ValueError("a reference is ${NAME}, or ${secret:NAME} where an address has its user or password")
     return _REFERENCE.sub(value, address)
 
 

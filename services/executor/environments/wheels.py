@@ -14,8 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from services.executor.environments.access import IndexAccess
 from services.executor.environments.disk import Disk, counted, place
-from services.executor.environments.indexes import Indexes
 from services.executor.environments.lock import Package
 from services.executor.sandbox.builder import Builder, StepFailed, discard, sealed
 from services.executor.sandbox.egress.network import Network, Record
@@ -44,24 +44,24 @@ class Facts(msgspec.Struct, frozen=True):
 
 
 class Wheels:
-    """The unpacked wheels of a disk, had from `indexes` by steps of `builder`."""
+    """The unpacked wheels of a disk, had by `access` and steps of `builder`."""
 
-    def __init__(self, disk: Disk, builder: Builder, indexes: Indexes, resolver: Resolver) -> None:
+    def __init__(self, disk: Disk, builder: Builder, access: IndexAccess, resolver: Resolver) -> None:
         self._disk = disk
         self._builder = builder
-        self._indexes = indexes
+        self._access = access
         self._resolver = resolver
 
     def network(self) -> Network:
         """Return the way to the indexes, and nowhere else."""
-        return Network(self._indexes.policy, self._resolver.of("global"), _recorded)
+        return Network(self._access.indexes.policy, self._resolver.of("global"), _recorded)
 
     def is_there(self, package: Package) -> bool:
         """Return whether a wheel is unpacked."""
         return (self._disk.wheels / package.sha256).is_dir()
 
     async def tree(self, package: Package) -> tuple[Path, Facts]:
-        """Return the unpacked content of a wheel. Raises `BrokenPackage`, `SandboxUnavailable`."""
+        """Return the unpacked content of a wheel. Raises `BrokenPackage`, `SandboxUnavailable`, `Unavailable`."""
         folder = self._disk.wheels / package.sha256
         facts = await asyncio.to_thread(_facts, folder)
         if facts is None:
@@ -96,17 +96,19 @@ class Wheels:
         return facts
 
     async def _fetch(self, package: Package, folder: Path) -> None:
+        is_local = self._access.indexes.is_local(package.url)
+        indexes = self._access.indexes if is_local else await self._access.filled()
         job = {
             "step": "fetch",
             "url": package.url,
             "shown": package.file,
-            "credentials": self._indexes.credentials(package.url),
-            "certificates": self._indexes.certificates,
+            "credentials": indexes.credentials(package.url),
+            "certificates": indexes.certificates,
             "patience": _PATIENCE,
         }
-        found = await self._builder.step(folder, job, None if self._indexes.is_local(package.url) else self.network())
+        found = await self._builder.step(folder, job, None if is_local else self.network())
         if found["problem"] is not None:
-            raise BrokenPackage(package.name, self._indexes.cleaned(str(found["problem"]))[:1000])
+            raise BrokenPackage(package.name, indexes.cleaned(str(found["problem"]))[:1000])
         digest = await asyncio.to_thread(_digest, folder / "wheel")
         if digest != package.sha256:
             hashes = f"the hash {digest[:12]}…, not {package.sha256[:12]}…"
