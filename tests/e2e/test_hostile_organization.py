@@ -20,7 +20,8 @@ async def test_another_organization_loses_nothing_and_no_process_ends() -> None:
     assert (found["beside"]["lost"], found["beside"]["refused"]) == (0, {}), found
     assert (found["restarted"], found["readyz"]) == ([], 200), found
     for act, answers in found["acts"].items():
-        assert not any(status.startswith("5") for status in answers), (act, answers)
+        # A machine that is busy with all of it may ask the one who does it to come back later.
+        assert not any(status.startswith("5") and status != "503" for status in answers), (act, answers)
         assert "trouble" not in answers, (act, answers)
 
 

@@ -17,6 +17,7 @@ import io
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,8 @@ ORG = "hostile"
 SECRET = b"k" * 24
 # Seconds that the slow ones hold what they hold.
 HOLD = 20.0
+# Requests that are answered 503 are made so many times.
+PATIENCE = 10
 NESTED = "[" + ",".join("1" for _ in range(30)) + "]"
 CEL = NESTED + "".join(f".map({name}, {NESTED}" for name in "abc") + ")))" + ".size() > 0"
 
@@ -42,12 +45,16 @@ class Hostile:
         self.statuses: Counter[int] = Counter()
 
     async def call(self, method: str, path: str, body: Any = None, *, raw: bytes | None = None) -> Any:
-        """Return the decoded answer, whatever its status."""
+        """Return the decoded answer, whatever its status; of a machine that is too busy another one, a few times."""
         data = raw if raw is not None or body is None else msgspec.json.encode(body)
-        content = None if data is None else io.BytesIO(data)
-        async with self._session.request(method, self.url + path, data=content, headers=self._headers) as response:
-            self.statuses[response.status] += 1
-            answer = await response.read()
+        for _ in range(PATIENCE):
+            content = None if data is None else io.BytesIO(data)
+            async with self._session.request(method, self.url + path, data=content, headers=self._headers) as response:
+                self.statuses[response.status] += 1
+                answer = await response.read()
+            if response.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                break
+            await asyncio.sleep(min(1.0, float(response.headers.get("Retry-After", 1))))
         with contextlib.suppress(msgspec.DecodeError):
             return msgspec.json.decode(answer)
         return answer
