@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
+from services.events.adapters import stripe
 from services.events.adapters.declared import Adapter, Sample, text
 from services.events.adapters.reading import Reading
-from shared.verification import Place, SignatureScheme, Verification
+from shared.verification import Place, Verification
 
-_HEADER = "mux-signature"
-SCHEME = SignatureScheme(
-    signature=Place(header=_HEADER, prefix="v1=", separator=","),
-    timestamp=Place(header=_HEADER, prefix="t=", separator=","),
-    template="{timestamp}.{body}",
-    delivery=Place(json="id"),
-)
+SCHEME = stripe.scheme("mux-signature")
 ADAPTER = Adapter(
     name="mux",
     description="Mux webhooks, verified by mux-signature.",

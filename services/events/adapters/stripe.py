@@ -6,13 +6,18 @@ from services.events.adapters.declared import Adapter, Sample, text
 from services.events.adapters.reading import Reading
 from shared.verification import Place, SignatureScheme, Verification
 
-_HEADER = "stripe-signature"
-SCHEME = SignatureScheme(
-    signature=Place(header=_HEADER, prefix="v1=", separator=","),
-    timestamp=Place(header=_HEADER, prefix="t=", separator=","),
-    template="{timestamp}.{body}",
-    delivery=Place(json="id"),
-)
+
+def scheme(header: str) -> SignatureScheme:
+    """Return Stripe's scheme under another header's name: `t=…,v1=…` over time and body."""
+    return SignatureScheme(
+        signature=Place(header=header, prefix="v1=", separator=","),
+        timestamp=Place(header=header, prefix="t=", separator=","),
+        template="{timestamp}.{body}",
+        delivery=Place(json="id"),
+    )
+
+
+SCHEME = scheme("stripe-signature")
 ADAPTER = Adapter(
     name="stripe",
     description="Stripe events, verified by Stripe-Signature.",
