@@ -118,12 +118,16 @@ class Suspension:
         if self._check is not None:
             self._check.cancel()
             self._check = None
-        if self._live or self._given_up or _order.current.held or _order.current.is_replay:
+        if self._is_to_look():
             self._check = asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _is_to_look(self) -> bool:
+        """Answer whether there is a wait to suspend for, or one to answer."""
+        return bool(self._live or self._given_up or _order.current.held or _order.current.is_replay)
 
     def _look(self) -> None:
         self._check = None
-        if self._is_over:
+        if self._is_over or not self._is_to_look():  # what it was to look after may have been answered meanwhile
             return
         loop = asyncio.get_running_loop()
         current = channel.current

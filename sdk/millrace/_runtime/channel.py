@@ -184,13 +184,14 @@ class Channel:
                 if "id" not in frame:
                     self._jobs.put(payload)
                     continue
-                answer = self._waiting.pop(frame["id"], None)
-                if answer is None or not answer.set_running_or_notify_cancel():
-                    continue
-                if frame.get("error") is not None:
-                    answer.set_exception(Refused(frame["error"]["type"], frame["error"]["message"]))
-                else:
-                    answer.set_result(frame.get("value"))
+                answer = self._waiting.get(frame["id"])
+                if answer is not None and answer.set_running_or_notify_cancel():
+                    if frame.get("error") is not None:
+                        answer.set_exception(Refused(frame["error"]["type"], frame["error"]["message"]))
+                    else:
+                        answer.set_result(frame.get("value"))
+                # Only now, when its taker has work to do: between the two the run would look as if nothing went on.
+                self._waiting.pop(frame["id"], None)
         except (EOFError, OSError):
             while self._waiting:
                 _, answer = self._waiting.popitem()
