@@ -79,6 +79,13 @@ def check_secret(value: str) -> None:
         raise Invalid("the secret does not fit", errors=(Problem("value", message),))
 
 
+def check_readers(before: str, after: str) -> None:
+    """Raise `Invalid` when a secret that was for services alone would be given to runs."""
+    if before == "services" and after != before:
+        message = "is `services` for this secret, and stays so; remove it first to make one of its name for runs"
+        raise Invalid("the secret is for services only", errors=(Problem("readers", message),))
+
+
 def check_value(value: Any) -> None:
     """Raise `Invalid` when this JSON value cannot be a variable's."""
     encoded = msgspec.json.encode(value)

@@ -35,7 +35,7 @@ async def get_token(asked: GetToken, deps: OAuthDeps) -> Token:
 
 
 async def get_secret(asked: GetSecret, deps: OAuthDeps) -> SecretGiven:
-    """Give a secret to a run."""
+    """Give a secret to a run, or to the service that asks for itself."""
     row, sealed = await _given("secret", asked, deps)
     return SecretGiven(name=row.name, owner=row.org, sealed=sealed, version=row.version)
 
@@ -65,7 +65,7 @@ async def _given(noun: str, asked: GetToken | GetSecret, deps: OAuthDeps) -> tup
         message = audited(noun, asked, row, outcome)
         await deps.bus.publish(deps.bus.seal(message, org=asked.org, correlation=asked.correlation_id))
 
-    row = await deps.store.usable(noun, asked.org, asked.name)
+    row = await deps.store.usable(noun, asked.org, asked.name, by_run=asked.run is not None)
     if row is None:
         await record(None, "not_found")
         raise _absent(noun, asked.name)

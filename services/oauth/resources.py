@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.oauth.announce import Announcer
-from services.oauth.domain import check_secret, check_token, check_value
+from services.oauth.domain import check_readers, check_secret, check_token, check_value
 from services.oauth.store import KeptStore
 from services.oauth.vaulted import Vaulted
 from shared.bus import Bus
@@ -32,12 +32,14 @@ class Connections(Rules[Connection]):
 
 
 class Secrets(Rules[Secret]):
-    """A secret can be masked."""
+    """A secret can be masked, and one for services stays so: whoever puts a new value in its place may not know of that."""
 
     async def check(self, draft: Draft[Secret]) -> Secret:
-        """Return the spec if a value that is given can be one."""
+        """Return the spec if a value that is given can be one, and its readers may be these."""
         for value in draft.secrets.values():
             check_secret(value)
+        if draft.before is not None:
+            check_readers(draft.before.spec.readers, draft.spec.readers)
         return draft.spec
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, or_, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.expression import Executable, UnaryExpression
@@ -33,9 +33,14 @@ class KeptStore:
         meant = or_(_C.name == name_or_id, _C.id == name_or_id)
         return await self._one(_of(noun, org) & meant, first=(_C.name == name_or_id).desc())
 
-    async def usable(self, noun: str, org: str, name: str) -> Kept | None:
-        """Return the row that serves the organization: its own, else the platform's; none that is being revoked."""
+    async def usable(self, noun: str, org: str, name: str, *, by_run: bool) -> Kept | None:
+        """Return the row that serves the organization: its own, else the platform's; none that is being revoked.
+
+        `by_run`: none either that is for services alone.
+        """
         seen = (_C.noun == noun) & _C.org.in_(seen_by(org)) & (_C.name == name) & ~_C.revoking
+        if by_run:
+            seen &= func.coalesce(_C.spec["readers"].as_string(), "runs") != "services"
         return await self._one(seen, first=(_C.org == org).desc())
 
     async def page(self, noun: str, org: str, *, after: str, limit: int) -> list[Kept]:

@@ -61,7 +61,7 @@ class GetToken(RunQuestion[Token], frozen=True, kw_only=True):
 
 @question("oauth.secret", by="executor")
 class GetSecret(RunQuestion[SecretGiven], frozen=True, kw_only=True):
-    """The secret that a run of the organization means by a name: its own one, else the platform's.
+    """The secret that a run of the organization means by a name: its own one, else the platform's; none that is for services alone.
 
     The record of the answer, or of a refusal, is on disk before. Raises NotFound, Unavailable.
     """

@@ -89,6 +89,38 @@ async def test_an_organizations_own_comes_before_the_platforms_and_a_foreign_one
             await gateway.ask(removing("region", org="third", noun="variable"))
 
 
+async def test_a_secret_for_services_is_given_to_no_run_and_stays_so(place: Place) -> None:
+    async def own(bus: Bus, org: str) -> str:
+        nonce = new_id()
+        given: SecretGiven = await bus.ask(GetSecret(org=org, name="api.key", nonce=nonce))
+        return ring(place).open(given.sealed, org, nonce, "secret")
+
+    async with running(place, "oauth"), buses(place) as (gateway, executor, admin):
+        view = await told(gateway, secret(place, org="global", value="of a service", readers="services"))
+        assert view.readers == "services"
+        for org in ("acme", "global"):
+            with pytest.raises(NotFound, match=r"there is no secret 'api\.key' in this organization or in global"):
+                await value_of(executor, place, org=org)
+        assert await own(executor, "global") == "of a service"
+        with pytest.raises(Invalid) as refused:
+            await gateway.ask(secret(place, org="global", value="another"))
+        assert refused.value.errors[0].path == "readers"
+        patch = resources.putting("secret", "api.key", ring(place), org="global", actor="key:k1", patch=True, value="renewed")
+        await gateway.ask(patch)
+        assert await own(executor, "global") == "renewed"
+        await gateway.ask(secret(place, org="global", name="shared", value="for runs"))
+        await gateway.ask(secret(place, org="acme", name="shared", value="for services", readers="services"))
+        assert await value_of(executor, place, "shared") == "for runs"
+        records = [open_message(one, Audited) for one in await stored(admin, "AUDIT", 5)]
+        assert [(one.actor, one.outcome) for one in records if one.verb == "given"] == [
+            ("run:r1", "not_found"),
+            ("run:r1", "not_found"),
+            ("executor", "ok"),
+            ("executor", "ok"),
+            ("run:r1", "ok"),
+        ]
+
+
 async def test_a_variable_is_put_replaced_listed_and_removed_once(place: Place) -> None:
     async with running(place, "oauth"), buses(place) as (gateway, executor, admin):
         value = {"batch": 50, "names": ["a", "é", None], "ratio": 1.5, "": True}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from services.executor.environments import builds
+from services.executor.runs import supervisor
 from services.executor.workspaces import commits
 from shared.envelope import new_id, open_message
 from shared.errors import NotFound, Unavailable
 from shared.messages import Audited
-from shared.questions.executor import BuildEnvironments, ListEnvironments
+from shared.questions.executor import BuildEnvironments, ListAttempts, ListEnvironments
 from tests.integration.test_oauth_connections import buses, stored
 from tests.support import resources
 from tests.support.index import index_of
@@ -132,6 +134,29 @@ async def test_a_change_of_code_alone_resolves_nothing(outside: Outside, links: 
     assert await _result(outside) == "2.0!"
 
 
+async def test_a_run_whose_packages_are_gone_while_the_index_is_away_waits_and_goes_on_when_it_is_back(
+    outside: Outside, links: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PACKAGES_AGAIN", 1.0)
+    await outside.put_file("requirements.txt", b"plain\n")
+    await outside.put_file("flow.py", FLOW)
+    (built,) = data.rglob("environments/built")
+    for kept in (built, built.with_name("wheels")):
+        for one in kept.iterdir():
+            shutil.rmtree(one)
+    links.rename(links.with_name("away"))
+    run = await outside.request("version")
+    waiting = await outside.run(run, "waiting")
+    assert (waiting.blocked_on, waiting.error) == ("time", None)
+    attempt = (await outside.bus.ask(ListAttempts(org="default", id=run))).items[0]
+    assert attempt.status == "waiting"
+    assert attempt.error is not None
+    assert attempt.error.type == "PackagesMissing"
+    assert "plain-2.0-py3-none-any.whl" in attempt.error.message
+    links.with_name("away").rename(links)
+    assert (await outside.run(run, "succeeded")).result == "2.0"
+
+
 async def test_environments_are_shown_with_their_packages_and_built_anew_when_asked(outside: Outside, links: Path) -> None:
     held = links / "plain-2.0-py3-none-any.whl"
     held.rename(links / "away")
@@ -212,7 +237,8 @@ async def test_the_password_of_an_index_is_a_secret_of_the_operators_that_is_aud
             await outside.put_file("flow.py", FLOW)
             with pytest.raises(Unavailable):
                 await outside.put_file("requirements.txt", b"plain\n")
-            await gateway.ask(resources.putting("secret", "index.key", ring(place), org="global", value="s3same", actor="key:k1"))
+            kept = {"org": "global", "value": "s3same", "readers": "services", "actor": "key:k1"}
+            await gateway.ask(resources.putting("secret", "index.key", ring(place), **kept))
             view = await outside.put_file("requirements.txt", b"plain<3\n")
             assert view.problems == []
             assert await _result(outside) == "1.0"

@@ -108,7 +108,7 @@ MISTAKES = {
     "kind: source\nadapter: x\n": "it.yaml:1: name is to be text",
     "kind: source\nname: a\norg: 5\n": "it.yaml:3: org is to be the name of an organization",
     'kind: source\nname: a\norg: "a\\nb"\n': "it.yaml:3: org is to be the name of an organization",
-    "kind: secret\nname: a\nvalue: x\nvalu: hunter2\n": "it.yaml:4: secret has no field 'valu': there are value",
+    "kind: secret\nname: a\nvalue: x\nvalu: hunter2\n": "it.yaml:4: secret has no field 'valu': there are readers, value",
     "kind: secret\nname: a\n? [value]\n: hunter2\n": "it.yaml:3: a field's name is text",
     "kind: secret\nname: a\nvalue: !hunter2 x\n": "it.yaml:3: has a tag that means nothing here",
     "kind: secret\nname: a\nvalue: !!binary aHVudGVyMg==\n": "it.yaml:3: has a tag that means nothing here",

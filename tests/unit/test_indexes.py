@@ -9,7 +9,7 @@ import pytest
 
 from services.executor.environments import access
 from services.executor.environments.access import IndexAccess
-from services.executor.environments.indexes import DEFAULT, indexes
+from services.executor.environments.indexes import indexes, public_index
 from shared.egress.policy import target
 from shared.errors import Unavailable
 
@@ -73,10 +73,17 @@ def test_only_the_hosts_of_the_indexes_may_be_reached() -> None:
     found = indexes("https://packages.example/simple", None, "files.example,cdn.example:8443", variables={})
     for allowed in ("packages.example:443", "files.example:443", "cdn.example:8443"):
         assert found.policy.refusal_of_name(target(allowed)) is None
-    for refused in ("packages.example:80", "pypi.org:443", "127.0.0.1:443", "169.254.169.254:80", "evil.packages.example:443"):
+    for refused in ("packages.example:80", "127.0.0.1:443", "169.254.169.254:80", "evil.packages.example:443"):
         assert found.policy.refusal_of_name(target(refused)) is not None
-    public = indexes(DEFAULT, None, variables={}).policy
-    assert public.refusal_of_name(target("files.pythonhosted.org:443")) is None
+
+
+def test_the_public_index_is_the_one_that_pip_brings_along_and_its_files_may_be_had() -> None:
+    public = public_index()
+    assert public is not None
+    policy = indexes(public.address, None, variables={}).policy
+    assert policy.refusal_of_name(target(f"{public.files}:443")) is None
+    other = indexes("https://packages.example/simple", None, variables={}).policy
+    assert other.refusal_of_name(target(f"{public.files}:443")) is not None
 
 
 def test_a_file_in_pip_s_format_says_all_of_it(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from services.executor.environments import lock as locks
-from services.executor.environments.environments import Environments, Failed
+from services.executor.environments.environments import Environments, Failed, NotHad
 from services.executor.environments.lock import Lock, LockError
 from services.executor.environments.requirements import Requirements
 from services.executor.sandbox.errors import SandboxUnavailable
@@ -160,7 +160,10 @@ class Builds:
         return True
 
     async def folder(self, locked: Locked | None) -> Path | None:
-        """Return where the packages of a version are, built from its lock if need be. Raises `Failed`, `Unavailable`."""
+        """Return where the packages of a version are, built from its lock if need be.
+
+        Raises `Failed` where its lock cannot be used, `NotHad` where its packages cannot be had now; `Unavailable`.
+        """
         if locked is None:
             return None
         folder = self._environments.folder(locked.identity)
@@ -172,9 +175,14 @@ class Builds:
             return folder
         try:
             lock = await asyncio.to_thread(locks.read, (await self._blobs.read(locked.lock)).decode())
-            return await self._environments.build(lock, Requirements(locked.path))
         except (NotFound, UnicodeDecodeError, LockError) as error:
             raise Failed([FileProblem(locked.path, 1, f"the lock of this version cannot be used: {error}")]) from error
+        try:
+            return await self._environments.build(lock, Requirements(locked.path))
+        except Failed as error:
+            raise NotHad(error.problems) from error
+        except Unavailable as error:
+            raise NotHad([FileProblem(locked.path, 1, error.detail)]) from error
         except SandboxUnavailable as error:
             raise Unavailable(f"packages cannot be installed now: {error}") from error
 

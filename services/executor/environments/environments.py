@@ -31,11 +31,13 @@ AT_ONCE = 4
 MOST_BYTES = 2 << 30
 """Of one environment."""
 MOST_FILES = 150_000
+_MOST_SIZES = 10_000
+"""Environments whose size is remembered."""
 _PATIENCE = 15
+"""Seconds that an index may be silent while it is asked what there is."""
 _HEADING = re.compile(r"\ANo solution found when resolving dependencies:?\s+(?:cause:\s+)?")
 # A hint up to the next one, where it names an option.
 _ADVICE = re.compile(r"\s*hint:(?:(?!hint:).)*?`--(?:(?!hint:).)*")
-"""Seconds that an index may be silent while it is asked what there is."""
 _CACHE_BYTES = 256 << 20
 """Of one organization's cache of the resolver, beyond which it begins anew."""
 
@@ -54,6 +56,10 @@ class Failed(Exception):
         super().__init__("; ".join(one.message for one in problems))
 
 
+class NotHad(Failed):
+    """Packages of a lock, which were here before, cannot be had now: it may be tried again."""
+
+
 class Environments:
     """The environments of a disk. `builder` carries out all that is done with the content of packages."""
 
@@ -64,6 +70,7 @@ class Environments:
         self._uv = uv
         self._wheels = Wheels(disk, builder, access, resolver)
         self._held: Counter[Path] = Counter()
+        self._sizes: dict[str, tuple[int, int]] = {}
 
     def folder(self, identity: str) -> Path:
         """Return where an environment is, or will be."""
@@ -71,7 +78,15 @@ class Environments:
 
     def size(self, identity: str) -> tuple[int, int]:
         """Return the files of an environment and their bytes, those included that others share; none where it is not here."""
-        return counted(self.folder(identity))
+        folder = self.folder(identity)
+        if not folder.is_dir():
+            return 0, 0
+        found = self._sizes.get(identity)
+        if found is None:  # what is built does not change
+            if len(self._sizes) >= _MOST_SIZES:
+                self._sizes.clear()
+            self._sizes[identity] = found = counted(folder)
+        return found
 
     @contextlib.contextmanager
     def held(self, folder: Path | None) -> Iterator[None]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
@@ -17,9 +19,6 @@ import msgspec
 from shared.egress.addresses import Address
 from shared.egress.policy import EgressPolicy, Refusal, Target
 
-DEFAULT = "https://pypi.org/simple"
-# Files of the public index lie on a host of their own.
-_FILES_OF = {"pypi.org": "files.pythonhosted.org"}
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SECRET = re.compile(r"\$\{secret:([A-Za-z0-9._-]{1,200})\}")
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@'\"]+@")
@@ -33,7 +32,7 @@ class Indexes(msgspec.Struct, frozen=True):
     names a secret, `${secret:NAME}` stands there until it is `filled`.
     """
 
-    default: str | None = DEFAULT
+    default: str | None = None
     extra: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     certificates: str | None = None
@@ -59,12 +58,14 @@ class Indexes(msgspec.Struct, frozen=True):
     def policy(self) -> EgressPolicy:
         """The hosts that resolving and fetching may reach."""
         allowed: set[tuple[str, int]] = set()
+        public = public_index()
         for address in self._addresses:
             parts = urlsplit(address)
             if parts.scheme in {"http", "https"} and parts.hostname:
                 port = parts.port or (443 if parts.scheme == "https" else 80)
                 allowed |= {(parts.hostname.lower(), port)}
-                allowed |= {(_FILES_OF[parts.hostname], 443)} if parts.hostname in _FILES_OF else set()
+                if public is not None and parts.hostname == urlsplit(public.address).hostname:
+                    allowed |= {(public.files, 443)}
         for host in self.hosts:
             name, _, port_text = host.partition(":")
             allowed |= {(name.lower(), int(port_text or 443))}
@@ -128,6 +129,23 @@ class Indexes(msgspec.Struct, frozen=True):
         return [*([] if self.default is None else [self.default]), *self.extra, *self.links]
 
 
+class PublicIndex(msgspec.Struct, frozen=True):
+    """The address of the index that pip uses unless it is told another, and the host where its files lie."""
+
+    address: str
+    files: str
+
+
+@cache
+def public_index() -> PublicIndex | None:
+    """Return the index that the machine's pip brings along; None where there is no pip."""
+    try:
+        known = importlib.import_module("pip._internal.models.index").PyPI
+        return PublicIndex(str(known.simple_url), str(known.file_storage_domain))
+    except (ImportError, AttributeError):
+        return None
+
+
 class _OnlyIndexes(EgressPolicy):
     """Allows these names and ports, wherever they lead: an operator has named them, and an index may have a private address."""
 
@@ -173,7 +191,8 @@ def indexes(
     def addresses(name: str) -> tuple[str, ...]:
         return tuple(_filled(one, environment) for one in settings.get(name, "").split())
 
-    default = next(iter(addresses("index-url")), DEFAULT)
+    public = public_index()
+    default = next(iter(addresses("index-url")), None if public is None else public.address)
     constraint = settings.get("constraint", "").split()
     return Indexes(
         default=None if settings.get("no-index", "").lower() in {"1", "true", "yes", "on"} else default,

@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 
 from services.executor import domain
 from services.executor.environments.builds import Builds
-from services.executor.environments.environments import Failed
+from services.executor.environments.environments import Failed, NotHad
 from services.executor.runs import decide, run_state
 from services.executor.runs.capabilities import CapabilityDeps, RunCapabilities
 from services.executor.runs.claim import AlreadyEnded, Claim, Fenced, Outcome, fold
@@ -64,6 +64,8 @@ IN_PROGRESS = 10.0
 RETRY_DELAY = 1.0
 # Seconds after which a parked run comes back at the latest, should no process remember it; half of it at the earliest.
 PARKED = 300.0
+# Seconds after which a run comes back at the latest whose packages could not be had; half of it at the earliest.
+PACKAGES_AGAIN = 60.0
 # Seconds that giving a run back may take when this process is about to end.
 GIVING_BACK = 2.0
 _WORK = {work.name.removeprefix("executor-runs-"): work for work in WORK if RunRequested in work.messages}
@@ -286,6 +288,9 @@ class Runs:
             packages = await deps.builds.folder(packages_of(bundle.manifest.environments, found.path))
         except NotFound as error:
             return failed(run.id, mine.attempt, "CodeMissing", error.detail)
+        except NotHad as error:
+            _log.warning("run.packages_not_had", run=run.id, reason=str(error))
+            return _without_packages(run.id, mine.attempt, error)
         except Failed as error:
             return failed(run.id, mine.attempt, "PackagesMissing", str(error))
         job = jail.Job(
@@ -370,6 +375,15 @@ def _waiting(run: str, attempt: int, waits: list[Wait], outcome: jail.Outcome) -
     timer = None if outcome.seconds is None else rfc3339(later(utc_now(), outcome.seconds))
     blocked_on, until = decide.waiting(waits, timer)
     return RunWaiting(**common, blocked_on=blocked_on, until=until, waits=waits)
+
+
+def _without_packages(run: str, attempt: int, error: NotHad) -> RunWaiting:
+    """Return the message that a run waits until its packages may be had again; that is none of its own failed attempts."""
+    drawn = random.uniform(0.5, 1.0)  # noqa: S311 - it spreads load, and is no secret
+    until = rfc3339(later(utc_now(), PACKAGES_AGAIN * drawn))
+    return RunWaiting(
+        run=run, attempt=attempt, blocked_on="time", until=until, reason="error", error=RunError("PackagesMissing", str(error))
+    )
 
 
 def _retried(failed: RunFailed | RunTimedOut | RunCrashed, pause: float) -> RunWaiting:
