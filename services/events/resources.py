@@ -12,7 +12,7 @@ from services.events import domain, schemas
 from services.events.adapters import ADAPTERS, Adapter, declared, verification_of
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.errors import Invalid, NotFound, Problem
+from shared.errors import Conflict, Invalid, NotFound, Problem
 from shared.expressions.pool import Expressions, Trouble
 from shared.expressions.syntax import syntax_of
 from shared.organizations import PLATFORM
@@ -32,10 +32,15 @@ from shared.verification import Verification
 
 # Each subscription of a source is looked at for each of its events.
 MOST_SUBSCRIPTIONS = 100
+# Subscriptions that keep a source, in a refusal.
+MOST_NAMED = 10
 
 
 class Sources(Rules[Source]):
-    """The settings of a source fit its adapter."""
+    """The settings of a source fit its adapter; one that has subscriptions is not removed."""
+
+    def __init__(self, rows: ResourceRows) -> None:
+        self._rows = rows
 
     def secret_members(self, spec: Source) -> Collection[str]:
         """Return the settings that the adapter's schema calls secret. Raises `Invalid` when there is no such adapter."""
@@ -71,6 +76,13 @@ class Sources(Rules[Source]):
         with contextlib.suppress(KeyError, TypeError, AttributeError):
             _check_keys(declared(adapter.name, draft.spec.settings), draft.spec.settings, draft.secrets)
         return msgspec.structs.replace(draft.spec, adapter=adapter.name)
+
+    async def check_removal(self, present: Resource[Source]) -> None:
+        """Raise `Conflict` where subscriptions refer to a source: another one of its name would not be theirs."""
+        left = [one.name for one in await self._rows.referrers("subscription", "source", present.id, MOST_NAMED + 1)]
+        if left:
+            named = ", ".join(left[:MOST_NAMED]) + (", …" if len(left) > MOST_NAMED else "")
+            raise Conflict(f"subscriptions refer to source {present.name!r}, remove them first: {named}")
 
     async def shown(self, found: Sequence[Resource[Source]]) -> Sequence[dict[str, Any]]:
         """Return the path of each source's address; a topic has none."""
@@ -174,7 +186,7 @@ def keepers(
 ) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of this service's resources."""
     rules: dict[str, Rules[Any]] = {
-        "source": Sources(),
+        "source": Sources(rows),
         "subscription": Subscriptions(rows, expressions),
         "integration": Integrations(),
         "mapping": Mappings(rows),

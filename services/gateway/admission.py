@@ -48,6 +48,7 @@ _log = structlog.get_logger()
 
 
 Weight = Annotated[int, msgspec.Meta(ge=1, le=10)]
+MaxBody = Annotated[int, msgspec.Meta(ge=1)] | None
 
 
 class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +58,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     `bucket` counts what is admitted, in this process; None: as much as comes. A source that was changed begins with a full one.
     `weight` is the source's share of what may wait, as a multiple of others'. Only addresses in `networks` may send; None: all.
+    `max_body` is in bytes; None: what every source takes.
     """
 
     source: str
@@ -72,6 +74,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     bucket: TokenBucket | None = None
     weight: int = 1
     networks: tuple[Network, ...] | None = None
+    max_body: int | None = None
     acknowledgement: Acknowledgement | None = None
 
 
@@ -91,6 +94,7 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str], fetched: 
         handshakes = Handshakes([Greeting(one, _named(one.keys, opened)) for one in declared.handshakes])
         bucket = bucket_of(entry.spec.settings)
         weight = msgspec.convert(entry.spec.settings.get("weight", 1), Weight)
+        max_body = msgspec.convert(entry.spec.settings.get("max_body"), MaxBody)
         networks = None if declared.networks is None else tuple(ip_network(one) for one in declared.networks)
     except (ValueError, msgspec.ValidationError) as error:
         raise Unavailable(f"the settings of this source make no verification: {error}", retry_after=60) from error
@@ -112,6 +116,7 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str], fetched: 
         bucket=bucket,
         weight=weight,
         networks=networks,
+        max_body=max_body,
         acknowledgement=declared.acknowledgement,
     )
 

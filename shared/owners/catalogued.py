@@ -93,6 +93,7 @@ class Catalogued(Keeper[S]):
             before = self._present(last)
             if before is None or kind.removed is None or id_ not in {None, before.id}:
                 raise await self._absent(asked)
+            await self._rules.check_removal(before)
             return kind.removed(key=key, id=before.id, name=before.name, actor=command.actor)
 
         changed = await aggregate.change(

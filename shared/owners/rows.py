@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import MetaData, RowMapping, Select, and_, cast, func, literal_column, or_, select, true, update
+from sqlalchemy import ColumnElement, MetaData, RowMapping, Select, and_, cast, func, literal_column, or_, select, true, update
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -71,7 +71,12 @@ class ResourceRows:
 
     async def referring(self, noun: str, field: str, id_: str) -> int:
         """Return how many of a kind refer to a resource by id."""
-        return await self._counted(and_(_C.noun == noun, _C.refs.contains(cast({field: id_}, JSONB))))
+        return await self._counted(_referring(noun, field, id_))
+
+    async def referrers(self, noun: str, field: str, id_: str, limit: int) -> list[Resource[Any]]:
+        """Return the first of a kind, by name, that refer to a resource by id."""
+        found = select(RESOURCE).where(_referring(noun, field, id_), ~_C.removed)
+        return await self._all(found.order_by(_C.name).limit(limit))
 
     async def _counted(self, condition: Any) -> int:
         async with transaction(self._engine) as connection:
@@ -86,6 +91,10 @@ class ResourceRows:
     async def _all(self, statement: Select[Any]) -> list[Resource[Any]]:
         async with transaction(self._engine) as connection:
             return [resource_of(row) for row in (await connection.execute(statement)).mappings()]
+
+
+def _referring(noun: str, field: str, id_: str) -> ColumnElement[bool]:
+    return and_(_C.noun == noun, _C.refs.contains(cast({field: id_}, JSONB)))
 
 
 def _live(noun: str, org: str, *, inherited: bool) -> Select[Any]:

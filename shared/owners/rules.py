@@ -47,6 +47,10 @@ class Rules(Generic[S]):
         """Return the spec as it is to be recorded. Raises `Invalid` naming the field."""
         return draft.spec
 
+    async def check_removal(self, present: Resource[S]) -> None:
+        """Raise `Conflict` naming the obstacle where a resource is not to be removed now."""
+        del present
+
     async def shown(self, found: Sequence[Resource[S]]) -> Sequence[dict[str, Any]]:
         """Return the shown values of each besides its fields, in a bounded number of statements."""
         return [{} for _ in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from tests.integration.test_sources import house, opens
@@ -41,6 +42,24 @@ async def test_only_a_sources_networks_may_send(place: Place) -> None:
         _, other = await call("PUT", "/sources/elsewhere", elsewhere)
         assert (await call.hook(other["url"], "s")).status == 403
         await opens(call, source["url"], "s")
+
+
+async def test_a_source_takes_bodies_of_its_own_size_and_no_larger(place: Place) -> None:
+    async with house(place) as call:
+        small = {"adapter": "github", "settings": {"secret": "s", "max_body": 100}}
+        _, source = await call("PUT", "/sources/small", small)
+        await opens(call, source["url"], "s")
+        assert (await call.hook(source["url"], "s", body=b'"' + b"x" * 98 + b'"')).status == 202
+        refused = await call.hook(source["url"], "s", body=b'"' + b"x" * 99 + b'"')
+        assert (refused.status, refused.content_type) == (413, "application/problem+json")
+        # Also where no length is named before, and by the part: nothing is cut off.
+        assert (await call.hook(source["url"], "s", body=b'"' + b"x" * 99 + b'"', chunked=True)).status == 413
+        recorded = {"body_base64": base64.b64encode(b"x" * 101).decode()}
+        tested = (await call("POST", "/sources/small/test", recorded))[1]
+        assert (tested["status"], tested["steps"][-2]["step"]) == (413, "size")
+        for wrong in (0, -1, 1.5, "1", True):
+            settings = {"secret": "s", "max_body": wrong}
+            assert (await call("PUT", "/sources/wrong", {"adapter": "github", "settings": settings}))[0] == 422
 
 
 async def test_an_adapters_name_may_be_written_with_underscores(place: Place) -> None:

@@ -12,10 +12,10 @@ import pytest_asyncio
 
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.errors import Invalid, Malformed, MillraceError, NotFound, PreconditionFailed
+from shared.errors import Conflict, Invalid, Malformed, MillraceError, NotFound, PreconditionFailed
 from shared.questions.resources import GetResource, PutResource, Shown, of
 from shared.resources import KINDS
-from tests.support.inside import bus_of, running
+from tests.support.inside import bus_of, eventually, running
 from tests.support.resources import got, listed, putting, removing, ring
 from tests.support.servers import Servers
 
@@ -45,8 +45,9 @@ HOSTILE: list[tuple[str, Any]] = [
 class Kept:
     """The owners of all resources, asked as the gateway asks them."""
 
-    def __init__(self, gateway: Bus, admin: Bus, keyring: Keyring) -> None:
+    def __init__(self, gateway: Bus, owner: Bus, admin: Bus, keyring: Keyring) -> None:
         self.bus = gateway
+        self._owner = owner
         self._admin = admin
         self.keyring = keyring
 
@@ -58,6 +59,18 @@ class Kept:
         """Put one."""
         shown: Shown = await self.bus.ask(self.putting(noun, name, **given))
         return shown
+
+    async def remove_as_before(self, name: str) -> None:
+        """Remove a source as earlier versions did, whatever refers to it."""
+        source, removed = await got(self.bus, "source", name), KINDS["source"].removed
+        assert removed is not None
+        gone = removed(key=KINDS["source"].key("default", name), id=source.id, name=name, actor="test")
+        await self._owner.append(self._owner.seal(gone, org="default"), source.version)
+
+        async def is_gone() -> bool:
+            return name not in [one.name for one in (await listed(self.bus, "source"))[0]]
+
+        await eventually(is_gone)
 
     async def recorded(self) -> int:
         """Return how many messages there are of resources."""
@@ -80,16 +93,17 @@ async def owners(servers: Servers) -> AsyncIterator[Kept]:
         running(place, "events"),
         running(place, "oauth"),
         bus_of(place, "gateway") as gateway,
+        bus_of(place, "events") as owner,
         bus_of(place, "admin") as admin,
     ):
-        yield Kept(gateway, admin, ring(place))
+        yield Kept(gateway, owner, admin, ring(place))
 
 
 @pytest_asyncio.fixture
 async def kept(owners: Kept) -> AsyncIterator[Kept]:
     """The owners, who have nothing; what a test leaves is removed after it."""
     yield owners
-    for noun in KEPT:
+    for noun in reversed(KEPT):  # what refers to others first
         for one in (await listed(owners.bus, noun))[0]:
             await owners.bus.ask(removing(noun, one.name))
 
@@ -256,10 +270,20 @@ async def test_a_secret_is_in_no_answer_and_no_error(kept: Kept, noun: str) -> N
     assert not [text for text in said if SECRET in text]
 
 
+async def test_a_source_is_removed_after_the_subscriptions_that_refer_to_it(kept: Kept) -> None:
+    await kept.begun("subscription")
+    with pytest.raises(Conflict, match="remove them first: one"):
+        await kept.bus.ask(removing("source", "repo"))
+    await kept.bus.ask(removing("subscription", "one"))
+    await kept.bus.ask(removing("source", "repo"))
+    with pytest.raises(NotFound):
+        await got(kept.bus, "source", "repo")
+
+
 async def test_a_reference_by_id_means_what_had_the_name_when_it_was_given(kept: Kept) -> None:
     subscription = await kept.begun("subscription")
     source = await got(kept.bus, "source", "repo")
-    await kept.bus.ask(removing("source", "repo"))
+    await kept.remove_as_before("repo")
     # The subscription still means the source that was removed; putting it again is refused until there is one of that name.
     assert (await got(kept.bus, "subscription", "one")).source == source.id
     with pytest.raises(Invalid):
@@ -291,7 +315,7 @@ async def test_an_id_means_the_one_that_has_it_and_no_namesake(kept: Kept, noun:
 
 async def test_a_patch_leaves_a_reference_that_it_does_not_name_as_it_is(kept: Kept) -> None:
     before = await kept.begun("subscription")
-    await kept.bus.ask(removing("source", "repo"))
+    await kept.remove_as_before("repo")
     off = await kept.put("subscription", enabled=False, patch=True)
     await kept.put("source", "repo", adapter="github", settings={"secret": SECRET})
     on = await kept.put("subscription", enabled=True, patch=True)

@@ -29,18 +29,23 @@ class Api:
         async with self._session.request(method, f"/api/v1{path}", json=body) as response:
             return response.status, await response.json(content_type=None) if response.status != 204 else None
 
-    async def hook(self, url: str, secret: str) -> aiohttp.ClientResponse:
-        """Send a webhook signed with a secret; returns the answer, read."""
-        signature = hmac.new(secret.encode(), BODY, hashlib.sha256).hexdigest()
+    async def hook(self, url: str, secret: str, *, body: bytes = BODY, chunked: bool = False) -> aiohttp.ClientResponse:
+        """Send a webhook signed with a secret, `chunked` without its length; returns the answer, read."""
+        signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
         headers = {
             "X-Hub-Signature-256": f"sha256={signature}",
             "Content-Type": "application/json",
             "X-GitHub-Event": "push",
             "X-GitHub-Delivery": new_id(),
         }
-        async with self._session.post(url, data=BODY, headers=headers) as response:
+        async with self._session.post(url, data=_parts(body) if chunked else body, headers=headers) as response:
             await response.read()
             return response
+
+
+async def _parts(body: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(body), 10):
+        yield body[at : at + 10]
 
 
 @asynccontextmanager

@@ -39,6 +39,12 @@ NETWORKS = {
     "minItems": 1,
     "maxItems": 500,
 }
+MAX_BODY = {
+    "type": "integer",
+    "description": "Bytes of the largest body that is taken, where every source takes more (default: MILLRACE_MAX_BODY).",
+    "minimum": 1,
+    "maximum": 1 << 30,
+}
 _PREVIOUS = "Accepted beside the secret while it is set: the one before a rotation. null removes it."
 
 
@@ -84,7 +90,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
         """Return the JSON Schema of a source's settings."""
         secret = self.secrets.get("secret")
         previous = {} if secret is None else {"previous_secret": secret | {"description": _PREVIOUS}}
-        common = {} if self.parse is None else {"rate": RATE, "weight": WEIGHT, "networks": NETWORKS}
+        common = {} if self.parse is None else {"rate": RATE, "weight": WEIGHT, "networks": NETWORKS, "max_body": MAX_BODY}
         schema: dict[str, Any] = {"type": "object", "properties": {**self.secrets, **previous, **common, **self.settings}}
         if self.required:
             schema["required"] = [*self.required]

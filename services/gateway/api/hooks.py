@@ -97,7 +97,7 @@ async def receive(request: web.Request) -> web.Response:
             raise
     with gateway.memory.hold(org=hook.org, source=hook.source, address=address(gateway, request)) as held:
         try:
-            body = received.body = await held.body(request, gateway.max_body)
+            body = received.body = await held.body(request, _largest(gateway, hook))
         except (TooMany, Unavailable):
             gateway.refusals.record(hook, "room", remote(gateway, request))
             raise
@@ -134,6 +134,10 @@ async def receive(request: web.Request) -> web.Response:
     if wanted.text is None:
         return web.Response(body=body, status=wanted.status, content_type="application/json")
     return web.Response(body=wanted.text.encode(), status=wanted.status, content_type=wanted.content_type)
+
+
+def _largest(gateway: Gateway, hook: WebhookEndpoint) -> int:
+    return gateway.max_body if hook.max_body is None else min(hook.max_body, gateway.max_body)
 
 
 def _not_allowed(hook: WebhookEndpoint) -> MethodNotAllowed:

@@ -17,7 +17,7 @@ from services.gateway.places import Received
 from services.gateway.verifier import AnyScheme
 from shared.charsets import charset_in, charset_of, media_type_of
 from shared.envelope import rfc3339, utc_now
-from shared.errors import Gone, Invalid, NotFound, PermissionDenied, Problem, Unauthenticated, Unavailable
+from shared.errors import Gone, Invalid, NotFound, PermissionDenied, Problem, TooLarge, Unauthenticated, Unavailable
 from shared.questions.events import GetDelivery, PreviewedEvent, PreviewWebhook
 from shared.questions.resources import GetResource, of
 from shared.values import Instant, moment_of
@@ -49,7 +49,7 @@ class TestStep(msgspec.Struct, frozen=True):
 
     __test__ = False
 
-    step: Literal["address", "networks", "method", "media type", "handshake", "signature", "delivery", "events"]
+    step: Literal["address", "networks", "method", "media type", "size", "handshake", "signature", "delivery", "events"]
     passes: bool
     detail: str
 
@@ -124,6 +124,10 @@ async def _admitted(hook: WebhookEndpoint, received: Received, now: float, steps
     if misfit is not None:
         steps.append(TestStep("media type", passes=False, detail=misfit))
         return 415
+    if hook.max_body is not None and len(received.body) > hook.max_body:
+        detail = f"the body has {len(received.body)} bytes, and this source takes {hook.max_body}"
+        steps.append(TestStep("size", passes=False, detail=detail))
+        return TooLarge.status
     try:
         claims = hook.verifier.claims(received, now)
         await hook.verifier.load(claims, received)
