@@ -137,9 +137,12 @@ async def stores(ready: Ready) -> AsyncIterator[Finding]:
             if connection is not None:
                 async for finding in _behind(client, connection):
                     yield finding
+            # The broker knows of their letters, the database which of them are open.
             dead = (await held(client, "DEAD")).messages
+            if dead and connection is not None:
+                dead = await connection.fetchval("SELECT count(*) FROM events.dead_letter WHERE status = 'open'")
             said = f"{dead} messages were given up" if dead else "none"
-            yield Finding("dead letters", "note" if dead else "well", said, "`millrace logs 'stream:DEAD'` shows them and why.")
+            yield Finding("dead letters", "note" if dead else "well", said, "`millrace dead-letters list` shows them and why.")
     except (StartError, StreamError, Unavailable, nats.errors.Error, TimeoutError) as error:
         yield Finding("broker", "wrong", f"cannot be reached or does not answer: {error}", "logs/nats.log says why.")
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:

@@ -15,6 +15,7 @@ from services.events import domain
 from services.events.config import EventsSettings, read
 from services.events.floods import Floods
 from services.events.handlers import HANDLERS
+from services.events.letter_rows import LetterRows
 from services.events.projections import DELIVERIES, projected
 from services.events.questions import QUESTIONS, mapping_of
 from services.events.queued import QueuedRuns
@@ -49,6 +50,7 @@ class Events:
     def __init__(self, settings: EventsSettings, bus: Bus, engine: AsyncEngine, expressions: Expressions, runtime: Runtime) -> None:
         self.bus = bus
         self.store = EventsStore(engine)
+        self.letters = LetterRows(engine)
         self.resources = ResourceRows(engine)
         self.keepers: Mapping[str, Keeper[Any]]
         self.longest_chain = settings.longest_chain

@@ -78,7 +78,7 @@ async def deliveries_position(question: DeliveriesPosition, deps: DeliveryDeps) 
 
 async def retry_delivery(command: RetryDelivery, deps: DeliveryDeps) -> DeliveryView:
     """Make a delivery's events again, as new ones, for the subscriptions that have not had their run of it."""
-    await _catch_up(deps)
+    await catch_up(deps)
     row = await deps.store.delivery(command.org, command.delivery)
     if row is None or (row["sequence"] is None and row["emitted"] is None):
         raise NotFound(f"there is no delivery {command.delivery}")
@@ -86,21 +86,23 @@ async def retry_delivery(command: RetryDelivery, deps: DeliveryDeps) -> Delivery
     stored = await aggregate.stored_at(deps.bus.client, stream, sequence)
     if stored is None:
         raise NotFound(f"the body of delivery {command.delivery} is no longer on the bus")
-    again: list[EventAccepted] = []
-    async for event in _again(stored.envelope, deps, retry=command.id):
-        left = event if command.everything else _left(event, row, deps)
-        if left is not None:
-            again.append(left)
-    if not again and row["retried_by"] != command.id:
+    left_of = None if command.everything else row
+    events = [event async for event in again(stored.envelope, deps, retry=command.id, row=left_of)]
+    if not events and row["retried_by"] != command.id:
         raise Conflict(
             f"no run of delivery {command.delivery} is to be repeated: each has succeeded or goes on; all=true repeats all"
         )
-    for event in again:
-        await deps.bus.publish(deps.bus.seal(event, org=command.org, cause=stored.envelope, id=derived_id(event.event, "accepted")))
+    await publish_again(events, stored.envelope, deps)
     return delivery_view(row)
 
 
-async def _catch_up(deps: DeliveryDeps) -> None:
+async def publish_again(events: list[EventAccepted], first: Envelope, deps: DeliveryDeps) -> None:
+    """Store events that are made again of the message `first`, which caused them."""
+    for event in events:
+        await deps.bus.publish(deps.bus.seal(event, org=first.org, cause=first, id=derived_id(event.event, "accepted")))
+
+
+async def catch_up(deps: DeliveryDeps) -> None:
     """Wait for the rows of all messages on the bus by now: they come a moment after. Raises `Unavailable`."""
     for projection in deps.followed:
         try:
@@ -123,14 +125,24 @@ def _left(event: EventAccepted, row: RowMapping, deps: DeliveryDeps) -> EventAcc
     return msgspec.structs.replace(event, skip=sorted(skip))
 
 
-async def _again(first: Envelope, deps: DeliveryDeps, *, retry: str) -> AsyncIterator[EventAccepted]:
-    """Yield the events of the message that began a delivery, with ids of their own."""
+async def again(first: Envelope, deps: DeliveryDeps, *, retry: str, row: RowMapping | None) -> AsyncIterator[EventAccepted]:
+    """Yield the events of a webhook, or an event, with ids of their own; of a delivery's `row` only for those without their run.
+
+    Raises `Invalid` where a webhook still makes none.
+    """
+    async for event in _made_again(first, deps, retry=retry):
+        left = event if row is None else _left(event, row, deps)
+        if left is not None:
+            yield left
+
+
+async def _made_again(first: Envelope, deps: DeliveryDeps, *, retry: str) -> AsyncIterator[EventAccepted]:
     if first.type == declaration_of(WebhookReceived).type:
         async for event in accepted_of(open_message(first, WebhookReceived), deps, retry=retry):
             yield event
     else:
         event = open_message(first, EventAccepted)
-        yield msgspec.structs.replace(event, event=domain.event_id(event.delivery, 0, retry), retried_by=retry)
+        yield msgspec.structs.replace(event, event=domain.event_id(event.delivery, event.number, retry), retried_by=retry)
 
 
 async def emit_event(command: EmitEvent, deps: DeliveryDeps) -> Emitted:

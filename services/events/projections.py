@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -12,11 +11,11 @@ import msgspec
 from nats.aio.client import Client
 
 from services.events import store
+from services.events.letter_rows import letter_statements, original_of
 from services.events.resources import DERIVED
 from services.events.routing import Routing, routing
 from shared.db import Connection
-from shared.envelope import Envelope, open_envelope, open_message
-from shared.errors import Invalid
+from shared.envelope import Envelope
 from shared.messages import (
     DeadLettered,
     EventAccepted,
@@ -35,6 +34,7 @@ from shared.statements import Statement
 LINGER = 0.02
 # Runs without a delivery that are remembered until their ends, which mostly come soon.
 REMEMBERED = 50_000
+TABLES = ("delivery", "delivery_run", "chain", "dead_letter")
 
 
 def projected(client: Client) -> list[Projected]:
@@ -42,7 +42,7 @@ def projected(client: Client) -> list[Projected]:
     return [
         catalog_of("events", client, DERIVED),
         *(
-            Projected(name=name, stream=stream, apply=apply(), tables=("delivery", "delivery_run", "chain"), linger=LINGER)
+            Projected(name=name, stream=stream, apply=apply(), tables=TABLES, linger=LINGER)
             for name, (stream, apply) in DELIVERIES.items()
         ),
     ]
@@ -116,19 +116,15 @@ class RunsOfDeliveries:
 
 
 async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
-    """Messages were given up; those of a delivery are shown with the delivery."""
-    statements = []
+    """Messages were given up; those of a delivery are shown with the delivery, and people end all of them."""
+    statements = letter_statements(batch)
     for at in batch:
         message = at.message
         # A message that a projection could not make a row of was handled all the same.
         if not isinstance(message, DeadLettered) or message.place is not None:
             continue
-        try:
-            envelope = open_envelope(base64.b64decode(message.document_base64))
-            original: Any = open_message(envelope)
-        except Invalid:
-            continue
-        if isinstance(original, WebhookReceived | EventAccepted):
+        envelope, original = original_of(message)
+        if envelope is not None and isinstance(original, WebhookReceived | EventAccepted):
             statements.append(store.note_dead(_delivery(original, envelope) | {"dead": message.error}))
     return statements
 

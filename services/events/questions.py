@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from services.events import deliveries
+from services.events import dead_letters, deliveries
 from services.events.adapters import DESCRIPTIONS
 from services.events.previews import preview_webhook
 from shared.asking import Questions
@@ -17,7 +17,7 @@ from shared.questions.events import AdapterView, GetMapping, ListAdapters, Mappi
 from shared.questions.resources import GetResource
 
 
-class EventsDeps(deliveries.DeliveryDeps, Keepers, Protocol):
+class EventsDeps(dead_letters.LetterDeps, Keepers, Protocol):
     """Dependencies of questions and commands."""
 
 
@@ -40,6 +40,7 @@ async def list_adapters(_question: ListAdapters, _deps: EventsDeps) -> list[Adap
 QUESTIONS: Questions = {
     **questions_of("events"),
     **deliveries.QUESTIONS,
+    **dead_letters.QUESTIONS,
     GetMapping: get_mapping,
     ListAdapters: list_adapters,
     PreviewWebhook: preview_webhook,

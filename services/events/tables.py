@@ -46,6 +46,25 @@ delivery_run = Table(
 )
 Index("delivery_run_delivery", delivery_run.c.delivery, delivery_run.c.requested_at, delivery_run.c.run)
 
+# `position` is where the letter is in DEAD; `sequence` where its message was in `stream`, and `key` the message's key.
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("id", Text, primary_key=True),
+    *required(Text, "org", "service", "consumer", "type", "status", "error", "reason"),
+    Column("tries", BigInteger, nullable=False),
+    Column("received_at", Moment, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("key", Text, nullable=False),
+    *(Column(name, Text) for name in ("message", "delivery")),
+    Column("correlation_id", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("changed_by", Text),
+    Column("changed_at", Moment),
+)
+Index("dead_letter_list", dead_letter.c.org, dead_letter.c.received_at.desc(), dead_letter.c.id.desc())
+
 # `events` is written by the projection of EVENTS only, `runs` by that of RUNS.
 chain = Table(
     "chain",

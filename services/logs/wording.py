@@ -138,5 +138,7 @@ _BY_TYPE: dict[str, Callable[[dict[str, Any]], str]] = {
     "event.routed": _filled("{workflow} was asked for as run {run}"),
     "event.filtered": _filled("filtered: {reason}"),
     "event.unroutable": _filled("{workflow} cannot run: {reason}"),
+    "letter.replayed": _filled("{actor} replayed a dead letter of delivery {delivery}"),
+    "letter.discarded": _filled("{actor} discarded a dead letter"),
     **{declaration_of(cls).type: _filled(*effect.line) for cls, effect in EFFECTS.items()},
 }

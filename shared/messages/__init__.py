@@ -17,6 +17,7 @@ from shared.messages.connection import ConnectionAuthorized, ConnectionRevoked
 from shared.messages.dead import DeadLettered
 from shared.messages.declaration import DECLARATIONS, Declaration, Message, declaration_of, message
 from shared.messages.event import EventAccepted, EventFiltered, EventRouted, EventUnroutable
+from shared.messages.letter import LetterDiscarded, LetterReplayed
 from shared.messages.line import LineChunk, Lines
 from shared.messages.log import Logged
 from shared.messages.run import (

@@ -28,6 +28,7 @@ STREAM_OF_NOUN = {
     "log": "LOGS",
     "audit": "AUDIT",
     "dead": "DEAD",
+    "letter": "DEAD",
 }
 
 

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from services.gateway.api import (
     commits,
+    dead_letters,
     deliveries,
     environments,
     events,
@@ -42,6 +43,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *events.ENDPOINTS,
     *recorded.ENDPOINTS,
     *deliveries.ENDPOINTS,
+    *dead_letters.ENDPOINTS,
     *logs.ENDPOINTS,
     *messages.ENDPOINTS,
 )

@@ -1,0 +1,196 @@
+"""Dead letters: listed with their messages, replayed once, discarded, and rebuilt from their stream."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from typing import Any
+
+import asyncpg
+import msgspec
+import pytest
+
+from services.events import handlers
+from shared.aggregate import history
+from shared.envelope import new_id
+from shared.errors import Conflict, Invalid, NotFound
+from shared.letters import GivenUp, bury
+from shared.questions import Page
+from shared.questions.letters import (
+    DeadLetterPage,
+    DeadLetterView,
+    DiscardDeadLetter,
+    GetDeadLetter,
+    ListDeadLetters,
+    ReplayDeadLetter,
+)
+from tests.integration.test_gateway import gateway
+from tests.support.inside import bus_of, eventually, running
+from tests.support.river import Outside
+from tests.support.servers import Place
+
+
+async def letters(outside: Outside, number: int = 1, **narrowed: Any) -> list[DeadLetterView]:
+    async def there() -> DeadLetterPage | None:
+        page: DeadLetterPage = await outside.bus.ask(ListDeadLetters(org="default", **narrowed))
+        return page if len(page.items) == number else None
+
+    found = await eventually(there)
+    assert isinstance(found, DeadLetterPage)
+    return found.items
+
+
+async def replayed(outside: Outside, letter: str, **given: Any) -> DeadLetterView:
+    view: DeadLetterView = await outside.bus.ask(
+        ReplayDeadLetter(**{"id": new_id(), "org": "default", "actor": "test", "letter": letter} | given)
+    )
+    return view
+
+
+async def unreadable(outside: Outside, **body: Any) -> tuple[Any, str]:
+    """Have a delivery given up whose body names no type; return its source and its id."""
+    source = await outside.source(adapter="hmac", settings={"event_path": "kind"})
+    id_ = await outside.webhook(source, body)
+    await outside.delivery(id_, "dead")
+    return source, id_
+
+
+async def test_a_dead_letter_shows_its_message_as_it_was_and_its_delivery(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        source, id_ = await unreadable(outside, ref="main")
+        [listed] = await letters(outside)
+        assert (listed.delivery, listed.type, listed.status, listed.document) == (id_, "webhook.received", "open", None)
+        assert (listed.service, listed.consumer, listed.stream, listed.key) == ("events", "events-parse", "WEBHOOKS", source.id)
+        assert "kind" in listed.error
+        shown: DeadLetterView = await bus.ask(GetDeadLetter(org="default", id=listed.id))
+        assert base64.b64decode(shown.document["data"]["body_base64"]) == b'{"ref":"main"}'
+        assert shown.message == shown.document["id"]
+        with pytest.raises(NotFound):
+            await bus.ask(GetDeadLetter(org="other", id=listed.id))
+
+
+async def test_a_letter_is_replayed_by_what_is_in_it_once_however_often_and_by_whomever_it_is_asked_for(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus, bus_of(place, "admin") as admin:
+        outside = Outside(place, bus)
+        _, id_ = await unreadable(outside, ref="main")
+        [letter] = await letters(outside)
+        with pytest.raises(Invalid, match="kind"):  # as little as before
+            await replayed(outside, letter.id)
+        assert [one.status for one in await letters(outside)] == ["open"]
+        # Whatever the bus has forgotten, the letter holds the message.
+        await admin.client.jetstream().purge_stream("WEBHOOKS")
+        await outside.source(adapter="hmac")
+        command = new_id()
+        answers = await asyncio.gather(
+            *(replayed(outside, letter.id, id=id_) for id_ in (command, command, new_id(), new_id())), return_exceptions=True
+        )
+        done = [one for one in answers if isinstance(one, DeadLetterView)]
+        assert done
+        assert {(one.status, one.changed_by) for one in done} == {("replayed", "test")}
+        assert all(isinstance(one, DeadLetterView | Conflict) for one in answers), answers
+        assert "wants" in ((await outside.delivery(id_, "filtered")).reason or "")
+        with pytest.raises(Conflict, match="replayed already"):
+            await replayed(outside, letter.id)
+        with pytest.raises(Conflict, match="replayed already"):
+            await bus.ask(DiscardDeadLetter(id=new_id(), org="default", actor="test", letter=letter.id))
+        recorded = [one.envelope.type async for one in history(admin.client, "letter", letter.id)]
+        assert recorded == ["letter.replayed"]
+        accepted = (await admin.client.jetstream().stream_info("EVENTS", subjects_filter="event.*.accepted")).state.subjects or {}
+        assert sum(accepted.values()) == 1
+
+
+async def test_a_discarded_letter_stays_listed_and_is_not_replayed(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        await unreadable(outside, ref="main")
+        [letter] = await letters(outside)
+        view: DeadLetterView = await bus.ask(DiscardDeadLetter(id=new_id(), org="default", actor="test", letter=letter.id))
+        assert view.status == "discarded"
+        assert [one.status for one in await letters(outside, status="discarded")] == ["discarded"]
+        assert await letters(outside, number=0, status="open") == []
+        with pytest.raises(Conflict, match="discarded already"):
+            await replayed(outside, letter.id)
+
+
+async def test_an_event_that_dies_again_is_open_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise Invalid("broken")
+
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        source = await outside.source()
+        monkeypatch.setattr(handlers.domain, "matching", broken)
+        id_ = await outside.webhook(source, {"ref": "main"})
+        [letter] = await letters(outside)
+        assert (letter.type, letter.delivery) == ("event.accepted", id_)
+        monkeypatch.undo()
+        assert (await replayed(outside, letter.id)).status == "replayed"
+        await outside.delivery(id_, "filtered")
+
+
+async def test_letters_of_no_delivery_are_not_replayed_and_say_what_to_do(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus, bus_of(place, "executor") as executor:
+        outside = Outside(place, bus)
+        given_up = GivenUp(
+            service="executor", consumer="executor-runs-normal", stream="RUNS", sequence=7, subject="run.r-1.requested.normal",
+            document=b"\xff no json", error="Invalid: x", reason="can never work", tries=3,
+        )  # fmt: skip
+        await bury(executor.journal, given_up)
+
+        async def there() -> Any:
+            return (await bus.ask(ListDeadLetters(org="global", service="executor"))).items
+
+        [letter] = await eventually(there)  # type: ignore[misc]
+        assert (letter.message, letter.delivery, letter.tries) == (None, None, 3)
+        shown: DeadLetterView = await bus.ask(GetDeadLetter(org="global", id=letter.id))
+        assert base64.b64decode(shown.document_base64 or "") == given_up.document
+        with pytest.raises(Conflict, match="runs rerun r-1"):
+            await replayed(outside, letter.id, org="global")
+        every: DeadLetterPage = await bus.ask(ListDeadLetters(org="*"))
+        assert [one.id for one in every.items] == [letter.id]
+
+
+async def test_letters_are_paged_and_made_anew_from_their_stream(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        source, _ = await unreadable(outside, ref="0")
+        for n in range(4):
+            await outside.webhook(source, {"ref": str(n + 1)})
+        every = await letters(outside, number=5)
+        await bus.ask(DiscardDeadLetter(id=new_id(), org="default", actor="test", letter=every[0].id))
+        [_] = await letters(outside, status="discarded")
+        paged: list[str] = []
+        cursor = None
+        while True:
+            page: DeadLetterPage = await bus.ask(ListDeadLetters(org="default", page=Page(limit=2, cursor=cursor)))
+            paged += [one.id for one in page.items]
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        assert paged == [one.id for one in every]
+        before = await letters(outside, number=5)
+    connection = await asyncpg.connect(place.database_url("events"))
+    await connection.execute("DELETE FROM dead_letter; DELETE FROM checkpoint WHERE projection = 'dead'")
+    await connection.close()
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        [_] = await letters(Outside(place, bus), status="discarded")
+        assert msgspec.json.encode(await letters(Outside(place, bus), number=5)) == msgspec.json.encode(before)
+
+
+async def test_dead_letters_over_http(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus, gateway(place) as client:
+        outside = Outside(place, bus)
+        await unreadable(outside, ref="main")
+        await letters(outside)
+        [letter] = (await client("GET", "/api/v1/dead-letters?status=open&service=events")).json["items"]
+        assert (await client("GET", f"/api/v1/dead-letters?id={letter['id'][:8]}")).json["items"] == [letter]
+        got = await client("GET", f"/api/v1/dead-letters/{letter['id']}")
+        assert got.json["document"]["type"] == "webhook.received"
+        assert (await client("GET", f"/api/v1/dead-letters/{letter['id']}?org=other")).status == 404
+        assert (await client("POST", f"/api/v1/dead-letters/{letter['id']}/replay")).status == 422
+        await outside.source(adapter="hmac")
+        again = await client("POST", f"/api/v1/dead-letters/{letter['id']}/replay")
+        assert (again.status, again.json["status"], again.json["changed_by"]) == (202, "replayed", "platform-key")
+        assert (await client("POST", f"/api/v1/dead-letters/{letter['id']}/discard")).status == 409
+        assert (await client("POST", "/api/v1/dead-letters/nothing/discard")).status == 404
