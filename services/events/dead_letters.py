@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import msgspec
 from sqlalchemy import RowMapping
 
-from services.events.deliveries import DeliveryDeps, again, catch_up, publish_again
+from services.events.deliveries import DeliveryDeps
 from services.events.letter_rows import LetterRows
+from services.events.retries import again, catch_up, publish_again
 from shared import aggregate
 from shared.asking import Questions
 from shared.envelope import derived_id, open_envelope, open_message, rfc3339

@@ -1,46 +1,48 @@
-"""Questions and commands in: deliveries, their retries, and deliveries that begin with an emitted event."""
+"""Questions and commands in: deliveries and their stories, and deliveries that begin with an emitted event."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Protocol
+import base64
+from datetime import datetime
+from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy import RowMapping
 
-from services.events import domain, routing
-from services.events.handlers import HandlerDeps, accepted_of
+from services.events import domain
+from services.events.handlers import HandlerDeps
 from services.events.store import EventsStore
 from shared import aggregate
 from shared.asking import Questions
 from shared.bus import Bus
 from shared.envelope import Envelope, derived_id, open_message, rfc3339, utc_now
-from shared.errors import Conflict, Invalid, NotFound, TooMany, Unavailable
+from shared.errors import Invalid, NotFound, TooMany
 from shared.messages import EventAccepted, WebhookReceived
 from shared.messages.declaration import declaration_of
 from shared.owners.rows import ResourceRows
 from shared.projection import Projection
-from shared.pull import StreamError, api_request
 from shared.questions import MOST_ITEMS, Position, fitting
 from shared.questions.events import (
     DeliveriesPosition,
+    DeliveryEvent,
     DeliveryList,
+    DeliveryRequest,
     DeliveryRun,
     DeliveryView,
     EmitEvent,
     Emitted,
     GetDelivery,
     ListDeliveries,
-    RetryDelivery,
     SubscriptionTaken,
 )
+from shared.values import storable
 
-# Seconds that a retry waits, at most, for the rows of each stream.
-CAUGHT_UP = 1.0
 # Emitted events of one organization that may wait to be routed, among the webhooks of all others: a second's work.
 MOST_UNROUTED = 500
 # Seconds after which a run that would emit more is to ask again.
 LATER = 0.5
+# Bytes of a body that a story shows.
+LARGEST_SHOWN = 64 * 1024
 
 
 class DeliveryDeps(HandlerDeps, Protocol):
@@ -56,7 +58,13 @@ async def list_deliveries(question: ListDeliveries, deps: DeliveryDeps) -> Deliv
     """Return a page of deliveries, newest first."""
     limit = question.page.within(MOST_ITEMS)
     rows = await deps.store.deliveries(
-        question.org, question.status, question.source, question.id, question.page.before(), limit + 1
+        question.org,
+        question.status,
+        question.source,
+        question.id,
+        question.page.before(),
+        limit + 1,
+        overdue=question.overdue,
     )
     items = fitting([delivery_view(row) for row in rows[:limit]])
     more = f"{items[-1].received_at}|{items[-1].id}" if len(rows) > len(items) else None
@@ -64,11 +72,17 @@ async def list_deliveries(question: ListDeliveries, deps: DeliveryDeps) -> Deliv
 
 
 async def get_delivery(question: GetDelivery, deps: DeliveryDeps) -> DeliveryView:
-    """Return one delivery."""
+    """Return one delivery, with its webhook or its event as long as the bus has it."""
     row = await deps.store.delivery(question.org, question.id)
     if row is None:
         raise NotFound(f"there is no delivery {question.id}")
-    return delivery_view(row)
+    view, first = delivery_view(row), await begun(row, deps)
+    if first is None:
+        return view
+    if first.type == declaration_of(WebhookReceived).type:
+        return msgspec.structs.replace(view, request=_request(open_message(first, WebhookReceived)))
+    event = open_message(first, EventAccepted)
+    return msgspec.structs.replace(view, emitted_by=event.emitted_by, data=event.data)
 
 
 async def deliveries_position(question: DeliveriesPosition, deps: DeliveryDeps) -> Position:
@@ -76,73 +90,24 @@ async def deliveries_position(question: DeliveriesPosition, deps: DeliveryDeps) 
     return await deps.store.position(question.stream)
 
 
-async def retry_delivery(command: RetryDelivery, deps: DeliveryDeps) -> DeliveryView:
-    """Make a delivery's events again, as new ones, for the subscriptions that have not had their run of it."""
-    await catch_up(deps)
-    row = await deps.store.delivery(command.org, command.delivery)
-    if row is None or (row["sequence"] is None and row["emitted"] is None):
-        raise NotFound(f"there is no delivery {command.delivery}")
+async def begun(row: RowMapping, deps: DeliveryDeps) -> Envelope | None:
+    """Return the message that began the delivery of a row; None where it is no longer on the bus. Raises `Unavailable`."""
     stream, sequence = ("EVENTS", row["emitted"]) if row["sequence"] is None else ("WEBHOOKS", row["sequence"])
-    stored = await aggregate.stored_at(deps.bus.client, stream, sequence)
-    if stored is None:
-        raise NotFound(f"the body of delivery {command.delivery} is no longer on the bus")
-    left_of = None if command.everything else row
-    events = [event async for event in again(stored.envelope, deps, retry=command.id, row=left_of)]
-    if not events and row["retried_by"] != command.id:
-        raise Conflict(
-            f"no run of delivery {command.delivery} is to be repeated: each has succeeded or goes on; all=true repeats all"
-        )
-    await publish_again(events, stored.envelope, deps)
-    return delivery_view(row)
+    stored = None if sequence is None else await aggregate.stored_at(deps.bus.client, stream, sequence)
+    return None if stored is None else stored.envelope
 
 
-async def publish_again(events: list[EventAccepted], first: Envelope, deps: DeliveryDeps) -> None:
-    """Store events that are made again of the message `first`, which caused them."""
-    for event in events:
-        await deps.bus.publish(deps.bus.seal(event, org=first.org, cause=first, id=derived_id(event.event, "accepted")))
-
-
-async def catch_up(deps: DeliveryDeps) -> None:
-    """Wait for the rows of all messages on the bus by now: they come a moment after. Raises `Unavailable`."""
-    for projection in deps.followed:
+def _request(webhook: WebhookReceived) -> DeliveryRequest:
+    body: dict[str, str | None] = {"body": None, "body_base64": None}
+    if webhook.body_size <= LARGEST_SHOWN and webhook.body_ref is None:
+        raw = base64.b64decode(webhook.body_base64 or "")
         try:
-            info = await api_request(deps.bus.client, f"$JS.API.STREAM.INFO.{projection.stream}", None)
-        except StreamError as error:
-            raise Unavailable(f"stream {projection.stream}: {error.description}") from error
-        await projection.caught_up(int(info["state"]["last_seq"]), timeout=CAUGHT_UP)
-
-
-def _left(event: EventAccepted, row: RowMapping, deps: DeliveryDeps) -> EventAccepted | None:
-    """Return the event with the subscriptions that it is not routed to again; None where those are all that want it."""
-    runs = {run["id"]: run["status"] for run in row["runs"]}
-    matching = domain.matching(deps.subscriptions(event.source), event.type)
-    # Deliveries of an earlier version do not name the subscription of a run; its id shows it.
-    earlier = domain.event_id(event.delivery, event.number, row["retried_by"])
-    derived = {one.id for one in matching if runs.get(domain.run_id(earlier, one.id)) in routing.DONE}
-    skip = derived | routing.done(msgspec.convert(row["subscriptions"], dict[str, routing.SubscriptionOutcome]), event.number, runs)
-    if matching and all(one.id in skip for one in matching):
-        return None
-    return msgspec.structs.replace(event, skip=sorted(skip))
-
-
-async def again(first: Envelope, deps: DeliveryDeps, *, retry: str, row: RowMapping | None) -> AsyncIterator[EventAccepted]:
-    """Yield the events of a webhook, or an event, with ids of their own; of a delivery's `row` only for those without their run.
-
-    Raises `Invalid` where a webhook still makes none.
-    """
-    async for event in _made_again(first, deps, retry=retry):
-        left = event if row is None else _left(event, row, deps)
-        if left is not None:
-            yield left
-
-
-async def _made_again(first: Envelope, deps: DeliveryDeps, *, retry: str) -> AsyncIterator[EventAccepted]:
-    if first.type == declaration_of(WebhookReceived).type:
-        async for event in accepted_of(open_message(first, WebhookReceived), deps, retry=retry):
-            yield event
-    else:
-        event = open_message(first, EventAccepted)
-        yield msgspec.structs.replace(event, event=domain.event_id(event.delivery, event.number, retry), retried_by=retry)
+            body["body"] = storable(raw.decode())
+        except UnicodeDecodeError:
+            body["body_base64"] = webhook.body_base64
+    names = ("method", "query", "headers", "remote", "adapter", "sender_delivery", "body_size")
+    kept: dict[str, Any] = {name: getattr(webhook, name) for name in names}
+    return DeliveryRequest(**kept | body)
 
 
 async def emit_event(command: EmitEvent, deps: DeliveryDeps) -> Emitted:
@@ -193,19 +158,36 @@ def delivery_view(row: RowMapping) -> DeliveryView:
         type=row["type"],
         status=row["status"],
         reason=row["reason"],
-        runs=[DeliveryRun(**run) for run in row["runs"]],
+        runs=[_run(run) for run in row["runs"]],
         subscriptions=[
-            SubscriptionTaken(**taken) for _, taken in sorted(row["subscriptions"].items()) if taken["subscription"] is not None
+            SubscriptionTaken(
+                **{name: taken[name] for name in ("subscription", "name", "workflow", "status", "reason", "run")},
+                event=int(key.partition("/")[0]),
+                retry_at=taken.get("retry_at"),
+            )
+            for key, taken in sorted(row["subscriptions"].items())
+            if taken["subscription"] is not None
         ],
+        events=[
+            DeliveryEvent(number=int(number), id=one["event"], type=one["type"])
+            for number, one in sorted(row["events"].items(), key=lambda item: int(item[0]))
+        ],
+        retries=row["retries"],
+        edited_by=row["edited_by"],
+        overdue_at=None if row["overdue_at"] is None else rfc3339(row["overdue_at"]),
         received_at=rfc3339(row["received_at"]),
         correlation_id=row["correlation_id"],
     )
 
 
+def _run(run: dict[str, Any]) -> DeliveryRun:
+    times = {name: run[name] and rfc3339(datetime.fromisoformat(run[name])) for name in ("requested_at", "ended_at")}
+    return DeliveryRun(**run | times)
+
+
 QUESTIONS: Questions = {
     ListDeliveries: list_deliveries,
     GetDelivery: get_delivery,
-    RetryDelivery: retry_delivery,
     EmitEvent: emit_event,
     DeliveriesPosition: deliveries_position,
 }

@@ -15,25 +15,30 @@ from services.events.letter_rows import letter_statements, original_of
 from services.events.resources import DERIVED
 from services.events.routing import Routing, routing
 from shared.db import Connection
-from shared.envelope import Envelope
+from shared.envelope import Envelope, rfc3339
 from shared.messages import (
     DeadLettered,
     EventAccepted,
     EventFiltered,
+    EventOverdue,
     EventRouted,
     EventUnroutable,
+    RunError,
     RunRequested,
     WebhookReceived,
 )
 from shared.owners.catalog import catalog_of
 from shared.projected import Apply, Projected, Recorded, in_batches
-from shared.runs import status_after, status_of
+from shared.runs import ENDED, status_after, status_of
 from shared.statements import Statement
 
 # Deliveries are looked at by people; their rows are written together with other messages.
 LINGER = 0.02
 # Runs without a delivery that are remembered until their ends, which mostly come soon.
 REMEMBERED = 50_000
+# Characters of a run's error that its delivery shows; the run has all of it.
+LONGEST_ERROR = 1000
+QUEUED = {"status": "queued", "reason": None, "error": None, "ended_at": None}
 TABLES = ("delivery", "delivery_run", "chain", "dead_letter")
 
 
@@ -59,16 +64,22 @@ async def received(batch: Sequence[Recorded], _connection: Connection) -> list[S
 
 async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Statement]:
     """Events were made of deliveries, and subscriptions wanted them or none did."""
-    kinds = (EventAccepted, EventRouted, EventFiltered, EventUnroutable)
+    kinds = (EventAccepted, EventRouted, EventFiltered, EventUnroutable, EventOverdue)
     messages = [(at, at.message) for at in batch if isinstance(at.message, kinds)]
     rows = await store.routings(connection, list({message.delivery for _, message in messages}))
     for at, message in messages:
-        if isinstance(message, EventAccepted) and message.delivery not in rows:
-            rows[message.delivery] = _delivery(message, at.envelope) | {"emitted": None}
+        if isinstance(message, EventAccepted | EventOverdue) and message.delivery not in rows:
+            rows[message.delivery] = _delivery(message, at.envelope) | store.UNROUTED
         row = rows.get(message.delivery)
-        if row is not None:
-            row |= msgspec.structs.asdict(routing(msgspec.convert(row, Routing), message))
-            if isinstance(message, EventAccepted) and message.emitted_by is not None and message.retried_by is None:
+        if row is None:
+            continue
+        if isinstance(message, EventOverdue):
+            row |= {"overdue_at": at.envelope.time, "overdue": message.reason}
+            continue
+        row |= _routing(row, message)
+        if isinstance(message, EventAccepted):
+            row |= {"accepted": at.delivered.sequence, "accepted_at": at.envelope.time, "overdue_at": None, "overdue": None}
+            if message.emitted_by is not None and message.retried_by is None:
                 row["emitted"] = at.delivered.sequence
     emitted = Counter(
         (at.envelope.org, message.chain)
@@ -90,7 +101,7 @@ class RunsOfDeliveries:
         """Runs were asked for by deliveries, began and ended."""
         asked: dict[str, dict[str, Any]] = {}
         chained: Counter[tuple[str, str]] = Counter()
-        statuses: dict[str, str] = {}
+        outcomes: dict[str, dict[str, Any]] = {}
         for at in batch:
             message, run = at.message, at.envelope.subject
             if isinstance(message, RunRequested):
@@ -102,17 +113,19 @@ class RunsOfDeliveries:
                 else:
                     self._others[run] = None
             elif message is not None and run not in self._others:
-                status = status_after(statuses.get(run), status_of(message))
-                if status is not None:
-                    statuses[run] = status
+                before = outcomes.get(run, {}).get("status")
+                status = status_after(before, status_of(message))
+                if status is not None and (status != before or status in ENDED):
+                    outcomes[run] = _outcome(status, at)
         while len(self._others) > REMEMBERED:
             self._others.popitem(last=False)
         # A run that was requested and began in one batch needs no second statement.
-        rows = [row | {"status": statuses.pop(run, "queued")} for run, row in asked.items()]
+        rows = [row | outcomes.pop(run, QUEUED) for run, row in asked.items()]
         statements = [store.note_runs(rows)] if rows else []
         if chained:
             statements.append(store.count_in_chains("runs", chained))
-        return [*statements, store.note_run_statuses(statuses)] if statuses else statements
+        given = [{"run": run} | outcome for run, outcome in outcomes.items()]
+        return [*statements, store.note_run_outcomes(given)] if given else statements
 
 
 async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
@@ -129,7 +142,26 @@ async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[State
     return statements
 
 
-def _delivery(message: WebhookReceived | EventAccepted, envelope: Envelope) -> dict[str, Any]:
+def _routing(row: dict[str, Any], message: EventAccepted | EventRouted | EventFiltered | EventUnroutable) -> dict[str, Any]:
+    at = row["retry_at"]
+    made = routing(msgspec.convert(row | {"retry_at": None if at is None else rfc3339(at)}, Routing), message)
+    changed = msgspec.structs.asdict(made)
+    return changed | {"retry_at": None if made.retry_at is None else datetime.fromisoformat(made.retry_at)}
+
+
+def _outcome(status: str, at: Recorded) -> dict[str, Any]:
+    """Return the columns of a run that got a status: of an end its reason and its error, too."""
+    message: Any = at.message
+    error: RunError | None = getattr(message, "error", None) if status in ENDED else None
+    return {
+        "status": status,
+        "reason": getattr(message, "reason", None) if status in ENDED else None,
+        "error": None if error is None else f"{error.type}: {error.message}"[:LONGEST_ERROR],
+        "ended_at": at.envelope.time if status in ENDED else None,
+    }
+
+
+def _delivery(message: WebhookReceived | EventAccepted | EventOverdue, envelope: Envelope) -> dict[str, Any]:
     return {
         "id": message.delivery,
         "org": envelope.org,

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from services.events import dead_letters, deliveries
+from services.events import dead_letters, deliveries, retries
 from services.events.adapters import DESCRIPTIONS
 from services.events.previews import preview_webhook
 from shared.asking import Questions
@@ -41,6 +41,7 @@ QUESTIONS: Questions = {
     **questions_of("events"),
     **deliveries.QUESTIONS,
     **dead_letters.QUESTIONS,
+    **retries.QUESTIONS,
     GetMapping: get_mapping,
     ListAdapters: list_adapters,
     PreviewWebhook: preview_webhook,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from shared.messages import EventAccepted, EventFiltered, EventRouted, EventUnroutable
@@ -24,16 +26,34 @@ class SubscriptionOutcome(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     reason: str | None = None
     run: str | None = None
+    retry_at: str | None = None
+    tries: int = 0
+
+
+class EventMade(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of a delivery, by its number there; `event` is its newest id."""
+
+    event: str
+    type: str
 
 
 class Routing(msgspec.Struct, frozen=True, kw_only=True):
-    """The routing of a delivery. `subscriptions` are by the event's number within the delivery and the subscription's id."""
+    """The routing of a delivery. `subscriptions` are by the event's number within the delivery and the subscription's id.
+
+    `ended`: each of its `events` has an outcome. `edited_by` is that of the newest retry, `retries` counts them. `retry_at` is when
+    the first of its subscriptions is tried again by its policy.
+    """
 
     type: str | None = None
     retried_by: str | None = None
     outcome: str = "accepted"
     reason: str | None = None
     subscriptions: dict[str, SubscriptionOutcome] = {}
+    events: dict[str, EventMade] = {}
+    ended: bool = False
+    edited_by: str | None = None
+    retries: int = 0
+    retry_at: str | None = None
 
 
 def routing(before: Routing, message: EventAccepted | EventRouted | EventFiltered | EventUnroutable) -> Routing:
@@ -47,7 +67,13 @@ def routing(before: Routing, message: EventAccepted | EventRouted | EventFiltere
             if key in kept or not key.startswith(_key(message.number, None))
         }
         begun = msgspec.structs.replace(
-            before, type=message.type, retried_by=message.retried_by, outcome="accepted" if again else before.outcome
+            before,
+            type=message.type,
+            retried_by=message.retried_by,
+            outcome="accepted" if again else before.outcome,
+            events=before.events | {str(message.number): EventMade(event=message.event, type=message.type)},
+            edited_by=message.edited_by,
+            retries=before.retries + (again and message.retried_by is not None),
         )
         return _with_subscriptions(begun, left)
     return _with_subscriptions(before, before.subscriptions | {_key(message.number, message.subscription): _taken(message)})
@@ -72,7 +98,13 @@ def _with_subscriptions(before: Routing, subscriptions: dict[str, SubscriptionOu
     if outcome in found:
         first = next(reasons, None)
         reason = None if outcome == "routed" and not any(taken.status == "failed" for taken in each) else first
-    return msgspec.structs.replace(before, outcome=outcome, reason=reason, subscriptions=subscriptions)
+    had = {key.partition("/")[0] for key in subscriptions}
+    # A delivery of an earlier version does not name its events.
+    ended = outcome != "accepted" and all(number in had for number in before.events)
+    times = [taken.retry_at for taken in each if taken.retry_at is not None]
+    return msgspec.structs.replace(
+        before, outcome=outcome, reason=reason, subscriptions=subscriptions, ended=ended, retry_at=min(times, default=None)
+    )
 
 
 def _key(number: int, subscription: str | None) -> str:
@@ -80,11 +112,13 @@ def _key(number: int, subscription: str | None) -> str:
 
 
 def _taken(message: EventRouted | EventFiltered | EventUnroutable) -> SubscriptionOutcome:
-    fields = {"subscription": message.subscription, "name": message.subscription_name, "workflow": message.workflow}
+    fields: dict[str, Any] = {"subscription": message.subscription, "name": message.subscription_name, "workflow": message.workflow}
     match message:
         case EventRouted():
             return SubscriptionOutcome(**fields, status="routed", run=message.run)
         case EventFiltered():
             return SubscriptionOutcome(**fields, status="failed" if message.failed else "filtered", reason=message.reason)
         case EventUnroutable():
-            return SubscriptionOutcome(**fields, status="unroutable", reason=message.reason)
+            return SubscriptionOutcome(
+                **fields, status="unroutable", reason=message.reason, retry_at=message.retry_at, tries=message.tries
+            )

@@ -38,13 +38,14 @@ _ORG, _ID = parameter("org"), parameter("id")
 _ACCEPTED = _D.outcome == literal_column("'accepted'")
 # The outcome of a retry outweighs that it was given up before.
 _STATUS = case((_D.dead.is_not(None) & _ACCEPTED, literal_column("'dead'")), else_=_D.outcome)
-_RUN = func.jsonb_build_object("id", _R.run, "workflow", _R.workflow, "status", _R.status)
+_SHOWN_OF_RUN = ("workflow", "status", "reason", "error", "requested_at", "ended_at")
+_RUN = func.jsonb_build_object("id", _R.run, *(part for name in _SHOWN_OF_RUN for part in (name, _R[name])))
 _RUNS = func.coalesce(func.jsonb_agg(aggregate_order_by(_RUN, _R.requested_at, _R.run)), literal_column("'[]'"))
 _SELECTED = select(
-    *(_D[name] for name in ("id", "org", "source", "received_at", "correlation_id", "sequence", "emitted", "type", "retried_by")),
-    _D.subscriptions,
+    *(_D[name] for name in ("id", "org", "source", "received_at", "correlation_id", "sequence", "emitted", "type")),
+    *(_D[name] for name in ("subscriptions", "events", "ended", "retried_by", "edited_by", "retries", "retry_at", "overdue_at")),
     _STATUS.label("status"),
-    case((_ACCEPTED, func.coalesce(_D.dead, _D.reason)), else_=_D.reason).label("reason"),
+    case((_ACCEPTED, func.coalesce(_D.dead, _D.reason, _D.overdue)), else_=_D.reason).label("reason"),
     select(_RUNS).where(_R.delivery == _D.id).scalar_subquery().label("runs"),
 )
 _DELIVERY = Compiled(_SELECTED.where(_D.org == _ORG, _D.id == _ID))
@@ -98,6 +99,8 @@ class EventsStore:
         prefix: str | None,
         before: tuple[datetime, str] | None,
         limit: int,
+        *,
+        overdue: bool = False,
     ) -> list[RowMapping]:
         """Return deliveries with their runs, newest first, before (received_at, id); one statement for all."""
         statement = _SELECTED.where(_D.org == org).order_by(_D.received_at.desc(), _D.id.desc()).limit(limit)
@@ -108,6 +111,8 @@ class EventsStore:
             statement = statement.where(_D.source.in_(select(resource.c.id).where(*named)))
         if prefix is not None:
             statement = statement.where(func.starts_with(_D.id, prefix))
+        if overdue:
+            statement = statement.where(_D.overdue_at.is_not(None), ~_D.ended, _D.dead.is_(None))
         if before is not None:
             statement = statement.where(tuple_(_D.received_at, _D.id) < before)
         async with transaction(self._engine) as connection:
@@ -122,17 +127,24 @@ class EventsStore:
 
 
 _FIRST = ("id", "org", "source", "received_at", "correlation_id")
-_ROUTING = ("type", "retried_by", "outcome", "reason", "emitted", "subscriptions")
+_JSON = ("subscriptions", "events")
+_ROUTING = (
+    *("type", "outcome", "reason", "emitted", *_JSON, "ended"),
+    *("retried_by", "edited_by", "retries", "retry_at", "accepted_at", "accepted", "overdue_at", "overdue"),
+)
 _BEGUN = inserted(delivery, *_FIRST, "sequence")
 _NOTE_DELIVERIES = Compiled(overwriting(_BEGUN, sequence=func.coalesce(_BEGUN.excluded.sequence, _D.sequence)))
 _ROUTINGS = Compiled(select(*(_D[name] for name in (*_FIRST, *_ROUTING))).where(_D.id == any_(parameter("ids", ARRAY(Text)))))
 _PUT_ROUTINGS = Compiled(overwriting(inserted(delivery, *_FIRST, *_ROUTING), *_ROUTING))
 _NOTE_DEAD = Compiled(overwriting(inserted(delivery, *_FIRST, "dead"), "dead"))
 _NOTE_RUNS = Compiled(inserted(delivery_run, *_R.keys()).on_conflict_do_nothing())
-_GIVEN = given(_R.run, _R.status)
+_OUTCOME = ("status", "reason", "error", "ended_at")
+_GIVEN = given(_R.run, *(_R[name] for name in _OUTCOME))
 # As `shared.runs.status_after` decides.
 _CHANGES = or_(_R.status != all_(literal(list(ENDING), ARRAY(Text))), _GIVEN.c.status == any_(literal(list(ENDED), ARRAY(Text))))
-_NOTE_STATUSES = Compiled(update(delivery_run).where(_R.run == _GIVEN.c.run, _CHANGES).values(status=_GIVEN.c.status))
+_NOTE_OUTCOMES = Compiled(
+    update(delivery_run).where(_R.run == _GIVEN.c.run, _CHANGES).values({name: _GIVEN.c[name] for name in _OUTCOME})
+)
 
 
 def _counted(what: Literal["events", "runs"]) -> Compiled:
@@ -143,6 +155,15 @@ def _counted(what: Literal["events", "runs"]) -> Compiled:
 _COUNT = {"events": _counted("events"), "runs": _counted("runs")}
 
 
+# The routing of a delivery of which nothing is known yet.
+UNROUTED: dict[str, Any] = dict.fromkeys(_ROUTING) | {
+    "outcome": "accepted",
+    **{name: {} for name in _JSON},
+    "ended": False,
+    "retries": 0,
+}
+
+
 def note_deliveries(rows: Sequence[dict[str, Any]]) -> Statement:
     """Make sure that deliveries have their rows, each with the `sequence` of its webhook."""
     return _NOTE_DELIVERIES.of(rows)
@@ -151,12 +172,12 @@ def note_deliveries(rows: Sequence[dict[str, Any]]) -> Statement:
 async def routings(connection: Connection, deliveries: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the routing of these deliveries so far, as `put_routings` takes it."""
     rows = await _ROUTINGS(ids=deliveries).fetch(connection)
-    return {row["id"]: {**row, "subscriptions": msgspec.json.decode(row["subscriptions"])} for row in rows}
+    return {row["id"]: {**row, **{name: msgspec.json.decode(row[name]) for name in _JSON}} for row in rows}
 
 
 def put_routings(rows: Sequence[dict[str, Any]]) -> Statement:
     """Write how deliveries were routed; one statement for all of them."""
-    return _PUT_ROUTINGS.of(row | {"subscriptions": msgspec.json.encode(row["subscriptions"]).decode()} for row in rows)
+    return _PUT_ROUTINGS.of(row | {name: msgspec.json.encode(row[name]).decode() for name in _JSON} for row in rows)
 
 
 def count_in_chains(what: Literal["events", "runs"], counts: Mapping[tuple[str, str], int]) -> Statement:
@@ -175,6 +196,6 @@ def note_runs(rows: Sequence[dict[str, Any]]) -> Statement:
     return _NOTE_RUNS.of(rows)
 
 
-def note_run_statuses(statuses: dict[str, str]) -> Statement:
-    """Record the status of each of these runs that a delivery asked for, by `shared.runs.status_after`."""
-    return _NOTE_STATUSES(run=list(statuses), status=list(statuses.values()))
+def note_run_outcomes(rows: Sequence[dict[str, Any]]) -> Statement:
+    """Record the status of each of these runs that a delivery asked for, by `shared.runs.status_after`, and how it ended."""
+    return _NOTE_OUTCOMES.of(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, MetaData, Table, Text, text
+from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, Table, Text, false, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.tables import Moment, checkpoint_in, required, resource_in
@@ -13,7 +13,7 @@ resource = resource_in(metadata)
 
 # Each column is written by the projection of one stream only, or gets the same value from several, so that the rows do not
 # depend on which stream is read first. `sequence` and `emitted` are where the message that began the delivery is, in WEBHOOKS or in
-# EVENTS.
+# EVENTS; `accepted` is where its newest event is there. `overdue` says why it had no end at `overdue_at`.
 delivery = Table(
     "delivery",
     metadata,
@@ -29,6 +29,15 @@ delivery = Table(
     Column("dead", Text),
     Column("emitted", BigInteger),
     Column("subscriptions", JSONB, nullable=False, server_default="{}"),
+    Column("events", JSONB, nullable=False, server_default="{}"),
+    Column("ended", Boolean, nullable=False, server_default=false()),
+    Column("edited_by", Text),
+    Column("retries", BigInteger, nullable=False, server_default=text("0")),
+    Column("retry_at", Moment),
+    Column("accepted_at", Moment),
+    Column("accepted", BigInteger),
+    Column("overdue_at", Moment),
+    Column("overdue", Text),
 )
 Index("delivery_list", delivery.c.org, delivery.c.received_at.desc(), delivery.c.id.desc())
 Index(
@@ -36,6 +45,8 @@ Index(
     *(delivery.c.org, delivery.c.received_at),
     postgresql_where=text("outcome = 'accepted' AND emitted IS NOT NULL AND dead IS NULL"),
 )
+Index("delivery_unended", delivery.c.received_at, postgresql_where=text("NOT ended AND dead IS NULL"))
+Index("delivery_retry", delivery.c.retry_at, postgresql_where=text("retry_at IS NOT NULL"))
 
 delivery_run = Table(
     "delivery_run",
@@ -43,6 +54,9 @@ delivery_run = Table(
     Column("run", Text, primary_key=True),
     *required(Text, "delivery", "workflow", "status"),
     Column("requested_at", Moment, nullable=False),
+    Column("reason", Text),
+    Column("error", Text),
+    Column("ended_at", Moment),
 )
 Index("delivery_run_delivery", delivery_run.c.delivery, delivery_run.c.requested_at, delivery_run.c.run)
 

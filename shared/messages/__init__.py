@@ -16,7 +16,7 @@ from shared.messages.catalog import (
 from shared.messages.connection import ConnectionAuthorized, ConnectionRevoked
 from shared.messages.dead import DeadLettered
 from shared.messages.declaration import DECLARATIONS, Declaration, Message, declaration_of, message
-from shared.messages.event import EventAccepted, EventFiltered, EventRouted, EventUnroutable
+from shared.messages.event import EventAccepted, EventFiltered, EventOverdue, EventRouted, EventUnroutable
 from shared.messages.letter import LetterDiscarded, LetterReplayed
 from shared.messages.line import LineChunk, Lines
 from shared.messages.log import Logged

@@ -17,7 +17,7 @@ class EventAccepted(Message, frozen=True, kw_only=True):
     no webhook brought: such a delivery begins with this message. `hops` counts the runs before it, each started by the one before;
     `chain` is the correlation id that all of them have, where a run emitted it.
     `number` is its place among the delivery's events; a retry does not route it to the subscriptions of `skip`. `lane` is that of
-    its webhook.
+    its webhook. `edited_by` put data of their own in place of the webhook's. `tries` counts the retries that a policy asked for.
     """
 
     source: str
@@ -36,6 +36,8 @@ class EventAccepted(Message, frozen=True, kw_only=True):
     number: int = 0
     skip: list[str] = msgspec.field(default_factory=list)
     lane: str | None = None
+    edited_by: str | None = None
+    tries: int = 0
 
 
 @message("event.routed", key="source", by="events")
@@ -72,7 +74,10 @@ class EventFiltered(Message, frozen=True, kw_only=True):
 
 @message("event.unroutable", key="source", by="events")
 class EventUnroutable(Message, frozen=True, kw_only=True):
-    """A subscription wanted this event and its run could not be asked for; retrying the delivery tries again."""
+    """A subscription wanted this event and its run could not be asked for; retrying the delivery tries again.
+
+    By the subscription's policy that is done at `retry_at` (RFC 3339); `tries` counts how often it was.
+    """
 
     source: str
     event: str
@@ -82,3 +87,16 @@ class EventUnroutable(Message, frozen=True, kw_only=True):
     reason: str
     number: int = 0
     subscription_name: str | None = None
+    retry_at: str | None = None
+    tries: int = 0
+
+
+@message("event.overdue", key="source", by="events")
+class EventOverdue(Message, frozen=True, kw_only=True):
+    """A delivery has no end since `since` (RFC 3339), longer than any should take, and nothing of it waits to be handled."""
+
+    source: str
+    delivery: str
+    received_at: str
+    since: str
+    reason: str

@@ -12,15 +12,22 @@ from shared.values import Key, Name, Sequence
 
 
 class DeliveryRun(msgspec.Struct, frozen=True):
-    """A run that a delivery led to."""
+    """A run that a delivery led to, and how it ended."""
 
     id: str
     workflow: str
     status: str
+    reason: str | None = None
+    error: str | None = None
+    requested_at: str | None = None
+    ended_at: str | None = None
 
 
 class SubscriptionTaken(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a delivery with one subscription. `status`: routed (to `run`), filtered, unroutable, failed (its filter)."""
+    """The outcome of a delivery's event with one subscription: routed (to `run`), filtered, unroutable, failed (its filter).
+
+    `retry_at` is when an unroutable one is tried again, by the subscription's policy.
+    """
 
     subscription: str
     name: str | None
@@ -28,10 +35,42 @@ class SubscriptionTaken(msgspec.Struct, frozen=True, kw_only=True):
     status: str
     reason: str | None
     run: str | None
+    event: int = 0
+    retry_at: str | None = None
+
+
+class DeliveryEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of a delivery, by its number there; `id` is that of its newest retry."""
+
+    number: int
+    id: str
+    type: str
+
+
+class DeliveryRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A delivery's webhook as it is kept: credentials and signatures are redacted. `sender_delivery` is the sender's id of it.
+
+    `body` is its text, `body_base64` its bytes where they are none; neither where it is larger than 64 KiB.
+    """
+
+    method: str
+    query: list[tuple[str, str]]
+    headers: list[tuple[str, str]]
+    remote: str | None
+    adapter: str
+    sender_delivery: str | None
+    body_size: int
+    body: str | None
+    body_base64: str | None
 
 
 class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
-    """The story of one delivery. `status` is accepted, routed, filtered, unroutable or dead."""
+    """The story of one delivery. `status` is accepted, routed, filtered, unroutable or dead.
+
+    `retries` counts how often it was routed again, `edited_by` gave the last of them other data. `overdue_at` is when it was found
+    to have no end. Shown of one delivery alone, and only while the bus has them, seven days: the `request` of a webhook, the `data`
+    of an event that `emitted_by` emitted.
+    """
 
     id: str
     source: str
@@ -43,6 +82,13 @@ class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     received_at: str
     correlation_id: str
     subscriptions: list[SubscriptionTaken] = []
+    events: list[DeliveryEvent] = []
+    retries: int = 0
+    edited_by: str | None = None
+    overdue_at: str | None = None
+    request: DeliveryRequest | None = None
+    emitted_by: str | None = None
+    data: Any = None
 
 
 class DeliveryList(msgspec.Struct, frozen=True):
@@ -156,30 +202,44 @@ class PreviewWebhook(Question[WebhookPreview], frozen=True, kw_only=True):
 
 @question("events.deliveries", by="gateway")
 class ListDeliveries(Question[DeliveryList], frozen=True, kw_only=True):
-    """Deliveries of an organization, newest first; `status`, `source` (an id or a name) and how the `id` begins narrow them."""
+    """Deliveries of an organization, newest first; `status`, `source` (an id or a name) and how the `id` begins narrow them.
+
+    `overdue`: only those that were found to have no end, and still have none.
+    """
 
     page: Page = Page()
     status: Name | None = None
     source: Name | None = None
     id: Name | None = None
+    overdue: bool = False
 
 
 @question("events.delivery", by="gateway")
 class GetDelivery(Question[DeliveryView], frozen=True, kw_only=True):
-    """One delivery. Raises NotFound."""
+    """One delivery, with its webhook. Raises NotFound."""
 
     id: Key
+
+
+class EventEdit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Data in place of those of a delivery's event, the `number`th, and its type where that changes. What was received stays."""
+
+    data: Any
+    type: Name | None = None
+    number: Sequence = 0
 
 
 @command("events.retry_delivery", by="gateway")
 class RetryDelivery(Command[DeliveryView], frozen=True, kw_only=True):
     """Route a delivery again, as new events with new runs: to the subscriptions whose runs have not succeeded and do not go on.
 
-    `everything`: to all. Raises NotFound when its body is no longer kept, Conflict when no subscription is left to route it to.
+    `everything`: to all. `edit`: one event with other data, to all. Raises NotFound when its body is no longer kept, Conflict when
+    no subscription is left to route it to, Invalid when there is no such event.
     """
 
     delivery: Key
     everything: bool = False
+    edit: EventEdit | None = None
 
 
 @question("events.position", by="executor")

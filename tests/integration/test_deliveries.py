@@ -190,7 +190,7 @@ async def test_a_retry_over_http_leaves_out_what_succeeded_unless_all_is_true(pl
         [taken] = got.json["subscriptions"]
         assert taken == {
             "subscription": taken["subscription"], "name": "good", "workflow": "greet", "status": "routed", "reason": None,
-            "run": taken["run"],
+            "run": taken["run"], "event": 0, "retry_at": None,
         }  # fmt: skip
         assert taken["run"] in {run["id"] for run in got.json["runs"]}
 
