@@ -140,6 +140,7 @@ WORK = (
 REGISTRIES = (
     *(Registry(bucket=one.plural, writer=one.owner, readers=one.registered) for one in KINDS.values() if one.registered),
     Registry(bucket="workflows", writer="executor", readers=("gateway", "events", "executor")),
+    Registry(bucket="adapters", writer="executor", readers=("gateway", "events", "executor")),
 )
 
 # A KV bucket of its own kind: each service that consumes work writes below the names of its consumers (`shared.suspects`).

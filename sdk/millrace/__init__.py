@@ -6,6 +6,7 @@ Millrace. Outside a run (in a test, in a shell) decorated functions are still pl
 is also `config`), `secrets`, `files` and `events`.
 """
 
+from millrace._adapters import Event, Handshake, Place, Request, Response, Scheme, Unverified, adapter
 from millrace._connections import Connection, connections
 from millrace._declare import data_provider, workflow
 from millrace._events import events
@@ -23,16 +24,24 @@ __all__ = [
     "Cancelled",
     "ChildFailed",
     "Connection",
+    "Event",
     "File",
+    "Handshake",
     "InputError",
     "Integration",
     "NotInRun",
     "OrderChanged",
+    "Place",
     "Refused",
+    "Request",
+    "Response",
     "ResultError",
+    "Scheme",
     "Signal",
     "SignalTimeout",
     "StepTimeout",
+    "Unverified",
+    "adapter",
     "config",
     "connections",
     "data_provider",

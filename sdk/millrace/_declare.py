@@ -28,6 +28,8 @@ class Definition:
     is_data_provider: bool
     policy: dict[str, Any] = field(default_factory=dict)
     """Its other declarations, by the names of the decorator's parameters; empty where it leaves all of them open."""
+    adapter: dict[str, Any] | None = None
+    """The declaration of an adapter, whose methods the function calls; of a workflow None."""
     module: str = ""
     """The module whose import declares it: not always the one that the function, or what wraps it, is from."""
     file: str = ""
@@ -147,6 +149,11 @@ def data_provider(function: F | None = None, /, *, name: str | None = None, time
     return declare if function is None else declare(function)
 
 
+def register_adapter(function: Callable[..., Any], name: str, declared: dict[str, Any]) -> None:
+    """Register the function by which a child serves an adapter. Raises TypeError or ValueError for a name that is none."""
+    _register(function, name, None, 0, None, is_data_provider=False, policy={}, adapter=declared)
+
+
 def _checked(
     *,
     retry_delay: object,
@@ -177,6 +184,7 @@ def _register(
     *,
     is_data_provider: bool,
     policy: dict[str, Any],
+    adapter: dict[str, Any] | None = None,
 ) -> None:
     if not isinstance(function, FunctionType):
         msg = f"only a function can be a workflow, not {type(function).__name__}"
@@ -203,6 +211,7 @@ def _register(
             concurrency=concurrency,
             is_data_provider=is_data_provider,
             policy=policy,
+            adapter=adapter,
             module=module,
             file=file,
             line=line,

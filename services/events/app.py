@@ -23,6 +23,7 @@ from services.events.redeclaring import redeclare
 from services.events.resources import DERIVED, keepers
 from services.events.store import EventsStore
 from shared import service
+from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.bus import Bus, connected
 from shared.db import open_engine
@@ -33,6 +34,7 @@ from shared.messages.declaration import hashed_key
 from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
 from shared.projection import Projection, started
+from shared.questions.adapters import AdapterEntry
 from shared.questions.events import MappingView
 from shared.questions.executor import FindWorkflow, WorkflowEntry
 from shared.registry import Entry, RegistryView, RegistryWriter
@@ -60,6 +62,8 @@ class Events:
         self.subscriptions_view = RegistryView(bus.client, "subscriptions", SubscriptionEntry, runtime.health)
         self.sources_view = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         self.workflows_view = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
+        self.adapters_view = RegistryView(bus.client, "adapters", AdapterEntry, runtime.health)
+        self.adapters = CustomAdapters(self.adapters_view, bus.ask)
         self._by_source: dict[str, list[SubscriptionEntry]] = {}
         self._indexed = -1
         self.followed: list[Projection]
@@ -129,9 +133,11 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         projections = started(
             projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
         )
-        events.keepers = keepers(bus, events.resources, Keyring(settings.keys), projections["catalog"], expressions)
+        events.keepers = keepers(
+            bus, events.resources, Keyring(settings.keys), projections["catalog"], expressions, events.adapters
+        )
         events.followed = [projections[name] for name in DELIVERIES]
-        for view in (events.sources_view, events.subscriptions_view, events.workflows_view):
+        for view in (events.sources_view, events.subscriptions_view, events.workflows_view, events.adapters_view):
             runtime.background.start(view.run(), "registry view")
             await view.complete()
         runtime.background.start(

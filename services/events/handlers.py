@@ -15,6 +15,8 @@ import structlog
 from services.events import domain
 from services.events.adapters import PARSERS, Parse, ParsedEvent, Webhook
 from services.events.adapters.webhook import checked_event
+from services.events.sandboxed import read_in_sandbox
+from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.consumer import Handlers
 from shared.envelope import rfc3339
@@ -49,6 +51,8 @@ class HandlerDeps(Protocol):
 
     bodies: Blobs
     expressions: Expressions
+
+    adapters: CustomAdapters
 
     def room_for(self, reference: str | None) -> AbstractAsyncContextManager[Any]:
         """Return a context within which the body or the data at `reference` may be held in memory."""
@@ -107,16 +111,13 @@ async def accepted_of(webhook: WebhookReceived, deps: HandlerDeps, *, retry: str
     """Yield the events of a webhook. Raises `Invalid` when the body does not parse; `retry` makes their ids new."""
     source = await deps.source(webhook.source)
     parser = PARSERS.get(webhook.adapter)
-    if parser is None:
+    if parser is not None:
+        events = await _read(parser, await _request(webhook, source, deps))
+    elif source is not None:
+        events = await read_in_sandbox(webhook, source, deps.adapters)
+    else:
         raise NotFound(f"there is no adapter {webhook.adapter!r}")
-    body = await _body(webhook, deps)
-    request = Webhook(
-        headers=dict(webhook.headers),
-        query=dict(webhook.query),
-        body=body,
-        settings=source.spec.settings if source else {},
-    )
-    for number, event in enumerate(await _read(parser, request)):
+    for number, event in enumerate(events):
         data, reference = await by_reference(event.data, deps)
         yield EventAccepted(
             source=webhook.source,
@@ -271,6 +272,16 @@ def _unroutable(event: EventAccepted, subscription: SubscriptionEntry, error: No
 def _of(event: EventAccepted) -> dict[str, Any]:
     """Return the fields that every message about an event has of it."""
     return {"source": event.source, "event": event.event, "delivery": event.delivery, "number": event.number}
+
+
+async def _request(webhook: WebhookReceived, source: SourceEntry | None, deps: HandlerDeps) -> Webhook:
+    """Return a webhook as a built-in adapter reads it."""
+    return Webhook(
+        headers=dict(webhook.headers),
+        query=dict(webhook.query),
+        body=await _body(webhook, deps),
+        settings=source.spec.settings if source else {},
+    )
 
 
 async def _read(parser: Parse, request: Webhook) -> list[ParsedEvent]:

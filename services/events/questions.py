@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 
 from services.events import dead_letters, deliveries, retries
-from services.events.adapters import DESCRIPTIONS
+from services.events.adapters import DESCRIPTIONS, custom
 from services.events.previews import preview_webhook
 from shared.asking import Questions
 from shared.owners.answering import Keepers, questions_of
@@ -32,9 +32,10 @@ async def mapping_of(keepers: Mapping[str, Keeper[Any]], org: str, integration: 
     return msgspec.convert(shown.fields, MappingView)
 
 
-async def list_adapters(_question: ListAdapters, _deps: EventsDeps) -> list[AdapterView]:
-    """Return the built-in adapters."""
-    return [DESCRIPTIONS[name] for name in sorted(DESCRIPTIONS)]
+async def list_adapters(question: ListAdapters, deps: EventsDeps) -> list[AdapterView]:
+    """Return the built-in adapters, and those of the organization's workspace and the platform's, by name."""
+    seen = {name: custom(one).view() for name, one in deps.adapters.of(question.org).items()} | DESCRIPTIONS
+    return [seen[name] for name in sorted(seen)]
 
 
 QUESTIONS: Questions = {

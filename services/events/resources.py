@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from services.events import domain, schemas
-from services.events.adapters import ADAPTERS, Adapter, declared, verification_of
+from services.events.adapters import ADAPTERS, VERIFICATIONS, Adapter, custom, declared_by, verification_of
+from shared.adapters import CustomAdapters
 from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.errors import Conflict, Invalid, NotFound, Problem
@@ -24,7 +25,7 @@ from shared.projection import Projection
 from shared.resources import Resource
 from shared.resources.integration import Integration
 from shared.resources.mapping import Mapping as MappingSpec
-from shared.resources.source import Source
+from shared.resources.source import BUILT_IN, Source
 from shared.resources.subscription import Subscription
 from shared.schemas import checker_of
 from shared.signatures import check_of, key_of
@@ -37,22 +38,23 @@ MOST_NAMED = 10
 
 
 class Sources(Rules[Source]):
-    """The settings of a source fit its adapter; one that has subscriptions is not removed."""
+    """The settings of a source fit its adapter, Millrace's or the workspace's; one that has subscriptions is not removed."""
 
-    def __init__(self, rows: ResourceRows) -> None:
+    def __init__(self, rows: ResourceRows, adapters: CustomAdapters) -> None:
         self._rows = rows
+        self._adapters = adapters
 
-    def secret_members(self, spec: Source) -> Collection[str]:
+    def secret_members(self, org: str, spec: Source) -> Collection[str]:
         """Return the settings that the adapter's schema calls secret. Raises `Invalid` when there is no such adapter."""
-        return _adapter(spec.adapter).view().secrets
+        return self._adapter(org, spec.adapter).view().secrets
 
     def keeps_members(self, before: Source, spec: Source) -> bool:
         """Return whether it is still the same adapter."""
-        return before.adapter == _adapter(spec.adapter).name
+        return before.adapter in {spec.adapter, spec.adapter.replace("_", "-")}
 
     async def check(self, draft: Draft[Source]) -> Source:
         """Return the spec if its settings, with the secret ones, fit the adapter's schema. Secrets never show in a complaint."""
-        adapter = _adapter(draft.spec.adapter)
+        adapter = self._adapter(draft.org, draft.spec.adapter)
         # A secret that is kept from before stands in for itself: only its presence is checked.
         whole = draft.spec.settings | dict.fromkeys(draft.kept, "kept") | draft.secrets
         if len(msgspec.json.encode(whole)) > schemas.MAX_BYTES:
@@ -65,7 +67,7 @@ class Sources(Rules[Source]):
                 message = "is required" + ("" if len(row) == 1 else f", where there is no {' and no '.join(row[1:])}")
                 raise Invalid(f"settings.{row[0]} {message}", errors=(Problem(f"settings.{row[0]}", message),))
         problems = []
-        secrets = self.secret_members(draft.spec)
+        secrets = self.secret_members(draft.org, draft.spec)
         for problem in checker_of(msgspec.json.encode(adapter.schema)).problems(whole, "settings"):
             hidden = any(problem.path.startswith(f"settings.{name}") for name in secrets)
             problems.append(msgspec.structs.replace(problem, message="does not fit") if hidden else problem)
@@ -74,7 +76,8 @@ class Sources(Rules[Source]):
             raise Invalid(detail, errors=tuple(problems))
         # A mistake of the adapter is none of these settings': the gateway closes such a source, and its log names the reason.
         with contextlib.suppress(KeyError, TypeError, AttributeError):
-            _check_keys(declared(adapter.name, draft.spec.settings), draft.spec.settings, draft.secrets)
+            declare = VERIFICATIONS.get(adapter.name, adapter.verification)
+            _check_keys(declared_by(declare, draft.spec.settings), draft.spec.settings, draft.secrets)
         return msgspec.structs.replace(draft.spec, adapter=adapter.name)
 
     async def check_removal(self, present: Resource[Source]) -> None:
@@ -83,6 +86,17 @@ class Sources(Rules[Source]):
         if left:
             named = ", ".join(left[:MOST_NAMED]) + (", …" if len(left) > MOST_NAMED else "")
             raise Conflict(f"subscriptions refer to source {present.name!r}, remove them first: {named}")
+
+    def _adapter(self, org: str, name: str) -> Adapter:
+        # Senders and lists of them write some names with underscores.
+        found = ADAPTERS.get(name) or ADAPTERS.get(name.replace("_", "-"))
+        if found is not None:
+            return found
+        own = self._adapters.find(org, name)
+        if own is None:
+            names = ", ".join(sorted({*ADAPTERS, *self._adapters.of(org)}))
+            raise Invalid(f"there is no adapter {name!r}; there are {names}", errors=(Problem("adapter", "unknown"),))
+        return custom(own)
 
     async def shown(self, found: Sequence[Resource[Source]]) -> Sequence[dict[str, Any]]:
         """Return the path of each source's address; a topic has none."""
@@ -172,7 +186,12 @@ class Mappings(Rules[MappingSpec]):
 
 
 def verification(source: Resource[Source]) -> dict[str, Any]:
-    """Return the verification of a source's webhooks for the gateway; nothing where its adapter is not in this version."""
+    """Return the verification of a source's webhooks for the gateway; nothing where its adapter is not in this version.
+
+    That of an adapter of a workspace is in its own registry entry.
+    """
+    if source.spec.adapter not in BUILT_IN:
+        return {}
     declared = verification_of(source.spec.adapter, source.spec.settings)
     return {} if declared is None else {"verification": declared}
 
@@ -182,11 +201,11 @@ DERIVED: dict[str, Derive] = {"source": verification}
 
 
 def keepers(
-    bus: Bus, rows: ResourceRows, keyring: Keyring, catalog: Projection, expressions: Expressions
+    bus: Bus, rows: ResourceRows, keyring: Keyring, catalog: Projection, expressions: Expressions, adapters: CustomAdapters
 ) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of this service's resources."""
     rules: dict[str, Rules[Any]] = {
-        "source": Sources(rows),
+        "source": Sources(rows, adapters),
         "subscription": Subscriptions(rows, expressions),
         "integration": Integrations(),
         "mapping": Mappings(rows),
@@ -214,12 +233,3 @@ def _check_keys(verification: Verification, settings: Mapping[str, Any], secrets
                 check_of(scheme, key_of(scheme, given[name]))
             except ValueError as error:
                 raise Invalid(f"settings.{name} is no key: {error}", errors=(Problem(f"settings.{name}", str(error)),)) from error
-
-
-def _adapter(name: str) -> Adapter:
-    # Senders and lists of them write some names with underscores.
-    found = ADAPTERS.get(name) or ADAPTERS.get(name.replace("_", "-"))
-    if found is None:
-        names = ", ".join(sorted(ADAPTERS))
-        raise Invalid(f"there is no adapter {name!r}; there are {names}", errors=(Problem("adapter", "unknown"),))
-    return found

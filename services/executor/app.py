@@ -39,6 +39,7 @@ from services.executor.sandbox.jail import Sandbox, Tier
 from services.executor.sandbox.process import ChildLimits
 from services.executor.store import ExecutorStore
 from services.executor.workspaces import commits
+from services.executor.workspaces.adapters import AdapterJobs
 from services.executor.workspaces.bundles import Bundles
 from services.executor.workspaces.slow import Slow
 from shared import service
@@ -53,6 +54,7 @@ from shared.expressions.pool import Expressions, evaluating
 from shared.health import Health
 from shared.projection import PAUSE, Projection, started
 from shared.pull import OrderedReader, StreamError
+from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
 from shared.service import Runtime
@@ -95,6 +97,8 @@ class Executor:
         self.bundles = Bundles(settings.data / "bundles", self.blobs, compile_=sandbox.compile, forget=sandbox.forget)
         self.builds = Builds(environments, self.blobs, self._register)
         self.workflows = RegistryWriter(bus.client, "workflows", WorkflowEntry)
+        self.adapters = RegistryWriter(bus.client, "adapters", AdapterEntry)
+        self.adapter_jobs = AdapterJobs()
         self.catalog: Projection
         self.rows: Projection
         self.lines: Projection

@@ -1,4 +1,4 @@
-"""Messages into rows, and workflows into their registry."""
+"""Messages into rows, and workflows and adapters into their registries."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from nats.aio.client import Client
 from services.executor import store
 from services.executor.runs import run_state
 from services.executor.runs.steps import Step, steps_of
-from services.executor.workspaces.views import workflow_entry
+from services.executor.workspaces.views import adapter_entry, workflow_entry
 from shared.db import Connection
 from shared.envelope import rfc3339
 from shared.messages import (
+    AdapterChanged,
+    AdapterRemoved,
     FileChanged,
     FileRemoved,
     LineChunk,
@@ -23,6 +25,7 @@ from shared.messages import (
     declaration_of,
 )
 from shared.projected import Projected, Projections, Recorded, in_batches, one_by_one
+from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
 from shared.runs import END_TYPES
@@ -41,8 +44,8 @@ def projected(client: Client) -> list[Projected]:
             name="catalog",
             stream="CATALOG",
             apply=followed,
-            tables=("file", "workflow"),
-            filters=("file.>", "workflow.>"),
+            tables=("file", "workflow", "adapter"),
+            filters=("file.>", "workflow.>", "adapter.>"),
         ),
         Projected(
             name="runs",
@@ -91,8 +94,9 @@ async def lines(batch: Sequence[Recorded], connection: Connection) -> list[State
 
 
 def catalog(client: Client) -> Projections:
-    """Return the projection of the catalog; it also repairs the registry after a writer died between stream and KV."""
+    """Return the projection of the catalog; it also repairs the registries after a writer died between stream and KV."""
     workflows = RegistryWriter(client, "workflows", WorkflowEntry)
+    adapters = RegistryWriter(client, "adapters", AdapterEntry)
 
     async def file_changed(message: FileChanged, at: Recorded) -> Statement:
         org, time, version = at.envelope.org, at.envelope.time, at.delivered.sequence
@@ -110,7 +114,18 @@ def catalog(client: Client) -> Projections:
         await workflows.put(message.key, at.delivered.sequence, None)
         return store.remove_workflow(at.envelope.org, message.name)
 
+    async def adapter_changed(message: AdapterChanged, at: Recorded) -> Statement:
+        entry = adapter_entry(message, at.envelope.org, rfc3339(at.envelope.time))
+        await adapters.put(message.key, at.delivered.sequence, entry)
+        return store.put_adapter(entry, at.delivered.sequence)
+
+    async def adapter_removed(message: AdapterRemoved, at: Recorded) -> Statement:
+        await adapters.put(message.key, at.delivered.sequence, None)
+        return store.remove_adapter(at.envelope.org, message.name)
+
     return {
+        AdapterChanged: adapter_changed,
+        AdapterRemoved: adapter_removed,
         FileChanged: file_changed,
         FileRemoved: file_removed,
         WorkflowChanged: workflow_changed,

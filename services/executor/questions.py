@@ -1,4 +1,4 @@
-"""Questions and commands in: files, workflows, runs."""
+"""Questions and commands in: files, workflows, runs, and what adapters make of requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services.executor.runs.signals import signal_run
 from services.executor.runs.steps import Step
 from services.executor.runs.views import attempt_view, run_view
 from services.executor.store import ExecutorStore
-from services.executor.workspaces import commits, installed, registration
+from services.executor.workspaces import adapters, commits, installed, registration
 from services.executor.workspaces.views import file_view
 from shared import aggregate
 from shared.aggregate import Stored
@@ -26,6 +26,7 @@ from shared.messages.line import Lines
 from shared.organizations import first_seen, seen_by
 from shared.projection import Projection
 from shared.questions import MOST_ITEMS, PAGE_BYTES, cursor_after, fitting
+from shared.questions.adapters import AskAdapter
 from shared.questions.executor import (
     AttemptList,
     BuildEnvironments,
@@ -66,7 +67,7 @@ MOST_FOLDED = 200
 MOST_READ = 4 * 1024 * 1024
 
 
-class QuestionDeps(registration.RegistrationDeps, Protocol):
+class QuestionDeps(registration.RegistrationDeps, adapters.AdapterDeps, Protocol):
     """Dependencies of questions and commands."""
 
     store: ExecutorStore
@@ -274,6 +275,7 @@ async def list_environments(question: ListEnvironments, deps: QuestionDeps) -> E
 
 
 QUESTIONS: Questions = {
+    AskAdapter: adapters.ask_adapter,
     ListEnvironments: list_environments,
     BuildEnvironments: commits.build_environments,
     FindWorkflow: find_workflow,

@@ -19,6 +19,7 @@ from sqlalchemy import (
     select,
     text,
     tuple_,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -28,10 +29,12 @@ from services.executor.runs.run_state import RunState, StepId
 from services.executor.runs.steps import Place, Step
 from shared.db import Connection, transaction
 from shared.envelope import rfc3339
+from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.statements import Compiled, Statement, inserted, overwriting, parameter
 from shared.streams import PRIORITIES
 
+_REGISTERED = (tables.workflow, tables.adapter)
 _ORG, _IDS = parameter("org"), parameter("ids", ARRAY(Text))
 _RUN_OF = Compiled(select(tables.run.c.org, tables.run.c.state).where(tables.run.c.id == parameter("id")))
 _OF_CHAIN = (
@@ -54,12 +57,11 @@ _WORKFLOW = Compiled(
         tables.workflow.c.org == _ORG, tables.workflow.c.name == parameter("name")
     )
 )
-_NEWEST_VERSION = Compiled(
-    select(tables.workflow.c.entry["version"].as_string().label("newest"))
-    .where(tables.workflow.c.org == _ORG)
-    .order_by(tables.workflow.c.version.desc())
-    .limit(1)
-)
+_OF_ORG = union_all(
+    *(select(one.c.entry["version"].as_string().label("newest"), one.c.version).where(one.c.org == _ORG) for one in _REGISTERED)
+).subquery()
+_NEWEST_VERSION = Compiled(select(_OF_ORG.c.newest).order_by(_OF_ORG.c.version.desc()).limit(1))
+_ADAPTERS = Compiled(select(tables.adapter.c.entry).where(tables.adapter.c.org == _ORG).order_by(tables.adapter.c.name))
 _WORKFLOWS = Compiled(
     select(tables.workflow.c.entry)
     .where(tables.workflow.c.org == any_(parameter("orgs", ARRAY(Text))), tables.workflow.c.name > parameter("after"))
@@ -188,9 +190,13 @@ class ExecutorStore:
         return [row["org"] for row in rows]
 
     async def newest_version(self, org: str) -> str | None:
-        """Return the version of the workflow that was registered last; None where nothing is served."""
+        """Return the version of the workflow or adapter that was registered last; None where nothing is served."""
         rows = await self._all(_NEWEST_VERSION(org=org))
         return rows[0]["newest"] if rows else None
+
+    async def adapters(self, org: str) -> list[AdapterEntry]:
+        """Return the adapters of an organization by name."""
+        return [msgspec.convert(row["entry"], AdapterEntry) for row in await self._all(_ADAPTERS(org=org))]
 
     async def workflows(self, orgs: Iterable[str], after: str = "", limit: int = 10_000) -> list[WorkflowEntry]:
         """Return workflows of these organizations by name."""
@@ -233,10 +239,12 @@ _PUT_STEPS = Compiled(inserted(tables.step, *tables.step.c.keys()).on_conflict_d
 _PUT_LINES = Compiled(inserted(tables.line, *tables.line.c.keys()))
 _PUT_FILE = Compiled(overwriting(insert(tables.file), "sha256", "size", "updated_at", "version"))
 _PUT_WORKFLOW = Compiled(overwriting(insert(tables.workflow), "entry", "version"))
+_PUT_ADAPTER = Compiled(overwriting(insert(tables.adapter), "entry", "version"))
 _REMOVE_FILE = Compiled(delete(tables.file).where(tables.file.c.org == _ORG, tables.file.c.path == parameter("path")))
 _REMOVE_WORKFLOW = Compiled(
     delete(tables.workflow).where(tables.workflow.c.org == _ORG, tables.workflow.c.name == parameter("name"))
 )
+_REMOVE_ADAPTER = Compiled(delete(tables.adapter).where(tables.adapter.c.org == _ORG, tables.adapter.c.name == parameter("name")))
 
 
 async def states(connection: Connection, ids: list[str]) -> dict[str, RunState]:
@@ -313,6 +321,16 @@ def put_workflow(entry: WorkflowEntry, version: int) -> Statement:
 def remove_workflow(org: str, name: str) -> Statement:
     """Forget a workflow."""
     return _REMOVE_WORKFLOW(org=org, name=name)
+
+
+def put_adapter(entry: AdapterEntry, version: int) -> Statement:
+    """Bring the row of an adapter to its last message."""
+    return _PUT_ADAPTER(org=entry.org, name=entry.name, entry=_json(entry), version=version)
+
+
+def remove_adapter(org: str, name: str) -> Statement:
+    """Forget an adapter."""
+    return _REMOVE_ADAPTER(org=org, name=name)
 
 
 # -- writes, by the purge ------------------------------------------------------------------------------------------------------

@@ -114,6 +114,15 @@ file = Table(
     Column("version", BigInteger, nullable=False),
 )
 
+adapter = Table(
+    "adapter",
+    metadata,
+    Column("org", Text, primary_key=True),
+    Column("name", Text(collation="C"), primary_key=True),
+    Column("entry", JSON, nullable=False),
+    Column("version", BigInteger, nullable=False),
+)
+
 workflow = Table(
     "workflow",
     metadata,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import ip_network
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 import structlog
@@ -19,13 +19,15 @@ from services.gateway.rates import TokenBucket, bucket_of
 from services.gateway.schemes import Scheme
 from services.gateway.verifier import AnyScheme, Verifier
 from services.gateway.web_tokens import TokenScheme
+from shared.adapters import CustomAdapters
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import Gone, MillraceError, NotFound, Unavailable
 from shared.jose import public_key_of
 from shared.messages.declaration import KEY
+from shared.questions.adapters import MOST_PARSED, MOST_VERIFIED, AdapterEntry
 from shared.questions.resources import FindResource, Found, of
 from shared.registry import Entry, RegistryView
-from shared.resources.source import SourceEntry
+from shared.resources.source import BUILT_IN, SourceEntry
 from shared.signatures import key_of
 from shared.verification import (
     PUBLIC_KEY,
@@ -41,14 +43,30 @@ from shared.verification import (
 ASKING = 32
 # Seconds until a sender comes again to a source of an earlier version; events declares its verification when it starts.
 UNDECLARED = 5.0
+# Seconds until a sender comes again to a source whose adapter is in its workspace no more.
+ABSENT = 60.0
+# Methods by which senders ask whether an address takes their webhooks.
+GREETING_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
 # Below the 2 s within which a sender hears of trouble.
 ASK_TIMEOUT = 1.5
+
+# Parts of the names of headers that carry signatures and tokens.
+_TELLING = ("auth", "hmac", "key", "secret", "sign", "token")
 
 _log = structlog.get_logger()
 
 
 Weight = Annotated[int, msgspec.Meta(ge=1, le=10)]
 MaxBody = Annotated[int, msgspec.Meta(ge=1)] | None
+
+
+class AdapterCode(msgspec.Struct, frozen=True, kw_only=True):
+    """The code of a source's adapter, in a workspace: whether it verifies, and whether it answers handshakes."""
+
+    adapter: AdapterEntry
+    source: SourceEntry
+    verifies: bool
+    greets: bool
 
 
 class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +77,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     `bucket` counts what is admitted, in this process; None: as much as comes. A source that was changed begins with a full one.
     `weight` is the source's share of what may wait, as a multiple of others'. Only addresses in `networks` may send; None: all.
     `max_body` is in bytes; None: what every source takes.
+    `code` is that of its adapter, where a request has to be shown to it.
     """
 
     source: str
@@ -76,18 +95,27 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[Network, ...] | None = None
     max_body: int | None = None
     acknowledgement: Acknowledgement | None = None
+    code: AdapterCode | None = None
 
 
-def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str], fetched: OrganizationKeys | None = None) -> WebhookEndpoint:
+def endpoint_of(
+    entry: SourceEntry,
+    open_secret: Callable[[str], str],
+    fetched: OrganizationKeys | None = None,
+    custom: AdapterEntry | None = None,
+) -> WebhookEndpoint:
     """Return the endpoint of a source; `open_secret` answers the plaintext of one of its sealed settings.
 
-    A source that this gateway cannot verify is `Unavailable`, never open: no declared verification, or one that this version does
-    not understand, or a secret in the wrong form.
+    `custom` is its adapter, where that is in a workspace. A source that this gateway cannot verify is `Unavailable`, never open: no
+    declared verification, or one that this version does not understand, or a secret in the wrong form.
     """
-    if "verification" not in entry.derived:
+    if custom is None and "verification" not in entry.derived:
+        if entry.spec.adapter not in BUILT_IN:
+            raise Unavailable("this source's adapter is not in service", retry_after=ABSENT)
         raise Unavailable("what verifies this source's webhooks is not known here yet", retry_after=UNDECLARED)
     try:
-        declared = msgspec.convert(entry.derived["verification"], Verification)
+        told = entry.derived["verification"] if custom is None else custom.declaration.verification | _networks(entry)
+        declared = msgspec.convert(told, Verification)
         opened = {name: open_secret(name) for name in entry.sealed}
         settings = {name: value for name, value in entry.spec.settings.items() if isinstance(value, str)}
         verifier = _verifier(declared, opened, settings, fetched)
@@ -116,9 +144,24 @@ def endpoint_of(entry: SourceEntry, open_secret: Callable[[str], str], fetched: 
         bucket=bucket,
         weight=weight,
         networks=networks,
-        max_body=max_body,
+        max_body=max_body if custom is None else min(max_body or MOST_PARSED, _most_read(custom)),
         acknowledgement=declared.acknowledgement,
+        code=None if custom is None else _code(entry, custom),
     )
+
+
+def _networks(entry: SourceEntry) -> dict[str, Any]:
+    given = entry.spec.settings.get("networks")
+    return {} if given is None else {"networks": [str(ip_network(one, strict=False)) for one in given]}
+
+
+def _most_read(adapter: AdapterEntry) -> int:
+    return MOST_VERIFIED if "verify" in adapter.declaration.code else MOST_PARSED
+
+
+def _code(source: SourceEntry, adapter: AdapterEntry) -> AdapterCode | None:
+    verifies, greets = (name in adapter.declaration.code for name in ("verify", "handshake"))
+    return AdapterCode(adapter=adapter, source=source, verifies=verifies, greets=greets) if verifies or greets else None
 
 
 def _verifier(
@@ -145,6 +188,26 @@ def _named(names: tuple[str, ...], known: dict[str, str]) -> list[str]:
     return [known[name] for name in names if name in known]
 
 
+def read_methods(hook: WebhookEndpoint) -> frozenset[str]:
+    """Return the methods of requests whose body has to be read to recognize a handshake."""
+    return GREETING_METHODS if hook.code is not None and hook.code.greets else hook.handshakes.read_methods
+
+
+def redacted_of(hook: WebhookEndpoint, names: Iterable[str]) -> frozenset[str]:
+    """Return the headers that are neither kept nor shown; where code verifies, all whose names may be those of a credential."""
+    if hook.code is None or not hook.code.verifies:
+        return hook.redacted
+    return hook.redacted | {lower for name in names if any(part in (lower := name.lower()) for part in _TELLING)}
+
+
+class _Known(msgspec.Struct, frozen=True):
+    """An endpoint with the registries' entries that it was made of; they are the same objects until one changes."""
+
+    entry: Entry[SourceEntry]
+    adapters: tuple[Entry[AdapterEntry] | None, ...]
+    endpoint: WebhookEndpoint | MillraceError
+
+
 class Admission:
     """Endpoints by source id."""
 
@@ -154,13 +217,15 @@ class Admission:
         keyring: Keyring,
         find: Callable[[FindResource, float], Awaitable[Found]],
         fetched: FetchedKeys,
+        adapters: CustomAdapters,
     ) -> None:
         self._sources = sources
+        self._adapters = adapters
         self._keyring = keyring
         self._find = find
         self._fetched = fetched
         self._asking = asyncio.Semaphore(ASKING)
-        self._endpoints: dict[str, tuple[Entry[SourceEntry], WebhookEndpoint | MillraceError]] = {}
+        self._endpoints: dict[str, _Known] = {}
 
     async def endpoint(self, source: str) -> WebhookEndpoint:
         """Return the endpoint of a source.
@@ -172,9 +237,9 @@ class Admission:
         if entry is None:
             entry = await self._asked(source)
         known = self._endpoints.get(source)
-        if known is None or known[0] is not entry:
-            known = self._endpoints[source] = (entry, self._made(entry.value))
-        endpoint = known[1]
+        if known is None or known.entry is not entry or (known.adapters and self._has_changed(known, entry.value)):
+            known = self._endpoints[source] = self._made_of(entry)
+        endpoint = known.endpoint
         if isinstance(endpoint, MillraceError):
             raise type(endpoint)(endpoint.detail, retry_after=endpoint.retry_after)
         return endpoint
@@ -194,7 +259,21 @@ class Admission:
         self._sources.learn(source, entry)
         return self._sources.get(source) or entry
 
-    def _made(self, value: SourceEntry | None) -> WebhookEndpoint | MillraceError:
+    def _has_changed(self, known: _Known, value: SourceEntry | None) -> bool:
+        """Return whether the adapter of a workspace has another version than the one that an endpoint was made of."""
+        if value is None:
+            return False
+        now = self._adapters.entries(value.org, value.spec.adapter)
+        return any(one is not before for one, before in zip(now, known.adapters, strict=True))
+
+    def _made_of(self, entry: Entry[SourceEntry]) -> _Known:
+        value = entry.value
+        if value is None or value.spec.adapter in BUILT_IN:
+            return _Known(entry, (), self._made(value, None))
+        adapters = self._adapters.entries(value.org, value.spec.adapter)
+        return _Known(entry, adapters, self._made(value, self._adapters.find(value.org, value.spec.adapter)))
+
+    def _made(self, value: SourceEntry | None, custom: AdapterEntry | None) -> WebhookEndpoint | MillraceError:
         if value is None:
             return Gone("this webhook address was retired")
         if not value.spec.enabled:
@@ -204,6 +283,7 @@ class Admission:
                 value,
                 lambda name: self._keyring.open(value.sealed[name], value.org, value.id, name),
                 self._fetched.of(value.org),
+                custom,
             )
         except CannotOpen as error:
             _log.error("source.secret_unreadable", source=value.id, org=value.org, reason=str(error))

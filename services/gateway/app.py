@@ -26,10 +26,12 @@ from services.gateway.serving import listening, serving, url_of
 from services.gateway.trail import Trail
 from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
+from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.bus import connected
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
+from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryView
 from shared.resources.source import SourceEntry
@@ -59,6 +61,8 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
         sources = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         workflows = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
+        adapters_view = RegistryView(bus.client, "adapters", AdapterEntry, runtime.health)
+        adapters = CustomAdapters(adapters_view, bus.ask)
         endings = Endings(bus.client, runtime.health)
         watching = Watching(bus.client)
         bounds = Bounds(messages=settings.max_backlog, bytes=settings.max_backlog_bytes, seconds=settings.max_backlog_age)
@@ -81,7 +85,8 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             keyring=keyring,
             trail=trail,
             refusals=refusals,
-            admission=Admission(sources, keyring, lambda asked, wait: bus.ask(asked, timeout=wait), fetched),
+            admission=Admission(sources, keyring, lambda asked, wait: bus.ask(asked, timeout=wait), fetched, adapters),
+            adapters=adapters,
             fetcher=fetcher,
             backlog=backlog,
             lanes=lanes,
@@ -103,12 +108,13 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         runtime.background.start(bus.attend(), "broker")
         runtime.background.start(sources.run(), "registry sources")
         runtime.background.start(workflows.run(), "registry workflows")
+        runtime.background.start(adapters_view.run(), "registry adapters")
         runtime.background.start(endings.run(), "run endings")
         runtime.background.start(watching.run(), "watched runs")
         runtime.background.start(watch(bus.client, backlog, lanes), "backlog")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(KNOWN_WITHIN):
-                await asyncio.gather(sources.complete(), workflows.complete(), backlog.known.wait())
+                await asyncio.gather(sources.complete(), workflows.complete(), adapters_view.complete(), backlog.known.wait())
         most = descriptors_for(settings.max_connections)
         await stack.enter_async_context(serving(application(gateway), sock, most=most, trusted=settings.trusted_proxies))
         runtime.health.state("url", url)

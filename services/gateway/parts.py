@@ -17,6 +17,7 @@ from services.gateway.refusals import Refusals
 from services.gateway.trail import Trail
 from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
+from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.egress.fetching import Fetcher
@@ -34,6 +35,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     trail: Trail
     refusals: Refusals
     admission: Admission
+    adapters: CustomAdapters
     fetcher: Fetcher
     backlog: WebhookBacklog
     lanes: Lanes

@@ -6,6 +6,9 @@ subject, and which services may publish it. Subject, stream and permissions foll
 
 from shared.messages.audit import Audited
 from shared.messages.catalog import (
+    AdapterChanged,
+    AdapterDeclaration,
+    AdapterRemoved,
     FileChanged,
     FileRemoved,
     SecretChanged,

@@ -88,6 +88,46 @@ class WorkflowRemoved(Message, frozen=True, kw_only=True):
     name: str
 
 
+class AdapterDeclaration(msgspec.Struct, frozen=True, kw_only=True):
+    """The declaration of an adapter of a workspace.
+
+    `verification` is a `shared.verification.Verification` as JSON. `secrets` are the descriptions of secret settings, `settings`
+    the schemas of the others, and `required` those without which no source is made. `code` names what the adapter's code does
+    beside parsing: `verify`, `delivery` (the sender's id of one), `handshake`. Without `verify` the gateway verifies by itself.
+    """
+
+    verification: dict[str, Any]
+    secrets: dict[str, str] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    required: list[str] = []
+    code: list[str] = []
+    event_types: list[str] = []
+    link: str | None = None
+
+
+@message("adapter.changed", key="key", by="executor")
+class AdapterChanged(Message, frozen=True, kw_only=True):
+    """An adapter of a workspace is served at `version`, the hash of the bundle of code that defines it."""
+
+    key: str
+    name: str
+    version: str
+    module: str
+    function: str
+    path: str
+    line: int
+    doc: str
+    declaration: AdapterDeclaration
+
+
+@message("adapter.removed", key="key", by="executor")
+class AdapterRemoved(Message, frozen=True, kw_only=True):
+    """No file of the workspace defines this adapter any more."""
+
+    key: str
+    name: str
+
+
 @message("secret.changed", key="secret", by="oauth")
 class SecretChanged(Message, frozen=True, kw_only=True):
     """A secret was created or changed, as a rule its value, which is in no message; `version` counts that."""

@@ -22,6 +22,7 @@ STREAM_OF_NOUN = {
     "key": "CATALOG",
     "schedule": "CATALOG",
     "workflow": "CATALOG",
+    "adapter": "CATALOG",
     "file": "CATALOG",
     "secret": "CATALOG",
     "connection": "CONNECTIONS",

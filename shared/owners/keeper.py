@@ -146,7 +146,7 @@ class Keeper(ABC, Generic[S]):
             kept |= before.sealed.keys() - kind.secret
         secrets = {field: value for field in kind.secret - kept if (value := getattr(spec, field)) is not None}
         spec = msgspec.structs.replace(spec, **dict.fromkeys(kind.secret, ""))
-        members = self._rules.secret_members(spec)
+        members = self._rules.secret_members(command.org, spec)
         for field in sorted(kind.confidential - kind.secret):
             values = dict(getattr(spec, field))
             for member in members:

@@ -145,7 +145,7 @@ class AdapterView(msgspec.Struct, frozen=True):
     """An adapter: the settings that it takes, as JSON Schema, and which of them are secret.
 
     `link` is the sender's own page, `event_types` are types that it documents, and `handshake` is the answer that is given to the
-    sender's question whether the address takes its webhooks.
+    sender's question whether the address takes its webhooks. `org` is the organization whose workspace has it, if one does.
     """
 
     name: str
@@ -156,6 +156,7 @@ class AdapterView(msgspec.Struct, frozen=True):
     handshake: str | None = None
     event_types: list[str] = []
     example: AdapterExample | None = None
+    org: str | None = None
 
 
 @question("events.adapters", by="gateway")

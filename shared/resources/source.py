@@ -9,6 +9,18 @@ import msgspec
 from shared.resources.declaration import IntegrationName, Link, Resource, Settings, Spec, about, resource
 from shared.values import Name
 
+# The names of the adapters of Millrace itself, which no adapter of a workspace may have.
+BUILT_IN = frozenset(
+    {
+        *("adyen", "api-key", "basic", "bitbucket", "box", "circleci", "cloudevents", "discord", "dropbox", "github", "gitlab"),
+        *("hmac", "http-signatures", "hubspot", "ip", "jira", "jwt", "line", "linear", "meta", "microsoft-graph", "mux", "none"),
+        *("okta", "paddle", "pagerduty", "razorpay", "sanity", "sendgrid", "sentry", "shopify", "slack", "sns", "square"),
+        *("standard-webhooks", "stripe", "svix", "telnyx", "topic", "trello", "twilio", "typeform", "x", "zendesk", "zoom"),
+    }
+)
+# Settings of every source that takes webhooks.
+COMMON_SETTINGS = ("rate", "weight", "networks", "max_body")
+
 
 class SourceAdds(msgspec.Struct, frozen=True):
     """The address that the sender is given; a topic has none."""

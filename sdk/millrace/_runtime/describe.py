@@ -1,4 +1,4 @@
-"""Finds the workflows of a bundle. Runs the bundle's imports, so only ever in a child."""
+"""Finds the workflows and adapters of a bundle. Runs the bundle's imports, so only ever in a child."""
 
 import ast
 import importlib
@@ -32,12 +32,12 @@ def describe(
     only: list[str] | None = None,
     without: list[str] | None = None,
 ) -> dict[str, Any]:
-    """Answer the "described" frame: workflows in the order of path and line, and problems likewise.
+    """Answer the "described" frame: workflows and adapters in the order of path and line, and problems likewise.
 
     A file that does not parse is a problem and is not executed; one that uses no decorator is not executed either, unless another
-    imports it. Of two workflows with one name the first is kept and the second is a problem. So is one of those that are `served`
-    (name, path, function) where the function is still there and is no workflow any more. An import that nothing provides, of a file
-    that a workflow may load, is a warning.
+    imports it. Of two workflows with one name, or two adapters, the first is kept and the second is a problem. So is one of those
+    that are `served` (name, path, function) where the function is still there and is no workflow any more. An import that nothing
+    provides, of a file that a workflow may load, is a warning.
 
     The import of a file may take `patience` seconds, and less once another was slow; `announce` is called with each before. Where
     `only` is given no other files are described; those `without` have packages of their own, and are described apart.
@@ -79,14 +79,19 @@ def describe(
                 continue  # nothing is wrong with this one
             problems.append(_problem(*(place(error, bundle) or (path, 1)), one_line(error)))
     workflows: list[dict[str, Any]] = []
+    adapters: list[dict[str, Any]] = []
     for found in _declared(bundle, imported):
-        _admit(found, workflows, problems)
+        if found[2].adapter is None:
+            _admit(found, workflows, problems)
+        else:
+            _admit_adapter(found, found[2].adapter, adapters, problems)
     if is_whole:
         problems += _vanished(served or [], workflows, {one["path"] for one in problems} | failed, texts)
     wrong = {(one["path"], one["line"]) for one in problems}
     problems += [_problem(*one, severity="warning") for one in in_vain if one[:2] not in wrong]
     unique = {(one["path"], one["line"], one["message"]): one for one in problems}
-    return {"kind": "described", "workflows": workflows, "problems": [unique[key] for key in sorted(unique)]}
+    found_problems = [unique[key] for key in sorted(unique)]
+    return {"kind": "described", "workflows": workflows, "adapters": adapters, "problems": found_problems}
 
 
 def dotted(path: str) -> str:
@@ -169,12 +174,21 @@ def _vanished(
             yield _problem(path, 1, message)
 
 
-def _admit(found: tuple[str, int, _declare.Definition], workflows: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
+def _is_new(
+    what: str, found: tuple[str, int, _declare.Definition], before: list[dict[str, Any]], problems: list[dict[str, Any]]
+) -> bool:
+    """Answer whether there is none of this name yet; the second one is a problem."""
     path, line, definition = found
-    first = next((one for one in workflows if one["name"] == definition.name), None)
+    first = next((one for one in before if one["name"] == definition.name), None)
     if first is not None:
         where = f"{first['path']} line {first['line']}"
-        problems.append(_problem(path, line, f"a workflow named {definition.name} is already in {where}"))
+        problems.append(_problem(path, line, f"{what} named {definition.name} is already in {where}"))
+    return first is None
+
+
+def _admit(found: tuple[str, int, _declare.Definition], workflows: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
+    path, line, definition = found
+    if not _is_new("a workflow", found, workflows, problems):
         return
     try:
         schema = input_schema(definition.function)
@@ -200,12 +214,39 @@ def _admit(found: tuple[str, int, _declare.Definition], workflows: list[dict[str
         "is_data_provider": definition.is_data_provider,
         "policy": definition.policy,
     }
-    try:
-        to_json(told, what=f"the description of {definition.name}", limit=_LARGEST)
-    except ResultError as error:
-        problems.append(_problem(path, line, str(error)))
+    _tell(told, workflows, problems)
+
+
+def _admit_adapter(
+    found: tuple[str, int, _declare.Definition],
+    declared: dict[str, Any],
+    adapters: list[dict[str, Any]],
+    problems: list[dict[str, Any]],
+) -> None:
+    path, line, definition = found
+    if not _is_new("an adapter", found, adapters, problems):
         return
-    workflows.append(told)
+    doc = definition.function.__doc__
+    told = {
+        "name": definition.name,
+        "module": definition.module,
+        "path": path,
+        "line": line,
+        "function": definition.function.__qualname__,
+        "doc": clean(inspect.cleandoc(doc)) if isinstance(doc, str) else None,
+        "declaration": declared,
+    }
+    _tell(told, adapters, problems)
+
+
+def _tell(told: dict[str, Any], found: list[dict[str, Any]], problems: list[dict[str, Any]]) -> None:
+    """Add a description to those found, or to the problems where it is none that can be sent."""
+    try:
+        to_json(told, what=f"the description of {told['name']}", limit=_LARGEST)
+    except ResultError as error:
+        problems.append(_problem(told["path"], told["line"], str(error)))
+        return
+    found.append(told)
 
 
 def _problem(path: str, line: int, message: str, *, is_slow: bool = False, severity: str = "error") -> dict[str, Any]:

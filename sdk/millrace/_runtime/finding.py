@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-_DECORATORS = frozenset({"workflow", "data_provider"})
+_DECORATORS = frozenset({"workflow", "data_provider", "adapter"})
 
 
 @dataclass

@@ -60,7 +60,7 @@ from services.events.adapters import (
     zendesk,
     zoom,
 )
-from services.events.adapters.declared import Adapter, Declare, Parse
+from services.events.adapters.declared import Adapter, Declare, Parse, custom
 from services.events.adapters.webhook import ParsedEvent, Webhook
 from shared.errors import Invalid, MillraceError, Problem
 from shared.verification import Verification
@@ -82,9 +82,14 @@ _log = structlog.get_logger()
 
 
 def declared(adapter: str, settings: Mapping[str, Any]) -> Verification:
-    """Return an adapter's verification for a source's settings. Raises `Invalid` with the path of what makes none."""
+    """Return a built-in adapter's verification for a source's settings. Raises `Invalid` with the path of what makes none."""
+    return declared_by(VERIFICATIONS[adapter], settings)
+
+
+def declared_by(declare: Declare, settings: Mapping[str, Any]) -> Verification:
+    """Return what an adapter declares for a source's settings. Raises as `declared`."""
     try:
-        found = VERIFICATIONS[adapter](settings)
+        found = declare(settings)
     except ValueError as error:
         raise Invalid(f"the settings make no verification: {error}", errors=(Problem("settings", str(error)),)) from error
     networks = settings.get("networks")
@@ -94,7 +99,7 @@ def declared(adapter: str, settings: Mapping[str, Any]) -> Verification:
 
 
 def verification_of(adapter: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return an adapter's verification for a source's settings, as JSON; None where nothing can be declared for them.
+    """Return a built-in adapter's verification for a source's settings, as JSON; None where nothing can be declared for them.
 
     Settings were checked when their source was put, perhaps by another version of the adapter.
     """
@@ -118,5 +123,5 @@ def _network(number: int, text: str) -> str:
 
 __all__ = [
     "ADAPTERS", "DESCRIPTIONS", "PARSERS", "VERIFICATIONS", "Adapter", "Declare", "Parse", "ParsedEvent", "Webhook",
-    "declared", "verification_of",
+    "custom", "declared", "declared_by", "verification_of",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from services.events.adapters.webhook import ParsedEvent, Webhook
+from shared.questions.adapters import AdapterEntry
 from shared.questions.events import AdapterExample, AdapterView, ExampleEvent
 from shared.verification import Verification
 
@@ -69,7 +70,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     `secrets` and `settings` are the schemas of a source's settings; `required` are those without which a source is refused, and of
     each row in `one_of` there has to be at least one. `secret` gets a `previous_secret` beside it. `verification` declares for any
     settings, also none, how the gateway verifies; it raises ValueError, or `Invalid` with a path, for those that make nothing. A
-    topic has no `parse`: it has no sender.
+    topic has no `parse`: it has no sender. `org` is the organization whose workspace has it; None: Millrace has it.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     handshake: str | None = None
     event_types: tuple[str, ...] = ()
     sample: Sample | None = None
+    org: str | None = None
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -110,6 +112,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
             handshake=self.handshake,
             event_types=[*self.event_types],
             example=self._example(),
+            org=self.org,
         )
 
     def _example(self) -> AdapterExample | None:
@@ -122,6 +125,29 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
             body=sample.body,
             events=[ExampleEvent(one.type, one.data) for one in parse(webhook_of(sample))],
         )
+
+
+def custom(entry: AdapterEntry) -> Adapter:
+    """Return an adapter of a workspace; the gateway takes its verification from its entry, and its code parses."""
+    told = entry.declaration
+    handshake = "as its declaration or its code has it"
+    return Adapter(
+        name=entry.name,
+        description=entry.doc or f"An adapter of the workspace: {entry.path}.",
+        link=told.link,
+        verification=lambda _settings: msgspec.convert(told.verification, Verification),
+        parse=_in_its_sandbox,
+        secrets={name: text(description) for name, description in told.secrets.items()},
+        settings=told.settings,
+        required=tuple(told.required),
+        handshake=handshake if "handshake" in told.code or told.verification.get("handshakes") else None,
+        event_types=tuple(told.event_types),
+        org=entry.org,
+    )
+
+
+def _in_its_sandbox(_webhook: Webhook) -> list[ParsedEvent]:
+    raise NotImplementedError("the executor has the code of workspaces")
 
 
 def webhook_of(sample: Sample) -> Webhook:

@@ -1,5 +1,5 @@
-"""Checks a child's description of a bundle by types and bounds: each workflow by itself, so that an invalid one is reported
-with its place, and the others serve.
+"""Checks a child's description of a bundle by types and bounds: each workflow and adapter by itself, so that an invalid one is
+reported with its place, and the others serve.
 
 The bounds are no narrower than those that the SDK has for authors; a value beyond them has come past the SDK.
 """
@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from services.executor.sandbox import grammar
-from services.executor.sandbox.jail import BundleProblem, DeclaredWorkflow, Description
-from shared.messages.catalog import Policy
+from services.executor.sandbox.jail import BundleProblem, DeclaredAdapter, DeclaredWorkflow, Description
+from shared.errors import Invalid
+from shared.messages.catalog import AdapterDeclaration, Policy
+from shared.resources.source import BUILT_IN, COMMON_SETTINGS
+from shared.schemas import checker_of
 from shared.values import YEAR
+from shared.verification import Verification
+
+T = TypeVar("T", DeclaredWorkflow, DeclaredAdapter)
 
 MOST_RETRIES = 1000
 MOST_AT_A_TIME = 1000
 """Runs of one concurrency key."""
 MOST_EXPRESSION = 4096
 MOST_LINE = 2**31 - 1
+MOST_SETTINGS = 50
+_NAME = r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"
+_SettingName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9_]{0,63}\Z")]
 Line = Annotated[int, msgspec.Meta(ge=1, le=MOST_LINE)]
 Path = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=YEAR)]
@@ -43,7 +52,7 @@ class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class _Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A `jail.WorkflowFound` as a child may send it."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
+    name: Annotated[str, msgspec.Meta(pattern=_NAME)]
     module: Path
     path: Path
     line: Line
@@ -57,23 +66,55 @@ class _Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     policy: _Policy = _Policy()
 
 
-def description(workflows: Iterable[dict[str, Any]], problems: list[BundleProblem]) -> Description:
-    """Return the valid workflows of a child's description, and the problems of the others. It may take a while."""
-    found: dict[str, DeclaredWorkflow] = {}
+class _Declaration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An `AdapterDeclaration` as a child may send it."""
+
+    verification: dict[str, Any]
+    secrets: Annotated[dict[_SettingName, Annotated[str, msgspec.Meta(max_length=500)]], msgspec.Meta(max_length=MOST_SETTINGS)]
+    settings: Annotated[dict[_SettingName, dict[str, Any]], msgspec.Meta(max_length=MOST_SETTINGS)]
+    required: Annotated[list[_SettingName], msgspec.Meta(max_length=2 * MOST_SETTINGS)]
+    code: list[Literal["handshake", "verify", "delivery"]]
+    event_types: Annotated[list[Annotated[str, msgspec.Meta(min_length=1, max_length=200)]], msgspec.Meta(max_length=1000)]
+    link: Annotated[str, msgspec.Meta(pattern=r"\Ahttps?://", max_length=1000)] | None
+
+
+class _Adapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `jail.DeclaredAdapter` as a child may send it."""
+
+    name: Annotated[str, msgspec.Meta(pattern=_NAME)]
+    module: Path
+    path: Path
+    line: Line
+    function: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    doc: Annotated[str, msgspec.Meta(max_length=20_000)] | None
+    declaration: _Declaration
+
+
+def description(
+    workflows: Iterable[dict[str, Any]], problems: list[BundleProblem], adapters: Iterable[dict[str, Any]] = ()
+) -> Description:
+    """Return the valid workflows and adapters of a child's description, and the problems of the others. It may take a while."""
     wrong = [one for one in problems if one.severity == "error"]
-    for told in workflows:
-        one = _read(told)
-        if isinstance(one, DeclaredWorkflow) and one.name in found:
-            first = found[one.name]
-            one = BundleProblem(one.path, one.line, f"a workflow named {one.name} is already in {first.path} line {first.line}")
+    found = _valid("a workflow", map(_workflow, workflows), wrong)
+    admitted = _valid("an adapter", map(_adapter, adapters), wrong)
+    return Description(found, wrong, [one for one in problems if one.severity == "warning"], admitted)
+
+
+def _valid(what: str, read: Iterable[T | BundleProblem], wrong: list[BundleProblem]) -> list[T]:
+    """Return those that are valid, the first of each name; the problems of the others are added to `wrong`."""
+    found: dict[str, T] = {}
+    for one in read:
         if isinstance(one, BundleProblem):
             wrong.append(one)
+        elif one.name in found:
+            first = found[one.name]
+            wrong.append(BundleProblem(one.path, one.line, f"{what} named {one.name} is already in {first.path} line {first.line}"))
         else:
             found[one.name] = one
-    return Description(list(found.values()), wrong, [one for one in problems if one.severity == "warning"])
+    return list(found.values())
 
 
-def _read(told: dict[str, Any]) -> DeclaredWorkflow | BundleProblem:
+def _workflow(told: dict[str, Any]) -> DeclaredWorkflow | BundleProblem:
     try:
         one = msgspec.convert(told, _Workflow)
     except msgspec.ValidationError as error:
@@ -85,6 +126,47 @@ def _read(told: dict[str, Any]) -> DeclaredWorkflow | BundleProblem:
     fields = {name: getattr(one, name) for name in one.__struct_fields__}
     policy = Policy(**{name: getattr(one.policy, name) for name in one.policy.__struct_fields__})
     return DeclaredWorkflow(**(fields | {"policy": policy}))
+
+
+def _adapter(told: dict[str, Any]) -> DeclaredAdapter | BundleProblem:
+    try:
+        one = msgspec.convert(told, _Adapter)
+        _check_adapter(one)
+    except (ValueError, Invalid) as error:
+        return _problem(told, f"what it declares cannot be used: {error}")
+    except RecursionError:
+        return _problem(told, "what it declares is nested too deeply")
+    fields = {name: getattr(one, name) for name in one.__struct_fields__}
+    declared = AdapterDeclaration(**{name: getattr(one.declaration, name) for name in one.declaration.__struct_fields__})
+    return DeclaredAdapter(**(fields | {"declaration": declared}))
+
+
+def _check_adapter(one: _Adapter) -> None:
+    """Raise ValueError, or `Invalid`, for a declaration by which nothing could be verified, or anything could be fetched."""
+    declared = one.declaration
+    if one.name in BUILT_IN:
+        raise ValueError(f"{one.name} is the name of an adapter of Millrace: choose another name")
+    verification = msgspec.convert(declared.verification, Verification)
+    if verification.tokens or verification.messages:
+        raise ValueError("an adapter of a workspace verifies by schemes, or by its own code")
+    # The gateway would ask any host that the author names, out of the platform's own network.
+    if any(scheme.certificate for scheme in verification.schemes) or any(one.visit for one in verification.handshakes):
+        raise ValueError("an adapter of a workspace has nothing fetched by the gateway")
+    if not verification.schemes and "verify" not in declared.code:
+        raise ValueError("it verifies nothing")
+    known = declared.secrets.keys() | declared.settings.keys()
+    for scheme in verification.schemes:
+        if scheme.algorithm != "none" and known.isdisjoint(scheme.keys):
+            raise ValueError(f"its scheme's keys are {', '.join(scheme.keys)}, none of which is a secret or a setting")
+    unknown = next((name for name in declared.required if name not in known), None)
+    if unknown is not None:
+        raise ValueError(f"it requires {unknown}, which is neither a secret nor a setting")
+    twice = min(declared.secrets.keys() & declared.settings.keys(), default=None) or next(
+        (name for name in COMMON_SETTINGS if name in known), None
+    )
+    if twice is not None:
+        raise ValueError(f"{twice} is a setting already")
+    checker_of(msgspec.json.encode({"type": "object", "properties": declared.settings}))
 
 
 def _problem(told: dict[str, Any], message: str) -> BundleProblem:

@@ -94,10 +94,11 @@ class Importing(msgspec.Struct, frozen=True, tag_field="kind", tag="importing"):
 
 
 class Described(msgspec.Struct, frozen=True, tag_field="kind", tag="described"):
-    """Terminal: the workflows of the bundle. `described` has the bounds of each."""
+    """Terminal: the workflows and adapters of the bundle. `described` has the bounds of each."""
 
     workflows: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=MOST_FOUND)]
     problems: Annotated[list[BundleProblem], msgspec.Meta(max_length=MOST_FOUND)]
+    adapters: Annotated[list[dict[str, Any]], msgspec.Meta(max_length=MOST_FOUND)] = []
 
 
 Terminal = Result | Error | Suspended | Described

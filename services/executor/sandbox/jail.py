@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Protocol
 import msgspec
 
 from services.executor.sandbox.egress.network import Network
-from shared.messages.catalog import Policy, Severity
+from shared.messages.catalog import AdapterDeclaration, Policy, Severity
 
 Tier = Literal["none", "A", "B"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -145,6 +145,18 @@ class DeclaredWorkflow(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy = Policy()
 
 
+class DeclaredAdapter(msgspec.Struct, frozen=True, kw_only=True):
+    """One adapter of a bundle. `path` and `line` are its place; a `Job` names `function` and `module`."""
+
+    name: str
+    module: str
+    path: str
+    line: int
+    function: str
+    doc: str | None
+    declaration: AdapterDeclaration
+
+
 class ServedWorkflow(msgspec.Struct, frozen=True):
     """A workflow that is in service, and which function of which file it is."""
 
@@ -165,11 +177,12 @@ class BundleProblem(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """The workflows of a bundle, and its problems by severity, in the order of path and line."""
+    """The workflows and adapters of a bundle, and its problems by severity, in the order of path and line."""
 
     workflows: list[DeclaredWorkflow]
     problems: list[BundleProblem]
     warnings: list[BundleProblem] = []
+    adapters: list[DeclaredAdapter] = []
 
 
 class Cancellation:

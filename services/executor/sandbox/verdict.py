@@ -41,7 +41,7 @@ def refused(message: str) -> Outcome:
 def description(ended: AttemptEnd, timeout: float) -> Description:
     """Return the content of a bundle, or the problem that kept the child from describing it."""
     if isinstance(ended.last, frames.Described):
-        return described.description(ended.last.workflows, ended.last.problems)
+        return described.description(ended.last.workflows, ended.last.problems, ended.last.adapters)
     _, _, error = _judge(ended, timeout)
     message = f"{error.type}: {error.message}" if error is not None else "it was stopped"
     slow = ended.stopped is not None

@@ -23,7 +23,7 @@ import structlog
 
 from services.executor.environments.builds import Locked
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import DeclaredWorkflow
+from services.executor.sandbox.jail import DeclaredAdapter, DeclaredWorkflow
 from services.executor.workspaces import bytecode
 from services.executor.workspaces.bytecode import DIRECTORY_MODE, FILE_MODE, Compile
 from shared import tasks
@@ -44,7 +44,7 @@ _log = structlog.get_logger()
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The content of a bundle: the SHA-256 of each file by path, the workflows that its code defines, and warnings about it.
+    """The content of a bundle: the SHA-256 of each file by path, the workflows and adapters that its code defines, and warnings.
 
     `environments` are by the file that they are for, the one of all other files by "".
     """
@@ -53,6 +53,7 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     workflows: list[DeclaredWorkflow]
     warnings: list[FileProblem] = []
     environments: dict[str, Locked] = {}
+    adapters: list[DeclaredAdapter] = []
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -67,6 +68,13 @@ class Bundle(msgspec.Struct, frozen=True):
             if found.name == name:
                 return found
         raise NotFound(f"this version defines no {name}")
+
+    def adapter(self, name: str) -> DeclaredAdapter:
+        """Return an adapter of this code. Raises `NotFound`."""
+        for found in self.manifest.adapters:
+            if found.name == name:
+                return found
+        raise NotFound(f"this version defines no adapter {name}")
 
 
 class Bundles:
@@ -132,9 +140,11 @@ class Bundles:
         workflows: list[DeclaredWorkflow],
         warnings: Sequence[FileProblem] = (),
         environments: dict[str, Locked] | None = None,
+        adapters: Sequence[DeclaredAdapter] = (),
     ) -> str:
         """Store the manifest of a tree; returns its version."""
-        document = msgspec.json.encode(Manifest(files, workflows, list(warnings), environments or {}), order="deterministic")
+        manifest = Manifest(files, workflows, list(warnings), environments or {}, list(adapters))
+        document = msgspec.json.encode(manifest, order="deterministic")
 
         async def parts() -> AsyncIterator[bytes]:
             yield document

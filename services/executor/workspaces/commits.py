@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
 from services.executor import domain
 from services.executor.environments.requirements import PROJECT, REQUIREMENTS
-from services.executor.workspaces.registration import Registration, RegistrationDeps, active_code, registration
-from services.executor.workspaces.views import file_view, workflow_entry
+from services.executor.workspaces.registration import Change, Registration, RegistrationDeps, active_code, entry_of, registration
+from services.executor.workspaces.views import file_view
 from shared import aggregate, db, tasks
 from shared.envelope import Sealed, derived_id, new_id, rfc3339
 from shared.errors import NotFound, PreconditionFailed, Unavailable
-from shared.messages import FileChanged, FileRemoved, WorkflowChanged, WorkflowRemoved, declaration_of
+from shared.messages import AdapterChanged, FileChanged, FileRemoved, WorkflowChanged, declaration_of
 from shared.messages.catalog import FileProblem
 from shared.messages.declaration import hashed_key
 from shared.questions import Command, fitting
-from shared.questions.executor import BuildEnvironments, CommitFiles, Committed, FileChange, FileView, PutFile, RemoveFile
+from shared.questions.adapters import AdapterEntry
+from shared.questions.executor import (
+    BuildEnvironments,
+    CommitFiles,
+    Committed,
+    FileChange,
+    FileView,
+    PutFile,
+    RemoveFile,
+    WorkflowEntry,
+)
 
 # Bytes of problems in the answer to a commit, twice, beside its files.
 PROBLEMS = 256 * 1024
@@ -29,6 +39,8 @@ ROW_WITHIN = 0.01
 AT_ONCE = 16
 # Seconds that a command waits for environments, within its time-out; what is not there then is registered when it is.
 PATIENCE, FILE_PATIENCE = 60.0, 40.0
+# What the rows of a workspace are made from.
+NOUNS = ("file", "workflow", "adapter")
 _log = structlog.get_logger()
 
 
@@ -99,11 +111,11 @@ async def register(org: str, deps: RegistrationDeps, *, refreshes: bool = False)
     With `refreshes` its environments are those that its requirements resolve to now, not those that serve.
     """
     async with db.held_lock(deps.database_url, f"workspace {org}", service="executor"):
-        if not await deps.catalog.caught_up(await aggregate.newest(deps.bus.client, "file", "workflow")):
+        if not await deps.catalog.caught_up(await aggregate.newest(deps.bus.client, *NOUNS)):
             raise Unavailable("the rows of the workspace are behind")
         files, sizes = await deps.store.tree(org)
         found = await registration(org, files, sizes, files, deps, is_anew=True, refreshes=refreshes)
-        appends = await _of_workflows(found, new_id(), org, deps)
+        appends = await _of_changes(found, new_id(), org, deps)
         await _record(appends, found.changes, org, deps)
         return found
 
@@ -120,10 +132,11 @@ async def resume(deps: RegistrationDeps) -> None:
             _log.warning("workspace.not_resumed", org=org, reason=error.detail)
 
 
-async def _of_workflows(found: Registration, cause: str, org: str, deps: RegistrationDeps) -> list[tuple[Sealed[Any], int]]:
-    """Return the messages of the changed workflows, each with the sequence that it expects."""
-    served = [change.key for change in found.changes]
-    lasts = await tasks.each(AT_ONCE, served, lambda key: aggregate.last(deps.bus.client, "workflow", key))
+async def _of_changes(found: Registration, cause: str, org: str, deps: RegistrationDeps) -> list[tuple[Sealed[Any], int]]:
+    """Return the messages of what changes, each with the sequence that it expects."""
+    lasts = await tasks.each(
+        AT_ONCE, found.changes, lambda change: aggregate.last(deps.bus.client, declaration_of(change).noun, change.key)
+    )
     return [
         (deps.bus.seal(one, org=org, id=derived_id(cause, declaration_of(one).type, one.name)), last.sequence if last else 0)
         for one, last in zip(found.changes, lasts, strict=True)
@@ -138,7 +151,7 @@ async def _committed(command: Command[Any], changes: list[FileChange], deps: Reg
     keys = [hashed_key(org, change.path) for change in changes]
     async with db.held_lock(deps.database_url, f"workspace {org}", service="executor"):
         # The rows hold all other files: an earlier commit, of any replica, may not be in them yet.
-        if not await deps.catalog.caught_up(await aggregate.newest(deps.bus.client, "file", "workflow")):
+        if not await deps.catalog.caught_up(await aggregate.newest(deps.bus.client, *NOUNS)):
             raise Unavailable("the rows of the workspace are behind")
         befores = await tasks.each(AT_ONCE, keys, lambda key: aggregate.last(deps.bus.client, "file", key))
         sealed = [_sealed(command, change, deps) for change in changes]
@@ -163,15 +176,13 @@ async def _committed(command: Command[Any], changes: list[FileChange], deps: Reg
             # The files are safe all the same; the command that is sent again finds them, and registers them.
             await _record(appends, [], org, deps)
             raise
-        appends += await _of_workflows(found, command.id, org, deps)
+        appends += await _of_changes(found, command.id, org, deps)
         await _record(appends, found.changes, org, deps)
         return found
 
 
-async def _record(
-    appends: list[tuple[Sealed[Any], int]], changes: list[WorkflowChanged | WorkflowRemoved], org: str, deps: RegistrationDeps
-) -> None:
-    """Store files and workflows together, as long as the broker takes them at once, and bring the registry to the latter."""
+async def _record(appends: list[tuple[Sealed[Any], int]], changes: list[Change], org: str, deps: RegistrationDeps) -> None:
+    """Store files and changes together, as long as the broker takes them at once, and bring the registries to the latter."""
     if not appends:
         return
     last = 0
@@ -180,9 +191,12 @@ async def _record(
     times = [rfc3339(sealed.envelope.time) for sealed, _ in appends[len(appends) - len(changes) :]]
 
     async def register(number: int) -> None:
-        message = changes[number]
-        entry = workflow_entry(message, org, times[number]) if isinstance(message, WorkflowChanged) else None
-        await deps.workflows.put(message.key, last - len(changes) + 1 + number, entry)
+        message, seq = changes[number], last - len(changes) + 1 + number
+        entry = entry_of(message, org, times[number]) if isinstance(message, WorkflowChanged | AdapterChanged) else None
+        if declaration_of(message).noun == "adapter":
+            await deps.adapters.put(message.key, seq, cast("AdapterEntry | None", entry))
+        else:
+            await deps.workflows.put(message.key, seq, cast("WorkflowEntry | None", entry))
 
     await tasks.each(AT_ONCE, range(len(changes)), register)
     await deps.catalog.caught_up(last, timeout=max(ROWS_WITHIN, len(appends) * ROW_WITHIN))

@@ -1,10 +1,10 @@
-"""Registers a workspace's code: a child reads it, and its workflows go into service or are refused with reasons."""
+"""Registers a workspace's code: a child reads it; its workflows and adapters go into service or are refused with reasons."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -13,23 +13,31 @@ from services.executor import domain
 from services.executor.environments.builds import Builds, Locked
 from services.executor.environments.environments import Failed
 from services.executor.sandbox.errors import SandboxUnavailable
-from services.executor.sandbox.jail import BundleProblem, DeclaredWorkflow, Description, Sandbox, ServedWorkflow
+from services.executor.sandbox.jail import (
+    BundleProblem,
+    DeclaredAdapter,
+    DeclaredWorkflow,
+    Description,
+    Sandbox,
+    ServedWorkflow,
+)
 from services.executor.store import ExecutorStore
 from services.executor.workspaces.bundles import Bundles, Manifest
 from services.executor.workspaces.code import Words, is_same_code
 from services.executor.workspaces.keys import problem_of
 from services.executor.workspaces.packages import WORKSPACE, Chosen, chosen, of
 from services.executor.workspaces.slow import Slow
-from services.executor.workspaces.views import workflow_entry
+from services.executor.workspaces.views import adapter_entry, workflow_entry
 from shared import tasks
 from shared.blobs import Blobs
 from shared.bus import Bus
 from shared.errors import NotFound, Unavailable
 from shared.expressions.pool import Expressions
-from shared.messages import WorkflowChanged, WorkflowRemoved
+from shared.messages import AdapterChanged, AdapterRemoved, WorkflowChanged, WorkflowRemoved
 from shared.messages.catalog import FileProblem
 from shared.messages.declaration import hashed_key
 from shared.projection import Projection
+from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import WorkflowEntry
 from shared.registry import RegistryWriter
 
@@ -39,6 +47,8 @@ DEFAULT_TIMEOUT = 300.0
 AT_ONCE = 16
 # Rounds of setting broken files back: some work only with the new content of one that does not.
 ROUNDS = 3
+D = TypeVar("D", DeclaredWorkflow, DeclaredAdapter)
+Change = WorkflowChanged | WorkflowRemoved | AdapterChanged | AdapterRemoved
 _log = structlog.get_logger()
 
 
@@ -55,6 +65,7 @@ class RegistrationDeps(Protocol):
     expressions: Expressions
     catalog: Projection
     workflows: RegistryWriter[WorkflowEntry]
+    adapters: RegistryWriter[AdapterEntry]
     database_url: str
 
 
@@ -63,7 +74,7 @@ class Registration(msgspec.Struct, frozen=True):
 
     workflows: list[DeclaredWorkflow]
     problems: list[FileProblem]
-    changes: list[WorkflowChanged | WorkflowRemoved] = []
+    changes: list[Change] = []
     is_building: bool = False
     """Whether an environment is being built, without which the newest code cannot serve."""
 
@@ -86,6 +97,7 @@ async def registration(
     Raises `Unavailable` where there is no sandbox for it, or nothing that checks expressions.
     """
     served = await deps.store.workflows([org])
+    adapted = await deps.store.adapters(org)
     active = await active_code(org, deps)
     latest, blocked = domain.without_clashes({path: sha256 for path, sha256 in files.items() if domain.is_bundled(path)})
     misplaced = [FileProblem(name, 1, domain.clash(name, parent)) for name, parent in sorted(blocked.items())]
@@ -99,7 +111,9 @@ async def registration(
     # What is resolved anew may differ though no file does.
     if active is not None and active.files == latest:
         deps.builds.keep(org, {one.requirements for one in active.environments.values()})
-    is_served = active is not None and len(going_on) == len(active.workflows) and not refreshes
+    names = {entry.name for entry in adapted}
+    is_whole = active is not None and len(going_on) == len(active.workflows) and all(one.name in names for one in active.adapters)
+    is_served = is_whole and not refreshes
     is_empty = active is None and not any(map(domain.is_code, latest))
     if is_empty or not any(map(domain.is_bundled, paths)) or (active is not None and active.files == latest and is_served):
         return Registration(going_on, misplaced + (active.warnings if active is not None else []))
@@ -141,7 +155,7 @@ async def registration(
     if found.problems:
         # Even with the broken files set back the code does not load as a whole: the serving versions go on serving.
         return Registration(going_on, problems + warnings)
-    changes = await _changes(org, tree, packages, found.workflows, warnings, served, deps)
+    changes = await _changes(org, tree, packages, found, warnings, [*served, *adapted], deps)
     return Registration(found.workflows, problems + warnings, changes)
 
 
@@ -226,59 +240,79 @@ async def describe(
         if complaint is not None:
             wrong[one.name] = complaint
     problems = [BundleProblem(one.path, one.line, wrong[one.name]) for one in found.workflows if one.name in wrong]
-    return Description([one for one in found.workflows if one.name not in wrong], found.problems + problems, found.warnings)
+    return msgspec.structs.replace(
+        found, workflows=[one for one in found.workflows if one.name not in wrong], problems=found.problems + problems
+    )
 
 
 def _together(first: Description, second: Description) -> Description:
-    """Return the descriptions of two parts of one tree; of two workflows with one name the first stays, as within a part."""
-    names = {one.name: one for one in first.workflows}
-    twice = [one for one in second.workflows if one.name in names]
-    problems = [
-        BundleProblem(
-            one.path, one.line, f"a workflow named {one.name} is already in {names[one.name].path} line {names[one.name].line}"
-        )
-        for one in twice
-    ]
-    workflows = [*first.workflows, *(one for one in second.workflows if one not in twice)]
+    """Return the descriptions of two parts of one tree; of two with one name the first stays, as within a part."""
+    workflows, twice = _united("a workflow", first.workflows, second.workflows)
+    adapters, again = _united("an adapter", first.adapters, second.adapters)
     return Description(
-        sorted(workflows, key=lambda one: (one.path, one.line)),
-        list(dict.fromkeys([*first.problems, *second.problems, *problems])),
+        workflows,
+        list(dict.fromkeys([*first.problems, *second.problems, *twice, *again])),
         list(dict.fromkeys([*first.warnings, *second.warnings])),
+        adapters,
     )
+
+
+def _united(what: str, first: list[D], second: list[D]) -> tuple[list[D], list[BundleProblem]]:
+    """Return those of two parts in order, and a problem for each of the second whose name is in the first."""
+    names: dict[str, D] = {one.name: one for one in first}
+    problems = [
+        BundleProblem(one.path, one.line, f"{what} named {one.name} is already in {before.path} line {before.line}")
+        for one in second
+        if (before := names.get(one.name)) is not None
+    ]
+    united = first + [one for one in second if one.name not in names]
+    united.sort(key=lambda one: (one.path, one.line))
+    return united, problems
 
 
 async def _changes(
     org: str,
     tree: dict[str, str],
     packages: Chosen,
-    found: list[DeclaredWorkflow],
+    found: Description,
     warnings: list[FileProblem],
-    served: list[WorkflowEntry],
+    served: list[WorkflowEntry | AdapterEntry],
     deps: RegistrationDeps,
-) -> list[WorkflowChanged | WorkflowRemoved]:
-    """Return the workflows that change when these replace the serving ones: those with other code or another declaration."""
-    version = await deps.bundles.publish(tree, found, warnings, packages.environments)
+) -> list[Change]:
+    """Return what changes when these replace the serving ones: those with other code or another declaration."""
+    version = await deps.bundles.publish(tree, found.workflows, warnings, packages.environments, found.adapters)
     # So that it is compiled, here at least, before a run is requested.
     folder = (await deps.bundles.get(version)).folder
-    entries = {entry.name: entry for entry in served}
-    changes: list[WorkflowChanged | WorkflowRemoved] = []
+    entries = {(isinstance(entry, AdapterEntry), entry.name): entry for entry in served}
+    changes: list[Change] = []
+    declared: list[WorkflowChanged | AdapterChanged] = [
+        *(_message(org, one, version) for one in found.workflows),
+        *(_adapter(org, one, version) for one in found.adapters),
+    ]
     with deps.bundles.held(folder):
         words = Words(folder)
-        for workflow in found:
-            message = _message(org, workflow, version)
-            entry = entries.pop(workflow.name, None)
+        for message in declared:
+            entry = entries.pop((isinstance(message, AdapterChanged), message.name), None)
             if entry is None or not await _is_same(message, entry, tree, packages, words, deps):
                 changes.append(message)
-    changes += [WorkflowRemoved(key=hashed_key(org, name), name=name) for name in entries]
-    _log.info("workspace.registered", org=org, version=version, workflows=len(found), changes=len(changes))
+    changes += [
+        (AdapterRemoved if is_adapter else WorkflowRemoved)(key=hashed_key(org, name), name=name) for is_adapter, name in entries
+    ]
+    _log.info("workspace.registered", org=org, version=version, workflows=len(found.workflows), changes=len(changes))
     return changes
 
 
 async def _is_same(
-    message: WorkflowChanged, entry: WorkflowEntry, tree: dict[str, str], packages: Chosen, words: Words, deps: RegistrationDeps
+    message: WorkflowChanged | AdapterChanged,
+    entry: WorkflowEntry | AdapterEntry,
+    tree: dict[str, str],
+    packages: Chosen,
+    words: Words,
+    deps: RegistrationDeps,
 ) -> bool:
-    """Return whether a workflow may go on serving from its older version, because its declaration and its code are the same."""
-    if workflow_entry(msgspec.structs.replace(message, version=entry.version), entry.org, entry.updated_at) != entry:
+    """Return whether one may go on serving from its older version, because its declaration and its code are the same."""
+    as_before = msgspec.structs.replace(message, version=entry.version)
+    if entry_of(as_before, entry.org, entry.updated_at) != entry:
         return False
     try:
         old = await deps.bundles.manifest(entry.version)
@@ -288,6 +322,25 @@ async def _is_same(
     if (before and before.identity) != (now and now.identity):
         return False
     return await asyncio.to_thread(is_same_code, message.path, old.files, tree, words)
+
+
+def entry_of(message: WorkflowChanged | AdapterChanged, org: str, at: str) -> WorkflowEntry | AdapterEntry:
+    """Return the registry entry that a message makes; `at` is its time, RFC 3339."""
+    return adapter_entry(message, org, at) if isinstance(message, AdapterChanged) else workflow_entry(message, org, at)
+
+
+def _adapter(org: str, adapter: DeclaredAdapter, version: str) -> AdapterChanged:
+    return AdapterChanged(
+        key=hashed_key(org, adapter.name),
+        name=adapter.name,
+        version=version,
+        module=adapter.module,
+        function=adapter.function,
+        path=adapter.path,
+        line=adapter.line,
+        doc=adapter.doc or "",
+        declaration=adapter.declaration,
+    )
 
 
 def _message(org: str, workflow: DeclaredWorkflow, version: str) -> WorkflowChanged:

@@ -1,4 +1,4 @@
-"""Workflows and files in the shapes that others see."""
+"""Workflows, adapters and files in the shapes that others see."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import msgspec
 from sqlalchemy import RowMapping
 
 from shared.envelope import rfc3339
-from shared.messages import WorkflowChanged
+from shared.messages import AdapterChanged, WorkflowChanged
 from shared.messages.catalog import FileProblem
+from shared.questions.adapters import AdapterEntry
 from shared.questions.executor import FileView, WorkflowEntry
 
 
@@ -16,6 +17,13 @@ def workflow_entry(message: WorkflowChanged, org: str, at: str) -> WorkflowEntry
     declared = msgspec.structs.asdict(message)
     del declared["key"]
     return WorkflowEntry(**declared, org=org, updated_at=at)
+
+
+def adapter_entry(message: AdapterChanged, org: str, at: str) -> AdapterEntry:
+    """Return the registry entry that a message makes; `at` is its time, RFC 3339."""
+    declared = msgspec.structs.asdict(message)
+    del declared["key"]
+    return AdapterEntry(**declared, org=org, updated_at=at)
 
 
 def file_view(row: RowMapping, workflows: list[str], problems: list[FileProblem]) -> FileView:

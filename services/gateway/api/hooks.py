@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from services.gateway.admission import WebhookEndpoint
+from services.gateway.adapted import AdapterFailed, judged
+from services.gateway.admission import WebhookEndpoint, read_methods, redacted_of
 from services.gateway.api.access import address, remote
 from services.gateway.api.endpoint import Reply, endpoint
 from services.gateway.domain import delivery_id, kept_headers, kept_query, within
@@ -79,20 +80,21 @@ async def receive(request: web.Request) -> web.Response:
     handshakes = hook.handshakes
     if (answer := handshakes.before_body(received)) is not None:
         return _answered(answer)
-    if request.method not in hook.methods and request.method not in handshakes.read_methods:
+    reads_body = handshakes.read_body or hook.code is not None
+    if request.method not in hook.methods and request.method not in read_methods(hook):
         raise _not_allowed(hook)
     _check_media_type(request, hook)
     # Before the body is read; only genuine webhooks take a token, so that forged ones cannot use them up.
     if hook.bucket is not None and (wait := hook.bucket.wait(time.monotonic())):
         return _too_many(gateway, request, hook, wait)
-    if not handshakes.read_body:
+    if not reads_body:
         _check_backlog(gateway, request, hook)
     now = time.time()
     claims: list[Claim] = []
     try:
         claims = hook.verifier.claims(received, now)
     except Unauthenticated as error:
-        if not handshakes.read_body:
+        if not reads_body:
             _audit_refusal(gateway, request, hook, error.kind, error.detail)
             raise
     with gateway.memory.hold(org=hook.org, source=hook.source, address=address(gateway, request)) as held:
@@ -106,16 +108,14 @@ async def receive(request: web.Request) -> web.Response:
         if (answer := handshakes.before_verification(received)) is not None:
             return _answered(answer)
         try:
-            claims = claims or hook.verifier.claims(received, now)
-            if hook.verifier.fetches:
-                await hook.verifier.load(claims, received)
-            scheme = hook.verifier.verify(claims, received, now)
-            if hook.reads_document:
-                await aside(received.read, size=len(body))
-            sender_id = scheme.delivery(received)
-        except Unauthenticated as error:
-            _audit_refusal(gateway, request, hook, error.kind, error.detail)
+            adapted = await judged(gateway.adapters, hook, received, now, claims)
+        except (Unauthenticated, AdapterFailed) as error:
+            reason = error.reason if isinstance(error, AdapterFailed) else error.detail
+            _audit_refusal(gateway, request, hook, error.kind, reason)
             raise
+        if adapted.reply is not None:
+            return _answered(adapted.reply)
+        sender_id = adapted.delivery
         if (answer := handshakes.after_verification(received)) is not None:
             if answer.visit is not None:
                 await gateway.fetcher.get(hook.org, answer.visit, timeout=VISIT)
@@ -165,7 +165,7 @@ async def _keep(
             received_at=rfc3339(utc_now()),
             method=request.method,
             query=kept_query(request.query.items(), hook.redacted_parameters) if request.query_string else [],
-            headers=kept_headers(request.headers.items(), hook.redacted),
+            headers=kept_headers(request.headers.items(), redacted_of(hook, request.headers)),
             body_base64=base64.b64encode(body).decode() if inline else None,
             body_ref=body_ref,
             body_size=len(body),

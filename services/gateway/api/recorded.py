@@ -9,12 +9,13 @@ from typing import Annotated, Literal
 import msgspec
 from multidict import CIMultiDict
 
-from services.gateway.admission import WebhookEndpoint
+from services.gateway.adapted import Adapted, AdapterFailed, judged
+from services.gateway.admission import WebhookEndpoint, read_methods, redacted_of
 from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, endpoint
 from services.gateway.diagnosis import reasons
 from services.gateway.domain import delivery_id, kept_headers, kept_query
 from services.gateway.places import Received
-from services.gateway.verifier import AnyScheme
+from shared.adapters import CustomAdapters
 from shared.charsets import charset_in, charset_of, media_type_of
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Gone, Invalid, NotFound, PermissionDenied, Problem, TooLarge, Unauthenticated, Unavailable
@@ -86,18 +87,20 @@ async def test_source(call: Call[None, RecordedRequest]) -> RequestTested:
         steps.append(TestStep("networks", passes=True, detail="not tested: a recorded request does not say which address sent it"))
     target = f"/hooks/{id_}" + (f"?{asked.query}" if asked.query else "")
     received = Received(asked.method, CIMultiDict((one.name, one.value) for one in asked.headers), gateway.public_url, target, body)
-    status = await _admitted(hook, received, now, steps)
-    if status is None:
-        status = await _delivered(call, hook, received, now, steps)
+    admitted = await _admitted(gateway.adapters, hook, received, now, steps)
+    if isinstance(admitted, Adapted):
+        status = await _delivered(call, hook, admitted.delivery, steps)
     elif steps[-1].step == "handshake":
-        return RequestTested(status=status, steps=steps)  # no event comes of it
+        return RequestTested(status=admitted, steps=steps)  # no event comes of it
+    else:
+        status = admitted
     preview = PreviewWebhook(
         org=call.caller.org,
         source=id_,
         received_at=rfc3339(moment_of(asked.at) if asked.at is not None else utc_now()),
         method=asked.method,
         query=kept_query([(name, one) for name, values in received.query.items() for one in values], hook.redacted_parameters),
-        headers=kept_headers(received.headers.items(), hook.redacted),
+        headers=kept_headers(received.headers.items(), redacted_of(hook, received.names)),
         body_base64=asked.body_base64,
     )
     found = await call.ask(preview)
@@ -106,8 +109,10 @@ async def test_source(call: Call[None, RecordedRequest]) -> RequestTested:
     return RequestTested(status=status, steps=steps, events=found.events)
 
 
-async def _admitted(hook: WebhookEndpoint, received: Received, now: float, steps: list[TestStep]) -> int | None:
-    """Add the steps up to the signature; return the status of a request that goes no further, None for a genuine webhook."""
+async def _admitted(
+    adapters: CustomAdapters, hook: WebhookEndpoint, received: Received, now: float, steps: list[TestStep]
+) -> int | Adapted:
+    """Add the steps up to the signature; return a genuine webhook, the status of a request that goes no further."""
     handshakes = hook.handshakes
     try:
         answer = handshakes.before_body(received) or handshakes.before_verification(received)
@@ -117,7 +122,7 @@ async def _admitted(hook: WebhookEndpoint, received: Received, now: float, steps
     if answer is not None:
         steps.append(TestStep("handshake", passes=True, detail="it asks whether the address takes webhooks, and is answered"))
         return answer.status
-    if received.method not in hook.methods and received.method not in handshakes.read_methods:
+    if received.method not in hook.methods and received.method not in read_methods(hook):
         steps.append(TestStep("method", passes=False, detail=f"this source takes {', '.join(hook.methods)}"))
         return 405
     misfit = _media_misfit(hook, received)
@@ -129,15 +134,18 @@ async def _admitted(hook: WebhookEndpoint, received: Received, now: float, steps
         steps.append(TestStep("size", passes=False, detail=detail))
         return TooLarge.status
     try:
-        claims = hook.verifier.claims(received, now)
-        await hook.verifier.load(claims, received)
-        hook.verifier.verify(claims, received, now)
+        adapted = await judged(adapters, hook, received, now)
     except Unavailable as error:
-        steps.append(TestStep("signature", passes=False, detail=error.detail))
+        detail = f"the adapter's code failed: {error.reason}" if isinstance(error, AdapterFailed) else error.detail
+        steps.append(TestStep("signature", passes=False, detail=detail))
         return error.status
-    except Unauthenticated:
-        steps += [TestStep("signature", passes=False, detail=one) for one in reasons(hook.verifier, received, now)]
+    except Unauthenticated as error:
+        said = [error.detail] if hook.code is not None and hook.code.verifies else reasons(hook.verifier, received, now)
+        steps += [TestStep("signature", passes=False, detail=one) for one in said]
         return Unauthenticated.status
+    if adapted.reply is not None:
+        steps.append(TestStep("handshake", passes=True, detail="it asks whether the address takes webhooks, and is answered"))
+        return adapted.reply.status
     steps.append(TestStep("signature", passes=True, detail="the request is genuine"))
     if (answer := handshakes.after_verification(received)) is not None:
         detail = "it asks whether the address takes webhooks, and is answered" + (
@@ -145,19 +153,11 @@ async def _admitted(hook: WebhookEndpoint, received: Received, now: float, steps
         )
         steps.append(TestStep("handshake", passes=True, detail=detail))
         return answer.status
-    return None
+    return adapted
 
 
-async def _delivered(
-    call: Call[None, RecordedRequest], hook: WebhookEndpoint, received: Received, now: float, steps: list[TestStep]
-) -> int:
+async def _delivered(call: Call[None, RecordedRequest], hook: WebhookEndpoint, sender_id: str | None, steps: list[TestStep]) -> int:
     """Add what becomes of the sender's id; return the status of the answer."""
-    scheme: AnyScheme = hook.verifier.verify(hook.verifier.claims(received, now), received, now)
-    try:
-        sender_id = scheme.delivery(received)
-    except Unauthenticated as error:
-        steps.append(TestStep("delivery", passes=False, detail=error.detail))
-        return error.status
     accepted = 202 if hook.acknowledgement is None else hook.acknowledgement.status
     if sender_id is None:
         steps.append(TestStep("delivery", passes=True, detail="the sender names no id: sent again, it is another delivery"))

@@ -1,0 +1,264 @@
+"""Runs the code of adapters: what it makes of one request, within a time, and no more of it at a time than hurts nobody else.
+
+The code has its request, and the settings and secrets of its source: no network, no credentials, nothing of the platform.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import time
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, NoReturn, Protocol, cast
+
+import msgspec
+import structlog
+
+from services.executor.environments.builds import Builds
+from services.executor.environments.environments import Failed
+from services.executor.sandbox.errors import SandboxUnavailable
+from services.executor.sandbox.jail import Capabilities, Failure, Job, KeptResult, Outcome, Sandbox
+from services.executor.sandbox.masking import Masker
+from services.executor.workspaces.bundles import Bundles
+from services.executor.workspaces.packages import of
+from shared.blobs import Blobs
+from shared.encryption import CannotOpen, Keyring
+from shared.errors import MillraceError, PermissionDenied, TooLarge, Unavailable
+from shared.questions.adapters import CODE_TIMEOUT, MOST_PARSED, AdapterAnswer, AdapterReply, AskAdapter, MadeEvent
+from shared.values import MOST_TYPE, check
+
+# Of one organization's adapters at a time, and how many wait besides; of all organizations together.
+AT_ONCE, WAITING, ALTOGETHER = 4, 12, 48
+# So many times in a row an adapter's code may be lost, in a time-out or otherwise, until it rests for so many seconds: each has
+# taken a whole deadline of a core. Then one request shows how it is.
+LOST_IN_A_ROW, RESTS = 3, 10.0
+# Bytes as JSON of all events that a request makes: an answer has to fit into a message.
+LARGEST = 1024 * 1024
+REMEMBERED = 10_000
+# Characters of a reason.
+LONGEST_REASON = 1000
+
+_log = structlog.get_logger()
+
+
+class AdapterDeps(Protocol):
+    """Dependencies of the code of adapters."""
+
+    bundles: Bundles
+    builds: Builds
+    sandbox: Sandbox
+    keyring: Keyring
+    bodies: Blobs
+    adapter_jobs: AdapterJobs
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """A result as a child may send it."""
+
+    genuine: bool = False
+    refused: str | None = None
+    delivery: str | None = None
+    reply: AdapterReply | None = None
+    events: list[MadeEvent] | None = None
+
+
+class _Nothing:
+    """The capabilities of an adapter's code: none. Its prints are dropped."""
+
+    network = None
+
+    def __init__(self) -> None:
+        self.result = b""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise PermissionDenied("an adapter reads its request, and asks the platform for nothing")
+
+    async def begin(self) -> None:
+        """See `jail.Capabilities`, as for all that follows."""
+
+    async def log(self, _level: str, _event: str, _fields: dict[str, Any]) -> None:
+        """Drop it."""
+
+    async def output(self, _stream: str, _text: str) -> None:
+        """Drop it."""
+
+    async def keep_result(self, parts: AsyncIterator[bytes]) -> KeptResult:
+        """Keep it in memory."""
+        kept = bytearray()
+        async for part in parts:
+            kept += part
+            if len(kept) > LARGEST:
+                raise TooLarge(f"the events of a request have at most {LARGEST} bytes together")
+        self.result = bytes(kept)
+        return KeptResult(hashlib.sha256(kept).hexdigest(), len(kept))
+
+
+class AdapterJobs:
+    """The places for the code of adapters, and which of it rests."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, asyncio.Semaphore] = {}
+        self._taken: Counter[str] = Counter()
+        # By organization, adapter and version: how often it was lost in a row, and until when it rests.
+        self._lost: OrderedDict[tuple[str, str, str, str], tuple[int, float]] = OrderedDict()
+
+    @contextlib.asynccontextmanager
+    async def place(self, org: str) -> AsyncIterator[None]:
+        """Have a place for the block, after a wait. Raises `Unavailable` where many wait already."""
+        if self._taken[org] >= AT_ONCE + WAITING or self._taken.total() >= ALTOGETHER:
+            raise Unavailable("too many requests wait for adapters", retry_after=2)
+        places = self._places.setdefault(org, asyncio.Semaphore(AT_ONCE))
+        self._taken[org] += 1
+        try:
+            async with places:
+                yield
+        finally:
+            self._taken[org] -= 1
+            if not self._taken[org]:
+                del self._taken[org]
+                self._places.pop(org, None)
+
+    @contextlib.contextmanager
+    def trial(self, asked: AskAdapter) -> Iterator[list[bool]]:
+        """Count whether the code is lost: the block appends that. Raises `Unavailable` while it rests."""
+        key = (asked.org, asked.owner, asked.adapter, asked.version)
+        count, until = self._lost.get(key, (0, 0.0))
+        now = time.monotonic()
+        if count >= LOST_IN_A_ROW:
+            if now < until:
+                raise Unavailable(f"the code of adapter {asked.adapter} hung or crashed just now", retry_after=until - now)
+            self._lost[key] = (count, now + RESTS)  # the others wait for what this one shows
+        outcome: list[bool] = []
+        yield outcome
+        if outcome == [False]:
+            self._lost.pop(key, None)
+        elif outcome == [True]:
+            self._lost[key] = (self._lost.pop(key, (0, 0.0))[0] + 1, time.monotonic() + RESTS)
+            if len(self._lost) > REMEMBERED:
+                self._lost.popitem(last=False)
+
+
+async def ask_adapter(asked: AskAdapter, deps: AdapterDeps) -> AdapterAnswer:
+    """Return what an adapter's code makes of a request. Raises `NotFound`, `Unavailable`."""
+    began = time.monotonic()
+    with deps.adapter_jobs.trial(asked) as outcome:
+        async with deps.adapter_jobs.place(asked.org):
+            left = CODE_TIMEOUT - (time.monotonic() - began)
+            if left < CODE_TIMEOUT / 2:
+                raise Unavailable("the adapters of this organization are busy", retry_after=2)
+            answer = await _answer(asked, deps)
+        outcome.append(answer.outcome == "lost")
+    return answer
+
+
+async def _answer(asked: AskAdapter, deps: AdapterDeps) -> AdapterAnswer:
+    bundle = await deps.bundles.get(asked.version)
+    found = bundle.adapter(asked.adapter)
+    secrets = _opened(asked, deps.keyring)
+    masker = Masker()
+    await asyncio.to_thread(masker.learn, *secrets.values())
+    try:
+        body = await _body(asked, deps)
+        packages = await deps.builds.folder(of(bundle.manifest.environments, found.path))
+    except TooLarge as error:
+        return AdapterAnswer(outcome="failed", reason=error.detail)
+    except Failed as error:
+        raise Unavailable(f"the packages of adapter {asked.adapter} cannot be had: {error}") from error
+    request = {
+        "method": asked.request.method,
+        "url": asked.request.url,
+        "headers": asked.request.headers,
+        "query": asked.request.query,
+        "body_base64": body,
+    }
+    job = Job(
+        run=f"adapter of {asked.source}",
+        attempt=1,
+        org=asked.org,
+        # No workflow's name: no process serves both.
+        workflow=f"adapter {asked.adapter}",
+        bundle=bundle.folder,
+        module=found.module,
+        function=found.function,
+        input={"act": asked.act, "request": request, "settings": asked.settings, "secrets": secrets},
+        timeout=CODE_TIMEOUT,
+        isolation="workflow",
+        site_packages=packages,
+    )
+    nothing = _Nothing()
+    try:
+        with deps.bundles.held(bundle.folder), deps.builds.held(packages):
+            # Not by the job's own time-out, after which code may go on for the grace of a run.
+            async with asyncio.timeout(CODE_TIMEOUT):
+                ended = await deps.sandbox.run(
+                    msgspec.structs.replace(job, timeout=2 * CODE_TIMEOUT), cast("Capabilities", nothing)
+                )
+    except TimeoutError:
+        return AdapterAnswer(outcome="lost", reason=f"it took longer than {CODE_TIMEOUT:g} s")
+    except TooLarge as error:
+        return AdapterAnswer(outcome="failed", reason=error.detail)
+    except SandboxUnavailable as error:
+        raise Unavailable(f"code cannot be run now: {error}") from error
+    return _judged(asked, ended, nothing.result, masker)
+
+
+def _judged(asked: AskAdapter, ended: Outcome, kept: bytes, masker: Masker) -> AdapterAnswer:
+    """Return the answer that the end of a job means; what the code says of itself is masked."""
+    if ended.status != "succeeded":
+        error = ended.error or Failure("Error", ended.status)
+        is_own = ended.status == "failed" and ended.reason == "error"
+        reason = f"{error.type}: {error.message}{_where(error.traceback)}"
+        return AdapterAnswer(outcome="failed" if is_own else "lost", reason=masker.mask(reason)[:LONGEST_REASON])
+    try:
+        made = msgspec.json.decode(kept or bytes(ended.result or b"null"), type=_Made)
+        check(msgspec.to_builtins(made))
+        return _meant(asked, made, masker)
+    except (msgspec.MsgspecError, MillraceError, ValueError) as error:
+        return AdapterAnswer(outcome="failed", reason=masker.mask(f"what it answered cannot be used: {error}")[:LONGEST_REASON])
+
+
+def _meant(asked: AskAdapter, made: _Made, masker: Masker) -> AdapterAnswer:
+    if asked.act == "parse":
+        if made.events is None:
+            raise ValueError("there are no events")
+        for event in made.events:
+            if not 0 < len(event.type) <= MOST_TYPE:
+                raise ValueError(f"an event's type has 1 to {MOST_TYPE} characters")
+        return AdapterAnswer(outcome="events", events=made.events)
+    if made.reply is not None:
+        base64.b64decode(made.reply.body_base64, validate=True)
+        return AdapterAnswer(outcome="reply", reply=made.reply)
+    if made.genuine and asked.act == "receive":
+        return AdapterAnswer(outcome="genuine", delivery=made.delivery)
+    if made.refused is not None and asked.act == "receive":
+        return AdapterAnswer(outcome="refused", reason=masker.mask(made.refused)[:LONGEST_REASON])
+    return AdapterAnswer(outcome="nothing")
+
+
+def _where(traceback: str) -> str:
+    """Return the last line of the author's that a traceback shows, as " (adapters/acme.py line 7)"."""
+    places = [line.strip() for line in traceback.splitlines() if line.strip().startswith('File "')]
+    if not places:
+        return ""
+    file, _, rest = places[-1].removeprefix('File "').partition('", line ')
+    return f" ({file} line {rest.partition(',')[0]})"
+
+
+def _opened(asked: AskAdapter, keyring: Keyring) -> dict[str, str]:
+    try:
+        return {name: keyring.open(sealed, asked.org, asked.source, name) for name, sealed in asked.sealed.items()}
+    except CannotOpen as error:
+        # The keys of two services differ while they are being rotated.
+        raise Unavailable(f"a secret of the source cannot be opened: {error}") from error
+
+
+async def _body(asked: AskAdapter, deps: AdapterDeps) -> str:
+    if asked.request.body_ref is None:
+        return asked.request.body_base64
+    blob = await deps.bodies.stat(asked.request.body_ref)
+    if blob is not None and blob.size > MOST_PARSED:
+        raise TooLarge(f"a request that an adapter of a workspace reads has at most {MOST_PARSED} bytes")
+    return base64.b64encode(await deps.bodies.read(asked.request.body_ref)).decode()

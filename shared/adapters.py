@@ -1,0 +1,75 @@
+"""Adapters of workspaces as the gateway and the events service see them: the registry's view, and questions to their code."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from shared.errors import Unavailable
+from shared.messages.declaration import hashed_key
+from shared.organizations import seen_by
+from shared.questions.adapters import AdapterAnswer, AdapterEntry, AdapterRequest, AskAdapter
+from shared.registry import Entry, RegistryView
+from shared.resources.source import COMMON_SETTINGS, SourceEntry
+
+# Questions to one adapter that are under way from one process; others are to come again, so that one whose code hangs holds up no
+# more than these.
+MOST_ASKED = 16
+# Seconds until then.
+BUSY = 2.0
+
+
+class CustomAdapters:
+    """The adapters that organizations have in their workspaces, and their answers."""
+
+    def __init__(self, view: RegistryView[AdapterEntry], ask: Callable[[AskAdapter], Awaitable[AdapterAnswer]]) -> None:
+        self._view = view
+        self._ask = ask
+        self._asked: Counter[tuple[str, str, str]] = Counter()
+
+    def entries(self, org: str, name: str) -> tuple[Entry[AdapterEntry] | None, ...]:
+        """Return the entries that a name may mean to an organization, its own first: the same objects until one changes."""
+        return tuple(self._view.get(hashed_key(owner, name)) for owner in seen_by(org))
+
+    def find(self, org: str, name: str) -> AdapterEntry | None:
+        """Return the adapter that a name means to an organization: its own, else the platform's."""
+        return next((one.value for one in self.entries(org, name) if one is not None and one.value is not None), None)
+
+    def of(self, org: str) -> dict[str, AdapterEntry]:
+        """Return all that an organization sees, by name."""
+        owners = seen_by(org)
+        seen = [one for one in self._view.values() if one.org in owners]
+        return {one.name: one for one in sorted(seen, key=lambda one: owners.index(one.org), reverse=True)}
+
+    async def ask(
+        self, adapter: AdapterEntry, source: SourceEntry, act: Literal["receive", "handshake", "parse"], request: AdapterRequest
+    ) -> AdapterAnswer:
+        """Return the answer of an adapter's code. Raises `NotFound`, `Unavailable`, also where many wait for one already."""
+        key = (source.org, adapter.org, adapter.name)
+        if self._asked[key] >= MOST_ASKED:
+            raise Unavailable(f"adapter {adapter.name} is busy", retry_after=BUSY)
+        self._asked[key] += 1
+        try:
+            return await self._ask(_question(adapter, source, act, request))
+        finally:
+            self._asked[key] -= 1
+            if not self._asked[key]:
+                del self._asked[key]
+
+
+def _question(
+    adapter: AdapterEntry, source: SourceEntry, act: Literal["receive", "handshake", "parse"], request: AdapterRequest
+) -> AskAdapter:
+    settings: dict[str, Any] = {name: one for name, one in source.spec.settings.items() if name not in COMMON_SETTINGS}
+    return AskAdapter(
+        org=source.org,
+        owner=adapter.org,
+        adapter=adapter.name,
+        version=adapter.version,
+        act=act,
+        source=source.id,
+        settings=settings,
+        sealed=source.sealed,
+        request=request,
+    )

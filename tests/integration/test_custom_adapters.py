@@ -1,0 +1,267 @@
+"""Adapters of a workspace: in service once their file is committed, in the sandbox, and a trouble to nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.envelope import open_message
+from shared.messages import DeadLettered, EventAccepted
+from tests.integration.test_gateway import Client, Got, gateway, signed, stream
+from tests.support.inside import eventually
+from tests.support.river import river
+from tests.support.servers import Place
+
+KEY = "a-secret-of-acme"
+BODY = b'{"state": "paid", "items": [{"id": 1}, {"id": 2}]}'
+
+DECLARED = """
+from millrace import Event, Place, Request, Scheme, adapter
+
+
+@adapter(scheme=Scheme(signature=Place(header="x-acme-signature", prefix="sha256="), delivery=Place(header="x-acme-id")))
+class Acme:
+    '''Orders of Acme.'''
+
+    def parse(self, request: Request) -> list[Event]:
+        body = request.json()
+        return [Event(f"order.{body['state']}", item) for item in body["items"]]
+"""
+CODED = """
+import hashlib
+import hmac
+
+from millrace import Event, Request, Response, Unverified, adapter
+
+
+@adapter(name="acme", settings={"greeting": {"type": "string"}})
+class Coded:
+    def handshake(self, request: Request) -> Response | None:
+        if "hello" in request.query:
+            return Response(f"{request.settings.get('greeting', 'hi')} {request.query['hello']}")
+        return None
+
+    def verify(self, request: Request) -> bool:
+        given = request.headers.get("x-acme-signature")
+        if given is None:
+            raise Unverified("there is no signature of Acme's")
+        key = request.secrets["secret"].encode()
+        return hmac.compare_digest(given, "sha256=" + hmac.new(key, request.body, hashlib.sha256).hexdigest())
+
+    def delivery(self, request: Request) -> str | None:
+        return request.headers.get("x-acme-id")
+
+    def parse(self, request: Request) -> Event:
+        if "x-break" in request.headers:
+            raise ValueError(f"cannot read it with {request.secrets['secret']}")
+        return Event("coded.order", request.json())
+"""
+
+
+class House:
+    """A whole Millrace, its API, and a sender."""
+
+    def __init__(self, client: Client, place: Place) -> None:
+        self.client = client
+        self.place = place
+
+    async def commit(self, text: str, path: str = "adapters/acme.py", org: str = "default") -> dict[str, Any]:
+        """Put an adapter's file; return the answer."""
+        got = await self.client("PUT", f"/api/v1/workspace/files/{path}?org={org}", data=text.encode())
+        assert got.status in {200, 201}, got.body
+        found: dict[str, Any] = got.json
+        return found
+
+    async def source(self, name: str = "shop", org: str = "default", **settings: Any) -> str:
+        """Put a source of the adapter; return the path of its address."""
+        fields = {"adapter": "acme", "settings": {"secret": KEY} | settings}
+        got = await self.client("PUT", f"/api/v1/sources/{name}?org={org}", json=fields)
+        assert got.status == 200, got.body
+        return str(got.json["url"]).removeprefix(self.client.url)
+
+    async def send(self, path: str, body: bytes = BODY, key: str = KEY, **headers: str) -> Got:
+        """Send a webhook as Acme would."""
+        signature = "sha256=" + hmac.new(key.encode(), body, hashlib.sha256).hexdigest()
+        given = {"X-Acme-Signature": signature, "Content-Type": "application/json"} | headers
+        return await self.client("POST", path, data=body, headers=given)
+
+    async def taken(self, path: str) -> Got:
+        """Send webhooks until the source is known and one is taken."""
+
+        async def accepted() -> Got | None:
+            got = await self.send(path)
+            return got if got.status == 202 else None
+
+        found = await eventually(accepted)
+        assert isinstance(found, Got)
+        return found
+
+    async def events(self, count: int) -> list[EventAccepted]:
+        """Return the accepted events, once there are so many."""
+
+        async def there() -> list[EventAccepted] | None:
+            found = [one for one in await stream(self.place, "EVENTS") if one.type == "event.accepted"]
+            return [open_message(one, EventAccepted) for one in found] if len(found) >= count else None
+
+        found = await eventually(there)
+        assert isinstance(found, list)
+        return found
+
+
+@asynccontextmanager
+async def house(place: Place, data: Path) -> AsyncIterator[House]:
+    async with river(place, data), gateway(place) as client:
+        yield House(client, place)
+
+
+@pytest.fixture
+async def home(place: Place, data: Path) -> AsyncIterator[House]:
+    async with house(place, data) as made:
+        yield made
+
+
+async def test_a_declared_scheme_is_verified_at_the_gateway_and_the_code_makes_the_events(home: House) -> None:
+    assert (await home.commit(DECLARED))["problems"] == []
+    path = await home.source()
+    got = await home.taken(path)
+    events = await home.events(2)
+    assert [(one.type, one.data, one.delivery) for one in events] == [
+        ("order.paid", {"id": 1}, got.json["id"]),
+        ("order.paid", {"id": 2}, got.json["id"]),
+    ]
+    assert (await home.send(path, key="another")).status == 401
+    first, again = [await home.send(path, **{"X-Acme-Id": "17"}) for _ in range(2)]
+    assert (first.status, again.status, first.json) == (202, 200, again.json)
+
+
+async def test_code_verifies_greets_and_parses_in_the_sandbox(home: House) -> None:
+    assert (await home.commit(CODED))["problems"] == []
+    path = await home.source(greeting="welcome")
+    await home.taken(path)
+    (event,) = await home.events(1)
+    assert (event.type, event.data["state"]) == ("coded.order", "paid")
+    assert (await home.send(path, key="another")).status == 401
+    unsigned = await home.client("POST", path, data=BODY, headers={})
+    assert (unsigned.status, "there is no signature of Acme's" in unsigned.json["detail"]) == (401, True)
+    greeted = await home.client("GET", f"{path}?hello=acme", headers={})
+    assert (greeted.status, greeted.body) == (200, b"welcome acme")
+    first, again = [await home.send(path, **{"X-Acme-Id": "17"}) for _ in range(2)]
+    assert (first.status, again.status, first.json) == (202, 200, again.json)
+
+
+async def test_an_adapter_is_listed_for_its_organization_only(home: House) -> None:
+    await home.commit(DECLARED)
+
+    async def listed(org: str) -> dict[str, Any] | None:
+        items = (await home.client("GET", f"/api/v1/adapters?org={org}")).json["items"]
+        return next((one for one in items if one["name"] == "acme"), None)
+
+    own = await eventually(lambda: listed("default"))
+    assert isinstance(own, dict)
+    assert (own["description"], own["org"], own["secrets"]) == ("Orders of Acme.", "default", ["secret", "previous_secret"])
+    assert own["settings_schema"]["required"] == ["secret"]
+    assert await listed("other") is None
+    refused = await home.client("PUT", "/api/v1/sources/shop?org=other", json={"adapter": "acme", "settings": {"secret": KEY}})
+    assert (refused.status, "there is no adapter 'acme'" in refused.json["detail"]) == (422, True)
+
+
+async def test_a_broken_version_is_refused_with_its_line_and_the_last_good_one_serves(home: House) -> None:
+    await home.commit(DECLARED)
+    path = await home.source()
+    await home.taken(path)
+    for text, line, words in (
+        (DECLARED + "\n\ndef broken(:\n", 14, "SyntaxError"),
+        (DECLARED.replace("prefix=", "prefxi="), 5, "prefxi"),
+        (DECLARED.replace('prefix="sha256="', 'form="x"'), 5, "a place is one of header, query, form and json"),
+        (DECLARED.replace("class Acme", "class Github"), 5, "is the name of an adapter of Millrace"),
+        (DECLARED.replace("def parse", "def read"), 5, "has no method parse"),
+        (DECLARED.replace("@adapter(", '@adapter(secrets=["token"], '), 5, "none of which is a secret or a setting"),
+    ):
+        (problem,) = (await home.commit(text))["problems"]
+        assert (problem["path"], problem["line"], words in problem["message"]) == ("adapters/acme.py", line, True), problem
+        assert (await home.send(path)).status == 202
+    await home.commit(DECLARED.replace("order.", "sale."))
+
+    async def is_new() -> bool:
+        await home.send(path)
+        return (await home.events(1))[-1].type == "sale.paid"
+
+    await eventually(is_new)
+
+
+async def test_a_failing_parse_is_a_dead_letter_with_its_place_and_without_the_secret(home: House) -> None:
+    await home.commit(CODED)
+    path = await home.source()
+    await home.taken(path)
+    assert (await home.send(path, **{"X-Break": "1"})).status == 202
+
+    async def buried() -> list[Any]:
+        return await stream(home.place, "DEAD")
+
+    (letter,) = await eventually(buried)  # type: ignore[misc]
+    error = open_message(letter, DeadLettered).error
+    assert "adapters/acme.py line 27" in error
+    assert "cannot read it with ***" in error
+    assert KEY not in str(letter)
+
+
+HANGING = CODED.replace("        given = request", "        while True:\n            pass\n        given = request")
+CRASHING = CODED.replace("        given = request", "        import os\n        os._exit(1)\n        given = request")
+
+
+@pytest.mark.parametrize("text", [HANGING, CRASHING], ids=["hangs", "crashes"])
+async def test_code_that_hangs_or_crashes_answers_503_and_hurts_no_other_source(home: House, text: str) -> None:
+    await home.commit(text)
+    await home.commit(DECLARED.replace("class Acme", "class Other"), path="adapters/other.py")
+    path = await home.source()
+    fields = {"adapter": "other", "settings": {"secret": KEY}}
+    other = str((await home.client("PUT", "/api/v1/sources/other", json=fields)).json["url"]).removeprefix(home.client.url)
+    await home.taken(other)
+    flood = [asyncio.create_task(home.send(path)) for _ in range(40)]
+    slowest = 0.0
+    while not all(one.done() for one in flood):
+        began = time.monotonic()
+        assert (await home.send(other)).status == 202
+        slowest = max(slowest, time.monotonic() - began)
+        await asyncio.sleep(0.05)
+    answers = [await one for one in flood]
+    assert {one.status for one in answers} == {503}
+    assert all("Retry-After" in one.headers for one in answers)
+    assert slowest < 2.0
+    # Repaired, it serves at once: the rest was the broken version's.
+    await home.commit(CODED)
+    await home.taken(path)
+
+
+async def test_a_source_whose_adapter_is_gone_is_unavailable_and_comes_back_with_it(home: House) -> None:
+    await home.commit(DECLARED)
+    path = await home.source()
+    await home.taken(path)
+    await home.client("DELETE", "/api/v1/workspace/files/adapters/acme.py")
+
+    async def is_gone() -> bool:
+        return (await home.send(path)).status == 503
+
+    await eventually(is_gone)
+    await home.commit(DECLARED)
+    await home.taken(path)
+
+
+async def test_built_in_sources_are_as_before_beside_them(home: House) -> None:
+    await home.commit(DECLARED)
+    fields = {"adapter": "github", "settings": {"secret": "It's a Secret to Everybody"}}
+    url = (await home.client("PUT", "/api/v1/sources/repo", json=fields)).json["url"]
+    body = b'{"ref": "x"}'
+
+    async def accepted() -> bool:
+        return (await home.client("POST", str(url).removeprefix(home.client.url), data=body, headers=signed(body))).status == 202
+
+    await eventually(accepted)

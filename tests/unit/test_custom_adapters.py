@@ -1,0 +1,220 @@
+"""Adapters as authors declare them, and what is made of their answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+import pytest
+
+import millrace
+from millrace import Event, Handshake, Place, Request, Response, Scheme, Unverified, adapter
+from millrace._adapters import answered
+from millrace._declare import REGISTRY
+from services.events.adapters import ADAPTERS
+from services.executor.sandbox.described import description
+from services.executor.sandbox.jail import DeclaredAdapter
+from shared import verification
+from shared.resources.source import BUILT_IN, COMMON_SETTINGS
+
+
+class Plain:
+    def parse(self, request: Request) -> Event:
+        return Event("plain", request.text())
+
+
+def told(target: Any, **declared: Any) -> dict[str, Any]:
+    adapter(**declared)(target)
+    found = REGISTRY.pop()
+    return {
+        "name": found.name,
+        "module": "adapters.one",
+        "path": "adapters/one.py",
+        "line": 3,
+        "function": found.function.__qualname__,
+        "doc": None,
+        "declaration": found.adapter,
+    }
+
+
+def judged(target: Any, **declared: Any) -> DeclaredAdapter | str:
+    found = description([], [], [told(target, **declared)])
+    return found.adapters[0] if found.adapters else found.problems[0].message
+
+
+def test_the_names_of_built_in_adapters_are_taken() -> None:
+    assert set(ADAPTERS) == BUILT_IN
+    assert set(COMMON_SETTINGS) <= set(ADAPTERS["github"].schema["properties"])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "without"),
+    [
+        (Place, verification.Place, set()),
+        (Scheme, verification.SignatureScheme, {"certificate"}),
+        (Handshake, verification.Handshake, {"visit"}),
+    ],
+)
+def test_what_an_author_declares_is_what_the_gateway_reads(ours: Any, theirs: Any, without: set[str]) -> None:
+    own = {field.name: field for field in dataclasses.fields(ours)}
+    their = {field.name: field for field in msgspec.structs.fields(theirs) if field.name not in without}
+    assert list(own) == list(their)
+    for name, field in own.items():
+        usual = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
+        expected = their[name].default if their[name].default is not msgspec.NODEFAULT else their[name].default_factory()
+        assert usual == expected, name
+
+
+def test_a_scheme_arrives_as_it_was_declared() -> None:
+    declared = Scheme(
+        algorithm="hmac-sha512",
+        signature=Place(header="x-sign", separator=",", prefix="v1="),
+        template="{timestamp}.{id}.{body}",
+        values={"id": Place(header="x-id")},
+        timestamp=Place(header="x-time"),
+        when=((Place(header="x-kind"), "event"),),
+        delivery=Place(json="id"),
+    )
+    greeting = Handshake(when=((Place(query="mode"), "subscribe"),), challenge=Place(query="challenge"), json={"c": "{challenge}"})
+    found = judged(Plain, scheme=declared, handshakes=[greeting], methods=["PUT"], content_types=["application/json"])
+    assert isinstance(found, DeclaredAdapter)
+    read = msgspec.convert(found.declaration.verification, verification.Verification)
+    assert read == verification.Verification(
+        schemes=(
+            verification.SignatureScheme(
+                algorithm="hmac-sha512",
+                signature=verification.Place(header="x-sign", separator=",", prefix="v1="),
+                template="{timestamp}.{id}.{body}",
+                values={"id": verification.Place(header="x-id")},
+                timestamp=verification.Place(header="x-time"),
+                when=((verification.Place(header="x-kind"), "event"),),
+                delivery=verification.Place(json="id"),
+            ),
+        ),
+        handshakes=(
+            verification.Handshake(
+                when=((verification.Place(query="mode"), "subscribe"),),
+                challenge=verification.Place(query="challenge"),
+                json={"c": "{challenge}"},
+            ),
+        ),
+        methods=("PUT",),
+        content_types=("application/json",),
+    )
+
+
+SIGNED = Scheme(signature=Place(header="x-sign"))
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"scheme": Scheme(signature=Place(header="X-Sign"))}, "lower case"),
+        ({"scheme": Scheme()}, "a scheme has a signature, or the algorithm none"),
+        ({"scheme": Scheme(signature=Place(header="x-sign"), template="{id}")}, "'id'"),
+        ({"scheme": Scheme(algorithm="md5", signature=Place(header="x-sign"))}, "md5"),  # type: ignore[arg-type]
+        ({"scheme": SIGNED, "name": "hmac"}, "is the name of an adapter of Millrace"),
+        ({"scheme": SIGNED, "secrets": ["token"]}, "none of which is a secret or a setting"),
+        ({"scheme": SIGNED, "settings": {"rate": {"type": "integer"}}}, "rate is a setting already"),
+        ({"scheme": SIGNED, "settings": {"x": {"type": "nothing"}}}, "nothing"),
+        ({"scheme": SIGNED, "settings": {"Big-Name": {}}}, "settings"),
+        ({"scheme": SIGNED, "required": ["other"]}, "requires other"),
+        ({"scheme": SIGNED, "link": "javascript:alert(1)"}, "link"),
+    ],
+)
+def test_a_declaration_that_can_never_work_is_a_problem_at_its_line(declared: dict[str, Any], words: str) -> None:
+    found = description([], [], [told(Plain, **declared)])
+    (problem,) = found.problems
+    assert (problem.path, problem.line) == ("adapters/one.py", 3)
+    assert words in problem.message
+
+
+def test_a_declaration_that_has_come_past_the_sdk_has_nothing_fetched_and_verifies_something() -> None:
+    outside = {"url": {"json": "u"}, "hosts": ["internal.example"]}
+    place = {"header": "x-sign"}
+    for verifies, words in (
+        ({"schemes": [{"algorithm": "ed25519", "signature": place, "certificate": outside}]}, "fetched"),
+        ({"schemes": [{"signature": place}], "handshakes": [{"signed": True, "visit": outside}]}, "fetched"),
+        ({"tokens": [{"token": place, "algorithms": ["RS256"], "key_set": "https://x"}]}, "by schemes, or by its own code"),
+        ({}, "verifies nothing"),
+    ):
+        one = told(Plain, scheme=SIGNED)
+        one["declaration"]["verification"] = verifies
+        (problem,) = description([], [], [one]).problems
+        assert words in problem.message
+
+
+def test_a_class_that_can_be_no_adapter_is_refused_at_once() -> None:
+    class Empty:
+        pass
+
+    class Awaited(Plain):
+        async def verify(self, request: Request) -> bool:
+            return True
+
+    class Both(Plain):
+        def verify(self, request: Request) -> bool:
+            return True
+
+    with pytest.raises(TypeError, match="no method parse"):
+        adapter(scheme=SIGNED)(Empty)
+    with pytest.raises(TypeError, match="plain functions"):
+        adapter()(Awaited)
+    with pytest.raises(ValueError, match="both a scheme and a method verify"):
+        adapter(scheme=SIGNED)(Both)
+    with pytest.raises(ValueError, match="verifies nothing"):
+        adapter()(Plain)
+    with pytest.raises(TypeError, match="only a class"):
+        adapter(scheme=SIGNED)(test_a_class_that_can_be_no_adapter_is_refused_at_once)  # type: ignore[type-var]
+
+
+class Coded(Plain):
+    def __init__(self) -> None:
+        self.answer: Any = True
+
+    def handshake(self, request: Request) -> Response | None:
+        return Response(request.query["c"], content_type="text/html") if "c" in request.query else None
+
+    def verify(self, request: Request) -> bool:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        found: bool = self.answer
+        return found
+
+
+@pytest.mark.parametrize(("answer", "refused"), [(False, "verify says so"), (Unverified("too old"), "too old")])
+def test_a_request_that_verify_refuses_is_refused_with_its_reason(answer: Any, refused: str) -> None:
+    coded = Coded()
+    coded.answer = answer
+    assert answered(coded, "receive", Request()) == {"refused": refused}
+
+
+@pytest.mark.parametrize("answer", [None, 1, "yes"])
+def test_verify_that_forgets_to_return_lets_nobody_in(answer: Any) -> None:
+    coded = Coded()
+    coded.answer = answer
+    with pytest.raises(TypeError, match="True or False"):
+        answered(coded, "receive", Request())
+
+
+def test_a_handshake_is_asked_first_and_alone() -> None:
+    asking = Request(all_query=(("c", "x"),))
+    assert answered(Coded(), "receive", asking)["reply"]["body_base64"] == "eA=="
+    assert answered(Coded(), "handshake", Request()) == {}
+    assert answered(Coded(), "receive", Request()) == {"genuine": True, "delivery": None}
+
+
+@pytest.mark.parametrize("made", [["text"], "text", {"type": "x"}, 7, [Event("")], [Event("\0")]])
+def test_parse_answers_events_and_nothing_else(made: Any) -> None:
+    class Odd:
+        def parse(self, request: Request) -> Any:
+            return made
+
+    with pytest.raises((TypeError, ValueError)):
+        answered(Odd(), "parse", Request())
+
+
+def test_all_that_an_author_needs_is_imported_from_one_place() -> None:
+    names = ("Event", "Handshake", "Place", "Request", "Response", "Scheme", "Unverified", "adapter")
+    assert set(names) <= set(millrace.__all__)
