@@ -53,6 +53,7 @@ CHOSEN = {
             "MILLRACE_INDEX_PASSWORD",
             "MILLRACE_PIP_CONF",
             "MILLRACE_PRELOAD",
+            "MILLRACE_SDISTS",
             "MILLRACE_ENVIRONMENT_BYTES",
         ),
         # What the machine's pip uses is what packages come from, where nothing else is said.

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import sysconfig
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import uv
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.executor.config import ExecutorSettings, read
+from services.executor.environments import sources
 from services.executor.environments.access import IndexAccess, operators_secret
 from services.executor.environments.builds import Builds
 from services.executor.environments.disk import Disk, reachable
@@ -136,14 +138,19 @@ async def _packages(
     program = await asyncio.to_thread(reachable, Path(uv.find_uv_bin()), disk.folder)
     shown = [program, *settings.indexes.folders]
     builder = Builder(sandbox, disk.folder, tier=tier, uid=settings.sandbox_uid, shown=shown)
+    headers = [Path(sysconfig.get_path("include")), Path("/usr/include")]
+    stranger = Builder(
+        sandbox, disk.folder, tier=tier, uid=settings.sandbox_uid, shown=headers, limits=sources.LIMITS, output=sources.OUTPUT
+    )
     try:
         access = IndexAccess(settings.indexes, functools.partial(operators_secret, bus, Keyring(settings.keys)))
-        environments = Environments(disk, builder, access, program, resolver)
+        environments = Environments(disk, builder, access, program, resolver, stranger, settings.sdists)
         housekeeping = Housekeeping(disk, environments, most_bytes=settings.environment_bytes)
         health.state("environments", housekeeping.state)
         yield environments, housekeeping
     finally:
         await builder.close()
+        await stranger.close()
         await asyncio.to_thread(disk.close)
 
 

@@ -6,6 +6,8 @@ import os
 from datetime import timedelta
 from pathlib import Path
 
+from packaging.utils import InvalidName, canonicalize_name
+
 from services.executor.domain import LEAST_KEPT
 from services.executor.environments.indexes import Indexes, indexes
 from services.executor.sandbox.jail import Tier
@@ -45,6 +47,8 @@ class ExecutorSettings(config.Settings, frozen=True, kw_only=True):
     """Whether packages of workflows are imported ahead of their runs."""
     environment_bytes: int
     """Bound of all installed packages on this machine's disk."""
+    sdists: frozenset[str]
+    """Names of the packages that are built from their source."""
     indexes: Indexes
     """Where packages come from."""
     tier: Tier | None
@@ -71,6 +75,7 @@ def read(environment: Environment) -> ExecutorSettings:
         unsafe=environment.flag("MILLRACE_UNSAFE"),
         preloads=environment.choice("MILLRACE_PRELOAD", ("on", "off")) != "off",
         environment_bytes=environment.integer("MILLRACE_ENVIRONMENT_BYTES", 10 << 30, minimum=1 << 20, maximum=1 << 50),
+        sdists=_sdists(environment),
         indexes=_indexes(environment),
         tier=tiers.get(environment.choice("MILLRACE_SANDBOX_TIER", choices)),
     )
@@ -85,6 +90,15 @@ def _cores(environment: Environment) -> float:
         environment.complain("MILLRACE_RUN_CORES", f"must be a number from {LEAST_CORES} to {MOST_CORES}")
         return 1.0
     return cores
+
+
+def _sdists(environment: Environment) -> frozenset[str]:
+    given = (environment.optional("MILLRACE_SDISTS") or "").replace(",", " ").split()
+    try:
+        return frozenset(canonicalize_name(one, validate=True) for one in given)
+    except InvalidName:
+        environment.complain("MILLRACE_SDISTS", "must be names of packages, with commas between them")
+        return frozenset()
 
 
 def _indexes(environment: Environment) -> Indexes:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import uv
 
+from services.executor.environments import sources
 from services.executor.environments.access import IndexAccess
 from services.executor.environments.disk import Disk
 from services.executor.environments.environments import Environments, Failed
@@ -121,8 +122,15 @@ def _sha256(path: Path) -> str:
 
 
 @asynccontextmanager
-async def yard(tier: Tier, indexes: Indexes | None = None, *, limits: StepLimits | None = None) -> AsyncIterator[Yard]:
-    """Have a builder of a tier over an index of files, or over given indexes beside it."""
+async def yard(
+    tier: Tier,
+    indexes: Indexes | None = None,
+    *,
+    limits: StepLimits | None = None,
+    sdists: frozenset[str] = frozenset(),
+    of_strangers: StepLimits = sources.LIMITS,
+) -> AsyncIterator[Yard]:
+    """Have a builder of a tier over an index of files, or over given indexes beside it; another builds the `sdists`."""
     folder = Path(tempfile.mkdtemp(prefix="millrace-test-"))
     folder.chmod(0o755)
     links = folder / "links"
@@ -139,11 +147,22 @@ async def yard(tier: Tier, indexes: Indexes | None = None, *, limits: StepLimits
     builder = Builder(
         folder / "data" / "sandbox", disk.folder, tier=tier, uid=UID, interpreter=interpreter, shown=shown, limits=limits
     )
+    stranger = Builder(
+        folder / "data" / "sandbox",
+        disk.folder,
+        tier=tier,
+        uid=UID,
+        interpreter=interpreter,
+        limits=of_strangers,
+        output=sources.OUTPUT,
+    )
     resolver = Resolver()
+    access = IndexAccess(given, _no_secret)
     try:
-        yield Yard(folder, disk, Environments(disk, builder, IndexAccess(given, _no_secret), program, resolver), links, builder)
+        yield Yard(folder, disk, Environments(disk, builder, access, program, resolver, stranger, sdists), links, builder)
     finally:
         await builder.close()
+        await stranger.close()
         disk.close()
         resolver.close()
         shutil.rmtree(folder)

@@ -22,7 +22,7 @@ class Resolver:
     def __init__(self) -> None:
         self.resolved: list[str] = []
 
-    async def resolve(self, org: str, requirements: Requirements) -> Lock:
+    async def resolve(self, org: str, requirements: Requirements, _progress: object) -> Lock:
         self.resolved.append(org)
         if requirements.wanted[0].name == "stuck":
             await asyncio.Event().wait()

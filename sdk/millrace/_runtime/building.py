@@ -1,7 +1,8 @@
-"""Carries out one step of building an environment: `resolve`, `fetch` or `unpack`. Only ever in a child of a building zygote.
+"""Carries out one step of building an environment. Only ever in a child of a building zygote.
 
 The child's folder is the only place that it can write to. Resolving and fetching have a way to the package indexes and execute
-nothing that came from there. Unpacking has no way out, and is believed about the one wheel that it unpacked only.
+nothing that came from there. Unpacking has no way out, and is believed about the one wheel that it unpacked only. Steps of source
+distributions are in `sources`.
 """
 
 import os
@@ -10,7 +11,7 @@ import subprocess
 import tempfile
 from typing import Any
 
-from millrace._runtime import fetching, unpacking
+from millrace._runtime import fetching, sources, unpacking
 
 _SAID = 20_000
 """Characters of a program's words that are kept, its last ones: a resolver says at its end why it gave up."""
@@ -18,10 +19,14 @@ _SAID = 20_000
 _PASSED = ("PATH", "LANG", "TMPDIR", "LD_LIBRARY_PATH")
 
 
-def done(folder: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Carry a step out in a folder; answer its findings. Raises OSError, ValueError."""
+def done(folder: str, job: dict[str, Any], packages: str | None) -> dict[str, Any]:
+    """Carry a step out in a folder; answer its findings. `packages` are those that a build requires. Raises OSError, ValueError."""
     largest = job["most_bytes"]
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if job["step"] == "open":
+        return sources.opened(folder)
+    if job["step"] == "hook":
+        return sources.called(folder, job, packages)
     tempfile.tempdir = os.path.join(folder, "tmp")
     os.environ["TMPDIR"] = tempfile.tempdir
     os.makedirs(tempfile.tempdir, exist_ok=True)
@@ -35,15 +40,16 @@ def done(folder: str, job: dict[str, Any]) -> dict[str, Any]:
 
 def _resolved(folder: str, job: dict[str, Any]) -> dict[str, Any]:
     """Have `uv` write `pylock.toml`; answer its exit code and its words."""
-    for name in ("requirements.in", "constraints.txt"):
+    for name in ("requirements.in", "constraints.txt", "uv.toml"):
         with open(name, "w", encoding="utf-8") as file:
             file.write(job[name])
     command = [
         *(job["uv"], "pip", "compile", "requirements.in", "--constraint", "constraints.txt", "--output-file", "pylock.toml"),
-        *("--format", "pylock.toml", "--no-header", "--no-config", "--no-progress", "--color", "never", "--quiet"),
+        *("--format", "pylock.toml", "--no-header", "--config-file", "uv.toml", "--no-progress", "--color", "never", "--quiet"),
         *("--only-binary", ":all:", "--no-sources", "--no-python-downloads", "--python", job["python"]),
         *("--cache-dir", os.path.join(folder, "cache"), "--upgrade"),
         *(() if job["has_index"] else ("--no-index",)),
+        *(option for name in job["sdists"] for option in ("--no-binary", name)),
     ]
     # Addresses of indexes may hold passwords, and a command line is no secret.
     environment = {

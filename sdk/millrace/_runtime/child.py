@@ -118,10 +118,10 @@ def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None
             way_out = None
             where = json.loads(control.receive())
         bundle, packages = walls.close(where["bundle"], where["packages"])
-        if not walls.builds:  # what is being built is nothing to import
+        if not walls.builds:  # what is being built, and with what, is nothing to import
             sys.path.insert(0, bundle)
-        if packages is not None:
-            sys.path.append(packages)
+            if packages is not None:
+                sys.path.append(packages)
         stopping = Stopping(control, bundle)
         stopping.listen()
         rehearse()
@@ -133,7 +133,7 @@ def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None
         os._exit(0)
     except OSError as error:
         sys.exit(f"{error}")
-    _serve(control, stopping, bundle)
+    _serve(control, stopping, bundle, packages)
 
 
 def expecting(control: channel.Channel) -> Stopping:
@@ -165,7 +165,7 @@ def _limber_up() -> None:
     del sys.modules["nothing"]
 
 
-def _serve(control: channel.Channel, stopping: Stopping, bundle: str) -> None:
+def _serve(control: channel.Channel, stopping: Stopping, bundle: str, packages: str | None = None) -> None:
     out, err = cast("io.TextIOWrapper", sys.stdout), cast("io.TextIOWrapper", sys.stderr)
     stay = None
     try:
@@ -185,7 +185,7 @@ def _serve(control: channel.Channel, stopping: Stopping, bundle: str) -> None:
             job = _job(document, control)
             if stay is None and job.get("stays"):
                 stay = Stay()
-            payload = _answer(job, control, stopping, bundle)
+            payload = _answer(job, control, stopping, bundle, packages)
         except BaseException:
             payload, stay = _LAST_RESORT, None
         if os.getpid() != born:
@@ -223,7 +223,7 @@ def _parsed(document: bytes) -> Any:
     return _scan(document.decode(), 0)[0]
 
 
-def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, bundle: str) -> bytes:
+def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, bundle: str, packages: str | None = None) -> bytes:
     gc.enable()
     try:
         if job["kind"] == "probe":
@@ -231,7 +231,7 @@ def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, b
         if job["kind"] == "build":
             from millrace._runtime import building  # nothing of it is for runs, which are forked from the same process
 
-            return b'{"kind":"result","result":' + to_json(building.done(bundle, job), what="the step").encode() + b"}"
+            return b'{"kind":"result","result":' + to_json(building.done(bundle, job, packages), what="the step").encode() + b"}"
         if job["kind"] == "compile":
             done = compiling.compiled(bundle, job["paths"])
             return b'{"kind":"result","result":' + to_json(done, what="the bytecode", limit=None).encode() + b"}"

@@ -1,5 +1,6 @@
 """Unpacks one wheel, checks each of its entries, and compiles its modules; executes nothing of it."""
 
+import email.parser
 import importlib.machinery
 import importlib.util
 import marshal
@@ -30,17 +31,22 @@ class Refused(Exception):
 
 
 def unpacked(folder: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Unpack the file `wheel` into `tree`; answer the files and bytes there, and what was left out, or the problem."""
+    """Unpack the file `wheel` into `tree`; answer the files and bytes there, and what was left out, or the problem.
+
+    If asked, also `described`: the requirements, extras and Python of the wheel, by its metadata.
+    """
     found = _Unpacking(os.path.join(folder, TREE), job["most_bytes"], job["most_files"])
     try:
         with zipfile.ZipFile(os.path.join(folder, "wheel")) as wheel:
             found.unpack(wheel)
         found.compile()
+        described = _described(os.path.join(folder, TREE)) if job.get("describes") else None
     except Refused as error:
         return {"problem": str(error)}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, RuntimeError, OSError) as error:
         return {"problem": f"it cannot be unpacked: {error}"[:1000]}
-    return {"problem": None, "files": found.files, "bytes": found.bytes, "left_out": found.left_out[:100]}
+    left_out = found.left_out[:100]
+    return {"problem": None, "files": found.files, "bytes": found.bytes, "left_out": left_out, "described": described}
 
 
 class _Unpacking:
@@ -131,6 +137,21 @@ class _Unpacking:
         self.bytes += more
         if self.bytes > self._most_bytes:
             raise Refused(f"with {shown(place)} it has more than {self._most_bytes} bytes")
+
+
+def _described(tree: str) -> dict[str, Any]:
+    """Answer the metadata of a wheel that is of use for resolving. Raises `Refused`."""
+    found = [name for name in os.listdir(tree) if os.path.isfile(os.path.join(tree, name, "METADATA"))]
+    if len(found) != 1:
+        raise Refused("it has not just one METADATA")
+    with open(os.path.join(tree, found[0], "METADATA"), encoding="utf-8") as file:
+        head = email.parser.HeaderParser().parsestr(file.read(_CHUNK))
+    python = head.get("Requires-Python")
+    return {
+        "requires": head.get_all("Requires-Dist", []),
+        "extras": head.get_all("Provides-Extra", []),
+        "python": None if python is None else str(python),
+    }
 
 
 def shown(name: str) -> str:

@@ -127,9 +127,13 @@ class Isolated:
 
     leaves_nothing = True
 
-    def __init__(self, base: str, visible: list[str], code: str, *, builds: bool = False) -> None:
-        """Isolate this process, and go on in a child of it that has the new namespaces; see `root.build`. Raises OSError."""
+    def __init__(self, base: str, visible: list[str], code: str, *, builds: bool = False, output: str | None = None) -> None:
+        """Isolate this process, and go on in a child of it that has the new namespaces; see `root.build`. Raises OSError.
+
+        Where there is an `output`, children that build may write to no other file of their folder.
+        """
         self.builds = builds
+        self._writable = root.WORKSPACE if output is None else os.path.join(root.WORKSPACE, output)
         self._known = version()
         if self._known < 1:
             raise OSError("the kernel has no Landlock, or was started without it")
@@ -204,7 +208,7 @@ class Isolated:
         rules.allow("/", READ)
         rules.allow_writing(root.SCRATCH)
         if self.builds:
-            rules.allow_writing(root.WORKSPACE)
+            rules.allow_writing(self._writable)
         rules.allow_devices("/dev")
         rules.allow_connect(EGRESS_PORT)
         rules.enforce()
@@ -225,7 +229,9 @@ def raised(setting: dict[str, Any]) -> Walls:
     builds = shown is not None
     visible = root.visible(setting["package"], *(shown or ()))
     if setting["tier"] == "A":
-        return Isolated(setting["scratch"], visible, setting["code"], builds=builds)
+        return Isolated(setting["scratch"], visible, setting["code"], builds=builds, output=setting["output"])
+    if setting["output"] is not None:
+        raise OSError(f"tier {setting['tier']} has no walls for the builds of strangers")
     if setting["tier"] == "B":
         return Restricted(visible, setting["egress_port"], builds=builds)
     return Bare(builds=builds)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
 import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from services.executor.environments import lock as locks
 from services.executor.environments.access import IndexAccess
 from services.executor.environments.disk import Disk, counted, link_tree, place
 from services.executor.environments.lock import Lock, LockError, Package
-from services.executor.environments.requirements import Requirements
-from services.executor.environments.wheels import BrokenPackage, Wheels
+from services.executor.environments.requirements import Requirements, of_texts
+from services.executor.environments.sources import BrokenPackage, SourceBuilds, WheelMetadata
+from services.executor.environments.wheels import Wheels
 from services.executor.sandbox.builder import Builder, StepFailed, measured
 from shared import tasks
 from shared.egress.resolver import Resolver
@@ -31,6 +34,8 @@ AT_ONCE = 4
 MOST_BYTES = 2 << 30
 """Of one environment."""
 MOST_FILES = 150_000
+_ROUNDS = 10
+"""Times that an environment is resolved because of what has been built from its source."""
 _MOST_SIZES = 10_000
 """Environments whose size is remembered."""
 _PATIENCE = 15
@@ -61,14 +66,27 @@ class NotHad(Failed):
 
 
 class Environments:
-    """The environments of a disk. `builder` carries out all that is done with the content of packages."""
+    """The environments of a disk. `builder` carries out all that is done with the content of packages.
 
-    def __init__(self, disk: Disk, builder: Builder, access: IndexAccess, uv: Path, resolver: Resolver) -> None:
+    But for the builds of source distributions, of packages with the names `sdists`: these are carried out by `stranger`.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        builder: Builder,
+        access: IndexAccess,
+        uv: Path,
+        resolver: Resolver,
+        stranger: Builder,
+        sdists: frozenset[str] = frozenset(),
+    ) -> None:
         self._disk = disk
         self._builder = builder
         self._access = access
         self._uv = uv
-        self._wheels = Wheels(disk, builder, access, resolver)
+        self._sdists = sdists
+        self._wheels = Wheels(disk, builder, access, resolver, SourceBuilds(disk, stranger, sdists, self._required))
         self._held: Counter[Path] = Counter()
         self._sizes: dict[str, tuple[int, int]] = {}
 
@@ -106,14 +124,59 @@ class Environments:
         """Return whether an environment is in use."""
         return self._held[folder] > 0
 
-    async def resolve(self, org: str, requirements: Requirements) -> Lock:
-        """Decide which packages an environment holds. Raises `Failed`, `SandboxUnavailable`, `Unavailable`."""
+    async def resolve(self, org: str, requirements: Requirements, progress: Progress = lambda *_: None) -> Lock:
+        """Decide which packages an environment holds. Raises `Failed`, `SandboxUnavailable`, `Unavailable`.
+
+        The requirements of a source distribution are known once its wheel is built: until then it is taken to have none.
+        """
         if requirements.problems:
             raise Failed(list(requirements.problems))
         if not requirements.wanted:
             return Lock(())
-        indexes = await self._access.filled()
         folder = self._disk.resolving / hashlib.sha256(org.encode()).hexdigest()[:32]
+        known: dict[Package, WheelMetadata] = {}
+        for _ in range(_ROUNDS):
+            lock = await self._resolved(folder, requirements, known, self._sdists)
+            unknown = [one for one in lock.packages if one.is_source and one not in known]
+            if not unknown:
+                return lock
+            for number, one in enumerate(unknown):
+                progress(f"{one.name} {one.version} from its source", number, len(unknown))
+                try:
+                    _, facts = await self._wheels.tree(one)
+                except BrokenPackage as error:
+                    raise Failed([_problem(requirements, str(error), error.package)]) from error
+                known[one] = facts.described or WheelMetadata([])
+            progress("resolving", 0, 0)
+        words = f"packages that are built from their source ask for others of these in turn, more than {_ROUNDS} times"
+        raise Failed([_problem(requirements, words, one.name)])
+
+    @asynccontextmanager
+    async def _required(self, package: Package, texts: list[str]) -> AsyncIterator[Path | None]:
+        """Have the packages that the build of a source distribution requires, all of them wheels, on disk for the block.
+
+        The newest that fit, as for everybody: nothing that an organization asks for has a part in it.
+        """
+        if not texts:
+            yield None
+            return
+        folder = self._disk.resolving / f"source-{package.sha256[:32]}"
+        try:
+            requirements = of_texts(package.file, texts)
+            if requirements.problems:
+                raise Failed(list(requirements.problems))
+            lock = await self._resolved(folder, requirements, {}, frozenset())
+            place = await self.build(lock, requirements)
+        except Failed as error:
+            words = f"{package.file} cannot be built, for what its build requires: {error}"
+            raise BrokenPackage(package.name, words[:2000]) from error
+        with self.held(place):
+            yield place
+
+    async def _resolved(
+        self, folder: Path, requirements: Requirements, known: Mapping[Package, WheelMetadata], sdists: frozenset[str]
+    ) -> Lock:
+        indexes = await self._access.filled()
         async with self._disk.alone(f"resolving-{folder.name}"):
             await asyncio.to_thread(_cleared, folder)
             await self._builder.start()
@@ -125,6 +188,8 @@ class Environments:
                 "constraints.txt": "\n".join([indexes.constraints, *(one.text for one in requirements.constraints), ""]),
                 "environment": indexes.environment,
                 "has_index": indexes.default is not None,
+                "sdists": sorted(sdists),
+                "uv.toml": _settings(known, sdists),
                 "patience": _PATIENCE,
             }
             try:
@@ -158,6 +223,8 @@ class Environments:
 
         async def one(package: Package) -> Path:
             nonlocal over, size, files
+            if package.is_source and not self._wheels.is_there(package):
+                progress(f"{package.name} {package.version} from its source", over, total)
             tree, facts = await self._wheels.tree(package)
             over, size, files = over + 1, size + facts.bytes, files + facts.files
             progress(f"{package.name} {package.version}", over, total)
@@ -180,6 +247,25 @@ class Environments:
             raise Failed([_problem(requirements, str(error), error.package)]) from error
         except OSError as error:
             raise Unavailable(f"an environment cannot be built here now: {error.strerror}") from error
+
+
+def _settings(known: Mapping[Package, WheelMetadata], sdists: frozenset[str]) -> str:
+    """Return the resolver's settings, by which it executes nothing to know the requirements of a source distribution."""
+    parts: list[str] = []
+    for name in sorted(sdists):
+        parts += ["[[dependency-metadata]]", f"name = {_quoted(name)}", "requires-dist = []", ""]
+    for package, told in known.items():
+        parts += ["[[dependency-metadata]]", f"name = {_quoted(package.name)}", f"version = {_quoted(package.version)}"]
+        parts += [f"requires-dist = [{', '.join(map(_quoted, told.requires))}]"]
+        parts += [f"provides-extra = [{', '.join(map(_quoted, told.extras))}]"]
+        parts += [] if told.python is None else [f"requires-python = {_quoted(told.python)}"]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _quoted(text: str) -> str:
+    """Return a printable text as TOML has it, which is as JSON has it."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _linked(trees: list[Path], whole: Path) -> None:

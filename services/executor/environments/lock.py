@@ -39,13 +39,18 @@ class LockError(Exception):
 
 
 class Package(msgspec.Struct, frozen=True, order=True):
-    """One package: the wheel `file`, to be had at `url`, which holds no credentials."""
+    """One package: the wheel or source distribution `file`, to be had at `url`, which holds no credentials."""
 
     name: str
     version: str
     file: str
     sha256: str
     url: str
+
+    @property
+    def is_source(self) -> bool:
+        """Whether its wheel is built here."""
+        return not self.file.endswith(".whl")
 
 
 class Lock(msgspec.Struct, frozen=True):
@@ -64,12 +69,12 @@ class Lock(msgspec.Struct, frozen=True):
         """The lock as a file, `pylock.toml`: the same text for the same packages from the same place."""
         parts = ['lock-version = "1.0"', 'created-by = "millrace"', f"# {here()}", ""]
         for one in self.packages:
-            wheel = f"name = {_quoted(one.file)}, url = {_quoted(one.url)}, hashes = {{ sha256 = {_quoted(one.sha256)} }}"
+            file = f"{{ name = {_quoted(one.file)}, url = {_quoted(one.url)}, hashes = {{ sha256 = {_quoted(one.sha256)} }} }}"
             parts += [
                 "[[packages]]",
                 f"name = {_quoted(one.name)}",
                 f"version = {_quoted(one.version)}",
-                f"wheels = [{{ {wheel} }}]",
+                f"sdist = {file}" if one.is_source else f"wheels = [{file}]",
                 "",
             ]
         return "\n".join(parts)
@@ -83,7 +88,10 @@ def here() -> str:
 
 
 def read(text: str, requirements: Requirements | None = None) -> Lock:
-    """Read what a resolver wrote, or `Lock.text`, and choose the wheel of each package for this machine. Raises `LockError`."""
+    """Read what a resolver wrote, or `Lock.text`, and choose the file of each package for this machine. Raises `LockError`.
+
+    That is a wheel, or a source distribution where there is nothing else.
+    """
     if len(text) > MOST_BYTES:
         raise LockError(f"the lock has more than {MOST_BYTES} characters")
     try:
@@ -106,24 +114,31 @@ def _package(found: dict[str, Any], wanted: dict[str, tuple[str, ...]]) -> Packa
     if not _NAME.fullmatch(name) or len(version) > 200:
         raise LockError(f"the lock holds {name[:100]!r}, which is no name of a package")
     best: tuple[int, Package] | None = None
-    for wheel in found.get("wheels", []):
-        url = wheel.get("url") or f"file://{wheel['path']}"
-        file = wheel.get("name") or unquote(urlsplit(url).path.rpartition("/")[2])
-        sha256 = wheel.get("hashes", {}).get("sha256", "")
-        if not _SHA256.fullmatch(sha256):
-            raise LockError("the index gives no SHA-256 for its files, by which they would be compared", name)
-        if wanted.get(name) and sha256 not in wanted[name]:
+    sources = [found["sdist"]] if "sdist" in found and not found.get("wheels") else []
+    for file in [*found.get("wheels", []), *sources]:
+        package = _of_file(name, version, file)
+        if wanted.get(name) and package.sha256 not in wanted[name]:
             continue
-        rank = _rank(file)
+        rank = 0 if sources else _rank(package.file)
         if rank is not None and (best is None or rank < best[0]):
-            best = rank, Package(name, version, file, sha256, _without_credentials(url))
+            best = rank, package
     if best is not None:
         return best[1]
     if wanted.get(name):
-        raise LockError(f"no wheel of {name} {version} that fits this machine has one of the hashes that are asked for", name)
+        raise LockError(f"no file of {name} {version} that fits this machine has one of the hashes that are asked for", name)
     raise LockError(
-        f"{name} {version} has no wheel for this machine ({here()}), and packages are not built from their source", name
+        f"{name} {version} has no wheel for this machine ({here()}), and is none of the packages that are built from their source",
+        name,
     )
+
+
+def _of_file(name: str, version: str, found: dict[str, Any]) -> Package:
+    url = found.get("url") or f"file://{found['path']}"
+    file = found.get("name") or unquote(urlsplit(url).path.rpartition("/")[2])
+    sha256 = found.get("hashes", {}).get("sha256", "")
+    if not _SHA256.fullmatch(sha256):
+        raise LockError("the index gives no SHA-256 for its files, by which they would be compared", name)
+    return Package(name, version, file, sha256, _without_credentials(url))
 
 
 def _is_for_here(found: dict[str, Any]) -> bool:
@@ -131,6 +146,11 @@ def _is_for_here(found: dict[str, Any]) -> bool:
         return "marker" not in found or Marker(found["marker"]).evaluate({"extra": ""})
     except InvalidMarker as error:
         raise LockError("the lock has a marker that cannot be read") from error
+
+
+def fits(file: str) -> bool:
+    """Return whether a wheel of this name can be installed on this machine."""
+    return _rank(file) is not None
 
 
 def _rank(file: str) -> int | None:

@@ -78,6 +78,13 @@ def of_text(path: str, text: str, read: Callable[[str], str | None] = lambda _: 
     return reading.done(path)
 
 
+def of_texts(path: str, texts: list[str]) -> Requirements:
+    """Read requirements that a package states, each in a text; `path` is its file."""
+    reading = _Reading(lambda _: None)
+    reading.table(path, {"dependencies": texts}, "", offset=0)
+    return reading.done(path)
+
+
 def of_project(path: str, text: str) -> Requirements | None:
     """Read `[project] dependencies`; None where a file says nothing of them."""
     reading = _Reading(lambda _: None)

@@ -1,12 +1,14 @@
 """Keeps packages unpacked and compiled, each by the hash of its wheel: what one organization asked for serves every other.
 
 A wheel is had and unpacked by two children. The first reaches the index and looks at nothing; its file is compared here with the
-hash of the lock. The second reaches nothing; it is given that file, and its word is taken for this one tree and no other.
+hash of the lock. The second reaches nothing; it is given that file, and its word is taken for this one tree and no other. Between
+them is the build of a source distribution, whose wheel is kept by the hash of the distribution, for this Python and platform.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import os
 import stat
@@ -16,7 +18,8 @@ import msgspec
 
 from services.executor.environments.access import IndexAccess
 from services.executor.environments.disk import Disk, counted, place
-from services.executor.environments.lock import Package
+from services.executor.environments.lock import Package, here
+from services.executor.environments.sources import BrokenPackage, SourceBuilds, WheelMetadata, described
 from services.executor.sandbox.builder import Builder, StepFailed, discard, sealed
 from services.executor.sandbox.egress.network import Network, Record
 from shared.egress.resolver import Resolver
@@ -27,30 +30,24 @@ _PATIENCE = 30.0
 """Seconds that an index may be silent."""
 
 
-class BrokenPackage(Exception):
-    """A package that cannot be installed; the message names it and the file."""
-
-    def __init__(self, package: str, message: str) -> None:
-        self.package = package
-        super().__init__(message)
-
-
 class Facts(msgspec.Struct, frozen=True):
-    """Files and bytes of an unpacked wheel, and entries of it that have no use in an environment."""
+    """Files and bytes of an unpacked wheel, and entries that have no use in an environment; metadata of one that was built here."""
 
     files: int
     bytes: int
     left_out: list[str] = []
+    described: WheelMetadata | None = None
 
 
 class Wheels:
-    """The unpacked wheels of a disk, had by `access` and steps of `builder`."""
+    """The unpacked wheels of a disk, had by `access` and steps of `builder`; `sources` builds those of source distributions."""
 
-    def __init__(self, disk: Disk, builder: Builder, access: IndexAccess, resolver: Resolver) -> None:
+    def __init__(self, disk: Disk, builder: Builder, access: IndexAccess, resolver: Resolver, sources: SourceBuilds) -> None:
         self._disk = disk
         self._builder = builder
         self._access = access
         self._resolver = resolver
+        self._sources = sources
 
     def network(self) -> Network:
         """Return the way to the indexes, and nowhere else."""
@@ -58,14 +55,14 @@ class Wheels:
 
     def is_there(self, package: Package) -> bool:
         """Return whether a wheel is unpacked."""
-        return (self._disk.wheels / package.sha256).is_dir()
+        return (self._disk.wheels / _key(package)).is_dir()
 
     async def tree(self, package: Package) -> tuple[Path, Facts]:
         """Return the unpacked content of a wheel. Raises `BrokenPackage`, `SandboxUnavailable`, `Unavailable`."""
-        folder = self._disk.wheels / package.sha256
+        folder = self._disk.wheels / _key(package)
         facts = await asyncio.to_thread(_facts, folder)
         if facts is None:
-            async with self._disk.alone(f"wheel-{package.sha256}"):
+            async with self._disk.alone(f"wheel-{folder.name}"):
                 facts = await asyncio.to_thread(_facts, folder)
                 if facts is None:
                     facts = await self._made(package, folder)
@@ -73,15 +70,21 @@ class Wheels:
         return folder / TREE, facts
 
     async def _made(self, package: Package, folder: Path) -> Facts:
+        if package.is_source:
+            self._sources.check(package)
         try:
             with self._disk.fresh() as fetched, self._disk.fresh() as unpacked:
                 await self._fetch(package, fetched)
-                (fetched / "wheel").rename(unpacked / "wheel")
-                found = await self._builder.step(unpacked, {"step": "unpack"})
+                if package.is_source:
+                    await self._sources.build(package, fetched / "wheel", functools.partial(_taken, unpacked / "wheel"))
+                else:
+                    (fetched / "wheel").rename(unpacked / "wheel")
+                found = await self._builder.step(unpacked, {"step": "unpack", "describes": package.is_source})
                 if found["problem"] is not None:
                     raise BrokenPackage(package.name, f"{package.file}: {str(found['problem'])[:1000]}")
                 files, size = await asyncio.to_thread(sealed, unpacked / TREE)
-                facts = Facts(files, size, [str(one)[:300] for one in found["left_out"]])
+                told = described(package, found["described"]) if package.is_source else None
+                facts = Facts(files, size, [str(one)[:300] for one in found["left_out"]], told)
                 with self._disk.fresh() as whole:
                     whole.chmod(0o755)
                     (unpacked / TREE).rename(whole / TREE)
@@ -113,6 +116,19 @@ class Wheels:
         if digest != package.sha256:
             hashes = f"the hash {digest[:12]}…, not {package.sha256[:12]}…"
             raise BrokenPackage(package.name, f"the index sent another file than the lock names: {package.file} has {hashes}")
+
+
+def _key(package: Package) -> str:
+    """Return the name of a package's unpacked wheel."""
+    if not package.is_source:
+        return package.sha256
+    return hashlib.sha256(f"source {package.sha256} {here()}".encode()).hexdigest()
+
+
+async def _taken(target: Path, wheel: Path) -> None:
+    """Move a wheel that an adversary wrote, once it is a file of this process's own."""
+    await asyncio.to_thread(_digest, wheel)
+    wheel.rename(target)
 
 
 def _digest(path: Path) -> str:

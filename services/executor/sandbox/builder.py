@@ -3,6 +3,9 @@
 The walls are those of runs, with three differences. A building child may write into one folder, which is on a disk and is measured
 while it works. It sees the package indexes that lie on this machine, and the resolver's program. It reaches the hosts of the
 configured indexes and no other. No child of runs is ever forked from this zygote, and none of its children executes a package.
+
+What source distributions execute has a builder of its own: its children see nothing of indexes, reach nothing, and may write into
+one file of their folder. Elsewhere they have temporary files that the kernel bounds, and no disk to fill behind a measurer's back.
 """
 
 import asyncio
@@ -52,6 +55,8 @@ class StepLimits:
     memory: int = 2 << 30
     processes: int = 256
     cores: float = 2.0
+    scratch_mb: int = 64
+    """Of temporary files, which are memory."""
 
 
 class StepFailed(Exception):
@@ -62,8 +67,9 @@ class Builder:
     """Carries out steps behind the walls of `tier`. From one event loop.
 
     `data` is the sandbox's folder, and `work` the one below which all folders of steps are. `shown` are files and folders of this
-    machine that children may read, as far as they are there. `grouped`: whether control groups may be made. Without a tier there is
-    no sandbox, and every step raises `SandboxUnavailable`.
+    machine that children may read, as far as they are there. With an `output` they may write to that file of their folder alone,
+    which must be there. `grouped`: whether control groups may be made. Without a tier there is no sandbox, and every step raises
+    `SandboxUnavailable`.
     """
 
     def __init__(
@@ -77,11 +83,13 @@ class Builder:
         shown: Sequence[Path] = (),
         limits: StepLimits | None = None,
         grouped: bool = True,
+        output: str | None = None,
     ) -> None:
         self.limits = limits or StepLimits()
+        self.tier = tier
         self._data = data
         self._work = work
-        self._tier = tier
+        self._output = output
         self._who = None if uid is None or os.geteuid() != 0 else Identity(uid, uid)
         self._interpreter = interpreter
         self._shown = [str(path) for path in shown]
@@ -116,10 +124,13 @@ class Builder:
             ground, self._ground = self._ground, None
             await asyncio.to_thread(ground.leave)
 
-    async def step(self, folder: Path, job: dict[str, Any], network: Network | None = None) -> dict[str, Any]:
+    async def step(
+        self, folder: Path, job: dict[str, Any], network: Network | None = None, packages: Path | None = None
+    ) -> dict[str, Any]:
         """Carry a step out in a folder below `work`, which is the child's to write to meanwhile; return its findings.
 
-        The folder's content is an adversary's from then on: see `sealed`. Raises `StepFailed`, `SandboxUnavailable`.
+        `packages` is an environment below `work` that it sees. The folder's content is an adversary's from then on: see `sealed`.
+        Raises `StepFailed`, `SandboxUnavailable`.
         """
         if self._ending is not None:
             self._ending.cancel()
@@ -127,21 +138,27 @@ class Builder:
         self._at_work += 1
         try:
             await asyncio.to_thread(hand_over, folder, self._who)
-            return await self._carried_out(folder, job, network)
+            if self._output is not None:
+                await asyncio.to_thread(hand_over, folder / self._output, self._who)
+            return await self._carried_out(CodePaths(folder, packages), job, network)
         finally:
             self._at_work -= 1
             if not self._at_work:
                 self._ending = asyncio.get_running_loop().call_later(_IDLE, self._end_soon)
 
-    async def _carried_out(self, folder: Path, job: dict[str, Any], network: Network | None) -> dict[str, Any]:
+    async def _carried_out(self, place: CodePaths, job: dict[str, Any], network: Network | None) -> dict[str, Any]:
         zygote, tier = await self._parent()
+        folder = place.bundle
         assert self._ground is not None  # noqa: S101 - `_parent` has seen to it
         limits = ChildLimits(
-            memory_mb=None, open_files=1024, processes=self.limits.processes, cores=self.limits.cores, scratch_mb=64
+            memory_mb=None,
+            open_files=1024,
+            processes=self.limits.processes,
+            cores=self.limits.cores,
+            scratch_mb=self.limits.scratch_mb,
         )
         most = min(self.limits.bytes, (await asyncio.to_thread(shutil.disk_usage, folder)).free // _SHARE)
         opening = frames.encode({"kind": "build", "most_bytes": most, "most_files": self.limits.files, **job})
-        place = CodePaths(folder, None)
         groups = self._cgroups if self._cgroups is not None and self._cgroups.held else None
         child = await process.start(zygote, self._ground, self._who, limits, tier, place, groups)
         try:
@@ -149,11 +166,12 @@ class Builder:
             try:
                 ended = await Attempt(child, None, network=network).ended(opening, self.limits.seconds, None)
             finally:
+                has_starved = child.has_starved  # what it says of a process that the kernel has killed is not the reason
                 watch.cancel()
                 await asyncio.gather(watch, return_exceptions=True)
         finally:
             await child.end()
-        excess = None if watch.cancelled() else watch.result()
+        excess = self._too_much_memory if has_starved else None if watch.cancelled() else watch.result()
         if excess is not None:
             raise StepFailed(excess)
         return _findings(verdict.outcome(ended, self.limits.seconds))
@@ -164,14 +182,18 @@ class Builder:
             await asyncio.sleep(_EVERY)
             if child.has_starved or memory.measured(child.pid).memory > self.limits.memory:
                 child.starve()
-                return f"it took more than {self.limits.memory >> 20} MB of memory"
+                return self._too_much_memory
             files, size = await asyncio.to_thread(measured, folder)
             if size > most_bytes or files > self.limits.files:
                 child.kill()
                 return f"it wrote more than {most_bytes >> 20} MB or {self.limits.files} files"
 
+    @property
+    def _too_much_memory(self) -> str:
+        return f"it took more than {self.limits.memory >> 20} MB of memory"
+
     async def _parent(self) -> tuple[Zygote, Tier]:
-        if self._tier is None:
+        if self.tier is None:
             raise SandboxUnavailable("no tier of the sandbox stands on this machine")
         await self.start()
         async with self._starting:
@@ -180,8 +202,8 @@ class Builder:
                 if self._grouped and self._cgroups is None:
                     share = Share(self.limits.memory, self.limits.processes, self.limits.cores)
                     self._cgroups = await asyncio.to_thread(Cgroups, share)
-                self._zygote = await start_zygote(self._ground, self._who, self._tier, _lost, self._shown)
-            return self._zygote, self._tier
+                self._zygote = await start_zygote(self._ground, self._who, self.tier, _lost, self._shown, self._output)
+            return self._zygote, self.tier
 
     def _end_soon(self) -> None:
         task = asyncio.create_task(self._end())
@@ -201,7 +223,7 @@ class Builder:
 
 
 def hand_over(folder: Path, who: Identity | None) -> None:
-    """Make a folder the child's own."""
+    """Make a folder, or a file, the child's own."""
     folder.chmod(0o700)
     if who is not None:
         os.chown(folder, who.uid, who.gid)

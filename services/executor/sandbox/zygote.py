@@ -58,11 +58,17 @@ class Zygote(ForkServer):
 
 
 async def start(
-    where: Ground, who: Identity | None, tier: Tier, on_death: Callable[[str], None], builds: list[str] | None = None
+    where: Ground,
+    who: Identity | None,
+    tier: Tier,
+    on_death: Callable[[str], None],
+    builds: list[str] | None = None,
+    output_file: str | None = None,
 ) -> Zygote:
     """Exec a zygote of a tier and wait until it is ready. Raises `SandboxUnavailable`, with its output, if it is not.
 
-    One that `builds` environments shows these files and folders of the machine besides; see `walls.Walls.builds`.
+    One that `builds` environments shows these files and folders of the machine besides; see `walls.Walls.builds`. With an
+    `output_file` its children may write to no other file of their folder.
     """
     with contextlib.ExitStack() as undo:
         try:
@@ -71,7 +77,7 @@ async def start(
             with theirs:
                 output = ChildOutput()
                 undo.callback(output.close)
-                process = _popen(where, who, tier, theirs, output, builds)
+                process = _popen(where, who, tier, theirs, output, builds, output_file)
         except OSError as error:
             msg = f"the zygote cannot be started: {error}"
             raise SandboxUnavailable(msg) from error
@@ -93,6 +99,7 @@ def _popen(
     control: socket.socket,
     output: ChildOutput,
     builds: list[str] | None,
+    output_file: str | None,
 ) -> "subprocess.Popen[bytes]":
     setting = {
         "uid": None if who is None else who.uid,
@@ -104,6 +111,7 @@ def _popen(
         "code": str(where.code),
         "egress_port": None,
         "builds": builds,
+        "output": output_file,
     }
     return subprocess.Popen(
         [str(where.interpreter), "-I", "-S", "-B", str(where.boot), json.dumps(setting)],
