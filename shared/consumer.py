@@ -23,8 +23,10 @@ from shared.pull import deliveries_of, sequence_of
 from shared.streams import Work
 from shared.suspects import Deadly, Suspects
 
-# A handler takes one message and yields the messages that follow, each with the discriminator that makes it that one.
-Handler = Callable[[Any, Any], AsyncIterator[tuple[Message, str]]]
+# A message that follows another, with the discriminator that makes it that one, and its organization where that is another one.
+Follows = tuple[Message, str] | tuple[Message, str, str]
+# A handler takes one message and yields those that follow.
+Handler = Callable[[Any, Any], AsyncIterator[Any]]
 Handlers = Mapping[type[Message], Handler]
 
 # A bug is met again at once when a message comes back at once: these are seconds between tries.
@@ -146,8 +148,8 @@ class Consumer:
         structlog.contextvars.bind_contextvars(correlation_id=envelope.correlationid, message_id=envelope.id)
         message = open_message(envelope, self._work.messages[0])
         follows = [
-            self._bus.seal(one, org=envelope.org, cause=envelope, id=caused_id(envelope.id, one, discriminator))
-            async for one, discriminator in self._handler(message, self._deps)
+            self._bus.seal(one, org=of[0] if of else envelope.org, cause=envelope, id=caused_id(envelope.id, one, discriminator))
+            async for one, discriminator, *of in self._handler(message, self._deps)
         ]
         if len(follows) == 1:
             await self._bus.publish(follows[0])

@@ -11,11 +11,12 @@ Users of the API are refused with the path of the value that does not fit (`deco
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, overload
@@ -392,6 +393,12 @@ def at(value: Any, path: tuple[str, ...] | list[str]) -> Any:
         else:
             return None
     return value
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` with the nearest of some names, empty where none is near."""
+    found = difflib.get_close_matches(name, names, 1, 0.7)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def text_of(value: Any) -> str | None:

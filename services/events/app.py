@@ -16,8 +16,9 @@ from services.events.config import EventsSettings, read
 from services.events.floods import Floods
 from services.events.handlers import HANDLERS
 from services.events.letter_rows import LetterRows
+from services.events.mappings import organization_of, values_of, view_of
 from services.events.projections import DELIVERIES, projected
-from services.events.questions import QUESTIONS, mapping_of
+from services.events.questions import QUESTIONS
 from services.events.queued import QueuedRuns
 from services.events.redeclaring import redeclare
 from services.events.resources import DERIVED, keepers
@@ -31,6 +32,7 @@ from shared.encryption import Keyring
 from shared.errors import NotFound
 from shared.expressions.pool import Expressions, evaluating
 from shared.messages.declaration import hashed_key
+from shared.organizations import seen_by
 from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
 from shared.projection import Projection, started
@@ -55,6 +57,7 @@ class Events:
         self.letters = LetterRows(engine)
         self.resources = ResourceRows(engine)
         self.keepers: Mapping[str, Keeper[Any]]
+        self.keyring = Keyring(settings.keys)
         self.longest_chain = settings.longest_chain
         self.expressions = expressions
         self.bodies = Blobs(bus.client, "bodies")
@@ -104,7 +107,16 @@ class Events:
 
     async def mapping(self, org: str, integration: str) -> MappingView:
         """Return an integration's values for an organization. Raises NotFound naming the missing part, Unavailable."""
-        return await mapping_of(self.keepers, org, integration)
+        return view_of(org, await values_of(self.resources, org, integration))
+
+    async def organization(self, integration: str, entity: str) -> str:
+        """Return the organization that an entity of an integration stands for. Raises NotFound, Invalid, Unavailable."""
+        return await organization_of(self.resources, integration, entity)
+
+    def known(self, org: str) -> dict[str, WorkflowEntry]:
+        """Return by name the workflows that an organization sees, as far as this process has heard."""
+        found = [one for one in self.workflows_view.values() if one.org in seen_by(org)]
+        return {one.name: one for one in sorted(found, key=lambda one: one.org == org)}
 
     async def workflow(self, org: str, name: str) -> WorkflowEntry:
         """Return the organization's own workflow, else the platform's. Raises NotFound, Unavailable."""
@@ -133,9 +145,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         projections = started(
             projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
         )
-        events.keepers = keepers(
-            bus, events.resources, Keyring(settings.keys), projections["catalog"], expressions, events.adapters
-        )
+        events.keepers = keepers(bus, events.resources, events.keyring, projections["catalog"], expressions, events)
         events.followed = [projections[name] for name in DELIVERIES]
         for view in (events.sources_view, events.subscriptions_view, events.workflows_view, events.adapters_view):
             runtime.background.start(view.run(), "registry view")

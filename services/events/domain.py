@@ -1,4 +1,4 @@
-"""Decides routing: matches, inputs of runs, valid names. Pure."""
+"""Decides routing: matches, documents of events, valid names. Pure."""
 
 from __future__ import annotations
 
@@ -15,17 +15,12 @@ from shared.resources.source import SourceEntry
 from shared.resources.subscription import SubscriptionEntry
 from shared.schemas import checker_of
 from shared.streams import INLINE_BYTES
+from shared.values import at, text_of
 
 EVENT_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}\Z")
 TOPIC = "topic"
 # A run whose event starts it again would never end; an intended chain of workflows is shorter than this.
 MAX_HOPS = 32
-# Of an input mapping: bounds the work for every event.
-MOST_PARAMETERS = 100
-LARGEST_MAPPING = 64 * 1024
-LONGEST_PATH = 1000
-# A body may have 25 MiB; a workflow that wants it has it twice with room to spare.
-LARGEST_INPUT = 64 << 20
 
 
 def matches(pattern: str, type_: str) -> bool:
@@ -46,17 +41,25 @@ def checked_pattern(pattern: str) -> str:
     return pattern
 
 
+def entity_in(document: dict[str, Any], path: str | None) -> str | None:
+    """Return the text at a path such as `event.data.team_id` that says about whom an event is; None where there is none."""
+    return None if path is None else text_of(at({"event": document}, path.split(".")))
+
+
 def filter_variables(event: dict[str, Any], integration: dict[str, Any] | None) -> dict[str, Any]:
     """Return the variables of a filter. `integration` is null where the source names none."""
     return {"event": event, "integration": integration}
 
 
-def integration_document(mapping: MappingView) -> dict[str, Any]:
-    """Return the values of a source's integration for its organization, as filters and input mappings see them."""
+def integration_document(mapping: MappingView, entity: str | None = None) -> dict[str, Any]:
+    """Return the values of a source's integration for its organization, as filters and input mappings see them.
+
+    `entity` is what the event itself says about whom it is: it stands in for an entity id that no mapping has.
+    """
     return {
         "name": mapping.integration,
         "config": mapping.config,
-        "entity_id": mapping.entity_id,
+        "entity_id": entity if mapping.entity_id is None else mapping.entity_id,
         "connection": mapping.connection,
     }
 
@@ -76,69 +79,10 @@ def event_document(event: EventAccepted, data: Any, integration: dict[str, Any] 
     return document
 
 
-def mapped(mapping: dict[str, Any] | None, event: dict[str, Any], integration: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return a run's input: by default `{"event": event}`, else each parameter from its path or as the literal that it is.
-
-    A path is `event`, `event.…` or `integration.…`. Raises `Invalid` naming the parameter whose path is not there.
-    """
-    if mapping is None:
-        return {"event": event}
-    roots = {"event": event, "integration": integration}
-    return {parameter: _mapped_value(parameter, value, roots) for parameter, value in mapping.items()}
-
-
-def checked_mapping(mapping: dict[str, Any] | None) -> None:
-    """Raise `Invalid` naming the part of an input mapping that exceeds the bounds for every event."""
-    if mapping is None:
-        return
-    if len(mapping) > MOST_PARAMETERS:
-        detail = f"has {len(mapping)} parameters, and {MOST_PARAMETERS} are the most"
-        raise Invalid(f"input {detail}", errors=(Problem("input", detail),))
-    if len(msgspec.json.encode(mapping)) > LARGEST_MAPPING:
-        detail = f"is larger than {LARGEST_MAPPING // 1024} KiB of JSON"
-        raise Invalid(f"input {detail}", errors=(Problem("input", detail),))
-    for parameter, value in mapping.items():
-        if _is_path(value) and (len(value) > LONGEST_PATH or "" in value.split(".")):
-            detail = f"is no path of at most {LONGEST_PATH} characters with a name after each dot"
-            raise Invalid(f"input.{parameter} {detail}", errors=(Problem(f"input.{parameter}", detail),))
-
-
-def within_bounds(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's input. Raises `Invalid` when it is too large: each parameter may be the whole event once more."""
-    size = 0
-    for value in inputs.values() if len(inputs) > 1 else ():
-        size += len(msgspec.json.encode(value))
-        if size > LARGEST_INPUT:
-            raise Invalid(f"the input is larger than {LARGEST_INPUT >> 20} MiB of JSON")
-    return inputs
-
-
 def kind_of(value: Any) -> str:
     """Return the type of a JSON value, in CEL's words."""
     kinds = {type(None): "null", str: "string", int: "int", float: "double", list: "list", dict: "map", bool: "bool"}
     return kinds[type(value)]
-
-
-def _is_path(value: Any) -> bool:
-    return isinstance(value, str) and (value == "event" or value.startswith(("event.", "integration.")))
-
-
-def _mapped_value(parameter: str, value: Any, roots: dict[str, Any]) -> Any:
-    if not _is_path(value):
-        return value
-    root, *parts = value.split(".")
-    found: Any = roots[root]
-    if found is None:
-        detail = f"input {parameter}: the source of this event names no integration"
-        raise Invalid(detail, errors=(Problem(f"input.{parameter}", value),))
-    for part in parts:
-        if isinstance(found, dict) and part in found:
-            found = found[part]
-        elif isinstance(found, list) and part.isdecimal() and len(part) < 10 and int(part) < len(found):
-            found = found[int(part)]
-        else:
-            raise Invalid(f"input {parameter}: this {root} has no {value}", errors=(Problem(f"input.{parameter}", value),))
-    return found
 
 
 def misfit(schema: dict[str, Any], value: dict[str, Any]) -> str | None:

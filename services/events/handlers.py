@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
@@ -12,13 +13,13 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from services.events import domain
-from services.events.adapters import PARSERS, Parse, ParsedEvent, Webhook
+from services.events import domain, inputs
+from services.events.adapters import ADAPTERS, PARSERS, Parse, ParsedEvent, Webhook
 from services.events.adapters.webhook import checked_event
 from services.events.sandboxed import read_in_sandbox
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
-from shared.consumer import Handlers
+from shared.consumer import Follows, Handlers
 from shared.envelope import rfc3339
 from shared.errors import Invalid, NotFound
 from shared.expressions.pool import Expressions, Trouble
@@ -74,6 +75,9 @@ class HandlerDeps(Protocol):
 
     async def mapping(self, org: str, integration: str) -> MappingView:
         """Return an integration's values for an organization. Raises NotFound naming the missing part, Unavailable."""
+
+    async def organization(self, integration: str, entity: str) -> str:
+        """Return the organization that an entity of an integration stands for. Raises NotFound, Invalid, Unavailable."""
 
 
 class Large:
@@ -135,7 +139,7 @@ async def accepted_of(webhook: WebhookReceived, deps: HandlerDeps, *, retry: str
         )
 
 
-async def route(event: EventAccepted, deps: HandlerDeps) -> AsyncIterator[tuple[Message, str]]:
+async def route(event: EventAccepted, deps: HandlerDeps) -> AsyncIterator[Follows]:
     """Request a run for every subscription that wants the event, or report why there is none."""
     matching = domain.matching(deps.subscriptions(event.source), event.type)
     if not matching:
@@ -143,20 +147,19 @@ async def route(event: EventAccepted, deps: HandlerDeps) -> AsyncIterator[tuple[
         yield EventFiltered(**_of(event), reason=reason), "none"
         return
     async with deps.room_for(event.data_ref):
-        async for message in _matched(event, matching, deps):
+        async for message in routed_to(matching, event, deps):
             yield message
 
 
-async def _matched(
-    event: EventAccepted, matching: list[SubscriptionEntry], deps: HandlerDeps
-) -> AsyncIterator[tuple[Message, str]]:
+async def routed_to(matching: list[SubscriptionEntry], event: EventAccepted, deps: HandlerDeps) -> AsyncIterator[Follows]:
+    """Yield what becomes of an event with each of some subscriptions whose pattern fits it."""
     wanted = [subscription for subscription in matching if subscription.id not in event.skip]
     data = event.data
     if event.data_ref is not None:
         data = msgspec.json.decode(await deps.bodies.read(event.data_ref))
     try:
-        integration = await _integration(event, deps)
-    except NotFound as error:
+        org, integration = await _integration(event, data, deps)
+    except (NotFound, Invalid) as error:
         for subscription in wanted:
             yield _unroutable(event, subscription, error), subscription.id
         return
@@ -168,8 +171,12 @@ async def _matched(
         if hindrance is not None:
             yield hindrance, subscription.id
             continue
-        async for message in _routed(event, document, integration, subscription, deps, large):
-            yield message, subscription.id
+        of = subscription.org if org is None else org
+        async for message in _routed(event, document, integration, subscription, of, deps, large):
+            if isinstance(message, RunRequested):
+                yield message, subscription.id, of
+            else:
+                yield message, subscription.id
 
 
 async def _hindrance(
@@ -196,12 +203,23 @@ async def _hindrance(
     return None if passes else _filtered(event, subscription, reason, failed=False)
 
 
-async def _integration(event: EventAccepted, deps: HandlerDeps) -> dict[str, Any] | None:
-    """Return the values of the source's integration for its organization, None where it names none. Raises `NotFound`."""
+async def _integration(event: EventAccepted, data: Any, deps: HandlerDeps) -> tuple[str | None, dict[str, Any] | None]:
+    """Return the organization that an event's entity picks, and the values of its source's integration; None where there is none.
+
+    Raises `NotFound`, `Invalid`.
+    """
     source = await deps.source(event.source)
     if source is None or source.spec.integration is None:
-        return None
-    return domain.integration_document(await deps.mapping(source.org, source.spec.integration))
+        return None, None
+    adapter = ADAPTERS.get(source.spec.adapter)
+    path = source.spec.entity or (None if adapter is None else adapter.entity)
+    entity = domain.entity_in(domain.event_document(event, data), path)
+    if not source.spec.by_entity:
+        return None, domain.integration_document(await deps.mapping(source.org, source.spec.integration), entity)
+    if entity is None:
+        raise Invalid(f"this event has no {path}, which is to say whose it is")
+    org = await deps.organization(source.spec.integration, entity)
+    return org, domain.integration_document(await deps.mapping(org, source.spec.integration), entity)
 
 
 async def _routed(
@@ -209,6 +227,7 @@ async def _routed(
     document: dict[str, Any],
     integration: dict[str, Any] | None,
     subscription: SubscriptionEntry,
+    org: str,
     deps: HandlerDeps,
     large: Large,
 ) -> AsyncIterator[Message]:
@@ -216,18 +235,20 @@ async def _routed(
     try:
         # A user who retries a delivery does so once.
         if event.chain is not None and event.retried_by is None:
-            await deps.check_chain(subscription.org, event.chain, emits=False)
-        workflow = await deps.workflow(subscription.org, subscription.spec.workflow)
-        inputs = domain.within_bounds(domain.mapped(subscription.spec.input, document, integration))
-        misfit = domain.misfit(workflow.input_schema, inputs)
+            await deps.check_chain(org, event.chain, emits=False)
+        workflow = await deps.workflow(org, subscription.spec.workflow)
+        variables = domain.filter_variables(document, integration)
+        evaluate = functools.partial(_value, deps, subscription.org, variables)
+        given = inputs.within_bounds(await inputs.mapped(subscription.spec.input, document, integration, evaluate))
+        misfit = domain.misfit(workflow.input_schema, given)
         if misfit:
             raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
-        encoded = msgspec.json.encode(inputs)
+        encoded = msgspec.json.encode(given)
         large.take(len(encoded))
     except (NotFound, Invalid) as error:
         yield _unroutable(event, subscription, error)
         return
-    inline, reference = await by_reference(inputs, deps, encoded)
+    inline, reference = await by_reference(given, deps, encoded)
     yield RunRequested(
         run=run,
         workflow=workflow.name,
@@ -246,6 +267,10 @@ async def _routed(
     yield EventRouted(
         **_of(event), subscription=subscription.id, subscription_name=subscription.name, workflow=workflow.name, run=run
     )
+
+
+async def _value(deps: HandlerDeps, org: str, variables: dict[str, Any], source: str) -> Any:
+    return await deps.expressions.value(org, source, variables)
 
 
 def _filtered(event: EventAccepted, subscription: SubscriptionEntry, reason: str, *, failed: bool) -> EventFiltered:

@@ -1,18 +1,41 @@
-"""Questions in: what would become of a webhook, without anything that comes of it."""
+"""Questions in: what would become of a webhook, or of the newest events with a subscription, without anything that comes of it."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from typing import Protocol
+
 import msgspec
 
-from services.events.handlers import HandlerDeps, accepted_of, route
+from services.events import domain
+from services.events.deliveries import DeliveryDeps, begun
+from services.events.handlers import HandlerDeps, accepted_of, route, routed_to
+from services.events.retries import events_of
+from shared.consumer import Follows
 from shared.envelope import new_id
-from shared.errors import Invalid, NotFound
+from shared.errors import Invalid, NotFound, Problem
 from shared.messages import EventAccepted, EventFiltered, EventUnroutable, RunRequested, WebhookReceived
-from shared.questions.events import PreviewedEvent, PreviewedOutcome, PreviewWebhook, WebhookPreview
+from shared.owners.answering import Keepers
+from shared.questions.events import (
+    PreviewedEvent,
+    PreviewedOutcome,
+    PreviewSubscription,
+    PreviewWebhook,
+    RoutedPreview,
+    SubscriptionPreview,
+    WebhookPreview,
+)
+from shared.questions.resources import PutResource, of
+from shared.resources import KINDS
+from shared.resources.subscription import SubscriptionEntry
 
 # Events of one request that are routed for a look, and bytes of an input that is shown, of all together.
 MOST_SHOWN = 20
 MOST_INPUT = 256 * 1024
+
+
+class PreviewDeps(DeliveryDeps, Keepers, Protocol):
+    """Dependencies of previews."""
 
 
 async def preview_webhook(asked: PreviewWebhook, deps: HandlerDeps) -> WebhookPreview:
@@ -42,10 +65,80 @@ async def preview_webhook(asked: PreviewWebhook, deps: HandlerDeps) -> WebhookPr
     return WebhookPreview(events, len(accepted), None)
 
 
+async def preview_subscription(asked: PreviewSubscription, deps: PreviewDeps) -> SubscriptionPreview:
+    """Return what a subscription would do with the newest events of its source. Raises `NotFound`, `Invalid`, `Unavailable`."""
+    subscription, warnings = await _drafted(asked, deps)
+    source = subscription.refs["source"]
+    room, events = MOST_INPUT, list[RoutedPreview]()
+    for row in await deps.store.newest_deliveries(asked.org, source, asked.n):
+        first = await begun(row, deps)
+        if first is None or len(events) == asked.n:
+            continue
+        # Each may be a large one.
+        async with deps.room_for(first.id):
+            try:
+                accepted = [event async for event in events_of(first, deps, retry=None)]
+            except (Invalid, NotFound):
+                continue  # its adapter, or the settings of its source, made events of it once
+            for event in accepted[: asked.n - len(events)]:
+                outcome, room = await _outcome(subscription, event, deps, room)
+                shown = RoutedPreview(delivery=event.delivery, received_at=event.received_at, type=event.type, outcome=outcome)
+                events.append(shown)
+    routed = sum(one.outcome is not None and one.outcome.outcome == "routed" for one in events)
+    return SubscriptionPreview(source=source, events=events, routed=routed, warnings=warnings)
+
+
+async def _drafted(asked: PreviewSubscription, deps: PreviewDeps) -> tuple[SubscriptionEntry, list[Problem]]:
+    """Return a subscription as it would be put with some fields, and the warnings about it."""
+    there = await deps.resources.named("subscription", asked.org, asked.name) is not None
+    if not there and not asked.fields:
+        raise NotFound(f"there is no subscription {asked.name!r}")
+    command = of(
+        PutResource,
+        "subscription",
+        id=new_id(),
+        org=asked.org,
+        actor="preview",
+        name=asked.name,
+        fields=asked.fields,
+        patch=there,
+        dry_run=True,
+    )
+    fields = (await deps.keepers["subscription"].put(command)).fields
+    kind = KINDS["subscription"]
+    spec = kind.spec_of({name: fields[name] for name in kind.spec.__struct_fields__})
+    entry = SubscriptionEntry(
+        id=fields["id"],
+        org=fields["org"],
+        key=kind.key(fields["org"], fields["name"]),
+        name=fields["name"],
+        spec=spec,
+        refs={"source": fields["source"]},
+        created_at=fields["created_at"],
+        updated_at=fields["updated_at"],
+        version=fields["version"],
+    )
+    return entry, msgspec.convert(fields["warnings"], list[Problem])
+
+
+async def _outcome(
+    subscription: SubscriptionEntry, event: EventAccepted, deps: HandlerDeps, room: int
+) -> tuple[PreviewedOutcome | None, int]:
+    if not domain.matches(subscription.spec.event, event.type):
+        return None, room
+    found, room = await _taken(routed_to([subscription], event, deps), {subscription.id: subscription.name}, room)
+    return found[0], room
+
+
 async def _outcomes(event: EventAccepted, deps: HandlerDeps, room: int) -> tuple[list[PreviewedOutcome], int]:
-    outcomes: list[PreviewedOutcome] = []
     names = {one.id: one.name for one in deps.subscriptions(event.source)}
-    async for message, _ in route(event, deps):
+    return await _taken(route(event, deps), names, room)
+
+
+async def _taken(follows: AsyncIterator[Follows], names: dict[str, str], room: int) -> tuple[list[PreviewedOutcome], int]:
+    """Return the outcomes that messages record, with their inputs as far as there is room in bytes; and the room that is left."""
+    outcomes: list[PreviewedOutcome] = []
+    async for message, *_ in follows:
         if isinstance(message, RunRequested):
             size = len(msgspec.json.encode(message.input))
             room -= size

@@ -1,21 +1,22 @@
-"""Rules of this service's resources that no schema can state: sources, subscriptions, integrations and mappings."""
+"""Rules of sources, integrations and mappings that no schema can state, and the keepers of all resources of this service."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from services.events import domain, schemas
 from services.events.adapters import ADAPTERS, VERIFICATIONS, Adapter, custom, declared_by, verification_of
+from services.events.mappings import Values, absent, integration_of, misfits
+from services.events.subscriptions import Subscriptions, Workflows
 from shared.adapters import CustomAdapters
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.errors import Conflict, Invalid, NotFound, Problem
-from shared.expressions.pool import Expressions, Trouble
-from shared.expressions.syntax import syntax_of
+from shared.errors import Conflict, Invalid, Problem
+from shared.expressions.pool import Expressions
 from shared.organizations import PLATFORM
 from shared.owners.catalogued import catalogued
 from shared.owners.keeper import Keeper
@@ -26,13 +27,10 @@ from shared.resources import Resource
 from shared.resources.integration import Integration
 from shared.resources.mapping import Mapping as MappingSpec
 from shared.resources.source import BUILT_IN, Source
-from shared.resources.subscription import Subscription
 from shared.schemas import checker_of
 from shared.signatures import check_of, key_of
 from shared.verification import Verification
 
-# Each subscription of a source is looked at for each of its events.
-MOST_SUBSCRIPTIONS = 100
 # Subscriptions that keep a source, in a refusal.
 MOST_NAMED = 10
 
@@ -44,8 +42,9 @@ class Sources(Rules[Source]):
         self._rows = rows
         self._adapters = adapters
 
-    def secret_members(self, org: str, spec: Source) -> Collection[str]:
+    async def secret_members(self, org: str, name: str, spec: Source) -> Collection[str]:
         """Return the settings that the adapter's schema calls secret. Raises `Invalid` when there is no such adapter."""
+        del name
         return self._adapter(org, spec.adapter).view().secrets
 
     def keeps_members(self, before: Source, spec: Source) -> bool:
@@ -67,7 +66,7 @@ class Sources(Rules[Source]):
                 message = "is required" + ("" if len(row) == 1 else f", where there is no {' and no '.join(row[1:])}")
                 raise Invalid(f"settings.{row[0]} {message}", errors=(Problem(f"settings.{row[0]}", message),))
         problems = []
-        secrets = self.secret_members(draft.org, draft.spec)
+        secrets = await self.secret_members(draft.org, draft.name, draft.spec)
         for problem in checker_of(msgspec.json.encode(adapter.schema)).problems(whole, "settings"):
             hidden = any(problem.path.startswith(f"settings.{name}") for name in secrets)
             problems.append(msgspec.structs.replace(problem, message="does not fit") if hidden else problem)
@@ -78,6 +77,7 @@ class Sources(Rules[Source]):
         with contextlib.suppress(KeyError, TypeError, AttributeError):
             declare = VERIFICATIONS.get(adapter.name, adapter.verification)
             _check_keys(declared_by(declare, draft.spec.settings), draft.spec.settings, draft.secrets)
+        _check_entity(draft, adapter)
         return msgspec.structs.replace(draft.spec, adapter=adapter.name)
 
     async def check_removal(self, present: Resource[Source]) -> None:
@@ -103,41 +103,8 @@ class Sources(Rules[Source]):
         return [{"url": None if one.spec.adapter == domain.TOPIC else f"/hooks/{one.id}"} for one in found]
 
 
-class Subscriptions(Rules[Subscription]):
-    """A subscription's pattern, filter and input can be held against events; its workflow need not exist yet."""
-
-    def __init__(self, rows: ResourceRows, expressions: Expressions) -> None:
-        self._rows = rows
-        self._expressions = expressions
-
-    async def check(self, draft: Draft[Subscription]) -> Subscription:
-        """Return the spec if all events of its source can be held against it."""
-        spec = draft.spec
-        domain.checked_pattern(spec.event)
-        domain.checked_mapping(spec.input)
-        await self._check_filter(draft.org, spec.filter)
-        source = draft.refs["source"]
-        moved = draft.before is None or draft.before.refs.get("source") != source
-        if moved and await self._rows.referring("subscription", "source", source) >= MOST_SUBSCRIPTIONS:
-            detail = f"has {MOST_SUBSCRIPTIONS} subscriptions already, which is the most"
-            raise Invalid(f"source {detail}", errors=(Problem("source", detail),))
-        return spec
-
-    async def _check_filter(self, org: str, source: str | None) -> None:
-        if source is None:
-            return
-        try:
-            await self._expressions.check(org, source)
-        except Trouble as trouble:
-            raise Invalid(f"the filter is not a CEL expression: {trouble}", errors=(Problem("filter", str(trouble)),)) from trouble
-        unknown = next((name for name in syntax_of(source).variables if name not in {"event", "integration"}), None)
-        if unknown is not None:
-            message = f"there is no {unknown}: a filter sees event and integration"
-            raise Invalid(message, errors=(Problem("filter", message),))
-
-
 class Integrations(Rules[Integration]):
-    """An integration's schema is one, and asks for no secret."""
+    """An integration's schema is one, and has secrets at its top only."""
 
     async def check(self, draft: Draft[Integration]) -> Integration:
         """Return the spec if every mapping can be held against it."""
@@ -151,34 +118,52 @@ class Mappings(Rules[MappingSpec]):
     def __init__(self, rows: ResourceRows) -> None:
         self._rows = rows
 
-    async def check(self, draft: Draft[MappingSpec]) -> MappingSpec:
-        """Return the spec if its config fits. Raises `NotFound` where there is no such integration."""
-        schemas.checked_config((await self.integration(draft.org, draft.name)).spec.config_schema, draft.spec.config)
-        return draft.spec
+    async def secret_members(self, org: str, name: str, spec: MappingSpec) -> Collection[str]:
+        """Return the members that the integration's schema calls secret. Raises `NotFound` where there is no such integration."""
+        del spec
+        return schemas.secrets_of((await integration_of(self._rows, org, name)).spec.config_schema)
 
-    async def integration(self, org: str, name: str) -> Resource[Integration]:
-        """Return the integration that a name means to an organization. Raises `NotFound`."""
-        found = await self._rows.named("integration", org, name, inherited=True)
-        if found is None:
-            owners = repr(org) if org == PLATFORM else f"{org!r} or {PLATFORM!r}"
-            raise NotFound(f"there is no integration {name!r} of {owners}: put it first, or correct the name")
-        return found
+    async def check(self, draft: Draft[MappingSpec]) -> MappingSpec:
+        """Return the spec if its config, with what the platform's mapping and defaults add, fits.
+
+        The platform's own may be a part of one: each organization's adds the rest. Raises `NotFound` for a missing integration.
+        """
+        integration = await integration_of(self._rows, draft.org, draft.name)
+        schema, spec = integration.spec.config_schema, draft.spec
+        if len(msgspec.json.encode(spec.config)) + sum(map(len, draft.secrets.values())) > schemas.MAX_BYTES:
+            detail = f"is larger than {schemas.MAX_BYTES} bytes"
+            raise Invalid(f"config {detail}", errors=(Problem("config", detail),))
+        config, sealed = schemas.defaults_of(schema), {*draft.secrets, *draft.kept}
+        if integration.org != PLATFORM or draft.org != PLATFORM:
+            shared = await self._rows.of("mapping", {draft.name}, {PLATFORM}) if integration.org == PLATFORM else []
+            for one in shared:
+                config, sealed = config | one.spec.config, sealed | one.sealed.keys()
+        else:
+            schema = {keyword: value for keyword, value in schema.items() if keyword != "required"}
+        problems = misfits(schema, config | spec.config, dict.fromkeys(sealed))
+        if problems:
+            detail = f"the config does not fit: {problems[0].path}: {problems[0].message}"
+            raise Invalid(detail[:500], errors=tuple(problems))
+        return spec
 
     async def absent(self, org: str, name: str) -> str:
         """Return which is missing. Raises `NotFound` when it is the integration."""
-        await self.integration(org, name)
-        return f"there is no mapping of integration {name!r} for organization {org!r}"
+        return absent(org, (await integration_of(self._rows, org, name)).name).detail
 
     async def shown(self, found: Sequence[Resource[MappingSpec]]) -> Sequence[dict[str, Any]]:
-        """Return with each mapping its integration's provider, and how its config does not fit a schema that has changed since."""
+        """Return with each mapping its provider, the effective config, and how that does not fit the schema of today."""
         names = {one.name for one in found}
-        orgs = {one.org for one in found} | {PLATFORM}
-        seen = {(one.org, one.name): one.spec for one in await self._rows.of("integration", names, orgs)}
-        return [_mapped(one, seen.get((one.org, one.name)) or seen.get((PLATFORM, one.name))) for one in found]
+        seen = {
+            (one.org, one.name): one for one in await self._rows.of("integration", names, {one.org for one in found} | {PLATFORM})
+        }
+        shared = {one.name: one for one in await self._rows.of("mapping", names, {PLATFORM})}
+        return [
+            _mapped(one, seen.get((one.org, one.name)) or seen.get((PLATFORM, one.name)), shared.get(one.name)) for one in found
+        ]
 
     async def across(self, org: str | None, name: str, found: Sequence[Resource[MappingSpec]]) -> Sequence[Resource[MappingSpec]]:
         """Return, of all organizations' mappings of one name, those of the platform's integration. Raises `NotFound`."""
-        await self.integration(org or PLATFORM, name)
+        await integration_of(self._rows, org or PLATFORM, name)
         if org is not None:
             return found
         own = {one.org for one in await self._rows.of("integration", {name}, {one.org for one in found} - {PLATFORM})}
@@ -200,26 +185,57 @@ def verification(source: Resource[Source]) -> dict[str, Any]:
 DERIVED: dict[str, Derive] = {"source": verification}
 
 
+class Known(Workflows, Protocol):
+    """What there is in workspaces, as far as this process has heard."""
+
+    adapters: CustomAdapters
+
+
 def keepers(
-    bus: Bus, rows: ResourceRows, keyring: Keyring, catalog: Projection, expressions: Expressions, adapters: CustomAdapters
+    bus: Bus, rows: ResourceRows, keyring: Keyring, catalog: Projection, expressions: Expressions, known: Known
 ) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of this service's resources."""
     rules: dict[str, Rules[Any]] = {
-        "source": Sources(rows, adapters),
-        "subscription": Subscriptions(rows, expressions),
+        "source": Sources(rows, known.adapters),
+        "subscription": Subscriptions(rows, expressions, known),
         "integration": Integrations(),
         "mapping": Mappings(rows),
     }
     return catalogued("events", rules, bus=bus, rows=rows, keyring=keyring, catalog=catalog, derive=DERIVED)
 
 
-def _mapped(mapping: Resource[MappingSpec], integration: Integration | None) -> dict[str, Any]:
-    problems = [] if integration is None else schemas.misfits(integration.config_schema, mapping.spec.config, at="config")
+def _mapped(
+    mapping: Resource[MappingSpec], integration: Resource[Integration] | None, shared: Resource[MappingSpec] | None
+) -> dict[str, Any]:
+    if integration is None:
+        return {"integration": mapping.name, "provider": None, "effective": mapping.spec.config, "problems": []}
+    is_below = integration.org == PLATFORM and mapping.org != PLATFORM
+    values = Values(integration=integration, own=mapping, shared=shared if is_below else None)
     return {
         "integration": mapping.name,
-        "provider": None if integration is None else integration.provider,
-        "problems": msgspec.to_builtins(problems),
+        "provider": integration.spec.provider,
+        "effective": values.config,
+        "problems": msgspec.to_builtins(values.problems()),
     }
+
+
+def _check_entity(draft: Draft[Source], adapter: Adapter) -> None:
+    """Raise `Invalid` where the events of a source are to be routed by what they do not have."""
+    spec = draft.spec
+    if spec.entity is not None and (not spec.entity.startswith("event.") or "" in spec.entity.split(".")):
+        detail = "is a path that begins with event. and has a name after each dot"
+        raise Invalid(f"entity {detail}", errors=(Problem("entity", detail),))
+    if not spec.by_entity:
+        return
+    if draft.org != PLATFORM:
+        detail = f"is for sources of {PLATFORM!r}: another organization's events are its own"
+        raise Invalid(f"by_entity {detail}", errors=(Problem("by_entity", detail),))
+    if spec.integration is None:
+        detail = "is required with by_entity: its mappings say which organization an entity is"
+        raise Invalid(f"integration {detail}", errors=(Problem("integration", detail),))
+    if (spec.entity or adapter.entity) is None:
+        detail = f"is required with by_entity: the adapter {adapter.name} does not know where it stands"
+        raise Invalid(f"entity {detail}", errors=(Problem("entity", detail),))
 
 
 def _check_keys(verification: Verification, settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> None:

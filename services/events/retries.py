@@ -85,8 +85,8 @@ async def again(first: Envelope, deps: DeliveryDeps, *, retry: str, row: RowMapp
             yield left
 
 
-async def events_of(first: Envelope, deps: DeliveryDeps, *, retry: str) -> AsyncIterator[EventAccepted]:
-    """Yield the events of the message that began a delivery, with ids of their own."""
+async def events_of(first: Envelope, deps: DeliveryDeps, *, retry: str | None) -> AsyncIterator[EventAccepted]:
+    """Yield the events of the message that began a delivery; those of a retry have ids of their own."""
     if first.type == declaration_of(WebhookReceived).type:
         async for event in accepted_of(open_message(first, WebhookReceived), deps, retry=retry):
             yield event

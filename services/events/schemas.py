@@ -12,7 +12,7 @@ from shared.schemas import checker_of
 
 # As JSON: a form's content, with plenty of room. It travels in one message, and to every run that asks for it.
 MAX_BYTES = 64 * 1024
-ADVICE = "a config is no place for secrets: put them into a connection, or into the organization's secrets"
+ADVICE = "a secret is a text at the top of a config; deeper ones belong into a connection, or into the organization's secrets"
 # Below these keywords every key is a name that the author chose; below the others stands no schema.
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _VALUES = frozenset({"const", "enum", "default", "examples"})
@@ -30,12 +30,14 @@ def misfits(schema: dict[str, Any], value: Any, *, at: str) -> list[Problem]:
 def checked_config_schema(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of an integration's config if it may be one.
 
-    Raises `Invalid` for one that is no JSON Schema, refers to another document, describes no object, or asks for a secret.
+    Raises `Invalid` for one that is no JSON Schema, refers to another document, describes no object, or asks for a secret elsewhere
+    than in a text at its top.
     """
     at = "config_schema"
     try:
         too_large = len(_encoded(schema)) > MAX_BYTES
-        secrets = [Problem(path, ADVICE) for path in _secrets(schema, at)]
+        own = {f"{at}.properties.{name}" for name in secrets_of(schema)}
+        secrets = [Problem(path, ADVICE) for path in _secrets(schema, at) if path not in own]
         checked(schema, at)
     except (RecursionError, msgspec.EncodeError) as error:
         raise _refused(at, "is nested too deeply") from error
@@ -57,15 +59,22 @@ def checked(schema: dict[str, Any], at: str) -> None:
         raise _refused(f"{at}{problem.path.removeprefix('schema')}", problem.message) from error
 
 
-def checked_config(schema: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Return a mapping's config if it fits. Raises `Invalid` with a problem for each place where it does not."""
-    if len(_encoded(config)) > MAX_BYTES:
-        raise _refused("config", f"is larger than {MAX_BYTES} bytes")
-    problems = misfits(schema, config, at="config")
-    if problems:
-        detail = f"the config does not fit: {problems[0].path}: {problems[0].message}"
-        raise Invalid(detail[:500], errors=tuple(problems))
-    return config
+def secrets_of(schema: dict[str, Any]) -> tuple[str, ...]:
+    """Return the secret members of a schema's configs: texts whose schema is `writeOnly`, or of the format `password`."""
+    described = schema.get("properties")
+    named = described.items() if isinstance(described, dict) else ()
+    return tuple(name for name, one in named if isinstance(one, dict) and _is_secret(one) and one.get("type", "string") == "string")
+
+
+def defaults_of(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the members that a config has where nobody gives them; no secret has a default."""
+    described = schema.get("properties")
+    named = described.items() if isinstance(described, dict) else ()
+    return {name: one["default"] for name, one in named if isinstance(one, dict) and "default" in one and not _is_secret(one)}
+
+
+def _is_secret(schema: dict[str, Any]) -> bool:
+    return schema.get("format") == "password" or schema.get("writeOnly") is True
 
 
 def _secrets(schema: Any, at: str) -> Iterator[str]:
@@ -75,7 +84,7 @@ def _secrets(schema: Any, at: str) -> Iterator[str]:
             yield from _secrets(one, f"{at}.{number}")
     if not isinstance(schema, dict):
         return
-    if schema.get("format") == "password" or schema.get("writeOnly") is True:
+    if _is_secret(schema):
         yield at
     for keyword, value in schema.items():
         if keyword in _NAMED and isinstance(value, dict):

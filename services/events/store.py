@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import (
     ARRAY,
+    BigInteger,
     RowMapping,
     Text,
     all_,
@@ -49,6 +50,12 @@ _SELECTED = select(
     select(_RUNS).where(_R.delivery == _D.id).scalar_subquery().label("runs"),
 )
 _DELIVERY = Compiled(_SELECTED.where(_D.org == _ORG, _D.id == _ID))
+_NEWEST = Compiled(
+    select(_D.id, _D.sequence, _D.emitted)
+    .where(_D.org == _ORG, _D.source == parameter("source"))
+    .order_by(_D.received_at.desc(), _D.id.desc())
+    .limit(parameter("limit", BigInteger))
+)
 _RECEIVED_AT = Compiled(select(_D.received_at).where(_D.id == _ID))
 _CHAIN = Compiled(select(chain.c.events, chain.c.runs).where(chain.c.org == _ORG, chain.c.id == _ID))
 # One row in every case.
@@ -117,6 +124,10 @@ class EventsStore:
             statement = statement.where(tuple_(_D.received_at, _D.id) < before)
         async with transaction(self._engine) as connection:
             return list((await connection.execute(statement)).mappings().all())
+
+    async def newest_deliveries(self, org: str, source: str, limit: int) -> list[RowMapping]:
+        """Return the newest deliveries of a source."""
+        return list(await _NEWEST(org=org, source=source, limit=limit).read(self._engine))
 
     async def position(self, stream: str) -> Position:
         """Return how far the rows have come in a stream."""

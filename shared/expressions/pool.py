@@ -21,7 +21,7 @@ import structlog
 
 from shared.expressions.lane import Evaluation, Lane, Speed, refuse
 from shared.expressions.process import Died, Task, WorkerAnswer
-from shared.expressions.syntax import found, pruned, syntax_of
+from shared.expressions.syntax import found, placed, pruned, syntax_of
 from shared.expressions.worker import CHECK, EVALUATE
 from shared.health import Health
 
@@ -90,7 +90,7 @@ class Expressions:
         }
 
     async def check(self, org: str, source: str) -> None:
-        """Return when this is an expression, of a size that is evaluated. Raises `Trouble`, `Unavailable`."""
+        """Return when this is an expression, of a size that is evaluated. Raises `Trouble` with the place, `Unavailable`."""
         problem = syntax_of(source).problem
         if problem is not None:
             raise Trouble(problem)
@@ -98,7 +98,10 @@ class Expressions:
         self._refuse_harmful(asked)
         if not asked.future.done():
             self._slow.ask(asked)
-        await asked.future
+        try:
+            await asked.future
+        except Trouble as trouble:
+            raise Trouble(placed(str(trouble))) from None
 
     async def value(self, org: str, source: str, variables: dict[str, Any]) -> Any:
         """Return the values of an organization's expressions, as JSON values. Raises `Trouble`, `Unavailable`."""

@@ -54,6 +54,7 @@ _RAW_ENDS = {
     "'''": re.compile(r".*?'''", re.DOTALL),
 }
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*){0,31}\Z")
+_COMPLAINT = re.compile(r"ERROR: <input>:([0-9]+):([0-9]+): (.*)")
 # Expressions that stay looked through: each is a few small tuples.
 _KEPT = 4096
 
@@ -99,6 +100,16 @@ def syntax_of(source: str) -> Syntax:
     sees = _seen(tokens)
     variables = {name: tuple(one for one in sees[name] if one != _ALL) for name in _variables(tokens)}
     return Syntax(_problem(tokens), sees, plain, variables)
+
+
+def placed(problem: str) -> str:
+    """Return the first complaint of CEL's parser about a text as `line 1, column 16: …`; any other problem as it is."""
+    complaint = _COMPLAINT.search(problem)
+    if complaint is None:
+        return problem
+    line, column, said = complaint.groups()
+    # What it would have taken instead is a list of nearly all signs.
+    return f"line {line}, column {column}: {said.partition(' expecting {')[0]}"
 
 
 def pruned(variables: dict[str, Any], sees: Tree | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from shared.projection import Projection
 from shared.questions.declaration import Done
 from shared.questions.resources import Change, Found, ListResources, PutResource, RemoveResource, Shown
 from shared.resources.declaration import KINDS, Resource, ResourceChanged, ResourceRemoved, Spec
+from shared.values import near
 
 EVERY_ORG = "*"
 
@@ -158,6 +159,10 @@ class Catalogued(Keeper[S]):
                 refs[field] = found.id if found is not None else ""
                 spec = msgspec.structs.replace(spec, **{field: found.name if found is not None else name})
         return msgspec.structs.replace(draft, spec=spec, refs=refs, missing=frozenset(missing))
+
+    async def _missing(self, org: str, noun: str, name: str) -> str:
+        names = await self._rows.names(noun, org, inherited=KINDS[noun].inherited)
+        return await super()._missing(org, noun, name) + near(name, names)
 
     def _message(self, command: PutResource, wanted: Resource[S]) -> ResourceChanged:
         """Return the message that gives a resource its wanted state."""

@@ -113,7 +113,10 @@ class Keeper(ABC, Generic[S]):
         draft = await self._draft(command, given, before)
         spec = await self._rules.check(draft)
         if draft.missing:
-            missing = {field: f"there is no {kind.references[field]} {getattr(spec, field)!r}" for field in sorted(draft.missing)}
+            missing = {
+                field: await self._missing(draft.org, kind.references[field], getattr(spec, field))
+                for field in sorted(draft.missing)
+            }
             raise Invalid("; ".join(missing.values()), errors=tuple(Problem(*one) for one in missing.items()))
         sealed = {name: value for name, value in before.sealed.items() if name in draft.kept} if before is not None else {}
         for name, value in draft.secrets.items():
@@ -146,7 +149,7 @@ class Keeper(ABC, Generic[S]):
             kept |= before.sealed.keys() - kind.secret
         secrets = {field: value for field in kind.secret - kept if (value := getattr(spec, field)) is not None}
         spec = msgspec.structs.replace(spec, **dict.fromkeys(kind.secret, ""))
-        members = self._rules.secret_members(command.org, spec)
+        members = await self._rules.secret_members(command.org, command.name, spec)
         for field in sorted(kind.confidential - kind.secret):
             values = dict(getattr(spec, field))
             for member in members:
@@ -190,6 +193,11 @@ class Keeper(ABC, Generic[S]):
 
     async def _absent(self, asked: GetResource | PutResource | RemoveResource) -> NotFound:
         return NotFound(await self._rules.absent(asked.org, asked.name) or f"there is no {self._called(asked)}")
+
+    async def _missing(self, org: str, noun: str, name: str) -> str:
+        """Return a sentence about a resource that is referred to and is not there."""
+        del org
+        return f"there is no {noun} {name!r}"
 
     def _called(self, asked: GetResource | PutResource | RemoveResource) -> str:
         of = f" of {asked.org}" if self.kind.inherited or self.kind.is_placed else ""

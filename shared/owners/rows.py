@@ -58,8 +58,19 @@ class ResourceRows:
 
     async def across(self, noun: str, name: str, org: str | None, after: str, limit: int) -> list[Resource[Any]]:
         """Return the resources of one name, of all organizations or of one, by organization, after one."""
-        found = select(RESOURCE).where(_C.noun == noun, ~_C.removed, _C.name == name, _C.org > after)
+        found = _across(noun, name).where(_C.org > after)
         return await self._all((found if org is None else found.where(_C.org == org)).order_by(_C.org).limit(limit))
+
+    async def across_having(self, noun: str, name: str, field: str, value: str, limit: int = 10) -> list[Resource[Any]]:
+        """Return the resources of one name, of all organizations, whose spec has a text in a field, by organization."""
+        held = cast(_C.spec, JSONB)[field].astext == value
+        return await self._all(_across(noun, name).where(held).order_by(_C.org).limit(limit))
+
+    async def names(self, noun: str, org: str, *, inherited: bool = False, limit: int = 1000) -> list[str]:
+        """Return the names of the resources that an organization sees."""
+        statement = _live(noun, org, inherited=inherited).with_only_columns(_C.name).distinct().limit(limit)
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(statement)).scalars())
 
     async def of(self, noun: str, names: Collection[str], orgs: Collection[str]) -> list[Resource[Any]]:
         """Return the resources of these names of these organizations."""
@@ -95,6 +106,10 @@ class ResourceRows:
 
 def _referring(noun: str, field: str, id_: str) -> ColumnElement[bool]:
     return and_(_C.noun == noun, _C.refs.contains(cast({field: id_}, JSONB)))
+
+
+def _across(noun: str, name: str) -> Select[Any]:
+    return select(RESOURCE).where(_C.noun == noun, ~_C.removed, _C.name == name)
 
 
 def _live(noun: str, org: str, *, inherited: bool) -> Select[Any]:

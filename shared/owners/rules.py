@@ -33,9 +33,9 @@ class Draft(msgspec.Struct, Generic[S], frozen=True, kw_only=True):
 class Rules(Generic[S]):
     """The owner's rules for one kind that no schema can state. Each has a default: nothing."""
 
-    def secret_members(self, org: str, spec: S) -> Collection[str]:
-        """Return which members of the `Settings` of an organization's spec are secret. Raises `Invalid`."""
-        del org, spec
+    async def secret_members(self, org: str, name: str, spec: S) -> Collection[str]:
+        """Return which members of the `Settings` of an organization's spec are secret. Raises `Invalid`, `NotFound`."""
+        del org, name, spec
         return ()
 
     def keeps_members(self, before: S, spec: S) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from shared.errors import Problem
 from shared.questions.declaration import Command, Page, Position, Question, command, question
-from shared.values import Key, Name, Sequence
+from shared.values import Key, Name, Opaque, Sequence
 
 
 class DeliveryRun(msgspec.Struct, frozen=True):
@@ -99,7 +99,9 @@ class DeliveryList(msgspec.Struct, frozen=True):
 
 
 class MappingView(msgspec.Struct, frozen=True, kw_only=True):
-    """One organization's part in an integration. Nothing in `config` is secret; `connection` names a connection of `org`.
+    """The values of an integration for one organization. Nothing in `config` is secret; `connection` names a connection of `org`.
+
+    `sealed` holds the secret members as a JSON object, sealed for (organization, the asker's nonce, "integration").
 
     `provider` is the integration's OAuth provider. `problems` are the places where the config does not fit the integration's
     schema, which may have changed since the mapping was put.
@@ -116,6 +118,7 @@ class MappingView(msgspec.Struct, frozen=True, kw_only=True):
     created_at: str
     updated_at: str
     version: int
+    sealed: str | None = None
 
 
 class Emitted(msgspec.Struct, frozen=True):
@@ -146,6 +149,7 @@ class AdapterView(msgspec.Struct, frozen=True):
 
     `link` is the sender's own page, `event_types` are types that it documents, and `handshake` is the answer that is given to the
     sender's question whether the address takes its webhooks. `org` is the organization whose workspace has it, if one does.
+    `entity` is the path at which its events say about whom they are.
     """
 
     name: str
@@ -157,6 +161,7 @@ class AdapterView(msgspec.Struct, frozen=True):
     event_types: list[str] = []
     example: AdapterExample | None = None
     org: str | None = None
+    entity: str | None = None
 
 
 @question("events.adapters", by="gateway")
@@ -199,6 +204,36 @@ class PreviewWebhook(Question[WebhookPreview], frozen=True, kw_only=True):
     query: list[tuple[str, str]]
     headers: list[tuple[str, str]]
     body_base64: str
+
+
+class RoutedPreview(msgspec.Struct, frozen=True, kw_only=True):
+    """What a subscription would do with an event that came; `outcome` is None where its pattern does not fit the type."""
+
+    delivery: str
+    received_at: str
+    type: str
+    outcome: PreviewedOutcome | None
+
+
+class SubscriptionPreview(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest events of a subscription's source, newest first, how many of them would start a run, and warnings about it."""
+
+    source: str
+    events: list[RoutedPreview]
+    routed: int
+    warnings: list[Problem]
+
+
+@question("events.preview_subscription", by="gateway")
+class PreviewSubscription(Question[SubscriptionPreview], frozen=True, kw_only=True):
+    """A subscription, held against the newest `n` events of its source; nothing is kept or run.
+
+    `fields` stand in for those that it has; it need not exist where they are complete. Raises as putting it with them does.
+    """
+
+    name: Name
+    fields: dict[str, Any] = msgspec.field(default_factory=dict)
+    n: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
 
 
 @question("events.deliveries", by="gateway")
@@ -252,12 +287,16 @@ class DeliveriesPosition(Question[Position], frozen=True, kw_only=True):
 
 @question("events.mapping", by="executor")
 class GetMapping(Question[MappingView], frozen=True, kw_only=True):
-    """The organization's mapping of the integration that it means by a name: its own one, else the platform's.
+    """The organization's values of the integration that it means by a name: its own mapping's, and below them the platform's.
 
-    Raises NotFound, whose detail names the missing one: the integration, or this organization's mapping of it.
+    Secrets are answered for a `nonce` only; the record of that joins the run's chain by `correlation_id`.
+    Raises NotFound, whose detail names the missing one: the integration, or this organization's mapping of it; Unavailable.
     """
 
     integration: Name
+    run: Key | None = None
+    nonce: Opaque | None = None
+    correlation_id: Name | None = None
 
 
 @command("events.emit", by=("gateway", "executor"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
 from shared.errors import Problem
-from shared.resources.declaration import Merged, Spec, about, refers_to, resource
+from shared.resources.declaration import Settings, Spec, about, refers_to, resource
 from shared.values import Name
 
 EntityId = Annotated[str, msgspec.Meta(max_length=500)]
@@ -15,10 +15,15 @@ EntityId = Annotated[str, msgspec.Meta(max_length=500)]
 
 
 class MappingAdds(msgspec.Struct, frozen=True):
-    """The integration and its OAuth provider; and how the config does not fit its schema, which may have changed since."""
+    """The integration and its OAuth provider; and how the config does not fit its schema, which may have changed since.
+
+    `effective` is the config with what the platform's mapping and the schema's defaults add, as events and runs get it, but for
+    what is secret.
+    """
 
     integration: str
     provider: str | None
+    effective: dict[str, Any]
     problems: list[Problem]
 
 
@@ -32,9 +37,9 @@ class MappingAdds(msgspec.Struct, frozen=True):
     example={"entity_id": "42"},
 )
 class Mapping(Spec, frozen=True, kw_only=True):
-    """An organization's part in the integration of its name. Nothing in `config` is secret: `connection` is for that."""
+    """An organization's part in the integration of its name. Where it says nothing, the platform's mapping of that name counts."""
 
-    config: Annotated[Merged, about("As the integration's schema has it. Secrets belong into a connection.")] = msgspec.field(
+    config: Annotated[Settings, about("As the integration's schema has it, which says what of it is secret.")] = msgspec.field(
         default_factory=dict
     )
     entity_id: Annotated[EntityId, about("Who the organization is in the external system.")] | None = None

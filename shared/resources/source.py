@@ -42,7 +42,9 @@ class SourceAdds(msgspec.Struct, frozen=True):
 class Source(Spec, frozen=True, kw_only=True):
     """A webhook endpoint: an adapter and its settings, of which the adapter's schema says which are secret.
 
-    `integration` is the one whose mapping its events are routed with.
+    `integration` is the one whose mapping its events are routed with. `entity` is the path of the text in an event that says about
+    whom it is in the sender's system; a source of the platform may serve many organizations, each event going to the one whose
+    mapping has that text as its `entity_id` (`by_entity`).
     """
 
     adapter: Annotated[Name, about("What the sender is: `millrace adapters` lists them.")]
@@ -51,6 +53,11 @@ class Source(Spec, frozen=True, kw_only=True):
     )
     enabled: Annotated[bool, about("Whether it takes webhooks.")] = True
     integration: Annotated[IntegrationName, about("The integration whose mapping its events are routed with.")] | None = None
+    entity: (
+        Annotated[Name, about("Where an event says about whom it is: `event.data.team_id`. By default where the adapter knows.")]
+        | None
+    ) = None
+    by_entity: Annotated[bool, about("Whether each event's entity picks the organization that it is routed in.")] = False
 
 
 SourceEntry = Resource[Source]

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
+
+from shared.errors import Problem
 from shared.resources.declaration import Resource, Spec, about, refers_to, resource
 from shared.values import Expression, Name
+
+
+class SubscriptionAdds(msgspec.Struct, frozen=True):
+    """What its workflow, as it is now, does not have: it would leave events without a run. No reason to refuse a subscription."""
+
+    warnings: list[Problem]
 
 
 @resource(
@@ -13,14 +22,15 @@ from shared.values import Expression, Name
     plural="subscriptions",
     owner="events",
     registered=("events",),
-    columns=("name", "source_name", "event", "filter", "workflow", "enabled"),
+    columns=("name", "source_name", "event", "filter", "workflow", "enabled", "warnings"),
+    adds=SubscriptionAdds,
     example={"source": "example", "event": "push", "workflow": "example"},
 )
 class Subscription(Spec, frozen=True, kw_only=True):
     """The events of a source that start a workflow: those of a type such as `push`, `pull_request.*` or `*` that pass the filter.
 
-    `filter` is a CEL expression over `event` and `integration`; `input` gives each parameter a path such as `event.data.ref`, or a
-    literal; by default the workflow gets `{"event": event}`.
+    `filter` is a CEL expression over `event` and `integration`; `input` gives each parameter a path such as `event.data.ref`, an
+    expression `{"$cel": …}`, or a literal; by default the workflow gets `{"event": event}`.
     """
 
     source: Annotated[Name, refers_to("source", by_id=True), about("A source's name or id.")]

@@ -229,9 +229,9 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
         reason.removeprefix(f"{conf}/wrong.yaml:") for one in done if one["change"] == "failed" for reason in one["reasons"]
     )
     expected = [
-        "11: source has no field 'secret': there are adapter, enabled, integration, settings",
+        "11: source has no field 'secret': there are adapter, by_entity, enabled, entity, integration, settings",
         "17: source: there is no source 'no-such'",
-        "24: filter: Failed to parse expression",
+        "24: filter: line 1, column 1",
         "26: there is no integration 'no-such'",
         "30: name: it must be",
         "35: token: Expected `str`, got `int`",

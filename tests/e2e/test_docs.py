@@ -45,7 +45,9 @@ async def place(up: Up) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["docs/cli.md", "README.md", "docs/deliveries.md"])
+@pytest.mark.parametrize(
+    "name", ["docs/cli.md", "README.md", "docs/deliveries.md", "docs/subscriptions.md", "docs/integrations.md"]
+)
 async def test_every_command_that_is_shown_works_and_exits_as_said(place: Path, name: str) -> None:
     for module, code in _MODULE.findall((ROOT / name).read_text()):
         (place / module).write_text(code)

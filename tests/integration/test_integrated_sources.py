@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from shared.envelope import new_id
-from shared.errors import Invalid
+from shared.envelope import new_id, open_message
+from shared.errors import Invalid, NotFound
+from shared.messages import Audited
 from shared.questions.events import RetryDelivery
-from tests.support.resources import putting, removing
+from shared.questions.executor import GetRun
+from tests.integration.test_run_capabilities import stored
+from tests.support.inside import bus_of
+from tests.support.resources import putting, removing, ring, told
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -50,7 +54,10 @@ async def test_an_event_without_a_mapping_is_unroutable_until_there_is_one(place
         await map_to(outside, {"subdomain": "theirs"}, org="other", entity_id="7")
         delivery = await outside.webhook(source, {"ref": "main"})
         view = await outside.delivery(delivery, "unroutable")
-        assert view.reason == "there is no mapping of integration 'halopsa' for organization 'default'"
+        assert view.reason == (
+            "there is no mapping of integration 'halopsa' for organization 'default': put it with "
+            "PUT /api/v1/integrations/halopsa/mappings/default, or millrace integrations map halopsa --org default"
+        )
         assert view.runs == []
         await map_to(outside, {"subdomain": "ours"}, entity_id="42")
         await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery=delivery))
@@ -108,3 +115,125 @@ async def test_a_source_without_an_integration_has_none_to_offer(place: Place, d
         await outside.subscription(workflow="echo", filter="integration == null")
         [run] = (await outside.delivery(await outside.webhook(source, {}), "routed")).runs
         assert "integration" not in (await outside.run(run.id, "succeeded")).result
+
+
+SECRET = "kk-5ad1e2c7-not-to-be-seen"
+CONFIGURED = b"""
+from millrace import integrations, workflow
+
+
+@workflow
+def configured() -> dict:
+    halo = integrations.get("halopsa")
+    print("with", halo.config.get("key"))
+    return {"config": halo.config, "entity": halo.entity_id, "length": len(halo.config.get("key", ""))}
+"""
+SCHEMA = {
+    "type": "object",
+    "required": ["key", "subdomain"],
+    "properties": {
+        "key": {"type": "string", "minLength": 10, "writeOnly": True},
+        "subdomain": {"type": "string"},
+        "pages": {"type": "integer", "default": 50},
+    },
+}
+
+
+async def test_config_comes_from_the_organization_then_the_platform_then_the_schema(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.bus.ask(putting("integration", "halopsa", org="global", config_schema=SCHEMA))
+        await outside.put_file("echo.py", ECHO)
+        source = await outside.source(integration="halopsa")
+        paths = {"subdomain": "integration.config.subdomain", "entity": "integration.entity_id"}
+        await outside.subscription(
+            workflow="told", input=paths | {"literal": {"$cel": "string(integration.config.pages)"}}, filter="integration != null"
+        )
+        keyring = ring(place)
+        with pytest.raises(Invalid, match=r'config: "key" is a required property'):
+            await outside.bus.ask(putting("mapping", "halopsa", keyring, config={"subdomain": "own"}))
+        # The platform's is a part, to which each organization adds its own.
+        await told(outside.bus, putting("mapping", "halopsa", keyring, org="global", config={"key": SECRET, "pages": 7}))
+        [run] = (await outside.delivery(await outside.webhook(source, {}), "unroutable")).runs or [None]
+        assert run is None
+        shown = await told(outside.bus, putting("mapping", "halopsa", keyring, config={"subdomain": "own"}, entity_id="42"))
+        assert (shown.config, shown.effective, shown.problems) == ({"subdomain": "own"}, {"pages": 7, "subdomain": "own"}, [])
+        [run] = (await outside.delivery(await outside.webhook(source, {}), "routed")).runs
+        result = (await outside.run(run.id, "succeeded")).result
+        assert result == {"subdomain": "own", "entity": "42", "connection": None, "literal": "7"}
+
+
+async def test_a_secret_of_a_mapping_is_given_to_runs_only_and_masked(place: Place, data: Path) -> None:
+    async with river(place, data) as outside, bus_of(place, "admin") as admin:
+        keyring = ring(place)
+        await outside.bus.ask(putting("integration", "halopsa", org="global", config_schema=SCHEMA))
+        await outside.put_file("configured.py", CONFIGURED)
+        given = {"subdomain": "own", "key": SECRET}
+        with pytest.raises(Invalid) as refused:
+            await outside.bus.ask(putting("mapping", "halopsa", keyring, config=given | {"key": ""}))
+        assert refused.value.errors[0].path == "config.key"
+        shown = await told(outside.bus, putting("mapping", "halopsa", keyring, config=given))
+        assert (shown.config, shown.secrets) == ({"subdomain": "own"}, ["key"])
+        # Not given, it stays; a patch changes the rest.
+        shown = await told(outside.bus, putting("mapping", "halopsa", keyring, config={"pages": 3}, patch=True))
+        assert (shown.config, shown.secrets) == ({"subdomain": "own", "pages": 3}, ["key"])
+        run = await outside.run(await outside.request("configured"), "succeeded")
+        assert run.result == {"config": {"subdomain": "own", "pages": 3, "key": "***"}, "entity": None, "length": len(SECRET)}
+        said = []
+        for stream in ("CATALOG", "RUNS", "LINES", "AUDIT"):
+            count = (await admin.client.jetstream().stream_info(stream)).state.messages
+            said += await stored(admin, stream, count)
+        assert not [one for one in said if SECRET in repr(one) + bytes(one.data).decode()]
+        [audited] = [open_message(one, Audited) for one in said if one.type == "audit.given"]
+        assert (audited.category, audited.target, audited.outcome, audited.actor) == (
+            "integration",
+            "halopsa",
+            "ok",
+            f"run:{run.id}",
+        )
+        assert audited.detail["members"] == ["key"]
+        # Another mapping of it that is put anew without the secret keeps it; null forgets it, which the schema does not allow here.
+        with pytest.raises(Invalid, match="required"):
+            await outside.bus.ask(putting("mapping", "halopsa", keyring, config={"subdomain": "own", "key": None}))
+
+
+async def test_one_source_serves_many_organizations_by_the_entity_of_each_event(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await define(outside)
+        keyring = ring(place)
+        source = {"adapter": "github", "settings": {"secret": "s3cret"}, "integration": "halopsa", "by_entity": True}
+        for wrong, org, field in (
+            ({"integration": None}, "global", "integration"),
+            ({}, "default", "by_entity"),
+            ({"entity": "data.x"}, "global", "entity"),
+        ):
+            with pytest.raises(Invalid) as refused:
+                await outside.bus.ask(putting("source", "shared", keyring, org=org, **(source | wrong)))
+            assert refused.value.errors[0].path == field
+        shared = await told(outside.bus, putting("source", "shared", keyring, org="global", **source))
+        await outside.bus.ask(putting("subscription", "all", org="global", source="shared", event="push", workflow="echo"))
+        await outside.put_file("echo.py", ECHO, org="global")
+        for org, entity in (("acme", "41"), ("beta", "42"), ("gamma", "43"), ("delta", "43")):
+            await map_to(outside, {"subdomain": org}, org=org, entity_id=entity)
+        for org, entity in (("acme", 41), ("beta", 42)):
+            id_ = await outside.webhook(shared, {"installation": {"id": entity}}, org="global")
+            [run] = (await outside.delivery(id_, "routed", org="global")).runs
+            view = await outside.run(run.id, "succeeded", org=org)
+            assert (view.org, view.result["integration"]) == (org, {"name": "halopsa", "entity_id": str(entity)})
+            with pytest.raises(NotFound):
+                await outside.bus.ask(GetRun(org="global", id=run.id))
+        for body, said in (
+            (
+                {"installation": {"id": 44}},
+                "no organization's mapping of integration 'halopsa' has the entity_id '44': put it into one",
+            ),
+            ({"installation": {"id": 43}}, "2 organizations have the entity_id '43' in integration 'halopsa': delta, gamma"),
+            ({}, "this event has no event.data.installation.id, which is to say whose it is"),
+        ):
+            view = await outside.delivery(await outside.webhook(shared, body, org="global"), "unroutable", org="global")
+            assert view.reason is not None
+            assert view.reason.startswith(said)
+        # An organization's own integration of the name is another one.
+        await outside.bus.ask(putting("integration", "halopsa", org="delta", config_schema={"type": "object"}))
+        id_ = await outside.webhook(shared, {"installation": {"id": 43}}, org="global")
+        [run] = (await outside.delivery(id_, "routed", org="global")).runs
+        assert (await outside.run(run.id, "succeeded", org="gamma")).result["integration"]["entity_id"] == "43"

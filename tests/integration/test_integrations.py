@@ -183,6 +183,6 @@ async def test_a_page_takes_few_statements_however_much_is_on_it(place: Place) -
             found = await rows.across("mapping", "halo-00", None, "", 20)
             shown = await Mappings(rows).shown(await Mappings(rows).across(None, "halo-00", found))
             assert len(shown) == 20
-        assert len(statements) == 4
+        assert len(statements) == 5
     finally:
         await engine.dispose()

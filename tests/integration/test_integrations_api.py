@@ -19,6 +19,10 @@ from tests.support.servers import Place
 ROUTES = [*endpoints_of(KINDS["integration"]), *endpoints_of(KINDS["mapping"])]
 SCHEMA = {"type": "object", "properties": {"subdomain": {"type": "string"}}, "required": ["subdomain"]}
 MAPPING = "/integrations/halopsa/mappings/default"
+ABSENT = (
+    "there is no mapping of integration 'halopsa' for organization 'default': put it with "
+    "PUT /api/v1/integrations/halopsa/mappings/default, or millrace integrations map halopsa --org default"
+)
 
 
 class Api:
@@ -81,16 +85,17 @@ async def test_a_schema_is_refused_where_it_is_wrong_and_secrets_are_sent_elsewh
             ({"type": "object", "properties": {"a": {"pattern": "(?=a"}}}, "config_schema.properties.a.pattern"),
             ({"type": "object", "$ref": "http://127.0.0.1:9/schema.json"}, "config_schema.$ref"),
             ({"type": "object", "$ref": "file:///etc/passwd"}, "config_schema.$ref"),
-            ({"type": "object", "properties": {"a": {"format": "password"}}}, "config_schema.properties.a"),
+            ({"type": "object", "properties": {"a": {"type": "object", "writeOnly": True}}}, "config_schema.properties.a"),
+            ({"type": "object", "properties": {"a": {"items": {"format": "password"}}}}, "config_schema.properties.a.items"),
             ({"type": "object", "$defs": {"t": {"writeOnly": True}}}, "config_schema.$defs.t"),
             ({"type": "object", "title": "a\0"}, "config_schema.title"),
         ):
             status, answer = await call("PUT", "/integrations/bad", {"config_schema": schema})
             assert (status, [one["path"] for one in answer["errors"]]) == (422, [path])
         status, answer = await call(
-            "PUT", "/integrations/bad", {"config_schema": {"type": "object", "properties": {"key": {"writeOnly": True}}}}
+            "PUT", "/integrations/bad", {"config_schema": {"type": "object", "$defs": {"key": {"writeOnly": True}}}}
         )
-        assert "put them into a connection" in answer["errors"][0]["message"]
+        assert "belong into a connection" in answer["errors"][0]["message"]
         # A property may be called as a keyword is, and a value is no schema.
         fine = {
             "type": "object",
@@ -111,7 +116,7 @@ async def test_a_mapping_is_put_patched_listed_and_removed(place: Place) -> None
         assert (await call("PUT", MAPPING, {"config": {}}))[0] == 404
         await call("PUT", "/integrations/halopsa?org=global", {"config_schema": SCHEMA})
         status, answer = await call("GET", MAPPING)
-        assert (status, answer["detail"]) == (404, "there is no mapping of integration 'halopsa' for organization 'default'")
+        assert (status, answer["detail"]) == (404, ABSENT)
         status, answer = await call("PUT", MAPPING, {"config": {"subdomain": 5}})
         assert (status, answer["errors"]) == (422, [{"path": "config.subdomain", "message": '5 is not of type "string"'}])
         given = {"config": {"subdomain": "acme", "x": 1}, "entity_id": "42", "connection": "halo-main"}

@@ -45,13 +45,13 @@ class Outside:
         self.bus = bus
         self._keyring = ring(place)
 
-    async def put_file(self, path: str, content: bytes) -> FileView:
+    async def put_file(self, path: str, content: bytes, org: str = "default") -> FileView:
         async def parts() -> AsyncIterator[bytes]:
             yield content
 
         blob = await Blobs(self.bus.client, "workspace").put(parts())
         view: FileView = await self.bus.ask(
-            PutFile(id=new_id(), org="default", actor="test", path=path, sha256=blob.sha256, size=blob.size)
+            PutFile(id=new_id(), org=org, actor="test", path=path, sha256=blob.sha256, size=blob.size)
         )
         return view
 
@@ -73,6 +73,7 @@ class Outside:
         *,
         delivery: str | None = None,
         said: str | None = None,
+        org: str = "default",
     ) -> str:
         """Say that a webhook was received; `delivery` is the sender's id for it, `said` the id of the message."""
         id_, delivery = delivery, delivery or new_id()
@@ -87,13 +88,13 @@ class Outside:
             headers=[("x-github-event", event), ("content-type", "application/json")],
             body_base64=base64.b64encode(msgspec.json.encode(body)).decode(),
         )
-        await self.bus.publish(self.bus.seal(received, org="default", id=said or delivery))
+        await self.bus.publish(self.bus.seal(received, org=org, id=said or delivery))
         return delivery
 
-    async def delivery(self, id_: str, *statuses: str, **fields: Any) -> DeliveryView:
+    async def delivery(self, id_: str, *statuses: str, org: str = "default", **fields: Any) -> DeliveryView:
         async def settled() -> DeliveryView | None:
             try:
-                view: DeliveryView = await self.bus.ask(GetDelivery(org="default", id=id_))
+                view: DeliveryView = await self.bus.ask(GetDelivery(org=org, id=id_))
             except NotFound:
                 return None
             ended = all(getattr(view, name) == value for name, value in fields.items())
@@ -138,9 +139,9 @@ class Outside:
         """Return the types of a run's messages, in order."""
         return [stored.envelope.type async for stored in aggregate.history(self.bus.client, "run", run)]
 
-    async def run(self, id_: str, *statuses: str) -> RunView:
+    async def run(self, id_: str, *statuses: str, org: str = "default") -> RunView:
         async def settled() -> RunView | None:
-            view: RunView = await self.bus.ask(GetRun(org="default", id=id_))
+            view: RunView = await self.bus.ask(GetRun(org=org, id=id_))
             return view if view.status in statuses else None
 
         found = await eventually(settled, within=30)

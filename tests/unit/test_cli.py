@@ -260,6 +260,7 @@ def test_no_option_of_any_command_takes_a_key_or_a_secret_itself() -> None:
         ("run", "--key", None),
         ("run", "--concurrency-key", None),
         ("put", "--secret", "NAME[=FILE]"),
+        ("map", "--secret", "NAME[=FILE]"),
         ("put", "--token-file", "FILE"),
         ("patch", "--secret", "NAME[=FILE]"),
         ("patch", "--token-file", "FILE"),

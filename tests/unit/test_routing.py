@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from services.events import domain, schemas
+from services.events import domain, inputs, schemas
 from services.events.adapters import DESCRIPTIONS, PARSERS, VERIFICATIONS
 from shared.errors import Invalid, MillraceError, NotFound, Problem, TooLarge
+from shared.expressions.pool import Trouble
 from shared.messages import EventAccepted
 from shared.questions.events import EmitEvent, MappingView
 from shared.resources.source import Source, SourceEntry
@@ -32,6 +34,19 @@ INTEGRATION = domain.integration_document(
         version=1,
     )
 )
+
+
+def mapped(mapping: Any, event: dict[str, Any], integration: Any = None, **values: Any) -> dict[str, Any]:
+    """Map an input; expressions have these values, and no others have any."""
+
+    async def evaluate(source: str) -> Any:
+        if source not in values:
+            raise Trouble(f"no value of {source}")
+        return values[source]
+
+    return asyncio.run(inputs.mapped(mapping, event, integration, evaluate))
+
+
 WITH = domain.event_document(EVENT, EVENT.data, INTEGRATION)
 WITHOUT = domain.event_document(EVENT, EVENT.data)
 
@@ -39,7 +54,7 @@ WITHOUT = domain.event_document(EVENT, EVENT.data)
 def test_an_event_tells_of_its_integration_who_it_is_and_nothing_of_its_config() -> None:
     assert WITH == WITHOUT | {"integration": {"name": "halopsa", "entity_id": "42"}}
     assert "integration" not in WITHOUT
-    assert domain.mapped(None, WITH, INTEGRATION) == {"event": WITH}
+    assert mapped(None, WITH, INTEGRATION) == {"event": WITH}
 
 
 @pytest.mark.parametrize(
@@ -58,7 +73,7 @@ def test_an_event_tells_of_its_integration_who_it_is_and_nothing_of_its_config()
     ],
 )
 def test_an_input_comes_from_its_path_or_is_the_literal_that_it_is(path: Any, value: Any) -> None:
-    assert domain.mapped({"a": path}, WITH, INTEGRATION) == {"a": value}
+    assert mapped({"a": path}, WITH, INTEGRATION) == {"a": value}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +87,7 @@ def test_an_input_comes_from_its_path_or_is_the_literal_that_it_is(path: Any, va
 )
 def test_a_path_that_leads_nowhere_names_its_parameter(path: str, integration: Any, said: str) -> None:
     with pytest.raises(Invalid, match=said) as refused:
-        domain.mapped({"a": path}, WITH, integration)
+        mapped({"a": path}, WITH, integration)
     assert refused.value.errors == (Problem("input.a", path),)
 
 
@@ -88,21 +103,74 @@ def test_a_path_that_leads_nowhere_names_its_parameter(path: str, integration: A
 )
 def test_an_input_mapping_has_bounds(mapping: dict[str, Any], path: str) -> None:
     with pytest.raises(Invalid) as refused:
-        domain.checked_mapping(mapping)
+        inputs.parameters_of(mapping)
     assert refused.value.errors[0].path == path
-    domain.checked_mapping({"a": "event.data.x", "b": "events", "c": [1] * 100})
+    inputs.parameters_of({"a": "event.data.x", "b": "events", "c": [1] * 100})
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ({"$path": "event.data.ref"}, "main"),
+        ({"$path": "event.data.none", "$default": 7}, 7),
+        ({"$path": "event.data.none", "$default": None}, None),
+        ({"$path": "event.data.ref", "$default": 7}, "main"),
+        ({"$cel": "size"}, 4),
+        ({"$cel": "none", "$default": {"a": 1}}, {"a": 1}),
+        ({"$value": "event.data.ref"}, "event.data.ref"),
+        ({"$value": {"$path": "event"}}, {"$path": "event"}),
+        ({"$env": "HOME"}, {"$env": "HOME"}),
+    ],
+)
+def test_an_input_is_a_path_an_expression_or_a_literal_with_a_default(given: dict[str, Any], value: Any) -> None:
+    assert mapped({"a": given, "b": 1}, WITH, INTEGRATION, size=4) == {"a": value, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "path"),
+    [
+        ({"$path": "event.data.ref", "$cel": "1"}, "input.a"),
+        ({"$path": "event.data.ref", "default": 1}, "input.a"),
+        ({"$default": 1}, "input.a"),
+        ({"$value": 1, "$default": 2}, "input.a"),
+        ({"$path": "data.ref"}, "input.a.$path"),
+        ({"$path": 5}, "input.a.$path"),
+        ({"$path": "event..ref"}, "input.a.$path"),
+        ({"$cel": None}, "input.a.$cel"),
+    ],
+)
+def test_an_input_of_no_form_names_its_place(given: dict[str, Any], path: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        inputs.parameters_of({"a": given})
+    assert refused.value.errors[0].path == path
+
+
+def test_an_expression_without_a_value_names_its_parameter() -> None:
+    with pytest.raises(Invalid, match="input a: the expression has no value: no value of x") as refused:
+        mapped({"a": {"$cel": "x"}}, WITH)
+    assert refused.value.errors[0].path == "input.a"
+    with pytest.raises(Invalid, match="more than 20 expressions"):
+        inputs.parameters_of({f"p{n}": {"$cel": "1"} for n in range(21)})
+
+
+@pytest.mark.parametrize(
+    ("path", "entity"),
+    [("event.data.ref", "main"), ("event.type", "push"), ("event.data", None), ("event.data.none", None), (None, None)],
+)
+def test_an_entity_is_a_text_in_the_event(path: str | None, entity: str | None) -> None:
+    assert domain.entity_in(WITHOUT, path) == entity
 
 
 def test_a_number_in_a_path_may_be_of_any_length() -> None:
     with pytest.raises(Invalid):
-        domain.mapped({"a": "event.data.l." + "9" * 5000}, {"data": {"l": [1]}})
+        mapped({"a": "event.data.l." + "9" * 5000}, {"data": {"l": [1]}})
 
 
 def test_an_event_over_and_over_is_no_input() -> None:
     event = {"data": "x" * (1 << 20)}
-    domain.within_bounds(domain.mapped({f"p{n}": "event" for n in range(50)}, event))
+    inputs.within_bounds(mapped({f"p{n}": "event" for n in range(50)}, event))
     with pytest.raises(Invalid, match="larger than 64 MiB"):
-        domain.within_bounds(domain.mapped({f"p{n}": "event" for n in range(70)}, event))
+        inputs.within_bounds(mapped({f"p{n}": "event" for n in range(70)}, event))
 
 
 # -- topics -----------------------------------------------------------------------------------------------------------
@@ -163,7 +231,11 @@ def nested(depth: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("schema", "path"),
     [
-        ({"type": "object", "properties": {"a": {"format": "password"}}}, "config_schema.properties.a"),
+        ({"type": "object", "properties": {"a": {"type": "array", "format": "password"}}}, "config_schema.properties.a"),
+        (
+            {"type": "object", "properties": {"a": {"properties": {"b": {"writeOnly": True}}}}},
+            "config_schema.properties.a.properties.b",
+        ),
         ({"type": "object", "allOf": [{}, {"items": {"writeOnly": True}}]}, "config_schema.allOf.1.items"),
         ({"type": "object", "$defs": {"format": {"writeOnly": True}}}, "config_schema.$defs.format"),
         ({"type": "object", "additionalProperties": {"format": "password"}}, "config_schema.additionalProperties"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millrace._schema import DECIMAL, TIME
-from services.events import domain
+from services.events import domain, inputs
 from services.gateway.workflows import WorkflowLookup
 from shared import schemas
 from shared.errors import Invalid
@@ -128,7 +128,7 @@ def test_a_usual_pattern_is_taken_beside_a_long_text(pattern: str) -> None:
 @pytest.mark.parametrize("pattern", [TIME, DECIMAL])
 def test_the_patterns_of_the_sdk_are_taken_beside_the_largest_input(pattern: str) -> None:
     made = checker({"properties": {"one": {"anyOf": [{"pattern": pattern}, {"const": "x"}]}}})
-    assert made.problems({"one": "x", "body": "a" * (domain.LARGEST_INPUT // 2)}, "it") == []
+    assert made.problems({"one": "x", "body": "a" * (inputs.LARGEST_INPUT // 2)}, "it") == []
 
 
 @pytest.mark.parametrize("schema", [True, False, {}, {"$id": "https://example.com/a", "$ref": "#/$defs/a", "$defs": {"a": {}}}])

@@ -164,12 +164,12 @@ class _Set:
             return ended("failed", f"{one.where}: was not asked for")
         query = {"applied_as": self._called, "dry_run": "true" if self._dry_run else None}
         try:
-            _, change = api.change("PUT", *one.kind.place(name, org), query=query, body=one.fields, org=org)
+            shown, change = api.change("PUT", *one.kind.place(name, org), query=query, body=one.fields, org=org)
         except Refused as refused:
             self._has_answered = True
             if not (self._dry_run and self._would_pass(one, refused)):
                 return ended("failed", *(f"{one.at(path)}: {path + ': ' if path else ''}{said}" for path, said in refused.problems))
-            change = "created"
+            shown, change = {}, "created"
         except Unreachable as error:
             if not self._has_answered:
                 raise
@@ -178,7 +178,9 @@ class _Set:
         self._has_answered = True
         if change == "created":
             self._made.add(one.key)
-        return ended(change)
+        # What is as it was has been warned about before.
+        warned = shown.get("warnings", ()) if change != "none" else ()
+        return ended(change, *(f"{one.at(problem['path'])}: warning: {problem['message']}" for problem in warned))
 
     def pruned(self) -> Iterator[Outcome]:
         """Remove what this set had made and no longer names, in the organizations that it names: what refers to others first."""
@@ -222,7 +224,7 @@ def _printed(session: Session, outcomes: Iterable[Outcome]) -> list[Outcome]:
             of = "" if one.org == org_of(session) else f" of {one.org}"
             show.said(show.plain(f"{one.change} {one.kind} {one.name}{of}"), level)
         for reason in one.reasons:
-            show.aside(show.plain(" ".join(reason.split())), level)
+            show.aside(show.plain(" ".join(reason.split())), level if one.change == "failed" else "warning")
     return found
 
 

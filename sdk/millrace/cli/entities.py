@@ -24,6 +24,15 @@ _SCHEMAS: dict[tuple[str, str], Callable[[Session, str, dict[str, Any]], dict[st
     ("source", "settings"): lambda session, name, body: _adapter(session, name, body)["settings_schema"],
     ("mapping", "config"): lambda session, name, _body: session.api.get("/integrations", name)["config_schema"],
 }
+# And which of them are secret.
+_SECRETS: dict[str, Callable[[Session, str, dict[str, Any], dict[str, Any]], list[str]]] = {
+    "source": lambda session, name, body, _schema: _adapter(session, name, body)["secrets"],
+    "mapping": lambda _session, _name, _body, schema: [
+        name
+        for name, one in schema.get("properties", {}).items()
+        if isinstance(one, dict) and (one.get("writeOnly") or one.get("format") == "password")
+    ],
+}
 
 
 def _group(kind: Kind) -> click.Group:
@@ -84,6 +93,8 @@ def _change(kind: Kind, verb: str, called: str | None = None) -> click.Command:
         query = {"dry_run": "true" if dry_run else None}
         answer = session.api.call(verb.upper(), *kind.place(name, org_of(session)), query=query, body=made)
         show.entity(answer, is_json=session.is_json)
+        for problem in answer.get("warnings") or ():
+            show.aside(show.plain(f"warning: {problem['path']}: {problem['message']}"), "warning")
 
     general, change_it.params = change_it.params, []
     for field in kind.fields:
@@ -92,6 +103,45 @@ def _change(kind: Kind, verb: str, called: str | None = None) -> click.Command:
     WHOLE(change_it)
     change_it.params = [general[0], *change_it.params, *general[1:]]
     return change_it
+
+
+def _preview(kind: Kind) -> click.Command:
+    @click.command("preview", help=f"Say what {kind.one} would do with the newest events of its source; nothing is kept or run.")
+    @NAME
+    @click.option("-n", "number", type=click.IntRange(1, 100), default=20, help="How many events.")
+    @asks
+    def preview_it(session: Session, name: str, *, number: int, body: str | None = None, **given: Any) -> None:
+        made = {} if body is None else an_object(body, "--body")
+        for field in kind.fields:
+            _take(session, kind, name, field, made, given, wanted=False)
+        found = session.api.call("POST", f"/{kind.plural}", name, "preview", query={"n": str(number)}, body=made)
+        if session.is_json:
+            show.document(found)
+            return
+        rows = [event | (event["outcome"] or {"outcome": "another type"}) for event in found["events"]]
+        columns = [
+            show.field("delivery"),
+            show.moment("received_at"),
+            show.field("type"),
+            show.field("outcome"),
+            show.field("reason"),
+        ]
+        show.listing({"items": rows, "next_cursor": None}, [*columns, ("input", _input)], is_json=False)
+        show.said(f"{found['routed']} of {show.counted(len(rows), 'event')} would start a run")
+        for problem in found["warnings"]:
+            show.aside(show.plain(f"warning: {problem['path']}: {problem['message']}"), "warning")
+
+    general, preview_it.params = preview_it.params, []
+    for field in kind.fields:
+        for option in _options(field, "patch"):
+            option(preview_it)
+    WHOLE(preview_it)
+    preview_it.params = [*general[:2], *preview_it.params, *general[2:]]
+    return preview_it
+
+
+def _input(row: dict[str, Any]) -> str | None:
+    return None if row.get("input") is None else show.compact(row["input"])[:200]
 
 
 def _options(field: Field, verb: str) -> list[Callable[[Any], Any]]:
@@ -157,9 +207,10 @@ def _value(field: Field, given: Any) -> Any:
 
 def _members(session: Session, kind: Kind, name: str, field: Field, made: dict[str, Any], chosen: Sequence[str]) -> dict[str, Any]:
     """Return members that are given one by one, as the schema that they have takes them; a secret one is refused."""
-    schema = _SCHEMAS.get((kind.noun, field.name))
-    found = pairs(chosen, {} if schema is None else schema(session, name, made), "--set")
-    secrets = _adapter(session, name, made)["secrets"] if field.has_secrets else []
+    known = _SCHEMAS.get((kind.noun, field.name))
+    schema = {} if known is None else known(session, name, made)
+    found = pairs(chosen, schema, "--set")
+    secrets = _SECRETS[kind.noun](session, name, made, schema) if field.has_secrets else []
     if open_ones := sorted(found.keys() & set(secrets)):
         raise click.UsageError(f"{open_ones[0]} is a secret, and others can see a command line: use --secret {open_ones[0]}=FILE.")
     return found
@@ -179,8 +230,8 @@ def _adapter(session: Session, source: str, body: dict[str, Any]) -> dict[str, A
 def _column(name: str) -> show.Column:
     if name.endswith("_at"):
         return show.moment(name)
-    if name == "problems":
-        return name, lambda row: "; ".join(f"{one['path']}: {one['message']}" for one in row["problems"])
+    if name in {"problems", "warnings"}:
+        return name, lambda row: "; ".join(f"{one['path']}: {one['message']}" for one in row[name])
     if name == "value":
         return name, lambda row: show.compact(row["value"])
     return name.removesuffix("_name"), lambda row: row.get(name)
@@ -215,6 +266,7 @@ def emit_event(session: Session, name: str, type_: str, data: str | None) -> Non
 
 
 GROUPS["source"].add_command(test_source)
+GROUPS["subscription"].add_command(_preview(kinds()["subscription"]))
 workflows = click.Group("workflows", help="What can be run.")
 
 

@@ -70,7 +70,8 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     `secrets` and `settings` are the schemas of a source's settings; `required` are those without which a source is refused, and of
     each row in `one_of` there has to be at least one. `secret` gets a `previous_secret` beside it. `verification` declares for any
     settings, also none, how the gateway verifies; it raises ValueError, or `Invalid` with a path, for those that make nothing. A
-    topic has no `parse`: it has no sender. `org` is the organization whose workspace has it; None: Millrace has it.
+    topic has no `parse`: it has no sender. `org` is the organization whose workspace has it; None: Millrace has it. `entity` is the
+    path of the text in an event that says about which of the sender's customers it is.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     event_types: tuple[str, ...] = ()
     sample: Sample | None = None
     org: str | None = None
+    entity: str | None = None
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -113,6 +115,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
             event_types=[*self.event_types],
             example=self._example(),
             org=self.org,
+            entity=self.entity,
         )
 
     def _example(self) -> AdapterExample | None:

@@ -42,6 +42,7 @@ ADAPTER = Adapter(
         schemes=(SCHEME,), content_types=("application/json", FORM), redacted=(Place(header="x-hub-signature"),)
     ),
     parse=parse,
+    entity="event.data.installation.id",
     event_types=(
         "check_run.completed", "create", "delete", "deployment_status.created", "issue_comment.created", "issues.opened",
         "pull_request.closed", "pull_request.opened", "pull_request.synchronize", "pull_request_review.submitted", "push",

@@ -34,6 +34,7 @@ ADAPTER = Adapter(
         schemes=(V3, _digest("v1", "{secret}{body}"), _digest("v2", "{secret}{method}{url}{body}")), methods=("POST", "GET")
     ),
     parse=Reading(types=(Place(json="subscriptionType"), Place(json="eventType")), each=""),
+    entity="event.data.portalId",
     event_types=(
         "contact.creation", "contact.propertyChange", "contact.deletion", "company.creation", "deal.creation",
         "deal.propertyChange",

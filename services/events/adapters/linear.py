@@ -20,6 +20,7 @@ ADAPTER = Adapter(
     secrets={"secret": text("The webhook's signing secret.")},
     verification=lambda _: Verification(schemes=(SCHEME,)),
     parse=Reading(types=(Place(json="type"),), action=Place(json="action"), kept=("linear-event", "linear-delivery")),
+    entity="event.data.organizationId",
     event_types=(
         "Issue.create", "Issue.update", "Issue.remove", "Comment.create", "Project.update", "Cycle.update",
         "IssueLabel.create",

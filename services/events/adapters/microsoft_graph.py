@@ -20,6 +20,7 @@ ADAPTER = Adapter(
         content_types=("application/json", "text/plain"),
     ),
     parse=Reading(types=(Place(json="lifecycleEvent"), Place(json="changeType")), each="value"),
+    entity="event.data.tenantId",
     event_types=("created", "updated", "deleted", "reauthorizationRequired", "subscriptionRemoved", "missed"),
     sample=Sample(
         headers={"Content-Type": "application/json"},

@@ -18,6 +18,7 @@ ADAPTER = Adapter(
         action=Place(json="action"),
         kept=("sentry-hook-resource", "sentry-hook-timestamp", "request-id"),
     ),
+    entity="event.data.installation.uuid",
     event_types=(
         "installation.created", "installation.deleted", "issue.created", "issue.resolved", "issue.assigned", "error.created",
         "comment.created", "event_alert.triggered", "metric_alert.critical", "metric_alert.resolved",

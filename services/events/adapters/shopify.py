@@ -19,6 +19,7 @@ ADAPTER = Adapter(
         types=(Place(header="x-shopify-topic"),),
         kept=("x-shopify-topic", "x-shopify-shop-domain", "x-shopify-webhook-id", "x-shopify-event-id", "x-shopify-triggered-at"),
     ),
+    entity="event.headers.x-shopify-shop-domain",
     event_types=(
         "app/uninstalled", "customers/create", "customers/data_request", "customers/redact", "fulfillments/create",
         "inventory_levels/update", "orders/create", "orders/paid", "orders/updated", "products/update",

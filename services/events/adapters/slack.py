@@ -36,6 +36,7 @@ ADAPTER = Adapter(
         payload="payload",
         kept=("x-slack-retry-num", "x-slack-retry-reason"),
     ),
+    entity="event.data.team_id",
     event_types=(
         "app_mention", "message", "reaction_added", "channel_created", "member_joined_channel", "app_home_opened", "team_join",
         "link_shared", "block_actions", "view_submission", "shortcut", "/command",

@@ -19,6 +19,7 @@ ADAPTER = Adapter(
     secrets={"secret": text("The subscription's signature key.")},
     verification=lambda _: Verification(schemes=(SCHEME,)),
     parse=Reading(types=(Place(json="type"),), kept=("square-retry-number", "square-retry-reason", "square-environment")),
+    entity="event.data.merchant_id",
     event_types=(
         "payment.created", "payment.updated", "refund.created", "order.created", "order.updated", "invoice.payment_made",
         "customer.created", "catalog.version.updated", "inventory.count.updated", "dispute.created",

@@ -26,6 +26,7 @@ ADAPTER = Adapter(
     secrets={"secret": text("The endpoint's signing secret, whsec_…")},
     verification=lambda _: Verification(schemes=(SCHEME,)),
     parse=Reading(types=(Place(json="type"),)),
+    entity="event.data.account",
     event_types=(
         "charge.refunded", "charge.succeeded", "checkout.session.completed", "customer.created",
         "customer.subscription.created",

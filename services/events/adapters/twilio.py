@@ -54,6 +54,7 @@ ADAPTER = Adapter(
         acknowledgement=Acknowledgement(text="<Response/>", content_type="text/xml"),
     ),
     parse=parse,
+    entity="event.data.AccountSid",
     event_types=(
         "message.received", "message.sent", "message.delivered", "message.failed", "call.ringing", "call.completed",
         "call.no-answer",

@@ -22,6 +22,7 @@ ADAPTER = Adapter(
     secrets={"secret": text("The webhook's signing secret.")},
     verification=lambda _: Verification(schemes=(SCHEME,)),
     parse=Reading(types=(Place(json="type"),), kept=("x-zendesk-webhook-id", "x-zendesk-webhook-invocation-id")),
+    entity="event.data.account_id",
     event_types=(
         "zen:event-type:user.created", "zen:event-type:user.role_changed", "zen:event-type:organization.created",
         "zen:event-type:ticket.created", "zen:event-type:ticket.status_changed", "zen:event-type:article.published",

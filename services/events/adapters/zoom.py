@@ -33,6 +33,7 @@ ADAPTER = Adapter(
         acknowledgement=Acknowledgement(),
     ),
     parse=Reading(types=(Place(json="event"),), kept=("x-zm-trackingid",)),
+    entity="event.data.payload.account_id",
     event_types=(
         "meeting.started", "meeting.ended", "meeting.participant_joined", "meeting.participant_left", "recording.completed",
         "webinar.started", "user.created", "user.updated",

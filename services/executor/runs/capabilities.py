@@ -151,8 +151,21 @@ class RunCapabilities:
     async def integration(self, name: str) -> dict[str, Any]:
         """Ask the events service for the organization's mapping; the token of its connection is asked for when it is wanted."""
         self._count_question()
-        found = await self._deps.bus.ask(GetMapping(org=self._org, integration=name))
-        return {"name": found.integration, "config": found.config, "entity_id": found.entity_id, "connection": found.connection}
+        nonce = secrets.token_urlsafe(16)
+        correlation = self._claim.started.correlationid
+        asked = GetMapping(org=self._org, integration=name, run=self._run, nonce=nonce, correlation_id=correlation)
+        found = await self._deps.bus.ask(asked)
+        given = {}
+        if found.sealed is not None:
+            self._count_credential()
+            given = msgspec.json.decode(self._opened(found.sealed, nonce, "integration"))
+        return {
+            "name": found.integration,
+            "config": found.config | given,
+            "entity_id": found.entity_id,
+            "connection": found.connection,
+            "secrets": sorted(given),
+        }
 
     async def emit(self, source: str, type_: str, data: msgspec.Raw) -> dict[str, Any]:
         """Send it to the events service. The command's id derives from the claim: sent again it is the same event."""

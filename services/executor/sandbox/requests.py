@@ -203,7 +203,10 @@ SERVED: dict[type[ChildRequest], Served] = {
     ConnectionRequest: Served(call=lambda run, asked: run.connection(asked.name), secrets=lambda answer: (answer["token"],)),
     VariableRequest: Served(call=lambda run, asked: run.variable(asked.name)),
     SecretRequest: Served(call=lambda run, asked: run.secret(asked.name), secrets=lambda answer: (answer["value"],)),
-    IntegrationRequest: Served(call=lambda run, asked: run.integration(asked.name)),
+    IntegrationRequest: Served(
+        call=lambda run, asked: run.integration(asked.name),
+        secrets=lambda answer: [answer["config"][name] for name in answer.get("secrets", ())],
+    ),
     Emit: Served(call=lambda run, asked: run.emit(asked.source, asked.type, asked.data), is_kept=True),
     FileFind: Served(call=lambda run, asked: run.file_find(asked.path)),
     FileListRequest: Served(call=lambda run, asked: run.file_list(asked.prefix, asked.after)),

@@ -20,6 +20,7 @@ from services.gateway.api import (
     resources,
     runs,
     streams,
+    subscriptions,
     workflows,
 )
 from services.gateway.api.access import authenticated, challenge
@@ -40,6 +41,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *runs.ENDPOINTS,
     *streams.ENDPOINTS,
     *resources.ENDPOINTS,
+    *subscriptions.ENDPOINTS,
     *events.ENDPOINTS,
     *recorded.ENDPOINTS,
     *deliveries.ENDPOINTS,

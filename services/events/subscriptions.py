@@ -1,0 +1,90 @@
+"""Rules of subscriptions that no schema can state, and warnings about what would leave their events without a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from services.events import domain
+from services.events.inputs import parameters_of
+from shared.errors import Invalid, Problem
+from shared.expressions.pool import Expressions, Trouble
+from shared.expressions.syntax import syntax_of
+from shared.owners.rows import ResourceRows
+from shared.owners.rules import Draft, Rules
+from shared.questions.executor import WorkflowEntry
+from shared.resources import Resource
+from shared.resources.subscription import Subscription
+from shared.values import near
+
+# Each subscription of a source is looked at for each of its events.
+MOST_SUBSCRIPTIONS = 100
+VARIABLES = frozenset({"event", "integration"})
+
+
+class Workflows(Protocol):
+    """The workflows that there are, as far as this process has heard."""
+
+    def known(self, org: str) -> dict[str, WorkflowEntry]:
+        """Return by name the workflows that an organization sees."""
+
+
+class Subscriptions(Rules[Subscription]):
+    """A subscription's pattern, filter and input can be held against events; its workflow need not exist yet."""
+
+    def __init__(self, rows: ResourceRows, expressions: Expressions, workflows: Workflows) -> None:
+        self._rows = rows
+        self._expressions = expressions
+        self._workflows = workflows
+
+    async def check(self, draft: Draft[Subscription]) -> Subscription:
+        """Return the spec if all events of its source can be held against it."""
+        spec = draft.spec
+        domain.checked_pattern(spec.event)
+        if spec.filter is not None:
+            await self._check(draft.org, "filter", spec.filter)
+        for name, one in parameters_of(spec.input or {}).items():
+            if one.cel is not None:
+                await self._check(draft.org, f"input.{name}", one.cel)
+        source = draft.refs["source"]
+        moved = draft.before is None or draft.before.refs.get("source") != source
+        if moved and await self._rows.referring("subscription", "source", source) >= MOST_SUBSCRIPTIONS:
+            detail = f"has {MOST_SUBSCRIPTIONS} subscriptions already, which is the most"
+            raise Invalid(f"source {detail}", errors=(Problem("source", detail),))
+        return spec
+
+    async def shown(self, found: Sequence[Resource[Subscription]]) -> Sequence[dict[str, Any]]:
+        """Return with each what would leave its events without a run, by what is known of its workflow now."""
+        known = {org: self._workflows.known(org) for org in {one.org for one in found}}
+        return [{"warnings": msgspec.to_builtins([*warnings(one.spec, known[one.org])])} for one in found]
+
+    async def _check(self, org: str, field: str, source: str) -> None:
+        try:
+            await self._expressions.check(org, source)
+        except Trouble as trouble:
+            raise Invalid(f"the {field} is not a CEL expression: {trouble}", errors=(Problem(field, str(trouble)),)) from trouble
+        unknown = next((name for name in syntax_of(source).variables if name not in VARIABLES), None)
+        if unknown is not None:
+            message = f"there is no {unknown}: {'a filter' if field == 'filter' else 'an expression'} sees event and integration"
+            raise Invalid(message, errors=(Problem(field, message),))
+
+
+def warnings(spec: Subscription, workflows: dict[str, WorkflowEntry]) -> Iterator[Problem]:
+    """Yield what a subscription asks of its workflow that this does not have."""
+    workflow = workflows.get(spec.workflow)
+    if workflow is None:
+        yield Problem("workflow", f"there is no workflow {spec.workflow!r} yet{near(spec.workflow, workflows)}")
+        return
+    schema = workflow.input_schema
+    parameters = schema.get("properties")
+    parameters = parameters if isinstance(parameters, dict) else {}
+    given = {"event"} if spec.input is None else spec.input.keys()
+    if schema.get("additionalProperties") is False:
+        for name in sorted(given - parameters.keys()):
+            place = "input" if spec.input is None else f"input.{name}"
+            yield Problem(place, f"workflow {workflow.name!r} has no parameter {name!r}{near(name, parameters)}")
+    required = schema.get("required")
+    for name in sorted({*required} - given if isinstance(required, list) else ()):
+        yield Problem("input", f"workflow {workflow.name!r} needs the parameter {name!r}, which is not given")
