@@ -25,7 +25,7 @@ from shared.suspects import Deadly, Suspects
 
 # A message that follows another, with the discriminator that makes it that one, and its organization where that is another one.
 Follows = tuple[Message, str] | tuple[Message, str, str]
-# A handler takes one message and yields those that follow.
+# A handler takes one message, or its envelope, and yields those that follow.
 Handler = Callable[[Any, Any], AsyncIterator[Any]]
 Handlers = Mapping[type[Message], Handler]
 
@@ -146,10 +146,10 @@ class Consumer:
     async def _follow(self, document: bytes) -> None:
         envelope = open_envelope(document)
         structlog.contextvars.bind_contextvars(correlation_id=envelope.correlationid, message_id=envelope.id)
-        message = open_message(envelope, self._work.messages[0])
+        taken: Any = envelope if self._work.enveloped else open_message(envelope, self._work.messages[0])
         follows = [
             self._bus.seal(one, org=of[0] if of else envelope.org, cause=envelope, id=caused_id(envelope.id, one, discriminator))
-            async for one, discriminator, *of in self._handler(message, self._deps)
+            async for one, discriminator, *of in self._handler(taken, self._deps)
         ]
         if len(follows) == 1:
             await self._bus.publish(follows[0])

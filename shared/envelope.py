@@ -102,7 +102,7 @@ def seal(
         subject=declared.key(stored),
         time=now,
         org=org,
-        correlationid=cause.correlationid if cause else (correlation or made),
+        correlationid=message.chain_begun() or (cause.correlationid if cause else (correlation or made)),
         causationid=cause.id if cause else causation,
         data=msgspec.Raw(data),
     )

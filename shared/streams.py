@@ -7,10 +7,17 @@ from typing import Any, Literal
 import msgspec
 
 from shared.messages import (
+    DeadLettered,
     EventAccepted,
+    EventOverdue,
+    EventUnroutable,
     Message,
+    RunCrashed,
+    RunExpired,
+    RunFailed,
     RunRequested,
     RunResumed,
+    RunTimedOut,
     WebhookReceived,
     declaration_of,
 )
@@ -53,7 +60,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """A durable pull consumer `<service>-<purpose>` over one kind of message, or several.
 
     `ack_wait` in seconds. `managed` consumers are pulled by the service itself, not by `shared.bus`. Services in `watched_by` see
-    how much waits and since when, and take nothing.
+    how much waits and since when, and take nothing. `enveloped`: the handler, that of the first of `messages`, takes the envelope.
     """
 
     name: str
@@ -64,6 +71,7 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     max_ack_pending: int = 1000
     managed: bool = False
     watched_by: tuple[str, ...] = ()
+    enveloped: bool = False
 
     @property
     def stream(self) -> str:
@@ -121,9 +129,18 @@ def _in_lanes(name: str, handled: type[Message], subject: str) -> tuple[Work, ..
     return (prompt, *(Work(name=f"{name}-{lane}", subjects=(f"{subject}.{lane}",), **watched) for lane in BULK_LANES))
 
 
+def _alerting(purpose: str, *messages: type[Message]) -> Work:
+    """Return the consumer of the events service that makes alerts of some failures, which share a stream."""
+    subjects = tuple(declaration_of(one).pattern() for one in messages)
+    return Work(name=f"events-alert-{purpose}", service="events", messages=messages, subjects=subjects, enveloped=True)
+
+
 WORK = (
     *_in_lanes("events-parse", WebhookReceived, "webhook.*.received"),
     *_in_lanes("events-route", EventAccepted, "event.*.accepted"),
+    _alerting("deliveries", EventUnroutable, EventOverdue),
+    _alerting("letters", DeadLettered),
+    _alerting("runs", RunFailed, RunTimedOut, RunCrashed, RunExpired),
     *(
         Work(
             name=f"executor-runs-{priority}",

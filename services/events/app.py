@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.events import domain
+from services.events import alerts, domain
 from services.events.config import EventsSettings, read
 from services.events.floods import Floods
 from services.events.handlers import HANDLERS
@@ -69,6 +69,8 @@ class Events:
         self.adapters = CustomAdapters(self.adapters_view, bus.ask)
         self._by_source: dict[str, list[SubscriptionEntry]] = {}
         self._indexed = -1
+        self._alerts: dict[str, list[SourceEntry]] = {}
+        self._alerts_indexed = -1
         self.followed: list[Projection]
 
     def room_for(self, reference: str | None) -> AbstractAsyncContextManager[Any]:
@@ -91,6 +93,16 @@ class Events:
             for one in self.subscriptions_view.values():
                 self._by_source[one.refs["source"]].append(one)
         return self._by_source.get(source, [])
+
+    def alerts_of(self, org: str) -> list[SourceEntry]:
+        """Return an organization's enabled sources of the adapter `alerts`."""
+        if self._alerts_indexed != self.sources_view.changes:
+            self._alerts_indexed = self.sources_view.changes
+            self._alerts = defaultdict(list)
+            for one in self.sources_view.values():
+                if one.spec.adapter == domain.ALERTS and one.spec.enabled:
+                    self._alerts[one.org].append(one)
+        return self._alerts.get(org, [])
 
     async def first_received(self, delivery: str) -> datetime | None:
         """Return when a delivery was received for the first time, as far as the rows are written.
@@ -160,7 +172,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         floods = Floods(settings.max_backlog)
         runtime.health.state("floods", floods.fact)
         runtime.background.start(floods.watch(bus.client), "floods")
-        bus.handle(HANDLERS, events, admits=lambda work: queued.admits(work) and floods.admits(work))
+        bus.handle({**HANDLERS, **alerts.HANDLERS}, events, admits=lambda work: queued.admits(work) and floods.admits(work))
         bus.answer(QUESTIONS, events)
         await bus.start()
         # Before what the handlers use.

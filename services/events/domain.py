@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,6 +19,10 @@ from shared.values import at, text_of
 
 EVENT_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}\Z")
 TOPIC = "topic"
+# The adapter of the topic of alerts, the topic's name where the first subscription to it makes it, and their types.
+ALERTS = "alerts"
+ALERTS_NAME = "millrace"
+AlertType = Literal["millrace.unroutable", "millrace.dead", "millrace.run_failed", "millrace.overdue", "millrace.renewal_failed"]
 # A run whose event starts it again would never end; an intended chain of workflows is shorter than this.
 MAX_HOPS = 32
 

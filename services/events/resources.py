@@ -100,7 +100,7 @@ class Sources(Rules[Source]):
 
     async def shown(self, found: Sequence[Resource[Source]]) -> Sequence[dict[str, Any]]:
         """Return the path of each source's address; a topic has none."""
-        return [{"url": None if one.spec.adapter == domain.TOPIC else f"/hooks/{one.id}"} for one in found]
+        return [{"url": None if one.spec.adapter in {domain.TOPIC, domain.ALERTS} else f"/hooks/{one.id}"} for one in found]
 
 
 class Integrations(Rules[Integration]):
@@ -195,13 +195,16 @@ def keepers(
     bus: Bus, rows: ResourceRows, keyring: Keyring, catalog: Projection, expressions: Expressions, known: Known
 ) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of this service's resources."""
+    subscriptions = Subscriptions(rows, expressions, known)
     rules: dict[str, Rules[Any]] = {
         "source": Sources(rows, known.adapters),
-        "subscription": Subscriptions(rows, expressions, known),
+        "subscription": subscriptions,
         "integration": Integrations(),
         "mapping": Mappings(rows),
     }
-    return catalogued("events", rules, bus=bus, rows=rows, keyring=keyring, catalog=catalog, derive=DERIVED)
+    made = catalogued("events", rules, bus=bus, rows=rows, keyring=keyring, catalog=catalog, derive=DERIVED)
+    subscriptions.sources = made["source"]
+    return made
 
 
 def _mapped(

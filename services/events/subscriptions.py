@@ -9,13 +9,17 @@ import msgspec
 
 from services.events import domain
 from services.events.inputs import parameters_of
+from shared.envelope import derived_id
 from shared.errors import Invalid, Problem
 from shared.expressions.pool import Expressions, Trouble
 from shared.expressions.syntax import syntax_of
+from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
 from shared.owners.rules import Draft, Rules
 from shared.questions.executor import WorkflowEntry
+from shared.questions.resources import PutResource, of
 from shared.resources import Resource
+from shared.resources.source import Source
 from shared.resources.subscription import Subscription
 from shared.values import near
 
@@ -38,6 +42,23 @@ class Subscriptions(Rules[Subscription]):
         self._rows = rows
         self._expressions = expressions
         self._workflows = workflows
+        self.sources: Keeper[Source]
+
+    async def built_in(self, command: PutResource, noun: str, name: str) -> str | None:
+        """Return the id of the organization's topic of alerts, which the first subscription that names it makes."""
+        if (noun, name) != ("source", domain.ALERTS_NAME):
+            return None
+        put = of(
+            PutResource,
+            noun,
+            id=derived_id(command.id, domain.ALERTS),
+            org=command.org,
+            actor=command.actor,
+            name=name,
+            fields={"adapter": domain.ALERTS},
+            dry_run=command.dry_run,
+        )
+        return str((await self.sources.put(put)).fields["id"])
 
     async def check(self, draft: Draft[Subscription]) -> Subscription:
         """Return the spec if all events of its source can be held against it."""

@@ -27,7 +27,7 @@ from shared.errors import Unavailable
 from shared.queued import RunQueue
 from shared.streams import BULK_LANES, WORK
 
-COUNTED = {work.name: work for work in WORK if work.service == "events"}
+COUNTED = {work.name: work for work in WORK if work.service == "events" and "gateway" in work.watched_by}
 # Seconds between two counts while webhooks come or wait, and otherwise: other gateways may have admitted some.
 COUNTED_EVERY = 1.0
 COUNTED_AT_REST = 10.0

@@ -40,6 +40,10 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
         """Return the headers for the broker beside the document."""
         return {}
 
+    def chain_begun(self) -> str | None:
+        """Return the correlation id of the chain that this message begins whatever has caused it; None: it joins its cause's."""
+        return None
+
     @classmethod
     def upcast(cls, _document: bytes) -> bytes | None:
         """Return the JSON of an older version's message in today's shape; None for any other."""

@@ -8,6 +8,18 @@ import msgspec
 
 from shared.messages.declaration import Message, message
 
+_ALERT = "alert-"
+
+
+def alert_chain(delivery: str) -> str:
+    """Return the correlation id of all that comes of the alert with this delivery."""
+    return _ALERT + delivery
+
+
+def is_of_alert(correlation: str) -> bool:
+    """Return whether an alert began a chain: another alert about what comes of it might never end."""
+    return correlation.startswith(_ALERT)
+
 
 @message("event.accepted", key="source", by="events", suffix="lane")
 class EventAccepted(Message, frozen=True, kw_only=True):
@@ -38,6 +50,10 @@ class EventAccepted(Message, frozen=True, kw_only=True):
     lane: str | None = None
     edited_by: str | None = None
     tries: int = 0
+
+    def chain_begun(self) -> str | None:
+        """Return the chain of an alert."""
+        return self.chain if self.chain is not None and is_of_alert(self.chain) else None
 
 
 @message("event.routed", key="source", by="events")

@@ -153,10 +153,11 @@ class Catalogued(Keeper[S]):
                 (target or kind).check_name(name, field)
                 continue
             found = await self._rows.named(noun, draft.org, name, inherited=target.inherited)
-            if found is None:
+            id_ = found.id if found is not None else await self._rules.built_in(command, noun, name)
+            if id_ is None:
                 missing.add(field)
             if field in kind.by_id:
-                refs[field] = found.id if found is not None else ""
+                refs[field] = id_ or ""
                 spec = msgspec.structs.replace(spec, **{field: found.name if found is not None else name})
         return msgspec.structs.replace(draft, spec=spec, refs=refs, missing=frozenset(missing))
 

@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from shared.questions.resources import PutResource
 from shared.resources.declaration import Resource, Spec
 
 S = TypeVar("S", bound=Spec)
@@ -42,6 +43,11 @@ class Rules(Generic[S]):
         """Return whether members that are not given stay as they are, secret ones in any case and others in a PATCH."""
         del before, spec
         return True
+
+    async def built_in(self, command: PutResource, noun: str, name: str) -> str | None:
+        """Return the id of a resource that its owner makes where a command is the first to refer to it; None for any other."""
+        del command, noun, name
+        return None
 
     async def check(self, draft: Draft[S]) -> S:
         """Return the spec as it is to be recorded. Raises `Invalid` naming the field."""

@@ -12,7 +12,20 @@ from shared.values import Name
 # The names of the adapters of Millrace itself, which no adapter of a workspace may have.
 BUILT_IN = frozenset(
     {
-        *("adyen", "api-key", "basic", "bitbucket", "box", "circleci", "cloudevents", "discord", "dropbox", "github", "gitlab"),
+        *(
+            "adyen",
+            "alerts",
+            "api-key",
+            "basic",
+            "bitbucket",
+            "box",
+            "circleci",
+            "cloudevents",
+            "discord",
+            "dropbox",
+            "github",
+            "gitlab",
+        ),
         *("hmac", "http-signatures", "hubspot", "ip", "jira", "jwt", "line", "linear", "meta", "microsoft-graph", "mux", "none"),
         *("okta", "paddle", "pagerduty", "razorpay", "sanity", "sendgrid", "sentry", "shopify", "slack", "sns", "square"),
         *("standard-webhooks", "stripe", "svix", "telnyx", "topic", "trello", "twilio", "typeform", "x", "zendesk", "zoom"),

@@ -46,7 +46,7 @@ async def place(up: Up) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["docs/cli.md", "README.md", "docs/deliveries.md", "docs/subscriptions.md", "docs/integrations.md"]
+    "name", ["docs/cli.md", "README.md", "docs/deliveries.md", "docs/topics.md", "docs/subscriptions.md", "docs/integrations.md"]
 )
 async def test_every_command_that_is_shown_works_and_exits_as_said(place: Path, name: str) -> None:
     for module, code in _MODULE.findall((ROOT / name).read_text()):

@@ -214,7 +214,7 @@ def test_what_was_emitted_before_the_source_was_switched_off_is_known_again() ->
 
 def test_every_adapter_has_a_sender_that_is_verified_and_read_or_is_a_topic() -> None:
     sent = {name for name, declare in VERIFICATIONS.items() if declare({}).methods}
-    assert DESCRIPTIONS.keys() - {domain.TOPIC} == PARSERS.keys() == sent
+    assert DESCRIPTIONS.keys() - {domain.TOPIC, domain.ALERTS} == PARSERS.keys() == sent
     assert VERIFICATIONS.keys() == DESCRIPTIONS.keys()
 
 

@@ -19,7 +19,7 @@ from shared.schemas import checker_of
 
 SENT = [one for one in ADAPTERS.values() if one.parse is not None]
 # Nothing secret and no key: each has to be asked for by its name.
-OPEN = {"none", "topic"}
+OPEN = {"none", "topic", "alerts"}
 MEMBERS = st.sampled_from(["type", "event", "entry", "events", "value", "notificationItems", "data", "changes", "a_events"])
 DOCUMENTS = st.recursive(
     st.none() | st.text() | st.integers(), lambda one: st.lists(one) | st.dictionaries(MEMBERS, one), max_leaves=12

@@ -15,6 +15,7 @@ import structlog
 
 from services.events.adapters import (
     adyen,
+    alerts,
     api_key,
     basic,
     bitbucket,
@@ -68,7 +69,7 @@ from shared.verification import Verification
 ADAPTERS: dict[str, Adapter] = {
     module.ADAPTER.name: module.ADAPTER
     for module in (
-        adyen, api_key, basic, bitbucket, box, circleci, cloudevents, discord, dropbox, github, gitlab, hmac,
+        adyen, alerts, api_key, basic, bitbucket, box, circleci, cloudevents, discord, dropbox, github, gitlab, hmac,
         http_signatures, hubspot, ip, jira, jwt, line, linear, meta, microsoft_graph, mux, none, okta, paddle,
         pagerduty, razorpay, sanity, sendgrid, sentry, shopify, slack, sns, square, standard_webhooks, stripe, svix,
         telnyx, topic, trello, twilio, typeform, x, zendesk, zoom,

@@ -1,0 +1,138 @@
+"""Messages in: what went wrong becomes events of the organization's alerts, which are routed as any other."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from services.events import domain
+from services.events.domain import AlertType
+from services.events.handlers import HandlerDeps
+from services.events.letter_rows import original_of
+from shared import aggregate
+from shared.bus import Bus
+from shared.consumer import Handlers
+from shared.envelope import Envelope, derived_id, open_message, rfc3339
+from shared.messages import (
+    DeadLettered,
+    EventAccepted,
+    EventOverdue,
+    EventUnroutable,
+    Message,
+    RunFailed,
+    RunRequested,
+)
+from shared.messages.event import alert_chain, is_of_alert
+from shared.resources.source import SourceEntry
+from shared.runs import RunEnd, status_of
+from shared.streams import BULK_LANES
+
+# Nobody waits for an alert as for a webhook, and a flood of failures is a flood of alerts.
+LANE = BULK_LANES[-1]
+# As deliveries name the emitter of an alert.
+EMITTER = "millrace"
+CONSUMERS = "events-alert"
+LONGEST_ERROR = 2000
+
+Fields = dict[str, Any]
+
+
+class AlertDeps(HandlerDeps, Protocol):
+    """Further dependencies of these handlers."""
+
+    bus: Bus
+
+    def alerts_of(self, org: str) -> list[SourceEntry]:
+        """Return an organization's enabled sources of the adapter `alerts`."""
+
+
+async def alert_event(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tuple[Message, str]]:
+    """Report a delivery that a subscription wanted and could not be routed to, or one without an end."""
+    topics = _topics(envelope, deps)
+    if not topics:
+        return
+    message: EventUnroutable | EventOverdue = open_message(envelope)
+    source = await deps.source(message.source)
+    fields: Fields = {
+        "delivery": message.delivery,
+        "source": message.source if source is None else source.name,
+        "reason": message.reason,
+    }
+    if isinstance(message, EventOverdue):
+        fields |= {"received_at": message.received_at, "since": message.since}
+        type_: AlertType = "millrace.overdue"
+    else:
+        names = {"subscription": message.subscription_name or message.subscription, "workflow": message.workflow}
+        fields |= names | {"event": message.event, "retry_at": message.retry_at}
+        type_ = "millrace.unroutable"
+    for topic in topics:
+        yield _alert(envelope, topic, type_, fields), topic.id
+
+
+async def alert_letter(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tuple[Message, str]]:
+    """Report a message that was given up."""
+    topics = _topics(envelope, deps)
+    if not topics:
+        return
+    letter = open_message(envelope, DeadLettered)
+    if letter.consumer.startswith(CONSUMERS):
+        return  # an alert that cannot be handled is no reason for another
+    _, original = original_of(letter)
+    fields: Fields = {"letter": envelope.id, "type": letter.verb, "delivery": getattr(original, "delivery", None)}
+    fields |= {name: getattr(letter, name) for name in ("service", "consumer", "reason", "tries")}
+    for topic in topics:
+        yield _alert(envelope, topic, "millrace.dead", fields | {"error": letter.error[:LONGEST_ERROR]}), topic.id
+
+
+async def alert_run(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tuple[Message, str]]:
+    """Report a run that ended otherwise than well, and was not cancelled."""
+    topics = _topics(envelope, deps)
+    if not topics:
+        return
+    end: RunEnd = open_message(envelope)
+    first = await aggregate.first(deps.bus.client, "run", end.run)
+    request = None if first is None else first.message()
+    asked = request if isinstance(request, RunRequested) else None
+    error = getattr(end, "error", None)
+    fields: Fields = {
+        "run": end.run,
+        "workflow": asked and asked.workflow,
+        "status": status_of(end),
+        "reason": getattr(end, "reason", None),
+        "error": error and {"type": error.type, "message": error.message[:LONGEST_ERROR]},
+        "attempt": end.attempt,
+        "delivery": asked and asked.delivery,
+        "requested_by": asked and asked.requested_by,
+    }
+    for topic in topics:
+        yield _alert(envelope, topic, "millrace.run_failed", fields), topic.id
+
+
+def _topics(envelope: Envelope, deps: AlertDeps) -> list[SourceEntry]:
+    return [] if is_of_alert(envelope.correlationid) else deps.alerts_of(envelope.org)
+
+
+def _alert(cause: Envelope, topic: SourceEntry, type_: AlertType, fields: Fields) -> EventAccepted:
+    """Return an alert about a message: it begins a delivery and a chain of its own, and names those of its cause."""
+    delivery = derived_id(cause.id, "alert", topic.id)
+    return EventAccepted(
+        source=topic.id,
+        source_name=topic.name,
+        event=domain.event_id(delivery, 0, None),
+        delivery=delivery,
+        type=type_,
+        headers={},
+        received_at=rfc3339(cause.time),
+        data=fields | {"correlation_id": cause.correlationid, "time": rfc3339(cause.time)},
+        emitted_by=EMITTER,
+        chain=alert_chain(delivery),
+        lane=LANE,
+    )
+
+
+HANDLERS: Handlers = {
+    EventUnroutable: alert_event,
+    EventOverdue: alert_event,
+    DeadLettered: alert_letter,
+    RunFailed: alert_run,
+}
