@@ -173,6 +173,22 @@ class Request:
         return self.body.decode(errors="replace")
 
 
+@dataclass(frozen=True)
+class Declared:
+    """What a class declares for requests to be judged by."""
+
+    schemes: list[Scheme]
+    handshakes: list[Handshake]
+
+
+_DECLARED: dict[type, Declared] = {}
+
+
+def adapter_of(target: object) -> Declared | None:
+    """Answer what an adapter declares; None for what is no adapter."""
+    return _DECLARED.get(target) if isinstance(target, type) else None
+
+
 def adapter(
     *,
     name: str | None = None,
@@ -227,6 +243,7 @@ def adapter(
         }
         chosen = target.__name__.lower() if name is None else name
         _declare.register_adapter(_answering(target), chosen, told)
+        _DECLARED[target] = Declared(schemes, list(handshakes))
         return target
 
     return declare

@@ -45,11 +45,13 @@ async def place(up: Up) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "name", ["docs/cli.md", "README.md", "docs/deliveries.md", "docs/topics.md", "docs/subscriptions.md", "docs/integrations.md"]
-)
+SHOWN = ("cli", "deliveries", "topics", "subscriptions", "integrations", "adapters")
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{name}.md" for name in SHOWN)])
 async def test_every_command_that_is_shown_works_and_exits_as_said(place: Path, name: str) -> None:
     for module, code in _MODULE.findall((ROOT / name).read_text()):
+        (place / module).parent.mkdir(parents=True, exist_ok=True)
         (place / module).write_text(code)
     environment = {
         "PATH": f"{place / 'bin'}:{os.environ['PATH']}",

@@ -1,4 +1,4 @@
-"""What docs/sdk.md and docs/runs.md show is what happens: each block is a file of a workspace, and the tests in it are run."""
+"""What sdk.md, runs.md and adapters.md show is what happens: each block is a file of a workspace, and its tests are run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from millrace._declare import REGISTRY
 from tests.support.sandbox import UID, reachable_interpreter, started_bench
 from tests.support.stack import ROOT
 
-TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("sdk.md", "runs.md"))
+TEXT = "".join((ROOT / "docs" / name).read_text() for name in ("sdk.md", "runs.md", "adapters.md"))
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 CASES = [(number, name) for number, block in enumerate(BLOCKS) for name in re.findall(r"^def (test_\w+)\(", block, re.MULTILINE)]
 
@@ -58,7 +58,7 @@ async def test_every_block_can_be_deployed() -> None:
     async with started_bench() as bench:
         found = await bench.describe(**{f"example_{number}": block for number, block in enumerate(BLOCKS)})
     assert found.problems == []
-    assert {workflow.path for workflow in found.workflows} == {f"example_{number}.py" for number in range(len(BLOCKS))}
+    assert {one.path for one in (*found.workflows, *found.adapters)} == {f"example_{number}.py" for number in range(len(BLOCKS))}
 
 
 @pytest.mark.parametrize("name", millrace.__all__)

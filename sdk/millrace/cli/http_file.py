@@ -3,53 +3,25 @@
 from __future__ import annotations
 
 import base64
-import re
 from typing import Any
 
 import click
 
+from millrace._recorded import parsed
 from millrace.cli import show
 from millrace.cli.session import Session, asks
 from millrace.cli.values import content
 
-_LINE = re.compile(r"([A-Z]{1,20}) (\S+)(?: HTTP/[0-9.]+)?")
-
 
 def request_of(recorded: bytes) -> dict[str, Any]:
-    """Return a recorded request as the API takes it: a request line, headers, an empty line, and the body as it came.
-
-    Where Content-Length says how long the body is, blank lines behind it are no part of it: editors add one. Raises ValueError
-    with a sentence that names what is wrong.
-    """
-    head, body = _parted(recorded)
-    lines = head.decode("utf-8", "replace").splitlines()
-    first = _LINE.fullmatch(lines[0].strip()) if lines else None
-    if first is None:
-        raise ValueError("The first line is a method and an address, such as POST /hooks/id HTTP/1.1.")
-    headers: list[tuple[str, str]] = []
-    for number, line in enumerate(lines[1:], 2):
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            raise ValueError(f"Line {number} is no header: it has no colon.")
-        headers.append((name.strip(), value.strip()))
-    named = {name.lower(): value for name, value in headers}
-    if "chunked" in named.get("transfer-encoding", "").lower():
-        raise ValueError("A chunked body is not read: record it as one, without Transfer-Encoding.")
-    length = named.get("content-length", "")
-    if length.isdigit() and not body[int(length) :].strip():
-        body = body[: int(length)]
+    """Return a recorded request as the API takes it. Raises ValueError with a sentence that names what is wrong."""
+    read = parsed(recorded)
     return {
-        "method": first[1],
-        "query": first[2].partition("?")[2],
-        "headers": [{"name": name, "value": value} for name, value in headers],
-        "body_base64": base64.b64encode(body).decode(),
+        "method": read.method,
+        "query": read.target.partition("?")[2],
+        "headers": [{"name": name, "value": value} for name, value in read.headers],
+        "body_base64": base64.b64encode(read.body).decode(),
     }
-
-
-def _parted(recorded: bytes) -> tuple[bytes, bytes]:
-    """Return the head and the body, at the first empty line, whichever line ends the file has."""
-    found = re.search(rb"\r?\n\r?\n", recorded)
-    return (recorded, b"") if found is None else (recorded[: found.start()], recorded[found.end() :])
 
 
 @click.command("test")

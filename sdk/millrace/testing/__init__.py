@@ -1,4 +1,4 @@
-"""Runs a workflow in this process, with fakes for the platform. For an author's tests.
+"""Runs a workflow in this process, with fakes for the platform, or an adapter on a request. For an author's tests.
 
     from millrace import testing
 
@@ -10,7 +10,8 @@ is not JSON and a step that is there already are met here as they are there. The
 proxy, no time-out, no lines from `print`, which goes where it always goes.
 """
 
+from millrace.testing.adapters import Received, receive, recorded
 from millrace.testing.outcome import Event, Failure, Line, Outcome, Started, Waiting
 from millrace.testing.play import run
 
-__all__ = ["Event", "Failure", "Line", "Outcome", "Started", "Waiting", "run"]
+__all__ = ["Event", "Failure", "Line", "Outcome", "Received", "Started", "Waiting", "receive", "recorded", "run"]
