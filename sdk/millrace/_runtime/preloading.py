@@ -40,7 +40,7 @@ _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.star
 
 def stand_by(control: Channel, job: dict[str, Any], bundle: str, packages: str) -> bytes:
     """Import the packages that a module of the bundle names, and wait for its runs; returns in each, a fork, with its job."""
-    files = os.listdir("/proc/self/fd")
+    files = _files()
     environment = {**os.environ}
     os.environ.update(_ONE_THREAD)
     loaded = _load(job["module"], bundle, packages)
@@ -71,7 +71,7 @@ def stand_by(control: Channel, job: dict[str, Any], bundle: str, packages: str) 
         control.is_forking = False
         _tend(run)
         stay.put_back()
-        if _bounds() != bounds:  # a run may limit any process of its user
+        if _bounds() != bounds:
             os._exit(0)
 
 
@@ -113,14 +113,19 @@ def _load(module: str, bundle: str, packages: str) -> list[str]:
     return loaded
 
 
-def _problem(files: list[str]) -> str | None:
-    """Answer what is there that must not be in a process that is forked."""
+def _problem(files: dict[str, str]) -> str | None:
+    """Answer what is there that must not be in a process that is forked; `files` were open before."""
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         return f"importing the packages has started {threads - 1} threads"
-    more = len(os.listdir("/proc/self/fd")) - len(files)
+    now = _files()
+    more = now.items() - files.items()
     if more:
-        return f"importing the packages has left {more} files or sockets open"
+        return f"importing the packages has left {len(more)} files or sockets open"
+    if len(now) < len(files):
+        return f"importing the packages has closed {len(files) - len(now)} files of its process"
+    if any(signal.getitimer(one)[0] for one in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)):
+        return "importing the packages has set a timer"
     with open("/proc/self/smaps", encoding="utf-8", errors="replace") as maps:
         if _SHARED.search(maps.read()) is not None:
             return "importing the packages has made memory that forks would share"
@@ -160,10 +165,22 @@ def _tend(run: int) -> None:
         return
 
 
+def _files() -> dict[str, str]:
+    """Answer what each descriptor stands for."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # the one by which they were listed
+            continue
+    return found
+
+
 def _bounds() -> tuple[object, ...]:
-    """Answer what forks inherit and other processes can change."""
+    """Answer what forks inherit, and other processes, or packages that are called at a fork, can change."""
     limits = [resource.getrlimit(one) for one in _LIMITS]
-    return limits, os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), os.sched_getscheduler(0)
+    threads = len(os.listdir("/proc/self/task"))
+    return limits, threads, _files(), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0), os.sched_getscheduler(0)
 
 
 def _draw_anew() -> None:
