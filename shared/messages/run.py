@@ -68,11 +68,12 @@ class RunRequested(Message, frozen=True, kw_only=True):
     """A run of `workflow` at exactly `version` was requested; creation, so expected to be the run's first message.
 
     An input of more than 256 KiB as JSON is in the bucket `bodies` under `input_ref`. `received_at` is when the webhook of
-    `delivery` came in: a request that comes long after it may be one that was carried out and purged already. The run begins not
-    before `run_at`, and expires when it has not begun `deadline` seconds after that, or after the request. `workflow_org` has the
-    workspace that the workflow is from. `concurrency_key` takes the place of the workflow's own. `parent` is the run that asked
-    for it. `hops` counts the runs before this one, each of which asked for the next, or emitted an event that started it.
-    `fingerprint` distinguishes the request from others with the same idempotency key.
+    `delivery` came in, or the time of a schedule: a request that comes long after it may be one that was carried out and purged
+    already. The run begins not before `run_at`, and expires when it has not begun `deadline` seconds after that, or after the
+    request. `workflow_org` has the workspace that the workflow is from. `concurrency_key` takes the place of the workflow's own;
+    with a `concurrency_policy` one run of that key goes on at a time. `parent` is the run that asked for it. `hops` counts the
+    runs before this one, each of which asked for the next, or emitted an event that started it. `fingerprint` distinguishes the
+    request from others with the same idempotency key.
     """
 
     run: str
@@ -90,6 +91,7 @@ class RunRequested(Message, frozen=True, kw_only=True):
     run_at: str | None = None
     deadline: float | None = None
     concurrency_key: str | None = None
+    concurrency_policy: str | None = None
     workflow_org: str | None = None
     parent: str | None = None
     hops: int = 0

@@ -36,6 +36,8 @@ async def slot_of(workflow: DeclaredWorkflow, run: RunState, given: Any, express
     shown = "/".join(parts)
     if len(shown) > LONGEST:
         shown = f"{shown[:LONGEST]}…{hashed_key(shown)}"
+    if run.concurrency_policy is not None:
+        return ConcurrencySlot(shown, 1, run.concurrency_policy)
     return ConcurrencySlot(shown, workflow.policy.concurrency_limit, workflow.policy.concurrency_policy)
 
 

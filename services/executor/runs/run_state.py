@@ -119,6 +119,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     run_at: str | None = None
     deadline: float | None = None
     concurrency_key: str | None = None
+    concurrency_policy: str | None = None
     workflow_org: str | None = None
     slot: ConcurrencySlot | None = None
     work_seq: int = 0
@@ -247,6 +248,7 @@ def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunS
         run_at=_time(message.run_at, otherwise=None),
         deadline=None if message.deadline is None else _bounded(message.deadline),
         concurrency_key=None if message.concurrency_key is None else storable(message.concurrency_key),
+        concurrency_policy=message.concurrency_policy,
         workflow_org=message.workflow_org,
     )
 
