@@ -40,6 +40,14 @@ class Definition:
 _RETRIES, _DELAY, _MAX_DELAY, _LIMIT = 0, 1.0, 3600.0, 1
 _POLICY: Literal["queue"] = "queue"
 _ISOLATION: Literal["run"] = "run"
+_SCHEDULE: dict[str, Callable[[object, str], Any]] = {
+    "cron": _bounds.text,
+    "every": lambda given, what: _bounds.whole(given, what, 1, int(_bounds.YEAR)),
+    "timezone": _bounds.text,
+    "input": _bounds.mapping,
+    "overlap": lambda given, what: _bounds.one_of(given, what, ("skip", "queue", "replace", "allow")),
+    "catch_up": lambda given, what: _bounds.one_of(given, what, ("none", "one", "all")),
+}
 _GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 REGISTRY: list[Definition] = []
@@ -62,6 +70,7 @@ def workflow(
     concurrency_policy: Literal["queue", "reject", "cancel_older"] = "queue",
     isolation: Literal["run", "workflow"] = "run",
     preload: bool = True,
+    schedule: str | dict[str, Any] | None = None,
 ) -> Callable[[F], F]: ...
 def workflow(
     function: F | None = None,
@@ -78,6 +87,7 @@ def workflow(
     concurrency_policy: Literal["queue", "reject", "cancel_older"] = _POLICY,
     isolation: Literal["run", "workflow"] = _ISOLATION,
     preload: bool = True,
+    schedule: str | dict[str, Any] | None = None,
 ) -> F | Callable[[F], F]:
     """Declare a function as a workflow; the function itself is returned unchanged. Durations are in seconds.
 
@@ -96,6 +106,10 @@ def workflow(
     `isolation="workflow"` lets one process serve several runs of the same organization one after the other: faster, and less apart.
 
     `preload=False` has each run import its packages itself, rather than find those imported that can be.
+
+    `schedule` is when the workflow runs by itself: a cron expression of five fields, of UTC, or a dict of `cron` or `every`
+    (seconds), `timezone`, `input`, `overlap` (`"skip"`, `"queue"`, `"replace"`, `"allow"`) and `catch_up` (`"none"`, `"one"`,
+    `"all"`).
 
     Raises TypeError or ValueError at once for a declaration that can never work.
     """
@@ -119,6 +133,8 @@ def workflow(
             isolation=isolation,
             preload=preload,
         )
+    if schedule is not None:
+        policy |= {"schedule": _scheduled(schedule)}
     if retries is not _RETRIES:
         _bounds.whole(retries, "retries", 0, _bounds.RETRIES)
     if concurrency is not None:
@@ -173,6 +189,20 @@ def _checked(
         "isolation": _bounds.one_of(isolation, "isolation", ("run", "workflow")),
         "preload": _bounds.flag(preload, "preload"),
     }
+
+
+def _scheduled(given: object) -> dict[str, Any]:
+    """Return a schedule as a dict; whether its expression and its time zone are right is known where it is registered."""
+    if isinstance(given, str):
+        return {"cron": _bounds.text(given, "schedule")}
+    found = dict(_bounds.mapping(given, "schedule"))
+    if wrong := sorted(found.keys() - _SCHEDULE.keys()):
+        msg = f"schedule has no {wrong[0]!r}: {', '.join(_SCHEDULE)}"
+        raise ValueError(msg)
+    if ("cron" in found) == ("every" in found):
+        msg = "schedule has either cron or every"
+        raise ValueError(msg)
+    return {name: _SCHEDULE[name](value, f"schedule[{name!r}]") for name, value in found.items()}
 
 
 def _register(

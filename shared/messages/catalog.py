@@ -43,6 +43,17 @@ class FileRemoved(Message, frozen=True, kw_only=True):
     actor: str
 
 
+class DeclaredSchedule(msgspec.Struct, frozen=True, kw_only=True):
+    """A schedule as it stands beside a workflow's code: the fields of a schedule but for what is run, and whether it is on."""
+
+    cron: str | None = None
+    every: int | None = None
+    timezone: str = "UTC"
+    input: dict[str, Any] | None = None
+    overlap: str = "skip"
+    catch_up: str = "one"
+
+
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """A workflow's declarations for its runs, beside their time-out and the number of retries. Durations are in seconds.
 
@@ -50,6 +61,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     A run that has not begun after `queue_timeout` expires. Of runs that share the workflow's concurrency key `concurrency_limit`
     go on at a time; `concurrency_policy` is `queue`, `reject` or `cancel_older`. `isolation` is `run`, or `workflow` where a child
     serves several runs of one organization, one after the other. `preload`: whether packages may be imported ahead of its runs.
+    `schedule` is when it runs by itself.
     """
 
     retry_delay: float = 1.0
@@ -59,6 +71,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     concurrency_policy: str = "queue"
     isolation: str = "run"
     preload: bool = True
+    schedule: DeclaredSchedule | None = None
 
 
 @message("workflow.changed", key="key", by="executor")

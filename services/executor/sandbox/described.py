@@ -14,8 +14,9 @@ import msgspec
 
 from services.executor.sandbox import grammar
 from services.executor.sandbox.jail import BundleProblem, DeclaredAdapter, DeclaredWorkflow, Description
+from shared.calendars import checked_cron, checked_zone
 from shared.errors import Invalid
-from shared.messages.catalog import AdapterDeclaration, Policy
+from shared.messages.catalog import AdapterDeclaration, DeclaredSchedule, Policy
 from shared.resources.source import BUILT_IN, COMMON_SETTINGS
 from shared.schemas import checker_of
 from shared.values import YEAR
@@ -37,6 +38,17 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=YEAR)]
 Limit = Annotated[float, msgspec.Meta(gt=0, le=YEAR)]
 
 
+class _Schedule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A `catalog.DeclaredSchedule` as a child may send it."""
+
+    cron: Annotated[str, msgspec.Meta(max_length=200)] | None = None
+    every: Annotated[int, msgspec.Meta(ge=1, le=int(YEAR))] | None = None
+    timezone: Annotated[str, msgspec.Meta(max_length=100)] = "UTC"
+    input: dict[str, Any] | None = None
+    overlap: Literal["skip", "queue", "replace", "allow"] = "skip"
+    catch_up: Literal["none", "one", "all"] = "one"
+
+
 class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A `catalog.Policy` as a child may send it."""
 
@@ -47,6 +59,7 @@ class _Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     concurrency_policy: Literal["queue", "reject", "cancel_older"] = "queue"
     isolation: Literal["run", "workflow"] = "run"
     preload: bool = True
+    schedule: _Schedule | None = None
 
 
 class _Workflow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -123,9 +136,24 @@ def _workflow(told: dict[str, Any]) -> DeclaredWorkflow | BundleProblem:
         return _problem(told, "what it declares is nested too deeply")
     if reason := grammar.complaint(one.input_schema):
         return BundleProblem(one.path, one.line, f"{one.name}: {reason}"[:2000])
+    try:
+        schedule = _schedule(one.policy.schedule)
+    except ValueError as error:
+        return BundleProblem(one.path, one.line, f"{one.name}: schedule: {error}"[:2000])
     fields = {name: getattr(one, name) for name in one.__struct_fields__}
-    policy = Policy(**{name: getattr(one.policy, name) for name in one.policy.__struct_fields__})
+    policy = Policy(**{name: getattr(one.policy, name) for name in one.policy.__struct_fields__} | {"schedule": schedule})
     return DeclaredWorkflow(**(fields | {"policy": policy}))
+
+
+def _schedule(told: _Schedule | None) -> DeclaredSchedule | None:
+    """Return a workflow's schedule. Raises `ValueError` for one that can never fire."""
+    if told is None:
+        return None
+    if (told.cron is None) == (told.every is None):
+        raise ValueError("it has either cron or every")
+    checked_zone(told.timezone)
+    found = DeclaredSchedule(**{name: getattr(told, name) for name in told.__struct_fields__})
+    return found if told.cron is None else msgspec.structs.replace(found, cron=checked_cron(told.cron))
 
 
 def _adapter(told: dict[str, Any]) -> DeclaredAdapter | BundleProblem:
