@@ -22,6 +22,8 @@ from services.events.questions import QUESTIONS
 from services.events.queued import QueuedRuns
 from services.events.redeclaring import redeclare
 from services.events.resources import DERIVED, keepers
+from services.events.schedules.declared import DeclaredSchedules
+from services.events.schedules.firing import Scheduler
 from services.events.store import EventsStore
 from shared import service
 from shared.adapters import CustomAdapters
@@ -53,6 +55,8 @@ class Events:
 
     def __init__(self, settings: EventsSettings, bus: Bus, engine: AsyncEngine, expressions: Expressions, runtime: Runtime) -> None:
         self.bus = bus
+        self.engine = engine
+        self.database_url = settings.database_url
         self.store = EventsStore(engine)
         self.letters = LetterRows(engine)
         self.resources = ResourceRows(engine)
@@ -72,6 +76,8 @@ class Events:
         self._alerts: dict[str, list[SourceEntry]] = {}
         self._alerts_indexed = -1
         self.followed: list[Projection]
+        self.catalog: Projection
+        self.scheduler = Scheduler(self)
 
     def room_for(self, reference: str | None) -> AbstractAsyncContextManager[Any]:
         """Return a context within which the body or the data at `reference` may be held in memory."""
@@ -155,9 +161,15 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         events = Events(settings, bus, engine, expressions, runtime)
 
         projections = started(
-            projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
+            [*projected(bus.client), *events.scheduler.followers(), DeclaredSchedules(events).follower()],
+            runtime.background.start,
+            bus.client,
+            engine,
+            settings.database_url,
+            runtime.health,
         )
-        events.keepers = keepers(bus, events.resources, events.keyring, projections["catalog"], expressions, events)
+        events.catalog = projections["catalog"]
+        events.keepers = keepers(bus, events.resources, events.keyring, events.catalog, expressions, events, engine)
         events.followed = [projections[name] for name in DELIVERIES]
         for view in (events.sources_view, events.subscriptions_view, events.workflows_view, events.adapters_view):
             runtime.background.start(view.run(), "registry view")
@@ -175,6 +187,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         bus.handle({**HANDLERS, **alerts.HANDLERS}, events, admits=lambda work: queued.admits(work) and floods.admits(work))
         bus.answer(QUESTIONS, events)
         await bus.start()
+        runtime.background.start(events.scheduler.sweep(), "search for overdue schedules")
         # Before what the handlers use.
         stack.push_async_callback(bus.drain)
         runtime.background.start(bus.attend(), "broker")

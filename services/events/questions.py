@@ -8,12 +8,13 @@ from services.events import dead_letters, deliveries, retries
 from services.events.adapters import DESCRIPTIONS, custom
 from services.events.mappings import MappingDeps, get_mapping
 from services.events.previews import preview_subscription, preview_webhook
+from services.events.schedules import questions as schedules
 from shared.asking import Questions
 from shared.owners.answering import Keepers, questions_of
 from shared.questions.events import AdapterView, GetMapping, ListAdapters, PreviewSubscription, PreviewWebhook
 
 
-class EventsDeps(dead_letters.LetterDeps, MappingDeps, Keepers, Protocol):
+class EventsDeps(dead_letters.LetterDeps, schedules.ScheduleDeps, MappingDeps, Keepers, Protocol):
     """Dependencies of questions and commands."""
 
 
@@ -28,6 +29,7 @@ QUESTIONS: Questions = {
     **deliveries.QUESTIONS,
     **dead_letters.QUESTIONS,
     **retries.QUESTIONS,
+    **schedules.QUESTIONS,
     GetMapping: get_mapping,
     ListAdapters: list_adapters,
     PreviewWebhook: preview_webhook,

@@ -7,10 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import domain, schemas
 from services.events.adapters import ADAPTERS, VERIFICATIONS, Adapter, custom, declared_by, verification_of
 from services.events.mappings import Values, absent, integration_of, misfits
+from services.events.schedules.rules import Schedules
 from services.events.subscriptions import Subscriptions, Workflows
 from shared.adapters import CustomAdapters
 from shared.bus import Bus
@@ -192,7 +194,13 @@ class Known(Workflows, Protocol):
 
 
 def keepers(
-    bus: Bus, rows: ResourceRows, keyring: Keyring, catalog: Projection, expressions: Expressions, known: Known
+    bus: Bus,
+    rows: ResourceRows,
+    keyring: Keyring,
+    catalog: Projection,
+    expressions: Expressions,
+    known: Known,
+    engine: AsyncEngine,
 ) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of this service's resources."""
     subscriptions = Subscriptions(rows, expressions, known)
@@ -200,6 +208,7 @@ def keepers(
         "source": Sources(rows, known.adapters),
         "subscription": subscriptions,
         "integration": Integrations(),
+        "schedule": Schedules(rows, engine),
         "mapping": Mappings(rows),
     }
     made = catalogued("events", rules, bus=bus, rows=rows, keyring=keyring, catalog=catalog, derive=DERIVED)

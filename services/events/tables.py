@@ -88,3 +88,17 @@ chain = Table(
     Column("events", BigInteger, nullable=False, server_default=text("0")),
     Column("runs", BigInteger, nullable=False, server_default=text("0")),
 )
+
+# How far each schedule has come; written with the schedule's lock, and no projection.
+schedule_state = Table(
+    "schedule_state",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("spec", JSONB, nullable=False),
+    Column("handled_until", Moment, nullable=False),
+    Column("next_at", Moment),
+    Column("last", JSONB(none_as_null=True)),
+    Column("last_run", Text),
+)
+Index("schedule_state_next", schedule_state.c.next_at)

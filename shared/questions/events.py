@@ -8,6 +8,7 @@ import msgspec
 
 from shared.errors import Problem
 from shared.questions.declaration import Command, Page, Position, Question, command, question
+from shared.resources.shapes import Moment
 from shared.values import Key, Name, Opaque, Sequence
 
 
@@ -317,3 +318,32 @@ class EmitEvent(Command[Emitted], frozen=True, kw_only=True):
     hops: Sequence = 0
     correlation_id: Name | None = None
     causation_id: Name | None = None
+
+
+class PlannedTime(msgspec.Struct, frozen=True):
+    """A time of a schedule: in UTC, and in its own time zone."""
+
+    at: Moment
+    local: Moment
+
+
+class ScheduleRun(msgspec.Struct, frozen=True):
+    """A schedule was fired by hand: its run, or the delivery of its event."""
+
+    run: str | None
+    delivery: str | None
+
+
+@question("events.next_firings", by="gateway")
+class NextFirings(Question[list[PlannedTime]], frozen=True, kw_only=True):
+    """The next `n` times of a schedule, as if it were switched on. Raises NotFound."""
+
+    name: Name
+    n: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
+
+
+@command("events.run_schedule", by="gateway")
+class RunSchedule(Command[ScheduleRun], frozen=True, kw_only=True):
+    """Fire a schedule now, switched on or not. Raises NotFound; Conflict where it skips, and its last run goes on; Invalid."""
+
+    name: Name

@@ -267,6 +267,27 @@ def emit_event(session: Session, name: str, type_: str, data: str | None) -> Non
 
 GROUPS["source"].add_command(test_source)
 GROUPS["subscription"].add_command(_preview(kinds()["subscription"]))
+
+
+@GROUPS["schedule"].command("next")
+@NAME
+@click.option("-n", "number", type=click.IntRange(1, 100), default=5, show_default=True, help="How many.")
+@asks
+def next_times(session: Session, name: str, number: int) -> None:
+    """Show the next times of a schedule."""
+    page = session.api.get("/schedules", name, "next", query={"n": str(number)})
+    show.listing(page, [show.field("at"), show.field("local")], is_json=session.is_json)
+
+
+@GROUPS["schedule"].command("run")
+@NAME
+@asks
+def run_schedule(session: Session, name: str) -> None:
+    """Fire a schedule now, switched on or not. Prints the id of the run, or of the event's delivery."""
+    answer = session.api.call("POST", "/schedules", name, "run")
+    show.answer(answer, answer["run"] or answer["delivery"], is_json=session.is_json)
+
+
 workflows = click.Group("workflows", help="What can be run.")
 
 

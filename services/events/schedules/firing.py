@@ -1,0 +1,215 @@
+"""Makes runs and events of the times of schedules: each exactly once, or as the schedule's policies have it.
+
+Whatever happens to a schedule leads to one look at it: it was changed, its timer fired, or it is found overdue. A look holds the
+schedule's lock, fires what is due since the last one, sets the timer for the next time, and records how far the schedule has come.
+The ids of runs and events derive from schedule and time. So a look that was cut off anywhere is simply done again, and a timer
+that fires twice, late, or out of order is one look too many. A timer that the broker lost is made up for by the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import msgspec
+import structlog
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.events import domain
+from services.events.deliveries import DeliveryDeps, emit_event
+from services.events.schedules import plan, state
+from services.events.schedules.plan import ScheduleState
+from shared import aggregate, tasks
+from shared.db import Connection
+from shared.envelope import Envelope, derived_id, new_id, rfc3339, utc_now
+from shared.errors import Invalid, MillraceError, NotFound, Unavailable
+from shared.leader import lead
+from shared.messages import RunRequested, TimerFired, TimerSet
+from shared.messages.run import RunCancelRequested, RunSignalled
+from shared.messages.timer import fired_for, is_foreign
+from shared.projected import Projected, Recorded, in_batches
+from shared.projection import Projection
+from shared.pull import StreamError
+from shared.questions.events import EmitEvent
+from shared.resources.declaration import ResourceChanged, ResourceRemoved
+from shared.resources.schedule import Firing, Schedule, ScheduleEntry
+from shared.runs import RunEnd
+from shared.statements import Statement
+from shared.values import moment_of
+
+OWNER = "events"
+# Looks at the same time: each has one connection to the database, or two, of a pool that questions share.
+AT_ONCE = 3
+# The broker's clock may be ahead of this one by so much; a timer that says more is not believed.
+AHEAD = timedelta(minutes=1)
+# Seconds between searches, and after which a timer that has not fired was lost.
+PAUSE = 2.0
+LATE = timedelta(seconds=2)
+# Not that of a projection, which is made of the service and its name.
+LOCK = "events.overdue-schedules"
+ROUND = 500
+_POLICIES = {"queue": "queue", "replace": "cancel_older"}
+_log = structlog.get_logger()
+
+
+class FiringDeps(DeliveryDeps, Protocol):
+    """Dependencies of schedules."""
+
+    engine: AsyncEngine
+    database_url: str
+    catalog: Projection
+
+
+class Scheduler:
+    """Looks at schedules. Safe to use from several replicas."""
+
+    def __init__(self, deps: FiringDeps, *, now: Callable[[], datetime] = utc_now) -> None:
+        self._deps = deps
+        self._now = now
+
+    def followers(self) -> list[Projected]:
+        """Return the two projections, without rows, that follow changed schedules and timers."""
+        return [
+            Projected(name="schedules", stream="CATALOG", apply=in_batches(self._changed), tables=(), filters=("schedule.>",)),
+            Projected(name="timers", stream="TIMERS", apply=in_batches(self._fired), tables=(), filters=(fired_for(OWNER),)),
+        ]
+
+    async def _changed(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
+        await self._deps.catalog.caught_up(batch[-1].delivered.sequence) if batch else False
+        changed = (one.message for one in batch)
+        ids = dict.fromkeys(one.id for one in changed if isinstance(one, ResourceChanged | ResourceRemoved))
+        await tasks.each(AT_ONCE, ids, self.look_at)
+        return []
+
+    async def _fired(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
+        fired: dict[str, datetime | None] = {}
+        for one in batch:
+            if not is_foreign(one.delivered.headers, OWNER):
+                fired[one.envelope.subject] = _time_of(one.envelope)
+        await tasks.each(AT_ONCE, fired.items(), lambda one: self.look_at(*one))
+        return []
+
+    async def look_at(self, id_: str, at: datetime | None = None) -> None:
+        """Fire what is due of a schedule, and set its next timer; `at` is the time by a timer. Raises `Unavailable`."""
+        async with state.held(self._deps.engine, id_) as connection:
+            schedule, before = await state.schedule_of(connection, id_), await state.read(connection, id_)
+            if schedule is None:
+                await state.forget(connection, id_)
+                return
+            now = self._now()
+            if at is not None and now < at <= now + AHEAD:
+                now = at
+            last, last_run = (before.last, before.last_run) if before is not None else (None, None)
+            for spec, planned in plan.planned(schedule, before, now):
+                identity = derived_id(id_, rfc3339(planned))
+                last = await self.fire(msgspec.structs.replace(schedule, spec=spec), planned, identity, last_run)
+                last_run = last.run if last.outcome == "fired" and last.run is not None else last_run
+            until = now if before is None else max(now, before.handled_until)
+            next_at = plan.next_of(schedule.spec, until)
+            if next_at is not None:
+                timer = TimerSet(key=id_, owner=OWNER, at=rfc3339(next_at))
+                # Always a new one: the timer of a moment may have fired, or given way to another, and be wanted again.
+                await self._deps.bus.publish(self._deps.bus.seal(timer, org=schedule.org, id=new_id()))
+            after = ScheduleState(
+                version=schedule.version, spec=schedule.spec, handled_until=until, next_at=next_at, last=last, last_run=last_run
+            )
+            await state.write(connection, id_, after)
+
+    async def run_now(self, id_: str, command: str) -> Firing:
+        """Fire a schedule by hand, switched on or not. Raises `NotFound`, `Unavailable`."""
+        async with state.held(self._deps.engine, id_) as connection:
+            schedule, before = await state.schedule_of(connection, id_), await state.read(connection, id_)
+            if schedule is None:
+                raise NotFound(f"there is no schedule {id_}")
+            firing = await self.fire(schedule, self._now(), command, None if before is None else before.last_run)
+            if before is not None:
+                last_run = firing.run if firing.outcome == "fired" and firing.run is not None else before.last_run
+                await state.write(connection, id_, msgspec.structs.replace(before, last=firing, last_run=last_run))
+            return firing
+
+    async def fire(self, schedule: ScheduleEntry, planned: datetime, identity: str, last_run: str | None) -> Firing:
+        """Make the run or the event of one time; done again with the same `identity` it makes no other. Raises `Unavailable`."""
+        at = rfc3339(planned)
+        try:
+            if schedule.spec.workflow is None:
+                return Firing(planned_at=at, outcome="fired", delivery=await self._emit(schedule, identity))
+            run = derived_id(identity, "run")
+            if schedule.spec.overlap == "skip" and last_run not in {None, run} and await self._goes_on(str(last_run)):
+                return Firing(planned_at=at, outcome="skipped", run=last_run, reason=f"run {last_run} goes on")
+            await self._request(schedule, schedule.spec, run, at)
+        except (Unavailable, StreamError):
+            raise
+        except MillraceError as error:
+            reason = error.detail
+        except Exception as error:
+            # A bug: it must not keep this schedule, or another one, from its next time.
+            _log.exception("schedule.bug", schedule=schedule.id)
+            reason = f"{type(error).__name__}: {error}"[:500]
+        else:
+            return Firing(planned_at=at, outcome="fired", run=run)
+        _log.warning("schedule.failed", org=schedule.org, schedule=schedule.name, planned_at=at, reason=reason)
+        return Firing(planned_at=at, outcome="failed", reason=reason)
+
+    async def _emit(self, schedule: ScheduleEntry, identity: str) -> str:
+        command = EmitEvent(
+            id=identity,
+            org=schedule.org,
+            actor=f"schedule:{schedule.name}",
+            source=schedule.refs["source"],
+            type=schedule.spec.event or "",
+            data=schedule.spec.input,
+        )
+        return (await emit_event(command, self._deps)).delivery
+
+    async def _request(self, schedule: ScheduleEntry, spec: Schedule, run: str, at: str) -> None:
+        workflow = await self._deps.workflow(schedule.org, spec.workflow or "")
+        given = spec.input or {}
+        if misfit := domain.misfit(workflow.input_schema, given):
+            raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
+        policy = _POLICIES.get(spec.overlap)
+        request = RunRequested(
+            run=run,
+            workflow=workflow.name,
+            version=workflow.version,
+            input=given,
+            requested_by=f"schedule:{schedule.name}",
+            timeout=workflow.timeout,
+            deadline=workflow.policy.queue_timeout,
+            workflow_org=workflow.org,
+            # By it the executor knows one that was carried out, and purged from the bus, before it came again.
+            received_at=at,
+            concurrency_key=None if policy is None else f"schedule {schedule.id}",
+            concurrency_policy=policy,
+        )
+        await aggregate.append(
+            self._deps.bus.client, self._deps.bus.journal, self._deps.bus.seal(request, org=schedule.org, id=run), 0
+        )
+
+    async def _goes_on(self, run: str) -> bool:
+        """Return whether a run has not ended, by its messages: those of one that ended long ago are no longer there."""
+        last = await aggregate.last(self._deps.bus.client, "run", run)
+        message = None if last is None else last.message()
+        if not isinstance(message, RunCancelRequested | RunSignalled):
+            return last is not None and not isinstance(message, RunEnd)
+        # These two come from outside, and may have come after the end.
+        return not any([isinstance(one.message(), RunEnd) async for one in aggregate.history(self._deps.bus.client, "run", run)])
+
+    async def sweep(self) -> None:
+        """Search for ever; an obstacle is logged, once, and waited out. Of several replicas one is active."""
+        await lead(
+            self.round, url=self._deps.database_url, service=OWNER, lock=LOCK, pause=PAUSE, interrupted="schedules.interrupted"
+        )
+
+    async def round(self) -> int:
+        """Look at every schedule that is overdue, new or changed; returns how many there were. Raises `Unavailable`."""
+        found = await state.overdue(self._deps.engine, self._now(), LATE, ROUND)
+        await tasks.each(AT_ONCE, found, self.look_at)
+        return len(found)
+
+
+def _time_of(fired: Envelope) -> datetime | None:
+    try:
+        return moment_of(msgspec.json.decode(fired.data, type=TimerFired).at)
+    except (msgspec.MsgspecError, ValueError, OverflowError):
+        return None

@@ -1,0 +1,75 @@
+"""Which times of a schedule are due, and what follows from how far it has come. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from itertools import islice
+
+import msgspec
+
+from shared.calendars import Cron, Every, calendar_of, latest
+from shared.resources.schedule import Firing, Schedule, ScheduleEntry
+
+# A time was missed when so much has passed: another replica takes over, and a busy machine comes to it, within that.
+PUNCTUAL = timedelta(minutes=1)
+# Of the times that were missed no more are made up for.
+MOST_CAUGHT_UP = 100
+# Of a schedule of which nothing is known, as in a new database, times longer ago are left alone.
+KNOWN = timedelta(days=1)
+
+
+class ScheduleState(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a schedule has come: all its times up to `handled_until` are done with, by the `spec` of its `version`.
+
+    `next_at` is when it is to be looked at again, `last_run` the last run that it started.
+    """
+
+    version: int
+    spec: Schedule
+    handled_until: datetime
+    next_at: datetime | None
+    last: Firing | None = None
+    last_run: str | None = None
+
+
+def calendar(spec: Schedule) -> Cron | Every:
+    """Return the calendar of a schedule that was checked."""
+    return calendar_of(spec.cron, spec.every, spec.timezone)
+
+
+def due(spec: Schedule, after: datetime, until: datetime, now: datetime) -> list[datetime]:
+    """Return the times after one moment up to another that are to fire `now`, in order: what was missed as `catch_up` has it."""
+    if not spec.enabled or until <= after:
+        return []
+    found = latest(calendar(spec), after, until, MOST_CAUGHT_UP)
+    punctual = [one for one in found if one >= now - PUNCTUAL]
+    if spec.catch_up == "none":
+        return punctual
+    return found if spec.catch_up == "all" else punctual or found[-1:]
+
+
+def planned(schedule: ScheduleEntry, state: ScheduleState | None, now: datetime) -> list[tuple[Schedule, datetime]]:
+    """Return the times of a schedule that are to fire now, each with the spec by which it fires.
+
+    What was due before a change fires as it was planned then. While it was switched off nothing was missed.
+    """
+    changed = datetime.fromisoformat(schedule.updated_at)
+    if state is None:
+        return [(schedule.spec, one) for one in due(schedule.spec, max(changed, now - KNOWN), now, now)]
+    if state.version == schedule.version:
+        return [(schedule.spec, one) for one in due(schedule.spec, state.handled_until, now, now)]
+    begin = max(state.handled_until, min(changed, now))
+    before = [(state.spec, one) for one in due(state.spec, state.handled_until, begin, now)]
+    return before + [(schedule.spec, one) for one in due(schedule.spec, begin, now, now)]
+
+
+def following(spec: Schedule, after: datetime, number: int) -> list[datetime]:
+    """Return the next times after a moment, also of a schedule that is switched off."""
+    times: Iterator[datetime] = calendar(spec).after(after)
+    return list(islice(times, number))
+
+
+def next_of(spec: Schedule, after: datetime) -> datetime | None:
+    """Return the next time at which a schedule fires; None where it is switched off."""
+    return next(iter(following(spec, after, 1)), None) if spec.enabled else None

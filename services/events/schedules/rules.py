@@ -1,0 +1,77 @@
+"""The rules of schedules that no schema can state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.events import domain
+from services.events.schedules import plan, state
+from shared.calendars import checked_cron, checked_zone
+from shared.envelope import rfc3339, utc_now
+from shared.errors import Invalid, Problem
+from shared.owners.rows import ResourceRows
+from shared.owners.rules import Draft, Rules
+from shared.resources.declaration import Resource
+from shared.resources.schedule import Schedule
+from shared.streams import INLINE_BYTES
+
+DECLARED = "workflow:"
+
+
+class Schedules(Rules[Schedule]):
+    """A schedule has a calendar, and a workflow or a topic; the workflow need not exist yet."""
+
+    def __init__(self, rows: ResourceRows, engine: AsyncEngine) -> None:
+        self._rows = rows
+        self._engine = engine
+
+    async def check(self, draft: Draft[Schedule]) -> Schedule:
+        """Return the spec, its expression in one spelling, if it says when, and what then."""
+        spec = draft.spec
+        if (spec.cron is None) == (spec.every is None):
+            raise _wrong("cron", "a schedule has either cron or every")
+        if (spec.workflow is None) == (spec.source is None):
+            raise _wrong("workflow", "a schedule has either a workflow or a source, which is a topic")
+        if (spec.event is None) != (spec.source is None):
+            raise _wrong("event", "a source and the type of its event belong together")
+        if spec.event is not None and not domain.EVENT_TYPE.match(spec.event):
+            raise _wrong("event", "has 1 to 100 letters, digits, dots, underscores and hyphens")
+        if spec.input is not None and len(msgspec.json.encode(spec.input)) > INLINE_BYTES:
+            raise _wrong("input", f"is larger than {INLINE_BYTES} bytes of JSON")
+        field = "timezone"
+        try:
+            checked_zone(spec.timezone)
+            field = "cron"
+            cron = None if spec.cron is None else checked_cron(spec.cron)
+        except ValueError as error:
+            raise _wrong(field, str(error)) from error
+        if source := draft.refs.get("source"):
+            found = await self._rows.by_id("source", source)
+            if found is not None and found[0].spec.adapter != domain.TOPIC:
+                raise _wrong("source", f"has the adapter {found[0].spec.adapter!r}; only one with the adapter 'topic' takes events")
+        return msgspec.structs.replace(spec, cron=cron)
+
+    async def shown(self, found: Sequence[Resource[Schedule]]) -> Sequence[dict[str, Any]]:
+        """Return of each when it fires next, what became of the last time, and the workflow that declares it."""
+        known = await state.shown(self._engine, [one.id for one in found])
+        return [_shown(one, *known.get(one.id, (0, None, None))) for one in found]
+
+
+def _shown(schedule: Resource[Schedule], version: int, next_at: Any, last: Any) -> dict[str, Any]:
+    if version != schedule.version:
+        # It has just been changed, and is looked at in a moment.
+        next_at = plan.next_of(schedule.spec, utc_now())
+    declared = schedule.applied_as if (schedule.applied_as or "").startswith(DECLARED) else None
+    return {
+        "next_at": None if next_at is None else rfc3339(next_at),
+        "last": None if last is None else msgspec.to_builtins(last),
+        "declared_by": None if declared is None else declared.removeprefix(DECLARED),
+    }
+
+
+def _wrong(field: str, detail: str) -> Invalid:
+    return Invalid(f"{field}: {detail}", errors=(Problem(field, detail),))
