@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import asyncpg
 import pytest
 
@@ -19,8 +25,9 @@ from shared.messages import RunRequested, TimerSet
 from shared.questions.events import ListDeliveries, NextFirings, RunSchedule
 from tests.support.inside import bus_of, eventually, running
 from tests.support.resources import got, putting, removing, ring, told
-from tests.support.river import Outside, river
+from tests.support.river import Outside, river, sandbox_settings
 from tests.support.servers import Place
+from tests.support.stack import ROOT
 
 TICK = b"""
 from millrace import wait_for, workflow
@@ -71,7 +78,7 @@ async def set_back(place: Place, id_: str, by: timedelta) -> None:
     connection = await asyncpg.connect(place.database_url("events"))
     try:
         set_ = "(handled_until, next_at) = (handled_until - $2::interval, next_at - $2::interval)"
-        await connection.execute(f"UPDATE schedule_state SET {set_} WHERE id = $1", id_, by)  # noqa: S608 - nothing foreign is in it
+        await connection.execute(f"UPDATE schedule_state SET {set_} WHERE id = $1", id_, by)
     finally:
         await connection.close()
 
@@ -110,6 +117,56 @@ async def test_two_replicas_and_timers_too_many_fire_each_time_once(place: Place
             await asyncio.sleep(0.25)
         await fired(outside, "often", 5)
         assert consecutive(await requested(outside, "often"))
+
+
+@asynccontextmanager
+async def replica(place: Place) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the events service as a process of its own, which has started; it may be killed."""
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "services", "events"],
+        cwd=ROOT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=os.environ | place.environment("events"),
+    )
+    assert process.stdout is not None
+    draining: asyncio.Task[bytes] | None = None
+    try:
+        async with asyncio.timeout(40):
+            while b"service.started" not in await process.stdout.readline():
+                assert process.returncode is None
+        draining = asyncio.create_task(process.stdout.read())
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if draining is not None:
+            await draining
+
+
+async def test_a_replica_that_is_killed_at_a_time_of_a_schedule_loses_and_repeats_none(place: Place, data: Path) -> None:
+    async with (
+        running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings()),
+        bus_of(place, "gateway") as bus,
+        replica(place) as first,
+    ):
+        outside = Outside(place, bus)
+        await outside.put_file("tick.py", TICK)
+        spec = {"every": 1, "workflow": "tick", "overlap": "allow", "catch_up": "none"}
+        await told(bus, putting("schedule", "often", **spec))
+        await fired(outside, "often", 2)
+        async with replica(place):
+            # The first replica is the one that follows; it dies while a time is due, and within it.
+            await asyncio.sleep(1 - utc_now().microsecond / 1e6 + 0.004)
+            first.kill()
+            await first.wait()
+            number = len(await requested(outside, "often"))
+            await fired(outside, "often", number + 4)
+            runs = await requested(outside, "often")
+            assert consecutive(runs)
+            assert len({one.received_at for one in runs}) == len(runs)
 
 
 async def test_a_look_that_is_cut_off_is_done_again_and_loses_and_repeats_nothing(
@@ -322,3 +379,38 @@ async def test_a_schedule_that_was_put_is_not_taken_over_by_code(place: Place, d
         await outside.put_file("beat.py", DECLARED.replace(b"    return x", b"    return x + 1"))
         found = await got(outside.bus, "schedule", "beat")
         assert (found.workflow, found.declared_by) == ("other", None)
+
+
+async def test_a_schedule_is_put_shown_and_fired_over_the_api(place: Place, data: Path) -> None:
+    async with (
+        river(place, data) as outside,
+        running(place, "gateway", MILLRACE_PORT="0") as gateway,
+        aiohttp.ClientSession() as session,
+    ):
+        await outside.put_file("tick.py", TICK)
+        url = gateway.health.document()["url"]
+        key = {"Authorization": f"Bearer {place.credentials.admin_key}"}
+
+        async def call(method: str, path: str, body: Any = None, status: int = 200, **headers: str) -> Any:
+            given = key | {name.replace("_", "-"): value for name, value in headers.items()}
+            async with session.request(method, f"{url}/api/v1/schedules{path}", json=body, headers=given) as response:
+                assert response.status == status, await response.text()
+                return await response.json() if status != 204 else None
+
+        spec = {"cron": " 30 2 * * * ", "timezone": "Europe/Vienna", "workflow": "tick", "enabled": False}
+        made = await call("PUT", "/nightly", spec)
+        assert (made["cron"], made["overlap"], made["catch_up"], made["next_at"]) == ("30 2 * * *", "skip", "one", None)
+        times = (await call("GET", "/nightly/next?n=3"))["items"]
+        assert [one["local"][11:19] for one in times] == ["02:30:00"] * 3
+        assert len((await call("GET", "/nightly/next"))["items"]) == 5
+        for wrong in ("0", "101", "many"):
+            await call("GET", f"/nightly/next?n={wrong}", status=422)
+        await call("GET", "/absent/next", status=404)
+        await call("POST", "/absent/run", status=404)
+        # The same request sent again is one run.
+        one, again = [await call("POST", "/nightly/run", status=202, Idempotency_Key="k") for _ in range(2)]
+        assert one == again
+        assert (await outside.run(one["run"], "succeeded")).requested_by == "schedule:nightly"
+        assert (await call("POST", "/nightly/run", status=202))["run"] != one["run"]
+        assert (await call("GET", "/nightly"))["last"]["outcome"] == "fired"
+        await call("DELETE", "/nightly", status=204)

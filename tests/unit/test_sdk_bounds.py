@@ -161,6 +161,18 @@ DECLARED: dict[str, list[Any]] = {
     "concurrency_limit": [0, -1, 1001, True, 1.5, "1", None],
     "concurrency_policy": ["wait", "", 5, None, ["queue"]],
     "isolation": ["none", "", 5, None],
+    "schedule": [
+        "",
+        5,
+        {},
+        {"timezone": "UTC"},
+        {"cron": "* * * * *", "every": 5},
+        {"every": 0},
+        {"every": 1.5},
+        {"cron": 5},
+        {"at": 5},
+    ]
+    + [{"every": 5} | wrong for wrong in ({"overlap": "wait"}, {"catch_up": True}, {"timezone": 5}, {"input": [1]})],
 }
 
 
