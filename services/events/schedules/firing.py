@@ -105,7 +105,7 @@ class Scheduler:
                 identity = derived_id(id_, rfc3339(planned))
                 last = await self.fire(msgspec.structs.replace(schedule, spec=spec), planned, identity, last_run)
                 last_run = last.run if last.outcome == "fired" and last.run is not None else last_run
-            until = now if before is None else max(now, before.handled_until)
+            until = plan.handled_until(schedule, before, now)
             next_at = plan.next_of(schedule.spec, until)
             if next_at is not None:
                 timer = TimerSet(key=id_, owner=OWNER, at=rfc3339(next_at))

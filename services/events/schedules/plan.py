@@ -59,9 +59,18 @@ def planned(schedule: ScheduleEntry, state: ScheduleState | None, now: datetime)
         return [(schedule.spec, one) for one in due(schedule.spec, max(changed, now - KNOWN), now, now)]
     if state.version == schedule.version:
         return [(schedule.spec, one) for one in due(schedule.spec, state.handled_until, now, now)]
-    begin = max(state.handled_until, min(changed, now))
+    # The clock of the replica that recorded the change may be ahead of this one.
+    begin = max(state.handled_until, changed)
     before = [(state.spec, one) for one in due(state.spec, state.handled_until, begin, now)]
     return before + [(schedule.spec, one) for one in due(schedule.spec, begin, now, now)]
+
+
+def handled_until(schedule: ScheduleEntry, state: ScheduleState | None, now: datetime) -> datetime:
+    """Return the time up to which a schedule is done with once what is `planned` now has fired: it never goes back."""
+    changed = datetime.fromisoformat(schedule.updated_at)
+    if state is None:
+        return max(now, changed)
+    return max(now, state.handled_until, changed if state.version != schedule.version else now)
 
 
 def following(spec: Schedule, after: datetime, number: int) -> list[datetime]:
