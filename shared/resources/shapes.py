@@ -27,7 +27,7 @@ def view_of(title: str, spec: type[msgspec.Struct], marks: dict[str, dict[str, A
     for name, type_, *_ in fields_of(spec):
         found = marks[name]
         fields += [] if SECRET in found else [(name, type_)]
-        fields += [(f"{name}_name", str)] if found.get(BY_ID) else []
+        fields += [(f"{name}_name", type_)] if found.get(BY_ID) else []
         fields += [("secrets", list[str])] if MEMBERS in found else []
     fields += [(name, type_) for name, type_, *_ in (fields_of(adds) if adds is not None else ())]
     fields += [("created_at", Moment), ("updated_at", Moment), ("version", int), ("applied_as", str | None)]

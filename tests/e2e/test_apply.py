@@ -35,6 +35,10 @@ RESOURCES: dict[str, list[dict[str, Any]]] = {
         }
         for number in range(6)
     ],
+    "a/times.yaml": [
+        {"kind": "schedule", "name": "daily", "cron": "0 9 * * MON-FRI", "timezone": "Europe/Vienna", "workflow": "w"},
+        {"kind": "schedule", "name": "beat", "every": 3600, "source": "repo-0", "event": "beat", "overlap": "allow"},
+    ],
     "b.json": [
         {"kind": "source", "name": "repo-0", "adapter": "topic", "integration": "halo-0"},
         *[
@@ -137,21 +141,21 @@ def recorded(up: Up) -> int:
 
 
 async def test_a_folder_applied_twice_has_nothing_to_do_the_second_time(up: Up, millrace: Command, conf: Path) -> None:
-    assert sum(map(len, RESOURCES.values())) == 30
+    assert sum(map(len, RESOURCES.values())) == 32
     assert {one["kind"] for many in RESOURCES.values() for one in many} == set(kinds())
     tried = await applied(millrace, str(conf), "--dry-run")
-    assert changes(tried) == {"created": 30}
+    assert changes(tried) == {"created": 32}
     assert everything(up) == []
     said = await millrace("apply", str(conf), **TOKENS)
-    assert said.splitlines()[-1] == "30 created"
+    assert said.splitlines()[-1] == "32 created"
     assert "created variable v1 of beta\n" in said
     assert {f"{one['kind']} {one['name']}" for one in tried} == {" ".join(line.split()[1:3]) for line in said.splitlines()[:-1]}
     before, there = recorded(up), everything(up)
-    assert len(there) == 30
+    assert len(there) == 32
     assert await millrace("apply", str(conf), **TOKENS) == "nothing to do\n"
     assert await millrace("apply", str(conf), "--dry-run", **TOKENS) == "nothing to do\n"
     again = await applied(millrace, str(conf))
-    assert changes(again) == {"none": 30}
+    assert changes(again) == {"none": 32}
     assert everything(up) == there
     assert recorded(up) == before + 2
 
@@ -252,8 +256,8 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "other" / "one.yaml").write_text("kind: variable\nname: theirs\nvalue: 1\n")
     await applied(millrace, str(conf / "other"), "--as", "other")
     (conf / "other" / "one.yaml").unlink()
-    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 30}
-    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 30}
+    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 32}
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 32}
     assert "--prune needs --as" in (await millrace.both("apply", str(conf), "--prune", code=2))[1]
 
     for name in ("a/subscriptions.yaml", "b.json", "mappings.yml"):
@@ -338,7 +342,7 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
         there = {"MILLRACE_URL": url, "MILLRACE_KEY": up.ready["admin_key"]}
         done = await applied(millrace, str(conf), "--as", "cut", "--prune", code=1, **there)
         failed = [one["reasons"][0] for one in done if one["change"] == "failed"]
-        assert len(failed) == 30 - changes(done)["created"]
+        assert len(failed) == 32 - changes(done)["created"]
         # Of those that were asked for at the same time each may have been done.
         unknown = sum("cannot reach" in reason for reason in failed)
         assert 1 <= unknown <= AT_ONCE
@@ -349,12 +353,16 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
     again = changes(await applied(millrace, str(conf), "--as", "cut", "--prune"))
     assert again["failed"] == 0
     assert changes(done)["created"] <= again["none"] <= changes(done)["created"] + unknown
-    assert again["none"] + again["created"] == 30
+    assert again["none"] + again["created"] == 32
 
 
 PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "source": (["repo-1", "--disabled", "--set", "event_header=5"], {"enabled": False, "settings": {"event_header": "5"}}),
     "subscription": (["push-0", "--filter", "", "--event", "*", "--disabled"], {"filter": None, "event": "*", "enabled": False}),
+    "schedule": (
+        ["daily", "--cron", "5 9 * * *", "--disabled", "--catch-up", "all"],
+        {"cron": "5 9 * * *", "enabled": False, "catch_up": "all", "next_at": None},
+    ),
     "integration": (["halo-0", "--description", "x"], {"description": "x"}),
     "mapping": (["halo-0", "--set", "subdomain=5", "--connection", ""], {"config": {"subdomain": "5"}, "connection": None}),
     "variable": (["v0", "true"], {"value": True}),

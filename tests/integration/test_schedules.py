@@ -372,6 +372,77 @@ async def test_a_schedule_beside_the_code_comes_and_goes_with_it(place: Place, d
         await eventually(gone)
 
 
+async def test_a_registration_that_is_read_again_puts_no_schedule_back(place: Place, data: Path) -> None:
+    async def declares(outside: Outside, minute: int) -> None:
+        async def put() -> bool:
+            try:
+                return bool((await got(outside.bus, "schedule", "beat")).cron == f"{minute} 0 1 1 *")
+            except NotFound:
+                return False
+
+        await outside.put_file("beat.py", DECLARED.replace(b'"every": 1', b'"cron": "%d 0 1 1 *"' % minute))
+        await eventually(put)
+
+    async def read_again() -> None:
+        connection = await asyncpg.connect(place.database_url("events"))
+        last = "SELECT last_seq FROM checkpoint WHERE projection = 'declared-schedules'"
+        try:
+            before = await connection.fetchval(last)
+            await connection.execute("UPDATE checkpoint SET last_seq = 0 WHERE projection = 'declared-schedules'")
+            async with running(place, "events"):
+
+                async def followed() -> bool:
+                    return bool(await connection.fetchval(last) >= before)
+
+                await eventually(followed)
+        finally:
+            await connection.close()
+
+    async with (
+        running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings()),
+        bus_of(place, "gateway") as bus,
+    ):
+        outside = Outside(place, bus)
+        async with running(place, "events"):
+            for minute in (1, 2, 3):
+                await declares(outside, minute)
+            await told(bus, putting("schedule", "beat", cron="9 0 1 1 *", patch=True))
+            changed = await got(bus, "schedule", "beat")
+            await asyncio.sleep(1.5)
+        await read_again()
+        async with running(place, "events"):
+            assert (await got(bus, "schedule", "beat")).version == changed.version
+            await declares(outside, 4)
+            await bus.ask(removing("schedule", "beat"))
+            await asyncio.sleep(1.5)
+        await read_again()
+        async with running(place, "events"):
+            with pytest.raises(NotFound):
+                await got(bus, "schedule", "beat")
+            await declares(outside, 5)
+
+
+async def test_a_schedule_that_waits_for_the_executor_holds_no_other_one_up(place: Place, data: Path) -> None:
+    executor = running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings())
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        async with executor:
+            await outside.put_file("tick.py", TICK)
+        # Nobody can tell whether these are there: more of them than are looked at together, and before the sound one.
+        for number in range(5):
+            await told(bus, putting("schedule", f"a-{number}", every=1, workflow="nowhere"))
+        await told(bus, putting("schedule", "sound", every=1, workflow="tick", overlap="allow"))
+        await fired(outside, "sound", 4)
+        assert consecutive(await requested(outside, "sound"))
+        assert [(await got(bus, "schedule", f"a-{number}")).last for number in range(5)] == [None] * 5
+        async with running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings()):
+
+            async def failed() -> bool:
+                return all([(await got(bus, "schedule", f"a-{number}")).last for number in range(5)])
+
+            await eventually(failed)
+
+
 async def test_a_schedule_that_was_put_is_not_taken_over_by_code(place: Place, data: Path) -> None:
     async with river(place, data) as outside:
         await told(outside.bus, putting("schedule", "beat", cron="0 0 1 1 *", workflow="other"))

@@ -106,7 +106,12 @@ def export(session: Session, nouns: tuple[str, ...], *, secrets: str) -> None:
         return made
 
     found = [
-        exported(kinds()[noun], shown) for noun in ordered() if noun in wanted for shown in _every(session, kinds()[noun], org)
+        exported(kinds()[noun], shown)
+        for noun in ordered()
+        if noun in wanted
+        for shown in _every(session, kinds()[noun], org)
+        # What stands beside code comes with the code; as a document it would be taken from it.
+        if shown.get("declared_by") is None
     ]
     if session.is_json:
         show.document(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -9,14 +10,16 @@ import msgspec
 import structlog
 
 from services.events.schedules.rules import DECLARED
+from shared import aggregate
+from shared.bus import Bus
 from shared.db import Connection
 from shared.envelope import derived_id
-from shared.errors import MillraceError, Unavailable
+from shared.errors import Conflict, MillraceError, PreconditionFailed, Unavailable
 from shared.messages import WorkflowChanged, WorkflowRemoved
 from shared.owners.keeper import Keeper
-from shared.owners.rows import ResourceRows
 from shared.projected import Projected, Recorded, in_batches
 from shared.questions.resources import PutResource, RemoveResource, of
+from shared.resources.declaration import ResourceChanged
 from shared.statements import Statement
 
 # Follows the registration of workflows; one that was put by hand, or by a set of files, under the same name is left alone.
@@ -27,7 +30,7 @@ _log = structlog.get_logger()
 class DeclaredDeps(Protocol):
     """Dependencies of this follower."""
 
-    resources: ResourceRows
+    bus: Bus
     keepers: Mapping[str, Keeper[Any]]
 
 
@@ -46,25 +49,46 @@ class DeclaredSchedules:
             if not isinstance(one.message, WorkflowChanged | WorkflowRemoved):
                 continue
             try:
-                await self._keep(one.message, one.envelope.org, one.envelope.id)
+                await self._keep(one.message, one)
             except Unavailable:
                 raise
+            except (Conflict, PreconditionFailed) as error:
+                # Somebody changes it just now: read again, it is decided by what is there then.
+                raise Unavailable(f"schedule {one.message.name!r}: {error}") from error
             except MillraceError as error:
                 _log.warning("schedule.not_declared", org=one.envelope.org, workflow=one.message.name, reason=str(error))
         return []
 
-    async def _keep(self, message: WorkflowChanged | WorkflowRemoved, org: str, cause: str) -> None:
+    async def _keep(self, message: WorkflowChanged | WorkflowRemoved, recorded: Recorded) -> None:
+        org, name, keeper = recorded.envelope.org, message.name, self._deps.keepers["schedule"]
         declared = message.policy.schedule if isinstance(message, WorkflowChanged) else None
-        name, keeper, mark = message.name, self._deps.keepers["schedule"], f"{DECLARED}{message.name}"
-        found = await self._deps.resources.named("schedule", org, name)
-        if found is not None and found.applied_as != mark:
+        # The rows may be behind.
+        key, mark = keeper.kind.key(org, name), f"{DECLARED}{name}"
+        last = await aggregate.last(self._deps.bus.client, "schedule", key)
+        found = None if last is None else last.message()
+        if isinstance(found, ResourceChanged) and found.applied_as != mark:
             if declared is not None:
                 _log.warning("schedule.name_is_taken", org=org, workflow=name)
             return
-        common: dict[str, Any] = {"org": org, "actor": mark, "name": name, "expected": 0 if found is None else found.version}
-        if declared is not None:
-            fields = msgspec.to_builtins(declared) | {"workflow": name, "enabled": found is None or found.spec.enabled}
-            id_ = derived_id(cause, "schedule")
+        if (declared is None and not isinstance(found, ResourceChanged)) or await self._is_past(message, recorded):
+            return
+        id_ = derived_id(recorded.envelope.id, "schedule")
+        common: dict[str, Any] = {"org": org, "actor": mark, "name": name, "expected": aggregate.version_of(last)}
+        if declared is None:
+            await keeper.remove(of(RemoveResource, "schedule", id=id_, **common))
+        elif not await self._is_done(key, id_, recorded.delivered.sequence):
+            enabled = not isinstance(found, ResourceChanged) or found.spec.get("enabled", True)
+            fields = msgspec.to_builtins(declared) | {"workflow": name, "enabled": enabled}
             await keeper.put(of(PutResource, "schedule", id=id_, fields=fields, applied_as=mark, **common))
-        elif found is not None:
-            await keeper.remove(of(RemoveResource, "schedule", id=derived_id(cause, "no schedule"), **common))
+
+    async def _is_past(self, message: WorkflowChanged | WorkflowRemoved, recorded: Recorded) -> bool:
+        """Return whether the workflow was registered anew, or removed, since: all of its past is read again in a rebuild."""
+        last = await aggregate.last(self._deps.bus.client, "workflow", message.key)
+        return last is not None and last.sequence > recorded.delivered.sequence
+
+    async def _is_done(self, key: str, command: str, since: int) -> bool:
+        """Return whether a registration has led to its schedule already; it then stays as somebody may have changed it since."""
+        done = {derived_id(command, f"schedule.{verb}") for verb in ("changed", "removed")}
+        history = aggregate.history(self._deps.bus.client, "schedule", key, after=since)
+        async with contextlib.aclosing(history):
+            return any([one.envelope.id in done async for one in history])

@@ -67,6 +67,8 @@ class Scheduler:
     def __init__(self, deps: FiringDeps, *, now: Callable[[], datetime] = utc_now) -> None:
         self._deps = deps
         self._now = now
+        # Those that could not be looked at, which was logged; the search comes back to them.
+        self._postponed: set[str] = set()
 
     def followers(self) -> list[Projected]:
         """Return the two projections, without rows, that follow changed schedules and timers."""
@@ -79,7 +81,7 @@ class Scheduler:
         await self._deps.catalog.caught_up(batch[-1].delivered.sequence) if batch else False
         changed = (one.message for one in batch)
         ids = dict.fromkeys(one.id for one in changed if isinstance(one, ResourceChanged | ResourceRemoved))
-        await tasks.each(AT_ONCE, ids, self.look_at)
+        await tasks.each(AT_ONCE, ids, self._look_or_postpone)
         return []
 
     async def _fired(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
@@ -87,8 +89,19 @@ class Scheduler:
         for one in batch:
             if not is_foreign(one.delivered.headers, OWNER):
                 fired[one.envelope.subject] = _time_of(one.envelope)
-        await tasks.each(AT_ONCE, fired.items(), lambda one: self.look_at(*one))
+        await tasks.each(AT_ONCE, fired.items(), lambda one: self._look_or_postpone(*one))
         return []
+
+    async def _look_or_postpone(self, id_: str, at: datetime | None = None) -> None:
+        """Look at one of many: an obstacle of one, such as a workflow that nobody is there to look up, holds no other one up."""
+        try:
+            await self.look_at(id_, at)
+        except (Unavailable, StreamError) as error:
+            if id_ not in self._postponed:
+                self._postponed.add(id_)
+                _log.warning("schedule.postponed", schedule=id_, reason=str(error))
+        else:
+            self._postponed.discard(id_)
 
     async def look_at(self, id_: str, at: datetime | None = None) -> None:
         """Fire what is due of a schedule, and set its next timer; `at` is the time by a timer. Raises `Unavailable`."""
@@ -204,7 +217,7 @@ class Scheduler:
     async def round(self) -> int:
         """Look at every schedule that is overdue, new or changed; returns how many there were. Raises `Unavailable`."""
         found = await state.overdue(self._deps.engine, self._now(), LATE, ROUND)
-        await tasks.each(AT_ONCE, found, self.look_at)
+        await tasks.each(AT_ONCE, found, self._look_or_postpone)
         return len(found)
 
 
