@@ -83,11 +83,12 @@ class Sources(Rules[Source]):
         return msgspec.structs.replace(draft.spec, adapter=adapter.name)
 
     async def check_removal(self, present: Resource[Source]) -> None:
-        """Raise `Conflict` where subscriptions refer to a source: another one of its name would not be theirs."""
-        left = [one.name for one in await self._rows.referrers("subscription", "source", present.id, MOST_NAMED + 1)]
-        if left:
-            named = ", ".join(left[:MOST_NAMED]) + (", …" if len(left) > MOST_NAMED else "")
-            raise Conflict(f"subscriptions refer to source {present.name!r}, remove them first: {named}")
+        """Raise `Conflict` where subscriptions or schedules refer to a source: another one of its name would not be theirs."""
+        for noun in ("subscription", "schedule"):
+            left = [one.name for one in await self._rows.referrers(noun, "source", present.id, MOST_NAMED + 1)]
+            if left:
+                named = ", ".join(left[:MOST_NAMED]) + (", …" if len(left) > MOST_NAMED else "")
+                raise Conflict(f"{noun}s refer to source {present.name!r}, remove them first: {named}")
 
     def _adapter(self, org: str, name: str) -> Adapter:
         # Senders and lists of them write some names with underscores.

@@ -172,7 +172,7 @@ async def test_what_changed_in_a_file_is_changed_and_nothing_else(millrace: Comm
         ("secret", "key-0", "default"),
         ("variable", "v1", "beta"),
     ]
-    assert changes(done) == {"changed": 2, "none": 28}
+    assert changes(done) == {"changed": 2, "none": 30}
 
 
 MISTAKES = """\
@@ -228,7 +228,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
     tried = await applied(millrace, str(conf), "--dry-run", code=1)
     done = await applied(millrace, str(conf), code=1)
     assert tried == done
-    assert changes(done) == {"created": 31, "failed": 8}
+    assert changes(done) == {"created": 33, "failed": 8}
     reasons = sorted(
         reason.removeprefix(f"{conf}/wrong.yaml:") for one in done if one["change"] == "failed" for reason in one["reasons"]
     )
@@ -246,7 +246,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
         assert reason.startswith(start)
     assert "hunter2" not in str(done)
     out, error = await millrace.both("apply", str(conf), code=1, **TOKENS)
-    assert out.splitlines()[-1] == "8 failed, 31 as they are"
+    assert out.splitlines()[-1] == "8 failed, 33 as they are"
     assert f"{conf}/wrong.yaml:17: source: there is no source 'no-such'\n" in error
 
 
@@ -260,7 +260,7 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 32}
     assert "--prune needs --as" in (await millrace.both("apply", str(conf), "--prune", code=2))[1]
 
-    for name in ("a/subscriptions.yaml", "b.json", "mappings.yml"):
+    for name in ("a/subscriptions.yaml", "a/times.yaml", "b.json", "mappings.yml"):
         (conf / name).unlink()
     (conf / "wrong.yaml").write_text("kind: nothing\n")
     out, error = await millrace.both("apply", str(conf), "--as", "ours", "--prune", code=1, **TOKENS)
@@ -268,11 +268,11 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "wrong.yaml").unlink()
 
     tried = await applied(millrace, str(conf), "--as", "ours", "--prune", "--dry-run")
-    assert len(everything(up)) == 32
+    assert len(everything(up)) == 34
     done = await applied(millrace, str(conf), "--as", "ours", "--prune")
     assert tried == done
     gone = [one["kind"] for one in done if one["change"] == "removed"]
-    assert gone == ["subscription"] * 6 + ["source"] * 5 + ["mapping"] * 3
+    assert gone == ["subscription"] * 6 + ["schedule"] * 2 + ["source"] * 5 + ["mapping"] * 3
     left = everything(up)
     assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (18, {"by-hand", "theirs"})
     assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 16}

@@ -275,6 +275,9 @@ async def test_a_topic_has_an_event_at_the_times_of_a_schedule(place: Place, dat
         found: Any = await eventually(routed)
         assert (await outside.run(found[-1].runs[0].id, "succeeded")).result == 3
         assert (await got(outside.bus, "schedule", "beat")).last["delivery"]
+        await outside.bus.ask(removing("subscription", "on-push"))
+        with pytest.raises(Conflict, match="schedules refer to source 'clock', remove them first: beat"):
+            await outside.bus.ask(removing("source", "clock"))
 
 
 async def test_what_cannot_fire_is_shown_and_keeps_nobody_from_firing(place: Place, data: Path) -> None:

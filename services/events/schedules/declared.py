@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -90,5 +89,4 @@ class DeclaredSchedules:
         """Return whether a registration has led to its schedule already; it then stays as somebody may have changed it since."""
         done = {derived_id(command, f"schedule.{verb}") for verb in ("changed", "removed")}
         history = aggregate.history(self._deps.bus.client, "schedule", key, after=since)
-        async with contextlib.aclosing(history):
-            return any([one.envelope.id in done async for one in history])
+        return any([one.envelope.id in done async for one in history])

@@ -16,7 +16,7 @@ from shared.errors import Invalid, Problem
 from shared.owners.rows import ResourceRows
 from shared.owners.rules import Draft, Rules
 from shared.resources.declaration import Resource
-from shared.resources.schedule import Schedule
+from shared.resources.schedule import Firing, Schedule
 from shared.streams import INLINE_BYTES
 
 DECLARED = "workflow:"
@@ -57,14 +57,12 @@ class Schedules(Rules[Schedule]):
 
     async def shown(self, found: Sequence[Resource[Schedule]]) -> Sequence[dict[str, Any]]:
         """Return of each when it fires next, what became of the last time, and the workflow that declares it."""
-        known = await state.shown(self._engine, [one.id for one in found])
-        return [_shown(one, *known.get(one.id, (0, None, None))) for one in found]
+        known = await state.last(self._engine, [one.id for one in found])
+        return [_shown(one, known.get(one.id)) for one in found]
 
 
-def _shown(schedule: Resource[Schedule], version: int, next_at: Any, last: Any) -> dict[str, Any]:
-    if version != schedule.version:
-        # It has just been changed, and is looked at in a moment.
-        next_at = plan.next_of(schedule.spec, utc_now())
+def _shown(schedule: Resource[Schedule], last: Firing | None) -> dict[str, Any]:
+    next_at = plan.next_of(schedule.spec, utc_now())
     declared = schedule.applied_as if (schedule.applied_as or "").startswith(DECLARED) else None
     return {
         "next_at": None if next_at is None else rfc3339(next_at),

@@ -79,12 +79,11 @@ async def overdue(engine: AsyncEngine, now: datetime, late: timedelta, limit: in
         return list((await connection.execute(found)).scalars())
 
 
-async def shown(engine: AsyncEngine, ids: Collection[str]) -> dict[str, tuple[int, datetime | None, Firing | None]]:
-    """Return of each schedule the version that is known here, its next time and what became of the last one."""
-    found = select(_S.id, _S.version, _S.next_at, _S.last).where(_S.id.in_(ids))
+async def last(engine: AsyncEngine, ids: Collection[str]) -> dict[str, Firing | None]:
+    """Return of each schedule what became of its last time."""
+    found = select(_S.id, _S.last).where(_S.id.in_(ids))
     async with transaction(engine) as connection:
-        rows: Any = (await connection.execute(found)).mappings()
-        return {row["id"]: (row["version"], row["next_at"], _firing(row["last"])) for row in rows}
+        return {id_: _firing(stored) for id_, stored in await connection.execute(found)}
 
 
 def _firing(stored: dict[str, Any] | None) -> Firing | None:
