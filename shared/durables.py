@@ -31,13 +31,14 @@ _log = structlog.get_logger()
 class WorkBacklog(msgspec.Struct, frozen=True, kw_only=True):
     """The messages that a durable consumer has still to see acknowledged: `undelivered` and `in_work`.
 
-    The first undelivered one was stored at `since`; `delivered` is the sequence up to which all were delivered.
+    The first undelivered one is at the sequence `first`, stored at `since`; up to `delivered` all were delivered.
     """
 
     undelivered: int
     in_work: int
     since: datetime | None
     delivered: int = 0
+    first: int | None = None
 
     @property
     def messages(self) -> int:
@@ -90,13 +91,14 @@ async def backlog_of(client: Client, work: Work, *, since: bool = True) -> WorkB
     info = await api_request(client, f"$JS.API.CONSUMER.INFO.{work.stream}.{work.name}", None)
     undelivered = int(info["num_pending"])
     delivered = int(info["delivered"]["stream_seq"])
-    first = await _stored_first(client, work, delivered) if undelivered and since else None
-    return WorkBacklog(undelivered=undelivered, in_work=int(info["num_ack_pending"]), since=first, delivered=delivered)
+    first, at = await _stored_first(client, work, delivered) if undelivered and since else (None, None)
+    in_work = int(info["num_ack_pending"])
+    return WorkBacklog(undelivered=undelivered, in_work=in_work, since=at, delivered=delivered, first=first)
 
 
-async def _stored_first(client: Client, work: Work, after: int) -> datetime | None:
-    """Return when the first message of some work after the sequence `after` was stored; None when there is none."""
-    found: list[datetime] = []
+async def _stored_first(client: Client, work: Work, after: int) -> tuple[int | None, datetime | None]:
+    """Return where and when the first message of some work after the sequence `after` was stored; None when there is none."""
+    found: list[tuple[int, datetime]] = []
     for subject in work.subjects:
         try:
             answer = await api_request(client, f"$JS.API.STREAM.MSG.GET.{work.stream}", {"seq": after + 1, "next_by_subj": subject})
@@ -104,8 +106,8 @@ async def _stored_first(client: Client, work: Work, after: int) -> datetime | No
             if error.code == _NO_MESSAGE:
                 continue
             raise
-        found.append(datetime.fromisoformat(answer["message"]["time"]))
-    return min(found, default=None)
+        found.append((int(answer["message"]["seq"]), datetime.fromisoformat(answer["message"]["time"])))
+    return min(found, default=(None, None))
 
 
 async def count_for_ever(count: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[object]], *, failed: str) -> None:

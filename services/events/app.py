@@ -25,6 +25,7 @@ from services.events.resources import DERIVED, keepers
 from services.events.schedules.declared import DeclaredSchedules
 from services.events.schedules.firing import Scheduler
 from services.events.store import EventsStore
+from services.events.sweeping import Sweeper
 from shared import service
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
@@ -33,6 +34,7 @@ from shared.db import open_engine
 from shared.encryption import Keyring
 from shared.errors import NotFound
 from shared.expressions.pool import Expressions, evaluating
+from shared.leader import lead
 from shared.messages.declaration import hashed_key
 from shared.organizations import seen_by
 from shared.owners.keeper import Keeper
@@ -48,6 +50,8 @@ from shared.service import Runtime
 
 # Bodies, and data of events, above 256 KiB that are held at the same time: at most 25 MB each, and several times that when parsed.
 LARGE_AT_ONCE = 8
+# Seconds between two looks at what is to be tried again: no policy is more exact.
+SWEPT_EVERY = 1.0
 
 
 class Events:
@@ -184,6 +188,19 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         floods = Floods(settings.max_backlog)
         runtime.health.state("floods", floods.fact)
         runtime.background.start(floods.watch(bus.client), "floods")
+        sweeper = Sweeper(events, settings.overdue)
+        runtime.health.state("deliveries", sweeper.fact)
+        runtime.background.start(
+            lead(
+                sweeper.once,
+                url=settings.database_url,
+                service="events",
+                lock="events.sweeping",
+                pause=SWEPT_EVERY,
+                interrupted="sweeping.interrupted",
+            ),
+            "sweeping",
+        )
         bus.handle({**HANDLERS, **alerts.HANDLERS}, events, admits=lambda work: queued.admits(work) and floods.admits(work))
         bus.answer(QUESTIONS, events)
         await bus.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -23,6 +24,13 @@ TOPIC = "topic"
 ALERTS = "alerts"
 ALERTS_NAME = "millrace"
 AlertType = Literal["millrace.unroutable", "millrace.dead", "millrace.run_failed", "millrace.overdue", "millrace.renewal_failed"]
+# Seconds after which an event that could not be routed is tried again, by the policy of its subscription: while something is
+# deployed, and while somebody is fetched to mend it.
+RETRIES: dict[str, tuple[float, ...]] = {
+    "none": (),
+    "short": (5, 30, 120, 600),
+    "long": (60, 600, 3600, 6 * 3600, 24 * 3600),
+}
 # A run whose event starts it again would never end; an intended chain of workflows is shorter than this.
 MAX_HOPS = 32
 
@@ -148,6 +156,12 @@ def check_chain(length: int, longest: int) -> None:
     if length >= longest:
         detail = f"this chain of runs that start each other has {longest} runs or events already, and no more are allowed"
         raise Invalid(detail, errors=(Problem("run", "the chain is too long"),))
+
+
+def next_try(policy: str, tries: int, now: datetime) -> datetime | None:
+    """Return when an event that was tried again so many times is tried once more; None where a policy gives up."""
+    delays = RETRIES.get(policy, ())
+    return now + timedelta(seconds=delays[tries]) if tries < len(delays) else None
 
 
 def matching(subscriptions: list[SubscriptionEntry], type_: str) -> list[SubscriptionEntry]:

@@ -20,7 +20,7 @@ from services.events.sandboxed import read_in_sandbox
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.consumer import Follows, Handlers
-from shared.envelope import rfc3339
+from shared.envelope import rfc3339, utc_now
 from shared.errors import Invalid, NotFound
 from shared.expressions.pool import Expressions, Trouble
 from shared.messages import (
@@ -233,8 +233,8 @@ async def _routed(
 ) -> AsyncIterator[Message]:
     run = domain.run_id(event.event, subscription.id)
     try:
-        # A user who retries a delivery does so once.
-        if event.chain is not None and event.retried_by is None:
+        # A user who retries a delivery does so once; a policy does not.
+        if event.chain is not None and (event.retried_by is None or event.tries):
             await deps.check_chain(org, event.chain, emits=False)
         workflow = await deps.workflow(org, subscription.spec.workflow)
         variables = domain.filter_variables(document, integration)
@@ -285,12 +285,15 @@ def _filtered(event: EventAccepted, subscription: SubscriptionEntry, reason: str
 
 
 def _unroutable(event: EventAccepted, subscription: SubscriptionEntry, error: NotFound | Invalid) -> EventUnroutable:
+    at = domain.next_try(subscription.spec.retry, event.tries, utc_now())
     return EventUnroutable(
         **_of(event),
         subscription=subscription.id,
         subscription_name=subscription.name,
         workflow=subscription.spec.workflow,
         reason=error.detail[:LONGEST_REASON],
+        retry_at=None if at is None else rfc3339(at),
+        tries=event.tries,
     )
 
 

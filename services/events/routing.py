@@ -88,6 +88,15 @@ def done(subscriptions: dict[str, SubscriptionOutcome], number: int, runs: dict[
     }
 
 
+def due(subscriptions: dict[str, SubscriptionOutcome], number: int, now: str) -> dict[str, SubscriptionOutcome]:
+    """Return by id the subscriptions that an event is to be routed to once more, by their policies, at a time (RFC 3339)."""
+    return {
+        taken.subscription: taken
+        for key, taken in subscriptions.items()
+        if key.startswith(_key(number, None)) and taken.subscription and taken.retry_at is not None and taken.retry_at <= now
+    }
+
+
 def _with_subscriptions(before: Routing, subscriptions: dict[str, SubscriptionOutcome]) -> Routing:
     each = [subscriptions[key] for key in sorted(subscriptions)]
     found = {"filtered" if taken.status == "failed" else taken.status for taken in each}

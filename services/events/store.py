@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -35,6 +35,8 @@ from shared.runs import ENDED, ENDING
 from shared.statements import Compiled, Statement, given, inserted, overwriting, parameter
 
 _D, _R = delivery.c, delivery_run.c
+# What was to be tried again so long ago is not: the bus has forgotten it soon.
+FORGOTTEN = timedelta(days=6)
 _ORG, _ID = parameter("org"), parameter("id")
 _ACCEPTED = _D.outcome == literal_column("'accepted'")
 # The outcome of a retry outweighs that it was given up before.
@@ -44,7 +46,10 @@ _RUN = func.jsonb_build_object("id", _R.run, *(part for name in _SHOWN_OF_RUN fo
 _RUNS = func.coalesce(func.jsonb_agg(aggregate_order_by(_RUN, _R.requested_at, _R.run)), literal_column("'[]'"))
 _SELECTED = select(
     *(_D[name] for name in ("id", "org", "source", "received_at", "correlation_id", "sequence", "emitted", "type")),
-    *(_D[name] for name in ("subscriptions", "events", "ended", "retried_by", "edited_by", "retries", "retry_at", "overdue_at")),
+    *(
+        _D[name]
+        for name in ("subscriptions", "events", "ended", "retried_by", "edited_by", "retries", "retry_at", "overdue_at", "accepted")
+    ),
     _STATUS.label("status"),
     case((_ACCEPTED, func.coalesce(_D.dead, _D.reason, _D.overdue)), else_=_D.reason).label("reason"),
     select(_RUNS).where(_R.delivery == _D.id).scalar_subquery().label("runs"),
@@ -128,6 +133,31 @@ class EventsStore:
     async def newest_deliveries(self, org: str, source: str, limit: int) -> list[RowMapping]:
         """Return the newest deliveries of a source."""
         return list(await _NEWEST(org=org, source=source, limit=limit).read(self._engine))
+
+    async def due(self, now: datetime, limit: int) -> list[RowMapping]:
+        """Return deliveries of which a subscription is to be tried again by now, the first ones first."""
+        statement = _SELECTED.where(_D.retry_at <= now, _D.retry_at > now - FORGOTTEN).order_by(_D.retry_at).limit(limit)
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(statement)).mappings().all())
+
+    async def unended(self, before: datetime, parsed: int, routed: int, limit: int) -> list[RowMapping]:
+        """Return deliveries without an end since before a time, that nobody knows of yet.
+
+        Left out are those of which a message may wait: a webhook from the sequence `parsed` on, or an event from `routed` on.
+        """
+        since = func.coalesce(_D.accepted_at, _D.received_at)
+        waits = case((_D.accepted.is_not(None), _D.accepted >= routed), else_=func.coalesce(_D.sequence, 0) >= parsed)
+        statement = _SELECTED.add_columns(since.label("since")).where(
+            ~_D.ended, _D.dead.is_(None), _D.overdue_at.is_(None), _D.received_at < before, since < before, ~waits
+        )
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(statement.order_by(_D.received_at).limit(limit))).mappings().all())
+
+    async def overdue(self) -> int:
+        """Return how many deliveries were found to have no end, and still have none."""
+        statement = select(func.count()).where(~_D.ended, _D.dead.is_(None), _D.overdue_at.is_not(None))
+        async with transaction(self._engine) as connection:
+            return int((await connection.execute(statement)).scalar_one())
 
     async def position(self, stream: str) -> Position:
         """Return how far the rows have come in a stream."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -39,6 +39,10 @@ class Subscription(Spec, frozen=True, kw_only=True):
     filter: Annotated[Expression, about("A CEL expression over `event` and `integration`.")] | None = None
     input: Annotated[dict[str, Any], about('The input by parameter: `{"ref": "event.data.ref"}`.')] | None = None
     enabled: Annotated[bool, about("Whether it takes events.")] = True
+    retry: Annotated[
+        Literal["none", "short", "long"],
+        about("How an event whose run cannot be asked for is tried again: `none`, `short` (for 13 minutes), `long` (for a day)."),
+    ] = "none"
 
 
 SubscriptionEntry = Resource[Subscription]

@@ -1,0 +1,243 @@
+"""Deliveries that could not be routed are tried again by their subscription's policy; those without an end are found."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.events import domain, sweeping
+from services.events.floods import Floods
+from services.events.routing import SubscriptionOutcome, due
+from shared.envelope import new_id, rfc3339, utc_now
+from shared.messages import WebhookReceived
+from shared.questions import Page
+from shared.questions.events import DeliveryList, DeliveryView, EventEdit, GetDelivery, ListDeliveries, RetryDelivery
+from tests.integration.test_deliveries import settled
+from tests.integration.test_gateway import gateway, stream
+from tests.support.inside import bus_of, eventually, running
+from tests.support.river import Outside, river
+from tests.support.servers import Place
+
+WORKFLOW = b"""
+from millrace import workflow
+
+@workflow(name="greet")
+def greet(event: dict) -> dict:
+    return event["data"]
+
+@workflow(name="fail")
+def fail(event: dict) -> dict:
+    raise ValueError("no")
+"""
+LATE = b"""
+from millrace import workflow
+
+@workflow(name="late")
+def late(event: dict) -> dict:
+    return event["data"]
+"""
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(domain.RETRIES, "short", (0.5, 0.5, 60, 60))
+    monkeypatch.setitem(domain.RETRIES, "long", (0.5,))
+
+
+async def accepted(place: Place) -> int:
+    return len([one for one in await stream(place, "EVENTS") if one.type == "event.accepted"])
+
+
+async def test_what_could_not_be_routed_is_tried_again_by_its_policy_and_nothing_else_is(
+    place: Place, data: Path, quick: None
+) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("greet.py", WORKFLOW)
+        source = await outside.source()
+        await outside.subscription(name="good")
+        await outside.subscription(name="failing", workflow="fail")
+        await outside.subscription(name="never", workflow="nobody")
+        await outside.subscription(name="later", workflow="late", retry="short")
+        id_ = await outside.webhook(source, {"ref": "main"})
+        view = await outside.delivery(id_, "unroutable")
+        times = {one.name: one.retry_at for one in view.subscriptions}
+        assert times["never"] is None
+        assert times["later"] is not None
+
+        async def tried_twice() -> bool:
+            return (await outside.delivery(id_, "unroutable")).retries == 2
+
+        await eventually(tried_twice)
+        await outside.put_file("late.py", LATE)
+        # The next one is a minute away: a person need not wait for it.
+        await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery=id_))
+
+        async def routed() -> DeliveryView | None:
+            found: DeliveryView = await outside.bus.ask(GetDelivery(org="default", id=id_))
+            statuses = {one.name: one.status for one in found.subscriptions}
+            return found if statuses.get("later") == "routed" else None
+
+        found = await eventually(routed)
+        assert isinstance(found, DeliveryView)
+        # The run that failed was repeated by the person alone, and the one that succeeded by nobody.
+        assert sorted(run.workflow for run in found.runs if run.workflow != "late") == ["fail", "fail", "greet"]
+
+
+async def test_a_retry_by_policy_routes_once_the_workflow_is_there_and_keeps_data_that_somebody_edited(
+    place: Place, data: Path, quick: None
+) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("greet.py", WORKFLOW)
+        source = await outside.source()
+        await outside.subscription(name="later", workflow="late", retry="long")
+        ids = [await outside.webhook(source, {"ref": ref}) for ref in ("main", "other")]
+        for id_ in ids:
+            await outside.delivery(id_, "unroutable")
+
+        async def given_up() -> bool:
+            views = [await outside.delivery(id_, "unroutable") for id_ in ids]
+            return [(one.retries, one.subscriptions[0].retry_at) for one in views] == [(1, None)] * 2
+
+        await eventually(given_up)
+        before = await accepted(place)
+        await asyncio.sleep(2 * 1.2)  # nothing tells that nothing more comes
+        assert await accepted(place) == before
+        edit = EventEdit(data={"ref": "edited"})
+        await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="ann", delivery=ids[0], edit=edit))
+        await outside.put_file("late.py", LATE)
+        view = await settled(outside, ids[0], runs=1)
+        assert (await outside.run(view.runs[0].id, "succeeded")).result == {"ref": "edited"}
+        assert (view.edited_by, view.status) == ("ann", "routed")
+
+
+async def test_a_killed_sweep_leaves_each_retry_once(
+    place: Place, data: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "publish_again", twice(sweeping.publish_again))
+    async with river(place, data) as outside:
+        await outside.put_file("greet.py", WORKFLOW)
+        source = await outside.source()
+        await outside.subscription(name="later", workflow="late", retry="long")
+        id_ = await outside.webhook(source, {"ref": "main"})
+        await outside.delivery(id_, "unroutable", retries=1)
+        assert await accepted(place) == 2
+
+
+def twice(publish: Any) -> Any:
+    """Return a publication that does its work and fails, as one whose process is killed does, and works the next time."""
+    died: set[str] = set()
+
+    async def published(events: Any, first: Any, deps: Any) -> None:
+        await publish(events, first, deps)
+        if first.id not in died:
+            died.add(first.id)
+            raise RuntimeError("killed")
+
+    return published
+
+
+async def lost(outside: Outside, source: Any, lane: str = "bulk-none") -> str:
+    """Store a webhook in a lane, else where no consumer takes it, as one that a bug let go by; return its delivery."""
+    delivery = new_id()
+    received = WebhookReceived(
+        source=source.id,
+        delivery=delivery,
+        adapter=source.adapter,
+        received_at=rfc3339(utc_now()),
+        method="POST",
+        query=[],
+        headers=[("x-github-event", "push"), ("content-type", "application/json")],
+        body_base64=base64.b64encode(b"{}").decode(),
+        lane=lane,
+    )
+    await outside.bus.publish(outside.bus.seal(received, org="default", id=delivery))
+    return delivery
+
+
+async def overdue(outside: Outside, number: int) -> list[DeliveryView]:
+    async def there() -> DeliveryList | None:
+        page: DeliveryList = await outside.bus.ask(ListDeliveries(org="default", overdue=True, page=Page(limit=100)))
+        return page if len(page.items) == number else None
+
+    found = await eventually(there)
+    assert isinstance(found, DeliveryList)
+    return found.items
+
+
+async def test_a_webhook_without_an_end_is_found_told_once_and_mended_by_a_retry(place: Place) -> None:
+    async with running(place, "events", MILLRACE_OVERDUE="1") as runtime, bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        source = await outside.source()
+        await outside.subscription(name="watch", source="millrace", event="none", workflow="w")
+        well = await outside.webhook(source, {"ref": "main"})
+        await outside.delivery(well, "filtered")
+        id_ = await lost(outside, source)
+        [found] = await overdue(outside, 1)
+        assert (found.id, found.status, found.overdue_at is not None) == (id_, "accepted", True)
+        assert "nothing has come of it" in (found.reason or "")
+
+        async def alerted() -> list[DeliveryView] | None:
+            page: DeliveryList = await bus.ask(ListDeliveries(org="default", source="millrace"))
+            return page.items or None
+
+        [alert] = await eventually(alerted)  # type: ignore[misc]
+        shown: DeliveryView = await bus.ask(GetDelivery(org="default", id=alert.id))
+        assert (shown.type, shown.data["delivery"], shown.data["source"]) == ("millrace.overdue", id_, "repo")
+        await asyncio.sleep(2.5)  # two looks more, which nothing tells of
+        assert [one.type for one in await stream(place, "EVENTS")].count("event.overdue") == 1
+        assert runtime.health.document()["deliveries"] == {"overdue": 1}
+        await bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery=id_))
+        await outside.delivery(id_, "filtered")
+        assert await overdue(outside, 0) == []
+
+
+async def test_what_waits_in_a_lane_that_is_held_back_is_not_overdue_and_hides_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Floods, "admits", lambda _self, work: "parse-bulk" not in work.name)
+    async with running(place, "events", MILLRACE_OVERDUE="1"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        source = await outside.source()
+        id_ = await lost(outside, source)
+        waiting = await lost(outside, source, lane="bulk-1")
+        await overdue(outside, 1)
+        await asyncio.sleep(2.5)  # two looks more, which nothing tells of
+        assert [one.id for one in await overdue(outside, 1)] == [id_]
+        monkeypatch.undo()
+        await outside.delivery(waiting, "filtered")
+
+
+async def test_overdue_deliveries_over_http(place: Place) -> None:
+    async with (
+        running(place, "events", MILLRACE_OVERDUE="1"),
+        bus_of(place, "gateway") as bus,
+        gateway(place) as client,
+    ):
+        outside = Outside(place, bus)
+        id_ = await lost(outside, await outside.source())
+        await overdue(outside, 1)
+        assert [one["id"] for one in (await client("GET", "/api/v1/deliveries?overdue=true")).json["items"]] == [id_]
+        assert (await client("GET", "/api/v1/deliveries?overdue=true&org=other")).json["items"] == []
+
+
+def test_only_what_is_due_is_tried_again() -> None:
+    def outcome(id_: str, at: str | None) -> SubscriptionOutcome:
+        return SubscriptionOutcome(subscription=id_, name=id_, workflow="w", status="unroutable", retry_at=at)
+
+    now, later = "2026-01-01T00:00:00.000000Z", "2026-01-01T00:00:00.000001Z"
+    taken = {"0/a": outcome("a", now), "0/b": outcome("b", later), "0/c": outcome("c", None), "1/d": outcome("d", now)}
+    assert due(taken, 0, now).keys() == {"a"}
+    assert due(taken, 1, now).keys() == {"d"}
+    assert due(taken, 0, later).keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize("policy", ["none", "short", "long", "unknown"])
+def test_a_policy_ends(policy: str) -> None:
+    now = utc_now()
+    delays = domain.RETRIES.get(policy, ())
+    tried = [domain.next_try(policy, tries, now) for tries in range(len(delays) + 1)]
+    assert [at is None for at in tried] == [False] * len(delays) + [True]
