@@ -79,12 +79,14 @@ async def test_what_could_not_be_routed_is_tried_again_by_its_policy_and_nothing
         async def routed() -> DeliveryView | None:
             found: DeliveryView = await outside.bus.ask(GetDelivery(org="default", id=id_))
             statuses = {one.name: one.status for one in found.subscriptions}
-            return found if statuses.get("later") == "routed" else None
+            # Runs are told by another stream, and their rows come in their own time.
+            known = {one.run for one in found.subscriptions if one.run is not None} <= {one.id for one in found.runs}
+            return found if statuses.get("later") == "routed" and known else None
 
         found = await eventually(routed)
         assert isinstance(found, DeliveryView)
         # The run that failed was repeated by the person alone, and the one that succeeded by nobody.
-        assert sorted(run.workflow for run in found.runs if run.workflow != "late") == ["fail", "fail", "greet"]
+        assert sorted(run.workflow for run in found.runs) == ["fail", "fail", "greet", "late"]
 
 
 async def test_a_retry_by_policy_routes_once_the_workflow_is_there_and_keeps_data_that_somebody_edited(
