@@ -21,6 +21,8 @@ from services.events.projections import DELIVERIES, projected
 from services.events.questions import QUESTIONS
 from services.events.queued import QueuedRuns
 from services.events.redeclaring import redeclare
+from services.events.replay_rows import ReplayRows
+from services.events.replays import Replayer
 from services.events.resources import DERIVED, keepers
 from services.events.schedules.declared import DeclaredSchedules
 from services.events.schedules.firing import Scheduler
@@ -63,6 +65,7 @@ class Events:
         self.database_url = settings.database_url
         self.store = EventsStore(engine)
         self.letters = LetterRows(engine)
+        self.replays = ReplayRows(engine)
         self.resources = ResourceRows(engine)
         self.keepers: Mapping[str, Keeper[Any]]
         self.keyring = Keyring(settings.keys)
@@ -190,17 +193,16 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         runtime.background.start(floods.watch(bus.client), "floods")
         sweeper = Sweeper(events, settings.overdue)
         runtime.health.state("deliveries", sweeper.fact)
-        runtime.background.start(
-            lead(
-                sweeper.once,
+        for name, once in (("sweeping", sweeper.once), ("replays", Replayer(events).once)):
+            leading = lead(
+                once,
                 url=settings.database_url,
                 service="events",
-                lock="events.sweeping",
+                lock=f"events.{name}",
                 pause=SWEPT_EVERY,
-                interrupted="sweeping.interrupted",
-            ),
-            "sweeping",
-        )
+                interrupted=f"{name}.interrupted",
+            )
+            runtime.background.start(leading, name)
         bus.handle({**HANDLERS, **alerts.HANDLERS}, events, admits=lambda work: queued.admits(work) and floods.admits(work))
         bus.answer(QUESTIONS, events)
         await bus.start()

@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 from services.events import store
 from services.events.letter_rows import letter_statements, original_of
+from services.events.replay_rows import replay_statements
 from services.events.resources import DERIVED
 from services.events.routing import Routing, routing
 from shared.db import Connection
@@ -39,7 +40,7 @@ REMEMBERED = 50_000
 # Characters of a run's error that its delivery shows; the run has all of it.
 LONGEST_ERROR = 1000
 QUEUED = {"status": "queued", "reason": None, "error": None, "ended_at": None}
-TABLES = ("delivery", "delivery_run", "chain", "dead_letter")
+TABLES = ("delivery", "delivery_run", "chain", "dead_letter", "replay")
 
 
 def projected(client: Client) -> list[Projected]:
@@ -86,7 +87,7 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
         for at, message in messages
         if isinstance(message, EventAccepted) and message.chain is not None and message.retried_by is None
     )
-    written = [store.put_routings(list(rows.values()))] if rows else []
+    written = [*replay_statements(batch), *([store.put_routings(list(rows.values()))] if rows else [])]
     return [*written, store.count_in_chains("events", emitted)] if emitted else written
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from services.events import dead_letters, deliveries, retries
+from services.events import dead_letters, deliveries, replays, retries
 from services.events.adapters import DESCRIPTIONS, custom
 from services.events.mappings import MappingDeps, get_mapping
 from services.events.previews import preview_subscription, preview_webhook
@@ -14,7 +14,7 @@ from shared.owners.answering import Keepers, questions_of
 from shared.questions.events import AdapterView, GetMapping, ListAdapters, PreviewSubscription, PreviewWebhook
 
 
-class EventsDeps(dead_letters.LetterDeps, schedules.ScheduleDeps, MappingDeps, Keepers, Protocol):
+class EventsDeps(dead_letters.LetterDeps, replays.ReplayDeps, schedules.ScheduleDeps, MappingDeps, Keepers, Protocol):
     """Dependencies of questions and commands."""
 
 
@@ -28,6 +28,7 @@ QUESTIONS: Questions = {
     **questions_of("events"),
     **deliveries.QUESTIONS,
     **dead_letters.QUESTIONS,
+    **replays.QUESTIONS,
     **retries.QUESTIONS,
     **schedules.QUESTIONS,
     GetMapping: get_mapping,

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     RowMapping,
+    Select,
     Text,
     all_,
     any_,
@@ -30,6 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.events.tables import chain, delivery, delivery_run, resource
 from shared.checkpoint import position_of
 from shared.db import Connection, transaction
+from shared.messages import ReplayRequested
 from shared.questions import Position
 from shared.runs import ENDED, ENDING
 from shared.statements import Compiled, Statement, given, inserted, overwriting, parameter
@@ -134,6 +136,21 @@ class EventsStore:
         """Return the newest deliveries of a source."""
         return list(await _NEWEST(org=org, source=source, limit=limit).read(self._engine))
 
+    async def counted(self, org: str, asked: ReplayRequested) -> int:
+        """Return how many deliveries a replay is of."""
+        wanted = {"source": asked.source, "delivery_status": asked.status, "type": asked.type}
+        found = _replayable(org, datetime.fromisoformat(asked.since), datetime.fromisoformat(asked.until), wanted)
+        async with transaction(self._engine) as connection:
+            return int((await connection.execute(select(func.count()).select_from(found.subquery()))).scalar_one())
+
+    async def replayable(self, org: str, replay: RowMapping, after: tuple[datetime, str] | None, limit: int) -> list[RowMapping]:
+        """Return the deliveries of a replay after (received_at, id), oldest first."""
+        found = _replayable(org, replay["since"], replay["until"], replay).order_by(_D.received_at, _D.id).limit(limit)
+        if after is not None:
+            found = found.where(tuple_(_D.received_at, _D.id) > after)
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(found)).mappings().all())
+
     async def due(self, now: datetime, limit: int) -> list[RowMapping]:
         """Return deliveries of which a subscription is to be tried again by now, the first ones first."""
         statement = _SELECTED.where(_D.retry_at <= now, _D.retry_at > now - FORGOTTEN).order_by(_D.retry_at).limit(limit)
@@ -162,6 +179,15 @@ class EventsStore:
     async def position(self, stream: str) -> Position:
         """Return how far the rows have come in a stream."""
         return await position_of(self._engine, stream)
+
+
+def _replayable(org: str, since: datetime, until: datetime, wanted: Mapping[str, Any] | RowMapping) -> Select[Any]:
+    found = _SELECTED.where(_D.org == org, _D.received_at >= since, _D.received_at < until)
+    columns = {"source": _D.source, "delivery_status": _SELECTED.selected_columns.status, "type": _D.type}
+    for name, column in columns.items():
+        if wanted[name] is not None:
+            found = found.where(column == wanted[name])
+    return found
 
 
 # -- writes, by the projections -----------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, Table, Text, false, text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, MetaData, Table, Text, false, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from shared.tables import Moment, checkpoint_in, required, resource_in
@@ -78,6 +78,24 @@ dead_letter = Table(
     Column("changed_at", Moment),
 )
 Index("dead_letter_list", dead_letter.c.org, dead_letter.c.received_at.desc(), dead_letter.c.id.desc())
+
+replay = Table(
+    "replay",
+    metadata,
+    Column("id", Text, primary_key=True),
+    *required(Text, "org", "status"),
+    *required(Moment, "since", "until"),
+    *(Column(name, Text) for name in ("source", "source_name", "delivery_status", "type")),
+    Column("everything", Boolean, nullable=False),
+    Column("rate", Double, nullable=False),
+    Column("total", BigInteger, nullable=False),
+    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in ("replayed", "skipped", "failed")),
+    Column("actor", Text, nullable=False),
+    Column("requested_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+)
+Index("replay_list", replay.c.org, replay.c.requested_at.desc(), replay.c.id.desc())
+Index("replay_running", replay.c.requested_at, postgresql_where=text("status = 'running'"))
 
 # `events` is written by the projection of EVENTS only, `runs` by that of RUNS.
 chain = Table(

@@ -23,6 +23,7 @@ from shared.messages.event import EventAccepted, EventFiltered, EventOverdue, Ev
 from shared.messages.letter import LetterDiscarded, LetterReplayed
 from shared.messages.line import LineChunk, Lines
 from shared.messages.log import Logged
+from shared.messages.replay import ReplayEnded, ReplayProgressed, ReplayRequested
 from shared.messages.run import (
     ConcurrencySlot,
     Resolved,

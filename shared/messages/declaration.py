@@ -15,6 +15,7 @@ KEY = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 STREAM_OF_NOUN = {
     "webhook": "WEBHOOKS",
     "event": "EVENTS",
+    "replay": "EVENTS",
     "run": "RUNS",
     "line": "LINES",
     "timer": "TIMERS",

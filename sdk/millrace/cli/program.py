@@ -7,7 +7,20 @@ import json
 
 import click
 
-from millrace.cli import applying, dead_letters, deliveries, dev, entities, environments, hooks, runs, search, stack, workspace
+from millrace.cli import (
+    applying,
+    dead_letters,
+    deliveries,
+    dev,
+    entities,
+    environments,
+    hooks,
+    replays,
+    runs,
+    search,
+    stack,
+    workspace,
+)
 from millrace.cli.session import Session, asks
 
 
@@ -27,6 +40,6 @@ def version(session: Session) -> None:
     click.echo(json.dumps({"version": said}) if session.is_json else f"millrace {said}")
 
 
-for _module in (stack, workspace, dev, environments, runs, hooks, entities, applying, deliveries, dead_letters, search):
+for _module in (stack, workspace, dev, environments, runs, hooks, entities, applying, deliveries, dead_letters, replays, search):
     for _command in _module.COMMANDS:
         program.add_command(_command)

@@ -17,6 +17,7 @@ from services.gateway.api import (
     messages,
     recorded,
     reference,
+    replays,
     resources,
     runs,
     schedules,
@@ -48,6 +49,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *recorded.ENDPOINTS,
     *deliveries.ENDPOINTS,
     *dead_letters.ENDPOINTS,
+    *replays.ENDPOINTS,
     *logs.ENDPOINTS,
     *messages.ENDPOINTS,
 )

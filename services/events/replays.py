@@ -1,0 +1,239 @@
+"""Questions and commands in: many deliveries are routed again, at a rate, with their progress on record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from time import monotonic
+from typing import Protocol
+
+import msgspec
+import structlog
+from sqlalchemy import RowMapping
+
+from services.events.deliveries import DeliveryDeps, begun
+from services.events.replay_rows import ReplayRows
+from services.events.retries import again, catch_up, publish_again
+from shared import aggregate
+from shared.asking import Questions
+from shared.durables import backlog_of
+from shared.envelope import Sealed, derived_id, rfc3339, utc_now
+from shared.errors import Conflict, Invalid, NotFound, Problem
+from shared.messages import Message, ReplayEnded, ReplayProgressed, ReplayRequested
+from shared.messages.replay import ReplayCounts
+from shared.questions.declaration import MOST_ITEMS, fitting
+from shared.questions.replays import CancelReplay, GetReplay, ListReplays, ReplayDeliveries, ReplayPage, ReplayView
+from shared.streams import BULK_LANES, WORK
+from shared.values import moment_at
+
+# Of one organization at a time: each is looked at every second.
+MOST_RUNNING = 5
+CARRIED_OUT = 50
+# Nobody waits for them as for a webhook.
+LANE = BULK_LANES[-1]
+# Events that may wait in that lane before a replay waits for it.
+ROOM = 1000
+_ROUTED = next(work for work in WORK if work.name == f"events-route-{LANE}")
+
+_log = structlog.get_logger()
+
+
+class ReplayDeps(DeliveryDeps, Protocol):
+    """Further dependencies of these questions and commands."""
+
+    replays: ReplayRows
+
+
+async def replay_deliveries(asked: ReplayDeliveries, deps: ReplayDeps) -> ReplayView:
+    """Record that deliveries are to be routed again; one that has the command's id is returned as it is."""
+    known = await deps.replays.get(asked.org, asked.id)
+    if known is not None:
+        return replay_view(known)
+    since = moment_at(asked.since, "since")
+    until = utc_now() if asked.until is None else moment_at(asked.until, "until")
+    if until <= since:
+        raise Invalid("until is not after since", errors=(Problem("until", "is not after since"),))
+    await catch_up(deps)
+    if await deps.replays.running_of(asked.org) >= MOST_RUNNING:
+        raise Conflict(f"{MOST_RUNNING} replays go on already: cancel one, or wait for it")
+    source = None
+    if asked.source is not None:
+        source = await deps.resources.named("source", asked.org, asked.source)
+        if source is None:
+            raise Invalid(f"there is no source {asked.source!r}", errors=(Problem("source", "is not there"),))
+    requested = ReplayRequested(
+        replay=asked.id,
+        actor=asked.actor,
+        since=rfc3339(since),
+        until=rfc3339(until),
+        rate=asked.rate,
+        total=0,
+        source=None if source is None else source.id,
+        source_name=None if source is None else source.name,
+        status=asked.status,
+        type=asked.type,
+        everything=asked.everything,
+    )
+    requested = msgspec.structs.replace(requested, total=await deps.store.counted(asked.org, requested))
+    sealed = deps.bus.seal(requested, org=asked.org, id=derived_id(asked.id, "replay"))
+    await deps.bus.publish(sealed)
+    return _begun_view(requested, asked.org, rfc3339(sealed.envelope.time))
+
+
+async def cancel_replay(asked: CancelReplay, deps: ReplayDeps) -> ReplayView:
+    """Record that no more deliveries of a replay are to be routed again."""
+    row = await _row(asked.org, asked.replay, deps)
+
+    async def decide(last: aggregate.Stored | None) -> Message:
+        message = None if last is None else last.message()
+        if isinstance(message, ReplayEnded):
+            raise Conflict(f"replay {asked.replay} is {message.outcome} already")
+        counts = _counts(asked.replay, message, row)
+        return ReplayEnded(**msgspec.structs.asdict(counts), outcome="cancelled", actor=asked.actor)
+
+    changed = await aggregate.change(deps.bus, "replay", asked.replay, decide, org=asked.org, command=asked.id)
+    ended = changed.message
+    view = replay_view(row)
+    if not isinstance(ended, ReplayEnded):
+        return view
+    counted = {name: getattr(ended, name) for name in ("replayed", "skipped", "failed")}
+    return msgspec.structs.replace(
+        view, status="cancelled" if ended.outcome == "cancelled" else "done", ended_at=rfc3339(changed.envelope.time), **counted
+    )
+
+
+async def list_replays(asked: ListReplays, deps: ReplayDeps) -> ReplayPage:
+    """Return a page of replays, newest first."""
+    limit = asked.page.within(MOST_ITEMS)
+    rows = await deps.replays.page(asked.org, asked.page.before(), limit + 1)
+    items = fitting([replay_view(row) for row in rows[:limit]])
+    more = f"{items[-1].requested_at}|{items[-1].id}" if len(rows) > len(items) else None
+    return ReplayPage(items, more)
+
+
+async def get_replay(asked: GetReplay, deps: ReplayDeps) -> ReplayView:
+    """Return one replay. Raises `NotFound`."""
+    return replay_view(await _row(asked.org, asked.id, deps))
+
+
+class Replayer:
+    """Carries replays out, a second's deliveries of each at a time; one replica at a time does it."""
+
+    def __init__(self, deps: ReplayDeps, *, now: Callable[[], float] = monotonic) -> None:
+        self._deps = deps
+        self._now = now
+        # When the next delivery of a slow replay is due.
+        self._next: dict[str, float] = {}
+
+    async def once(self) -> int:
+        """Route some deliveries of each replay again; returns how many replays go on."""
+        rows = await self._deps.replays.running(CARRIED_OUT)
+        now = self._now()
+        self._next = {row["id"]: self._next.get(row["id"], now) for row in rows}
+        due = [row for row in rows if self._next[row["id"]] <= now]
+        if due and (await backlog_of(self._deps.bus.client, _ROUTED, since=False)).messages < ROOM:
+            await catch_up(self._deps)
+            await asyncio.gather(*(self._some(row, now) for row in due))
+        return len(rows)
+
+    async def _some(self, row: RowMapping, now: float) -> None:
+        deps, id_ = self._deps, row["id"]
+        last = await aggregate.last(deps.bus.client, "replay", id_)
+        message = None if last is None else last.message()
+        if last is None or isinstance(message, ReplayEnded):
+            return
+        counts = _counts(id_, message, row)
+        after = (datetime.fromisoformat(counts.after), counts.after_id) if counts.after_id else None
+        number = max(1, round(row["rate"]))
+        deliveries = await deps.store.replayable(row["org"], row, after, number)
+        for one in deliveries:
+            counted = await self._replay(one, row)
+            counts = msgspec.structs.replace(
+                counts, after=rfc3339(one["received_at"]), after_id=one["id"], **{counted: getattr(counts, counted) + 1}
+            )
+        self._next[id_] = now + len(deliveries) / row["rate"]
+        fields = msgspec.structs.asdict(counts)
+        said = ReplayProgressed(**fields) if len(deliveries) == number else ReplayEnded(**fields, outcome="done")
+        sealed: Sealed[Message] = deps.bus.seal(said, org=row["org"], id=derived_id(id_, type(said).__name__, str(last.sequence)))
+        try:
+            await deps.bus.append(sealed, last.sequence)
+        except Conflict:
+            _log.info("replay.cancelled", replay=id_)
+
+    async def _replay(self, delivery: RowMapping, replay: RowMapping) -> str:
+        """Route one delivery again; returns which count it adds to. The ids are the same if it is done twice."""
+        retry = derived_id(replay["id"], delivery["id"])
+        if delivery["retried_by"] == retry:
+            return "replayed"
+        try:
+            first = await begun(delivery, self._deps)
+            if first is None:
+                return "failed"
+            left_of = None if replay["everything"] else delivery
+            events = [event async for event in again(first, self._deps, retry=retry, row=left_of)]
+            if not events:
+                return "skipped"
+            await publish_again([msgspec.structs.replace(event, lane=LANE) for event in events], first, self._deps)
+        except (Invalid, NotFound) as error:
+            _log.warning("delivery.not_replayed", delivery=delivery["id"], replay=replay["id"], reason=error.detail)
+            return "failed"
+        return "replayed"
+
+
+def _counts(id_: str, message: Message | None, row: RowMapping) -> ReplayCounts:
+    if isinstance(message, ReplayProgressed):
+        return ReplayCounts(**msgspec.structs.asdict(message))
+    return ReplayCounts(replay=id_, after=rfc3339(row["since"]), after_id="")
+
+
+async def _row(org: str, id_: str, deps: ReplayDeps) -> RowMapping:
+    await catch_up(deps)
+    row = await deps.replays.get(org, id_)
+    if row is None:
+        raise NotFound(f"there is no replay {id_}")
+    return row
+
+
+def _begun_view(asked: ReplayRequested, org: str, at: str) -> ReplayView:
+    return ReplayView(
+        id=asked.replay,
+        org=org,
+        status="running",
+        since=asked.since,
+        until=asked.until,
+        source=asked.source,
+        delivery_status=asked.status,
+        type=asked.type,
+        all=asked.everything,
+        rate=asked.rate,
+        total=asked.total,
+        replayed=0,
+        skipped=0,
+        failed=0,
+        requested_by=asked.actor,
+        requested_at=at,
+        ended_at=None,
+    )
+
+
+def replay_view(row: RowMapping) -> ReplayView:
+    """Return a replay as users see it."""
+    names = ("id", "org", "status", "source", "delivery_status", "type", "rate", "total", "replayed", "skipped", "failed")
+    return ReplayView(
+        **{name: row[name] for name in names},
+        since=rfc3339(row["since"]),
+        until=rfc3339(row["until"]),
+        all=row["everything"],
+        requested_by=row["actor"],
+        requested_at=rfc3339(row["requested_at"]),
+        ended_at=None if row["ended_at"] is None else rfc3339(row["ended_at"]),
+    )
+
+
+QUESTIONS: Questions = {
+    ReplayDeliveries: replay_deliveries,
+    CancelReplay: cancel_replay,
+    ListReplays: list_replays,
+    GetReplay: get_replay,
+}
