@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from services.executor.sandbox.egress.network import Network
 from services.executor.sandbox.jail import Job
+from shared.egress.policy import EgressRules, rules
+from tests.support.egress import Names
 from tests.support.sandbox import OF_A, Bench, Recorded, started_bench, value
 
 pytestmark = pytest.mark.skipif(not OF_A, reason="only tier A forks runs from a process with packages")
@@ -77,10 +81,50 @@ async def test_a_run_finds_its_packages_imported_and_nothing_of_the_run_before(b
     assert len({one["drawn"] for one in found}) == 4
 
 
+async def test_runs_that_are_forked_have_a_way_to_the_network_and_an_import_has_none(bench: Bench) -> None:
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readuntil(b"\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+        await writer.drain()
+        writer.close()
+
+    text = (
+        PACKAGE
+        + """
+import urllib.request
+try:
+    at_import = urllib.request.urlopen("http://api.example:%d/import", timeout=10).read().decode()
+except OSError:
+    at_import = "nothing"
+"""
+    )
+    body = """
+    import urllib.request, one
+    @workflow
+    def main(url: str) -> list:
+        return [one.IMPORTED_BY, one.at_import, urllib.request.urlopen(url, timeout=10).read().decode()]
+    """
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        network = Network(
+            EgressRules(rules("127.0.0.1", allows=True)).of("default"), Names(api_example="127.0.0.1"), lambda _: None
+        )
+        folder = packages(bench, one=text % port)
+        job = with_packages(bench, folder, body, url=f"http://api.example:{port}/run")
+        for _ in range(2):
+            assert value(await bench.children.run(job, Recorded(network))) == [1, "ok", "ok"]
+        found: list[Any] = []
+        for _ in range(3):
+            await ready(bench)
+            found.append(value(await bench.children.run(job, Recorded(network))))
+    assert found == [[1, "nothing", "ok"]] * 3
+    assert len(asked) == 7
+
+
 async def ready(bench: Bench) -> None:
     """Wait until a preloaded child waits for the next run."""
-    import asyncio
-
     preloading = bench.children._preloading
     assert preloading is not None
     await preloading.made()

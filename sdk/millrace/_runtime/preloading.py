@@ -21,11 +21,12 @@ import signal
 import sys
 from typing import Any
 
-from millrace._runtime import describe, kernel, standard
+from millrace._runtime import describe, kernel, network, standard
 from millrace._runtime.channel import Channel
 from millrace._runtime.rehearsal import rehearse
 from millrace._runtime.staying import Stay
 from millrace._runtime.stopping import DEFAULT, set_handler
+from millrace._runtime.walls import EGRESS
 
 ORDERLY = 113
 """The exit code of a run that has answered."""
@@ -40,6 +41,7 @@ _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.star
 
 def stand_by(control: Channel, job: dict[str, Any], bundle: str, packages: str) -> bytes:
     """Import the packages that a module of the bundle names, and wait for its runs; returns in each, a fork, with its job."""
+    network.use_proxy(EGRESS)
     files = _files()
     environment = {**os.environ}
     os.environ.update(_ONE_THREAD)
@@ -48,7 +50,7 @@ def stand_by(control: Channel, job: dict[str, Any], bundle: str, packages: str) 
         os.environ.pop(name, None)
     os.environ.update(environment)
     problem = _problem(files)
-    told = json.dumps({"loaded": loaded[:100], "problem": problem}).encode()
+    told = json.dumps({"loaded": loaded[:100], "problem": problem, "proxy": EGRESS}).encode()
     control.close_with(b'{"kind":"result","result":%b}' % told)
     if problem is not None:
         control.wait_for_end()

@@ -223,12 +223,16 @@ class Attempt:
         return last
 
     def _proxy(self, network: Network | None) -> Proxy | None:
-        """Return the proxy of this run, if there is something to serve it on; None closes the child's way out."""
+        """Return the proxy of this run, if there is something to serve it on.
+
+        Without a network the child's way out is closed, but that of one that is to have runs, which will have one.
+        """
         listener = self._child.egress_listener
         if listener is None:
             return None
         if network is None:
-            listener.close()
+            if not self._may_stay:
+                listener.close()
             return None
 
         def masked(record: Record) -> None:

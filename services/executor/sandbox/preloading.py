@@ -6,8 +6,10 @@ thread, ends, and its module is left alone for `_REFUSED`.
 """
 
 import asyncio
+import contextlib
+import socket
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,25 @@ RELEASE = frames.encode({"kind": "release"})
 
 Key = tuple[str, CodePaths, str]
 _log = structlog.get_logger()
+
+
+@contextlib.contextmanager
+def _turned_away(listener: socket.socket | None) -> Iterator[None]:
+    """End each connection that comes in the block, so that a package that is imported does not wait for an answer."""
+    if listener is None:
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    loop.add_reader(listener, _turn_away, listener)
+    try:
+        yield
+    finally:
+        loop.remove_reader(listener)
+
+
+def _turn_away(listener: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        listener.accept()[0].close()
 
 
 class Preloading:
@@ -113,7 +134,8 @@ class Preloading:
         opening = frames.encode({"kind": "preload", "module": key[2]})
         attempt = Attempt(child, None, may_stay=True)
         try:
-            ended = await attempt.ended(opening, _IMPORT, None)
+            with _turned_away(child.egress_listener):
+                ended = await attempt.ended(opening, _IMPORT, None)
         except BaseException:
             await child.end()
             raise
@@ -129,6 +151,7 @@ class Preloading:
             self._refuse(key, str(problem or "importing the packages has started a process"))
             return
         child.is_forked = True
+        child.proxy = str(found.get("proxy"))
         self._alive[key] += 1
         child.exited.add_done_callback(lambda _: self._alive.subtract([key]))
         self.give(key, Resident(child, most=_MOST_RUNS, longest=_LONGEST, idle=_IDLE), stays=True)
