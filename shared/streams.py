@@ -18,6 +18,7 @@ from shared.messages import (
     RunRequested,
     RunResumed,
     RunTimedOut,
+    ScheduleFailed,
     WebhookReceived,
     declaration_of,
 )
@@ -139,6 +140,7 @@ WORK = (
     *_in_lanes("events-parse", WebhookReceived, "webhook.*.received"),
     *_in_lanes("events-route", EventAccepted, "event.*.accepted"),
     _alerting("deliveries", EventUnroutable, EventOverdue),
+    _alerting("schedules", ScheduleFailed),
     _alerting("letters", DeadLettered),
     _alerting("runs", RunFailed, RunTimedOut, RunCrashed, RunExpired),
     *(

@@ -3,7 +3,7 @@
 Everything here is standard-library-only, so that it can be loaded inside a sandboxed child that sees nothing else of
 Millrace. Outside a run (in a test, in a shell) decorated functions are still plain functions, `step` simply calls and
 `log` writes to standard error; only what needs a supervisor raises `NotInRun`: `connections`, `integrations`, `variables` (which
-is also `config`), `secrets`, `files` and `events`.
+is also `config`), `secrets`, `files`, `events` and `run`.
 """
 
 from millrace._adapters import Event, Handshake, Place, Request, Response, Scheme, Unverified, adapter
@@ -13,6 +13,7 @@ from millrace._events import events
 from millrace._files import File, files
 from millrace._integrations import Integration, integrations
 from millrace._log import log
+from millrace._run import run
 from millrace._runs import runs
 from millrace._secrets import secrets
 from millrace._step import StepTimeout, step
@@ -49,6 +50,7 @@ __all__ = [
     "files",
     "integrations",
     "log",
+    "run",
     "runs",
     "secrets",
     "sleep",

@@ -21,6 +21,7 @@ from shared.messages import (
     Message,
     RunFailed,
     RunRequested,
+    ScheduleFailed,
 )
 from shared.messages.event import alert_chain, is_of_alert
 from shared.resources.source import SourceEntry
@@ -67,6 +68,17 @@ async def alert_event(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tupl
         type_ = "millrace.unroutable"
     for topic in topics:
         yield _alert(envelope, topic, type_, fields), topic.id
+
+
+async def alert_schedule(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tuple[Message, str]]:
+    """Report a time at which a schedule could not fire."""
+    topics = _topics(envelope, deps)
+    if not topics:
+        return
+    failed = open_message(envelope, ScheduleFailed)
+    fields: Fields = {"schedule": failed.name, "scheduled_for": failed.scheduled_for, "reason": failed.reason}
+    for topic in topics:
+        yield _alert(envelope, topic, "millrace.schedule_failed", fields), topic.id
 
 
 async def alert_letter(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tuple[Message, str]]:
@@ -133,6 +145,7 @@ def _alert(cause: Envelope, topic: SourceEntry, type_: AlertType, fields: Fields
 HANDLERS: Handlers = {
     EventUnroutable: alert_event,
     EventOverdue: alert_event,
+    ScheduleFailed: alert_schedule,
     DeadLettered: alert_letter,
     RunFailed: alert_run,
 }

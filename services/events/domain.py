@@ -23,7 +23,14 @@ TOPIC = "topic"
 # The adapter of the topic of alerts, the topic's name where the first subscription to it makes it, and their types.
 ALERTS = "alerts"
 ALERTS_NAME = "millrace"
-AlertType = Literal["millrace.unroutable", "millrace.dead", "millrace.run_failed", "millrace.overdue", "millrace.renewal_failed"]
+AlertType = Literal[
+    "millrace.unroutable",
+    "millrace.dead",
+    "millrace.run_failed",
+    "millrace.overdue",
+    "millrace.renewal_failed",
+    "millrace.schedule_failed",
+]
 # Seconds after which an event that could not be routed is tried again, by the policy of its subscription: while something is
 # deployed, and while somebody is fetched to mend it.
 RETRIES: dict[str, tuple[float, ...]] = {
@@ -86,6 +93,8 @@ def event_document(event: EventAccepted, data: Any, integration: dict[str, Any] 
         "data": data,
         "headers": event.headers,
     }
+    if event.scheduled_for is not None:
+        document["scheduled_for"] = event.scheduled_for
     if integration is not None:
         document["integration"] = {name: integration[name] for name in ("name", "entity_id")}
     return document
@@ -147,6 +156,7 @@ def emitted(command: EmitEvent, topic: SourceEntry | None, delivery: str, now: s
         data=command.data,
         emitted_by=command.actor if command.run is None else f"run:{command.run}",
         hops=hops,
+        scheduled_for=command.scheduled_for,
         chain=None if command.run is None else command.correlation_id,
     )
 

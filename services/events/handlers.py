@@ -263,6 +263,7 @@ async def _routed(
         received_at=event.received_at,
         subscription=subscription.id,
         hops=event.hops,
+        scheduled_for=event.scheduled_for,
     )
     yield EventRouted(
         **_of(event), subscription=subscription.id, subscription_name=subscription.name, workflow=workflow.name, run=run

@@ -14,7 +14,7 @@ from shared.runs import EFFECTS, status_after, waiting_status
 
 
 class Cause(msgspec.Struct, kw_only=True):
-    """One node of a chain and its effects. `type`: `webhook request event subscription filtered unroutable run`.
+    """One node of a chain and its effects. `type`: `webhook request schedule event subscription filtered unroutable run`.
 
     `id` is the delivery's, the event's, the subscription's or the run's; `message` that of the message behind it. `status`
     is a run's. `leads_here` for those that led to the requested run.
@@ -106,6 +106,8 @@ def _node(link: Link) -> Cause | None:
     match link.type:
         case "webhook.received":
             return _made("webhook", fields.get("delivery"), link)
+        case "firing.fired":
+            return _made("schedule", fields.get("schedule"), link)
         case "event.accepted":
             return _made("event", fields.get("event"), link)
         case "event.routed":

@@ -180,6 +180,7 @@ def succeeded(request: Sealed[RunRequested], end: Envelope) -> RunView | None:
         parent=asked.parent,
         rerun_of=asked.rerun_of,
         run_at=asked.run_at,
+        scheduled_for=asked.scheduled_for,
         concurrency_key=done.concurrency_key or asked.concurrency_key,
         hops=asked.hops,
         input_ref=asked.input_ref,

@@ -47,6 +47,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     concurrency_key: str | None = None
     repeatable: bool = False
     rerun_of: str | None = None
+    scheduled_for: str | None = None
     input_ref: str | None = None
 
 
@@ -98,6 +99,7 @@ async def _start(gateway: Gateway, asked: Start, mark: str | None) -> RequestedR
         timeout=asked.timeout or asked.workflow.timeout,
         priority=asked.priority,
         rerun_of=asked.rerun_of,
+        scheduled_for=asked.scheduled_for,
         run_at=asked.run_at,
         deadline=asked.deadline or asked.workflow.policy.queue_timeout,
         concurrency_key=asked.concurrency_key,

@@ -16,6 +16,7 @@ STREAM_OF_NOUN = {
     "webhook": "WEBHOOKS",
     "event": "EVENTS",
     "replay": "EVENTS",
+    "firing": "EVENTS",
     "run": "RUNS",
     "line": "LINES",
     "timer": "TIMERS",

@@ -30,6 +30,7 @@ class EventAccepted(Message, frozen=True, kw_only=True):
     `chain` is the correlation id that all of them have, where a run emitted it.
     `number` is its place among the delivery's events; a retry does not route it to the subscriptions of `skip`. `lane` is that of
     its webhook. `edited_by` put data of their own in place of the webhook's. `tries` counts the retries that a policy asked for.
+    `scheduled_for` is the time of the schedule that emitted it (RFC 3339).
     """
 
     source: str
@@ -50,6 +51,7 @@ class EventAccepted(Message, frozen=True, kw_only=True):
     lane: str | None = None
     edited_by: str | None = None
     tries: int = 0
+    scheduled_for: str | None = None
 
     def chain_begun(self) -> str | None:
         """Return the chain of an alert."""

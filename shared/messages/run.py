@@ -71,7 +71,8 @@ class RunRequested(Message, frozen=True, kw_only=True):
     `delivery` came in, or the time of a schedule: a request that comes long after it may be one that was carried out and purged
     already. The run begins not before `run_at`, and expires when it has not begun `deadline` seconds after that, or after the
     request. `workflow_org` has the workspace that the workflow is from. `concurrency_key` takes the place of the workflow's own;
-    with a `concurrency_policy` one run of that key goes on at a time. `parent` is the run that asked for it. `hops` counts the
+    with a `concurrency_policy` one run of that key goes on at a time. `scheduled_for` is the time of the schedule that it comes
+    of, RFC 3339. `parent` is the run that asked for it. `hops` counts the
     runs before this one, each of which asked for the next, or emitted an event that started it. `fingerprint` distinguishes the
     request from others with the same idempotency key.
     """
@@ -96,6 +97,7 @@ class RunRequested(Message, frozen=True, kw_only=True):
     parent: str | None = None
     hops: int = 0
     fingerprint: str | None = None
+    scheduled_for: str | None = None
 
 
 @message("run.started", key="run", by="executor")

@@ -305,7 +305,7 @@ class EmitEvent(Command[Emitted], frozen=True, kw_only=True):
     """Let a source of the adapter `topic`, a name or an id, have an event; answered once that is on disk.
 
     `type` matches `[A-Za-z0-9_.-]{1,100}`, `data` is up to 256 KiB as JSON. A run that emits gives its id, the `hops` of its
-    `run.requested`, its chain's `correlation_id`, and as `causation_id` the id of its `run.started`.
+    `run.requested`, its chain's `correlation_id`, and as `causation_id` the id of its `run.started`. A schedule gives its time.
     Raises NotFound for a source that is not there or switched off; Invalid for another adapter, a type or data that does not fit,
     a chain of more than 32 runs, one after the other, or of more altogether than one may have, and for a command id that stood for
     another event; TooLarge; of a run TooMany, with `retry_after`, while too many of its organization's events wait to be routed.
@@ -318,6 +318,7 @@ class EmitEvent(Command[Emitted], frozen=True, kw_only=True):
     hops: Sequence = 0
     correlation_id: Name | None = None
     causation_id: Name | None = None
+    scheduled_for: Moment | None = None
 
 
 class PlannedTime(msgspec.Struct, frozen=True):

@@ -111,6 +111,7 @@ class RunView(msgspec.Struct, frozen=True, kw_only=True):
     parent: str | None = None
     rerun_of: str | None = None
     run_at: str | None = None
+    scheduled_for: str | None = None
     concurrency_key: str | None = None
     slot_held_by: list[str] = []
     hops: int = 0

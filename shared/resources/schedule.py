@@ -19,7 +19,7 @@ CatchUp = Literal["none", "one", "all"]
 class Firing(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one time of a schedule: a `run` or a `delivery` of its event; else the `reason` why there is neither."""
 
-    planned_at: Moment
+    scheduled_for: Moment
     outcome: Literal["fired", "skipped", "failed"]
     run: str | None = None
     delivery: str | None = None

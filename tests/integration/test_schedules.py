@@ -30,12 +30,17 @@ from tests.support.servers import Place
 from tests.support.stack import ROOT
 
 TICK = b"""
-from millrace import wait_for, workflow
+from millrace import run, wait_for, workflow
 
 
 @workflow
 def tick(x: int = 0) -> int:
     return x
+
+
+@workflow
+def when() -> dict:
+    return {"run": run.id, "at": run.scheduled_for and run.scheduled_for.isoformat()}
 
 
 @workflow
@@ -57,6 +62,15 @@ async def requested(outside: Outside, by: str) -> list[RunRequested]:
         if isinstance(message, RunRequested) and message.requested_by == f"schedule:{by}":
             found.append(message)
     return sorted(found, key=lambda one: one.received_at or "")
+
+
+async def firings(outside: Outside, id_: str) -> list[tuple[str, str]]:
+    """Return the messages about the times of a schedule: how each ended, and the time."""
+    found = []
+    async for one in aggregate.history(outside.bus.client, "firing", id_):
+        message: Any = one.message()
+        found.append((one.envelope.type.removeprefix("firing."), getattr(message, "scheduled_for", None) or message.first))
+    return found
 
 
 async def fired(outside: Outside, name: str, number: int) -> Any:
@@ -94,6 +108,12 @@ async def test_an_interval_fires_once_for_each_of_its_times_until_it_is_switched
         assert [one.run for one in runs] == [derived_id(derived_id(made.id, one.received_at or ""), "run") for one in runs]
         assert (await outside.run(runs[0].run, "succeeded")).result == 7
         assert (shown.last["outcome"], shown.declared_by) == ("fired", None)
+        expected = [("fired", one.received_at) for one in runs]
+
+        async def recorded() -> bool:
+            return (await firings(outside, made.id))[: len(runs)] == expected
+
+        await eventually(recorded)
         await told(outside.bus, putting("schedule", "often", enabled=False, patch=True))
         assert (await got(outside.bus, "schedule", "often")).next_at is None
         # What was due before is fired; after that nothing is.
@@ -195,15 +215,22 @@ async def test_after_an_outage_what_was_missed_is_made_up_for_as_the_schedule_ha
         await outside.put_file("tick.py", TICK)
         # Half an hour from now, and so never within this test but where the clock is set back.
         minute = (utc_now() + timedelta(minutes=30)).minute
+        ids: dict[str, str] = {}
         for catch_up in ("none", "one", "all"):
             spec = {"cron": f"{minute} * * * *", "workflow": "tick", "catch_up": catch_up, "overlap": "allow"}
             made = await told(outside.bus, putting("schedule", catch_up, **spec))
             await eventually(lambda id_=made.id: seen(place, id_))  # type: ignore[misc]
+            ids[catch_up] = made.id
             await set_back(place, made.id, timedelta(hours=5))
         await fired(outside, "all", 5)
         await fired(outside, "one", 1)
         await asyncio.sleep(1)
         assert consecutive(await requested(outside, "all"), 3600)
+        # What was not made up for has a message, too.
+        missed = (await requested(outside, "all"))[0].received_at
+        assert (await firings(outside, ids["one"]))[0] == ("missed", missed)
+        assert await firings(outside, ids["none"]) == [("missed", missed)]
+        assert [outcome for outcome, _ in await firings(outside, ids["all"])] == ["fired"] * 5
         found = {name: len(await requested(outside, name)) for name in ("none", "one", "all")}
         assert found == {"none": 0, "one": 1, "all": 5}
         [one] = await requested(outside, "one")
@@ -242,7 +269,8 @@ async def test_runs_that_overlap_are_skipped_queued_replaced_or_allowed(place: P
             await outside.run(first[overlap], "waiting")
         with pytest.raises(Conflict, match=f"run {first['skip']} goes on"):
             await run("skip")
-        assert (await got(outside.bus, "schedule", "skip")).last["outcome"] == "skipped"
+        skipping = await got(outside.bus, "schedule", "skip")
+        assert skipping.last["outcome"] == "skipped"
         queued, allowed, newest = await run("queue"), await run("allow"), await run("replace")
         assert (await outside.run(newest, "waiting")).status == "waiting"
         await outside.run(first["replace"], "cancelled")
@@ -337,6 +365,53 @@ from millrace import workflow
 def beat(x: int) -> int:
     return x
 """
+
+
+async def test_a_run_knows_the_time_that_it_is_for(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("tick.py", TICK)
+        await told(outside.bus, putting("source", "clock", ring(place), adapter="topic", settings={}))
+        await outside.subscription(source="clock", event="minute", workflow="when", input={})
+        await told(outside.bus, putting("schedule", "straight", every=1, workflow="when"))
+        by_events = await told(outside.bus, putting("schedule", "by-event", every=1, source="clock", event="minute"))
+        await fired(outside, "straight", 2)
+        for one in (await requested(outside, "straight"))[:2]:
+            done = await outside.run(one.run, "succeeded")
+            assert done.scheduled_for == one.scheduled_for == one.received_at
+            result: Any = done.result
+            assert result["run"] == one.run
+            assert datetime.fromisoformat(result["at"]) == datetime.fromisoformat(one.scheduled_for or "")
+
+        async def routed() -> Any:
+            return (await outside.bus.ask(ListDeliveries(org="default", source="clock", status="routed"))).items
+
+        found: Any = await eventually(routed)
+        run = await outside.run(found[-1].runs[0].id, "succeeded")
+        by_event: Any = run.result
+        assert datetime.fromisoformat(by_event["at"]) == datetime.fromisoformat(run.scheduled_for or "")
+
+        # The firing begins the chain.
+        async def begun() -> bool:
+            stored = [one async for one in aggregate.history(outside.bus.client, "firing", by_events.id)]
+            return run.correlation_id in {one.envelope.id for one in stored}
+
+        await eventually(begun)
+        by_hand = await outside.run(await outside.request("when"), "succeeded")
+        assert by_hand.result == {"run": by_hand.id, "at": None}
+
+
+async def test_a_time_at_which_a_schedule_cannot_fire_is_an_alert(place: Place, data: Path) -> None:
+    async with river(place, data) as outside:
+        await outside.put_file("tick.py", TICK)
+        await outside.subscription(name="watch", source="millrace", event="millrace.schedule_failed", workflow="tick", input={})
+        await told(outside.bus, putting("schedule", "lost", every=1, workflow="nowhere"))
+
+        async def reported() -> Any:
+            return (await outside.bus.ask(ListDeliveries(org="default", source="millrace", status="routed"))).items
+
+        found: Any = await eventually(reported)
+        assert found[-1].type == "millrace.schedule_failed"
+        await told(outside.bus, putting("schedule", "lost", enabled=False, patch=True))
 
 
 async def test_a_schedule_beside_the_code_comes_and_goes_with_it(place: Place, data: Path) -> None:

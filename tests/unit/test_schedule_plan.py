@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from services.events.schedules import plan
-from services.events.schedules.plan import MOST_CAUGHT_UP, PUNCTUAL, ScheduleState
+from services.events.schedules.plan import MOST_CAUGHT_UP, PUNCTUAL, Due, ScheduleState
 from shared.envelope import rfc3339
 from shared.resources.schedule import Schedule, ScheduleEntry
 
@@ -37,7 +37,7 @@ def looked(schedule: ScheduleEntry, state: ScheduleState | None, now: datetime) 
     after = ScheduleState(
         version=schedule.version, spec=schedule.spec, handled_until=until, next_at=plan.next_of(schedule.spec, until)
     )
-    return [at for _, at in plan.planned(schedule, state, now)], after
+    return [at for due in plan.planned(schedule, state, now) for at in due.times], after
 
 
 def times(spec: Schedule, begin: datetime, end: datetime) -> list[datetime]:
@@ -110,5 +110,24 @@ def test_what_was_due_before_a_change_fires_by_what_was_planned_then() -> None:
     old, new = Schedule(cron="0 * * * *", input={"x": 1}), Schedule(cron="5 * * * *", input={"x": 2})
     _, state = looked(entry(old), None, BEGIN + MINUTE)
     changed = entry(new, version=2, at=BEGIN + HOUR + SECOND)
-    assert plan.planned(changed, state, BEGIN + HOUR + 3 * SECOND) == [(old, BEGIN + HOUR)]
-    assert plan.planned(changed, state, BEGIN + HOUR + 5 * MINUTE) == [(old, BEGIN + HOUR), (new, BEGIN + HOUR + 5 * MINUTE)]
+    assert plan.planned(changed, state, BEGIN + HOUR + 3 * SECOND) == [Due(old, [BEGIN + HOUR], None), Due(new, [], None)]
+    assert plan.planned(changed, state, BEGIN + HOUR + 5 * MINUTE) == [
+        Due(old, [BEGIN + HOUR], None),
+        Due(new, [BEGIN + HOUR + 5 * MINUTE], None),
+    ]
+
+
+def test_times_that_are_not_made_up_for_are_named_from_the_first_to_the_last() -> None:
+    for catch_up, missed in (("none", (1, 5)), ("one", (1, 4)), ("all", None)):
+        schedule = entry(Schedule(cron="0 * * * *", catch_up=catch_up))  # type: ignore[arg-type]
+        _, state = looked(schedule, None, BEGIN)
+        [due] = plan.planned(schedule, state, BEGIN + 5 * HOUR + 2 * MINUTE)
+        assert due.missed == (missed and (BEGIN + missed[0] * HOUR, BEGIN + missed[1] * HOUR))
+        [due] = plan.planned(schedule, state, BEGIN + HOUR + 30 * SECOND)
+        assert (due.times, due.missed) == ([BEGIN + HOUR], None)
+        [due] = plan.planned(schedule, state, BEGIN + 30 * MINUTE)
+        assert (due.times, due.missed) == ([], None)
+    often = entry(Schedule(cron="* * * * *", catch_up="all"))
+    _, state = looked(often, None, BEGIN)
+    [due] = plan.planned(often, state, BEGIN + 3 * HOUR)
+    assert due.missed == (BEGIN + MINUTE, BEGIN + (180 - MOST_CAUGHT_UP) * MINUTE)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, cast
 
-from millrace import _declare, _order, _suspension
+from millrace import _declare, _order, _run, _suspension
 from millrace._binding import bind
 from millrace._runtime import channel, compiling, describe, large, modules, muting, network, probe, root
 from millrace._runtime.calling import call
@@ -283,6 +283,7 @@ def _call(job: dict[str, Any], stopping: Stopping, bundle: str) -> object:
     else:
         _suspension.current, order = _suspension.Suspension(), _order.Order(job["recorded"], job["waiting"])
     _order.current = order
+    _run.job = job
     if not order.is_replay:
         return _returned(job, stopping, bundle, order)
     with muting.lines() as order.lives:

@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from millrace import _declare, _order, _suspension, _waiting
+from millrace import _declare, _order, _run, _suspension, _waiting
 from millrace._binding import bind
 from millrace._connections import Connection
 from millrace._integrations import Integration
@@ -45,6 +46,7 @@ def run(
     steps: Recorded | None = None,
     signals: Mapping[str, Sequence[Any]] | None = None,
     runs: Mapping[str, Any] | None = None,
+    scheduled_for: datetime | None = None,
 ) -> Outcome:
     """Make one attempt at a workflow, sync or async, with `given` as its input, and answer how it ended.
 
@@ -55,6 +57,7 @@ def run(
     there. `steps` are results that an earlier attempt recorded: those steps are not called; from an `Outcome` they come with
     their order, and with its waits. `signals` answers waits, by name, one after the other; `runs` gives the ends of child runs,
     by workflow: a result, a function from the input to one, or an exception. No time passes in `sleep`, nor before a time-out.
+    `scheduled_for`, which is aware, is the time of a schedule that the run is for.
 
     Nothing that the workflow raises is raised here, but KeyboardInterrupt: see
     `Outcome.value`. Raises TypeError where it is given no workflow, RuntimeError inside of a run or beside another one of this
@@ -77,7 +80,8 @@ def run(
         waits,
         children,
     ]
-    attempt = _Attempt(masking, fakes, kept, waits.slept)
+    job = {"run": "testing", "scheduled_for": None if scheduled_for is None else scheduled_for.astimezone(UTC).isoformat()}
+    attempt = _Attempt(masking, fakes, kept, waits.slept, job)
     document = json.loads(to_json(dict(given or {}), what="the input", rich=True))
     outcome = _beside_a_loop(lambda: attempt.made(workflow, document))
     return Outcome(
@@ -99,8 +103,9 @@ class _Suspended(SystemExit):
 class _Attempt:
     """Stands in the place of a run's supervisor: takes lines, answers requests from fakes."""
 
-    def __init__(self, masking: Masking, fakes: Sequence[Fake], kept: Steps, slept: list[float]) -> None:
+    def __init__(self, masking: Masking, fakes: Sequence[Fake], kept: Steps, slept: list[float], job: dict[str, Any]) -> None:
         self._slept = slept
+        self._job = job
         self._is_cancelled = False
         self._is_suspended = False
         self._masking = masking
@@ -189,9 +194,11 @@ class _Attempt:
             with _order.begun(_order.Order(self._recorded, self._waiting)) as order:
                 channel.current = cast("channel.Channel", self)
                 _waiting.skipped = self._slept.append
+                _run.job = self._job
                 yield loop, order
         finally:
             channel.current = None
+            _run.job = None
             _waiting.skipped = None
             _suspension.current = _suspension.Suspension()
             loop.close()

@@ -8,9 +8,10 @@ that fires twice, late, or out of order is one look too many. A timer that the b
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -22,10 +23,19 @@ from services.events.schedules import plan, state
 from services.events.schedules.plan import ScheduleState
 from shared import aggregate, tasks
 from shared.db import Connection
-from shared.envelope import Envelope, derived_id, new_id, rfc3339, utc_now
+from shared.envelope import Envelope, Sealed, derived_id, new_id, rfc3339, utc_now
 from shared.errors import Invalid, MillraceError, NotFound, Unavailable
 from shared.leader import lead
-from shared.messages import RunRequested, TimerFired, TimerSet
+from shared.messages import (
+    Message,
+    RunRequested,
+    ScheduleFailed,
+    ScheduleFired,
+    ScheduleMissed,
+    ScheduleSkipped,
+    TimerFired,
+    TimerSet,
+)
 from shared.messages.run import RunCancelRequested, RunSignalled
 from shared.messages.timer import fired_for, is_foreign
 from shared.projected import Projected, Recorded, in_batches
@@ -114,16 +124,23 @@ class Scheduler:
             if at is not None and now < at <= now + AHEAD:
                 now = at
             last, last_run = (before.last, before.last_run) if before is not None else (None, None)
-            for spec, planned in plan.planned(schedule, before, now):
-                identity = derived_id(id_, rfc3339(planned))
-                last = await self.fire(msgspec.structs.replace(schedule, spec=spec), planned, identity, last_run)
-                last_run = last.run if last.outcome == "fired" and last.run is not None else last_run
+            told: list[Sealed[Any]] = []
+            for due in plan.planned(schedule, before, now):
+                planned = msgspec.structs.replace(schedule, spec=due.spec)
+                if due.missed is not None:
+                    told.append(self._missed(planned, *due.missed))
+                for time in due.times:
+                    identity = derived_id(id_, rfc3339(time))
+                    last = await self.fire(planned, time, identity, last_run)
+                    told.append(self._told(planned, last, identity))
+                    last_run = last.run if last.outcome == "fired" and last.run is not None else last_run
             until = plan.handled_until(schedule, before, now)
             next_at = plan.next_of(schedule.spec, until)
             if next_at is not None:
                 timer = TimerSet(key=id_, owner=OWNER, at=rfc3339(next_at))
                 # Always a new one: the timer of a moment may have fired, or given way to another, and be wanted again.
-                await self._deps.bus.publish(self._deps.bus.seal(timer, org=schedule.org, id=new_id()))
+                told.append(self._deps.bus.seal(timer, org=schedule.org, id=new_id()))
+            await asyncio.gather(*map(self._deps.bus.publish, told))
             after = ScheduleState(
                 version=schedule.version, spec=schedule.spec, handled_until=until, next_at=next_at, last=last, last_run=last_run
             )
@@ -136,21 +153,24 @@ class Scheduler:
             if schedule is None:
                 raise NotFound(f"there is no schedule {id_}")
             firing = await self.fire(schedule, self._now(), command, None if before is None else before.last_run)
+            if firing.outcome == "fired":
+                # Of anything else who asked for it hears.
+                await self._deps.bus.publish(self._told(schedule, firing, command))
             if before is not None:
                 last_run = firing.run if firing.outcome == "fired" and firing.run is not None else before.last_run
                 await state.write(connection, id_, msgspec.structs.replace(before, last=firing, last_run=last_run))
             return firing
 
-    async def fire(self, schedule: ScheduleEntry, planned: datetime, identity: str, last_run: str | None) -> Firing:
+    async def fire(self, schedule: ScheduleEntry, time: datetime, identity: str, last_run: str | None) -> Firing:
         """Make the run or the event of one time; done again with the same `identity` it makes no other. Raises `Unavailable`."""
-        at = rfc3339(planned)
+        at = rfc3339(time)
         try:
             if schedule.spec.workflow is None:
-                return Firing(planned_at=at, outcome="fired", delivery=await self._emit(schedule, identity))
+                return Firing(scheduled_for=at, outcome="fired", delivery=await self._emit(schedule, identity, at))
             run = derived_id(identity, "run")
             if schedule.spec.overlap == "skip" and last_run not in {None, run} and await self._goes_on(str(last_run)):
-                return Firing(planned_at=at, outcome="skipped", run=last_run, reason=f"run {last_run} goes on")
-            await self._request(schedule, schedule.spec, run, at)
+                return Firing(scheduled_for=at, outcome="skipped", run=last_run, reason=f"run {last_run} goes on")
+            await self._request(schedule, schedule.spec, identity, at)
         except (Unavailable, StreamError):
             raise
         except MillraceError as error:
@@ -160,11 +180,29 @@ class Scheduler:
             _log.exception("schedule.bug", schedule=schedule.id)
             reason = f"{type(error).__name__}: {error}"[:500]
         else:
-            return Firing(planned_at=at, outcome="fired", run=run)
-        _log.warning("schedule.failed", org=schedule.org, schedule=schedule.name, planned_at=at, reason=reason)
-        return Firing(planned_at=at, outcome="failed", reason=reason)
+            return Firing(scheduled_for=at, outcome="fired", run=run)
+        _log.warning("schedule.failed", org=schedule.org, schedule=schedule.name, scheduled_for=at, reason=reason)
+        return Firing(scheduled_for=at, outcome="failed", reason=reason)
 
-    async def _emit(self, schedule: ScheduleEntry, identity: str) -> str:
+    def _told(self, schedule: ScheduleEntry, firing: Firing, identity: str) -> Sealed[Any]:
+        """Return the message of a firing: the same one when it is done again."""
+        fields = {"schedule": schedule.id, "name": schedule.name, "scheduled_for": firing.scheduled_for}
+        message: Message
+        if firing.outcome == "fired":
+            message = ScheduleFired(**fields, run=firing.run, delivery=firing.delivery)
+        elif firing.outcome == "skipped":
+            message = ScheduleSkipped(**fields, run=firing.run or "", reason=firing.reason or "")
+        else:
+            message = ScheduleFailed(**fields, reason=firing.reason or "")
+        return self._deps.bus.seal(message, org=schedule.org, id=_message_id(identity, firing.outcome))
+
+    def _missed(self, schedule: ScheduleEntry, first: datetime, last: datetime) -> Sealed[Any]:
+        message = ScheduleMissed(schedule=schedule.id, name=schedule.name, first=rfc3339(first), last=rfc3339(last))
+        _log.warning("schedule.missed", org=schedule.org, schedule=schedule.name, first=message.first, last=message.last)
+        id_ = _message_id(derived_id(schedule.id, message.first, message.last), "missed")
+        return self._deps.bus.seal(message, org=schedule.org, id=id_)
+
+    async def _emit(self, schedule: ScheduleEntry, identity: str, at: str) -> str:
         command = EmitEvent(
             id=identity,
             org=schedule.org,
@@ -172,15 +210,18 @@ class Scheduler:
             source=schedule.refs["source"],
             type=schedule.spec.event or "",
             data=schedule.spec.input,
+            correlation_id=_message_id(identity, "fired"),
+            causation_id=_message_id(identity, "fired"),
+            scheduled_for=at,
         )
         return (await emit_event(command, self._deps)).delivery
 
-    async def _request(self, schedule: ScheduleEntry, spec: Schedule, run: str, at: str) -> None:
+    async def _request(self, schedule: ScheduleEntry, spec: Schedule, identity: str, at: str) -> None:
         workflow = await self._deps.workflow(schedule.org, spec.workflow or "")
         given = spec.input or {}
         if misfit := domain.misfit(workflow.input_schema, given):
             raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
-        policy = _POLICIES.get(spec.overlap)
+        policy, run, begun = _POLICIES.get(spec.overlap), derived_id(identity, "run"), _message_id(identity, "fired")
         request = RunRequested(
             run=run,
             workflow=workflow.name,
@@ -194,9 +235,10 @@ class Scheduler:
             received_at=at,
             concurrency_key=None if policy is None else f"schedule {schedule.id}",
             concurrency_policy=policy,
+            scheduled_for=at,
         )
-        await aggregate.append(
-            self._deps.bus.client, self._deps.bus.journal, self._deps.bus.seal(request, org=schedule.org, id=run), 0
+        await self._deps.bus.publish(
+            self._deps.bus.seal(request, org=schedule.org, id=run, correlation=begun, causation=begun),
         )
 
     async def _goes_on(self, run: str) -> bool:
@@ -219,6 +261,10 @@ class Scheduler:
         found = await state.overdue(self._deps.engine, self._now(), LATE, ROUND)
         await tasks.each(AT_ONCE, found, self._look_or_postpone)
         return len(found)
+
+
+def _message_id(identity: str, outcome: str) -> str:
+    return derived_id(identity, f"firing.{outcome}")
 
 
 def _time_of(fired: Envelope) -> datetime | None:

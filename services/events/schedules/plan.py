@@ -17,6 +17,7 @@ PUNCTUAL = timedelta(minutes=1)
 MOST_CAUGHT_UP = 100
 # Of a schedule of which nothing is known, as in a new database, times longer ago are left alone.
 KNOWN = timedelta(days=1)
+MOMENT = timedelta(microseconds=1)
 
 
 class ScheduleState(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,20 +50,41 @@ def due(spec: Schedule, after: datetime, until: datetime, now: datetime) -> list
     return found if spec.catch_up == "all" else punctual or found[-1:]
 
 
-def planned(schedule: ScheduleEntry, state: ScheduleState | None, now: datetime) -> list[tuple[Schedule, datetime]]:
-    """Return the times of a schedule that are to fire now, each with the spec by which it fires.
+class Due(msgspec.Struct, frozen=True):
+    """The times of one spec that are to fire now, in order, and the first and the last of those before that are missed for good."""
+
+    spec: Schedule
+    times: list[datetime]
+    missed: tuple[datetime, datetime] | None
+
+
+def planned(schedule: ScheduleEntry, state: ScheduleState | None, now: datetime) -> list[Due]:
+    """Return what is to fire of a schedule now, by each spec that it had since it was looked at last.
 
     What was due before a change fires as it was planned then. While it was switched off nothing was missed.
     """
     changed = datetime.fromisoformat(schedule.updated_at)
     if state is None:
-        return [(schedule.spec, one) for one in due(schedule.spec, max(changed, now - KNOWN), now, now)]
+        # Where the state was lost, times longer ago may have fired.
+        times = due(schedule.spec, max(changed, now - KNOWN), now, now)
+        return [Due(schedule.spec, times, None)]
     if state.version == schedule.version:
-        return [(schedule.spec, one) for one in due(schedule.spec, state.handled_until, now, now)]
+        return [_due(schedule.spec, state.handled_until, now, now)]
     # The clock of the replica that recorded the change may be ahead of this one.
     begin = max(state.handled_until, changed)
-    before = [(state.spec, one) for one in due(state.spec, state.handled_until, begin, now)]
-    return before + [(schedule.spec, one) for one in due(schedule.spec, begin, now, now)]
+    return [_due(state.spec, state.handled_until, begin, now), _due(schedule.spec, begin, now, now)]
+
+
+def _due(spec: Schedule, after: datetime, until: datetime, now: datetime) -> Due:
+    times = due(spec, after, until, now)
+    if not spec.enabled or until <= after:
+        return Due(spec, times, None)
+    end = times[0] - MOMENT if times else until
+    first = next(iter(following(spec, after, 1)), None)
+    if first is None or first > end:
+        return Due(spec, times, None)
+    [last] = latest(calendar(spec), after, end, 1)
+    return Due(spec, times, (first, last))
 
 
 def handled_until(schedule: ScheduleEntry, state: ScheduleState | None, now: datetime) -> datetime:

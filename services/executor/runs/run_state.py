@@ -117,6 +117,7 @@ class RunState(msgspec.Struct, frozen=True, kw_only=True):
     parent: str | None = None
     hops: int = 0
     run_at: str | None = None
+    scheduled_for: str | None = None
     deadline: float | None = None
     concurrency_key: str | None = None
     concurrency_policy: str | None = None
@@ -246,6 +247,7 @@ def _requested(envelope: Envelope, message: RunRequested, sequence: int) -> RunS
         parent=message.parent,
         hops=message.hops,
         run_at=_time(message.run_at, otherwise=None),
+        scheduled_for=_time(message.scheduled_for, otherwise=None),
         deadline=None if message.deadline is None else _bounded(message.deadline),
         concurrency_key=None if message.concurrency_key is None else storable(message.concurrency_key),
         concurrency_policy=message.concurrency_policy,

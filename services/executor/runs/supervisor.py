@@ -306,6 +306,7 @@ class Runs:
             isolation="workflow" if found.policy.isolation == "workflow" else "run",
             site_packages=packages,
             preload=found.policy.preload,
+            scheduled_for=run.scheduled_for,
             **past(run, steps, utc_now()),
         )
         capabilities = RunCapabilities(deps, mine, steps)

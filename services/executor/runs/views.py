@@ -43,6 +43,7 @@ def run_view(state: RunState, slot_held_by: list[str] | None = None) -> RunView:
         parent=state.parent,
         rerun_of=state.rerun_of,
         run_at=state.run_at,
+        scheduled_for=state.scheduled_for,
         concurrency_key=state.slot.key if state.slot is not None else state.concurrency_key,
         slot_held_by=slot_held_by or [],
         hops=state.hops,

@@ -394,4 +394,5 @@ def _fields(job: Job) -> dict[str, Any]:
         "waiting": job.waiting,
         "age": job.age,
         "stays": job.isolation == "workflow",
+        "scheduled_for": job.scheduled_for,
     }

@@ -65,6 +65,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     site_packages: Path | None = None
     preload: bool = True
     """Whether packages may be imported ahead, in a process of this organization, code and module, of which runs are forks."""
+    scheduled_for: str | None = None
+    """The time of the schedule that the run comes of, RFC 3339."""
 
 
 class Failure(msgspec.Struct, frozen=True):

@@ -287,6 +287,7 @@ async def rerun_run(call: Call[None, None]) -> Answer:
         input_ref=earlier.input_ref,
         actor=caller.actor,
         rerun_of=earlier.id,
+        scheduled_for=earlier.scheduled_for,
     )
     call.note(run=asked.run)
     return _answer(await start(gateway, asked), None)
