@@ -44,7 +44,7 @@ CHOSEN = {
         "MILLRACE_MAX_QUEUED_RUNS",
         *_EGRESS,
     ),
-    "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS", "MILLRACE_OVERDUE"),
+    "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS", "MILLRACE_OVERDUE", *_EGRESS),
     "executor": (
         *("MILLRACE_MAX_CHAIN", *_EGRESS),
         *(
@@ -158,9 +158,10 @@ class Stack:
             "MILLRACE_HEALTH_ADDR": f"unix:{health}",
             "MILLRACE_DATA": str(place),
         }
+        if name in {"gateway", "events"}:
+            given["MILLRACE_PUBLIC_URL"] = self._options.public_url or local_url(self._listening)
         if name == "gateway":
             given["MILLRACE_LISTEN_FD"] = str(self._listening.fileno())
-            given["MILLRACE_PUBLIC_URL"] = self._options.public_url or local_url(self._listening)
             given["MILLRACE_ADMIN_KEY"] = self._credentials.admin_key
             given["MILLRACE_SUPERVISOR"] = str(self._folder.states)
         if name == "executor":

@@ -144,6 +144,14 @@ def max_backlog(environment: Environment) -> int:
     return environment.integer("MILLRACE_MAX_BACKLOG", MAX_BACKLOG, minimum=1)
 
 
+def public_url(environment: Environment) -> str | None:
+    """Return the address at which the gateway is reached from outside, without a slash at its end; None where it is not set."""
+    given = environment.optional("MILLRACE_PUBLIC_URL")
+    if given is not None and not given.startswith(("http://", "https://")):
+        environment.complain("MILLRACE_PUBLIC_URL", "must begin with http:// or https://")
+    return None if given is None else given.rstrip("/")
+
+
 def read(environment: Environment) -> Settings:
     """Return the settings of a service that needs no others."""
     return Settings(**common(environment))

@@ -12,6 +12,7 @@ from shared.messages import (
     EventOverdue,
     EventUnroutable,
     Message,
+    RegistrationFailed,
     RunCrashed,
     RunExpired,
     RunFailed,
@@ -110,7 +111,7 @@ STREAMS = (
         max_age=None,
         readers=("gateway", "events", "executor", "oauth"),
     ),
-    Stream(name="CONNECTIONS", max_age=None, readers=("oauth",)),
+    Stream(name="CONNECTIONS", max_age=None, readers=("oauth", "events")),
     Stream(name="LOGS", max_age=3 * DAY),
     Stream(name="AUDIT", max_age=30 * DAY),
     Stream(name="DEAD", max_age=None, readers=("events",)),
@@ -142,6 +143,7 @@ WORK = (
     _alerting("deliveries", EventUnroutable, EventOverdue),
     _alerting("schedules", ScheduleFailed),
     _alerting("letters", DeadLettered),
+    _alerting("registrations", RegistrationFailed),
     _alerting("runs", RunFailed, RunTimedOut, RunCrashed, RunExpired),
     *(
         Work(

@@ -19,6 +19,7 @@ from shared.messages import (
     EventOverdue,
     EventUnroutable,
     Message,
+    RegistrationFailed,
     RunFailed,
     RunRequested,
     ScheduleFailed,
@@ -96,6 +97,22 @@ async def alert_letter(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tup
         yield _alert(envelope, topic, "millrace.dead", fields | {"error": letter.error[:LONGEST_ERROR]}), topic.id
 
 
+async def alert_registration(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tuple[Message, str]]:
+    """Report the first failure of a row at registering a source with its sender."""
+    topics = _topics(envelope, deps)
+    if not topics:
+        return
+    failed = open_message(envelope, RegistrationFailed)
+    if failed.tries > 1:
+        return
+    fields: Fields = {name: getattr(failed, name) for name in ("adapter", "error", "remote", "expires_at")}
+    for topic in topics:
+        yield (
+            _alert(envelope, topic, "millrace.renewal_failed", fields | {"source": failed.source_name, "next_at": failed.due_at}),
+            topic.id,
+        )
+
+
 async def alert_run(envelope: Envelope, deps: AlertDeps) -> AsyncIterator[tuple[Message, str]]:
     """Report a run that ended otherwise than well, and was not cancelled."""
     topics = _topics(envelope, deps)
@@ -148,4 +165,5 @@ HANDLERS: Handlers = {
     ScheduleFailed: alert_schedule,
     DeadLettered: alert_letter,
     RunFailed: alert_run,
+    RegistrationFailed: alert_registration,
 }

@@ -21,6 +21,8 @@ from services.events.projections import DELIVERIES, projected
 from services.events.questions import QUESTIONS
 from services.events.queued import QueuedRuns
 from services.events.redeclaring import redeclare
+from services.events.registrations.reconciling import Registrar
+from services.events.registrations.rules import RegistrationRules
 from services.events.replay_rows import ReplayRows
 from services.events.replays import Replayer
 from services.events.resources import DERIVED, keepers
@@ -33,6 +35,7 @@ from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.bus import Bus, connected
 from shared.db import open_engine
+from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.errors import NotFound
 from shared.expressions.pool import Expressions, evaluating
@@ -83,8 +86,12 @@ class Events:
         self._alerts: dict[str, list[SourceEntry]] = {}
         self._alerts_indexed = -1
         self.followed: list[Projection]
+        self.public_url = settings.public_url
+        self.fetcher = Fetcher(settings.egress)
         self.catalog: Projection
+        self.registered: Projection
         self.scheduler = Scheduler(self)
+        self.registrations = RegistrationRules(engine, settings.public_url)
 
     def room_for(self, reference: str | None) -> AbstractAsyncContextManager[Any]:
         """Return a context within which the body or the data at `reference` may be held in memory."""
@@ -166,6 +173,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
         expressions = await stack.enter_async_context(evaluating(runtime.health))
         events = Events(settings, bus, engine, expressions, runtime)
+        stack.callback(events.fetcher.close)
 
         projections = started(
             [*projected(bus.client), *events.scheduler.followers(), DeclaredSchedules(events).follower()],
@@ -175,7 +183,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
             settings.database_url,
             runtime.health,
         )
-        events.catalog = projections["catalog"]
+        events.catalog, events.registered = projections["catalog"], projections["registrations"]
         events.keepers = keepers(bus, events.resources, events.keyring, events.catalog, expressions, events, engine)
         events.followed = [projections[name] for name in DELIVERIES]
         for view in (events.sources_view, events.subscriptions_view, events.workflows_view, events.adapters_view):
@@ -207,6 +215,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         bus.answer(QUESTIONS, events)
         await bus.start()
         runtime.background.start(events.scheduler.sweep(), "search for overdue schedules")
+        runtime.background.start(Registrar(events).run(), "registrations")
         # Before what the handlers use.
         stack.push_async_callback(bus.drain)
         runtime.background.start(bus.attend(), "broker")

@@ -16,6 +16,7 @@ import structlog
 from services.events import domain, inputs
 from services.events.adapters import ADAPTERS, PARSERS, Parse, ParsedEvent, Webhook
 from services.events.adapters.webhook import checked_event
+from services.events.registrations.notices import NoticeDeps, take_notice
 from services.events.sandboxed import read_in_sandbox
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
@@ -47,7 +48,7 @@ LARGEST_FAN_OUT = 100 * 1024 * 1024
 _log = structlog.get_logger()
 
 
-class HandlerDeps(Protocol):
+class HandlerDeps(NoticeDeps, Protocol):
     """Dependencies of the handlers."""
 
     bodies: Blobs
@@ -108,6 +109,7 @@ async def parse(webhook: WebhookReceived, deps: HandlerDeps) -> AsyncIterator[tu
             return
     async with deps.room_for(webhook.body_ref):
         async for accepted in accepted_of(webhook, deps, retry=None):
+            await take_notice(accepted, webhook, deps)
             yield accepted, accepted.event
 
 

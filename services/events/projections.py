@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 from services.events import store
 from services.events.letter_rows import letter_statements, original_of
+from services.events.registrations import rows as registrations
 from services.events.replay_rows import replay_statements
 from services.events.resources import DERIVED
 from services.events.routing import Routing, routing
@@ -47,6 +48,7 @@ def projected(client: Client) -> list[Projected]:
     """Return every projection of this service; those of deliveries fill the same rows."""
     return [
         catalog_of("events", client, DERIVED),
+        registrations.projected(),
         *(
             Projected(name=name, stream=stream, apply=apply(), tables=TABLES, linger=LINGER)
             for name, (stream, apply) in DELIVERIES.items()

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.events import domain, schemas
 from services.events.adapters import ADAPTERS, VERIFICATIONS, Adapter, custom, declared_by, verification_of
 from services.events.mappings import Values, absent, integration_of, misfits
+from services.events.registrations.rules import RegistrationRules
 from services.events.schedules.rules import Schedules
 from services.events.subscriptions import Subscriptions, Workflows
 from shared.adapters import CustomAdapters
@@ -40,9 +41,10 @@ MOST_NAMED = 10
 class Sources(Rules[Source]):
     """The settings of a source fit its adapter, Millrace's or the workspace's; one that has subscriptions is not removed."""
 
-    def __init__(self, rows: ResourceRows, adapters: CustomAdapters) -> None:
+    def __init__(self, rows: ResourceRows, adapters: CustomAdapters, registrations: RegistrationRules) -> None:
         self._rows = rows
         self._adapters = adapters
+        self._registrations = registrations
 
     async def secret_members(self, org: str, name: str, spec: Source) -> Collection[str]:
         """Return the settings that the adapter's schema calls secret. Raises `Invalid` when there is no such adapter."""
@@ -52,6 +54,10 @@ class Sources(Rules[Source]):
     def keeps_members(self, before: Source, spec: Source) -> bool:
         """Return whether it is still the same adapter."""
         return before.adapter in {spec.adapter, spec.adapter.replace("_", "-")}
+
+    def generated(self, draft: Draft[Source]) -> Mapping[str, str]:
+        """Return the secret of a source that is registered with its sender, where it has none."""
+        return self._registrations.generated(draft, self._adapter(draft.org, draft.spec.adapter))
 
     async def check(self, draft: Draft[Source]) -> Source:
         """Return the spec if its settings, with the secret ones, fit the adapter's schema. Secrets never show in a complaint."""
@@ -80,6 +86,7 @@ class Sources(Rules[Source]):
             declare = VERIFICATIONS.get(adapter.name, adapter.verification)
             _check_keys(declared_by(declare, draft.spec.settings), draft.spec.settings, draft.secrets)
         _check_entity(draft, adapter)
+        self._registrations.check(draft.spec, adapter)
         return msgspec.structs.replace(draft.spec, adapter=adapter.name)
 
     async def check_removal(self, present: Resource[Source]) -> None:
@@ -102,8 +109,10 @@ class Sources(Rules[Source]):
         return custom(own)
 
     async def shown(self, found: Sequence[Resource[Source]]) -> Sequence[dict[str, Any]]:
-        """Return the path of each source's address; a topic has none."""
-        return [{"url": None if one.spec.adapter in {domain.TOPIC, domain.ALERTS} else f"/hooks/{one.id}"} for one in found]
+        """Return the path of each source's address (a topic has none) and its registration."""
+        registered = await self._registrations.shown(found)
+        urls = [None if one.spec.adapter in {domain.TOPIC, domain.ALERTS} else f"/hooks/{one.id}" for one in found]
+        return [{"url": url, "registration": one} for url, one in zip(urls, registered, strict=True)]
 
 
 class Integrations(Rules[Integration]):
@@ -189,9 +198,10 @@ DERIVED: dict[str, Derive] = {"source": verification}
 
 
 class Known(Workflows, Protocol):
-    """What there is in workspaces, as far as this process has heard."""
+    """What there is in workspaces, as far as this process has heard, and the rules of registrations."""
 
     adapters: CustomAdapters
+    registrations: RegistrationRules
 
 
 def keepers(
@@ -206,7 +216,7 @@ def keepers(
     """Return the keepers of this service's resources."""
     subscriptions = Subscriptions(rows, expressions, known)
     rules: dict[str, Rules[Any]] = {
-        "source": Sources(rows, known.adapters),
+        "source": Sources(rows, known.adapters, known.registrations),
         "subscription": subscriptions,
         "integration": Integrations(),
         "schedule": Schedules(rows, engine),

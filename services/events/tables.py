@@ -10,6 +10,20 @@ from shared.tables import Moment, checkpoint_in, required, resource_in
 metadata = MetaData()
 checkpoint = checkpoint_in(metadata)
 resource = resource_in(metadata)
+# The condition of sources that ask to be registered with their sender, as the index has it.
+REGISTERED = text(
+    "resource.noun = 'source' AND NOT resource.removed AND (resource.spec -> 'settings' -> 'registration') IS NOT NULL"
+)
+Index("resource_registered", resource.c.id, postgresql_where=REGISTERED)
+
+# Written by the projection of registrations only: `state` is the last message.
+registration = Table(
+    "registration",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("org", Text, nullable=False),
+    Column("state", JSONB, nullable=False),
+)
 
 # Each column is written by the projection of one stream only, or gets the same value from several, so that the rows do not
 # depend on which stream is read first. `sequence` and `emitted` are where the message that began the delivery is, in WEBHOOKS or in

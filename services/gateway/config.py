@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.config import Environment, max_backlog, most_queued
+from shared.config import Environment, max_backlog, most_queued, public_url
 from shared.egress.configured import egress_of
 from shared.egress.policy import EgressRules
 
@@ -61,9 +61,7 @@ def read(environment: Environment) -> GatewaySettings:
     """Read the settings; `environment` remembers a missing or wrong one."""
     # Demanded of every service alike; the gateway has no tables yet.
     environment.text("MILLRACE_DATABASE_URL")
-    given = environment.optional("MILLRACE_PUBLIC_URL")
-    if given is not None and not given.startswith(("http://", "https://")):
-        environment.complain("MILLRACE_PUBLIC_URL", "must begin with http:// or https://")
+    public = public_url(environment)
     descriptor = environment.integer("MILLRACE_LISTEN_FD", -1, minimum=0)
     supervisor = environment.optional("MILLRACE_SUPERVISOR")
     return GatewaySettings(
@@ -73,7 +71,7 @@ def read(environment: Environment) -> GatewaySettings:
         listen_fd=None if descriptor < 0 else descriptor,
         host=environment.text("MILLRACE_HOST", "127.0.0.1"),
         port=environment.integer("MILLRACE_PORT", 8420, maximum=65535),
-        public_url=None if given is None else given.rstrip("/"),
+        public_url=public,
         trusted_proxies=_networks(environment, "MILLRACE_TRUSTED_PROXIES"),
         max_body=environment.integer("MILLRACE_MAX_BODY", MAX_BODY, minimum=1),
         max_file=environment.integer("MILLRACE_MAX_FILE", MAX_FILE, minimum=1),

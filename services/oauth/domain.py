@@ -119,9 +119,11 @@ def announcement(row: Kept) -> tuple[Message, str]:
 
 def audited(noun: str, asked: GetToken | GetSecret, row: Kept | None, outcome: Outcome) -> Audited:
     """Return the record that a token or a secret was given out, or was not."""
-    detail: dict[str, str | int] = {} if asked.run is None else {"run": asked.run}
+    given = {"run": asked.run, "source": asked.source}
+    detail: dict[str, str | int] = {name: value for name, value in given.items() if value is not None}
     if row is not None:
         detail |= {noun: row.id, "owner": row.org, "version": row.version}
-    # The executor's own need: only it may ask, by the rights that it has on the bus.
-    actor = "executor" if asked.run is None else f"run:{asked.run}"
+    # A service's own need: by the rights on the bus only these two may ask, and only the events service registers sources.
+    own = "executor" if asked.source is None else "events"
+    actor = own if asked.run is None else f"run:{asked.run}"
     return Audited(category=CALLED[noun], verb="given", actor=actor, target=asked.name, outcome=outcome, detail=detail)

@@ -1,11 +1,13 @@
-"""Gets small documents from outside on an organization's behalf, under its egress policy."""
+"""Sends requests outside on an organization's behalf, under its egress policy, and gets small documents."""
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from shared.egress.addresses import Address
@@ -17,8 +19,16 @@ from shared.errors import Unavailable
 MOST = 256 * 1024
 
 
+class Fetched(msgspec.Struct, frozen=True):
+    """The answer of a host: its status, its headers by their names in lower case, and its body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
 class Fetcher:
-    """Gets documents over HTTPS; over HTTP only from an address that the operator has allowed. Its creator must `close` it."""
+    """Asks hosts over HTTPS; over HTTP only at an address that the operator has allowed. Its creator must `close` it."""
 
     def __init__(self, rules: EgressRules) -> None:
         self._rules = rules
@@ -29,9 +39,26 @@ class Fetcher:
         self._resolver.close()
 
     async def get(self, org: str, url: str, *, timeout: float) -> bytes:
-        """Return the body of the answer 200, of up to 256 KiB, within `timeout` seconds. Raises `Unavailable` with the reason.
+        """Return the body of the answer 200, of up to 256 KiB, within `timeout` seconds. Raises `Unavailable` with the reason."""
+        answer = await self.send(org, "GET", url, timeout=timeout)
+        if answer.status != 200:
+            raise Unavailable(f"{urlsplit(url).netloc} answered {answer.status}", retry_after=5)
+        return answer.body
 
-        No redirect is followed. The host is judged by the organization's policy, and so is each of its addresses.
+    async def send(
+        self,
+        org: str,
+        method: str,
+        url: str,
+        *,
+        timeout: float,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> Fetched:
+        """Return the answer to a request, whatever it is, of up to 256 KiB, within `timeout` seconds.
+
+        No redirect is followed. The host is judged by the organization's policy, and so is each of its addresses. Raises
+        `Unavailable` with the reason, which repeats nothing of the headers or the body.
         """
         policy = self._rules.of(org)
         parts = urlsplit(url)
@@ -47,7 +74,7 @@ class Fetcher:
             async with asyncio.timeout(timeout):
                 if there.address is not None:
                     judged.check([there.address])
-                return await _got(url, judged)
+                return await _sent(method, url, judged, {"Accept-Encoding": "identity", **(headers or {})}, body)
         except TimeoutError as error:
             raise Unavailable(f"{there} did not answer within {timeout:g} s", retry_after=5) from error
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
@@ -96,17 +123,15 @@ class _Judged(AbstractResolver):
         """Keep nothing."""
 
 
-async def _got(url: str, judged: _Judged) -> bytes:
+async def _sent(method: str, url: str, judged: _Judged, headers: Mapping[str, str], body: bytes | None) -> Fetched:
     connector = aiohttp.TCPConnector(resolver=judged, use_dns_cache=False, force_close=True)
     async with (
         aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session,
-        session.get(url, allow_redirects=False, headers={"Accept-Encoding": "identity"}) as answer,
+        session.request(method, url, allow_redirects=False, headers=headers, data=body) as answer,
     ):
-        if answer.status != 200:
-            raise Unavailable(f"{urlsplit(url).netloc} answered {answer.status}", retry_after=5)
-        body = await answer.content.read(MOST + 1)
-        while len(body) <= MOST and (more := await answer.content.read(MOST + 1 - len(body))):
-            body += more
-    if len(body) > MOST:
+        got = await answer.content.read(MOST + 1)
+        while len(got) <= MOST and (more := await answer.content.read(MOST + 1 - len(got))):
+            got += more
+    if len(got) > MOST:
         raise Unavailable(f"{urlsplit(url).netloc} answered more than {MOST} bytes", retry_after=60)
-    return body
+    return Fetched(answer.status, {name.lower(): value for name, value in answer.headers.items()}, got)

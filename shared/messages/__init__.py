@@ -24,6 +24,14 @@ from shared.messages.firing import ScheduleFailed, ScheduleFired, ScheduleMissed
 from shared.messages.letter import LetterDiscarded, LetterReplayed
 from shared.messages.line import LineChunk, Lines
 from shared.messages.log import Logged
+from shared.messages.registration import (
+    RegistrationBegun,
+    RegistrationConfirmed,
+    RegistrationFailed,
+    RegistrationNoticed,
+    RegistrationRemoved,
+    RegistrationState,
+)
 from shared.messages.replay import ReplayEnded, ReplayProgressed, ReplayRequested
 from shared.messages.run import (
     ConcurrencySlot,

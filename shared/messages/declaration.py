@@ -27,6 +27,7 @@ STREAM_OF_NOUN = {
     "adapter": "CATALOG",
     "file": "CATALOG",
     "secret": "CATALOG",
+    "registration": "CATALOG",
     "connection": "CONNECTIONS",
     "log": "LOGS",
     "audit": "AUDIT",

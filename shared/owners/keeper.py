@@ -111,6 +111,7 @@ class Keeper(ABC, Generic[S]):
         """
         kind = self.kind
         draft = await self._draft(command, given, before)
+        draft = msgspec.structs.replace(draft, secrets={**draft.secrets, **self._rules.generated(draft)})
         spec = await self._rules.check(draft)
         if draft.missing:
             missing = {

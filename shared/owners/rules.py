@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -48,6 +48,11 @@ class Rules(Generic[S]):
         """Return the id of a resource that its owner makes where a command is the first to refer to it; None for any other."""
         del command, noun, name
         return None
+
+    def generated(self, draft: Draft[S]) -> Mapping[str, str]:
+        """Return secret members that are made where none are given, nor kept."""
+        del draft
+        return {}
 
     async def check(self, draft: Draft[S]) -> S:
         """Return the spec as it is to be recorded. Raises `Invalid` naming the field."""

@@ -45,18 +45,22 @@ class VariableView(msgspec.Struct, frozen=True, kw_only=True):
 class RunQuestion(Question[A], Generic[A], frozen=True, kw_only=True):
     """A run's question for what `name` means there; the record of the answer joins the run's chain by `correlation_id`.
 
-    Without `run` it is the asking service's own.
+    Without `run` it is the asking service's own; `source` then is the source whose registration with its sender needs it.
     """
 
     name: Name
     run: Key | None = None
+    source: Key | None = None
     nonce: Opaque
     correlation_id: Name | None = None
 
 
-@question("oauth.token", by="executor")
+@question("oauth.token", by=("executor", "events"))
 class GetToken(RunQuestion[Token], frozen=True, kw_only=True):
-    """A live token of the organization's connection `name` for a run. Raises NotFound, Unavailable."""
+    """A live token of the organization's connection `name`, for a run or for a source's registration.
+
+    Raises NotFound, Unavailable.
+    """
 
 
 @question("oauth.secret", by="executor")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from shared.resources.declaration import IntegrationName, Link, Resource, Settings, Spec, about, resource
+from shared.resources.shapes import Moment
 from shared.values import Name
 
 # The names of the adapters of Millrace itself, which no adapter of a workspace may have.
@@ -34,11 +35,29 @@ BUILT_IN = frozenset(
 # Settings of every source that takes webhooks.
 COMMON_SETTINGS = ("rate", "weight", "networks", "max_body")
 
+RegistrationStatus = Literal["pending", "creating", "active", "failing", "expired"]
+
+
+class RegistrationView(msgspec.Struct, frozen=True, kw_only=True):
+    """How a source is registered with its sender: the id there, when that ends, and when it is renewed or tried again.
+
+    `error` is why the last `tries` failed, and what can be done; at `missed_at` the sender said that events were missed.
+    """
+
+    status: RegistrationStatus
+    remote: str | None = None
+    expires_at: Moment | None = None
+    error: str | None = None
+    tries: int = 0
+    next_at: Moment | None = None
+    missed_at: Moment | None = None
+
 
 class SourceAdds(msgspec.Struct, frozen=True):
-    """The address that the sender is given; a topic has none."""
+    """The address that the sender is given (a topic has none), and the registration of a source that asks for one."""
 
     url: Link | None
+    registration: RegistrationView | None = None
 
 
 @resource(

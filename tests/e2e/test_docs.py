@@ -7,7 +7,7 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import click
@@ -15,8 +15,9 @@ import pytest
 import pytest_asyncio
 
 from millrace.cli.program import program
+from tests.support.places import open_folder
 from tests.support.programs import output
-from tests.support.stack import ROOT, Up
+from tests.support.stack import ROOT, Up, running_up
 
 _EXAMPLES = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _MODULE = re.compile(r"^```python\n# (\S+\.py)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -35,6 +36,15 @@ def examples(document: Path) -> list[tuple[str, int]]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def up() -> AsyncIterator[Up]:
+    """A stack that asks no sender: the documents name the public ones."""
+    closed = os.environ | {"MILLRACE_EGRESS_DENY": "graph.microsoft.com api.github.com"}
+    with open_folder() as folder:
+        async with running_up(folder / ".millrace", environment=closed) as stack:
+            yield stack
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def place(up: Up) -> Path:
     """The folder that the documents speak of: beside the stack's, with the examples and the command."""
     folder = up.data.parent
@@ -45,7 +55,7 @@ async def place(up: Up) -> Path:
     return folder
 
 
-SHOWN = ("cli", "deliveries", "topics", "subscriptions", "integrations", "adapters")
+SHOWN = ("cli", "deliveries", "topics", "subscriptions", "integrations", "adapters", "registrations")
 
 
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{name}.md" for name in SHOWN)])

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from services.events.adapters.registering import Registering
 from services.events.adapters.webhook import ParsedEvent, Webhook
 from shared.questions.adapters import AdapterEntry
 from shared.questions.events import AdapterExample, AdapterView, ExampleEvent
@@ -71,7 +72,8 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     each row in `one_of` there has to be at least one. `secret` gets a `previous_secret` beside it. `verification` declares for any
     settings, also none, how the gateway verifies; it raises ValueError, or `Invalid` with a path, for those that make nothing. A
     topic has no `parse`: it has no sender. `org` is the organization whose workspace has it; None: Millrace has it. `entity` is the
-    path of the text in an event that says about which of the sender's customers it is.
+    path of the text in an event that says about which of the sender's customers it is. `registering` is how its sources are
+    registered with the sender, where they can be.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     sample: Sample | None = None
     org: str | None = None
     entity: str | None = None
+    registering: Registering | None = None
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -96,6 +99,8 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
         previous = {} if secret is None else {"previous_secret": secret | {"description": _PREVIOUS}}
         common = {} if self.parse is None else {"rate": RATE, "weight": WEIGHT, "networks": NETWORKS, "max_body": MAX_BODY}
         schema: dict[str, Any] = {"type": "object", "properties": {**self.secrets, **previous, **common, **self.settings}}
+        if self.registering is not None:
+            schema["properties"]["registration"] = self.registering.schema
         if self.required:
             schema["required"] = [*self.required]
         if self.one_of:

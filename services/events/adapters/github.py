@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from services.events.adapters.declared import Adapter, Sample, text
 from services.events.adapters.reading import text_at
+from services.events.adapters.registering import Given, Registering, SenderResource, segment
 from services.events.adapters.webhook import FORM, ParsedEvent, Webhook
 from shared.errors import Invalid
 from shared.verification import Place, SignatureScheme, Verification
@@ -32,6 +36,40 @@ def parse(webhook: Webhook) -> list[ParsedEvent]:
     return [ParsedEvent(f"{name}.{action}" if action else name, data, kept)]
 
 
+def _resource(given: Mapping[str, Any]) -> SenderResource:
+    owner, _, name = given["repository"].partition("/") if "repository" in given else ("", "", "")
+    whole = f"repos/{segment(owner)}/{segment(name)}" if owner else f"orgs/{segment(given['organization'])}"
+    config = {"url": Given.CALLBACK, "content_type": "json", "insecure_ssl": "0", "secret": Given.SECRET}
+    renewed = {"active": True, "events": [*given["events"]], "config": config}
+    return SenderResource(collection=f"{whole}/hooks", created={"name": "web"} | renewed, renewed=renewed)
+
+
+_NAME = "[A-Za-z0-9._-]{1,100}"
+REGISTERING = Registering(
+    api="https://api.github.com",
+    headers={"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"},
+    settings={
+        "repository": {"type": "string", "description": "The repository, as `owner/name`.", "pattern": f"^{_NAME}/{_NAME}$"},
+        "organization": {"type": "string", "description": "The organization, in place of a repository.", "pattern": f"^{_NAME}$"},
+        "events": {
+            "type": "array",
+            "description": 'Which events are sent, by the names of their headers: `push`, `pull_request`; or `["*"]`.',
+            "items": {"type": "string", "pattern": r"^([a-z_]{1,100}|\*)$"},
+            "minItems": 1,
+            "maxItems": 100,
+            "uniqueItems": True,
+        },
+    },
+    required=("events",),
+    one_of=("repository", "organization"),
+    resource=_resource,
+    callback="config.url",
+    advice={
+        403: "give the token the right to manage webhooks (`admin:repo_hook`, or `admin:org_hook`)",
+        404: "check the name, and give the token the right to manage webhooks (`admin:repo_hook`, or `admin:org_hook`)",
+        422: "check the events, and whether there are 20 webhooks of one event already",
+    },
+)
 ADAPTER = Adapter(
     name="github",
     description="GitHub repository, organization and app webhooks, verified by X-Hub-Signature-256.",
@@ -53,4 +91,5 @@ ADAPTER = Adapter(
         body='{"action":"opened","issue":{"number":1347,"title":"Found a bug"},"repository":{"full_name":"octocat/Hello-World"}}',
         events=("issues.opened",),
     ),
+    registering=REGISTERING,
 )  # fmt: skip
