@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "events_0010"
-down_revision = "events_0009"
+revision = "events_0011"
+down_revision = "events_0010"
 branch_labels = None
 depends_on = None
 
