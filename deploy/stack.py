@@ -45,6 +45,7 @@ CHOSEN = {
         *_EGRESS,
     ),
     "events": ("MILLRACE_MAX_BACKLOG", "MILLRACE_MAX_CHAIN", "MILLRACE_MAX_QUEUED_RUNS", "MILLRACE_OVERDUE", *_EGRESS),
+    "oauth": _EGRESS,
     "executor": (
         *("MILLRACE_MAX_CHAIN", *_EGRESS),
         *(

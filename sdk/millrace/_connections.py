@@ -16,25 +16,37 @@ class Connection:
     token: str = field(repr=False)
     expires_at: datetime | None = None
     """Aware UTC; None when the provider names no end. Ask again rather than keep a token past it."""
+    headers: dict[str, str] = field(default_factory=dict, repr=False)
+    """Headers of a request that carry the credential, ready to send."""
+    query: dict[str, str] = field(default_factory=dict, repr=False)
+    """Parameters of the query string that carry it, where no header does."""
+    base_url: str | None = None
+    """Where the API is, if the connection or its provider says so."""
+    version: int = field(default=0, repr=False)
 
 
 class Connections:
     """Asks the platform for a connection by name; every call asks anew, so that a token is never stale."""
 
-    def get(self, name: str) -> Connection:
+    def get(self, name: str, *, rejected: Connection | None = None) -> Connection:
         """Answer the connection, waiting for it. Raises `Refused` when the platform refuses, `NotInRun` outside a run.
 
+        `rejected` is one that the API has answered 401 to, though it has not ended: the platform gets another token then, once.
         Inside a coroutine prefer `await connections.aget(name)`: this one holds up the event loop while it waits.
         """
-        return _connection(name, channel.ask("connections", "connection", name=_name(name)))
+        return _connection(name, channel.ask("connections", "connection", name=_name(name), rejected=_version(rejected)))
 
-    async def aget(self, name: str) -> Connection:
+    async def aget(self, name: str, *, rejected: Connection | None = None) -> Connection:
         """Answer the connection without holding up the event loop. Raises like `get`."""
-        return _connection(name, await channel.aask("connections", "connection", name=_name(name)))
+        return _connection(name, await channel.aask("connections", "connection", name=_name(name), rejected=_version(rejected)))
 
 
 def _name(name: object) -> str:
     return _bounds.text(name, "a connection's name")
+
+
+def _version(rejected: Connection | None) -> int | None:
+    return None if rejected is None else rejected.version
 
 
 def _connection(name: str, answer: Any) -> Connection:
@@ -43,6 +55,10 @@ def _connection(name: str, answer: Any) -> Connection:
         name=answer.get("name") or name,
         token=answer["token"],
         expires_at=None if ends is None else datetime.fromisoformat(ends).astimezone(UTC),
+        headers=answer.get("headers") or {},
+        query=answer.get("query") or {},
+        base_url=answer.get("base_url"),
+        version=answer.get("version") or 0,
     )
 
 

@@ -9,16 +9,24 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.oauth.announce import Announcer
-from services.oauth.config import Settings, read
+from services.oauth.config import OAuthSettings, read
+from services.oauth.credentials import Credentials
+from services.oauth.outbox import Outbox
 from services.oauth.projections import projected
+from services.oauth.providers import Providers
 from services.oauth.questions import QUESTIONS
+from services.oauth.refresh import Refresher
 from services.oauth.resources import keepers
 from services.oauth.rotation import renewing
+from services.oauth.scheduling import refreshing_in_time
+from services.oauth.spool import Spool
 from services.oauth.store import KeptStore
+from services.oauth.token_store import TokenStore
 from services.oauth.vault import Vault
 from shared import service
 from shared.bus import Bus, connected
 from shared.db import open_engine
+from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
@@ -29,17 +37,30 @@ from shared.service import Runtime
 class OAuth:
     """The parts that questions, sweeps and projections of this service share."""
 
-    def __init__(self, bus: Bus, engine: AsyncEngine, keyring: Keyring) -> None:
+    def __init__(self, bus: Bus, engine: AsyncEngine, keyring: Keyring, fetcher: Fetcher, settings: OAuthSettings) -> None:
         self.bus = bus
         self.vault = Vault(keyring)
         self.store = KeptStore(engine)
         self.announcer = Announcer(bus, self.store)
         self.resources = ResourceRows(engine)
+        self.tokens = TokenStore(engine)
+        self.outbox = Outbox(bus, self.tokens)
+        self.providers = Providers(self.store, keyring)
+        self.refresher = Refresher(
+            store=self.store,
+            tokens=self.tokens,
+            providers=self.providers,
+            outbox=self.outbox,
+            keyring=keyring,
+            fetcher=fetcher,
+            spool=Spool(None if settings.data is None else settings.data / "unstored"),
+        )
+        self.credentials = Credentials(self.vault, self.providers, self.refresher)
         self.keepers: Mapping[str, Keeper[Any]]
 
 
 @asynccontextmanager
-async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
+async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Answer, announce unannounced rows, and seal rows of an older key anew, for the block."""
     async with AsyncExitStack() as stack:
         engine = open_engine(settings.database_url, service="oauth")
@@ -47,13 +68,21 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
         bus = await stack.enter_async_context(connected(settings.nats_url, service="oauth", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
         keyring = Keyring(settings.keys)
-        oauth = OAuth(bus, engine, keyring)
+        fetcher = Fetcher(settings.egress)
+        stack.callback(fetcher.close)
+        oauth = OAuth(bus, engine, keyring, fetcher, settings)
+        stack.push_async_callback(oauth.refresher.close)
         projections = started(
             projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
         )
-        oauth.keepers = keepers(bus, oauth.resources, keyring, projections["catalog"], oauth.store, oauth.announcer)
+        oauth.keepers = keepers(
+            bus, oauth.resources, keyring, projections["catalog"], oauth.store, oauth.announcer, oauth.providers, oauth.tokens
+        )
         runtime.background.start(oauth.announcer.sweep(settings.database_url), "announcing")
-        runtime.background.start(renewing(oauth.store, oauth.vault, settings.database_url), "renewing what is sealed")
+        runtime.background.start(oauth.outbox.sweep(settings.database_url), "publishing what is left")
+        runtime.background.start(renewing(oauth.store, oauth.tokens, oauth.vault, settings.database_url), "renewing what is sealed")
+        runtime.background.start(oauth.refresher.store_left(), "storing what is left")
+        runtime.background.start(refreshing_in_time(oauth.tokens, oauth.refresher), "refreshing in time")
         bus.answer(QUESTIONS, oauth)
         await bus.start()
         runtime.background.start(bus.attend(), "broker")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from datetime import datetime
 from typing import Any, Literal
 
@@ -14,22 +16,31 @@ from shared.messages import (
     ConnectionAuthorized,
     ConnectionRevoked,
     Message,
+    ProviderChanged,
+    ProviderRemoved,
     SecretChanged,
     SecretRemoved,
     declaration_of,
 )
 from shared.questions.oauth import GetSecret, GetToken
+from shared.resources.connection import Connection
 
 # Bearer tokens travel in headers, and servers refuse headers beyond 8 to 64 KiB.
 LONGEST_TOKEN = 64 * 1024
 # Up to here a secret is masked as a whole in a run's output; and a message with a variable stays far below the bus's largest.
 LONGEST_SECRET = LONGEST_VALUE = 64 * 1024
 # The name of a row's value where it is bound to a place, and in the record that it was given.
-CALLED = {"connection": "token", "secret": "secret"}
+CALLED = {"connection": "token", "secret": "secret", "provider": "client_secret"}
 _MESSAGES: dict[str, tuple[type[Message], type[Message]]] = {
     "connection": (ConnectionAuthorized, ConnectionRevoked),
+    "provider": (ProviderChanged, ProviderRemoved),
     "secret": (SecretChanged, SecretRemoved),
 }
+
+# Grants of a provider's tokens; the others are credentials themselves.
+OAUTH = ("client_credentials",)
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+_ADDRESS = re.compile(r"https?://[^\s@/?#]+(?:[/?][^\s#]*)?")
 
 Outcome = Literal["ok", "not_found", "unavailable"]
 
@@ -37,7 +48,8 @@ Outcome = Literal["ok", "not_found", "unavailable"]
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """The row of a resource with a sealed part; `spec` is the open part.
 
-    `version` counts its changes; `announced`: the bus knows this state; `revoking`: it is about to be deleted.
+    `sealed` is "" where it has none. `version` counts its changes; `announced`: the bus knows this state; `revoking`: it is about
+    to be deleted.
     """
 
     id: str
@@ -65,11 +77,74 @@ def place_of(noun: str, org: str, id_: str, name: str) -> tuple[str, str, str]:
     return org, name if noun == "secret" else id_, CALLED[noun]
 
 
+def token_place(org: str, connection: str) -> tuple[str, str, str]:
+    """Return the binding of the tokens that a provider gave for a connection."""
+    return org, connection, "tokens"
+
+
+class Sending(msgspec.Struct, frozen=True):
+    """How a credential is sent: further headers, and further parameters of the query string. They hold it."""
+
+    headers: dict[str, str] = {}
+    query: dict[str, str] = {}
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return "Sending(...)"
+
+
+def sending_of(spec: Connection, token: str) -> Sending:
+    """Return how a connection's credential is sent: a token after `Bearer`, unless its connection says otherwise."""
+    if spec.grant == "basic":
+        pair = base64.b64encode(f"{spec.username}:{token}".encode()).decode()
+        return Sending(headers={"Authorization": f"Basic {pair}"})
+    if spec.query is not None:
+        return Sending(query={spec.query: token})
+    usual = "" if spec.grant == "api_key" else "Bearer "
+    return Sending(headers={spec.header or "Authorization": (usual if spec.prefix is None else spec.prefix) + token})
+
+
+def check_connection(spec: Connection, *, has_token: bool) -> None:
+    """Raise `Invalid` naming each field that a connection of its grant lacks, or has no use for."""
+    oauth = spec.grant in OAUTH
+    problems = []
+    if not oauth and not has_token:
+        problems.append(Problem("token", f"is missing: a connection by {spec.grant} is nothing without it"))
+    if oauth and has_token and spec.client_id is None:
+        problems.append(Problem("client_id", "is missing: the secret is that of a client"))
+    if oauth and spec.provider is None:
+        problems.append(Problem("provider", f"is missing: {spec.grant} needs one"))
+    if spec.grant == "basic" and not spec.username:
+        problems.append(Problem("username", "is missing: basic needs one"))
+    if spec.grant != "basic" and spec.username is not None:
+        problems.append(Problem("username", "is of basic only"))
+    if spec.query is not None and (spec.grant != "api_key" or spec.header is not None):
+        problems.append(Problem("query", "is of an api_key only, and instead of a header"))
+    if spec.header is not None and not _HEADER.fullmatch(spec.header):
+        problems.append(Problem("header", "is no name of a header"))
+    if spec.prefix is not None and any(not " " <= one <= "~" for one in spec.prefix):
+        problems.append(Problem("prefix", "cannot stand in a header"))
+    if spec.base_url is not None and not _ADDRESS.fullmatch(spec.base_url):
+        problems.append(Problem("base_url", "must be an address that begins with https:// or http://, without a user or blanks"))
+    if not oauth:
+        useless = f"is of no use for a connection by {spec.grant}"
+        problems += [Problem(one, useless) for one in ("provider", "client_id", "scopes", "parameters") if getattr(spec, one)]
+    if problems:
+        raise Invalid("; ".join(f"{one.path} {one.message}" for one in problems), errors=tuple(problems))
+
+
 def check_token(token: str) -> None:
     """Raise `Invalid` when this cannot be a token; never quotes it."""
     if not token.strip() or len(token) > LONGEST_TOKEN or any(character < " " or character == "\x7f" for character in token):
         message = f"must be 1 to {LONGEST_TOKEN} characters without line breaks, and not only spaces"
         raise Invalid("the token does not fit", errors=(Problem("token", message),))
+
+
+def check_client_secret(secret: str) -> None:
+    """Raise `Invalid` when this cannot be the secret of a client; never quotes it."""
+    if not secret.strip() or len(secret) > LONGEST_SECRET or any(not " " <= one <= "~" for one in secret):
+        message = f"must be 1 to {LONGEST_SECRET} printable ASCII characters"
+        raise Invalid("the client's secret does not fit", errors=(Problem("client_secret", message),))
 
 
 def check_secret(value: str) -> None:

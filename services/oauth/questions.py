@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
+import msgspec
 import structlog
 
+from services.oauth.addresses import parameters_of
+from services.oauth.catalogue import KNOWN
+from services.oauth.credentials import Credential, Credentials
 from services.oauth.domain import Kept, Outcome, audited
 from services.oauth.store import KeptStore
 from services.oauth.vault import Vault
 from shared.asking import Questions
 from shared.bus import Bus
-from shared.errors import NotFound, Unavailable
+from shared.errors import Invalid, NotFound, Unavailable
 from shared.owners.answering import Keepers, questions_of
 from shared.owners.rows import ResourceRows
-from shared.questions.oauth import GetSecret, GetToken, GetVariable, SecretGiven, Token, VariableView
+from shared.questions.oauth import (
+    GetSecret,
+    GetToken,
+    GetVariable,
+    KnownProviderView,
+    ListKnownProviders,
+    SecretGiven,
+    Token,
+    VariableView,
+)
 
 _log = structlog.get_logger()
+V = TypeVar("V")
 
 
 class OAuthDeps(Keepers, Protocol):
@@ -25,19 +40,36 @@ class OAuthDeps(Keepers, Protocol):
     bus: Bus
     store: KeptStore
     vault: Vault
+    credentials: Credentials
     resources: ResourceRows
 
 
 async def get_token(asked: GetToken, deps: OAuthDeps) -> Token:
     """Give a live token out."""
-    row, sealed = await _given("connection", asked, deps)
-    return Token(connection=row.id, name=row.name, sealed=sealed, expires_at=None, version=row.version)
+
+    async def live(row: Kept) -> Credential:
+        return await deps.credentials.of(row, rejected=asked.rejected)
+
+    row, given = await _given("connection", asked, deps, live)
+    return Token(
+        connection=row.id,
+        name=row.name,
+        sealed=deps.vault.given(given.token, asked, "token"),
+        request=deps.vault.given(msgspec.json.encode(given.sending).decode(), asked, "request"),
+        expires_at=given.expires_at,
+        base_url=given.base_url,
+        version=given.version,
+    )
 
 
 async def get_secret(asked: GetSecret, deps: OAuthDeps) -> SecretGiven:
     """Give a secret to a run, or to the service that asks for itself."""
-    row, sealed = await _given("secret", asked, deps)
-    return SecretGiven(name=row.name, owner=row.org, sealed=sealed, version=row.version)
+
+    async def opened(row: Kept) -> str:
+        return deps.vault.opened(row)
+
+    row, value = await _given("secret", asked, deps, opened)
+    return SecretGiven(name=row.name, owner=row.org, sealed=deps.vault.given(value, asked, "secret"), version=row.version)
 
 
 async def get_variable(asked: GetVariable, deps: OAuthDeps) -> VariableView:
@@ -55,8 +87,21 @@ async def get_variable(asked: GetVariable, deps: OAuthDeps) -> VariableView:
     )
 
 
-async def _given(noun: str, asked: GetToken | GetSecret, deps: OAuthDeps) -> tuple[Kept, str]:
-    """Return the row that a run means by a name, and its value sealed for the asker.
+async def list_known_providers(_asked: ListKnownProviders, _deps: OAuthDeps) -> list[KnownProviderView]:
+    """Return the catalogue."""
+    return [
+        KnownProviderView(
+            name=one.name,
+            title=one.title,
+            documents=one.documents,
+            parameters=parameters_of(one.provider.token_url or ""),
+        )
+        for _, one in sorted(KNOWN.items())
+    ]
+
+
+async def _given(noun: str, asked: GetToken | GetSecret, deps: OAuthDeps, opened: Callable[[Kept], Awaitable[V]]) -> tuple[Kept, V]:
+    """Return the row that a run means by a name, and its value.
 
     The record of that, or of a refusal, is on disk before: without a record nothing is given. Raises `NotFound`, `Unavailable`.
     """
@@ -70,13 +115,13 @@ async def _given(noun: str, asked: GetToken | GetSecret, deps: OAuthDeps) -> tup
         await record(None, "not_found")
         raise _absent(noun, asked.name)
     try:
-        sealed = deps.vault.given(row, asked)
-    except Unavailable as error:
-        _log.warning(f"{noun}.quarantined", reason=error.detail, **{noun: row.id})
+        value = await opened(row)
+    except (Unavailable, Invalid, NotFound) as error:
+        _log.warning(f"{noun}.not_given", reason=error.detail, **{noun: row.id})
         await record(row, "unavailable")
         raise
     await record(row, "ok")
-    return row, sealed
+    return row, value
 
 
 def _absent(noun: str, name: str) -> NotFound:
@@ -88,4 +133,5 @@ QUESTIONS: Questions = {
     GetToken: get_token,
     GetSecret: get_secret,
     GetVariable: get_variable,
+    ListKnownProviders: list_known_providers,
 }

@@ -2,33 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from services.oauth.addresses import check_template
 from services.oauth.announce import Announcer
-from services.oauth.domain import check_readers, check_secret, check_token, check_value
+from services.oauth.catalogue import KNOWN
+from services.oauth.domain import (
+    OAUTH,
+    check_client_secret,
+    check_connection,
+    check_readers,
+    check_secret,
+    check_token,
+    check_value,
+)
+from services.oauth.policy import shown_state
+from services.oauth.providers import Providers, whole
 from services.oauth.store import KeptStore
+from services.oauth.token_store import TokenStore
 from services.oauth.vaulted import Vaulted
 from shared.bus import Bus
 from shared.encryption import Keyring
+from shared.envelope import utc_now
+from shared.errors import Invalid, Problem
 from shared.owners.catalogued import catalogued
 from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
 from shared.owners.rules import Draft, Rules
 from shared.projection import Projection
 from shared.resources.connection import Connection
+from shared.resources.declaration import Resource
+from shared.resources.provider import Provider
 from shared.resources.secret import Secret
 from shared.resources.variable import Variable
 
 
 class Connections(Rules[Connection]):
-    """A token can be sent in a header."""
+    """A token can be sent in a header, and a provider's token can be asked for."""
+
+    def __init__(self, providers: Providers, tokens: TokenStore, keyring: Keyring) -> None:
+        self._providers = providers
+        self._tokens = tokens
+        self._keyring = keyring
 
     async def check(self, draft: Draft[Connection]) -> Connection:
-        """Return the spec if a token that is given can be one."""
+        """Return the spec if a token that is given can be one, and the rest makes a connection of its grant."""
+        spec = draft.spec
         for token in draft.secrets.values():
             check_token(token)
-        return draft.spec
+        kept = draft.kept & draft.before.sealed.keys() if draft.before is not None else frozenset()
+        check_connection(spec, has_token=bool(draft.secrets or kept))
+        if spec.grant in OAUTH:
+            await self._providers.check(draft.org, spec)
+        return spec
+
+    async def shown(self, found: Sequence[Resource[Connection]]) -> Sequence[dict[str, Any]]:
+        """Return how the token of each is."""
+        granted = [one.id for one in found if one.spec.grant in OAUTH]
+        states = await self._tokens.of(granted) if granted else {}
+        return [shown_state(one.spec, states.get(one.id), self._keyring.knows, utc_now()) for one in found]
+
+
+class ProviderRules(Rules[Provider]):
+    """A provider's addresses lead where their writer means, whatever a connection fills in."""
+
+    async def check(self, draft: Draft[Provider]) -> Provider:
+        """Return the spec if its addresses are such, and the known provider is known."""
+        spec = draft.spec
+        if spec.known is not None and spec.known not in KNOWN:
+            raise Invalid(f"no provider {spec.known!r} is known", errors=(Problem("known", "is not known"),))
+        provider = whole(spec, "")
+        if provider.token_url is None:
+            raise Invalid("token_url is missing", errors=(Problem("token_url", "is missing, and no known provider has it"),))
+        for field in ("token_url", "refresh_url", "authorize_url", "revoke_url", "base_url"):
+            if (template := getattr(provider, field)) is not None:
+                check_template(field, template, provider.hosts)
+        kept = draft.kept & draft.before.sealed.keys() if draft.before is not None else frozenset()
+        if (draft.secrets or kept) and spec.client_id is None:
+            raise Invalid("client_id is missing", errors=(Problem("client_id", "is missing: the secret is that of a client"),))
+        for secret in draft.secrets.values():
+            check_client_secret(secret)
+        return spec
+
+    async def shown(self, found: Sequence[Resource[Provider]]) -> Sequence[dict[str, Any]]:
+        """Return the documents of the known provider that each is made from."""
+        known = [KNOWN.get(one.spec.known or "") for one in found]
+        return [{"documents": None if one is None else one.documents} for one in known]
 
 
 class Secrets(Rules[Secret]):
@@ -53,10 +113,21 @@ class Variables(Rules[Variable]):
 
 
 def keepers(
-    bus: Bus, rows: ResourceRows, keyring: Keyring, catalog: Projection, store: KeptStore, announcer: Announcer
+    bus: Bus,
+    rows: ResourceRows,
+    keyring: Keyring,
+    catalog: Projection,
+    store: KeptStore,
+    announcer: Announcer,
+    providers: Providers,
+    tokens: TokenStore,
 ) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of this service's resources."""
-    sealed: dict[str, Rules[Any]] = {"connection": Connections(), "secret": Secrets()}
+    sealed: dict[str, Rules[Any]] = {
+        "connection": Connections(providers, tokens, keyring),
+        "secret": Secrets(),
+        "provider": ProviderRules(),
+    }
     return {
         **catalogued("oauth", {"variable": Variables()}, bus=bus, rows=rows, keyring=keyring, catalog=catalog),
         **{

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.expression import Executable, UnaryExpression
 
@@ -33,6 +33,10 @@ class KeptStore:
         meant = or_(_C.name == name_or_id, _C.id == name_or_id)
         return await self._one(_of(noun, org) & meant, first=(_C.name == name_or_id).desc())
 
+    async def of_id(self, noun: str, id_: str) -> Kept | None:
+        """Return a row of any organization, also one that is being revoked."""
+        return await self._one((_C.noun == noun) & (_C.id == id_))
+
     async def usable(self, noun: str, org: str, name: str, *, by_run: bool) -> Kept | None:
         """Return the row that serves the organization: its own, else the platform's; none that is being revoked.
 
@@ -43,9 +47,14 @@ class KeptStore:
             seen &= func.coalesce(_C.spec["readers"].as_string(), "runs") != "services"
         return await self._one(seen, first=(_C.org == org).desc())
 
-    async def page(self, noun: str, org: str, *, after: str, limit: int) -> list[Kept]:
-        """Return rows by name, those after `after`."""
-        return await self._all(_of(noun, org) & (_C.name > after) & ~_C.revoking, _C.name.asc(), limit)
+    async def page(self, noun: str, org: str, *, after: str, limit: int, inherited: bool = False) -> list[Kept]:
+        """Return rows by name, those after `after`; `inherited`: also those of the platform whose name the organization has not."""
+        if not inherited:
+            return await self._all(_of(noun, org) & (_C.name > after) & ~_C.revoking, _C.name.asc(), limit)
+        seen = (_C.noun == noun) & _C.org.in_(seen_by(org)) & (_C.name > after) & ~_C.revoking
+        rows = select(vault).where(seen).ext(distinct_on(_C.name)).order_by(_C.name, (_C.org == org).desc()).limit(limit)
+        async with transaction(self._engine) as connection:
+            return [Kept(**row) for row in (await connection.execute(rows)).mappings()]
 
     async def add(self, row: Kept) -> Kept | None:
         """Insert a row, at the version after that of one of its name that was removed; None when there is one by now."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Boolean, Column, ForeignKey, Index, MetaData, Table, Text, UniqueConstraint
 
 from shared.tables import Moment, checkpoint_in, required, resource_in
 
@@ -43,5 +43,53 @@ done_command = Table(
     Column("removed", Boolean, nullable=False),
     Column("at", Moment, nullable=False),
 )
+# No projection either. `fence` counts the claims on a connection; who claimed it last may write until `until`.
+token = Table(
+    "token",
+    metadata,
+    Column("connection", Text, ForeignKey("vault.id", ondelete="CASCADE"), primary_key=True),
+    *required(Text, "org", "provider"),
+    Column("sealed", Text),
+    Column("version", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    *(Column(name, Text) for name in ("failure", "reason", "scope")),
+    *(Column(name, Moment) for name in ("expires_at", "refresh_expires_at", "refresh_at", "refreshed_at", "not_before")),
+    *required(BigInteger, "failures", "forced"),
+    *required(Boolean, "attempting", "doubted"),
+    Column("configured", Text, nullable=False),
+    Column("owner", Text),
+    Column("fence", BigInteger, nullable=False),
+    Column("until", Moment),
+)
+# A provider that wants no requests for a while, or refuses its client: for all of its connections, and all replicas.
+provider_gate = Table(
+    "provider_gate",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("closed_until", Moment),
+    Column("alarm", Text),
+)
+# Messages about connections, written with what they are about and published then.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=True),
+    *required(Text, "id", "connection", "org", "type"),
+    Column("data", JSON, nullable=False),
+    Column("at", Moment, nullable=False),
+)
+# What a person was asked: the hash of the `state`, which is used once.
+authorization_request = Table(
+    "authorization_request",
+    metadata,
+    Column("state", Text, primary_key=True),
+    Column("connection", Text, ForeignKey("vault.id", ondelete="CASCADE"), nullable=False),
+    *required(Text, "org", "redirect"),
+    Column("issuer", Text),
+    Column("sealed", Text),
+    *required(Text, "actor", "correlation"),
+    Column("expires_at", Moment, nullable=False),
+)
+Index("token_refresh_at", token.c.refresh_at, postgresql_where=token.c.refresh_at.is_not(None))
 Index("vault_unannounced", vault.c.updated_at, postgresql_where=~vault.c.announced)
 Index("done_command_at", done_command.c.at)

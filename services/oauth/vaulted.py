@@ -18,6 +18,7 @@ from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Conflict, Unavailable
+from shared.organizations import seen_by
 from shared.owners.keeper import Keeper
 from shared.owners.rules import Draft, Rules
 from shared.questions.declaration import Done
@@ -95,19 +96,27 @@ class Vaulted(Keeper[S]):
         raise self._busy(command)
 
     async def _named(self, org: str, name: str) -> Resource[S] | None:
-        found = await self._store.named(self.kind.noun, org, name)
-        return None if found is None or found.revoking else self._made(found)
+        for owner in seen_by(org) if self.kind.inherited else (org,):
+            found = await self._store.named(self.kind.noun, owner, name)
+            if found is not None and not found.revoking:
+                return self._made(found)
+        return None
 
     async def _after(self, asked: ListResources, after: str, limit: int) -> Sequence[Resource[S]]:
-        return [self._made(row) for row in await self._store.page(self.kind.noun, asked.org, after=after, limit=limit)]
+        kind = self.kind
+        rows = await self._store.page(kind.noun, asked.org, after=after, limit=limit, inherited=kind.inherited)
+        return [self._made(row) for row in rows]
 
     def _place(self, of: Draft[S], _member: str) -> tuple[str, ...]:
         return place_of(self.kind.noun, of.org, of.id, of.name)
 
     async def _shown(self, found: Sequence[Resource[S]]) -> list[dict[str, Any]]:
         shown = await super()._shown(found)
-        openable = [self._keyring.knows(one.sealed[self._secret]) for one in found]
-        return [one | {"status": "active" if opens else "quarantined"} for one, opens in zip(shown, openable, strict=True)]
+        openable = [all(map(self._keyring.knows, one.sealed.values())) for one in found]
+        return [
+            {"status": "active"} | one if opens else one | {"status": "quarantined"}
+            for one, opens in zip(shown, openable, strict=True)
+        ]
 
     async def _settled(self, found: Kept | None, command: str, *, is_dry: bool = False) -> Kept | None:
         """Return a row once its earlier changes are on the bus, so that no state goes unpublished.
@@ -129,7 +138,7 @@ class Vaulted(Keeper[S]):
             key=self.kind.key(row.org, row.name),
             name=row.name,
             spec=self.kind.spec_of(row.spec),
-            sealed={self._secret: row.sealed},
+            sealed={self._secret: row.sealed} if row.sealed else {},
             applied_as=row.applied_as,
             created_at=rfc3339(row.created_at),
             updated_at=rfc3339(row.updated_at),
@@ -145,7 +154,7 @@ class Vaulted(Keeper[S]):
             org=wanted.org,
             name=wanted.name,
             spec=self.kind.stored(wanted.spec),
-            sealed=wanted.sealed[self._secret],
+            sealed=wanted.sealed.get(self._secret, ""),
             applied_as=wanted.applied_as,
             version=wanted.version + 1,
             revoking=False,

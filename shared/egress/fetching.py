@@ -19,6 +19,14 @@ from shared.errors import Unavailable
 MOST = 256 * 1024
 
 
+class NotSent(Unavailable):
+    """The host may not be asked, or was not reached: nothing of the request has left this machine."""
+
+
+class AnsweredTooMuch(Unavailable):
+    """The answer is larger than what is read."""
+
+
 class Fetched(msgspec.Struct, frozen=True):
     """The answer of a host: its status, its headers by their names in lower case, and its body."""
 
@@ -58,27 +66,31 @@ class Fetcher:
         """Return the answer to a request, whatever it is, of up to 256 KiB, within `timeout` seconds.
 
         No redirect is followed. The host is judged by the organization's policy, and so is each of its addresses. Raises
-        `Unavailable` with the reason, which repeats nothing of the headers or the body.
+        `Unavailable` with the reason, which repeats nothing of the headers or the body: `NotSent` where the host has seen nothing
+        of it; after any other the request may have done what it is for.
         """
         policy = self._rules.of(org)
         parts = urlsplit(url)
         try:
             there = target(parts.netloc, {"http": 80, "https": 443}.get(parts.scheme))
         except ValueError as error:
-            raise Unavailable(f"{parts.netloc[:100]!r} cannot be fetched from: {error}", retry_after=60) from error
+            raise NotSent(f"{parts.netloc[:100]!r} cannot be fetched from: {error}", retry_after=60) from error
         refusal = policy.refusal_of_name(there)
         if refusal is not None:
-            raise Unavailable(f"{there} may not be fetched from: {refusal.detail}", retry_after=60)
+            raise NotSent(f"{there} may not be fetched from: {refusal.detail}", retry_after=60)
         judged = _Judged(policy, there, self._resolver.of(org), secure=parts.scheme == "https")
+        connected = asyncio.Event()
         try:
             async with asyncio.timeout(timeout):
                 if there.address is not None:
                     judged.check([there.address])
-                return await _sent(method, url, judged, {"Accept-Encoding": "identity", **(headers or {})}, body)
+                return await _sent(method, url, judged, {"Accept-Encoding": "identity", **(headers or {})}, body, connected)
         except TimeoutError as error:
-            raise Unavailable(f"{there} did not answer within {timeout:g} s", retry_after=5) from error
+            lost = Unavailable if connected.is_set() else NotSent
+            raise lost(f"{there} did not answer within {timeout:g} s", retry_after=5) from error
         except (aiohttp.ClientError, OSError, UnicodeError) as error:
-            raise Unavailable(f"{there} could not be fetched from: {type(error).__name__}", retry_after=5) from error
+            lost = Unavailable if connected.is_set() else NotSent
+            raise lost(f"{there} could not be fetched from: {type(error).__name__}", retry_after=5) from error
 
 
 class _Judged(AbstractResolver):
@@ -91,16 +103,16 @@ class _Judged(AbstractResolver):
         self._secure = secure
 
     def check(self, addresses: list[Address]) -> None:
-        """Raise `Unavailable` unless all addresses may be reached."""
+        """Raise `NotSent` unless all addresses may be reached."""
         port = self._there.port
         for address in addresses:
             refusal = self._policy.refusal_of_address(address, port)
             opened = self._policy.is_opened(address, port)
             if refusal is not None:
-                raise Unavailable(f"{self._there} may not be fetched from: {refusal.detail}", retry_after=60)
+                raise NotSent(f"{self._there} may not be fetched from: {refusal.detail}", retry_after=60)
             if not opened and (not self._secure or is_own(address)):
                 why = "is not asked over HTTPS" if not self._secure else "is the machine that runs Millrace"
-                raise Unavailable(f"{self._there} may not be fetched from: it {why}", retry_after=60)
+                raise NotSent(f"{self._there} may not be fetched from: it {why}", retry_after=60)
 
     async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[ResolveResult]:
         """Return the addresses of a host, of every family."""
@@ -123,15 +135,26 @@ class _Judged(AbstractResolver):
         """Keep nothing."""
 
 
-async def _sent(method: str, url: str, judged: _Judged, headers: Mapping[str, str], body: bytes | None) -> Fetched:
+async def _sent(
+    method: str, url: str, judged: _Judged, headers: Mapping[str, str], body: bytes | None, connected: asyncio.Event
+) -> Fetched:
+    """Send a request and read its answer; sets `connected` before the first byte of the request is written."""
+    tracing = aiohttp.TraceConfig()
+
+    async def is_connected(_session: aiohttp.ClientSession, _context: Any, _params: Any) -> None:
+        connected.set()
+
+    tracing.on_connection_create_end.append(is_connected)
     connector = aiohttp.TCPConnector(resolver=judged, use_dns_cache=False, force_close=True)
     async with (
-        aiohttp.ClientSession(connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()) as session,
+        aiohttp.ClientSession(
+            connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[tracing]
+        ) as session,
         session.request(method, url, allow_redirects=False, headers=headers, data=body) as answer,
     ):
         got = await answer.content.read(MOST + 1)
         while len(got) <= MOST and (more := await answer.content.read(MOST + 1 - len(got))):
             got += more
     if len(got) > MOST:
-        raise Unavailable(f"{urlsplit(url).netloc} answered more than {MOST} bytes", retry_after=60)
+        raise AnsweredTooMuch(f"{urlsplit(url).netloc} answered more than {MOST} bytes", retry_after=60)
     return Fetched(answer.status, {name.lower(): value for name, value in answer.headers.items()}, got)

@@ -11,12 +11,20 @@ from shared.messages.catalog import (
     AdapterRemoved,
     FileChanged,
     FileRemoved,
+    ProviderChanged,
+    ProviderRemoved,
     SecretChanged,
     SecretRemoved,
     WorkflowChanged,
     WorkflowRemoved,
 )
-from shared.messages.connection import ConnectionAuthorized, ConnectionRevoked
+from shared.messages.connection import (
+    ConnectionAuthorized,
+    ConnectionNeedsReauthorization,
+    ConnectionRefreshed,
+    ConnectionRefreshFailed,
+    ConnectionRevoked,
+)
 from shared.messages.dead import DeadLettered
 from shared.messages.declaration import DECLARATIONS, Declaration, Message, declaration_of, message
 from shared.messages.event import EventAccepted, EventFiltered, EventOverdue, EventRouted, EventUnroutable

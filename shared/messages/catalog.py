@@ -158,3 +158,22 @@ class SecretRemoved(Message, frozen=True, kw_only=True):
     secret: str
     name: str
     actor: str
+
+
+@message("provider.changed", key="provider", by="oauth")
+class ProviderChanged(Message, frozen=True, kw_only=True):
+    """A provider of tokens was created or changed; its client's secret is in no message. `version` counts the changes."""
+
+    provider: str
+    name: str
+    version: int
+    actor: str
+
+
+@message("provider.removed", key="provider", by="oauth")
+class ProviderRemoved(Message, frozen=True, kw_only=True):
+    """A provider of tokens was deleted, and its client's secret with it."""
+
+    provider: str
+    name: str
+    actor: str

@@ -28,6 +28,7 @@ STREAM_OF_NOUN = {
     "file": "CATALOG",
     "secret": "CATALOG",
     "registration": "CATALOG",
+    "provider": "CATALOG",
     "connection": "CONNECTIONS",
     "log": "LOGS",
     "audit": "AUDIT",

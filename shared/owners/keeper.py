@@ -140,10 +140,11 @@ class Keeper(ABC, Generic[S]):
     async def _draft(self, command: PutResource, given: dict[str, Any], before: Resource[S] | None) -> Draft[S]:
         """Return the draft of a command, with its secrets apart."""
         kind, kept = self.kind, set[str]()
+        if before is not None:
+            kept |= kind.secret - given.keys()
         if command.patch:
             if before is None:
                 raise await self._absent(command)
-            kept |= kind.secret - given.keys()
             given = self._patched(given, before)
         spec: S = kind.spec_of(msgspec.to_builtins(fitted(given, kind.body)))
         if before is not None and self._rules.keeps_members(before.spec, spec):

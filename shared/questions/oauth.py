@@ -13,13 +13,19 @@ A = TypeVar("A")
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A live token, sealed for (organization, `question`, "token"), where `question` is the asker's nonce."""
+    """A live token, sealed for (organization, `question`, "token"), where `question` is the asker's nonce.
+
+    `request` is how it is sent, `{"headers": {}, "query": {}}` as JSON, sealed likewise for "request"; `base_url` is where to.
+    `version` is the number of the token, for a report that the API has refused it.
+    """
 
     connection: str
     name: str
     sealed: str
     expires_at: str | None
     version: int
+    request: str | None = None
+    base_url: str | None = None
 
 
 class SecretGiven(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,12 +61,29 @@ class RunQuestion(Question[A], Generic[A], frozen=True, kw_only=True):
     correlation_id: Name | None = None
 
 
-@question("oauth.token", by=("executor", "events"))
+@question("oauth.token", by=("executor", "events"), timeout=25.0)
 class GetToken(RunQuestion[Token], frozen=True, kw_only=True):
     """A live token of the organization's connection `name`, for a run or for a source's registration.
 
-    Raises NotFound, Unavailable.
+    `rejected` is the version of a token that the API has refused: if there is none newer, another one is got, once. Raises
+    NotFound, Invalid, Unavailable.
     """
+
+    rejected: int | None = None
+
+
+class KnownProviderView(msgspec.Struct, frozen=True, kw_only=True):
+    """A provider that is known: its documents, and the parameters that its addresses need of a connection."""
+
+    name: str
+    title: str
+    documents: str
+    parameters: list[str]
+
+
+@question("oauth.known_providers", by="gateway")
+class ListKnownProviders(Question[list[KnownProviderView]], frozen=True, kw_only=True):
+    """The providers that need no addresses of their own, by name."""
 
 
 @question("oauth.secret", by="executor")

@@ -117,7 +117,7 @@ class Platform(Recorded):
     async def cancel_run(self) -> None:
         self.cancelled.set()
 
-    async def connection(self, name: str) -> dict[str, Any]:
+    async def connection(self, name: str, *, rejected: int | None = None) -> dict[str, Any]:
         if name != "halopsa":
             raise NotFound(f"there is no connection {name!r}")
         return {"name": name, "token": TOKEN, "expires_at": "2026-01-31T09:30:00Z"}

@@ -64,6 +64,7 @@ RESOURCES: dict[str, list[dict[str, Any]]] = {
     "rest/values.yaml": [
         *[{"kind": "connection", "name": name, "token": {"$env": "TOKEN_0"}} for name in ("halo", "other")],
         {"kind": "connection", "name": "halo", "org": "beta", "token": {"$file": "token.txt"}},
+        {"kind": "provider", "name": "hub", "known": "github", "client_id": "c", "client_secret": {"$env": "TOKEN_2"}},
         *[{"kind": "secret", "name": f"key-{number}", "value": {"$env": f"TOKEN_{number}"}} for number in range(3)],
         *[{"kind": "variable", "name": f"v{n}", "value": value} for n, value in enumerate(["no", 5, 1.0, None, [{"a": {}}]])],
         {"kind": "variable", "name": "v0", "org": "beta", "value": {"$env": "HOME"}},
@@ -368,6 +369,7 @@ PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "variable": (["v0", "true"], {"value": True}),
     "connection": (["halo", "--token-file", "-"], {}),
     "secret": (["key-0", "--value-file", "-"], {}),
+    "provider": (["hub", "--client-secret-file", "-", "--scopes", '["repo"]'], {"scopes": ["repo"]}),
 }
 
 

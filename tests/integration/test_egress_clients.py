@@ -118,7 +118,7 @@ async def test_a_run_that_may_reach_nothing_has_no_proxy(bench: Bench) -> None:
 @pytest.mark.parametrize("token", ["0123456789abcdef", "0123456789ABCDef", "GHO_0123456789"])
 async def test_what_a_run_reached_is_told_before_its_end_and_its_host_is_masked(bench: Bench, token: str) -> None:
     class Trusting(Recorded):
-        async def connection(self, name: str) -> dict[str, Any]:
+        async def connection(self, name: str, *, rejected: int | None = None) -> dict[str, Any]:
             return {"name": name, "token": token, "expires_at": None}
 
     text = """

@@ -67,7 +67,7 @@ async def test_what_a_capability_refuses_is_told_and_what_it_fails_at_ends_the_a
         async def step_put(self, name: str, ordinal: int, position: int | None, result: msgspec.Raw) -> None:
             raise TooLarge(f"step {name} is too large")
 
-        async def connection(self, name: str) -> dict[str, Any]:
+        async def connection(self, name: str, *, rejected: int | None = None) -> dict[str, Any]:
             raise KeyError(name)
 
     text = """

@@ -64,7 +64,7 @@ class Unknown(Recorded):
     async def emit(self, source: str, type_: str, data: object) -> dict[str, object]:
         raise NotFound(f"there is no source {source!r}")
 
-    async def connection(self, name: str) -> dict[str, object]:
+    async def connection(self, name: str, *, rejected: int | None = None) -> dict[str, object]:
         raise NotFound(f"there is no connection {name!r}")
 
 

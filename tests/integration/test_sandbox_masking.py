@@ -20,7 +20,7 @@ TOKEN = "ghs_2d7a/8e+4f0b9c"
 class Trusting(Recorded):
     """Gives out a token of the usual length."""
 
-    async def connection(self, name: str) -> dict[str, Any]:
+    async def connection(self, name: str, *, rejected: int | None = None) -> dict[str, Any]:
         return {"name": name, "token": TOKEN, "expires_at": None}
 
 

@@ -153,7 +153,7 @@ class Recorded:
     async def cancel_run(self) -> None:
         self.asked.append("cancel")
 
-    async def connection(self, name: str) -> dict[str, Any]:
+    async def connection(self, name: str, *, rejected: int | None = None) -> dict[str, Any]:
         self.asked.append(name)
         if name != "halopsa":
             msg = f"there is no connection {name}"

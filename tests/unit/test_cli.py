@@ -264,6 +264,17 @@ def test_no_option_of_any_command_takes_a_key_or_a_secret_itself() -> None:
         ("put", "--token-file", "FILE"),
         ("patch", "--secret", "NAME[=FILE]"),
         ("patch", "--token-file", "FILE"),
+        # Of providers: where and how tokens are asked for.
+        ("put", "--client-secret-file", "FILE"),
+        ("put", "--token-url", None),
+        ("put", "--token-parameters", "JSON|@FILE|-"),
+        ("put", "--token-format", None),
+        ("put", "--token-path", None),
+        ("patch", "--client-secret-file", "FILE"),
+        ("patch", "--token-url", None),
+        ("patch", "--token-parameters", "JSON|@FILE|-"),
+        ("patch", "--token-format", None),
+        ("patch", "--token-path", None),
         ("export", "--secrets", None),
         ("send", "--secret-file", "FILE"),
     }

@@ -38,7 +38,7 @@ class Field:
     @property
     def is_secret(self) -> bool:
         """Whether the field is written and never shown."""
-        return bool(self.schema.get("writeOnly"))
+        return bool(self.marks.get("writeOnly"))
 
     @property
     def has_members(self) -> bool:

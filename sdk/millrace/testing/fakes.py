@@ -148,7 +148,16 @@ class Connections:
         found = self._given[name]
         connection = found if isinstance(found, Connection) else Connection(name, found)
         self._masking.learn(connection.token)
-        return {"name": connection.name, "token": connection.token, "expires_at": _text(connection.expires_at)}
+        usual = {} if connection.query else {"Authorization": f"Bearer {connection.token}"}
+        return {
+            "name": connection.name,
+            "token": connection.token,
+            "expires_at": _text(connection.expires_at),
+            "headers": connection.headers or usual,
+            "query": connection.query,
+            "base_url": connection.base_url,
+            "version": connection.version,
+        }
 
 
 class Settings:

@@ -124,14 +124,17 @@ class RunCapabilities:
         """Append that the run asks for its own end."""
         await self._claim.ask_to_stop()
 
-    async def connection(self, name: str) -> dict[str, Any]:
+    async def connection(self, name: str, *, rejected: int | None = None) -> dict[str, Any]:
         """Ask the oauth service for a live token."""
         self._count_credential()
         nonce = secrets.token_urlsafe(16)
         correlation = self._claim.started.correlationid
-        question = GetToken(org=self._org, name=name, run=self._run, nonce=nonce, correlation_id=correlation)
+        question = GetToken(org=self._org, name=name, run=self._run, nonce=nonce, correlation_id=correlation, rejected=rejected)
         token = await self._deps.bus.ask(question)
-        return {"name": token.name, "token": self._opened(token.sealed, nonce, "token"), "expires_at": token.expires_at}
+        answer = {"name": token.name, "token": self._opened(token.sealed, nonce, "token"), "expires_at": token.expires_at}
+        if token.request is not None:
+            answer |= msgspec.json.decode(self._opened(token.request, nonce, "request"))
+        return answer | {"base_url": token.base_url, "version": token.version}
 
     async def variable(self, name: str) -> dict[str, Any]:
         """Ask the oauth service for the variable."""

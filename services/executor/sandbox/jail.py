@@ -266,10 +266,11 @@ class Capabilities(Protocol):
     async def cancel_run(self) -> None:
         """Ask for the run itself to stop."""
 
-    async def connection(self, name: str) -> dict[str, Any]:
-        """Answer `{"name", "token", "expires_at"}` of the run's organization; `expires_at` RFC 3339 or None.
+    async def connection(self, name: str, *, rejected: int | None = None) -> dict[str, Any]:
+        """Answer `{"name", "token", "expires_at", "headers", "query", "base_url", "version"}` of the run's organization.
 
-        The token is masked from then on in all output of the attempt.
+        `expires_at` is RFC 3339 or None; `rejected` is the version of a token that an API has refused. The token
+        is masked from then on in all output of the attempt.
         """
 
     async def variable(self, name: str) -> dict[str, Any]:

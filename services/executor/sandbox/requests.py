@@ -89,9 +89,10 @@ class CancelRun(ChildRequest, frozen=True, tag="cancel_run"):
 
 
 class ConnectionRequest(ChildRequest, frozen=True, tag="connection"):
-    """Asks for a credential."""
+    """Asks for a credential; `rejected` is the version of a token that the API has refused."""
 
     name: Name
+    rejected: Ordinal | None = None
 
 
 def _started(asked: StartRun) -> StartedRun:
@@ -200,7 +201,9 @@ SERVED: dict[type[ChildRequest], Served] = {
     WaitGivenUp: Served(call=lambda run, asked: run.give_up(asked.of, asked.name, asked.ordinal, asked.position), is_kept=True),
     StartRun: Served(call=lambda run, asked: run.start_run(_started(asked)), is_kept=True),
     CancelRun: Served(call=lambda run, _asked: run.cancel_run(), is_kept=True),
-    ConnectionRequest: Served(call=lambda run, asked: run.connection(asked.name), secrets=lambda answer: (answer["token"],)),
+    ConnectionRequest: Served(
+        call=lambda run, asked: run.connection(asked.name, rejected=asked.rejected), secrets=lambda answer: (answer["token"],)
+    ),
     VariableRequest: Served(call=lambda run, asked: run.variable(asked.name)),
     SecretRequest: Served(call=lambda run, asked: run.secret(asked.name), secrets=lambda answer: (answer["value"],)),
     IntegrationRequest: Served(

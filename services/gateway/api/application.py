@@ -6,6 +6,7 @@ from aiohttp import web
 
 from services.gateway.api import (
     commits,
+    connections,
     dead_letters,
     deliveries,
     environments,
@@ -45,6 +46,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *resources.ENDPOINTS,
     *subscriptions.ENDPOINTS,
     *schedules.ENDPOINTS,
+    *connections.ENDPOINTS,
     *events.ENDPOINTS,
     *recorded.ENDPOINTS,
     *deliveries.ENDPOINTS,

@@ -96,7 +96,7 @@ class Questions:
 
     def _sealed(self, noun: str, command: str) -> dict[str, str]:
         """Return what may hold secrets, sealed for a command."""
-        given = {"settings": "{}", "config": "{}", "token": '"nothing"', "value": '"nothing"'}
+        given = {"settings": "{}", "config": "{}", "token": '"nothing"', "client_secret": '"nothing"', "value": '"nothing"'}
         return {field: self._place.keyring.seal(given[field], ORG, command, field) for field in KINDS[noun].confidential}
 
     def _example(self, target: str) -> dict[str, Any]:

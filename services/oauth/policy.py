@@ -1,0 +1,207 @@
+"""Decides when a token is refreshed, and what follows from a failure. Pure: time and chance come in as arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from services.oauth.answers import Granted, Ungranted
+from services.oauth.domain import OAUTH
+from shared.envelope import rfc3339
+from shared.resources.connection import Connection, Status
+
+TokenStatus = Literal["pending", "healthy", "degraded", "needs_reauthorization"]
+# Draws a number between two others.
+Chance = Callable[[float, float], float]
+
+_AUTHORIZE = "millrace connections authorize NAME"
+# A token that ends this soon is not given out any more: a run has to get it, and its request there.
+NEAR = timedelta(seconds=30)
+# Tokens that live no longer are refreshed at some point of their second half.
+SHORT = 600.0
+DAY = 86_400.0
+# The longest pause between two tries: a provider that comes back after a night is used within minutes.
+LONGEST_PAUSE = 900.0
+# Answers that were none, in a row, until they count as a wrong address.
+MALFORMED = 4
+# Seconds between two tries of what a person has to repair, each asked for by a run.
+UNREPAIRED = 60.0
+
+
+class TokenState(msgspec.Struct, frozen=True, kw_only=True):
+    """The row of a connection's token; `sealed` holds it, and the token that refreshes it.
+
+    `version` counts the tokens, `forced` is the one that was got because the one before was refused. `attempting`: an attempt
+    began whose outcome is not known, so that the provider may have rotated. `doubted`: it has refused the grant after such a one.
+    No attempt is made before `not_before`, unless `configured`, the version of all settings, has changed.
+    """
+
+    connection: str
+    org: str
+    provider: str
+    sealed: str | None
+    version: int
+    status: TokenStatus
+    failure: str | None
+    reason: str | None
+    scope: str | None
+    expires_at: datetime | None
+    refresh_expires_at: datetime | None
+    refresh_at: datetime | None
+    refreshed_at: datetime | None
+    not_before: datetime | None
+    failures: int
+    forced: int
+    attempting: bool
+    doubted: bool
+    configured: str
+    owner: str | None
+    fence: int
+    until: datetime | None
+
+    def is_live(self, now: datetime) -> bool:
+        """Return whether the token can be given out."""
+        return self.sealed is not None and (self.expires_at is None or self.expires_at - NEAR > now)
+
+
+def shown_state(spec: Connection, state: TokenState | None, knows: Callable[[str], bool], now: datetime) -> dict[str, str | None]:
+    """Return how a connection is, why, and what is to be done; `knows` answers whether the key of a sealed value is there."""
+    if spec.grant not in OAUTH:
+        return _shown("active", None, None)
+    person = f"authorize it: {_AUTHORIZE}"
+    if state is None:
+        if spec.grant == "client_credentials":
+            return _shown("pending", None, "nothing: its token is got when it is first asked for")
+        return _shown("pending", "nobody has authorized it yet", person)
+    status: Status = "refreshing" if state.until is not None and state.until > now else state.status
+    reason, advice = state.reason, None
+    if state.sealed is not None and not knows(state.sealed):
+        status, reason = "quarantined", "the key that sealed its token is missing"
+        advice = "give the service that key again, or authorize the connection anew"
+    elif state.status == "needs_reauthorization":
+        advice = person
+    elif state.failure == "misconfigured":
+        advice = "compare the settings of the connection and its provider with the provider's own"
+    elif reason is not None:
+        advice = "nothing: it is tried again by itself"
+    times = (None if one is None else rfc3339(one) for one in (state.expires_at, state.refreshed_at))
+    return _shown(status, reason, advice, *times, state.scope)
+
+
+def _shown(status: Status, reason: str | None, advice: str | None, *more: str | None) -> dict[str, str | None]:
+    ends, refreshed, scope = more or (None, None, None)
+    return {
+        "status": status,
+        "reason": reason,
+        "advice": advice,
+        "expires_at": ends,
+        "refreshed_at": refreshed,
+        "granted_scope": scope,
+    }
+
+
+class Times(msgspec.Struct, frozen=True):
+    """When a token ends, when the one that refreshes it does, and when it is refreshed; None: never, or unknown."""
+
+    expires_at: datetime | None
+    refresh_expires_at: datetime | None
+    refresh_at: datetime | None
+
+
+class Aftermath(msgspec.Struct, frozen=True, kw_only=True):
+    """What a failure makes of a row. `is_news`: the reason is of another kind than before, so that it is published."""
+
+    status: TokenStatus
+    not_before: datetime | None
+    refresh_at: datetime | None
+    failures: int
+    attempting: bool
+    doubted: bool
+    closed_until: datetime | None
+    alarms: bool
+    is_news: bool
+
+
+def times_of(granted: Granted, now: datetime, chance: Chance, *, renews: bool) -> Times:
+    """Return the times of a new token; `renews`: there is a way to get the next one. Measured by this machine's clock only."""
+    ends = None if granted.life is None else now + timedelta(seconds=granted.life)
+    refresh_ends = None if granted.refresh_life is None else now + timedelta(seconds=granted.refresh_life)
+    if not renews:
+        return Times(ends, refresh_ends, ends)
+    if granted.life is None:
+        # Nobody knows its end; a grant that is not used for long ends as well.
+        pause = DAY * chance(0.9, 1.0) if granted.refresh_token is not None or granted.refresh_life is not None else None
+    elif granted.life <= SHORT:
+        pause = granted.life * chance(0.5, 0.7)
+    else:
+        pause = min(granted.life - max(300.0, granted.life / 10), DAY) * chance(0.9, 1.1)
+        pause = min(pause, granted.life * 0.95)
+    if granted.refresh_life is not None:
+        before = granted.refresh_life * chance(0.7, 0.8)
+        pause = before if pause is None else min(pause, before)
+    return Times(ends, refresh_ends, None if pause is None else now + timedelta(seconds=pause))
+
+
+def after(before: TokenState, refused: Ungranted, now: datetime, chance: Chance) -> Aftermath:
+    """Return what a failed attempt makes of a row, which is as it was when the attempt began."""
+    failures = before.failures + 1
+    lives = before.is_live(now)
+    failure = refused.failure
+    doubted, attempting, status = before.doubted, False, before.status
+    not_before: datetime | None = None
+    closed_until: datetime | None = None
+    if failure == "dead" and before.attempting and not before.doubted:
+        # An attempt before may have rotated the token that was just refused, and its answer may still be stored by another.
+        doubted, attempting = True, True
+        not_before = now + timedelta(seconds=chance(2.0, 5.0))
+    elif failure == "dead":
+        return Aftermath(
+            status="needs_reauthorization",
+            not_before=None,
+            refresh_at=None,
+            failures=failures,
+            attempting=False,
+            doubted=False,
+            closed_until=None,
+            alarms=False,
+            is_news=before.status != "needs_reauthorization",
+        )
+    elif failure == "misconfigured" or (failure == "malformed" and failures >= MALFORMED):
+        return Aftermath(
+            status="degraded",
+            not_before=now + timedelta(seconds=UNREPAIRED),
+            refresh_at=None,
+            failures=failures,
+            attempting=before.attempting,
+            doubted=doubted,
+            closed_until=None,
+            alarms=True,
+            is_news=before.failure != "misconfigured",
+        )
+    elif failure == "throttled":
+        wait = timedelta(seconds=chance(30.0, 90.0)) if refused.wait is None else refused.wait
+        not_before = closed_until = now + wait
+        attempting = before.attempting
+    elif failure == "ambiguous" and failures <= 2:
+        attempting = True
+        not_before = now + timedelta(seconds=chance(0.5, 2.0))
+    else:
+        attempting = failure == "ambiguous" or before.attempting
+        pause = chance(0.0, min(LONGEST_PAUSE, 2.0 * 2.0 ** min(failures, 20)))
+        not_before = now + max(timedelta(seconds=max(pause, 0.5)), refused.wait or timedelta(0))
+    if not lives:
+        status = "pending" if before.sealed is None and before.status == "pending" else "degraded"
+    return Aftermath(
+        status=status,
+        not_before=not_before,
+        refresh_at=not_before,
+        failures=failures,
+        attempting=attempting,
+        doubted=doubted,
+        closed_until=closed_until,
+        alarms=False,
+        is_news=before.failure != failure or before.status != status,
+    )

@@ -1,0 +1,113 @@
+"""The provider that a connection means, with the client to use there: its own, else the provider's."""
+
+from __future__ import annotations
+
+import msgspec
+
+from services.oauth.addresses import filled
+from services.oauth.catalogue import KNOWN
+from services.oauth.domain import Kept, place_of
+from services.oauth.store import KeptStore
+from services.oauth.token_requests import OAuthClient
+from shared.encryption import CannotOpen, Keyring
+from shared.errors import Invalid, Problem, Unavailable
+from shared.resources.connection import Connection
+from shared.resources.declaration import KINDS
+from shared.resources.provider import Provider
+
+
+class Registered(msgspec.Struct, frozen=True):
+    """A provider for one connection: `key` names it for its gate, `configured` the version of all that was read to make this."""
+
+    key: str
+    configured: str
+    provider: Provider
+    client: OAuthClient
+    spec: Connection
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return f"Registered({self.key!r})"
+
+    def address(self, *fields: str) -> str:
+        """Return the first of these addresses that the provider has, filled. Raises `Invalid` where there is none."""
+        for field in fields:
+            if (template := getattr(self.provider, field)) is not None:
+                return filled(template, self.spec.parameters, self.provider.hosts)
+        raise Invalid(f"the provider {self.spec.provider!r} has no {fields[-1]}", errors=(Problem("provider", "lacks an address"),))
+
+
+class Providers:
+    """Looks providers up: the organization's own, else the platform's, else a known one."""
+
+    def __init__(self, store: KeptStore, keyring: Keyring) -> None:
+        self._store = store
+        self._keyring = keyring
+
+    async def of(self, row: Kept) -> Registered:
+        """Return the provider of a connection.
+
+        Raises `Invalid` naming what is missing, `Unavailable` where a secret does not open.
+        """
+        spec = spec_of(row)
+        found = await self._named(row.org, spec.provider or "")
+        own = KINDS["provider"].spec_of(found.spec) if found is not None else Provider()
+        assert isinstance(own, Provider)  # noqa: S101 - its kind's spec
+        provider = whole(own, spec.provider or "")
+        key = found.id if found is not None else f"known:{spec.provider}"
+        version = found.version if found is not None else 0
+        if spec.client_id is not None:
+            secret = self._opened(row)
+            client = OAuthClient(spec.client_id, secret)
+        elif own.client_id is not None and found is not None:
+            client = OAuthClient(own.client_id, self._opened(found))
+        else:
+            raise Invalid(
+                "neither the connection nor its provider has a client_id",
+                errors=(Problem("client_id", "is missing, and the provider has none either"),),
+            )
+        return Registered(key, f"{row.version}.{key}.{version}", provider, client, spec)
+
+    async def check(self, org: str, spec: Connection) -> None:
+        """Raise `Invalid` where a connection's provider is not there, or its addresses cannot be filled."""
+        name = spec.provider or ""
+        found = await self._named(org, name)
+        if found is None and name not in KNOWN:
+            detail = f"there is no provider {name!r} in this organization or in global, and none of that name is known"
+            raise Invalid(detail, errors=(Problem("provider", detail),))
+        own = KINDS["provider"].spec_of(found.spec) if found is not None else Provider()
+        provider = whole(own, name)
+        if spec.client_id is None and own.client_id is None:
+            detail = f"is needed: the provider {name!r} has no client of its own"
+            raise Invalid(f"client_id {detail}", errors=(Problem("client_id", detail),))
+        fields = ["token_url"]
+        for field in fields:
+            if getattr(provider, field) is None:
+                detail = f"has no {field}, which {spec.grant} needs"
+                raise Invalid(f"the provider {name!r} {detail}", errors=(Problem("provider", detail),))
+        for field in ("token_url", "refresh_url", "authorize_url", "revoke_url", "base_url"):
+            if (template := getattr(provider, field)) is not None:
+                filled(template, spec.parameters, provider.hosts)
+
+    async def _named(self, org: str, name: str) -> Kept | None:
+        return await self._store.usable("provider", org, name, by_run=False)
+
+    def _opened(self, row: Kept) -> str | None:
+        if not row.sealed:
+            return None
+        try:
+            return self._keyring.open(row.sealed, *place_of(row.noun, row.org, row.id, row.name))
+        except CannotOpen as error:
+            raise Unavailable(f"{row.noun} {row.name!r}: {error}", retry_after=60) from error
+
+
+def spec_of(row: Kept) -> Connection:
+    """Return the spec of a connection's row, without its secret."""
+    spec: Connection = KINDS["connection"].spec_of(row.spec)
+    return spec
+
+
+def whole(own: Provider, name: str) -> Provider:
+    """Return a provider with the values of the known one that it names, or whose name it has where it is none of its own."""
+    found = KNOWN.get(own.known or (name if own == Provider() else ""))
+    return own if found is None else own.over(found.provider)

@@ -1,0 +1,391 @@
+"""Gets tokens from providers: once for all who ask, fenced across replicas, and never within a transaction."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import msgspec
+import structlog
+
+from services.oauth.answers import Granted, Ungranted, read
+from services.oauth.domain import Kept, token_place
+from services.oauth.outbox import Outbox
+from services.oauth.policy import Times, TokenState, after, times_of
+from services.oauth.providers import Providers, Registered
+from services.oauth.spool import Spool, Unstored
+from services.oauth.store import KeptStore
+from services.oauth.token_requests import TokenRequest, client_credentials, refreshing, revoking, scope_of
+from services.oauth.token_store import Claimed, Publication, Renewed, TokenStore, Unclaimed
+from shared import tasks
+from shared.egress.fetching import AnsweredTooMuch, Fetcher, NotSent
+from shared.encryption import CannotOpen, Keyring
+from shared.envelope import new_id, rfc3339, utc_now
+from shared.errors import Invalid, MillraceError, NotFound, Unavailable
+
+# Seconds of a whole request. A claim lives more than twice as long, so that it cannot end while its holder waits for an answer.
+REQUEST = 12.0
+LEASE = timedelta(seconds=30)
+# Seconds that a question waits for a token; the attempt goes on without it.
+WAIT = 20.0
+# Questions of one provider that wait at a time, and of all: half of what this service answers at a time stays for others.
+WAITING_EACH, WAITING = 12, 32
+# Requests to one provider at a time, unless it says otherwise.
+AT_ONCE = 8
+# Seconds between two looks at a claim that another replica holds.
+LOOK, LONGEST_LOOK = 0.05, 0.5
+# Seconds between two tries to store a token.
+STORE_AGAIN, LONGEST_STORE_AGAIN = 0.2, 5.0
+# Seconds that attempts have to end when the service does.
+DRAIN = 4.0
+
+_log = structlog.get_logger()
+_chance = random.SystemRandom().uniform
+
+
+class Tokens(msgspec.Struct, frozen=True):
+    """What is sealed in a token's row."""
+
+    access_token: str
+    refresh_token: str | None
+    token_type: str = "Bearer"
+
+    def __repr__(self) -> str:
+        """Show no token."""
+        return "Tokens(...)"
+
+
+class NeedsAuthorization(Unavailable):
+    """The grant has ended: no token is to be had until a person authorizes the connection again."""
+
+
+class Refresher:
+    """The tokens of connections, kept fresh. Its creator must `close` it."""
+
+    def __init__(
+        self,
+        *,
+        store: KeptStore,
+        tokens: TokenStore,
+        providers: Providers,
+        outbox: Outbox,
+        keyring: Keyring,
+        fetcher: Fetcher,
+        spool: Spool,
+    ) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._providers = providers
+        self._outbox = outbox
+        self._keyring = keyring
+        self._fetcher = fetcher
+        self._spool = spool
+        self._owner = new_id()
+        self._flights: dict[str, asyncio.Task[TokenState]] = {}
+        self._gates: dict[str, asyncio.Semaphore] = {}
+        self._queued: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
+
+    async def close(self) -> None:
+        """Let attempts end, which would cost their tokens, and cancel those that do not in time."""
+        flights = list(self._flights.values())
+        if flights:
+            await asyncio.wait(flights, timeout=DRAIN)
+        await tasks.end(flights)
+
+    @property
+    def busy(self) -> list[str]:
+        """Providers with so many attempts waiting that more would only wait as well."""
+        return [provider for provider, count in self._queued.items() if count >= 2 * AT_ONCE]
+
+    async def live(self, row: Kept, *, rejected: int | None = None) -> tuple[Tokens, TokenState]:
+        """Return a connection's token, refreshed if it has ended, or if it is the one with the number `rejected`.
+
+        Raises `NeedsAuthorization`, `Unavailable` with the reason, `Invalid` for settings that cannot work.
+        """
+        state = (await self._tokens.of([row.id])).get(row.id)
+        if state is not None and state.is_live(utc_now()):
+            registered = await self._providers.of(row) if _is_own(row) else None
+            changed = registered is not None and registered.configured != state.configured
+            refused = rejected == state.version and state.forced != state.version
+            if not changed and not refused:
+                return self._opened(state), state
+            state = await self._waited(row, state.version, forced=refused)
+        elif state is None and not _is_own(row):
+            raise NeedsAuthorization(f"connection {row.name!r} has not been authorized yet")
+        else:
+            if state is not None and state.status == "needs_reauthorization":
+                raise NeedsAuthorization(f"connection {row.name!r} needs to be authorized again: {state.reason}")
+            state = await self._waited(row, 0 if state is None else state.version, forced=False)
+        if not state.is_live(utc_now()):
+            raise _none(row, state)
+        return self._opened(state), state
+
+    async def refresh(self, row: Kept, *, version: int | None = None, forced: bool = False) -> TokenState:
+        """Return the row of a token after one attempt to get another one than `version`, the present one unless given."""
+        if version is None:
+            state = (await self._tokens.of([row.id])).get(row.id)
+            version = 0 if state is None else state.version
+        return await asyncio.shield(self._flight(row, version, forced=forced))
+
+    async def due(self, id_: str) -> None:
+        """Refresh a connection whose time has come; what hinders it is on record."""
+        row = await self._store.of_id("connection", id_)
+        if row is None or row.revoking:
+            return
+        try:
+            await self.refresh(row)
+        except MillraceError as error:
+            _log.warning("connection.not_refreshed", connection=id_, reason=error.detail)
+
+    async def store_left(self) -> None:
+        """Store tokens that an earlier process could not store."""
+        for one in self._spool.left():
+            await self._stored(one, is_late=True)
+            _log.info("connection.stored_late", connection=one.claimed.before.connection)
+
+    async def send(self, org: str, request: TokenRequest, registered: Registered) -> Granted | Ungranted:
+        """Send a token request and return what its answer means."""
+        try:
+            answer = await self._fetcher.send(org, "POST", request.url, timeout=REQUEST, headers=request.headers, body=request.body)
+        except NotSent as error:
+            return Ungranted("transient", error.detail)
+        except AnsweredTooMuch as error:
+            return Ungranted("malformed", error.detail)
+        except Unavailable as error:
+            return Ungranted("ambiguous", error.detail)
+        return read(answer.status, answer.headers, answer.body, registered.provider, utc_now())
+
+    def renewed(self, org: str, id_: str, granted: Granted, refresh_token: str | None, *, renews: bool, forced: bool) -> Renewed:
+        """Return new tokens as they are stored; without a new token that refreshes them the one before stays."""
+        kept = granted.refresh_token or refresh_token
+        sealed = msgspec.json.encode(Tokens(granted.access_token, kept, granted.token_type)).decode()
+        times: Times = times_of(granted, utc_now(), _chance, renews=renews or kept is not None)
+        return Renewed(
+            sealed=self._keyring.seal(sealed, *token_place(org, id_)),
+            scope=granted.scope,
+            expires_at=times.expires_at,
+            refresh_expires_at=times.refresh_expires_at,
+            refresh_at=times.refresh_at,
+            is_forced=forced,
+        )
+
+    # -- one attempt ------------------------------------------------------------------------------------------------
+
+    async def _waited(self, row: Kept, version: int, *, forced: bool) -> TokenState:
+        """Return the row after an attempt, for which so many may wait that others are answered all the same."""
+        provider = str(row.spec.get("provider"))
+        if self._waiting[provider] >= WAITING_EACH or self._waiting.total() >= WAITING:
+            raise Unavailable(f"too many are waiting for tokens of {provider!r}", retry_after=1)
+        self._waiting[provider] += 1
+        try:
+            async with asyncio.timeout(WAIT):
+                return await self.refresh(row, version=version, forced=forced)
+        except TimeoutError as error:
+            raise Unavailable(f"connection {row.name!r} is being refreshed, which takes long", retry_after=2) from error
+        finally:
+            self._waiting[provider] -= 1
+            self._waiting += Counter()
+
+    def _flight(self, row: Kept, version: int, *, forced: bool) -> asyncio.Task[TokenState]:
+        """Return the attempt that is under way for a connection, begun if there is none."""
+        flight = self._flights.get(row.id)
+        if flight is None:
+            flight = asyncio.create_task(self._attempt(row, version, forced=forced))
+            self._flights[row.id] = flight
+
+            def landed(_: asyncio.Task[TokenState]) -> None:
+                self._flights.pop(row.id, None)
+                if not flight.cancelled():
+                    flight.exception()  # whoever waited has it, and nobody has to have waited
+
+            flight.add_done_callback(landed)
+        return flight
+
+    async def _attempt(self, row: Kept, version: int, *, forced: bool) -> TokenState:
+        registered = await self._providers.of(row)
+        look = LOOK
+        while True:
+            async with self._turn(registered):
+                claimed = await self._tokens.claim(
+                    row.id, registered.key, registered.configured, version=version, owner=self._owner, lease=LEASE, forced=forced
+                )
+                if isinstance(claimed, Claimed):
+                    return await self._try(row, registered, claimed, forced=forced)
+            if claimed is None:
+                raise NotFound(f"there is no connection {row.name!r} any more")
+            if not claimed.is_held:
+                return _unclaimed(row, claimed, version)
+            await asyncio.sleep(look)
+            look = min(2 * look, LONGEST_LOOK)
+
+    @asynccontextmanager
+    async def _turn(self, registered: Registered) -> AsyncIterator[None]:
+        """Wait for one of the provider's places."""
+        gate = self._gates.setdefault(registered.key, asyncio.Semaphore(registered.provider.concurrency or AT_ONCE))
+        self._queued[registered.key] += 1
+        try:
+            async with gate:
+                yield
+        finally:
+            self._queued[registered.key] -= 1
+            self._queued += Counter()
+
+    async def _try(self, row: Kept, registered: Registered, claimed: Claimed, *, forced: bool) -> TokenState:
+        before = claimed.before
+        tokens: Tokens | None = None
+        try:
+            tokens = self._opened(before) if before.sealed is not None and not _is_own(row) else None
+            request = self._request(registered, tokens)
+            outcome = request if isinstance(request, Ungranted) else await self.send(row.org, request, registered)
+        except Invalid as error:
+            outcome = Ungranted("misconfigured", error.detail)
+        except Unavailable as error:
+            # What was got before does not open: its key may come back.
+            outcome = Ungranted("transient", error.detail)
+        if isinstance(outcome, Ungranted):
+            return await self._failed(row, registered, claimed, outcome)
+        kept = None if tokens is None else tokens.refresh_token
+        renewed = self.renewed(row.org, row.id, outcome, kept, renews=_is_own(row), forced=forced)
+        state = await self._stored(Unstored(row.name, claimed, renewed))
+        if state is None:
+            return await self._overtaken(row, registered, claimed, outcome)
+        if before.failure == "misconfigured":
+            await self._tokens.alarm(registered.key, None)
+        _log.info("connection.refreshed", connection=row.id, version=state.version, attempt=claimed.fence)
+        await self._outbox.flush(row.id)
+        return state
+
+    def _request(self, registered: Registered, tokens: Tokens | None) -> TokenRequest | Ungranted:
+        provider, client, spec = registered.provider, registered.client, registered.spec
+        url = registered.address("token_url")
+        if spec.grant == "client_credentials":
+            return client_credentials(provider, url, client, scope_of(provider, spec.scopes))
+        if tokens is None:
+            return Ungranted("dead", "it was never authorized")
+        if tokens.refresh_token is None:
+            return Ungranted("dead", "the token has ended, and the provider gave none to refresh it with")
+        return refreshing(provider, registered.address("refresh_url", "token_url"), client, tokens.refresh_token)
+
+    async def _stored(self, one: Unstored, *, is_late: bool = False) -> TokenState | None:
+        """Return the row with new tokens, stored however long that takes: they may be their only copy.
+
+        None where a later attempt has stored others, or the connection is gone.
+        """
+        before, pause = one.claimed.before, 0.0
+        published = refreshed(one)
+        while True:
+            try:
+                state = await self._tokens.renew(one.claimed, one.renewed, published, late=is_late)
+            except Unavailable as error:
+                if not pause:
+                    _log.error("connection.not_stored", connection=before.connection, reason=error.detail)
+                    self._spool.keep(one)
+                is_late, pause = True, min(max(2 * pause, STORE_AGAIN), LONGEST_STORE_AGAIN)
+                await asyncio.sleep(pause)
+            else:
+                self._spool.forget(one)
+                return state
+
+    async def _overtaken(self, row: Kept, registered: Registered, claimed: Claimed, granted: Granted) -> TokenState:
+        """Return what another attempt has stored meanwhile; tokens of a connection that is gone are revoked."""
+        state = (await self._tokens.of([row.id])).get(row.id)
+        if state is None:
+            await self.revoke(row.org, registered, Tokens(granted.access_token, granted.refresh_token))
+            raise NotFound(f"there is no connection {row.name!r} any more")
+        _log.warning("connection.overtaken", connection=row.id, attempt=claimed.fence)
+        return state
+
+    async def _failed(self, row: Kept, registered: Registered, claimed: Claimed, refused: Ungranted) -> TokenState:
+        before = claimed.before
+        if refused.failure == "dead" and registered.spec.grant == "client_credentials":
+            # No person has granted anything that could have ended.
+            refused = msgspec.structs.replace(refused, failure="misconfigured")
+        outcome = after(before, refused, utc_now(), _chance)
+        published = failed(row, registered, refused, outcome.status) if outcome.is_news else None
+        state = await self._tokens.fail(claimed, outcome, refused.failure, refused.reason, published)
+        if state is None:
+            # The loser of a race: a provider that rotates refuses it, and what the winner has stored is alive.
+            state = (await self._tokens.of([row.id])).get(row.id)
+            if state is None:
+                raise NotFound(f"there is no connection {row.name!r} any more")
+            return state
+        _log.warning(
+            "connection.refresh_failed", connection=row.id, failure=refused.failure, reason=refused.reason, status=state.status
+        )
+        if outcome.closed_until is not None:
+            await self._tokens.close_gate(registered.key, outcome.closed_until)
+        if outcome.alarms and refused.is_of_client and await self._tokens.alarm(registered.key, refused.reason):
+            _log.error("provider.misconfigured", provider=registered.spec.provider, org=row.org, reason=refused.reason)
+        await self._outbox.flush(row.id)
+        return state
+
+    async def revoke(self, org: str, registered: Registered, tokens: Tokens) -> None:
+        """Have the provider revoke both tokens, as far as it can be reached: nothing here depends on it."""
+        if registered.provider.revoke_url is None:
+            return
+        for token, hint in ((tokens.refresh_token, "refresh_token"), (tokens.access_token, "access_token")):
+            if token is None:
+                continue
+            try:
+                request = revoking(registered.provider, registered.address("revoke_url"), registered.client, token, hint)
+                answer = await self._fetcher.send(
+                    org, "POST", request.url, timeout=REQUEST, headers=request.headers, body=request.body
+                )
+                if answer.status >= 400:
+                    _log.warning("connection.not_revoked_there", token=hint, status=answer.status)
+            except MillraceError as error:
+                _log.warning("connection.not_revoked_there", token=hint, reason=error.detail)
+
+    def _opened(self, state: TokenState) -> Tokens:
+        try:
+            opened = self._keyring.open(state.sealed or "", *token_place(state.org, state.connection))
+        except CannotOpen as error:
+            raise Unavailable(f"connection {state.connection}: {error}", retry_after=60) from error
+        return msgspec.json.decode(opened, type=Tokens)
+
+
+def refreshed(one: Unstored) -> Publication:
+    """Return the message of a new token."""
+    before, renewed = one.claimed.before, one.renewed
+    data = {
+        "connection": before.connection,
+        "name": one.name,
+        "token_version": before.version + 1,
+        "expires_at": None if renewed.expires_at is None else rfc3339(renewed.expires_at),
+        "scope": renewed.scope,
+        "provider": before.provider,
+    }
+    return Publication(type="connection.refreshed", data=data)
+
+
+def failed(row: Kept, registered: Registered, refused: Ungranted, status: str) -> Publication:
+    """Return the message of a failure, which is another one where the grant has ended."""
+    about = {"connection": row.id, "name": row.name, "provider": registered.spec.provider, "reason": refused.reason}
+    if status == "needs_reauthorization":
+        return Publication(type="connection.needs_reauthorization", data=about)
+    return Publication(type="connection.refresh_failed", data=about | {"failure": refused.failure, "status": status})
+
+
+def _is_own(row: Kept) -> bool:
+    """Return whether the client gets tokens of its own, without anybody's grant."""
+    return row.spec.get("grant") == "client_credentials"
+
+
+def _unclaimed(row: Kept, found: Unclaimed, version: int) -> TokenState:
+    if found.state.version != version or found.state.is_live(utc_now()):
+        return found.state
+    raise _none(row, found.state, found)
+
+
+def _none(row: Kept, state: TokenState, found: Unclaimed | None = None) -> Unavailable:
+    reason = state.reason or (None if found is None else found.reason) or "the provider gave no token"
+    if state.status == "needs_reauthorization":
+        return NeedsAuthorization(f"connection {row.name!r} needs to be authorized again: {reason}")
+    until = state.not_before if found is None or found.until is None else found.until
+    wait = 5.0 if until is None else max(1.0, (until - utc_now()).total_seconds())
+    return Unavailable(f"connection {row.name!r} has no live token: {reason}", retry_after=wait)

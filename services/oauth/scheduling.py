@@ -1,0 +1,55 @@
+"""Refreshes tokens before they end: one query a tick finds those whose time has come, whatever replica asks."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import structlog
+
+from services.oauth.refresh import Refresher
+from services.oauth.token_store import TokenStore
+from shared import tasks
+from shared.errors import MillraceError
+
+EVERY = 2.0
+# Of one tick; a provider takes some at a time, and others are found again.
+AT_ONCE = 64
+MOST = 256
+# Longer than an attempt takes. A replica that took a connection and died leaves it to others for so long.
+PUT_OFF = timedelta(seconds=45)
+
+_log = structlog.get_logger()
+
+
+async def refreshing_in_time(tokens: TokenStore, refresher: Refresher) -> None:
+    """Refresh for ever what is due. Every replica does: each takes connections that no other one has."""
+    under_way: set[asyncio.Task[None]] = set()
+    reported: str | None = None
+    try:
+        while True:
+            found: list[str] = []
+            try:
+                if len(under_way) < MOST:
+                    found = await tokens.due(AT_ONCE, refresher.busy, PUT_OFF)
+                reported = None
+            except MillraceError as error:
+                if error.detail != reported:
+                    reported = error.detail
+                    _log.warning("scheduling.interrupted", reason=reported)
+            for id_ in found:
+                task = asyncio.create_task(_one(refresher, id_))
+                under_way.add(task)
+                task.add_done_callback(under_way.discard)
+            await asyncio.sleep(EVERY if len(found) < AT_ONCE else 0.05)
+    finally:
+        await tasks.end(under_way)
+
+
+async def _one(refresher: Refresher, id_: str) -> None:
+    try:
+        await refresher.due(id_)
+    except MillraceError as error:
+        _log.warning("connection.not_refreshed", connection=id_, reason=error.detail)
+    except Exception:
+        _log.exception("connection.not_refreshed", connection=id_)

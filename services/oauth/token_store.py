@@ -1,0 +1,251 @@
+"""The SQL of tokens: claims that are fenced, each in a short transaction, and what is published with them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Text, and_, delete, func, literal, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.oauth.policy import Aftermath, TokenState
+from services.oauth.tables import outbox, provider_gate, token, vault
+from shared.db import transaction
+from shared.envelope import new_id, utc_now
+from shared.statements import overwriting
+
+_T = token.c
+_GATE = provider_gate.c
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """A claim: the row as it was before it, and the fence of the claim."""
+
+    before: TokenState
+    fence: int
+
+
+class Unclaimed(msgspec.Struct, frozen=True):
+    """No claim: the row is at another version already, is claimed, or is not to be tried before `until`, by `reason`."""
+
+    state: TokenState
+    is_held: bool = False
+    until: datetime | None = None
+    reason: str | None = None
+
+
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that is to be published about a connection, with what is stored beside it."""
+
+    type: str
+    data: dict[str, Any]
+
+
+class OutboxRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A message of the outbox."""
+
+    position: int
+    id: str
+    connection: str
+    org: str
+    type: str
+    data: dict[str, Any]
+
+
+class Renewed(msgspec.Struct, frozen=True, kw_only=True):
+    """A token to be stored, and its times."""
+
+    sealed: str
+    scope: str | None
+    expires_at: datetime | None
+    refresh_expires_at: datetime | None
+    refresh_at: datetime | None
+    is_forced: bool = False
+
+
+class TokenStore:
+    """The rows of tokens. Each method is a transaction of its own. Raises `Unavailable` when the database is away."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def of(self, connections: Collection[str]) -> dict[str, TokenState]:
+        """Return the rows of these connections, by connection."""
+        async with transaction(self._engine) as connection:
+            found = await connection.execute(select(token).where(_T.connection.in_(connections)))
+            return {row["connection"]: TokenState(**row) for row in found.mappings()}
+
+    async def claim(
+        self, id_: str, provider: str, configured: str, *, version: int, owner: str, lease: timedelta, forced: bool
+    ) -> Claimed | Unclaimed | None:
+        """Claim a connection whose token is at `version`, for one attempt; None where there is no such connection.
+
+        The attempt counts as begun from now on: whatever becomes of its claimer, the next one knows of it.
+        """
+        async with transaction(self._engine) as connection:
+            now = func.clock_timestamp()
+            made = select(
+                vault.c.id, vault.c.org, literal(provider), literal(0), literal("pending"), literal(0), literal(0),
+                literal(value=False), literal(value=False), literal("", Text), literal(0),
+            ).where(vault.c.id == id_, ~vault.c.revoking)  # fmt: skip
+            names = ["connection", "org", "provider", "version", "status", "failures", "forced", "attempting", "doubted"]
+            adding = insert(token).from_select([*names, "configured", "fence"], made)
+            await connection.execute(adding.on_conflict_do_nothing())
+            gate = select(_GATE.closed_until).where(_GATE.provider == provider).scalar_subquery()
+            read = select(token, now.label("now"), gate.label("closed")).where(_T.connection == id_).with_for_update()
+            row = (await connection.execute(read)).mappings().first()
+            if row is None:
+                return None
+            before = TokenState(**{name: row[name] for name in TokenState.__struct_fields__})
+            if before.version != version:
+                return Unclaimed(before)
+            if before.until is not None and before.until > row["now"]:
+                return Unclaimed(before, is_held=True)
+            if row["closed"] is not None and row["closed"] > row["now"]:
+                return Unclaimed(before, until=row["closed"], reason="the provider wants no requests for a while")
+            early = before.not_before is not None and before.not_before > row["now"]
+            if early and before.configured == configured and not forced:
+                return Unclaimed(before, until=before.not_before, reason=before.reason)
+            claim = {
+                "owner": owner, "fence": before.fence + 1, "until": now + lease, "attempting": True,
+                "provider": provider, "configured": configured,
+            }  # fmt: skip
+            await connection.execute(update(token).where(_T.connection == id_).values(claim))
+            return Claimed(before, before.fence + 1)
+
+    async def renew(self, claimed: Claimed, renewed: Renewed, publication: Publication, *, late: bool = False) -> TokenState | None:
+        """Store a new token and the message of it; None where a later claim was made, or the connection is gone.
+
+        `late`: the token is the only copy of itself; it is stored as well where nobody has stored another one since, or tries to.
+        """
+        before = claimed.before
+        mine: ColumnElement[bool] = _T.fence == claimed.fence
+        if late:
+            free = or_(_T.until.is_(None), _T.until < func.clock_timestamp())
+            mine = or_(mine, and_(_T.version == before.version, free))
+        version = before.version + 1
+        values = {name: getattr(renewed, name) for name in ("sealed", "scope", "expires_at", "refresh_expires_at", "refresh_at")}
+        values |= {"version": version, "forced": version if renewed.is_forced else before.forced}
+        return await self._settle(before, mine, values | _WELL, publication)
+
+    async def authorize(
+        self, id_: str, provider: str, configured: str, renewed: Renewed, publication: Publication
+    ) -> TokenState | None:
+        """Store the token of a new grant, whatever is going on: attempts with the one before are fenced off."""
+        values = {name: getattr(renewed, name) for name in ("sealed", "scope", "expires_at", "refresh_expires_at", "refresh_at")}
+        first = {"connection": id_, "provider": provider, "configured": configured} | values | _WELL
+        async with transaction(self._engine) as connection:
+            owner = select(vault.c.org).where(vault.c.id == id_, ~vault.c.revoking)
+            org = (await connection.execute(owner.with_for_update(read=True))).scalar_one_or_none()
+            if org is None:
+                return None
+            added = insert(token).values(first | {"org": org, "version": 1, "fence": 1, "forced": 0})
+            again = (
+                values | _WELL | {"version": _T.version + 1, "fence": _T.fence + 1, "provider": provider, "configured": configured}
+            )
+            row = await connection.execute(added.on_conflict_do_update(index_elements=["connection"], set_=again).returning(token))
+            state = TokenState(**row.mappings().one())
+            await _keep(connection, state, publication)
+            return state
+
+    async def fail(
+        self, claimed: Claimed, outcome: Aftermath, failure: str, reason: str, publication: Publication | None
+    ) -> TokenState | None:
+        """Record a failed attempt; None where a later claim was made, or the connection is gone."""
+        values = {
+            "status": outcome.status, "failure": failure, "reason": reason, "not_before": outcome.not_before,
+            "refresh_at": outcome.refresh_at, "failures": outcome.failures, "attempting": outcome.attempting,
+            "doubted": outcome.doubted, "owner": None, "until": None,
+        }  # fmt: skip
+        return await self._settle(claimed.before, _T.fence == claimed.fence, values, publication)
+
+    async def close_gate(self, provider: str, until: datetime) -> None:
+        """Have no replica send requests to a provider until then."""
+        closed = insert(provider_gate).values(provider=provider, closed_until=until)
+        async with transaction(self._engine) as connection:
+            await connection.execute(overwriting(closed, "closed_until"))
+
+    async def alarm(self, provider: str, alarm: str | None) -> bool:
+        """Record what is wrong with a provider's settings, None: nothing; returns whether that is news."""
+        kept = insert(provider_gate).values(provider=provider, alarm=alarm)
+        changed = kept.on_conflict_do_update(
+            index_elements=["provider"], set_={"alarm": alarm}, where=_GATE.alarm.is_distinct_from(alarm)
+        )
+        async with transaction(self._engine) as connection:
+            return (await connection.execute(changed)).rowcount > 0
+
+    async def due(self, limit: int, busy: Collection[str], put_off: timedelta) -> list[str]:
+        """Return connections whose token is to be refreshed now, longest due first; others find them again after `put_off`."""
+        now = func.clock_timestamp()
+        shut = select(_GATE.provider).where(_GATE.closed_until > now)
+        found = (
+            select(_T.connection)
+            .where(_T.refresh_at <= now, or_(_T.until.is_(None), _T.until < now))
+            .where(_T.provider.not_in(shut), _T.provider.not_in(list(busy)))
+            .order_by(_T.refresh_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte("due")
+        )
+        taken = update(token).where(_T.connection.in_(select(found.c.connection))).values(refresh_at=now + put_off)
+        async with transaction(self._engine) as connection:
+            return list((await connection.execute(taken.returning(_T.connection))).scalars())
+
+    async def by_id(self, after: str, limit: int) -> list[TokenState]:
+        """Return rows by connection, those after `after`."""
+        rows = select(token).where(_T.connection > after, _T.sealed.is_not(None)).order_by(_T.connection).limit(limit)
+        async with transaction(self._engine) as connection:
+            return [TokenState(**row) for row in (await connection.execute(rows)).mappings()]
+
+    async def reseal(self, row: TokenState, sealed: str) -> bool:
+        """Replace a sealed token by the same under another key; False when it is another by now."""
+        same = update(token).where(_T.connection == row.connection, _T.sealed == row.sealed).values(sealed=sealed)
+        async with transaction(self._engine) as connection:
+            return (await connection.execute(same)).rowcount > 0
+
+    async def unpublished(self, limit: int, connection_id: str | None = None) -> Sequence[OutboxRow]:
+        """Return messages of the outbox, oldest first, of one connection or of all."""
+        rows = select(*(outbox.c[name] for name in OutboxRow.__struct_fields__)).order_by(outbox.c.position).limit(limit)
+        if connection_id is not None:
+            rows = rows.where(outbox.c.connection == connection_id)
+        async with transaction(self._engine) as connection:
+            return [OutboxRow(**row) for row in (await connection.execute(rows)).mappings()]
+
+    async def published(self, position: int) -> None:
+        """Forget a message that is on the bus."""
+        async with transaction(self._engine) as connection:
+            await connection.execute(delete(outbox).where(outbox.c.position == position))
+
+    async def _settle(
+        self, before: TokenState, mine: ColumnElement[bool], values: dict[str, Any], publication: Publication | None
+    ) -> TokenState | None:
+        async with transaction(self._engine) as connection:
+            changed = update(token).where(_T.connection == before.connection, mine).values(values).returning(token)
+            row = (await connection.execute(changed)).mappings().first()
+            if row is None:
+                return None
+            state = TokenState(**row)
+            if publication is not None:
+                await _keep(connection, state, publication)
+            return state
+
+
+_WELL: dict[str, Any] = {
+    "status": "healthy", "failure": None, "reason": None, "not_before": None, "failures": 0, "attempting": False,
+    "doubted": False, "owner": None, "until": None, "refreshed_at": func.clock_timestamp(),
+}  # fmt: skip
+
+
+async def _keep(connection: AsyncConnection, state: TokenState, publication: Publication) -> None:
+    made = {
+        "id": new_id(),
+        "connection": state.connection,
+        "org": state.org,
+        "type": publication.type,
+        "data": publication.data,
+        "at": utc_now(),
+    }
+    await connection.execute(insert(outbox).values(made))

@@ -1,0 +1,77 @@
+"""Providers: OAuth 2.0 servers that give out the tokens of connections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from shared.resources.declaration import SecretText, Spec, VaultAdds, about, resource
+from shared.values import Name, Words
+
+# An address as a person writes it; `{name}` in it stands for a parameter of the connection.
+Template = Annotated[str, msgspec.Meta(max_length=1000)]
+Parameters = dict[str, Words]
+
+
+class ProviderAdds(VaultAdds, frozen=True):
+    """The documents of the known provider that it is made from."""
+
+    documents: str | None
+
+
+@resource(
+    "provider",
+    plural="providers",
+    owner="oauth",
+    in_vault=True,
+    inherited=True,
+    columns=("name", "org", "known", "client_id", "status", "updated_at"),
+    adds=ProviderAdds,
+    example={"known": "github", "client_id": "Iv1.0123456789abcdef", "client_secret": "a long random text"},
+)
+class Provider(Spec, frozen=True, kw_only=True):
+    """An OAuth 2.0 server with a client that is registered there. What is not given is that of the known provider."""
+
+    known: Annotated[Name, about("The known provider that it is: `GET /api/v1/known-providers` lists them.")] | None = None
+    client_id: Annotated[Words, about("The client's id at the provider.")] | None = None
+    client_secret: Annotated[SecretText, about("The client's secret.")] | None = None
+    client_authentication: (
+        Annotated[
+            Literal["basic", "post", "none"], about("How the client's secret is sent: in a header, in the body, or there is none.")
+        ]
+        | None
+    ) = None
+    token_url: Annotated[Template, about("Where tokens are given out. `{tenant}` is a connection's parameter.")] | None = None
+    refresh_url: Annotated[Template, about("Where they are refreshed, if elsewhere.")] | None = None
+    authorize_url: Annotated[Template, about("Where a person is asked.")] | None = None
+    revoke_url: Annotated[Template, about("Where tokens are revoked (RFC 7009).")] | None = None
+    base_url: Annotated[Template, about("Where the API is, for runs.")] | None = None
+    issuer: Annotated[Template, about("What `iss` of an answer has to be (RFC 9207).")] | None = None
+    hosts: Annotated[list[Name], about("Hosts that an address with `{…}` may lead to: `api.example.com`, or `*.example.com`.")] = (
+        msgspec.field(default_factory=list)
+    )
+    scopes: Annotated[list[Name], about("What is asked for, unless the connection says otherwise.")] = msgspec.field(
+        default_factory=list
+    )
+    scope_separator: Annotated[str, msgspec.Meta(max_length=3), about("Between scopes; a blank unless given.")] | None = None
+    pkce: Annotated[bool, about("Whether PKCE (S256) is used: yes unless the provider refuses it.")] | None = None
+    authorize_parameters: Annotated[Parameters, about("Further parameters of the address where a person is asked.")] = (
+        msgspec.field(default_factory=dict)
+    )
+    token_parameters: Annotated[Parameters, about("Further parameters of every token request.")] = msgspec.field(
+        default_factory=dict
+    )
+    refresh_parameters: Annotated[Parameters, about("Further parameters of refreshing.")] = msgspec.field(default_factory=dict)
+    token_format: Annotated[Literal["form", "json"], about("What token requests are sent as.")] | None = None
+    token_path: Annotated[Name, about("Where the token stands in an answer, as `authed_user.access_token`.")] | None = None
+    expires_unit: Annotated[Literal["seconds", "milliseconds"], about("The unit of `expires_in`.")] | None = None
+    lifetime: (
+        Annotated[int, msgspec.Meta(ge=1, le=366 * 86_400), about("Seconds that a token lives where no answer says so.")] | None
+    ) = None
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=64), about("Requests at a time.")] | None = None
+
+    def over(self, known: Provider) -> Provider:
+        """Return this provider with the known one's values where it has none of its own."""
+        given: dict[str, Any] = msgspec.structs.asdict(self)
+        return msgspec.structs.replace(known, **{name: value for name, value in given.items() if value not in (None, [], {})})

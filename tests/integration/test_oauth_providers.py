@@ -1,0 +1,233 @@
+"""Connections of every kind, with a real provider: what is given to runs, what is asked of the provider, what is refused."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+
+from shared.bus import Bus
+from shared.envelope import new_id
+from shared.errors import Invalid, NotFound, Unavailable
+from shared.questions.oauth import GetToken, Token
+from tests.support import resources
+from tests.support.inside import bus_of, running
+from tests.support.oauth_provider import LocalProvider, local_provider
+from tests.support.resources import got, listed, ring, told
+from tests.support.servers import Place
+
+ALLOWED = {"MILLRACE_EGRESS_ALLOW": "127.0.0.1"}
+
+
+class Given(msgspec.Struct):
+    """What a run is given."""
+
+    token: str
+    headers: dict[str, str]
+    query: dict[str, str]
+    answer: Token
+
+
+class Asking:
+    """A provider, the service, and those who ask it."""
+
+    def __init__(self, place: Place, provider: LocalProvider, gateway: Bus, executor: Bus) -> None:
+        self.place = place
+        self.provider = provider
+        self.gateway = gateway
+        self.executor = executor
+
+    async def put(self, noun: str, name: str, *, org: str = "acme", **given: Any) -> Any:
+        return await told(self.gateway, resources.putting(noun, name, ring(self.place), org=org, **given))
+
+    async def given(self, name: str = "halo", *, org: str = "acme", **more: Any) -> Given:
+        nonce = new_id()
+        answer: Token = await self.executor.ask(GetToken(org=org, name=name, run="r1", nonce=nonce, **more))
+        request = msgspec.json.decode(ring(self.place).open(answer.request or "", org, nonce, "request"))
+        return Given(ring(self.place).open(answer.sealed, org, nonce, "token"), request["headers"], request["query"], answer)
+
+    async def provide(self, **more: Any) -> None:
+        """Have the provider `local`, and a connection of its client's own, `halo`."""
+        url = self.provider.url
+        usual = {"token_url": f"{url}/token", "revoke_url": f"{url}/revoke"}
+        await self.put("provider", "local", **usual | {"client_id": "client", "client_secret": "client-secret"} | more)
+
+    async def shown(self, name: str = "halo", *, org: str = "acme") -> Any:
+        return await got(self.gateway, "connection", name, org=org)
+
+
+@asynccontextmanager
+async def asking(place: Place, **environment: str) -> AsyncIterator[Asking]:
+    async with (
+        local_provider() as provider,
+        bus_of(place, "gateway") as gateway,
+        bus_of(place, "executor") as executor,
+        running(place, "oauth", **ALLOWED | environment),
+    ):
+        yield Asking(place, provider, gateway, executor)
+
+
+async def test_a_connection_by_client_credentials_gets_a_token_once_and_keeps_it(place: Place) -> None:
+    async with asking(place) as it:
+        await it.provide(scopes=["read", "write"], token_parameters={"audience": "api"}, base_url="https://api.example/v1")
+        pending = await it.put("connection", "halo", grant="client_credentials", provider="local")
+        assert (pending.status, pending.reason) == ("pending", None)
+        first, second = await it.given(), await it.given()
+        assert first.token == second.token == "access-token-1-secret"
+        assert first.headers == {"Authorization": f"Bearer {first.token}"}
+        assert first.answer.base_url == "https://api.example/v1"
+        (asked,) = it.provider.asked
+        assert asked.parameters == {
+            "grant_type": "client_credentials", "scope": "read write", "audience": "api", "client_id": "client",
+            "client_secret": "client-secret",
+        }  # fmt: skip
+        shown = await it.shown()
+        assert (shown.status, shown.reason, shown.advice) == ("healthy", None, None)
+        assert shown.expires_at == first.answer.expires_at is not None
+        assert "secret" not in repr(shown)
+
+
+async def test_a_client_is_authenticated_as_its_provider_wants(place: Place) -> None:
+    async with asking(place) as it:
+        secret = "s:+ %é"[:5]
+        it.provider.clients["a:b"] = secret
+        await it.provide(client_id="a:b", client_secret=secret, client_authentication="basic", token_format="json")
+        await it.put("connection", "halo", grant="client_credentials", provider="local")
+        await it.given()
+        (asked,) = it.provider.asked
+        assert asked.client == ("a:b", secret)
+        assert asked.parameters == {"grant_type": "client_credentials"}
+        assert asked.headers["Content-Type"] == "application/json"
+
+
+async def test_a_connection_may_bring_a_client_of_its_own(place: Place) -> None:
+    async with asking(place) as it:
+        it.provider.clients["mine"] = "my-secret"
+        await it.provide()
+        await it.put("connection", "halo", grant="client_credentials", provider="local", client_id="mine", token="my-secret")
+        await it.given()
+        assert it.provider.asked[0].client == ("mine", "my-secret")
+
+
+async def test_a_platforms_provider_serves_every_organization_until_it_has_one_of_the_name(place: Place) -> None:
+    async with asking(place) as it:
+        url = it.provider.url
+        for org, client in (("global", "client"), ("other", "theirs")):
+            it.provider.clients[client] = "client-secret"
+            given = {"token_url": f"{url}/token", "client_id": client, "client_secret": "client-secret"}
+            await it.put("provider", "local", org=org, **given)
+        for org in ("acme", "other"):
+            await it.put("connection", "halo", org=org, grant="client_credentials", provider="local")
+            await it.given(org=org)
+        assert [one.client[0] for one in it.provider.asked] == ["client", "theirs"]
+        items, _ = await listed(it.gateway, "provider", org="acme")
+        assert [(one.name, one.org) for one in items] == [("local", "global")]
+        assert (await got(it.gateway, "provider", "local", org="other")).org == "other"
+
+
+async def test_credentials_that_are_no_tokens_say_how_they_are_sent(place: Place) -> None:
+    async with asking(place) as it:
+        await it.put("connection", "halo", token="tok")
+        await it.put("connection", "key", grant="api_key", token="k1", header="X-API-Key")
+        await it.put("connection", "query", grant="api_key", token="k2", query="api_key", base_url="https://api.example")
+        await it.put("connection", "user", grant="basic", username="me", token="päss")
+        pair = base64.b64encode("me:päss".encode()).decode()
+        assert (await it.given()).headers == {"Authorization": "Bearer tok"}
+        assert (await it.given("key")).headers == {"X-API-Key": "k1"}
+        query = await it.given("query")
+        assert (query.headers, query.query, query.answer.base_url) == ({}, {"api_key": "k2"}, "https://api.example")
+        assert (await it.given("user")).headers == {"Authorization": f"Basic {pair}"}
+        assert {one.status for one in (await listed(it.gateway, "connection", org="acme"))[0]} == {"active"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "path"),
+    [
+        ({"token": None}, "token"),
+        ({"grant": "basic", "token": "x"}, "username"),
+        ({"grant": "api_key", "token": "x", "query": "k", "header": "X"}, "query"),
+        ({"token": "x", "header": "X Y"}, "header"),
+        ({"token": "x", "prefix": "a\nb"}, "prefix"),
+        ({"token": "x", "base_url": "https://user@host"}, "base_url"),
+        ({"token": "x", "provider": "github"}, "provider"),
+        ({"grant": "client_credentials"}, "provider"),
+        ({"grant": "client_credentials", "provider": "nobody", "client_id": "c"}, "provider"),
+        ({"grant": "client_credentials", "provider": "github"}, "client_id"),
+        ({"grant": "client_credentials", "provider": "github", "token": "x"}, "client_id"),
+        ({"grant": "client_credentials", "provider": "zendesk", "client_id": "c"}, "parameters.subdomain"),
+    ],
+)
+async def test_what_makes_no_connection_is_refused_naming_the_field(place: Place, wrong: dict[str, Any], path: str) -> None:
+    async with asking(place) as it:
+        with pytest.raises(Invalid) as refused:
+            await it.put("connection", "halo", **wrong)
+        assert path in [one.path for one in refused.value.errors]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "path"),
+    [
+        ({}, "token_url"),
+        ({"known": "nobody"}, "known"),
+        ({"token_url": "ftp://x/token"}, "token_url"),
+        ({"token_url": "https://u:p@x.example/token"}, "token_url"),
+        ({"token_url": "https://x.example/token#f"}, "token_url"),
+        ({"token_url": "https://{host}/token"}, "token_url"),
+        ({"token_url": "https://{host}.com/token"}, "token_url"),
+        ({"token_url": "https://x{host}/token"}, "token_url"),
+        ({"known": "github", "revoke_url": "https://x.example/{a}?b={c}"}, "revoke_url"),
+        ({"known": "github", "client_secret": "s"}, "client_id"),
+        ({"known": "github", "client_id": "c", "client_secret": "a\nb"}, "client_secret"),
+    ],
+)
+async def test_what_makes_no_provider_is_refused_naming_the_field(place: Place, wrong: dict[str, Any], path: str) -> None:
+    async with asking(place) as it:
+        with pytest.raises(Invalid) as refused:
+            await it.put("provider", "local", **wrong)
+        assert path in [one.path for one in refused.value.errors]
+
+
+@pytest.mark.parametrize(
+    "value", ["evil.com/", "evil.com#", "a@evil.com", "evil.com:80", "..", "A", "", "a b", "%2e", "evil.com\\"]
+)
+async def test_a_value_cannot_lead_a_templated_host_elsewhere(place: Place, value: str) -> None:
+    async with asking(place) as it:
+        it_is = {"grant": "client_credentials", "client_id": "c", "token": "s", "parameters": {"subdomain": value}}
+        with pytest.raises(Invalid):
+            await it.put("connection", "halo", provider="zendesk", **it_is)
+        await it.put("provider", "free", token_url="https://{domain}/token", hosts=["*.example.com"])
+        for domain in (value, "evil.com", "example.com", "example.com.evil.com", "notexample.com"):
+            with pytest.raises(Invalid):
+                await it.put("connection", "halo", provider="free", **it_is | {"parameters": {"domain": domain}})
+        await it.put("connection", "halo", provider="free", **it_is | {"parameters": {"domain": "a.example.com"}})
+
+
+async def test_a_provider_within_the_house_is_never_asked(place: Place) -> None:
+    """Not by its address, not by a name, and not where a redirect leads: nothing reaches it."""
+    async with local_provider() as provider, bus_of(place, "gateway") as gateway, bus_of(place, "executor") as executor:
+        async with running(place, "oauth"):
+            it = Asking(place, provider, gateway, executor)
+            for name, host in (("number", "127.0.0.1"), ("name", "localhost")):
+                url = f"{provider.url.replace('127.0.0.1', host)}/token"
+                await it.put("provider", name, token_url=url, client_id="client", client_secret="client-secret")
+                await it.put("connection", name, grant="client_credentials", provider=name)
+                with pytest.raises(Unavailable, match="may not be fetched from") as refused:
+                    await it.given(name)
+                assert "client-secret" not in refused.value.detail
+        assert provider.asked == []
+
+
+async def test_a_removed_connection_takes_its_token_along(place: Place) -> None:
+    async with asking(place) as it:
+        await it.provide()
+        await it.put("connection", "halo", grant="client_credentials", provider="local")
+        await it.given()
+        await it.gateway.ask(resources.removing("connection", "halo", org="acme"))
+        with pytest.raises(NotFound):
+            await it.given()
+        await it.put("connection", "halo", grant="client_credentials", provider="local")
+        assert (await it.given()).token == "access-token-2-secret"

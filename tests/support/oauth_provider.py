@@ -1,0 +1,179 @@
+"""An OAuth provider on the loopback that behaves as it is told: rotations, outages, rubbish, delays."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
+
+import msgspec
+from aiohttp import web
+
+# Answers in place of the usual one: status, headers, body.
+Fault = Callable[["Asked"], Awaitable[web.StreamResponse | None]]
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A token request as it came: its parameters, its headers, and the client that it names, however that was sent."""
+
+    parameters: dict[str, str]
+    headers: dict[str, str]
+    client: tuple[str, str | None]
+
+    @property
+    def grant(self) -> str:
+        """Return the grant type."""
+        return self.parameters.get("grant_type", "")
+
+
+class LocalProvider:
+    """A token endpoint. A refresh token is used once, unless it is given `grace`: a second use ends its whole family.
+
+    `faults` are taken one by one, each for one request; None in it means the usual answer. `always` is one for every request.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked: list[Asked] = []
+        self.revoked: list[dict[str, str]] = []
+        self.faults: list[Fault | None] = []
+        self.always: Fault | None = None
+        self.clients: dict[str, str | None] = {"client": "client-secret"}
+        self.life: Any = 3600
+        self.rotates = True
+        self.grace = False
+        self.more: dict[str, Any] = {}
+        self.codes: dict[str, dict[str, str]] = {}
+        self.families: dict[str, str] = {}
+        """Refresh tokens that are alive, with their family."""
+        self.used: dict[str, str] = {}
+        self.dead: set[str] = set()
+        self.given: list[str] = []
+        """Every token, of either kind, that was given out."""
+        self.at_once = 0
+        self.most_at_once = 0
+        self._count = 0
+
+    def begin(self, family: str = "family") -> str:
+        """Return the first refresh token of a grant."""
+        return self._refresh_token(family)
+
+    def is_alive(self, family: str = "family") -> bool:
+        """Return whether a grant can be refreshed."""
+        return family not in self.dead
+
+    async def token(self, request: web.Request) -> web.StreamResponse:
+        """Answer a token request."""
+        asked = await _asked(request)
+        self.asked.append(asked)
+        self.at_once += 1
+        self.most_at_once = max(self.at_once, self.most_at_once)
+        try:
+            fault = self.faults.pop(0) if self.faults else self.always
+            if fault is not None and (answer := await fault(asked)) is not None:
+                return answer
+            document, status = self.usual(asked)
+            return web.json_response(document, status=status)
+        finally:
+            self.at_once -= 1
+
+    async def revoke(self, request: web.Request) -> web.StreamResponse:
+        """Answer a revocation."""
+        asked = await _asked(request)
+        self.revoked.append(asked.parameters)
+        return web.Response()
+
+    def usual(self, asked: Asked) -> tuple[Any, int]:
+        """Return the answer as the specification has it, with its status; rotates."""
+        identity, secret = asked.client
+        if self.clients.get(identity, "?") != secret:
+            return {"error": "invalid_client"}, 401
+        if asked.grant == "client_credentials":
+            return self._answer(None), 200
+        if asked.grant == "authorization_code":
+            return self._exchanged(asked)
+        old = asked.parameters.get("refresh_token", "")
+        family = self.families.get(old)
+        if family is None or family in self.dead:
+            if old in self.used and not self.grace:
+                self.dead.add(self.used[old])
+            if not (self.grace and old in self.used):
+                return {"error": "invalid_grant"}, 400
+            family = self.used[old]
+        if not self.rotates:
+            return self._answer(None), 200
+        self.families.pop(old, None)
+        self.used[old] = family
+        return self._answer(self._refresh_token(family)), 200
+
+    def _exchanged(self, asked: Asked) -> tuple[Any, int]:
+        code = self.codes.pop(asked.parameters.get("code", ""), None)
+        if code is None or code["redirect_uri"] != asked.parameters.get("redirect_uri"):
+            return {"error": "invalid_grant"}, 400
+        return self._answer(self._refresh_token("family")), 200
+
+    def _refresh_token(self, family: str) -> str:
+        self._count += 1
+        token = f"refresh-token-{family}-{self._count}-secret"
+        self.families[token] = family
+        self.given.append(token)
+        return token
+
+    def _answer(self, refresh_token: str | None) -> dict[str, Any]:
+        self._count += 1
+        access = f"access-token-{self._count}-secret"
+        self.given.append(access)
+        answer = {"access_token": access, "token_type": "Bearer", "expires_in": self.life, "refresh_token": refresh_token}
+        return {name: value for name, value in (answer | self.more).items() if value is not None}
+
+
+def answers(status: int, body: Any = None, **headers: str) -> Fault:
+    """Return the fault that answers this: JSON, or bytes as they are."""
+
+    async def fault(_asked: Asked) -> web.StreamResponse:
+        content = body if isinstance(body, bytes) else msgspec.json.encode({} if body is None else body)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return web.Response(status=status, body=content, headers={"Content-Type": "application/json"} | named)
+
+    return fault
+
+
+@asynccontextmanager
+async def local_provider() -> AsyncIterator[LocalProvider]:
+    """Run a provider for the block; its `url` is where its endpoints are."""
+    made, application = LocalProvider(), web.Application(client_max_size=1 << 20)
+    application.router.add_post("/token", made.token)
+    application.router.add_post("/revoke", made.revoke)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    made.url = site.name
+    try:
+        yield made
+    finally:
+        await runner.cleanup()
+
+
+async def _asked(request: web.Request) -> Asked:
+    body = await request.read()
+    if request.content_type == "application/json":
+        parameters = msgspec.json.decode(body, type=dict[str, str])
+    else:
+        parameters = dict(parse_qsl(body.decode(), keep_blank_values=True))
+    basic = request.headers.get("Authorization", "")
+    if basic.startswith("Basic "):
+        identity, _, secret = base64.b64decode(basic[6:]).decode().partition(":")
+        client: tuple[str, str | None] = (unquote_plus(identity), unquote_plus(secret))
+    else:
+        client = (parameters.get("client_id", ""), parameters.get("client_secret"))
+    return Asked(parameters, dict(request.headers), client)
+
+
+async def hangs(_asked: Asked) -> web.StreamResponse:
+    """Never answer."""
+    await asyncio.Event().wait()
+    raise AssertionError
