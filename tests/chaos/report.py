@@ -14,8 +14,12 @@ from tests.chaos.verdict import Finding
 from tests.support.machine import machine
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kill-matrix.md"
-HEADS = ("# The kill matrix\n", "## Runs of every kind, over two executors\n")
-WEBHOOKS, RUNS = range(2)
+HEADS = (
+    "# The kill matrix\n",
+    "## Runs of every kind, over two executors\n",
+    "## Webhooks that come twice and out of order\n",
+)
+WEBHOOKS, RUNS, STORIES = range(3)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -113,10 +117,13 @@ def document(report: Report) -> dict[str, Any]:
 
 
 def written(part: int, text: str, page: Path = PAGE) -> Path:
-    """Put a part, which begins with its head, in the place of the one before and leave the other as it is; returns the page."""
-    old = page.read_text("utf-8") if page.exists() else ""
-    first, head, second = old.partition(HEADS[RUNS])
-    parts = [first, head + second]
+    """Put a part, which begins with its head, in the place of the one before and leave the others as they are; returns the page."""
+    left = page.read_text("utf-8") if page.exists() else ""
+    parts: list[str] = []
+    for head in reversed(HEADS[1:]):
+        left, found, rest = left.partition(head)
+        parts.insert(0, found + rest)
+    parts.insert(0, left)
     parts[part] = text
     page.write_text("\n\n".join(one.strip() for one in parts if one.strip()) + "\n", encoding="utf-8")
     return page
