@@ -289,3 +289,36 @@ def test_nobody_there_is_exit_code_3_with_the_address_and_without_the_key() -> N
     assert (done.returncode, done.stdout) == (3, "")
     assert "http://127.0.0.1:1" in done.stderr
     assert "mr_hidden" not in done.stderr
+
+
+def test_each_of_several_dead_letters_is_ended_though_one_of_them_is_refused(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = [f"0189abcd-0000-5000-8000-00000000000{n}" for n in range(3)]
+    problem = b'{"title": "Conflict", "detail": "was discarded already"}'
+    done = [(200, "application/json", json.dumps({"id": id_}).encode()) for id_ in ids]
+    server.answers = [done[0], (409, "application/problem+json", problem), done[2]]
+    for name, value in (("MILLRACE_URL", server.url), ("MILLRACE_KEY", "mr_k")):
+        monkeypatch.setenv(name, value)
+    assert main(["dead-letters", "discard", *ids]) == 1
+    assert [path for _, path, _ in server.asked] == [f"/api/v1/dead-letters/{id_}/discard" for id_ in ids]
+    said = capsys.readouterr().out
+    assert ids[0] in said
+    assert f"{ids[1]}: " in said
+    assert "was discarded already" in said
+    assert ids[2] in said
+
+
+def test_a_replay_is_waited_for_and_shown(server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    replay: dict[str, Any] = {"id": "r-1", "status": "running", "total": 3, "replayed": 0, "skipped": 0, "failed": 0, "rate": 5.0}
+    ended = replay | {"status": "done", "replayed": 2, "skipped": 1}
+    server.answers = [(202 if one is replay else 200, "application/json", json.dumps(one).encode()) for one in (replay, ended)]
+    for name, value in (("MILLRACE_URL", server.url), ("MILLRACE_KEY", "mr_k")):
+        monkeypatch.setenv(name, value)
+    assert main(["replays", "start", "--since", "1h", "--status", "unroutable", "--rate", "5", "--wait"]) == 0
+    assert [(method, path) for method, path, _ in server.asked] == [
+        ("POST", "/api/v1/deliveries/replay"),
+        ("GET", "/api/v1/replays/r-1"),
+    ]
+    assert "3 of 3" in capsys.readouterr().out
+    assert main(["replays", "start", "--since", "yesterday"]) == 2

@@ -29,10 +29,12 @@ class Api:
         async with self._session.request(method, f"/api/v1{path}", json=body) as response:
             return response.status, await response.json(content_type=None) if response.status != 204 else None
 
-    async def hook(self, url: str, secret: str, *, body: bytes = BODY, chunked: bool = False) -> aiohttp.ClientResponse:
+    async def hook(
+        self, url: str, secret: str, *, body: bytes = BODY, chunked: bool = False, **headers: str
+    ) -> aiohttp.ClientResponse:
         """Send a webhook signed with a secret, `chunked` without its length; returns the answer, read."""
         signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-        headers = {
+        headers |= {
             "X-Hub-Signature-256": f"sha256={signature}",
             "Content-Type": "application/json",
             "X-GitHub-Event": "push",
@@ -49,10 +51,10 @@ async def _parts(body: bytes) -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def house(place: Place) -> AsyncIterator[Api]:
+async def house(place: Place, **environment: str) -> AsyncIterator[Api]:
     async with (
         running(place, "events"),
-        running(place, "gateway", MILLRACE_PORT="0") as runtime,
+        running(place, "gateway", MILLRACE_PORT="0", **environment) as runtime,
         aiohttp.ClientSession(
             base_url=runtime.health.document()["url"],
             headers={"Authorization": f"Bearer {place.credentials.admin_key}"},
