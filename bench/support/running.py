@@ -20,12 +20,13 @@ import nats
 from bench.support.limits import STREAM, SUBJECT
 from bench.support.outcome import BenchError
 from deploy.broker import ADMIN, EmbeddedNats
-from deploy.credentials import load_or_create
+from deploy.credentials import Credentials, load_or_create
 from deploy.demo import Client
-from deploy.folder import claim
+from deploy.folder import DataFolder, claim, run_folder
 from deploy.local import listen
 from deploy.permissions import nats_config
 from deploy.stack import local_url
+from deploy.stores import Stores
 from deploy.supervise import Program, Supervised, launcher
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +113,63 @@ async def alone(data: Path) -> AsyncIterator[Alone]:
         await _healthy(url)
         pids = {"gateway": gateway.state.pid or 0, "nats": broker.supervised.state.pid or 0}
         yield Alone(url, broker.url(ADMIN, credentials.nats_admin), pids)
+
+
+class Routing:
+    """A running broker and database, and the events service whenever it is wanted."""
+
+    def __init__(self, stores: Stores, folder: DataFolder, credentials: Credentials) -> None:
+        self._stores = stores
+        self._folder = folder
+        self._credentials = credentials
+
+    @property
+    def admin_url(self) -> str:
+        """The broker's address with administrator credentials."""
+        return self._stores.nats_url
+
+    def nats_url(self, service: str) -> str:
+        """Return the broker's address with a service's credentials."""
+        return self._stores.nats_url_of(service)
+
+    @asynccontextmanager
+    async def events(self) -> AsyncIterator[None]:
+        """Run the events service for the block."""
+        program = Program(
+            name="events",
+            command=(sys.executable, "-P", "-m", "services", "events"),
+            environment=_passed_on()
+            | {
+                "MILLRACE_NATS_URL": self._stores.nats_url_of("events"),
+                "MILLRACE_DATABASE_URL": self._stores.database_url_of("events"),
+                "MILLRACE_KEYS": ",".join(self._credentials.keys),
+                # Nothing runs what is asked for.
+                "MILLRACE_MAX_QUEUED_RUNS": "100000000",
+                **UNBOUNDED,
+            },
+            directory=self._folder.own("events"),
+            log=self._folder.logs / "events.log",
+            pidfile=self._folder.pidfiles / "events.pid",
+        )
+        events = Supervised(program)
+        await events.start()
+        try:
+            yield
+        finally:
+            await events.stop(10.0)
+
+
+@asynccontextmanager
+async def routing_alone(data: Path) -> AsyncIterator[Routing]:
+    """Run broker and database on the data folder of a stack that has ended, for the block, to measure the events service with."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(claim(data))
+        sockets = stack.enter_context(run_folder(folder))
+        credentials = load_or_create(folder.credentials, None)
+        stores = Stores(folder=folder, sockets=sockets, credentials=credentials, nats=None, postgres=None)
+        stack.push_async_callback(stores.stop)
+        await stores.start()
+        yield Routing(stores, folder, credentials)
 
 
 @asynccontextmanager
