@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
-from shared.errors import Unavailable
+from shared.errors import NotFound, Unavailable
 from shared.messages.declaration import hashed_key
 from shared.organizations import seen_by
-from shared.questions.adapters import AdapterAnswer, AdapterEntry, AdapterRequest, AskAdapter
+from shared.questions.adapters import AdapterAnswer, AdapterEntry, AdapterRequest, AskAdapter, FindAdapter
 from shared.registry import Entry, RegistryView
 from shared.resources.source import COMMON_SETTINGS, SourceEntry
 
@@ -21,9 +21,9 @@ BUSY = 2.0
 
 
 class CustomAdapters:
-    """The adapters that organizations have in their workspaces, and their answers."""
+    """The adapters that organizations have in their workspaces, and their answers; `ask` puts a question to their owner."""
 
-    def __init__(self, view: RegistryView[AdapterEntry], ask: Callable[[AskAdapter], Awaitable[AdapterAnswer]]) -> None:
+    def __init__(self, view: RegistryView[AdapterEntry], ask: Callable[[Any], Awaitable[Any]]) -> None:
         self._view = view
         self._ask = ask
         self._asked: Counter[tuple[str, str, str]] = Counter()
@@ -35,6 +35,19 @@ class CustomAdapters:
     def find(self, org: str, name: str) -> AdapterEntry | None:
         """Return the adapter that a name means to an organization: its own, else the platform's."""
         return next((one.value for one in self.entries(org, name) if one is not None and one.value is not None), None)
+
+    async def found(self, org: str, name: str) -> AdapterEntry | None:
+        """Return the adapter as `find`, where the view does not know it as its owner does. Raises `Unavailable`."""
+        known = self.find(org, name)
+        if known is None:
+            try:
+                told = await self._ask(FindAdapter(org=org, name=name))
+            except NotFound:
+                return None
+            if told.entry is not None:
+                self._view.learn(hashed_key(told.entry.org, name), Entry(told.seq, told.entry))
+            known = told.entry
+        return known
 
     def of(self, org: str) -> dict[str, AdapterEntry]:
         """Return all that an organization sees, by name."""
@@ -51,7 +64,8 @@ class CustomAdapters:
             raise Unavailable(f"adapter {adapter.name} is busy", retry_after=BUSY)
         self._asked[key] += 1
         try:
-            return await self._ask(_question(adapter, source, act, request))
+            answer: AdapterAnswer = await self._ask(_question(adapter, source, act, request))
+            return answer
         finally:
             self._asked[key] -= 1
             if not self._asked[key]:

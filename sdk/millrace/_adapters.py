@@ -201,6 +201,7 @@ def adapter(
     content_types: Sequence[str] | None = None,
     event_types: Sequence[str] = (),
     link: str | None = None,
+    entity: str | None = None,
 ) -> Callable[[C], C]:
     """Declare a class as an adapter, which sources of the organization may name; the class itself is returned unchanged.
 
@@ -212,7 +213,8 @@ def adapter(
 
     `name` is the class's own in lower case unless given. `secrets` names the settings that are secret, with a description if you
     like: `secret` unless given, and none where no scheme and no `verify` wants one; a `previous_secret` goes with it. `settings`
-    are JSON Schemas of others. `required` are those without which no source is made: the secrets unless given.
+    are JSON Schemas of others. `required` are those without which no source is made: the secrets unless given. `entity` is the path
+    in an event of what tells whose it is, such as `event.data.account`, for a source that serves several organizations.
 
     Raises TypeError or ValueError at once for a declaration that can never work.
     """
@@ -240,6 +242,7 @@ def adapter(
             "code": [one for one in code if one != "parse"],
             "event_types": list(event_types),
             "link": link,
+            "entity": entity,
         }
         chosen = target.__name__.lower() if name is None else name
         _declare.register_adapter(_answering(target), chosen, told)

@@ -213,8 +213,7 @@ async def _integration(event: EventAccepted, data: Any, deps: HandlerDeps) -> tu
     source = await deps.source(event.source)
     if source is None or source.spec.integration is None:
         return None, None
-    adapter = ADAPTERS.get(source.spec.adapter)
-    path = source.spec.entity or (None if adapter is None else adapter.entity)
+    path = source.spec.entity or _entity_path(source, deps)
     entity = domain.entity_in(domain.event_document(event, data), path)
     if not source.spec.by_entity:
         return None, domain.integration_document(await deps.mapping(source.org, source.spec.integration), entity)
@@ -222,6 +221,15 @@ async def _integration(event: EventAccepted, data: Any, deps: HandlerDeps) -> tu
         raise Invalid(f"this event has no {path}, which is to say whose it is")
     org = await deps.organization(source.spec.integration, entity)
     return org, domain.integration_document(await deps.mapping(org, source.spec.integration), entity)
+
+
+def _entity_path(source: SourceEntry, deps: HandlerDeps) -> str | None:
+    """Return where the adapter of a source says that the entity stands in an event."""
+    adapter = ADAPTERS.get(source.spec.adapter)
+    if adapter is not None:
+        return adapter.entity
+    own = deps.adapters.find(source.org, source.spec.adapter)
+    return None if own is None else own.declaration.entity
 
 
 async def _routed(

@@ -49,7 +49,7 @@ class Sources(Rules[Source]):
     async def secret_members(self, org: str, name: str, spec: Source) -> Collection[str]:
         """Return the settings that the adapter's schema calls secret. Raises `Invalid` when there is no such adapter."""
         del name
-        return self._adapter(org, spec.adapter).view().secrets
+        return (await self._adapter(org, spec.adapter)).view().secrets
 
     def keeps_members(self, before: Source, spec: Source) -> bool:
         """Return whether it is still the same adapter."""
@@ -61,7 +61,7 @@ class Sources(Rules[Source]):
 
     async def check(self, draft: Draft[Source]) -> Source:
         """Return the spec if its settings, with the secret ones, fit the adapter's schema. Secrets never show in a complaint."""
-        adapter = self._adapter(draft.org, draft.spec.adapter)
+        adapter = await self._adapter(draft.org, draft.spec.adapter)
         # A secret that is kept from before stands in for itself: only its presence is checked.
         whole = draft.spec.settings | dict.fromkeys(draft.kept, "kept") | draft.secrets
         if len(msgspec.json.encode(whole)) > schemas.MAX_BYTES:
@@ -97,12 +97,12 @@ class Sources(Rules[Source]):
                 named = ", ".join(left[:MOST_NAMED]) + (", …" if len(left) > MOST_NAMED else "")
                 raise Conflict(f"{noun}s refer to source {present.name!r}, remove them first: {named}")
 
-    def _adapter(self, org: str, name: str) -> Adapter:
+    async def _adapter(self, org: str, name: str) -> Adapter:
         # Senders and lists of them write some names with underscores.
         found = ADAPTERS.get(name) or ADAPTERS.get(name.replace("_", "-"))
         if found is not None:
             return found
-        own = self._adapters.find(org, name)
+        own = await self._adapters.found(org, name)
         if own is None:
             names = ", ".join(sorted({*ADAPTERS, *self._adapters.of(org)}))
             raise Invalid(f"there is no adapter {name!r}; there are {names}", errors=(Problem("adapter", "unknown"),))

@@ -18,7 +18,7 @@ async def read_in_sandbox(webhook: WebhookReceived, source: SourceEntry, adapter
     Raises `Invalid` where the code fails, as it would again; `NotFound` where it is lost, or there is no such adapter: then there
     are a few tries; `Unavailable`.
     """
-    adapter = adapters.find(source.org, webhook.adapter)
+    adapter = await adapters.found(source.org, webhook.adapter)
     if adapter is None:
         raise NotFound(f"there is no adapter {webhook.adapter!r}: the workspace has it no more")
     request = AdapterRequest(

@@ -26,7 +26,7 @@ from shared.messages.line import Lines
 from shared.organizations import first_seen, seen_by
 from shared.projection import Projection
 from shared.questions import MOST_ITEMS, PAGE_BYTES, cursor_after, fitting
-from shared.questions.adapters import AskAdapter
+from shared.questions.adapters import AdapterFound, AskAdapter, FindAdapter
 from shared.questions.executor import (
     AttemptList,
     BuildEnvironments,
@@ -83,6 +83,14 @@ async def find_workflow(question: FindWorkflow, deps: QuestionDeps) -> WorkflowF
     if found is None:
         raise NotFound(f"there is no workflow {question.name!r}")
     return WorkflowFound(found[1], found[0])
+
+
+async def find_adapter(question: FindAdapter, deps: QuestionDeps) -> AdapterFound:
+    """Return an organization's own adapter, else the platform's."""
+    found = await first_seen(question.org, lambda org: deps.store.adapter(org, question.name))
+    if found is None:
+        raise NotFound(f"there is no adapter {question.name!r}")
+    return AdapterFound(found[1], found[0])
 
 
 async def list_workflows(question: ListWorkflows, deps: QuestionDeps) -> WorkflowList:
@@ -276,6 +284,7 @@ async def list_environments(question: ListEnvironments, deps: QuestionDeps) -> E
 
 QUESTIONS: Questions = {
     AskAdapter: adapters.ask_adapter,
+    FindAdapter: find_adapter,
     ListEnvironments: list_environments,
     BuildEnvironments: commits.build_environments,
     FindWorkflow: find_workflow,

@@ -61,6 +61,11 @@ _OF_ORG = union_all(
     *(select(one.c.entry["version"].as_string().label("newest"), one.c.version).where(one.c.org == _ORG) for one in _REGISTERED)
 ).subquery()
 _NEWEST_VERSION = Compiled(select(_OF_ORG.c.newest).order_by(_OF_ORG.c.version.desc()).limit(1))
+_ADAPTER = Compiled(
+    select(tables.adapter.c.entry, tables.adapter.c.version).where(
+        tables.adapter.c.org == _ORG, tables.adapter.c.name == parameter("name")
+    )
+)
 _ADAPTERS = Compiled(select(tables.adapter.c.entry).where(tables.adapter.c.org == _ORG).order_by(tables.adapter.c.name))
 _WORKFLOWS = Compiled(
     select(tables.workflow.c.entry)
@@ -193,6 +198,11 @@ class ExecutorStore:
         """Return the version of the workflow or adapter that was registered last; None where nothing is served."""
         rows = await self._all(_NEWEST_VERSION(org=org))
         return rows[0]["newest"] if rows else None
+
+    async def adapter(self, org: str, name: str) -> tuple[AdapterEntry, int] | None:
+        """Return an adapter and the sequence that it reflects."""
+        rows = await self._all(_ADAPTER(org=org, name=name))
+        return (msgspec.convert(rows[0]["entry"], AdapterEntry), rows[0]["version"]) if rows else None
 
     async def adapters(self, org: str) -> list[AdapterEntry]:
         """Return the adapters of an organization by name."""

@@ -33,6 +33,20 @@ class AdapterEntry(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: str
 
 
+class AdapterFound(msgspec.Struct, frozen=True):
+    """A registry entry with its sequence; `entry` is None for an adapter that was removed."""
+
+    seq: int
+    entry: AdapterEntry | None
+
+
+@question("executor.find_adapter", by="events")
+class FindAdapter(Question[AdapterFound], frozen=True, kw_only=True):
+    """The adapter that an organization means by a name: its own, else the platform's. Raises NotFound."""
+
+    name: Name
+
+
 class AdapterRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request to a source; its body is in the bucket `bodies` where `body_ref` names it."""
 

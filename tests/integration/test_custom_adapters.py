@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import time
@@ -16,8 +17,8 @@ import pytest
 from shared.envelope import open_message
 from shared.messages import DeadLettered, EventAccepted
 from tests.integration.test_gateway import Client, Got, gateway, signed, stream
-from tests.support.inside import eventually
-from tests.support.river import river
+from tests.support.inside import eventually, running
+from tests.support.river import river, sandbox_settings
 from tests.support.servers import Place
 
 KEY = "a-secret-of-acme"
@@ -265,3 +266,100 @@ async def test_built_in_sources_are_as_before_beside_them(home: House) -> None:
         return (await home.client("POST", str(url).removeprefix(home.client.url), data=body, headers=signed(body))).status == 202
 
     await eventually(accepted)
+
+
+PARSES_FOR_EVER = DECLARED.replace("body = request.json()", "body = request.json()\n        while True:\n            pass")
+
+
+async def test_webhooks_whose_parse_hangs_hold_up_no_other_source_and_are_read_by_the_next_version(home: House) -> None:
+    await home.commit(PARSES_FOR_EVER)
+    await home.commit(DECLARED.replace("class Acme", "class Other").replace("order.", "other."), path="adapters/other.py")
+    path = await home.source()
+    fields = {"adapter": "other", "settings": {"secret": KEY}}
+    other = str((await home.client("PUT", "/api/v1/sources/other", json=fields)).json["url"]).removeprefix(home.client.url)
+    await home.taken(path)
+    assert {(await home.send(path)).status for _ in range(20)} == {202}
+    await home.taken(other)
+
+    async def read(kind: str, count: int) -> bool:
+        found = [open_message(one, EventAccepted) for one in await stream(home.place, "EVENTS") if one.type == "event.accepted"]
+        return sum(one.type == kind for one in found) >= count
+
+    began = time.monotonic()
+    await eventually(lambda: read("other.paid", 2), within=10)
+    assert time.monotonic() - began < 5
+    assert not await read("order.paid", 1)
+    await home.commit(DECLARED)
+    await eventually(lambda: read("order.paid", 2 * 21), within=60)
+
+
+async def test_a_recorded_request_says_what_the_code_says(home: House) -> None:
+    await home.commit(CODED)
+    path = await home.source()
+    await home.taken(path)
+
+    async def trial(headers: dict[str, str]) -> dict[str, Any]:
+        recorded = {
+            "headers": [{"name": name, "value": value} for name, value in headers.items()],
+            "body_base64": base64.b64encode(BODY).decode(),
+        }
+        got = await home.client("POST", "/api/v1/sources/shop/test", json=recorded)
+        assert KEY.encode() not in got.body
+        found: dict[str, Any] = got.json
+        return found
+
+    signature = "sha256=" + hmac.new(KEY.encode(), BODY, hashlib.sha256).hexdigest()
+    genuine = await trial({"X-Acme-Signature": signature})
+    assert (genuine["status"], [one["type"] for one in genuine["events"]]) == (202, ["coded.order"])
+    unsigned = await trial({})
+    assert (unsigned["status"], unsigned["steps"][-2]["detail"]) == (401, "there is no signature of Acme's")
+    broken = CODED.replace("        given = request", "        raise KeyError(request.secrets['secret'])\n        given = request")
+    await home.commit(broken)
+
+    async def is_broken() -> bool:
+        return bool((await trial({}))["status"] == 503)
+
+    await eventually(is_broken)
+    (step,) = [one for one in (await trial({}))["steps"] if one["step"] == "signature"]
+    assert "the adapter's code failed: KeyError: '***' (adapters/acme.py line 16)" in step["detail"]
+
+
+async def test_while_the_executor_is_away_a_scheme_is_verified_and_its_webhooks_are_read_later(place: Place, data: Path) -> None:
+    async with running(place, "events"), gateway(place) as client:
+        home = House(client, place)
+        async with running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings()):
+            await home.commit(DECLARED)
+            await home.commit(CODED.replace("acme", "coded", 1), path="adapters/coded.py")
+            path = await home.source()
+            fields = {"adapter": "coded", "settings": {"secret": KEY}}
+            coded = str((await client("PUT", "/api/v1/sources/coded", json=fields)).json["url"]).removeprefix(client.url)
+            await home.taken(path)
+            await home.taken(coded)
+            before = len(await home.events(3))
+        answers = [await home.send(path) for _ in range(3)]
+        assert {one.status for one in answers} == {202}
+        away = await home.send(coded)
+        assert (away.status, "Retry-After" in away.headers) == (503, True)
+        async with running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings()):
+            await home.events(before + 6)
+            await home.taken(coded)
+
+
+async def test_what_is_asked_of_the_platform_is_refused_to_an_adapter(home: House) -> None:
+    asking = DECLARED.replace("from millrace import", "from millrace import Refused, secrets, files, connections,")
+    text = asking.replace(
+        "        body = request.json()\n",
+        """        body, refused = request.json(), []
+        for ask in (lambda: secrets.get("x"), lambda: connections.get("x"), lambda: files.read("data/x")):
+            try:
+                ask()
+            except Refused as error:
+                refused.append(error.kind)
+        return [Event(" ".join(refused))]
+""",
+    )
+    assert (await home.commit(text))["problems"] == []
+    path = await home.source()
+    await home.taken(path)
+    (event,) = await home.events(1)
+    assert event.type == "PermissionDenied PermissionDenied PermissionDenied"

@@ -151,6 +151,7 @@ def custom(entry: AdapterEntry) -> Adapter:
         handshake=handshake if "handshake" in told.code or told.verification.get("handshakes") else None,
         event_types=tuple(told.event_types),
         org=entry.org,
+        entity=told.entity,
     )
 
 

@@ -89,6 +89,7 @@ class _Declaration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     code: list[Literal["handshake", "verify", "delivery"]]
     event_types: Annotated[list[Annotated[str, msgspec.Meta(min_length=1, max_length=200)]], msgspec.Meta(max_length=1000)]
     link: Annotated[str, msgspec.Meta(pattern=r"\Ahttps?://", max_length=1000)] | None
+    entity: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None
 
 
 class _Adapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

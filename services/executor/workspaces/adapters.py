@@ -158,8 +158,6 @@ async def _answer(asked: AskAdapter, deps: AdapterDeps) -> AdapterAnswer:
     bundle = await deps.bundles.get(asked.version)
     found = bundle.adapter(asked.adapter)
     secrets = _opened(asked, deps.keyring)
-    masker = Masker()
-    await asyncio.to_thread(masker.learn, *secrets.values())
     try:
         body = await _body(asked, deps)
         packages = await deps.builds.folder(of(bundle.manifest.environments, found.path))
@@ -202,25 +200,31 @@ async def _answer(asked: AskAdapter, deps: AdapterDeps) -> AdapterAnswer:
         return AdapterAnswer(outcome="failed", reason=error.detail)
     except SandboxUnavailable as error:
         raise Unavailable(f"code cannot be run now: {error}") from error
-    return _judged(asked, ended, nothing.result, masker)
+    answer = _judged(asked, ended, nothing.result)
+    if answer.reason is None:
+        return answer
+    # What the code says of itself may hold a secret.
+    masker = Masker()
+    await asyncio.to_thread(masker.learn, *secrets.values())
+    return msgspec.structs.replace(answer, reason=masker.mask(answer.reason)[:LONGEST_REASON])
 
 
-def _judged(asked: AskAdapter, ended: Outcome, kept: bytes, masker: Masker) -> AdapterAnswer:
-    """Return the answer that the end of a job means; what the code says of itself is masked."""
+def _judged(asked: AskAdapter, ended: Outcome, kept: bytes) -> AdapterAnswer:
+    """Return the answer that the end of a job means."""
     if ended.status != "succeeded":
         error = ended.error or Failure("Error", ended.status)
         is_own = ended.status == "failed" and ended.reason == "error"
         reason = f"{error.type}: {error.message}{_where(error.traceback)}"
-        return AdapterAnswer(outcome="failed" if is_own else "lost", reason=masker.mask(reason)[:LONGEST_REASON])
+        return AdapterAnswer(outcome="failed" if is_own else "lost", reason=reason)
     try:
         made = msgspec.json.decode(kept or bytes(ended.result or b"null"), type=_Made)
         check(msgspec.to_builtins(made))
-        return _meant(asked, made, masker)
+        return _meant(asked, made)
     except (msgspec.MsgspecError, MillraceError, ValueError) as error:
-        return AdapterAnswer(outcome="failed", reason=masker.mask(f"what it answered cannot be used: {error}")[:LONGEST_REASON])
+        return AdapterAnswer(outcome="failed", reason=f"what it answered cannot be used: {error}")
 
 
-def _meant(asked: AskAdapter, made: _Made, masker: Masker) -> AdapterAnswer:
+def _meant(asked: AskAdapter, made: _Made) -> AdapterAnswer:
     if asked.act == "parse":
         if made.events is None:
             raise ValueError("there are no events")
@@ -234,7 +238,7 @@ def _meant(asked: AskAdapter, made: _Made, masker: Masker) -> AdapterAnswer:
     if made.genuine and asked.act == "receive":
         return AdapterAnswer(outcome="genuine", delivery=made.delivery)
     if made.refused is not None and asked.act == "receive":
-        return AdapterAnswer(outcome="refused", reason=masker.mask(made.refused)[:LONGEST_REASON])
+        return AdapterAnswer(outcome="refused", reason=made.refused)
     return AdapterAnswer(outcome="nothing")
 
 
