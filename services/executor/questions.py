@@ -17,7 +17,7 @@ from services.executor.runs.steps import Step
 from services.executor.runs.views import attempt_view, run_view
 from services.executor.store import ExecutorStore
 from services.executor.workspaces import adapters, commits, installed, registration
-from services.executor.workspaces.views import file_view
+from services.executor.workspaces.views import file_view, names_by_path
 from shared import aggregate
 from shared.aggregate import Stored
 from shared.asking import Questions
@@ -108,18 +108,18 @@ async def get_file(question: GetFile, deps: QuestionDeps) -> FileView:
     row = await deps.store.file(question.org, question.path)
     if row is None:
         raise NotFound(f"there is no file {question.path}")
-    entries = await deps.store.workflows([question.org])
-    return file_view(row, [entry.name for entry in entries if entry.path == question.path], [])
+    names = names_by_path(await deps.store.workflows([question.org]))
+    adapters = names_by_path(await deps.store.adapters(question.org))
+    return file_view(row, names.get(question.path, []), [], adapters.get(question.path, []))
 
 
 async def list_files(question: ListFiles, deps: QuestionDeps) -> FileList:
     """Return a page of files, by path."""
     limit = question.page.within(MOST_ITEMS)
     rows = await deps.store.files(question.org, question.prefix, question.page.after("files"), limit + 1)
-    names: dict[str, list[str]] = {}
-    for entry in await deps.store.workflows([question.org]):
-        names.setdefault(entry.path, []).append(entry.name)
-    items = [file_view(row, names.get(row["path"], []), []) for row in rows[:limit]]
+    names = names_by_path(await deps.store.workflows([question.org]))
+    adapters = names_by_path(await deps.store.adapters(question.org))
+    items = [file_view(row, names.get(row["path"], []), [], adapters.get(row["path"], [])) for row in rows[:limit]]
     return FileList(items, cursor_after("files", items[-1].path) if len(rows) > limit else None)
 
 

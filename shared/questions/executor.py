@@ -47,9 +47,9 @@ class WorkflowList(msgspec.Struct, frozen=True):
 
 
 class FileView(msgspec.Struct, frozen=True, kw_only=True):
-    """A workspace file. `workflows` names those that its code defines now; `problems` explain why newer content does not serve.
+    """A workspace file. `workflows` and `adapters` name those that its code defines now.
 
-    Those that are warnings do not keep it from serving.
+    `problems` explain why newer content does not serve; those that are warnings do not keep it from serving.
     """
 
     path: str
@@ -58,6 +58,7 @@ class FileView(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: str
     workflows: list[str] = []
     problems: list[FileProblem] = []
+    adapters: list[str] = []
 
 
 class FileList(msgspec.Struct, frozen=True):

@@ -130,7 +130,8 @@ async def home(place: Place, data: Path) -> AsyncIterator[House]:
 
 
 async def test_a_declared_scheme_is_verified_at_the_gateway_and_the_code_makes_the_events(home: House) -> None:
-    assert (await home.commit(DECLARED))["problems"] == []
+    committed = await home.commit(DECLARED)
+    assert (committed["problems"], committed["adapters"], committed["workflows"]) == ([], ["acme"], [])
     path = await home.source()
     got = await home.taken(path)
     events = await home.events(2)

@@ -10,7 +10,7 @@ import structlog
 from services.executor import domain
 from services.executor.environments.requirements import PROJECT, REQUIREMENTS
 from services.executor.workspaces.registration import Change, Registration, RegistrationDeps, active_code, entry_of, registration
-from services.executor.workspaces.views import file_view
+from services.executor.workspaces.views import file_view, names_by_path
 from shared import aggregate, db, tasks
 from shared.envelope import Sealed, derived_id, new_id, rfc3339
 from shared.errors import NotFound, PreconditionFailed, Unavailable
@@ -53,12 +53,15 @@ async def commit_files(command: CommitFiles, deps: RegistrationDeps) -> Committe
     names: dict[str, list[str]] = {}
     for workflow in registered.workflows:
         names.setdefault(workflow.path, []).append(workflow.name)
+    adapters = names_by_path(await deps.store.adapters(command.org))
     problems = fitting(registered.problems, PROBLEMS)
     own: dict[str, list[FileProblem]] = {}
     for problem in problems:
         own.setdefault(problem.path, []).append(problem)
     return Committed(
-        files=[file_view(rows[path], names.get(path, []), own.get(path, [])) for path in paths if path in rows],
+        files=[
+            file_view(rows[path], names.get(path, []), own.get(path, []), adapters.get(path, [])) for path in paths if path in rows
+        ],
         removed=[change.path for change in command.changes if change.sha256 is None],
         problems=problems,
         building=registered.is_building,
@@ -82,7 +85,8 @@ async def put_file(command: PutFile, deps: RegistrationDeps) -> FileView:
     if row is None:
         raise NotFound(f"there is no file {command.path}")
     names = [workflow.name for workflow in registered.workflows if workflow.path == row["path"]]
-    return file_view(row, names, registered.problems)
+    adapters = names_by_path(await deps.store.adapters(command.org))
+    return file_view(row, names, registered.problems, adapters.get(row["path"], []))
 
 
 async def remove_file(command: RemoveFile, deps: RegistrationDeps) -> FileView:

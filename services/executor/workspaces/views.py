@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 from sqlalchemy import RowMapping
 
@@ -26,7 +28,15 @@ def adapter_entry(message: AdapterChanged, org: str, at: str) -> AdapterEntry:
     return AdapterEntry(**declared, org=org, updated_at=at)
 
 
-def file_view(row: RowMapping, workflows: list[str], problems: list[FileProblem]) -> FileView:
+def names_by_path(entries: Iterable[WorkflowEntry | AdapterEntry]) -> dict[str, list[str]]:
+    """Return the names of workflows, or of adapters, by the file that defines them."""
+    names: dict[str, list[str]] = {}
+    for entry in entries:
+        names.setdefault(entry.path, []).append(entry.name)
+    return names
+
+
+def file_view(row: RowMapping, workflows: list[str], problems: list[FileProblem], adapters: list[str]) -> FileView:
     """Return a file with its problems from registration."""
     return FileView(
         path=row["path"],
@@ -35,4 +45,5 @@ def file_view(row: RowMapping, workflows: list[str], problems: list[FileProblem]
         updated_at=rfc3339(row["updated_at"]),
         workflows=workflows,
         problems=problems,
+        adapters=adapters,
     )
