@@ -57,7 +57,7 @@ class Sources(Rules[Source]):
 
     def generated(self, draft: Draft[Source]) -> Mapping[str, str]:
         """Return the secret of a source that is registered with its sender, where it has none."""
-        return self._registrations.generated(draft, self._adapter(draft.org, draft.spec.adapter))
+        return self._registrations.generated(draft, self._known(draft.org, draft.spec.adapter))
 
     async def check(self, draft: Draft[Source]) -> Source:
         """Return the spec if its settings, with the secret ones, fit the adapter's schema. Secrets never show in a complaint."""
@@ -98,11 +98,16 @@ class Sources(Rules[Source]):
                 raise Conflict(f"{noun}s refer to source {present.name!r}, remove them first: {named}")
 
     async def _adapter(self, org: str, name: str) -> Adapter:
-        # Senders and lists of them write some names with underscores.
-        found = ADAPTERS.get(name) or ADAPTERS.get(name.replace("_", "-"))
+        """Return an adapter, asking its owner where the view does not know it. Raises `Invalid`, `Unavailable`."""
+        if _built_in(name) is None:
+            await self._adapters.found(org, name)
+        return self._known(org, name)
+
+    def _known(self, org: str, name: str) -> Adapter:
+        found = _built_in(name)
         if found is not None:
             return found
-        own = await self._adapters.found(org, name)
+        own = self._adapters.find(org, name)
         if own is None:
             names = ", ".join(sorted({*ADAPTERS, *self._adapters.of(org)}))
             raise Invalid(f"there is no adapter {name!r}; there are {names}", errors=(Problem("adapter", "unknown"),))
@@ -272,3 +277,8 @@ def _check_keys(verification: Verification, settings: Mapping[str, Any], secrets
                 check_of(scheme, key_of(scheme, given[name]))
             except ValueError as error:
                 raise Invalid(f"settings.{name} is no key: {error}", errors=(Problem(f"settings.{name}", str(error)),)) from error
+
+
+def _built_in(name: str) -> Adapter | None:
+    # Senders and lists of them write some names with underscores.
+    return ADAPTERS.get(name) or ADAPTERS.get(name.replace("_", "-"))
