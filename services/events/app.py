@@ -15,6 +15,7 @@ from services.events import alerts, domain
 from services.events.config import EventsSettings, read
 from services.events.floods import Floods
 from services.events.handlers import HANDLERS
+from services.events.holding.releasing import Releaser
 from services.events.letter_rows import LetterRows
 from services.events.mappings import organization_of, values_of, view_of
 from services.events.projections import DELIVERIES, projected
@@ -92,6 +93,8 @@ class Events:
         self.registered: Projection
         self.scheduler = Scheduler(self)
         self.registrations = RegistrationRules(engine, settings.public_url)
+        self.projections: Mapping[str, Projection]
+        self.releaser = Releaser(self)
 
     def room_for(self, reference: str | None) -> AbstractAsyncContextManager[Any]:
         """Return a context within which the body or the data at `reference` may be held in memory."""
@@ -176,14 +179,19 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         stack.callback(events.fetcher.close)
 
         projections = started(
-            [*projected(bus.client), *events.scheduler.followers(), DeclaredSchedules(events).follower()],
+            [
+                *projected(bus.client),
+                *events.scheduler.followers(),
+                DeclaredSchedules(events).follower(),
+                *events.releaser.followers(),
+            ],
             runtime.background.start,
             bus.client,
             engine,
             settings.database_url,
             runtime.health,
         )
-        events.catalog, events.registered = projections["catalog"], projections["registrations"]
+        events.projections, events.catalog, events.registered = projections, projections["catalog"], projections["registrations"]
         events.keepers = keepers(bus, events.resources, events.keyring, events.catalog, expressions, events, engine)
         events.followed = [projections[name] for name in DELIVERIES]
         for view in (events.sources_view, events.subscriptions_view, events.workflows_view, events.adapters_view):
@@ -216,6 +224,8 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         await bus.start()
         runtime.background.start(events.scheduler.sweep(), "search for overdue schedules")
         runtime.background.start(Registrar(events).run(), "registrations")
+        stack.push_async_callback(events.releaser.close)
+        runtime.background.start(events.releaser.sweep(), "search for held events")
         # Before what the handlers use.
         stack.push_async_callback(bus.drain)
         runtime.background.start(bus.attend(), "broker")

@@ -16,23 +16,26 @@ import structlog
 from services.events import domain, inputs
 from services.events.adapters import ADAPTERS, PARSERS, Parse, ParsedEvent, Webhook
 from services.events.adapters.webhook import checked_event
+from services.events.holding.plan import holds
 from services.events.registrations.notices import NoticeDeps, take_notice
 from services.events.sandboxed import read_in_sandbox
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.consumer import Follows, Handlers
 from shared.envelope import rfc3339, utc_now
-from shared.errors import Invalid, NotFound
+from shared.errors import Invalid, NotFound, Problem
 from shared.expressions.pool import Expressions, Trouble
 from shared.messages import (
     EventAccepted,
     EventFiltered,
+    EventHeld,
     EventRouted,
     EventUnroutable,
     Message,
     RunRequested,
     WebhookReceived,
 )
+from shared.messages.declaration import hashed_key
 from shared.questions.events import MappingView
 from shared.questions.executor import WorkflowEntry
 from shared.resources.source import SourceEntry
@@ -40,6 +43,8 @@ from shared.resources.subscription import SubscriptionEntry
 from shared.streams import INLINE_BYTES
 from shared.values import aside
 
+# Characters of a key that people are shown.
+LONGEST_KEY = 200
 # Characters: a person reads the beginning, and a row holds the reason of every subscription.
 LONGEST_REASON = 1000
 # Bytes of large inputs that one event makes: four of the largest webhook that is taken, in a message's time and others' sight.
@@ -255,29 +260,71 @@ async def _routed(
             raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
         encoded = msgspec.json.encode(given)
         large.take(len(encoded))
+        key = await _key(subscription, evaluate)
     except (NotFound, Invalid) as error:
         yield _unroutable(event, subscription, error)
         return
     inline, reference = await by_reference(given, deps, encoded)
-    yield RunRequested(
-        run=run,
-        workflow=workflow.name,
-        version=workflow.version,
+    if holds(subscription.spec):
+        yield EventHeld(
+            **_of(event),
+            subscription=subscription.id,
+            subscription_name=subscription.name,
+            workflow=workflow.name,
+            version=workflow.version,
+            org=org,
+            key=key[:LONGEST_KEY],
+            held_group=hashed_key(subscription.id, org, key),
+            received_at=event.received_at,
+            input=inline,
+            input_ref=reference,
+            hops=event.hops,
+            scheduled_for=event.scheduled_for,
+        )
+        return
+    yield requested(
+        run,
+        workflow,
+        subscription,
         input=inline,
         input_ref=reference,
-        requested_by=f"subscription:{subscription.name}",
-        timeout=workflow.timeout,
-        deadline=workflow.policy.queue_timeout,
-        workflow_org=workflow.org,
         delivery=event.delivery,
         received_at=event.received_at,
-        subscription=subscription.id,
         hops=event.hops,
         scheduled_for=event.scheduled_for,
     )
     yield EventRouted(
         **_of(event), subscription=subscription.id, subscription_name=subscription.name, workflow=workflow.name, run=run
     )
+
+
+def requested(run: str, workflow: WorkflowEntry, subscription: SubscriptionEntry, **of: Any) -> RunRequested:
+    """Return the request of a run by a subscription; `of` has the input, and of which event it is."""
+    return RunRequested(
+        run=run,
+        workflow=workflow.name,
+        version=workflow.version,
+        requested_by=f"subscription:{subscription.name}",
+        timeout=workflow.timeout,
+        deadline=workflow.policy.queue_timeout,
+        workflow_org=workflow.org,
+        subscription=subscription.id,
+        **of,
+    )
+
+
+async def _key(subscription: SubscriptionEntry, evaluate: inputs.Evaluate) -> str:
+    """Return what an event has in common with others that it may have to wait for; empty where that is the subscription alone.
+
+    Raises `Invalid`, `Unavailable`.
+    """
+    if subscription.spec.key is None:
+        return ""
+    try:
+        value = await evaluate(subscription.spec.key)
+    except Trouble as trouble:
+        raise Invalid(f"the key has no value: {trouble}", errors=(Problem("key", str(trouble)),)) from trouble
+    return msgspec.json.encode(value).decode()
 
 
 async def _value(deps: HandlerDeps, org: str, variables: dict[str, Any], source: str) -> Any:

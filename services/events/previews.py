@@ -14,7 +14,7 @@ from services.events.retries import events_of
 from shared.consumer import Follows
 from shared.envelope import new_id
 from shared.errors import Invalid, NotFound, Problem
-from shared.messages import EventAccepted, EventFiltered, EventUnroutable, RunRequested, WebhookReceived
+from shared.messages import EventAccepted, EventFiltered, EventHeld, EventUnroutable, RunRequested, WebhookReceived
 from shared.owners.answering import Keepers
 from shared.questions.events import (
     PreviewedEvent,
@@ -84,7 +84,7 @@ async def preview_subscription(asked: PreviewSubscription, deps: PreviewDeps) ->
                 outcome, room = await _outcome(subscription, event, deps, room)
                 shown = RoutedPreview(delivery=event.delivery, received_at=event.received_at, type=event.type, outcome=outcome)
                 events.append(shown)
-    routed = sum(one.outcome is not None and one.outcome.outcome == "routed" for one in events)
+    routed = sum(one.outcome is not None and one.outcome.outcome in {"routed", "held"} for one in events)
     return SubscriptionPreview(source=source, events=events, routed=routed, warnings=warnings)
 
 
@@ -145,6 +145,12 @@ async def _taken(follows: AsyncIterator[Follows], names: dict[str, str], room: i
             shown = message.input if room >= 0 and message.input_ref is None else None
             name = names.get(message.subscription or "", message.requested_by)
             outcomes.append(PreviewedOutcome("routed", name, message.workflow, None, shown))
+        elif isinstance(message, EventHeld):
+            size = len(msgspec.json.encode(message.input))
+            room -= size
+            shown = message.input if room >= 0 and message.input_ref is None else None
+            reason = f"it waits for others of the key {message.key}" if message.key else "it waits for others"
+            outcomes.append(PreviewedOutcome("held", message.subscription_name, message.workflow, reason, shown))
         elif isinstance(message, EventFiltered):
             outcomes.append(PreviewedOutcome("filtered", message.subscription_name, message.workflow, message.reason, None))
         elif isinstance(message, EventUnroutable):

@@ -11,6 +11,7 @@ import msgspec
 from nats.aio.client import Client
 
 from services.events import store
+from services.events.holding.state import held_statements
 from services.events.letter_rows import letter_statements, original_of
 from services.events.registrations import rows as registrations
 from services.events.replay_rows import replay_statements
@@ -22,6 +23,7 @@ from shared.messages import (
     DeadLettered,
     EventAccepted,
     EventFiltered,
+    EventHeld,
     EventOverdue,
     EventRouted,
     EventUnroutable,
@@ -41,7 +43,7 @@ REMEMBERED = 50_000
 # Characters of a run's error that its delivery shows; the run has all of it.
 LONGEST_ERROR = 1000
 QUEUED = {"status": "queued", "reason": None, "error": None, "ended_at": None}
-TABLES = ("delivery", "delivery_run", "chain", "dead_letter", "replay")
+TABLES = ("delivery", "delivery_run", "chain", "dead_letter", "replay", "held", "held_group")
 
 
 def projected(client: Client) -> list[Projected]:
@@ -67,7 +69,7 @@ async def received(batch: Sequence[Recorded], _connection: Connection) -> list[S
 
 async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Statement]:
     """Events were made of deliveries, and subscriptions wanted them or none did."""
-    kinds = (EventAccepted, EventRouted, EventFiltered, EventUnroutable, EventOverdue)
+    kinds = (EventAccepted, EventHeld, EventRouted, EventFiltered, EventUnroutable, EventOverdue)
     messages = [(at, at.message) for at in batch if isinstance(at.message, kinds)]
     rows = await store.routings(connection, list({message.delivery for _, message in messages}))
     for at, message in messages:
@@ -90,6 +92,7 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
         if isinstance(message, EventAccepted) and message.chain is not None and message.retried_by is None
     )
     written = [*replay_statements(batch), *([store.put_routings(list(rows.values()))] if rows else [])]
+    written += held_statements(messages)
     return [*written, store.count_in_chains("events", emitted)] if emitted else written
 
 
@@ -145,7 +148,9 @@ async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[State
     return statements
 
 
-def _routing(row: dict[str, Any], message: EventAccepted | EventRouted | EventFiltered | EventUnroutable) -> dict[str, Any]:
+def _routing(
+    row: dict[str, Any], message: EventAccepted | EventHeld | EventRouted | EventFiltered | EventUnroutable
+) -> dict[str, Any]:
     at = row["retry_at"]
     made = routing(msgspec.convert(row | {"retry_at": None if at is None else rfc3339(at)}, Routing), message)
     changed = msgspec.structs.asdict(made)

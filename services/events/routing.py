@@ -6,19 +6,19 @@ from typing import Any
 
 import msgspec
 
-from shared.messages import EventAccepted, EventFiltered, EventRouted, EventUnroutable
+from shared.messages import EventAccepted, EventFiltered, EventHeld, EventRouted, EventUnroutable
 from shared.runs import STATUSES
 
 # Of several outcomes of a delivery the one that needs a person counts.
-OUTCOMES = ("accepted", "filtered", "routed", "unroutable")
+OUTCOMES = ("accepted", "filtered", "routed", "held", "unroutable")
 # Outcomes of a subscription; a delivery's reason is the first that applies. One whose filter failed was not routed.
-REASONS = ("unroutable", "failed", "filtered")
+REASONS = ("unroutable", "held", "failed", "filtered")
 # A run of such a status goes on or has succeeded: a retry does not ask for it again.
 DONE = {name for name, status in STATUSES.items() if not status.retried}
 
 
 class SubscriptionOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of an event with one subscription (None: none matched). `status`: routed, filtered, unroutable, failed."""
+    """The outcome of an event with one subscription (None: none matched). `status`: routed, held, filtered, unroutable, failed."""
 
     subscription: str | None
     name: str | None
@@ -56,7 +56,7 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: str | None = None
 
 
-def routing(before: Routing, message: EventAccepted | EventRouted | EventFiltered | EventUnroutable) -> Routing:
+def routing(before: Routing, message: EventAccepted | EventHeld | EventRouted | EventFiltered | EventUnroutable) -> Routing:
     """Return the routing after one more message. The first event of a retry keeps only the outcomes that the retry skips."""
     if isinstance(message, EventAccepted):
         again = before.retried_by != message.retried_by
@@ -80,11 +80,12 @@ def routing(before: Routing, message: EventAccepted | EventRouted | EventFiltere
 
 
 def done(subscriptions: dict[str, SubscriptionOutcome], number: int, runs: dict[str, str]) -> set[str]:
-    """Return the subscriptions whose run of an event has succeeded or goes on; `runs` are statuses by id."""
+    """Return the subscriptions that hold an event, or whose run of it has succeeded or goes on; `runs` are statuses by id."""
     return {
         taken.subscription
         for key, taken in subscriptions.items()
-        if key.startswith(_key(number, None)) and taken.subscription and taken.run and runs.get(taken.run, "queued") in DONE
+        if key.startswith(_key(number, None)) and taken.subscription
+        if taken.status == "held" or (taken.run and runs.get(taken.run, "queued") in DONE)
     }
 
 
@@ -100,7 +101,8 @@ def due(subscriptions: dict[str, SubscriptionOutcome], number: int, now: str) ->
 def _with_subscriptions(before: Routing, subscriptions: dict[str, SubscriptionOutcome]) -> Routing:
     each = [subscriptions[key] for key in sorted(subscriptions)]
     found = {"filtered" if taken.status == "failed" else taken.status for taken in each}
-    outcome = max(found | {before.outcome}, key=OUTCOMES.index)
+    # It is held only as long as one of its subscriptions holds it.
+    outcome = max(found | ({before.outcome} - {"held"} or {"accepted"}), key=OUTCOMES.index)
     reasons = (taken.reason for status in REASONS for taken in each if taken.status == status)
     # A delivery of an earlier version has an outcome and no subscriptions.
     reason = before.reason if outcome not in found and outcome != "accepted" else None
@@ -120,9 +122,13 @@ def _key(number: int, subscription: str | None) -> str:
     return f"{number}/{subscription or ''}"
 
 
-def _taken(message: EventRouted | EventFiltered | EventUnroutable) -> SubscriptionOutcome:
+def _taken(message: EventHeld | EventRouted | EventFiltered | EventUnroutable) -> SubscriptionOutcome:
     fields: dict[str, Any] = {"subscription": message.subscription, "name": message.subscription_name, "workflow": message.workflow}
     match message:
+        case EventHeld():
+            return SubscriptionOutcome(
+                **fields, status="held", reason=f"{message.subscription_name} holds it with others{_keyed(message)}"
+            )
         case EventRouted():
             return SubscriptionOutcome(**fields, status="routed", run=message.run)
         case EventFiltered():
@@ -131,3 +137,7 @@ def _taken(message: EventRouted | EventFiltered | EventUnroutable) -> Subscripti
             return SubscriptionOutcome(
                 **fields, status="unroutable", reason=message.reason, retry_at=message.retry_at, tries=message.tries
             )
+
+
+def _keyed(message: EventHeld) -> str:
+    return f" of the key {message.key}" if message.key else ""

@@ -64,8 +64,10 @@ class Subscriptions(Rules[Subscription]):
         """Return the spec if all events of its source can be held against it."""
         spec = draft.spec
         domain.checked_pattern(spec.event)
-        if spec.filter is not None:
-            await self._check(draft.org, "filter", spec.filter)
+        check_holding(spec)
+        for field, source in (("filter", spec.filter), ("key", spec.key)):
+            if source is not None:
+                await self._check(draft.org, field, source)
         for name, one in parameters_of(spec.input or {}).items():
             if one.cel is not None:
                 await self._check(draft.org, f"input.{name}", one.cel)
@@ -88,8 +90,24 @@ class Subscriptions(Rules[Subscription]):
             raise Invalid(f"the {field} is not a CEL expression: {trouble}", errors=(Problem(field, str(trouble)),)) from trouble
         unknown = next((name for name in syntax_of(source).variables if name not in VARIABLES), None)
         if unknown is not None:
-            message = f"there is no {unknown}: {'a filter' if field == 'filter' else 'an expression'} sees event and integration"
+            named = f"a {field}" if field in {"filter", "key"} else "an expression"
+            message = f"there is no {unknown}: {named} sees event and integration"
             raise Invalid(message, errors=(Problem(field, message),))
+
+
+def check_holding(spec: Subscription) -> None:
+    """Raise `Invalid` naming a field that means nothing beside the others."""
+    keyed = spec.ordering == "key" or (spec.ordering is None and (spec.rate is not None or spec.debounce is not None))
+    for field, is_wrong, detail in (
+        ("key", spec.ordering == "key" and spec.key is None, "is required with ordering: key"),
+        ("key", spec.key is not None and not keyed, "is for ordering: key, or a rate or debounce without ordering: source"),
+        ("on_failure", spec.on_failure == "block" and spec.ordering is None, "is for subscriptions with an ordering"),
+        ("burst", spec.burst is not None and spec.rate is None, "is for subscriptions with a rate"),
+        ("debounce_most", spec.debounce_most is not None and spec.debounce is None, "is for subscriptions with a debounce"),
+        ("debounce_most", (spec.debounce_most or spec.debounce or 0) < (spec.debounce or 0), "is less than debounce"),
+    ):
+        if is_wrong:
+            raise Invalid(f"{field} {detail}", errors=(Problem(field, detail),))
 
 
 def warnings(spec: Subscription, workflows: dict[str, WorkflowEntry]) -> Iterator[Problem]:

@@ -74,6 +74,33 @@ delivery_run = Table(
 )
 Index("delivery_run_delivery", delivery_run.c.delivery, delivery_run.c.requested_at, delivery_run.c.run)
 
+# Events that a subscription holds; `sequence` is where the message is in EVENTS.
+held = Table(
+    "held",
+    metadata,
+    Column("event", Text, primary_key=True),
+    Column("subscription", Text, primary_key=True),
+    *required(Text, "name", "workflow", "org", "source", "delivery"),
+    Column("number", BigInteger, nullable=False),
+    *required(Text, "held_group", "key"),
+    *required(Moment, "received_at", "held_at"),
+    Column("sequence", BigInteger, nullable=False),
+)
+Index("held_order", *(held.c[name] for name in ("held_group", "received_at", "delivery", "number", "event")))
+Index("held_subscription", held.c.subscription)
+
+# The last event of a group that was released, and the rate's arrival time after it.
+held_group = Table(
+    "held_group",
+    metadata,
+    Column("id", Text, primary_key=True),
+    *required(Text, "subscription", "run", "delivery"),
+    Column("number", BigInteger, nullable=False),
+    Column("free_at", Moment),
+    Column("released_at", Moment, nullable=False),
+)
+Index("held_group_run", held_group.c.run)
+
 # `position` is where the letter is in DEAD; `sequence` where its message was in `stream`, and `key` the message's key.
 dead_letter = Table(
     "dead_letter",

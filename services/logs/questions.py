@@ -37,7 +37,7 @@ MESSAGE_CHARACTERS = 64 * 1024
 CHAIN = 2000
 CHAINED = (
     "webhook.received",
-    *(f"event.{verb}" for verb in ("accepted", "routed", "filtered", "unroutable")),
+    *(f"event.{verb}" for verb in ("accepted", "held", "routed", "filtered", "unroutable")),
     *(declaration_of(cls).type for cls, effect in EFFECTS.items() if effect.status is not None),
 )
 _CANCELED = "57014"  # query_canceled: here, by the statement's time-out

@@ -58,9 +58,39 @@ class EventAccepted(Message, frozen=True, kw_only=True):
         return self.chain if self.chain is not None and is_of_alert(self.chain) else None
 
 
+@message("event.held", key="source", by="events")
+class EventHeld(Message, frozen=True, kw_only=True):
+    """A subscription wants an event and holds it: by its ordering, its rate or its debounce the run may have to wait for others.
+
+    `held_group` stands for the events of the subscription with this `key`, a JSON value as far as people are shown it. `org` is the
+    organization that the run will have; its input, made for the workflow's `version`, of more than 256 KiB is under `input_ref`.
+    It ends in `event.routed`, `.filtered` or `.unroutable`.
+    """
+
+    source: str
+    event: str
+    delivery: str
+    subscription: str
+    subscription_name: str
+    workflow: str
+    version: str
+    org: str
+    key: str
+    held_group: str
+    received_at: str
+    number: int = 0
+    input: Any = None
+    input_ref: str | None = None
+    hops: int = 0
+    scheduled_for: str | None = None
+
+
 @message("event.routed", key="source", by="events")
 class EventRouted(Message, frozen=True, kw_only=True):
-    """events has matched an event to a subscription and asked for its run."""
+    """events has matched an event to a subscription and asked for its run.
+
+    Of one that was held `held_group` is the group, which by its rate is as good as unused at `free_at` (RFC 3339).
+    """
 
     source: str
     event: str
@@ -70,6 +100,8 @@ class EventRouted(Message, frozen=True, kw_only=True):
     run: str
     number: int = 0
     subscription_name: str | None = None
+    held_group: str | None = None
+    free_at: str | None = None
 
 
 @message("event.filtered", key="source", by="events")

@@ -66,7 +66,7 @@ class DeliveryRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
-    """The story of one delivery. `status` is accepted, routed, filtered, unroutable or dead.
+    """The story of one delivery. `status` is accepted, held, routed, filtered, unroutable or dead.
 
     `retries` counts how often it was routed again, `edited_by` gave the last of them other data. `overdue_at` is when it was found
     to have no end. Shown of one delivery alone, and only while the bus has them, seven days: the `request` of a webhook, the `data`
@@ -173,7 +173,7 @@ class ListAdapters(Question[list[AdapterView]], frozen=True, kw_only=True):
 class PreviewedOutcome(msgspec.Struct, frozen=True):
     """What a subscription would do with an event; `input` is that of the run, None where it is large. Without one: nobody's."""
 
-    outcome: Literal["routed", "filtered", "unroutable"]
+    outcome: Literal["routed", "held", "filtered", "unroutable"]
     subscription: str | None
     workflow: str | None
     reason: str | None

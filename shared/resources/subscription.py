@@ -10,6 +10,11 @@ from shared.errors import Problem
 from shared.resources.declaration import Resource, Spec, about, refers_to, resource
 from shared.values import Expression, Name
 
+Rate = Annotated[float, msgspec.Meta(ge=0.0001, le=1000)]
+Burst = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+# A day: an event is held for six at most.
+Pause = Annotated[float, msgspec.Meta(ge=0.1, le=86_400)]
+
 
 class SubscriptionAdds(msgspec.Struct, frozen=True):
     """What its workflow, as it is now, does not have: it would leave events without a run. No reason to refuse a subscription."""
@@ -38,6 +43,19 @@ class Subscription(Spec, frozen=True, kw_only=True):
     workflow: Annotated[Name, about("What is run.")]
     filter: Annotated[Expression, about("A CEL expression over `event` and `integration`.")] | None = None
     input: Annotated[dict[str, Any], about('The input by parameter: `{"ref": "event.data.ref"}`.')] | None = None
+    key: Annotated[Expression, about("What events have in common that wait for each other, in CEL: `event.data.id`.")] | None = None
+    ordering: Annotated[Literal["source", "key"], about("Run one after the other: `source` all, `key` those of a key.")] | None = (
+        None
+    )
+    on_failure: Annotated[
+        Literal["continue", "block"], about("What a failed run means for the events behind it, where they are in order.")
+    ] = "continue"
+    rate: Annotated[Rate, about("Runs a second, of a key if there is one; what is more waits.")] | None = None
+    burst: Annotated[Burst, about("Runs at once after a rest; by default those of a second.")] | None = None
+    debounce: Annotated[Pause, about("Seconds without another event of the key, after which the last one is run alone.")] | None = (
+        None
+    )
+    debounce_most: Annotated[Pause, about("Seconds after which it is run though others go on coming.")] | None = None
     enabled: Annotated[bool, about("Whether it takes events.")] = True
     retry: Annotated[
         Literal["none", "short", "long"],

@@ -19,11 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import domain
 from services.events.deliveries import DeliveryDeps, emit_event
+from services.events.ends import end_of
+from services.events.holding.releasing import AHEAD, OWNER, time_of
+from services.events.holding.releasing import PREFIX as HELD
 from services.events.schedules import plan, state
 from services.events.schedules.plan import ScheduleState
-from shared import aggregate, tasks
+from shared import tasks
 from shared.db import Connection
-from shared.envelope import Envelope, Sealed, derived_id, new_id, rfc3339, utc_now
+from shared.envelope import Sealed, derived_id, new_id, rfc3339, utc_now
 from shared.errors import Invalid, MillraceError, NotFound, Unavailable
 from shared.leader import lead
 from shared.messages import (
@@ -33,10 +36,8 @@ from shared.messages import (
     ScheduleFired,
     ScheduleMissed,
     ScheduleSkipped,
-    TimerFired,
     TimerSet,
 )
-from shared.messages.run import RunCancelRequested, RunSignalled
 from shared.messages.timer import fired_for, is_foreign
 from shared.projected import Projected, Recorded, in_batches
 from shared.projection import Projection
@@ -44,15 +45,10 @@ from shared.pull import StreamError
 from shared.questions.events import EmitEvent
 from shared.resources.declaration import ResourceChanged, ResourceRemoved
 from shared.resources.schedule import Firing, Schedule, ScheduleEntry
-from shared.runs import RunEnd
 from shared.statements import Statement
-from shared.values import moment_of
 
-OWNER = "events"
 # Looks at the same time: each has one connection to the database, or two, of a pool that questions share.
 AT_ONCE = 3
-# The broker's clock may be ahead of this one by so much; a timer that says more is not believed.
-AHEAD = timedelta(minutes=1)
 # Seconds between searches, and after which a timer that has not fired was lost.
 PAUSE = 2.0
 LATE = timedelta(seconds=2)
@@ -97,8 +93,8 @@ class Scheduler:
     async def _fired(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
         fired: dict[str, datetime | None] = {}
         for one in batch:
-            if not is_foreign(one.delivered.headers, OWNER):
-                fired[one.envelope.subject] = _time_of(one.envelope)
+            if not is_foreign(one.delivered.headers, OWNER) and not one.envelope.subject.startswith(HELD):
+                fired[one.envelope.subject] = time_of(one.envelope)
         await tasks.each(AT_ONCE, fired.items(), lambda one: self._look_or_postpone(*one))
         return []
 
@@ -242,13 +238,7 @@ class Scheduler:
         )
 
     async def _goes_on(self, run: str) -> bool:
-        """Return whether a run has not ended, by its messages: those of one that ended long ago are no longer there."""
-        last = await aggregate.last(self._deps.bus.client, "run", run)
-        message = None if last is None else last.message()
-        if not isinstance(message, RunCancelRequested | RunSignalled):
-            return last is not None and not isinstance(message, RunEnd)
-        # These two come from outside, and may have come after the end.
-        return not any([isinstance(one.message(), RunEnd) async for one in aggregate.history(self._deps.bus.client, "run", run)])
+        return await end_of(self._deps.bus.client, run) == "goes_on"
 
     async def sweep(self) -> None:
         """Search for ever; an obstacle is logged, once, and waited out. Of several replicas one is active."""
@@ -265,10 +255,3 @@ class Scheduler:
 
 def _message_id(identity: str, outcome: str) -> str:
     return derived_id(identity, f"firing.{outcome}")
-
-
-def _time_of(fired: Envelope) -> datetime | None:
-    try:
-        return moment_of(msgspec.json.decode(fired.data, type=TimerFired).at)
-    except (msgspec.MsgspecError, ValueError, OverflowError):
-        return None

@@ -1,0 +1,276 @@
+"""Releases held events: asks for their runs when they are due, each exactly once, or reports why there is none.
+
+Whatever may make an event due leads to one look at its group: it was held, the run before it ended, a timer fired, or the search
+found it. A look holds the group's lock, publishes what is decided, and waits until the rows have it. All ids derive from the event
+and the subscription: a look that was cut off anywhere is done again, and messages that come twice, late, or out of order are one
+look too many. A message that led to no look, and a timer that the broker lost, are made up for by the search.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.events import domain
+from services.events.ends import end_of
+from services.events.handlers import HandlerDeps, requested
+from services.events.holding import plan, state
+from services.events.holding.plan import Decision, Group, Held, LastRun
+from shared import aggregate, tasks
+from shared.bus import Bus
+from shared.db import Connection
+from shared.envelope import Envelope, caused_id, derived_id, new_id, rfc3339, utc_now
+from shared.errors import Conflict, Invalid, MillraceError, NotFound
+from shared.leader import lead
+from shared.messages import EventFiltered, EventHeld, EventRouted, EventUnroutable, Message, TimerFired, TimerSet
+from shared.messages.timer import fired_for, is_foreign
+from shared.projected import Projected, Recorded, in_batches
+from shared.projection import Projection
+from shared.pull import StreamError
+from shared.resources.subscription import SubscriptionEntry
+from shared.runs import END_SUBJECTS, STATUSES, status_of
+from shared.statements import Statement
+from shared.values import moment_of
+
+OWNER = "events"
+# Of timers' keys: others of this service's are ids.
+PREFIX = "held-"
+# Looks at the same time: each has a connection to the database, of a pool that questions share.
+AT_ONCE = 4
+# Seconds until another look where something is in flight.
+SOON = 0.1
+# Seconds between searches, and from when on an event is looked for; a group that goes on waiting is looked at ever more rarely.
+PAUSE = 2.0
+LATE = timedelta(seconds=2)
+# The broker's clock may be ahead of this one by so much; a timer that says more is not believed.
+AHEAD = timedelta(minutes=1)
+RAREST = 64
+LOCK = "events.held-events"
+ROUND = 500
+_log = structlog.get_logger()
+
+
+class ReleasingDeps(HandlerDeps, Protocol):
+    """Dependencies of the releaser."""
+
+    bus: Bus
+    engine: AsyncEngine
+    database_url: str
+    projections: Mapping[str, Projection]
+
+
+class Releaser:
+    """Looks at groups. Safe to use from several replicas."""
+
+    def __init__(self, deps: ReleasingDeps, *, now: Callable[[], datetime] = utc_now) -> None:
+        self._deps = deps
+        self._now = now
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._coming: dict[str, asyncio.Task[None]] = {}
+        # Of the search: the rounds until a group's next look, and its last pause in rounds.
+        self._rests: dict[str, tuple[int, int]] = {}
+        self._after = ""
+
+    def followers(self) -> list[Projected]:
+        """Return the projections, without rows, that follow held events, ends of runs, and timers."""
+        return [
+            Projected(name="held", stream="EVENTS", apply=in_batches(self._held), tables=(), filters=("event.*.held",)),
+            Projected(name="held-runs", stream="RUNS", apply=in_batches(self._ended), tables=(), filters=END_SUBJECTS),
+            Projected(name="held-timers", stream="TIMERS", apply=in_batches(self._fired), tables=(), filters=(fired_for(OWNER),)),
+        ]
+
+    async def _held(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
+        groups = dict.fromkeys(one.message.held_group for one in batch if isinstance(one.message, EventHeld))
+        if groups:
+            await self._deps.projections["events"].caught_up(batch[-1].delivered.sequence)
+            await self._look_at_all(groups)
+        return []
+
+    async def _ended(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
+        runs = [one.envelope.subject for one in batch]
+        if runs:
+            await self._look_at_all(await state.groups_of(self._deps.engine, runs))
+        return []
+
+    async def _fired(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
+        fired = {
+            one.envelope.subject.removeprefix(PREFIX): time_of(one.envelope)
+            for one in batch
+            if one.envelope.subject.startswith(PREFIX) and not is_foreign(one.delivered.headers, OWNER)
+        }
+        await tasks.each(AT_ONCE, fired.items(), lambda one: self.look_at(*one))
+        return []
+
+    async def _look_at_all(self, groups: Iterable[str]) -> None:
+        await tasks.each(AT_ONCE, groups, self.look_at)
+
+    async def look_at(self, group: str, at: datetime | None = None) -> None:
+        """Look at a group, again in a moment where that is to be; no obstacle of one is another's. `at` is the time by a timer."""
+        now = self._now()
+        try:
+            async with self._places:
+                soon = await self._look(group, at if at is not None and now < at <= now + AHEAD else now)
+        except (MillraceError, StreamError) as error:
+            _log.warning("held.interrupted", group=group, reason=str(error))
+            return  # the search comes by
+        except Exception:
+            _log.exception("held.interrupted", group=group)
+            return
+        if soon and group not in self._coming:
+            self._coming[group] = asyncio.create_task(self._in_a_moment(group))
+
+    async def _in_a_moment(self, group: str) -> None:
+        await asyncio.sleep(SOON)
+        self._coming.pop(group, None)
+        await self.look_at(group)
+
+    async def close(self) -> None:
+        """End the looks that were to come."""
+        await tasks.end(list(self._coming.values()))
+
+    async def _look(self, group: str, now: datetime) -> bool:
+        """Publish what becomes of a group's events; return whether to look again in a moment. Raises `Unavailable`."""
+        async with state.locked(self._deps.engine, group) as connection:
+            found = await state.read(connection, group)
+            if found is None:
+                return False
+            before, waiting = found
+            subscription = await state.subscription_of(connection, waiting.newest.subscription)
+            spec = None if subscription is None else subscription.spec
+            last_run: LastRun = "none"
+            settled = None
+            if spec is not None and spec.ordering is not None:
+                last_run = await self._last_run(before, connection)
+                settled = await state.settled_before(connection, waiting.first[0] if spec.debounce is None else waiting.newest)
+            decision = plan.decide(spec, before, waiting, last_run, settled, now)
+            sequence = await self._publish(decision, subscription, group)
+            if sequence:
+                # The next look has to see what this one did.
+                await self._deps.projections["events"].caught_up(sequence)
+            if decision.look_at is not None:
+                timer = TimerSet(key=f"{PREFIX}{group}", owner=OWNER, at=rfc3339(decision.look_at))
+                await self._deps.bus.publish(self._deps.bus.seal(timer, org=waiting.newest.org, id=new_id()))
+            return decision.soon
+
+    async def _publish(self, decision: Decision, subscription: SubscriptionEntry | None, group: str) -> int:
+        last = 0
+        for one, reason in decision.dropped:
+            last = await self._end(one, EventFiltered(**_of(one), reason=reason, workflow=one.workflow))
+        for one in decision.expired:
+            reason = "it was held for longer than the bus keeps events"
+            last = await self._end(one, EventUnroutable(**_of(one), reason=reason, workflow=one.workflow))
+        for one, free_at in decision.released:
+            assert subscription is not None  # noqa: S101 - without one everything is dropped
+            last = await self._release(one, subscription, group, free_at)
+        return last
+
+    async def _release(self, one: Held, subscription: SubscriptionEntry, group: str, free_at: datetime | None) -> int:
+        stored = await aggregate.stored_at(self._deps.bus.client, "EVENTS", one.sequence)
+        message = None if stored is None else stored.message()
+        if stored is None or not isinstance(message, EventHeld):
+            reason = "its input is no longer on the bus"
+            return await self._end(one, EventUnroutable(**_of(one), reason=reason, workflow=one.workflow))
+        try:
+            workflow = await self._deps.workflow(message.org, subscription.spec.workflow)
+            if workflow.version != message.version and message.input_ref is None:
+                misfit = domain.misfit(workflow.input_schema, message.input or {})
+                if misfit:
+                    raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
+        except (NotFound, Invalid) as error:
+            return await self._end(one, EventUnroutable(**_of(one), reason=error.detail, workflow=subscription.spec.workflow))
+        run = domain.run_id(one.event, one.subscription)
+        request = requested(
+            run,
+            workflow,
+            subscription,
+            input=message.input,
+            input_ref=message.input_ref,
+            delivery=message.delivery,
+            received_at=message.received_at,
+            hops=message.hops,
+            scheduled_for=message.scheduled_for,
+        )
+        bus, cause = self._deps.bus, stored.envelope
+        id_ = caused_id(cause.id, request, one.subscription)
+        # Where there is one, the event was routed at once when the subscription held none.
+        with contextlib.suppress(Conflict):
+            await bus.publish(bus.seal(request, org=message.org, cause=cause, id=id_))
+        routed = EventRouted(
+            **_of(one),
+            workflow=workflow.name,
+            run=run,
+            held_group=group,
+            free_at=None if free_at is None else rfc3339(free_at),
+        )
+        return await bus.publish(bus.seal(routed, org=one.org, cause=cause, id=caused_id(cause.id, routed, one.subscription)))
+
+    async def _end(self, one: Held, message: Message) -> int:
+        """Publish an event's end without a run; its id is the same at every look that comes to it."""
+        bus = self._deps.bus
+        stored = await aggregate.stored_at(bus.client, "EVENTS", one.sequence)
+        cause = None if stored is None else stored.envelope
+        correlation = one.delivery if cause is None else cause.correlationid
+        id_ = derived_id(one.event, one.subscription, "held", type(message).__name__, str(one.sequence))
+        return await bus.publish(bus.seal(message, org=one.org, cause=cause, correlation=correlation, id=id_))
+
+    async def _last_run(self, group: Group, connection: AsyncConnection) -> LastRun:
+        """Return how the run of the event before stands: by its messages, or by its row when those were purged after its end."""
+        if group.run is None:
+            return "none"
+        end = await end_of(self._deps.bus.client, group.run)
+        if end == "goes_on":
+            return "goes_on"
+        status = await state.status_of_run(connection, group.run) if end is None else status_of(end)
+        # Somebody who cancels a run does not want it.
+        return "failed" if status not in {None, "cancelled"} and STATUSES[str(status)].retried else "ended"
+
+    async def sweep(self) -> None:
+        """Search for ever; an obstacle is logged, once, and waited out. Of several replicas one is active."""
+        await lead(self.round, url=self._deps.database_url, service=OWNER, lock=LOCK, pause=PAUSE, interrupted="held.interrupted")
+
+    async def round(self) -> int:
+        """Look at groups that hold an event for a while; returns how many there were. Raises `Unavailable`."""
+        now = self._now()
+        found = await state.holding(self._deps.engine, self._after, now - LATE, ROUND)
+        if not found:
+            await state.forget_idle(self._deps.engine, now - state.IDLE)
+        self._after = found[-1] if len(found) == ROUND else ""
+        due = []
+        for group in found:
+            left, pause = self._rests.get(group, (0, 0))
+            if left > 0:
+                self._rests[group] = left - 1, pause
+            else:
+                pause = min(2 * pause + 1, RAREST)
+                self._rests[group] = pause, pause
+                due.append(group)
+        if not self._after and len(self._rests) > 2 * ROUND:
+            self._rests = {group: self._rests[group] for group in found}
+        await self._look_at_all(due)
+        return len(due)
+
+
+def time_of(fired: Envelope) -> datetime | None:
+    """Return the time of a timer; None where it says none."""
+    try:
+        return moment_of(msgspec.json.decode(fired.data, type=TimerFired).at)
+    except (msgspec.MsgspecError, ValueError, OverflowError):
+        return None
+
+
+def _of(one: Held) -> dict[str, Any]:
+    return {
+        "source": one.source,
+        "event": one.event,
+        "delivery": one.delivery,
+        "number": one.number,
+        "subscription": one.subscription,
+        "subscription_name": one.name,
+    }

@@ -1,0 +1,167 @@
+"""The rows of held events and their groups, which follow from the messages of EVENTS alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import and_, delete, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from services.events.holding.plan import MOST_AT_ONCE, Group, Held, HeldEvents
+from services.events.tables import delivery, delivery_run, held, held_group, resource
+from shared.db import transaction
+from shared.messages import EventFiltered, EventHeld, EventRouted, EventUnroutable
+from shared.owners.rows import resource_of
+from shared.projected import Recorded
+from shared.resources.subscription import SubscriptionEntry
+from shared.statements import Compiled, Statement, given, inserted, overwriting
+
+_H, _G, _D, _R, _RUN = held.c, held_group.c, delivery.c, resource.c, delivery_run.c
+_ORDER = (_H.received_at, _H.delivery, _H.number, _H.event)
+_NEWEST_FIRST = tuple(column.desc() for column in _ORDER)
+_FIELDS = tuple(_H[name] for name in Held.__struct_fields__)
+_INSERT = Compiled(inserted(held, *_H.keys()).on_conflict_do_nothing())
+_ENDED = given(_H.event, _H.subscription)
+_DELETE = Compiled(delete(held).where(_H.event == _ENDED.c.event, _H.subscription == _ENDED.c.subscription))
+_PUT_GROUP = Compiled(overwriting(inserted(held_group, *_G.keys()), "run", "delivery", "number", "free_at", "released_at"))
+
+
+@asynccontextmanager
+async def locked(engine: AsyncEngine, group: str) -> AsyncIterator[AsyncConnection]:
+    """Hold the lock of a group, in a transaction, for the block. Raises `Unavailable`."""
+    async with transaction(engine) as connection:
+        await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(group, 3))))
+        yield connection
+
+
+async def read(connection: AsyncConnection, group: str) -> tuple[Group, HeldEvents] | None:
+    """Return a group and its held events; None where it holds none."""
+    mine = _H.held_group == group
+    first = (await connection.execute(select(*_FIELDS).where(mine).order_by(*_ORDER).limit(MOST_AT_ONCE))).mappings().all()
+    if not first:
+        return None
+    newest = (await connection.execute(select(*_FIELDS).where(mine).order_by(*_NEWEST_FIRST).limit(1))).mappings().one()
+    since, until = (await connection.execute(select(func.min(_H.held_at), func.max(_H.held_at)).where(mine))).one()
+    row = (await connection.execute(select(held_group).where(_G.id == group))).mappings().first()
+    found = Group() if row is None else Group(**{name: row[name] for name in Group.__struct_fields__})
+    return found, HeldEvents(first=[Held(**one) for one in first], newest=Held(**newest), since=since, until=until)
+
+
+async def subscription_of(connection: AsyncConnection, id_: str) -> SubscriptionEntry | None:
+    """Return a subscription as it is now; None for one that was removed."""
+    row = (
+        (await connection.execute(select(resource).where(_R.noun == "subscription", _R.id == id_, ~_R.removed))).mappings().first()
+    )
+    return None if row is None else resource_of(row)
+
+
+async def settled_before(connection: AsyncConnection, head: Held) -> datetime | None:
+    """Return from when on deliveries of an event's source may still have events to be held; None where none has.
+
+    Rows of deliveries come in the order of the stream: when that of an event's own is there, those of all before it are.
+    """
+    of = and_(_D.source == head.source, ~_D.ended, _D.dead.is_(None), _D.overdue_at.is_(None))
+    since: datetime | None = (await connection.execute(select(func.min(_D.received_at)).where(of))).scalar_one()
+    begun = _D.sequence.is_not(None) | _D.emitted.is_not(None)
+    known = (await connection.execute(select(_D.id).where(_D.id == head.delivery, begun))).first() is not None
+    return since if known else head.received_at if since is None else min(since, head.received_at)
+
+
+async def status_of_run(connection: AsyncConnection, run: str) -> str | None:
+    """Return the status of a run by its row; None where there is none."""
+    found: str | None = (await connection.execute(select(_RUN.status).where(_RUN.run == run))).scalar()
+    return found
+
+
+async def groups_of(engine: AsyncEngine, runs: Collection[str]) -> list[str]:
+    """Return the groups whose last event started one of these runs, and that hold others."""
+    holds_others = select(_H.event).where(_H.held_group == _G.id).exists()
+    async with transaction(engine) as connection:
+        return list((await connection.execute(select(_G.id).where(_G.run.in_(runs), holds_others))).scalars())
+
+
+async def holding(engine: AsyncEngine, after: str, before: datetime, limit: int) -> list[str]:
+    """Return groups that hold an event since before a time, by id, after one."""
+    found = select(_H.held_group).distinct().where(_H.held_group > after, _H.held_at < before)
+    async with transaction(engine) as connection:
+        return list((await connection.execute(found.order_by(_H.held_group).limit(limit))).scalars())
+
+
+async def listed(engine: AsyncEngine, subscription: str, limit: int) -> list[dict[str, Any]]:
+    """Return the groups of a subscription that hold events: how many, since when, and the run of the last one that was released."""
+    of = (
+        select(_H.held_group, _H.key, func.count().label("events"), func.min(_H.held_at).label("since"), _G.run, _G.delivery)
+        .outerjoin(held_group, _G.id == _H.held_group)
+        .where(_H.subscription == subscription)
+        .group_by(_H.held_group, _H.key, _G.run, _G.delivery)
+        .order_by(func.min(_H.held_at))
+        .limit(limit)
+    )
+    async with transaction(engine) as connection:
+        return [dict(row) for row in (await connection.execute(of)).mappings()]
+
+
+async def forget_idle(engine: AsyncEngine, before: datetime) -> None:
+    """Forget groups that released their last event before a time, which the bus has forgotten as well, and hold none."""
+    holds_others = select(_H.event).where(_H.held_group == _G.id).exists()
+    async with transaction(engine) as connection:
+        await connection.execute(delete(held_group).where(_G.released_at < before, ~holds_others))
+
+
+def held_statements(messages: Sequence[tuple[Recorded, Any]]) -> list[Statement]:
+    """Return what the messages of a batch change about held events, in their order."""
+    begun: dict[tuple[str, str], dict[str, Any]] = {}
+    ended: dict[tuple[str, str], None] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    for at, message in messages:
+        if isinstance(message, EventHeld):
+            begun[message.event, message.subscription] = _row(at, message)
+        elif isinstance(message, EventRouted | EventFiltered | EventUnroutable) and message.subscription is not None:
+            key = (message.event, message.subscription)
+            if isinstance(message, EventRouted):
+                if message.held_group is None:
+                    continue  # it never was held
+                groups[message.held_group] = _released(at, message)
+            if begun.pop(key, None) is None:
+                ended[key] = None
+    written = [_DELETE.of({"event": event, "subscription": subscription} for event, subscription in ended)] if ended else []
+    if begun:
+        written.append(_INSERT.of(list(begun.values())))
+    return [*written, _PUT_GROUP.of(list(groups.values()))] if groups else written
+
+
+def _row(at: Recorded, message: EventHeld) -> dict[str, Any]:
+    return {
+        "event": message.event,
+        "subscription": message.subscription,
+        "name": message.subscription_name,
+        "workflow": message.workflow,
+        "org": at.envelope.org,
+        "source": message.source,
+        "delivery": message.delivery,
+        "number": message.number,
+        "held_group": message.held_group,
+        "key": message.key,
+        "received_at": datetime.fromisoformat(message.received_at),
+        "held_at": at.envelope.time,
+        "sequence": at.delivered.sequence,
+    }
+
+
+def _released(at: Recorded, message: EventRouted) -> dict[str, Any]:
+    return {
+        "id": message.held_group,
+        "subscription": message.subscription,
+        "run": message.run,
+        "delivery": message.delivery,
+        "number": message.number,
+        "free_at": None if message.free_at is None else datetime.fromisoformat(message.free_at),
+        "released_at": at.envelope.time,
+    }
+
+
+# Groups that released nothing for so long are forgotten: the bus has not their messages any more either.
+IDLE = timedelta(days=7)

@@ -1,0 +1,400 @@
+"""Held events, from the topic to the end of their runs: in order, at a rate, after a pause; killed, rebuilt, twice and late."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from services.events.holding import releasing
+from services.events.holding.releasing import Releaser
+from shared import aggregate
+from shared.envelope import new_id, rfc3339, utc_now
+from shared.errors import Unavailable
+from shared.messages import EventAccepted, EventHeld, RunRequested, TimerSet
+from shared.questions.events import EmitEvent, RetryDelivery
+from tests.support.inside import bus_of, eventually, running
+from tests.support.resources import putting, removing, told
+from tests.support.river import Outside, river, sandbox_settings
+from tests.support.servers import Place
+from tests.support.stack import ROOT
+
+TAKE = b"""
+import os
+import time
+
+from millrace import workflow
+
+
+def mark(folder: str, key: str, text: str) -> None:
+    with open(f"{folder}/{key}", "a") as file:
+        file.write(text)
+
+
+@workflow
+def take(folder: str, key: str, n: int, seconds: float = 0.0, fail: bool = False) -> int:
+    mark(folder, key, f"<{n}")
+    time.sleep(seconds)
+    if fail and not os.path.exists(f"{folder}/mended"):
+        raise ValueError("not yet")
+    mark(folder, key, f"{n}>")
+    return n
+"""
+INPUT = {
+    "folder": "event.data.folder",
+    "key": "event.data.key",
+    "n": "event.data.n",
+    "seconds": {"$path": "event.data.seconds", "$default": 0},
+    "fail": {"$path": "event.data.fail", "$default": False},
+}
+
+
+async def begin(outside: Outside, **fields: Any) -> Any:
+    """Make a topic `orders` with one subscription."""
+    await told(outside.bus, putting("source", "orders", outside._keyring, adapter="topic"))
+    await outside.put_file("take.py", TAKE)
+    return await told(
+        outside.bus, putting("subscription", "take", source="orders", event="*", workflow="take", input=INPUT, **fields)
+    )
+
+
+async def emit(outside: Outside, folder: Path, n: int, key: str = "a", **data: Any) -> str:
+    given = {"folder": str(folder), "key": key, "n": n} | data
+    command = EmitEvent(id=new_id(), org="default", actor="test", source="orders", type="it", data=given)
+    return str((await outside.bus.ask(command)).delivery)
+
+
+async def requests(outside: Outside) -> list[tuple[RunRequested, datetime]]:
+    """Return every request of a run that there is on the bus, in order."""
+    found = []
+    count = (await outside.bus.client.jetstream().stream_info("RUNS")).state.last_seq
+    for sequence in range(1, count + 1):
+        stored = await aggregate.stored_at(outside.bus.client, "RUNS", sequence)
+        message = None if stored is None else stored.message()
+        if stored is not None and isinstance(message, RunRequested):
+            found.append((message, stored.envelope.time))
+    return found
+
+
+def marks(folder: Path, key: str = "a") -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return (folder / key).read_text()
+    return ""
+
+
+async def taken(outside: Outside, deliveries: list[str], status: str = "routed") -> list[Any]:
+    views = [await outside.delivery(one, status) for one in deliveries]
+    return [await outside.run(view.runs[-1].id, "succeeded") for view in views]
+
+
+@asynccontextmanager
+async def table(place: Place) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(place.database_url("events"))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def test_events_of_one_key_run_one_after_the_other_and_others_beside_them(
+    place: Place, data: Path, shared_folder: Path
+) -> None:
+    async with river(place, data) as outside:
+        await begin(outside, ordering="key", key="event.data.key")
+        deliveries = [await emit(outside, shared_folder, n, seconds=0.15) for n in range(5)]
+        beside = await emit(outside, shared_folder, 7, key="b")
+        view = await outside.delivery(deliveries[4], "held")
+        assert view.reason == 'take holds it with others of the key "a"'
+        await taken(outside, [beside])
+        assert marks(shared_folder, "b") == "<77>"
+        assert "4>" not in marks(shared_folder)
+        await taken(outside, deliveries)
+        assert marks(shared_folder) == "<00><11><22><33><44>"
+        async with table(place) as connection:
+            assert await connection.fetch("SELECT * FROM held") == []
+
+
+async def test_events_that_were_received_first_go_first_however_late_they_are_routed(
+    place: Place, data: Path, shared_folder: Path
+) -> None:
+    async with river(place, data) as outside, bus_of(place, "events") as events:
+        subscription = await begin(outside, ordering="source")
+        first = await emit(outside, shared_folder, 0, seconds=1.0)
+        await outside.delivery(first, "routed")
+        source = subscription.source
+        moment = datetime.now(UTC).replace(microsecond=0)
+        deliveries = []
+        # Stored in another order than received: as several handlers, and several replicas, may.
+        for n, second in ((3, 3), (1, 1), (2, 2)):
+            delivery, at = new_id(), rfc3339(moment.replace(year=2026, microsecond=second))
+            given = {"folder": str(shared_folder), "key": "a", "n": n}
+            event = EventAccepted(
+                source=source, source_name="orders", event=new_id(), delivery=delivery, type="it", headers={}, received_at=at,
+                data=given,
+                emitted_by="test",
+            )  # fmt: skip
+            await events.publish(events.seal(event, org="default"))
+            deliveries.append(delivery)
+        await taken(outside, [first, *deliveries])
+        assert marks(shared_folder) == "<00><11><22><33>"
+
+
+async def test_a_failed_run_holds_up_those_behind_it_only_where_that_is_asked_for(
+    place: Place, data: Path, shared_folder: Path
+) -> None:
+    async with river(place, data) as outside:
+        await begin(outside, ordering="key", key="event.data.key", on_failure="block")
+        first = await emit(outside, shared_folder, 1, fail=True)
+        behind = [await emit(outside, shared_folder, n) for n in (2, 3)]
+        [run] = (await outside.delivery(first, "routed")).runs
+        await outside.run(run.id, "failed")
+        other = await emit(outside, shared_folder, 9, key="b")
+        await taken(outside, [other])
+        assert (await outside.delivery(behind[0], "held")).runs == []
+        (shared_folder / "mended").touch()
+        await outside.recorded(run.id, "failed")
+        await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery=first))
+        await taken(outside, behind)
+        assert marks(shared_folder) == "<1<11><22><33>"
+        # And where nobody asked for it, they go on.
+        (shared_folder / "mended").unlink()
+        await told(outside.bus, putting("subscription", "take", patch=True, on_failure=None))
+        bad = await emit(outside, shared_folder, 4, fail=True)
+        good = await emit(outside, shared_folder, 5)
+        await taken(outside, [good])
+        await outside.run((await outside.delivery(bad, "routed")).runs[0].id, "failed")
+        assert marks(shared_folder).endswith("<4<55>")
+
+
+async def test_a_blocked_group_is_let_go_by_changing_the_subscription(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await begin(outside, ordering="source", on_failure="block")
+        first = await emit(outside, shared_folder, 1, fail=True)
+        behind = await emit(outside, shared_folder, 2)
+        await outside.run((await outside.delivery(first, "routed")).runs[0].id, "failed")
+        await outside.delivery(behind, "held")
+        await told(outside.bus, putting("subscription", "take", patch=True, on_failure="continue"))
+        await taken(outside, [behind])
+
+
+async def test_of_a_debounced_key_the_last_event_runs_alone(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await begin(outside, key="event.data.key", debounce=0.8)
+        deliveries = [await emit(outside, shared_folder, n) for n in range(6)]
+        other = await emit(outside, shared_folder, 9, key="b")
+        await taken(outside, [deliveries[-1], other])
+        assert (marks(shared_folder), marks(shared_folder, "b")) == ("<55>", "<99>")
+        for one in deliveries[:-1]:
+            view = await outside.delivery(one, "filtered")
+            assert "superseded by event" in (view.reason or "")
+        again = await emit(outside, shared_folder, 6)
+        await taken(outside, [again])
+        assert marks(shared_folder) == "<55><66>"
+        assert len(await requests(outside)) == 3
+
+
+async def test_runs_of_a_key_are_no_more_than_its_rate(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await begin(outside, key="event.data.key", rate=2, burst=2)
+        deliveries = [await emit(outside, shared_folder, n) for n in range(5)]
+        other = await emit(outside, shared_folder, 9, key="b")
+        await taken(outside, [*deliveries, other])
+        asked = [at for one, at in await requests(outside) if one.input["key"] == "a"]
+        assert [one.input["n"] for one, _ in await requests(outside) if one.input["key"] == "a"] == list(range(5))
+        assert (asked[1] - asked[0]).total_seconds() < 0.4
+        assert (asked[4] - asked[1]).total_seconds() > 1.3
+
+
+async def test_what_a_removed_subscription_holds_is_filtered(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await begin(outside, debounce=3600)
+        delivery = await emit(outside, shared_folder, 1)
+        await outside.delivery(delivery, "held")
+        await outside.bus.ask(removing("subscription", "take"))
+        view = await outside.delivery(delivery, "filtered")
+        assert view.reason == "the subscription was removed while it held this event"
+        # A retry of what is held is no second one.
+        await told(
+            outside.bus, putting("subscription", "take", source="orders", event="*", workflow="take", input=INPUT, debounce=3600)
+        )
+        delivery = await emit(outside, shared_folder, 2)
+        await outside.delivery(delivery, "held")
+        with pytest.raises(Exception, match="no run of delivery"):
+            await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery=delivery))
+
+
+async def test_a_key_without_a_value_is_unroutable(place: Place, data: Path, shared_folder: Path) -> None:
+    async with river(place, data) as outside:
+        await begin(outside, ordering="key", key="event.data.order.id")
+        view = await outside.delivery(await emit(outside, shared_folder, 1), "unroutable")
+        assert (view.reason or "").startswith("the key has no value: ")
+
+
+async def test_messages_that_come_twice_and_looks_that_are_cut_off_start_each_run_once(
+    place: Place, data: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended, cut = Releaser._publish, Counter[str]()
+
+    async def cut_off(self: Releaser, decision: Any, *args: Any) -> int:
+        result = await ended(self, decision, *args)
+        if decision.released and cut["cut"] < 4:
+            cut["cut"] += 1
+            raise Unavailable("cut off")
+        return result
+
+    monkeypatch.setattr(Releaser, "_publish", cut_off)
+    async with river(place, data) as outside, bus_of(place, "events") as events:
+        await begin(outside, ordering="key", key="event.data.key", rate=100)
+        deliveries = [await emit(outside, shared_folder, n) for n in range(4)]
+        await taken(outside, deliveries)
+        assert cut["cut"] == 4
+        assert marks(shared_folder) == "<00><11><22><33>"
+        # The broker remembers no id for ever: all that was held is held again, and a timer comes that nobody set.
+        count = (await events.client.jetstream().stream_info("EVENTS")).state.last_seq
+        again = [await aggregate.stored_at(events.client, "EVENTS", sequence) for sequence in range(1, count + 1)]
+        for one in again:
+            message = None if one is None else one.message()
+            if one is not None and isinstance(message, EventHeld):
+                await events.publish(events.seal(message, org="default", cause=one.envelope, id=new_id()))
+                timer = TimerSet(key=f"held-{message.held_group}", owner="events", at=rfc3339(utc_now()))
+                await events.publish(events.seal(timer, org="default"))
+        last = await emit(outside, shared_folder, 9)
+        await taken(outside, [last])
+        assert marks(shared_folder) == "<00><11><22><33><99>"
+        assert Counter(one.run for one, _ in await requests(outside)).most_common(1)[0][1] == 1
+
+
+async def test_what_is_held_is_rebuilt_from_the_stream(place: Place, data: Path, shared_folder: Path) -> None:
+    rows = "SELECT * FROM held ORDER BY event"
+    groups = "SELECT * FROM held_group ORDER BY id"
+    async with table(place) as connection:
+        async with river(place, data) as outside:
+            await begin(outside, key="event.data.key", rate=0.01, burst=2)
+            deliveries = [await emit(outside, shared_folder, n, key=key) for key in "ab" for n in range(4)]
+            await taken(outside, [*deliveries[:2], *deliveries[4:6]])
+            for one in (*deliveries[2:4], *deliveries[6:]):
+                await outside.delivery(one, "held")
+        before = await connection.fetch(rows), await connection.fetch(groups)
+        assert (len(before[0]), len(before[1])) == (4, 2)
+        await connection.execute("TRUNCATE held, held_group, delivery")
+        await connection.execute("UPDATE checkpoint SET last_seq = 0 WHERE projection IN ('events', 'webhooks', 'held')")
+        async with river(place, data) as outside:
+            for one in deliveries[2:4]:
+                await outside.delivery(one, "held")
+            assert (await connection.fetch(rows), await connection.fetch(groups)) == before
+            assert len(await requests(outside)) == 4
+            await told(outside.bus, putting("subscription", "take", patch=True, rate=None, burst=None, key=None))
+            await taken(outside, deliveries)
+            assert len(await requests(outside)) == 8
+
+
+async def test_a_timer_that_was_lost_is_made_up_for(
+    place: Place, data: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releasing, "fired_for", lambda _owner: "timer.*.fired.nobody-of-these")
+    async with (
+        running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings()),
+        bus_of(place, "gateway") as bus,
+    ):
+        outside = Outside(place, bus)
+        monkeypatch.setattr(Releaser, "_fired", Releaser._held)
+        async with running(place, "events"):
+            await begin(outside, debounce=0.5)
+            await taken(outside, [await emit(outside, shared_folder, 1)])
+
+
+@asynccontextmanager
+async def replica(place: Place) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the events service as a process of its own, which has started; it may be killed."""
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "services", "events"],
+        cwd=ROOT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=os.environ | place.environment("events"),
+    )
+    assert process.stdout is not None
+    draining: asyncio.Task[bytes] | None = None
+    try:
+        async with asyncio.timeout(40):
+            while b"service.started" not in await process.stdout.readline():
+                assert process.returncode is None
+        draining = asyncio.create_task(process.stdout.read())
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if draining is not None:
+            await draining
+
+
+async def test_killed_among_ordered_and_debounced_events_each_runs_once(place: Place, data: Path, shared_folder: Path) -> None:
+    async with (
+        running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings()),
+        bus_of(place, "gateway") as bus,
+    ):
+        outside = Outside(place, bus)
+        async with replica(place) as first:
+            await begin(outside, ordering="key", key="event.data.key")
+            late = INPUT | {"key": {"$cel": "'late-' + event.data.key"}}
+            await told(
+                bus,
+                putting(
+                    "subscription",
+                    "late",
+                    source="orders",
+                    event="*",
+                    workflow="take",
+                    input=late,
+                    debounce=1.0,
+                    key="event.data.key",
+                ),
+            )
+            deliveries = [await emit(outside, shared_folder, n, key=key) for n in range(12) for key in "abc"]
+            await eventually(lambda: some(shared_folder))
+            first.kill()
+            await first.wait()
+        async with replica(place) as second:
+            await asyncio.sleep(0.3)
+            second.kill()
+            await second.wait()
+        async with running(place, "events"):
+            # What was in the killed ones' hands is handed out again after half a minute.
+            assert await eventually(lambda: all_routed(place, len(deliveries)), within=120, every=0.5)
+            for one in deliveries:
+                for run in (await outside.delivery(one, "routed")).runs:
+                    await outside.run(run.id, "succeeded")
+            in_order = "".join(f"<{n}{n}>" for n in range(12))
+            for key in "abc":
+                assert marks(shared_folder, key) == in_order
+                # A debounce may have ended between two kills: each event has its run, or one that superseded it.
+                assert marks(shared_folder, f"late-{key}").endswith("<1111>")
+            asked = await requests(outside)
+            assert Counter(one.run for one, _ in asked).most_common(1)[0][1] == 1
+            views = [await outside.delivery(one, "routed") for one in deliveries]
+            outcomes = Counter((taken.name, taken.status) for view in views for taken in view.subscriptions)
+            assert outcomes["take", "routed"] == 36
+            assert outcomes["late", "routed"] + outcomes["late", "filtered"] == 36
+            assert len(asked) == 36 + outcomes["late", "routed"]
+
+
+async def all_routed(place: Place, number: int) -> bool:
+    async with table(place) as connection:
+        found = await connection.fetchrow("SELECT count(*) FILTER (WHERE outcome = 'routed') AS routed FROM delivery")
+        return bool(found["routed"] == number and not await connection.fetchval("SELECT count(*) FROM held"))
+
+
+async def some(folder: Path) -> bool:
+    return "<2" in marks(folder)
