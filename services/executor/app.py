@@ -138,14 +138,15 @@ async def _packages(
     program = await asyncio.to_thread(reachable, Path(uv.find_uv_bin()), disk.folder)
     shown = [program, *settings.indexes.folders]
     builder = Builder(sandbox, disk.folder, tier=tier, uid=settings.sandbox_uid, shown=shown)
+    most_each = settings.environment_bytes * 3 // 4  # the others have room for something
     headers = [Path(sysconfig.get_path("include")), Path("/usr/include")]
     stranger = Builder(
         sandbox, disk.folder, tier=tier, uid=settings.sandbox_uid, shown=headers, limits=sources.LIMITS, output=sources.OUTPUT
     )
     try:
         access = IndexAccess(settings.indexes, functools.partial(operators_secret, bus, Keyring(settings.keys)))
-        environments = Environments(disk, builder, access, program, resolver, stranger, settings.sdists)
-        housekeeping = Housekeeping(disk, environments, most_bytes=settings.environment_bytes)
+        environments = Environments(disk, builder, access, program, resolver, stranger, settings.sdists, most_each)
+        housekeeping = Housekeeping(disk, environments, most_bytes=settings.environment_bytes, most_each=most_each)
         health.state("environments", housekeeping.state)
         yield environments, housekeeping
     finally:

@@ -345,6 +345,36 @@ async def test_what_was_not_used_goes_and_what_is_held_or_was_used_just_now_stay
     assert not list(place.disk.built.iterdir())
 
 
+async def test_an_organization_that_brings_too_much_is_stopped_and_gives_way_before_others(tier: Tier) -> None:
+    large = os.urandom(300_000)
+    async with yard(tier, most_each=700_000) as place:
+        for number in range(4):
+            place.wheel(f"large{number}", files={f"large{number}.bin": large})
+        other = await place.built("large0", org="other")
+        for number in (1, 2, 3):
+            await place.built(f"large{number}", org="greedy")
+        place.wheel("more")
+        with pytest.raises(Failed, match="the packages of this organization already take more than 0 MB here"):
+            await place.built("more", org="greedy")
+        assert (await place.built("large1", "large0", org="greedy")).is_dir()
+        assert (await place.built("more", org="other")).is_dir()
+        keeping = Housekeeping(place.disk, place.environments, most_bytes=10_000_000, most_each=700_000)
+        await keeping.look(time.time())
+        assert keeping.state()["wheels"] == 5
+        for folder in place.disk.wheels.iterdir():
+            os.utime(folder, (time.time() - 7200,) * 2)
+        await keeping.look(time.time())
+        assert keeping.state()["wheels"] == 4
+        assert (other / "large0.bin").exists()
+        place.wheel("again")
+        assert (await place.built("again", org="greedy")).is_dir()
+        small = Housekeeping(place.disk, place.environments, most_bytes=700_000)
+        await small.look(time.time())
+        left = {path.name for folder in place.disk.wheels.iterdir() for path in (folder / "tree").glob("large*.bin")}
+        assert "large0.bin" in left
+        assert len(left) == 2
+
+
 async def test_what_another_executor_removes_meanwhile_is_no_failure_and_what_a_resolver_kept_goes_too(place: Yard) -> None:
     place.wheel("plain")
     await place.built("plain")

@@ -79,7 +79,7 @@ class Yard:
     async def built(self, *texts: str, org: str = "default") -> Path:
         """Resolve requirements and build their environment. Raises `Failed`."""
         requirements = of_text("requirements.txt", "\n".join(texts) + "\n")
-        return await self.environments.build(await self.environments.resolve(org, requirements), requirements)
+        return await self.environments.build(await self.environments.resolve(org, requirements), requirements, org=org)
 
     def lock(self, *paths: Path) -> Lock:
         """Make a lock of wheels without a resolver, which would refuse some of them itself."""
@@ -129,6 +129,7 @@ async def yard(
     limits: StepLimits | None = None,
     sdists: frozenset[str] = frozenset(),
     of_strangers: StepLimits = sources.LIMITS,
+    most_each: int = 1 << 50,
 ) -> AsyncIterator[Yard]:
     """Have a builder of a tier over an index of files, or over given indexes beside it; another builds the `sdists`."""
     folder = Path(tempfile.mkdtemp(prefix="millrace-test-"))
@@ -159,7 +160,9 @@ async def yard(
     resolver = Resolver()
     access = IndexAccess(given, _no_secret)
     try:
-        yield Yard(folder, disk, Environments(disk, builder, access, program, resolver, stranger, sdists), links, builder)
+        yield Yard(
+            folder, disk, Environments(disk, builder, access, program, resolver, stranger, sdists, most_each), links, builder
+        )
     finally:
         await builder.close()
         await stranger.close()

@@ -198,7 +198,7 @@ class Builds:
                 self._waiting.pop(job, None)
                 job.tell("resolving")
                 job.lock = await self._environments.resolve(job.org, job.requirements, job.tell)
-                await self._environments.build(job.lock, job.requirements, job.tell)
+                await self._environments.build(job.lock, job.requirements, job.tell, job.org)
                 blob = await self._blobs.put(_once(job.lock.text.encode()))
                 job.locked = Locked(job.requirements.path, job.requirements.key, blob.sha256, job.lock.identity)
         except Failed as error:

@@ -80,13 +80,15 @@ class Environments:
         resolver: Resolver,
         stranger: Builder,
         sdists: frozenset[str] = frozenset(),
+        most_each: int = 1 << 50,
     ) -> None:
+        """`most_each` bounds the bytes of wheels that one organization has brought here."""
         self._disk = disk
         self._builder = builder
         self._access = access
         self._uv = uv
         self._sdists = sdists
-        self._wheels = Wheels(disk, builder, access, resolver, SourceBuilds(disk, stranger, sdists, self._required))
+        self._wheels = Wheels(disk, builder, access, resolver, SourceBuilds(disk, stranger, sdists, self._required), most_each)
         self._held: Counter[Path] = Counter()
         self._sizes: dict[str, tuple[int, int]] = {}
 
@@ -124,6 +126,10 @@ class Environments:
         """Return whether an environment is in use."""
         return self._held[folder] > 0
 
+    def count(self, kept: Counter[str]) -> None:
+        """Take over how many bytes of wheels each organization has brought, by the hash in their facts."""
+        self._wheels.kept = kept
+
     async def resolve(self, org: str, requirements: Requirements, progress: Progress = lambda *_: None) -> Lock:
         """Decide which packages an environment holds. Raises `Failed`, `SandboxUnavailable`, `Unavailable`.
 
@@ -133,7 +139,7 @@ class Environments:
             raise Failed(list(requirements.problems))
         if not requirements.wanted:
             return Lock(())
-        folder = self._disk.resolving / hashlib.sha256(org.encode()).hexdigest()[:32]
+        folder = self._disk.resolving / _hashed(org)
         known: dict[Package, WheelMetadata] = {}
         for _ in range(_ROUNDS):
             lock = await self._resolved(folder, requirements, known, self._sdists)
@@ -143,7 +149,7 @@ class Environments:
             for number, one in enumerate(unknown):
                 progress(f"{one.name} {one.version} from its source", number, len(unknown))
                 try:
-                    _, facts = await self._wheels.tree(one)
+                    _, facts = await self._wheels.tree(one, _hashed(org))
                 except BrokenPackage as error:
                     raise Failed([_problem(requirements, str(error), error.package)]) from error
                 known[one] = facts.described or WheelMetadata([])
@@ -205,19 +211,25 @@ class Environments:
             except LockError as error:
                 raise Failed([_problem(requirements, str(error), error.package)]) from error
 
-    async def build(self, lock: Lock, requirements: Requirements | None = None, progress: Progress = lambda *_: None) -> Path:
-        """Return the folder of an environment, built where it is not there yet. Raises `Failed`, `SandboxUnavailable`."""
+    async def build(
+        self, lock: Lock, requirements: Requirements | None = None, progress: Progress = lambda *_: None, org: str | None = None
+    ) -> Path:
+        """Return the folder of an environment, built where it is not there yet. Raises `Failed`, `SandboxUnavailable`.
+
+        What is not here yet counts for `org`.
+        """
         folder = self.folder(lock.identity)
         if not await asyncio.to_thread(folder.is_dir):
             async with self._disk.alone(f"built-{lock.identity}"):
                 if not await asyncio.to_thread(folder.is_dir):
-                    await self._made(lock, folder, requirements or Requirements("requirements.txt"), progress)
+                    await self._made(lock, folder, requirements or Requirements("requirements.txt"), progress, org)
         with contextlib.suppress(OSError):
             await asyncio.to_thread(os.utime, folder)
         return folder
 
-    async def _made(self, lock: Lock, folder: Path, requirements: Requirements, progress: Progress) -> None:
+    async def _made(self, lock: Lock, folder: Path, requirements: Requirements, progress: Progress, org: str | None) -> None:
         over = 0
+        owner = "" if org is None else _hashed(org)
         total = len(lock.packages)
         size = files = 0
 
@@ -225,7 +237,7 @@ class Environments:
             nonlocal over, size, files
             if package.is_source and not self._wheels.is_there(package):
                 progress(f"{package.name} {package.version} from its source", over, total)
-            tree, facts = await self._wheels.tree(package)
+            tree, facts = await self._wheels.tree(package, owner)
             over, size, files = over + 1, size + facts.bytes, files + facts.files
             progress(f"{package.name} {package.version}", over, total)
             if size > MOST_BYTES or files > MOST_FILES:
@@ -261,6 +273,10 @@ def _settings(known: Mapping[Package, WheelMetadata], sdists: frozenset[str]) ->
         parts += [] if told.python is None else [f"requires-python = {_quoted(told.python)}"]
         parts.append("")
     return "\n".join(parts)
+
+
+def _hashed(org: str) -> str:
+    return hashlib.sha256(org.encode()).hexdigest()[:32]
 
 
 def _quoted(text: str) -> str:

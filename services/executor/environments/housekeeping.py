@@ -1,4 +1,7 @@
-"""Keeps environments within bounds: what was not used for a while goes, and what was used longest ago where there is too much."""
+"""Keeps environments within bounds: what was not used for a while goes, and what was used longest ago where there is too much.
+
+Where there is too much the organization that has brought most gives way first, with what it used longest ago.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import contextlib
 import os
 import shutil
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +36,15 @@ _log = structlog.get_logger()
 
 
 class Housekeeping:
-    """Looks after the environments of one disk."""
+    """Looks after the environments of one disk: `most_bytes` of wheels, `most_each` of those that one organization has brought."""
 
-    def __init__(self, disk: Disk, environments: Environments, *, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, disk: Disk, environments: Environments, *, most_bytes: int = MOST_BYTES, most_each: int | None = None
+    ) -> None:
         self._disk = disk
         self._environments = environments
         self._most_bytes = most_bytes
+        self._most_each = most_bytes if most_each is None else most_each
         self._state: dict[str, Any] = {"built": 0, "wheels": 0, "bytes": 0, "most_bytes": most_bytes}
 
     def state(self) -> dict[str, Any]:
@@ -68,26 +75,35 @@ class Housekeeping:
         for used, folder in _by_age(self._disk.resolving):
             if now - used > UNUSED:
                 _remove(folder)
-        wheels = [(used, folder, _bytes(folder)) for used, folder in _by_age(self._disk.wheels)]
+        wheels = [(used, folder, _facts(folder)) for used, folder in _by_age(self._disk.wheels)]
         for used, folder, _ in wheels:
             if now - used > UNUSED_WHEEL:
                 _remove(folder)
         wheels = [one for one in wheels if one[1].is_dir()]
-        total = sum(size for _, _, size in wheels)
+        kept = Counter[str]()
+        for _, _, facts in wheels:
+            kept[facts.owner] += facts.bytes
         # Files go with their last name: environments first, which are nothing but names.
-        if total > self._most_bytes:
+        if self._are_too_many(kept):
             for used, folder in built:
                 if now - used > RECENT and not self._environments.is_held(folder):
                     _remove(folder)
-        for used, folder, size in wheels:
-            if total <= self._most_bytes:
-                break
-            if now - used > RECENT:
-                _remove(folder)
-                total -= size
+        old = {owner: [one for one in wheels if one[2].owner == owner and now - one[0] > RECENT] for owner in kept}
+        while self._are_too_many(kept) and any(old.values()):
+            owner = max((one for one in old if old[one]), key=lambda one: kept[one])
+            if kept.total() <= self._most_bytes and kept[owner] <= self._most_each:
+                break  # those of the one that has too much were all used just now
+            _, folder, facts = old[owner].pop(0)
+            _remove(folder)
+            kept[owner] -= facts.bytes
+        self._environments.count(kept)
+        total = kept.total()
         left = [folder for _, folder, _ in wheels if folder.is_dir()]
         count = len(list(self._disk.built.iterdir()))
         self._state = {"built": count, "wheels": len(left), "bytes": total, "most_bytes": self._most_bytes}
+
+    def _are_too_many(self, kept: Counter[str]) -> bool:
+        return kept.total() > self._most_bytes or any(size > self._most_each for owner, size in kept.items() if owner)
 
 
 def _by_age(folder: Path) -> list[tuple[float, Path]]:
@@ -99,11 +115,11 @@ def _by_age(folder: Path) -> list[tuple[float, Path]]:
     return sorted(found)
 
 
-def _bytes(wheel: Path) -> int:
+def _facts(wheel: Path) -> Facts:
     try:
-        return msgspec.json.decode((wheel / FACTS).read_bytes(), type=Facts).bytes
+        return msgspec.json.decode((wheel / FACTS).read_bytes(), type=Facts)
     except (OSError, msgspec.MsgspecError):
-        return 0
+        return Facts(0, 0)
 
 
 def _remove(folder: Path) -> None:

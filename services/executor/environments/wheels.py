@@ -12,6 +12,7 @@ import functools
 import hashlib
 import os
 import stat
+from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -37,12 +38,20 @@ class Facts(msgspec.Struct, frozen=True):
     bytes: int
     left_out: list[str] = []
     described: WheelMetadata | None = None
+    owner: str = ""
+    """Which organization had it first, by a hash; none where that is not known."""
 
 
 class Wheels:
     """The unpacked wheels of a disk, had by `access` and steps of `builder`; `sources` builds those of source distributions."""
 
-    def __init__(self, disk: Disk, builder: Builder, access: IndexAccess, resolver: Resolver, sources: SourceBuilds) -> None:
+    def __init__(
+        self, disk: Disk, builder: Builder, access: IndexAccess, resolver: Resolver, sources: SourceBuilds, most_each: int
+    ) -> None:
+        """An organization that had wheels of more than `most_each` bytes first gets no further ones until some of them are gone."""
+        self.kept: Counter[str] = Counter()
+        """Bytes by owner, as of the last look of the housekeeping and with what came since."""
+        self._most_each = most_each
         self._disk = disk
         self._builder = builder
         self._access = access
@@ -57,19 +66,26 @@ class Wheels:
         """Return whether a wheel is unpacked."""
         return (self._disk.wheels / _key(package)).is_dir()
 
-    async def tree(self, package: Package) -> tuple[Path, Facts]:
-        """Return the unpacked content of a wheel. Raises `BrokenPackage`, `SandboxUnavailable`, `Unavailable`."""
+    async def tree(self, package: Package, owner: str = "") -> tuple[Path, Facts]:
+        """Return the unpacked content of a wheel; it becomes the owner's where it is not here yet.
+
+        Raises `BrokenPackage`, `SandboxUnavailable`, `Unavailable`.
+        """
         folder = self._disk.wheels / _key(package)
         facts = await asyncio.to_thread(_facts, folder)
         if facts is None:
             async with self._disk.alone(f"wheel-{folder.name}"):
                 facts = await asyncio.to_thread(_facts, folder)
                 if facts is None:
-                    facts = await self._made(package, folder)
+                    facts = await self._made(package, folder, owner)
         await asyncio.to_thread(os.utime, folder)
         return folder / TREE, facts
 
-    async def _made(self, package: Package, folder: Path) -> Facts:
+    async def _made(self, package: Package, folder: Path, owner: str) -> Facts:
+        if owner and self.kept[owner] > self._most_each:
+            most = self._most_each >> 20
+            words = f"{package.file}: the packages of this organization already take more than {most} MB here"
+            raise BrokenPackage(package.name, words)
         if package.is_source:
             self._sources.check(package)
         try:
@@ -84,7 +100,7 @@ class Wheels:
                     raise BrokenPackage(package.name, f"{package.file}: {str(found['problem'])[:1000]}")
                 files, size = await asyncio.to_thread(sealed, unpacked / TREE)
                 told = described(package, found["described"]) if package.is_source else None
-                facts = Facts(files, size, [str(one)[:300] for one in found["left_out"]], told)
+                facts = Facts(files, size, [str(one)[:300] for one in found["left_out"]], told, owner)
                 with self._disk.fresh() as whole:
                     whole.chmod(0o755)
                     (unpacked / TREE).rename(whole / TREE)
@@ -96,6 +112,7 @@ class Wheels:
             raise BrokenPackage(
                 package.name, f"{package.file} cannot be installed: {type(error).__name__}: {error}"[:500]
             ) from error
+        self.kept[owner] += facts.bytes
         return facts
 
     async def _fetch(self, package: Package, folder: Path) -> None:
