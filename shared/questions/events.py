@@ -51,12 +51,13 @@ class DeliveryEvent(msgspec.Struct, frozen=True, kw_only=True):
 class DeliveryRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery's webhook as it is kept: credentials and signatures are redacted. `sender_delivery` is the sender's id of it.
 
+    `query` and `headers` are pairs of name and value; a schema of pairs is more than most readers of the API's document take.
     `body` is its text, `body_base64` its bytes where they are none; neither where it is larger than 64 KiB.
     """
 
     method: str
-    query: list[tuple[str, str]]
-    headers: list[tuple[str, str]]
+    query: list[list[str]]
+    headers: list[list[str]]
     remote: str | None
     adapter: str
     sender_delivery: str | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice, pairwise, takewhile
 from zoneinfo import ZoneInfo
@@ -10,93 +9,13 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from shared.calendars import Cron, Every, checked_cron, checked_zone, latest
-
-BEGIN, END = datetime(2025, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
-MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-# Changes at midnight, of half an hour, twice within a month, against the seasons, from both hemispheres, and none.
-ZONES = [
-    "Africa/Cairo",
-    "Africa/Casablanca",
-    "America/Asuncion",
-    "America/Havana",
-    "America/New_York",
-    "America/Nuuk",
-    "America/Santiago",
-    "America/St_Johns",
-    "Antarctica/Troll",
-    "Asia/Beirut",
-    "Asia/Gaza",
-    "Asia/Kathmandu",
-    "Atlantic/Azores",
-    "Australia/Lord_Howe",
-    "Europe/Dublin",
-    "Europe/Vienna",
-    "Pacific/Auckland",
-    "Pacific/Chatham",
-    "UTC",
-]
-DAILY = ("30 2 * * *", "0 0 * * *", "15,45 1,2 * * *", "30 0 * * *", "0 3 * * 0", "59 23 * * *", "5 1-3 * * *")
-MATCHING = ("* * * * *", "*/20 2 * * *", "0 * * * *", "*/7 0 * * *", "30 */2 * * *", "*/30 * * * SUN", "*/10 0-1 * * FRI,SAT,SUN")
+from tests.support.plain_calendar import BEGIN, DAILY, END, HOUR, MATCHING, MINUTE, minutes, plain, zones
 
 
-def transitions(zone: ZoneInfo) -> Iterator[datetime]:
-    """Yield the hours within which the offset changes."""
-    at = BEGIN
-    while at < END:
-        if at.astimezone(zone).utcoffset() != (at + HOUR).astimezone(zone).utcoffset():
-            yield at
-        at += HOUR
-
-
-def looks_like(expression: str, local: datetime) -> bool:
-    """Return whether a local time is one of an expression's, as a person would say it; of days only `*` and names of weekdays."""
-    minute, hour, _, _, weekday = expression.split()
-    name = local.strftime("%a").upper()
-    return (
-        number(minute, local.minute, 60)
-        and number(hour, local.hour, 24)
-        and (weekday == "*" or any(one in {name, str((local.weekday() + 1) % 7)} for one in weekday.split(",")))
-    )
-
-
-def number(field: str, value: int, end: int) -> bool:
-    if "," in field:
-        return any(number(one, value, end) for one in field.split(","))
-    if "/" in field:
-        return value % int(field.partition("/")[2]) == 0
-    low, _, high = field.partition("-")
-    return field == "*" or int(low) <= value <= int(high or low)
-
-
-def minutes(zone: ZoneInfo, begin: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
-    """Return every minute from a day before, with its local time."""
-    first = begin - timedelta(days=1)
-    every = (first + number * MINUTE for number in range(int((end - first) / MINUTE) + 1))
-    return [(at, at.astimezone(zone).replace(tzinfo=None)) for at in every]
-
-
-def plain(expression: str, calendar: list[tuple[datetime, datetime]], *, daily: bool) -> list[datetime]:
-    """Return the times by looking at every minute; for skipped times of the day the minute that comes instead."""
-    found: dict[datetime, None] = {}
-    seen: set[datetime] = set()
-    last = calendar[0][1] - MINUTE
-    for at, local in calendar:
-        skipped = last + MINUTE
-        while daily and skipped < local:
-            if looks_like(expression, skipped):
-                found[at] = None
-            skipped += MINUTE
-        if looks_like(expression, local) and not (daily and local in seen):
-            found[at] = None
-        seen.add(local)
-        last = local
-    return list(found)
-
-
-@pytest.mark.parametrize("name", ZONES)
+@pytest.mark.parametrize("name", zones())
 def test_times_around_every_change_of_the_clocks_are_those_of_a_plain_calendar(name: str) -> None:
     zone = ZoneInfo(name)
-    for change in [*transitions(zone)] or [BEGIN]:
+    for change in zones()[name] or [BEGIN]:
         begin, end = change - timedelta(hours=20), change + timedelta(hours=30)
         calendar = minutes(zone, begin, end)
         for expression in (*DAILY, *MATCHING):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from services.events.schedules import plan
 from services.events.schedules.plan import MOST_CAUGHT_UP, PUNCTUAL, Due, ScheduleState
 from shared.envelope import rfc3339
-from shared.resources.schedule import Schedule, ScheduleEntry
+from shared.resources.schedule import CatchUp, Schedule, ScheduleEntry
+from tests.support.plain_calendar import DAILY, MATCHING, minutes, plain, zones
 
+CATCH_UP: tuple[CatchUp, ...] = ("none", "one", "all")
 BEGIN = datetime(2026, 10, 24, 12, tzinfo=UTC)
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 
@@ -42,6 +45,47 @@ def looked(schedule: ScheduleEntry, state: ScheduleState | None, now: datetime) 
 
 def times(spec: Schedule, begin: datetime, end: datetime) -> list[datetime]:
     return list(takewhile(lambda at: at <= end, plan.calendar(spec).after(begin)))
+
+
+class Replica:
+    """One of several that look at a schedule; its clock is so far ahead of, or behind, the right one."""
+
+    def __init__(self, ahead: timedelta) -> None:
+        self.ahead = ahead
+
+    def look(self, schedule: ScheduleEntry, stored: bytes | None, now: datetime) -> tuple[list[datetime], bytes]:
+        """Look as after a restart: nothing is known but what was stored."""
+        state = None if stored is None else msgspec.json.decode(stored, type=ScheduleState)
+        found, after = looked(schedule, state, now + self.ahead)
+        return found, msgspec.json.encode(after)
+
+
+@pytest.mark.parametrize("name", zones())
+def test_over_every_change_of_the_clocks_outages_and_restarts_fire_what_a_plain_calendar_and_the_policy_have(name: str) -> None:
+    zone = ZoneInfo(name)
+    for change in zones()[name] or [BEGIN]:
+        drawn = random.Random(f"{name} {change}")
+        begin, end = change - 6 * HOUR, change + 12 * HOUR
+        calendar = minutes(zone, begin, end)
+        for expression in (drawn.choice(DAILY), drawn.choice(MATCHING)):
+            every = [at for at in plain(expression, calendar, daily=expression in DAILY) if at > begin]
+            for catch_up in CATCH_UP:
+                schedule = entry(Schedule(cron=expression, timezone=name, catch_up=catch_up), at=begin)
+                replicas = [Replica(ahead) for ahead in (0 * SECOND, 2 * SECOND, -2 * SECOND)]
+                stored, now, handled = None, begin, begin
+                while now < end - 4 * HOUR:
+                    now += drawn.choice([SECOND * 0.2, 20 * SECOND, 50 * SECOND, 7 * MINUTE, HOUR, 3 * HOUR])
+                    replica = drawn.choice(replicas)
+                    fired, after = replica.look(schedule, stored, now)
+                    if drawn.random() < 0.2:
+                        # Killed before it stored anything: what it fired is fired again, by the same ids.
+                        continue
+                    until = now + replica.ahead
+                    due = [at for at in every if handled < at <= until]
+                    punctual = [at for at in due if at >= until - PUNCTUAL]
+                    kept = {"none": punctual, "one": punctual or due[-1:], "all": due[-MOST_CAUGHT_UP:]}
+                    assert fired == kept[catch_up], (expression, catch_up, change, now)
+                    stored, handled = after, max(handled, until)
 
 
 @pytest.mark.parametrize("catch_up", ["none", "one", "all"])

@@ -26,7 +26,7 @@ class PreviewQuery(msgspec.Struct, frozen=True):
     documented=KINDS["subscription"].change,
     errors=(NotFound,),
     audit=Audit("subscription", "preview", "name"),
-    example=Example(body={"filter": "event.data.ref == 'refs/heads/main'"}),
+    example=Example(body=KINDS["subscription"].example | {"filter": "event.data.ref == 'refs/heads/main'"}),
 )
 async def preview_subscription(call: Call[PreviewQuery, Object]) -> SubscriptionPreview:
     """Say which of the newest events of its source a subscription would start runs of, and with what input; nothing is kept or run.
