@@ -1,4 +1,4 @@
-"""Providers, connections, secrets and variables: given to runs by organization and name (decision 0008 explains the one service).
+"""Providers, connections, secrets and variables: given to runs by organization and name (decision 0008: why one service).
 
 owns: schema `oauth`; credentials are sealed in `vault`, providers' tokens in `token`, and nowhere else; variables are made of their
     messages into `resource`
@@ -8,5 +8,6 @@ writes: `connection.<id>.authorized .refreshed .refresh_failed .needs_reauthoriz
     `log.oauth.<level>`
 asks: the providers' addresses, under the egress policy of the connection's organization
 answers: `do.oauth.put_resource`, `do.oauth.remove_resource`, `ask.oauth.resource`, `ask.oauth.resources`,
-    `ask.oauth.known_providers`; and for runs `ask.oauth.token`, `ask.oauth.secret`, `ask.oauth.variable`
+    `ask.oauth.known_providers`, `do.oauth.begin_authorization`, `do.oauth.finish_authorization`,
+    `do.oauth.refresh_connection`; and for runs `ask.oauth.token`, `ask.oauth.secret`, `ask.oauth.variable`
 """

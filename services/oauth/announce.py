@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import structlog
@@ -24,6 +25,8 @@ AT_ONCE = 100
 # A command is sent again within minutes; a day leaves room for a repair by an operator in between.
 REMEMBERED = timedelta(days=1)
 
+Ending = Callable[[Kept], Awaitable[Callable[[], None]]]
+
 _log = structlog.get_logger()
 
 
@@ -33,9 +36,11 @@ class Announcer:
     Everything here may be done twice, by any replica: ids are the same every time.
     """
 
-    def __init__(self, bus: Bus, store: KeptStore) -> None:
+    def __init__(self, bus: Bus, store: KeptStore, ending: Ending) -> None:
+        """Publish to `bus`; `ending` is called for a row that is about to be deleted, and what it returns is called after that."""
         self._bus = bus
         self._store = store
+        self._ending = ending
 
     async def announce(self, row: Kept) -> None:
         """Publish the row's state and mark it; one that is being revoked is deleted then.
@@ -50,7 +55,9 @@ class Announcer:
 
         await aggregate.advance(self._bus, lambda: aggregate.present(self._bus.client, row.noun, row.id), missing, resent=True)
         if row.revoking:
+            ended = await self._ending(row)
             await self._store.delete_revoked(row, utc_now())
+            ended()
         else:
             await self._store.mark_announced(row)
 

@@ -9,6 +9,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.oauth.announce import Announcer
+from services.oauth.authorization import Authorizations
+from services.oauth.authorization_store import AuthorizationStore
 from services.oauth.config import OAuthSettings, read
 from services.oauth.credentials import Credentials
 from services.oauth.outbox import Outbox
@@ -41,7 +43,6 @@ class OAuth:
         self.bus = bus
         self.vault = Vault(keyring)
         self.store = KeptStore(engine)
-        self.announcer = Announcer(bus, self.store)
         self.resources = ResourceRows(engine)
         self.tokens = TokenStore(engine)
         self.outbox = Outbox(bus, self.tokens)
@@ -55,6 +56,16 @@ class OAuth:
             fetcher=fetcher,
             spool=Spool(None if settings.data is None else settings.data / "unstored"),
         )
+        self.authorizations = Authorizations(
+            store=self.store,
+            tokens=self.tokens,
+            requests=AuthorizationStore(engine),
+            providers=self.providers,
+            refresher=self.refresher,
+            outbox=self.outbox,
+            keyring=keyring,
+        )
+        self.announcer = Announcer(bus, self.store, self.refresher.ending)
         self.credentials = Credentials(self.vault, self.providers, self.refresher)
         self.keepers: Mapping[str, Keeper[Any]]
 

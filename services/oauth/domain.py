@@ -38,7 +38,7 @@ _MESSAGES: dict[str, tuple[type[Message], type[Message]]] = {
 }
 
 # Grants of a provider's tokens; the others are credentials themselves.
-OAUTH = ("client_credentials",)
+OAUTH = ("client_credentials", "authorization_code")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _ADDRESS = re.compile(r"https?://[^\s@/?#]+(?:[/?][^\s#]*)?")
 

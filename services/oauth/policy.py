@@ -137,8 +137,8 @@ def times_of(granted: Granted, now: datetime, chance: Chance, *, renews: bool) -
     elif granted.life <= SHORT:
         pause = granted.life * chance(0.5, 0.7)
     else:
-        pause = min(granted.life - max(300.0, granted.life / 10), DAY) * chance(0.9, 1.1)
-        pause = min(pause, granted.life * 0.95)
+        # By chance earlier, never later: what is cut off at a bound would come all at once there.
+        pause = min(granted.life - max(300.0, granted.life / 10), DAY) * chance(0.8, 1.0)
     if granted.refresh_life is not None:
         before = granted.refresh_life * chance(0.7, 0.8)
         pause = before if pause is None else min(pause, before)

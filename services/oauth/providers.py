@@ -80,7 +80,7 @@ class Providers:
         if spec.client_id is None and own.client_id is None:
             detail = f"is needed: the provider {name!r} has no client of its own"
             raise Invalid(f"client_id {detail}", errors=(Problem("client_id", detail),))
-        fields = ["token_url"]
+        fields = ["token_url"] + (["authorize_url"] if spec.grant == "authorization_code" else [])
         for field in fields:
             if getattr(provider, field) is None:
                 detail = f"has no {field}, which {spec.grant} needs"

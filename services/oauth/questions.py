@@ -9,9 +9,11 @@ import msgspec
 import structlog
 
 from services.oauth.addresses import parameters_of
+from services.oauth.authorization import Authorizations
 from services.oauth.catalogue import KNOWN
 from services.oauth.credentials import Credential, Credentials
 from services.oauth.domain import Kept, Outcome, audited
+from services.oauth.refresh import Refresher
 from services.oauth.store import KeptStore
 from services.oauth.vault import Vault
 from shared.asking import Questions
@@ -19,12 +21,18 @@ from shared.bus import Bus
 from shared.errors import Invalid, NotFound, Unavailable
 from shared.owners.answering import Keepers, questions_of
 from shared.owners.rows import ResourceRows
+from shared.questions.declaration import Done
 from shared.questions.oauth import (
+    AuthorizationBegun,
+    AuthorizationEnded,
+    BeginAuthorization,
+    FinishAuthorization,
     GetSecret,
     GetToken,
     GetVariable,
     KnownProviderView,
     ListKnownProviders,
+    RefreshConnection,
     SecretGiven,
     Token,
     VariableView,
@@ -41,6 +49,8 @@ class OAuthDeps(Keepers, Protocol):
     store: KeptStore
     vault: Vault
     credentials: Credentials
+    authorizations: Authorizations
+    refresher: Refresher
     resources: ResourceRows
 
 
@@ -85,6 +95,25 @@ async def get_variable(asked: GetVariable, deps: OAuthDeps) -> VariableView:
         updated_at=found.updated_at,
         version=found.version,
     )
+
+
+async def begin_authorization(asked: BeginAuthorization, deps: OAuthDeps) -> AuthorizationBegun:
+    """Have a person asked."""
+    return await deps.authorizations.begin(asked)
+
+
+async def finish_authorization(asked: FinishAuthorization, deps: OAuthDeps) -> AuthorizationEnded:
+    """Use what a person's browser brought back."""
+    return await deps.authorizations.finish(asked)
+
+
+async def refresh_connection(asked: RefreshConnection, deps: OAuthDeps) -> Done:
+    """Get another token now."""
+    row = await deps.store.named("connection", asked.org, asked.name)
+    if row is None or row.revoking:
+        raise NotFound(f"there is no connection {asked.name!r}")
+    await deps.refresher.renew(row)
+    return Done()
 
 
 async def list_known_providers(_asked: ListKnownProviders, _deps: OAuthDeps) -> list[KnownProviderView]:
@@ -134,4 +163,7 @@ QUESTIONS: Questions = {
     GetSecret: get_secret,
     GetVariable: get_variable,
     ListKnownProviders: list_known_providers,
+    BeginAuthorization: begin_authorization,
+    FinishAuthorization: finish_authorization,
+    RefreshConnection: refresh_connection,
 }

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import structlog
 
 from services.oauth.answers import Granted, Ungranted, read
-from services.oauth.domain import Kept, token_place
+from services.oauth.domain import OAUTH, Kept, token_place
 from services.oauth.outbox import Outbox
 from services.oauth.policy import Times, TokenState, after, times_of
 from services.oauth.providers import Providers, Registered
@@ -25,7 +26,7 @@ from shared import tasks
 from shared.egress.fetching import AnsweredTooMuch, Fetcher, NotSent
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import new_id, rfc3339, utc_now
-from shared.errors import Invalid, MillraceError, NotFound, Unavailable
+from shared.errors import Invalid, MillraceError, NotFound, Problem, Unavailable
 
 # Seconds of a whole request. A claim lives more than twice as long, so that it cannot end while its holder waits for an answer.
 REQUEST = 12.0
@@ -86,13 +87,14 @@ class Refresher:
         self._spool = spool
         self._owner = new_id()
         self._flights: dict[str, asyncio.Task[TokenState]] = {}
+        self._revoking: set[asyncio.Task[None]] = set()
         self._gates: dict[str, asyncio.Semaphore] = {}
         self._queued: Counter[str] = Counter()
         self._waiting: Counter[str] = Counter()
 
     async def close(self) -> None:
         """Let attempts end, which would cost their tokens, and cancel those that do not in time."""
-        flights = list(self._flights.values())
+        flights: list[asyncio.Task[Any]] = [*self._flights.values(), *self._revoking]
         if flights:
             await asyncio.wait(flights, timeout=DRAIN)
         await tasks.end(flights)
@@ -131,6 +133,40 @@ class Refresher:
             state = (await self._tokens.of([row.id])).get(row.id)
             version = 0 if state is None else state.version
         return await asyncio.shield(self._flight(row, version, forced=forced))
+
+    async def renew(self, row: Kept) -> None:
+        """Get another token now, though the one that is there may live. Raises `Invalid`, `Unavailable` with the reason."""
+        if row.spec.get("grant") not in OAUTH:
+            detail = "is no token of a provider, which could give another one"
+            raise Invalid(f"connection {row.name!r} {detail}", errors=(Problem("name", detail),))
+        state = (await self._tokens.of([row.id])).get(row.id)
+        if state is None and not _is_own(row):
+            raise NeedsAuthorization(f"connection {row.name!r} has not been authorized yet")
+        version = 0 if state is None else state.version
+        after_it = await self._waited(row, version, forced=True)
+        if after_it.version == version:
+            raise _none(row, after_it)
+
+    async def ending(self, row: Kept) -> Callable[[], None]:
+        """Return what to call when a row has been deleted: the provider is asked to revoke its tokens, which nobody waits for."""
+        if row.noun != "connection" or row.spec.get("grant") not in OAUTH:
+            return _nothing
+        state = (await self._tokens.of([row.id])).get(row.id)
+        try:
+            registered = await self._providers.of(row)
+            tokens = None if state is None or state.sealed is None else self._opened(state)
+        except (Invalid, Unavailable) as error:
+            _log.warning("connection.not_revoked_there", connection=row.id, reason=error.detail)
+            return _nothing
+        if tokens is None:
+            return _nothing
+
+        def revoked() -> None:
+            task = asyncio.create_task(self.revoke(row.org, registered, tokens))
+            self._revoking.add(task)
+            task.add_done_callback(self._revoking.discard)
+
+        return revoked
 
     async def due(self, id_: str) -> None:
         """Refresh a connection whose time has come; what hinders it is on record."""
@@ -369,6 +405,10 @@ def failed(row: Kept, registered: Registered, refused: Ungranted, status: str) -
     if status == "needs_reauthorization":
         return Publication(type="connection.needs_reauthorization", data=about)
     return Publication(type="connection.refresh_failed", data=about | {"failure": refused.failure, "status": status})
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _is_own(row: Kept) -> bool:

@@ -6,8 +6,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from shared.questions.declaration import Question, question
-from shared.values import Key, Name, Opaque
+from shared.questions.declaration import Command, Done, Question, command, question
+from shared.values import Key, Name, Opaque, Words
 
 A = TypeVar("A")
 
@@ -79,6 +79,47 @@ class KnownProviderView(msgspec.Struct, frozen=True, kw_only=True):
     title: str
     documents: str
     parameters: list[str]
+
+
+class AuthorizationBegun(msgspec.Struct, frozen=True, kw_only=True):
+    """The address where a person is asked, until `expires_at`."""
+
+    url: str
+    expires_at: str
+
+
+class AuthorizationEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of an authorization, of which connection if that is known; a `reason` for people where it failed."""
+
+    org: str | None = None
+    name: str | None = None
+    reason: str | None = None
+
+
+@command("oauth.begin_authorization", by="gateway")
+class BeginAuthorization(Command[AuthorizationBegun], frozen=True, kw_only=True):
+    """Have a person authorize the connection `name`, and come back to the address `redirect`. Raises NotFound, Invalid."""
+
+    name: Name
+    redirect: Words
+
+
+@command("oauth.finish_authorization", by="gateway", timeout=25.0)
+class FinishAuthorization(Command[AuthorizationEnded], frozen=True, kw_only=True):
+    """Use what came back to `redirect`; the code is sealed for (`org`, `id`, "code"). Sent again it is refused."""
+
+    state: Opaque
+    redirect: Words
+    sealed_code: str | None = None
+    iss: Words | None = None
+    error: Words | None = None
+
+
+@command("oauth.refresh_connection", by="gateway", timeout=25.0)
+class RefreshConnection(Command[Done], frozen=True, kw_only=True):
+    """Get another token for the connection `name` now. Raises NotFound, Invalid, Unavailable with the provider's reason."""
+
+    name: Name
 
 
 @question("oauth.known_providers", by="gateway")

@@ -9,7 +9,7 @@ import msgspec
 from shared.resources.declaration import SecretText, Spec, about, refers_to, resource
 from shared.values import Name, Words
 
-Grant = Literal["token", "api_key", "basic", "client_credentials"]
+Grant = Literal["token", "api_key", "basic", "client_credentials", "authorization_code"]
 Status = Literal["active", "pending", "healthy", "refreshing", "degraded", "needs_reauthorization", "quarantined"]
 
 

@@ -72,6 +72,9 @@ class Stack:
         await self.client.call("PUT", "/api/v1/sources/topic", body={"adapter": "topic"})
         # A mapping is of an integration that its organization sees.
         await self.client.call("PUT", "/api/v1/integrations/orders?org=global", body={})
+        # No person has authorized it, so that no other token can be had.
+        await self.client.call("PUT", "/api/v1/providers/hub", body={"known": "github", "client_id": "c"})
+        await self.client.call("PUT", "/api/v1/connections/oauth", body={"grant": "authorization_code", "provider": "hub"})
         settings = {"secret": SECRET}
         hooked = await self.client.call("PUT", "/api/v1/sources/repo", body={"adapter": "github", "settings": settings})
         self.hook = hooked["url"].rpartition("/")[2]
@@ -100,6 +103,8 @@ class Stack:
             parts["name"] = "topic"
         elif endpoint.name == "test_source":
             parts["name"] = "repo"
+        elif endpoint.name in {"authorize_connection", "refresh_connection"}:
+            parts["name"] = "oauth"
         return parts
 
     async def send(self, endpoint: Endpoint, method: str, path: str) -> tuple[int, Any, bytes]:

@@ -3,72 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
 import pytest
 
-from shared.bus import Bus
-from shared.envelope import new_id
 from shared.errors import Invalid, NotFound, Unavailable
-from shared.questions.oauth import GetToken, Token
 from tests.support import resources
+from tests.support.connections import Asking, asking
 from tests.support.inside import bus_of, running
-from tests.support.oauth_provider import LocalProvider, local_provider
-from tests.support.resources import got, listed, ring, told
+from tests.support.oauth_provider import local_provider
+from tests.support.resources import got, listed
 from tests.support.servers import Place
-
-ALLOWED = {"MILLRACE_EGRESS_ALLOW": "127.0.0.1"}
-
-
-class Given(msgspec.Struct):
-    """What a run is given."""
-
-    token: str
-    headers: dict[str, str]
-    query: dict[str, str]
-    answer: Token
-
-
-class Asking:
-    """A provider, the service, and those who ask it."""
-
-    def __init__(self, place: Place, provider: LocalProvider, gateway: Bus, executor: Bus) -> None:
-        self.place = place
-        self.provider = provider
-        self.gateway = gateway
-        self.executor = executor
-
-    async def put(self, noun: str, name: str, *, org: str = "acme", **given: Any) -> Any:
-        return await told(self.gateway, resources.putting(noun, name, ring(self.place), org=org, **given))
-
-    async def given(self, name: str = "halo", *, org: str = "acme", **more: Any) -> Given:
-        nonce = new_id()
-        answer: Token = await self.executor.ask(GetToken(org=org, name=name, run="r1", nonce=nonce, **more))
-        request = msgspec.json.decode(ring(self.place).open(answer.request or "", org, nonce, "request"))
-        return Given(ring(self.place).open(answer.sealed, org, nonce, "token"), request["headers"], request["query"], answer)
-
-    async def provide(self, **more: Any) -> None:
-        """Have the provider `local`, and a connection of its client's own, `halo`."""
-        url = self.provider.url
-        usual = {"token_url": f"{url}/token", "revoke_url": f"{url}/revoke"}
-        await self.put("provider", "local", **usual | {"client_id": "client", "client_secret": "client-secret"} | more)
-
-    async def shown(self, name: str = "halo", *, org: str = "acme") -> Any:
-        return await got(self.gateway, "connection", name, org=org)
-
-
-@asynccontextmanager
-async def asking(place: Place, **environment: str) -> AsyncIterator[Asking]:
-    async with (
-        local_provider() as provider,
-        bus_of(place, "gateway") as gateway,
-        bus_of(place, "executor") as executor,
-        running(place, "oauth", **ALLOWED | environment),
-    ):
-        yield Asking(place, provider, gateway, executor)
 
 
 async def test_a_connection_by_client_credentials_gets_a_token_once_and_keeps_it(place: Place) -> None:
@@ -159,6 +104,7 @@ async def test_credentials_that_are_no_tokens_say_how_they_are_sent(place: Place
         ({"grant": "client_credentials", "provider": "github"}, "client_id"),
         ({"grant": "client_credentials", "provider": "github", "token": "x"}, "client_id"),
         ({"grant": "client_credentials", "provider": "zendesk", "client_id": "c"}, "parameters.subdomain"),
+        ({"grant": "authorization_code", "provider": "paypal", "client_id": "c"}, "provider"),
     ],
 )
 async def test_what_makes_no_connection_is_refused_naming_the_field(place: Place, wrong: dict[str, Any], path: str) -> None:

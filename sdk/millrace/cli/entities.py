@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from millrace.cli import show
+from millrace.cli import connections, show
 from millrace.cli.api import Refused
 from millrace.cli.http_file import test_source
 from millrace.cli.kinds import Field, Kind, kinds
@@ -266,6 +266,9 @@ def emit_event(session: Session, name: str, type_: str, data: str | None) -> Non
 
 
 GROUPS["source"].add_command(test_source)
+GROUPS["connection"].add_command(connections.authorize)
+GROUPS["connection"].add_command(connections.refresh)
+GROUPS["provider"].add_command(connections.known)
 GROUPS["subscription"].add_command(_preview(kinds()["subscription"]))
 
 

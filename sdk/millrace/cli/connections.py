@@ -1,0 +1,62 @@
+"""Connections beyond what every resource has: a person's authorization, another token, and the providers that are known."""
+
+from __future__ import annotations
+
+import sys
+import time
+import webbrowser
+from typing import Any
+
+import click
+
+from millrace.cli import codes, show
+from millrace.cli.session import Session, asks
+
+# Seconds between two looks whether the person has come back.
+LOOKS = 1.0
+NAME = click.argument("name", metavar="NAME")
+
+
+@click.command("authorize")
+@NAME
+@click.option("--wait", type=click.IntRange(0), default=600, show_default=True, help="Seconds to wait for the person.")
+@asks
+def authorize(session: Session, name: str, wait: int) -> int:
+    """Have a person allow a connection: open the provider's page, or show its address, and wait until they come back."""
+    before = session.api.get("/connections", name)["refreshed_at"]
+    begun = session.api.call("POST", "/connections", name, "authorize")
+    if session.is_json and not wait:
+        show.document(begun)
+        return codes.DONE
+    click.echo(f"Open this address within ten minutes:\n{begun['url']}", err=wait > 0)
+    if wait and sys.stdout.isatty():
+        webbrowser.open(begun["url"])
+    ends = time.monotonic() + wait
+    while time.monotonic() < ends:
+        found: dict[str, Any] = session.api.get("/connections", name)
+        if found["refreshed_at"] != before:
+            show.entity(found, is_json=session.is_json)
+            return codes.DONE
+        time.sleep(LOOKS)
+    return codes.DONE if not wait else codes.REFUSED
+
+
+@click.command("refresh")
+@NAME
+@asks
+def refresh(session: Session, name: str) -> None:
+    """Get another token for a connection now, and show how it is."""
+    show.entity(session.api.call("POST", "/connections", name, "refresh"), is_json=session.is_json)
+
+
+@click.command("known")
+@asks
+def known(session: Session) -> None:
+    """List the providers that need no addresses, with the parameters that they need and their own documents."""
+    columns = [
+        show.field("name"),
+        show.field("title"),
+        ("parameters", lambda row: ", ".join(row["parameters"])),
+        show.field("documents"),
+    ]
+    show.listing(session.api.get("/known-providers"), columns, is_json=session.is_json)

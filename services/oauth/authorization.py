@@ -1,0 +1,153 @@
+"""A person authorizes a connection: where they are asked, and what their browser brings back (RFC 6749, 7636, 9207)."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from datetime import timedelta
+
+import structlog
+
+from services.oauth.answers import Granted
+from services.oauth.authorization_store import AuthorizationRequest, AuthorizationStore
+from services.oauth.domain import Kept
+from services.oauth.outbox import Outbox
+from services.oauth.providers import Providers, Registered
+from services.oauth.refresh import Refresher
+from services.oauth.store import KeptStore
+from services.oauth.token_requests import authorizing, exchanging, scope_of
+from services.oauth.token_store import Publication, TokenStore
+from shared.encryption import CannotOpen, Keyring
+from shared.envelope import rfc3339, utc_now
+from shared.errors import Invalid, MillraceError, NotFound, Problem
+from shared.questions.oauth import AuthorizationBegun, AuthorizationEnded, BeginAuthorization, FinishAuthorization
+
+# How long a person has to agree.
+OPEN = timedelta(minutes=10)
+
+_log = structlog.get_logger()
+
+
+class Authorizations:
+    """Authorizations that are under way, each to be finished once."""
+
+    def __init__(
+        self,
+        *,
+        store: KeptStore,
+        tokens: TokenStore,
+        requests: AuthorizationStore,
+        providers: Providers,
+        refresher: Refresher,
+        outbox: Outbox,
+        keyring: Keyring,
+    ) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._requests = requests
+        self._providers = providers
+        self._refresher = refresher
+        self._outbox = outbox
+        self._keyring = keyring
+
+    async def begin(self, command: BeginAuthorization) -> AuthorizationBegun:
+        """Return the address where a person is asked. Raises `NotFound`, `Invalid`, `Unavailable`."""
+        row = await self._store.named("connection", command.org, command.name)
+        if row is None or row.revoking:
+            raise NotFound(f"there is no connection {command.name!r}")
+        if row.spec.get("grant") != "authorization_code":
+            detail = f"is not authorized by a person: it is by {row.spec.get('grant')}"
+            raise Invalid(f"the connection {row.name!r} {detail}", errors=(Problem("name", detail),))
+        registered = await self._providers.of(row)
+        provider, spec = registered.provider, registered.spec
+        state = secrets.token_urlsafe(32)
+        verifier = None if provider.pkce is False else secrets.token_urlsafe(48)
+        ends = utc_now() + OPEN
+        await self._requests.add(
+            AuthorizationRequest(
+                state=hashed(state),
+                connection=row.id,
+                org=row.org,
+                redirect=command.redirect,
+                issuer=None if provider.issuer is None else registered.address("issuer"),
+                sealed=None if verifier is None else self._keyring.seal(verifier, row.org, row.id, "verifier"),
+                actor=command.actor,
+                correlation=command.id,
+                expires_at=ends,
+            )
+        )
+        url = authorizing(
+            provider,
+            registered.address("authorize_url"),
+            registered.client.id,
+            redirect=command.redirect,
+            scope=scope_of(provider, spec.scopes),
+            state=state,
+            verifier=verifier,
+        )
+        return AuthorizationBegun(url=url, expires_at=rfc3339(ends))
+
+    async def finish(self, command: FinishAuthorization) -> AuthorizationEnded:
+        """Exchange what came back for tokens, and return what became of it: a reason for people unless all went well.
+
+        A `state` is used up by its first use, whatever comes of it. Raises `Unavailable` before that.
+        """
+        request = await self._requests.take(hashed(command.state))
+        if request is None or request.expires_at <= utc_now():
+            return AuthorizationEnded(reason="this address was used already, or is older than ten minutes: begin again")
+        row = await self._store.of_id("connection", request.connection)
+        if row is None or row.revoking:
+            return AuthorizationEnded(reason="the connection has been removed meanwhile")
+        try:
+            reason = await self._finished(command, request, row)
+        except MillraceError as error:
+            reason = error.detail
+        if reason is not None:
+            _log.warning("connection.not_authorized", connection=row.id, reason=reason)
+        return AuthorizationEnded(org=row.org, name=row.name, reason=reason)
+
+    async def _finished(self, command: FinishAuthorization, request: AuthorizationRequest, row: Kept) -> str | None:
+        if command.error is not None:
+            return "the provider says that it was not allowed" if command.error == "access_denied" else "the provider refused it"
+        if command.redirect != request.redirect:
+            return "it came back to another address than the one that was asked for"
+        if request.issuer is not None and command.iss is not None and command.iss != request.issuer:
+            return "another issuer than this provider's has answered"
+        if command.sealed_code is None:
+            return "the provider sent no code"
+        try:
+            code = self._keyring.open(command.sealed_code, command.org, command.id, "code")
+            verifier = None
+            if request.sealed is not None:
+                verifier = self._keyring.open(request.sealed, row.org, row.id, "verifier")
+        except CannotOpen as error:
+            return str(error)
+        registered = await self._providers.of(row)
+        url = registered.address("token_url")
+        asked = exchanging(registered.provider, url, registered.client, code, request.redirect, verifier)
+        outcome = await self._refresher.send(row.org, asked, registered)
+        if not isinstance(outcome, Granted):
+            return outcome.reason
+        return await self._stored(row, registered, request, outcome)
+
+    async def _stored(self, row: Kept, registered: Registered, request: AuthorizationRequest, granted: Granted) -> str | None:
+        renewed = self._refresher.renewed(row.org, row.id, granted, None, renews=False, forced=False)
+        data = {
+            "connection": row.id,
+            "name": row.name,
+            "grant": "authorization_code",
+            "version": row.version,
+            "actor": request.actor,
+        }
+        published = Publication(type="connection.authorized", data=data)
+        stored = await self._tokens.authorize(row.id, registered.key, registered.configured, renewed, published)
+        if stored is None:
+            return "the connection has been removed meanwhile"
+        _log.info("connection.authorized", connection=row.id, version=stored.version, actor=request.actor)
+        await self._outbox.flush(row.id)
+        return None
+
+
+def hashed(state: str) -> str:
+    """Return a `state` as it is stored: whoever reads the table cannot answer in anybody's name."""
+    return hashlib.sha256(state.encode()).hexdigest()

@@ -1,0 +1,109 @@
+"""Authorizing and refreshing connections over the API, as a person and their browser see it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
+
+import aiohttp
+
+from tests.integration.test_integrations_api import Api
+from tests.support.connections import ALLOWED
+from tests.support.inside import running
+from tests.support.oauth_provider import LocalProvider, local_provider
+from tests.support.servers import Place
+
+CONNECTION = {"grant": "authorization_code", "provider": "local", "scopes": ["read", "write"]}
+
+
+class Browser:
+    """The gateway as a person's browser sees it, and its API."""
+
+    def __init__(self, call: Api, provider: LocalProvider, session: aiohttp.ClientSession) -> None:
+        self.call = call
+        self.provider = provider
+        self._session = session
+
+    async def come_back(self, **query: str) -> tuple[int, str, Any]:
+        """Come back from the provider with a query string; return the status, the page and its headers."""
+        asked = "&".join(f"{name}={quote(value)}" for name, value in query.items())
+        async with self._session.get(f"{self.call.url}/oauth/callback?{asked}") as response:
+            return response.status, await response.text(), response.headers.copy()
+
+    async def begin(self) -> tuple[str, dict[str, str]]:
+        """Begin an authorization; return the address without its query string, and that."""
+        status, begun = await self.call("POST", "/connections/halo/authorize")
+        assert status == 200, begun
+        parts = urlsplit(begun["url"])
+        return parts._replace(query="").geturl(), {name: one[0] for name, one in parse_qs(parts.query).items()}
+
+
+@asynccontextmanager
+async def browser(place: Place) -> AsyncIterator[Browser]:
+    async with (
+        local_provider() as provider,
+        running(place, "oauth", **ALLOWED),
+        running(place, "gateway", MILLRACE_PORT="0") as runtime,
+        aiohttp.ClientSession() as session,
+    ):
+        made = Browser(Api(session, runtime.health.document()["url"], place.credentials.admin_key), provider, session)
+        body = {"token_url": f"{provider.url}/token", "authorize_url": f"{provider.url}/authorize?a=b", "client_id": "client"}
+        await made.call("PUT", "/providers/local", body | {"client_secret": "client-secret"})
+        status, shown = await made.call("PUT", "/connections/halo", CONNECTION)
+        assert (status, shown["status"]) == (200, "pending")
+        yield made
+
+
+async def test_a_person_authorizes_a_connection_and_sees_it(place: Place) -> None:
+    async with browser(place) as it:
+        address, query = await it.begin()
+        assert address == f"{it.provider.url}/authorize"
+        assert (query["a"], query["scope"], query["client_id"]) == ("b", "read write", "client")
+        assert query["redirect_uri"] == f"{it.call.url}/oauth/callback"
+        it.provider.codes["c0de"] = {"redirect_uri": query["redirect_uri"]}
+        status, page, headers = await it.come_back(state=query["state"], code="c0de")
+        assert (status, "Connected" in page, "halo" in page) == (200, True, True)
+        assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+        assert (headers["Cache-Control"], headers["Referrer-Policy"]) == ("no-store", "no-referrer")
+        assert (await it.call("GET", "/connections/halo"))[1]["status"] == "healthy"
+        # The same address again is an old one: a page in the history does nothing.
+        _, again, _ = await it.come_back(state=query["state"], code="c0de")
+        assert "used already" in again
+        status, refreshed = await it.call("POST", "/connections/halo/refresh")
+        assert (status, refreshed["status"]) == (200, "healthy")
+        assert [one.grant for one in it.provider.asked] == ["authorization_code", "refresh_token"]
+
+
+async def test_what_fails_is_a_page_that_says_why_and_runs_nothing(place: Place) -> None:
+    async with browser(place) as it:
+        for query in ({}, {"state": "<script>x</script>", "code": "c"}, {"state": "x" * 3000}):
+            status, page, _ = await it.come_back(**query)
+            assert (status, "<script>" in page) in {(200, False), (422, False)}
+        _, asked = await it.begin()
+        _, page, _ = await it.come_back(state=asked["state"], error="access_denied", error_description="<script>")
+        assert "not allowed" in page
+        assert "<script>" not in page
+        assert (await it.call("GET", "/connections/halo"))[1]["status"] == "pending"
+
+
+async def test_what_cannot_be_authorized_or_refreshed_says_why(place: Place) -> None:
+    async with browser(place) as it:
+        await it.call("PUT", "/connections/plain", {"token": "tok"})
+        for verb in ("authorize", "refresh"):
+            assert (await it.call("POST", f"/connections/nobody/{verb}"))[0] == 404
+            assert (await it.call("POST", f"/connections/halo/{verb}?org=other"))[0] == 404
+            status, problem = await it.call("POST", f"/connections/plain/{verb}")
+            assert (status, problem["errors"][0]["path"]) == (422, "name")
+        status, problem = await it.call("POST", "/connections/halo/refresh")
+        assert (status, "not been authorized yet" in problem["detail"]) == (503, True)
+
+
+async def test_known_providers_are_listed_with_their_documents(place: Place) -> None:
+    async with browser(place) as it:
+        status, page = await it.call("GET", "/known-providers")
+        found = {one["name"]: one for one in page["items"]}
+        assert status == 200
+        assert found["microsoft-graph"]["parameters"] == ["tenant"]
+        assert found["github"]["documents"].startswith("https://docs.github.com/")
