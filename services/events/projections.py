@@ -72,6 +72,8 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
     kinds = (EventAccepted, EventHeld, EventRouted, EventFiltered, EventUnroutable, EventOverdue)
     messages = [(at, at.message) for at in batch if isinstance(at.message, kinds)]
     rows = await store.routings(connection, list({message.delivery for _, message in messages}))
+    # Read from the rows once, and written to them once, of a delivery: most have several messages in a batch.
+    folded: dict[str, Routing] = {}
     for at, message in messages:
         if isinstance(message, EventAccepted | EventOverdue) and message.delivery not in rows:
             rows[message.delivery] = _delivery(message, at.envelope) | store.UNROUTED
@@ -81,11 +83,13 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
         if isinstance(message, EventOverdue):
             row |= {"overdue_at": at.envelope.time, "overdue": message.reason}
             continue
-        row |= _routing(row, message)
+        folded[message.delivery] = routing(folded.get(message.delivery) or _routing_of(row), message)
         if isinstance(message, EventAccepted):
             row |= {"accepted": at.delivered.sequence, "accepted_at": at.envelope.time, "overdue_at": None, "overdue": None}
             if message.emitted_by is not None and message.retried_by is None:
                 row["emitted"] = at.delivered.sequence
+    for delivery, routed_so in folded.items():
+        rows[delivery] |= _columns_of(routed_so)
     emitted = Counter(
         (at.envelope.org, message.chain)
         for at, message in messages
@@ -148,13 +152,14 @@ async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[State
     return statements
 
 
-def _routing(
-    row: dict[str, Any], message: EventAccepted | EventHeld | EventRouted | EventFiltered | EventUnroutable
-) -> dict[str, Any]:
+def _routing_of(row: dict[str, Any]) -> Routing:
     at = row["retry_at"]
-    made = routing(msgspec.convert(row | {"retry_at": None if at is None else rfc3339(at)}, Routing), message)
-    changed = msgspec.structs.asdict(made)
-    return changed | {"retry_at": None if made.retry_at is None else datetime.fromisoformat(made.retry_at)}
+    return msgspec.convert(row if at is None else row | {"retry_at": rfc3339(at)}, Routing)
+
+
+def _columns_of(made: Routing) -> dict[str, Any]:
+    columns = msgspec.structs.asdict(made)
+    return columns if made.retry_at is None else columns | {"retry_at": datetime.fromisoformat(made.retry_at)}
 
 
 def _outcome(status: str, at: Recorded) -> dict[str, Any]:

@@ -50,8 +50,9 @@ class Evidence:
         elif noun == "run" and verb in TERMINAL:
             facts.ends.setdefault(envelope.subject, []).append(verb)
         elif noun == "dead":
-            original = open_envelope(base64.b64decode(open_message(envelope, DeadLettered).document_base64))
-            facts.outcomes.setdefault(open_message(original, WebhookReceived).delivery, []).append("dead")
+            # Of any other message than a webhook that cannot be read it is a second outcome, and wrong.
+            original: Any = open_message(open_envelope(base64.b64decode(open_message(envelope, DeadLettered).document_base64)))
+            facts.outcomes.setdefault(getattr(original, "delivery", None) or "none", []).append("dead")
 
     def has_ended(self) -> bool:
         """Return whether the bus has the end of all that was accepted."""
