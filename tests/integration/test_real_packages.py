@@ -10,8 +10,10 @@ import msgspec
 import pytest
 
 from services.executor.environments.indexes import indexes
+from tests.support.extensions import COMPILER, NO_COMPILER, module_text
 from tests.support.packages import yard
 from tests.support.sandbox import KINDS, TIERS, Bench, Recorded, started_bench, value
+from tests.support.sdists import archive_of
 
 WANTED = (
     *("requests", "httpx", "pandas", "numpy", "boto3", "cryptography", "pydantic", "lxml", "jaraco.functools"),
@@ -68,6 +70,32 @@ async def test_the_packages_of_integrations_work_in_runs(bench: Bench, packages:
         "s3": "https://s3.eu-west-1.amazonaws.com",
         "once": 1,
     }
+
+
+@pytest.mark.skipif("A" not in TIERS, reason="source distributions are built in tier A alone, which this machine forbids")
+@pytest.mark.parametrize("compiles", [False, pytest.param(True, marks=pytest.mark.skipif(COMPILER is None, reason=NO_COMPILER))])
+async def test_a_source_distribution_is_built_by_a_backend_of_the_index(*, compiles: bool) -> None:
+    with tempfile.TemporaryDirectory(prefix="millrace-test-") as name:
+        links = Path(name)
+        links.chmod(0o755)
+        own = "ext_modules=[Extension('own', ['own.c'])]" if compiles else "py_modules=['own']"
+        files = {
+            "setup.py": f"from setuptools import *\nsetup(name='own', version='1.0', install_requires=['idna'], {own})\n",
+            "own.py": "def word():\n    return 'own'\n",
+            "own.c": module_text("own", "is kind"),
+            "PKG-INFO": "Metadata-Version: 2.1\nName: own\nVersion: 1.0\n",
+        }
+        archive_of(links / "own-1.0.tar.gz", files)
+        given = indexes(None, None)
+        given = msgspec.structs.replace(given, links=(*given.links, str(links)))
+        async with (
+            yard("A", given, sdists=frozenset({"own"})) as place,
+            started_bench("A", code=Path(tempfile.gettempdir())) as bench,
+        ):
+            folder = await place.built("own")
+            body = "import idna, own\n@workflow\ndef main() -> list:\n    return [own.__name__, own.__file__.rpartition('.')[2]]\n"
+            job = msgspec.structs.replace(bench.job(body), site_packages=folder)
+            assert value(await bench.children.run(job, Recorded())) == ["own", "so" if compiles else "py"]
 
 
 async def test_a_run_cannot_change_its_packages(bench: Bench, packages: Path) -> None:

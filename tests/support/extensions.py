@@ -58,12 +58,16 @@ BODIES = {
 }
 
 
+def module_text(name: str, what: str) -> str:
+    """Return the C of a module of this name; `what` is one of `BODIES`."""
+    return _MODULE % {"name": name, "body": BODIES[what]}
+
+
 def extension(folder: Path, name: str, what: str) -> Path:
-    """Compile a module of this name into a folder; `what` is one of `BODIES`."""
+    """Compile such a module into a folder."""
     assert COMPILER is not None, NO_COMPILER
-    text = _MODULE % {"name": name, "body": BODIES[what]}
     path = folder / f"{name}.abi3.so"
     command = [COMPILER, "-shared", "-fPIC", "-w", "-O1", "-pthread", "-x", "c", "-", "-o", str(path)]
-    subprocess.run(command, input=text.encode(), check=True, capture_output=True)
+    subprocess.run(command, input=module_text(name, what).encode(), check=True, capture_output=True)
     path.chmod(0o644)
     return path

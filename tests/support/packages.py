@@ -154,6 +154,7 @@ async def yard(
         tier=tier,
         uid=UID,
         interpreter=interpreter,
+        shown=[Path("/usr/include")],
         limits=of_strangers,
         output=sources.OUTPUT,
     )

@@ -41,15 +41,15 @@ def sdist(
     metadata += "".join(f"Provides-Extra: {one}\n" for one in extra)
     system = f'[build-system]\nrequires = {list(build_requires)!r}\nbuild-backend = "own"\nbackend-path = ["."]\n'
     text = BACKEND.format(name=name, version=version, metadata=metadata) + textwrap.dedent(backend)
-    path = links / f"{name}-{version}.tar.gz"
+    contents = {"pyproject.toml": system, "own.py": text, "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"}
+    return archive_of(links / f"{name}-{version}.tar.gz", contents)
+
+
+def archive_of(path: Path, contents: dict[str, str]) -> Path:
+    """Write a source distribution of these files, below a folder of its name."""
     with tarfile.open(path, "w:gz") as archive:
-        contents = {
-            "pyproject.toml": system,
-            "own.py": text,
-            "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
-        }
         for file, content in contents.items():
-            member = tarfile.TarInfo(f"{name}-{version}/{file}")
+            member = tarfile.TarInfo(f"{path.name.removesuffix('.tar.gz')}/{file}")
             data = content.encode()
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
