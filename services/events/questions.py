@@ -6,6 +6,7 @@ from typing import Protocol
 
 from services.events import dead_letters, deliveries, replays, retries
 from services.events.adapters import DESCRIPTIONS, custom
+from services.events.holding import questions as holding
 from services.events.mappings import MappingDeps, get_mapping
 from services.events.previews import preview_subscription, preview_webhook
 from services.events.schedules import questions as schedules
@@ -31,6 +32,7 @@ QUESTIONS: Questions = {
     **replays.QUESTIONS,
     **retries.QUESTIONS,
     **schedules.QUESTIONS,
+    **holding.QUESTIONS,
     GetMapping: get_mapping,
     ListAdapters: list_adapters,
     PreviewWebhook: preview_webhook,

@@ -208,6 +208,27 @@ class PreviewWebhook(Question[WebhookPreview], frozen=True, kw_only=True):
     body_base64: str
 
 
+class HeldKey(msgspec.Struct, frozen=True, kw_only=True):
+    """The events that a subscription holds of one key (a JSON value, empty where it has none): how many, and since when.
+
+    `run` is that of the last one that was released, with its status and its delivery: what they may wait for.
+    """
+
+    key: str
+    events: int
+    since: Moment
+    run: str | None
+    status: str | None
+    delivery: str | None
+
+
+@question("events.held", by="gateway")
+class ListHeld(Question[list[HeldKey]], frozen=True, kw_only=True):
+    """The keys of which a subscription holds events, up to 1,000, those that wait longest first. Raises NotFound."""
+
+    name: Name
+
+
 class RoutedPreview(msgspec.Struct, frozen=True, kw_only=True):
     """What a subscription would do with an event that came; `outcome` is None where its pattern does not fit the type."""
 

@@ -20,9 +20,9 @@ from services.events.holding import releasing
 from services.events.holding.releasing import Releaser
 from shared import aggregate
 from shared.envelope import new_id, rfc3339, utc_now
-from shared.errors import Unavailable
+from shared.errors import NotFound, Unavailable
 from shared.messages import EventAccepted, EventHeld, RunRequested, TimerSet
-from shared.questions.events import EmitEvent, RetryDelivery
+from shared.questions.events import EmitEvent, ListHeld, RetryDelivery
 from tests.support.inside import bus_of, eventually, running
 from tests.support.resources import putting, removing, told
 from tests.support.river import Outside, river, sandbox_settings
@@ -163,6 +163,10 @@ async def test_a_failed_run_holds_up_those_behind_it_only_where_that_is_asked_fo
         assert (await outside.delivery(behind[0], "held")).runs == []
         (shared_folder / "mended").touch()
         await outside.recorded(run.id, "failed")
+        [waits] = await outside.bus.ask(ListHeld(org="default", name="take"))
+        assert (waits.key, waits.events, waits.run, waits.status, waits.delivery) == ('"a"', 2, run.id, "failed", first)
+        with pytest.raises(NotFound):
+            await outside.bus.ask(ListHeld(org="other", name="take"))
         await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery=first))
         await taken(outside, behind)
         assert marks(shared_folder) == "<1<11><22><33>"

@@ -145,5 +145,5 @@ async def test_a_preview_says_which_of_the_newest_events_would_run_and_with_what
 
 
 def test_a_preview_takes_an_operator_and_is_recorded() -> None:
-    [endpoint] = subscriptions.ENDPOINTS
+    endpoint, _ = subscriptions.ENDPOINTS
     assert (endpoint.role, endpoint.audit is not None) == ("operator", True)

@@ -272,6 +272,15 @@ GROUPS["provider"].add_command(connections.known)
 GROUPS["subscription"].add_command(_preview(kinds()["subscription"]))
 
 
+@GROUPS["subscription"].command("held")
+@NAME
+@asks
+def list_held(session: Session, name: str) -> None:
+    """List the keys of which a subscription holds events, and the run of each that they may wait for."""
+    columns = [*map(show.field, ("key", "events")), show.moment("since"), *map(show.field, ("run", "status", "delivery"))]
+    show.listing(session.api.get("/subscriptions", name, "held"), columns, is_json=session.is_json)
+
+
 @GROUPS["schedule"].command("next")
 @NAME
 @click.option("-n", "number", type=click.IntRange(1, 100), default=5, show_default=True, help="How many.")

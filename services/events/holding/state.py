@@ -91,17 +91,19 @@ async def holding(engine: AsyncEngine, after: str, before: datetime, limit: int)
 
 
 async def listed(engine: AsyncEngine, subscription: str, limit: int) -> list[dict[str, Any]]:
-    """Return the groups of a subscription that hold events: how many, since when, and the run of the last one that was released."""
-    of = (
-        select(_H.held_group, _H.key, func.count().label("events"), func.min(_H.held_at).label("since"), _G.run, _G.delivery)
+    """Return the keys of which a subscription holds events: how many, since when, and the run of the last one that was released."""
+    last = (_G.run, _RUN.status, _G.delivery)
+    found = (
+        select(_H.key, func.count().label("events"), func.min(_H.held_at).label("since"), *last)
         .outerjoin(held_group, _G.id == _H.held_group)
+        .outerjoin(delivery_run, _RUN.run == _G.run)
         .where(_H.subscription == subscription)
-        .group_by(_H.held_group, _H.key, _G.run, _G.delivery)
-        .order_by(func.min(_H.held_at))
+        .group_by(_H.held_group, _H.key, *last)
+        .order_by(func.min(_H.held_at), _H.held_group)
         .limit(limit)
     )
     async with transaction(engine) as connection:
-        return [dict(row) for row in (await connection.execute(of)).mappings()]
+        return [dict(row) for row in (await connection.execute(found)).mappings()]
 
 
 async def forget_idle(engine: AsyncEngine, before: datetime) -> None:

@@ -1,4 +1,4 @@
-"""/api/v1/subscriptions/{name}/preview: what a subscription would do with the newest events of its source."""
+"""/api/v1/subscriptions/{name}/preview and …/held: what a subscription would do with the newest events, and what waits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, endpoint
 from services.gateway.api.lists import Object
 from shared.errors import NotFound
-from shared.questions.events import PreviewSubscription, SubscriptionPreview
+from shared.questions.events import HeldKey, ListHeld, PreviewSubscription, SubscriptionPreview
 from shared.resources import KINDS
 
 
@@ -37,4 +37,17 @@ async def preview_subscription(call: Call[PreviewQuery, Object]) -> Subscription
     return await call.ask(asked)
 
 
-ENDPOINTS: tuple[Endpoint, ...] = (preview_subscription,)
+class HeldKeys(msgspec.Struct, frozen=True):
+    """The keys of which a subscription holds events."""
+
+    items: list[HeldKey]
+    next_cursor: None = None
+
+
+@endpoint("GET", "/api/v1/subscriptions/{name}/held", role="viewer", errors=(NotFound,))
+async def list_held(call: Call[None, None]) -> HeldKeys:
+    """List the keys of which a subscription holds events, up to 1,000, and the run of each that they may wait for."""
+    return HeldKeys(await call.ask(ListHeld(org=call.caller.org, name=call.path["name"])))
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (preview_subscription, list_held)
