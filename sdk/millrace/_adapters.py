@@ -122,7 +122,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Response:
-    """The answer to a handshake."""
+    """The answer to a handshake: `text/plain` or `application/json`; its headers have names that begin with X- or WebHook-."""
 
     body: str | bytes = ""
     status: int = 200

@@ -95,5 +95,4 @@ async def shown(
 def _handshake(answer: AdapterAnswer) -> HandshakeAnswer:
     reply = answer.reply
     assert reply is not None  # noqa: S101 - its caller looked
-    headers = {name: value for name, value in reply.headers.items() if name.isascii() and "\n" not in value and "\r" not in value}
-    return HandshakeAnswer(reply.status, base64.b64decode(reply.body_base64), reply.content_type, headers)
+    return HandshakeAnswer(reply.status, base64.b64decode(reply.body_base64), reply.content_type, reply.headers)

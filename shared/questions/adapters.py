@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +15,10 @@ from shared.values import Key, Name
 CODE_TIMEOUT = 3.0
 # Bytes of a body that code verifies, which the question carries, and of one that it parses: as base64 each fits into a message.
 MOST_VERIFIED, MOST_PARSED = 1024 * 1024, 8 * 1024 * 1024
+# What an answer that an author wrote may be, and have for headers: it comes from the origin of the console, in which it must run no
+# script, set no cookie and lead nowhere else.
+HARMLESS_TYPES = frozenset({"text/plain", "application/json"})
+HARMLESS_HEADER = re.compile(r"(?:x-(?!content-type-options\Z|frame-options\Z|accel-)|webhook-|allow\Z)[a-z0-9-]*", re.IGNORECASE)
 # Seconds of the question: for the code, and the way to it.
 ASK_TIMEOUT = 5.0
 
@@ -65,6 +70,17 @@ class AdapterReply(msgspec.Struct, frozen=True, kw_only=True):
     content_type: str
     headers: dict[str, str]
     body_base64: str
+
+
+def check_answer(content_type: str, headers: dict[str, str]) -> None:
+    """Raise ValueError for an answer that may not come from the address of the console."""
+    if content_type not in HARMLESS_TYPES:
+        raise ValueError(f"an answer is {' or '.join(sorted(HARMLESS_TYPES))}, not {content_type[:100]!r}")
+    for name, value in headers.items():
+        if not HARMLESS_HEADER.fullmatch(name):
+            raise ValueError(f"an answer has headers that begin with X- or WebHook-, and Allow, not {name[:100]!r}")
+        if not value.isprintable() or not value.isascii():
+            raise ValueError(f"the header {name[:100]} holds what no header may")
 
 
 class MadeEvent(msgspec.Struct, frozen=True, kw_only=True):

@@ -364,3 +364,21 @@ async def test_what_is_asked_of_the_platform_is_refused_to_an_adapter(home: Hous
     await home.taken(path)
     (event,) = await home.events(1)
     assert event.type == "PermissionDenied PermissionDenied PermissionDenied"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        'Response("<script>alert(1)</script>", content_type="text/html")',
+        'Response("", headers={"Set-Cookie": "key=stolen"})',
+        'Response("", headers={"Location": "https://evil.example"})',
+        'Response("", status=302)',
+        'Response("", headers={"X-A": "a\\r\\nSet-Cookie: b"})',
+    ],
+)
+async def test_an_answer_of_code_cannot_act_as_the_console_s(home: House, response: str) -> None:
+    await home.commit(CODED.replace("return Response(f", f"return {response}\n            return Response(f"))
+    path = await home.source()
+    await home.taken(path)
+    got = await home.client("GET", f"{path}?hello=acme", headers={})
+    assert (got.status, "Set-Cookie" in got.headers, "Location" in got.headers) == (503, False, False)

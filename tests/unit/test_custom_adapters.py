@@ -136,6 +136,10 @@ def test_a_declaration_that_has_come_past_the_sdk_has_nothing_fetched_and_verifi
     for verifies, words in (
         ({"schemes": [{"algorithm": "ed25519", "signature": place, "certificate": outside}]}, "fetched"),
         ({"schemes": [{"signature": place}], "handshakes": [{"signed": True, "visit": outside}]}, "fetched"),
+        ({"schemes": [{"signature": place}], "handshakes": [{"headers": {"Set-Cookie": "a=b"}}]}, "begin with X-"),
+        ({"schemes": [{"signature": place}], "handshakes": [{"headers": {"X-Content-Type-Options": "x"}}]}, "begin with X-"),
+        ({"schemes": [{"signature": place}], "handshakes": [{"headers": {"X-A": "a\r\nB: c"}}]}, "what no header may"),
+        ({"schemes": [{"signature": place}], "acknowledgement": {"text": "<script>", "content_type": "text/html"}}, "text/html"),
         ({"tokens": [{"token": place, "algorithms": ["RS256"], "key_set": "https://x"}]}, "by schemes, or by its own code"),
         ({}, "verifies nothing"),
     ):
@@ -143,6 +147,14 @@ def test_a_declaration_that_has_come_past_the_sdk_has_nothing_fetched_and_verifi
         one["declaration"]["verification"] = verifies
         (problem,) = description([], [], [one]).problems
         assert words in problem.message
+
+
+def test_a_workspace_has_a_hundred_small_adapters_at_most() -> None:
+    many = [told(Plain, scheme=SIGNED, name=f"a{number}") for number in range(101)]
+    found = description([], [], many)
+    assert (len(found.adapters), [one.message for one in found.problems]) == (100, ["a workspace has 100 adapters at most"])
+    large = told(Plain, scheme=SIGNED, event_types=["t" * 190] * 200)
+    assert "bytes as JSON" in description([], [], [large]).problems[0].message
 
 
 def test_a_class_that_can_be_no_adapter_is_refused_at_once() -> None:

@@ -17,6 +17,7 @@ from services.executor.sandbox.jail import BundleProblem, DeclaredAdapter, Decla
 from shared.calendars import checked_cron, checked_zone
 from shared.errors import Invalid
 from shared.messages.catalog import AdapterDeclaration, DeclaredSchedule, Policy
+from shared.questions.adapters import check_answer
 from shared.resources.source import BUILT_IN, COMMON_SETTINGS
 from shared.schemas import checker_of
 from shared.values import YEAR
@@ -30,6 +31,9 @@ MOST_AT_A_TIME = 1000
 MOST_EXPRESSION = 4096
 MOST_LINE = 2**31 - 1
 MOST_SETTINGS = 50
+MOST_ADAPTERS = 100
+"""Of one bundle. Every gateway has those of all organizations in memory."""
+LARGEST_DECLARATION = 32 * 1024
 _NAME = r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"
 _SettingName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9_]{0,63}\Z")]
 Line = Annotated[int, msgspec.Meta(ge=1, le=MOST_LINE)]
@@ -111,6 +115,11 @@ def description(
     wrong = [one for one in problems if one.severity == "error"]
     found = _valid("a workflow", map(_workflow, workflows), wrong)
     admitted = _valid("an adapter", map(_adapter, adapters), wrong)
+    beyond = [
+        BundleProblem(one.path, one.line, f"a workspace has {MOST_ADAPTERS} adapters at most") for one in admitted[MOST_ADAPTERS:]
+    ]
+    wrong += beyond
+    admitted = admitted[:MOST_ADAPTERS]
     return Description(found, wrong, [one for one in problems if one.severity == "warning"], admitted)
 
 
@@ -173,6 +182,9 @@ def _adapter(told: dict[str, Any]) -> DeclaredAdapter | BundleProblem:
 def _check_adapter(one: _Adapter) -> None:
     """Raise ValueError, or `Invalid`, for a declaration by which nothing could be verified, or anything could be fetched."""
     declared = one.declaration
+    size = len(msgspec.json.encode(declared))
+    if size > LARGEST_DECLARATION:
+        raise ValueError(f"it has {size} bytes as JSON; at most {LARGEST_DECLARATION} are in each gateway's memory")
     if one.name in BUILT_IN:
         raise ValueError(f"{one.name} is the name of an adapter of Millrace: choose another name")
     verification = msgspec.convert(declared.verification, Verification)
@@ -181,6 +193,10 @@ def _check_adapter(one: _Adapter) -> None:
     # The gateway would ask any host that the author names, out of the platform's own network.
     if any(scheme.certificate for scheme in verification.schemes) or any(one.visit for one in verification.handshakes):
         raise ValueError("an adapter of a workspace has nothing fetched by the gateway")
+    for greeting in verification.handshakes:
+        check_answer("text/plain", greeting.headers)
+    if verification.acknowledgement is not None:
+        check_answer(verification.acknowledgement.content_type, {})
     if not verification.schemes and "verify" not in declared.code:
         raise ValueError("it verifies nothing")
     known = declared.secrets.keys() | declared.settings.keys()

@@ -27,7 +27,7 @@ from services.executor.workspaces.packages import of
 from shared.blobs import Blobs
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import MillraceError, PermissionDenied, TooLarge, Unavailable
-from shared.questions.adapters import CODE_TIMEOUT, MOST_PARSED, AdapterAnswer, AdapterReply, AskAdapter, MadeEvent
+from shared.questions.adapters import CODE_TIMEOUT, MOST_PARSED, AdapterAnswer, AdapterReply, AskAdapter, MadeEvent, check_answer
 from shared.values import MOST_TYPE, check
 
 # Of one organization's adapters at a time, and how many wait besides; of all organizations together.
@@ -233,6 +233,9 @@ def _meant(asked: AskAdapter, made: _Made) -> AdapterAnswer:
                 raise ValueError(f"an event's type has 1 to {MOST_TYPE} characters")
         return AdapterAnswer(outcome="events", events=made.events)
     if made.reply is not None:
+        check_answer(made.reply.content_type, made.reply.headers)
+        if not 200 <= made.reply.status < 600 or 300 <= made.reply.status < 400:
+            raise ValueError("an answer's status is from 200 to 599, and no redirection")
         base64.b64decode(made.reply.body_base64, validate=True)
         return AdapterAnswer(outcome="reply", reply=made.reply)
     if made.genuine and asked.act == "receive":
