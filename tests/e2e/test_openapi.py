@@ -21,6 +21,7 @@ from services.gateway.api.application import ENDPOINTS
 from services.gateway.api.document import USUAL, methods_of, path_of
 from services.gateway.api.endpoint import Endpoint, Streamed
 from tests.support.client import Client
+from tests.support.inside import eventually
 from tests.support.programs import output
 from tests.support.stack import Up
 
@@ -89,6 +90,27 @@ class Stack:
         await self.client.delivery(emitted["id"], "filtered", "routed")
         return str(emitted["id"])
 
+    async def dead_letter(self) -> str:
+        """Return the id of a dead letter whose message can be handled by now."""
+        source = {"adapter": "hmac", "settings": {"secret": SECRET, "event_path": "kind"}}
+        hooked = await self.client.call("PUT", "/api/v1/sources/letters", body=source)
+        body = b'{"n":1}'
+        signature = hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
+
+        async def taken() -> str | None:
+            async with self.session.post(hooked["url"], data=body, headers={"X-Signature": signature}) as response:
+                return (await response.json())["id"] if response.status == 202 else None
+
+        delivery = await eventually(taken)
+
+        async def given_up() -> str | None:
+            letters = (await self.client.call("GET", "/api/v1/dead-letters?status=open"))["items"]
+            return next((one["id"] for one in letters if one["delivery"] == delivery), None)
+
+        letter = await eventually(given_up)
+        await self.client.call("PUT", "/api/v1/sources/letters", body={"adapter": "hmac", "settings": {"secret": SECRET}})
+        return str(letter)
+
     async def known(self, endpoint: Endpoint) -> dict[str, str]:
         """Return the parts of an endpoint's path that are there."""
         parts = {name: endpoint.example.path.get(name, USUAL[name]) for name in endpoint.parts}
@@ -97,6 +119,12 @@ class Stack:
             parts["id"] = await (self.run("approval", "waiting") if waits else self.run("sync-tickets", "succeeded"))
         elif "/deliveries/{id}" in endpoint.path:
             parts["id"] = await self.delivery()
+        elif "/dead-letters/{id}" in endpoint.path:
+            parts["id"] = await self.dead_letter()
+        elif "/replays/{id}" in endpoint.path:
+            # So slow that it goes on.
+            body = {"since": "2026-01-01T00:00:00Z", "rate": 0.01, "all": True}
+            parts["id"] = (await self.client.call("POST", "/api/v1/deliveries/replay", body=body))["id"]
         elif endpoint.path.startswith("/hooks"):
             parts["id"] = self.hook
         elif endpoint.name == "emit_event":
@@ -165,13 +193,15 @@ def check(document: dict[str, Any], operation: dict[str, Any], status: int, head
         assert [f"{one.instance_path}: {one.message}" for one in found] == [], (name, status, body[:500])
 
 
-def by_change(endpoint: Endpoint) -> int:
-    """Order endpoints so that what is asked for is there: made first, removed last."""
-    return ["POST", "PUT", "PATCH", "GET", "*", "DELETE"].index(endpoint.method)
+def by_change() -> list[Endpoint]:
+    """Return the endpoints in such an order that what is asked for is there: made first, removed last, after what refers to it."""
+    ordered = sorted(ENDPOINTS, key=lambda one: ["POST", "PUT", "PATCH", "GET", "*", "DELETE"].index(one.method))
+    kept = [one for one in ordered if one.method != "DELETE"]
+    return [*kept, *reversed(ordered[len(kept) :])]
 
 
 async def test_every_example_is_answered_as_the_document_says(stack: Stack) -> None:
-    for endpoint in sorted(ENDPOINTS, key=by_change):
+    for endpoint in by_change():
         path = path_of(endpoint).format(**await stack.known(endpoint))
         for method in methods_of(endpoint):
             status, headers, body = await stack.send(endpoint, method, path)
