@@ -37,6 +37,7 @@ MESSAGE_CHARACTERS = 64 * 1024
 CHAIN = 2000
 CHAINED = (
     "webhook.received",
+    "firing.fired",
     *(f"event.{verb}" for verb in ("accepted", "held", "routed", "filtered", "unroutable")),
     *(declaration_of(cls).type for cls, effect in EFFECTS.items() if effect.status is not None),
 )

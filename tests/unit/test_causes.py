@@ -79,3 +79,10 @@ def test_a_chain_began_when_its_id_says_or_a_day_before_the_run() -> None:
     assert began == datetime(2026, 11, 23, 16, 40, 30, 648000, tzinfo=UTC) - CLOCKS_DIFFER
     for other in ("d4db233a-1681-538b-a3f3-57adb62c2718", "of another kind"):
         assert chain_began(other, requested) == datetime(2026, 11, 22, 16, 35, 30, 661443, tzinfo=UTC)
+
+
+def test_a_schedule_is_the_cause_of_its_run_though_its_message_comes_later() -> None:
+    chain = [link("asked", "fired", "run.requested", 1, "r"), link("fired", None, "firing.fired", 2, schedule="s", name="nightly")]
+    told = why("r", chain, cut=False)
+    assert [(one.type, one.id, [below.id for below in one.led_to]) for one in told.items] == [("schedule", "s", ["r"])]
+    assert told.path == ["s", "r"]
