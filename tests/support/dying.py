@@ -10,8 +10,9 @@ from typing import Any
 from shared import suspects
 from shared.bus import connected
 from shared.consumer import Handler
-from shared.messages import EventAccepted, EventFiltered, WebhookReceived
+from shared.messages import EventFiltered, WebhookReceived
 from shared.service import Health
+from shared.streams import WORK
 
 DEADLY = "deadly"
 DIED = 71
@@ -26,8 +27,8 @@ async def handle(message: WebhookReceived, _deps: Any) -> Any:
     yield EventFiltered(source=message.source, event=message.delivery, delivery=message.delivery, reason="handled"), "handled"
 
 
-async def nothing(_message: EventAccepted, _deps: Any) -> Any:
-    """Handle no event."""
+async def nothing(_message: Any, _deps: Any) -> Any:
+    """Handle no other message."""
     return
     yield
 
@@ -35,7 +36,7 @@ async def nothing(_message: EventAccepted, _deps: Any) -> Any:
 async def main(url: str) -> None:
     """Handle until the process ends."""
     suspects.UNSUSPICIOUS = 1
-    handlers: dict[Any, Handler] = {WebhookReceived: handle, EventAccepted: nothing}
+    handlers: dict[Any, Handler] = {message: nothing for work in WORK for message in work.messages} | {WebhookReceived: handle}
     async with connected(url, service="events", health=Health("events")) as bus:
         bus.handle(handlers, None)
         await bus.start()
