@@ -91,5 +91,7 @@ ADAPTER = Adapter(
         body='{"action":"opened","issue":{"number":1347,"title":"Found a bug"},"repository":{"full_name":"octocat/Hello-World"}}',
         events=("issues.opened",),
     ),
+    required=(),
+    one_of=(("secret", "registration"),),
     registering=REGISTERING,
 )  # fmt: skip

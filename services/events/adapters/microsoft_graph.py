@@ -84,5 +84,7 @@ ADAPTER = Adapter(
         '"lifecycleEvent":"missed"}]}',
         events=("created", "missed"),
     ),
+    required=(),
+    one_of=(("secret", "registration"),),
     registering=REGISTERING,
 )
