@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from services.events.registrations import plan, turn
+from services.events.registrations.reconciling import Registrar
 from shared import aggregate
 from shared.bus import Bus
 from shared.envelope import rfc3339, utc_now
@@ -378,6 +379,32 @@ async def test_what_was_made_before_the_end_is_taken_over(place: Place, monkeypa
         await until(lambda: len(server.there()) == 1)
         assert list(server.there()) == [shown["remote"]]
         assert server.counted()["POST"] == 1
+
+
+async def test_rows_that_are_behind_keep_no_replica_busy(place: Place) -> None:
+    async with graph() as server, registered(place, server) as made:
+        await made.connect()
+        source = await made.put()
+        await made.until("active")
+        connection = await asyncpg.connect(place.database_url("events"))
+        before = len(await made.history(source.id))
+        # As if the last message had not been read yet: the row says that it is to be done now.
+        await connection.execute("""UPDATE registration SET state = state || '{"due_at": "2020-01-01T00:00:00Z"}'""")
+        await connection.close()
+        taken: list[Any] = []
+        await told(made.bus, putting("mapping", "sender", connection="tenant", entity_id="42"))
+        reading = Registrar.look_at
+
+        async def counted(self: Any, *args: Any, **more: Any) -> bool:
+            taken.append(args)
+            return await reading(self, *args, **more)
+
+        with pytest.MonkeyPatch.context() as watched:
+            watched.setattr(Registrar, "look_at", counted)
+            await told(made.bus, putting("mapping", "sender", connection="tenant"))
+            await asyncio.sleep(1.0)
+        assert len(taken) <= 2
+        assert len(await made.history(source.id)) == before
 
 
 async def test_two_replicas_make_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

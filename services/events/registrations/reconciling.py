@@ -35,7 +35,7 @@ PAUSE = 2.0
 MOST, EACH = 64, 4
 # Seconds: wakings within the first are one; after the last everything is looked at once more, in case that one was lost.
 TOGETHER, SWEEP = 0.05, 300.0
-# After a turn that could not be recorded.
+# After a turn that could not be recorded, or found nothing of what its row says is due: the row is behind.
 REST = timedelta(seconds=5)
 _CATALOG = ("source", "integration", "mapping", "registration")
 
@@ -168,8 +168,11 @@ class Registrar:
         task.add_done_callback(ended)
 
     async def _take(self, one: Watched, *, hurried: bool) -> None:
+        now = self._now()
         try:
-            await self.look_at(one.id, one.org, hurried=hurried)
+            recorded = await self.look_at(one.id, one.org, hurried=hurried)
+            if not recorded and plan.due_at(one.state, one.version, now) <= now:
+                self._resting[one.id] = now + REST
         except (MillraceError, StreamError) as error:
             self._rest(one, str(error))
         except Exception:
@@ -180,8 +183,8 @@ class Registrar:
         _log.warning("registration.interrupted", org=one.org, source=one.id, reason=reason)
         self._resting[one.id] = self._now() + REST
 
-    async def look_at(self, id_: str, org: str, *, hurried: bool = False) -> None:
-        """Take one turn at a source. Raises `Conflict`, `Unavailable`."""
+    async def look_at(self, id_: str, org: str, *, hurried: bool = False) -> bool:
+        """Take one turn at a source; return whether it recorded anything. Raises `Conflict`, `Unavailable`."""
         stored, sequence = await aggregate.present(self._deps.bus.client, "registration", id_)
         found = await self._deps.resources.by_id("source", id_)
         source = None
@@ -194,3 +197,4 @@ class Registrar:
         finally:
             if turn.sequence != sequence:
                 await self._deps.registered.caught_up(turn.sequence)
+        return turn.sequence != sequence
