@@ -227,7 +227,7 @@ def shown_of(kind: Kind, stored: Resource[Any]) -> dict[str, Any]:
     """Return a resource as its organization sees it: of each reference by id the id, and the name besides; no secret."""
     fields = kind.stored(stored.spec)
     names = {f"{field}_name": fields[field] for field in kind.by_id}
-    secrets = {"secrets": sorted(stored.sealed)} if kind.confidential - kind.secret else {}
+    secrets = {"secrets": sorted(stored.sealed)} if "secrets" in kind.shown.__struct_fields__ else {}
     times = {name: getattr(stored, name) for name in ("created_at", "updated_at", "version", "applied_as")}
     return {"id": stored.id, "org": stored.org, "name": stored.name} | fields | stored.refs | names | secrets | times
 

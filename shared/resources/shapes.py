@@ -24,11 +24,12 @@ def fields_of(spec: type[msgspec.Struct]) -> list[Any]:
 def view_of(title: str, spec: type[msgspec.Struct], marks: dict[str, dict[str, Any]], adds: type[msgspec.Struct] | None) -> Any:
     """Return the struct shown of a resource: its fields but the secret ones, and the owner's additional values."""
     fields: list[Any] = [("id", str), ("org", str), ("name", str)]
-    for name, type_, *_ in fields_of(spec):
+    for name, type_, *default in fields_of(spec):
         found = marks[name]
         fields += [] if SECRET in found else [(name, type_)]
         fields += [(f"{name}_name", type_)] if found.get(BY_ID) else []
-        fields += [("secrets", list[str])] if MEMBERS in found else []
+        # Of secrets that may be missing it is shown which are there.
+        fields += [("secrets", list[str])] if MEMBERS in found or (SECRET in found and default) else []
     fields += [(name, type_) for name, type_, *_ in (fields_of(adds) if adds is not None else ())]
     fields += [("created_at", Moment), ("updated_at", Moment), ("version", int), ("applied_as", str | None)]
     return struct_of(f"{title}View", fields, spec.__doc__, forbid=False)

@@ -61,10 +61,13 @@ RESOURCES: dict[str, list[dict[str, Any]]] = {
         {"kind": "integration", "name": "halo-1", "description": "Another"},
         {"kind": "integration", "name": "halo-0", "org": "beta"},
     ],
+    "rest/providers.yaml": [
+        {"kind": "provider", "name": "hub", "known": "github", "client_id": "c", "client_secret": {"$env": "TOKEN_0"}},
+        {"kind": "connection", "name": "repos", "grant": "authorization_code", "provider": "hub"},
+    ],
     "rest/values.yaml": [
         *[{"kind": "connection", "name": name, "token": {"$env": "TOKEN_0"}} for name in ("halo", "other")],
         {"kind": "connection", "name": "halo", "org": "beta", "token": {"$file": "token.txt"}},
-        {"kind": "provider", "name": "hub", "known": "github", "client_id": "c", "client_secret": {"$env": "TOKEN_2"}},
         *[{"kind": "secret", "name": f"key-{number}", "value": {"$env": f"TOKEN_{number}"}} for number in range(3)],
         *[{"kind": "variable", "name": f"v{n}", "value": value} for n, value in enumerate(["no", 5, 1.0, None, [{"a": {}}]])],
         {"kind": "variable", "name": "v0", "org": "beta", "value": {"$env": "HOME"}},
@@ -142,21 +145,21 @@ def recorded(up: Up) -> int:
 
 
 async def test_a_folder_applied_twice_has_nothing_to_do_the_second_time(up: Up, millrace: Command, conf: Path) -> None:
-    assert sum(map(len, RESOURCES.values())) == 32
+    assert sum(map(len, RESOURCES.values())) == 34
     assert {one["kind"] for many in RESOURCES.values() for one in many} == set(kinds())
     tried = await applied(millrace, str(conf), "--dry-run")
-    assert changes(tried) == {"created": 32}
+    assert changes(tried) == {"created": 34}
     assert everything(up) == []
     said = await millrace("apply", str(conf), **TOKENS)
-    assert said.splitlines()[-1] == "32 created"
+    assert said.splitlines()[-1] == "34 created"
     assert "created variable v1 of beta\n" in said
     assert {f"{one['kind']} {one['name']}" for one in tried} == {" ".join(line.split()[1:3]) for line in said.splitlines()[:-1]}
     before, there = recorded(up), everything(up)
-    assert len(there) == 32
+    assert len(there) == 34
     assert await millrace("apply", str(conf), **TOKENS) == "nothing to do\n"
     assert await millrace("apply", str(conf), "--dry-run", **TOKENS) == "nothing to do\n"
     again = await applied(millrace, str(conf))
-    assert changes(again) == {"none": 32}
+    assert changes(again) == {"none": 34}
     assert everything(up) == there
     assert recorded(up) == before + 2
 
@@ -230,7 +233,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
     done = await applied(millrace, str(conf), code=1)
     # A warning about a subscription comes once its source is there.
     assert [one | {"reasons": one["reasons"] if one["change"] == "failed" else []} for one in done] == tried
-    assert changes(done) == {"created": 33, "failed": 8}
+    assert changes(done) == {"created": 35, "failed": 8}
     reasons = sorted(
         reason.removeprefix(f"{conf}/wrong.yaml:") for one in done if one["change"] == "failed" for reason in one["reasons"]
     )
@@ -240,7 +243,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
         "24: filter: line 1, column 1",
         "26: there is no integration 'no-such'",
         "30: name: it must be",
-        "35: token: Expected `str`, got `int`",
+        "35: token: Expected `str | null`, got `int`",
         '6: settings.algorithm: "hunter3" is not one of "sha1", "sha256"',
         "43: org: no such name",
     ]
@@ -248,7 +251,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
         assert reason.startswith(start)
     assert "hunter2" not in str(done)
     out, error = await millrace.both("apply", str(conf), code=1, **TOKENS)
-    assert out.splitlines()[-1] == "8 failed, 33 as they are"
+    assert out.splitlines()[-1] == "8 failed, 35 as they are"
     assert f"{conf}/wrong.yaml:17: source: there is no source 'no-such'\n" in error
 
 
@@ -258,8 +261,8 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "other" / "one.yaml").write_text("kind: variable\nname: theirs\nvalue: 1\n")
     await applied(millrace, str(conf / "other"), "--as", "other")
     (conf / "other" / "one.yaml").unlink()
-    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 32}
-    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 32}
+    assert changes(await applied(millrace, str(conf), "--as", "ours")) == {"created": 34}
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 34}
     assert "--prune needs --as" in (await millrace.both("apply", str(conf), "--prune", code=2))[1]
 
     for name in ("a/subscriptions.yaml", "a/times.yaml", "b.json", "mappings.yml"):
@@ -344,7 +347,7 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
         there = {"MILLRACE_URL": url, "MILLRACE_KEY": up.ready["admin_key"]}
         done = await applied(millrace, str(conf), "--as", "cut", "--prune", code=1, **there)
         failed = [one["reasons"][0] for one in done if one["change"] == "failed"]
-        assert len(failed) == 32 - changes(done)["created"]
+        assert len(failed) == 34 - changes(done)["created"]
         # Of those that were asked for at the same time each may have been done.
         unknown = sum("cannot reach" in reason for reason in failed)
         assert 1 <= unknown <= AT_ONCE
@@ -355,7 +358,7 @@ async def test_what_became_of_each_is_said_when_the_api_goes_away(up: Up, millra
     again = changes(await applied(millrace, str(conf), "--as", "cut", "--prune"))
     assert again["failed"] == 0
     assert changes(done)["created"] <= again["none"] <= changes(done)["created"] + unknown
-    assert again["none"] + again["created"] == 32
+    assert again["none"] + again["created"] == 34
 
 
 PATCHES: dict[str, tuple[list[str], dict[str, Any]]] = {

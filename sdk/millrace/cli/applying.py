@@ -99,6 +99,8 @@ def export(session: Session, nouns: tuple[str, ...], *, secrets: str) -> None:
         for field in kind.fields:
             if field.has_secrets:
                 fields[field.name] |= {member: reference(kind.noun, shown["name"], member) for member in shown["secrets"]}
+            if field.is_secret and not field.schema["required"] and field.name not in shown["secrets"]:
+                continue
             if field.is_secret:
                 made[field.name] = reference(kind.noun, shown["name"], field.name)
             elif field.schema["required"] or fields[field.name] != field.schema.get("default"):
