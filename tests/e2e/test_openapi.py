@@ -75,6 +75,7 @@ class Stack:
         await self.client.call("PUT", "/api/v1/schedules/yearly", body=schedule)
         # A mapping is of an integration that its organization sees.
         await self.client.call("PUT", "/api/v1/integrations/orders?org=global", body={})
+        await self.client.call("PUT", "/api/v1/schedules/orders", body={"cron": "0 0 1 1 *", "workflow": "orders"})
         # No person has authorized it, so that no other token can be had.
         await self.client.call("PUT", "/api/v1/providers/hub", body={"known": "github", "client_id": "c"})
         await self.client.call("PUT", "/api/v1/connections/oauth", body={"grant": "authorization_code", "provider": "hub"})
