@@ -26,7 +26,7 @@ from shared import tasks
 from shared.egress.fetching import AnsweredTooMuch, Fetcher, NotSent
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import new_id, rfc3339, utc_now
-from shared.errors import Invalid, MillraceError, NotFound, Problem, Unavailable
+from shared.errors import Conflict, Invalid, MillraceError, NotFound, Problem, Unavailable
 
 # Seconds of a whole request. A claim lives more than twice as long, so that it cannot end while its holder waits for an answer.
 REQUEST = 12.0
@@ -135,17 +135,21 @@ class Refresher:
         return await asyncio.shield(self._flight(row, version, forced=forced))
 
     async def renew(self, row: Kept) -> None:
-        """Get another token now, though the one that is there may live. Raises `Invalid`, `Unavailable` with the reason."""
+        """Get another token now, though the one that is there may live.
+
+        Raises `Conflict` where a person has to authorize the connection first, `Invalid`, `Unavailable` with the reason.
+        """
         if row.spec.get("grant") not in OAUTH:
             detail = "is no token of a provider, which could give another one"
             raise Invalid(f"connection {row.name!r} {detail}", errors=(Problem("name", detail),))
         state = (await self._tokens.of([row.id])).get(row.id)
         if state is None and not _is_own(row):
-            raise NeedsAuthorization(f"connection {row.name!r} has not been authorized yet")
+            raise Conflict(f"connection {row.name!r} has not been authorized yet")
         version = 0 if state is None else state.version
         after_it = await self._waited(row, version, forced=True)
         if after_it.version == version:
-            raise _none(row, after_it)
+            why = _none(row, after_it)
+            raise Conflict(why.detail) if isinstance(why, NeedsAuthorization) else why
 
     async def ending(self, row: Kept) -> Callable[[], None]:
         """Return what to call when a row has been deleted: the provider is asked to revoke its tokens, which nobody waits for."""

@@ -176,7 +176,7 @@ async def test_what_changed_in_a_file_is_changed_and_nothing_else(millrace: Comm
         ("secret", "key-0", "default"),
         ("variable", "v1", "beta"),
     ]
-    assert changes(done) == {"changed": 2, "none": 30}
+    assert changes(done) == {"changed": 2, "none": 32}
 
 
 MISTAKES = """\
@@ -240,7 +240,7 @@ async def test_a_mistake_is_named_with_its_line_and_the_others_are_done(millrace
     expected = [
         "11: source has no field 'secret': there are adapter, by_entity, enabled, entity, integration, settings",
         "17: source: there is no source 'no-such'",
-        "24: filter: line 1, column 1",
+        "24: filter: line 1, column 8",
         "26: there is no integration 'no-such'",
         "30: name: it must be",
         "35: token: Expected `str | null`, got `int`",
@@ -273,14 +273,14 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     (conf / "wrong.yaml").unlink()
 
     tried = await applied(millrace, str(conf), "--as", "ours", "--prune", "--dry-run")
-    assert len(everything(up)) == 34
+    assert len(everything(up)) == 36
     done = await applied(millrace, str(conf), "--as", "ours", "--prune")
     assert tried == done
     gone = [one["kind"] for one in done if one["change"] == "removed"]
     assert gone == ["subscription"] * 6 + ["schedule"] * 2 + ["source"] * 5 + ["mapping"] * 3
     left = everything(up)
-    assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (18, {"by-hand", "theirs"})
-    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 16}
+    assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (20, {"by-hand", "theirs"})
+    assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 18}
 
 
 async def test_what_is_exported_is_what_is_there(up: Up, millrace: Command, conf: Path) -> None:

@@ -94,7 +94,7 @@ async def test_a_secret_goes_in_and_no_answer_ever_has_it(up: Up) -> None:
         await request(up, "DELETE", at),
     ]
     assert [status for status, _, _ in answers] == [200, 200, 200, 409, 422, 422, 422, 422, 412, 404, 204]
-    assert answers[1][1].keys() == {"id", "org", "name", "applied_as", "status", "created_at", "updated_at", "version"}
+    assert answers[1][1].keys() == {"id", "org", "name", "applied_as", "readers", "status", "created_at", "updated_at", "version"}
     assert SECRET not in repr(answers)
 
 

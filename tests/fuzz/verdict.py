@@ -8,17 +8,30 @@ import msgspec
 from nats.aio.client import Client as Nats
 
 from shared.messages.log import SERVICES
+from shared.messages.timer import fired_for
 from shared.pull import StreamError, api_request
+from shared.runs import END_SUBJECTS
 from shared.streams import STREAMS
 from tests.fuzz.place import Place, eventually
 from tests.fuzz.wire import Unanswered
 
 # Seconds for rows to follow the streams, and for readiness to follow the rows.
 CAUGHT_UP_WITHIN = 60.0
+_WORKFLOWS = ("workflow.*.changed", "workflow.*.removed")
+# Projections that read some messages of their stream only, by service.
 _FILTERED = {
-    ("events", "CATALOG"): ("source.>", "subscription.>", "integration.>", "mapping.>"),
-    ("executor", "CATALOG"): ("file.>", "workflow.>"),
-    ("oauth", "CATALOG"): ("variable.>",),
+    "events": {
+        "catalog": ("source.>", "subscription.>", "integration.>", "mapping.>", "schedule.>"),
+        "registrations": ("registration.>",),
+        "schedules": ("schedule.>",),
+        "declared-schedules": _WORKFLOWS,
+        "timers": (fired_for("events"),),
+        "held": ("event.*.held",),
+        "held-runs": END_SUBJECTS,
+        "held-timers": (fired_for("events"),),
+    },
+    "executor": {"catalog": ("file.>", "workflow.>", "adapter.>"), "timers": (fired_for("executor"),)},
+    "oauth": {"catalog": ("variable.>",)},
 }
 
 
@@ -76,14 +89,17 @@ class Watch:
         states: dict[str, Any] = msgspec.json.decode((self._place.up.data / "run" / "state.json").read_bytes())["processes"]
         return states
 
-    async def _wanted(self) -> dict[tuple[str, str], int]:
+    async def _wanted(self) -> dict[tuple[str, tuple[str, ...]], int]:
         """Return by stream and filters the last message that there is now; what comes meanwhile is not waited for."""
-        wanted = {(stream.name, ""): await self._last(stream.name) for stream in STREAMS}
-        for (service, stream), filters in _FILTERED.items():
-            wanted[stream, service] = await self._last(stream, filters)
+        wanted = {(stream.name, ()): await self._last(stream.name) for stream in STREAMS}
+        async with self._place.database() as database:
+            for service, projections in _FILTERED.items():
+                for name, filters in projections.items():
+                    for row in await database.fetch(f"SELECT stream FROM {service}.checkpoint WHERE projection = $1", name):
+                        wanted[row["stream"], filters] = await self._last(row["stream"], filters)
         return wanted
 
-    async def _behind(self, wanted: dict[tuple[str, str], int]) -> dict[str, str]:
+    async def _behind(self, wanted: dict[tuple[str, tuple[str, ...]], int]) -> dict[str, str]:
         """Return the projections that stand before the last message that concerned them."""
         found: dict[str, str] = {}
         async with self._place.database() as database:
@@ -91,8 +107,7 @@ class Watch:
                 if service == "gateway":
                     continue
                 for row in await database.fetch(f"SELECT projection, stream, last_seq FROM {service}.checkpoint"):
-                    narrow = row["projection"] == "catalog" and (service, row["stream"]) in _FILTERED
-                    last = wanted[row["stream"], service if narrow else ""]
+                    last = wanted[row["stream"], _FILTERED.get(service, {}).get(row["projection"], ())]
                     if row["last_seq"] < last:
                         found[f"{service}.{row['projection']}"] = f"{row['last_seq']} of {last} in {row['stream']}"
         return found

@@ -97,7 +97,7 @@ async def test_what_cannot_be_authorized_or_refreshed_says_why(place: Place) -> 
             status, problem = await it.call("POST", f"/connections/plain/{verb}")
             assert (status, problem["errors"][0]["path"]) == (422, "name")
         status, problem = await it.call("POST", "/connections/halo/refresh")
-        assert (status, "not been authorized yet" in problem["detail"]) == (503, True)
+        assert (status, "not been authorized yet" in problem["detail"]) == (409, True)
 
 
 async def test_known_providers_are_listed_with_their_documents(place: Place) -> None:

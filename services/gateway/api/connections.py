@@ -11,7 +11,7 @@ from aiohttp import web
 from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, Reply, endpoint
 from services.gateway.api.reference import POLICY
 from shared.envelope import new_id
-from shared.errors import NotFound
+from shared.errors import Conflict, NotFound
 from shared.questions.oauth import (
     AuthorizationBegun,
     AuthorizationEnded,
@@ -72,12 +72,16 @@ async def authorize_connection(call: Call[None, None]) -> AuthorizationBegun:
     "/api/v1/connections/{name}/refresh",
     role="operator",
     answers={200: _CONNECTION},
-    errors=(NotFound,),
+    errors=(Conflict, NotFound),
     audit=Audit("connection", "refresh", "name"),
-    example=Example(status=503),
+    example=Example(status=409),
 )
 async def refresh_connection(call: Call[None, None]) -> Any:
-    """Get another token now. 422 for a credential that is none of a provider, 503 with the reason where the provider gives none."""
+    """Get another token now.
+
+    409 where a person has to authorize the connection first, 422 for a credential that is none of a provider, 503 with the reason
+    where the provider gives none.
+    """
     caller, name = call.caller, call.path["name"]
     await call.ask(RefreshConnection(id=new_id(), org=caller.org, actor=caller.actor, name=name))
     return (await call.ask(of(GetResource, "connection", org=caller.org, name=name))).fields
