@@ -277,7 +277,7 @@ async def test_pruning_removes_what_the_set_had_made_and_nothing_else(up: Up, mi
     done = await applied(millrace, str(conf), "--as", "ours", "--prune")
     assert tried == done
     gone = [one["kind"] for one in done if one["change"] == "removed"]
-    assert gone == ["subscription"] * 6 + ["schedule"] * 2 + ["source"] * 5 + ["mapping"] * 3
+    assert gone == ["subscription"] * 6 + ["schedule"] * 2 + ["mapping"] * 3 + ["source"] * 5
     left = everything(up)
     assert (len(left), {one["name"] for one in left if one["applied_as"] != "ours"}) == (20, {"by-hand", "theirs"})
     assert changes(await applied(millrace, str(conf), "--as", "ours", "--prune")) == {"none": 18}
