@@ -100,6 +100,8 @@ class Place:
         await self.call("PUT", "/variables/spare", {"value": "nothing"})
         await self.call("PUT", "/secrets/spare", {"value": "nothing"})
         await self.call("PUT", "/connections/spare", {"token": "nothing"})
+        await self.call("PUT", "/providers/spare", {"known": "github", "client_id": "a client", "client_secret": "its secret"})
+        await self.call("PUT", "/connections/pending", {"grant": "authorization_code", "provider": "spare"})
         await self.call("PUT", "/integrations/spare", {"config_schema": {"type": "object"}})
         await self.call("PUT", f"/integrations/spare/mappings/{ORG}", {"config": {}})
         run = await self.call("POST", "/workflows/take/runs?wait=30", {"input": {}})

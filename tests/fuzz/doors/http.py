@@ -57,6 +57,31 @@ FIELDS: dict[str, Any] = {
     "expected": {},
 }
 INPUT = {"value": {"a": ["b", 1]}, "event": None}
+_ADDRESSES = ("token_url", "refresh_url", "authorize_url", "revoke_url", "base_url", "issuer")
+# The same of one resource, whose fields would not fit together else.
+FIELDS_OF: dict[str, dict[str, Any]] = {
+    "connections": {
+        **dict.fromkeys(("provider", "client_id", "username", "query", "base_url"), None),
+        "scopes": [],
+        "parameters": {},
+    },
+    "providers": {
+        **dict.fromkeys(_ADDRESSES, None),
+        "known": "github",
+        "client_id": "a client",
+        "client_secret": "its secret",
+        "client_authentication": "post",
+        "hosts": [],
+    },
+    "sources": {"entity": None, "by_entity": False},
+    "deliveries": {"number": 0, "since": "2026-01-30T00:00:00Z", "until": "2026-01-31T00:00:00Z"},
+    "schedules": {"cron": "5 9 * * *", "every": None, "timezone": "UTC", "source": None, "event": None, "input": {"value": 1}},
+    "subscriptions": {
+        "key": "event.type",
+        "ordering": "key",
+        **dict.fromkeys(("rate", "burst", "debounce", "debounce_most"), None),
+    },
+}
 
 
 class Route:
@@ -79,7 +104,11 @@ class Route:
         declared = endpoint.documented or endpoint.body
         if declared in {None, Any, Streamed}:
             return {"a": ["b", 1]}
-        fields = FIELDS | ({"input": INPUT} if endpoint.name == "create_run" else {})
+        fields = (
+            FIELDS
+            | FIELDS_OF.get(self.path.removeprefix("/api/v1/").partition("/")[0], {})
+            | ({"input": INPUT} if endpoint.name == "create_run" else {})
+        )
         return example(declared, fields)
 
     def target(self) -> Target:
@@ -136,6 +165,8 @@ class Http:
         }
         if route.path.startswith("/api/v1/workflows"):
             known["name"] = "take"
+        if route.path.endswith(("/refresh", "/authorize")):
+            known["name"] = "pending"
         if route.path.endswith("/events"):
             known["name"] = "topic"  # whose subscription has whatever filter and input was put last
         where, _, name = (case.text or "").partition(":")
