@@ -58,7 +58,7 @@ LONG = {"l": list(range(400))}
         ('"+".join(["1"] * 100000)', "4096"),
         ('"+".join(["1"] * 2000)', "1000 are the most"),
         (repr(LOOPS), "nest deeper than 3"),
-        ('"input.repo +"', "parse"),
+        ('"input.repo +"', "line 1, column 13: Syntax error"),
         ('"inptu.repo"', "looks at inptu, and there are only input and org"),
         ('"input.typo"', "looks at input.typo, and the signature has no parameter typo"),
     ],

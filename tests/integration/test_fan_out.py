@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.events import handlers, resources
+from services.events import handlers, subscriptions
 from shared.errors import Invalid
 from shared.resources import KINDS
 from shared.streams import INLINE_BYTES
@@ -21,7 +21,7 @@ WORKFLOW = b"from millrace import workflow\n@workflow\ndef greet(event: dict) ->
 async def test_a_source_and_an_organization_have_so_many_and_what_is_there_can_be_changed(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resources, "MOST_SUBSCRIPTIONS", 2)
+    monkeypatch.setattr(subscriptions, "MOST_SUBSCRIPTIONS", 2)
     monkeypatch.setitem(KINDS, "source", msgspec.structs.replace(KINDS["source"], most=2))
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)

@@ -366,10 +366,19 @@ async def test_idle_templates_are_ended_and_forgotten_bundles_have_none(bench: B
 async def test_a_template_that_is_made_while_its_bundle_goes_serves_nobody() -> None:
     async with started_bench(template_after=2) as bench:
         job = bench.job("@workflow\ndef main(): return 1")
+        make, goes = of(bench)._make, asyncio.Event()
+
+        async def made(place: CodePaths) -> Template:
+            template = await make(place)
+            await goes.wait()
+            return template
+
+        of(bench)._make = made
         for _ in range(2):
             assert await ran(bench, job) == 1
         assert of(bench)._making
         bench.children.forget(job.bundle)
+        goes.set()
         await until(lambda: not of(bench)._making)
         assert not of(bench).all
         assert await ran(bench, job) == 1
