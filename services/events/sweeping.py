@@ -18,7 +18,7 @@ from services.events.retries import catch_up, events_of, publish_again
 from shared import aggregate
 from shared.durables import backlog_of
 from shared.envelope import Envelope, derived_id, rfc3339, utc_now
-from shared.errors import Invalid, NotFound
+from shared.errors import MillraceError, NotFound
 from shared.messages import EventAccepted, EventOverdue, WebhookReceived
 from shared.streams import WORK
 
@@ -62,7 +62,7 @@ class Sweeper:
         for row in due:
             try:
                 await self._retry(row, utc_now())
-            except (Invalid, NotFound) as error:
+            except MillraceError as error:  # also of an adapter that does not answer: the others are not to wait for it
                 self._put_off[row["id"]] = now + PUT_OFF
                 _log.warning("delivery.not_retried", delivery=row["id"], reason=error.detail)
         return len(due)

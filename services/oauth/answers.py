@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from shared.resources.provider import Provider
+from shared.values import storable
 
 # dead: the grant has ended. misconfigured: trying again changes nothing. transient, throttled: later. ambiguous: the provider may
 # have done what it was asked for. malformed: no answer of a token endpoint.
@@ -117,7 +118,7 @@ def _granted(document: dict[str, Any], provider: Provider) -> Granted | None:
         token_type=kind if isinstance(kind, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,30}", kind) else "Bearer",
         life=life if life is not None else provider.lifetime,
         refresh_life=next((found for name in _REFRESH_ENDS if (found := _seconds(document.get(name))) is not None), None),
-        scope=scope[:2000] if isinstance(scope, str) else None,
+        scope=storable(scope[:2000]) if isinstance(scope, str) else None,
     )
 
 

@@ -125,6 +125,10 @@ class Aftermath(msgspec.Struct, frozen=True, kw_only=True):
     is_news: bool
 
 
+# Seconds from one token of a connection to the next, whatever life the provider says that it has: each is stored and published.
+SOONEST = 30.0
+
+
 def times_of(granted: Granted, now: datetime, chance: Chance, *, renews: bool) -> Times:
     """Return the times of a new token; `renews`: there is a way to get the next one. Measured by this machine's clock only."""
     ends = None if granted.life is None else now + timedelta(seconds=granted.life)
@@ -142,7 +146,7 @@ def times_of(granted: Granted, now: datetime, chance: Chance, *, renews: bool) -
     if granted.refresh_life is not None:
         before = granted.refresh_life * chance(0.7, 0.8)
         pause = before if pause is None else min(pause, before)
-    return Times(ends, refresh_ends, None if pause is None else now + timedelta(seconds=pause))
+    return Times(ends, refresh_ends, None if pause is None else now + timedelta(seconds=max(pause, SOONEST)))
 
 
 def after(before: TokenState, refused: Ungranted, now: datetime, chance: Chance) -> Aftermath:

@@ -60,6 +60,7 @@ class Providers:
             secret = self._opened(row)
             client = OAuthClient(spec.client_id, secret)
         elif own.client_id is not None and found is not None:
+            _check_lent(found, row.org, spec)
             client = OAuthClient(own.client_id, self._opened(found))
         else:
             raise Invalid(
@@ -80,6 +81,8 @@ class Providers:
         if spec.client_id is None and own.client_id is None:
             detail = f"is needed: the provider {name!r} has no client of its own"
             raise Invalid(f"client_id {detail}", errors=(Problem("client_id", detail),))
+        if found is not None:
+            _check_lent(found, org, spec)
         fields = ["token_url"] + (["authorize_url"] if spec.grant == "authorization_code" else [])
         for field in fields:
             if getattr(provider, field) is None:
@@ -111,3 +114,13 @@ def whole(own: Provider, name: str) -> Provider:
     """Return a provider with the values of the known one that it names, or whose name it has where it is none of its own."""
     found = KNOWN.get(own.known or (name if own == Provider() else ""))
     return own if found is None else own.over(found.provider)
+
+
+def _check_lent(provider: Kept, org: str, spec: Connection) -> None:
+    """Raise `Invalid` where a client of the platform's would get tokens for another organization that no person has allowed.
+
+    With client credentials the tokens are the client's own: of the platform's account, or of any tenant that has let it in.
+    """
+    if spec.grant == "client_credentials" and spec.client_id is None and provider.org != org:
+        detail = f"is needed: the client of {provider.org!r} gives others tokens only where a person authorizes them"
+        raise Invalid(f"client_id {detail}", errors=(Problem("client_id", detail),))

@@ -324,12 +324,19 @@ class Refresher:
             except Unavailable as error:
                 if not pause:
                     _log.error("connection.not_stored", connection=before.connection, reason=error.detail)
-                    self._spool.keep(one)
+                    self._kept(one)
                 is_late, pause = True, min(max(2 * pause, STORE_AGAIN), LONGEST_STORE_AGAIN)
                 await asyncio.sleep(pause)
             else:
                 self._spool.forget(one)
                 return state
+
+    def _kept(self, one: Unstored) -> None:
+        """Have a token on disk; where that cannot be it is in memory only, and storing it is tried again all the same."""
+        try:
+            self._spool.keep(one)
+        except OSError as error:
+            _log.error("connection.not_spooled", connection=one.claimed.before.connection, reason=str(error))
 
     async def _overtaken(self, row: Kept, registered: Registered, claimed: Claimed, granted: Granted) -> TokenState:
         """Return what another attempt has stored meanwhile; tokens of a connection that is gone are revoked."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import logging
 import os
 import time
@@ -16,6 +17,7 @@ from aiohttp import web
 
 from services.oauth import refresh, scheduling
 from services.oauth.rotation import renew
+from services.oauth.spool import Spool
 from services.oauth.store import KeptStore
 from services.oauth.token_store import TokenStore
 from services.oauth.vault import Vault
@@ -138,6 +140,36 @@ async def test_06_a_token_that_the_database_does_not_take_is_kept_and_stored_lat
         assert await refreshes(it) == 1
         assert await _files(tmp_path) == []
         assert (await it.published(shown.id))[-1].token_version == 2  # type: ignore[attr-defined]
+        assert it.provider.is_alive()
+
+
+async def test_06_a_token_that_no_file_can_take_either_is_stored_once_the_database_is_back(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unkept = asyncio.Event()
+
+    def full(*_: Any) -> None:
+        unkept.set()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Spool, "keep", full)
+    async with asking(place, MILLRACE_DATA=str(tmp_path)) as it:
+        await it.authorize()
+        await it.expire()
+        came, let = asyncio.Event(), asyncio.Event()
+
+        async def slow(_asked: Asked) -> None:
+            came.set()
+            await let.wait()
+
+        it.provider.faults = [slow]
+        late = asyncio.create_task(it.given())
+        await came.wait()
+        async with place.database_away():
+            let.set()
+            await unkept.wait()
+        await late
+        assert (await it.shown()).status == "healthy"
         assert it.provider.is_alive()
 
 

@@ -65,10 +65,18 @@ async def test_a_platforms_provider_serves_every_organization_until_it_has_one_o
             it.provider.clients[client] = "client-secret"
             given = {"token_url": f"{url}/token", "client_id": client, "client_secret": "client-secret"}
             await it.put("provider", "local", org=org, **given)
+        # The platform's own client would be its account, or another tenant's that has let it in.
+        with pytest.raises(Invalid, match="client of 'global' gives others tokens only where a person authorizes") as refused:
+            await it.put("connection", "halo", org="acme", grant="client_credentials", provider="local")
+        assert refused.value.errors[0].path == "client_id"
+        it.provider.clients["acmes"] = "acme-secret"
+        await it.put(
+            "connection", "halo", org="acme", grant="client_credentials", provider="local", client_id="acmes", token="acme-secret"
+        )
+        await it.put("connection", "halo", org="other", grant="client_credentials", provider="local")
         for org in ("acme", "other"):
-            await it.put("connection", "halo", org=org, grant="client_credentials", provider="local")
             await it.given(org=org)
-        assert [one.client[0] for one in it.provider.asked] == ["client", "theirs"]
+        assert [one.client[0] for one in it.provider.asked] == ["acmes", "theirs"]
         items, _ = await listed(it.gateway, "provider", org="acme")
         assert [(one.name, one.org) for one in items] == [("local", "global")]
         assert (await got(it.gateway, "provider", "local", org="other")).org == "other"

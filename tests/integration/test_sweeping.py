@@ -13,6 +13,7 @@ from services.events import domain, sweeping
 from services.events.floods import Floods
 from services.events.routing import SubscriptionOutcome, due
 from shared.envelope import new_id, rfc3339, utc_now
+from shared.errors import Unavailable
 from shared.messages import WebhookReceived
 from shared.questions import Page
 from shared.questions.events import DeliveryList, DeliveryView, EventEdit, GetDelivery, ListDeliveries, RetryDelivery
@@ -134,6 +135,26 @@ async def test_a_sweep_that_comes_again_before_the_rows_follow_retries_nothing_t
         await outside.delivery(id_, "unroutable", retries=1)
         await asyncio.sleep(1)  # nothing tells that nothing more comes
         assert await accepted(place) == 2
+
+
+async def test_a_delivery_that_cannot_be_looked_at_now_keeps_no_other_from_being_tried_again(
+    place: Place, data: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, hangs = sweeping.Sweeper._retry, set()
+
+    async def retry(self: Any, row: Any, now: Any) -> None:
+        hangs.add(row["id"])
+        if row["id"] == min(hangs):
+            raise Unavailable("its adapter does not answer")
+        await once(self, row, now)
+
+    monkeypatch.setattr(sweeping.Sweeper, "_retry", retry)
+    async with river(place, data) as outside:
+        await outside.put_file("greet.py", WORKFLOW)
+        source = await outside.source()
+        await outside.subscription(name="later", workflow="late", retry="long")
+        ids = [await outside.webhook(source, {"ref": ref}) for ref in ("main", "other")]
+        await outside.delivery(max(ids), "unroutable", retries=1)
 
 
 async def lost(outside: Outside, source: Any, lane: str = "bulk-none") -> str:

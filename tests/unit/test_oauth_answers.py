@@ -168,6 +168,10 @@ def test_a_token_is_refreshed_before_its_end_and_at_the_latest_after_a_day() -> 
             assert least <= share <= most
 
 
+def test_a_life_of_a_moment_makes_no_loop_of_refreshing() -> None:
+    assert times(0.5).refresh_at == times(1, refresh_token_expires_in=2).refresh_at == NOW + timedelta(seconds=30)
+
+
 def test_22_a_token_of_unknown_life_is_refreshed_daily_so_that_its_grant_stays_in_use() -> None:
     found = times(None)
     assert (found.expires_at, found.refresh_at) == (None, NOW + timedelta(seconds=0.9 * 86_400))
