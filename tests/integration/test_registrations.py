@@ -15,7 +15,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from services.events.registrations import plan, turn
+from services.events.registrations import plan, reconciling, turn
 from services.events.registrations.reconciling import Registrar
 from shared import aggregate
 from shared.bus import Bus
@@ -432,6 +432,17 @@ async def test_a_sender_that_hangs_delays_no_other_organization(place: Place) ->
         await made.put()
         await made.until("active")
         assert hanging.counted()["GET"] == 4
+
+
+async def test_a_turn_that_takes_too_long_gives_its_place_to_the_next(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciling, "TURN", 0.5)
+    async with graph() as hanging, registered(place, hanging) as made:
+        hanging.unanswered = {"GET"}
+        await made.connect("slow")
+        for number in range(5):
+            await made.put(f"slow-{number}", "slow", api_url=hanging.url)
+        # Four have a place at a time.
+        await until(lambda: hanging.counted()["GET"] >= 5)
 
 
 async def test_another_secret_is_told_to_the_sender(place: Place) -> None:

@@ -37,6 +37,8 @@ MOST, EACH = 64, 4
 TOGETHER, SWEEP = 0.05, 300.0
 # After a turn that could not be recorded, or found nothing of what its row says is due: the row is behind.
 REST = timedelta(seconds=5)
+# Seconds of one turn, which asks a sender several times: a slow one, or one of many pages, keeps its place no longer.
+TURN = 180.0
 _CATALOG = ("source", "integration", "mapping", "registration")
 
 _log = structlog.get_logger()
@@ -170,9 +172,12 @@ class Registrar:
     async def _take(self, one: Watched, *, hurried: bool) -> None:
         now = self._now()
         try:
-            recorded = await self.look_at(one.id, one.org, hurried=hurried)
+            async with asyncio.timeout(TURN):
+                recorded = await self.look_at(one.id, one.org, hurried=hurried)
             if not recorded and plan.due_at(one.state, one.version, now) <= now:
                 self._resting[one.id] = now + REST
+        except TimeoutError:
+            self._rest(one, f"a turn of it took longer than {TURN:g} s")
         except (MillraceError, StreamError) as error:
             self._rest(one, str(error))
         except Exception:
