@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,10 +22,10 @@ from shared.errors import NotFound, Unavailable
 from shared.messages import EventAccepted, EventHeld, RunRequested, TimerSet
 from shared.questions.events import EmitEvent, ListHeld, RetryDelivery
 from tests.support.inside import bus_of, eventually, running
+from tests.support.programs import started_service
 from tests.support.resources import putting, removing, told
 from tests.support.river import Outside, river, sandbox_settings
 from tests.support.servers import Place
-from tests.support.stack import ROOT
 
 TAKE = b"""
 import os
@@ -317,40 +315,13 @@ async def test_a_timer_that_was_lost_is_made_up_for(
             await taken(outside, [await emit(outside, shared_folder, 1)])
 
 
-@asynccontextmanager
-async def replica(place: Place) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the events service as a process of its own, which has started; it may be killed."""
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "services", "events"],
-        cwd=ROOT,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=os.environ | place.environment("events"),
-    )
-    assert process.stdout is not None
-    draining: asyncio.Task[bytes] | None = None
-    try:
-        async with asyncio.timeout(40):
-            while b"service.started" not in await process.stdout.readline():
-                assert process.returncode is None
-        draining = asyncio.create_task(process.stdout.read())
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        if draining is not None:
-            await draining
-
-
 async def test_killed_among_ordered_and_debounced_events_each_runs_once(place: Place, data: Path, shared_folder: Path) -> None:
     async with (
         running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings()),
         bus_of(place, "gateway") as bus,
     ):
         outside = Outside(place, bus)
-        async with replica(place) as first:
+        async with started_service(place, "events") as first:
             await begin(outside, ordering="key", key="event.data.key")
             late = INPUT | {"key": {"$cel": "'late-' + event.data.key"}}
             await told(
@@ -370,7 +341,7 @@ async def test_killed_among_ordered_and_debounced_events_each_runs_once(place: P
             await eventually(lambda: some(shared_folder))
             first.kill()
             await first.wait()
-        async with replica(place) as second:
+        async with started_service(place, "events") as second:
             await asyncio.sleep(0.3)
             second.kill()
             await second.wait()

@@ -99,13 +99,7 @@ async def test_04_a_result_that_comes_after_its_lease_replaces_nothing(place: Pl
     async with asking(place) as it:
         await it.authorize()
         await it.expire()
-        came, let = asyncio.Event(), asyncio.Event()
-
-        async def slow(_asked: Asked) -> None:
-            came.set()
-            await let.wait()
-
-        it.provider.faults = [slow]
+        came, let = it.provider.hold_next()
         late = asyncio.create_task(it.given())
         await came.wait()
         # Another one claims it meanwhile, and stores what it got.
@@ -120,13 +114,7 @@ async def test_06_a_token_that_the_database_does_not_take_is_kept_and_stored_lat
     async with asking(place, MILLRACE_DATA=str(tmp_path)) as it:
         shown = await it.authorize()
         await it.expire()
-        came, let = asyncio.Event(), asyncio.Event()
-
-        async def slow(_asked: Asked) -> None:
-            came.set()
-            await let.wait()
-
-        it.provider.faults = [slow]
+        came, let = it.provider.hold_next()
         late = asyncio.create_task(it.given())
         await came.wait()
         async with place.database_away():
@@ -156,13 +144,7 @@ async def test_06_a_token_that_no_file_can_take_either_is_stored_once_the_databa
     async with asking(place, MILLRACE_DATA=str(tmp_path)) as it:
         await it.authorize()
         await it.expire()
-        came, let = asyncio.Event(), asyncio.Event()
-
-        async def slow(_asked: Asked) -> None:
-            came.set()
-            await let.wait()
-
-        it.provider.faults = [slow]
+        came, let = it.provider.hold_next()
         late = asyncio.create_task(it.given())
         await came.wait()
         async with place.database_away():
@@ -531,13 +513,7 @@ async def test_35_a_connection_that_is_removed_while_it_is_refreshed_stays_away_
     async with asking(place) as it:
         await it.authorize()
         await it.expire()
-        came, let = asyncio.Event(), asyncio.Event()
-
-        async def slow(_asked: Asked) -> None:
-            came.set()
-            await let.wait()
-
-        it.provider.faults = [slow]
+        came, let = it.provider.hold_next()
         late = asyncio.create_task(it.given())
         await came.wait()
         await it.gateway.ask(resources.removing("connection", "halo", org="acme"))
@@ -582,13 +558,7 @@ async def test_37_tokens_are_sealed_anew_also_while_one_is_refreshed(place: Plac
     async with asking(place, MILLRACE_KEYS=both) as it:
         await it.authorize()
         await it.expire()
-        came, let = asyncio.Event(), asyncio.Event()
-
-        async def slow(_asked: Asked) -> None:
-            came.set()
-            await let.wait()
-
-        it.provider.faults = [slow]
+        came, let = it.provider.hold_next()
         late = asyncio.create_task(it.given())
         await came.wait()
         before = (await it.row())["sealed"]

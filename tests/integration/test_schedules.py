@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -24,10 +19,10 @@ from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.messages import RunRequested, TimerSet
 from shared.questions.events import ListDeliveries, NextFirings, RunSchedule
 from tests.support.inside import bus_of, eventually, running
+from tests.support.programs import started_service
 from tests.support.resources import got, putting, removing, ring, told
 from tests.support.river import Outside, river, sandbox_settings
 from tests.support.servers import Place
-from tests.support.stack import ROOT
 
 TICK = b"""
 from millrace import run, wait_for, workflow
@@ -144,45 +139,18 @@ async def test_two_replicas_and_timers_too_many_fire_each_time_once(place: Place
         assert consecutive(await requested(outside, "often"))
 
 
-@asynccontextmanager
-async def replica(place: Place) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run the events service as a process of its own, which has started; it may be killed."""
-    process = await asyncio.create_subprocess_exec(
-        *[sys.executable, "-m", "services", "events"],
-        cwd=ROOT,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=os.environ | place.environment("events"),
-    )
-    assert process.stdout is not None
-    draining: asyncio.Task[bytes] | None = None
-    try:
-        async with asyncio.timeout(40):
-            while b"service.started" not in await process.stdout.readline():
-                assert process.returncode is None
-        draining = asyncio.create_task(process.stdout.read())
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        if draining is not None:
-            await draining
-
-
 async def test_a_replica_that_is_killed_at_a_time_of_a_schedule_loses_and_repeats_none(place: Place, data: Path) -> None:
     async with (
         running(place, "executor", MILLRACE_DATA=str(data / "executor"), **sandbox_settings()),
         bus_of(place, "gateway") as bus,
-        replica(place) as first,
+        started_service(place, "events") as first,
     ):
         outside = Outside(place, bus)
         await outside.put_file("tick.py", TICK)
         spec = {"every": 1, "workflow": "tick", "overlap": "allow", "catch_up": "none"}
         await told(bus, putting("schedule", "often", **spec))
         await fired(outside, "often", 2)
-        async with replica(place):
+        async with started_service(place, "events"):
             # The first replica is the one that follows; it dies while a time is due, and within it.
             await asyncio.sleep(1 - utc_now().microsecond / 1e6 + 0.004)
             first.kill()

@@ -65,6 +65,17 @@ class LocalProvider:
         """Return whether a grant can be refreshed."""
         return family not in self.dead
 
+    def hold_next(self) -> tuple[asyncio.Event, asyncio.Event]:
+        """Hold the next request up: return what is set when it has come, and what lets it be answered."""
+        came, let = asyncio.Event(), asyncio.Event()
+
+        async def slow(_asked: Asked) -> None:
+            came.set()
+            await let.wait()
+
+        self.faults = [slow]
+        return came, let
+
     async def token(self, request: web.Request) -> web.StreamResponse:
         """Answer a token request."""
         asked = await _asked(request)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.support.servers import Place
 from tests.support.stack import ROOT
 
 # Far above what any of them takes that is not meant to go on.
@@ -42,3 +47,30 @@ async def output(
 ) -> tuple[int, str]:
     """Run a program to its end, as `ended` bounds it; return its exit code and all that it printed."""
     return await ended(await program(*command, cwd=cwd, environment=environment), within)
+
+
+@asynccontextmanager
+async def started_service(place: Place, service: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a service as a process of its own, which has started; it may be killed."""
+    process = await asyncio.create_subprocess_exec(
+        *[sys.executable, "-m", "services", service],
+        cwd=ROOT,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+        env=os.environ | place.environment(service),
+    )
+    assert process.stdout is not None
+    draining: asyncio.Task[bytes] | None = None
+    try:
+        async with asyncio.timeout(40):
+            while b"service.started" not in await process.stdout.readline():
+                assert process.returncode is None
+        draining = asyncio.create_task(process.stdout.read())
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if draining is not None:
+            await draining
