@@ -66,7 +66,7 @@ class Projection:
         self._engine = engine
         self._url = url
         self._service = service
-        self._name = projected.name
+        self.name = projected.name
         self.stream = projected.stream
         self._projected = projected
         self._health = health
@@ -80,7 +80,7 @@ class Projection:
 
     async def run(self) -> None:
         """Project for ever; trouble is reported to health, waited out, and begun again from the checkpoint."""
-        part = f"projection {self._name}"
+        part = f"projection {self.name}"
 
         def waits() -> None:
             # Another replica keeps the rows: the trouble here is over, and this one may wait for ever.
@@ -88,16 +88,16 @@ class Projection:
 
         while True:
             try:
-                lock = f"{self._service}.{self._name}"
+                lock = f"{self._service}.{self.name}"
                 async with db.held_lock(self._url, lock, service=self._service, waits=waits) as held:
                     await self._write(held, part)
             except (Unavailable, StreamError, CheckpointMoved) as error:
                 self._health.report(part, str(error))
-                _log.warning("projection.interrupted", projection=self._name, reason=str(error))
+                _log.warning("projection.interrupted", projection=self.name, reason=str(error))
             except Exception as error:
                 # A schema that does not fit, a right that is missing: no other message would fare better, and no other process.
                 self._health.report(part, f"{type(error).__name__}: {error}")
-                _log.exception("projection.failed", projection=self._name)
+                _log.exception("projection.failed", projection=self.name)
             await asyncio.sleep(PAUSE)
 
     async def caught_up(self, sequence: int, *, timeout: float = 2.0) -> bool:
@@ -119,7 +119,7 @@ class Projection:
 
     async def _stored(self) -> int:
         async with db.transaction(self._engine) as connection:
-            return await checkpoint.stored(connection, self._name)
+            return await checkpoint.stored(connection, self.name)
 
     async def _write(self, held: db.HeldLock, part: str) -> None:
         incarnation = await incarnation_of(self._client, self.stream)
@@ -151,7 +151,7 @@ class Projection:
         self._behind = None
         with db.naming_trouble():
             await connection.execute("SET synchronous_commit = off")
-            return await checkpoint.begin(connection, self._name, self.stream, incarnation)
+            return await checkpoint.begin(connection, self.name, self.stream, incarnation)
 
     async def _commit(self, batch: Sequence[Delivered], incarnation: str, last: int, connection: Connection) -> None:
         """Take any batch that follows the checkpoint `last`. Raises trouble that has nothing to do with its content."""
@@ -184,7 +184,7 @@ class Projection:
     async def _move(self, statements: Sequence[Statement], incarnation: str, last: int, to: int, connection: Connection) -> None:
         """Run statements and move the checkpoint from `last`, or from the earlier place where it was left."""
         stored = last if self._behind is None else self._behind
-        await checkpoint.run(connection, statements, (self._name, incarnation, stored, to))
+        await checkpoint.run(connection, statements, (self.name, incarnation, stored, to))
         self._behind = None
 
     async def _salvage(self, one: Delivered, incarnation: str, last: int, connection: Connection) -> None:
@@ -221,7 +221,7 @@ class Projection:
             return  # it is there for ever, and a letter about each letter would never end
         given_up = GivenUp(
             service=self._service,
-            consumer=f"{self._service}.{self._name}",
+            consumer=f"{self._service}.{self.name}",
             stream=self.stream,
             sequence=one.sequence,
             subject=one.subject,
@@ -233,10 +233,10 @@ class Projection:
         await bury_in_place(self._journal, given_up, incarnation)
 
     def _report(self, one: Delivered, error: Exception, *, dead: bool) -> None:
-        is_new = self._tally.note(self._name, one, error, dead=dead)
+        is_new = self._tally.note(self.name, one, error, dead=dead)
         _log.error(
             "projection.dead" if dead else "projection.salvaged",
-            projection=self._name,
+            projection=self.name,
             stream=self.stream,
             sequence=one.sequence,
             subject=one.subject,

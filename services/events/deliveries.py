@@ -86,8 +86,11 @@ async def get_delivery(question: GetDelivery, deps: DeliveryDeps) -> DeliveryVie
 
 
 async def deliveries_position(question: DeliveriesPosition, deps: DeliveryDeps) -> Position:
-    """Return how far the rows of deliveries have come in a stream."""
-    return await deps.store.position(question.stream)
+    """Return how far the rows of deliveries have come in a stream; what reads a part of it has these to fall back on."""
+    rows = next((one for one in deps.followed if one.stream == question.stream), None)
+    if rows is None:
+        raise NotFound(f"no rows of deliveries follow the stream {question.stream}")
+    return await deps.store.position(question.stream, rows.name)
 
 
 async def begun(row: RowMapping, deps: DeliveryDeps) -> Envelope | None:

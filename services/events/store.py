@@ -176,12 +176,9 @@ class EventsStore:
         async with transaction(self._engine) as connection:
             return int((await connection.execute(statement)).scalar_one())
 
-    async def position(self, stream: str) -> Position:
-        """Return how far the rows of deliveries have come in a stream.
-
-        What reads some of its messages only stands at the last of those, and has these rows to fall back on.
-        """
-        return await position_of(self._engine, stream, projection=stream.lower())
+    async def position(self, stream: str, projection: str) -> Position:
+        """Return how far the rows of one projection have come in a stream."""
+        return await position_of(self._engine, stream, projection=projection)
 
 
 def _replayable(org: str, since: datetime, until: datetime, wanted: Mapping[str, Any] | RowMapping) -> Select[Any]:
