@@ -26,6 +26,8 @@ SECRET = "It's a Secret to Everybody"
 STANDARD_SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 # Seconds for any answer: beyond it something hangs.
 WITHIN = 20.0
+# Seconds for what was admitted to be routed, behind all that was admitted before.
+SETTLED_WITHIN = 60.0
 WORKFLOWS = Path(__file__).with_name("workflows")
 
 
@@ -116,6 +118,23 @@ class Place:
             "delivery": emitted["id"],
             "topic": topic["id"],
         }
+
+    async def unsettled(self, deliveries: set[str]) -> list[str]:
+        """Wait until each delivery that was admitted has a row that says what became of it; return what is wrong with others."""
+        waiting = set(deliveries)
+
+        async def all_there() -> bool:
+            async with self.database() as database:
+                rows = await database.fetch(
+                    "SELECT id FROM events.delivery WHERE id = ANY($1) AND (outcome <> 'accepted' OR dead IS NOT NULL)",
+                    list(waiting),
+                )
+            waiting.difference_update(row["id"] for row in rows)
+            return not waiting
+
+        if await eventually(all_there, SETTLED_WITHIN, 0.5):
+            return []
+        return [f"{len(waiting)} deliveries were admitted and have no row that says what became of them, such as {min(waiting)}"]
 
     async def _sources(self) -> None:
         signed: dict[str, tuple[str, dict[str, Any]]] = {

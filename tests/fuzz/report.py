@@ -24,7 +24,7 @@ _MEANINGS = {
     "questions": "every question and command on the bus, with the rights of the service that may ask it",
     "streams": "every message, written straight into its stream as an older version may have left it",
     "runs": "every frame that a run can write past the SDK, and every call of the SDK, from within the sandbox",
-    "declarations": "every option and part of a workflow's declaration, and every field of a forged description, deployed and run",
+    "declarations": "every part of a declared workflow or adapter, and every field of a forged description, deployed and used",
 }
 
 

@@ -1,10 +1,14 @@
-"""What authors deploy: declarations with hostile options, defaults and types, and descriptions written past the SDK."""
+"""What authors deploy: declarations of workflows and adapters with hostile options, and descriptions written past the SDK."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import inspect
+import uuid
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -39,6 +43,81 @@ DESCRIPTION = (
     "import base64\nfrom millrace import workflow\nfrom millrace._runtime import channel\n"
     "channel.current.close_with(base64.b64decode({frame!r}))\n@workflow\ndef f(x: int = 1) -> int:\n    return 1\n"
 )
+# A declared adapter; each place of it takes a hostile value.
+ADAPTER: dict[str, Any] = {
+    "scheme": {
+        "algorithm": "hmac-sha256",
+        "signature": {"header": "x-signature", "separator": ",", "prefix": "sha256=", "suffix": "", "default": ""},
+        "encoding": "hex",
+        "template": "{body}{seen}",
+        "values": {"seen": {"query": "seen", "default": ""}},
+        "timestamp": {"json": "at", "default": None},
+        "timestamp_unit": "rfc3339",
+        "tolerance": 1e12,
+        "keys": ["secret"],
+        "key_encoding": "text",
+        "key_prefix": "",
+        "when": [[{"header": "x-kind"}, "a"]],
+        "each": None,
+        "delivery": {"header": "x-id"},
+        "delivery_with": [{"json": "n"}],
+    },
+    "handshake": {
+        "method": "POST",
+        "when": [[{"json": "type"}, "challenge"]],
+        "challenge": {"json": "a"},
+        "json": {"answer": "{challenge}"},
+        "headers": {"X-Answer": "{digest}"},
+        "digest": "hmac-sha256",
+        "status": 200,
+    },
+    "options": {
+        "secrets": {"secret": "a"},
+        "settings": {"tenant": {"type": "string"}},
+        "required": ["secret"],
+        "methods": ["POST", "GET"],
+        "content_types": ["application/json"],
+        "event_types": ["a"],
+        "link": "https://example.com/",
+        "entity": "event.data.a",
+    },
+    "event": {"type": "a", "data": {"a": 1}, "headers": {"x-a": "a"}},
+    "response": {"body": "a", "status": 200, "content_type": "text/plain", "headers": {"X-A": "a"}},
+}
+ADAPTED = """
+import json
+from millrace import Event, Handshake, Place, Response, Scheme, adapter
+V = json.loads({value!r})
+
+def made(value):
+    if isinstance(value, dict) and value.keys() & {{"header", "query", "form", "json"}} and not value.keys() & {{"method"}}:
+        return Place(**value)
+    if isinstance(value, dict):
+        return {{key: made(one) for key, one in value.items()}}
+    return [made(one) for one in value] if isinstance(value, list) else value
+
+def pairs(of):
+    return of | {{"when": tuple(map(tuple, of["when"]))}} if isinstance(of.get("when"), list) else of
+
+@adapter(
+    name="hostile",
+    scheme=Scheme(**pairs(made(V["scheme"]))),
+    handshakes=[Handshake(**pairs({{key: one if key == "json" else made(one) for key, one in V["handshake"].items()}}))],
+    **V["options"],
+)
+class Hostile:
+    def handshake(self, request):
+        return Response(**V["response"]) if request.method == "GET" else None
+
+    def parse(self, request):
+        return Event(**V["event"])
+"""
+KEY, SENT = "a-secret", b'{"type":"order","n":1,"a":"b","at":"2026-11-01T00:00:00Z"}'
+SIGNED = [
+    ("Content-Type", "application/json"),
+    ("X-Signature", "sha256=" + hmac.new(KEY.encode(), SENT, hashlib.sha256).hexdigest()),
+    ("X-Kind", "a"),
+]
 WAIT = 10
 
 
@@ -50,6 +129,7 @@ class Declarations:
 
     def __init__(self, place: Place) -> None:
         self._place = place
+        self._accepted: set[str] = set()
         self._idle: list[tuple[Client, str]] = [(place.client(), f"author-{number}") for number in range(AUTHORS)]
         self._options = [
             name for name, one in inspect.signature(millrace.workflow).parameters.items() if one.kind is one.KEYWORD_ONLY
@@ -83,7 +163,8 @@ class Declarations:
             for name in self._options
         ]
         parts = [Target(f"part {name}", whole, (), 2, damaged=False) for name in CODE]
-        return [*options, *parts, Target("described", tuple(spots(self._description)), (), 12)]
+        described = Target("described", tuple(spots(self._description)), (), 12)
+        return [*options, *parts, described, Target("adapter", tuple(spots(ADAPTER)), (), 12, damaged=False)]
 
     async def send(self, case: Case) -> Outcome:
         """Deploy a file; it is served, or a problem names it. What is served is run once."""
@@ -96,16 +177,19 @@ class Declarations:
             self._idle.append((client, org))
 
     async def settled(self) -> list[str]:
-        """Find nothing: a deployment answers when it is over."""
-        return []
+        """Wait until each webhook that an adapter admitted has its end; a deployment answers when it is over."""
+        waiting, self._accepted = self._accepted, set()
+        return await self._place.unsettled(waiting)
 
     def _code(self, case: Case) -> bytes:
         how, _, name = case.target.partition(" ")
-        if how == "described":
-            made = self._description
+        if how in {"described", "adapter"}:
+            made = self._description if how == "described" else ADAPTER
             if case.spot is not None:
                 made = without(made, case.spot.path) if case.damage == "missing" else placed(made, case.spot.path, case.value.value)
             document = encoded(made)
+            if how == "adapter":
+                return ADAPTED.format(value=document.decode()).encode()
             document = DAMAGES[case.damage](document) if case.damage in DAMAGES else document
             return DESCRIPTION.format(frame=base64.b64encode(document).decode()).encode()
         value = encoded(None if case.value is None else case.value.value).decode()
@@ -123,8 +207,10 @@ class Declarations:
                 raise Wrong(f"the problem names {problem['path'][:80]!r}, line {problem['line']}: {problem['message'][:200]}")
         if view["problems"]:
             return Outcome(REFUSED, view["problems"][0]["message"][:200])
+        if view["adapters"]:
+            return await self._received(client, headers)
         if not view["workflows"]:
-            raise Wrong("neither a workflow nor a problem")
+            raise Wrong("neither a workflow, an adapter nor a problem")
         return await self._tried(client, headers, view["workflows"][0])
 
     async def _tried(self, client: Client, headers: list[tuple[str, str]], workflow: str) -> Outcome:
@@ -140,3 +226,22 @@ class Declarations:
             if view["status"] not in ENDED:
                 await client.request("POST", f"/api/v1/runs/{view['id']}/cancel".encode(), headers)
         return Outcome(STORED, said)
+
+    async def _received(self, client: Client, headers: list[tuple[str, str]]) -> Outcome:
+        """Have a source of the adapter get a webhook that is signed as the example says, and what else its sender may ask."""
+        source = msgspec.json.encode({"adapter": "hostile", "settings": {"secret": KEY}})
+        answer = await client.request("PUT", b"/api/v1/sources/hostile", headers, source)
+        if answer.status >= 500:
+            raise Wrong(f"the adapter is served, and a source of it: {answer.status} {answer.body[:200]!r}", FAILED)
+        if answer.status >= 400:
+            return Outcome(REFUSED, f"a source: {answer.body[:200]!r}")
+        path = urlsplit(msgspec.json.decode(answer.body)["url"]).path.encode()
+        said = []
+        for method, body in (("POST", SENT), ("POST", b'{"type":"challenge","a":"b"}'), ("GET", b"")):
+            answer = await client.request(method, path, [*SIGNED, ("X-Id", str(uuid.uuid4()))], body)
+            if answer.status == 202:
+                self._accepted.add(msgspec.json.decode(answer.body)["id"])
+            if answer.status >= 500 and answer.status != 503:
+                raise Wrong(f"its webhook: {method} {answer.status} {answer.body[:200]!r}", FAILED)
+            said.append(f"{method} {answer.status}")
+        return Outcome(STORED, ", ".join(said))

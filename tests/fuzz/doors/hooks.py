@@ -15,7 +15,7 @@ from tests.fuzz.cases import Case, Target
 from tests.fuzz.documents import DAMAGES, encoded
 from tests.fuzz.doors import REFUSED, STORED, UNANSWERED, Outcome, Wrong
 from tests.fuzz.doors.http import judged
-from tests.fuzz.place import SECRET, STANDARD_SECRET, Place, Source, eventually, quoted
+from tests.fuzz.place import SECRET, STANDARD_SECRET, Place, Source, quoted
 from tests.fuzz.shapes import placed, spots, without
 from tests.fuzz.wire import Client, Unanswered
 
@@ -47,8 +47,6 @@ HEADERS = (
     *("webhook-signature", "X-Hub-Signature-256", "X-Signature", "User-Agent", "X-Anything", "X-Forwarded-For", "Cookie"),
 )
 METHODS = ("POST", "POST", "POST", "POST", "POST", "PUT", "GET", "HEAD", "DELETE", "OPTIONS")
-# Seconds for what was admitted to be routed, behind all that was admitted before.
-ROUTED_WITHIN = 60.0
 
 
 class Hooks:
@@ -89,21 +87,9 @@ class Hooks:
         return Outcome(REFUSED if answer.status >= 400 else STORED, outcome.said)
 
     async def settled(self) -> list[str]:
-        """Wait until each delivery that was admitted has a row that says what became of it."""
+        """Wait until each delivery that was admitted has its end."""
         waiting, self._accepted = self._accepted, set()
-
-        async def all_there() -> bool:
-            async with self._place.database() as database:
-                rows = await database.fetch(
-                    "SELECT id FROM events.delivery WHERE id = ANY($1) AND (outcome <> 'accepted' OR dead IS NOT NULL)",
-                    list(waiting),
-                )
-            waiting.difference_update(row["id"] for row in rows)
-            return not waiting
-
-        if await eventually(all_there, ROUTED_WITHIN, 0.5):
-            return []
-        return [f"{len(waiting)} deliveries were admitted and have no row that says what became of them, such as {min(waiting)}"]
+        return await self._place.unsettled(waiting)
 
     def request(self, source: Source, case: Case, *, signed: bool) -> tuple[str, bytes, list[tuple[str, str]], bytes]:
         """Return a request's method, target, headers and body; the salt chooses what the case leaves open."""
