@@ -12,7 +12,6 @@ import structlog
 
 from services.gateway.config import Network
 from services.gateway.domain import REDACTED_HEADERS, REDACTED_PARAMETERS
-from services.gateway.fetched import FetchedKeys, OrganizationKeys
 from services.gateway.handshakes import Greeting, Handshakes
 from services.gateway.message_signatures import MessageScheme
 from services.gateway.rates import TokenBucket, bucket_of
@@ -20,6 +19,7 @@ from services.gateway.schemes import Scheme
 from services.gateway.verifier import AnyScheme, Verifier
 from services.gateway.web_tokens import TokenScheme
 from shared.adapters import CustomAdapters
+from shared.egress.fetched import FetchedDocuments, OrganizationDocuments
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import Gone, MillraceError, NotFound, Unavailable
 from shared.jose import public_key_of
@@ -101,7 +101,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 def endpoint_of(
     entry: SourceEntry,
     open_secret: Callable[[str], str],
-    fetched: OrganizationKeys | None = None,
+    fetched: OrganizationDocuments | None = None,
     custom: AdapterEntry | None = None,
 ) -> WebhookEndpoint:
     """Return the endpoint of a source; `open_secret` answers the plaintext of one of its sealed settings.
@@ -165,7 +165,7 @@ def _code(source: SourceEntry, adapter: AdapterEntry) -> AdapterCode | None:
 
 
 def _verifier(
-    declared: Verification, opened: dict[str, str], settings: dict[str, str], fetched: OrganizationKeys | None
+    declared: Verification, opened: dict[str, str], settings: dict[str, str], fetched: OrganizationDocuments | None
 ) -> Verifier:
     """Return the verifier of a source. An open setting is never a symmetric key. Raises ValueError for a key that is none."""
     public = opened | settings
@@ -216,7 +216,7 @@ class Admission:
         sources: RegistryView[SourceEntry],
         keyring: Keyring,
         find: Callable[[FindResource, float], Awaitable[Found]],
-        fetched: FetchedKeys,
+        fetched: FetchedDocuments,
         adapters: CustomAdapters,
     ) -> None:
         self._sources = sources

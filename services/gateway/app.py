@@ -14,7 +14,6 @@ from services.gateway.api.application import application
 from services.gateway.backlog import Bounds, WebhookBacklog, watch
 from services.gateway.config import GatewaySettings, read
 from services.gateway.endings import Endings
-from services.gateway.fetched import FetchedKeys
 from services.gateway.idempotency import Starting
 from services.gateway.lanes import Lanes
 from services.gateway.memory_budget import MemoryBudget
@@ -29,6 +28,7 @@ from services.gateway.workflows import WorkflowLookup
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.bus import connected
+from shared.egress.fetched import FetchedDocuments
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.questions.adapters import AdapterEntry
@@ -76,7 +76,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
         stack.push_async_callback(refusals.finish)
         fetcher = Fetcher(settings.egress)
         stack.callback(fetcher.close)
-        fetched = FetchedKeys(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
+        fetched = FetchedDocuments(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
         stack.push_async_callback(fetched.close)
         gateway = Gateway(
             bus=bus,

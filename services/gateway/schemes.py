@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from services.gateway.fetched import OrganizationKeys
 from services.gateway.outside import OutsideAddress
 from services.gateway.places import Conditions, DeliveryId, Reader, Received
+from shared.egress.fetched import OrganizationDocuments
 from shared.errors import Unauthenticated
 from shared.signatures import Check, certified_key, check_of, decoded, size_of
 from shared.values import at, moment_of
@@ -46,7 +46,7 @@ class Scheme:
     Certificates are in `fetched`; without it such a scheme verifies nothing.
     """
 
-    def __init__(self, declared: SignatureScheme, keys: Sequence[bytes], fetched: OrganizationKeys | None = None) -> None:
+    def __init__(self, declared: SignatureScheme, keys: Sequence[bytes], fetched: OrganizationDocuments | None = None) -> None:
         self.declared = declared
         self._fetched = fetched
         self._certificate = None if declared.certificate is None else OutsideAddress(declared.certificate)

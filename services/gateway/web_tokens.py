@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from services.gateway.fetched import OrganizationKeys
 from services.gateway.places import DeliveryId, Reader, Received
+from shared.egress.fetched import OrganizationDocuments
 from shared.errors import MillraceError, Unauthenticated
 from shared.jose import Key, NamedKey, decoded, key_set, suits, verifies
 from shared.values import decode_sent
@@ -37,7 +37,7 @@ class TokenScheme:
 
     reads_document = False
 
-    def __init__(self, declared: WebToken, keys: Sequence[Key], fetched: OrganizationKeys | None = None) -> None:
+    def __init__(self, declared: WebToken, keys: Sequence[Key], fetched: OrganizationDocuments | None = None) -> None:
         self.declared = declared
         self._keys = [NamedKey(None, None, key) for key in keys]
         self._fetched = fetched

@@ -13,6 +13,7 @@ from services.oauth.authorization import Authorizations
 from services.oauth.authorization_store import AuthorizationStore
 from services.oauth.config import OAuthSettings, read
 from services.oauth.credentials import Credentials
+from services.oauth.discovery import Discovery
 from services.oauth.outbox import Outbox
 from services.oauth.projections import projected
 from services.oauth.providers import Providers
@@ -28,6 +29,7 @@ from services.oauth.vault import Vault
 from shared import service
 from shared.bus import Bus, connected
 from shared.db import open_engine
+from shared.egress.fetched import FetchedDocuments
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.owners.keeper import Keeper
@@ -46,7 +48,8 @@ class OAuth:
         self.resources = ResourceRows(engine)
         self.tokens = TokenStore(engine)
         self.outbox = Outbox(bus, self.tokens)
-        self.providers = Providers(self.store, keyring)
+        self.documents = FetchedDocuments(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
+        self.providers = Providers(self.store, keyring, Discovery(self.documents))
         self.refresher = Refresher(
             store=self.store,
             tokens=self.tokens,
@@ -82,6 +85,7 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
         fetcher = Fetcher(settings.egress)
         stack.callback(fetcher.close)
         oauth = OAuth(bus, engine, keyring, fetcher, settings)
+        stack.push_async_callback(oauth.documents.close)
         stack.push_async_callback(oauth.refresher.close)
         projections = started(
             projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health

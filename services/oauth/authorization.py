@@ -58,7 +58,7 @@ class Authorizations:
         if row.spec.get("grant") != "authorization_code":
             detail = f"is not authorized by a person: it is by {row.spec.get('grant')}"
             raise Invalid(f"the connection {row.name!r} {detail}", errors=(Problem("name", detail),))
-        registered = await self._providers.of(row)
+        registered = await self._providers.discovered(row.org, await self._providers.of(row))
         provider, spec = registered.provider, registered.spec
         state = secrets.token_urlsafe(32)
         verifier = None if provider.pkce is False else secrets.token_urlsafe(48)
@@ -111,8 +111,11 @@ class Authorizations:
             return "the provider says that it was not allowed" if command.error == "access_denied" else "the provider refused it"
         if command.redirect != request.redirect:
             return "it came back to another address than the one that was asked for"
+        registered = await self._providers.discovered(row.org, await self._providers.of(row))
         if request.issuer is not None and command.iss is not None and command.iss != request.issuer:
             return "another issuer than this provider's has answered"
+        if registered.promises_iss and command.iss is None:
+            return "the answer does not say which issuer's it is, as this provider's do"
         if command.sealed_code is None:
             return "the provider sent no code"
         try:
@@ -122,7 +125,6 @@ class Authorizations:
                 verifier = self._keyring.open(request.sealed, row.org, row.id, "verifier")
         except CannotOpen as error:
             return str(error)
-        registered = await self._providers.of(row)
         url = registered.address("token_url")
         asked = exchanging(registered.provider, url, registered.client, code, request.redirect, verifier)
         outcome = await self._refresher.send(row.org, asked, registered)

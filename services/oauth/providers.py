@@ -6,6 +6,7 @@ import msgspec
 
 from services.oauth.addresses import filled
 from services.oauth.catalogue import KNOWN
+from services.oauth.discovery import Discovery
 from services.oauth.domain import Kept, place_of
 from services.oauth.store import KeptStore
 from services.oauth.token_requests import OAuthClient
@@ -13,7 +14,7 @@ from shared.encryption import CannotOpen, Keyring
 from shared.errors import Invalid, Problem, Unavailable
 from shared.resources.connection import Connection
 from shared.resources.declaration import KINDS
-from shared.resources.provider import Provider
+from shared.resources.provider import ADDRESSES, Provider
 
 
 class Registered(msgspec.Struct, frozen=True):
@@ -24,6 +25,7 @@ class Registered(msgspec.Struct, frozen=True):
     provider: Provider
     client: OAuthClient
     spec: Connection
+    promises_iss: bool = False
 
     def __repr__(self) -> str:
         """Show no secret."""
@@ -40,9 +42,10 @@ class Registered(msgspec.Struct, frozen=True):
 class Providers:
     """Looks providers up: the organization's own, else the platform's, else a known one."""
 
-    def __init__(self, store: KeptStore, keyring: Keyring) -> None:
+    def __init__(self, store: KeptStore, keyring: Keyring, discovery: Discovery) -> None:
         self._store = store
         self._keyring = keyring
+        self._discovery = discovery
 
     async def of(self, row: Kept) -> Registered:
         """Return the provider of a connection.
@@ -69,6 +72,17 @@ class Providers:
             )
         return Registered(key, f"{row.version}.{key}.{version}", provider, client, spec)
 
+    async def discovered(self, org: str, registered: Registered) -> Registered:
+        """Return a provider with the addresses that its issuer announces where it has none, for the organization.
+
+        Raises `Invalid`, `Unavailable` with the reason.
+        """
+        provider = registered.provider
+        if not is_discovered(provider):
+            return registered
+        found = await self._discovery.of(org, registered.address("issuer"))
+        return msgspec.structs.replace(registered, provider=provider.over(found.provider), promises_iss=found.promises_iss)
+
     async def check(self, org: str, spec: Connection) -> None:
         """Raise `Invalid` where a connection's provider is not there, or its addresses cannot be filled."""
         name = spec.provider or ""
@@ -85,10 +99,10 @@ class Providers:
             _check_lent(found, org, spec)
         fields = ["token_url"] + (["authorize_url"] if spec.grant == "authorization_code" else [])
         for field in fields:
-            if getattr(provider, field) is None:
+            if getattr(provider, field) is None and not is_discovered(provider):
                 detail = f"has no {field}, which {spec.grant} needs"
                 raise Invalid(f"the provider {name!r} {detail}", errors=(Problem("provider", detail),))
-        for field in ("token_url", "refresh_url", "authorize_url", "revoke_url", "base_url"):
+        for field in ADDRESSES:
             if (template := getattr(provider, field)) is not None:
                 filled(template, spec.parameters, provider.hosts)
 
@@ -102,6 +116,11 @@ class Providers:
             return self._keyring.open(row.sealed, *place_of(row.noun, row.org, row.id, row.name))
         except CannotOpen as error:
             raise Unavailable(f"{row.noun} {row.name!r}: {error}", retry_after=60) from error
+
+
+def is_discovered(provider: Provider) -> bool:
+    """Return whether a provider's addresses are those that its issuer announces."""
+    return provider.token_url is None and provider.issuer is not None
 
 
 def spec_of(row: Kept) -> Connection:

@@ -157,7 +157,7 @@ class Refresher:
             return _nothing
         state = (await self._tokens.of([row.id])).get(row.id)
         try:
-            registered = await self._providers.of(row)
+            registered = await self._providers.discovered(row.org, await self._providers.of(row))
             tokens = None if state is None or state.sealed is None else self._opened(state)
         except (Invalid, Unavailable) as error:
             _log.warning("connection.not_revoked_there", connection=row.id, reason=error.detail)
@@ -279,6 +279,7 @@ class Refresher:
         before = claimed.before
         tokens: Tokens | None = None
         try:
+            registered = await self._providers.discovered(row.org, registered)
             tokens = self._opened(before) if before.sealed is not None and not _is_own(row) else None
             request = self._request(registered, tokens)
             outcome = request if isinstance(request, Ungranted) else await self.send(row.org, request, registered)

@@ -18,7 +18,7 @@ from services.oauth.domain import (
     check_value,
 )
 from services.oauth.policy import shown_state
-from services.oauth.providers import Providers, whole
+from services.oauth.providers import Providers, is_discovered, whole
 from services.oauth.store import KeptStore
 from services.oauth.token_store import TokenStore
 from services.oauth.vaulted import Vaulted
@@ -33,7 +33,7 @@ from shared.owners.rules import Draft, Rules
 from shared.projection import Projection
 from shared.resources.connection import Connection
 from shared.resources.declaration import Resource
-from shared.resources.provider import Provider
+from shared.resources.provider import ADDRESSES, Provider
 from shared.resources.secret import Secret
 from shared.resources.variable import Variable
 
@@ -73,9 +73,10 @@ class ProviderRules(Rules[Provider]):
         if spec.known is not None and spec.known not in KNOWN:
             raise Invalid(f"no provider {spec.known!r} is known", errors=(Problem("known", "is not known"),))
         provider = whole(spec, "")
-        if provider.token_url is None:
-            raise Invalid("token_url is missing", errors=(Problem("token_url", "is missing, and no known provider has it"),))
-        for field in ("token_url", "refresh_url", "authorize_url", "revoke_url", "base_url"):
+        if provider.token_url is None and not is_discovered(provider):
+            problem = Problem("token_url", "is missing, and so is an issuer that announces it; no known provider has it")
+            raise Invalid("token_url is missing", errors=(problem,))
+        for field in ADDRESSES:
             if (template := getattr(provider, field)) is not None:
                 check_template(field, template, provider.hosts)
         kept = draft.kept & draft.before.sealed.keys() if draft.before is not None else frozenset()

@@ -12,6 +12,11 @@ from shared.values import Name, Words
 # An address as a person writes it; `{name}` in it stands for a parameter of the connection.
 Template = Annotated[str, msgspec.Meta(max_length=1000)]
 Parameters = dict[str, Words]
+ClientAuthentication = Literal["basic", "post", "none"]
+
+
+# Fields that are addresses.
+ADDRESSES = ("issuer", "token_url", "refresh_url", "authorize_url", "revoke_url", "base_url")
 
 
 class ProviderAdds(VaultAdds, frozen=True):
@@ -37,9 +42,7 @@ class Provider(Spec, frozen=True, kw_only=True):
     client_id: Annotated[Words, about("The client's id at the provider.")] | None = None
     client_secret: Annotated[SecretText, about("The client's secret.")] | None = None
     client_authentication: (
-        Annotated[
-            Literal["basic", "post", "none"], about("How the client's secret is sent: in a header, in the body, or there is none.")
-        ]
+        Annotated[ClientAuthentication, about("How the client's secret is sent: in a header, in the body, or there is none.")]
         | None
     ) = None
     token_url: Annotated[Template, about("Where tokens are given out. `{tenant}` is a connection's parameter.")] | None = None
@@ -47,7 +50,15 @@ class Provider(Spec, frozen=True, kw_only=True):
     authorize_url: Annotated[Template, about("Where a person is asked.")] | None = None
     revoke_url: Annotated[Template, about("Where tokens are revoked (RFC 7009).")] | None = None
     base_url: Annotated[Template, about("Where the API is, for runs.")] | None = None
-    issuer: Annotated[Template, about("What `iss` of an answer has to be (RFC 9207).")] | None = None
+    issuer: (
+        Annotated[
+            Template,
+            about(
+                "The issuer: what `iss` of an answer has to be (RFC 9207). Without `token_url`, addresses are those it announces."
+            ),
+        ]
+        | None
+    ) = None
     hosts: Annotated[list[Name], about("Hosts that an address with `{…}` may lead to: `api.example.com`, or `*.example.com`.")] = (
         msgspec.field(default_factory=list)
     )

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA1, SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from services.gateway import fetched
+from shared.egress import fetched
 from shared.egress.fetching import Fetcher
 from shared.egress.policy import EgressRules, rules
 from shared.envelope import rfc3339, utc_now

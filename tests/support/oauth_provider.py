@@ -47,6 +47,9 @@ class LocalProvider:
         self.grace = False
         self.more: dict[str, Any] = {}
         self.codes: dict[str, dict[str, str]] = {}
+        self.metadata: dict[str, Callable[[], web.StreamResponse]] = {}
+        """What is answered at well-known addresses, by their path."""
+        self.looked_up: list[str] = []
         self.families: dict[str, str] = {}
         """Refresh tokens that are alive, with their family."""
         self.used: dict[str, str] = {}
@@ -90,6 +93,20 @@ class LocalProvider:
             return web.json_response(document, status=status)
         finally:
             self.at_once -= 1
+
+    async def well_known(self, request: web.Request) -> web.StreamResponse:
+        """Answer a look for metadata."""
+        self.looked_up.append(request.path)
+        answer = self.metadata.get(request.path)
+        return web.Response(status=404) if answer is None else answer()
+
+    def announce(self, issuer: str = "", *, at: str = "/.well-known/openid-configuration", **more: Any) -> str:
+        """Have metadata of an issuer at a path; return the issuer, which is this server unless given."""
+        issuer = issuer or self.url
+        endpoints = {"token_endpoint": "token", "authorization_endpoint": "authorize", "revocation_endpoint": "revoke"}
+        document = {"issuer": issuer} | {name: f"{self.url}/{path}" for name, path in endpoints.items()} | more
+        self.metadata[at] = lambda: web.json_response(document)
+        return issuer
 
     async def revoke(self, request: web.Request) -> web.StreamResponse:
         """Answer a revocation."""
@@ -158,6 +175,7 @@ async def local_provider() -> AsyncIterator[LocalProvider]:
     made, application = LocalProvider(), web.Application(client_max_size=1 << 20)
     application.router.add_post("/token", made.token)
     application.router.add_post("/revoke", made.revoke)
+    application.router.add_get("/{path:.*}", made.well_known)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)

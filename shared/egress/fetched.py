@@ -1,7 +1,7 @@
-"""Keys that are fetched: certificates and key sets, kept for an hour, and fetched by one request for all that wait.
+"""Documents that are fetched (keys, metadata), kept for an hour, and fetched by one request for all that wait.
 
-A webhook waits for a key only where there is none yet, and not for long: its sender is answered 503 and comes again. Strangers may
-name addresses here (the certificate of a message that is not verified yet), so that everything is bounded.
+One is waited for only where there is none yet, and not for long: whoever needs it comes again. Strangers may name addresses here
+(the certificate of a message that is not verified yet), so that everything is bounded.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import structlog
 
 from shared.errors import Unavailable
 
-# Seconds: a key is fetched anew after an hour, in the background, and used for a day where that fails.
+# Seconds: a document is fetched anew after an hour, in the background, and used for a day where that fails.
 FRESH, USABLE = 3600.0, 86_400.0
-# Seconds within which a key set is not fetched anew for a key that it does not have, and an address not again that failed.
+# Seconds within which one is not fetched anew for something that it does not have, and an address not again that failed.
 UNKNOWN, FAILED = 30.0, 10.0
-# Seconds that a webhook waits, and that a fetch takes at most.
+# Seconds that anybody waits, and that a fetch takes at most.
 WAIT, LONGEST = 2.5, 8.0
 MOST_KEPT = 1000
 # Fetches at a time, in all and of one organization.
@@ -45,8 +45,8 @@ class _Kept:
         self.reason = ""
 
 
-class FetchedKeys:
-    """The keys of every organization, by their address."""
+class FetchedDocuments:
+    """What addresses answered, read, by organization and address: each is asked under its organization's egress policy."""
 
     def __init__(self, get: Get, now: Callable[[], float] = time.monotonic) -> None:
         self._get = get
@@ -54,9 +54,9 @@ class FetchedKeys:
         self._kept: OrderedDict[_Place, _Kept] = OrderedDict()
         self._fetching: dict[_Place, asyncio.Task[None]] = {}
 
-    def of(self, org: str) -> OrganizationKeys:
-        """Return the keys of one organization."""
-        return OrganizationKeys(self, org)
+    def of(self, org: str) -> OrganizationDocuments:
+        """Return the documents of one organization."""
+        return OrganizationDocuments(self, org)
 
     async def close(self) -> None:
         """Stop fetching."""
@@ -82,7 +82,7 @@ class FetchedKeys:
         task = self._fetching.get(place) or self._begin(place, read)
         if task is None:
             if known is None:
-                raise Unavailable("too many keys are being fetched", retry_after=5)
+                raise Unavailable("too many addresses are being fetched from", retry_after=5)
             return
         if known is not None and not anew:
             return
@@ -91,9 +91,9 @@ class FetchedKeys:
                 await asyncio.shield(task)
         except TimeoutError:
             if known is None:
-                raise Unavailable("the sender's key is still being fetched", retry_after=5) from None
+                raise Unavailable(f"{place[1]} is still being fetched", retry_after=5) from None
         if self.known(place) is None:
-            raise Unavailable(self._kept[place].reason if place in self._kept else "the key is gone", retry_after=FAILED)
+            raise Unavailable(self._kept[place].reason if place in self._kept else "it is gone", retry_after=FAILED)
 
     def _begin(self, place: _Place, read: Read) -> asyncio.Task[None] | None:
         if len(self._fetching) >= MOST or sum(one[0] == place[0] for one in self._fetching) >= EACH:
@@ -109,29 +109,29 @@ class FetchedKeys:
         except Unavailable as error:
             value, reason = None, error.detail
         except ValueError as error:
-            value, reason = None, f"what the address of the key answers cannot be read: {error}"
+            value, reason = None, f"what {url} answers cannot be read: {error}"
         kept = self._kept.pop(place, None) or _Kept()
         self._kept[place] = kept
         while len(self._kept) > MOST_KEPT:
             self._kept.popitem(last=False)
         if value is None:
             kept.failed_at, kept.reason = self._now(), reason
-            _log.warning("key.unfetched", org=org, url=url, reason=reason)
+            _log.warning("document.unfetched", org=org, url=url, reason=reason)
         else:
             kept.value, kept.at = value, self._now()
 
 
-class OrganizationKeys:
-    """The keys of one organization, by their address."""
+class OrganizationDocuments:
+    """The documents of one organization, by their address."""
 
-    def __init__(self, keys: FetchedKeys, org: str) -> None:
-        self._keys = keys
+    def __init__(self, documents: FetchedDocuments, org: str) -> None:
+        self._documents = documents
         self._org = org
 
     def known(self, url: str) -> Any:
         """Return what is at an address, None where it is not known."""
-        return self._keys.known((self._org, url))
+        return self._documents.known((self._org, url))
 
     async def load(self, url: str, read: Read, *, anew: bool = False) -> None:
         """Have what is at an address known; `anew`: what is known lacks something. Raises `Unavailable`."""
-        await self._keys.load((self._org, url), read, anew=anew)
+        await self._documents.load((self._org, url), read, anew=anew)
