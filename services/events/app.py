@@ -209,7 +209,10 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         runtime.background.start(floods.watch(bus.client), "floods")
         sweeper = Sweeper(events, settings.overdue)
         runtime.health.state("deliveries", sweeper.fact)
-        for name, once in (("sweeping", sweeper.once), ("replays", Replayer(events).once)):
+        replayer = Replayer(events)
+        for part in (sweeper, replayer):
+            stack.push_async_callback(part.close)
+        for name, once in (("sweeping", sweeper.once), ("replays", replayer.once)):
             leading = lead(
                 once,
                 url=settings.database_url,

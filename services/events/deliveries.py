@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 from sqlalchemy import RowMapping
 
-from services.events import domain
+from services.events import domain, routing
 from services.events.handlers import HandlerDeps
 from services.events.store import EventsStore
 from shared import aggregate
@@ -165,7 +165,7 @@ def delivery_view(row: RowMapping) -> DeliveryView:
         subscriptions=[
             SubscriptionTaken(
                 **{name: taken[name] for name in ("subscription", "name", "workflow", "status", "reason", "run")},
-                event=int(key.partition("/")[0]),
+                event=routing.number_of(key),
                 retry_at=taken.get("retry_at"),
             )
             for key, taken in sorted(row["subscriptions"].items())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import RowMapping, Select, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.events.store import in_turns
 from services.events.tables import replay
 from shared.db import transaction
 from shared.messages import ReplayEnded, ReplayProgressed, ReplayRequested
@@ -40,9 +41,10 @@ class ReplayRows:
         statement = select(replay).where(_P.org == org).order_by(_P.requested_at.desc(), _P.id.desc()).limit(limit)
         return await self._all(statement if before is None else statement.where(tuple_(_P.requested_at, _P.id) < before))
 
-    async def running(self, limit: int) -> list[RowMapping]:
-        """Return the replays of all organizations that go on, the first ones first."""
-        return await self._all(select(replay).where(_P.status == RUNNING).order_by(_P.requested_at).limit(limit))
+    async def running(self, limit: int, *, besides: Collection[str] = ()) -> list[RowMapping]:
+        """Return replays that go on, besides some, those of each organization in turn, oldest first."""
+        found = in_turns(_P.id, _P.org, _P.requested_at).where(_P.status == RUNNING, _P.id.not_in(list(besides))).limit(limit)
+        return await self._all(select(replay).where(_P.id.in_(found)).order_by(_P.requested_at))
 
     async def running_of(self, org: str) -> int:
         """Return how many replays of an organization go on."""

@@ -17,11 +17,13 @@ from services.events.replay_rows import ReplayRows
 from services.events.retries import again, catch_up, publish_again
 from shared import aggregate
 from shared.asking import Questions
+from shared.bounded import BoundedTasks, Turns
 from shared.durables import backlog_of
 from shared.envelope import Sealed, derived_id, rfc3339, utc_now
-from shared.errors import Conflict, Invalid, NotFound, Problem
+from shared.errors import Conflict, Invalid, MillraceError, NotFound, Problem
 from shared.messages import Message, ReplayEnded, ReplayProgressed, ReplayRequested
 from shared.messages.replay import ReplayCounts
+from shared.pull import StreamError
 from shared.questions.declaration import MOST_ITEMS, fitting
 from shared.questions.replays import CancelReplay, GetReplay, ListReplays, ReplayDeliveries, ReplayPage, ReplayView
 from shared.streams import BULK_LANES, WORK
@@ -29,7 +31,10 @@ from shared.values import moment_at
 
 # Of one organization at a time: each is looked at every second.
 MOST_RUNNING = 5
-CARRIED_OUT = 50
+# Replays of one look, and those that go on at the same time.
+CARRIED_OUT, AT_ONCE = 50, 8
+# Seconds after which a replay leaves its place to others; and the longest that it may have it, or rest after an obstacle.
+TURN, LONGEST = 2.0, 60.0
 # Nobody waits for them as for a webhook.
 LANE = BULK_LANES[-1]
 # Events that may wait in that lane before a replay waits for it.
@@ -118,48 +123,94 @@ async def get_replay(asked: GetReplay, deps: ReplayDeps) -> ReplayView:
 
 
 class Replayer:
-    """Carries replays out, a second's deliveries of each at a time; one replica at a time does it."""
+    """Carries replays out, a second's deliveries of each at a time; one replica at a time does it.
+
+    Each goes on by itself, in turns of the organizations: one that is stuck, or large, keeps no other from going on.
+    """
 
     def __init__(self, deps: ReplayDeps, *, now: Callable[[], float] = monotonic) -> None:
         self._deps = deps
         self._now = now
-        # When the next delivery of a slow replay is due.
+        # When those that are slow, or met an obstacle, go on; the pause that an obstacle led to; those that go on now.
         self._next: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
+        self._busy: set[str] = set()
+        by_org: Turns[tuple[RowMapping, float]] = Turns(lambda of: str(of[0]["org"]))
+        self._going_on = BoundedTasks(self._go_on, AT_ONCE, by_org, lambda of: self._busy.discard(of[0]["id"]))
 
     async def once(self) -> int:
-        """Route some deliveries of each replay again; returns how many replays go on."""
-        rows = await self._deps.replays.running(CARRIED_OUT)
+        """Have some deliveries of replays routed again; returns of how many replays."""
         now = self._now()
-        self._next = {row["id"]: self._next.get(row["id"], now) for row in rows}
-        due = [row for row in rows if self._next[row["id"]] <= now]
-        if due and (await backlog_of(self._deps.bus.client, _ROUTED, since=False)).messages < ROOM:
-            await catch_up(self._deps)
-            await asyncio.gather(*(self._some(row, now) for row in due))
-        return len(rows)
+        self._next = {id_: at for id_, at in self._next.items() if at > now}
+        due = await self._deps.replays.running(CARRIED_OUT, besides=self._busy | self._next.keys())
+        if not due or (await backlog_of(self._deps.bus.client, _ROUTED, since=False)).messages >= ROOM:
+            return 0
+        await catch_up(self._deps)
+        for row in due:
+            self._busy.add(row["id"])
+            self._going_on.offer((row, now))
+        return len(due)
 
-    async def _some(self, row: RowMapping, now: float) -> None:
-        deps, id_ = self._deps, row["id"]
+    async def close(self) -> None:
+        """End what goes on: it is done again."""
+        await self._going_on.drain(0)
+
+    async def _go_on(self, of: tuple[RowMapping, float]) -> None:
+        row, since = of
+        id_ = row["id"]
+        try:
+            async with asyncio.timeout(LONGEST):
+                obstacle = await self._some(row, since)
+        except (MillraceError, StreamError) as error:
+            obstacle = str(error)
+        except TimeoutError:
+            obstacle = f"a delivery took longer than {LONGEST:g} s"
+        except Exception:
+            _log.exception("replay.bug", replay=id_)
+            obstacle = "a bug"
+        if obstacle is None:
+            self._pauses.pop(id_, None)
+            return
+        self._pauses[id_] = min(2 * self._pauses.get(id_, 0.5), LONGEST)
+        self._next[id_] = self._now() + self._pauses[id_]
+        _log.warning("replay.interrupted", replay=id_, org=row["org"], reason=obstacle)
+
+    async def _some(self, row: RowMapping, since: float) -> str | None:
+        """Route some deliveries again, for a while, and record them; return the obstacle that was met. Raises `Unavailable`."""
+        deps, id_, until = self._deps, row["id"], self._now() + TURN
         last = await aggregate.last(deps.bus.client, "replay", id_)
         message = None if last is None else last.message()
         if last is None or isinstance(message, ReplayEnded):
-            return
+            # The row is behind, for a moment.
+            self._next[id_] = since + 1
+            return None
         counts = _counts(id_, message, row)
         after = (datetime.fromisoformat(counts.after), counts.after_id) if counts.after_id else None
         number = max(1, round(row["rate"]))
         deliveries = await deps.store.replayable(row["org"], row, after, number)
-        for one in deliveries:
-            counted = await self._replay(one, row)
-            counts = msgspec.structs.replace(
-                counts, after=rfc3339(one["received_at"]), after_id=one["id"], **{counted: getattr(counts, counted) + 1}
-            )
-        self._next[id_] = now + len(deliveries) / row["rate"]
-        fields = msgspec.structs.asdict(counts)
-        said = ReplayProgressed(**fields) if len(deliveries) == number else ReplayEnded(**fields, outcome="done")
-        sealed: Sealed[Message] = deps.bus.seal(said, org=row["org"], id=derived_id(id_, type(said).__name__, str(last.sequence)))
+        done, obstacle = 0, None
         try:
-            await deps.bus.append(sealed, last.sequence)
-        except Conflict:
-            _log.info("replay.cancelled", replay=id_)
+            while done < len(deliveries) and (not done or self._now() < until):
+                one = deliveries[done]
+                counted = await self._replay(one, row)
+                counts = msgspec.structs.replace(
+                    counts, after=rfc3339(one["received_at"]), after_id=one["id"], **{counted: getattr(counts, counted) + 1}
+                )
+                done += 1
+        except (MillraceError, StreamError) as error:
+            obstacle = str(error)
+        self._next[id_] = since + done / row["rate"]
+        is_over = done == len(deliveries) < number
+        if done or is_over:
+            fields = msgspec.structs.asdict(counts)
+            said = ReplayEnded(**fields, outcome="done") if is_over else ReplayProgressed(**fields)
+            said_id = derived_id(id_, type(said).__name__, str(last.sequence))
+            sealed: Sealed[Message] = deps.bus.seal(said, org=row["org"], id=said_id)
+            try:
+                await deps.bus.append(sealed, last.sequence)
+            except Conflict:
+                _log.info("replay.cancelled", replay=id_)
+        return obstacle
 
     async def _replay(self, delivery: RowMapping, replay: RowMapping) -> str:
         """Route one delivery again; returns which count it adds to. The ids are the same if it is done twice."""

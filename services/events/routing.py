@@ -118,6 +118,11 @@ def _with_subscriptions(before: Routing, subscriptions: dict[str, SubscriptionOu
     )
 
 
+def number_of(key: str) -> int:
+    """Return the number of the event that a key of `Routing.subscriptions` is about."""
+    return int(key.partition("/")[0])
+
+
 def _key(number: int, subscription: str | None) -> str:
     return f"{number}/{subscription or ''}"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    ColumnElement,
     RowMapping,
     Select,
     Text,
@@ -151,24 +152,31 @@ class EventsStore:
         async with transaction(self._engine) as connection:
             return list((await connection.execute(found)).mappings().all())
 
-    async def due(self, now: datetime, limit: int) -> list[RowMapping]:
-        """Return deliveries of which a subscription is to be tried again by now, the first ones first."""
-        statement = _SELECTED.where(_D.retry_at <= now, _D.retry_at > now - FORGOTTEN).order_by(_D.retry_at).limit(limit)
+    async def due(
+        self, now: datetime, limit: int, *, without: Collection[str] = (), besides: Collection[str] = ()
+    ) -> list[RowMapping]:
+        """Return deliveries of which a subscription is to be tried again by now, those of each organization in turn, oldest first.
+
+        Left out are those of the organizations `without`, and the deliveries `besides`.
+        """
+        others = (_D.org.not_in(_texts(without)), _D.id.not_in(_texts(besides)))
+        due = in_turns(_D.id, _D.org, _D.retry_at).where(_D.retry_at <= now, _D.retry_at > now - FORGOTTEN, *others).limit(limit)
         async with transaction(self._engine) as connection:
-            return list((await connection.execute(statement)).mappings().all())
+            return list((await connection.execute(_SELECTED.where(_D.id.in_(due)).order_by(_D.retry_at))).mappings().all())
 
     async def unended(self, before: datetime, parsed: int, routed: int, limit: int) -> list[RowMapping]:
-        """Return deliveries without an end since before a time, that nobody knows of yet.
+        """Return deliveries without an end since before a time, that nobody knows of yet, those of each organization in turn.
 
         Left out are those of which a message may wait: a webhook from the sequence `parsed` on, or an event from `routed` on.
         """
         since = func.coalesce(_D.accepted_at, _D.received_at)
         waits = case((_D.accepted.is_not(None), _D.accepted >= routed), else_=func.coalesce(_D.sequence, 0) >= parsed)
-        statement = _SELECTED.add_columns(since.label("since")).where(
+        found = in_turns(_D.id, _D.org, _D.received_at).where(
             ~_D.ended, _D.dead.is_(None), _D.overdue_at.is_(None), _D.received_at < before, since < before, ~waits
         )
+        statement = _SELECTED.add_columns(since.label("since")).where(_D.id.in_(found.limit(limit))).order_by(_D.received_at)
         async with transaction(self._engine) as connection:
-            return list((await connection.execute(statement.order_by(_D.received_at).limit(limit))).mappings().all())
+            return list((await connection.execute(statement)).mappings().all())
 
     async def overdue(self) -> int:
         """Return how many deliveries were found to have no end, and still have none."""
@@ -179,6 +187,16 @@ class EventsStore:
     async def position(self, stream: str, projection: str) -> Position:
         """Return how far the rows of one projection have come in a stream."""
         return await position_of(self._engine, stream, projection=projection)
+
+
+def in_turns(id_: ColumnElement[str], org: ColumnElement[str], order: ColumnElement[Any]) -> Select[Any]:
+    """Return a selection of ids, of each organization the first, then of each the second, and so on: none hides the others."""
+    return select(id_).order_by(func.row_number().over(partition_by=org, order_by=order), order)
+
+
+def _texts(values: Collection[str]) -> Select[Any]:
+    # Of a subquery the server makes a table once; a list it would go through for each row.
+    return select(func.unnest(literal(list(values), ARRAY(Text))))
 
 
 def _replayable(org: str, since: datetime, until: datetime, wanted: Mapping[str, Any] | RowMapping) -> Select[Any]:

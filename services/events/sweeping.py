@@ -14,16 +14,22 @@ from sqlalchemy import RowMapping
 
 from services.events import domain, routing
 from services.events.deliveries import DeliveryDeps, begun
+from services.events.handlers import LONGEST_REASON
 from services.events.retries import catch_up, events_of, publish_again
 from shared import aggregate
+from shared.bounded import ArrivalOrder, BoundedTasks
 from shared.durables import backlog_of
 from shared.envelope import Envelope, derived_id, rfc3339, utc_now
-from shared.errors import MillraceError, NotFound
-from shared.messages import EventAccepted, EventOverdue, WebhookReceived
+from shared.errors import Invalid, MillraceError, NotFound
+from shared.messages import EventAccepted, EventOverdue, EventUnroutable, WebhookReceived
+from shared.pull import StreamError
 from shared.streams import WORK
 
 MOST = 200
-# Seconds between two looks for deliveries without an end; and until a retry that failed is tried once more.
+# Organizations whose deliveries are retried at the same time; seconds after which one begins no more of a look's, so that others
+# have its place; and the longest that one delivery may take, which asks several times.
+AT_ONCE, TURN, LONGEST = 8, 5.0, 60.0
+# Seconds between two looks for deliveries without an end; and until a retry that met an obstacle is tried once more.
 LOOKED_EVERY = 30.0
 PUT_OFF = 60.0
 _PARSE = [work for work in WORK if work.messages[0] is WebhookReceived]
@@ -43,6 +49,9 @@ class Sweeper:
         self._now = now
         self._looked_at = float("-inf")
         self._put_off: dict[str, float] = {}
+        self._busy: set[str] = set()
+        waiting: ArrivalOrder[tuple[str, list[RowMapping]]] = ArrivalOrder()
+        self._retrying = BoundedTasks(self._retry_some, AT_ONCE, waiting, lambda of: self._busy.discard(of[0]))
         self._found = 0
 
     def fact(self) -> dict[str, Any]:
@@ -50,38 +59,98 @@ class Sweeper:
         return {"overdue": self._found}
 
     async def once(self) -> int:
-        """Do what there is to be done; returns how many deliveries were retried."""
+        """Begin what there is to be done; returns how many deliveries are to be retried.
+
+        Those of an organization are retried one after the other, beside those of others: a slow one delays its own.
+        """
         now = self._now()
         if now - self._looked_at >= self._every:
             self._looked_at = now
             await self._report_overdue()
         self._put_off = {id_: until for id_, until in self._put_off.items() if until > now}
-        due = [row for row in await self._deps.store.due(utc_now(), MOST) if row["id"] not in self._put_off]
+        due = await self._deps.store.due(utc_now(), MOST, without=self._busy, besides=self._put_off)
         if due:
             await catch_up(self._deps)
+        by_org: dict[str, list[RowMapping]] = {}
         for row in due:
-            try:
-                await self._retry(row, utc_now())
-            except MillraceError as error:  # also of an adapter that does not answer: the others are not to wait for it
-                self._put_off[row["id"]] = now + PUT_OFF
-                _log.warning("delivery.not_retried", delivery=row["id"], reason=error.detail)
+            by_org.setdefault(row["org"], []).append(row)
+        self._busy |= by_org.keys()
+        for org, rows in by_org.items():
+            self._retrying.offer((org, rows))
         return len(due)
 
+    async def close(self) -> None:
+        """End what goes on: it is done again."""
+        await self._retrying.drain(0)
+
+    async def _retry_some(self, of: tuple[str, list[RowMapping]]) -> None:
+        """Retry deliveries of one organization for a while: those that are left are found again."""
+        until = self._now() + TURN
+        for row in of[1]:
+            if self._now() >= until:
+                return
+            try:
+                async with asyncio.timeout(LONGEST):
+                    await self._retry(row, utc_now())
+            except (MillraceError, StreamError) as error:
+                self._rest(row, str(error))
+            except TimeoutError:
+                self._rest(row, f"it took longer than {LONGEST:g} s")
+            except Exception:
+                _log.exception("delivery.bug", delivery=row["id"])
+                self._rest(row, "a bug")
+
+    def _rest(self, row: RowMapping, reason: str) -> None:
+        self._put_off[row["id"]] = self._now() + PUT_OFF
+        _log.warning("delivery.not_retried", delivery=row["id"], reason=reason)
+
     async def _retry(self, row: RowMapping, now: datetime) -> None:
-        """Route a delivery again to the subscriptions whose policy says so now, and to no others."""
-        first = await self._first(row)
-        if first is None:
-            raise NotFound("its body is no longer on the bus")
+        """Route a delivery again to the subscriptions whose policy says so now, and to no others.
+
+        Where that is not possible, their try has failed, and the policy says what is next. Raises `Unavailable`.
+        """
         retry = derived_id(row["id"], "retry", rfc3339(row["retry_at"]))
         taken = msgspec.convert(row["subscriptions"], dict[str, routing.SubscriptionOutcome])
-        events = []
-        async for event in events_of(first, self._deps, retry=retry):
-            due = routing.due(taken, event.number, rfc3339(now))
-            if due:
-                matching = {one.id for one in domain.matching(self._deps.subscriptions(event.source), event.type)}
-                tries = 1 + max(one.tries for one in due.values())
-                events.append(msgspec.structs.replace(event, skip=sorted(matching - due.keys()), tries=tries))
+        left = {key: one for key, one in taken.items() if one.retry_at is not None and one.retry_at <= rfc3339(now)}
+        first = await self._first(row)
+        if first is None:
+            await self._fail(row, left, "its body is no longer on the bus", retry, final=True)
+            return
+        events, reason = [], "its webhook makes this event no more"
+        try:
+            async for event in events_of(first, self._deps, retry=retry):
+                due = routing.due(taken, event.number, rfc3339(now))
+                if due:
+                    matching = {one.id for one in domain.matching(self._deps.subscriptions(event.source), event.type)}
+                    tries = 1 + max(one.tries for one in due.values())
+                    events.append(msgspec.structs.replace(event, skip=sorted(matching - due.keys()), tries=tries))
+        except (Invalid, NotFound) as error:
+            events, reason = [], error.detail
         await publish_again(events, first, self._deps)
+        again = {event.number for event in events}
+        await self._fail(row, {key: one for key, one in left.items() if routing.number_of(key) not in again}, reason, retry)
+
+    async def _fail(
+        self, row: RowMapping, failed: dict[str, routing.SubscriptionOutcome], reason: str, retry: str, *, final: bool = False
+    ) -> None:
+        """Record that events could not be routed again to these subscriptions; `final`: they never can."""
+        bus, policies = self._deps.bus, {one.id: one.spec.retry for one in self._deps.subscriptions(row["source"])}
+        for key, one in failed.items():
+            number, tries = routing.number_of(key), one.tries + 1
+            at = None if final else domain.next_try(policies.get(one.subscription or "", ""), tries, utc_now())
+            said = EventUnroutable(
+                source=row["source"],
+                event=row["events"].get(str(number), {}).get("event") or domain.event_id(row["id"], number, row["retried_by"]),
+                delivery=row["id"],
+                number=number,
+                subscription=one.subscription or "",
+                subscription_name=one.name,
+                workflow=one.workflow or "",
+                reason=f"it was tried again: {reason}"[:LONGEST_REASON],
+                retry_at=None if at is None else rfc3339(at),
+                tries=tries,
+            )
+            await bus.publish(bus.seal(said, org=row["org"], id=derived_id(retry, key), correlation=row["correlation_id"]))
 
     async def _first(self, row: RowMapping) -> Envelope | None:
         """Return the message that a retry is made of: that which began the delivery, or the event that somebody edited since."""

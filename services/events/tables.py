@@ -60,7 +60,7 @@ Index(
     postgresql_where=text("outcome = 'accepted' AND emitted IS NOT NULL AND dead IS NULL"),
 )
 Index("delivery_unended", delivery.c.received_at, postgresql_where=text("NOT ended AND dead IS NULL"))
-Index("delivery_retry", delivery.c.retry_at, postgresql_where=text("retry_at IS NOT NULL"))
+Index("delivery_retry", *(delivery.c[name] for name in ("org", "retry_at", "id")), postgresql_where=text("retry_at IS NOT NULL"))
 
 delivery_run = Table(
     "delivery_run",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,14 @@ import pytest
 from services.events import replays
 from shared import aggregate
 from shared.envelope import new_id, rfc3339, utc_now
-from shared.errors import Conflict, Invalid, NotFound
+from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from shared.messages import ReplayProgressed
 from shared.questions import Page
 from shared.questions.replays import CancelReplay, GetReplay, ListReplays, ReplayDeliveries, ReplayPage, ReplayView
 from tests.integration.test_deliveries import settled
 from tests.integration.test_gateway import gateway, stream
 from tests.support.inside import bus_of, eventually, running
+from tests.support.resources import putting, ring, told
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -39,9 +41,9 @@ def asking(**given: Any) -> ReplayDeliveries:
     return ReplayDeliveries(**{"id": new_id(), "org": "default", "actor": "ann", "since": BEGINNING, "rate": 500.0} | given)
 
 
-async def ended(outside: Outside, replay: str, status: str = "done") -> ReplayView:
+async def ended(outside: Outside, replay: str, status: str = "done", org: str = "default") -> ReplayView:
     async def there() -> ReplayView | None:
-        view: ReplayView = await outside.bus.ask(GetReplay(org="default", id=replay))
+        view: ReplayView = await outside.bus.ask(GetReplay(org=org, id=replay))
         return view if view.status == status else None
 
     view = await eventually(there, within=40)
@@ -163,6 +165,45 @@ async def test_a_replay_that_is_killed_goes_on_and_routes_none_twice(place: Plac
             view = await ended(outside, replay.id)
             assert (view.total, view.replayed, view.failed) == (5, 5, 0)
             assert await accepted(place) == ids + ids
+
+
+async def test_a_replay_that_cannot_go_on_delays_no_other_one_and_goes_on_later(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, tries, mended = replays.Replayer._replay, Counter[str](), asyncio.Event()
+
+    async def away(self: Any, delivery: Any, replay: Any) -> str:
+        tries[delivery["id"]] += 1
+        if delivery["id"] == ids[1] and not mended.is_set():
+            raise Unavailable("its adapter does not answer")
+        if delivery["id"] == slow[0] and not mended.is_set():
+            await mended.wait()
+        return await once(self, delivery, replay)
+
+    monkeypatch.setattr(replays.Replayer, "_replay", away)
+    monkeypatch.setattr(replays, "AT_ONCE", 2)
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        sources = [await outside.source(name) for name in ("stuck", "slow")]
+        theirs = await told(
+            bus, putting("source", "repo", ring(place), org="other", adapter="github", settings={"secret": "s3cret"})
+        )
+        ids, slow = [await unwanted(outside, 3, one) for one in sources]
+        other = await outside.webhook(theirs, {}, org="other")
+        await outside.delivery(other, "filtered", org="other")
+        stuck, hangs = [(await bus.ask(asking(everything=True, source=name))).id for name in ("stuck", "slow")]
+        ends = (await bus.ask(asking(org="other", everything=True))).id
+        assert (await ended(outside, ends, org="other")).replayed == 1
+
+        async def recorded() -> bool:
+            return bool((await bus.ask(GetReplay(org="default", id=stuck))).replayed == 1 and tries[ids[1]] == 2)
+
+        await eventually(recorded)
+        mended.set()
+        for id_ in (stuck, hangs):
+            assert (await ended(outside, id_)).replayed == 3
+        # Of what was done before the obstacle nothing is done again.
+        assert (tries[ids[0]], tries[ids[2]]) == (1, 1)
 
 
 async def test_a_replay_is_cancelled_for_good_and_its_command_begins_one(place: Place) -> None:

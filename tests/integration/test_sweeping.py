@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import domain, sweeping
 from services.events.floods import Floods
+from services.events.replay_rows import ReplayRows
 from services.events.routing import SubscriptionOutcome, due
+from services.events.store import EventsStore
+from services.events.tables import delivery, replay
+from shared.db import open_engine, transaction
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import Unavailable
 from shared.messages import WebhookReceived
@@ -20,6 +29,7 @@ from shared.questions.events import DeliveryList, DeliveryView, EventEdit, GetDe
 from tests.integration.test_deliveries import settled
 from tests.integration.test_gateway import gateway, stream
 from tests.support.inside import bus_of, eventually, running
+from tests.support.resources import putting, ring, told
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -155,6 +165,100 @@ async def test_a_delivery_that_cannot_be_looked_at_now_keeps_no_other_from_being
         await outside.subscription(name="later", workflow="late", retry="long")
         ids = [await outside.webhook(source, {"ref": ref}) for ref in ("main", "other")]
         await outside.delivery(max(ids), "unroutable", retries=1)
+
+
+async def test_an_organization_whose_deliveries_hang_delays_no_other_one(
+    place: Place, data: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once, hanging = sweeping.Sweeper._retry, asyncio.Event()
+
+    async def retry(self: Any, row: Any, now: Any) -> None:
+        if row["org"] == "default":
+            hanging.set()
+            await asyncio.Event().wait()
+        await once(self, row, now)
+
+    monkeypatch.setattr(sweeping.Sweeper, "_retry", retry)
+    monkeypatch.setattr(sweeping, "MOST", 3)
+    async with river(place, data) as outside:
+        sources = {}
+        for org in ("default", "other"):
+            given = {"settings": {"secret": "s3cret"}, "adapter": "github"}
+            sources[org] = await told(outside.bus, putting("source", "repo", ring(place), org=org, **given))
+            await told(
+                outside.bus, putting("subscription", "later", org=org, source="repo", event="push", workflow="late", retry="long")
+            )
+        for n in range(4):
+            await outside.webhook(sources["default"], {"n": n})
+        await hanging.wait()
+        theirs = await outside.webhook(sources["other"], {}, org="other")
+        view = await outside.delivery(theirs, "unroutable", org="other", retries=1)
+        assert view.subscriptions[0].retry_at is None
+
+
+async def test_what_cannot_be_made_again_fails_its_try_and_is_looked_for_no_more(place: Place, data: Path, quick: None) -> None:
+    async with river(place, data) as outside, bus_of(place, "admin") as admin, database(place) as engine:
+        ways: dict[str, Any] = {"adapter": "hmac", "settings": {"event_path": "kind"}}
+        source, other = await outside.source(**ways), await outside.source("other", **ways)
+        for name, of in (("later", "repo"), ("long", "other")):
+            await outside.subscription(name=name, source=of, event="*", workflow="late", retry="long")
+        unread = await outside.webhook(source, {"kind": "x"})
+        await outside.delivery(unread, "unroutable")
+        changed = ways["settings"] | {"event_path": "sort", "secret": "s3cret"}
+        await told(outside.bus, putting("source", "repo", ring(place), adapter="hmac", settings=changed))
+        [taken] = (await failed(outside, unread)).subscriptions
+        assert (taken.reason or "").startswith("it was tried again: ")
+        assert "sort" in (taken.reason or "")
+        gone = await outside.webhook(other, {"kind": "x"})
+        await outside.delivery(gone, "unroutable")
+        await admin.client.jetstream().purge_stream("WEBHOOKS")
+        [taken] = (await failed(outside, gone)).subscriptions
+        assert taken.reason == "it was tried again: its body is no longer on the bus"
+        assert await EventsStore(engine).due(utc_now(), 10) == []
+
+
+async def failed(outside: Outside, id_: str) -> DeliveryView:
+    """Return a delivery of which nothing is tried again any more."""
+
+    async def there() -> DeliveryView | None:
+        view: DeliveryView = await outside.bus.ask(GetDelivery(org="default", id=id_))
+        return view if view.subscriptions and view.subscriptions[0].retry_at is None else None
+
+    found = await eventually(there)
+    assert isinstance(found, DeliveryView)
+    return found
+
+
+@asynccontextmanager
+async def database(place: Place) -> AsyncIterator[AsyncEngine]:
+    engine = open_engine(place.database_url("events"), service="events")
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+async def test_no_organization_fills_the_looks_of_others(place: Place) -> None:
+    now = utc_now()
+    async with database(place) as engine:
+        async with transaction(engine) as connection:
+            rows = [("a", n) for n in range(20)] + [("b", 30), ("c", 40), ("c", 41)]
+            for org, minutes in rows:
+                at = now - timedelta(hours=2) + timedelta(minutes=minutes)
+                given = {"id": f"{org}{minutes}", "org": org, "source": org, "received_at": at, "correlation_id": "c"}
+                await connection.execute(insert(delivery).values(**given, retry_at=at))
+            for n, org in enumerate("aaab"):
+                given = {"id": str(n), "org": org, "status": "running", "since": now, "until": now, "everything": True, "rate": 1.0}
+                await connection.execute(
+                    insert(replay).values(**given, total=1, actor="a", requested_at=now + timedelta(seconds=n))
+                )
+        store = EventsStore(engine)
+        assert [row["id"] for row in await store.due(now, 4)] == ["a0", "a1", "b30", "c40"]
+        assert [row["id"] for row in await store.due(now, 4, without={"a"}, besides={"c40"})] == ["b30", "c41"]
+        assert [row["id"] for row in await store.unended(now, 2**62, 2**62, 4)] == ["a0", "a1", "b30", "c40"]
+        replays = ReplayRows(engine)
+        assert [row["id"] for row in await replays.running(2)] == ["0", "3"]
+        assert [row["id"] for row in await replays.running(2, besides={"0", "3"})] == ["1", "2"]
 
 
 async def lost(outside: Outside, source: Any, lane: str = "bulk-none") -> str:

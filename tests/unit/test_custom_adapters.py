@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
@@ -64,6 +66,22 @@ def test_what_an_author_declares_is_what_the_gateway_reads(ours: Any, theirs: An
         usual = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
         expected = their[name].default if their[name].default is not msgspec.NODEFAULT else their[name].default_factory()
         assert usual == expected, name
+    hints, their_hints = get_type_hints(ours), get_type_hints(theirs)
+    for name in own:
+        assert shape_of(hints[name]) == shape_of(their_hints[name]), name
+
+
+def shape_of(hint: Any) -> Any:
+    """Return a type as both sides may write it: the literals of a union together, classes by their names, mappings as one kind."""
+    if get_origin(hint) is Literal:
+        return frozenset(get_args(hint))
+    if get_origin(hint) in {Union, UnionType}:
+        parts = map(shape_of, get_args(hint))
+        return frozenset[Any]().union(*(part if isinstance(part, frozenset) else {str(part)} for part in parts))
+    if get_args(hint):
+        names = {dict: "mapping", Mapping: "mapping"}
+        return names.get(get_origin(hint), str(get_origin(hint))), *map(shape_of, get_args(hint))
+    return str(getattr(hint, "__name__", hint))
 
 
 def test_a_scheme_arrives_as_it_was_declared() -> None:
