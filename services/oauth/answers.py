@@ -58,6 +58,8 @@ class Ungranted(msgspec.Struct, frozen=True):
     wait: timedelta | None = None
     is_of_client: bool = False
     """Whether the provider refuses the client itself, which all connections of the provider share."""
+    is_local: bool = False
+    """Whether it was clear without asking the provider."""
 
 
 def read(status: int, headers: Mapping[str, str], body: bytes, provider: Provider, now: datetime) -> Granted | Ungranted:

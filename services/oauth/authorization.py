@@ -13,13 +13,13 @@ from services.oauth.authorization_store import AuthorizationRequest, Authorizati
 from services.oauth.domain import Kept
 from services.oauth.outbox import Outbox
 from services.oauth.providers import Providers, Registered
-from services.oauth.refresh import Refresher
+from services.oauth.refresh import Refresher, Tokens
 from services.oauth.store import KeptStore
 from services.oauth.token_requests import authorizing, exchanging, scope_of
 from services.oauth.token_store import Publication, TokenStore
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import rfc3339, utc_now
-from shared.errors import Invalid, MillraceError, NotFound, Problem
+from shared.errors import Invalid, MillraceError, NotFound, Problem, Unavailable
 from shared.questions.oauth import AuthorizationBegun, AuthorizationEnded, BeginAuthorization, FinishAuthorization
 
 # How long a person has to agree.
@@ -142,9 +142,16 @@ class Authorizations:
             "actor": request.actor,
         }
         published = Publication(type="connection.authorized", data=data)
-        stored = await self._tokens.authorize(row.id, registered.key, registered.configured, renewed, published)
+        try:
+            stored = await self._tokens.authorize(row.id, registered.key, registered.configured, renewed, published)
+            reason = "the connection has been removed meanwhile" if stored is None else None
+        except Unavailable as error:
+            stored, reason = None, f"what the provider gave could not be kept, and is given back ({error.detail}): begin again"
         if stored is None:
-            return "the connection has been removed meanwhile"
+            # Nobody else has these: kept nowhere, they would live on.
+            tokens = Tokens(granted.access_token, granted.refresh_token, granted.token_type)
+            self._refresher.revoke_later(row.org, registered, tokens)
+            return reason
         _log.info("connection.authorized", connection=row.id, version=stored.version, actor=request.actor)
         await self._outbox.flush(row.id)
         return None

@@ -6,7 +6,7 @@ import msgspec
 
 from services.oauth.addresses import filled
 from services.oauth.domain import OAUTH, Kept, Sending, sending_of
-from services.oauth.providers import Providers, spec_of
+from services.oauth.providers import spec_of
 from services.oauth.refresh import Refresher
 from services.oauth.vault import Vault
 from shared.envelope import rfc3339
@@ -29,9 +29,8 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
 class Credentials:
     """Live credentials, whatever they are made of."""
 
-    def __init__(self, vault: Vault, providers: Providers, refresher: Refresher) -> None:
+    def __init__(self, vault: Vault, refresher: Refresher) -> None:
         self._vault = vault
-        self._providers = providers
         self._refresher = refresher
 
     async def of(self, row: Kept, *, rejected: int | None = None) -> Credential:
@@ -42,14 +41,14 @@ class Credentials:
             return Credential(
                 token=token, sending=sending_of(spec, token), base_url=spec.base_url, expires_at=None, version=row.version
             )
-        tokens, state = await self._refresher.live(row, rejected=rejected)
+        live = await self._refresher.live(row, rejected=rejected)
+        state, provider, token = live.state, live.registered.provider, live.tokens.access_token
         base = spec.base_url
-        if base is None:
-            provider = (await self._providers.of(row)).provider
-            base = None if provider.base_url is None else filled(provider.base_url, spec.parameters, provider.hosts)
+        if base is None and provider.base_url is not None:
+            base = filled(provider.base_url, spec.parameters, provider.hosts)
         return Credential(
-            token=tokens.access_token,
-            sending=sending_of(spec, tokens.access_token),
+            token=token,
+            sending=sending_of(spec, token),
             base_url=base,
             expires_at=None if state.expires_at is None else rfc3339(state.expires_at),
             version=state.version,

@@ -27,14 +27,15 @@ DAY = 86_400.0
 LONGEST_PAUSE = 900.0
 # Answers that were none, in a row, until they count as a wrong address.
 MALFORMED = 4
-# Seconds between two tries of what a person has to repair, each asked for by a run.
-UNREPAIRED = 60.0
+# Seconds from one try to the next of what a person has to repair: where a run asks for it, and at most by itself.
+UNREPAIRED, LONGEST_UNREPAIRED = 60.0, 3600.0
 
 
 class TokenState(msgspec.Struct, frozen=True, kw_only=True):
     """The row of a connection's token; `sealed` holds it, and the token that refreshes it.
 
-    `version` counts the tokens, `forced` is the one that was got because the one before was refused. `attempting`: an attempt
+    `version` counts the tokens, `grants` the persons' authorizations; `forced` is the one that was got because the one before was
+    refused. `attempting`: an attempt
     began whose outcome is not known, so that the provider may have rotated. `doubted`: it has refused the grant after such a one.
     No attempt is made before `not_before`, unless `configured`, the version of all settings, has changed.
     """
@@ -61,6 +62,7 @@ class TokenState(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None
     fence: int
     until: datetime | None
+    grants: int = 0
 
     def is_live(self, now: datetime) -> bool:
         """Return whether the token can be given out."""
@@ -83,7 +85,7 @@ def shown_state(spec: Connection, state: TokenState | None, knows: Callable[[str
         advice = "give the service that key again, or authorize the connection anew"
     elif state.status == "needs_reauthorization":
         advice = person
-    elif state.failure == "misconfigured":
+    elif state.failure == "misconfigured" or _is_wrong_address(state.failure, state.failures):
         advice = "compare the settings of the connection and its provider with the provider's own"
     elif reason is not None:
         advice = "nothing: it is tried again by itself"
@@ -112,7 +114,10 @@ class Times(msgspec.Struct, frozen=True):
 
 
 class Aftermath(msgspec.Struct, frozen=True, kw_only=True):
-    """What a failure makes of a row. `is_news`: the reason is of another kind than before, so that it is published."""
+    """What a failure makes of a row. `is_news`: the reason is of another kind than before, so that it is published.
+
+    `closed_until`: until when the provider wants no request of this client.
+    """
 
     status: TokenStatus
     not_before: datetime | None
@@ -156,8 +161,9 @@ def after(before: TokenState, refused: Ungranted, now: datetime, chance: Chance)
     failure = refused.failure
     doubted, attempting, status = before.doubted, False, before.status
     not_before: datetime | None = None
-    closed_until: datetime | None = None
-    if failure == "dead" and before.attempting and not before.doubted:
+    # What a provider asks for counts for its client; a pause of our own for this connection.
+    closed_until = None if refused.wait is None else now + refused.wait
+    if failure == "dead" and not refused.is_local and before.attempting and not before.doubted:
         # An attempt before may have rotated the token that was just refused, and its answer may still be stored by another.
         doubted, attempting = True, True
         not_before = now + timedelta(seconds=chance(2.0, 5.0))
@@ -173,17 +179,19 @@ def after(before: TokenState, refused: Ungranted, now: datetime, chance: Chance)
             alarms=False,
             is_news=before.status != "needs_reauthorization",
         )
-    elif failure == "misconfigured" or (failure == "malformed" and failures >= MALFORMED):
+    elif failure == "misconfigured" or _is_wrong_address(failure, failures):
+        # What was repaired where the provider is has to be found by itself as well, and soon is not needed.
+        pause = min(UNREPAIRED * 2.0 ** min(failures - 1, 20), LONGEST_UNREPAIRED) * chance(0.8, 1.0)
         return Aftermath(
             status="degraded",
             not_before=now + timedelta(seconds=UNREPAIRED),
-            refresh_at=None,
+            refresh_at=now + timedelta(seconds=max(pause, UNREPAIRED)),
             failures=failures,
             attempting=before.attempting,
             doubted=doubted,
-            closed_until=None,
+            closed_until=closed_until,
             alarms=True,
-            is_news=before.failure != "misconfigured",
+            is_news=before.failure != failure or before.status != "degraded",
         )
     elif failure == "throttled":
         wait = timedelta(seconds=chance(30.0, 90.0)) if refused.wait is None else refused.wait
@@ -209,3 +217,7 @@ def after(before: TokenState, refused: Ungranted, now: datetime, chance: Chance)
         alarms=False,
         is_news=before.failure != failure or before.status != status,
     )
+
+
+def _is_wrong_address(failure: str | None, failures: int) -> bool:
+    return failure == "malformed" and failures >= MALFORMED

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import msgspec
 
 from services.oauth.addresses import filled
@@ -18,7 +20,10 @@ from shared.resources.provider import ADDRESSES, Provider
 
 
 class Registered(msgspec.Struct, frozen=True):
-    """A provider for one connection: `key` names it for its gate, `configured` the version of all that was read to make this."""
+    """A provider for one connection; `configured` is the version of all that was read to make this.
+
+    `key` is what a limit or a refusal of the provider's counts for: whose client it is, the client, and the host of the tokens.
+    """
 
     key: str
     configured: str
@@ -33,10 +38,7 @@ class Registered(msgspec.Struct, frozen=True):
 
     def address(self, *fields: str) -> str:
         """Return the first of these addresses that the provider has, filled. Raises `Invalid` where there is none."""
-        for field in fields:
-            if (template := getattr(self.provider, field)) is not None:
-                return filled(template, self.spec.parameters, self.provider.hosts)
-        raise Invalid(f"the provider {self.spec.provider!r} has no {fields[-1]}", errors=(Problem("provider", "lacks an address"),))
+        return _address(self.provider, self.spec, *fields)
 
 
 class Providers:
@@ -57,20 +59,21 @@ class Providers:
         own = KINDS["provider"].spec_of(found.spec) if found is not None else Provider()
         assert isinstance(own, Provider)  # noqa: S101 - its kind's spec
         provider = whole(own, spec.provider or "")
-        key = found.id if found is not None else f"known:{spec.provider}"
-        version = found.version if found is not None else 0
+        source = f"{found.id}.{found.version}" if found is not None else f"known:{spec.provider}.0"
+        owner = row.org
         if spec.client_id is not None:
-            secret = self._opened(row)
-            client = OAuthClient(spec.client_id, secret)
+            client = OAuthClient(spec.client_id, self._opened(row))
         elif own.client_id is not None and found is not None:
             _check_lent(found, row.org, spec)
-            client = OAuthClient(own.client_id, self._opened(found))
+            client, owner = OAuthClient(own.client_id, self._opened(found)), found.org
         else:
             raise Invalid(
                 "neither the connection nor its provider has a client_id",
                 errors=(Problem("client_id", "is missing, and the provider has none either"),),
             )
-        return Registered(key, f"{row.version}.{key}.{version}", provider, client, spec)
+        host = urlsplit(_address(provider, spec, "token_url")).netloc
+        # Anybody may name another one's client with a secret that is wrong: what comes of that is for its own organization.
+        return Registered(f"{owner}/{client.id}@{host}", f"{row.version}.{source}", provider, client, spec)
 
     async def discovered(self, org: str, registered: Registered) -> Registered:
         """Return a provider with the addresses that its issuer announces where it has none, for the organization.
@@ -133,6 +136,13 @@ def whole(own: Provider, name: str) -> Provider:
     """Return a provider with the values of the known one that it names, or whose name it has where it is none of its own."""
     found = KNOWN.get(own.known or (name if own == Provider() else ""))
     return own if found is None else own.over(found.provider)
+
+
+def _address(provider: Provider, spec: Connection, *fields: str) -> str:
+    for field in fields:
+        if (template := getattr(provider, field)) is not None:
+            return filled(template, spec.parameters, provider.hosts)
+    raise Invalid(f"the provider {spec.provider!r} has no {fields[-1]}", errors=(Problem("provider", "lacks an address"),))
 
 
 def _check_lent(provider: Kept, org: str, spec: Connection) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import structlog
@@ -22,6 +20,7 @@ from services.oauth.spool import Spool, Unstored
 from services.oauth.store import KeptStore
 from services.oauth.token_requests import TokenRequest, client_credentials, refreshing, revoking, scope_of
 from services.oauth.token_store import Claimed, Publication, Renewed, TokenStore, Unclaimed
+from services.oauth.waiting import Gates, WaitingPlaces
 from shared import tasks
 from shared.egress.fetching import AnsweredTooMuch, Fetcher, NotSent
 from shared.encryption import CannotOpen, Keyring
@@ -33,7 +32,7 @@ REQUEST = 12.0
 LEASE = timedelta(seconds=30)
 # Seconds that a question waits for a token; the attempt goes on without it.
 WAIT = 20.0
-# Questions of one provider that wait at a time, and of all: half of what this service answers at a time stays for others.
+# Questions of one organization for one provider that wait at a time, and of all: half of what is answered at a time stays free.
 WAITING_EACH, WAITING = 12, 32
 # Requests to one provider at a time, unless it says otherwise.
 AT_ONCE = 8
@@ -43,6 +42,9 @@ LOOK, LONGEST_LOOK = 0.05, 0.5
 STORE_AGAIN, LONGEST_STORE_AGAIN = 0.2, 5.0
 # Seconds that attempts have to end when the service does.
 DRAIN = 4.0
+
+# Why another token is wanted: the one before ends, an API has refused it, or a person wants one now.
+Why = Literal["ended", "refused", "demanded"]
 
 _log = structlog.get_logger()
 _chance = random.SystemRandom().uniform
@@ -62,6 +64,14 @@ class Tokens(msgspec.Struct, frozen=True):
 
 class NeedsAuthorization(Unavailable):
     """The grant has ended: no token is to be had until a person authorizes the connection again."""
+
+
+class Live(msgspec.Struct, frozen=True):
+    """A live token, its row, and the provider that gave it."""
+
+    tokens: Tokens
+    state: TokenState
+    registered: Registered
 
 
 class Refresher:
@@ -88,9 +98,8 @@ class Refresher:
         self._owner = new_id()
         self._flights: dict[str, asyncio.Task[TokenState]] = {}
         self._revoking: set[asyncio.Task[None]] = set()
-        self._gates: dict[str, asyncio.Semaphore] = {}
-        self._queued: Counter[str] = Counter()
-        self._waiting: Counter[str] = Counter()
+        self._gates = Gates(2 * AT_ONCE)
+        self._places = WaitingPlaces(WAITING, WAITING_EACH)
 
     async def close(self) -> None:
         """Let attempts end, which would cost their tokens, and cancel those that do not in time."""
@@ -102,37 +111,29 @@ class Refresher:
     @property
     def busy(self) -> list[str]:
         """Providers with so many attempts waiting that more would only wait as well."""
-        return [provider for provider, count in self._queued.items() if count >= 2 * AT_ONCE]
+        return self._gates.busy
 
-    async def live(self, row: Kept, *, rejected: int | None = None) -> tuple[Tokens, TokenState]:
+    async def live(self, row: Kept, *, rejected: int | None = None) -> Live:
         """Return a connection's token, refreshed if it has ended, or if it is the one with the number `rejected`.
 
         Raises `NeedsAuthorization`, `Unavailable` with the reason, `Invalid` for settings that cannot work.
         """
+        registered = await self._providers.of(row)
         state = (await self._tokens.of([row.id])).get(row.id)
         if state is not None and state.is_live(utc_now()):
-            registered = await self._providers.of(row) if _is_own(row) else None
-            changed = registered is not None and registered.configured != state.configured
+            changed = _is_own(row) and registered.configured != state.configured
             refused = rejected == state.version and state.forced != state.version
-            if not changed and not refused:
-                return self._opened(state), state
-            state = await self._waited(row, state.version, forced=refused)
+            if changed or refused:
+                state = await self._waited(row, registered, state.version, "refused" if refused else "ended")
         elif state is None and not _is_own(row):
             raise NeedsAuthorization(f"connection {row.name!r} has not been authorized yet")
         else:
             if state is not None and state.status == "needs_reauthorization":
                 raise NeedsAuthorization(f"connection {row.name!r} needs to be authorized again: {state.reason}")
-            state = await self._waited(row, 0 if state is None else state.version, forced=False)
+            state = await self._waited(row, registered, 0 if state is None else state.version, "ended")
         if not state.is_live(utc_now()):
             raise _none(row, state)
-        return self._opened(state), state
-
-    async def refresh(self, row: Kept, *, version: int | None = None, forced: bool = False) -> TokenState:
-        """Return the row of a token after one attempt to get another one than `version`, the present one unless given."""
-        if version is None:
-            state = (await self._tokens.of([row.id])).get(row.id)
-            version = 0 if state is None else state.version
-        return await asyncio.shield(self._flight(row, version, forced=forced))
+        return Live(self._opened(state), state, registered)
 
     async def renew(self, row: Kept) -> None:
         """Get another token now, though the one that is there may live.
@@ -146,7 +147,7 @@ class Refresher:
         if state is None and not _is_own(row):
             raise Conflict(f"connection {row.name!r} has not been authorized yet")
         version = 0 if state is None else state.version
-        after_it = await self._waited(row, version, forced=True)
+        after_it = await self._waited(row, await self._providers.of(row), version, "demanded")
         if after_it.version == version:
             why = _none(row, after_it)
             raise Conflict(why.detail) if isinstance(why, NeedsAuthorization) else why
@@ -165,12 +166,13 @@ class Refresher:
         if tokens is None:
             return _nothing
 
-        def revoked() -> None:
-            task = asyncio.create_task(self.revoke(row.org, registered, tokens))
-            self._revoking.add(task)
-            task.add_done_callback(self._revoking.discard)
+        return lambda: self.revoke_later(row.org, registered, tokens)
 
-        return revoked
+    def revoke_later(self, org: str, registered: Registered, tokens: Tokens) -> None:
+        """Have the provider revoke tokens, which nobody waits for."""
+        task = asyncio.create_task(self._revoke(org, registered, tokens))
+        self._revoking.add(task)
+        task.add_done_callback(self._revoking.discard)
 
     async def due(self, id_: str) -> None:
         """Refresh a connection whose time has come; what hinders it is on record."""
@@ -178,15 +180,24 @@ class Refresher:
         if row is None or row.revoking:
             return
         try:
-            await self.refresh(row)
+            registered = await self._providers.of(row)
+            state = (await self._tokens.of([id_])).get(id_)
+            await asyncio.shield(self._flight(row, registered, 0 if state is None else state.version, "ended"))
         except MillraceError as error:
             _log.warning("connection.not_refreshed", connection=id_, reason=error.detail)
 
     async def store_left(self) -> None:
         """Store tokens that an earlier process could not store."""
         for one in self._spool.left():
-            await self._stored(one, is_late=True)
-            _log.info("connection.stored_late", connection=one.claimed.before.connection)
+            before = one.claimed.before
+            state = await self._stored(one, is_late=True)
+            if state is not None:
+                _log.info("connection.stored_late", connection=before.connection)
+                continue
+            row = await self._store.of_id("connection", before.connection)
+            if row is not None:
+                tokens = self._opened(msgspec.structs.replace(before, sealed=one.renewed.sealed))
+                await self._overtaken(row, await self._providers.of(row), one.claimed, tokens)
 
     async def send(self, org: str, request: TokenRequest, registered: Registered) -> Granted | Ungranted:
         """Send a token request and return what its answer means."""
@@ -216,26 +227,20 @@ class Refresher:
 
     # -- one attempt ------------------------------------------------------------------------------------------------
 
-    async def _waited(self, row: Kept, version: int, *, forced: bool) -> TokenState:
+    async def _waited(self, row: Kept, registered: Registered, version: int, why: Why) -> TokenState:
         """Return the row after an attempt, for which so many may wait that others are answered all the same."""
-        provider = str(row.spec.get("provider"))
-        if self._waiting[provider] >= WAITING_EACH or self._waiting.total() >= WAITING:
-            raise Unavailable(f"too many are waiting for tokens of {provider!r}", retry_after=1)
-        self._waiting[provider] += 1
-        try:
-            async with asyncio.timeout(WAIT):
-                return await self.refresh(row, version=version, forced=forced)
-        except TimeoutError as error:
-            raise Unavailable(f"connection {row.name!r} is being refreshed, which takes long", retry_after=2) from error
-        finally:
-            self._waiting[provider] -= 1
-            self._waiting += Counter()
+        with self._places.one(row.org, registered.key):
+            try:
+                async with asyncio.timeout(WAIT):
+                    return await asyncio.shield(self._flight(row, registered, version, why))
+            except TimeoutError as error:
+                raise Unavailable(f"connection {row.name!r} is being refreshed, which takes long", retry_after=2) from error
 
-    def _flight(self, row: Kept, version: int, *, forced: bool) -> asyncio.Task[TokenState]:
+    def _flight(self, row: Kept, registered: Registered, version: int, why: Why) -> asyncio.Task[TokenState]:
         """Return the attempt that is under way for a connection, begun if there is none."""
         flight = self._flights.get(row.id)
         if flight is None:
-            flight = asyncio.create_task(self._attempt(row, version, forced=forced))
+            flight = asyncio.create_task(self._attempt(row, registered, version, why))
             self._flights[row.id] = flight
 
             def landed(_: asyncio.Task[TokenState]) -> None:
@@ -246,34 +251,27 @@ class Refresher:
             flight.add_done_callback(landed)
         return flight
 
-    async def _attempt(self, row: Kept, version: int, *, forced: bool) -> TokenState:
-        registered = await self._providers.of(row)
+    async def _attempt(self, row: Kept, registered: Registered, version: int, why: Why) -> TokenState:
         look = LOOK
         while True:
-            async with self._turn(registered):
+            async with self._gates.turn(registered.key, registered.provider.concurrency or AT_ONCE):
                 claimed = await self._tokens.claim(
-                    row.id, registered.key, registered.configured, version=version, owner=self._owner, lease=LEASE, forced=forced
+                    row.id,
+                    registered.key,
+                    registered.configured,
+                    version=version,
+                    owner=self._owner,
+                    lease=LEASE,
+                    hurries=why == "demanded",
                 )
                 if isinstance(claimed, Claimed):
-                    return await self._try(row, registered, claimed, forced=forced)
+                    return await self._try(row, registered, claimed, forced=why != "ended")
             if claimed is None:
                 raise NotFound(f"there is no connection {row.name!r} any more")
             if not claimed.is_held:
                 return _unclaimed(row, claimed, version)
             await asyncio.sleep(look)
             look = min(2 * look, LONGEST_LOOK)
-
-    @asynccontextmanager
-    async def _turn(self, registered: Registered) -> AsyncIterator[None]:
-        """Wait for one of the provider's places."""
-        gate = self._gates.setdefault(registered.key, asyncio.Semaphore(registered.provider.concurrency or AT_ONCE))
-        self._queued[registered.key] += 1
-        try:
-            async with gate:
-                yield
-        finally:
-            self._queued[registered.key] -= 1
-            self._queued += Counter()
 
     async def _try(self, row: Kept, registered: Registered, claimed: Claimed, *, forced: bool) -> TokenState:
         before = claimed.before
@@ -292,9 +290,10 @@ class Refresher:
             return await self._failed(row, registered, claimed, outcome)
         kept = None if tokens is None else tokens.refresh_token
         renewed = self.renewed(row.org, row.id, outcome, kept, renews=_is_own(row), forced=forced)
-        state = await self._stored(Unstored(row.name, claimed, renewed))
+        state = await self._stored(Unstored(row.name, claimed, renewed, registered.spec.provider or ""))
         if state is None:
-            return await self._overtaken(row, registered, claimed, outcome)
+            got = Tokens(outcome.access_token, outcome.refresh_token or kept, outcome.token_type)
+            return await self._overtaken(row, registered, claimed, got)
         if before.failure == "misconfigured":
             await self._tokens.alarm(registered.key, None)
         _log.info("connection.refreshed", connection=row.id, version=state.version, attempt=claimed.fence)
@@ -307,9 +306,9 @@ class Refresher:
         if spec.grant == "client_credentials":
             return client_credentials(provider, url, client, scope_of(provider, spec.scopes))
         if tokens is None:
-            return Ungranted("dead", "it was never authorized")
+            return Ungranted("dead", "it was never authorized", is_local=True)
         if tokens.refresh_token is None:
-            return Ungranted("dead", "the token has ended, and the provider gave none to refresh it with")
+            return Ungranted("dead", "the token has ended, and the provider gave none to refresh it with", is_local=True)
         return refreshing(provider, registered.address("refresh_url", "token_url"), client, tokens.refresh_token)
 
     async def _stored(self, one: Unstored, *, is_late: bool = False) -> TokenState | None:
@@ -339,11 +338,13 @@ class Refresher:
         except OSError as error:
             _log.error("connection.not_spooled", connection=one.claimed.before.connection, reason=str(error))
 
-    async def _overtaken(self, row: Kept, registered: Registered, claimed: Claimed, granted: Granted) -> TokenState:
-        """Return what another attempt has stored meanwhile; tokens of a connection that is gone are revoked."""
+    async def _overtaken(self, row: Kept, registered: Registered, claimed: Claimed, got: Tokens) -> TokenState:
+        """Return what another attempt has stored meanwhile; tokens of a connection or a grant that is gone are revoked."""
         state = (await self._tokens.of([row.id])).get(row.id)
+        if state is None or state.grants != claimed.before.grants:
+            # Of the same grant they are no strangers: revoking them would end what the other attempt has got.
+            self.revoke_later(row.org, registered, got)
         if state is None:
-            await self.revoke(row.org, registered, Tokens(granted.access_token, granted.refresh_token))
             raise NotFound(f"there is no connection {row.name!r} any more")
         _log.warning("connection.overtaken", connection=row.id, attempt=claimed.fence)
         return state
@@ -372,7 +373,7 @@ class Refresher:
         await self._outbox.flush(row.id)
         return state
 
-    async def revoke(self, org: str, registered: Registered, tokens: Tokens) -> None:
+    async def _revoke(self, org: str, registered: Registered, tokens: Tokens) -> None:
         """Have the provider revoke both tokens, as far as it can be reached: nothing here depends on it."""
         if registered.provider.revoke_url is None:
             return
@@ -406,7 +407,7 @@ def refreshed(one: Unstored) -> Publication:
         "token_version": before.version + 1,
         "expires_at": None if renewed.expires_at is None else rfc3339(renewed.expires_at),
         "scope": renewed.scope,
-        "provider": before.provider,
+        "provider": one.provider or before.provider,
     }
     return Publication(type="connection.refreshed", data=data)
 

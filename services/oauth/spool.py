@@ -17,6 +17,7 @@ class Unstored(msgspec.Struct, frozen=True):
     name: str
     claimed: Claimed
     renewed: Renewed
+    provider: str = ""
 
 
 class Spool:

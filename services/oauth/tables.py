@@ -55,13 +55,14 @@ token = Table(
     *(Column(name, Text) for name in ("failure", "reason", "scope")),
     *(Column(name, Moment) for name in ("expires_at", "refresh_expires_at", "refresh_at", "refreshed_at", "not_before")),
     *required(BigInteger, "failures", "forced"),
+    Column("grants", BigInteger, nullable=False, server_default="0"),
     *required(Boolean, "attempting", "doubted"),
     Column("configured", Text, nullable=False),
     Column("owner", Text),
     Column("fence", BigInteger, nullable=False),
     Column("until", Moment),
 )
-# A provider that wants no requests for a while, or refuses its client: for all of its connections, and all replicas.
+# A client that a provider's host wants no requests of for a while, or refuses: for all of its connections, and all replicas.
 provider_gate = Table(
     "provider_gate",
     metadata,
@@ -77,6 +78,8 @@ outbox = Table(
     *required(Text, "id", "connection", "org", "type"),
     Column("data", JSON, nullable=False),
     Column("at", Moment, nullable=False),
+    Column("tries", BigInteger, nullable=False, server_default="0"),
+    Column("not_before", Moment),
 )
 # What a person was asked: the hash of the `state`, which is used once.
 authorization_request = Table(
@@ -91,5 +94,6 @@ authorization_request = Table(
     Column("expires_at", Moment, nullable=False),
 )
 Index("token_refresh_at", token.c.refresh_at, postgresql_where=token.c.refresh_at.is_not(None))
+Index("outbox_not_before", outbox.c.not_before, postgresql_where=outbox.c.not_before.is_not(None))
 Index("vault_unannounced", vault.c.updated_at, postgresql_where=~vault.c.announced)
 Index("done_command_at", done_command.c.at)

@@ -15,7 +15,6 @@ from services.oauth.policy import Aftermath, TokenState
 from services.oauth.tables import outbox, provider_gate, token, vault
 from shared.db import transaction
 from shared.envelope import new_id, utc_now
-from shared.statements import overwriting
 
 _T = token.c
 _GATE = provider_gate.c
@@ -53,6 +52,7 @@ class OutboxRow(msgspec.Struct, frozen=True, kw_only=True):
     org: str
     type: str
     data: dict[str, Any]
+    tries: int
 
 
 class Renewed(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,11 +79,12 @@ class TokenStore:
             return {row["connection"]: TokenState(**row) for row in found.mappings()}
 
     async def claim(
-        self, id_: str, provider: str, configured: str, *, version: int, owner: str, lease: timedelta, forced: bool
+        self, id_: str, provider: str, configured: str, *, version: int, owner: str, lease: timedelta, hurries: bool
     ) -> Claimed | Unclaimed | None:
         """Claim a connection whose token is at `version`, for one attempt; None where there is no such connection.
 
-        The attempt counts as begun from now on: whatever becomes of its claimer, the next one knows of it.
+        `hurries`: a pause of our own counts for nothing, unless it is for an answer that may still come. The attempt counts as
+        begun from now on: whatever becomes of its claimer, the next one knows of it.
         """
         async with transaction(self._engine) as connection:
             now = func.clock_timestamp()
@@ -107,7 +108,7 @@ class TokenStore:
             if row["closed"] is not None and row["closed"] > row["now"]:
                 return Unclaimed(before, until=row["closed"], reason="the provider wants no requests for a while")
             early = before.not_before is not None and before.not_before > row["now"]
-            if early and before.configured == configured and not forced:
+            if early and before.configured == configured and not (hurries and not before.attempting):
                 return Unclaimed(before, until=before.not_before, reason=before.reason)
             claim = {
                 "owner": owner, "fence": before.fence + 1, "until": now + lease, "attempting": True,
@@ -136,16 +137,15 @@ class TokenStore:
     ) -> TokenState | None:
         """Store the token of a new grant, whatever is going on: attempts with the one before are fenced off."""
         values = {name: getattr(renewed, name) for name in ("sealed", "scope", "expires_at", "refresh_expires_at", "refresh_at")}
-        first = {"connection": id_, "provider": provider, "configured": configured} | values | _WELL
+        first = {"connection": id_, "provider": provider, "configured": configured, "grants": 1} | values | _WELL
         async with transaction(self._engine) as connection:
             owner = select(vault.c.org).where(vault.c.id == id_, ~vault.c.revoking)
             org = (await connection.execute(owner.with_for_update(read=True))).scalar_one_or_none()
             if org is None:
                 return None
             added = insert(token).values(first | {"org": org, "version": 1, "fence": 1, "forced": 0})
-            again = (
-                values | _WELL | {"version": _T.version + 1, "fence": _T.fence + 1, "provider": provider, "configured": configured}
-            )
+            counted = {name: _T[name] + 1 for name in ("version", "fence", "grants")}
+            again = values | _WELL | counted | {"provider": provider, "configured": configured}
             row = await connection.execute(added.on_conflict_do_update(index_elements=["connection"], set_=again).returning(token))
             state = TokenState(**row.mappings().one())
             await _keep(connection, state, publication)
@@ -163,10 +163,14 @@ class TokenStore:
         return await self._settle(claimed.before, _T.fence == claimed.fence, values, publication)
 
     async def close_gate(self, provider: str, until: datetime) -> None:
-        """Have no replica send requests to a provider until then."""
+        """Have no replica send requests to a provider until then, or later where it is closed for longer; forget open gates."""
         closed = insert(provider_gate).values(provider=provider, closed_until=until)
+        later = func.greatest(_GATE.closed_until, closed.excluded.closed_until)
         async with transaction(self._engine) as connection:
-            await connection.execute(overwriting(closed, "closed_until"))
+            await connection.execute(
+                delete(provider_gate).where(_GATE.closed_until < func.clock_timestamp(), _GATE.alarm.is_(None))
+            )
+            await connection.execute(closed.on_conflict_do_update(index_elements=["provider"], set_={"closed_until": later}))
 
     async def alarm(self, provider: str, alarm: str | None) -> bool:
         """Record what is wrong with a provider's settings, None: nothing; returns whether that is news."""
@@ -207,8 +211,10 @@ class TokenStore:
             return (await connection.execute(same)).rowcount > 0
 
     async def unpublished(self, limit: int, connection_id: str | None = None) -> Sequence[OutboxRow]:
-        """Return messages of the outbox, oldest first, of one connection or of all."""
-        rows = select(*(outbox.c[name] for name in OutboxRow.__struct_fields__)).order_by(outbox.c.position).limit(limit)
+        """Return messages of the outbox, oldest first, of one connection or of all, but for connections that were put off."""
+        later = select(outbox.c.connection).where(outbox.c.not_before > func.clock_timestamp())
+        rows = select(*(outbox.c[name] for name in OutboxRow.__struct_fields__)).where(outbox.c.connection.not_in(later))
+        rows = rows.order_by(outbox.c.position).limit(limit)
         if connection_id is not None:
             rows = rows.where(outbox.c.connection == connection_id)
         async with transaction(self._engine) as connection:
@@ -218,6 +224,12 @@ class TokenStore:
         """Forget a message that is on the bus."""
         async with transaction(self._engine) as connection:
             await connection.execute(delete(outbox).where(outbox.c.position == position))
+
+    async def put_off(self, position: int, pause: timedelta) -> None:
+        """Have a message that could not be published wait for so long, and with it those of its connection that come after it."""
+        later = update(outbox).where(outbox.c.position == position)
+        async with transaction(self._engine) as connection:
+            await connection.execute(later.values(tries=outbox.c.tries + 1, not_before=func.clock_timestamp() + pause))
 
     async def _settle(
         self, before: TokenState, mine: ColumnElement[bool], values: dict[str, Any], publication: Publication | None

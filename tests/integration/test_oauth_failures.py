@@ -8,6 +8,7 @@ import errno
 import logging
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from services.oauth.vault import Vault
 from shared.commit import Journal
 from shared.db import open_engine
 from shared.encryption import Keyring
-from shared.envelope import open_message
+from shared.envelope import open_message, utc_now
 from shared.errors import NotFound, Unavailable
 from shared.messages import Audited, ConnectionNeedsReauthorization, ConnectionRefreshed, ConnectionRefreshFailed
 from tests.integration.test_oauth_connections import stored
@@ -386,7 +387,9 @@ async def test_19_rubbish_is_tried_again_and_then_is_a_mistake(place: Place) -> 
             with pytest.raises(Unavailable, match="without a token"):
                 await it.given()
             row = await it.row("not_before = NULL")
-            assert (row["refresh_at"] is None) == (number == 3)
+            # Soon, and then as seldom as what a person has to repair.
+            assert (row["refresh_at"] > utc_now() + timedelta(minutes=5)) == (number == 3)
+            assert ("settings" in (await it.shown()).advice) == (number == 3)
 
 
 async def test_20_an_error_within_a_200_is_one(place: Place) -> None:
@@ -547,6 +550,12 @@ async def test_36_a_new_grant_wins_over_a_refresh_of_the_old_one(place: Place) -
         let.set()
         assert (await late).token == expected
         assert (await it.given()).token == expected
+
+        async def are_revoked() -> bool:
+            return [one["token"] for one in it.provider.revoked] == ["old-refresh-secret", "old-grant-secret"]
+
+        # What came of the old grant is stored nowhere, and lives on nowhere.
+        await eventually(are_revoked)
 
 
 async def test_37_tokens_are_sealed_anew_also_while_one_is_refreshed(place: Place) -> None:

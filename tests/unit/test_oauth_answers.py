@@ -224,7 +224,33 @@ def test_rubbish_is_tried_again_some_times_and_then_is_a_mistake_of_the_settings
     for failures in range(3):
         assert after(state(failures=failures), refused("malformed"), NOW, low).refresh_at is not None
     last = after(state(failures=3), refused("malformed"), NOW, low)
-    assert (last.status, last.refresh_at, last.alarms) == ("degraded", None, True)
+    assert (last.status, last.alarms, last.is_news) == ("degraded", True, True)
+    known = state(failures=4, failure="malformed", status="degraded")
+    assert not after(known, refused("malformed"), NOW, low).is_news
+
+
+def test_what_a_person_has_to_repair_is_tried_again_ever_more_seldom_and_published_once() -> None:
+    pauses = []
+    for failures in range(12):
+        before = state(failures=failures, **({"failure": "misconfigured", "status": "degraded"} if failures else {}))
+        found = after(before, refused("misconfigured"), NOW, low)
+        assert (found.status, found.is_news, found.not_before) == ("degraded", failures == 0, NOW + timedelta(minutes=1))
+        assert found.refresh_at is not None
+        pauses.append(found.refresh_at - NOW)
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (timedelta(minutes=1), timedelta(minutes=48))
+
+
+def test_the_time_that_a_provider_asks_for_counts_for_its_client_whatever_its_answer_is() -> None:
+    for one in ("transient", "throttled", "misconfigured"):
+        wanted = Ungranted(one, "no", timedelta(minutes=2))  # type: ignore[arg-type]
+        assert after(state(), wanted, NOW, low).closed_until == NOW + timedelta(minutes=2)
+    assert after(state(), refused("transient"), NOW, low).closed_until is None
+
+
+def test_a_refusal_that_needed_no_provider_is_believed_at_once() -> None:
+    local = Ungranted("dead", "no token refreshes it", is_local=True)
+    assert after(state(attempting=True), local, NOW, low).status == "needs_reauthorization"
 
 
 def test_every_known_provider_has_addresses_that_are_such_and_documents() -> None:
