@@ -71,7 +71,7 @@ class Providers:
                 "neither the connection nor its provider has a client_id",
                 errors=(Problem("client_id", "is missing, and the provider has none either"),),
             )
-        host = urlsplit(_address(provider, spec, "token_url")).netloc
+        host = urlsplit(_address(provider, spec, "issuer" if is_discovered(provider) else "token_url")).netloc
         # Anybody may name another one's client with a secret that is wrong: what comes of that is for its own organization.
         return Registered(f"{owner}/{client.id}@{host}", f"{row.version}.{source}", provider, client, spec)
 
