@@ -14,8 +14,13 @@ _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)*[a-z0-9](?:[a-z0-9-]*
 
 
 def parameters_of(template: str) -> list[str]:
-    """Return the names of the `{…}` of an address."""
+    """Return the names of the `{…}` of an address, or of a parameter's text."""
     return sorted(set(_PART.findall(template)))
+
+
+def filled_text(text: str, values: Mapping[str, str]) -> str:
+    """Return a parameter's text with the values of its `{…}`. Raises `Invalid` naming `parameters.<name>` where one is missing."""
+    return _PART.sub(lambda found: _value(found[1], values), text)
 
 
 def check_template(path: str, template: str, hosts: Sequence[str]) -> None:

@@ -76,7 +76,7 @@ def read(status: int, headers: Mapping[str, str], body: bytes, provider: Provide
         return Ungranted("transient", f"the provider answered {status}" + (f" ({code})" if code else ""), wait)
     if code is not None or status >= 400:
         return _refusal(status, code, wait)
-    granted = None if document is None else _granted(document, provider)
+    granted = None if document is None else _granted(document, provider, _clock(headers.get("date"), now))
     if granted is not None and granted.token_type.lower() in _UNUSABLE:
         return Ungranted(
             "misconfigured", f"the provider gave a token of the type {granted.token_type}, which needs a key of its own"
@@ -99,7 +99,7 @@ def _refusal(status: int, code: str | None, wait: timedelta | None) -> Ungranted
     return Ungranted("malformed", says)
 
 
-def _granted(document: dict[str, Any], provider: Provider) -> Granted | None:
+def _granted(document: dict[str, Any], provider: Provider, clock: datetime) -> Granted | None:
     holder: Any = document
     *outer, member = (provider.token_path or "access_token").split(".")
     for one in outer:
@@ -113,6 +113,8 @@ def _granted(document: dict[str, Any], provider: Provider) -> Granted | None:
     scope = holder.get("scope", document.get("scope"))
     kind = holder.get("token_type", document.get("token_type"))
     life = _life(holder.get("expires_in", document.get("expires_in")), provider)
+    if life is None:
+        life = _left(holder.get("expires_at", document.get("expires_at")), clock)
     return Granted(
         access_token=token,
         # An empty one is none.
@@ -127,6 +129,24 @@ def _granted(document: dict[str, Any], provider: Provider) -> Granted | None:
 def _life(value: Any, provider: Provider) -> float | None:
     seconds = _seconds(value)
     return seconds / 1000 if seconds is not None and provider.expires_unit == "milliseconds" else seconds
+
+
+def _left(value: Any, clock: datetime) -> float | None:
+    """Return the seconds until an end that is given as a time; None for what is none, or has passed."""
+    try:
+        ends = datetime.fromisoformat(value) if isinstance(value, str) else clock
+    except ValueError:
+        return None
+    return _seconds(((ends if ends.tzinfo is not None else ends.replace(tzinfo=UTC)) - clock).total_seconds())
+
+
+def _clock(date: str | None, now: datetime) -> datetime:
+    """Return the provider's own time: an end that it names is by its clock, which may not be this machine's."""
+    try:
+        at = now if date is None else parsedate_to_datetime(date)
+    except (ValueError, TypeError, OverflowError):
+        return now
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def _seconds(value: Any) -> float | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -39,6 +40,7 @@ _MESSAGES: dict[str, tuple[type[Message], type[Message]]] = {
 
 # Grants of a provider's tokens; the others are credentials themselves.
 OAUTH = ("client_credentials", "authorization_code")
+_OWN_HEADERS = {"accept", "authorization", "connection", "content-length", "content-type", "host", "transfer-encoding"}
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _ADDRESS = re.compile(r"https?://[^\s@/?#]+(?:[/?][^\s#]*)?")
 
@@ -145,6 +147,17 @@ def check_client_secret(secret: str) -> None:
     if not secret.strip() or len(secret) > LONGEST_SECRET or any(not " " <= one <= "~" for one in secret):
         message = f"must be 1 to {LONGEST_SECRET} printable ASCII characters"
         raise Invalid("the client's secret does not fit", errors=(Problem("client_secret", message),))
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Raise `Invalid` naming each further header of token requests that is none, or is the request's own."""
+    problems = [
+        Problem(f"token_headers.{name}", "is no header, or one of the request's own")
+        for name, value in headers.items()
+        if not _HEADER.fullmatch(name) or name.lower() in _OWN_HEADERS or not all(" " <= one <= "~" for one in value)
+    ]
+    if problems:
+        raise Invalid("; ".join(f"{one.path} {one.message}" for one in problems), errors=tuple(problems))
 
 
 def check_secret(value: str) -> None:

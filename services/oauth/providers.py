@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from services.oauth.addresses import filled
+from services.oauth.addresses import filled, filled_text
 from services.oauth.catalogue import KNOWN
 from services.oauth.discovery import Discovery
 from services.oauth.domain import Kept, place_of
@@ -16,7 +16,7 @@ from shared.encryption import CannotOpen, Keyring
 from shared.errors import Invalid, Problem, Unavailable
 from shared.resources.connection import Connection
 from shared.resources.declaration import KINDS
-from shared.resources.provider import ADDRESSES, Provider
+from shared.resources.provider import ADDRESSES, FURTHER, Provider
 
 
 class Registered(msgspec.Struct, frozen=True):
@@ -73,7 +73,7 @@ class Providers:
             )
         host = urlsplit(_address(provider, spec, "issuer" if is_discovered(provider) else "token_url")).netloc
         # Anybody may name another one's client with a secret that is wrong: what comes of that is for its own organization.
-        return Registered(f"{owner}/{client.id}@{host}", f"{row.version}.{source}", provider, client, spec)
+        return Registered(f"{owner}/{client.id}@{host}", f"{row.version}.{source}", _filled(provider, spec), client, spec)
 
     async def discovered(self, org: str, registered: Registered) -> Registered:
         """Return a provider with the addresses that its issuer announces where it has none, for the organization.
@@ -108,6 +108,7 @@ class Providers:
         for field in ADDRESSES:
             if (template := getattr(provider, field)) is not None:
                 filled(template, spec.parameters, provider.hosts)
+        _filled(provider, spec)
 
     async def _named(self, org: str, name: str) -> Kept | None:
         return await self._store.usable("provider", org, name, by_run=False)
@@ -143,6 +144,13 @@ def _address(provider: Provider, spec: Connection, *fields: str) -> str:
         if (template := getattr(provider, field)) is not None:
             return filled(template, spec.parameters, provider.hosts)
     raise Invalid(f"the provider {spec.provider!r} has no {fields[-1]}", errors=(Problem("provider", "lacks an address"),))
+
+
+def _filled(provider: Provider, spec: Connection) -> Provider:
+    """Return a provider with a connection's values in its further parameters."""
+    texts: dict[str, dict[str, str]] = {field: getattr(provider, field) for field in FURTHER}
+    made = {field: {name: filled_text(text, spec.parameters) for name, text in of.items()} for field, of in texts.items()}
+    return msgspec.structs.replace(provider, **made)
 
 
 def _check_lent(provider: Kept, org: str, spec: Connection) -> None:

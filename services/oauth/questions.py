@@ -8,7 +8,6 @@ from typing import Protocol, TypeVar
 import msgspec
 import structlog
 
-from services.oauth.addresses import parameters_of
 from services.oauth.authorization import Authorizations
 from services.oauth.catalogue import KNOWN
 from services.oauth.credentials import Credential, Credentials
@@ -123,7 +122,9 @@ async def list_known_providers(_asked: ListKnownProviders, _deps: OAuthDeps) -> 
             name=one.name,
             title=one.title,
             documents=one.documents,
-            parameters=parameters_of(one.provider.token_url or ""),
+            grants=list(one.grants),
+            parameters=one.parameters,
+            note=one.note,
         )
         for _, one in sorted(KNOWN.items())
     ]

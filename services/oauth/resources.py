@@ -12,6 +12,7 @@ from services.oauth.domain import (
     OAUTH,
     check_client_secret,
     check_connection,
+    check_headers,
     check_readers,
     check_secret,
     check_token,
@@ -79,6 +80,7 @@ class ProviderRules(Rules[Provider]):
         for field in ADDRESSES:
             if (template := getattr(provider, field)) is not None:
                 check_template(field, template, provider.hosts)
+        check_headers(provider.token_headers)
         kept = draft.kept & draft.before.sealed.keys() if draft.before is not None else frozenset()
         if (draft.secrets or kept) and spec.client_id is None:
             raise Invalid("client_id is missing", errors=(Problem("client_id", "is missing: the secret is that of a client"),))

@@ -56,9 +56,9 @@ def exchanging(provider: Provider, url: str, client: OAuthClient, code: str, red
 
 def revoking(provider: Provider, url: str, client: OAuthClient, token: str, hint: str) -> TokenRequest:
     """Return the request that revokes a token (RFC 7009); `hint` is its kind."""
-    # Always a form: RFC 7009 knows nothing else, and neither do those who take token requests as JSON promise it.
-    plain = msgspec.structs.replace(provider, token_format="form")
-    return _request(plain, url, client, {"token": token, "token_type_hint": hint})
+    # A form, unless the provider says otherwise: RFC 7009 knows nothing else, whatever token requests are sent as.
+    its = msgspec.structs.replace(provider, token_format=provider.revoke_format or "form")
+    return _request(its, url, client, {"token": token, "token_type_hint": hint})
 
 
 def authorizing(
@@ -81,7 +81,7 @@ def scope_of(provider: Provider, scopes: list[str]) -> str:
 
 
 def _request(provider: Provider, url: str, client: OAuthClient, asked: Mapping[str, str]) -> TokenRequest:
-    headers, parameters = {"Accept": "application/json"}, dict(asked)
+    headers, parameters = provider.token_headers | {"Accept": "application/json"}, dict(asked)
     if provider.client_authentication == "basic" and client.secret is not None:
         # Both are form-encoded first (section 2.3.1).
         pair = f"{quote_plus(client.id)}:{quote_plus(client.secret)}"

@@ -73,12 +73,14 @@ class GetToken(RunQuestion[Token], frozen=True, kw_only=True):
 
 
 class KnownProviderView(msgspec.Struct, frozen=True, kw_only=True):
-    """A provider that is known: its documents, and the parameters that its addresses need of a connection."""
+    """A provider that is known: its documents, the grants that they describe, and the parameters that it needs of a connection."""
 
     name: str
     title: str
     documents: str
+    grants: list[str]
     parameters: list[str]
+    note: str | None
 
 
 class AuthorizationBegun(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,11 +12,14 @@ from shared.values import Name, Words
 # An address as a person writes it; `{name}` in it stands for a parameter of the connection.
 Template = Annotated[str, msgspec.Meta(max_length=1000)]
 Parameters = dict[str, Words]
+Format = Literal["form", "json"]
 ClientAuthentication = Literal["basic", "post", "none"]
 
 
 # Fields that are addresses.
 ADDRESSES = ("issuer", "token_url", "refresh_url", "authorize_url", "revoke_url", "base_url")
+# Fields that are further parameters of requests.
+FURTHER = ("authorize_parameters", "token_parameters", "refresh_parameters")
 
 
 class ProviderAdds(VaultAdds, frozen=True):
@@ -67,14 +70,16 @@ class Provider(Spec, frozen=True, kw_only=True):
     )
     scope_separator: Annotated[str, msgspec.Meta(max_length=3), about("Between scopes; a blank unless given.")] | None = None
     pkce: Annotated[bool, about("Whether PKCE (S256) is used: yes unless the provider refuses it.")] | None = None
-    authorize_parameters: Annotated[Parameters, about("Further parameters of the address where a person is asked.")] = (
-        msgspec.field(default_factory=dict)
-    )
+    authorize_parameters: Annotated[
+        Parameters, about("Further parameters of the address where a person is asked. `{tenant}` is a connection's.")
+    ] = msgspec.field(default_factory=dict)
     token_parameters: Annotated[Parameters, about("Further parameters of every token request.")] = msgspec.field(
         default_factory=dict
     )
     refresh_parameters: Annotated[Parameters, about("Further parameters of refreshing.")] = msgspec.field(default_factory=dict)
-    token_format: Annotated[Literal["form", "json"], about("What token requests are sent as.")] | None = None
+    token_format: Annotated[Format, about("What token requests are sent as.")] | None = None
+    token_headers: Annotated[Parameters, about("Further headers of token requests.")] = msgspec.field(default_factory=dict)
+    revoke_format: Annotated[Format, about("What a request to revoke a token is sent as: a form unless given.")] | None = None
     token_path: Annotated[Name, about("Where the token stands in an answer, as `authed_user.access_token`.")] | None = None
     expires_unit: Annotated[Literal["seconds", "milliseconds"], about("The unit of `expires_in`.")] | None = None
     lifetime: (

@@ -49,6 +49,20 @@ async def test_a_client_is_authenticated_as_its_provider_wants(place: Place) -> 
         assert asked.headers["Content-Type"] == "application/json"
 
 
+async def test_a_connections_values_stand_in_the_further_parameters_of_its_provider(place: Place) -> None:
+    async with asking(place) as it:
+        await it.provide(token_parameters={"account_id": "{account}", "claims": '{"a": {}}'}, token_headers={"X-Version": "7"})
+        with pytest.raises(Invalid, match=r"parameters\.account is missing"):
+            await it.put("connection", "halo", grant="client_credentials", provider="local")
+        await it.put("connection", "halo", grant="client_credentials", provider="local", parameters={"account": "a&b={c}"})
+        await it.given()
+        (asked,) = it.provider.asked
+        assert (asked.parameters["account_id"], asked.parameters["claims"]) == ("a&b={c}", '{"a": {}}')
+        assert asked.headers["X-Version"] == "7"
+        with pytest.raises(Invalid, match=r"token_headers\.Authorization"):
+            await it.provide(token_headers={"Authorization": "Basic eA=="})
+
+
 async def test_a_connection_may_bring_a_client_of_its_own(place: Place) -> None:
     async with asking(place) as it:
         it.provider.clients["mine"] = "my-secret"

@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.oauth.addresses import check_template, filled
+from services.oauth.addresses import filled
 from services.oauth.answers import LONGEST_WAIT, Granted, Ungranted, read
-from services.oauth.catalogue import KNOWN
 from services.oauth.policy import Times, TokenState, after, times_of
 from shared.errors import Invalid
 from shared.resources.provider import Provider
@@ -111,6 +110,24 @@ def test_21_a_form_is_read_as_json_is() -> None:
 def test_23_the_life_of_a_token_is_a_number_however_it_is_written(value: Any, life: float | None) -> None:
     assert granted(GOOD | {"expires_in": value}).life == life
     assert granted(GOOD | {"expires_in": value}, Provider(lifetime=60)).life == (life or 60)
+
+
+@pytest.mark.parametrize(
+    ("ends", "life"),
+    [
+        ("2026-01-02T03:05:05Z", 60), ("2026-01-02T04:05:05+01:00", 60), ("2026-01-02T03:05:05", 60),
+        ("2026-01-02T03:04:05Z", None),
+        ("2025-01-02T03:04:05Z", None), ("soon", None), ("", None), (1_767_323_105, None), (None, None), ([], None),
+    ],
+)  # fmt: skip
+def test_an_end_that_is_a_time_counts_by_the_clock_that_named_it(ends: Any, life: float | None) -> None:
+    body = {"access_token": "tok", "expires_at": ends}
+    assert granted(body).life == life
+    assert granted(body, date="no date").life == life
+    assert granted(body, date="Fri, 02 Jan 2026 03:03:05 GMT").life == (
+        120 if life else 60 if ends == "2026-01-02T03:04:05Z" else None
+    )
+    assert granted(body | {"expires_in": 5}).life == 5
 
 
 def test_23_a_life_in_another_unit_or_beyond_all_bounds_is_one_of_seconds() -> None:
@@ -251,20 +268,6 @@ def test_the_time_that_a_provider_asks_for_counts_for_its_client_whatever_its_an
 def test_a_refusal_that_needed_no_provider_is_believed_at_once() -> None:
     local = Ungranted("dead", "no token refreshes it", is_local=True)
     assert after(state(attempting=True), local, NOW, low).status == "needs_reauthorization"
-
-
-def test_every_known_provider_has_addresses_that_are_such_and_documents() -> None:
-    for name, one in KNOWN.items():
-        assert name == one.name
-        assert one.documents.startswith("https://")
-        assert one.provider.client_authentication is not None
-        addresses = {field: getattr(one.provider, field) for field in ("token_url", "authorize_url", "revoke_url", "base_url")}
-        assert addresses["token_url"] is not None
-        for field, template in addresses.items():
-            if template is not None:
-                check_template(field, template, one.provider.hosts)
-                assert template.startswith("https://")
-    assert len(KNOWN) >= 20
 
 
 def test_44_values_stay_where_they_stand() -> None:

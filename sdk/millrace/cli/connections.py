@@ -56,6 +56,7 @@ def known(session: Session) -> None:
     columns = [
         show.field("name"),
         show.field("title"),
+        ("grants", lambda row: ", ".join(row["grants"])),
         ("parameters", lambda row: ", ".join(row["parameters"])),
         show.field("documents"),
     ]

@@ -1,0 +1,240 @@
+"""The known providers: each entry is one that a provider resource could be, and makes the requests that its documents show."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+import pytest
+
+from services.oauth.addresses import check_template, filled, filled_text
+from services.oauth.catalogue import KNOWN, KnownProvider
+from services.oauth.domain import OAUTH, check_headers
+from services.oauth.token_requests import (
+    OAuthClient,
+    TokenRequest,
+    authorizing,
+    client_credentials,
+    exchanging,
+    refreshing,
+    revoking,
+    scope_of,
+)
+from shared.errors import Invalid
+from shared.resources.provider import ADDRESSES, FURTHER, Provider
+
+ROOT = Path(__file__).parents[2]
+CLIENT = OAuthClient("id", "secret")
+BASIC = f"Basic {base64.b64encode(b'id:secret').decode()}"
+CODE = {"grant_type": "authorization_code", "code": "code", "redirect_uri": "https://m.example/oauth/callback"}
+REFRESH = {"grant_type": "refresh_token", "refresh_token": "old"}
+FORM = "x-www-form-urlencoded"
+POST = {"client_id": "id", "client_secret": "secret"}
+HOST = re.compile(r"([a-z0-9-]+\.)+(com|org|net|io|app|dev|tv|us)")
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+ENTRIES = msgspec.toml.decode((ROOT / "services" / "oauth" / "catalogue.toml").read_bytes())
+
+
+@pytest.mark.parametrize("one", KNOWN.values(), ids=lambda one: one.name)
+def test_an_entry_is_one_that_a_provider_resource_could_be(one: KnownProvider) -> None:
+    provider = one.provider
+    assert ENTRIES[one.name].keys() <= set(Provider.__struct_fields__) | {"title", "documents", "grants", "note"}
+    assert NAME.fullmatch(one.name)
+    assert (provider.known, provider.client_id, provider.client_secret) == (None, None, None)
+    assert urlsplit(one.documents).scheme == "https"
+    assert HOST.fullmatch(urlsplit(one.documents).hostname or "")
+    # A host that is nothing but a parameter leads wherever its operator runs it: a provider of one's own has to say so.
+    hosts = provider.hosts or ["idp.example.com"]
+    values = dict.fromkeys(one.parameters, "acme") | {"host": hosts[0], "domain": hosts[0].replace("*", "acme")}
+    for field in ADDRESSES:
+        if (template := getattr(provider, field)) is not None:
+            check_template(field, template, hosts)
+            assert template.startswith("https://")
+            address = urlsplit(filled(template, values, provider.hosts))
+            assert HOST.fullmatch(address.hostname or "")
+            assert not address.query
+    check_headers(provider.token_headers)
+
+
+@pytest.mark.parametrize("one", KNOWN.values(), ids=lambda one: one.name)
+def test_an_entry_has_what_its_grants_need(one: KnownProvider) -> None:
+    assert one.grants
+    assert set(one.grants) <= set(OAUTH)
+    assert one.provider.token_url is not None
+    assert one.provider.client_authentication in {"basic", "post"}
+    assert ("authorization_code" in one.grants) == (one.provider.authorize_url is not None)
+    assert one.note is None or one.note.endswith(".")
+
+
+def test_no_two_entries_are_the_same_and_there_are_those_that_integrations_need() -> None:
+    assert list(KNOWN) == sorted(KNOWN)
+    assert len({one.title for one in KNOWN.values()}) == len(KNOWN) >= 50
+
+
+def test_parameters_are_filled_wherever_they_stand() -> None:
+    server = KNOWN["zoom-server"]
+    assert server.parameters == ["account_id"]
+    assert filled_text(server.provider.token_parameters["account_id"], {"account_id": "a&b={c}"}) == "a&b={c}"
+    with pytest.raises(Invalid, match=r"parameters\.account_id"):
+        filled_text(server.provider.token_parameters["account_id"], {})
+    assert filled_text('{"id_token": {}} {', {}) == '{"id_token": {}} {'
+
+
+def test_the_table_of_the_documentation_is_the_catalogue() -> None:
+    text = (ROOT / "docs" / "providers.md").read_text()
+    assert text.partition("|---|---|---|---|---|\n")[2].rstrip("\n").splitlines() == [row(one) for one in KNOWN.values()]
+
+
+def row(one: KnownProvider) -> str:
+    cells = (
+        f"`{one.name}`",
+        f"[{one.title}]({one.documents})",
+        ", ".join(f"`{grant}`" for grant in one.grants),
+        ", ".join(f"`{name}`" for name in one.parameters),
+        one.note or "",
+    )
+    return f"| {' | '.join(cells)} |".replace("  ", " ")
+
+
+def made(name: str, **values: str) -> tuple[Provider, Any]:
+    """Return a known provider with a connection's values in it, and what fills its addresses."""
+    provider = KNOWN[name].provider
+    texts = {field: {key: filled_text(text, values) for key, text in getattr(provider, field).items()} for field in FURTHER}
+    provider = msgspec.structs.replace(provider, **texts)
+    return provider, lambda field: filled(getattr(provider, field), values, provider.hosts)
+
+
+def sent(request: TokenRequest) -> tuple[str, str | None, str, Mapping[str, str]]:
+    """Return where a request goes, its authentication, its media type, and its parameters."""
+    media = request.headers["Content-Type"]
+    body = msgspec.json.decode(request.body) if media == "application/json" else dict(parse_qsl(request.body.decode()))
+    return request.url, request.headers.get("Authorization"), media.rpartition("/")[2], body
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "scopes", "page", "query"),
+    [
+        ("atlassian", {}, ["read:jira-work", "offline_access"], "https://auth.atlassian.com/authorize",
+         {"audience": "api.atlassian.com", "prompt": "consent", "scope": "read:jira-work offline_access"}),
+        ("basecamp", {}, [], "https://launchpad.37signals.com/authorization/new", {"type": "web_server"}),
+        ("dropbox", {}, [], "https://www.dropbox.com/oauth2/authorize", {"token_access_type": "offline"}),
+        ("google", {}, ["a", "b"], "https://accounts.google.com/o/oauth2/v2/auth",
+         {"access_type": "offline", "prompt": "consent", "scope": "a b"}),
+        ("keycloak", {"host": "idp.example.com", "realm": "a/b"}, [],
+         "https://idp.example.com/realms/a%2Fb/protocol/openid-connect/auth", {}),
+        ("linear", {}, ["read", "write"], "https://linear.app/oauth/authorize", {"scope": "read,write"}),
+        ("microsoft-graph", {"tenant": "contoso.onmicrosoft.com"}, [],
+         "https://login.microsoftonline.com/contoso.onmicrosoft.com/oauth2/v2.0/authorize",
+         {"scope": "https://graph.microsoft.com/.default"}),
+        ("notion", {}, [], "https://api.notion.com/v1/oauth/authorize", {"owner": "user"}),
+        ("okta", {"domain": "acme.okta.com", "server": "default"}, ["openid", "offline_access"],
+         "https://acme.okta.com/oauth2/default/v1/authorize", {"scope": "openid offline_access"}),
+        ("shopify", {"shop": "acme"}, ["read_orders", "write_orders"], "https://acme.myshopify.com/admin/oauth/authorize",
+         {"scope": "read_orders,write_orders"}),
+        ("slack", {}, ["chat:write", "team:read"], "https://slack.com/oauth/v2/authorize", {"scope": "chat:write,team:read"}),
+        ("square", {}, ["PAYMENTS_READ"], "https://connect.squareup.com/oauth2/authorize",
+         {"session": "false", "scope": "PAYMENTS_READ"}),
+        ("x", {}, ["tweet.read", "offline.access"], "https://x.com/i/oauth2/authorize", {"scope": "tweet.read offline.access"}),
+    ],
+)  # fmt: skip
+def test_a_person_is_asked_where_the_documents_say(
+    name: str, values: dict[str, str], scopes: list[str], page: str, query: dict[str, str]
+) -> None:
+    provider, address = made(name, **values)
+    verifier = None if provider.pkce is False else "verifier"
+    url = authorizing(
+        provider,
+        address("authorize_url"),
+        "id",
+        redirect=CODE["redirect_uri"],
+        scope=scope_of(provider, scopes),
+        state="state",
+        verifier=verifier,
+    )
+    asked, _, given = url.partition("?")
+    usual = {"response_type": "code", "client_id": "id", "redirect_uri": CODE["redirect_uri"], "state": "state"}
+    # The challenge of RFC 7636: the digest of "verifier".
+    proof = {"code_challenge": "iMnq5o6zALKXGivsnlom_0F5_WYda32GHkxlV7mq7hQ", "code_challenge_method": "S256"}
+    assert (asked, dict(parse_qsl(given))) == (page, usual | query | (proof if verifier else {}))
+
+
+PROOF = {"code_verifier": "v"}
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "url", "head", "exchange", "refresh"),
+    [
+        ("airtable", {}, "https://airtable.com/oauth2/v1/token", (BASIC, FORM), CODE | PROOF, REFRESH),
+        ("atlassian", {}, "https://auth.atlassian.com/oauth/token", (None, "json"), CODE | POST | PROOF, REFRESH | POST),
+        ("basecamp", {}, "https://launchpad.37signals.com/authorization/token", (None, FORM),
+         CODE | POST | {"type": "web_server"}, REFRESH | POST | {"type": "refresh"}),
+        ("figma", {}, "https://api.figma.com/v1/oauth/token", (BASIC, FORM), CODE | PROOF, REFRESH),
+        ("hubspot", {}, "https://api.hubapi.com/oauth/v3/token", (None, FORM), CODE | POST | PROOF, REFRESH | POST),
+        ("microsoft-entra", {"tenant": "common"}, "https://login.microsoftonline.com/common/oauth2/v2.0/token", (None, FORM),
+         CODE | POST | PROOF, REFRESH | POST),
+        ("notion", {}, "https://api.notion.com/v1/oauth/token", (BASIC, "json"), CODE, REFRESH),
+        ("quickbooks", {}, "https://oauth.platform.intuit.com/oauth2/v1/tokens/bearer", (BASIC, FORM), CODE | PROOF, REFRESH),
+        ("servicenow", {"instance": "dev1"}, "https://dev1.service-now.com/oauth_token.do", (None, FORM),
+         CODE | POST | PROOF, REFRESH | POST),
+        ("slack", {}, "https://slack.com/api/oauth.v2.access", (BASIC, FORM), CODE, REFRESH),
+        ("square", {}, "https://connect.squareup.com/oauth2/token", (None, "json"), CODE | POST, REFRESH | POST),
+        ("xero", {}, "https://identity.xero.com/connect/token", (BASIC, FORM), CODE | PROOF, REFRESH),
+        ("zendesk", {"subdomain": "acme"}, "https://acme.zendesk.com/oauth/tokens", (None, "json"),
+         CODE | POST | PROOF, REFRESH | POST),
+    ],
+)  # fmt: skip
+def test_tokens_are_asked_for_as_the_documents_show(
+    name: str, values: dict[str, str], url: str, head: tuple[str | None, str], exchange: dict[str, str], refresh: dict[str, str]
+) -> None:
+    provider, address = made(name, **values)
+    verifier = None if provider.pkce is False else PROOF["code_verifier"]
+    asked = exchanging(provider, address("token_url"), CLIENT, CODE["code"], CODE["redirect_uri"], verifier)
+    assert sent(asked) == (url, *head, exchange)
+    again = "https://api.figma.com/v1/oauth/refresh" if name == "figma" else url
+    field = "token_url" if provider.refresh_url is None else "refresh_url"
+    assert sent(refreshing(provider, address(field), CLIENT, REFRESH["refresh_token"])) == (again, *head, refresh)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "request_of_it"),
+    [
+        ("pax8", {}, ("https://api.pax8.com/v1/token", None, "json",
+                      POST | {"grant_type": "client_credentials", "audience": "https://api.pax8.com"})),
+        ("paypal", {}, ("https://api-m.paypal.com/v1/oauth2/token", BASIC, FORM,
+                        {"grant_type": "client_credentials"})),
+        ("zoom-server", {"account_id": "acme"}, ("https://zoom.us/oauth/token", BASIC, FORM,
+                                                 {"grant_type": "account_credentials", "account_id": "acme"})),
+        ("microsoft-graph", {"tenant": "contoso"}, (
+            "https://login.microsoftonline.com/contoso/oauth2/v2.0/token", None, FORM,
+            POST | {"grant_type": "client_credentials", "scope": "https://graph.microsoft.com/.default"})),
+    ],
+)  # fmt: skip
+def test_a_clients_own_token_is_asked_for_as_the_documents_show(name: str, values: dict[str, str], request_of_it: Any) -> None:
+    provider, address = made(name, **values)
+    assert sent(client_credentials(provider, address("token_url"), CLIENT, scope_of(provider, []))) == request_of_it
+
+
+def test_tokens_are_revoked_and_headers_sent_as_the_documents_show() -> None:
+    provider, address = made("quickbooks")
+    body = {"token": "t", "token_type_hint": "refresh_token"}
+    assert sent(revoking(provider, address("revoke_url"), CLIENT, "t", "refresh_token")) == (
+        "https://developer.api.intuit.com/v2/oauth2/tokens/revoke", BASIC, "json", body,
+    )  # fmt: skip
+    provider, address = made("zendesk", subdomain="acme")
+    assert sent(revoking(provider, "https://acme.zendesk.com/revoke", CLIENT, "t", "refresh_token"))[2] == FORM
+    provider, address = made("notion")
+    assert refreshing(provider, address("token_url"), CLIENT, "old").headers["Notion-Version"] == "2025-09-03"
+
+
+@pytest.mark.parametrize("header", ["Authorization", "content-type", "Host", "a b", "", "a\nb"])
+def test_a_further_header_is_none_of_the_requests_own(header: str) -> None:
+    with pytest.raises(Invalid, match="token_headers"):
+        check_headers({header: "value"})
+    with pytest.raises(Invalid, match="token_headers"):
+        check_headers({"Version": "1\r\nAuthorization: x"})
+    check_headers({"Version": "1"})
