@@ -13,7 +13,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -62,8 +62,13 @@ class EmbeddedPostgres:
         log: Path,
         password: str,
         changed: Callable[[], None] = lambda: None,
+        settings: Mapping[str, str] = SETTINGS,
     ) -> None:
-        """Name the places: `folder` for the cluster, `sockets` an existing folder with a short path; start nothing yet."""
+        """Name the places: `folder` for the cluster, `sockets` an existing folder with a short path; start nothing yet.
+
+        `settings` are the server's own, by their names in postgresql.conf.
+        """
+        self._settings = settings
         self._folder = folder
         self._data = folder / "data"
         self._sockets = sockets
@@ -116,7 +121,7 @@ class EmbeddedPostgres:
             await connection.close()
 
     def _command(self) -> tuple[str, ...]:
-        settings = SETTINGS | {"unix_socket_directories": '"{}"'.format(str(self._sockets).replace('"', '""'))}
+        settings = {**self._settings, "unix_socket_directories": '"{}"'.format(str(self._sockets).replace('"', '""'))}
         given = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return (str(self._binaries / "postgres"), "-D", str(_inside(self._data)), *given)
 

@@ -18,13 +18,15 @@ import nats.js.errors
 from deploy.broker import EmbeddedNats
 from deploy.credentials import Credentials
 from deploy.permissions import nats_config, users
-from deploy.postgres import SUPERUSER, EmbeddedPostgres
+from deploy.postgres import SETTINGS, SUPERUSER, EmbeddedPostgres
 from deploy.prepare import prepare_broker, prepare_database
 from shared.messages.log import SERVICES
 
 # Tests of one worker run one after the other; a few accounts let one be cleaned while the next is in use.
 ACCOUNTS = 6
 TEMPLATE = "millrace_template"
+# Tests kill processes, after which the system still has what they wrote, and never the machine: nothing waits for a disk.
+UNSYNCED = {"fsync": "off", "full_page_writes": "off"}
 
 
 def test_credentials() -> Credentials:
@@ -58,7 +60,7 @@ class Servers:
         database = f"test_{self._databases}"
         admin = await asyncpg.connect(self.postgres.url(SUPERUSER, self.credentials.postgres_admin, "postgres"))
         try:
-            await admin.execute(f'CREATE DATABASE "{database}" TEMPLATE "{TEMPLATE}"')
+            await admin.execute(f'CREATE DATABASE "{database}" TEMPLATE "{TEMPLATE}" STRATEGY FILE_COPY')
             for service in SERVICES:
                 # Settings of a role in a database are not copied with the template.
                 await admin.execute(f'ALTER ROLE millrace_{service} IN DATABASE "{database}" SET search_path = {service}')
@@ -155,6 +157,7 @@ async def running_servers() -> AsyncIterator[Servers]:
                 f"  TEST{n}: {{ jetstream: enabled, users: {json.dumps(users(credentials, suffix=f'-{n}'))} }}"
                 for n in range(ACCOUNTS)
             )
+            whole = whole.replace("sync_interval: always", "sync_interval: 2m")
             return whole.replace("accounts {\n", f"accounts {{\n{accounts}\n", 1)
 
         broker = EmbeddedNats(
@@ -170,6 +173,7 @@ async def running_servers() -> AsyncIterator[Servers]:
             pidfile=folder / "postgres.pid",
             log=folder / "postgres.log",
             password=credentials.postgres_admin,
+            settings=SETTINGS | UNSYNCED,
         )
         await broker.start()
         try:
