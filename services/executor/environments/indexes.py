@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import importlib
 import os
 import re
@@ -218,20 +219,25 @@ def _of_file(path: Path) -> dict[str, str]:
 
 
 def _of_pip(environment: Mapping[str, str]) -> dict[str, str]:
-    """Ask the machine's pip for its settings: files in several places, and variables."""
-    command = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
-    try:
-        said = subprocess.run(command, env=dict(environment), capture_output=True, timeout=_PIP_SECONDS, check=True).stdout.decode()
-    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
-        return {}  # there is none, and so nothing that it was told
+    """Return the machine's pip's settings: those of files in several places, and variables."""
     found: dict[str, str] = {}
     # A later section outranks an earlier one.
     for section in ("global.", "download.", "install.", ":env:."):
-        for line in said.splitlines():
+        for line in _listed(frozenset(environment.items())).splitlines():
             name, equals, value = line.partition("=")
             if name.startswith(section) and equals:
                 found[name.removeprefix(section)] = str(ast.literal_eval(value))
     return found
+
+
+@functools.cache
+def _listed(environment: frozenset[tuple[str, str]]) -> str:
+    """Have pip list its settings: once in a process, since that takes half a second of a core."""
+    command = [sys.executable, "-m", "pip", "config", "list", "--disable-pip-version-check"]
+    try:
+        return subprocess.run(command, env=dict(environment), capture_output=True, timeout=_PIP_SECONDS, check=True).stdout.decode()
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return ""  # there is none, and so no settings of it
 
 
 def _filled(address: str, environment: Mapping[str, str]) -> str:
