@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -57,6 +58,8 @@ FIELDS: dict[str, Any] = {
     "expected": {},
 }
 INPUT = {"value": {"a": ["b", 1]}, "event": None}
+# Seconds before what was too busy is asked again.
+PAUSES = (0.5, 2.0, 5.0)
 _ADDRESSES = ("token_url", "refresh_url", "authorize_url", "revoke_url", "base_url", "issuer")
 # The same of one resource, whose fields would not fit together else.
 FIELDS_OF: dict[str, dict[str, Any]] = {
@@ -141,7 +144,7 @@ class Http:
         try:
             target, headers, body = self.request(route, case)
             try:
-                answer = await client.request(route.method, target, headers, body)
+                answer = await _unless_busy(client, route.method, target, headers, body)
             except Unanswered as error:
                 raise Wrong(f"no answer: {error}", UNANSWERED) from error
             outcome = judged(case, answer)
@@ -190,7 +193,7 @@ class Http:
         org = [("X-Millrace-Org", str(case.value.value))] if case.value and case.text == "header:X-Millrace-Org" else []
         try:
             headers = self._place.authorized()[: -1 if org else None] + org
-            again = await client.request("HEAD" if route.plain else "GET", (path + query).encode("latin-1"), headers)
+            again = await _unless_busy(client, "HEAD" if route.plain else "GET", (path + query).encode("latin-1"), headers)
         except Unanswered as error:
             raise Wrong(f"{answer.status}, and then no answer at {path[:200]}", UNANSWERED) from error
         said = f"{answer.status}, but then {again.status} at {path[:200]}: {again.body[:200]!r}"
@@ -200,6 +203,18 @@ class Http:
         shared = "spare" in path or (route.name == "POST /sources" and case.where != "name")
         if again.status != 200 and not shared:
             raise Wrong(said)
+
+
+async def _unless_busy(
+    client: Client, method: str, target: bytes, headers: list[tuple[str, str]], body: bytes | None = None
+) -> Answer:
+    """Return the answer to a request, which is sent again where a service is too busy for it: no value may keep it so."""
+    for pause in PAUSES:
+        answer = await client.request(method, target, headers, body)
+        if answer.status != 503:
+            break
+        await asyncio.sleep(pause)
+    return answer
 
 
 def judged(case: Case, answer: Answer) -> Outcome:
