@@ -13,11 +13,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import alerts, domain
 from services.events.config import EventsSettings, read
+from services.events.entities import organization_of
 from services.events.floods import Floods
 from services.events.handlers import HANDLERS
 from services.events.holding.releasing import Releaser
 from services.events.letter_rows import LetterRows
-from services.events.mappings import organization_of, values_of, view_of
+from services.events.mappings import values_of, view_of
 from services.events.projections import DELIVERIES, projected
 from services.events.questions import QUESTIONS
 from services.events.queued import QueuedRuns

@@ -10,7 +10,7 @@ import msgspec
 from services.events import schemas
 from shared.bus import Bus
 from shared.encryption import CannotOpen, Keyring
-from shared.errors import Invalid, NotFound, Problem, Unavailable
+from shared.errors import NotFound, Problem, Unavailable
 from shared.messages import Audited
 from shared.organizations import PLATFORM
 from shared.owners.rows import ResourceRows
@@ -152,20 +152,3 @@ def _opened(keyring: Keyring, name: str, of: Resource[MappingSpec], sealed: str)
         return keyring.open(sealed, of.org, of.id, name)
     except CannotOpen as error:
         raise Unavailable(f"config.{name} of mapping {of.name!r} of {of.org!r}: {error}", retry_after=60) from error
-
-
-async def organization_of(rows: ResourceRows, integration: str, entity: str) -> str:
-    """Return the one organization whose mapping of the platform's integration has an entity id. Raises `NotFound`, `Invalid`."""
-    found = await rows.across_having("mapping", integration, "entity_id", entity)
-    own = {one.org for one in await rows.of("integration", {integration}, {one.org for one in found} - {PLATFORM})}
-    orgs = sorted(one.org for one in found if one.org not in own)
-    if len(orgs) > 1:
-        raise Invalid(
-            f"{len(orgs)} organizations have the entity_id {entity[:200]!r} in integration {integration!r}: {', '.join(orgs)}"
-        )
-    if not orgs:
-        raise NotFound(
-            f"no organization's mapping of integration {integration!r} has the entity_id {entity[:200]!r}: put it into one with "
-            f"millrace integrations map {integration} --org ORG --entity-id {entity[:200]!r}"
-        )
-    return orgs[0]

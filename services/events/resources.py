@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import msgspec
@@ -11,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import domain, schemas
 from services.events.adapters import ADAPTERS, VERIFICATIONS, Adapter, custom, declared_by, verification_of
+from services.events.entities import Claims
 from services.events.mappings import Values, absent, integration_of, misfits
 from services.events.registrations.rules import RegistrationRules
 from services.events.schedules.rules import Schedules
@@ -26,6 +28,7 @@ from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
 from shared.owners.rules import Derive, Draft, Rules
 from shared.projection import Projection
+from shared.questions.resources import PutResource, RemoveResource
 from shared.resources import Resource
 from shared.resources.integration import Integration
 from shared.resources.mapping import Mapping as MappingSpec
@@ -123,6 +126,17 @@ class Sources(Rules[Source]):
 class Integrations(Rules[Integration]):
     """An integration's schema is one, and has secrets at its top only."""
 
+    def __init__(self, claims: Claims) -> None:
+        self._claims = claims
+
+    def alone(self, command: PutResource | RemoveResource) -> AbstractAsyncContextManager[None]:
+        """Return a context in which nobody claims an entity that the removal of an integration leaves to a mapping."""
+        return self._claims.alone(command) if isinstance(command, RemoveResource) else super().alone(command)
+
+    async def check_removal(self, present: Resource[Integration]) -> None:
+        """Raise `Conflict` where an organization's mapping would come to mean the platform's integration with a claimed entity."""
+        await self._claims.check_removal(present.org, present.name)
+
     async def check(self, draft: Draft[Integration]) -> Integration:
         """Return the spec if every mapping can be held against it."""
         schemas.checked_config_schema(draft.spec.config_schema)
@@ -132,8 +146,13 @@ class Integrations(Rules[Integration]):
 class Mappings(Rules[MappingSpec]):
     """A mapping's config fits the schema of the integration that its organization means by its name."""
 
-    def __init__(self, rows: ResourceRows) -> None:
+    def __init__(self, rows: ResourceRows, claims: Claims) -> None:
         self._rows = rows
+        self._claims = claims
+
+    def alone(self, command: PutResource | RemoveResource) -> AbstractAsyncContextManager[None]:
+        """Return a context in which nobody else claims the mapping's entity."""
+        return self._claims.alone(command) if isinstance(command, PutResource) else super().alone(command)
 
     async def secret_members(self, org: str, name: str, spec: MappingSpec) -> Collection[str]:
         """Return the members that the integration's schema calls secret. Raises `NotFound` where there is no such integration."""
@@ -143,7 +162,8 @@ class Mappings(Rules[MappingSpec]):
     async def check(self, draft: Draft[MappingSpec]) -> MappingSpec:
         """Return the spec if its config, with what the platform's mapping and defaults add, fits.
 
-        The platform's own may be a part of one: each organization's adds the rest. Raises `NotFound` for a missing integration.
+        The platform's own may be a part of one: each organization's adds the rest. Raises `NotFound` for a missing integration,
+        `Conflict` for an entity that another organization claimed.
         """
         integration = await integration_of(self._rows, draft.org, draft.name)
         schema, spec = integration.spec.config_schema, draft.spec
@@ -161,6 +181,8 @@ class Mappings(Rules[MappingSpec]):
         if problems:
             detail = f"the config does not fit: {problems[0].path}: {problems[0].message}"
             raise Invalid(detail[:500], errors=tuple(problems))
+        if spec.entity_id is not None and integration.org == PLATFORM:
+            await self._claims.check_mapping(draft.org, draft.name, spec.entity_id)
         return spec
 
     async def absent(self, org: str, name: str) -> str:
@@ -219,13 +241,13 @@ def keepers(
     engine: AsyncEngine,
 ) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of this service's resources."""
-    subscriptions = Subscriptions(rows, expressions, known)
+    subscriptions, claims = Subscriptions(rows, expressions, known), Claims(rows, engine, bus, catalog)
     rules: dict[str, Rules[Any]] = {
         "source": Sources(rows, known.adapters, known.registrations),
         "subscription": subscriptions,
-        "integration": Integrations(),
+        "integration": Integrations(claims),
         "schedule": Schedules(rows, engine),
-        "mapping": Mappings(rows),
+        "mapping": Mappings(rows, claims),
     }
     made = catalogued("events", rules, bus=bus, rows=rows, keyring=keyring, catalog=catalog, derive=DERIVED)
     subscriptions.sources = made["source"]

@@ -73,15 +73,16 @@ class Catalogued(Keeper[S]):
             return None if command.dry_run else self._message(command, wanted)
 
         key = kind.key(command.org, command.name)
-        changed = await aggregate.change(
-            self._bus, kind.noun, key, decide, org=command.org, command=command.id, demanded=command.expected
-        )
-        if changed is None:
-            assert outcome is not None  # noqa: S101 - it was decided
-            return await self._answer(*outcome)
-        stored = made(kind, changed.message, command.org, rfc3339(changed.envelope.time), changed.sequence)
-        await self._entries.put(stored)
-        await self._catalog.caught_up(changed.sequence)
+        async with self._rules.alone(command):
+            changed = await aggregate.change(
+                self._bus, kind.noun, key, decide, org=command.org, command=command.id, demanded=command.expected
+            )
+            if changed is None:
+                assert outcome is not None  # noqa: S101 - it was decided
+                return await self._answer(*outcome)
+            stored = made(kind, changed.message, command.org, rfc3339(changed.envelope.time), changed.sequence)
+            await self._entries.put(stored)
+            await self._catalog.caught_up(changed.sequence)
         return await self._answer(stored, self._change(command, stored))
 
     async def remove(self, command: RemoveResource) -> Done:
@@ -97,11 +98,12 @@ class Catalogued(Keeper[S]):
             await self._rules.check_removal(before)
             return kind.removed(key=key, id=before.id, name=before.name, actor=command.actor)
 
-        changed = await aggregate.change(
-            self._bus, kind.noun, key, decide, org=command.org, command=command.id, demanded=command.expected
-        )
-        await self._entries.remove(changed.message.id, changed.sequence)
-        await self._catalog.caught_up(changed.sequence)
+        async with self._rules.alone(command):
+            changed = await aggregate.change(
+                self._bus, kind.noun, key, decide, org=command.org, command=command.id, demanded=command.expected
+            )
+            await self._entries.remove(changed.message.id, changed.sequence)
+            await self._catalog.caught_up(changed.sequence)
         return Done()
 
     async def entry(self, id_: str) -> Found:

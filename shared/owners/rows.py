@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.db import transaction
 from shared.envelope import rfc3339
-from shared.organizations import seen_by
+from shared.organizations import PLATFORM, seen_by
 from shared.projected import Recorded
 from shared.resources.declaration import KINDS, Resource, ResourceChanged, ResourceRemoved
 from shared.statements import Compiled, Statement, overwriting, parameter
@@ -61,10 +61,21 @@ class ResourceRows:
         found = _across(noun, name).where(_C.org > after)
         return await self._all((found if org is None else found.where(_C.org == org)).order_by(_C.org).limit(limit))
 
-    async def across_having(self, noun: str, name: str, field: str, value: str, limit: int = 10) -> list[Resource[Any]]:
-        """Return the resources of one name, of all organizations, whose spec has a text in a field, by organization."""
-        held = cast(_C.spec, JSONB)[field].astext == value
-        return await self._all(_across(noun, name).where(held).order_by(_C.org).limit(limit))
+    async def across_having(
+        self, noun: str, name: str, fields: Mapping[str, Any], *, without: str, limit: int
+    ) -> list[Resource[Any]]:
+        """Return the resources of one name, of all organizations, whose spec has these values, by organization.
+
+        Left out are those of organizations which have a resource `without` of that name themselves.
+        """
+        hidden = RESOURCE.alias()
+        own = select(hidden.c.id).where(hidden.c.noun == without, hidden.c.org == _C.org, hidden.c.name == name, ~hidden.c.removed)
+        found = _across(noun, name).where(_has(fields), or_(_C.org == PLATFORM, ~own.exists()))
+        return await self._all(found.order_by(_C.org).limit(limit))
+
+    async def having(self, noun: str, org: str, fields: Mapping[str, Any], *, limit: int) -> list[Resource[Any]]:
+        """Return an organization's own resources whose spec has these values, by name."""
+        return await self._all(_live(noun, org, inherited=False).where(_has(fields)).order_by(_C.name).limit(limit))
 
     async def names(self, noun: str, org: str, *, inherited: bool = False, limit: int = 1000) -> list[str]:
         """Return the names of the resources that an organization sees."""
@@ -106,6 +117,10 @@ class ResourceRows:
 
 def _referring(noun: str, field: str, id_: str) -> ColumnElement[bool]:
     return and_(_C.noun == noun, _C.refs.contains(cast({field: id_}, JSONB)))
+
+
+def _has(fields: Mapping[str, Any]) -> ColumnElement[bool]:
+    return cast(_C.spec, JSONB).contains(cast(dict(fields), JSONB))
 
 
 def _across(noun: str, name: str) -> Select[Any]:

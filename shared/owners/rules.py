@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from shared.questions.resources import PutResource
+from shared.questions.resources import PutResource, RemoveResource
 from shared.resources.declaration import Resource, Spec
 
 S = TypeVar("S", bound=Spec)
@@ -57,6 +58,11 @@ class Rules(Generic[S]):
     async def check(self, draft: Draft[S]) -> S:
         """Return the spec as it is to be recorded. Raises `Invalid` naming the field."""
         return draft.spec
+
+    def alone(self, command: PutResource | RemoveResource) -> AbstractAsyncContextManager[None]:
+        """Return a context that holds what a command may not meet changed: it is checked and recorded within, its row written."""
+        del command
+        return nullcontext()
 
     async def check_removal(self, present: Resource[S]) -> None:
         """Raise `Conflict` naming the obstacle where a resource is not to be removed now."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from services.events.entities import organization_of
+from shared.db import open_engine
 from shared.envelope import new_id, open_message
-from shared.errors import Invalid, NotFound
+from shared.errors import Conflict, Invalid, NotFound
 from shared.messages import Audited
+from shared.owners.rows import ResourceRows
 from shared.questions.events import RetryDelivery
 from shared.questions.executor import GetRun
 from tests.integration.test_run_capabilities import stored
-from tests.support.inside import bus_of
+from tests.support.inside import bus_of, running
 from tests.support.resources import putting, removing, ring, told
 from tests.support.river import Outside, river
 from tests.support.servers import Place
@@ -209,10 +213,13 @@ async def test_one_source_serves_many_organizations_by_the_entity_of_each_event(
             with pytest.raises(Invalid) as refused:
                 await outside.bus.ask(putting("source", "shared", keyring, org=org, **(source | wrong)))
             assert refused.value.errors[0].path == field
+        # Before anything is routed by it, several may have one.
+        for org in ("gamma", "delta"):
+            await map_to(outside, {"subdomain": org}, org=org, entity_id="43")
         shared = await told(outside.bus, putting("source", "shared", keyring, org="global", **source))
         await outside.bus.ask(putting("subscription", "all", org="global", source="shared", event="push", workflow="echo"))
         await outside.put_file("echo.py", ECHO, org="global")
-        for org, entity in (("acme", "41"), ("beta", "42"), ("gamma", "43"), ("delta", "43")):
+        for org, entity in (("acme", "41"), ("beta", "42")):
             await map_to(outside, {"subdomain": org}, org=org, entity_id=entity)
         for org, entity in (("acme", 41), ("beta", 42)):
             id_ = await outside.webhook(shared, {"installation": {"id": entity}}, org="global")
@@ -237,3 +244,53 @@ async def test_one_source_serves_many_organizations_by_the_entity_of_each_event(
         id_ = await outside.webhook(shared, {"installation": {"id": 43}}, org="global")
         [run] = (await outside.delivery(id_, "routed", org="global")).runs
         assert (await outside.run(run.id, "succeeded", org="gamma")).result["integration"]["entity_id"] == "43"
+
+
+async def test_an_entity_is_of_the_organization_that_claimed_it_first(place: Place) -> None:
+    async with running(place, "events"), running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        engine = open_engine(place.database_url("events"), service="events")
+        rows = ResourceRows(engine)
+        await define(outside)
+        source = {"adapter": "github", "settings": {"secret": "s3cret"}, "integration": "halopsa", "by_entity": True}
+        await told(bus, putting("source", "shared", ring(place), org="global", **source))
+
+        said: list[Conflict] = []
+
+        async def claim(org: str, entity: str = "41") -> str:
+            try:
+                await bus.ask(putting("mapping", "halopsa", org=org, config={}, entity_id=entity))
+            except Conflict as refused:
+                said.append(refused)
+                return "refused"
+            return org
+
+        # At once, at two replicas: one of them is the first.
+        orgs = [f"org-{n}" for n in range(8)]
+        claims = await asyncio.gather(*map(claim, orgs))
+        assert claims.count("refused") == len(orgs) - 1
+        [owner] = set(claims) - {"refused"}
+        assert await organization_of(rows, "halopsa", "41") == owner
+        # Its own organization changes the rest of it, another one has another entity.
+        await bus.ask(putting("mapping", "halopsa", org=owner, config={"a": 1}, entity_id="41"))
+        assert await claim("acme", "42") == "acme"
+        with pytest.raises(Conflict):
+            await bus.ask(putting("mapping", "halopsa", org="acme", patch=True, entity_id="41"))
+        # In an integration of one's own it says nothing, and does not come back by removing that; nor do many of them hide it.
+        many = [f"a{n:02}" for n in range(12)] + ["beta"]
+        await asyncio.gather(
+            *(bus.ask(putting("integration", "halopsa", org=org, config_schema={"type": "object"})) for org in many)
+        )
+        assert await asyncio.gather(*map(claim, many)) == many
+        assert await organization_of(rows, "halopsa", "41") == owner
+        with pytest.raises(Conflict, match="claimed already"):
+            await bus.ask(removing("integration", "halopsa", org="beta"))
+        assert await organization_of(rows, "halopsa", "41") == owner
+        # Given up, it is another one's.
+        await bus.ask(removing("mapping", "halopsa", org=owner))
+        await bus.ask(removing("integration", "halopsa", org="beta"))
+        assert await organization_of(rows, "halopsa", "41") == "beta"
+        assert await claim(owner) == "refused"
+        assert {one.errors[0].path for one in said} == {"entity_id"}
+        assert not [one for one in said if "org-" in one.detail or "beta" in one.detail]
+        await engine.dispose()

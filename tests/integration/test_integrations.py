@@ -8,6 +8,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from services.events.entities import Claims
 from services.events.resources import Mappings
 from shared.bus import Bus
 from shared.db import open_engine
@@ -179,9 +180,10 @@ async def test_a_page_takes_few_statements_however_much_is_on_it(place: Place) -
         with counting(engine) as statements:
             assert len(await rows.page("integration", "default", "", 20, inherited=True)) == 20
         assert len(statements) == 1
+        mappings = Mappings(rows, Claims(rows, engine, bus, None))  # type: ignore[arg-type] # nothing is claimed
         with counting(engine) as statements:
             found = await rows.across("mapping", "halo-00", None, "", 20)
-            shown = await Mappings(rows).shown(await Mappings(rows).across(None, "halo-00", found))
+            shown = await mappings.shown(await mappings.across(None, "halo-00", found))
             assert len(shown) == 20
         assert len(statements) == 5
     finally:

@@ -179,11 +179,17 @@ async def test_changes_and_refusals_of_mappings_are_audited_with_their_organizat
         await call("PUT", "/integrations/halopsa/mappings/acme", {"config": {}})
         await call("PUT", "/integrations/halopsa/mappings/acme", {"config": {"subdomain": "a"}})
         await call("DELETE", "/integrations/halopsa/mappings/acme")
+        by_entity = {"adapter": "github", "settings": {"secret": "s3cret"}, "integration": "halopsa", "by_entity": True}
+        await call("PUT", "/sources/shared?org=global", by_entity)
+        claiming = {"config": {"subdomain": "a"}, "entity_id": "41"}
+        await call("PUT", "/integrations/halopsa/mappings/beta", claiming)
+        status, refused = await call("PUT", "/integrations/halopsa/mappings/acme", claiming)
+        assert (status, "beta" in json.dumps(refused), refused["errors"][0]["path"]) == (409, False, "entity_id")
         await call("PUT", "/integrations/halopsa/mappings/acme?dry_run=true", {"config": {"subdomain": "a"}})
 
         async def told() -> Any:
             items = (await call("GET", "/logs?q=stream:AUDIT&org=acme&order=asc"))[1]["items"]
-            return items if len(items) == 4 else None
+            return items if len(items) == 5 else None
 
         items = await eventually(told)
         assert isinstance(items, list)
@@ -194,6 +200,7 @@ async def test_changes_and_refusals_of_mappings_are_audited_with_their_organizat
             ("mapping", "put", "halopsa", "invalid"),
             ("mapping", "put", "halopsa", "ok"),
             ("mapping", "delete", "halopsa", "ok"),
+            ("mapping", "put", "halopsa", "conflict"),
         ]
 
 
