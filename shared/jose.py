@@ -1,10 +1,10 @@
-"""Public keys, key sets and signatures of JSON Web Tokens (RFC 7515 to 7518, 8037); RFC 9421 signs by the same algorithms."""
+"""Keys, key sets and signatures of JSON Web Tokens (RFC 7515 to 7518, 8037); RFC 9421 signs by the same algorithms."""
 
 from __future__ import annotations
 
 import base64
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.padding import MGF1, PSS, PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
-from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_public_key
+from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_private_key, load_pem_public_key
 
 # A symmetric key is its bytes. `Any`: no common type of cryptography's stands for all public keys.
 Key = Any
@@ -51,6 +51,36 @@ class NamedKey(msgspec.Struct, frozen=True):
 def decoded(text: str) -> bytes:
     """Return the bytes that base64url without padding stands for. Raises ValueError."""
     return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+
+
+def encoded(content: bytes) -> str:
+    """Return base64url without padding."""
+    return base64.urlsafe_b64encode(content).decode().rstrip("=")
+
+
+def private_key_of(text: str) -> Key:
+    """Return a private key: PEM without a password. Raises ValueError for another kind, or one that is too small or too large."""
+    try:
+        key: Key = load_pem_private_key(text.encode(), None)
+    except (UnsupportedAlgorithm, ValueError, TypeError) as error:
+        raise ValueError("this is no private key as PEM without a password") from error
+    _bounded(key.public_key())
+    if usual_algorithm(key) is None:
+        raise ValueError("a private key is RSA, Ed25519, or of the curves P-256, P-384 and P-521")
+    return key
+
+
+def usual_algorithm(key: Key) -> str | None:
+    """Return the algorithm that a private key, or the bytes of a secret, mostly signs by; None where there is none."""
+    public = key if isinstance(key, bytes) else key.public_key()
+    return next((one for one in ("HS256", "RS256", "ES256", "ES384", "ES512", "EdDSA") if suits(one, public)), None)
+
+
+def signed_token(claims: Mapping[str, Any], key: Key, algorithm: str, *, key_id: str | None) -> str:
+    """Return a token that the holder of a private key, or of the bytes of a secret, which suits the algorithm has signed."""
+    header = {"alg": algorithm, "typ": "JWT"} | ({} if key_id is None else {"kid": key_id})
+    signed = ".".join(encoded(msgspec.json.encode(part)) for part in (header, claims))
+    return f"{signed}.{encoded(_signature(algorithm, key, signed.encode()))}"
 
 
 def public_key_of(text: str) -> Key:
@@ -106,6 +136,20 @@ def verifies(algorithm: str, key: Key, signature: bytes, signed: bytes) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def _signature(algorithm: str, key: Key, signed: bytes) -> bytes:
+    kind = algorithm[:2]
+    if kind == "HS":
+        return hmac.digest(key, signed, f"sha{algorithm[2:]}")
+    if kind == "Ed":
+        return bytes(key.sign(signed))
+    hash_ = _HASHES[algorithm[2:]]
+    if kind == "ES":
+        size = _CURVES[algorithm][1]
+        return b"".join(part.to_bytes(size, "big") for part in decode_dss_signature(key.sign(signed, ECDSA(hash_))))
+    padding = PKCS1v15() if kind == "RS" else PSS(MGF1(hash_), hash_.digest_size)
+    return bytes(key.sign(signed, padding, hash_))
 
 
 def _rsa(algorithm: str, key: Any, signature: bytes, signed: bytes) -> None:

@@ -76,7 +76,7 @@ def read(status: int, headers: Mapping[str, str], body: bytes, provider: Provide
         return Ungranted("transient", f"the provider answered {status}" + (f" ({code})" if code else ""), wait)
     if code is not None or status >= 400:
         return _refusal(status, code, wait)
-    granted = None if document is None else _granted(document, provider, _clock(headers.get("date"), now))
+    granted = None if document is None else _granted(document, provider, clock_of(headers.get("date"), now))
     if granted is not None and granted.token_type.lower() in _UNUSABLE:
         return Ungranted(
             "misconfigured", f"the provider gave a token of the type {granted.token_type}, which needs a key of its own"
@@ -140,7 +140,7 @@ def _left(value: Any, clock: datetime) -> float | None:
     return _seconds(((ends if ends.tzinfo is not None else ends.replace(tzinfo=UTC)) - clock).total_seconds())
 
 
-def _clock(date: str | None, now: datetime) -> datetime:
+def clock_of(date: str | None, now: datetime) -> datetime:
     """Return the provider's own time: an end that it names is by its clock, which may not be this machine's."""
     try:
         at = now if date is None else parsedate_to_datetime(date)

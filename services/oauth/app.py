@@ -24,6 +24,7 @@ from services.oauth.rotation import renewing
 from services.oauth.scheduling import refreshing_in_time
 from services.oauth.spool import Spool
 from services.oauth.store import KeptStore
+from services.oauth.token_endpoint import TokenEndpoint
 from services.oauth.token_store import TokenStore
 from services.oauth.vault import Vault
 from shared import service
@@ -50,13 +51,15 @@ class OAuth:
         self.outbox = Outbox(bus, self.tokens)
         self.documents = FetchedDocuments(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
         self.providers = Providers(self.store, keyring, Discovery(self.documents))
+        endpoint = TokenEndpoint(fetcher)
         self.refresher = Refresher(
             store=self.store,
             tokens=self.tokens,
             providers=self.providers,
             outbox=self.outbox,
             keyring=keyring,
-            fetcher=fetcher,
+            vault=self.vault,
+            endpoint=endpoint,
             spool=Spool(None if settings.data is None else settings.data / "unstored"),
         )
         self.authorizations = Authorizations(
@@ -65,6 +68,7 @@ class OAuth:
             requests=AuthorizationStore(engine),
             providers=self.providers,
             refresher=self.refresher,
+            endpoint=endpoint,
             outbox=self.outbox,
             keyring=keyring,
         )

@@ -15,6 +15,7 @@ from services.oauth.outbox import Outbox
 from services.oauth.providers import Providers, Registered
 from services.oauth.refresh import Refresher, Tokens
 from services.oauth.store import KeptStore
+from services.oauth.token_endpoint import TokenEndpoint
 from services.oauth.token_requests import authorizing, exchanging, scope_of
 from services.oauth.token_store import Publication, TokenStore
 from shared.encryption import CannotOpen, Keyring
@@ -39,6 +40,7 @@ class Authorizations:
         requests: AuthorizationStore,
         providers: Providers,
         refresher: Refresher,
+        endpoint: TokenEndpoint,
         outbox: Outbox,
         keyring: Keyring,
     ) -> None:
@@ -47,6 +49,7 @@ class Authorizations:
         self._requests = requests
         self._providers = providers
         self._refresher = refresher
+        self._endpoint = endpoint
         self._outbox = outbox
         self._keyring = keyring
 
@@ -125,9 +128,7 @@ class Authorizations:
                 verifier = self._keyring.open(request.sealed, row.org, row.id, "verifier")
         except CannotOpen as error:
             return str(error)
-        url = registered.address("token_url")
-        asked = exchanging(registered.provider, url, registered.client, code, request.redirect, verifier)
-        outcome = await self._refresher.send(row.org, asked, registered)
+        outcome = await self._endpoint.token(row.org, registered, lambda call: exchanging(call, code, request.redirect, verifier))
         if not isinstance(outcome, Granted):
             return outcome.reason
         return await self._stored(row, registered, request, outcome)

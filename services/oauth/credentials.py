@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 
 from services.oauth.addresses import filled
-from services.oauth.domain import OAUTH, Kept, Sending, sending_of
+from services.oauth.domain import Kept, Sending, sending_of
+from services.oauth.flows import FLOWS
 from services.oauth.providers import spec_of
 from services.oauth.refresh import Refresher
 from services.oauth.vault import Vault
@@ -36,7 +37,7 @@ class Credentials:
     async def of(self, row: Kept, *, rejected: int | None = None) -> Credential:
         """Return the live credential of a connection. Raises as `Refresher.live`, `Unavailable` for one that does not open."""
         spec = spec_of(row)
-        if spec.grant not in OAUTH:
+        if spec.grant not in FLOWS:
             token = self._vault.opened(row)
             return Credential(
                 token=token, sending=sending_of(spec, token), base_url=spec.base_url, expires_at=None, version=row.version

@@ -15,6 +15,8 @@ from shared.resources.provider import ADDRESSES, ClientAuthentication, Provider
 _AUTHENTICATIONS: dict[str, ClientAuthentication] = {
     "client_secret_basic": "basic",
     "client_secret_post": "post",
+    "private_key_jwt": "private_key_jwt",
+    "client_secret_jwt": "client_secret_jwt",
     "none": "none",
 }
 

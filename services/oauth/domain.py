@@ -10,8 +10,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from services.oauth.flows import FLOWS
 from shared.envelope import derived_id
 from shared.errors import Conflict, Invalid, PreconditionFailed, Problem
+from shared.jose import private_key_of
 from shared.messages import (
     Audited,
     ConnectionAuthorized,
@@ -38,8 +40,6 @@ _MESSAGES: dict[str, tuple[type[Message], type[Message]]] = {
     "secret": (SecretChanged, SecretRemoved),
 }
 
-# Grants of a provider's tokens; the others are credentials themselves.
-OAUTH = ("client_credentials", "authorization_code")
 _OWN_HEADERS = {"accept", "authorization", "connection", "content-length", "content-type", "host", "transfer-encoding"}
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _ADDRESS = re.compile(r"https?://[^\s@/?#]+(?:[/?][^\s#]*)?")
@@ -108,7 +108,8 @@ def sending_of(spec: Connection, token: str) -> Sending:
 
 def check_connection(spec: Connection, *, has_token: bool) -> None:
     """Raise `Invalid` naming each field that a connection of its grant lacks, or has no use for."""
-    oauth = spec.grant in OAUTH
+    flow = FLOWS.get(spec.grant)
+    oauth = flow is not None
     problems = []
     if not oauth and not has_token:
         problems.append(Problem("token", f"is missing: a connection by {spec.grant} is nothing without it"))
@@ -116,6 +117,10 @@ def check_connection(spec: Connection, *, has_token: bool) -> None:
         problems.append(Problem("client_id", "is missing: the secret is that of a client"))
     if oauth and spec.provider is None:
         problems.append(Problem("provider", f"is missing: {spec.grant} needs one"))
+    if flow is not None and flow.has_key and spec.client_id is not None and not has_token:
+        problems.append(Problem("token", f"is missing: {spec.grant} needs the private key of the client"))
+    if flow is not None:
+        problems += [Problem(one, f"is missing: {spec.grant} needs it") for one in flow.needs if not getattr(spec, one)]
     if spec.grant == "basic" and not spec.username:
         problems.append(Problem("username", "is missing: basic needs one"))
     if spec.grant != "basic" and spec.username is not None:
@@ -128,22 +133,47 @@ def check_connection(spec: Connection, *, has_token: bool) -> None:
         problems.append(Problem("prefix", "cannot stand in a header"))
     if spec.base_url is not None and not _ADDRESS.fullmatch(spec.base_url):
         problems.append(Problem("base_url", "must be an address that begins with https:// or http://, without a user or blanks"))
+    useless = {name for one in FLOWS.values() for name in one.fields} - set(() if flow is None else flow.fields)
     if not oauth:
-        useless = f"is of no use for a connection by {spec.grant}"
-        problems += [Problem(one, useless) for one in ("provider", "client_id", "scopes", "parameters") if getattr(spec, one)]
+        useless |= {"provider", "client_id", "key_id", "scopes", "parameters"}
+    problems += [
+        Problem(one, f"is of no use for a connection by {spec.grant}")
+        for one in spec.__struct_fields__
+        if one in useless and getattr(spec, one)
+    ]
     if problems:
         raise Invalid("; ".join(f"{one.path} {one.message}" for one in problems), errors=tuple(problems))
 
 
-def check_token(token: str) -> None:
-    """Raise `Invalid` when this cannot be a token; never quotes it."""
+def check_token(token: str, grant: str = "token") -> None:
+    """Raise `Invalid` when this cannot be a token, or for a flow the secret or key of a client; never quotes it."""
+    flow = FLOWS.get(grant)
+    if flow is not None and (flow.has_key or is_key(token)):
+        check_key(token, "token")
+        return
     if not token.strip() or len(token) > LONGEST_TOKEN or any(character < " " or character == "\x7f" for character in token):
         message = f"must be 1 to {LONGEST_TOKEN} characters without line breaks, and not only spaces"
         raise Invalid("the token does not fit", errors=(Problem("token", message),))
 
 
-def check_client_secret(secret: str) -> None:
-    """Raise `Invalid` when this cannot be the secret of a client; never quotes it."""
+def is_key(secret: str) -> bool:
+    """Return whether the secret of a client is a private key."""
+    return secret.lstrip().startswith("-----BEGIN")
+
+
+def check_key(secret: str, field: str) -> None:
+    """Raise `Invalid` naming the field when this is no private key; never quotes it."""
+    try:
+        private_key_of(secret)
+    except ValueError as error:
+        raise Invalid(f"the {field} does not fit: {error}", errors=(Problem(field, str(error)),)) from error
+
+
+def check_client_secret(secret: str, authentication: str | None) -> None:
+    """Raise `Invalid` when this cannot be the secret of a client that shows who it is in this way; never quotes it."""
+    if authentication == "private_key_jwt" or is_key(secret):
+        check_key(secret, "client_secret")
+        return
     if not secret.strip() or len(secret) > LONGEST_SECRET or any(not " " <= one <= "~" for one in secret):
         message = f"must be 1 to {LONGEST_SECRET} printable ASCII characters"
         raise Invalid("the client's secret does not fit", errors=(Problem("client_secret", message),))

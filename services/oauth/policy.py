@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from services.oauth.answers import Granted, Ungranted
-from services.oauth.domain import OAUTH
+from services.oauth.flows import FLOWS
 from shared.envelope import rfc3339
 from shared.resources.connection import Connection, Status
 
@@ -71,11 +71,12 @@ class TokenState(msgspec.Struct, frozen=True, kw_only=True):
 
 def shown_state(spec: Connection, state: TokenState | None, knows: Callable[[str], bool], now: datetime) -> dict[str, str | None]:
     """Return how a connection is, why, and what is to be done; `knows` answers whether the key of a sealed value is there."""
-    if spec.grant not in OAUTH:
+    flow = FLOWS.get(spec.grant)
+    if flow is None:
         return _shown("active", None, None)
     person = f"authorize it: {_AUTHORIZE}"
     if state is None:
-        if spec.grant == "client_credentials":
+        if flow.person is None:
             return _shown("pending", None, "nothing: its token is got when it is first asked for")
         return _shown("pending", "nobody has authorized it yet", person)
     status: Status = "refreshing" if state.until is not None and state.until > now else state.status

@@ -10,8 +10,9 @@ from services.oauth.addresses import filled, filled_text
 from services.oauth.catalogue import KNOWN
 from services.oauth.discovery import Discovery
 from services.oauth.domain import Kept, place_of
+from services.oauth.flows import FLOWS
 from services.oauth.store import KeptStore
-from services.oauth.token_requests import OAuthClient
+from services.oauth.token_requests import OAuthClient, Stamp, TokenCall
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import Invalid, Problem, Unavailable
 from shared.resources.connection import Connection
@@ -40,6 +41,11 @@ class Registered(msgspec.Struct, frozen=True):
         """Return the first of these addresses that the provider has, filled. Raises `Invalid` where there is none."""
         return _address(self.provider, self.spec, *fields)
 
+    def call(self, url: str, stamp: Stamp) -> TokenCall:
+        """Return what a request to an address of the provider is made of."""
+        issuer = None if self.provider.issuer is None else self.address("issuer")
+        return TokenCall(provider=self.provider, client=self.client, url=url, issuer=issuer, stamp=stamp)
+
 
 class Providers:
     """Looks providers up: the organization's own, else the platform's, else a known one."""
@@ -62,10 +68,10 @@ class Providers:
         source = f"{found.id}.{found.version}" if found is not None else f"known:{spec.provider}.0"
         owner = row.org
         if spec.client_id is not None:
-            client = OAuthClient(spec.client_id, self._opened(row))
+            client = OAuthClient(spec.client_id, self._opened(row), spec.key_id)
         elif own.client_id is not None and found is not None:
             _check_lent(found, row.org, spec)
-            client, owner = OAuthClient(own.client_id, self._opened(found)), found.org
+            client, owner = OAuthClient(own.client_id, self._opened(found), own.key_id), found.org
         else:
             raise Invalid(
                 "neither the connection nor its provider has a client_id",
@@ -100,8 +106,7 @@ class Providers:
             raise Invalid(f"client_id {detail}", errors=(Problem("client_id", detail),))
         if found is not None:
             _check_lent(found, org, spec)
-        fields = ["token_url"] + (["authorize_url"] if spec.grant == "authorization_code" else [])
-        for field in fields:
+        for field in ("token_url", *FLOWS[spec.grant].addresses):
             if getattr(provider, field) is None and not is_discovered(provider):
                 detail = f"has no {field}, which {spec.grant} needs"
                 raise Invalid(f"the provider {name!r} {detail}", errors=(Problem("provider", detail),))
@@ -156,8 +161,8 @@ def _filled(provider: Provider, spec: Connection) -> Provider:
 def _check_lent(provider: Kept, org: str, spec: Connection) -> None:
     """Raise `Invalid` where a client of the platform's would get tokens for another organization that no person has allowed.
 
-    With client credentials the tokens are the client's own: of the platform's account, or of any tenant that has let it in.
+    Without a person the tokens are the client's own: of the platform's account, or of any tenant that has let it in.
     """
-    if spec.grant == "client_credentials" and spec.client_id is None and provider.org != org:
+    if FLOWS[spec.grant].person is None and spec.client_id is None and provider.org != org:
         detail = f"is needed: the client of {provider.org!r} gives others tokens only where a person authorizes them"
         raise Invalid(f"client_id {detail}", errors=(Problem("client_id", detail),))

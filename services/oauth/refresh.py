@@ -11,24 +11,25 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
-from services.oauth.answers import Granted, Ungranted, read
-from services.oauth.domain import OAUTH, Kept, token_place
+from services.oauth.answers import Granted, Ungranted
+from services.oauth.domain import Kept, token_place
+from services.oauth.flows import FLOWS
 from services.oauth.outbox import Outbox
 from services.oauth.policy import Times, TokenState, after, times_of
 from services.oauth.providers import Providers, Registered
 from services.oauth.spool import Spool, Unstored
 from services.oauth.store import KeptStore
-from services.oauth.token_requests import TokenRequest, client_credentials, refreshing, revoking, scope_of
+from services.oauth.token_endpoint import TokenEndpoint
+from services.oauth.token_requests import REQUESTS, TokenCall, TokenRequest, refreshing, revoking
 from services.oauth.token_store import Claimed, Publication, Renewed, TokenStore, Unclaimed
+from services.oauth.vault import Vault
 from services.oauth.waiting import Gates, WaitingPlaces
 from shared import tasks
-from shared.egress.fetching import AnsweredTooMuch, Fetcher, NotSent
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, MillraceError, NotFound, Problem, Unavailable
 
-# Seconds of a whole request. A claim lives more than twice as long, so that it cannot end while its holder waits for an answer.
-REQUEST = 12.0
+# More than twice as long as a whole request takes, so that a claim cannot end while its holder waits for an answer.
 LEASE = timedelta(seconds=30)
 # Seconds that a question waits for a token; the attempt goes on without it.
 WAIT = 20.0
@@ -85,7 +86,8 @@ class Refresher:
         providers: Providers,
         outbox: Outbox,
         keyring: Keyring,
-        fetcher: Fetcher,
+        vault: Vault,
+        endpoint: TokenEndpoint,
         spool: Spool,
     ) -> None:
         self._store = store
@@ -93,7 +95,8 @@ class Refresher:
         self._providers = providers
         self._outbox = outbox
         self._keyring = keyring
-        self._fetcher = fetcher
+        self._vault = vault
+        self._endpoint = endpoint
         self._spool = spool
         self._owner = new_id()
         self._flights: dict[str, asyncio.Task[TokenState]] = {}
@@ -140,7 +143,7 @@ class Refresher:
 
         Raises `Conflict` where a person has to authorize the connection first, `Invalid`, `Unavailable` with the reason.
         """
-        if row.spec.get("grant") not in OAUTH:
+        if row.spec.get("grant") not in FLOWS:
             detail = "is no token of a provider, which could give another one"
             raise Invalid(f"connection {row.name!r} {detail}", errors=(Problem("name", detail),))
         state = (await self._tokens.of([row.id])).get(row.id)
@@ -154,7 +157,7 @@ class Refresher:
 
     async def ending(self, row: Kept) -> Callable[[], None]:
         """Return what to call when a row has been deleted: the provider is asked to revoke its tokens, which nobody waits for."""
-        if row.noun != "connection" or row.spec.get("grant") not in OAUTH:
+        if row.noun != "connection" or row.spec.get("grant") not in FLOWS:
             return _nothing
         state = (await self._tokens.of([row.id])).get(row.id)
         try:
@@ -199,18 +202,6 @@ class Refresher:
                 tokens = self._opened(msgspec.structs.replace(before, sealed=one.renewed.sealed))
                 await self._overtaken(row, await self._providers.of(row), one.claimed, tokens)
 
-    async def send(self, org: str, request: TokenRequest, registered: Registered) -> Granted | Ungranted:
-        """Send a token request and return what its answer means."""
-        try:
-            answer = await self._fetcher.send(org, "POST", request.url, timeout=REQUEST, headers=request.headers, body=request.body)
-        except NotSent as error:
-            return Ungranted("transient", error.detail)
-        except AnsweredTooMuch as error:
-            return Ungranted("malformed", error.detail)
-        except Unavailable as error:
-            return Ungranted("ambiguous", error.detail)
-        return read(answer.status, answer.headers, answer.body, registered.provider, utc_now())
-
     def renewed(self, org: str, id_: str, granted: Granted, refresh_token: str | None, *, renews: bool, forced: bool) -> Renewed:
         """Return new tokens as they are stored; without a new token that refreshes them the one before stays."""
         kept = granted.refresh_token or refresh_token
@@ -252,6 +243,7 @@ class Refresher:
         return flight
 
     async def _attempt(self, row: Kept, registered: Registered, version: int, why: Why) -> TokenState:
+        subject = await self._subject(row, registered)
         look = LOOK
         while True:
             async with self._gates.turn(registered.key, registered.provider.concurrency or AT_ONCE):
@@ -265,7 +257,7 @@ class Refresher:
                     hurries=why == "demanded",
                 )
                 if isinstance(claimed, Claimed):
-                    return await self._try(row, registered, claimed, forced=why != "ended")
+                    return await self._try(row, registered, claimed, subject, forced=why != "ended")
             if claimed is None:
                 raise NotFound(f"there is no connection {row.name!r} any more")
             if not claimed.is_held:
@@ -273,14 +265,28 @@ class Refresher:
             await asyncio.sleep(look)
             look = min(2 * look, LONGEST_LOOK)
 
-    async def _try(self, row: Kept, registered: Registered, claimed: Claimed, *, forced: bool) -> TokenState:
+    async def _subject(self, row: Kept, registered: Registered) -> str | None:
+        """Return the token that is to be exchanged, if one is: that of another connection, got before anything is claimed."""
+        name = registered.spec.exchanges
+        if name is None:
+            return None
+        found = await self._store.usable("connection", row.org, name, by_run=False)
+        if found is None:
+            raise Invalid(
+                f"there is no connection {name!r}, whose token is exchanged", errors=(Problem("exchanges", "is not there"),)
+            )
+        grant = found.spec.get("grant")
+        if grant == registered.spec.grant:
+            raise Invalid(f"the token of {name!r} is got by an exchange itself", errors=(Problem("exchanges", "is one itself"),))
+        return (await self.live(found)).tokens.access_token if grant in FLOWS else self._vault.opened(found)
+
+    async def _try(self, row: Kept, registered: Registered, claimed: Claimed, subject: str | None, *, forced: bool) -> TokenState:
         before = claimed.before
         tokens: Tokens | None = None
         try:
             registered = await self._providers.discovered(row.org, registered)
             tokens = self._opened(before) if before.sealed is not None and not _is_own(row) else None
-            request = self._request(registered, tokens)
-            outcome = request if isinstance(request, Ungranted) else await self.send(row.org, request, registered)
+            outcome = await self._asked(row.org, registered, tokens, subject)
         except Invalid as error:
             outcome = Ungranted("misconfigured", error.detail)
         except Unavailable as error:
@@ -300,16 +306,15 @@ class Refresher:
         await self._outbox.flush(row.id)
         return state
 
-    def _request(self, registered: Registered, tokens: Tokens | None) -> TokenRequest | Ungranted:
-        provider, client, spec = registered.provider, registered.client, registered.spec
-        url = registered.address("token_url")
-        if spec.grant == "client_credentials":
-            return client_credentials(provider, url, client, scope_of(provider, spec.scopes))
+    async def _asked(self, org: str, registered: Registered, tokens: Tokens | None, subject: str | None) -> Granted | Ungranted:
+        spec = registered.spec
+        if (request := REQUESTS.get(spec.grant)) is not None:
+            return await self._endpoint.token(org, registered, lambda call: request(call, spec, subject))
         if tokens is None:
             return Ungranted("dead", "it was never authorized", is_local=True)
-        if tokens.refresh_token is None:
+        if (token := tokens.refresh_token) is None:
             return Ungranted("dead", "the token has ended, and the provider gave none to refresh it with", is_local=True)
-        return refreshing(provider, registered.address("refresh_url", "token_url"), client, tokens.refresh_token)
+        return await self._endpoint.token(org, registered, lambda call: refreshing(call, token), at=("refresh_url", "token_url"))
 
     async def _stored(self, one: Unstored, *, is_late: bool = False) -> TokenState | None:
         """Return the row with new tokens, stored however long that takes: they may be their only copy.
@@ -351,7 +356,7 @@ class Refresher:
 
     async def _failed(self, row: Kept, registered: Registered, claimed: Claimed, refused: Ungranted) -> TokenState:
         before = claimed.before
-        if refused.failure == "dead" and registered.spec.grant == "client_credentials":
+        if refused.failure == "dead" and _is_own(row):
             # No person has granted anything that could have ended.
             refused = msgspec.structs.replace(refused, failure="misconfigured")
         outcome = after(before, refused, utc_now(), _chance)
@@ -375,16 +380,21 @@ class Refresher:
 
     async def _revoke(self, org: str, registered: Registered, tokens: Tokens) -> None:
         """Have the provider revoke both tokens, as far as it can be reached: nothing here depends on it."""
+        try:
+            registered = await self._providers.discovered(org, registered)
+        except MillraceError as error:
+            _log.warning("connection.not_revoked_there", reason=error.detail)
         if registered.provider.revoke_url is None:
             return
+
+        def make(call: TokenCall) -> TokenRequest:
+            return revoking(call, token or "", hint)
+
         for token, hint in ((tokens.refresh_token, "refresh_token"), (tokens.access_token, "access_token")):
             if token is None:
                 continue
             try:
-                request = revoking(registered.provider, registered.address("revoke_url"), registered.client, token, hint)
-                answer = await self._fetcher.send(
-                    org, "POST", request.url, timeout=REQUEST, headers=request.headers, body=request.body
-                )
+                answer = await self._endpoint.post(org, registered, make, at=("revoke_url",))
                 if answer.status >= 400:
                     _log.warning("connection.not_revoked_there", token=hint, status=answer.status)
             except MillraceError as error:
@@ -425,8 +435,8 @@ def _nothing() -> None:
 
 
 def _is_own(row: Kept) -> bool:
-    """Return whether the client gets tokens of its own, without anybody's grant."""
-    return row.spec.get("grant") == "client_credentials"
+    """Return whether the client gets tokens by itself, without anybody's grant."""
+    return row.spec.get("grant") in REQUESTS
 
 
 def _unclaimed(row: Kept, found: Unclaimed, version: int) -> TokenState:

@@ -9,7 +9,6 @@ from services.oauth.addresses import check_template
 from services.oauth.announce import Announcer
 from services.oauth.catalogue import KNOWN
 from services.oauth.domain import (
-    OAUTH,
     check_client_secret,
     check_connection,
     check_headers,
@@ -18,6 +17,7 @@ from services.oauth.domain import (
     check_token,
     check_value,
 )
+from services.oauth.flows import FLOWS
 from services.oauth.policy import shown_state
 from services.oauth.providers import Providers, is_discovered, whole
 from services.oauth.store import KeptStore
@@ -51,16 +51,16 @@ class Connections(Rules[Connection]):
         """Return the spec if a token that is given can be one, and the rest makes a connection of its grant."""
         spec = draft.spec
         for token in draft.secrets.values():
-            check_token(token)
+            check_token(token, spec.grant)
         kept = draft.kept & draft.before.sealed.keys() if draft.before is not None else frozenset()
         check_connection(spec, has_token=bool(draft.secrets or kept))
-        if spec.grant in OAUTH:
+        if spec.grant in FLOWS:
             await self._providers.check(draft.org, spec)
         return spec
 
     async def shown(self, found: Sequence[Resource[Connection]]) -> Sequence[dict[str, Any]]:
         """Return how the token of each is."""
-        granted = [one.id for one in found if one.spec.grant in OAUTH]
+        granted = [one.id for one in found if one.spec.grant in FLOWS]
         states = await self._tokens.of(granted) if granted else {}
         return [shown_state(one.spec, states.get(one.id), self._keyring.knows, utc_now()) for one in found]
 
@@ -85,7 +85,7 @@ class ProviderRules(Rules[Provider]):
         if (draft.secrets or kept) and spec.client_id is None:
             raise Invalid("client_id is missing", errors=(Problem("client_id", "is missing: the secret is that of a client"),))
         for secret in draft.secrets.values():
-            check_client_secret(secret)
+            check_client_secret(secret, provider.client_authentication)
         return spec
 
     async def shown(self, found: Sequence[Resource[Provider]]) -> Sequence[dict[str, Any]]:

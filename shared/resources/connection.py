@@ -9,7 +9,7 @@ import msgspec
 from shared.resources.declaration import SecretText, Spec, about, refers_to, resource
 from shared.values import Name, Words
 
-Grant = Literal["token", "api_key", "basic", "client_credentials", "authorization_code"]
+Grant = Literal["token", "api_key", "basic", "client_credentials", "authorization_code", "jwt_bearer", "token_exchange"]
 Status = Literal["active", "pending", "healthy", "refreshing", "degraded", "needs_reauthorization", "quarantined"]
 
 
@@ -37,16 +37,22 @@ class Connection(Spec, frozen=True, kw_only=True):
     """A credential. Its secrets go in and never come out, but for runs.
 
     `token` is the secret that is given: the token or API key itself, the password of `username`, or, where the connection has an
-    OAuth client of its own, that client's secret.
+    OAuth client of its own, that client's secret, or its private key.
     """
 
-    token: Annotated[SecretText, about("The token, the key, the password, or the secret of the client `client_id`.")] | None = None
+    token: (
+        Annotated[SecretText, about("The token, the key, the password, or the secret or private key of the client `client_id`.")]
+        | None
+    ) = None
     grant: Annotated[
         Grant,
         about("What it is: a `token`, an `api_key`, `basic` for a user and a password, or how an OAuth provider grants it."),
     ] = "token"
     provider: Annotated[Name, refers_to("provider"), about("The OAuth provider: one of yours, or a known one.")] | None = None
     client_id: Annotated[Words, about("The id of an OAuth client of its own; the provider's else.")] | None = None
+    key_id: Annotated[Words, about("The id of that client's private key at the provider.")] | None = None
+    subject: Annotated[Words, about("In whose name a `jwt_bearer` one asks; the client's own unless given.")] | None = None
+    exchanges: Annotated[Name, about("The connection whose token a `token_exchange` one exchanges.")] | None = None
     scopes: Annotated[list[Name], about("What is asked for; what the provider says else.")] = msgspec.field(default_factory=list)
     parameters: Annotated[dict[str, Name], about("Values for `{…}` in the provider's addresses: `tenant`.")] = msgspec.field(
         default_factory=dict

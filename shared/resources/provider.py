@@ -13,7 +13,10 @@ from shared.values import Name, Words
 Template = Annotated[str, msgspec.Meta(max_length=1000)]
 Parameters = dict[str, Words]
 Format = Literal["form", "json"]
-ClientAuthentication = Literal["basic", "post", "none"]
+ClientAuthentication = Literal["basic", "post", "none", "private_key_jwt", "client_secret_jwt"]
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "HS256", "HS384", "HS512"
+]
 
 
 # Fields that are addresses.
@@ -43,9 +46,21 @@ class Provider(Spec, frozen=True, kw_only=True):
 
     known: Annotated[Name, about("The known provider that it is: `GET /api/v1/known-providers` lists them.")] | None = None
     client_id: Annotated[Words, about("The client's id at the provider.")] | None = None
-    client_secret: Annotated[SecretText, about("The client's secret.")] | None = None
+    client_secret: Annotated[SecretText, about("The client's secret, or its private key as PEM.")] | None = None
     client_authentication: (
-        Annotated[ClientAuthentication, about("How the client's secret is sent: in a header, in the body, or there is none.")]
+        Annotated[
+            ClientAuthentication,
+            about("How the client shows who it is: its secret in a header, in the body, none, or a token signed by key or secret."),
+        ]
+        | None
+    ) = None
+    key_id: Annotated[Words, about("The id of that private key at the provider: `kid` of what it signs.")] | None = None
+    assertion_audience: Annotated[Words, about("`aud` of what the client signs, where it is not the usual one.")] | None = None
+    assertion_algorithm: Annotated[Algorithm, about("How the client signs, unless as its kind of key mostly does.")] | None = None
+    assertion_in: (
+        Annotated[
+            Literal["parameter", "header"], about("Where `jwt_bearer` sends what it has signed: GitHub wants it in a header.")
+        ]
         | None
     ) = None
     token_url: Annotated[Template, about("Where tokens are given out. `{tenant}` is a connection's parameter.")] | None = None

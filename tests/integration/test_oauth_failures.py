@@ -16,7 +16,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from services.oauth import refresh, scheduling
+from services.oauth import refresh, scheduling, token_endpoint
 from services.oauth.rotation import renew
 from services.oauth.spool import Spool
 from services.oauth.store import KeptStore
@@ -337,7 +337,7 @@ async def test_15_and_17_who_is_not_reached_has_seen_nothing(place: Place) -> No
 
 @pytest.mark.parametrize("grace", [True, False])
 async def test_16_a_lost_answer_may_have_rotated(place: Place, monkeypatch: pytest.MonkeyPatch, *, grace: bool) -> None:
-    monkeypatch.setattr(refresh, "REQUEST", 0.5)
+    monkeypatch.setattr(token_endpoint, "REQUEST", 0.5)
     async with asking(place) as it:
         await it.authorize()
         await it.expire()

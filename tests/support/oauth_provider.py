@@ -6,12 +6,19 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
 import msgspec
 from aiohttp import web
 
+from shared.jose import Key, decoded, suits, verifies
+
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+CLIENT_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 # Answers in place of the usual one: status, headers, body.
 Fault = Callable[["Asked"], Awaitable[web.StreamResponse | None]]
 
@@ -46,6 +53,13 @@ class LocalProvider:
         self.rotates = True
         self.grace = False
         self.more: dict[str, Any] = {}
+        self.keys: dict[str, Key] = {}
+        """Public keys of clients, and bytes of their secrets, by the client's id."""
+        self.assertions: list[dict[str, Any]] = []
+        """The claims of every assertion that came, with what its header has."""
+        self.clock = timedelta(0)
+        """How far this server's clock is off."""
+        self.exchangeable: set[str] = set()
         self.codes: dict[str, dict[str, str]] = {}
         self.metadata: dict[str, Callable[[], web.StreamResponse]] = {}
         """What is answered at well-known addresses, by their path."""
@@ -90,7 +104,7 @@ class LocalProvider:
             if fault is not None and (answer := await fault(asked)) is not None:
                 return answer
             document, status = self.usual(asked)
-            return web.json_response(document, status=status)
+            return web.json_response(document, status=status, headers=self._dated())
         finally:
             self.at_once -= 1
 
@@ -116,10 +130,19 @@ class LocalProvider:
 
     def usual(self, asked: Asked) -> tuple[Any, int]:
         """Return the answer as the specification has it, with its status; rotates."""
+        parameters = asked.parameters
+        if asked.grant == JWT_BEARER:
+            refusal = self._refusal(parameters["assertion"])
+            return ({"error": "invalid_grant"}, 400) if refusal else (self._answer(None), 200)
         identity, secret = asked.client
-        if self.clients.get(identity, "?") != secret:
+        if "client_assertion" in parameters:
+            if parameters["client_assertion_type"] != CLIENT_ASSERTION or self._refusal(parameters["client_assertion"]):
+                return {"error": "invalid_client"}, 401
+        elif self.clients.get(identity, "?") != secret:
             return {"error": "invalid_client"}, 401
-        if asked.grant == "client_credentials":
+        if asked.grant == TOKEN_EXCHANGE and parameters["subject_token"] not in self.exchangeable:
+            return {"error": "invalid_request"}, 400
+        if asked.grant in {"client_credentials", TOKEN_EXCHANGE}:
             return self._answer(None), 200
         if asked.grant == "authorization_code":
             return self._exchanged(asked)
@@ -136,6 +159,31 @@ class LocalProvider:
         self.families.pop(old, None)
         self.used[old] = family
         return self._answer(self._refresh_token(family)), 200
+
+    async def installation(self, request: web.Request) -> web.StreamResponse:
+        """Answer as GitHub does where an app asks for the token of an installation."""
+        refusal = self._refusal(request.headers["Authorization"].removeprefix("Bearer "))
+        if refusal:
+            return web.json_response({"message": refusal}, status=401, headers=self._dated())
+        answer = self._answer(None)
+        ends = datetime.now(UTC) + self.clock + timedelta(seconds=self.life)
+        document = {"token": answer["access_token"], "expires_at": ends.strftime("%Y-%m-%dT%H:%M:%SZ")}
+        return web.json_response(document, status=201, headers=self._dated())
+
+    def _dated(self) -> dict[str, str]:
+        return {"Date": format_datetime(datetime.now(UTC) + self.clock, usegmt=True)}
+
+    def _refusal(self, assertion: str) -> str:
+        """Return what is wrong with an assertion: its signature, its times by this server's clock, or that it came before."""
+        signed, _, signature = assertion.rpartition(".")
+        header, claims = (msgspec.json.decode(decoded(part)) for part in signed.split("."))
+        self.assertions.append({"header": header} | claims)
+        key, now = self.keys[claims["iss"]], (datetime.now(UTC) + self.clock).timestamp()
+        if not (suits(header["alg"], key) and verifies(header["alg"], key, decoded(signature), signed.encode())):
+            return "signature"
+        if not claims["iat"] <= now < claims["exp"] <= now + 600:
+            return "time"
+        return "again" if [one["jti"] for one in self.assertions].count(claims["jti"]) > 1 else ""
 
     def _exchanged(self, asked: Asked) -> tuple[Any, int]:
         code = self.codes.pop(asked.parameters.get("code", ""), None)
@@ -175,6 +223,7 @@ async def local_provider() -> AsyncIterator[LocalProvider]:
     made, application = LocalProvider(), web.Application(client_max_size=1 << 20)
     application.router.add_post("/token", made.token)
     application.router.add_post("/revoke", made.revoke)
+    application.router.add_post("/app/installations/{id}/access_tokens", made.installation)
     application.router.add_get("/{path:.*}", made.well_known)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()

@@ -256,13 +256,15 @@ def test_no_option_of_any_command_takes_a_key_or_a_secret_itself() -> None:
         if any(word in " ".join(option.opts) for word in ("key", "secret", "token", "password"))
     }
     # A run's `--key` is an idempotency key, which grants nothing, and its `--concurrency-key` says with whom it takes turns, as
-    # the `--key` of a subscription does.
+    # the `--key` of a subscription does; a provider's `--key-id` names a key for everybody.
     assert suspicious == {
         ("run", "--key", None),
         ("run", "--concurrency-key", None),
         ("put", "--key", None),
         ("patch", "--key", None),
         ("preview", "--key", None),
+        ("put", "--key-id", None),
+        ("patch", "--key-id", None),
         ("put", "--secret", "NAME[=FILE]"),
         ("map", "--secret", "NAME[=FILE]"),
         ("put", "--token-file", "FILE"),

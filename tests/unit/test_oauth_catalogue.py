@@ -14,9 +14,12 @@ import pytest
 
 from services.oauth.addresses import check_template, filled, filled_text
 from services.oauth.catalogue import KNOWN, KnownProvider
-from services.oauth.domain import OAUTH, check_headers
+from services.oauth.domain import check_headers
+from services.oauth.flows import FLOWS
 from services.oauth.token_requests import (
     OAuthClient,
+    Stamp,
+    TokenCall,
     TokenRequest,
     authorizing,
     client_credentials,
@@ -25,7 +28,9 @@ from services.oauth.token_requests import (
     revoking,
     scope_of,
 )
+from shared.envelope import utc_now
 from shared.errors import Invalid
+from shared.resources.connection import Connection
 from shared.resources.provider import ADDRESSES, FURTHER, Provider
 
 ROOT = Path(__file__).parents[2]
@@ -64,7 +69,7 @@ def test_an_entry_is_one_that_a_provider_resource_could_be(one: KnownProvider) -
 @pytest.mark.parametrize("one", KNOWN.values(), ids=lambda one: one.name)
 def test_an_entry_has_what_its_grants_need(one: KnownProvider) -> None:
     assert one.grants
-    assert set(one.grants) <= set(OAUTH)
+    assert set(one.grants) <= set(FLOWS)
     assert one.provider.token_url is not None
     assert one.provider.client_authentication in {"basic", "post"}
     assert ("authorization_code" in one.grants) == (one.provider.authorize_url is not None)
@@ -107,6 +112,11 @@ def made(name: str, **values: str) -> tuple[Provider, Any]:
     texts = {field: {key: filled_text(text, values) for key, text in getattr(provider, field).items()} for field in FURTHER}
     provider = msgspec.structs.replace(provider, **texts)
     return provider, lambda field: filled(getattr(provider, field), values, provider.hosts)
+
+
+def call(provider: Provider, url: str) -> TokenCall:
+    """Return what a request there is made of."""
+    return TokenCall(provider=provider, client=CLIENT, url=url, issuer=None, stamp=Stamp(utc_now(), "id"))
 
 
 def sent(request: TokenRequest) -> tuple[str, str | None, str, Mapping[str, str]]:
@@ -193,11 +203,11 @@ def test_tokens_are_asked_for_as_the_documents_show(
 ) -> None:
     provider, address = made(name, **values)
     verifier = None if provider.pkce is False else PROOF["code_verifier"]
-    asked = exchanging(provider, address("token_url"), CLIENT, CODE["code"], CODE["redirect_uri"], verifier)
+    asked = exchanging(call(provider, address("token_url")), CODE["code"], CODE["redirect_uri"], verifier)
     assert sent(asked) == (url, *head, exchange)
     again = "https://api.figma.com/v1/oauth/refresh" if name == "figma" else url
     field = "token_url" if provider.refresh_url is None else "refresh_url"
-    assert sent(refreshing(provider, address(field), CLIENT, REFRESH["refresh_token"])) == (again, *head, refresh)
+    assert sent(refreshing(call(provider, address(field)), REFRESH["refresh_token"])) == (again, *head, refresh)
 
 
 @pytest.mark.parametrize(
@@ -216,19 +226,19 @@ def test_tokens_are_asked_for_as_the_documents_show(
 )  # fmt: skip
 def test_a_clients_own_token_is_asked_for_as_the_documents_show(name: str, values: dict[str, str], request_of_it: Any) -> None:
     provider, address = made(name, **values)
-    assert sent(client_credentials(provider, address("token_url"), CLIENT, scope_of(provider, []))) == request_of_it
+    assert sent(client_credentials(call(provider, address("token_url")), Connection(), None)) == request_of_it
 
 
 def test_tokens_are_revoked_and_headers_sent_as_the_documents_show() -> None:
     provider, address = made("quickbooks")
     body = {"token": "t", "token_type_hint": "refresh_token"}
-    assert sent(revoking(provider, address("revoke_url"), CLIENT, "t", "refresh_token")) == (
+    assert sent(revoking(call(provider, address("revoke_url")), "t", "refresh_token")) == (
         "https://developer.api.intuit.com/v2/oauth2/tokens/revoke", BASIC, "json", body,
     )  # fmt: skip
     provider, address = made("zendesk", subdomain="acme")
-    assert sent(revoking(provider, "https://acme.zendesk.com/revoke", CLIENT, "t", "refresh_token"))[2] == FORM
+    assert sent(revoking(call(provider, "https://acme.zendesk.com/revoke"), "t", "refresh_token"))[2] == FORM
     provider, address = made("notion")
-    assert refreshing(provider, address("token_url"), CLIENT, "old").headers["Notion-Version"] == "2025-09-03"
+    assert refreshing(call(provider, address("token_url")), "old").headers["Notion-Version"] == "2025-09-03"
 
 
 @pytest.mark.parametrize("header", ["Authorization", "content-type", "Host", "a b", "", "a\nb"])

@@ -1,0 +1,79 @@
+"""Asks providers' endpoints, under the organization's egress policy: what is signed has the provider's time, and counts once."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from services.oauth.answers import Granted, Ungranted, clock_of, read
+from services.oauth.providers import Registered
+from services.oauth.token_requests import Stamp, TokenCall, TokenRequest
+from shared.egress.fetching import AnsweredTooMuch, Fetched, Fetcher, NotSent
+from shared.envelope import new_id, utc_now
+from shared.errors import Unavailable
+
+# Seconds of a whole request, with a second try.
+REQUEST = 12.0
+# A clock that is off by more than this is not that of a server, but of a cache.
+MOST_OFF = timedelta(days=1)
+# Off by less, an assertion is good all the same.
+OFF = timedelta(seconds=20)
+MOST_KEPT = 1000
+
+Make = Callable[[TokenCall], TokenRequest]
+
+
+class TokenEndpoint:
+    """The endpoints of providers. Remembers how far each host's clock is off this one, as its answers date themselves."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+        self._off: OrderedDict[str, timedelta] = OrderedDict()
+
+    async def token(
+        self, org: str, registered: Registered, make: Make, *, at: tuple[str, ...] = ("token_url",)
+    ) -> Granted | Ungranted:
+        """Send a token request to the first of the addresses `at` that there is, and return what its answer means.
+
+        Raises `Invalid` where nothing can be sent.
+        """
+        try:
+            answer = await self.post(org, registered, make, at=at)
+        except NotSent as error:
+            return Ungranted("transient", error.detail)
+        except AnsweredTooMuch as error:
+            return Ungranted("malformed", error.detail)
+        except Unavailable as error:
+            return Ungranted("ambiguous", error.detail)
+        return read(answer.status, answer.headers, answer.body, registered.provider, utc_now())
+
+    async def post(self, org: str, registered: Registered, make: Make, *, at: tuple[str, ...]) -> Fetched:
+        """Return the answer to a request. One that is signed is made once more where it was refused by a clock that is off.
+
+        Raises `Invalid`, `Unavailable` as `Fetcher.send`.
+        """
+        url = registered.address(*at)
+        host, ends = urlsplit(url).netloc, time.monotonic() + REQUEST
+        while True:
+            off = self._off.get(host, timedelta(0))
+            request = make(registered.call(url, Stamp(utc_now() + off, new_id())))
+            left = ends - time.monotonic()
+            answer = await self._fetcher.send(org, "POST", url, timeout=left, headers=request.headers, body=request.body)
+            now_off = self._dated(host, answer.headers.get("date"))
+            is_refused = answer.status in {400, 401, 403}
+            if not (request.is_signed and is_refused and abs(now_off - off) > OFF and ends - time.monotonic() > 1):
+                return answer
+
+    def _dated(self, host: str, date: str | None) -> timedelta:
+        """Return how far a host's clock is off this one."""
+        now = utc_now()
+        off = clock_of(date, now) - now
+        off = off if abs(off) < MOST_OFF else timedelta(0)
+        self._off.pop(host, None)
+        self._off[host] = off
+        while len(self._off) > MOST_KEPT:
+            self._off.popitem(last=False)
+        return off
