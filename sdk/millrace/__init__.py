@@ -11,19 +11,33 @@ from millrace._connections import Connection, connections
 from millrace._declare import data_provider, workflow
 from millrace._events import events
 from millrace._files import File, files
+from millrace._http import Client
 from millrace._integrations import Integration, integrations
 from millrace._log import log
+from millrace._reply import Reply
 from millrace._run import run
 from millrace._runs import runs
 from millrace._secrets import secrets
 from millrace._step import StepTimeout, step
 from millrace._variables import config, variables
 from millrace._waiting import Signal, sleep, wait_for
-from millrace.errors import Cancelled, ChildFailed, InputError, NotInRun, OrderChanged, Refused, ResultError, SignalTimeout
+from millrace.errors import (
+    Cancelled,
+    ChildFailed,
+    InputError,
+    NotInRun,
+    OrderChanged,
+    Refused,
+    RequestFailed,
+    ResultError,
+    SignalTimeout,
+    StatusError,
+)
 
 __all__ = [
     "Cancelled",
     "ChildFailed",
+    "Client",
     "Connection",
     "Event",
     "File",
@@ -34,12 +48,15 @@ __all__ = [
     "OrderChanged",
     "Place",
     "Refused",
+    "Reply",
     "Request",
+    "RequestFailed",
     "Response",
     "ResultError",
     "Scheme",
     "Signal",
     "SignalTimeout",
+    "StatusError",
     "StepTimeout",
     "Unverified",
     "adapter",

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from millrace import _bounds
 from millrace._runtime import channel
+
+if TYPE_CHECKING:
+    from millrace._http import Client
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,27 @@ class Connections:
         `rejected` is one that the API has answered 401 to, though it has not ended: the platform gets another token then, once.
         Inside a coroutine prefer `await connections.aget(name)`: this one holds up the event loop while it waits.
         """
-        return _connection(name, channel.ask("connections", "connection", name=_name(name), rejected=_version(rejected)))
+        return connection_of(name, channel.ask("connections", "connection", name=_name(name), rejected=_version(rejected)))
 
     async def aget(self, name: str, *, rejected: Connection | None = None) -> Connection:
         """Answer the connection without holding up the event loop. Raises like `get`."""
-        return _connection(name, await channel.aask("connections", "connection", name=_name(name), rejected=_version(rejected)))
+        return connection_of(name, await channel.aask("connections", "connection", name=_name(name), rejected=_version(rejected)))
+
+    def client(self, name: str, *, timeout: float = 30.0, patience: float = 60.0, cafile: str | None = None) -> "Client":
+        """Answer a client for the connection's API; nothing is asked for before its first request.
+
+        `timeout`: the seconds that one request may take, unless it says otherwise. `patience`: the seconds that all waits of one
+        call may take together, where the API answers that it is asked too often; 0: it never waits. `cafile`: the path of a file
+        with authorities that are trusted besides the usual ones.
+        """
+        from millrace._http import Client  # which knows of connections itself
+
+        return Client(
+            _name(name),
+            timeout=_bounds.seconds(timeout, "timeout", above_zero=True),
+            patience=_bounds.seconds(patience, "patience"),
+            cafile=None if cafile is None else _bounds.text(cafile, "cafile", _bounds.PATH),
+        )
 
 
 def _name(name: object) -> str:
@@ -49,7 +68,8 @@ def _version(rejected: Connection | None) -> int | None:
     return None if rejected is None else rejected.version
 
 
-def _connection(name: str, answer: Any) -> Connection:
+def connection_of(name: str, answer: Any) -> Connection:
+    """Answer the connection that the platform's answer is about."""
     ends = answer.get("expires_at")
     return Connection(
         name=answer.get("name") or name,

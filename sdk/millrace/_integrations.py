@@ -12,12 +12,15 @@ In a workflow:
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from millrace import _bounds
 from millrace._connections import Connection, connections
 from millrace._runtime import channel
 from millrace.errors import Refused
+
+if TYPE_CHECKING:
+    from millrace._http import Client
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class Integration:
     def credential(self) -> Connection:
         """Answer the connection, with its token and its end. Raises like `token`."""
         return connections.get(self._connected())
+
+    def client(self, *, timeout: float = 30.0, patience: float = 60.0, cafile: str | None = None) -> "Client":
+        """Answer a client for the connection's API: see `connections.client`. Raises `Refused` where there is no connection."""
+        return connections.client(self._connected(), timeout=timeout, patience=patience, cafile=cafile)
 
     def _connected(self) -> str:
         if self.connection is None:

@@ -1,6 +1,10 @@
 """The errors that a workflow author can meet, by name."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from millrace._reply import Reply
 
 
 class Cancelled(BaseException):
@@ -49,6 +53,19 @@ class Refused(RuntimeError):
 
     def __init__(self, kind: str, message: str) -> None:
         self.kind = kind
+        super().__init__(message)
+
+
+class RequestFailed(ConnectionError):
+    """A request of a client has no answer. The message says where it went, without credentials, and why."""
+
+
+class StatusError(RuntimeError):
+    """An API has answered otherwise than with success. `status` is the answer's, which is `reply`."""
+
+    def __init__(self, message: str, reply: "Reply") -> None:
+        self.reply = reply
+        self.status = reply.status
         super().__init__(message)
 
 

@@ -135,8 +135,20 @@ CLIENTS = {
                 except urllib3.exceptions.HTTPError as error: reasons.append(str(error))
             return found, reasons
     """,
+    "connections.client": """
+        @workflow
+        def main(urls: list, denied: list):
+            http = connections.client("halopsa", cafile=CA)
+            found = [[http.get(url + "/who").json()["host"], http.post(url + "/size", data=b"x" * UPLOAD).json(),
+                      len(http.get(url + "/large").content)] for url in urls]
+            reasons = []
+            for url in denied:
+                try: http.get(url)
+                except RequestFailed as error: reasons.append(str(error))
+            return found, reasons
+    """,
 }
-STANDARD = frozenset({"urllib", "http.client"})
+STANDARD = frozenset({"urllib", "http.client", "connections.client"})
 """Clients of the standard library."""
 BESIDE = """
     from pathlib import Path

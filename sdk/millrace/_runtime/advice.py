@@ -89,6 +89,8 @@ _RESULTS = (
     ("set is not JSON", "give a list: sorted(…) has the same order every time"),
     ("frozenset is not JSON", "give a list: sorted(…) has the same order every time"),
     ("bytes is not JSON", "give text: .decode() if it is text, base64.b64encode(…).decode() if it is not"),
+    ("Reply is not JSON", "give what you need of it: reply.raise_for_status().json()"),
+    ("Connection is not JSON", "ask for it again where you need it: a credential is kept nowhere"),
     ("generator is not JSON", "give a list: list(…)"),
     ("nan has no JSON form", "give None where there is no number"),
     ("which others cannot hold exactly", "give text: str(…)"),

@@ -212,16 +212,17 @@ class Channel:
 
 def ask(what: str, kind: str, /, **fields: Any) -> Any:
     """Ask the supervisor and wait for its answer. Raises `Refused`, and `NotInRun` that names `what`."""
-    return _of_run(what).ask(kind, **fields).result()
+    return asking(what, kind, **fields).result()
 
 
 async def aask(what: str, kind: str, /, **fields: Any) -> Any:
     """Do the same without holding up the event loop."""
-    return await asyncio.wrap_future(_of_run(what).ask(kind, **fields))
+    return await asyncio.wrap_future(asking(what, kind, **fields))
 
 
-def _of_run(what: str) -> Channel:
+def asking(what: str, kind: str, /, **fields: Any) -> "Future[Any]":
+    """Ask the supervisor; the future ends with its answer, or with `Refused`. Raises `NotInRun` that names `what`."""
     if current is None:
         msg = f"{what} are known only inside a run"
         raise NotInRun(msg)
-    return current
+    return current.ask(kind, **fields)

@@ -31,6 +31,8 @@ LOADED = frozenset((
     "zlib", "zoneinfo",
 ))
 # fmt: on
+_WITH_CLIENTS = frozenset(("millrace.connections", "millrace.integrations"))
+_OF_CLIENTS = frozenset(("http.client", "ssl", "urllib.request"))
 
 
 class StandardModules:
@@ -92,8 +94,9 @@ class StandardModules:
         return found
 
     def _found(self, module: str) -> set[str]:
-        """Return those of them that are loaded here."""
-        return self.named(module) & LOADED
+        """Return those of them that are loaded here, with those that a client loads at its first request."""
+        named = self.named(module)
+        return named & LOADED | (_OF_CLIENTS if named & _WITH_CLIENTS else set())
 
     def _text(self, module: str) -> bytes | None:
         path = os.path.join(self._folder, *module.split("."))

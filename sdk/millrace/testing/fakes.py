@@ -17,6 +17,7 @@ Answer = Callable[[dict[str, Any]], Any]
 """Takes a request's fields and returns the answer, or raises `Refused`, as the platform would."""
 
 _EVENT_TYPE = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_BASE_URL = "https://api.example"
 _SHORTEST_SECRET = 8
 """Characters: the platform masks nothing shorter, which would turn up by chance."""
 
@@ -125,14 +126,18 @@ class Steps:
 
 
 class Connections:
-    """Answers the connections that are given: a token, or a `Connection` where its end matters too."""
+    """Answers the connections that are given: a token, or a `Connection` where its end matters too.
 
-    def __init__(self, given: Mapping[str, str | Connection], masking: Masking) -> None:
+    One that is a token has a base_url where the test declares answers of its API.
+    """
+
+    def __init__(self, given: Mapping[str, str | Connection], called: Collection[str], masking: Masking) -> None:
         for name, one in given.items():
             if not isinstance(one, str | Connection):
                 msg = f"connections[{name!r}] is a token or a Connection, not {type(one).__name__}"
                 raise TypeError(msg)
         self._given = given
+        self._called = called
         self._masking = masking
 
     @property
@@ -146,7 +151,8 @@ class Connections:
             msg = f"there is no connection {name!r}"
             raise Refused("NotFound", msg)
         found = self._given[name]
-        connection = found if isinstance(found, Connection) else Connection(name, found)
+        base_url = _BASE_URL if name in self._called else None
+        connection = found if isinstance(found, Connection) else Connection(name, found, base_url=base_url)
         self._masking.learn(connection.token)
         usual = {} if connection.query else {"Authorization": f"Bearer {connection.token}"}
         return {

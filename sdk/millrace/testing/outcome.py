@@ -1,5 +1,6 @@
 """The outcome of a run."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -65,6 +66,21 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """One request that a client sent: `path` with its query as the workflow gave them, `headers` without credentials."""
+
+    connection: str
+    method: str
+    path: str
+    headers: dict[str, str] = field(default_factory=dict)
+    content: bytes = b""
+
+    def json(self) -> Any:
+        """Answer the body as JSON. Raises ValueError."""
+        return json.loads(self.content)
+
+
+@dataclass(frozen=True)
 class Failure:
     """An error, as a real run reports it: the author's frames only, paths from the workspace's folder."""
 
@@ -94,6 +110,8 @@ class Outcome:
     waits: list[Waiting] = field(default_factory=list)
     started: list[Started] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    sent: list[Sent] = field(default_factory=list)
+    """Requests of clients, one for each try."""
     files: dict[str, bytes] = field(default_factory=dict)
     """The workspace's files by path, as they are now."""
     exception: BaseException | None = field(default=None, repr=False, compare=False)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
-from millrace import _declare, _order, _run, _suspension, _waiting
+from millrace import _declare, _http, _order, _run, _suspension, _waiting
 from millrace._binding import bind
 from millrace._connections import Connection
 from millrace._integrations import Integration
@@ -21,10 +21,11 @@ from millrace._runtime.encode import to_json
 from millrace._runtime.failure import error_frame
 from millrace._runtime.large import LARGEST
 from millrace.errors import Cancelled, Refused, ResultError
+from millrace.testing.answers import Answers
 from millrace.testing.elsewhere import Children, Waits
 from millrace.testing.fakes import Connections, Fake, Integrations, Masking, Settings, Steps, Topics
 from millrace.testing.files import Files
-from millrace.testing.outcome import Failure, Line, Outcome, Recorded
+from millrace.testing.outcome import Failure, Line, Outcome, Recorded, Sent
 
 LARGEST_RESULT = LARGEST
 """Bytes as JSON that the platform keeps of a result."""
@@ -38,6 +39,7 @@ def run(
     /,
     *,
     connections: Mapping[str, str | Connection] | None = None,
+    answers: Mapping[str, Mapping[str, Any] | Callable[[Sent], Any]] | None = None,
     integrations: Mapping[str, Mapping[str, Any] | Integration] | None = None,
     variables: Mapping[str, Any] | None = None,
     secrets: Mapping[str, str] | None = None,
@@ -54,7 +56,14 @@ def run(
 
     Give the things that the workflow may ask for by name: `connections` as tokens or `Connection`s, `integrations` as configs or
     `Integration`s, `variables`, `secrets`, `files` by path, and the `topics` that take events. All others are refused as not
-    there. `steps` are results that an earlier attempt recorded: those steps are not called; from an `Outcome` they come with
+    there.
+
+    `answers` are those of the APIs that clients call, by connection and by `"GET /path"` (or `"GET /path?a=1"`): JSON, None for no
+    content, a `Reply`, an exception, an iterator of them, or a function from `Sent` to one of them, which may also stand for all of
+    a connection. A request without an answer raises LookupError. A connection that has answers, and is given as a token, has a
+    base_url.
+
+    `steps` are results that an earlier attempt recorded: those steps are not called; from an `Outcome` they come with
     their order, and with its waits. `signals` answers waits, by name, one after the other; `runs` gives the ends of child runs,
     by workflow: a result, a function from the input to one, or an exception. No time passes in `sleep`, nor before a time-out.
     `scheduled_for`, which is aware, is the time of a schedule that the run is for.
@@ -70,9 +79,10 @@ def run(
     kept, told, tree = Steps({} if steps is None else steps, masking), Topics(topics, masking), Files(files or {})
     children = Children(runs or {}, kept, masking)
     waits = Waits(signals or {}, kept, children)
+    apis = Answers(answers or {})
     fakes: list[Fake] = [
         kept,
-        Connections(connections or {}, masking),
+        Connections(connections or {}, answers or {}, masking),
         Integrations(integrations or {}),
         Settings(variables or {}, secrets or {}, masking),
         told,
@@ -81,7 +91,7 @@ def run(
         children,
     ]
     job = {"run": "testing", "scheduled_for": None if scheduled_for is None else scheduled_for.astimezone(UTC).isoformat()}
-    attempt = _Attempt(masking, fakes, kept, waits.slept, job)
+    attempt = _Attempt(masking, fakes, kept, waits.slept, job, apis)
     document = json.loads(to_json(dict(given or {}), what="the input", rich=True))
     outcome = _beside_a_loop(lambda: attempt.made(workflow, document))
     return Outcome(
@@ -89,6 +99,7 @@ def run(
         lines=attempt.lines,
         steps=kept.recorded(waits.calls if outcome["status"] == "waiting" else []),
         events=told.emitted,
+        sent=apis.sent,
         files=tree.held,
         slept=waits.slept,
         waits=waits.open if outcome["status"] == "waiting" else [],
@@ -103,8 +114,11 @@ class _Suspended(SystemExit):
 class _Attempt:
     """Stands in the place of a run's supervisor: takes lines, answers requests from fakes."""
 
-    def __init__(self, masking: Masking, fakes: Sequence[Fake], kept: Steps, slept: list[float], job: dict[str, Any]) -> None:
+    def __init__(
+        self, masking: Masking, fakes: Sequence[Fake], kept: Steps, slept: list[float], job: dict[str, Any], apis: Answers
+    ) -> None:
         self._slept = slept
+        self._apis = apis
         self._job = job
         self._is_cancelled = False
         self._is_suspended = False
@@ -194,12 +208,14 @@ class _Attempt:
             with _order.begun(_order.Order(self._recorded, self._waiting)) as order:
                 channel.current = cast("channel.Channel", self)
                 _waiting.skipped = self._slept.append
+                _http.answered = self._apis.answered
                 _run.job = self._job
                 yield loop, order
         finally:
             channel.current = None
             _run.job = None
             _waiting.skipped = None
+            _http.answered = None
             _suspension.current = _suspension.Suspension()
             loop.close()
             _ONE_AT_A_TIME.release()
