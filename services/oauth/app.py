@@ -73,7 +73,7 @@ class OAuth:
             keyring=keyring,
         )
         self.announcer = Announcer(bus, self.store, self.refresher.ending)
-        self.credentials = Credentials(self.vault, self.refresher)
+        self.credentials = Credentials(self.vault, self.providers, self.refresher)
         self.keepers: Mapping[str, Keeper[Any]]
 
 

@@ -7,7 +7,7 @@ import msgspec
 from services.oauth.addresses import filled
 from services.oauth.domain import Kept, Sending, sending_of
 from services.oauth.flows import FLOWS
-from services.oauth.providers import spec_of
+from services.oauth.providers import Providers, spec_of
 from services.oauth.refresh import Refresher
 from services.oauth.vault import Vault
 from shared.envelope import rfc3339
@@ -30,27 +30,28 @@ class Credential(msgspec.Struct, frozen=True, kw_only=True):
 class Credentials:
     """Live credentials, whatever they are made of."""
 
-    def __init__(self, vault: Vault, refresher: Refresher) -> None:
+    def __init__(self, vault: Vault, providers: Providers, refresher: Refresher) -> None:
         self._vault = vault
+        self._providers = providers
         self._refresher = refresher
 
     async def of(self, row: Kept, *, rejected: int | None = None) -> Credential:
         """Return the live credential of a connection. Raises as `Refresher.live`, `Unavailable` for one that does not open."""
         spec = spec_of(row)
-        if spec.grant not in FLOWS:
-            token = self._vault.opened(row)
-            return Credential(
-                token=token, sending=sending_of(spec, token), base_url=spec.base_url, expires_at=None, version=row.version
-            )
-        live = await self._refresher.live(row, rejected=rejected)
-        state, provider, token = live.state, live.registered.provider, live.tokens.access_token
+        if spec.grant in FLOWS:
+            live = await self._refresher.live(row, rejected=rejected)
+            token, provider = live.tokens.access_token, live.registered.provider
+            expires_at, version = live.state.expires_at, live.state.version
+        else:
+            token, provider = self._vault.opened(row), await self._providers.described(row.org, spec)
+            expires_at, version = None, row.version
         base = spec.base_url
         if base is None and provider.base_url is not None:
             base = filled(provider.base_url, spec.parameters, provider.hosts)
         return Credential(
             token=token,
-            sending=sending_of(spec, token),
+            sending=sending_of(spec, provider, token),
             base_url=base,
-            expires_at=None if state.expires_at is None else rfc3339(state.expires_at),
-            version=state.version,
+            expires_at=None if expires_at is None else rfc3339(expires_at),
+            version=version,
         )

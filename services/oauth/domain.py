@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from shared.messages import (
 )
 from shared.questions.oauth import GetSecret, GetToken
 from shared.resources.connection import Connection
+from shared.resources.provider import Provider
 
 # Bearer tokens travel in headers, and servers refuse headers beyond 8 to 64 KiB.
 LONGEST_TOKEN = 64 * 1024
@@ -95,15 +96,16 @@ class Sending(msgspec.Struct, frozen=True):
         return "Sending(...)"
 
 
-def sending_of(spec: Connection, token: str) -> Sending:
-    """Return how a connection's credential is sent: a token after `Bearer`, unless its connection says otherwise."""
+def sending_of(spec: Connection, provider: Provider, token: str) -> Sending:
+    """Return how a connection's credential is sent: a token after `Bearer`, unless its connection or provider says otherwise."""
     if spec.grant == "basic":
         pair = base64.b64encode(f"{spec.username}:{token}".encode()).decode()
         return Sending(headers={"Authorization": f"Basic {pair}"})
     if spec.query is not None:
         return Sending(query={spec.query: token})
     usual = "" if spec.grant == "api_key" else "Bearer "
-    return Sending(headers={spec.header or "Authorization": (usual if spec.prefix is None else spec.prefix) + token})
+    prefix = next(one for one in (spec.prefix, provider.prefix, usual) if one is not None)
+    return Sending(headers={spec.header or provider.header or "Authorization": prefix + token})
 
 
 def check_connection(spec: Connection, *, has_token: bool) -> None:
@@ -127,22 +129,18 @@ def check_connection(spec: Connection, *, has_token: bool) -> None:
         problems.append(Problem("username", "is of basic only"))
     if spec.query is not None and (spec.grant != "api_key" or spec.header is not None):
         problems.append(Problem("query", "is of an api_key only, and instead of a header"))
-    if spec.header is not None and not _HEADER.fullmatch(spec.header):
-        problems.append(Problem("header", "is no name of a header"))
-    if spec.prefix is not None and any(not " " <= one <= "~" for one in spec.prefix):
-        problems.append(Problem("prefix", "cannot stand in a header"))
+    problems += _unsendable(spec)
     if spec.base_url is not None and not _ADDRESS.fullmatch(spec.base_url):
         problems.append(Problem("base_url", "must be an address that begins with https:// or http://, without a user or blanks"))
     useless = {name for one in FLOWS.values() for name in one.fields} - set(() if flow is None else flow.fields)
     if not oauth:
-        useless |= {"provider", "client_id", "key_id", "scopes", "parameters"}
+        useless |= {"client_id", "key_id", "scopes"} | (set() if spec.provider is not None else {"parameters"})
     problems += [
         Problem(one, f"is of no use for a connection by {spec.grant}")
         for one in spec.__struct_fields__
         if one in useless and getattr(spec, one)
     ]
-    if problems:
-        raise Invalid("; ".join(f"{one.path} {one.message}" for one in problems), errors=tuple(problems))
+    _raise(problems)
 
 
 def check_token(token: str, grant: str = "token") -> None:
@@ -179,13 +177,30 @@ def check_client_secret(secret: str, authentication: str | None) -> None:
         raise Invalid("the client's secret does not fit", errors=(Problem("client_secret", message),))
 
 
-def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise `Invalid` naming each further header of token requests that is none, or is the request's own."""
+def check_headers(provider: Provider) -> None:
+    """Raise `Invalid` naming what a provider says of headers and cannot stand in one, or is a token request's own."""
     problems = [
         Problem(f"token_headers.{name}", "is no header, or one of the request's own")
-        for name, value in headers.items()
-        if not _HEADER.fullmatch(name) or name.lower() in _OWN_HEADERS or not all(" " <= one <= "~" for one in value)
+        for name, value in provider.token_headers.items()
+        if not _HEADER.fullmatch(name) or name.lower() in _OWN_HEADERS or not _is_plain(value)
     ]
+    _raise(problems + _unsendable(provider))
+
+
+def _unsendable(spec: Connection | Provider) -> list[Problem]:
+    problems = []
+    if spec.header is not None and not _HEADER.fullmatch(spec.header):
+        problems.append(Problem("header", "is no name of a header"))
+    if spec.prefix is not None and not _is_plain(spec.prefix):
+        problems.append(Problem("prefix", "cannot stand in a header"))
+    return problems
+
+
+def _is_plain(text: str) -> bool:
+    return all(" " <= one <= "~" for one in text)
+
+
+def _raise(problems: Sequence[Problem]) -> None:
     if problems:
         raise Invalid("; ".join(f"{one.path} {one.message}" for one in problems), errors=tuple(problems))
 

@@ -92,28 +92,36 @@ class Providers:
         found = await self._discovery.of(org, registered.address("issuer"))
         return msgspec.structs.replace(registered, provider=provider.over(found.provider), promises_iss=found.promises_iss)
 
+    async def described(self, org: str, spec: Connection) -> Provider:
+        """Return what the provider says of a connection that is no OAuth one: where its API is, and how a key is sent.
+
+        Raises `Invalid` where there is none of its name.
+        """
+        return Provider() if spec.provider is None else (await self._found(org, spec.provider))[2]
+
     async def check(self, org: str, spec: Connection) -> None:
         """Raise `Invalid` where a connection's provider is not there, or its addresses cannot be filled."""
         name = spec.provider or ""
+        found, own, provider = await self._found(org, name)
+        fields: tuple[str, ...] = ("base_url",)
+        if spec.grant in FLOWS:
+            fields = ADDRESSES
+            _check_granting(name, own, provider, spec)
+            if found is not None:
+                _check_lent(found, org, spec)
+            _filled(provider, spec)
+        for field in fields:
+            if (template := getattr(provider, field)) is not None:
+                filled(template, spec.parameters, provider.hosts)
+
+    async def _found(self, org: str, name: str) -> tuple[Kept | None, Provider, Provider]:
+        """Return a provider's row, if it is no known one, what it says itself, and that with what is known of it."""
         found = await self._named(org, name)
         if found is None and name not in KNOWN:
             detail = f"there is no provider {name!r} in this organization or in global, and none of that name is known"
             raise Invalid(detail, errors=(Problem("provider", detail),))
-        own = KINDS["provider"].spec_of(found.spec) if found is not None else Provider()
-        provider = whole(own, name)
-        if spec.client_id is None and own.client_id is None:
-            detail = f"is needed: the provider {name!r} has no client of its own"
-            raise Invalid(f"client_id {detail}", errors=(Problem("client_id", detail),))
-        if found is not None:
-            _check_lent(found, org, spec)
-        for field in ("token_url", *FLOWS[spec.grant].addresses):
-            if getattr(provider, field) is None and not is_discovered(provider):
-                detail = f"has no {field}, which {spec.grant} needs"
-                raise Invalid(f"the provider {name!r} {detail}", errors=(Problem("provider", detail),))
-        for field in ADDRESSES:
-            if (template := getattr(provider, field)) is not None:
-                filled(template, spec.parameters, provider.hosts)
-        _filled(provider, spec)
+        own: Provider = KINDS["provider"].spec_of(found.spec) if found is not None else Provider()
+        return found, own, whole(own, name)
 
     async def _named(self, org: str, name: str) -> Kept | None:
         return await self._store.usable("provider", org, name, by_run=False)
@@ -156,6 +164,17 @@ def _filled(provider: Provider, spec: Connection) -> Provider:
     texts: dict[str, dict[str, str]] = {field: getattr(provider, field) for field in FURTHER}
     made = {field: {name: filled_text(text, spec.parameters) for name, text in of.items()} for field, of in texts.items()}
     return msgspec.structs.replace(provider, **made)
+
+
+def _check_granting(name: str, own: Provider, provider: Provider, spec: Connection) -> None:
+    """Raise `Invalid` naming what a connection's grant needs of its provider, and it lacks."""
+    if spec.client_id is None and own.client_id is None:
+        detail = f"is needed: the provider {name!r} has no client of its own"
+        raise Invalid(f"client_id {detail}", errors=(Problem("client_id", detail),))
+    for field in ("token_url", *FLOWS[spec.grant].addresses):
+        if getattr(provider, field) is None and not is_discovered(provider):
+            detail = f"has no {field}, which {spec.grant} needs"
+            raise Invalid(f"the provider {name!r} {detail}", errors=(Problem("provider", detail),))
 
 
 def _check_lent(provider: Kept, org: str, spec: Connection) -> None:

@@ -54,7 +54,7 @@ class Connections(Rules[Connection]):
             check_token(token, spec.grant)
         kept = draft.kept & draft.before.sealed.keys() if draft.before is not None else frozenset()
         check_connection(spec, has_token=bool(draft.secrets or kept))
-        if spec.grant in FLOWS:
+        if spec.provider is not None:
             await self._providers.check(draft.org, spec)
         return spec
 
@@ -74,13 +74,14 @@ class ProviderRules(Rules[Provider]):
         if spec.known is not None and spec.known not in KNOWN:
             raise Invalid(f"no provider {spec.known!r} is known", errors=(Problem("known", "is not known"),))
         provider = whole(spec, "")
-        if provider.token_url is None and not is_discovered(provider):
+        # One with a header of its own may be there for keys only.
+        if provider.token_url is None and provider.header is None and not is_discovered(provider):
             problem = Problem("token_url", "is missing, and so is an issuer that announces it; no known provider has it")
             raise Invalid("token_url is missing", errors=(problem,))
         for field in ADDRESSES:
             if (template := getattr(provider, field)) is not None:
                 check_template(field, template, provider.hosts)
-        check_headers(provider.token_headers)
+        check_headers(provider)
         kept = draft.kept & draft.before.sealed.keys() if draft.before is not None else frozenset()
         if (draft.secrets or kept) and spec.client_id is None:
             raise Invalid("client_id is missing", errors=(Problem("client_id", "is missing: the secret is that of a client"),))

@@ -48,7 +48,9 @@ class Connection(Spec, frozen=True, kw_only=True):
         Grant,
         about("What it is: a `token`, an `api_key`, `basic` for a user and a password, or how an OAuth provider grants it."),
     ] = "token"
-    provider: Annotated[Name, refers_to("provider"), about("The OAuth provider: one of yours, or a known one.")] | None = None
+    provider: (
+        Annotated[Name, refers_to("provider"), about("The provider: one of yours, or a known one; OAuth needs one.")] | None
+    ) = None
     client_id: Annotated[Words, about("The id of an OAuth client of its own; the provider's else.")] | None = None
     key_id: Annotated[Words, about("The id of that client's private key at the provider.")] | None = None
     subject: Annotated[Words, about("In whose name a `jwt_bearer` one asks; the client's own unless given.")] | None = None

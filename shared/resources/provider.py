@@ -42,7 +42,7 @@ class ProviderAdds(VaultAdds, frozen=True):
     example={"known": "github", "client_id": "Iv1.0123456789abcdef", "client_secret": "a long random text"},
 )
 class Provider(Spec, frozen=True, kw_only=True):
-    """An OAuth 2.0 server with a client that is registered there. What is not given is that of the known provider."""
+    """An OAuth 2.0 server with a client that is there, or an API with keys. What is not given is that of the known provider."""
 
     known: Annotated[Name, about("The known provider that it is: `GET /api/v1/known-providers` lists them.")] | None = None
     client_id: Annotated[Words, about("The client's id at the provider.")] | None = None
@@ -68,6 +68,8 @@ class Provider(Spec, frozen=True, kw_only=True):
     authorize_url: Annotated[Template, about("Where a person is asked.")] | None = None
     revoke_url: Annotated[Template, about("Where tokens are revoked (RFC 7009).")] | None = None
     base_url: Annotated[Template, about("Where the API is, for runs.")] | None = None
+    header: Annotated[Name, about("The header that carries its tokens or keys: `Authorization` unless given.")] | None = None
+    prefix: Annotated[str, msgspec.Meta(max_length=50), about("What stands before them there: `Bearer ` for tokens.")] | None = None
     issuer: (
         Annotated[
             Template,

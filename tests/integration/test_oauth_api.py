@@ -108,5 +108,5 @@ async def test_known_providers_are_listed_with_their_documents(place: Place) -> 
         assert found["microsoft-graph"]["parameters"] == ["tenant"]
         assert found["microsoft-graph"]["grants"] == ["authorization_code", "client_credentials"]
         assert found["zoom-server"]["parameters"] == ["account_id"]
-        assert "`X-Shopify-Access-Token`" in found["shopify"]["note"]
+        assert "`offline`" in found["typeform"]["note"]
         assert found["github"]["documents"].startswith("https://docs.github.com/")

@@ -63,6 +63,24 @@ async def test_a_connections_values_stand_in_the_further_parameters_of_its_provi
             await it.provide(token_headers={"Authorization": "Basic eA=="})
 
 
+async def test_a_key_goes_where_its_provider_says(place: Place) -> None:
+    async with asking(place) as it:
+        await it.put("connection", "glue", grant="api_key", provider="it-glue-eu", token="the key")
+        given = await it.given("glue")
+        assert (given.headers, given.answer.base_url) == ({"x-api-key": "the key"}, "https://api.eu.itglue.com")
+        # An organization's own provider of that name goes before the known one, and keeps what it does not say itself.
+        await it.put("provider", "it-glue-eu", known="it-glue-eu", base_url="https://{site}.example.com/api", prefix="Key ")
+        with pytest.raises(Invalid, match=r"parameters\.site"):
+            await it.put("connection", "glue", grant="api_key", provider="it-glue-eu", token="the key")
+        await it.put("connection", "glue", grant="api_key", provider="it-glue-eu", token="the key", parameters={"site": "acme"})
+        given = await it.given("glue")
+        assert (given.headers, given.answer.base_url) == ({"x-api-key": "Key the key"}, "https://acme.example.com/api")
+        with pytest.raises(Invalid, match="no provider 'nobody'"):
+            await it.put("connection", "none", grant="token", provider="nobody", token="the key")
+        with pytest.raises(Invalid, match="has no token_url"):
+            await it.put("connection", "none", grant="client_credentials", provider="it-glue", client_id="a", token="b")
+
+
 async def test_a_connection_may_bring_a_client_of_its_own(place: Place) -> None:
     async with asking(place) as it:
         it.provider.clients["mine"] = "my-secret"
@@ -120,7 +138,9 @@ async def test_credentials_that_are_no_tokens_say_how_they_are_sent(place: Place
         ({"token": "x", "header": "X Y"}, "header"),
         ({"token": "x", "prefix": "a\nb"}, "prefix"),
         ({"token": "x", "base_url": "https://user@host"}, "base_url"),
-        ({"token": "x", "provider": "github"}, "provider"),
+        ({"token": "x", "provider": "nobody"}, "provider"),
+        ({"token": "x", "provider": "github", "client_id": "c"}, "client_id"),
+        ({"token": "x", "parameters": {"tenant": "c"}}, "parameters"),
         ({"grant": "client_credentials"}, "provider"),
         ({"grant": "client_credentials", "provider": "nobody", "client_id": "c"}, "provider"),
         ({"grant": "client_credentials", "provider": "github"}, "client_id"),

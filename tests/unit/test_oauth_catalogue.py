@@ -14,7 +14,7 @@ import pytest
 
 from services.oauth.addresses import check_template, filled, filled_text
 from services.oauth.catalogue import KNOWN, KnownProvider
-from services.oauth.domain import check_headers
+from services.oauth.domain import check_headers, sending_of
 from services.oauth.flows import FLOWS
 from services.oauth.token_requests import (
     OAuthClient,
@@ -63,15 +63,17 @@ def test_an_entry_is_one_that_a_provider_resource_could_be(one: KnownProvider) -
             address = urlsplit(filled(template, values, provider.hosts))
             assert HOST.fullmatch(address.hostname or "")
             assert not address.query
-    check_headers(provider.token_headers)
+    check_headers(provider)
 
 
 @pytest.mark.parametrize("one", KNOWN.values(), ids=lambda one: one.name)
 def test_an_entry_has_what_its_grants_need(one: KnownProvider) -> None:
     assert one.grants
-    assert set(one.grants) <= set(FLOWS)
-    assert one.provider.token_url is not None
-    assert one.provider.client_authentication in {"basic", "post"}
+    is_oauth = not {"token", "api_key", "basic"} & set(one.grants)
+    assert is_oauth == (set(one.grants) <= set(FLOWS))
+    assert is_oauth == (one.provider.token_url is not None)
+    assert is_oauth == (one.provider.client_authentication in {"basic", "post"})
+    assert is_oauth or (one.provider.header and one.provider.base_url)
     assert ("authorization_code" in one.grants) == (one.provider.authorize_url is not None)
     assert one.note is None or one.note.endswith(".")
 
@@ -244,7 +246,20 @@ def test_tokens_are_revoked_and_headers_sent_as_the_documents_show() -> None:
 @pytest.mark.parametrize("header", ["Authorization", "content-type", "Host", "a b", "", "a\nb"])
 def test_a_further_header_is_none_of_the_requests_own(header: str) -> None:
     with pytest.raises(Invalid, match="token_headers"):
-        check_headers({header: "value"})
+        check_headers(Provider(token_headers={header: "value"}))
     with pytest.raises(Invalid, match="token_headers"):
-        check_headers({"Version": "1\r\nAuthorization: x"})
-    check_headers({"Version": "1"})
+        check_headers(Provider(token_headers={"Version": "1\r\nAuthorization: x"}))
+    check_headers(Provider(token_headers={"Version": "1"}))
+
+
+def test_tokens_and_keys_are_sent_as_the_documents_show() -> None:
+    def headers(name: str, **given: Any) -> dict[str, str]:
+        return sending_of(Connection(**given), KNOWN[name].provider, "key").headers
+
+    assert headers("github", grant="authorization_code") == {"Authorization": "Bearer key"}
+    assert headers("shopify", grant="authorization_code") == {"X-Shopify-Access-Token": "key"}
+    assert headers("it-glue", grant="api_key") == {"x-api-key": "key"}
+    assert headers("it-glue", grant="api_key", header="X-Other", prefix="Key ") == {"X-Other": "Key key"}
+    for wrong in ({"header": "a b"}, {"prefix": "a\n"}):
+        with pytest.raises(Invalid, match=next(iter(wrong))):
+            check_headers(Provider(**wrong))
