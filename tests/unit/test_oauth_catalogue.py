@@ -5,14 +5,18 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from services.oauth.addresses import check_template, filled, filled_text
+from services.oauth.answers import Granted, read
 from services.oauth.catalogue import KNOWN, KnownProvider
 from services.oauth.domain import check_headers, sending_of
 from services.oauth.flows import FLOWS
@@ -24,6 +28,7 @@ from services.oauth.token_requests import (
     authorizing,
     client_credentials,
     exchanging,
+    jwt_bearer,
     refreshing,
     revoking,
     scope_of,
@@ -72,7 +77,9 @@ def test_an_entry_has_what_its_grants_need(one: KnownProvider) -> None:
     is_oauth = not {"token", "api_key", "basic"} & set(one.grants)
     assert is_oauth == (set(one.grants) <= set(FLOWS))
     assert is_oauth == (one.provider.token_url is not None)
-    assert is_oauth == (one.provider.client_authentication in {"basic", "post"})
+    # A client that signs with its key shows with that who it is.
+    has_secret = is_oauth and any(not FLOWS[grant].has_key for grant in one.grants)
+    assert has_secret == (one.provider.client_authentication in {"basic", "post"})
     assert is_oauth or (one.provider.header and one.provider.base_url)
     assert ("authorization_code" in one.grants) == (one.provider.authorize_url is not None)
     assert one.note is None or one.note.endswith(".")
@@ -229,6 +236,21 @@ def test_tokens_are_asked_for_as_the_documents_show(
 def test_a_clients_own_token_is_asked_for_as_the_documents_show(name: str, values: dict[str, str], request_of_it: Any) -> None:
     provider, address = made(name, **values)
     assert sent(client_credentials(call(provider, address("token_url")), Connection(), None)) == request_of_it
+
+
+def test_an_installation_is_asked_for_with_what_the_app_has_signed_and_its_token_ends_when_the_answer_says() -> None:
+    provider, address = made("github-app-installation", installation="42")
+    key = generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    asked = msgspec.structs.replace(call(provider, address("token_url")), client=OAuthClient("Iv1", key))
+    request = jwt_bearer(asked, Connection(grant="jwt_bearer"), None)
+    assert request.url == "https://api.github.com/app/installations/42/access_tokens"
+    assert request.headers["Authorization"].startswith("Bearer ey")
+    assert sent(request)[3] == {}
+    answer = msgspec.json.encode({"token": "ghs_1", "expires_at": "2026-01-02T04:04:05Z", "permissions": {"issues": "write"}})
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    granted = read(201, {"content-type": "application/json"}, answer, provider, now)
+    assert isinstance(granted, Granted)
+    assert (granted.access_token, granted.life) == ("ghs_1", 3600)
 
 
 def test_tokens_are_revoked_and_headers_sent_as_the_documents_show() -> None:
