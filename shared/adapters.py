@@ -13,20 +13,32 @@ from shared.questions.adapters import AdapterAnswer, AdapterEntry, AdapterReques
 from shared.registry import Entry, RegistryView
 from shared.resources.source import COMMON_SETTINGS, SourceEntry
 
-# Questions to one adapter that are under way from one process; others are to come again, so that one whose code hangs holds up no
-# more than these.
+# Questions for the sources of one organization that are under way from one process, as many as the executor takes; others are to
+# come again, so that adapters whose code hangs hold up no more than these.
 MOST_ASKED = 16
 # Seconds until then.
 BUSY = 2.0
 
 
 class CustomAdapters:
-    """The adapters that organizations have in their workspaces, and their answers; `ask` puts a question to their owner."""
+    """The adapters that organizations have in their workspaces, and their answers; `ask` puts a question to their owner.
 
-    def __init__(self, view: RegistryView[AdapterEntry], ask: Callable[[Any], Awaitable[Any]]) -> None:
+    At most `most_of_org` are asked at a time for one organization, and `most` for all together, where that is given.
+    """
+
+    def __init__(
+        self,
+        view: RegistryView[AdapterEntry],
+        ask: Callable[[Any], Awaitable[Any]],
+        *,
+        most_of_org: int = MOST_ASKED,
+        most: int | None = None,
+    ) -> None:
         self._view = view
         self._ask = ask
-        self._asked: Counter[tuple[str, str, str]] = Counter()
+        self._most_of_org = most_of_org
+        self._most = most
+        self._asked: Counter[str] = Counter()
 
     def entries(self, org: str, name: str) -> tuple[Entry[AdapterEntry] | None, ...]:
         """Return the entries that a name may mean to an organization, its own first: the same objects until one changes."""
@@ -59,17 +71,17 @@ class CustomAdapters:
         self, adapter: AdapterEntry, source: SourceEntry, act: Literal["receive", "handshake", "parse"], request: AdapterRequest
     ) -> AdapterAnswer:
         """Return the answer of an adapter's code. Raises `NotFound`, `Unavailable`, also where many wait for one already."""
-        key = (source.org, adapter.org, adapter.name)
-        if self._asked[key] >= MOST_ASKED:
+        org = source.org
+        if self._asked[org] >= self._most_of_org or (self._most is not None and self._asked.total() >= self._most):
             raise Unavailable(f"adapter {adapter.name} is busy", retry_after=BUSY)
-        self._asked[key] += 1
+        self._asked[org] += 1
         try:
             answer: AdapterAnswer = await self._ask(_question(adapter, source, act, request))
             return answer
         finally:
-            self._asked[key] -= 1
-            if not self._asked[key]:
-                del self._asked[key]
+            self._asked[org] -= 1
+            if not self._asked[org]:
+                del self._asked[org]
 
 
 def _question(

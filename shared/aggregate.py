@@ -34,11 +34,15 @@ UNREADABLE = "unreadable"
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """One message of an aggregate: its stream sequence, subject and envelope, whose type is `UNREADABLE` where there is none."""
+    """One message of an aggregate: its stream sequence, subject and envelope, whose type is `UNREADABLE` where there is none.
+
+    `document` are its bytes, where it was read from the stream.
+    """
 
     sequence: int
     subject: str
     envelope: Envelope
+    document: bytes = b""
 
     def message(self) -> Message | None:
         """Return the message within; None for an unreadable one, which must not block later ones."""
@@ -109,7 +113,7 @@ async def _get(client: Client, stream: str, request: dict[str, Any]) -> Stored |
 def _stored(sequence: int, subject: str, document: bytes) -> Stored:
     """Return the stored message; foreign bytes count as well, because the next append has to expect their sequence."""
     try:
-        return Stored(sequence, subject, open_envelope(document))
+        return Stored(sequence, subject, open_envelope(document), document)
     except Invalid:
         nothing = Envelope(
             id="",

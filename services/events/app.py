@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import alerts, domain
 from services.events.config import EventsSettings, read
+from services.events.deferring.resuming import DeferredWebhooks
 from services.events.entities import organization_of
 from services.events.floods import Floods
 from services.events.handlers import HANDLERS
@@ -57,6 +58,9 @@ from shared.service import Runtime
 
 # Bodies, and data of events, above 256 KiB that are held at the same time: at most 25 MB each, and several times that when parsed.
 LARGE_AT_ONCE = 8
+# Questions to adapters of workspaces, for one organization and in all, that are under way from what is handled as it comes: what is
+# more is deferred. Of what is handled at a time most is left to other adapters.
+ASKED_OF_ORG, ASKED = 4, 32
 # Seconds between two looks at what is to be tried again: no policy is more exact.
 SWEPT_EVERY = 1.0
 
@@ -82,7 +86,8 @@ class Events:
         self.sources_view = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         self.workflows_view = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)
         self.adapters_view = RegistryView(bus.client, "adapters", AdapterEntry, runtime.health)
-        self.adapters = CustomAdapters(self.adapters_view, bus.ask)
+        self.adapters = CustomAdapters(self.adapters_view, bus.ask, most_of_org=ASKED_OF_ORG, most=ASKED)
+        self.deferred = DeferredWebhooks(self, CustomAdapters(self.adapters_view, bus.ask))
         self._by_source: dict[str, list[SubscriptionEntry]] = {}
         self._indexed = -1
         self._alerts: dict[str, list[SourceEntry]] = {}
@@ -228,6 +233,8 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         await bus.start()
         runtime.background.start(events.scheduler.sweep(), "search for overdue schedules")
         runtime.background.start(Registrar(events).run(), "registrations")
+        runtime.health.state("deferred_webhooks", events.deferred.fact)
+        runtime.background.start(events.deferred.run(), "deferred webhooks")
         stack.push_async_callback(events.releaser.close)
         runtime.background.start(events.releaser.sweep(), "search for held events")
         # Before what the handlers use.

@@ -18,7 +18,7 @@ from services.events.adapters import ADAPTERS, PARSERS, Parse, ParsedEvent, Webh
 from services.events.adapters.webhook import checked_event
 from services.events.holding.plan import holds
 from services.events.registrations.notices import NoticeDeps, take_notice
-from services.events.sandboxed import read_in_sandbox
+from services.events.sandboxed import AdapterUnavailable, read_in_sandbox
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.consumer import Follows, Handlers
@@ -27,6 +27,7 @@ from shared.errors import Invalid, NotFound, Problem
 from shared.expressions.pool import Expressions, Trouble
 from shared.messages import (
     EventAccepted,
+    EventDeferred,
     EventFiltered,
     EventHeld,
     EventRouted,
@@ -105,27 +106,46 @@ class Large:
 async def parse(webhook: WebhookReceived, deps: HandlerDeps) -> AsyncIterator[tuple[Message, str]]:
     """Make the events of a webhook; each is itself by its number in the request.
 
-    A sender's delivery that was received before, longer ago than the broker remembers ids, yields nothing.
+    A sender's delivery that was received before, longer ago than the broker remembers ids, yields nothing. One whose adapter, in a
+    workspace, cannot make them now is deferred: here it would be in the way of others.
     """
     if webhook.sender_delivery is not None:
         first = await deps.first_received(webhook.delivery)
         if first is not None and first != datetime.fromisoformat(webhook.received_at):
             _log.info("delivery.repeated", delivery=webhook.delivery, first_received_at=rfc3339(first))
             return
-    async with deps.room_for(webhook.body_ref):
-        async for accepted in accepted_of(webhook, deps, retry=None):
-            await take_notice(accepted, webhook, deps)
-            yield accepted, accepted.event
+    # Of others the body is not read here.
+    async with deps.room_for(webhook.body_ref if webhook.adapter in PARSERS else None):
+        try:
+            async for accepted in accepted_of(webhook, deps, retry=None):
+                await take_notice(accepted, webhook, deps)
+                yield accepted, accepted.event
+        except AdapterUnavailable as error:
+            yield (
+                EventDeferred(
+                    source=webhook.source,
+                    delivery=webhook.delivery,
+                    adapter=webhook.adapter,
+                    received_at=webhook.received_at,
+                    reason=error.detail[:LONGEST_REASON],
+                ),
+                "deferred",
+            )
 
 
-async def accepted_of(webhook: WebhookReceived, deps: HandlerDeps, *, retry: str | None) -> AsyncIterator[EventAccepted]:
-    """Yield the events of a webhook. Raises `Invalid` when the body does not parse; `retry` makes their ids new."""
+async def accepted_of(
+    webhook: WebhookReceived, deps: HandlerDeps, *, retry: str | None, adapters: CustomAdapters | None = None
+) -> AsyncIterator[EventAccepted]:
+    """Yield the events of a webhook; `retry` makes their ids new. `adapters` are asked in place of the usual ones.
+
+    Raises `Invalid` when the body does not parse, `AdapterUnavailable`.
+    """
     source = await deps.source(webhook.source)
     parser = PARSERS.get(webhook.adapter)
     if parser is not None:
         events = await _read(parser, await _request(webhook, source, deps))
     elif source is not None:
-        events = await read_in_sandbox(webhook, source, deps.adapters)
+        events = await read_in_sandbox(webhook, source, adapters or deps.adapters)
     else:
         raise NotFound(f"there is no adapter {webhook.adapter!r}")
     for number, event in enumerate(events):

@@ -22,9 +22,11 @@ from shared.envelope import Envelope, rfc3339
 from shared.messages import (
     DeadLettered,
     EventAccepted,
+    EventDeferred,
     EventFiltered,
     EventHeld,
     EventOverdue,
+    EventResumed,
     EventRouted,
     EventUnroutable,
     RunError,
@@ -42,6 +44,7 @@ LINGER = 0.02
 REMEMBERED = 50_000
 # Characters of a run's error that its delivery shows; the run has all of it.
 LONGEST_ERROR = 1000
+RESUMED = {"deferred_for": None, "deferred": None}
 QUEUED = {"status": "queued", "reason": None, "error": None, "ended_at": None}
 TABLES = ("delivery", "delivery_run", "chain", "dead_letter", "replay", "held", "held_group")
 
@@ -69,13 +72,13 @@ async def received(batch: Sequence[Recorded], _connection: Connection) -> list[S
 
 async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Statement]:
     """Events were made of deliveries, and subscriptions wanted them or none did."""
-    kinds = (EventAccepted, EventHeld, EventRouted, EventFiltered, EventUnroutable, EventOverdue)
+    kinds = (EventAccepted, EventHeld, EventRouted, EventFiltered, EventUnroutable, EventOverdue, EventDeferred, EventResumed)
     messages = [(at, at.message) for at in batch if isinstance(at.message, kinds)]
     rows = await store.routings(connection, list({message.delivery for _, message in messages}))
     # Read from the rows once, and written to them once, of a delivery: most have several messages in a batch.
     folded: dict[str, Routing] = {}
     for at, message in messages:
-        if isinstance(message, EventAccepted | EventOverdue) and message.delivery not in rows:
+        if isinstance(message, EventAccepted | EventOverdue | EventDeferred) and message.delivery not in rows:
             rows[message.delivery] = _delivery(message, at.envelope) | store.UNROUTED
         row = rows.get(message.delivery)
         if row is None:
@@ -83,11 +86,16 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
         if isinstance(message, EventOverdue):
             row |= {"overdue_at": at.envelope.time, "overdue": message.reason}
             continue
+        if isinstance(message, EventDeferred | EventResumed):
+            row |= {"deferred_for": message.adapter, "deferred": message.reason} if isinstance(message, EventDeferred) else RESUMED
+            continue
         folded[message.delivery] = routing(folded.get(message.delivery) or _routing_of(row), message)
         if isinstance(message, EventAccepted):
             row |= {"accepted": at.delivered.sequence, "accepted_at": at.envelope.time, "overdue_at": None, "overdue": None}
             if message.emitted_by is not None and message.retried_by is None:
                 row["emitted"] = at.delivered.sequence
+            if message.retried_by is not None:
+                row |= RESUMED  # somebody has done what it waits for
     for delivery, routed_so in folded.items():
         rows[delivery] |= _columns_of(routed_so)
     emitted = Counter(
@@ -174,7 +182,7 @@ def _outcome(status: str, at: Recorded) -> dict[str, Any]:
     }
 
 
-def _delivery(message: WebhookReceived | EventAccepted | EventOverdue, envelope: Envelope) -> dict[str, Any]:
+def _delivery(message: WebhookReceived | EventAccepted | EventOverdue | EventDeferred, envelope: Envelope) -> dict[str, Any]:
     return {
         "id": message.delivery,
         "org": envelope.org,

@@ -15,6 +15,7 @@ from sqlalchemy import RowMapping
 from services.events.deliveries import DeliveryDeps, begun
 from services.events.replay_rows import ReplayRows
 from services.events.retries import again, catch_up, publish_again
+from services.events.sandboxed import AdapterLost
 from shared import aggregate
 from shared.asking import Questions
 from shared.bounded import BoundedTasks, Turns
@@ -226,7 +227,7 @@ class Replayer:
             if not events:
                 return "skipped"
             await publish_again([msgspec.structs.replace(event, lane=LANE) for event in events], first, self._deps)
-        except (Invalid, NotFound) as error:
+        except (Invalid, NotFound, AdapterLost) as error:
             _log.warning("delivery.not_replayed", delivery=delivery["id"], replay=replay["id"], reason=error.detail)
             return "failed"
         return "replayed"

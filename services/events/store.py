@@ -43,7 +43,11 @@ FORGOTTEN = timedelta(days=6)
 _ORG, _ID = parameter("org"), parameter("id")
 _ACCEPTED = _D.outcome == literal_column("'accepted'")
 # The outcome of a retry outweighs that it was given up before.
-_STATUS = case((_D.dead.is_not(None) & _ACCEPTED, literal_column("'dead'")), else_=_D.outcome)
+_STATUS = case(
+    (_D.dead.is_not(None) & _ACCEPTED, literal_column("'dead'")),
+    (_D.deferred_for.is_not(None) & _ACCEPTED, literal_column("'deferred'")),
+    else_=_D.outcome,
+)
 _SHOWN_OF_RUN = ("workflow", "status", "reason", "error", "requested_at", "ended_at")
 _RUN = func.jsonb_build_object("id", _R.run, *(part for name in _SHOWN_OF_RUN for part in (name, _R[name])))
 _RUNS = func.coalesce(func.jsonb_agg(aggregate_order_by(_RUN, _R.requested_at, _R.run)), literal_column("'[]'"))
@@ -54,7 +58,7 @@ _SELECTED = select(
         for name in ("subscriptions", "events", "ended", "retried_by", "edited_by", "retries", "retry_at", "overdue_at", "accepted")
     ),
     _STATUS.label("status"),
-    case((_ACCEPTED, func.coalesce(_D.dead, _D.reason, _D.overdue)), else_=_D.reason).label("reason"),
+    case((_ACCEPTED, func.coalesce(_D.dead, _D.reason, _D.deferred, _D.overdue)), else_=_D.reason).label("reason"),
     select(_RUNS).where(_R.delivery == _D.id).scalar_subquery().label("runs"),
 )
 _DELIVERY = Compiled(_SELECTED.where(_D.org == _ORG, _D.id == _ID))
@@ -216,6 +220,7 @@ _JSON = ("subscriptions", "events")
 _ROUTING = (
     *("type", "outcome", "reason", "emitted", *_JSON, "ended"),
     *("retried_by", "edited_by", "retries", "retry_at", "accepted_at", "accepted", "overdue_at", "overdue"),
+    *("deferred_for", "deferred"),
 )
 _BEGUN = inserted(delivery, *_FIRST, "sequence")
 _NOTE_DELIVERIES = Compiled(overwriting(_BEGUN, sequence=func.coalesce(_BEGUN.excluded.sequence, _D.sequence)))

@@ -16,6 +16,7 @@ from services.events import domain, routing
 from services.events.deliveries import DeliveryDeps, begun
 from services.events.handlers import LONGEST_REASON
 from services.events.retries import catch_up, events_of, publish_again
+from services.events.sandboxed import AdapterLost
 from shared import aggregate
 from shared.bounded import ArrivalOrder, BoundedTasks
 from shared.durables import backlog_of
@@ -124,7 +125,7 @@ class Sweeper:
                     matching = {one.id for one in domain.matching(self._deps.subscriptions(event.source), event.type)}
                     tries = 1 + max(one.tries for one in due.values())
                     events.append(msgspec.structs.replace(event, skip=sorted(matching - due.keys()), tries=tries))
-        except (Invalid, NotFound) as error:
+        except (Invalid, NotFound, AdapterLost) as error:
             events, reason = [], error.detail
         await publish_again(events, first, self._deps)
         again = {event.number for event in events}

@@ -27,7 +27,8 @@ registration = Table(
 
 # Each column is written by the projection of one stream only, or gets the same value from several, so that the rows do not
 # depend on which stream is read first. `sequence` and `emitted` are where the message that began the delivery is, in WEBHOOKS or in
-# EVENTS; `accepted` is where its newest event is there. `overdue` says why it had no end at `overdue_at`.
+# EVENTS; `accepted` is where its newest event is there. `overdue` says why it had no end at `overdue_at`, `deferred` why it waits
+# for the adapter `deferred_for`, if it does.
 delivery = Table(
     "delivery",
     metadata,
@@ -52,6 +53,8 @@ delivery = Table(
     Column("accepted", BigInteger),
     Column("overdue_at", Moment),
     Column("overdue", Text),
+    Column("deferred_for", Text),
+    Column("deferred", Text),
 )
 Index("delivery_list", delivery.c.org, delivery.c.received_at.desc(), delivery.c.id.desc())
 Index(
@@ -61,6 +64,13 @@ Index(
 )
 Index("delivery_unended", delivery.c.received_at, postgresql_where=text("NOT ended AND dead IS NULL"))
 Index("delivery_retry", *(delivery.c[name] for name in ("org", "retry_at", "id")), postgresql_where=text("retry_at IS NOT NULL"))
+# The condition of deliveries that wait for an adapter, as the index has it.
+DEFERRED = text("delivery.deferred_for IS NOT NULL AND delivery.dead IS NULL")
+Index(
+    "delivery_deferred",
+    *(delivery.c[name] for name in ("org", "deferred_for", "received_at", "id")),
+    postgresql_where=DEFERRED,
+)
 
 delivery_run = Table(
     "delivery_run",

@@ -41,7 +41,7 @@ from services.executor.sandbox.jail import Sandbox, Tier
 from services.executor.sandbox.process import ChildLimits
 from services.executor.store import ExecutorStore
 from services.executor.workspaces import commits
-from services.executor.workspaces.adapters import AdapterJobs
+from services.executor.workspaces.adapter_jobs import AdapterJobs
 from services.executor.workspaces.bundles import Bundles
 from services.executor.workspaces.slow import Slow
 from shared import service
@@ -196,6 +196,7 @@ async def running(settings: ExecutorSettings, runtime: Runtime) -> AsyncIterator
         environments, housekeeping = await stack.enter_async_context(packages)
         executor = Executor(settings, bus, engine, sandbox, expressions, environments, resolver)
         stack.push_async_callback(executor.builds.close)
+        stack.push_async_callback(executor.adapter_jobs.close)
         await executor.bundles.start()
         stack.push_async_callback(executor.bundles.close)
 

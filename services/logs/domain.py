@@ -36,6 +36,7 @@ _LEVEL_OF_VERB = {
     "refresh_failed": "warning",
     "refused": "warning",
     "unroutable": "warning",
+    "deferred": "warning",
 }
 
 

@@ -138,6 +138,8 @@ _BY_TYPE: dict[str, Callable[[dict[str, Any]], str]] = {
     "event.routed": _filled("{workflow} was asked for as run {run}"),
     "event.filtered": _filled("filtered: {reason}"),
     "event.unroutable": _filled("{workflow} cannot run: {reason}"),
+    "event.deferred": _filled("waits for adapter {adapter}: {reason}"),
+    "event.resumed": _filled("adapter {adapter} has made its events"),
     "replay.requested": _filled("{actor} has {total} deliveries routed again, {rate} a second"),
     "replay.progressed": _filled("{replayed} routed again, {skipped} skipped, {failed} failed"),
     "replay.ended": _filled("{outcome}: {replayed} routed again, {skipped} skipped, {failed} failed"),

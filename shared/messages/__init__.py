@@ -27,7 +27,16 @@ from shared.messages.connection import (
 )
 from shared.messages.dead import DeadLettered
 from shared.messages.declaration import DECLARATIONS, Declaration, Message, declaration_of, message
-from shared.messages.event import EventAccepted, EventFiltered, EventHeld, EventOverdue, EventRouted, EventUnroutable
+from shared.messages.event import (
+    EventAccepted,
+    EventDeferred,
+    EventFiltered,
+    EventHeld,
+    EventOverdue,
+    EventResumed,
+    EventRouted,
+    EventUnroutable,
+)
 from shared.messages.firing import ScheduleFailed, ScheduleFired, ScheduleMissed, ScheduleSkipped
 from shared.messages.letter import LetterDiscarded, LetterReplayed
 from shared.messages.line import LineChunk, Lines

@@ -141,6 +141,29 @@ class EventUnroutable(Message, frozen=True, kw_only=True):
     tries: int = 0
 
 
+@message("event.deferred", key="source", by="events")
+class EventDeferred(Message, frozen=True, kw_only=True):
+    """A webhook waits for the code of its organization's own `adapter`, which could not make its events: `reason` says why.
+
+    It ends in `event.resumed`, or in a dead letter.
+    """
+
+    source: str
+    delivery: str
+    adapter: str
+    received_at: str
+    reason: str
+
+
+@message("event.resumed", key="source", by="events")
+class EventResumed(Message, frozen=True, kw_only=True):
+    """All events of a webhook that was deferred have been accepted."""
+
+    source: str
+    delivery: str
+    adapter: str
+
+
 @message("event.overdue", key="source", by="events")
 class EventOverdue(Message, frozen=True, kw_only=True):
     """A delivery has no end since `since` (RFC 3339), longer than any should take, and nothing of it waits to be handled."""

@@ -20,7 +20,7 @@ MOST_VERIFIED, MOST_PARSED = 1024 * 1024, 8 * 1024 * 1024
 HARMLESS_TYPES = frozenset({"text/plain", "application/json"})
 HARMLESS_HEADER = re.compile(r"(?:x-(?!content-type-options\Z|frame-options\Z|accel-)|webhook-|allow\Z)[a-z0-9-]*", re.IGNORECASE)
 # Seconds of the question: for the code, and the way to it.
-ASK_TIMEOUT = 5.0
+ASK_TIMEOUT = 6.0
 
 
 class AdapterEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,7 +67,7 @@ class DeliveryRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
-    """The story of one delivery. `status` is accepted, held, routed, filtered, unroutable or dead.
+    """The story of one delivery. `status` is accepted, deferred, held, routed, filtered, unroutable or dead.
 
     `retries` counts how often it was routed again, `edited_by` gave the last of them other data. `overdue_at` is when it was found
     to have no end. Shown of one delivery alone, and only while the bus has them, seven days: the `request` of a webhook, the `data`

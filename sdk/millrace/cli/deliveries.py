@@ -30,7 +30,7 @@ def deliveries() -> None:
 
 
 @deliveries.command("list")
-@click.option("--status", help="accepted, held, routed, filtered, unroutable, dead")
+@click.option("--status", help="accepted, deferred, held, routed, filtered, unroutable, dead")
 @click.option("--source", help="A source's name or id.")
 @click.option("--overdue", is_flag=True, help="Only those that should have an end by now and have none.")
 @LIMIT

@@ -159,20 +159,22 @@ class Builds:
             return False
         return True
 
+    def found(self, locked: Locked) -> Path | None:
+        """Return where the packages of a version are, if they are on this machine, used just now."""
+        folder = self._environments.folder(locked.identity)
+        try:
+            os.utime(folder)  # when it was used last
+        except FileNotFoundError:
+            return None
+        return folder
+
     async def folder(self, locked: Locked | None) -> Path | None:
         """Return where the packages of a version are, built from its lock if need be.
 
         Raises `Failed` where its lock cannot be used, `NotHad` where its packages cannot be had now; `Unavailable`.
         """
-        if locked is None:
-            return None
-        folder = self._environments.folder(locked.identity)
-        try:
-            os.utime(folder)  # when it was used last
-        except FileNotFoundError:
-            pass
-        else:
-            return folder
+        if locked is None or (found := self.found(locked)) is not None:
+            return None if locked is None else found
         try:
             lock = await asyncio.to_thread(locks.read, (await self._blobs.read(locked.lock)).decode())
         except (NotFound, UnicodeDecodeError, LockError) as error:

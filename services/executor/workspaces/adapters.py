@@ -7,37 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import hashlib
-import time
-from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, NoReturn, Protocol, cast
 
 import msgspec
 import structlog
 
 from services.executor.environments.builds import Builds
-from services.executor.environments.environments import Failed
 from services.executor.sandbox.errors import SandboxUnavailable
 from services.executor.sandbox.jail import Capabilities, Failure, Job, KeptResult, Outcome, Sandbox
 from services.executor.sandbox.masking import Masker
+from services.executor.workspaces.adapter_jobs import BUSY, PATIENCE, AdapterJobs, ReadyCode, asker_of
 from services.executor.workspaces.bundles import Bundles
-from services.executor.workspaces.packages import of
 from shared.blobs import Blobs
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import MillraceError, PermissionDenied, TooLarge, Unavailable
 from shared.questions.adapters import CODE_TIMEOUT, MOST_PARSED, AdapterAnswer, AdapterReply, AskAdapter, MadeEvent, check_answer
 from shared.values import MOST_TYPE, check
 
-# Of one organization's adapters at a time, and how many wait besides; of all organizations together.
-AT_ONCE, WAITING, ALTOGETHER = 4, 12, 48
-# So many times in a row an adapter's code may be lost, in a time-out or otherwise, until it rests for so many seconds: each has
-# taken a whole deadline of a core. Then one request shows how it is.
-LOST_IN_A_ROW, RESTS = 3, 10.0
 # Bytes as JSON of all events that a request makes: an answer has to fit into a message.
 LARGEST = 1024 * 1024
-REMEMBERED = 10_000
 # Characters of a reason.
 LONGEST_REASON = 1000
 
@@ -70,7 +60,8 @@ class _Nothing:
 
     network = None
 
-    def __init__(self) -> None:
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
         self.result = b""
 
     def __getattr__(self, name: str) -> NoReturn:
@@ -78,6 +69,7 @@ class _Nothing:
 
     async def begin(self) -> None:
         """See `jail.Capabilities`, as for all that follows."""
+        self._begin()
 
     async def log(self, _level: str, _event: str, _fields: dict[str, Any]) -> None:
         """Drop it."""
@@ -96,81 +88,25 @@ class _Nothing:
         return KeptResult(hashlib.sha256(kept).hexdigest(), len(kept))
 
 
-class AdapterJobs:
-    """The places for the code of adapters, and which of it rests."""
-
-    def __init__(self) -> None:
-        self._places: dict[str, asyncio.Semaphore] = {}
-        self._taken: Counter[str] = Counter()
-        # By organization, adapter and version: how often it was lost in a row, and until when it rests.
-        self._lost: OrderedDict[tuple[str, str, str, str], tuple[int, float]] = OrderedDict()
-
-    @contextlib.asynccontextmanager
-    async def place(self, org: str) -> AsyncIterator[None]:
-        """Have a place for the block, after a wait. Raises `Unavailable` where many wait already."""
-        if self._taken[org] >= AT_ONCE + WAITING or self._taken.total() >= ALTOGETHER:
-            raise Unavailable("too many requests wait for adapters", retry_after=2)
-        places = self._places.setdefault(org, asyncio.Semaphore(AT_ONCE))
-        self._taken[org] += 1
-        try:
-            async with places:
-                yield
-        finally:
-            self._taken[org] -= 1
-            if not self._taken[org]:
-                del self._taken[org]
-                self._places.pop(org, None)
-
-    @contextlib.contextmanager
-    def trial(self, asked: AskAdapter) -> Iterator[list[bool]]:
-        """Count whether the code is lost: the block appends that. Raises `Unavailable` while it rests."""
-        key = (asked.org, asked.owner, asked.adapter, asked.version)
-        count, until = self._lost.get(key, (0, 0.0))
-        now = time.monotonic()
-        if count >= LOST_IN_A_ROW:
-            if now < until:
-                raise Unavailable(f"the code of adapter {asked.adapter} hung or crashed just now", retry_after=until - now)
-            self._lost[key] = (count, now + RESTS)  # the others wait for what this one shows
-        outcome: list[bool] = []
-        yield outcome
-        if outcome == [False]:
-            self._lost.pop(key, None)
-        elif outcome == [True]:
-            self._lost[key] = (self._lost.pop(key, (0, 0.0))[0] + 1, time.monotonic() + RESTS)
-            if len(self._lost) > REMEMBERED:
-                self._lost.popitem(last=False)
-
-
 async def ask_adapter(asked: AskAdapter, deps: AdapterDeps) -> AdapterAnswer:
     """Return what an adapter's code makes of a request. Raises `NotFound`, `Unavailable`."""
-    began = time.monotonic()
-    with deps.adapter_jobs.trial(asked) as outcome:
-        async with deps.adapter_jobs.place(asked.org):
-            left = CODE_TIMEOUT - (time.monotonic() - began)
-            if left < CODE_TIMEOUT / 2:
-                raise Unavailable("the adapters of this organization are busy", retry_after=2)
-            answer = await _answer(asked, deps)
+    jobs, until = deps.adapter_jobs, asyncio.get_running_loop().time() + PATIENCE
+    with jobs.trial(asked) as outcome:
+        code = await jobs.ready(asked, deps, until)
+        async with jobs.place(asked.org, asker_of(asked), until):
+            answer = await _answer(asked, code, deps, until)
         outcome.append(answer.outcome == "lost")
     return answer
 
 
-async def _answer(asked: AskAdapter, deps: AdapterDeps) -> AdapterAnswer:
-    bundle = await deps.bundles.get(asked.version)
-    found = bundle.adapter(asked.adapter)
+async def _answer(asked: AskAdapter, code: ReadyCode, deps: AdapterDeps, until: float) -> AdapterAnswer:
+    """Return an answer of code that begins before a time of the loop. Raises `Unavailable` where it does not."""
     secrets = _opened(asked, deps.keyring)
-    try:
-        body = await _body(asked, deps)
-        packages = await deps.builds.folder(of(bundle.manifest.environments, found.path))
-    except TooLarge as error:
-        return AdapterAnswer(outcome="failed", reason=error.detail)
-    except Failed as error:
-        raise Unavailable(f"the packages of adapter {asked.adapter} cannot be had: {error}") from error
     request = {
         "method": asked.request.method,
         "url": asked.request.url,
         "headers": asked.request.headers,
         "query": asked.request.query,
-        "body_base64": body,
     }
     job = Job(
         run=f"adapter of {asked.source}",
@@ -178,23 +114,33 @@ async def _answer(asked: AskAdapter, deps: AdapterDeps) -> AdapterAnswer:
         org=asked.org,
         # No workflow's name: no process serves both.
         workflow=f"adapter {asked.adapter}",
-        bundle=bundle.folder,
-        module=found.module,
-        function=found.function,
-        input={"act": asked.act, "request": request, "settings": asked.settings, "secrets": secrets},
-        timeout=CODE_TIMEOUT,
+        bundle=code.bundle.folder,
+        module=code.declared.module,
+        function=code.declared.function,
+        input={},
+        # Not by the job's own time-out, after which code may go on for the grace of a run.
+        timeout=2 * CODE_TIMEOUT,
         isolation="workflow",
-        site_packages=packages,
+        site_packages=code.packages,
     )
-    nothing = _Nothing()
+    has_begun = False
+
+    def begin() -> None:
+        nonlocal has_begun
+        has_begun = True
+        # What came before is not the code's fault.
+        deadline.reschedule(asyncio.get_running_loop().time() + CODE_TIMEOUT)
+
+    nothing = _Nothing(begin)
     try:
-        with deps.bundles.held(bundle.folder), deps.builds.held(packages):
-            # Not by the job's own time-out, after which code may go on for the grace of a run.
-            async with asyncio.timeout(CODE_TIMEOUT):
-                ended = await deps.sandbox.run(
-                    msgspec.structs.replace(job, timeout=2 * CODE_TIMEOUT), cast("Capabilities", nothing)
-                )
-    except TimeoutError:
+        with deps.bundles.held(code.bundle.folder), deps.builds.held(code.packages):
+            async with asyncio.timeout_at(until) as deadline:
+                request["body_base64"] = await _body(asked, deps)
+                given = {"act": asked.act, "request": request, "settings": asked.settings, "secrets": secrets}
+                ended = await deps.sandbox.run(msgspec.structs.replace(job, input=given), cast("Capabilities", nothing))
+    except TimeoutError as error:
+        if not has_begun:
+            raise Unavailable("no process was free for the adapter's code", retry_after=BUSY) from error
         return AdapterAnswer(outcome="lost", reason=f"it took longer than {CODE_TIMEOUT:g} s")
     except TooLarge as error:
         return AdapterAnswer(outcome="failed", reason=error.detail)

@@ -16,7 +16,7 @@ from shared.questions.events import DeliveryList, DeliveryView, EventEdit, GetDe
 class DeliveriesQuery(Paged, frozen=True, kw_only=True):
     """Filters for a list of deliveries."""
 
-    status: Literal["accepted", "held", "routed", "filtered", "unroutable", "dead"] | None = None
+    status: Literal["accepted", "deferred", "held", "routed", "filtered", "unroutable", "dead"] | None = None
     source: Annotated[str, msgspec.Meta(description="A source's name or id.")] | None = None
     id: Annotated[str, msgspec.Meta(description="How the id begins.")] | None = None
     overdue: Annotated[bool, msgspec.Meta(description="Only those that should have an end by now and have none.")] = False
