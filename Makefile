@@ -60,4 +60,4 @@ lock:  ## Write requirements.lock anew (needs uv)
 	  --custom-compile-command "make lock" pyproject.toml --output-file requirements.lock
 
 clean:  ## Remove the environment and caches; data stays
-	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/peers/*/node_modules

@@ -1,0 +1,66 @@
+// An OpenID Connect server for tests, on a port that the system gives: prints its issuer, and ends with its standard input.
+// Clients register themselves (RFC 7591). A `token_life` of theirs, in seconds, is how long their access tokens live.
+import { createServer } from "node:http";
+import { Provider } from "oidc-provider";
+
+const seen = { grants: {}, refusals: [] };
+
+function life(_ctx, _token, client) {
+  return client.token_life ?? 3600;
+}
+
+const configuration = {
+  scopes: ["openid", "offline_access", "tickets"],
+  features: {
+    clientCredentials: { enabled: true },
+    deviceFlow: { enabled: true },
+    introspection: { enabled: true },
+    registration: { enabled: true },
+    revocation: { enabled: true },
+  },
+  extraClientMetadata: { properties: ["token_life"] },
+  pkce: { required: () => true },
+  // Its usual rule rotates late. Whatever the rule, the second use of a token that was rotated ends the whole grant.
+  rotateRefreshToken: true,
+  ttl: { AccessToken: life, ClientCredentials: life },
+};
+
+// An API that takes this server's tokens.
+async function api(provider, request, response) {
+  const [, token = ""] = (request.headers.authorization ?? "").match(/^Bearer (\S+)$/) ?? [];
+  const found = (await provider.AccessToken.find(token)) ?? (await provider.ClientCredentials.find(token));
+  if (!found) {
+    response.writeHead(401, { "WWW-Authenticate": 'Bearer error="invalid_token"' }).end();
+    return;
+  }
+  answer(response, { client: found.clientId, account: found.accountId ?? null, scope: found.scope ?? "" });
+}
+
+function answer(response, document) {
+  response.writeHead(200, { "Content-Type": "application/json" }).end(JSON.stringify(document));
+}
+
+const server = createServer();
+server.listen(0, "127.0.0.1", () => {
+  const issuer = `http://127.0.0.1:${server.address().port}`;
+  const provider = new Provider(issuer, configuration);
+  provider.on("grant.success", (ctx) => {
+    const type = ctx.oidc.params.grant_type;
+    seen.grants[type] = (seen.grants[type] ?? 0) + 1;
+  });
+  provider.on("grant.error", (ctx, error) => {
+    seen.refusals.push([ctx.oidc?.params?.grant_type ?? null, error.error, error.error_detail ?? null]);
+  });
+  const callback = provider.callback();
+  server.on("request", (request, response) => {
+    if (request.url === "/api/tickets") {
+      api(provider, request, response).catch((error) => response.writeHead(500).end(String(error)));
+    } else if (request.url === "/seen") {
+      answer(response, seen);
+    } else {
+      callback(request, response);
+    }
+  });
+  console.log(issuer);
+});
+process.stdin.resume().on("end", () => process.exit(0));
