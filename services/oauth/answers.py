@@ -60,6 +60,8 @@ class Ungranted(msgspec.Struct, frozen=True):
     """Whether the provider refuses the client itself, which all connections of the provider share."""
     is_local: bool = False
     """Whether it was clear without asking the provider."""
+    code: str | None = None
+    """The error's code, as the provider has it."""
 
 
 def read(status: int, headers: Mapping[str, str], body: bytes, provider: Provider, now: datetime) -> Granted | Ungranted:
@@ -75,7 +77,7 @@ def read(status: int, headers: Mapping[str, str], body: bytes, provider: Provide
     if status >= 500:
         return Ungranted("transient", f"the provider answered {status}" + (f" ({code})" if code else ""), wait)
     if code is not None or status >= 400:
-        return _refusal(status, code, wait)
+        return msgspec.structs.replace(_refusal(status, code, wait), code=code)
     granted = None if document is None else _granted(document, provider, clock_of(headers.get("date"), now))
     if granted is not None and granted.token_type.lower() in _UNUSABLE:
         return Ungranted(

@@ -101,6 +101,7 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
         runtime.background.start(oauth.outbox.sweep(settings.database_url), "publishing what is left")
         runtime.background.start(renewing(oauth.store, oauth.tokens, oauth.vault, settings.database_url), "renewing what is sealed")
         runtime.background.start(oauth.refresher.store_left(), "storing what is left")
+        runtime.background.start(oauth.authorizations.devices.polling(), "asking for devices")
         runtime.background.start(refreshing_in_time(oauth.tokens, oauth.refresher), "refreshing in time")
         bus.answer(QUESTIONS, oauth)
         await bus.start()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from datetime import timedelta
 
+import msgspec
 import structlog
 
 from services.oauth.answers import Granted
-from services.oauth.authorization_store import AuthorizationRequest, AuthorizationStore
+from services.oauth.authorization_store import AuthorizationRequest, AuthorizationStore, hashed
+from services.oauth.device import Devices
 from services.oauth.domain import Kept
+from services.oauth.flows import FLOWS
 from services.oauth.outbox import Outbox
 from services.oauth.providers import Providers, Registered
 from services.oauth.refresh import Refresher, Tokens
@@ -21,7 +23,14 @@ from services.oauth.token_store import Publication, TokenStore
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Invalid, MillraceError, NotFound, Problem, Unavailable
-from shared.questions.oauth import AuthorizationBegun, AuthorizationEnded, BeginAuthorization, FinishAuthorization
+from shared.questions.oauth import (
+    AuthorizationBegun,
+    AuthorizationEnded,
+    AuthorizationView,
+    BeginAuthorization,
+    FinishAuthorization,
+    GetAuthorization,
+)
 
 # How long a person has to agree.
 OPEN = timedelta(minutes=10)
@@ -52,16 +61,22 @@ class Authorizations:
         self._endpoint = endpoint
         self._outbox = outbox
         self._keyring = keyring
+        self.devices = Devices(
+            store=store, requests=requests, providers=providers, endpoint=endpoint, keyring=keyring, stored=self._stored
+        )
 
     async def begin(self, command: BeginAuthorization) -> AuthorizationBegun:
         """Return the address where a person is asked. Raises `NotFound`, `Invalid`, `Unavailable`."""
         row = await self._store.named("connection", command.org, command.name)
         if row is None or row.revoking:
             raise NotFound(f"there is no connection {command.name!r}")
-        if row.spec.get("grant") != "authorization_code":
+        flow = FLOWS.get(str(row.spec.get("grant")))
+        if flow is None or flow.person is None:
             detail = f"is not authorized by a person: it is by {row.spec.get('grant')}"
             raise Invalid(f"the connection {row.name!r} {detail}", errors=(Problem("name", detail),))
         registered = await self._providers.discovered(row.org, await self._providers.of(row))
+        if flow.person == "device":
+            return await self.devices.begin(command, row, registered)
         provider, spec = registered.provider, registered.spec
         state = secrets.token_urlsafe(32)
         verifier = None if provider.pkce is False else secrets.token_urlsafe(48)
@@ -88,7 +103,20 @@ class Authorizations:
             state=state,
             verifier=verifier,
         )
-        return AuthorizationBegun(url=url, expires_at=rfc3339(ends))
+        return AuthorizationBegun(id=hashed(state), url=url, expires_at=rfc3339(ends))
+
+    async def of(self, asked: GetAuthorization) -> AuthorizationView:
+        """Return what has become of an authorization. Raises `NotFound`."""
+        row = await self._store.named("connection", asked.org, asked.name)
+        found = None if row is None else await self._requests.one(asked.org, row.id, asked.authorization)
+        if found is None:
+            raise NotFound(f"the connection {asked.name!r} has no such authorization, or it ended long ago")
+        status, reason = "open" if found.status == "taken" else found.status, found.reason
+        if found.status == "open" and found.expires_at <= utc_now():
+            status, reason = "failed", "nobody has allowed it in time: begin again"
+        return msgspec.convert(
+            {"id": found.state, "status": status, "reason": reason, "expires_at": rfc3339(found.expires_at)}, AuthorizationView
+        )
 
     async def finish(self, command: FinishAuthorization) -> AuthorizationEnded:
         """Exchange what came back for tokens, and return what became of it: a reason for people unless all went well.
@@ -105,6 +133,11 @@ class Authorizations:
             reason = await self._finished(command, request, row)
         except MillraceError as error:
             reason = error.detail
+        try:
+            await self._requests.end(request.state, reason)
+        except Unavailable as error:
+            # The person learns it all the same.
+            _log.warning("authorization.not_ended", connection=row.id, reason=error.detail)
         if reason is not None:
             _log.warning("connection.not_authorized", connection=row.id, reason=reason)
         return AuthorizationEnded(org=row.org, name=row.name, reason=reason)
@@ -138,7 +171,7 @@ class Authorizations:
         data = {
             "connection": row.id,
             "name": row.name,
-            "grant": "authorization_code",
+            "grant": registered.spec.grant,
             "version": row.version,
             "actor": request.actor,
         }
@@ -156,8 +189,3 @@ class Authorizations:
         _log.info("connection.authorized", connection=row.id, version=stored.version, actor=request.actor)
         await self._outbox.flush(row.id)
         return None
-
-
-def hashed(state: str) -> str:
-    """Return a `state` as it is stored: whoever reads the table cannot answer in anybody's name."""
-    return hashlib.sha256(state.encode()).hexdigest()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import hashlib
+from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import delete, func
+from sqlalchemy import Update, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.sql.expression import Executable
 
 from services.oauth.tables import authorization_request
 from shared.db import transaction
 
 _C = authorization_request.c
+# How long what became of one can be asked for.
+REMEMBERED = timedelta(minutes=10)
 
 
 class AuthorizationRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a person was asked: by the hash of `state`, with PKCE's verifier sealed, for `actor`, by the command `correlation`."""
+    """What a person was asked: by the hash of `state`, with PKCE's verifier sealed, for `actor`, by the command `correlation`.
+
+    Of a device's the code is sealed, and its provider is asked at `poll_at`, every `interval` seconds. `status`: open, taken by a
+    browser that came back, authorized, failed by `reason`.
+    """
 
     state: str
     connection: str
@@ -27,6 +35,10 @@ class AuthorizationRequest(msgspec.Struct, frozen=True, kw_only=True):
     actor: str
     correlation: str
     expires_at: datetime
+    status: str = "open"
+    reason: str | None = None
+    poll_at: datetime | None = None
+    interval: float | None = None
 
 
 class AuthorizationStore:
@@ -36,16 +48,57 @@ class AuthorizationStore:
         self._engine = engine
 
     async def add(self, request: AuthorizationRequest) -> None:
-        """Keep one, and forget those that have ended."""
+        """Keep one, and forget those that have ended long ago."""
         async with transaction(self._engine) as connection:
-            await connection.execute(delete(authorization_request).where(_C.expires_at < func.clock_timestamp()))
+            await connection.execute(delete(authorization_request).where(_C.expires_at < func.clock_timestamp() - REMEMBERED))
             await connection.execute(insert(authorization_request).values(msgspec.structs.asdict(request)))
 
     async def take(self, state: str) -> AuthorizationRequest | None:
-        """Return the one of that hash, which is gone from then on."""
+        """Return the one of that hash, which a browser has come back for: nobody takes it again."""
+        open_ = (_C.state == state) & (_C.status == "open") & _C.poll_at.is_(None)
+        taken = update(authorization_request).where(open_).values(status="taken").returning(authorization_request)
+        found = await self._rows(taken)
+        return found[0] if found else None
+
+    async def due(self, limit: int, put_off: timedelta) -> list[AuthorizationRequest]:
+        """Return those of devices whose provider is to be asked now; others find them again after `put_off`."""
+        now = func.clock_timestamp()
+        found = (
+            select(_C.state)
+            .where(_C.poll_at <= now, _C.status == "open", _C.expires_at > now)
+            .order_by(_C.poll_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+            .cte("due")
+        )
+        taken = update(authorization_request).where(_C.state.in_(select(found.c.state))).values(poll_at=now + put_off)
+        return await self._rows(taken.returning(authorization_request))
+
+    async def put_off(self, state: str, interval: float) -> None:
+        """Have a device's provider asked again after so many seconds, and every so many from then on."""
+        later = func.clock_timestamp() + timedelta(seconds=interval)
+        await self._rows(_of(state).values(poll_at=later, interval=interval).returning(authorization_request))
+
+    async def end(self, state: str, reason: str | None) -> None:
+        """Record what became of one, a reason for people unless all went well, and forget its secret."""
+        ended = {"status": "authorized" if reason is None else "failed", "reason": reason, "poll_at": None, "sealed": None}
+        await self._rows(_of(state).values(ended).returning(authorization_request))
+
+    async def one(self, org: str, connection_id: str, state: str) -> AuthorizationRequest | None:
+        """Return one of a connection, whatever became of it."""
+        mine = (_C.org == org) & (_C.connection == connection_id) & (_C.state == state)
+        found = await self._rows(select(authorization_request).where(mine))
+        return found[0] if found else None
+
+    async def _rows(self, statement: Executable) -> list[AuthorizationRequest]:
         async with transaction(self._engine) as connection:
-            found = await connection.execute(
-                delete(authorization_request).where(_C.state == state).returning(authorization_request)
-            )
-            row = found.mappings().first()
-            return None if row is None else AuthorizationRequest(**row)
+            return [AuthorizationRequest(**row) for row in (await connection.execute(statement)).mappings()]
+
+
+def _of(state: str) -> Update:
+    return update(authorization_request).where(_C.state == state)
+
+
+def hashed(state: str) -> str:
+    """Return a `state` as it is stored: whoever reads the table cannot answer in anybody's name."""
+    return hashlib.sha256(state.encode()).hexdigest()

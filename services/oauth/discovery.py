@@ -32,6 +32,7 @@ class _Metadata(msgspec.Struct, frozen=True, kw_only=True):
     issuer: str
     token_endpoint: str
     authorization_endpoint: str | None = None
+    device_authorization_endpoint: str | None = None
     revocation_endpoint: str | None = None
     token_endpoint_auth_methods_supported: list[str] | None = None
     authorization_response_iss_parameter_supported: bool = False
@@ -90,6 +91,7 @@ def _read(document: bytes, issuer: str) -> Discovered | _Foreign:
     provider = Provider(
         token_url=read.token_endpoint,
         authorize_url=read.authorization_endpoint,
+        device_url=read.device_authorization_endpoint,
         revoke_url=read.revocation_endpoint,
         client_authentication=method,
     )

@@ -25,6 +25,7 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
 FLOWS: Mapping[str, Flow] = {
     "client_credentials": Flow(),
     "authorization_code": Flow(person="browser", addresses=("authorize_url",)),
+    "device_code": Flow(person="device", addresses=("device_url",)),
     "jwt_bearer": Flow(fields=("subject",), has_key=True),
     "token_exchange": Flow(fields=("exchanges",), needs=("exchanges",)),
 }

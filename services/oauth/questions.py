@@ -24,8 +24,10 @@ from shared.questions.declaration import Done
 from shared.questions.oauth import (
     AuthorizationBegun,
     AuthorizationEnded,
+    AuthorizationView,
     BeginAuthorization,
     FinishAuthorization,
+    GetAuthorization,
     GetSecret,
     GetToken,
     GetVariable,
@@ -101,6 +103,11 @@ async def begin_authorization(asked: BeginAuthorization, deps: OAuthDeps) -> Aut
     return await deps.authorizations.begin(asked)
 
 
+async def get_authorization(asked: GetAuthorization, deps: OAuthDeps) -> AuthorizationView:
+    """Return what has become of an authorization."""
+    return await deps.authorizations.of(asked)
+
+
 async def finish_authorization(asked: FinishAuthorization, deps: OAuthDeps) -> AuthorizationEnded:
     """Use what a person's browser brought back."""
     return await deps.authorizations.finish(asked)
@@ -165,6 +172,7 @@ QUESTIONS: Questions = {
     GetVariable: get_variable,
     ListKnownProviders: list_known_providers,
     BeginAuthorization: begin_authorization,
+    GetAuthorization: get_authorization,
     FinishAuthorization: finish_authorization,
     RefreshConnection: refresh_connection,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, ForeignKey, Index, MetaData, Table, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Double, ForeignKey, Index, MetaData, Table, Text, UniqueConstraint, text
 
 from shared.tables import Moment, checkpoint_in, required, resource_in
 
@@ -55,7 +55,7 @@ token = Table(
     *(Column(name, Text) for name in ("failure", "reason", "scope")),
     *(Column(name, Moment) for name in ("expires_at", "refresh_expires_at", "refresh_at", "refreshed_at", "not_before")),
     *required(BigInteger, "failures", "forced"),
-    Column("grants", BigInteger, nullable=False, server_default="0"),
+    Column("grants", BigInteger, nullable=False, server_default=text("0")),
     *required(Boolean, "attempting", "doubted"),
     Column("configured", Text, nullable=False),
     Column("owner", Text),
@@ -78,10 +78,10 @@ outbox = Table(
     *required(Text, "id", "connection", "org", "type"),
     Column("data", JSON, nullable=False),
     Column("at", Moment, nullable=False),
-    Column("tries", BigInteger, nullable=False, server_default="0"),
+    Column("tries", BigInteger, nullable=False, server_default=text("0")),
     Column("not_before", Moment),
 )
-# What a person was asked: the hash of the `state`, which is used once.
+# What a person was asked: the hash of the `state`, which is used once; what became of it, for a while.
 authorization_request = Table(
     "authorization_request",
     metadata,
@@ -92,6 +92,15 @@ authorization_request = Table(
     Column("sealed", Text),
     *required(Text, "actor", "correlation"),
     Column("expires_at", Moment, nullable=False),
+    Column("status", Text, nullable=False, server_default="open"),
+    Column("reason", Text),
+    Column("poll_at", Moment),
+    Column("interval", Double),
+)
+Index(
+    "authorization_request_poll_at",
+    authorization_request.c.poll_at,
+    postgresql_where=authorization_request.c.poll_at.is_not(None),
 )
 Index("token_refresh_at", token.c.refresh_at, postgresql_where=token.c.refresh_at.is_not(None))
 Index("outbox_not_before", outbox.c.not_before, postgresql_where=outbox.c.not_before.is_not(None))

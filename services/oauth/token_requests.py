@@ -16,11 +16,12 @@ from services.oauth.domain import is_key
 from shared.errors import Invalid, Problem
 from shared.jose import Key, encoded, private_key_of, signed_token, suits, usual_algorithm
 from shared.resources.connection import Connection
-from shared.resources.provider import Provider
+from shared.resources.provider import Format, Provider
 
 # An assertion is good from a little before it is made, since clocks differ, and for as long as a slow request takes.
 BEFORE, GOOD = timedelta(seconds=30), timedelta(seconds=120)
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 _CLIENT_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -96,9 +97,8 @@ def jwt_bearer(call: TokenCall, spec: Connection, _subject: str | None) -> Token
     claims = about | scope | {"iss": client.id, "aud": provider.assertion_audience or call.url}
     assertion = _assertion(call, claims)
     if provider.assertion_in == "header":
-        its = msgspec.structs.replace(provider, token_format=provider.token_format or "json")
         return _sent(
-            msgspec.structs.replace(call, provider=its),
+            _in(call, provider.token_format or "json"),
             provider.token_parameters,
             {"Authorization": f"Bearer {assertion}"},
             is_signed=True,
@@ -134,11 +134,20 @@ def exchanging(call: TokenCall, code: str, redirect: str, verifier: str | None) 
     return _request(call, asked | proof | call.provider.token_parameters)
 
 
+def asking_for_device(call: TokenCall, spec: Connection) -> TokenRequest:
+    """Return the request for the codes of a device and of its user (RFC 8628, section 3.1)."""
+    return _request(_in(call, "form"), _scope(call, spec))
+
+
+def polling(call: TokenCall, device_code: str) -> TokenRequest:
+    """Return the request that asks whether a device's user has allowed it (section 3.4)."""
+    return _request(call, {"grant_type": DEVICE_CODE, "device_code": device_code} | call.provider.token_parameters)
+
+
 def revoking(call: TokenCall, token: str, hint: str) -> TokenRequest:
     """Return the request that revokes a token (RFC 7009); `hint` is its kind."""
     # A form, unless the provider says otherwise: RFC 7009 knows nothing else, whatever token requests are sent as.
-    its = msgspec.structs.replace(call.provider, token_format=call.provider.revoke_format or "form")
-    return _request(msgspec.structs.replace(call, provider=its), {"token": token, "token_type_hint": hint})
+    return _request(_in(call, call.provider.revoke_format or "form"), {"token": token, "token_type_hint": hint})
 
 
 def authorizing(
@@ -163,6 +172,10 @@ def scope_of(provider: Provider, scopes: list[str]) -> str:
 def _scope(call: TokenCall, spec: Connection) -> dict[str, str]:
     scope = scope_of(call.provider, spec.scopes)
     return {"scope": scope} if scope else {}
+
+
+def _in(call: TokenCall, form: Format) -> TokenCall:
+    return msgspec.structs.replace(call, provider=msgspec.structs.replace(call.provider, token_format=form))
 
 
 def _request(call: TokenCall, asked: Mapping[str, str]) -> TokenRequest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -84,9 +84,21 @@ class KnownProviderView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuthorizationBegun(msgspec.Struct, frozen=True, kw_only=True):
-    """The address where a person is asked, until `expires_at`."""
+    """The address where a person is asked, until `expires_at`. For a device they enter `user_code` there."""
 
+    id: str
     url: str
+    expires_at: str
+    user_code: str | None = None
+    url_with_code: str | None = None
+
+
+class AuthorizationView(msgspec.Struct, frozen=True, kw_only=True):
+    """What has become of an authorization; a `reason` for people where it failed."""
+
+    id: str
+    status: Literal["open", "authorized", "failed"]
+    reason: str | None
     expires_at: str
 
 
@@ -98,12 +110,20 @@ class AuthorizationEnded(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
-@command("oauth.begin_authorization", by="gateway")
+@command("oauth.begin_authorization", by="gateway", timeout=25.0)
 class BeginAuthorization(Command[AuthorizationBegun], frozen=True, kw_only=True):
     """Have a person authorize the connection `name`, and come back to the address `redirect`. Raises NotFound, Invalid."""
 
     name: Name
     redirect: Words
+
+
+@question("oauth.authorization", by="gateway")
+class GetAuthorization(Question[AuthorizationView], frozen=True, kw_only=True):
+    """What has become of an authorization of the connection `name`, until some minutes after its end. Raises NotFound."""
+
+    name: Name
+    authorization: Key
 
 
 @command("oauth.finish_authorization", by="gateway", timeout=25.0)

@@ -9,7 +9,10 @@ import msgspec
 from shared.resources.declaration import SecretText, Spec, about, refers_to, resource
 from shared.values import Name, Words
 
-Grant = Literal["token", "api_key", "basic", "client_credentials", "authorization_code", "jwt_bearer", "token_exchange"]
+Grant = Literal[
+    "token", "api_key", "basic",
+    "client_credentials", "authorization_code", "device_code", "jwt_bearer", "token_exchange",
+]  # fmt: skip
 Status = Literal["active", "pending", "healthy", "refreshing", "degraded", "needs_reauthorization", "quarantined"]
 
 

@@ -20,7 +20,7 @@ Algorithm = Literal[
 
 
 # Fields that are addresses.
-ADDRESSES = ("issuer", "token_url", "refresh_url", "authorize_url", "revoke_url", "base_url")
+ADDRESSES = ("issuer", "token_url", "refresh_url", "authorize_url", "device_url", "revoke_url", "base_url")
 # Fields that are further parameters of requests.
 FURTHER = ("authorize_parameters", "token_parameters", "refresh_parameters")
 
@@ -66,6 +66,7 @@ class Provider(Spec, frozen=True, kw_only=True):
     token_url: Annotated[Template, about("Where tokens are given out. `{tenant}` is a connection's parameter.")] | None = None
     refresh_url: Annotated[Template, about("Where they are refreshed, if elsewhere.")] | None = None
     authorize_url: Annotated[Template, about("Where a person is asked.")] | None = None
+    device_url: Annotated[Template, about("Where a device gets its code (RFC 8628).")] | None = None
     revoke_url: Annotated[Template, about("Where tokens are revoked (RFC 7009).")] | None = None
     base_url: Annotated[Template, about("Where the API is, for runs.")] | None = None
     header: Annotated[Name, about("The header that carries its tokens or keys: `Authorization` unless given.")] | None = None

@@ -17,6 +17,7 @@ from aiohttp import web
 from shared.jose import Key, decoded, suits, verifies
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 CLIENT_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 # Answers in place of the usual one: status, headers, body.
@@ -59,6 +60,10 @@ class LocalProvider:
         """The claims of every assertion that came, with what its header has."""
         self.clock = timedelta(0)
         """How far this server's clock is off."""
+        self.device: dict[str, Any] = {"interval": 0.02, "expires_in": 600}
+        """What a device is answered besides its codes."""
+        self.polls: list[str | None] = []
+        """What its polls are answered, one by one: an error's code, None for tokens."""
         self.exchangeable: set[str] = set()
         self.codes: dict[str, dict[str, str]] = {}
         self.metadata: dict[str, Callable[[], web.StreamResponse]] = {}
@@ -146,6 +151,11 @@ class LocalProvider:
             return self._answer(None), 200
         if asked.grant == "authorization_code":
             return self._exchanged(asked)
+        if asked.grant == DEVICE_CODE:
+            error = (
+                self.polls.pop(0) if parameters["device_code"] == "device-code-secret" and self.polls else "authorization_pending"
+            )
+            return (self._answer(self._refresh_token("family")), 200) if error is None else ({"error": error}, 400)
         old = asked.parameters.get("refresh_token", "")
         family = self.families.get(old)
         if family is None or family in self.dead:
@@ -159,6 +169,16 @@ class LocalProvider:
         self.families.pop(old, None)
         self.used[old] = family
         return self._answer(self._refresh_token(family)), 200
+
+    async def begin_device(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the codes of a device and of its user."""
+        asked = await _asked(request)
+        self.asked.append(asked)
+        if self.clients.get(asked.client[0], "?") != asked.client[1]:
+            return web.json_response({"error": "invalid_client"}, status=401)
+        address = f"{self.url}/device"
+        codes = {"device_code": "device-code-secret", "user_code": "WDJB-MJHT", "verification_uri": address}
+        return web.json_response(codes | {"verification_uri_complete": f"{address}?user_code=WDJB-MJHT"} | self.device)
 
     async def installation(self, request: web.Request) -> web.StreamResponse:
         """Answer as GitHub does where an app asks for the token of an installation."""
@@ -223,6 +243,7 @@ async def local_provider() -> AsyncIterator[LocalProvider]:
     made, application = LocalProvider(), web.Application(client_max_size=1 << 20)
     application.router.add_post("/token", made.token)
     application.router.add_post("/revoke", made.revoke)
+    application.router.add_post("/device", made.begin_device)
     application.router.add_post("/app/installations/{id}/access_tokens", made.installation)
     application.router.add_get("/{path:.*}", made.well_known)
     runner = web.AppRunner(application, shutdown_timeout=0.1)

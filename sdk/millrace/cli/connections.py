@@ -12,7 +12,7 @@ import click
 from millrace.cli import codes, show
 from millrace.cli.session import Session, asks
 
-# Seconds between two looks whether the person has come back.
+# Seconds between two looks whether the person has allowed it.
 LOOKS = 1.0
 NAME = click.argument("name", metavar="NAME")
 
@@ -22,21 +22,25 @@ NAME = click.argument("name", metavar="NAME")
 @click.option("--wait", type=click.IntRange(0), default=600, show_default=True, help="Seconds to wait for the person.")
 @asks
 def authorize(session: Session, name: str, wait: int) -> int:
-    """Have a person allow a connection: open the provider's page, or show its address, and wait until they come back."""
-    before = session.api.get("/connections", name)["refreshed_at"]
+    """Have a person allow a connection: open the provider's page, or show its address and code, and wait until they have."""
     begun = session.api.call("POST", "/connections", name, "authorize")
     if session.is_json and not wait:
         show.document(begun)
         return codes.DONE
-    click.echo(f"Open this address within ten minutes:\n{begun['url']}", err=wait > 0)
+    click.echo(f"Open this address, until {begun['expires_at']}:\n{begun['url']}", err=wait > 0)
+    if begun["user_code"] is not None:
+        click.echo(f"and enter the code there:\n{begun['user_code']}", err=wait > 0)
     if wait and sys.stdout.isatty():
-        webbrowser.open(begun["url"])
+        webbrowser.open(begun["url_with_code"] or begun["url"])
     ends = time.monotonic() + wait
     while time.monotonic() < ends:
-        found: dict[str, Any] = session.api.get("/connections", name)
-        if found["refreshed_at"] != before:
-            show.entity(found, is_json=session.is_json)
+        found: dict[str, Any] = session.api.get("/connections", name, "authorizations", begun["id"])
+        if found["status"] == "authorized":
+            show.entity(session.api.get("/connections", name), is_json=session.is_json)
             return codes.DONE
+        if found["status"] == "failed":
+            show.aside(show.plain(f"not authorized: {found['reason']}"), "error")
+            return codes.REFUSED
         time.sleep(LOOKS)
     return codes.DONE if not wait else codes.REFUSED
 

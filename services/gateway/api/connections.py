@@ -15,8 +15,10 @@ from shared.errors import Conflict, NotFound
 from shared.questions.oauth import (
     AuthorizationBegun,
     AuthorizationEnded,
+    AuthorizationView,
     BeginAuthorization,
     FinishAuthorization,
+    GetAuthorization,
     KnownProviderView,
     ListKnownProviders,
     RefreshConnection,
@@ -59,12 +61,21 @@ async def list_known_providers(call: Call[None, None]) -> KnownProviderList:
     audit=Audit("connection", "authorize", "name"),
 )
 async def authorize_connection(call: Call[None, None]) -> AuthorizationBegun:
-    """Return the address where a person allows the connection, within ten minutes. They come back to `/oauth/callback`."""
+    """Return the address where a person allows the connection, within ten minutes.
+
+    They come back to `/oauth/callback`, or, for a device, enter the code there.
+    """
     caller = call.caller
     redirect = call.gateway.public_url + CALLBACK
     return await call.ask(
         BeginAuthorization(id=new_id(), org=caller.org, actor=caller.actor, name=call.path["name"], redirect=redirect)
     )
+
+
+@endpoint("GET", "/api/v1/connections/{name}/authorizations/{id}", role="viewer", errors=(NotFound,), example=Example(status=404))
+async def get_authorization(call: Call[None, None]) -> AuthorizationView:
+    """Return what has become of an authorization, until some minutes after its end."""
+    return await call.ask(GetAuthorization(org=call.caller.org, name=call.path["name"], authorization=call.path["id"]))
 
 
 @endpoint(
@@ -128,4 +139,10 @@ def _page(ended: AuthorizationEnded) -> str:
     )
 
 
-ENDPOINTS: tuple[Endpoint, ...] = (list_known_providers, authorize_connection, refresh_connection, finish_authorization)
+ENDPOINTS: tuple[Endpoint, ...] = (
+    list_known_providers,
+    authorize_connection,
+    get_authorization,
+    refresh_connection,
+    finish_authorization,
+)
