@@ -106,7 +106,7 @@ async def test_known_providers_are_listed_with_their_documents(place: Place) -> 
         found = {one["name"]: one for one in page["items"]}
         assert status == 200
         assert found["microsoft-graph"]["parameters"] == ["tenant"]
-        assert found["microsoft-graph"]["grants"] == ["authorization_code", "client_credentials"]
+        assert found["microsoft-graph"]["grants"] == ["authorization_code", "device_code", "client_credentials"]
         assert found["zoom-server"]["parameters"] == ["account_id"]
         assert "`offline`" in found["typeform"]["note"]
         assert found["github"]["documents"].startswith("https://docs.github.com/")

@@ -25,6 +25,7 @@ from services.oauth.token_requests import (
     Stamp,
     TokenCall,
     TokenRequest,
+    asking_for_device,
     authorizing,
     client_credentials,
     exchanging,
@@ -81,7 +82,9 @@ def test_an_entry_has_what_its_grants_need(one: KnownProvider) -> None:
     has_secret = is_oauth and any(not FLOWS[grant].has_key for grant in one.grants)
     assert has_secret == (one.provider.client_authentication in {"basic", "post"})
     assert is_oauth or (one.provider.header and one.provider.base_url)
-    assert ("authorization_code" in one.grants) == (one.provider.authorize_url is not None)
+    for grant, flow in FLOWS.items():
+        for field in flow.addresses:
+            assert (grant in one.grants) == (getattr(one.provider, field) is not None)
     assert one.note is None or one.note.endswith(".")
 
 
@@ -236,6 +239,21 @@ def test_tokens_are_asked_for_as_the_documents_show(
 def test_a_clients_own_token_is_asked_for_as_the_documents_show(name: str, values: dict[str, str], request_of_it: Any) -> None:
     provider, address = made(name, **values)
     assert sent(client_credentials(call(provider, address("token_url")), Connection(), None)) == request_of_it
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "url", "scopes"),
+    [
+        ("github", {}, "https://github.com/login/device/code", ["user", "repo"]),
+        ("microsoft-entra", {"tenant": "common"}, "https://login.microsoftonline.com/common/oauth2/v2.0/devicecode", ["user.read"]),
+        ("gitlab-self-managed", {"host": "git.example.com"}, "https://git.example.com/oauth/authorize_device", ["read"]),
+    ],
+)
+def test_a_device_gets_its_code_where_the_documents_say(name: str, values: dict[str, str], url: str, scopes: list[str]) -> None:
+    provider, address = made(name, **values)
+    asked = asking_for_device(call(provider, address("device_url")), Connection(grant="device_code", scopes=scopes))
+    where, _, media, body = sent(asked)
+    assert (where, media, body["client_id"], body["scope"]) == (url, FORM, "id", " ".join(scopes))
 
 
 def test_an_installation_is_asked_for_with_what_the_app_has_signed_and_its_token_ends_when_the_answer_says() -> None:

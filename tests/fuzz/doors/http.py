@@ -60,11 +60,11 @@ FIELDS: dict[str, Any] = {
 INPUT = {"value": {"a": ["b", 1]}, "event": None}
 # Seconds before what was too busy is asked again.
 PAUSES = (0.5, 2.0, 5.0)
-_ADDRESSES = ("token_url", "refresh_url", "authorize_url", "revoke_url", "base_url", "issuer")
+_ADDRESSES = ("token_url", "refresh_url", "authorize_url", "device_url", "revoke_url", "base_url", "issuer")
 # The same of one resource, whose fields would not fit together else.
 FIELDS_OF: dict[str, dict[str, Any]] = {
     "connections": {
-        **dict.fromkeys(("provider", "client_id", "username", "query", "base_url"), None),
+        **dict.fromkeys(("provider", "client_id", "key_id", "subject", "exchanges", "username", "query", "base_url"), None),
         "scopes": [],
         "parameters": {},
     },
