@@ -95,7 +95,15 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
             projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
         )
         oauth.keepers = keepers(
-            bus, oauth.resources, keyring, projections["catalog"], oauth.store, oauth.announcer, oauth.providers, oauth.tokens
+            bus,
+            oauth.resources,
+            keyring,
+            projections["catalog"],
+            oauth.store,
+            oauth.announcer,
+            oauth.providers,
+            oauth.tokens,
+            oauth.refresher,
         )
         runtime.background.start(oauth.announcer.sweep(settings.database_url), "announcing")
         runtime.background.start(oauth.outbox.sweep(settings.database_url), "publishing what is left")

@@ -87,6 +87,7 @@ class Authorizations:
                 connection=row.id,
                 org=row.org,
                 redirect=command.redirect,
+                origin=registered.origin,
                 issuer=None if provider.issuer is None else registered.address("issuer"),
                 sealed=None if verifier is None else self._keyring.seal(verifier, row.org, row.id, "verifier"),
                 actor=command.actor,
@@ -148,6 +149,7 @@ class Authorizations:
         if command.redirect != request.redirect:
             return "it came back to another address than the one that was asked for"
         registered = await self._providers.discovered(row.org, await self._providers.of(row))
+        request.check_origin(registered.origin)
         if request.issuer is not None and command.iss is not None and command.iss != request.issuer:
             return "another issuer than this provider's has answered"
         if registered.promises_iss and command.iss is None:
@@ -167,7 +169,7 @@ class Authorizations:
         return await self._stored(row, registered, request, outcome)
 
     async def _stored(self, row: Kept, registered: Registered, request: AuthorizationRequest, granted: Granted) -> str | None:
-        renewed = self._refresher.renewed(row.org, row.id, granted, None, renews=False, forced=False)
+        renewed = self._refresher.renewed(row, registered, granted)
         data = {
             "connection": row.id,
             "name": row.name,

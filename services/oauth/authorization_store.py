@@ -13,6 +13,7 @@ from sqlalchemy.sql.expression import Executable
 
 from services.oauth.tables import authorization_request
 from shared.db import transaction
+from shared.errors import Invalid
 
 _C = authorization_request.c
 # How long what became of one can be asked for.
@@ -24,6 +25,7 @@ class AuthorizationRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     Of a device's the code is sealed, and its provider is asked at `poll_at`, every `interval` seconds. `status`: open, taken by a
     browser that came back, authorized, failed by `reason`.
+    `origin` stands for the client and the addresses that the code is for.
     """
 
     state: str
@@ -39,6 +41,12 @@ class AuthorizationRequest(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     poll_at: datetime | None = None
     interval: float | None = None
+    origin: str | None = None
+
+    def check_origin(self, origin: str) -> None:
+        """Raise `Invalid` where the code would be sent elsewhere than to who gives it."""
+        if self.origin not in (None, origin):
+            raise Invalid("the connection has another provider, or another client there, than when it was begun")
 
 
 class AuthorizationStore:

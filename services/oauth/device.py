@@ -101,6 +101,7 @@ class Devices:
                 actor=command.actor,
                 correlation=command.id,
                 expires_at=ends,
+                origin=registered.origin,
                 poll_at=now + timedelta(seconds=interval),
                 interval=interval,
             )
@@ -140,6 +141,7 @@ class Devices:
         try:
             code = self._keyring.open(request.sealed or "", row.org, row.id, "device_code")
             registered = await self._providers.discovered(row.org, await self._providers.of(row))
+            request.check_origin(registered.origin)
             outcome = await self._endpoint.token(row.org, registered, lambda call: polling(call, code))
         except (CannotOpen, Invalid) as error:
             outcome = Ungranted("misconfigured", str(error))

@@ -52,7 +52,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """The row of a resource with a sealed part; `spec` is the open part.
 
     `sealed` is "" where it has none. `version` counts its changes; `announced`: the bus knows this state; `revoking`: it is about
-    to be deleted.
+    to be deleted. `destination` stands for the client and the addresses that the value was given for, None for one that is sent
+    to none, or was given before that was kept.
     """
 
     id: str
@@ -70,6 +71,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     last_command: str
     created_at: datetime
     updated_at: datetime
+    destination: str | None = None
 
 
 def place_of(noun: str, org: str, id_: str, name: str) -> tuple[str, str, str]:

@@ -34,8 +34,8 @@ UNREPAIRED, LONGEST_UNREPAIRED = 60.0, 3600.0
 class TokenState(msgspec.Struct, frozen=True, kw_only=True):
     """The row of a connection's token; `sealed` holds it, and the token that refreshes it.
 
-    `version` counts the tokens, `grants` the persons' authorizations; `forced` is the one that was got because the one before was
-    refused. `attempting`: an attempt
+    `version` counts the tokens, `grants` the persons' authorizations; `forced` is the token that was got because the one before was
+    refused. `origin` stands for what it was got by, None for one that was got before that was kept. `attempting`: an attempt
     began whose outcome is not known, so that the provider may have rotated. `doubted`: it has refused the grant after such a one.
     No attempt is made before `not_before`, unless `configured`, the version of all settings, has changed.
     """
@@ -63,6 +63,7 @@ class TokenState(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
     until: datetime | None
     grants: int = 0
+    origin: str | None = None
 
     def is_live(self, now: datetime) -> bool:
         """Return whether the token can be given out."""
@@ -75,7 +76,7 @@ def shown_state(spec: Connection, state: TokenState | None, knows: Callable[[str
     if flow is None:
         return _shown("active", None, None)
     person = f"authorize it: {_AUTHORIZE}"
-    if state is None:
+    if state is None or (state.sealed is None and state.failure is None and (state.until is None or state.until <= now)):
         if flow.person is None:
             return _shown("pending", None, "nothing: its token is got when it is first asked for")
         return _shown("pending", "nobody has authorized it yet", person)
@@ -127,7 +128,6 @@ class Aftermath(msgspec.Struct, frozen=True, kw_only=True):
     attempting: bool
     doubted: bool
     closed_until: datetime | None
-    alarms: bool
     is_news: bool
 
 
@@ -177,7 +177,6 @@ def after(before: TokenState, refused: Ungranted, now: datetime, chance: Chance)
             attempting=False,
             doubted=False,
             closed_until=None,
-            alarms=False,
             is_news=before.status != "needs_reauthorization",
         )
     elif failure == "misconfigured" or _is_wrong_address(failure, failures):
@@ -191,7 +190,6 @@ def after(before: TokenState, refused: Ungranted, now: datetime, chance: Chance)
             attempting=before.attempting,
             doubted=doubted,
             closed_until=closed_until,
-            alarms=True,
             is_news=before.failure != failure or before.status != "degraded",
         )
     elif failure == "throttled":
@@ -215,7 +213,6 @@ def after(before: TokenState, refused: Ungranted, now: datetime, chance: Chance)
         attempting=attempting,
         doubted=doubted,
         closed_until=closed_until,
-        alarms=False,
         is_news=before.failure != failure or before.status != status,
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 import msgspec
 
-from services.oauth.addresses import filled, filled_text
+from services.oauth.addresses import filled, filled_text, parameters_of
 from services.oauth.catalogue import KNOWN
 from services.oauth.discovery import Discovery
 from services.oauth.domain import Kept, place_of
@@ -24,10 +26,12 @@ class Registered(msgspec.Struct, frozen=True):
     """A provider for one connection; `configured` is the version of all that was read to make this.
 
     `key` is what a limit or a refusal of the provider's counts for: whose client it is, the client, and the host of the tokens.
+    `destination` stands for the client and all addresses that its secret and its tokens are sent to.
     """
 
     key: str
     configured: str
+    destination: str
     provider: Provider
     client: OAuthClient
     spec: Connection
@@ -36,6 +40,11 @@ class Registered(msgspec.Struct, frozen=True):
     def __repr__(self) -> str:
         """Show no secret."""
         return f"Registered({self.key!r})"
+
+    @property
+    def origin(self) -> str:
+        """Return what stands for the grant, the client and the addresses of the tokens that are got by this."""
+        return f"{self.spec.grant}:{self.destination}"
 
     def address(self, *fields: str) -> str:
         """Return the first of these addresses that the provider has, filled. Raises `Invalid` where there is none."""
@@ -67,7 +76,10 @@ class Providers:
         provider = whole(own, spec.provider or "")
         source = f"{found.id}.{found.version}" if found is not None else f"known:{spec.provider}.0"
         owner = row.org
+        client_id = spec.client_id or own.client_id or ""
+        destination = destination_of(own, spec.provider or "", client_id, spec.parameters)
         if spec.client_id is not None:
+            await self._check_destination(row, destination)
             client = OAuthClient(spec.client_id, self._opened(row), spec.key_id)
         elif own.client_id is not None and found is not None:
             _check_lent(found, row.org, spec)
@@ -79,7 +91,8 @@ class Providers:
             )
         host = urlsplit(_address(provider, spec, "issuer" if is_discovered(provider) else "token_url")).netloc
         # Anybody may name another one's client with a secret that is wrong: what comes of that is for its own organization.
-        return Registered(f"{owner}/{client.id}@{host}", f"{row.version}.{source}", _filled(provider, spec), client, spec)
+        name = f"{owner}/{client.id}@{host}"
+        return Registered(name, f"{row.version}.{source}", destination, _filled(provider, spec), client, spec)
 
     async def discovered(self, org: str, registered: Registered) -> Registered:
         """Return a provider with the addresses that its issuer announces where it has none, for the organization.
@@ -98,6 +111,14 @@ class Providers:
         Raises `Invalid` where there is none of its name.
         """
         return Provider() if spec.provider is None else (await self._found(org, spec.provider))[2]
+
+    async def destination(self, org: str, spec: Connection) -> str | None:
+        """Return where the secret of a connection's own client is sent; None where it has none, or its token is no provider's."""
+        if spec.grant not in FLOWS or spec.client_id is None:
+            return None
+        found = await self._named(org, spec.provider or "")
+        own = KINDS["provider"].spec_of(found.spec) if found is not None else Provider()
+        return destination_of(own, spec.provider or "", spec.client_id, spec.parameters)
 
     async def check(self, org: str, spec: Connection) -> None:
         """Raise `Invalid` where a connection's provider is not there, or its addresses cannot be filled."""
@@ -126,6 +147,15 @@ class Providers:
     async def _named(self, org: str, name: str) -> Kept | None:
         return await self._store.usable("provider", org, name, by_run=False)
 
+    async def _check_destination(self, row: Kept, destination: str) -> None:
+        """Raise `Invalid` where a provider leads elsewhere than when the secret of a connection's client was given."""
+        if not row.sealed or row.destination == destination:
+            return
+        if row.destination is not None:
+            detail = "was given for other addresses than its provider has now: give it again"
+            raise Invalid(f"the client's secret of the connection {row.name!r} {detail}", errors=(Problem("token", detail),))
+        await self._store.lead(row, destination)
+
     def _opened(self, row: Kept) -> str | None:
         if not row.sealed:
             return None
@@ -150,6 +180,26 @@ def whole(own: Provider, name: str) -> Provider:
     """Return a provider with the values of the known one that it names, or whose name it has where it is none of its own."""
     found = KNOWN.get(own.known or (name if own == Provider() else ""))
     return own if found is None else own.over(found.provider)
+
+
+def destination_of(own: Provider, name: str, client_id: str, parameters: Mapping[str, str] | None) -> str:
+    """Return what stands for a client and the addresses that its secret and its tokens are sent to, as templates without values.
+
+    `own` is the definition, which may be empty, and `name` how it is referred to, as for `whole`. What is known counts by its
+    name: a later release may know other addresses of the same provider. Raises `Invalid` where a value is missing.
+    """
+    provider = whole(own, name)
+    fields = ["issuer"] if is_discovered(provider) else []
+    fields += [field for field in ADDRESSES if field.endswith("_url") and field not in {"authorize_url", "base_url"}]
+    places: dict[str, str | None] = {}
+    values: dict[str, str] = {}
+    for field in fields:
+        template = getattr(provider, field)
+        values |= {one: (parameters or {}).get(one, "") for one in parameters_of(template or "")}
+        places[field] = getattr(own, field)
+    known = own.known or (name if own == Provider() else None)
+    hosts = own.hosts if values else []
+    return hashlib.sha256(msgspec.json.encode([client_id, known, places, sorted(values.items()), sorted(hosts)])).hexdigest()
 
 
 def _address(provider: Provider, spec: Connection, *fields: str) -> str:

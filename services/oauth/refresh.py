@@ -47,6 +47,9 @@ DRAIN = 4.0
 # Why another token is wanted: the one before ends, an API has refused it, or a person wants one now.
 Why = Literal["ended", "refused", "demanded"]
 
+# Why a token is used for nothing though it may live.
+OF_ANOTHER = "its token was given by another provider, or to another client, than it has now"
+
 _log = structlog.get_logger()
 _chance = random.SystemRandom().uniform
 
@@ -99,7 +102,7 @@ class Refresher:
         self._endpoint = endpoint
         self._spool = spool
         self._owner = new_id()
-        self._flights: dict[str, asyncio.Task[TokenState]] = {}
+        self._flights: dict[tuple[str, str], asyncio.Task[TokenState]] = {}
         self._revoking: set[asyncio.Task[None]] = set()
         self._gates = Gates(2 * AT_ONCE)
         self._places = WaitingPlaces(WAITING, WAITING_EACH)
@@ -124,18 +127,22 @@ class Refresher:
         registered = await self._providers.of(row)
         state = (await self._tokens.of([row.id])).get(row.id)
         if state is not None and state.is_live(utc_now()):
+            if not _is_own(row) and not _is_of(state, registered):
+                raise NeedsAuthorization(f"connection {row.name!r} needs to be authorized again: {OF_ANOTHER}")
             changed = _is_own(row) and registered.configured != state.configured
             refused = rejected == state.version and state.forced != state.version
             if changed or refused:
                 state = await self._waited(row, registered, state.version, "refused" if refused else "ended")
-        elif state is None and not _is_own(row):
-            raise NeedsAuthorization(f"connection {row.name!r} has not been authorized yet")
         else:
             if state is not None and state.status == "needs_reauthorization":
                 raise NeedsAuthorization(f"connection {row.name!r} needs to be authorized again: {state.reason}")
+            if not _is_own(row) and (state is None or state.sealed is None):
+                raise NeedsAuthorization(f"connection {row.name!r} has not been authorized yet")
             state = await self._waited(row, registered, 0 if state is None else state.version, "ended")
         if not state.is_live(utc_now()):
             raise _none(row, state)
+        if not _is_of(state, registered):
+            raise Unavailable(f"connection {row.name!r} was changed meanwhile", retry_after=1)
         return Live(self._opened(state), state, registered)
 
     async def renew(self, row: Kept) -> None:
@@ -147,7 +154,7 @@ class Refresher:
             detail = "is no token of a provider, which could give another one"
             raise Invalid(f"connection {row.name!r} {detail}", errors=(Problem("name", detail),))
         state = (await self._tokens.of([row.id])).get(row.id)
-        if state is None and not _is_own(row):
+        if not _is_own(row) and (state is None or state.sealed is None):
             raise Conflict(f"connection {row.name!r} has not been authorized yet")
         version = 0 if state is None else state.version
         after_it = await self._waited(row, await self._providers.of(row), version, "demanded")
@@ -162,7 +169,9 @@ class Refresher:
         state = (await self._tokens.of([row.id])).get(row.id)
         try:
             registered = await self._providers.discovered(row.org, await self._providers.of(row))
-            tokens = None if state is None or state.sealed is None else self._opened(state)
+            tokens = None
+            if state is not None and state.sealed is not None and _is_of(state, registered):
+                tokens = self._opened(state)
         except (Invalid, Unavailable) as error:
             _log.warning("connection.not_revoked_there", connection=row.id, reason=error.detail)
             return _nothing
@@ -170,6 +179,23 @@ class Refresher:
             return _nothing
 
         return lambda: self.revoke_later(row.org, registered, tokens)
+
+    async def changed(self, before: Kept, row: Kept) -> None:
+        """Forget the token of a connection that has another grant, client or provider now; who gave it is asked to revoke it."""
+        if await self._origin(row) == await self._origin(before):
+            return
+        ended = await self.ending(before)
+        if await self._tokens.forget(row.id):
+            _log.info("connection.token_forgotten", connection=row.id)
+            ended()
+
+    async def _origin(self, row: Kept) -> str | None:
+        if row.spec.get("grant") not in FLOWS:
+            return None
+        try:
+            return (await self._providers.of(row)).origin
+        except (Invalid, Unavailable):
+            return None
 
     def revoke_later(self, org: str, registered: Registered, tokens: Tokens) -> None:
         """Have the provider revoke tokens, which nobody waits for."""
@@ -182,12 +208,30 @@ class Refresher:
         row = await self._store.of_id("connection", id_)
         if row is None or row.revoking:
             return
+        if row.spec.get("grant") not in FLOWS:
+            # It was changed by who ended before that was done.
+            await self._tokens.forget(id_)
+            return
         try:
-            registered = await self._providers.of(row)
             state = (await self._tokens.of([id_])).get(id_)
-            await asyncio.shield(self._flight(row, registered, 0 if state is None else state.version, "ended"))
+            if state is None:
+                return
+            try:
+                registered = await self._providers.of(row)
+            except Invalid as error:
+                await self._unusable(row, state, error)
+                return
+            await asyncio.shield(self._flight(row, registered, state.version, "ended"))
         except MillraceError as error:
             _log.warning("connection.not_refreshed", connection=id_, reason=error.detail)
+
+    async def _unusable(self, row: Kept, state: TokenState, error: Invalid) -> None:
+        """Have on record that a connection's settings cannot work."""
+        claimed = await self._tokens.claim(
+            row.id, state.provider, "", version=state.version, owner=self._owner, lease=LEASE, hurries=False
+        )
+        if isinstance(claimed, Claimed):
+            await self._failed(row, None, claimed, Ungranted("misconfigured", error.detail, is_local=True))
 
     async def store_left(self) -> None:
         """Store tokens that an earlier process could not store."""
@@ -202,18 +246,28 @@ class Refresher:
                 tokens = self._opened(msgspec.structs.replace(before, sealed=one.renewed.sealed))
                 await self._overtaken(row, await self._providers.of(row), one.claimed, tokens)
 
-    def renewed(self, org: str, id_: str, granted: Granted, refresh_token: str | None, *, renews: bool, forced: bool) -> Renewed:
+    def renewed(
+        self,
+        row: Kept,
+        registered: Registered,
+        granted: Granted,
+        refresh_token: str | None = None,
+        *,
+        renews: bool = False,
+        forced: bool = False,
+    ) -> Renewed:
         """Return new tokens as they are stored; without a new token that refreshes them the one before stays."""
         kept = granted.refresh_token or refresh_token
         sealed = msgspec.json.encode(Tokens(granted.access_token, kept, granted.token_type)).decode()
         times: Times = times_of(granted, utc_now(), _chance, renews=renews or kept is not None)
         return Renewed(
-            sealed=self._keyring.seal(sealed, *token_place(org, id_)),
+            sealed=self._keyring.seal(sealed, *token_place(row.org, row.id)),
             scope=granted.scope,
             expires_at=times.expires_at,
             refresh_expires_at=times.refresh_expires_at,
             refresh_at=times.refresh_at,
             is_forced=forced,
+            origin=registered.origin,
         )
 
     # -- one attempt ------------------------------------------------------------------------------------------------
@@ -229,13 +283,15 @@ class Refresher:
 
     def _flight(self, row: Kept, registered: Registered, version: int, why: Why) -> asyncio.Task[TokenState]:
         """Return the attempt that is under way for a connection, begun if there is none."""
-        flight = self._flights.get(row.id)
+        # What is under way for another grant or provider is of no use for who asks now.
+        place = row.id, registered.origin
+        flight = self._flights.get(place)
         if flight is None:
             flight = asyncio.create_task(self._attempt(row, registered, version, why))
-            self._flights[row.id] = flight
+            self._flights[place] = flight
 
             def landed(_: asyncio.Task[TokenState]) -> None:
-                self._flights.pop(row.id, None)
+                self._flights.pop(place, None)
                 if not flight.cancelled():
                     flight.exception()  # whoever waited has it, and nobody has to have waited
 
@@ -285,6 +341,8 @@ class Refresher:
         tokens: Tokens | None = None
         try:
             registered = await self._providers.discovered(row.org, registered)
+            if not _is_own(row) and not _is_of(before, registered):
+                return await self._failed(row, registered, claimed, Ungranted("dead", OF_ANOTHER, is_local=True))
             tokens = self._opened(before) if before.sealed is not None and not _is_own(row) else None
             outcome = await self._asked(row.org, registered, tokens, subject)
         except Invalid as error:
@@ -295,7 +353,7 @@ class Refresher:
         if isinstance(outcome, Ungranted):
             return await self._failed(row, registered, claimed, outcome)
         kept = None if tokens is None else tokens.refresh_token
-        renewed = self.renewed(row.org, row.id, outcome, kept, renews=_is_own(row), forced=forced)
+        renewed = self.renewed(row, registered, outcome, kept, renews=_is_own(row), forced=forced)
         state = await self._stored(Unstored(row.name, claimed, renewed, registered.spec.provider or ""))
         if state is None:
             got = Tokens(outcome.access_token, outcome.refresh_token or kept, outcome.token_type)
@@ -354,13 +412,13 @@ class Refresher:
         _log.warning("connection.overtaken", connection=row.id, attempt=claimed.fence)
         return state
 
-    async def _failed(self, row: Kept, registered: Registered, claimed: Claimed, refused: Ungranted) -> TokenState:
+    async def _failed(self, row: Kept, registered: Registered | None, claimed: Claimed, refused: Ungranted) -> TokenState:
         before = claimed.before
         if refused.failure == "dead" and _is_own(row):
             # No person has granted anything that could have ended.
             refused = msgspec.structs.replace(refused, failure="misconfigured")
         outcome = after(before, refused, utc_now(), _chance)
-        published = failed(row, registered, refused, outcome.status) if outcome.is_news else None
+        published = failed(row, refused, outcome.status) if outcome.is_news else None
         state = await self._tokens.fail(claimed, outcome, refused.failure, refused.reason, published)
         if state is None:
             # The loser of a race: a provider that rotates refuses it, and what the winner has stored is alive.
@@ -371,9 +429,9 @@ class Refresher:
         _log.warning(
             "connection.refresh_failed", connection=row.id, failure=refused.failure, reason=refused.reason, status=state.status
         )
-        if outcome.closed_until is not None:
+        if registered is not None and outcome.closed_until is not None:
             await self._tokens.close_gate(registered.key, outcome.closed_until)
-        if outcome.alarms and refused.is_of_client and await self._tokens.alarm(registered.key, refused.reason):
+        if registered is not None and refused.is_of_client and await self._tokens.alarm(registered.key, refused.reason):
             _log.error("provider.misconfigured", provider=registered.spec.provider, org=row.org, reason=refused.reason)
         await self._outbox.flush(row.id)
         return state
@@ -422,12 +480,17 @@ def refreshed(one: Unstored) -> Publication:
     return Publication(type="connection.refreshed", data=data)
 
 
-def failed(row: Kept, registered: Registered, refused: Ungranted, status: str) -> Publication:
+def failed(row: Kept, refused: Ungranted, status: str) -> Publication:
     """Return the message of a failure, which is another one where the grant has ended."""
-    about = {"connection": row.id, "name": row.name, "provider": registered.spec.provider, "reason": refused.reason}
+    about = {"connection": row.id, "name": row.name, "provider": row.spec.get("provider"), "reason": refused.reason}
     if status == "needs_reauthorization":
         return Publication(type="connection.needs_reauthorization", data=about)
     return Publication(type="connection.refresh_failed", data=about | {"failure": refused.failure, "status": status})
+
+
+def _is_of(state: TokenState, registered: Registered) -> bool:
+    """Return whether a token was got by the client and the addresses that it would be sent to now."""
+    return state.origin is None or state.origin == registered.origin
 
 
 def _nothing() -> None:

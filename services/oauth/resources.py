@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from services.oauth.addresses import check_template
 from services.oauth.announce import Announcer
 from services.oauth.catalogue import KNOWN
 from services.oauth.domain import (
+    Kept,
     check_client_secret,
     check_connection,
     check_headers,
@@ -19,10 +21,11 @@ from services.oauth.domain import (
 )
 from services.oauth.flows import FLOWS
 from services.oauth.policy import shown_state
-from services.oauth.providers import Providers, is_discovered, whole
+from services.oauth.providers import Providers, destination_of, is_discovered, whole
+from services.oauth.refresh import Refresher
 from services.oauth.store import KeptStore
 from services.oauth.token_store import TokenStore
-from services.oauth.vaulted import Vaulted
+from services.oauth.vaulted import Vaulted, VaultRules
 from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.envelope import utc_now
@@ -38,13 +41,17 @@ from shared.resources.provider import ADDRESSES, Provider
 from shared.resources.secret import Secret
 from shared.resources.variable import Variable
 
+# The connections of a provider that was changed are tried over so long.
+SPREAD = timedelta(minutes=1)
 
-class Connections(Rules[Connection]):
+
+class Connections(VaultRules[Connection]):
     """A token can be sent in a header, and a provider's token can be asked for."""
 
-    def __init__(self, providers: Providers, tokens: TokenStore, keyring: Keyring) -> None:
+    def __init__(self, providers: Providers, tokens: TokenStore, refresher: Refresher, keyring: Keyring) -> None:
         self._providers = providers
         self._tokens = tokens
+        self._refresher = refresher
         self._keyring = keyring
 
     async def check(self, draft: Draft[Connection]) -> Connection:
@@ -58,6 +65,14 @@ class Connections(Rules[Connection]):
             await self._providers.check(draft.org, spec)
         return spec
 
+    async def destination(self, org: str, spec: Connection) -> str | None:
+        """Return where the secret of its own client is sent."""
+        return await self._providers.destination(org, spec)
+
+    async def changed(self, before: Kept, row: Kept) -> None:
+        """Forget a token that is another grant's, client's or provider's."""
+        await self._refresher.changed(before, row)
+
     async def shown(self, found: Sequence[Resource[Connection]]) -> Sequence[dict[str, Any]]:
         """Return how the token of each is."""
         granted = [one.id for one in found if one.spec.grant in FLOWS]
@@ -65,8 +80,11 @@ class Connections(Rules[Connection]):
         return [shown_state(one.spec, states.get(one.id), self._keyring.knows, utc_now()) for one in found]
 
 
-class ProviderRules(Rules[Provider]):
+class ProviderRules(VaultRules[Provider]):
     """A provider's addresses lead where their writer means, whatever a connection fills in."""
+
+    def __init__(self, tokens: TokenStore) -> None:
+        self._tokens = tokens
 
     async def check(self, draft: Draft[Provider]) -> Provider:
         """Return the spec if its addresses are such, and the known provider is known."""
@@ -89,13 +107,23 @@ class ProviderRules(Rules[Provider]):
             check_client_secret(secret, provider.client_authentication)
         return spec
 
+    async def destination(self, org: str, spec: Provider) -> str | None:
+        """Return where the secret of its client is sent."""
+        del org
+        return None if spec.client_id is None else destination_of(spec, "", spec.client_id, None)
+
+    async def changed(self, before: Kept, row: Kept) -> None:
+        """Have its connections tried soon, so that what the change makes of them is seen."""
+        del before
+        await self._tokens.hasten(row.org, row.name, SPREAD)
+
     async def shown(self, found: Sequence[Resource[Provider]]) -> Sequence[dict[str, Any]]:
         """Return the documents of the known provider that each is made from."""
         known = [KNOWN.get(one.spec.known or "") for one in found]
         return [{"documents": None if one is None else one.documents} for one in known]
 
 
-class Secrets(Rules[Secret]):
+class Secrets(VaultRules[Secret]):
     """A secret can be masked, and one for services stays so: whoever puts a new value in its place may not know of that."""
 
     async def check(self, draft: Draft[Secret]) -> Secret:
@@ -125,12 +153,13 @@ def keepers(
     announcer: Announcer,
     providers: Providers,
     tokens: TokenStore,
+    refresher: Refresher,
 ) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of this service's resources."""
-    sealed: dict[str, Rules[Any]] = {
-        "connection": Connections(providers, tokens, keyring),
+    sealed: dict[str, VaultRules[Any]] = {
+        "connection": Connections(providers, tokens, refresher, keyring),
         "secret": Secrets(),
-        "provider": ProviderRules(),
+        "provider": ProviderRules(tokens),
     }
     return {
         **catalogued("oauth", {"variable": Variables()}, bus=bus, rows=rows, keyring=keyring, catalog=catalog),

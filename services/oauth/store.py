@@ -122,6 +122,11 @@ class KeptStore:
         """Replace a sealed value by the same under another key; False when it is another by now."""
         return await self._changed(update(vault).where(_C.id == row.id, _C.sealed == row.sealed).values(sealed=sealed))
 
+    async def lead(self, row: Kept, destination: str) -> None:
+        """Keep where a value may be sent that was given before that was kept."""
+        known = update(vault).where(_C.id == row.id, _C.version == row.version, _C.destination.is_(None))
+        await self._changed(known.values(destination=destination))
+
     async def _changed(self, statement: Executable) -> bool:
         async with transaction(self._engine) as connection:
             return (await connection.execute(statement)).rowcount > 0

@@ -24,6 +24,7 @@ vault = Table(
     *required(Boolean, "revoking", "announced"),
     *required(Text, "actor", "first_command", "last_command"),
     *required(Moment, "created_at", "updated_at"),
+    Column("destination", Text),
     UniqueConstraint("noun", "org", "name"),
 )
 # The last version of what was removed, so that no tag of it fits another one of its name.
@@ -56,6 +57,7 @@ token = Table(
     *(Column(name, Moment) for name in ("expires_at", "refresh_expires_at", "refresh_at", "refreshed_at", "not_before")),
     *required(BigInteger, "failures", "forced"),
     Column("grants", BigInteger, nullable=False, server_default=text("0")),
+    Column("origin", Text),
     *required(Boolean, "attempting", "doubted"),
     Column("configured", Text, nullable=False),
     Column("owner", Text),
@@ -90,6 +92,7 @@ authorization_request = Table(
     *required(Text, "org", "redirect"),
     Column("issuer", Text),
     Column("sealed", Text),
+    Column("origin", Text),
     *required(Text, "actor", "correlation"),
     Column("expires_at", Moment, nullable=False),
     Column("status", Text, nullable=False, server_default="open"),

@@ -15,6 +15,7 @@ from services.oauth.policy import Aftermath, TokenState
 from services.oauth.tables import outbox, provider_gate, token, vault
 from shared.db import transaction
 from shared.envelope import new_id, utc_now
+from shared.organizations import PLATFORM
 
 _T = token.c
 _GATE = provider_gate.c
@@ -64,6 +65,11 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     refresh_expires_at: datetime | None
     refresh_at: datetime | None
     is_forced: bool = False
+    origin: str | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """Return the columns that it is stored in as it is."""
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if name != "is_forced"}
 
 
 class TokenStore:
@@ -128,15 +134,14 @@ class TokenStore:
             free = or_(_T.until.is_(None), _T.until < func.clock_timestamp())
             mine = or_(mine, and_(_T.version == before.version, free))
         version = before.version + 1
-        values = {name: getattr(renewed, name) for name in ("sealed", "scope", "expires_at", "refresh_expires_at", "refresh_at")}
-        values |= {"version": version, "forced": version if renewed.is_forced else before.forced}
+        values = renewed.columns() | {"version": version, "forced": version if renewed.is_forced else before.forced}
         return await self._settle(before, mine, values | _WELL, publication)
 
     async def authorize(
         self, id_: str, provider: str, configured: str, renewed: Renewed, publication: Publication
     ) -> TokenState | None:
         """Store the token of a new grant, whatever is going on: attempts with the one before are fenced off."""
-        values = {name: getattr(renewed, name) for name in ("sealed", "scope", "expires_at", "refresh_expires_at", "refresh_at")}
+        values = renewed.columns()
         first = {"connection": id_, "provider": provider, "configured": configured, "grants": 1} | values | _WELL
         async with transaction(self._engine) as connection:
             owner = select(vault.c.org).where(vault.c.id == id_, ~vault.c.revoking)
@@ -150,6 +155,26 @@ class TokenStore:
             state = TokenState(**row.mappings().one())
             await _keep(connection, state, publication)
             return state
+
+    async def forget(self, id_: str) -> bool:
+        """Have a connection as if nobody had ever got a token for it, and fence off who is about to; False where it has no row.
+
+        The row stays, with its counts: another row's first fence would be that of an attempt which is still under way.
+        """
+        fenced = {name: _T[name] + 1 for name in ("version", "fence", "grants")}
+        async with transaction(self._engine) as connection:
+            forgotten = update(token).where(_T.connection == id_).values(_NOTHING | fenced)
+            return (await connection.execute(forgotten)).rowcount > 0
+
+    async def hasten(self, org: str, provider: str, spread: timedelta) -> None:
+        """Have the tokens of a provider's connections refreshed over the next while, of all organizations for the platform's."""
+        mine = (vault.c.noun == "connection") & (vault.c.spec["provider"].as_string() == provider)
+        if org != PLATFORM:
+            mine &= vault.c.org == org
+        at = func.clock_timestamp() + func.random() * spread
+        soon = update(token).where(_T.connection.in_(select(vault.c.id).where(mine)), _T.refresh_at > at)
+        async with transaction(self._engine) as connection:
+            await connection.execute(soon.values(refresh_at=at, not_before=None))
 
     async def fail(
         self, claimed: Claimed, outcome: Aftermath, failure: str, reason: str, publication: Publication | None
@@ -248,6 +273,14 @@ class TokenStore:
 _WELL: dict[str, Any] = {
     "status": "healthy", "failure": None, "reason": None, "not_before": None, "failures": 0, "attempting": False,
     "doubted": False, "owner": None, "until": None, "refreshed_at": func.clock_timestamp(),
+}  # fmt: skip
+
+
+# A row without a token, as an attempt that is the first finds it.
+_NOTHING: dict[str, Any] = {
+    "sealed": None, "origin": None, "scope": None, "expires_at": None, "refresh_expires_at": None, "refresh_at": None,
+    "refreshed_at": None, "status": "pending", "failure": None, "reason": None, "not_before": None, "failures": 0,
+    "attempting": False, "doubted": False, "configured": "", "owner": None, "until": None,
 }  # fmt: skip
 
 

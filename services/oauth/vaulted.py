@@ -17,7 +17,7 @@ from shared.aggregate import TRIES
 from shared.bus import Bus
 from shared.encryption import Keyring
 from shared.envelope import rfc3339, utc_now
-from shared.errors import Conflict, Unavailable
+from shared.errors import Conflict, Invalid, Problem, Unavailable
 from shared.organizations import seen_by
 from shared.owners.keeper import Keeper
 from shared.owners.rules import Draft, Rules
@@ -29,11 +29,30 @@ _log = structlog.get_logger()
 S = TypeVar("S", bound=Spec)
 
 
-class Vaulted(Keeper[S]):
-    """Keeps one kind of resource, whose one secret is in no message; versions of a name count from 1, over removals too."""
+class VaultRules(Rules[S]):
+    """The rules for a kind with a secret in the vault."""
 
-    def __init__(self, noun: str, rules: Rules[S], *, bus: Bus, store: KeptStore, keyring: Keyring, announcer: Announcer) -> None:
+    async def destination(self, org: str, spec: S) -> str | None:
+        """Return what stands for the places that the secret may be sent to; None where it is sent to none by this service."""
+        del org, spec
+        return None
+
+    async def changed(self, before: Kept, row: Kept) -> None:
+        """Do what follows from a change that is stored."""
+        del before, row
+
+
+class Vaulted(Keeper[S]):
+    """Keeps one kind of resource, whose one secret is in no message; versions of a name count from 1, over removals too.
+
+    Who changes where a secret is sent has to give it again: it would be sent to a place of their choice else.
+    """
+
+    def __init__(
+        self, noun: str, rules: VaultRules[S], *, bus: Bus, store: KeptStore, keyring: Keyring, announcer: Announcer
+    ) -> None:
         super().__init__(noun, rules, keyring)
+        self._vault_rules = rules
         (self._secret,) = self.kind.secret
         self._bus = bus
         self._store = store
@@ -66,13 +85,21 @@ class Vaulted(Keeper[S]):
                         # The one of that id is about to be deleted.
                         raise await self._absent(asked)
                 wanted = await self._wanted(command, given, before)
-                if before is not None and self._is_same(wanted, before):
+                destination = await self._vault_rules.destination(command.org, wanted.spec)
+                if found is not None and before is not None and found.sealed and self._secret not in given:
+                    await self._check_destination(found, before, destination)
+                    moved = False
+                else:
+                    moved = found is not None and found.destination not in (None, destination)
+                if before is not None and not moved and self._is_same(wanted, before):
                     return await self._answer(before, "none")
                 if command.dry_run:
                     return await self._answer(wanted, self._change(command, wanted))
-                row = self._row(command, wanted, found)
+                row = self._row(command, wanted, found, destination)
                 stored = await (self._store.add(row) if found is None else self._store.replace(found, row))
                 if stored is not None:
+                    if found is not None:
+                        await self._vault_rules.changed(found, stored)
                     await self._announcer.announce(stored)
                     return await self._answer(self._made(stored), self._change(command, wanted))
         raise self._busy(command)
@@ -145,7 +172,17 @@ class Vaulted(Keeper[S]):
             version=row.version,
         )
 
-    def _row(self, command: PutResource, wanted: Resource[S], found: Kept | None) -> Kept:
+    async def _check_destination(self, found: Kept, before: Resource[S], destination: str | None) -> None:
+        """Raise `Invalid` where a secret that is kept would be sent elsewhere from now on."""
+        try:
+            present = found.destination or await self._vault_rules.destination(found.org, before.spec)
+        except Invalid:
+            present = None
+        if present != destination:
+            detail = "has to be given again: with this change it would be another client's, or go to other addresses than before"
+            raise Invalid(f"{self._secret} {detail}", errors=(Problem(self._secret, detail),))
+
+    def _row(self, command: PutResource, wanted: Resource[S], found: Kept | None, destination: str | None) -> Kept:
         """Return the row, in place of `found`, that a command wants."""
         now = utc_now()
         return Kept(
@@ -164,6 +201,7 @@ class Vaulted(Keeper[S]):
             last_command=command.id,
             created_at=found.created_at if found is not None else now,
             updated_at=now,
+            destination=destination,
         )
 
     def _alone(self, command: PutResource | RemoveResource) -> asyncio.Lock:

@@ -327,6 +327,8 @@ async def test_15_and_17_who_is_not_reached_has_seen_nothing(place: Place) -> No
         for wrong in ("http://127.0.0.1:9/token", f"{url.replace('http', 'https')}/token"):
             await it.provide(token_url=wrong)
             await it.expire()
+            # Else it would not be sent to another address than its own at all.
+            await it.row("origin = NULL")
             with pytest.raises(Unavailable, match="could not be fetched from"):
                 await it.given()
             assert not (await it.row())["attempting"]
