@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import aiohttp
+import asyncpg
+import msgspec
+import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from services.oauth.domain import token_place
+from services.oauth.policy import NEAR
+from services.oauth.refresh import Tokens
+from shared.jose import encoded
 from tests.integration.test_integrations_api import Api
+from tests.integration.test_run_capabilities import Inside
 from tests.support.browser import Page, browsing
-from tests.support.connections import Asking, asking_processes
-from tests.support.inside import running
+from tests.support.connections import ALLOWED, Asking, asking_processes
+from tests.support.inside import eventually, running
 from tests.support.peers import Peer, browser_program, oidc_peer
+from tests.support.resources import ring
+from tests.support.sandbox import TIERS, UID, reachable_interpreter
 from tests.support.servers import Servers
 
 ORG = "default"
+SCOPES = ["openid", "offline_access", "tickets"]
+# Enough to see that nothing is lost; 200 take some minutes.
+ROTATIONS = int(os.environ.get("MILLRACE_TEST_ROTATIONS", "12"))
 
 
 class House:
@@ -35,20 +53,16 @@ class House:
         status, document = await self.call("PUT", path, fields)
         assert status == 200, document
 
-    async def client(self, name: str, *grants: str, **metadata: Any) -> dict[str, Any]:
+    async def client(self, name: str, *grants: str, provider: dict[str, Any] | None = None, **metadata: Any) -> dict[str, Any]:
         """Have a provider of that name, known by its issuer, with a client that has registered itself there; return the client."""
         usual: dict[str, Any] = {"grant_types": list(grants)}
         if "authorization_code" in grants:
             usual |= {"response_types": ["code"], "redirect_uris": [self.callback]}
         made = await self.peer.register(**usual | metadata)
-        secret = {"client_secret": made["client_secret"]} if "client_secret" in made else {}
-        more = {"authorize_parameters": {"prompt": "consent"}, "scopes": ["openid", "offline_access", "tickets"]}
-        await self.put(
-            f"/providers/{name}",
-            issuer=self.peer.issuer,
-            client_id=made["client_id"],
-            **secret | (more if "refresh_token" in grants else {}),
-        )
+        given = {"issuer": self.peer.issuer, "client_id": made["client_id"]}
+        if "client_secret" in made:
+            given["client_secret"] = made["client_secret"]
+        await self.put(f"/providers/{name}", **given | (provider or {}))
         return made
 
     async def begin(self, name: str) -> str:
@@ -57,26 +71,59 @@ class House:
         assert status == 200, begun
         return str(begun["url"])
 
-    async def agree(self, url: str) -> str:
-        """Sign in where the server asks for it, and agree; return what the page says in the end."""
-        await self.page.open(url)
+    async def sign_in(self) -> None:
+        """Sign in where the server asks for it, up to its question whether to agree."""
         prompt = "document.querySelector('[name=prompt]')?.value"
         if await self.page.until(prompt) == "login":
             await self.page.fill("[name=login]", "ada")
             await self.page.fill("[name=password]", "a password")
             await self.page.press("[type=submit]")
         await self.page.until(f"{prompt} === 'consent'")
-        await self.page.press("[type=submit]")
+
+    async def agree(self, url: str, *, by: str = "[type=submit]") -> str:
+        """Sign in, press a button, and return what the page says that the person comes back to."""
+        await self.page.open(url)
+        await self.sign_in()
+        await self.page.press(by)
         await self.page.until(f"location.href.startsWith('{self.callback}') && document.readyState === 'complete'")
         return await self.page.text()
 
-    async def connect(self, name: str, **metadata: Any) -> dict[str, Any]:
+    async def brought_back(self) -> dict[str, str]:
+        """Return what the server has given the browser along."""
+        return {name: one[0] for name, one in parse_qs(urlsplit(await self.page.value("location.href")).query).items()}
+
+    async def come_back(self, **query: str) -> str:
+        """Come back with a query string; return what the page says."""
+        await self.page.open(f"{self.callback}?{urlencode(query)}")
+        await self.page.until(f"location.search.includes('{query['state']}') && document.readyState === 'complete'")
+        return await self.page.text()
+
+    async def connect(self, name: str, **more: Any) -> dict[str, Any]:
         """Have a connection that a person has authorized; return its client."""
-        client = await self.client(name, "authorization_code", "refresh_token", **metadata)
+        provider = {"authorize_parameters": {"prompt": "consent"}, "scopes": SCOPES} | more.pop("provider", {})
+        client = await self.client(name, "authorization_code", "refresh_token", provider=provider, **more)
         await self.put(f"/connections/{name}", grant="authorization_code", provider=name)
         said = await self.agree(await self.begin(name))
         assert "is authorized" in said, said
         return client
+
+    async def tokens(self, name: str) -> Tokens:
+        """Return the tokens that are stored for a connection."""
+        id_ = (await self.shown(name))["id"]
+        sealed = await self.stored("SELECT sealed FROM token WHERE connection = $1", id_)
+        return msgspec.json.decode(ring(self.it.place).open(sealed, *token_place(ORG, id_)), type=Tokens)
+
+    async def stored(self, statement: str, *values: str) -> Any:
+        """Return the one value of a statement about what the service has stored."""
+        connection = await asyncpg.connect(self.it.place.database_url("oauth"))
+        try:
+            return await connection.fetchval(statement, *values)
+        finally:
+            await connection.close()
+
+    async def refreshed(self, name: str) -> tuple[int, dict[str, Any]]:
+        """Demand another token; return the status and the answer."""
+        return await self.call("POST", f"/connections/{name}/refresh")
 
     async def token(self, name: str) -> str:
         """Ask for a token as a run does."""
@@ -103,8 +150,7 @@ async def house(servers: Servers) -> AsyncIterator[House]:
 
 
 async def test_a_person_signs_in_agrees_and_sees_that_it_is_connected(house: House) -> None:
-    client = await house.client("code", "authorization_code", "refresh_token")
-    await house.put("/connections/code", grant="authorization_code", provider="code")
+    client = await house.connect("code")
     url = await house.begin("code")
     # Its addresses are those that the issuer announces; nothing else was said of them.
     assert url.startswith(f"{house.peer.issuer}/auth?")
@@ -112,9 +158,164 @@ async def test_a_person_signs_in_agrees_and_sees_that_it_is_connected(house: Hou
     said = await house.agree(url)
     assert "Connected" in said
     assert "'code' of 'default' is authorized" in said
-    # The server names itself, as its metadata promises; an answer without that would have been refused.
-    query = {name: one[0] for name, one in parse_qs(urlsplit(await house.page.value("location.href")).query).items()}
-    assert query["iss"] == house.peer.issuer
+    # The server names itself, as its metadata promises.
+    assert (await house.brought_back())["iss"] == house.peer.issuer
     shown = await house.shown("code")
-    assert (shown["status"], shown["granted_scope"]) == ("healthy", "openid offline_access tickets")
+    assert (shown["status"], shown["granted_scope"]) == ("healthy", " ".join(SCOPES))
     assert await house.peer.is_active(client, await house.token("code"))
+
+
+async def test_a_person_who_does_not_agree_reads_that_it_is_not_connected(house: House) -> None:
+    await house.client("refused", "authorization_code")
+    await house.put("/connections/refused", grant="authorization_code", provider="refused", scopes=["openid"])
+    said = await house.agree(await house.begin("refused"), by="a[href$=abort]")
+    assert "Not connected" in said
+    assert "the provider says that it was not allowed" in said
+    assert (await house.shown("refused"))["status"] == "pending"
+
+
+async def test_an_answer_without_the_issuer_or_with_another_one_is_refused(house: House) -> None:
+    await house.client("mixed", "authorization_code")
+    await house.put("/connections/mixed", grant="authorization_code", provider="mixed", scopes=["openid"])
+    before = await house.peer.seen()
+    for more in ({}, {"iss": "https://evil.example"}):
+        state = parse_qs(urlsplit(await house.begin("mixed")).query)["state"][0]
+        said = await house.come_back(state=state, code="a code", **more)
+        assert ("another issuer" if more else "does not say which issuer's") in said
+    assert await house.peer.seen() == before
+
+
+async def test_a_code_that_was_used_is_refused_by_the_service_and_by_the_server(house: House) -> None:
+    client = await house.connect("replayed")
+    used, token = await house.brought_back(), await house.token("replayed")
+    exchanged = (await house.peer.seen())["grants"]["authorization_code"]
+    assert "used already" in await house.come_back(**used)
+    # Sent with a `state` of today it meets another verifier than the one that it was given for.
+    state = parse_qs(urlsplit(await house.begin("replayed")).query)["state"][0]
+    assert "invalid_grant" in await house.come_back(**used | {"state": state})
+    seen = await house.peer.seen()
+    assert seen["refusals"][-1] == ["authorization_code", "invalid_grant", "code_verifier does not match code_challenge"]
+    assert seen["grants"]["authorization_code"] == exchanged
+    # Nobody loses what was authorized before.
+    assert await house.token("replayed") == token
+    assert await house.peer.is_active(client, token)
+
+
+async def test_two_processes_and_50_who_ask_at_once_rotate_a_token_many_times_and_its_family_lives(house: House) -> None:
+    client = await house.connect("rotated")
+    granted = (await house.peer.seen())["grants"].get("refresh_token", 0)
+    first, tokens = await house.tokens("rotated"), set()
+    for _ in range(ROTATIONS):
+        await house.it.expire()
+        found = await asyncio.gather(*(house.it.patient("rotated", org=ORG) for _ in range(50)))
+        assert len(set(found)) == 1
+        tokens |= set(found)
+    seen = await house.peer.seen()
+    assert len(tokens) == ROTATIONS == seen["grants"]["refresh_token"] - granted
+    last = await house.tokens("rotated")
+    assert await house.peer.is_active(client, last.access_token)
+    assert await house.peer.is_active(client, last.refresh_token or "")
+    # The same server ends a family where an old token comes again: what was rotated above was never sent twice.
+    status, answer = await house.peer.post("/token", client, grant_type="refresh_token", refresh_token=first.refresh_token or "")
+    assert (status, answer["error"]) == (400, "invalid_grant")
+    assert not await house.peer.is_active(client, last.access_token)
+    assert (await house.refreshed("rotated"))[0] == 409
+    assert (await house.shown("rotated"))["status"] == "needs_reauthorization"
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post", "client_secret_jwt", "private_key_jwt"])
+async def test_a_client_gets_a_token_of_its_own_however_it_shows_who_it_is(house: House, method: str) -> None:
+    name = method.replace("_", "-")
+    provider: dict[str, Any] = {"client_authentication": name.removeprefix("client-secret-")}
+    metadata: dict[str, Any] = {"token_endpoint_auth_method": method}
+    if method.endswith("jwt"):
+        provider = {"client_authentication": method}
+    if method == "private_key_jwt":
+        key = ec.generate_private_key(ec.SECP256R1())
+        numbers = key.public_key().public_numbers()
+        x, y = (encoded(one.to_bytes(32, "big")) for one in (numbers.x, numbers.y))
+        metadata["jwks"] = {"keys": [{"kty": "EC", "crv": "P-256", "kid": "k1", "use": "sig", "x": x, "y": y}]}
+        form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        provider |= {"client_secret": key.private_bytes(serialization.Encoding.PEM, form, plain).decode(), "key_id": "k1"}
+    client = await house.client(name, "client_credentials", provider=provider, **metadata)
+    await house.put(f"/connections/{name}", grant="client_credentials", provider=name, scopes=["tickets"])
+    first = await house.token(name)
+    assert await house.peer.tickets(first) == {"client": client["client_id"], "account": None, "scope": "tickets"}
+    # Each of its assertions is another one: the server takes none twice.
+    assert (await house.refreshed(name))[0] == 200
+    assert await house.token(name) != first
+
+
+async def test_a_connection_that_is_removed_is_revoked_at_the_server(house: House) -> None:
+    client = await house.connect("gone")
+    tokens = await house.tokens("gone")
+    both = (tokens.access_token, tokens.refresh_token or "")
+    assert all([await house.peer.is_active(client, one) for one in both])
+    assert (await house.call("DELETE", "/connections/gone"))[0] == 204
+
+    async def revoked() -> bool:
+        return not any([await house.peer.is_active(client, one) for one in both])
+
+    await eventually(revoked)
+
+
+async def test_a_person_authorizes_a_device(house: House) -> None:
+    grant = "urn:ietf:params:oauth:grant-type:device_code"
+    client = await house.client("device", grant, "refresh_token")
+    await house.put("/connections/device", grant="device_code", provider="device", scopes=SCOPES)
+    status, begun = await house.call("POST", "/connections/device/authorize")
+    assert status == 200, begun
+    assert begun["url"] == f"{house.peer.issuer}/device"
+    await house.page.open(begun["url"])
+    await house.page.fill("[name=user_code]", begun["user_code"])
+    await house.page.press("[type=submit]")
+    await house.page.until(f"document.body?.innerText.includes('{begun['user_code']}')")
+    await house.page.press("[type=submit][autofocus]")
+    await house.sign_in()
+    await house.page.press("[type=submit]")
+    await house.page.until("document.body?.innerText.includes('Sign-in Success')")
+    # It is asked every five seconds.
+    await house.stored("UPDATE authorization_request SET poll_at = now() WHERE poll_at IS NOT NULL")
+
+    async def authorized() -> bool:
+        return (await house.shown("device"))["status"] == "healthy"
+
+    await eventually(authorized)
+    assert await house.peer.is_active(client, await house.token("device"))
+    assert (await house.refreshed("device"))[0] == 200
+
+
+WORKFLOW = b"""
+import time
+from millrace import *
+
+http = connections.client("tickets")
+
+
+@workflow(name="tickets")
+def tickets(clock: str, pause: float) -> list:
+    found = []
+    for ahead in (None, 40, None):
+        if ahead is not None:
+            time.sleep(pause)
+            http.get(clock + str(ahead)).raise_for_status()
+        reply = http.get("/api/tickets").raise_for_status()
+        found.append(reply.json()["account"])
+    return found
+"""
+
+
+@pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user")
+async def test_a_workflow_calls_an_api_of_the_server_across_the_end_of_its_token_without_noticing(house: House, data: Path) -> None:
+    tier = {"MILLRACE_SANDBOX_TIER": TIERS[0]} | ({} if UID is None else {"MILLRACE_SANDBOX_UID": str(UID)})
+    life = int(NEAR.total_seconds()) + 1
+    client = await house.connect("tickets", provider={"base_url": house.peer.issuer}, token_life=life)
+    first = await house.token("tickets")
+    async with running(house.it.place, "executor", MILLRACE_DATA=str(data / "executor"), **ALLOWED, **tier):
+        inside = Inside(house.it.place, house.it.gateway)
+        await inside.put("flows.py", WORKFLOW)
+        try:
+            assert await inside.result("tickets", clock=f"{house.peer.issuer}/clock/", pause=1.0) == ["ada"] * 3
+            assert not await house.peer.is_active(client, first)
+        finally:
+            await house.peer.ahead(0)

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from shared.errors import Unavailable
-from tests.support.connections import Asking, asking_processes, oauth_process
+from tests.support.connections import asking_processes, oauth_process
 from tests.support.inside import eventually
 from tests.support.oauth_provider import Asked
 from tests.support.servers import Place
@@ -16,21 +16,12 @@ from tests.support.servers import Place
 ROTATIONS = 12
 
 
-async def patient(it: Asking) -> str:
-    """Return a token, asked for until there is one."""
-    while True:
-        try:
-            return (await it.given()).token
-        except Unavailable:
-            await asyncio.sleep(0.1)
-
-
 async def test_01_two_replicas_refresh_at_once_with_one_request_and_the_family_lives(place: Place) -> None:
     async with asking_processes(place, 2) as (it, _):
         await it.authorize()
         for number in range(ROTATIONS):
             await it.expire()
-            found = await asyncio.gather(*(patient(it) for _ in range(20)))
+            found = await asyncio.gather(*(it.patient() for _ in range(20)))
             assert len(set(found)) == 1
             assert len(it.provider.asked) == number + 2
         assert it.provider.is_alive()

@@ -66,6 +66,14 @@ class Asking:
         request = msgspec.json.decode(ring(self.place).open(answer.request or "", org, nonce, "request"))
         return Given(ring(self.place).open(answer.sealed, org, nonce, "token"), request["headers"], request["query"], answer)
 
+    async def patient(self, name: str = "halo", *, org: str = "acme") -> str:
+        """Return a token, asked for until there is one."""
+        while True:
+            try:
+                return (await self.given(name, org=org)).token
+            except Unavailable:
+                await asyncio.sleep(0.1)
+
     async def provide(self, **more: Any) -> None:
         """Have the provider `local`, which is the one on the loopback."""
         url = self.provider.url

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import aiohttp
+import msgspec
 import pytest
 
 from tests.support.browser import chromium
@@ -39,17 +40,35 @@ class Peer:
             assert response.status == 201, document
             return document
 
+    async def tickets(self, token: str) -> dict[str, Any]:
+        """Ask its API with a token; return whose that is."""
+        async with self._session.get(f"{self.issuer}/api/tickets", headers={"Authorization": f"Bearer {token}"}) as response:
+            assert response.status == 200
+            found: dict[str, Any] = await response.json()
+            return found
+
+    async def ahead(self, seconds: int) -> None:
+        """Put its clock so far ahead of ours."""
+        async with self._session.get(f"{self.issuer}/clock/{seconds}") as response:
+            assert response.status == 200
+
     async def post(self, path: str, client: dict[str, Any], **parameters: str) -> tuple[int, dict[str, Any]]:
         """Send a form as a client; return the status and the document."""
         headers = {"Authorization": aiohttp.encode_basic_auth(client["client_id"], client["client_secret"])}
         async with self._session.post(self.issuer + path, data=parameters, headers=headers) as response:
-            return response.status, await response.json(content_type=None) if response.content_length != 0 else {}
+            body = await response.read()
+            return response.status, msgspec.json.decode(body) if body else {}
 
     async def is_active(self, client: dict[str, Any], token: str) -> bool:
         """Return whether a token is one that counts (RFC 7662)."""
         status, found = await self.post("/token/introspection", client, token=token)
         assert status == 200, found
         return bool(found["active"])
+
+    async def revoke(self, client: dict[str, Any], token: str) -> None:
+        """Have a token revoked, and nothing else of its grant where it is an access token."""
+        status, found = await self.post("/token/revocation", client, token=token)
+        assert status == 200, found
 
     async def seen(self) -> dict[str, Any]:
         """Return what it has granted, by grant type, and its refusals: the grant type, the code, and the reason of each."""

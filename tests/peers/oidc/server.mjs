@@ -4,6 +4,7 @@ import { createServer } from "node:http";
 import { Provider } from "oidc-provider";
 
 const seen = { grants: {}, refusals: [] };
+const now = Date.now;
 
 function life(_ctx, _token, client) {
   return client.token_life ?? 3600;
@@ -18,6 +19,8 @@ const configuration = {
     registration: { enabled: true },
     revocation: { enabled: true },
   },
+  enabledJWA: { clientAuthSigningAlgValues: ["HS256", "RS256", "ES256"] },
+  clientAuthMethods: ["client_secret_basic", "client_secret_post", "client_secret_jwt", "private_key_jwt", "none"],
   extraClientMetadata: { properties: ["token_life"] },
   pkce: { required: () => true },
   // Its usual rule rotates late. Whatever the rule, the second use of a token that was rotated ends the whole grant.
@@ -57,6 +60,11 @@ server.listen(0, "127.0.0.1", () => {
       api(provider, request, response).catch((error) => response.writeHead(500).end(String(error)));
     } else if (request.url === "/seen") {
       answer(response, seen);
+    } else if (request.url.startsWith("/clock/")) {
+      // So many seconds ahead.
+      const ahead = 1000 * Number(request.url.slice("/clock/".length));
+      Date.now = () => now() + ahead;
+      response.end();
     } else {
       callback(request, response);
     }
