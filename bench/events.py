@@ -30,7 +30,7 @@ from bench.support import outcome
 from bench.support.connection import Post
 from bench.support.load import Load, generator, load
 from bench.support.outcome import BenchError, Outcome
-from bench.support.running import Routing, alone, routing_alone, whole
+from bench.support.running import UNBOUNDED, Backing, alone, backing, whole
 from shared.bounded import ArrivalOrder
 from shared.bus import Bus, connected
 from shared.envelope import Envelope, new_id, open_envelope, rfc3339, utc_now
@@ -59,6 +59,8 @@ WAITING = 4000
 # As the service has it.
 AT_ONCE, FETCHED = 128, 256
 ROUTED_WITHIN = 120.0
+# Nothing runs what is asked for.
+UNQUEUED = {"MILLRACE_MAX_QUEUED_RUNS": "100000000"}
 
 
 class Sources(msgspec.Struct, frozen=True):
@@ -78,7 +80,7 @@ async def measure(folder: Path, seconds: float) -> Outcome:
     rounds = max(FEWEST_ROUNDS, int(seconds / 2 / SLOT) // 2)
     async with alone(data) as parts:
         admitted = await _admitted(parts.url, sources, rounds)
-    async with routing_alone(data) as routing:
+    async with backing(data) as routing:
         routed, bare = await _in_turns(routing, sources)
     ratio = median(one / other for one, other in zip(routed, bare, strict=True))
     custom = median(one.per_s / other.per_s for one, other in zip(admitted["custom"], admitted["built_in"], strict=True))
@@ -133,7 +135,7 @@ async def _admitted(url: str, sources: Sources, rounds: int) -> dict[str, list[L
     return loads
 
 
-async def _in_turns(routing: Routing, sources: Sources) -> tuple[list[float], list[float]]:
+async def _in_turns(routing: Backing, sources: Sources) -> tuple[list[float], list[float]]:
     """Return how many events a second were routed by the service, and by the bare loop."""
     routed: list[float] = []
     bare: list[float] = []
@@ -146,7 +148,7 @@ async def _in_turns(routing: Routing, sources: Sources) -> tuple[list[float], li
         await api_request(admin.client, "$JS.API.STREAM.PURGE.WEBHOOKS", {})
         for _ in range(ROUTING_ROUNDS):
             await _fill(gateway, sources)
-            async with routing.events():
+            async with routing.service("events", **UNBOUNDED, **UNQUEUED):
                 routed.append(await _rate(admin))
             await _fill(gateway, sources)
             bare.append(await _bare(routing, admin, sources))
@@ -172,7 +174,7 @@ async def _fill(gateway: Bus, sources: Sources) -> None:
     await asyncio.gather(*(one() for _ in range(WAITING)))
 
 
-async def _bare(routing: Routing, admin: Bus, sources: Sources) -> float:
+async def _bare(routing: Backing, admin: Bus, sources: Sources) -> float:
     """Return how many events a second the bare loop carries through both consumers."""
     async with connected(routing.nats_url("events"), service="events", health=Health("events")) as bus:
 

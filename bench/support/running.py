@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ from deploy.permissions import nats_config
 from deploy.stack import local_url
 from deploy.stores import Stores
 from deploy.supervise import Program, Supervised, launcher
+from shared.encryption import Keyring
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN = 150.0
@@ -115,8 +117,8 @@ async def alone(data: Path) -> AsyncIterator[Alone]:
         yield Alone(url, broker.url(ADMIN, credentials.nats_admin), pids)
 
 
-class Routing:
-    """A running broker and database, and the events service whenever it is wanted."""
+class Backing:
+    """A running broker and database, and any service whenever it is wanted."""
 
     def __init__(self, stores: Stores, folder: DataFolder, credentials: Credentials) -> None:
         self._stores = stores
@@ -132,36 +134,48 @@ class Routing:
         """Return the broker's address with a service's credentials."""
         return self._stores.nats_url_of(service)
 
+    def database_url(self, service: str) -> str:
+        """Return the database's address with a service's credentials."""
+        return self._stores.database_url_of(service)
+
+    @property
+    def keyring(self) -> Keyring:
+        """The keys of the services."""
+        return Keyring(tuple(base64.b64decode(key) for key in self._credentials.keys))
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes by name."""
+        return {"nats": self._stores.nats_pid or 0, "postgres": self._stores.postgres_pid or 0}
+
     @asynccontextmanager
-    async def events(self) -> AsyncIterator[None]:
-        """Run the events service for the block."""
+    async def service(self, name: str, **environment: str) -> AsyncIterator[int]:
+        """Run a service for the block; yields its process."""
         program = Program(
-            name="events",
-            command=(sys.executable, "-P", "-m", "services", "events"),
+            name=name,
+            command=(sys.executable, "-P", "-m", "services", name),
             environment=_passed_on()
             | {
-                "MILLRACE_NATS_URL": self._stores.nats_url_of("events"),
-                "MILLRACE_DATABASE_URL": self._stores.database_url_of("events"),
+                "MILLRACE_NATS_URL": self._stores.nats_url_of(name),
+                "MILLRACE_DATABASE_URL": self._stores.database_url_of(name),
                 "MILLRACE_KEYS": ",".join(self._credentials.keys),
-                # Nothing runs what is asked for.
-                "MILLRACE_MAX_QUEUED_RUNS": "100000000",
-                **UNBOUNDED,
+                **environment,
             },
-            directory=self._folder.own("events"),
-            log=self._folder.logs / "events.log",
-            pidfile=self._folder.pidfiles / "events.pid",
+            directory=self._folder.own(name),
+            log=self._folder.logs / f"{name}.log",
+            pidfile=self._folder.pidfiles / f"{name}.pid",
         )
-        events = Supervised(program)
-        await events.start()
+        supervised = Supervised(program)
+        await supervised.start()
         try:
-            yield
+            yield supervised.state.pid or 0
         finally:
-            await events.stop(10.0)
+            await supervised.stop(10.0)
 
 
 @asynccontextmanager
-async def routing_alone(data: Path) -> AsyncIterator[Routing]:
-    """Run broker and database on the data folder of a stack that has ended, for the block, to measure the events service with."""
+async def backing(data: Path) -> AsyncIterator[Backing]:
+    """Run broker and database on the data folder of a stack that has ended, for the block, to measure one service with."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(claim(data))
         sockets = stack.enter_context(run_folder(folder))
@@ -169,7 +183,15 @@ async def routing_alone(data: Path) -> AsyncIterator[Routing]:
         stores = Stores(folder=folder, sockets=sockets, credentials=credentials, nats=None, postgres=None)
         stack.push_async_callback(stores.stop)
         await stores.start()
-        yield Routing(stores, folder, credentials)
+        yield Backing(stores, folder, credentials)
+
+
+@asynccontextmanager
+async def echo(nats_url: str) -> AsyncIterator[None]:
+    """Run a process of `bench.support.echo` for the block, which answers requests to its subject."""
+    async with _process([sys.executable, "-m", "bench.support.echo"], {"BENCH_NATS_URL": nats_url}, 5.0) as process:
+        await _line(process, "ready")
+        yield
 
 
 @asynccontextmanager
