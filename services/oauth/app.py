@@ -12,6 +12,7 @@ from services.oauth.announce import Announcer
 from services.oauth.authorization import Authorizations
 from services.oauth.authorization_store import AuthorizationStore
 from services.oauth.config import OAuthSettings, read
+from services.oauth.connection_tests import ConnectionTests
 from services.oauth.credentials import Credentials
 from services.oauth.discovery import Discovery
 from services.oauth.outbox import Outbox
@@ -74,6 +75,7 @@ class OAuth:
         )
         self.announcer = Announcer(bus, self.store, self.refresher.ending)
         self.credentials = Credentials(self.vault, self.providers, self.refresher)
+        self.tests = ConnectionTests(self.store, self.providers, self.credentials, endpoint)
         self.keepers: Mapping[str, Keeper[Any]]
 
 

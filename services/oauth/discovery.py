@@ -34,6 +34,8 @@ class _Metadata(msgspec.Struct, frozen=True, kw_only=True):
     authorization_endpoint: str | None = None
     device_authorization_endpoint: str | None = None
     revocation_endpoint: str | None = None
+    introspection_endpoint: str | None = None
+    userinfo_endpoint: str | None = None
     token_endpoint_auth_methods_supported: list[str] | None = None
     authorization_response_iss_parameter_supported: bool = False
 
@@ -93,6 +95,8 @@ def _read(document: bytes, issuer: str) -> Discovered | _Foreign:
         authorize_url=read.authorization_endpoint,
         device_url=read.device_authorization_endpoint,
         revoke_url=read.revocation_endpoint,
+        introspect_url=read.introspection_endpoint,
+        userinfo_url=read.userinfo_endpoint,
         client_authentication=method,
     )
     for field in ADDRESSES:

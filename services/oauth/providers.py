@@ -124,7 +124,7 @@ class Providers:
         """Raise `Invalid` where a connection's provider is not there, or its addresses cannot be filled."""
         name = spec.provider or ""
         found, own, provider = await self._found(org, name)
-        fields: tuple[str, ...] = ("base_url",)
+        fields: tuple[str, ...] = ("test_url", "base_url")
         if spec.grant in FLOWS:
             fields = ADDRESSES
             _check_granting(name, own, provider, spec)

@@ -10,6 +10,7 @@ import structlog
 
 from services.oauth.authorization import Authorizations
 from services.oauth.catalogue import KNOWN
+from services.oauth.connection_tests import ConnectionTests
 from services.oauth.credentials import Credential, Credentials
 from services.oauth.domain import Kept, Outcome, audited
 from services.oauth.refresh import Refresher
@@ -26,6 +27,7 @@ from shared.questions.oauth import (
     AuthorizationEnded,
     AuthorizationView,
     BeginAuthorization,
+    ConnectionTested,
     FinishAuthorization,
     GetAuthorization,
     GetSecret,
@@ -36,6 +38,7 @@ from shared.questions.oauth import (
     RefreshConnection,
     SecretGiven,
     Token,
+    TryConnection,
     VariableView,
 )
 
@@ -52,6 +55,7 @@ class OAuthDeps(Keepers, Protocol):
     credentials: Credentials
     authorizations: Authorizations
     refresher: Refresher
+    tests: ConnectionTests
     resources: ResourceRows
 
 
@@ -122,6 +126,11 @@ async def refresh_connection(asked: RefreshConnection, deps: OAuthDeps) -> Done:
     return Done()
 
 
+async def test_connection(asked: TryConnection, deps: OAuthDeps) -> ConnectionTested:
+    """Ask whether a connection works."""
+    return await deps.tests.of(asked)
+
+
 async def list_known_providers(_asked: ListKnownProviders, _deps: OAuthDeps) -> list[KnownProviderView]:
     """Return the catalogue."""
     return [
@@ -175,4 +184,5 @@ QUESTIONS: Questions = {
     GetAuthorization: get_authorization,
     FinishAuthorization: finish_authorization,
     RefreshConnection: refresh_connection,
+    TryConnection: test_connection,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -66,6 +66,10 @@ class TokenEndpoint:
             is_refused = answer.status in {400, 401, 403}
             if not (request.is_signed and is_refused and abs(now_off - off) > OFF and ends - time.monotonic() > 1):
                 return answer
+
+    async def get(self, org: str, url: str, headers: Mapping[str, str]) -> Fetched:
+        """Return the answer of an API to a credential in these headers. Raises `Unavailable` with the reason."""
+        return await self._fetcher.send(org, "GET", url, timeout=REQUEST, headers=headers)
 
     def _dated(self, host: str, date: str | None) -> timedelta:
         """Return how far a host's clock is off this one."""

@@ -150,6 +150,11 @@ def revoking(call: TokenCall, token: str, hint: str) -> TokenRequest:
     return _request(_in(call, call.provider.revoke_format or "form"), {"token": token, "token_type_hint": hint})
 
 
+def introspecting(call: TokenCall, token: str) -> TokenRequest:
+    """Return the request that asks whether a token is active (RFC 7662)."""
+    return _request(_in(call, "form"), {"token": token, "token_type_hint": "access_token"})
+
+
 def authorizing(
     provider: Provider, url: str, client_id: str, *, redirect: str, scope: str, state: str, verifier: str | None
 ) -> str:

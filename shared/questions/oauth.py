@@ -144,6 +144,21 @@ class RefreshConnection(Command[Done], frozen=True, kw_only=True):
     name: Name
 
 
+class ConnectionTested(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether a connection works, as far as its provider could be asked, `by` which of its addresses, and in words."""
+
+    outcome: Literal["works", "broken", "unknown"]
+    by: str | None
+    detail: str
+
+
+@command("oauth.try_connection", by="gateway", timeout=25.0)
+class TryConnection(Command[ConnectionTested], frozen=True, kw_only=True):
+    """Ask the provider of the connection `name` whether its credential works. Raises NotFound."""
+
+    name: Name
+
+
 @question("oauth.known_providers", by="gateway")
 class ListKnownProviders(Question[list[KnownProviderView]], frozen=True, kw_only=True):
     """The providers that need no addresses of their own, by name."""

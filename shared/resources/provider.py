@@ -20,7 +20,18 @@ Algorithm = Literal[
 
 
 # Fields that are addresses.
-ADDRESSES = ("issuer", "token_url", "refresh_url", "authorize_url", "device_url", "revoke_url", "base_url")
+ADDRESSES = (
+    "issuer",
+    "token_url",
+    "refresh_url",
+    "authorize_url",
+    "device_url",
+    "revoke_url",
+    "introspect_url",
+    "userinfo_url",
+    "test_url",
+    "base_url",
+)
 # Fields that are further parameters of requests.
 FURTHER = ("authorize_parameters", "token_parameters", "refresh_parameters")
 
@@ -68,6 +79,11 @@ class Provider(Spec, frozen=True, kw_only=True):
     authorize_url: Annotated[Template, about("Where a person is asked.")] | None = None
     device_url: Annotated[Template, about("Where a device gets its code (RFC 8628).")] | None = None
     revoke_url: Annotated[Template, about("Where tokens are revoked (RFC 7009).")] | None = None
+    introspect_url: Annotated[Template, about("Where a token is asked about (RFC 7662).")] | None = None
+    userinfo_url: Annotated[Template, about("Where the person is asked about, by a token of the scope `openid`.")] | None = None
+    test_url: (
+        Annotated[Template, about("What of the API answers 200 to every credential that works, and 401 to others.")] | None
+    ) = None
     base_url: Annotated[Template, about("Where the API is, for runs.")] | None = None
     header: Annotated[Name, about("The header that carries its tokens or keys: `Authorization` unless given.")] | None = None
     prefix: Annotated[str, msgspec.Meta(max_length=50), about("What stands before them there: `Bearer ` for tokens.")] | None = None

@@ -136,7 +136,7 @@ class Stack:
             parts["name"] = "topic"
         elif endpoint.name == "test_source":
             parts["name"] = "repo"
-        elif endpoint.name in {"authorize_connection", "refresh_connection"}:
+        elif endpoint.name in {"authorize_connection", "refresh_connection", "test_connection"}:
             parts["name"] = "oauth"
         return parts
 

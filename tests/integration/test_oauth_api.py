@@ -100,6 +100,27 @@ async def test_what_cannot_be_authorized_or_refreshed_says_why(place: Place) -> 
         assert (status, "not been authorized yet" in problem["detail"]) == (409, True)
 
 
+async def test_a_connection_is_tested_and_what_became_of_an_authorization_is_known(place: Place) -> None:
+    async with browser(place) as it:
+        status, found = await it.call("POST", "/connections/halo/test")
+        assert (status, found["outcome"], found["by"]) == (200, "broken", "token")
+        assert "not been authorized yet" in found["detail"]
+        _, begun = await it.call("POST", "/connections/halo/authorize")
+        path = f"/connections/halo/authorizations/{begun['id']}"
+        assert (await it.call("GET", path))[1]["status"] == "open"
+        await it.come_back(state=parse_qs(urlsplit(begun["url"]).query)["state"][0], error="access_denied")
+        _, ended = await it.call("GET", path)
+        assert (ended["status"], "not allowed" in ended["reason"]) == ("failed", True)
+        _, asked = await it.begin()
+        it.provider.codes["c0de"] = {"redirect_uri": asked["redirect_uri"]}
+        _, page, _ = await it.come_back(state=asked["state"], code="c0de")
+        assert "Connected" in page
+        # Whoever may see the first address cannot come back for anybody: the id is not the state.
+        assert asked["state"] not in path
+        for other in ("/connections/halo/authorizations/unknown", f"{path}?org=other", "/connections/nobody/test"):
+            assert (await it.call("POST" if other.endswith("test") else "GET", other))[0] == 404
+
+
 async def test_known_providers_are_listed_with_their_documents(place: Place) -> None:
     async with browser(place) as it:
         status, page = await it.call("GET", "/known-providers")

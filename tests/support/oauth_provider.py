@@ -64,6 +64,9 @@ class LocalProvider:
         """What a device is answered besides its codes."""
         self.polls: list[str | None] = []
         """What its polls are answered, one by one: an error's code, None for tokens."""
+        self.called: list[str] = []
+        self.api_status = 0
+        """What the API answers; 0: by the token."""
         self.exchangeable: set[str] = set()
         self.codes: dict[str, dict[str, str]] = {}
         self.metadata: dict[str, Callable[[], web.StreamResponse]] = {}
@@ -180,6 +183,19 @@ class LocalProvider:
         codes = {"device_code": "device-code-secret", "user_code": "WDJB-MJHT", "verification_uri": address}
         return web.json_response(codes | {"verification_uri_complete": f"{address}?user_code=WDJB-MJHT"} | self.device)
 
+    async def introspect(self, request: web.Request) -> web.StreamResponse:
+        """Answer whether a token was given out, to a client."""
+        asked = await _asked(request)
+        if self.clients.get(asked.client[0], "?") != asked.client[1]:
+            return web.json_response({"error": "invalid_client"}, status=401)
+        return web.json_response({"active": asked.parameters["token"] in self.given})
+
+    async def api(self, request: web.Request) -> web.StreamResponse:
+        """Answer as an API that takes every token that was given out, and the key `k1`."""
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ") or request.query.get("key", "")
+        self.called.append(token)
+        return web.Response(status=self.api_status or (200 if token in {*self.given, "k1"} else 401), text="a secret answer")
+
     async def installation(self, request: web.Request) -> web.StreamResponse:
         """Answer as GitHub does where an app asks for the token of an installation."""
         refusal = self._refusal(request.headers["Authorization"].removeprefix("Bearer "))
@@ -244,6 +260,8 @@ async def local_provider() -> AsyncIterator[LocalProvider]:
     application.router.add_post("/token", made.token)
     application.router.add_post("/revoke", made.revoke)
     application.router.add_post("/device", made.begin_device)
+    application.router.add_post("/introspect", made.introspect)
+    application.router.add_get("/api", made.api)
     application.router.add_post("/app/installations/{id}/access_tokens", made.installation)
     application.router.add_get("/{path:.*}", made.well_known)
     runner = web.AppRunner(application, shutdown_timeout=0.1)

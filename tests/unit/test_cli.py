@@ -241,6 +241,24 @@ def test_every_end_of_a_run_has_its_own_exit_code() -> None:
     assert len(set(every)) == len(every)
 
 
+def test_connections_that_are_broken_or_end_soon_come_first() -> None:
+    from millrace.cli.connections import urgency
+
+    shown = [
+        ("static", "active", None),
+        ("later", "healthy", "2026-01-02T00:00:00Z"),
+        ("endless", "healthy", None),
+        ("sooner", "healthy", "2026-01-01T00:00:00Z"),
+        ("waits", "pending", None),
+        ("failing", "degraded", "2026-01-01T00:00:00Z"),
+        ("ended", "needs_reauthorization", None),
+        ("locked", "quarantined", None),
+    ]
+    rows = [{"name": name, "status": status, "expires_at": ends} for name, status, ends in shown]
+    names = [row["name"] for row in sorted(rows, key=urgency)]
+    assert names == ["locked", "ended", "failing", "waits", "sooner", "later", "endless", "static"]
+
+
 def test_no_option_of_any_command_takes_a_key_or_a_secret_itself() -> None:
     from millrace.cli.program import program
 

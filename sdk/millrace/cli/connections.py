@@ -14,6 +14,13 @@ from millrace.cli.session import Session, asks
 
 # Seconds between two looks whether the person has allowed it.
 LOOKS = 1.0
+# What is wrong comes first in a list.
+_URGENCY = {
+    status: rank
+    for rank, status in enumerate(
+        ("quarantined", "needs_reauthorization", "degraded", "pending", "refreshing", "healthy", "active"),
+    )
+}
 NAME = click.argument("name", metavar="NAME")
 
 
@@ -51,6 +58,21 @@ def authorize(session: Session, name: str, wait: int) -> int:
 def refresh(session: Session, name: str) -> None:
     """Get another token for a connection now, and show how it is."""
     show.entity(session.api.call("POST", "/connections", name, "refresh"), is_json=session.is_json)
+
+
+@click.command("test")
+@NAME
+@asks
+def try_out(session: Session, name: str) -> int:
+    """Ask the provider whether a connection works, where it has an address for that."""
+    found = session.api.call("POST", "/connections", name, "test")
+    show.entity(found, is_json=session.is_json)
+    return codes.REFUSED if found["outcome"] == "broken" else codes.DONE
+
+
+def urgency(row: dict[str, Any]) -> tuple[int, str, str]:
+    """Return the sort key of a connection: broken ones first, then those whose token ends soonest."""
+    return _URGENCY.get(row["status"], 0), row["expires_at"] or "~", row["name"]
 
 
 @click.command("known")

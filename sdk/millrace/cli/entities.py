@@ -35,6 +35,10 @@ _SECRETS: dict[str, Callable[[Session, str, dict[str, Any], dict[str, Any]], lis
 }
 
 
+# Where people want another order than that of names.
+_ORDERS: dict[str, Callable[[dict[str, Any]], Any]] = {"connection": connections.urgency}
+
+
 def _group(kind: Kind) -> click.Group:
     group = click.Group(kind.plural, help=kind.doc)
     for command in (_list(kind), _get(kind), _change(kind, "put"), _change(kind, "patch"), _delete(kind)):
@@ -49,7 +53,11 @@ def _list(kind: Kind, called: str = "list") -> click.Command:
     @LIMIT
     @asks
     def list_them(session: Session, limit: int, name: str = "") -> None:
-        page = session.api.pages(*kind.collection(name), limit=limit)
+        order = _ORDERS.get(kind.noun)
+        page = session.api.pages(*kind.collection(name), limit=0 if order is not None and not session.is_json else limit)
+        if order is not None and not session.is_json:
+            # The API knows the order of names only.
+            page = page | {"items": sorted(page["items"], key=order)[: limit or None]}
         show.listing(page, [_column(column) for column in kind.columns], is_json=session.is_json)
 
     return NAME(list_them) if kind.is_placed else list_them
@@ -268,6 +276,7 @@ def emit_event(session: Session, name: str, type_: str, data: str | None) -> Non
 GROUPS["source"].add_command(test_source)
 GROUPS["connection"].add_command(connections.authorize)
 GROUPS["connection"].add_command(connections.refresh)
+GROUPS["connection"].add_command(connections.try_out)
 GROUPS["provider"].add_command(connections.known)
 GROUPS["subscription"].add_command(_preview(kinds()["subscription"]))
 

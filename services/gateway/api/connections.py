@@ -17,11 +17,13 @@ from shared.questions.oauth import (
     AuthorizationEnded,
     AuthorizationView,
     BeginAuthorization,
+    ConnectionTested,
     FinishAuthorization,
     GetAuthorization,
     KnownProviderView,
     ListKnownProviders,
     RefreshConnection,
+    TryConnection,
 )
 from shared.questions.resources import GetResource, of
 from shared.resources import KINDS
@@ -98,6 +100,19 @@ async def refresh_connection(call: Call[None, None]) -> Any:
     return (await call.ask(of(GetResource, "connection", org=caller.org, name=name))).fields
 
 
+@endpoint(
+    "POST",
+    "/api/v1/connections/{name}/test",
+    role="operator",
+    errors=(NotFound,),
+    audit=Audit("connection", "test", "name"),
+)
+async def test_connection(call: Call[None, None]) -> ConnectionTested:
+    """Ask the provider whether the connection's credential works, where it has an address for that."""
+    caller = call.caller
+    return await call.ask(TryConnection(id=new_id(), org=caller.org, actor=caller.actor, name=call.path["name"]))
+
+
 @endpoint("GET", CALLBACK, role=None, answers={200: Reply(str, media="text/html")})
 async def finish_authorization(call: Call[CameBack, None]) -> web.Response:
     """Take what a provider's answer brings, once, and show the person what became of it."""
@@ -132,7 +147,10 @@ def _page(ended: AuthorizationEnded) -> str:
     title = "Connected" if ended.reason is None else "Not connected"
     words = f"The connection{of_it} is authorized. You can close this page."
     if ended.reason is not None:
-        words = f"The connection{of_it} is not authorized: {ended.reason}."
+        again = (
+            "" if ended.name is None else f" To try again, begin anew where you began: millrace connections authorize {ended.name}"
+        )
+        words = f"The connection{of_it} is not authorized: {ended.reason}.{again}"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{title}</title><h1>{title}</h1><p>{escape(words)}</p></html>"
@@ -144,5 +162,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     authorize_connection,
     get_authorization,
     refresh_connection,
+    test_connection,
     finish_authorization,
 )
