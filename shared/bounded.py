@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -75,6 +75,43 @@ class Turns(Generic[T]):
         return self._count
 
 
+class CappedTurns(Turns[T]):
+    """`Turns` in which no key has more than `most` items under way: `ended` is to be called at the end of each."""
+
+    def __init__(self, key: Callable[[T], str], most: int) -> None:
+        super().__init__(key)
+        self._most = most
+        self._under_way: Counter[str] = Counter()
+        self._held_back: dict[str, deque[T]] = {}
+
+    def put(self, item: T) -> None:
+        """Let an item wait behind those of its key."""
+        key = self._key(item)
+        if self._under_way[key] >= self._most:
+            self._held_back.setdefault(key, deque()).append(item)
+        else:
+            super().put(item)
+
+    def get(self) -> T:
+        """Take out the oldest of the key whose turn it is."""
+        item = super().get()
+        key = self._key(item)
+        self._under_way[key] += 1
+        if self._under_way[key] >= self._most and key in self._items:
+            self._held_back[key] = self._items.pop(key)
+            self._count -= len(self._held_back[key])
+        return item
+
+    def ended(self, item: T) -> None:
+        """Let the next item of a key have its turn."""
+        key = self._key(item)
+        self._under_way[key] -= 1
+        if not self._under_way[key]:
+            del self._under_way[key]
+        for waiting in self._held_back.pop(key, ()):
+            super().put(waiting)
+
+
 class BoundedTasks(Generic[T]):
     """Runs `work` for each item that is offered, `at_once` of them at the same time, each in a task and a context of its own.
 
@@ -116,7 +153,9 @@ class BoundedTasks(Generic[T]):
     async def drain(self, within: float) -> list[T]:
         """Begin no more, and give those that run so many seconds to end; returns those that did not begin, or were cut off."""
         self._draining = True
-        left = [self._queue.get() for _ in range(len(self._queue))]
+        left = []
+        while len(self._queue):
+            left.append(self._queue.get())
         if self._running:
             await asyncio.wait(self._running, timeout=within)
         left += self._running.values()

@@ -18,6 +18,7 @@ from services.events.entities import organization_of
 from services.events.floods import Floods
 from services.events.handlers import HANDLERS
 from services.events.holding.releasing import Releaser
+from services.events.holding.room import HeldRoom
 from services.events.letter_rows import LetterRows
 from services.events.mappings import values_of, view_of
 from services.events.projections import DELIVERIES, projected
@@ -100,6 +101,7 @@ class Events:
         self.scheduler = Scheduler(self)
         self.registrations = RegistrationRules(engine, settings.public_url)
         self.projections: Mapping[str, Projection]
+        self.held_room = HeldRoom(engine)
         self.releaser = Releaser(self)
 
     def room_for(self, reference: str | None) -> AbstractAsyncContextManager[Any]:

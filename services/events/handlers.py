@@ -17,6 +17,7 @@ from services.events import domain, inputs
 from services.events.adapters import ADAPTERS, PARSERS, Parse, ParsedEvent, Webhook
 from services.events.adapters.webhook import checked_event
 from services.events.holding.plan import holds
+from services.events.holding.room import HeldRoom
 from services.events.registrations.notices import NoticeDeps, take_notice
 from services.events.sandboxed import AdapterUnavailable, read_in_sandbox
 from shared.adapters import CustomAdapters
@@ -61,6 +62,7 @@ class HandlerDeps(NoticeDeps, Protocol):
     expressions: Expressions
 
     adapters: CustomAdapters
+    held_room: HeldRoom
 
     def room_for(self, reference: str | None) -> AbstractAsyncContextManager[Any]:
         """Return a context within which the body or the data at `reference` may be held in memory."""
@@ -281,6 +283,8 @@ async def _routed(
         encoded = msgspec.json.encode(given)
         large.take(len(encoded))
         key = await _key(subscription, evaluate)
+        if holds(subscription.spec):
+            await deps.held_room.take(org)
     except (NotFound, Invalid) as error:
         yield _unroutable(event, subscription, error)
         return

@@ -84,7 +84,7 @@ delivery_run = Table(
 )
 Index("delivery_run_delivery", delivery_run.c.delivery, delivery_run.c.requested_at, delivery_run.c.run)
 
-# Events that a subscription holds; `sequence` is where the message is in EVENTS.
+# Events that a subscription holds; `sequence` is where the message is in EVENTS, `run_org` whose their runs will be.
 held = Table(
     "held",
     metadata,
@@ -95,7 +95,9 @@ held = Table(
     *required(Text, "held_group", "key"),
     *required(Moment, "received_at", "held_at"),
     Column("sequence", BigInteger, nullable=False),
+    Column("run_org", Text, nullable=False),
 )
+Index("held_org", held.c.run_org, held.c.held_group)
 Index("held_order", *(held.c[name] for name in ("held_group", "received_at", "delivery", "number", "event")))
 Index("held_subscription", held.c.subscription)
 

@@ -14,13 +14,18 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.events.holding import releasing
+from services.events.app import Events
+from services.events.holding import plan, releasing, room, state
+from services.events.holding.looks import EACH
 from services.events.holding.releasing import Releaser
 from shared import aggregate
+from shared.bus import Bus
 from shared.envelope import new_id, rfc3339, utc_now
 from shared.errors import NotFound, Unavailable
 from shared.messages import EventAccepted, EventHeld, RunRequested, TimerSet
 from shared.questions.events import EmitEvent, ListHeld, RetryDelivery
+from shared.questions.executor import WorkflowEntry
+from tests.integration.test_sweeping import lost
 from tests.support.inside import bus_of, eventually, running
 from tests.support.programs import started_service
 from tests.support.resources import putting, removing, told
@@ -363,6 +368,149 @@ async def test_killed_among_ordered_and_debounced_events_each_runs_once(place: P
             assert outcomes["take", "routed"] == 36
             assert outcomes["late", "routed"] + outcomes["late", "filtered"] == 36
             assert len(asked) == 36 + outcomes["late", "routed"]
+
+
+async def test_a_look_that_is_cut_off_between_a_run_and_its_record_starts_no_other_one(
+    place: Place, data: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, look, cut, go_on = Bus.publish, Releaser._look, asyncio.Event(), asyncio.Event()
+
+    async def looked(self: Releaser, of: Any, now: datetime) -> None:
+        if cut.is_set():
+            await go_on.wait()
+        await look(self, of, now)
+
+    async def cut_off(self: Bus, sealed: Any, **given: Any) -> int:
+        if sealed.envelope.type == "event.routed" and not cut.is_set():
+            cut.set()
+            raise RuntimeError("killed")
+        return await publish(self, sealed, **given)
+
+    async with river(place, data) as outside:
+        await begin(outside, key="event.data.key", debounce=0.5)
+        monkeypatch.setattr(Bus, "publish", cut_off)
+        monkeypatch.setattr(Releaser, "_look", looked)
+        first = [await emit(outside, shared_folder, n) for n in range(3)]
+        await cut.wait()
+        # In the meantime another one came.
+        last = await emit(outside, shared_folder, 3)
+        await outside.delivery(last, "held")
+        go_on.set()
+        await taken(outside, [first[-1], last])
+        assert marks(shared_folder) == "<22><33>"
+        for one in first[:-1]:
+            assert "superseded by event" in ((await outside.delivery(one, "filtered")).reason or "")
+        assert [one.input["n"] for one, _ in await requests(outside)] == [2, 3]
+
+
+async def test_looks_at_one_organization_that_hang_delay_no_other(
+    place: Place, data: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, hanging = Releaser._look, Counter[str]()
+
+    async def hang(self: Releaser, of: Any, now: datetime) -> None:
+        if of.org == "default":
+            hanging[of.group] += 1
+            await asyncio.Event().wait()
+        await look(self, of, now)
+
+    monkeypatch.setattr(Releaser, "_look", hang)
+    async with river(place, data) as outside:
+        await begin(outside, ordering="key", key="event.data.key")
+        for key in "abcdef":
+            await emit(outside, shared_folder, 1, key=key)
+
+        async def all_places() -> bool:
+            return len(hanging) == EACH
+
+        await eventually(all_places)
+        await told(outside.bus, putting("source", "orders", outside._keyring, org="other", adapter="topic"))
+        await outside.put_file("take.py", TAKE, org="other")
+        given = {"source": "orders", "event": "*", "workflow": "take", "input": INPUT, "ordering": "source"}
+        await told(outside.bus, putting("subscription", "take", org="other", **given))
+        data_ = {"folder": str(shared_folder), "key": "theirs", "n": 1}
+        command = EmitEvent(id=new_id(), org="other", actor="test", source="orders", type="it", data=data_)
+        theirs = (await outside.bus.ask(command)).delivery
+        assert (await outside.delivery(str(theirs), "routed", org="other")).runs
+        assert len(hanging) == EACH
+
+
+async def test_what_waits_for_a_webhook_before_it_is_looked_at_again_ever_more_rarely(
+    place: Place, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, ask, count = Releaser._look, Releaser._settled_before, Counter[str]()
+
+    async def looked(self: Releaser, of: Any, now: datetime) -> None:
+        count["looks"] += 1
+        await look(self, of, now)
+
+    async def asked(self: Releaser, source: str) -> Any:
+        count["asked"] += 1
+        return await ask(self, source)
+
+    monkeypatch.setattr(Releaser, "_look", looked)
+    monkeypatch.setattr(Releaser, "_settled_before", asked)
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        monkeypatch.setattr(Events, "workflow", a_workflow)
+        source = await outside.source()
+        given = {"ordering": "key", "key": "event.data.key", "input": {"key": "event.data.key"}}
+        await outside.subscription(**given)
+        before = await lost(outside, source)
+        deliveries = [await outside.webhook(source, {"key": key}) for key in "abcde"]
+        for one in deliveries:
+            await outside.delivery(one, "held")
+        count.clear()
+        await asyncio.sleep(1)  # ten times as long as the first pause
+        assert count["looks"] <= len(deliveries)
+        assert count["asked"] <= 4
+        await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery=before))
+
+        async def gone() -> bool:
+            return len(await requests(outside)) == len(deliveries)
+
+        await eventually(gone)
+
+
+async def a_workflow(_self: Any, org: str, name: str) -> WorkflowEntry:
+    texts = dict.fromkeys(("module", "function", "path", "doc", "updated_at"), "")
+    return WorkflowEntry(
+        org=org, name=name, version="v", input_schema={}, line=1, timeout=60.0, retries=0, concurrency=None, **texts
+    )
+
+
+async def test_an_organization_has_a_bounded_number_of_events_held(
+    place: Place, data: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "MOST", 2)
+    async with river(place, data) as outside:
+        await begin(outside, debounce=3600)
+        held = [await emit(outside, shared_folder, n) for n in range(2)]
+        for one in held:
+            await outside.delivery(one, "held")
+        refused = await emit(outside, shared_folder, 2)
+        view = await outside.delivery(refused, "unroutable")
+        most = "subscriptions hold 2 events of organization 'default' already, which is the most"
+        assert view.reason == f"{most}: retry this delivery when there are fewer"
+        await told(outside.bus, putting("subscription", "take", patch=True, debounce=0.1))
+        await taken(outside, held[1:])
+        await outside.bus.ask(RetryDelivery(id=new_id(), org="default", actor="test", delivery=refused))
+        await taken(outside, [refused])
+
+
+async def test_a_debounce_ends_though_more_than_a_look_takes_goes_on_coming(
+    place: Place, data: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (plan, state):
+        monkeypatch.setattr(module, "MOST_AT_ONCE", 3)
+    async with river(place, data) as outside:
+        await begin(outside, debounce=0.4, debounce_most=0.8)
+        until = asyncio.get_running_loop().time() + 1.6
+        while asyncio.get_running_loop().time() < until:
+            last = await emit(outside, shared_folder, 0)
+            await asyncio.sleep(0.03)
+        assert await requests(outside)
+        await taken(outside, [last])
 
 
 async def all_routed(place: Place, number: int) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.bounded import Turns
+from shared.bounded import BoundedTasks, CappedTurns, Turns
 
 
 def taken(queue: Turns[str]) -> str:
@@ -41,3 +43,37 @@ def test_nothing_is_lost_and_those_of_a_key_stay_in_order(steps: list[tuple[str,
     assert len(queue) == 0
     for key in "abc":
         assert [one for one in got if one[0] == key] == [one for one in put if one[0] == key]
+
+
+async def test_no_key_has_more_than_its_share_of_the_places() -> None:
+    queue: CappedTurns[str] = CappedTurns(lambda item: item[0], 2)
+    begun: list[str] = []
+    go_on = {name: asyncio.Event() for name in ("a1", "a2", "a3", "a4", "b1", "b2")}
+
+    async def work(item: str) -> None:
+        begun.append(item)
+        try:
+            await go_on[item].wait()
+        finally:
+            queue.ended(item)
+
+    bounded = BoundedTasks(work, 3, queue)
+    for item in ("a1", "a2", "a3", "a4", "b1"):
+        bounded.offer(item)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert begun == ["a1", "b1", "a2"]
+    go_on["b1"].set()
+    await asyncio.sleep(0.01)
+    # A place is free, and those that wait have had theirs.
+    assert (begun, bounded.waiting) == (["a1", "b1", "a2"], 0)
+    bounded.offer("b2")
+    await asyncio.sleep(0.01)
+    assert begun == ["a1", "b1", "a2", "b2"]
+    go_on["a1"].set()
+    await asyncio.sleep(0.01)
+    assert begun == ["a1", "b1", "a2", "b2", "a3"]
+    go_on["a2"].set()
+    await asyncio.sleep(0.01)
+    assert begun[-1] == "a4"
+    assert sorted(await bounded.drain(0)) == ["a3", "a4", "b2"]

@@ -19,7 +19,7 @@ LastRun = Literal["none", "goes_on", "failed", "ended"]
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """An event that a subscription holds; `sequence` is where its message is in EVENTS."""
+    """An event that a subscription holds; `sequence` is where its message is in EVENTS, `run_org` whose its run will be."""
 
     event: str
     subscription: str
@@ -32,6 +32,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     received_at: datetime
     held_at: datetime
     sequence: int
+    run_org: str = ""
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,13 +47,15 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 class HeldEvents(msgspec.Struct, frozen=True, kw_only=True):
     """The held events of a group: the `first` of them in the order in which they were received, and the `newest`.
 
-    `since` and `until` are when the first and the last of all of them began to be held.
+    `since` and `until` are when the first and the last of all of them began to be held, `earliest` and `latest` their sequences.
     """
 
     first: Sequence[Held]
     newest: Held
     since: datetime
     until: datetime
+    earliest: int = 0
+    latest: int = 0
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,11 +78,19 @@ def holds(spec: Subscription) -> bool:
 
 
 def decide(
-    spec: Subscription | None, group: Group, waiting: HeldEvents, last_run: LastRun, settled_before: datetime | None, now: datetime
+    spec: Subscription | None,
+    group: Group,
+    waiting: HeldEvents,
+    last_run: LastRun,
+    settled_before: datetime | None,
+    now: datetime,
+    *,
+    begun: Held | None = None,
 ) -> Decision:
     """Return what becomes of a group's held events now. `spec` is None where the subscription was removed.
 
     Of events that were received before `settled_before` (None: of all) no other one of their source can come before them any more.
+    `begun` is one whose run a look has asked for already, which was cut off then.
     """
     if spec is None:
         reason = "the subscription was removed while it held this event"
@@ -87,6 +98,8 @@ def decide(
     expired = [one for one in waiting.first if one.held_at + LONGEST_HELD < now]
     if expired:
         return Decision(expired=expired, soon=True)
+    if begun is not None:
+        return Decision(released=[(begun, _free_at(spec, group.free_at, now))], soon=True)
     candidates = list(waiting.first)
     if spec.debounce is not None:
         due = _quiet_at(spec, spec.debounce, waiting)
@@ -107,8 +120,8 @@ def decide(
             ready = _ready_at(spec, spec.rate, free_at)
             if ready is not None and now < ready:
                 return _released(released, waiting, spec, look_at=ready)
-            free_at = max(free_at or now, now) + timedelta(seconds=1 / spec.rate)
-        released.append((one, free_at if spec.rate is not None else None))
+        free_at = _free_at(spec, free_at, now)
+        released.append((one, free_at))
     return _released(released, waiting, spec)
 
 
@@ -132,6 +145,11 @@ def _released(
 def _quiet_at(spec: Subscription, debounce: float, waiting: HeldEvents) -> datetime:
     quiet = waiting.until + timedelta(seconds=debounce)
     return quiet if spec.debounce_most is None else min(quiet, waiting.since + timedelta(seconds=spec.debounce_most))
+
+
+def _free_at(spec: Subscription, free_at: datetime | None, now: datetime) -> datetime | None:
+    """Return when the rate is as good as unused after one more event; None without a rate."""
+    return None if spec.rate is None else max(free_at or now, now) + timedelta(seconds=1 / spec.rate)
 
 
 def _ready_at(spec: Subscription, rate: float, free_at: datetime | None) -> datetime | None:

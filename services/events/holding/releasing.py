@@ -22,10 +22,11 @@ from services.events import domain
 from services.events.ends import end_of
 from services.events.handlers import HandlerDeps, requested
 from services.events.holding import plan, state
-from services.events.holding.plan import Decision, Group, Held, LastRun
+from services.events.holding.looks import GroupLooks, Look
+from services.events.holding.plan import Decision, Group, Held, HeldEvents, LastRun
 from shared import aggregate, tasks
 from shared.bus import Bus
-from shared.db import Connection
+from shared.db import Connection, transaction
 from shared.envelope import Envelope, caused_id, derived_id, new_id, rfc3339, utc_now
 from shared.errors import Conflict, Invalid, MillraceError, NotFound
 from shared.leader import lead
@@ -42,10 +43,6 @@ from shared.values import moment_of
 OWNER = "events"
 # Of timers' keys: others of this service's are ids.
 PREFIX = "held-"
-# Looks at the same time: each has a connection to the database, of a pool that questions share.
-AT_ONCE = 4
-# Seconds until another look where something is in flight.
-SOON = 0.1
 # Seconds between searches, and from when on an event is looked for; a group that goes on waiting is looked at ever more rarely.
 PAUSE = 2.0
 LATE = timedelta(seconds=2)
@@ -53,7 +50,10 @@ LATE = timedelta(seconds=2)
 AHEAD = timedelta(minutes=1)
 RAREST = 64
 LOCK = "events.held-events"
-ROUND = 500
+# Groups of an organization in one round.
+ROUND = 100
+# Seconds of one look, which asks several times, and messages of one that are published at the same time.
+LONGEST, TOGETHER = 30.0, 50
 _log = structlog.get_logger()
 
 
@@ -67,16 +67,16 @@ class ReleasingDeps(HandlerDeps, Protocol):
 
 
 class Releaser:
-    """Looks at groups. Safe to use from several replicas."""
+    """GroupLooks at groups. Safe to use from several replicas."""
 
     def __init__(self, deps: ReleasingDeps, *, now: Callable[[], datetime] = utc_now) -> None:
         self._deps = deps
         self._now = now
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._coming: dict[str, asyncio.Task[None]] = {}
-        # Of the search: the rounds until a group's next look, and its last pause in rounds.
+        self._looks = GroupLooks(self._look_at, self._settled_before)
+        # Of the search: by group the round of the next look, and its last pause in rounds; by organization the last group.
+        self._round = 0
         self._rests: dict[str, tuple[int, int]] = {}
-        self._after = ""
+        self._after: dict[str, str] = {}
 
     def followers(self) -> list[Projected]:
         """Return the projections, without rows, that follow held events, ends of runs, and timers."""
@@ -87,85 +87,109 @@ class Releaser:
         ]
 
     async def _held(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
-        groups = dict.fromkeys(one.message.held_group for one in batch if isinstance(one.message, EventHeld))
+        groups = dict.fromkeys((one.message.org, one.message.held_group) for one in batch if isinstance(one.message, EventHeld))
         if groups:
             await self._deps.projections["events"].caught_up(batch[-1].delivered.sequence)
-            await self._look_at_all(groups)
+            self._offer(groups)
         return []
 
     async def _ended(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
         runs = [one.envelope.subject for one in batch]
         if runs:
-            await self._look_at_all(await state.groups_of(self._deps.engine, runs))
+            self._offer(await state.groups_of(self._deps.engine, runs))
         return []
 
     async def _fired(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
-        fired = {
-            one.envelope.subject.removeprefix(PREFIX): time_of(one.envelope)
-            for one in batch
-            if one.envelope.subject.startswith(PREFIX) and not is_foreign(one.delivered.headers, OWNER)
-        }
-        await tasks.each(AT_ONCE, fired.items(), lambda one: self.look_at(*one))
+        for one in batch:
+            if one.envelope.subject.startswith(PREFIX) and not is_foreign(one.delivered.headers, OWNER):
+                self._looks.offer(Look(one.envelope.org, one.envelope.subject.removeprefix(PREFIX), time_of(one.envelope)))
         return []
 
-    async def _look_at_all(self, groups: Iterable[str]) -> None:
-        await tasks.each(AT_ONCE, groups, self.look_at)
+    def _offer(self, groups: Iterable[tuple[str, str]]) -> None:
+        for org, group in groups:
+            self._looks.offer(Look(org, group))
 
-    async def look_at(self, group: str, at: datetime | None = None) -> None:
-        """Look at a group, again in a moment where that is to be; no obstacle of one is another's. `at` is the time by a timer."""
+    async def _look_at(self, look: Look) -> None:
+        """Take a look at a group; no obstacle of one is another's."""
         now = self._now()
         try:
-            async with self._places:
-                soon = await self._look(group, at if at is not None and now < at <= now + AHEAD else now)
+            async with asyncio.timeout(LONGEST):
+                await self._look(look, look.at if look.at is not None and now < look.at <= now + AHEAD else now)
         except (MillraceError, StreamError) as error:
-            _log.warning("held.interrupted", group=group, reason=str(error))
-            return  # the search comes by
+            _log.warning("held.interrupted", group=look.group, reason=str(error))  # the search comes by
+        except TimeoutError:
+            _log.warning("held.interrupted", group=look.group, reason=f"a look took longer than {LONGEST:g} s")
         except Exception:
-            _log.exception("held.interrupted", group=group)
-            return
-        if soon and group not in self._coming:
-            self._coming[group] = asyncio.create_task(self._in_a_moment(group))
+            _log.exception("held.interrupted", group=look.group)
 
-    async def _in_a_moment(self, group: str) -> None:
-        await asyncio.sleep(SOON)
-        self._coming.pop(group, None)
-        await self.look_at(group)
+    async def _settled_before(self, source: str) -> datetime | None:
+        async with transaction(self._deps.engine) as connection:
+            return await state.unended_since(connection, source)
 
     async def close(self) -> None:
-        """End the looks that were to come."""
-        await tasks.end(list(self._coming.values()))
+        """End the looks, and those that were to come."""
+        await self._looks.close()
 
-    async def _look(self, group: str, now: datetime) -> bool:
-        """Publish what becomes of a group's events; return whether to look again in a moment. Raises `Unavailable`."""
-        async with state.locked(self._deps.engine, group) as connection:
-            found = await state.read(connection, group)
+    async def _look(self, look: Look, now: datetime) -> None:
+        """Publish what becomes of a group's events. Raises `Unavailable`."""
+        async with state.locked(self._deps.engine, look.group) as connection:
+            found = await state.read(connection, look.group)
             if found is None:
-                return False
+                return
             before, waiting = found
             subscription = await state.subscription_of(connection, waiting.newest.subscription)
             spec = None if subscription is None else subscription.spec
+            head = waiting.first[0] if spec is None or spec.debounce is None else waiting.newest
             last_run: LastRun = "none"
-            settled = None
+            settled = begun = None
             if spec is not None and spec.ordering is not None:
                 last_run = await self._last_run(before, connection)
-                settled = await state.settled_before(connection, waiting.first[0] if spec.debounce is None else waiting.newest)
-            decision = plan.decide(spec, before, waiting, last_run, settled, now)
-            sequence = await self._publish(decision, subscription, group)
-            if sequence:
-                # The next look has to see what this one did.
-                await self._deps.projections["events"].caught_up(sequence)
+                settled = await state.settled_before(connection, head)
+            if spec is not None and spec.debounce is not None:
+                begun = await self._begun(look.group, waiting, connection)
+            while True:
+                decision = plan.decide(spec, before, waiting, last_run, settled, now, begun=begun)
+                sequence = await self._publish(decision, subscription, look.group)
+                if sequence:
+                    # The next look has to see what this one did.
+                    await self._deps.projections["events"].caught_up(sequence)
+                if spec is None or spec.debounce is None or not decision.dropped or decision.released:
+                    break
+                # It is due by all that it held then: what is left of that goes now, whatever has come since.
+                rest = await state.read(connection, look.group, waiting.latest)
+                if rest is None:
+                    break
+                waiting = msgspec.structs.replace(rest[1], since=waiting.since, until=waiting.until)
             if decision.look_at is not None:
-                timer = TimerSet(key=f"{PREFIX}{group}", owner=OWNER, at=rfc3339(decision.look_at))
-                await self._deps.bus.publish(self._deps.bus.seal(timer, org=waiting.newest.org, id=new_id()))
-            return decision.soon
+                timer = TimerSet(key=f"{PREFIX}{look.group}", owner=OWNER, at=rfc3339(decision.look_at))
+                await self._deps.bus.publish(self._deps.bus.seal(timer, org=waiting.newest.run_org, id=new_id()))
+        if sequence:
+            self._looks.progressed(head.source)
+        if decision.soon and sequence:
+            self._looks.offer(Look(waiting.newest.run_org, look.group))
+        elif decision.soon:
+            self._looks.wait_for(head.source, Look(waiting.newest.run_org, look.group), head.received_at)
+
+    async def _begun(self, group: str, waiting: HeldEvents, connection: AsyncConnection) -> Held | None:
+        """Return the event of a debounced group whose run was asked for by a look that was cut off.
+
+        All that were held before it had been dropped by then, so that it is the earliest; those after it are not of that look.
+        """
+        if waiting.earliest == waiting.newest.sequence:
+            return None
+        earliest = await state.at(connection, group, waiting.earliest)
+        run = domain.run_id(earliest.event, earliest.subscription)
+        is_there = await aggregate.last(self._deps.bus.client, "run", run) or await state.status_of_run(connection, run)
+        return earliest if is_there else None
 
     async def _publish(self, decision: Decision, subscription: SubscriptionEntry | None, group: str) -> int:
-        last = 0
-        for one, reason in decision.dropped:
-            last = await self._end(one, EventFiltered(**_of(one), reason=reason, workflow=one.workflow))
-        for one in decision.expired:
-            reason = "it was held for longer than the bus keeps events"
-            last = await self._end(one, EventUnroutable(**_of(one), reason=reason, workflow=one.workflow))
+        old = "it was held for longer than the bus keeps events"
+        ends: list[tuple[Held, Message]] = [
+            *((one, EventFiltered(**_of(one), reason=reason, workflow=one.workflow)) for one, reason in decision.dropped),
+            *((one, EventUnroutable(**_of(one), reason=old, workflow=one.workflow)) for one in decision.expired),
+        ]
+        # All of them before a run is asked for: `_begun` builds on that.
+        last = max(await tasks.each(TOGETHER, ends, lambda one: self._end(*one)), default=0)
         for one, free_at in decision.released:
             assert subscription is not None  # noqa: S101 - without one everything is dropped
             last = await self._release(one, subscription, group, free_at)
@@ -177,6 +201,7 @@ class Releaser:
         if stored is None or not isinstance(message, EventHeld):
             reason = "its input is no longer on the bus"
             return await self._end(one, EventUnroutable(**_of(one), reason=reason, workflow=one.workflow))
+        run, bus, cause = domain.run_id(one.event, one.subscription), self._deps.bus, stored.envelope
         try:
             workflow = await self._deps.workflow(message.org, subscription.spec.workflow)
             if workflow.version != message.version and message.input_ref is None:
@@ -184,27 +209,28 @@ class Releaser:
                 if misfit:
                     raise Invalid(f"the input does not fit {workflow.name}: {misfit}")
         except (NotFound, Invalid) as error:
-            return await self._end(one, EventUnroutable(**_of(one), reason=error.detail, workflow=subscription.spec.workflow))
-        run = domain.run_id(one.event, one.subscription)
-        request = requested(
-            run,
-            workflow,
-            subscription,
-            input=message.input,
-            input_ref=message.input_ref,
-            delivery=message.delivery,
-            received_at=message.received_at,
-            hops=message.hops,
-            scheduled_for=message.scheduled_for,
-        )
-        bus, cause = self._deps.bus, stored.envelope
-        id_ = caused_id(cause.id, request, one.subscription)
-        # Where there is one, the event was routed at once when the subscription held none.
-        with contextlib.suppress(Conflict):
-            await bus.publish(bus.seal(request, org=message.org, cause=cause, id=id_))
+            # A look that was cut off may have asked for it while there was one.
+            if await aggregate.last(bus.client, "run", run) is None:
+                return await self._end(one, EventUnroutable(**_of(one), reason=error.detail, workflow=subscription.spec.workflow))
+        else:
+            request = requested(
+                run,
+                workflow,
+                subscription,
+                input=message.input,
+                input_ref=message.input_ref,
+                delivery=message.delivery,
+                received_at=message.received_at,
+                hops=message.hops,
+                scheduled_for=message.scheduled_for,
+            )
+            id_ = caused_id(cause.id, request, one.subscription)
+            # Where there is one, the event was routed at once when the subscription held none, or a look was cut off.
+            with contextlib.suppress(Conflict):
+                await bus.publish(bus.seal(request, org=message.org, cause=cause, id=id_))
         routed = EventRouted(
             **_of(one),
-            workflow=workflow.name,
+            workflow=subscription.spec.workflow,
             run=run,
             held_group=group,
             free_at=None if free_at is None else rfc3339(free_at),
@@ -238,22 +264,24 @@ class Releaser:
     async def round(self) -> int:
         """Look at groups that hold an event for a while; returns how many there were. Raises `Unavailable`."""
         now = self._now()
+        self._round += 1
         found = await state.holding(self._deps.engine, self._after, now - LATE, ROUND)
         if not found:
             await state.forget_idle(self._deps.engine, now - state.IDLE)
-        self._after = found[-1] if len(found) == ROUND else ""
+        by_org: dict[str, list[str]] = {}
+        for org, group in found:
+            by_org.setdefault(org, []).append(group)
+        self._after = {org: groups[-1] for org, groups in by_org.items() if len(groups) == ROUND}
+        # What was not found for so long holds nothing any more, or its organization has very many.
+        self._rests = {group: one for group, one in self._rests.items() if self._round - one[0] <= RAREST}
         due = []
-        for group in found:
-            left, pause = self._rests.get(group, (0, 0))
-            if left > 0:
-                self._rests[group] = left - 1, pause
-            else:
+        for org, group in found:
+            next_round, pause = self._rests.get(group, (0, 0))
+            if next_round <= self._round:
                 pause = min(2 * pause + 1, RAREST)
-                self._rests[group] = pause, pause
-                due.append(group)
-        if not self._after and len(self._rests) > 2 * ROUND:
-            self._rests = {group: self._rests[group] for group in found}
-        await self._look_at_all(due)
+                self._rests[group] = self._round + pause + 1, pause
+                due.append((org, group))
+        self._offer(due)
         return len(due)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, func, select
+from sqlalchemy import and_, delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.events.holding.plan import MOST_AT_ONCE, Group, Held, HeldEvents
@@ -37,17 +37,34 @@ async def locked(engine: AsyncEngine, group: str) -> AsyncIterator[AsyncConnecti
         yield connection
 
 
-async def read(connection: AsyncConnection, group: str) -> tuple[Group, HeldEvents] | None:
-    """Return a group and its held events; None where it holds none."""
-    mine = _H.held_group == group
+async def read(connection: AsyncConnection, group: str, latest: int | None = None) -> tuple[Group, HeldEvents] | None:
+    """Return a group and its held events, up to the sequence `latest` where one is given; None where it holds none."""
+    mine = _H.held_group == group if latest is None else and_(_H.held_group == group, _H.sequence <= latest)
     first = (await connection.execute(select(*_FIELDS).where(mine).order_by(*_ORDER).limit(MOST_AT_ONCE))).mappings().all()
     if not first:
         return None
     newest = (await connection.execute(select(*_FIELDS).where(mine).order_by(*_NEWEST_FIRST).limit(1))).mappings().one()
-    since, until = (await connection.execute(select(func.min(_H.held_at), func.max(_H.held_at)).where(mine))).one()
+    times = (func.min(_H.held_at), func.max(_H.held_at), func.min(_H.sequence), func.max(_H.sequence))
+    since, until, earliest, last = (await connection.execute(select(*times).where(mine))).one()
     row = (await connection.execute(select(held_group).where(_G.id == group))).mappings().first()
     found = Group() if row is None else Group(**{name: row[name] for name in Group.__struct_fields__})
-    return found, HeldEvents(first=[Held(**one) for one in first], newest=Held(**newest), since=since, until=until)
+    waiting = HeldEvents(
+        first=[Held(**one) for one in first], newest=Held(**newest), since=since, until=until, earliest=earliest, latest=last
+    )
+    return found, waiting
+
+
+async def at(connection: AsyncConnection, group: str, sequence: int) -> Held:
+    """Return the held event of a group at a sequence."""
+    found = select(*_FIELDS).where(_H.held_group == group, _H.sequence == sequence)
+    return Held(**(await connection.execute(found)).mappings().one())
+
+
+async def number_of(engine: AsyncEngine, org: str, most: int) -> int:
+    """Return how many events of an organization are held, counted up to `most`."""
+    some = select(_H.event).where(_H.run_org == org).limit(most).subquery()
+    async with transaction(engine) as connection:
+        return int((await connection.execute(select(func.count()).select_from(some))).scalar_one())
 
 
 async def subscription_of(connection: AsyncConnection, id_: str) -> SubscriptionEntry | None:
@@ -63,11 +80,17 @@ async def settled_before(connection: AsyncConnection, head: Held) -> datetime | 
 
     Rows of deliveries come in the order of the stream: when that of an event's own is there, those of all before it are.
     """
-    of = and_(_D.source == head.source, ~_D.ended, _D.dead.is_(None), _D.overdue_at.is_(None))
-    since: datetime | None = (await connection.execute(select(func.min(_D.received_at)).where(of))).scalar_one()
+    since = await unended_since(connection, head.source)
     begun = _D.sequence.is_not(None) | _D.emitted.is_not(None)
     known = (await connection.execute(select(_D.id).where(_D.id == head.delivery, begun))).first() is not None
     return since if known else head.received_at if since is None else min(since, head.received_at)
+
+
+async def unended_since(connection: AsyncConnection, source: str) -> datetime | None:
+    """Return when the first delivery of a source that has no outcome was received; None where each has one."""
+    of = and_(_D.source == source, ~_D.ended, _D.dead.is_(None), _D.overdue_at.is_(None))
+    found: datetime | None = (await connection.execute(select(func.min(_D.received_at)).where(of))).scalar_one()
+    return found
 
 
 async def status_of_run(connection: AsyncConnection, run: str) -> str | None:
@@ -76,18 +99,30 @@ async def status_of_run(connection: AsyncConnection, run: str) -> str | None:
     return found
 
 
-async def groups_of(engine: AsyncEngine, runs: Collection[str]) -> list[str]:
-    """Return the groups whose last event started one of these runs, and that hold others."""
-    holds_others = select(_H.event).where(_H.held_group == _G.id).exists()
+async def groups_of(engine: AsyncEngine, runs: Collection[str]) -> list[tuple[str, str]]:
+    """Return the groups whose last event started one of these runs, and that hold others; each with its organization."""
+    found = select(_H.run_org, _G.id).distinct().where(_H.held_group == _G.id, _G.run.in_(runs))
     async with transaction(engine) as connection:
-        return list((await connection.execute(select(_G.id).where(_G.run.in_(runs), holds_others))).scalars())
+        return [(org, group) for org, group in await connection.execute(found)]
 
 
-async def holding(engine: AsyncEngine, after: str, before: datetime, limit: int) -> list[str]:
-    """Return groups that hold an event since before a time, by id, after one."""
-    found = select(_H.held_group).distinct().where(_H.held_group > after, _H.held_at < before)
+# Each organization's groups are walked through by themselves, from where its last walk ended.
+_HOLDING = text("""
+    SELECT o.run_org, g.held_group
+      FROM (SELECT DISTINCT run_org FROM held) AS o
+      LEFT JOIN unnest(CAST(:orgs AS text[]), CAST(:afters AS text[])) AS a(org, after) ON a.org = o.run_org
+     CROSS JOIN LATERAL (SELECT DISTINCT held_group FROM held
+                          WHERE run_org = o.run_org AND held_group > coalesce(a.after, '') AND held_at < :before
+                          ORDER BY held_group LIMIT :each) AS g
+     ORDER BY o.run_org, g.held_group
+""")
+
+
+async def holding(engine: AsyncEngine, after: Mapping[str, str], before: datetime, each: int) -> list[tuple[str, str]]:
+    """Return groups that hold an event since before a time with their organization, `each` of one, by id, after one."""
+    given = {"orgs": list(after), "afters": list(after.values()), "before": before, "each": each}
     async with transaction(engine) as connection:
-        return list((await connection.execute(found.order_by(_H.held_group).limit(limit))).scalars())
+        return [(org, group) for org, group in await connection.execute(_HOLDING, given)]
 
 
 async def listed(engine: AsyncEngine, subscription: str, limit: int) -> list[dict[str, Any]]:
@@ -150,6 +185,7 @@ def _row(at: Recorded, message: EventHeld) -> dict[str, Any]:
         "received_at": datetime.fromisoformat(message.received_at),
         "held_at": at.envelope.time,
         "sequence": at.delivered.sequence,
+        "run_org": message.org,
     }
 
 
