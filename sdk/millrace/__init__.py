@@ -14,6 +14,7 @@ from millrace._files import File, files
 from millrace._http import Client
 from millrace._integrations import Integration, integrations
 from millrace._log import log
+from millrace._registering import Given, Registering, Setting
 from millrace._reply import Reply
 from millrace._run import run
 from millrace._runs import runs
@@ -41,6 +42,7 @@ __all__ = [
     "Connection",
     "Event",
     "File",
+    "Given",
     "Handshake",
     "InputError",
     "Integration",
@@ -48,12 +50,14 @@ __all__ = [
     "OrderChanged",
     "Place",
     "Refused",
+    "Registering",
     "Reply",
     "Request",
     "RequestFailed",
     "Response",
     "ResultError",
     "Scheme",
+    "Setting",
     "Signal",
     "SignalTimeout",
     "StatusError",

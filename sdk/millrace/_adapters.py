@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import parse_qsl
 
 from millrace import _bounds, _declare
+from millrace._registering import Registering, declared
 
 C = TypeVar("C", bound=type)
 
@@ -202,6 +203,7 @@ def adapter(
     event_types: Sequence[str] = (),
     link: str | None = None,
     entity: str | None = None,
+    registering: Registering | None = None,
 ) -> Callable[[C], C]:
     """Declare a class as an adapter, which sources of the organization may name; the class itself is returned unchanged.
 
@@ -215,6 +217,7 @@ def adapter(
     like: `secret` unless given, and none where no scheme and no `verify` wants one; a `previous_secret` goes with it. `settings`
     are JSON Schemas of others. `required` are those without which no source is made: the secrets unless given. `entity` is the path
     in an event of what tells whose it is, such as `event.data.account`, for a source that serves several organizations.
+    With `registering` a source may have itself registered with the sender.
 
     Raises TypeError or ValueError at once for a declaration that can never work.
     """
@@ -243,6 +246,7 @@ def adapter(
             "event_types": list(event_types),
             "link": link,
             "entity": entity,
+            **({} if registering is None else {"registering": declared(registering)}),
         }
         chosen = target.__name__.lower() if name is None else name
         _declare.register_adapter(_answering(target), chosen, told)

@@ -107,7 +107,7 @@ class AdapterDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     `verification` is a `shared.verification.Verification` as JSON. `secrets` are the descriptions of secret settings, `settings`
     the schemas of the others, and `required` those without which no source is made. `code` names what the adapter's code does
     beside parsing: `verify`, `delivery` (the sender's id of one), `handshake`. Without `verify` the gateway verifies by itself.
-    `entity` is the path in an event of what tells whose it is.
+    `entity` is the path in an event of what tells whose it is. `registering` is a `shared.registering.DeclaredRegistering` as JSON.
     """
 
     verification: dict[str, Any]
@@ -118,6 +118,7 @@ class AdapterDeclaration(msgspec.Struct, frozen=True, kw_only=True):
     event_types: list[str] = []
     link: str | None = None
     entity: str | None = None
+    registering: dict[str, Any] | None = None
 
 
 @message("adapter.changed", key="key", by="executor")

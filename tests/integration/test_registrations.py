@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -25,9 +27,9 @@ from shared.pull import OrderedReader
 from tests.integration.test_alerts import alerts
 from tests.integration.test_gateway import gateway
 from tests.support.inside import bus_of, eventually, running
-from tests.support.registering import TOKEN, GitHub, Graph, SenderServer, github, graph
+from tests.support.registering import TOKEN, Acme, GitHub, Graph, SenderServer, acme, github, graph
 from tests.support.resources import got, putting, removing, ring, told
-from tests.support.river import Outside
+from tests.support.river import Outside, sandbox_settings
 from tests.support.servers import Place
 
 RESOURCE = "users/a1/messages"
@@ -65,6 +67,8 @@ class Registered:
         """Put a source that is to be registered."""
         if isinstance(self.server, Graph):
             adapter, wanted = "microsoft-graph", {"resource": RESOURCE, "changes": ["created"]}
+        elif isinstance(self.server, Acme):
+            adapter, wanted = "acme", {"shop": "a/b", "topics": ["order"]}
         else:
             adapter, wanted = "github", {"repository": "octo/hello", "events": ["push"]}
         settings: dict[str, Any] = {"registration": wanted | {"api_url": self.server.url} | registration}
@@ -613,3 +617,66 @@ async def test_a_limit_that_is_used_up_is_waited_for(place: Place) -> None:
         await made.until("active", "hello")
         assert utc_now().timestamp() >= int(reset)
         assert server.counted() == {"GET": 2, "POST": 1}
+
+
+ADAPTER = b"""
+from millrace import Event, Given, Place, Registering, Request, Scheme, Setting, adapter
+
+
+@adapter(
+    scheme=Scheme(signature=Place(header="x-acme-signature")),
+    registering=Registering(
+        api="https://api.acme.example/v1",
+        collection=("shops", Setting("shop"), "hooks"),
+        created={
+            "url": Given.CALLBACK, "key": Given.SECRET, "until": Given.EXPIRES,
+            "wants": {"topics": Setting("topics"), "note": Setting("note")},
+        },
+        renew="PUT",
+        settings={
+            "shop": {"type": "string"},
+            "topics": {"type": "array", "items": {"type": "string"}},
+            "note": {"type": "string"},
+        },
+        required=("shop",),
+        headers={"X-Api": "2026-01"},
+        answer="hook", items="data.hooks", callback="url", expires="until", lifetime=3600,
+    ),
+)
+class Acme:
+    def parse(self, request: Request) -> Event:
+        return Event("order.paid", request.json())
+"""
+
+
+async def test_sources_of_an_adapter_of_a_workspace_are_registered_as_it_declares(place: Place, data: Path) -> None:
+    executor = {"MILLRACE_DATA": str(data / "executor"), **sandbox_settings()}
+    async with acme() as server, registered(place, server) as made, running(place, "executor", **executor):
+        view = await Outside(place, made.bus).put_file("adapters/acme.py", ADAPTER)
+        assert view.problems == []
+        await made.connect()
+        with pytest.raises(Invalid, match="7 is not of type"):
+            await made.put(shop=7)
+        # A text that would be a place for the secret, were it read once more, is a text.
+        source = await made.put(note="{secret}")
+        shown = await made.until("active")
+        ((id_, there),) = server.made.items()
+        assert (shown["remote"], there["at"], there["api"]) == (id_, "/shops/a/b/hooks", "2026-01")
+        assert there["url"] == f"{made.url}/hooks/{source.id}"
+        assert there["wants"] == {"topics": ["order"], "note": "{secret}"}
+        assert datetime.fromisoformat(shown["expires_at"]) > utc_now() + timedelta(minutes=50)
+        assert [path for method, path in server.asked if method == "POST"] == ["/shops/a%2Fb/hooks"]
+        signature = hmac.digest(there["key"].encode(), b"{}", "sha256").hex()
+
+        async def is_taken() -> bool:
+            async with server.session.post(there["url"], data=b"{}", headers={"X-Acme-Signature": signature}) as answer:
+                return answer.status == 202
+
+        await eventually(is_taken)
+        server.gives = 1.0
+        await made.put(topics=["refund"])
+        await until(lambda: [one["wants"] for one in server.made.values()] == [{"topics": ["refund"]}])
+        await until(lambda: server.counted()["PUT"] >= 2)
+        assert list(server.made) != [id_]
+        await made.bus.ask(removing("source", "mail"))
+        await until(lambda: server.made == {})

@@ -238,6 +238,45 @@ class GitHub(SenderServer):
         return one | {"id": int(id_), "type": "Repository", "config": one["config"] | {"secret": "********"}}
 
 
+class Acme(SenderServer):
+    """Webhooks of a sender of whom Millrace knows nothing: wrapped in its answers, replaced by PUT, and ended by time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gives = 3600.0
+
+    def refusal(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
+        return web.json_response({"error": code, "message": message}, status=status, headers=headers)
+
+    def routes(self) -> list[web.RouteDef]:
+        one = "/shops/{shop}/hooks/{id}"
+        place = one.removesuffix("/{id}")
+        return [web.post(place, self.create), web.get(place, self.list), web.put(one, self.renew), web.delete(one, self.delete)]
+
+    async def create(self, request: web.Request) -> web.Response:
+        id_ = str(uuid.uuid4())
+        self.made[id_] = {"id": id_, "at": request.path, "api": request.headers["X-Api"]} | await request.json() | self.ends()
+        return web.json_response({"hook": self.made[id_]}, status=201)
+
+    async def list(self, _request: web.Request) -> web.Response:
+        return web.json_response({"data": {"hooks": [*self.made.values()]}})
+
+    async def renew(self, request: web.Request) -> web.Response:
+        id_ = request.match_info["id"]
+        if id_ not in self.made:
+            return self.refusal(404, "Not Found", "there is no such hook")
+        self.made[id_] |= await request.json() | self.ends()
+        return web.json_response({"hook": self.made[id_]})
+
+    async def delete(self, request: web.Request) -> web.Response:
+        self.made.pop(request.match_info["id"], None)
+        return web.Response(status=204)
+
+    def ends(self) -> dict[str, str]:
+        """Return when a hook ends that is made now."""
+        return {"until": (datetime.now(UTC) + timedelta(seconds=self.gives)).isoformat()}
+
+
 @asynccontextmanager
 async def serving(server: SenderServer, base: str = "") -> AsyncIterator[None]:
     """Serve one for the block; its address is then its `url`."""
@@ -268,5 +307,13 @@ async def graph() -> AsyncIterator[Graph]:
 async def github() -> AsyncIterator[GitHub]:
     """Serve GitHub's webhooks for the block."""
     server = GitHub()
+    async with serving(server):
+        yield server
+
+
+@asynccontextmanager
+async def acme() -> AsyncIterator[Acme]:
+    """Serve Acme's webhooks for the block."""
+    server = Acme()
     async with serving(server):
         yield server

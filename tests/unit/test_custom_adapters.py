@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import millrace
-from millrace import Event, Handshake, Place, Request, Response, Scheme, Unverified, adapter
+from millrace import Event, Given, Handshake, Place, Registering, Request, Response, Scheme, Setting, Unverified, adapter
 from millrace._adapters import answered
 from millrace._declare import REGISTRY
 from services.events.adapters import ADAPTERS
@@ -123,6 +123,48 @@ def test_a_scheme_arrives_as_it_was_declared() -> None:
 
 
 SIGNED = Scheme(signature=Place(header="x-sign"))
+
+
+def registering(**more: Any) -> Registering:
+    given = {"api": "https://api.acme.example", "collection": ("hooks",), "created": {"url": Given.CALLBACK}, "callback": "url"}
+    return Registering(**(given | more))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"api": "ftp://acme.example"}, "api is the https address"),
+        ({"api": "https://acme.example/?key=1"}, "api is the https address"),
+        ({"collection": ("a/b",)}, "'a/b' is no part of a path"),
+        ({"collection": ("..",)}, "'..' is no part of a path"),
+        ({"collection": ()}, "1 to 20 parts"),
+        ({"collection": (Setting("shop"),)}, "'shop' is nowhere declared"),
+        ({"collection": (Given.SECRET,)}, "a text or a Setting"),
+        ({"created": {"key": Given.SECRET}}, "no Given.CALLBACK"),
+        ({"created": {"url": Given.CALLBACK, "x": {"$given": "token"}}}, "'token' is nowhere declared"),
+        ({"created": {"url": Given.CALLBACK, "x": {"$given": "secret", "y": 1}}}, "has that alone"),
+        ({"required": ("shop",)}, "requires 'shop'"),
+        ({"settings": {"api_url": {}}}, "cannot be the name of a setting"),
+        ({"settings": {"shop": {"type": "nothing"}}}, "nothing"),
+        ({"headers": {"Authorization": "Basic x"}}, "no header that an adapter sends"),
+        ({"headers": {"X-A": "a\r\nB: c"}}, "no header that an adapter sends"),
+        ({"expires": "until"}, "has a lifetime"),
+        ({"renew": "DELETE"}, "DELETE"),
+    ],
+)
+def test_a_registering_that_can_never_work_is_a_problem_at_its_line(more: dict[str, Any], words: str) -> None:
+    assert isinstance(judged(Plain, scheme=SIGNED, registering=registering()), DeclaredAdapter)
+    (problem,) = description([], [], [told(Plain, scheme=SIGNED, registering=registering(**more))]).problems
+    assert words in problem.message
+
+
+def test_a_registering_has_a_secret_and_its_setting_to_itself() -> None:
+    none = Scheme(algorithm="none")
+    assert "sources have a secret" in str(judged(Plain, scheme=none, registering=registering()))
+    assert "registration is a setting already" in str(
+        judged(Plain, scheme=SIGNED, settings={"registration": {}}, registering=registering())
+    )
+    assert isinstance(judged(Plain, scheme=SIGNED, settings={"registration": {}}), DeclaredAdapter)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from services.events.adapters.registering import Registering
+from services.events.adapters.registering import Registering, registering_of
 from services.events.adapters.webhook import ParsedEvent, Webhook
 from shared.questions.adapters import AdapterEntry
 from shared.questions.events import AdapterExample, AdapterView, ExampleEvent
+from shared.registering import REGISTRATION, DeclaredRegistering
 from shared.verification import Verification
 
 Parse = Callable[[Webhook], list[ParsedEvent]]
@@ -138,6 +139,9 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
 def custom(entry: AdapterEntry) -> Adapter:
     """Return an adapter of a workspace; the gateway takes its verification from its entry, and its code parses."""
     told = entry.declaration
+    registering = None if told.registering is None else registering_of(msgspec.convert(told.registering, DeclaredRegistering))
+    # A registered source is given a secret.
+    or_registered = ("secret",) if registering is not None and registering.generates and "secret" in told.required else ()
     handshake = "as its declaration or its code has it"
     return Adapter(
         name=entry.name,
@@ -147,11 +151,13 @@ def custom(entry: AdapterEntry) -> Adapter:
         parse=_in_its_sandbox,
         secrets={name: text(description) for name, description in told.secrets.items()},
         settings=told.settings,
-        required=tuple(told.required),
+        required=tuple(name for name in told.required if name not in or_registered),
+        one_of=((*or_registered, REGISTRATION),) if or_registered else (),
         handshake=handshake if "handshake" in told.code or told.verification.get("handshakes") else None,
         event_types=tuple(told.event_types),
         org=entry.org,
         entity=told.entity,
+        registering=registering,
     )
 
 

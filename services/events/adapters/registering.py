@@ -9,11 +9,13 @@ from urllib.parse import quote
 
 import msgspec
 
+from shared.registering import ADDRESS, API_URL, GIVEN, SETTING, DeclaredRegistering
+
 LONGEST_ADDRESS = 500
 _API = {
     "type": "string",
     "description": "The address of the sender's API, where it is another one than that of its public cloud.",
-    "pattern": r"^https?://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~-]+)*$",
+    "pattern": ADDRESS,
     "maxLength": LONGEST_ADDRESS,
 }
 
@@ -31,7 +33,7 @@ class Given(Enum):
 class SenderResource(msgspec.Struct, frozen=True, kw_only=True):
     """What is made at a sender for one source: the path of its collection below the API's address, and the bodies of requests.
 
-    `created` is sent to the collection by POST, `renewed` to the resource by PATCH; both hold `Given` values.
+    `created` is sent to the collection by POST, `renewed` to the resource; both hold `Given` values.
     """
 
     collection: str
@@ -44,8 +46,9 @@ class Registering(msgspec.Struct, frozen=True, kw_only=True):
 
     `settings`, `required` and `one_of` are the schema of a source's setting `registration`, whose `api_url` replaces `api`;
     `resource` makes of it what is to be at the sender. In the sender's answers `id`, `callback` and `expires` are the dotted paths
-    of a resource's id, of the address that it notifies and of when it ends (None: never), `items` that of a list of them, and
-    `next` that of the next page's address (else it is the header `Link`). One lives for `lifetime` seconds, unless the source's
+    of a resource's id, of the address that it notifies and of when it ends (None: never), `items` that of a list of them, `answer`
+    that of one in any other answer, and `next` the name of the next page's address (else it is the header `Link`). `renew` is the
+    method by which one is renewed. One lives for `lifetime` seconds, unless the source's
     setting of that name says how long. Of the sender's own events `notices` are about the registration: they ask for it to be
     renewed or created anew, or say that events were missed; `noticed` is the path of the id in them.
     `advice` says by error status what a person can do about it. `generates`: the sender is told the source's secret, so that any
@@ -59,7 +62,9 @@ class Registering(msgspec.Struct, frozen=True, kw_only=True):
     one_of: tuple[str, ...] = ()
     headers: dict[str, str] = {}
     id: str = "id"
+    answer: str = ""
     items: str = ""
+    renew: str = "PATCH"
     next: str | None = None
     callback: str
     expires: str | None = None
@@ -76,10 +81,43 @@ class Registering(msgspec.Struct, frozen=True, kw_only=True):
         return several | {
             "type": "object",
             "description": "Have the source registered with the sender, and kept so, by the token of its integration's connection.",
-            "properties": {**self.settings, "api_url": _API},
+            "properties": {**self.settings, API_URL: _API},
             "required": [*self.required],
             "additionalProperties": False,
         }
+
+
+def registering_of(declared: DeclaredRegistering) -> Registering:
+    """Return the registering that an adapter of a workspace declares."""
+
+    def resource(given: Mapping[str, Any]) -> SenderResource:
+        parts = [part if isinstance(part, str) else segment(str(given.get(part[SETTING], ""))) for part in declared.collection]
+        created = _known(declared.created, given)
+        renewed = created if declared.renewed is None else _known(declared.renewed, given)
+        return SenderResource(collection="/".join(parts), created=created, renewed=renewed)
+
+    same = ("api", "settings", "headers", "id", "answer", "items", "renew", "next", "callback", "expires", "lifetime")
+    return Registering(
+        **{name: getattr(declared, name) for name in same},
+        required=tuple(declared.required),
+        resource=resource,
+        generates=declared.tells_secret,
+    )
+
+
+def _known(value: Any, settings: Mapping[str, Any]) -> Any:
+    """Return a declared body with a source's settings, and `Given` members for what is known later."""
+    if isinstance(value, dict):
+        if GIVEN in value:
+            return Given(value[GIVEN])
+        if SETTING in value:
+            return settings[value[SETTING]]
+        return {name: _known(one, settings) for name, one in value.items() if _is_there(one, settings)}
+    return [_known(one, settings) for one in value if _is_there(one, settings)] if isinstance(value, list) else value
+
+
+def _is_there(value: Any, settings: Mapping[str, Any]) -> bool:
+    return not isinstance(value, dict) or SETTING not in value or value[SETTING] in settings
 
 
 def segment(text: str) -> str:

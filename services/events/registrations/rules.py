@@ -15,11 +15,9 @@ from services.events.registrations.plan import checked_address
 from shared.envelope import utc_now
 from shared.errors import Invalid, Problem
 from shared.owners.rules import Draft
+from shared.registering import REGISTRATION
 from shared.resources import Resource
 from shared.resources.source import RegistrationView, Source
-
-# The setting of a source that asks for it.
-REGISTRATION = "registration"
 
 
 class RegistrationRules:

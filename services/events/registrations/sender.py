@@ -48,7 +48,9 @@ class SenderApi:
         *,
         connection: str,
         secrets: Sequence[str],
+        headers: Mapping[str, str],
     ) -> None:
+        """`headers` are those by which the connection sends its token, where it says so."""
         self._fetcher = fetcher
         self._org = org
         self._of = registering
@@ -59,7 +61,7 @@ class SenderApi:
             "Accept": "application/json",
             "User-Agent": "Millrace",
             **registering.headers,
-            "Authorization": f"Bearer {token}",
+            **(headers or {"Authorization": f"Bearer {token}"}),
         }
 
     async def create(self, body: Any) -> Remote:
@@ -68,7 +70,7 @@ class SenderApi:
 
     async def renew(self, id_: str, body: Any) -> Remote:
         """Have a resource go on, with everything that can be changed about it."""
-        return self._read(await self._ask("PATCH", self._one(id_), body), known=id_)
+        return self._read(await self._ask(self._of.renew, self._one(id_), body), known=id_)
 
     async def delete(self, id_: str) -> None:
         """Have a resource removed; one that is gone is."""
@@ -96,7 +98,8 @@ class SenderApi:
         return f"{self._place}/{segment(id_)}"
 
     def _read(self, answer: Fetched, known: str | None = None) -> Remote:
-        return self._remote(_document(answer), known)
+        found = at(_document(answer), self._of.answer.split(".")) if self._of.answer else _document(answer)
+        return self._remote(found, known)
 
     def _remote(self, item: Any, known: str | None) -> Remote:
         id_ = text_of(at(item, self._of.id.split("."))) or known

@@ -15,12 +15,13 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from services.events.adapters import ADAPTERS
+from services.events.adapters import ADAPTERS, custom
 from services.events.adapters.registering import Given, Registering, filled
 from services.events.registrations import plan
 from services.events.registrations.plan import WantedRegistration
 from services.events.registrations.sender import Remote, SenderApi
 from shared import aggregate
+from shared.adapters import CustomAdapters
 from shared.bus import Bus
 from shared.egress.fetching import Fetcher
 from shared.encryption import CannotOpen, Keyring
@@ -51,6 +52,7 @@ class TurnDeps(Protocol):
     bus: Bus
     keyring: Keyring
     fetcher: Fetcher
+    adapters: CustomAdapters
     public_url: str | None
 
     async def mapping(self, org: str, integration: str) -> MappingView:
@@ -116,7 +118,7 @@ class Turn:
 
     async def _wanted(self, source: SourceEntry) -> WantedRegistration:
         """Return what a source wants. Raises `NotFound`, `Invalid`, `Unavailable` for what it lacks."""
-        asked, registering = source.spec.settings["registration"], _registering(source.spec.adapter)
+        asked, registering = source.spec.settings["registration"], await self._registering(source.spec.adapter)
         if source.spec.integration is None:
             raise Invalid("the source names no integration, whose connection it is registered with")
         mapping = await self._deps.mapping(source.org, source.spec.integration)
@@ -127,7 +129,10 @@ class Turn:
             self._secret = self._deps.keyring.open(source.sealed["secret"], source.org, source.id, "secret")
         except (KeyError, CannotOpen) as error:
             raise Unavailable(f"the source's secret cannot be opened: {error}") from error
-        resource = registering.resource(asked)
+        try:
+            resource = registering.resource(asked)
+        except ValueError as error:  # the adapter, in a workspace, wants other settings by now
+            raise Invalid(f"settings.registration: {error}") from error
         place = f"{asked.get('api_url') or registering.api}/{resource.collection}"
         digest = plan.digest_of(place, mapping.connection, resource, self._callback, source.sealed["secret"])
         lifetime = asked.get("lifetime") or registering.lifetime
@@ -240,10 +245,30 @@ class Turn:
         token = await self._deps.bus.ask(GetToken(org=self._org, name=connection, source=self._id, nonce=nonce))
         try:
             opened = self._deps.keyring.open(token.sealed, self._org, nonce, "token")
+            request = "" if token.request is None else self._deps.keyring.open(token.request, self._org, nonce, "request")
         except CannotOpen as error:
             raise Unavailable(f"the token of connection {connection!r} cannot be opened: {error}") from error
         hidden = [self._secret] if self._secret else []
-        return SenderApi(self._deps.fetcher, self._org, _registering(adapter), place, opened, connection=connection, secrets=hidden)
+        return SenderApi(
+            self._deps.fetcher,
+            self._org,
+            await self._registering(adapter),
+            place,
+            opened,
+            connection=connection,
+            secrets=hidden,
+            headers=msgspec.json.decode(request)["headers"] if request else {},
+        )
+
+    async def _registering(self, adapter: str) -> Registering:
+        """Return how an adapter's sources are registered. Raises `NotFound`, `Unavailable`."""
+        found = ADAPTERS.get(adapter)
+        if found is None:
+            own = await self._deps.adapters.found(self._org, adapter)
+            found = None if own is None else custom(own)
+        if found is None or found.registering is None:
+            raise NotFound(f"sources of adapter {adapter!r} cannot be registered with their sender")
+        return found.registering
 
     async def _fail(self, error: MillraceError) -> None:
         now, last = self._now(), self._last
@@ -288,10 +313,3 @@ def state_of(stored: aggregate.Stored | None) -> RegistrationState | None:
     """Return the registration by its last message; None where there is none."""
     message = None if stored is None else stored.message()
     return message if isinstance(message, RegistrationState) and not isinstance(message, RegistrationRemoved) else None
-
-
-def _registering(adapter: str) -> Registering:
-    found = ADAPTERS.get(adapter)
-    if found is None or found.registering is None:
-        raise NotFound(f"sources of adapter {adapter!r} cannot be registered with their sender")
-    return found.registering

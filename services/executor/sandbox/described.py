@@ -18,6 +18,7 @@ from shared.calendars import checked_cron, checked_zone
 from shared.errors import Invalid
 from shared.messages.catalog import AdapterDeclaration, DeclaredSchedule, Policy
 from shared.questions.adapters import check_answer
+from shared.registering import REGISTRATION, DeclaredRegistering
 from shared.resources.source import BUILT_IN, COMMON_SETTINGS
 from shared.schemas import checker_of
 from shared.values import YEAR
@@ -94,6 +95,7 @@ class _Declaration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     event_types: Annotated[list[Annotated[str, msgspec.Meta(min_length=1, max_length=200)]], msgspec.Meta(max_length=1000)]
     link: Annotated[str, msgspec.Meta(pattern=r"\Ahttps?://", max_length=1000)] | None
     entity: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None
+    registering: dict[str, Any] | None = None
 
 
 class _Adapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -207,11 +209,21 @@ def _check_adapter(one: _Adapter) -> None:
     if unknown is not None:
         raise ValueError(f"it requires {unknown}, which is neither a secret nor a setting")
     twice = min(declared.secrets.keys() & declared.settings.keys(), default=None) or next(
-        (name for name in COMMON_SETTINGS if name in known), None
+        (name for name in (*COMMON_SETTINGS, *_of_registering(declared)) if name in known), None
     )
     if twice is not None:
         raise ValueError(f"{twice} is a setting already")
     checker_of(msgspec.json.encode({"type": "object", "properties": declared.settings}))
+
+
+def _of_registering(declared: _Declaration) -> tuple[str, ...]:
+    """Return the setting that asks for a source to be registered, where one can be. Raises ValueError."""
+    if declared.registering is None:
+        return ()
+    msgspec.convert(declared.registering, DeclaredRegistering)
+    if "secret" not in declared.secrets:
+        raise ValueError("registering: sources have a secret, which a sender may be told")
+    return (REGISTRATION,)
 
 
 def _problem(told: dict[str, Any], message: str) -> BundleProblem:
