@@ -112,6 +112,7 @@ class Devices:
     async def polling(self) -> None:
         """Ask for ever the providers of those that are open. Every replica does: each takes some that no other one has."""
         under_way: set[asyncio.Task[None]] = set()
+        reported: str | None = None
         try:
             while True:
                 try:
@@ -119,8 +120,11 @@ class Devices:
                         task = asyncio.create_task(self._asked(request))
                         under_way.add(task)
                         task.add_done_callback(under_way.discard)
+                    reported = None
                 except MillraceError as error:
-                    _log.warning("devices.interrupted", reason=error.detail)
+                    if error.detail != reported:
+                        reported = error.detail
+                        _log.warning("devices.interrupted", reason=reported)
                 await asyncio.sleep(EVERY)
         finally:
             await tasks.end(under_way)
@@ -155,7 +159,8 @@ class Devices:
             await self._requests.end(request.state, reason)
         else:
             # `slow_down`, or no answer: both ask for longer pauses from now on.
-            await self._requests.put_off(request.state, min((request.interval or USUAL) + SLOWER, LONGEST))
+            slower = min((request.interval or USUAL) + SLOWER, LONGEST)
+            await self._requests.put_off(request.state, max(slower, 0.0 if outcome.wait is None else outcome.wait.total_seconds()))
 
 
 def _can_be_shown(url: str, code: str, complete: str) -> bool:

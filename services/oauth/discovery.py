@@ -11,7 +11,7 @@ from shared.egress.fetched import FetchedDocuments
 from shared.errors import Invalid, Problem, Unavailable
 from shared.resources.provider import ADDRESSES, ClientAuthentication, Provider
 
-# Of how a client shows who it is: the first that a provider supports.
+# How a client shows who it is, best first.
 _AUTHENTICATIONS: dict[str, ClientAuthentication] = {
     "client_secret_basic": "basic",
     "client_secret_post": "post",
@@ -22,9 +22,13 @@ _AUTHENTICATIONS: dict[str, ClientAuthentication] = {
 
 
 class Discovered(msgspec.Struct, frozen=True):
-    """What an issuer announces: its addresses and habits; whether each of its answers to a browser has `iss` (RFC 9207)."""
+    """What an issuer announces: its addresses, and how clients may show who they are, best first.
+
+    `promises_iss`: each of its answers to a browser has `iss` (RFC 9207).
+    """
 
     provider: Provider
+    authentications: tuple[ClientAuthentication, ...]
     promises_iss: bool
 
 
@@ -89,7 +93,7 @@ def _read(document: bytes, issuer: str) -> Discovered | _Foreign:
         return _Foreign(read.issuer[:300])
     # Without a list it is this one.
     methods = read.token_endpoint_auth_methods_supported or ["client_secret_basic"]
-    method = next((one for name, one in _AUTHENTICATIONS.items() if name in methods), None)
+    authentications = tuple(one for name, one in _AUTHENTICATIONS.items() if name in methods)
     provider = Provider(
         token_url=read.token_endpoint,
         authorize_url=read.authorization_endpoint,
@@ -97,12 +101,11 @@ def _read(document: bytes, issuer: str) -> Discovered | _Foreign:
         revoke_url=read.revocation_endpoint,
         introspect_url=read.introspection_endpoint,
         userinfo_url=read.userinfo_endpoint,
-        client_authentication=method,
     )
     for field in ADDRESSES:
         if (address := getattr(provider, field)) is not None:
             _check(field, address, issuer)
-    return Discovered(provider, read.authorization_response_iss_parameter_supported)
+    return Discovered(provider, authentications, read.authorization_response_iss_parameter_supported)
 
 
 def _check(field: str, address: str, issuer: str) -> None:

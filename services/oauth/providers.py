@@ -21,6 +21,9 @@ from shared.resources.connection import Connection
 from shared.resources.declaration import KINDS
 from shared.resources.provider import ADDRESSES, FURTHER, Provider
 
+# Addresses that no client's secret is sent to: of browsers, and of what runs may send their tokens to as well.
+_OPEN = {"authorize_url", "base_url", "test_url", "userinfo_url"}
+
 
 class Registered(msgspec.Struct, frozen=True):
     """A provider for one connection; `configured` is the version of all that was read to make this.
@@ -103,7 +106,9 @@ class Providers:
         if not is_discovered(provider):
             return registered
         found = await self._discovery.of(org, registered.address("issuer"))
-        return msgspec.structs.replace(registered, provider=provider.over(found.provider), promises_iss=found.promises_iss)
+        ways = (one for one in found.authentications if (one == "private_key_jwt") == registered.client.has_key)
+        usual = msgspec.structs.replace(found.provider, client_authentication=next(ways, None))
+        return msgspec.structs.replace(registered, provider=provider.over(usual), promises_iss=found.promises_iss)
 
     async def described(self, org: str, spec: Connection) -> Provider:
         """Return what the provider says of a connection that is no OAuth one: where its API is, and how a key is sent.
@@ -190,13 +195,15 @@ def destination_of(own: Provider, name: str, client_id: str, parameters: Mapping
     """
     provider = whole(own, name)
     fields = ["issuer"] if is_discovered(provider) else []
-    fields += [field for field in ADDRESSES if field.endswith("_url") and field not in {"authorize_url", "base_url"}]
-    places: dict[str, str | None] = {}
+    fields += [field for field in ADDRESSES if field.endswith("_url") and field not in _OPEN]
+    places: dict[str, str] = {}
     values: dict[str, str] = {}
     for field in fields:
         template = getattr(provider, field)
         values |= {one: (parameters or {}).get(one, "") for one in parameters_of(template or "")}
-        places[field] = getattr(own, field)
+        # What is not there stands for nothing: another field of a later release changes no destination.
+        if (address := getattr(own, field)) is not None:
+            places[field] = address
     known = own.known or (name if own == Provider() else None)
     hosts = own.hosts if values else []
     return hashlib.sha256(msgspec.json.encode([client_id, known, places, sorted(values.items()), sorted(hosts)])).hexdigest()

@@ -332,6 +332,8 @@ class Refresher:
                 f"there is no connection {name!r}, whose token is exchanged", errors=(Problem("exchanges", "is not there"),)
             )
         grant = found.spec.get("grant")
+        if grant not in {*FLOWS, "token"}:
+            raise Invalid(f"{name!r} is no token, which could be exchanged", errors=(Problem("exchanges", "is no token"),))
         if grant == registered.spec.grant:
             raise Invalid(f"the token of {name!r} is got by an exchange itself", errors=(Problem("exchanges", "is one itself"),))
         return (await self.live(found)).tokens.access_token if grant in FLOWS else self._vault.opened(found)

@@ -185,7 +185,8 @@ def _in(call: TokenCall, form: Format) -> TokenCall:
 
 def _request(call: TokenCall, asked: Mapping[str, str]) -> TokenRequest:
     """Return a request that shows who the client is, as its provider wants it (RFC 6749, section 2.3; OpenID Connect, 9)."""
-    client, wanted = call.client, call.provider.client_authentication or "post"
+    client = call.client
+    wanted = call.provider.client_authentication or ("private_key_jwt" if client.has_key else "post")
     if client.secret is None or wanted == "none":
         return _sent(call, {**asked, "client_id": client.id}, {})
     if wanted == "private_key_jwt" and not client.has_key:

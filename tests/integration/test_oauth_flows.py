@@ -141,6 +141,10 @@ async def test_a_token_is_exchanged_for_that_of_another_connection(place: Place)
             }  # fmt: skip
         with pytest.raises(Invalid, match="got by an exchange itself"):
             await it.given("third")
+        await it.put("connection", "static", grant="basic", username="me", token="a password")
+        with pytest.raises(Invalid, match="'static' is no token"):
+            await it.refresh("first")
+        assert "a password" not in repr([asked.parameters for asked in it.provider.asked])
         with pytest.raises(Invalid, match="no connection 'nobody'"):
             await it.given("fourth")
 
@@ -159,6 +163,7 @@ async def test_a_key_is_checked_where_it_enters_and_is_sent_nowhere(place: Place
             ("connection", {"token": "x", "key_id": "k"}, "key_id"),
         ]
         await it.put("provider", "p", token_url=f"{url}/token")
+        it.provider.announce(token_endpoint_auth_methods_supported=["client_secret_post", "client_secret_basic"])
         for noun, given, field in wrong:
             usual = {"token_url": f"{url}/token", "client_id": "client"} if noun == "provider" else {}
             with pytest.raises(Invalid) as refused:
@@ -171,6 +176,13 @@ async def test_a_key_is_checked_where_it_enters_and_is_sent_nowhere(place: Place
             with pytest.raises(Unavailable, match="is a private key, which is never sent"):
                 await it.given()
         assert it.provider.asked == []
+        # Unless the provider says otherwise, a key signs.
+        it.provider.keys["client"] = EC.public_key()
+        for given in ({"token_url": f"{url}/token"}, {"issuer": url}):
+            await it.put("provider", "p", **given)
+            await it.put("connection", "halo", grant="client_credentials", provider="p", client_id="client", token=key)
+            await it.refresh()
+            assert "client_assertion" in it.provider.asked[-1].parameters
         # The client of a platform's provider signs for nobody else.
         await it.put("provider", "app", org="global", token_url=f"{url}/token", client_id="client", client_secret=key)
         with pytest.raises(Invalid, match="only where a person authorizes them"):
