@@ -321,11 +321,17 @@ class Refresher:
             await asyncio.sleep(look)
             look = min(2 * look, LONGEST_LOOK)
 
-    async def _subject(self, row: Kept, registered: Registered) -> str | None:
+    async def _subject(self, row: Kept, registered: Registered) -> str | Ungranted | None:
         """Return the token that is to be exchanged, if one is: that of another connection, got before anything is claimed."""
         name = registered.spec.exchanges
-        if name is None:
-            return None
+        try:
+            return None if name is None else await self._exchanged(row, registered, name)
+        except Invalid as error:
+            return Ungranted("misconfigured", error.detail, is_local=True)
+        except Unavailable as error:
+            return Ungranted("transient", error.detail, is_local=True)
+
+    async def _exchanged(self, row: Kept, registered: Registered, name: str) -> str:
         found = await self._store.usable("connection", row.org, name, by_run=False)
         if found is None:
             raise Invalid(
@@ -338,7 +344,9 @@ class Refresher:
             raise Invalid(f"the token of {name!r} is got by an exchange itself", errors=(Problem("exchanges", "is one itself"),))
         return (await self.live(found)).tokens.access_token if grant in FLOWS else self._vault.opened(found)
 
-    async def _try(self, row: Kept, registered: Registered, claimed: Claimed, subject: str | None, *, forced: bool) -> TokenState:
+    async def _try(
+        self, row: Kept, registered: Registered, claimed: Claimed, subject: str | Ungranted | None, *, forced: bool
+    ) -> TokenState:
         before = claimed.before
         tokens: Tokens | None = None
         try:
@@ -366,8 +374,12 @@ class Refresher:
         await self._outbox.flush(row.id)
         return state
 
-    async def _asked(self, org: str, registered: Registered, tokens: Tokens | None, subject: str | None) -> Granted | Ungranted:
+    async def _asked(
+        self, org: str, registered: Registered, tokens: Tokens | None, subject: str | Ungranted | None
+    ) -> Granted | Ungranted:
         spec = registered.spec
+        if isinstance(subject, Ungranted):
+            return subject
         if (request := REQUESTS.get(spec.grant)) is not None:
             return await self._endpoint.token(org, registered, lambda call: request(call, spec, subject))
         if tokens is None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
 import aiohttp
+import pytest
 
+from services.oauth import device
 from tests.integration.test_integrations_api import Api
+from tests.support.command import Command, until_said
 from tests.support.connections import ALLOWED
 from tests.support.inside import running
 from tests.support.oauth_provider import LocalProvider, local_provider
@@ -119,6 +123,38 @@ async def test_a_connection_is_tested_and_what_became_of_an_authorization_is_kno
         assert asked["state"] not in path
         for other in ("/connections/halo/authorizations/unknown", f"{path}?org=other", "/connections/nobody/test"):
             assert (await it.call("POST" if other.endswith("test") else "GET", other))[0] == 404
+
+
+async def test_a_person_at_a_terminal_sees_what_becomes_of_their_authorization(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("EVERY", "LEAST"):
+        monkeypatch.setattr(device, name, 0.02)
+    async with browser(place) as it:
+        command = Command(tmp_path)
+        known = {"MILLRACE_URL": it.call.url, "MILLRACE_KEY": place.credentials.admin_key}
+        # By another device: the address and the code are shown, and what a person decides there.
+        body = {"token_url": f"{it.provider.url}/token", "device_url": f"{it.provider.url}/device", "client_id": "client"}
+        await it.call("PUT", "/providers/device", body | {"client_secret": "client-secret"})
+        await it.call("PUT", "/connections/tv", {"grant": "device_code", "provider": "device"})
+        it.provider.polls = ["authorization_pending", "access_denied"]
+        out, aside = await command.both("connections", "authorize", "tv", code=1, **known)
+        assert (out, "WDJB-MJHT" in aside, "not authorized: it was not allowed" in aside) == ("", True, True)
+        it.provider.polls = [None]
+        out, _ = await command.both("connections", "authorize", "tv", **known)
+        assert "healthy" in out
+        # In a browser, from which they come back to the gateway.
+        async with command.started("connections", "authorize", "halo", **known) as process:
+            asked = parse_qs(urlsplit(await until_said(process.stderr, "/authorize?")).query)
+            it.provider.codes["c0de"] = {"redirect_uri": asked["redirect_uri"][0]}
+            await it.come_back(state=asked["state"][0], code="c0de")
+            out = (await process.communicate())[0].decode()
+            assert (process.returncode, "healthy" in out) == (0, True)
+        assert "unknown" in await command("connections", "test", "halo", **known)
+        await it.call("PUT", "/connections/xbox", CONNECTION)
+        listed = (await command("connections", "list", **known)).splitlines()
+        # One that nobody has authorized comes before those that live, though its name does not follow theirs.
+        assert listed[1].split()[0] == "xbox"
 
 
 async def test_known_providers_are_listed_with_their_documents(place: Place) -> None:

@@ -139,13 +139,15 @@ async def test_a_token_is_exchanged_for_that_of_another_connection(place: Place)
                 "subject_token_type": "urn:ietf:params:oauth:token-type:access_token", "client_id": "client",
                 "client_secret": "client-secret",
             }  # fmt: skip
-        with pytest.raises(Invalid, match="got by an exchange itself"):
+        # Why none can be exchanged is shown, as any other mistake in the settings.
+        with pytest.raises(Unavailable, match="got by an exchange itself"):
             await it.given("third")
+        assert (await it.shown("third")).advice.startswith("compare the settings")
         await it.put("connection", "static", grant="basic", username="me", token="a password")
-        with pytest.raises(Invalid, match="'static' is no token"):
+        with pytest.raises(Unavailable, match="'static' is no token"):
             await it.refresh("first")
         assert "a password" not in repr([asked.parameters for asked in it.provider.asked])
-        with pytest.raises(Invalid, match="no connection 'nobody'"):
+        with pytest.raises(Unavailable, match="no connection 'nobody'"):
             await it.given("fourth")
 
 
