@@ -10,6 +10,7 @@ import msgspec
 
 from services.gateway.api.application import ENDPOINTS
 from services.gateway.api.endpoint import Endpoint, Streamed
+from shared.resources.provider import ADDRESSES
 from tests.fuzz.cases import Case, Target
 from tests.fuzz.documents import DAMAGES, encoded
 from tests.fuzz.doors import FAILED, REFUSED, STORED, UNANSWERED, Outcome, Refusal, Wrong, names
@@ -60,7 +61,6 @@ FIELDS: dict[str, Any] = {
 INPUT = {"value": {"a": ["b", 1]}, "event": None}
 # Seconds before what was too busy is asked again.
 PAUSES = (0.5, 2.0, 5.0)
-_ADDRESSES = ("token_url", "refresh_url", "authorize_url", "device_url", "revoke_url", "base_url", "issuer")
 # The same of one resource, whose fields would not fit together else.
 FIELDS_OF: dict[str, dict[str, Any]] = {
     "connections": {
@@ -69,7 +69,7 @@ FIELDS_OF: dict[str, dict[str, Any]] = {
         "parameters": {},
     },
     "providers": {
-        **dict.fromkeys(_ADDRESSES, None),
+        **dict.fromkeys(ADDRESSES, None),
         "known": "github",
         "client_id": "a client",
         "client_secret": "its secret",
