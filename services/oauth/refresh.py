@@ -416,10 +416,11 @@ class Refresher:
             _log.error("connection.not_spooled", connection=one.claimed.before.connection, reason=str(error))
 
     async def _overtaken(self, row: Kept, registered: Registered, claimed: Claimed, got: Tokens) -> TokenState:
-        """Return what another attempt has stored meanwhile; tokens of a connection or a grant that is gone are revoked."""
+        """Return what another attempt has stored meanwhile; tokens of a connection or a client that is gone are revoked."""
         state = (await self._tokens.of([row.id])).get(row.id)
-        if state is None or state.grants != claimed.before.grants:
-            # Of the same grant they are no strangers: revoking them would end what the other attempt has got.
+        if state is None or state.sealed is None or state.provider != registered.key:
+            # With the same client they are no strangers, also after a person has authorized it anew: to many providers that is
+            # one grant, and revoking what is left of before would end what has just been got.
             self.revoke_later(row.org, registered, got)
         if state is None:
             raise NotFound(f"there is no connection {row.name!r} any more")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qsl, quote_plus, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import msgspec
 
@@ -200,8 +200,8 @@ def _request(call: TokenCall, asked: Mapping[str, str]) -> TokenRequest:
         return _sent(call, {**asked, **proof}, {}, is_signed=True)
     if wanted == "post":
         return _sent(call, {**asked, "client_id": client.id, "client_secret": client.secret}, {})
-    # Both are form-encoded first (section 2.3.1).
-    pair = f"{quote_plus(client.id)}:{quote_plus(client.secret)}"
+    # Both are form-encoded first (section 2.3.1), a blank as `%20`: some servers take a `+` for itself.
+    pair = f"{quote(client.id, safe='')}:{quote(client.secret, safe='')}"
     return _sent(call, asked, {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"})
 
 

@@ -533,7 +533,8 @@ async def test_35_a_connection_that_is_removed_while_it_is_refreshed_stays_away_
         assert await it.row() is None
 
 
-async def test_36_a_new_grant_wins_over_a_refresh_of_the_old_one(place: Place) -> None:
+@pytest.mark.parametrize("client", ["client", "another"])
+async def test_36_a_new_grant_wins_over_a_refresh_of_the_old_one_and_is_ended_by_nothing_of_it(place: Place, client: str) -> None:
     async with asking(place) as it:
         await it.authorize()
         await it.expire()
@@ -545,18 +546,22 @@ async def test_36_a_new_grant_wins_over_a_refresh_of_the_old_one(place: Place) -
             return web.json_response({"access_token": "old-grant-secret", "refresh_token": "old-refresh-secret"})
 
         it.provider.faults = [slow]
-        late = asyncio.create_task(it.given())
+        late = asyncio.create_task(it.patient())
         await came.wait()
+        it.provider.clients["another"] = "client-secret"
+        await it.provide(client_id=client)
         await it.again()
         expected = (await it.given()).token
         let.set()
-        assert (await late).token == expected
+        assert await late == expected
         assert (await it.given()).token == expected
+        # All that one client has of a person is one grant to some providers; with another client it is another one.
+        old = ["old-refresh-secret", "old-grant-secret"] if client == "another" else []
+        await it.gateway.ask(resources.removing("connection", "halo", org="acme"))
 
         async def are_revoked() -> bool:
-            return [one["token"] for one in it.provider.revoked] == ["old-refresh-secret", "old-grant-secret"]
+            return [one["token"] for one in it.provider.revoked][: len(old)] == old and len(it.provider.revoked) == len(old) + 2
 
-        # What came of the old grant is stored nowhere, and lives on nowhere.
         await eventually(are_revoked)
 
 

@@ -162,7 +162,12 @@ async def test_a_person_signs_in_agrees_and_sees_that_it_is_connected(house: Hou
     assert (await house.brought_back())["iss"] == house.peer.issuer
     shown = await house.shown("code")
     assert (shown["status"], shown["granted_scope"]) == ("healthy", " ".join(SCOPES))
-    assert await house.peer.is_active(client, await house.token("code"))
+    token = await house.token("code")
+    assert await house.peer.is_active(client, token)
+    # The server is asked whether it is good, and is believed when it is not any more.
+    assert (await house.call("POST", "/connections/code/test"))[1]["outcome"] == "works"
+    await house.peer.revoke(client, token)
+    assert (await house.call("POST", "/connections/code/test"))[1]["outcome"] == "broken"
 
 
 async def test_a_person_who_does_not_agree_reads_that_it_is_not_connected(house: House) -> None:
@@ -223,20 +228,40 @@ async def test_two_processes_and_50_who_ask_at_once_rotate_a_token_many_times_an
     assert (await house.shown("rotated"))["status"] == "needs_reauthorization"
 
 
+async def test_a_person_who_authorizes_anew_while_the_token_is_refreshed_keeps_what_they_have_authorized(house: House) -> None:
+    client = await house.connect("anew")
+    await house.it.expire()
+    await house.peer.hold_next()
+    late = asyncio.create_task(house.it.given("anew", org=ORG))
+
+    async def held() -> bool:
+        return bool((await house.peer.seen())["held"])
+
+    await eventually(held)
+    assert "is authorized" in await house.agree(await house.begin("anew"))
+    newer = await house.tokens("anew")
+    await house.peer.release()
+    # To this server both are one grant: had what came too late been revoked, all of it would have ended.
+    assert (await late).token == newer.access_token
+    assert (await house.refreshed("anew"))[0] == 200
+    assert await house.peer.is_active(client, await house.token("anew"))
+
+
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post", "client_secret_jwt", "private_key_jwt"])
 async def test_a_client_gets_a_token_of_its_own_however_it_shows_who_it_is(house: House, method: str) -> None:
     name = method.replace("_", "-")
     provider: dict[str, Any] = {"client_authentication": name.removeprefix("client-secret-")}
     metadata: dict[str, Any] = {"token_endpoint_auth_method": method}
-    if method.endswith("jwt"):
+    if method == "client_secret_jwt":
         provider = {"client_authentication": method}
     if method == "private_key_jwt":
+        # Nothing has to be said of a key.
         key = ec.generate_private_key(ec.SECP256R1())
         numbers = key.public_key().public_numbers()
         x, y = (encoded(one.to_bytes(32, "big")) for one in (numbers.x, numbers.y))
         metadata["jwks"] = {"keys": [{"kty": "EC", "crv": "P-256", "kid": "k1", "use": "sig", "x": x, "y": y}]}
         form, plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        provider |= {"client_secret": key.private_bytes(serialization.Encoding.PEM, form, plain).decode(), "key_id": "k1"}
+        provider = {"client_secret": key.private_bytes(serialization.Encoding.PEM, form, plain).decode(), "key_id": "k1"}
     client = await house.client(name, "client_credentials", provider=provider, **metadata)
     await house.put(f"/connections/{name}", grant="client_credentials", provider=name, scopes=["tickets"])
     first = await house.token(name)

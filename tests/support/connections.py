@@ -82,9 +82,13 @@ class Asking:
 
     async def begin(self, name: str = "halo") -> tuple[dict[str, str], str]:
         """Begin an authorization; return the parameters of the address, and its `state`."""
-        begun = await self.gateway.ask(BeginAuthorization(id=new_id(), org="acme", actor="key:k1", name=name, redirect=CALLBACK))
-        asked = {one: values[0] for one, values in parse_qs(urlsplit(begun.url).query).items()}
+        asked = {one: values[0] for one, values in parse_qs(urlsplit(await self.begun(name)).query).items()}
         return asked, asked["state"]
+
+    async def begun(self, name: str) -> str:
+        """Begin an authorization; return the address for the person."""
+        begun = await self.gateway.ask(BeginAuthorization(id=new_id(), org="acme", actor="key:k1", name=name, redirect=CALLBACK))
+        return str(begun.url)
 
     async def finish(self, state: str, code: str | None = "a-code-secret", **more: Any) -> AuthorizationEnded:
         """Come back from the provider, as the gateway passes it on."""

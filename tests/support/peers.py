@@ -49,7 +49,18 @@ class Peer:
 
     async def ahead(self, seconds: int) -> None:
         """Put its clock so far ahead of ours."""
-        async with self._session.get(f"{self.issuer}/clock/{seconds}") as response:
+        await self._do(f"/clock/{seconds}")
+
+    async def hold_next(self) -> None:
+        """Hold the next token request up, which is counted as `held`."""
+        await self._do("/hold")
+
+    async def release(self) -> None:
+        """Let the request that is held up be answered."""
+        await self._do("/release")
+
+    async def _do(self, path: str) -> None:
+        async with self._session.get(self.issuer + path) as response:
             assert response.status == 200
 
     async def post(self, path: str, client: dict[str, Any], **parameters: str) -> tuple[int, dict[str, Any]]:
@@ -71,7 +82,7 @@ class Peer:
         assert status == 200, found
 
     async def seen(self) -> dict[str, Any]:
-        """Return what it has granted, by grant type, and its refusals: the grant type, the code, and the reason of each."""
+        """Return what it granted, by grant type; its refusals: grant type, code and reason of each; how many requests were held."""
         async with self._session.get(f"{self.issuer}/seen") as response:
             found: dict[str, Any] = await response.json()
             return found

@@ -142,6 +142,9 @@ async def finish_authorization(call: Call[CameBack, None]) -> web.Response:
     )
 
 
+_STYLE = "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem}"
+
+
 def _page(ended: AuthorizationEnded) -> str:
     of_it = "" if ended.name is None else f" {ended.name!r} of {ended.org!r}"
     title = "Connected" if ended.reason is None else "Not connected"
@@ -153,7 +156,7 @@ def _page(ended: AuthorizationEnded) -> str:
         words = f"The connection{of_it} is not authorized: {ended.reason}.{again}"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><h1>{title}</h1><p>{escape(words)}</p></html>"
+        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1><p>{escape(words)}</p></html>"
     )
 
 

@@ -3,8 +3,11 @@
 import { createServer } from "node:http";
 import { Provider } from "oidc-provider";
 
-const seen = { grants: {}, refusals: [] };
+const seen = { grants: {}, refusals: [], held: 0 };
 const now = Date.now;
+// Whether the next token request is held up, and what lets the one go on that is.
+let holds = false;
+let release = null;
 
 function life(_ctx, _token, client) {
   return client.token_life ?? 3600;
@@ -65,6 +68,16 @@ server.listen(0, "127.0.0.1", () => {
       const ahead = 1000 * Number(request.url.slice("/clock/".length));
       Date.now = () => now() + ahead;
       response.end();
+    } else if (request.url === "/hold") {
+      holds = true;
+      response.end();
+    } else if (request.url === "/release") {
+      release();
+      response.end();
+    } else if (request.url === "/token" && holds) {
+      holds = false;
+      seen.held += 1;
+      release = () => callback(request, response);
     } else {
       callback(request, response);
     }
