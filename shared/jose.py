@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPubli
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_pem_private_key, load_pem_public_key
+from cryptography.x509 import load_pem_x509_certificate
 
 # A symmetric key is its bytes. `Any`: no common type of cryptography's stands for all public keys.
 Key = Any
@@ -59,9 +60,13 @@ def encoded(content: bytes) -> str:
 
 
 def private_key_of(text: str) -> Key:
-    """Return a private key: PEM without a password. Raises ValueError for another kind, or one that is too small or too large."""
+    """Return a private key: PEM without a password; its certificate may follow.
+
+    Raises ValueError for another kind, or one that is too small or too large.
+    """
     try:
-        key: Key = load_pem_private_key(text.encode(), None)
+        key: Key = load_pem_private_key(text.partition("-----BEGIN CERTIFICATE-----")[0].encode(), None)
+        thumbprint_of(text)
     except (UnsupportedAlgorithm, ValueError, TypeError) as error:
         raise ValueError("this is no private key as PEM without a password") from error
     _bounded(key.public_key())
@@ -76,9 +81,18 @@ def usual_algorithm(key: Key) -> str | None:
     return next((one for one in ("HS256", "RS256", "ES256", "ES384", "ES512", "EdDSA") if suits(one, public)), None)
 
 
-def signed_token(claims: Mapping[str, Any], key: Key, algorithm: str, *, key_id: str | None) -> str:
-    """Return a token that the holder of a private key, or of the bytes of a secret, which suits the algorithm has signed."""
-    header = {"alg": algorithm, "typ": "JWT"} | ({} if key_id is None else {"kid": key_id})
+def thumbprint_of(text: str) -> str | None:
+    """Return the SHA-256 thumbprint of the first certificate in a PEM as base64url, None where there is none. Raises ValueError."""
+    start = text.find("-----BEGIN CERTIFICATE-----")
+    return None if start < 0 else encoded(load_pem_x509_certificate(text[start:].encode()).fingerprint(SHA256()))
+
+
+def signed_token(claims: Mapping[str, Any], key: Key, algorithm: str, header: Mapping[str, str]) -> str:
+    """Return a token that the holder of a private key, or of the bytes of a secret, which suits the algorithm has signed.
+
+    `header` is what its header has besides.
+    """
+    header = {"alg": algorithm, "typ": "JWT", **header}
     signed = ".".join(encoded(msgspec.json.encode(part)) for part in (header, claims))
     return f"{signed}.{encoded(_signature(algorithm, key, signed.encode()))}"
 

@@ -14,7 +14,7 @@ import msgspec
 
 from services.oauth.domain import is_key
 from shared.errors import Invalid, Problem
-from shared.jose import Key, encoded, private_key_of, signed_token, suits, usual_algorithm
+from shared.jose import Key, encoded, private_key_of, signed_token, suits, thumbprint_of, usual_algorithm
 from shared.resources.connection import Connection
 from shared.resources.provider import Format, Provider
 
@@ -225,7 +225,8 @@ def _assertion(call: TokenCall, claims: dict[str, Any]) -> str:
     algorithm = call.provider.assertion_algorithm or usual_algorithm(key)
     if algorithm is None or not suits(algorithm, key if isinstance(key, bytes) else key.public_key()):
         raise _unfit(f"is no key for {algorithm}")
-    return signed_token(claims | times, key, algorithm, key_id=client.key_id)
+    named = {"kid": client.key_id, "x5t#S256": thumbprint_of(secret) if client.has_key else None}
+    return signed_token(claims | times, key, algorithm, {name: one for name, one in named.items() if one is not None})
 
 
 def _unfit(detail: str) -> Invalid:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from shared.errors import Invalid, Unavailable
 from tests.support.connections import Asking, asking
@@ -23,6 +28,15 @@ ED = Ed25519PrivateKey.generate()
 
 def pem(key: Any) -> str:
     return str(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode())
+
+
+def certified(key: Any) -> tuple[str, str]:
+    """Return a key with its certificate, and the thumbprint of that."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "millrace")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1)).sign(key, SHA256())
+    thumbprint = hashlib.sha256(made.public_bytes(Encoding.DER)).digest()
+    return pem(key) + made.public_bytes(Encoding.PEM).decode(), base64.urlsafe_b64encode(thumbprint).decode().rstrip("=")
 
 
 async def keyed(it: Asking, name: str, key: Any, grant: str = "client_credentials", **more: Any) -> None:
@@ -55,6 +69,13 @@ async def test_a_client_signs_who_it_is_anew_each_time_by_the_key_it_has(place: 
             asked = it.provider.asked[-1].parameters
             assert (asked["client_id"], "client_secret" in asked) == (name, False)
             assert "PRIVATE KEY" not in repr(it.provider.asked[-1])
+        # A key may be known by its certificate, as Microsoft Entra has it.
+        both, thumbprint = certified(EC)
+        it.provider.keys["certified"] = EC.public_key()
+        await it.put("provider", "certified", token_url=f"{url}/token", client_id="certified", client_secret=both)
+        await it.put("connection", "certified", grant="client_credentials", provider="certified")
+        await it.given("certified")
+        assert it.provider.assertions[-1]["header"] == {"alg": "ES256", "typ": "JWT", "x5t#S256": thumbprint}
 
 
 async def test_41_each_try_is_signed_anew(place: Place) -> None:
@@ -158,6 +179,7 @@ async def test_a_key_is_checked_where_it_enters_and_is_sent_nowhere(place: Place
             ("provider", {"client_authentication": "private_key_jwt", "client_secret": "no key"}, "client_secret"),
             ("provider", {"client_secret": "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"}, "client_secret"),
             ("provider", {"client_secret": pem(generate_rsa(65537, 1024))}, "client_secret"),
+            ("provider", {"client_secret": key + key.replace("PRIVATE KEY", "CERTIFICATE")}, "client_secret"),
             ("connection", {"grant": "jwt_bearer", "provider": "p", "client_id": "c", "token": "no key"}, "token"),
             ("connection", {"grant": "jwt_bearer", "provider": "p", "client_id": "c"}, "token"),
             ("connection", {"grant": "token_exchange", "provider": "p", "client_id": "c"}, "exchanges"),
