@@ -17,6 +17,7 @@ from services.events.deferring.resuming import DeferredWebhooks
 from services.events.entities import organization_of
 from services.events.floods import Floods
 from services.events.handlers import HANDLERS
+from services.events.holding.plan import holds
 from services.events.holding.releasing import Releaser
 from services.events.holding.room import HeldRoom
 from services.events.letter_rows import LetterRows
@@ -90,6 +91,7 @@ class Events:
         self.adapters = CustomAdapters(self.adapters_view, bus.ask, most_of_org=ASKED_OF_ORG, most=ASKED)
         self.deferred = DeferredWebhooks(self, CustomAdapters(self.adapters_view, bus.ask))
         self._by_source: dict[str, list[SubscriptionEntry]] = {}
+        self._holds_events = False
         self._indexed = -1
         self._alerts: dict[str, list[SourceEntry]] = {}
         self._alerts_indexed = -1
@@ -118,12 +120,22 @@ class Events:
 
     def subscriptions(self, source: str) -> list[SubscriptionEntry]:
         """Return the subscriptions of a source that there are now. Others' cost nothing here, but when some have changed."""
-        if self._indexed != self.subscriptions_view.changes:
-            self._indexed = self.subscriptions_view.changes
-            self._by_source = defaultdict(list)
-            for one in self.subscriptions_view.values():
-                self._by_source[one.refs["source"]].append(one)
+        self._index()
         return self._by_source.get(source, [])
+
+    def holds_events(self) -> bool:
+        """Return whether there is a subscription that holds events."""
+        self._index()
+        return self._holds_events
+
+    def _index(self) -> None:
+        if self._indexed == self.subscriptions_view.changes:
+            return
+        self._indexed = self.subscriptions_view.changes
+        self._by_source = defaultdict(list)
+        for one in self.subscriptions_view.values():
+            self._by_source[one.refs["source"]].append(one)
+        self._holds_events = any(holds(one.spec) for one in self.subscriptions_view.values())
 
     def alerts_of(self, org: str) -> list[SourceEntry]:
         """Return an organization's enabled sources of the adapter `alerts`."""

@@ -110,10 +110,22 @@ async def table(place: Place) -> AsyncIterator[Any]:
 
 
 async def test_events_of_one_key_run_one_after_the_other_and_others_beside_them(
-    place: Place, data: Path, shared_folder: Path
+    place: Place, data: Path, shared_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    groups_of, asked = state.groups_of, list[Any]()
+
+    async def counted(connection: Any, runs: Any) -> Any:
+        asked.append(runs)
+        return await groups_of(connection, runs)
+
+    monkeypatch.setattr(state, "groups_of", counted)
     async with river(place, data) as outside:
-        await begin(outside, ordering="key", key="event.data.key")
+        await begin(outside)
+        await taken(outside, [await emit(outside, shared_folder, 8, key="c")])
+        # Nothing is asked about the end of a run where no subscription holds anything.
+        assert asked == []
+        ordered = {"ordering": "key", "key": "event.data.key"}
+        await told(outside.bus, putting("subscription", "take", patch=True, **ordered))
         deliveries = [await emit(outside, shared_folder, n, seconds=0.15) for n in range(5)]
         beside = await emit(outside, shared_folder, 7, key="b")
         view = await outside.delivery(deliveries[4], "held")
@@ -123,6 +135,7 @@ async def test_events_of_one_key_run_one_after_the_other_and_others_beside_them(
         assert "4>" not in marks(shared_folder)
         await taken(outside, deliveries)
         assert marks(shared_folder) == "<00><11><22><33><44>"
+        assert asked
         async with table(place) as connection:
             assert await connection.fetch("SELECT * FROM held") == []
 

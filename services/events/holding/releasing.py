@@ -34,7 +34,7 @@ from shared.messages import EventFiltered, EventHeld, EventRouted, EventUnroutab
 from shared.messages.timer import fired_for, is_foreign
 from shared.projected import Projected, Recorded, in_batches
 from shared.projection import Projection
-from shared.pull import StreamError
+from shared.pull import Delivered, StreamError
 from shared.resources.subscription import SubscriptionEntry
 from shared.runs import END_SUBJECTS, STATUSES, status_of
 from shared.statements import Statement
@@ -65,9 +65,12 @@ class ReleasingDeps(HandlerDeps, Protocol):
     database_url: str
     projections: Mapping[str, Projection]
 
+    def holds_events(self) -> bool:
+        """Return whether there is a subscription that holds events."""
+
 
 class Releaser:
-    """GroupLooks at groups. Safe to use from several replicas."""
+    """Looks at groups. Safe to use from several replicas."""
 
     def __init__(self, deps: ReleasingDeps, *, now: Callable[[], datetime] = utc_now) -> None:
         self._deps = deps
@@ -82,7 +85,7 @@ class Releaser:
         """Return the projections, without rows, that follow held events, ends of runs, and timers."""
         return [
             Projected(name="held", stream="EVENTS", apply=in_batches(self._held), tables=(), filters=("event.*.held",)),
-            Projected(name="held-runs", stream="RUNS", apply=in_batches(self._ended), tables=(), filters=END_SUBJECTS),
+            Projected(name="held-runs", stream="RUNS", apply=self._ended, tables=(), filters=END_SUBJECTS),
             Projected(name="held-timers", stream="TIMERS", apply=in_batches(self._fired), tables=(), filters=(fired_for(OWNER),)),
         ]
 
@@ -93,10 +96,10 @@ class Releaser:
             self._offer(groups)
         return []
 
-    async def _ended(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
-        runs = [one.envelope.subject for one in batch]
-        if runs:
-            self._offer(await state.groups_of(self._deps.engine, runs))
+    async def _ended(self, batch: Sequence[Delivered], _incarnation: str, connection: Connection) -> list[Statement]:
+        # Every run ends, and hardly one is waited for: nothing is decoded, nor looked up where no subscription holds events.
+        if self._deps.holds_events():
+            self._offer(await state.groups_of(connection, [one.subject.split(".")[1] for one in batch]))
         return []
 
     async def _fired(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:

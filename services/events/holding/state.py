@@ -7,17 +7,17 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, func, select, text
+from sqlalchemy import ARRAY, Text, and_, any_, delete, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.events.holding.plan import MOST_AT_ONCE, Group, Held, HeldEvents
 from services.events.tables import delivery, delivery_run, held, held_group, resource
-from shared.db import transaction
+from shared.db import Connection, transaction
 from shared.messages import EventFiltered, EventHeld, EventRouted, EventUnroutable
 from shared.owners.rows import resource_of
 from shared.projected import Recorded
 from shared.resources.subscription import SubscriptionEntry
-from shared.statements import Compiled, Statement, given, inserted, overwriting
+from shared.statements import Compiled, Statement, given, inserted, overwriting, parameter
 
 _H, _G, _D, _R, _RUN = held.c, held_group.c, delivery.c, resource.c, delivery_run.c
 _ORDER = (_H.received_at, _H.delivery, _H.number, _H.event)
@@ -26,6 +26,9 @@ _FIELDS = tuple(_H[name] for name in Held.__struct_fields__)
 _INSERT = Compiled(inserted(held, *_H.keys()).on_conflict_do_nothing())
 _ENDED = given(_H.event, _H.subscription)
 _DELETE = Compiled(delete(held).where(_H.event == _ENDED.c.event, _H.subscription == _ENDED.c.subscription))
+_GROUPS = Compiled(
+    select(_H.run_org, _G.id).distinct().where(_H.held_group == _G.id, _G.run == any_(parameter("runs", ARRAY(Text))))
+)
 _PUT_GROUP = Compiled(overwriting(inserted(held_group, *_G.keys()), "run", "delivery", "number", "free_at", "released_at"))
 
 
@@ -99,11 +102,9 @@ async def status_of_run(connection: AsyncConnection, run: str) -> str | None:
     return found
 
 
-async def groups_of(engine: AsyncEngine, runs: Collection[str]) -> list[tuple[str, str]]:
+async def groups_of(connection: Connection, runs: Collection[str]) -> list[tuple[str, str]]:
     """Return the groups whose last event started one of these runs, and that hold others; each with its organization."""
-    found = select(_H.run_org, _G.id).distinct().where(_H.held_group == _G.id, _G.run.in_(runs))
-    async with transaction(engine) as connection:
-        return [(org, group) for org, group in await connection.execute(found)]
+    return [(row["run_org"], row["id"]) for row in await _GROUPS(runs=list(runs)).fetch(connection)]
 
 
 # Each organization's groups are walked through by themselves, from where its last walk ended.
