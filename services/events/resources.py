@@ -117,10 +117,17 @@ class Sources(Rules[Source]):
         return custom(own)
 
     async def shown(self, found: Sequence[Resource[Source]]) -> Sequence[dict[str, Any]]:
-        """Return the path of each source's address (a topic has none) and its registration."""
+        """Return the path of each source's address (a topic has none), its registration and its verification."""
         registered = await self._registrations.shown(found)
         urls = [None if one.spec.adapter in {domain.TOPIC, domain.ALERTS} else f"/hooks/{one.id}" for one in found]
-        return [{"url": url, "registration": one} for url, one in zip(urls, registered, strict=True)]
+        return [
+            {"url": url, "registration": registration, "verification": self._verification(one)}
+            for one, url, registration in zip(found, urls, registered, strict=True)
+        ]
+
+    def _verification(self, one: Resource[Source]) -> dict[str, Any] | None:
+        own = None if _built_in(one.spec.adapter) is not None else self._adapters.find(one.org, one.spec.adapter)
+        return verification(one).get("verification") if own is None else own.declaration.verification
 
 
 class Integrations(Rules[Integration]):

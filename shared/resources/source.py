@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -54,10 +54,14 @@ class RegistrationView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceAdds(msgspec.Struct, frozen=True):
-    """The address that the sender is given (a topic has none), and the registration of a source that asks for one."""
+    """The address that the sender is given (a topic has none), and the registration of a source that asks for one.
+
+    `verification` is how its webhooks are verified, as its adapter declares it; null where the adapter is not there.
+    """
 
     url: Link | None
     registration: RegistrationView | None = None
+    verification: dict[str, Any] | None = None
 
 
 @resource(

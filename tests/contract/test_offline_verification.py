@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from millrace import Place, Request, Scheme, Unverified
-from millrace.testing import signatures
+from millrace import Place, Request, Scheme, Unverified, _signatures
 from shared.verification import PUBLIC_KEY, SignatureScheme
 from tests.support.senders import DECLARED, NOW, VECTORS, endpoint, reason, received_of, settings_of, verification_of
 
@@ -51,7 +50,7 @@ def test_a_published_request_is_judged_alike(vector: dict[str, Any], change: str
         body=received.body,
     )
     try:
-        signatures.verify([own(one) for one in declared.schemes], request, settings, now)
+        _signatures.verify([own(one) for one in declared.schemes], request, settings, now)
         found = True
     except Unverified:
         found = False
@@ -65,4 +64,4 @@ def test_some_of_the_published_requests_are_genuine_offline_too() -> None:
 def test_a_public_key_is_left_to_the_platform() -> None:
     scheme = Scheme(algorithm="ed25519", signature=Place(header="x-sign"), keys=("public_key",))
     with pytest.raises(NotImplementedError, match="sources test"):
-        signatures.verify([scheme], Request(), {}, NOW)
+        _signatures.verify([scheme], Request(), {}, NOW)

@@ -467,7 +467,7 @@ async def test_a_misfit_is_one_sentence_that_names_the_path(naps: Path, millrace
     _, error = await millrace.both("sources", "put", "repo2", "--adapter", "github", "--set", "secret=seen", code=2)
     assert "--secret secret=FILE" in error
     _, error = await millrace.both("deliveries", "list", "--status", "bogus", code=1)
-    assert error == "millrace: status is none of accepted, held, routed, filtered, unroutable, dead\n"
+    assert error == "millrace: status is none of accepted, deferred, held, routed, filtered, unroutable, dead\n"
     _, error = await millrace.both("run", "nap", "--at", "soon", code=2)
     assert "--at takes a time, +1h (from now)" in error
 

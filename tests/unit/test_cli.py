@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import pytest
 
+from millrace import Request
 from millrace.cli import codes, show
 from millrace.cli.api import Api, Refused, address
 from millrace.cli.deployment import Deployed
@@ -20,65 +21,107 @@ from millrace.cli.folder import files_of, plan
 from millrace.cli.hooks import header
 from millrace.cli.ids import whole
 from millrace.cli.lines import written
-from millrace.cli.signing import Sending, headers_of
+from millrace.cli.signing import Sending, event_header, request_of
 from millrace.cli.stream import Event, events
 from millrace.cli.times import ago, ahead, moment, understood
 from millrace.cli.values import fitting, pairs, secret
 from millrace.cli.workspace import ending, report
-from services.events.adapters import VERIFICATIONS
+from services.events.adapters import ADAPTERS, DESCRIPTIONS, verification_of
 from shared.runs import ENDED
-from shared.signatures import key_of
-from tests.support.senders import refusal
+from shared.verification import Verification
+from tests.support.senders import endpoint, reason, request
 
-SETTINGS: list[tuple[str, dict[str, Any], str]] = [
-    ("github", {}, "It's a Secret to Everybody"),
-    ("standard-webhooks", {}, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
-    ("standard-webhooks", {}, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
-    ("hmac", {}, "s3cret"),
-    ("hmac", {"header": "X-Signed", "algorithm": "sha512", "encoding": "base64", "prefix": "v0="}, "schlüssel"),
-    ("hmac", {"header": "X-Signed", "algorithm": "sha1", "event_header": "X-Event", "delivery_header": "X-Id"}, "s3cret"),
+KEY, HEX = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "44782def547aaa06c910c43932b1eb0c"
+URL = "https://hooks.example/hooks/s"
+NOW = 1_700_000_000
+# Adapters whose requests nobody but the sender can sign.
+UNSIGNABLE = {
+    "discord": "the private key of ed25519",
+    "http-signatures": "by something else than signatures and tokens",
+    "jwt": "by something else than signatures and tokens",
+    "microsoft-graph": "each item of value in the body",
+    "sendgrid": "the private key of ecdsa-p256-sha256",
+    "sns": "the private key of rsa-v1_5-sha256",
+    "telnyx": "the private key of ed25519",
+}
+SIGNABLE = sorted(name for name, one in ADAPTERS.items() if one.sample is not None and name not in UNSIGNABLE)
+HMAC: list[dict[str, Any]] = [
+    {"header": "X-Signed", "algorithm": "sha512", "encoding": "base64", "prefix": "v0="},
+    {"header": "X-Signed", "algorithm": "sha1", "event_header": "X-Event", "delivery_header": "X-Id"},
 ]
 
 
-@pytest.mark.parametrize(("adapter", "settings", "key"), SETTINGS)
-def test_the_gateway_takes_what_is_signed_and_nothing_that_was_changed_since(
-    adapter: str, settings: dict[str, Any], key: str
-) -> None:
-    sending = Sending(b'{"ref": "refs/heads/main"}', "push", "delivery-1", 1_700_000_000)
-    headers = {name.lower(): value for name, value in headers_of(adapter, settings, sending, key).items()}
-    scheme = VERIFICATIONS[adapter](settings).schemes[0]
-    keys = (key_of(scheme, key),)
-    assert refusal(scheme, keys, headers, sending.body, sending.now) is None
-    assert refusal(scheme, keys, headers, sending.body + b" ", sending.now) is not None
-    unsigned = {name.lower(): value for name, value in headers_of(adapter, settings, sending, None).items()}
-    assert refusal(scheme, keys, unsigned, sending.body, sending.now) is not None
-    if scheme.delivery is not None:
-        assert headers[scheme.delivery.header or ""] == "delivery-1"
+def source_of(adapter: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"adapter": adapter, "settings": settings or {}, "verification": verification_of(adapter, settings or {})}
+
+
+def sending_of(adapter: str) -> Sending:
+    sample = ADAPTERS[adapter].sample
+    assert sample is not None
+    body = sample.body.replace("1676056940508", f"{NOW}000")  # the time of Linear is in the body
+    return Sending(URL, body.encode(), "delivery-1", NOW, tuple(sample.headers.items()))
+
+
+def judged(source: dict[str, Any], made: Request, key: str) -> str | None:
+    """Return why the gateway refuses a request, None where it takes it."""
+    declared = msgspec.convert(source["verification"], Verification)
+    names = {name for one in (*declared.schemes, *declared.handshakes) for name in one.keys}
+    received = request(made.body, made.headers, target=made.url.removeprefix("https://hooks.example"))
+    return reason(endpoint(declared, **dict.fromkeys(names, key)).verifier, received, NOW)
+
+
+@pytest.mark.parametrize(("adapter", "settings"), [*((name, {}) for name in SIGNABLE), *(("hmac", one) for one in HMAC)], ids=str)
+def test_the_gateway_takes_what_is_signed_and_nothing_that_was_changed_since(adapter: str, settings: dict[str, Any]) -> None:
+    source, sending = source_of(adapter, settings), sending_of(adapter)
+    key = HEX if adapter == "adyen" else KEY
+    made = request_of(source, sending, key)
+    assert judged(source, made, key) is None
+    schemes = msgspec.convert(source["verification"], Verification).schemes
+    if {one.algorithm for one in schemes} <= {"token", "none"}:
+        return
+    assert judged(source, replace(made, body=made.body + b" "), key) is not None
+    assert judged(source, request_of(source, sending, None), key) is not None
+    # What is given stays as it is.
+    again = request_of(source, replace(sending, headers=tuple(made.all_headers)), None)
+    assert dict(again.headers) == dict(made.headers)
+    header = schemes[0].delivery.header if schemes[0].delivery else None
+    if header is not None and header not in {name.lower() for name, _ in sending.headers}:
+        assert made.headers[header] == "delivery-1"
+
+
+@pytest.mark.parametrize("adapter", sorted(UNSIGNABLE))
+def test_what_cannot_be_signed_says_why(adapter: str) -> None:
+    with pytest.raises(ValueError, match=f"cannot sign for the adapter {adapter}: .*{UNSIGNABLE[adapter]}"):
+        request_of(source_of(adapter), sending_of(adapter), KEY)
+
+
+def test_a_key_in_the_wrong_form_and_a_declaration_of_a_later_version_are_named() -> None:
+    with pytest.raises(ValueError, match="a key is no base64"):
+        request_of(source_of("standard-webhooks"), sending_of("standard-webhooks"), "whsec_!")
+    later = {"adapter": "acme", "settings": {}, "verification": {"schemes": [{"signature": {"cookie": "sign"}}]}}
+    with pytest.raises(ValueError, match="this version cannot read how the source is verified"):
+        request_of(later, sending_of("github"), KEY)
 
 
 def test_github_is_signed_as_github_documents_it() -> None:
-    body = b"Hello, World!"
-    signed = headers_of("github", {}, Sending(body, "ping", "id", 0), "It's a Secret to Everybody")["X-Hub-Signature-256"]
-    assert signed == "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
-    assert signed == "sha256=" + hmac.new(b"It's a Secret to Everybody", body, hashlib.sha256).hexdigest()
+    made = request_of(source_of("github"), Sending(URL, b"Hello, World!", "id", 0), "It's a Secret to Everybody")
+    assert made.headers["x-hub-signature-256"] == "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
 
 
-@pytest.mark.parametrize(
-    ("adapter", "settings", "key", "said"),
-    [
-        ("github", {}, "x", "--event push"),
-        ("hmac", {"event_header": "X-Event"}, "x", "X-Event"),
-        ("standard-webhooks", {}, "whsec_!", "base64"),
-        ("carrier-pigeon", {}, "x", "carrier-pigeon"),
-    ],
-)
-def test_what_cannot_be_signed_says_what_is_missing(adapter: str, settings: dict[str, Any], key: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        headers_of(adapter, settings, Sending(b"{}", None, "id", 0), key)
+def test_the_header_of_an_event_is_that_of_the_settings_or_of_the_adapter_s_example() -> None:
+    adapters = [msgspec.to_builtins(one) for one in DESCRIPTIONS.values()]
+    assert event_header(source_of("hmac", {"event_header": "X-Event"}), adapters) == "X-Event"
+    assert event_header(source_of("github"), adapters) == "X-GitHub-Event"
+    assert event_header(source_of("stripe"), adapters) is None
+    assert event_header(source_of("gone"), adapters) is None
 
 
 def test_a_body_is_sent_unsigned_to_a_source_of_any_adapter() -> None:
-    assert headers_of("gitlab", {}, Sending(b"{}", None, "id", 0), None) == {"Content-Type": "application/json"}
+    unsigned = request_of(source_of("slack"), Sending(URL, b"{}", "id", 0), None)
+    assert unsigned.headers == {"content-type": "application/json"}
+    assert request_of({"adapter": "gone", "settings": {}}, Sending(URL, b"x", "id", 0), None).headers == {
+        "content-type": "text/plain; charset=utf-8"
+    }
 
 
 ROOT = {"$defs": {"Size": {"enum": ["small", "large"]}, "Point": {"type": "object"}}}

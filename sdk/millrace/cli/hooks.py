@@ -14,7 +14,7 @@ import click
 from millrace.cli import show
 from millrace.cli.api import Api, Refused
 from millrace.cli.session import Session, asks
-from millrace.cli.signing import Sending, headers_of, new_delivery
+from millrace.cli.signing import Sending, event_header, new_delivery, request_of
 from millrace.cli.values import content, secret
 
 # RFC 9110, 5.6.2.
@@ -50,27 +50,32 @@ def send(
     extra: tuple[str, ...],
     public: bool,
 ) -> None:
-    """Send FILE (`-`: standard input) to a source, signed as GitHub, Standard Webhooks or by HMAC. Prints the delivery's id."""
+    """Send FILE (`-`: standard input) to a source, signed as its adapter demands. Prints the delivery's id."""
     body = content(file)
     there = _source(session, source)
     key = None
     if sign:
         known = os.environ.get("MILLRACE_HOOK_SECRET")
         key = known if known and secret_file is None else secret(secret_file, f"secret of {there['name']}")
-    sending = Sending(body, event, delivery or new_delivery(), int(time.time()))
+    # Headers are the same in any case: one that is given takes the place of one that would be made.
+    given = {name.lower(): value for name, value in map(header, extra)}
+    named = event_header(there, session.api.get("/adapters")["items"])
+    if event is not None and named is not None:
+        given = {named.lower(): event} | given
+    elif sign and named is not None and named.lower() not in given:
+        raise click.UsageError(f"This sender names the event in the header {named}: say --event NAME.")
+    sending = Sending(there["url"], body, delivery or new_delivery(), int(time.time()), tuple(given.items()))
     try:
-        headers = headers_of(there["adapter"], there["settings"], sending, key)
+        made = request_of(there, sending, key)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
-    for name, value in map(header, extra):
-        # Headers are the same in any case: one that is given takes the place of the one that is made.
-        headers = {made: held for made, held in headers.items() if made.lower() != name.lower()} | {name: value}
+    headers = made.headers
     unsendable = [name for name, value in headers.items() if not (name + value).isascii() or not (name + value).isprintable()]
     if unsendable:
         raise click.UsageError(f"The header {unsendable[0]!r} holds a character that no header can.")
-    url = urlsplit(there["url"])
+    url = urlsplit(made.url)
     door = Api(f"{url.scheme}://{url.netloc}") if public else Api(session.place.url)
-    target = url.path if public else f"/hooks/{there['id']}"
+    target = (url.path if public else f"/hooks/{there['id']}") + (f"?{url.query}" if url.query else "")
     try:
         status, _, answered = door.exchange("POST", target, body, headers)
     finally:

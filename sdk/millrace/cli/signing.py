@@ -1,27 +1,25 @@
-"""Signing a webhook as its sender would: the three ways that sources know."""
+"""Signing a webhook as its sender would, by the declaration of its source's verification."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
 import json
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
-DIGESTS = {"sha1": hashlib.sha1, "sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
+from millrace._adapters import Request, Scheme
+from millrace._signing import prepared, scheme_of, signed
 
 
 @dataclass(frozen=True)
 class Sending:
-    """A body to send: its event type, the sender's id of the delivery, and the time (seconds since 1970)."""
+    """A body to send: the source's address, the sender's id of the delivery, the time (seconds since 1970), and given headers."""
 
+    url: str
     body: bytes
-    event: str | None
     delivery: str
     now: int
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def new_delivery() -> str:
@@ -29,63 +27,34 @@ def new_delivery() -> str:
     return str(uuid.uuid4())
 
 
-def headers_of(adapter: str, settings: dict[str, Any], sending: Sending, secret: str | None) -> dict[str, str]:
-    """Return the headers that a source with this adapter and these settings expects; without a secret, unsigned.
-
-    Raises ValueError that names a missing part, as a sentence.
-    """
-    made = {"Content-Type": "application/json" if _is_json(sending.body) else "text/plain; charset=utf-8"}
-    if adapter == "github":
-        made |= _github(sending, secret)
-    elif adapter == "standard-webhooks":
-        made |= _standard_webhooks(sending, secret)
-    elif adapter == "hmac":
-        made |= _hmac(settings, sending, secret)
-    elif secret is not None:
+def request_of(source: dict[str, Any], sending: Sending, secret: str | None) -> Request:
+    """Return the request that a source expects; without a secret, unsigned. Raises ValueError with what is missing."""
+    kind = "application/json" if _is_json(sending.body) else "text/plain; charset=utf-8"
+    given = {"content-type": kind} | {name.lower(): value for name, value in sending.headers}
+    request = Request(url=sending.url, all_headers=tuple(given.items()), body=sending.body)
+    verification = source.get("verification") or {}
+    schemes: list[Scheme] = [scheme_of(one) for one in verification.get("schemes", ())]
+    if secret is None:
+        return prepared(schemes, request, sending.delivery)
+    try:
+        return signed(schemes, request, secret, sending.now, sending.delivery)
+    except ValueError as error:
         raise ValueError(
-            f"this command cannot sign for the adapter {adapter}: leave out --sign, and give the sender's headers with --header"
-        )
-    return made
+            f"this command cannot sign for the adapter {source['adapter']}: {error}; or leave out --sign, "
+            "and give the sender's headers with --header"
+        ) from error
 
 
-def _github(sending: Sending, secret: str | None) -> dict[str, str]:
-    if not sending.event:
-        raise ValueError("GitHub names the event in a header: say --event push")
-    made = {"X-GitHub-Event": sending.event, "X-GitHub-Delivery": sending.delivery}
-    if secret is not None:
-        made["X-Hub-Signature-256"] = "sha256=" + hmac.new(secret.encode(), sending.body, hashlib.sha256).hexdigest()
-    return made
-
-
-def _standard_webhooks(sending: Sending, secret: str | None) -> dict[str, str]:
-    made = {"webhook-id": sending.delivery, "webhook-timestamp": str(sending.now)}
-    if secret is not None:
-        encoded = secret.removeprefix("whsec_").rstrip("=")
-        try:
-            key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-        except binascii.Error as error:
-            raise ValueError("a secret of Standard Webhooks is whsec_ and base64") from error
-        signed = f"{sending.delivery}.{sending.now}.".encode() + sending.body
-        made["webhook-signature"] = "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
-    return made
-
-
-def _hmac(settings: dict[str, Any], sending: Sending, secret: str | None) -> dict[str, str]:
-    further = sorted({"template", "timestamp", "query", "key_encoding", "suffix"} & settings.keys())
-    if secret is not None and further:
-        raise ValueError(f"this command signs the plain body, and this source has the setting {further[0]}")
-    made: dict[str, str] = {}
-    if settings.get("event_header"):
-        if not sending.event:
-            raise ValueError(f"this source takes the event from the header {settings['event_header']}: say --event NAME")
-        made[settings["event_header"]] = sending.event
-    if settings.get("delivery_header"):
-        made[settings["delivery_header"]] = sending.delivery
-    if secret is not None:
-        digest = hmac.new(secret.encode(), sending.body, DIGESTS[settings.get("algorithm") or "sha256"]).digest()
-        encoded = base64.b64encode(digest).decode() if settings.get("encoding") == "base64" else digest.hex()
-        made[settings.get("header") or "X-Signature"] = (settings.get("prefix") or "") + encoded
-    return made
+def event_header(source: dict[str, Any], adapters: list[dict[str, Any]]) -> str | None:
+    """Return the header in which a source's sender names the event, by its settings or its adapter's example, if it does."""
+    if source["settings"].get("event_header"):
+        return str(source["settings"]["event_header"])
+    found = [one["example"] for one in adapters if one["name"] == source["adapter"] and one.get("example")]
+    example: dict[str, Any] = found[0] if found else {}
+    for name, value in example.get("headers", {}).items():
+        if any(event["type"] == value or event["type"].startswith(f"{value}.") for event in example["events"]):
+            return str(name)
+    return None
 
 
 def _is_json(body: bytes) -> bool:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from millrace import _signatures
 from millrace._adapters import Declared, Event, Handshake, Request, Response, Scheme, Unverified, adapter_of, answered
 from millrace._recorded import parsed
 from millrace._runtime.encode import to_json
-from millrace.testing import signatures
 
 BASE = "https://hooks.example"
 _REDACTED = ("authorization", "cookie", "proxy-authorization")
@@ -86,7 +86,7 @@ def _judged(adapter: type, declared: Declared, request: Request, keys: Mapping[s
     if not declared.schemes:
         return _of_code(answered(adapter(), "receive", request))
     try:
-        delivery = signatures.verify(declared.schemes, request, keys, now)
+        delivery = _signatures.verify(declared.schemes, request, keys, now)
     except Unverified:
         asked = answered(adapter(), "handshake", request)
         if "reply" not in asked:
@@ -113,17 +113,17 @@ def _greeting(handshake: Handshake, request: Request, keys: Mapping[str, Any]) -
     """Answer a request that is a declared handshake, else None. Raises `Unverified` for a wrong token."""
     try:
         is_meant = request.method == handshake.method and all(
-            signatures.texts(place, request)[:1] == [wanted] for place, wanted in handshake.when
+            _signatures.texts(place, request)[:1] == [wanted] for place, wanted in handshake.when
         )
-        challenge = "" if handshake.challenge is None else (signatures.texts(handshake.challenge, request) or [""])[0]
-        token = "" if handshake.token is None else (signatures.texts(handshake.token, request) or [""])[0]
+        challenge = "" if handshake.challenge is None else (_signatures.texts(handshake.challenge, request) or [""])[0]
+        token = "" if handshake.token is None else (_signatures.texts(handshake.token, request) or [""])[0]
     except Unverified:
         return None
     if not is_meant or (handshake.challenge is not None and not challenge):
         return None
     known = [str(keys[name]).encode() for name in handshake.keys if name in keys]
     if handshake.token is not None and not any(hmac.compare_digest(token.encode(), one) for one in known):
-        raise Unverified(f"the {signatures.named(handshake.token)} is not this source's")
+        raise Unverified(f"the {_signatures.named(handshake.token)} is not this source's")
     made = hmac.digest(known[0], challenge.encode(), "sha256") if handshake.digest is not None else b""
     digest = made.hex() if handshake.encoding == "hex" else base64.b64encode(made).decode()
 

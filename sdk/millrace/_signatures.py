@@ -1,4 +1,4 @@
-"""Verifies requests by a declared scheme without the platform, for symmetric keys and tokens.
+"""Verifies requests by a declared scheme without the platform, and signs them, for symmetric keys and tokens.
 
 The gateway has the interpreter that counts; a test of Millrace holds the two against each other over published requests.
 """
@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from millrace._adapters import Place, Request, Scheme, Unverified
 
-_PUBLIC = ("ed25519", "ecdsa-p256-sha256", "rsa-v1_5-sha256", "rsa-v1_5-sha1")
+PUBLIC = ("ed25519", "ecdsa-p256-sha256", "rsa-v1_5-sha256", "rsa-v1_5-sha1")
 
 
 def verify(schemes: list[Scheme], request: Request, keys: Mapping[str, str], now: float) -> str | None:
@@ -63,7 +63,7 @@ def _verify(scheme: Scheme, request: Request, keys: Mapping[str, str], now: floa
             raise Unverified(f"the {named(scheme.body_digest)} is not the body's digest")
     if scheme.algorithm == "none":
         return
-    if scheme.algorithm in _PUBLIC:
+    if scheme.algorithm in PUBLIC:
         msg = f"{scheme.algorithm} is verified by the platform only: try `millrace sources test`"
         raise NotImplementedError(msg)
     items = [None] if scheme.each is None else _at(_document(request), scheme.each)
@@ -86,16 +86,21 @@ def _verify_item(scheme: Scheme, request: Request, keys: Mapping[str, str], now:
     for name in scheme.keys:
         if name not in keys:
             continue
-        key = _key(scheme, keys[name])
+        key = key_of(scheme, keys[name])
         if scheme.algorithm == "token":
             found |= any(hmac.compare_digest(one.encode(), key) for one in given)
             continue
-        signed = _signed(scheme, request, values, key)
-        kind = scheme.algorithm.removeprefix("hmac-")
-        digest = hashlib.new(kind, signed).digest() if kind == scheme.algorithm else hmac.digest(key, signed, kind)
-        found |= any(hmac.compare_digest(_written(scheme.encoding, digest), _comparable(scheme.encoding, one)) for one in given)
+        digest = digest_of(scheme, request, values, key)
+        found |= any(hmac.compare_digest(written(scheme.encoding, digest), _comparable(scheme.encoding, one)) for one in given)
     if not found:
         raise Unverified(f"the {named(scheme.signature)} does not match")
+
+
+def digest_of(scheme: Scheme, request: Request, values: Mapping[str, str], key: bytes) -> bytes:
+    """Return the signature of a request, with the `values` that stand in the template."""
+    signed = _signed(scheme, request, values, key)
+    kind = scheme.algorithm.removeprefix("hmac-")
+    return hashlib.new(kind, signed).digest() if kind == scheme.algorithm else hmac.digest(key, signed, kind)
 
 
 def _signed(scheme: Scheme, request: Request, values: Mapping[str, str], key: bytes) -> bytes:
@@ -196,7 +201,8 @@ def _time(scheme: Scheme, given: str, now: float) -> str:
     return given
 
 
-def _key(scheme: Scheme, setting: str) -> bytes:
+def key_of(scheme: Scheme, setting: str) -> bytes:
+    """Return the key that a setting holds. Raises ValueError."""
     text = setting.removeprefix(scheme.key_prefix)
     try:
         if scheme.key_encoding == "hex":
@@ -209,7 +215,8 @@ def _key(scheme: Scheme, setting: str) -> bytes:
     return text.encode()
 
 
-def _written(encoding: str, digest: bytes) -> bytes:
+def written(encoding: str, digest: bytes) -> bytes:
+    """Return a signature as it is sent."""
     if encoding == "hex":
         return digest.hex().encode()
     return base64.b64encode(digest) if encoding == "base64" else base64.urlsafe_b64encode(digest).rstrip(b"=")
