@@ -8,7 +8,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
+from shared.errors import Unavailable
 from tests.support import resources
 from tests.support.authlib_server import second_server
 from tests.support.connections import CALLBACK, Asking, asking
@@ -66,3 +69,18 @@ async def test_a_client_gets_tokens_of_its_own(place: Place) -> None:
         await it.put("connection", "own", grant="client_credentials", provider="second", scopes=["read"])
         found = await asyncio.gather(*(it.given("own") for _ in range(5)))
         assert {one.token for one in found} == {server.issued[0].document["access_token"]}
+
+
+async def test_what_a_key_has_signed_is_taken_for_a_token_in_the_name_that_it_says(place: Place) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    pem, form = serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    public = key.public_key().public_bytes(pem, form).decode()
+    async with second_server(CALLBACK, secret=public, method="private_key_jwt") as server, asking(place) as it:
+        await it.put("provider", "second", issuer=server.url, client_id="a client", client_secret=private)
+        await it.put("connection", "ada", grant="jwt_bearer", provider="second", scopes=["read"], subject="ada")
+        assert server.of((await it.given("ada")).token)
+        await it.put("connection", "eve", grant="jwt_bearer", provider="second", scopes=["read"], subject="eve")
+        with pytest.raises(Unavailable, match="invalid_grant"):
+            await it.given("eve")
+        assert (await it.shown("eve")).status == "degraded"

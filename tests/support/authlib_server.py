@@ -13,14 +13,16 @@ from authlib.oauth2.rfc6749 import AuthorizationServer, ClientMixin, OAuth2Reque
 from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 from authlib.oauth2.rfc6750 import BearerTokenGenerator
 from authlib.oauth2.rfc7009 import RevocationEndpoint
+from authlib.oauth2.rfc7523 import JWTBearerGrant
 from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oauth2.rfc9207 import IssuerParameter
+from joserfc.jwk import RSAKey
 
 PERSON = "ada"
 
 
 class Client(ClientMixin):
-    """The one client; `method` is how it shows who it is."""
+    """The one client; `method` is how it shows who it is, and `secret` that, or its public key as PEM."""
 
     def __init__(self, secret: str, redirect: str, method: str) -> None:
         self.secret = secret
@@ -50,7 +52,7 @@ class Client(ClientMixin):
         return response_type == "code"
 
     def check_grant_type(self, grant_type: str) -> bool:
-        return grant_type in {"authorization_code", "refresh_token", "client_credentials"}
+        return grant_type in {"authorization_code", "refresh_token", "client_credentials", _Bearer.GRANT_TYPE}
 
 
 class Code:
@@ -124,6 +126,7 @@ class SecondServer(AuthorizationServer):
         self.register_grant(_CodeGrant, [CodeChallenge(required=True)])
         self.register_grant(_RefreshGrant)
         self.register_grant(grants.ClientCredentialsGrant)
+        self.register_grant(_Bearer)
         self.register_endpoint(_Revocation)
         self.register_extension(_Issuer(self))
 
@@ -212,6 +215,23 @@ class _RefreshGrant(grants.RefreshTokenGrant):
 
     def revoke_old_credential(self, refresh_token: Issued) -> None:
         refresh_token.live.clear()
+
+
+class _Bearer(JWTBearerGrant):
+    def resolve_issuer_client(self, issuer: str) -> Client | None:
+        return self.server.query_client(issuer)
+
+    def resolve_client_public_key(self, client: Client) -> RSAKey:
+        return RSAKey.import_key(client.secret)
+
+    def get_audiences(self) -> list[str]:
+        return [f"{self.server.url}/token"]
+
+    def authenticate_user(self, subject: str) -> str | None:
+        return PERSON if subject == PERSON else None
+
+    def has_granted_permission(self, client: Client, user: str) -> bool:
+        return True
 
 
 class _Revocation(RevocationEndpoint):

@@ -68,11 +68,12 @@ class Asking:
 
     async def patient(self, name: str = "halo", *, org: str = "acme") -> str:
         """Return a token, asked for until there is one."""
-        while True:
-            try:
-                return (await self.given(name, org=org)).token
-            except Unavailable:
-                await asyncio.sleep(0.1)
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    return (await self.given(name, org=org)).token
+                except Unavailable:
+                    await asyncio.sleep(0.1)
 
     async def provide(self, **more: Any) -> None:
         """Have the provider `local`, which is the one on the loopback."""

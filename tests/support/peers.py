@@ -135,14 +135,11 @@ def _install() -> None:
         if installed.is_file() and installed.read_text() == wanted:
             return
         npm = shutil.which("npm") or without("`npm` is not installed")
-        done = subprocess.run(
-            [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=OIDC,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        if done.returncode != 0:
-            without(f"npm could not install `oidc-provider`: {done.stderr[-500:]}")
+        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1", "--fetch-timeout=20000"]
+        try:
+            subprocess.run(command, cwd=OIDC, capture_output=True, text=True, timeout=120, check=True)
+        except subprocess.TimeoutExpired:
+            without("npm did not install `oidc-provider` in time")
+        except subprocess.CalledProcessError as error:
+            without(f"npm could not install `oidc-provider`: {error.stderr[-500:]}")
         installed.write_text(wanted)
