@@ -57,7 +57,7 @@ class DeliveryDeps(HandlerDeps, Protocol):
 async def list_deliveries(question: ListDeliveries, deps: DeliveryDeps) -> DeliveryList:
     """Return a page of deliveries, newest first."""
     limit = question.page.within(MOST_ITEMS)
-    rows = await deps.store.deliveries(
+    rows, found = await deps.store.deliveries(
         question.org,
         question.status,
         question.source,
@@ -67,7 +67,7 @@ async def list_deliveries(question: ListDeliveries, deps: DeliveryDeps) -> Deliv
         overdue=question.overdue,
     )
     items = fitting([delivery_view(row) for row in rows[:limit]])
-    more = f"{items[-1].received_at}|{items[-1].id}" if len(rows) > len(items) else None
+    more = f"{items[-1].received_at}|{items[-1].id}" if found > len(items) else None
     return DeliveryList(items, more)
 
 

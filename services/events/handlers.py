@@ -42,13 +42,17 @@ from shared.questions.events import MappingView
 from shared.questions.executor import WorkflowEntry
 from shared.resources.source import SourceEntry
 from shared.resources.subscription import SubscriptionEntry
-from shared.streams import INLINE_BYTES
+from shared.streams import BULK_LANES, INLINE_BYTES
 from shared.values import aside
 
 # Characters of a key that people are shown.
 LONGEST_KEY = 200
 # Characters: a person reads the beginning, and a row holds the reason of every subscription.
 LONGEST_REASON = 1000
+# Events of one webhook that take the prompt lane: more of them would keep others' there waiting.
+MOST_PROMPT = 32
+# Outcomes of one webhook, about: the story of its delivery is one row, which is read and written whole.
+MOST_OUTCOMES = 20_000
 # Bytes of large inputs that one event makes: four of the largest webhook that is taken, in a message's time and others' sight.
 LARGEST_FAN_OUT = 100 * 1024 * 1024
 
@@ -150,6 +154,9 @@ async def accepted_of(
         events = await read_in_sandbox(webhook, source, adapters or deps.adapters)
     else:
         raise NotFound(f"there is no adapter {webhook.adapter!r}")
+    lane = webhook.lane if retry is None else None
+    if len(events) > MOST_PROMPT:
+        lane = lane or BULK_LANES[0]
     for number, event in enumerate(events):
         data, reference = await by_reference(event.data, deps)
         yield EventAccepted(
@@ -164,7 +171,7 @@ async def accepted_of(
             received_at=webhook.received_at,
             retried_by=retry,
             number=number,
-            lane=webhook.lane if retry is None else None,
+            lane=lane,
         )
 
 
@@ -174,6 +181,9 @@ async def route(event: EventAccepted, deps: HandlerDeps) -> AsyncIterator[Follow
     if not matching:
         reason = f"no enabled subscription of {event.source_name} wants {event.type}"
         yield EventFiltered(**_of(event), reason=reason), "none"
+        return
+    if event.number * len(matching) >= MOST_OUTCOMES:
+        yield _one_too_many(event, matching), "too many"
         return
     async with deps.room_for(event.data_ref):
         async for message in routed_to(matching, event, deps):
@@ -377,6 +387,17 @@ def _unroutable(event: EventAccepted, subscription: SubscriptionEntry, error: No
         retry_at=None if at is None else rfc3339(at),
         tries=event.tries,
     )
+
+
+def _one_too_many(event: EventAccepted, matching: list[SubscriptionEntry]) -> EventUnroutable:
+    """Return what becomes of an event of a webhook that makes more, for more subscriptions, than one story can hold."""
+    first, others = matching[0], len(matching) - 1
+    wanted = f"{first.name} and {others} more subscriptions want it" if others else f"{first.name} wants it"
+    error = Invalid(
+        f"{wanted}, and it is event {event.number:,} of one webhook: of one at most about {MOST_OUTCOMES:,} outcomes are kept, "
+        f"events times subscriptions; with fewer subscriptions of {event.source_name} it can be retried"
+    )
+    return msgspec.structs.replace(_unroutable(event, first, error), retry_at=None)
 
 
 def _of(event: EventAccepted) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from services.events.letter_rows import letter_statements, original_of
 from services.events.registrations import rows as registrations
 from services.events.replay_rows import replay_statements
 from services.events.resources import DERIVED
-from services.events.routing import Routing, routing
+from services.events.routing import Routing, Said, routing
 from shared.db import Connection
 from shared.envelope import Envelope, rfc3339
 from shared.messages import (
@@ -76,7 +76,7 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
     messages = [(at, at.message) for at in batch if isinstance(at.message, kinds)]
     rows = await store.routings(connection, list({message.delivery for _, message in messages}))
     # Read from the rows once, and written to them once, of a delivery: most have several messages in a batch.
-    folded: dict[str, Routing] = {}
+    folded: dict[str, list[Said]] = {}
     for at, message in messages:
         if isinstance(message, EventAccepted | EventOverdue | EventDeferred) and message.delivery not in rows:
             rows[message.delivery] = _delivery(message, at.envelope) | store.UNROUTED
@@ -89,15 +89,15 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
         if isinstance(message, EventDeferred | EventResumed):
             row |= {"deferred_for": message.adapter, "deferred": message.reason} if isinstance(message, EventDeferred) else RESUMED
             continue
-        folded[message.delivery] = routing(folded.get(message.delivery) or _routing_of(row), message)
+        folded.setdefault(message.delivery, []).append(message)
         if isinstance(message, EventAccepted):
             row |= {"accepted": at.delivered.sequence, "accepted_at": at.envelope.time, "overdue_at": None, "overdue": None}
             if message.emitted_by is not None and message.retried_by is None:
                 row["emitted"] = at.delivered.sequence
             if message.retried_by is not None:
                 row |= RESUMED  # somebody has done what it waits for
-    for delivery, routed_so in folded.items():
-        rows[delivery] |= _columns_of(routed_so)
+    for delivery, said in folded.items():
+        rows[delivery] |= _columns_of(routing(_routing_of(rows[delivery]), said))
     emitted = Counter(
         (at.envelope.org, message.chain)
         for at, message in messages

@@ -188,7 +188,7 @@ class Replayer:
         counts = _counts(id_, message, row)
         after = (datetime.fromisoformat(counts.after), counts.after_id) if counts.after_id else None
         number = max(1, round(row["rate"]))
-        deliveries = await deps.store.replayable(row["org"], row, after, number)
+        deliveries, found = await deps.store.replayable(row["org"], row, after, number)
         done, obstacle = 0, None
         try:
             while done < len(deliveries) and (not done or self._now() < until):
@@ -201,7 +201,7 @@ class Replayer:
         except (MillraceError, StreamError) as error:
             obstacle = str(error)
         self._next[id_] = since + done / row["rate"]
-        is_over = done == len(deliveries) < number
+        is_over = done == found < number
         if done or is_over:
             fields = msgspec.structs.asdict(counts)
             said = ReplayEnded(**fields, outcome="done") if is_over else ReplayProgressed(**fields)

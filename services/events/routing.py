@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -56,27 +58,107 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: str | None = None
 
 
-def routing(before: Routing, message: EventAccepted | EventHeld | EventRouted | EventFiltered | EventUnroutable) -> Routing:
-    """Return the routing after one more message. The first event of a retry keeps only the outcomes that the retry skips."""
-    if isinstance(message, EventAccepted):
-        again = before.retried_by != message.retried_by
-        kept = {_key(message.number, one) for one in message.skip}
-        left = {
-            key: taken
-            for key, taken in before.subscriptions.items()
-            if key in kept or not key.startswith(_key(message.number, None))
-        }
-        begun = msgspec.structs.replace(
-            before,
-            type=message.type,
-            retried_by=message.retried_by,
-            outcome="accepted" if again else before.outcome,
-            events=before.events | {str(message.number): EventMade(event=message.event, type=message.type)},
-            edited_by=message.edited_by,
-            retries=before.retries + (again and message.retried_by is not None),
+Said = EventAccepted | EventHeld | EventRouted | EventFiltered | EventUnroutable
+
+
+def routing(before: Routing, messages: Iterable[Said]) -> Routing:
+    """Return the routing after more messages. The first event of a retry keeps only the outcomes that the retry skips.
+
+    However many events and subscriptions a delivery has, a message costs the same; only the whole costs more.
+    """
+    folding = _Folding(before)
+    for message in messages:
+        if isinstance(message, EventAccepted):
+            folding.accept(message)
+        else:
+            folding.take(_key(message.number, message.subscription), _taken(message))
+        folding.settle()
+    return folding.routing()
+
+
+class _Folding:
+    """Takes messages one after the other. What follows from all outcomes together is found once, at the end."""
+
+    def __init__(self, before: Routing) -> None:
+        self._last = before
+        self._events = dict(before.events)
+        self._outcome = before.outcome
+        self._retried_by = before.retried_by
+        self._retries = before.retries
+        # By the event's number as a text, then by the key.
+        self._outcomes: dict[str, dict[str, SubscriptionOutcome]] = {}
+        self._statuses: Counter[str] = Counter()
+        # One that no outcome has any more, of a delivery of an earlier version, or of a retry that goes on; else it is found.
+        self._reason: str | None = before.reason
+        self._is_kept = False
+        for key, taken in before.subscriptions.items():
+            self._put(key, taken)
+
+    def accept(self, message: EventAccepted) -> None:
+        """Take an event: its outcomes of before go, but for those that it skips."""
+        if self._retried_by != message.retried_by:
+            self._outcome = "accepted"
+            self._retries += message.retried_by is not None
+            self._retried_by = message.retried_by
+        number, kept = str(message.number), {_key(message.number, one) for one in message.skip}
+        self._remove(number, [key for key in self._outcomes.get(number, ()) if key not in kept])
+        self._last = msgspec.structs.replace(self._last, type=message.type, edited_by=message.edited_by)
+        self._events[number] = EventMade(event=message.event, type=message.type)
+
+    def take(self, key: str, taken: SubscriptionOutcome) -> None:
+        """Take an outcome in place of the one of before."""
+        number = key.partition("/")[0]
+        if key in self._outcomes.get(number, ()):
+            self._remove(number, [key])
+        self._put(key, taken)
+
+    def settle(self) -> None:
+        """Find the outcome after a message."""
+        # It is held only as long as one of its subscriptions holds it.
+        had = "accepted" if self._outcome == "held" else self._outcome
+        self._outcome = max({*self._statuses, had}, key=OUTCOMES.index)
+        self._is_kept = self._outcome not in self._statuses and self._outcome != "accepted"
+
+    def routing(self) -> Routing:
+        """Return the routing after all messages."""
+        subscriptions = {key: taken for outcomes in self._outcomes.values() for key, taken in outcomes.items()}
+        times = [taken.retry_at for taken in subscriptions.values() if taken.retry_at is not None]
+        return msgspec.structs.replace(
+            self._last,
+            retried_by=self._retried_by,
+            retries=self._retries,
+            outcome=self._outcome,
+            reason=self._found_reason(),
+            subscriptions=subscriptions,
+            events=self._events,
+            # A delivery of an earlier version does not name its events.
+            ended=self._outcome != "accepted" and all(self._outcomes.get(number) for number in self._events),
+            retry_at=min(times, default=None),
         )
-        return _with_subscriptions(begun, left)
-    return _with_subscriptions(before, before.subscriptions | {_key(message.number, message.subscription): _taken(message)})
+
+    def _put(self, key: str, taken: SubscriptionOutcome) -> None:
+        self._outcomes.setdefault(key.partition("/")[0], {})[key] = taken
+        self._statuses[_status(taken)] += 1
+
+    def _remove(self, number: str, keys: list[str]) -> None:
+        left = self._statuses - Counter(_status(self._outcomes[number][key]) for key in keys)
+        if self._outcome in self._statuses and self._outcome not in left:
+            self._reason = self._found_reason()  # nothing of which it comes is left
+        self._statuses = left
+        for key in keys:
+            del self._outcomes[number][key]
+
+    def _found_reason(self) -> str | None:
+        if self._is_kept or self._outcome not in self._statuses:
+            return self._reason if self._outcome != "accepted" else None
+        found: dict[str, tuple[str, str | None]] = {}
+        for outcomes in self._outcomes.values():
+            for key, taken in outcomes.items():
+                if taken.status not in found or key < found[taken.status][0]:
+                    found[taken.status] = key, taken.reason
+        if self._outcome == "routed" and "failed" not in found:
+            return None
+        return next((found[status][1] for status in REASONS if status in found), None)
 
 
 def done(subscriptions: dict[str, SubscriptionOutcome], number: int, runs: dict[str, str]) -> set[str]:
@@ -98,29 +180,13 @@ def due(subscriptions: dict[str, SubscriptionOutcome], number: int, now: str) ->
     }
 
 
-def _with_subscriptions(before: Routing, subscriptions: dict[str, SubscriptionOutcome]) -> Routing:
-    each = [subscriptions[key] for key in sorted(subscriptions)]
-    found = {"filtered" if taken.status == "failed" else taken.status for taken in each}
-    # It is held only as long as one of its subscriptions holds it.
-    outcome = max(found | ({before.outcome} - {"held"} or {"accepted"}), key=OUTCOMES.index)
-    reasons = (taken.reason for status in REASONS for taken in each if taken.status == status)
-    # A delivery of an earlier version has an outcome and no subscriptions.
-    reason = before.reason if outcome not in found and outcome != "accepted" else None
-    if outcome in found:
-        first = next(reasons, None)
-        reason = None if outcome == "routed" and not any(taken.status == "failed" for taken in each) else first
-    had = {key.partition("/")[0] for key in subscriptions}
-    # A delivery of an earlier version does not name its events.
-    ended = outcome != "accepted" and all(number in had for number in before.events)
-    times = [taken.retry_at for taken in each if taken.retry_at is not None]
-    return msgspec.structs.replace(
-        before, outcome=outcome, reason=reason, subscriptions=subscriptions, ended=ended, retry_at=min(times, default=None)
-    )
-
-
 def number_of(key: str) -> int:
     """Return the number of the event that a key of `Routing.subscriptions` is about."""
     return int(key.partition("/")[0])
+
+
+def _status(taken: SubscriptionOutcome) -> str:
+    return "filtered" if taken.status == "failed" else taken.status
 
 
 def _key(number: int, subscription: str | None) -> str:

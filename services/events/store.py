@@ -38,6 +38,8 @@ from shared.runs import ENDED, ENDING
 from shared.statements import Compiled, Statement, given, inserted, overwriting, parameter
 
 _D, _R = delivery.c, delivery_run.c
+# Bytes of deliveries that are read at a time, but one in any case: one webhook may have thousands of outcomes.
+ROOM = 1 << 20
 # What was to be tried again so long ago is not: the bus has forgotten it soon.
 FORGOTTEN = timedelta(days=6)
 _ORG, _ID = parameter("org"), parameter("id")
@@ -61,6 +63,9 @@ _SELECTED = select(
     case((_ACCEPTED, func.coalesce(_D.dead, _D.reason, _D.deferred, _D.overdue)), else_=_D.reason).label("reason"),
     select(_RUNS).where(_R.delivery == _D.id).scalar_subquery().label("runs"),
 )
+# Of what is read and written whole, as it is stored: compressed, and some times larger in memory.
+_SIZE = (func.pg_column_size(_D.subscriptions) + func.pg_column_size(_D.events)).label("size")
+_SIZED = select(_D.id, _SIZE)
 _DELIVERY = Compiled(_SELECTED.where(_D.org == _ORG, _D.id == _ID))
 _NEWEST = Compiled(
     select(_D.id, _D.sequence, _D.emitted)
@@ -120,9 +125,9 @@ class EventsStore:
         limit: int,
         *,
         overdue: bool = False,
-    ) -> list[RowMapping]:
-        """Return deliveries with their runs, newest first, before (received_at, id); one statement for all."""
-        statement = _SELECTED.where(_D.org == org).order_by(_D.received_at.desc(), _D.id.desc()).limit(limit)
+    ) -> tuple[list[RowMapping], int]:
+        """Return deliveries with their runs, newest first, before (received_at, id), those that fit; and how many there are."""
+        statement = _SIZED.where(_D.org == org).order_by(_D.received_at.desc(), _D.id.desc()).limit(limit)
         if status is not None:
             statement = statement.where(_SELECTED.selected_columns.status == status)
         if source is not None:
@@ -134,8 +139,7 @@ class EventsStore:
             statement = statement.where(_D.overdue_at.is_not(None), ~_D.ended, _D.dead.is_(None))
         if before is not None:
             statement = statement.where(tuple_(_D.received_at, _D.id) < before)
-        async with transaction(self._engine) as connection:
-            return list((await connection.execute(statement)).mappings().all())
+        return await self._fitting(statement)
 
     async def newest_deliveries(self, org: str, source: str, limit: int) -> list[RowMapping]:
         """Return the newest deliveries of a source."""
@@ -148,13 +152,14 @@ class EventsStore:
         async with transaction(self._engine) as connection:
             return int((await connection.execute(select(func.count()).select_from(found.subquery()))).scalar_one())
 
-    async def replayable(self, org: str, replay: RowMapping, after: tuple[datetime, str] | None, limit: int) -> list[RowMapping]:
-        """Return the deliveries of a replay after (received_at, id), oldest first."""
+    async def replayable(
+        self, org: str, replay: RowMapping, after: tuple[datetime, str] | None, limit: int
+    ) -> tuple[list[RowMapping], int]:
+        """Return deliveries of a replay after (received_at, id), oldest first, those that fit; and how many there are."""
         found = _replayable(org, replay["since"], replay["until"], replay).order_by(_D.received_at, _D.id).limit(limit)
         if after is not None:
             found = found.where(tuple_(_D.received_at, _D.id) > after)
-        async with transaction(self._engine) as connection:
-            return list((await connection.execute(found)).mappings().all())
+        return await self._fitting(found)
 
     async def due(
         self, now: datetime, limit: int, *, without: Collection[str] = (), besides: Collection[str] = ()
@@ -165,8 +170,8 @@ class EventsStore:
         """
         others = (_D.org.not_in(_texts(without)), _D.id.not_in(_texts(besides)))
         due = in_turns(_D.id, _D.org, _D.retry_at).where(_D.retry_at <= now, _D.retry_at > now - FORGOTTEN, *others).limit(limit)
-        async with transaction(self._engine) as connection:
-            return list((await connection.execute(_SELECTED.where(_D.id.in_(due)).order_by(_D.retry_at))).mappings().all())
+        rows, _ = await self._fitting(due.add_columns(_SIZE))
+        return sorted(rows, key=lambda row: row["retry_at"])
 
     async def unended(self, before: datetime, parsed: int, routed: int, limit: int) -> list[RowMapping]:
         """Return deliveries without an end since before a time, that nobody knows of yet, those of each organization in turn.
@@ -178,9 +183,24 @@ class EventsStore:
         found = in_turns(_D.id, _D.org, _D.received_at).where(
             ~_D.ended, _D.dead.is_(None), _D.overdue_at.is_(None), _D.received_at < before, since < before, ~waits
         )
-        statement = _SELECTED.add_columns(since.label("since")).where(_D.id.in_(found.limit(limit))).order_by(_D.received_at)
+        columns = (_D[name] for name in ("id", "org", "source", "type", "accepted", "received_at", "correlation_id"))
+        statement = select(*columns, since.label("since")).where(_D.id.in_(found.limit(limit))).order_by(_D.received_at)
         async with transaction(self._engine) as connection:
             return list((await connection.execute(statement)).mappings().all())
+
+    async def _fitting(self, sized: Select[Any]) -> tuple[list[RowMapping], int]:
+        """Return the first deliveries of a selection of ids and sizes that fit into `ROOM`, but one in any case; and its length."""
+        async with transaction(self._engine) as connection:
+            found = (await connection.execute(sized)).all()
+            room, ids = ROOM, list[str]()
+            for id_, size in found:
+                room -= size
+                if ids and room < 0:
+                    break
+                ids.append(id_)
+            rows = (await connection.execute(_SELECTED.where(_D.id.in_(ids)))).mappings().all() if ids else []
+        by_id = {row["id"]: row for row in rows}
+        return [by_id[id_] for id_ in ids if id_ in by_id], len(found)
 
     async def overdue(self) -> int:
         """Return how many deliveries were found to have no end, and still have none."""
@@ -204,8 +224,12 @@ def _texts(values: Collection[str]) -> Select[Any]:
 
 
 def _replayable(org: str, since: datetime, until: datetime, wanted: Mapping[str, Any] | RowMapping) -> Select[Any]:
-    found = _SELECTED.where(_D.org == org, _D.received_at >= since, _D.received_at < until)
-    columns = {"source": _D.source, "delivery_status": _SELECTED.selected_columns.status, "type": _D.type}
+    found = _SIZED.where(_D.org == org, _D.received_at >= since, _D.received_at < until)
+    columns: dict[str, ColumnElement[Any]] = {
+        "source": _D.source,
+        "delivery_status": _SELECTED.selected_columns.status,
+        "type": _D.type,
+    }
     for name, column in columns.items():
         if wanted[name] is not None:
             found = found.where(column == wanted[name])

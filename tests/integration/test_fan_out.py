@@ -7,11 +7,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.events import handlers, subscriptions
+from services.events import handlers, store, subscriptions
+from shared.envelope import open_message
 from shared.errors import Invalid
+from shared.messages import EventAccepted
+from shared.questions import Page
+from shared.questions.events import DeliveryList, DeliveryView, ListDeliveries
 from shared.resources import KINDS
 from shared.streams import INLINE_BYTES
-from tests.support.inside import bus_of, running
+from tests.integration.test_gateway import stream
+from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside, river
 from tests.support.servers import Place
 
@@ -57,3 +62,37 @@ async def test_large_inputs_of_one_event_are_bounded_together_and_the_rest_says_
         assert [one.status for one in large.subscriptions].count("unroutable") == 1
         assert "more than 0 MiB together" in (large.reason or "")
         assert len(large.runs) == 2
+
+
+async def test_many_events_of_one_webhook_leave_the_prompt_lane_and_have_so_many_outcomes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handlers, "MOST_PROMPT", 2)
+    monkeypatch.setattr(handlers, "MOST_OUTCOMES", 6)
+    monkeypatch.setattr(store, "ROOM", 1)
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        source = await outside.source(adapter="line")
+        for name in ("a", "b"):
+            await outside.subscription(name=name, filter="false")
+        few = await outside.webhook(source, {"events": [{"type": "push"}] * 2})
+        many = await outside.webhook(source, {"events": [{"type": "push"}] * 5})
+
+        async def told(delivery: str, number: int) -> DeliveryView | None:
+            view = await outside.delivery(delivery, "accepted", "filtered", "unroutable")
+            return view if len(view.subscriptions) == number else None
+
+        assert isinstance(await eventually(lambda: told(few, 4)), DeliveryView)
+        story = await eventually(lambda: told(many, 8))
+        assert isinstance(story, DeliveryView)
+        outcomes = sorted((one.event, one.name, one.status) for one in story.subscriptions)
+        assert outcomes[:6] == [(number, name, "filtered") for number in range(3) for name in ("a", "b")]
+        assert [(event, status) for event, _, status in outcomes[6:]] == [(3, "unroutable"), (4, "unroutable")]
+        assert "and 1 more subscriptions want it, and it is event 3 of one webhook: of one at most about 6" in (story.reason or "")
+        found = [open_message(one, EventAccepted) for one in await stream(place, "EVENTS") if one.type == "event.accepted"]
+        assert {one.lane for one in found if one.delivery == few} == {None}
+        assert {one.lane for one in found if one.delivery == many} == {"bulk-1"}
+        # However large their stories, all deliveries are listed: fewer at a time.
+        first: DeliveryList = await bus.ask(ListDeliveries(org="default", page=Page(limit=10)))
+        rest: DeliveryList = await bus.ask(ListDeliveries(org="default", page=Page(limit=10, cursor=first.next_cursor)))
+        assert ([one.id for one in first.items], [one.id for one in rest.items], rest.next_cursor) == ([many], [few], None)

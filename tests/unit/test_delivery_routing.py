@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import permutations
 from typing import Any
 
@@ -48,7 +49,7 @@ def after(*messages: Said, before: Routing | None = None) -> Routing:
     found = before or Routing()
     for message in messages:
         # As between two batches: through a row.
-        found = routing(msgspec.convert(msgspec.to_builtins(found), Routing), message)
+        found = routing(msgspec.convert(msgspec.to_builtins(found), Routing), [message])
     return found
 
 
@@ -68,6 +69,38 @@ def test_the_outcome_and_its_reason_do_not_depend_on_the_order(messages: list[Sa
     assert {(one.outcome, one.reason) for one in each} == {(outcome, reason)}
     told = {key: (taken.status, taken.run) for key, taken in each[0].subscriptions.items()}
     assert all({key: (taken.status, taken.run) for key, taken in one.subscriptions.items()} == told for one in each)
+
+
+def test_any_division_into_batches_gives_the_same() -> None:
+    said = [
+        *(accepted(0), unroutable("a"), routed("b", "r1"), accepted(1), routed("a", "r2", number=1), filtered("c", failed=True)),
+        *(accepted(retried_by="x", skip=["b"]), filtered("a"), accepted(1, retried_by="x"), filtered("c"), unroutable("c")),
+    ]
+    one_by_one = after(*said)
+    for first in range(len(said)):
+        for second in range(first, len(said)):
+            whole = routing(routing(routing(Routing(), said[:first]), said[first:second]), said[second:])
+            assert whole == one_by_one
+
+
+def test_a_message_costs_the_same_however_many_events_a_delivery_has() -> None:
+    def calls(events: int) -> int:
+        said: list[Said] = [accepted(number) for number in range(events)]
+        said += [routed(name, f"{number}{name}", number) for name in "abc" for number in range(events)]
+        counted = 0
+
+        def count(*_: object) -> None:
+            nonlocal counted
+            counted += 1
+
+        sys.setprofile(count)
+        try:
+            routing(Routing(), said)
+        finally:
+            sys.setprofile(None)
+        return counted
+
+    assert calls(400) < 5 * calls(100)
 
 
 def test_a_retry_keeps_what_it_skips_and_sets_back_the_rest() -> None:
