@@ -21,10 +21,13 @@ from services.oauth.providers import Providers
 from services.oauth.questions import QUESTIONS
 from services.oauth.refresh import Refresher
 from services.oauth.resources import keepers
+from services.oauth.revocation import Revoker
 from services.oauth.rotation import renewing
 from services.oauth.scheduling import refreshing_in_time
+from services.oauth.sealed_tokens import SealedTokens
 from services.oauth.spool import Spool
 from services.oauth.store import KeptStore
+from services.oauth.storing import TokenWriter
 from services.oauth.token_endpoint import TokenEndpoint
 from services.oauth.token_store import TokenStore
 from services.oauth.vault import Vault
@@ -53,22 +56,25 @@ class OAuth:
         self.documents = FetchedDocuments(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
         self.providers = Providers(self.store, keyring, Discovery(self.documents))
         endpoint = TokenEndpoint(fetcher)
+        sealed, revoker = SealedTokens(keyring), Revoker(self.providers, endpoint)
         self.refresher = Refresher(
             store=self.store,
             tokens=self.tokens,
             providers=self.providers,
             outbox=self.outbox,
-            keyring=keyring,
             vault=self.vault,
             endpoint=endpoint,
-            spool=Spool(None if settings.data is None else settings.data / "unstored"),
+            sealed=sealed,
+            writer=TokenWriter(self.tokens, Spool(None if settings.data is None else settings.data / "unstored")),
+            revoker=revoker,
         )
         self.authorizations = Authorizations(
             store=self.store,
             tokens=self.tokens,
             requests=AuthorizationStore(engine),
             providers=self.providers,
-            refresher=self.refresher,
+            sealed=sealed,
+            revoker=revoker,
             endpoint=endpoint,
             outbox=self.outbox,
             keyring=keyring,

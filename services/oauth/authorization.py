@@ -15,7 +15,8 @@ from services.oauth.domain import Kept
 from services.oauth.flows import FLOWS
 from services.oauth.outbox import Outbox
 from services.oauth.providers import Providers, Registered
-from services.oauth.refresh import Refresher, Tokens
+from services.oauth.revocation import Revoker
+from services.oauth.sealed_tokens import SealedTokens, Tokens
 from services.oauth.store import KeptStore
 from services.oauth.token_endpoint import TokenEndpoint
 from services.oauth.token_requests import authorizing, exchanging, scope_of
@@ -48,7 +49,8 @@ class Authorizations:
         tokens: TokenStore,
         requests: AuthorizationStore,
         providers: Providers,
-        refresher: Refresher,
+        sealed: SealedTokens,
+        revoker: Revoker,
         endpoint: TokenEndpoint,
         outbox: Outbox,
         keyring: Keyring,
@@ -57,7 +59,8 @@ class Authorizations:
         self._tokens = tokens
         self._requests = requests
         self._providers = providers
-        self._refresher = refresher
+        self._sealed = sealed
+        self._revoker = revoker
         self._endpoint = endpoint
         self._outbox = outbox
         self._keyring = keyring
@@ -169,7 +172,7 @@ class Authorizations:
         return await self._stored(row, registered, request, outcome)
 
     async def _stored(self, row: Kept, registered: Registered, request: AuthorizationRequest, granted: Granted) -> str | None:
-        renewed = self._refresher.renewed(row, registered, granted)
+        renewed = self._sealed.renewed(row, registered, granted)
         data = {
             "connection": row.id,
             "name": row.name,
@@ -186,7 +189,7 @@ class Authorizations:
         if stored is None:
             # Nobody else has these: kept nowhere, they would live on.
             tokens = Tokens(granted.access_token, granted.refresh_token, granted.token_type)
-            self._refresher.revoke_later(row.org, registered, tokens)
+            self._revoker.begin(row.org, registered, tokens)
             return reason
         _log.info("connection.authorized", connection=row.id, version=stored.version, actor=request.actor)
         await self._outbox.flush(row.id)

@@ -12,21 +12,23 @@ import msgspec
 import structlog
 
 from services.oauth.answers import Granted, Ungranted
-from services.oauth.domain import Kept, token_place
+from services.oauth.domain import Kept
 from services.oauth.flows import FLOWS
 from services.oauth.outbox import Outbox
-from services.oauth.policy import Times, TokenState, after, times_of
+from services.oauth.policy import TokenState, after
 from services.oauth.providers import Providers, Registered
-from services.oauth.spool import Spool, Unstored
+from services.oauth.revocation import Revoker
+from services.oauth.sealed_tokens import SealedTokens, Tokens
+from services.oauth.spool import Unstored
 from services.oauth.store import KeptStore
+from services.oauth.storing import TokenWriter
 from services.oauth.token_endpoint import TokenEndpoint
-from services.oauth.token_requests import REQUESTS, TokenCall, TokenRequest, refreshing, revoking
-from services.oauth.token_store import Claimed, Publication, Renewed, TokenStore, Unclaimed
+from services.oauth.token_requests import REQUESTS, refreshing
+from services.oauth.token_store import Claimed, Publication, TokenStore, Unclaimed
 from services.oauth.vault import Vault
 from services.oauth.waiting import Gates, WaitingPlaces
 from shared import tasks
-from shared.encryption import CannotOpen, Keyring
-from shared.envelope import new_id, rfc3339, utc_now
+from shared.envelope import new_id, utc_now
 from shared.errors import Conflict, Invalid, MillraceError, NotFound, Problem, Unavailable
 
 # More than twice as long as a whole request takes, so that a claim cannot end while its holder waits for an answer.
@@ -39,8 +41,6 @@ WAITING_EACH, WAITING = 12, 32
 AT_ONCE = 8
 # Seconds between two looks at a claim that another replica holds.
 LOOK, LONGEST_LOOK = 0.05, 0.5
-# Seconds between two tries to store a token.
-STORE_AGAIN, LONGEST_STORE_AGAIN = 0.2, 5.0
 # Seconds that attempts have to end when the service does.
 DRAIN = 4.0
 
@@ -52,18 +52,6 @@ OF_ANOTHER = "its token was given by another provider, or to another client, tha
 
 _log = structlog.get_logger()
 _chance = random.SystemRandom().uniform
-
-
-class Tokens(msgspec.Struct, frozen=True):
-    """What is sealed in a token's row."""
-
-    access_token: str
-    refresh_token: str | None
-    token_type: str = "Bearer"
-
-    def __repr__(self) -> str:
-        """Show no token."""
-        return "Tokens(...)"
 
 
 class NeedsAuthorization(Unavailable):
@@ -88,28 +76,29 @@ class Refresher:
         tokens: TokenStore,
         providers: Providers,
         outbox: Outbox,
-        keyring: Keyring,
         vault: Vault,
         endpoint: TokenEndpoint,
-        spool: Spool,
+        sealed: SealedTokens,
+        writer: TokenWriter,
+        revoker: Revoker,
     ) -> None:
         self._store = store
         self._tokens = tokens
         self._providers = providers
         self._outbox = outbox
-        self._keyring = keyring
         self._vault = vault
         self._endpoint = endpoint
-        self._spool = spool
+        self._sealed = sealed
+        self._writer = writer
+        self._revoker = revoker
         self._owner = new_id()
         self._flights: dict[tuple[str, str], asyncio.Task[TokenState]] = {}
-        self._revoking: set[asyncio.Task[None]] = set()
         self._gates = Gates(2 * AT_ONCE)
         self._places = WaitingPlaces(WAITING, WAITING_EACH)
 
     async def close(self) -> None:
         """Let attempts end, which would cost their tokens, and cancel those that do not in time."""
-        flights: list[asyncio.Task[Any]] = [*self._flights.values(), *self._revoking]
+        flights: list[asyncio.Task[Any]] = [*self._flights.values(), *self._revoker.under_way]
         if flights:
             await asyncio.wait(flights, timeout=DRAIN)
         await tasks.end(flights)
@@ -143,7 +132,7 @@ class Refresher:
             raise _none(row, state)
         if not _is_of(state, registered):
             raise Unavailable(f"connection {row.name!r} was changed meanwhile", retry_after=1)
-        return Live(self._opened(state), state, registered)
+        return Live(self._sealed.opened(state), state, registered)
 
     async def renew(self, row: Kept) -> None:
         """Get another token now, though the one that is there may live.
@@ -171,14 +160,14 @@ class Refresher:
             registered = await self._providers.discovered(row.org, await self._providers.of(row))
             tokens = None
             if state is not None and state.sealed is not None and _is_of(state, registered):
-                tokens = self._opened(state)
+                tokens = self._sealed.opened(state)
         except (Invalid, Unavailable) as error:
             _log.warning("connection.not_revoked_there", connection=row.id, reason=error.detail)
             return _nothing
         if tokens is None:
             return _nothing
 
-        return lambda: self.revoke_later(row.org, registered, tokens)
+        return lambda: self._revoker.begin(row.org, registered, tokens)
 
     async def changed(self, before: Kept, row: Kept) -> None:
         """Forget the token of a connection that has another grant, client or provider now; who gave it is asked to revoke it."""
@@ -196,12 +185,6 @@ class Refresher:
             return (await self._providers.of(row)).origin
         except (Invalid, Unavailable):
             return None
-
-    def revoke_later(self, org: str, registered: Registered, tokens: Tokens) -> None:
-        """Have the provider revoke tokens, which nobody waits for."""
-        task = asyncio.create_task(self._revoke(org, registered, tokens))
-        self._revoking.add(task)
-        task.add_done_callback(self._revoking.discard)
 
     async def due(self, id_: str) -> None:
         """Refresh a connection whose time has come; what hinders it is on record."""
@@ -235,40 +218,16 @@ class Refresher:
 
     async def store_left(self) -> None:
         """Store tokens that an earlier process could not store."""
-        for one in self._spool.left():
+        for one in self._writer.left():
             before = one.claimed.before
-            state = await self._stored(one, is_late=True)
+            state = await self._writer.store(one, is_late=True)
             if state is not None:
                 _log.info("connection.stored_late", connection=before.connection)
                 continue
             row = await self._store.of_id("connection", before.connection)
             if row is not None:
-                tokens = self._opened(msgspec.structs.replace(before, sealed=one.renewed.sealed))
+                tokens = self._sealed.opened(msgspec.structs.replace(before, sealed=one.renewed.sealed))
                 await self._overtaken(row, await self._providers.of(row), one.claimed, tokens)
-
-    def renewed(
-        self,
-        row: Kept,
-        registered: Registered,
-        granted: Granted,
-        refresh_token: str | None = None,
-        *,
-        renews: bool = False,
-        forced: bool = False,
-    ) -> Renewed:
-        """Return new tokens as they are stored; without a new token that refreshes them the one before stays."""
-        kept = granted.refresh_token or refresh_token
-        sealed = msgspec.json.encode(Tokens(granted.access_token, kept, granted.token_type)).decode()
-        times: Times = times_of(granted, utc_now(), _chance, renews=renews or kept is not None)
-        return Renewed(
-            sealed=self._keyring.seal(sealed, *token_place(row.org, row.id)),
-            scope=granted.scope,
-            expires_at=times.expires_at,
-            refresh_expires_at=times.refresh_expires_at,
-            refresh_at=times.refresh_at,
-            is_forced=forced,
-            origin=registered.origin,
-        )
 
     # -- one attempt ------------------------------------------------------------------------------------------------
 
@@ -353,7 +312,7 @@ class Refresher:
             registered = await self._providers.discovered(row.org, registered)
             if not _is_own(row) and not _is_of(before, registered):
                 return await self._failed(row, registered, claimed, Ungranted("dead", OF_ANOTHER, is_local=True))
-            tokens = self._opened(before) if before.sealed is not None and not _is_own(row) else None
+            tokens = self._sealed.opened(before) if before.sealed is not None and not _is_own(row) else None
             outcome = await self._asked(row.org, registered, tokens, subject)
         except Invalid as error:
             outcome = Ungranted("misconfigured", error.detail)
@@ -363,8 +322,8 @@ class Refresher:
         if isinstance(outcome, Ungranted):
             return await self._failed(row, registered, claimed, outcome)
         kept = None if tokens is None else tokens.refresh_token
-        renewed = self.renewed(row, registered, outcome, kept, renews=_is_own(row), forced=forced)
-        state = await self._stored(Unstored(row.name, claimed, renewed, registered.spec.provider or ""))
+        renewed = self._sealed.renewed(row, registered, outcome, kept, renews=_is_own(row), forced=forced)
+        state = await self._writer.store(Unstored(row.name, claimed, renewed, registered.spec.provider or ""))
         if state is None:
             got = Tokens(outcome.access_token, outcome.refresh_token or kept, outcome.token_type)
             return await self._overtaken(row, registered, claimed, got)
@@ -388,40 +347,13 @@ class Refresher:
             return Ungranted("dead", "the token has ended, and the provider gave none to refresh it with", is_local=True)
         return await self._endpoint.token(org, registered, lambda call: refreshing(call, token), at=("refresh_url", "token_url"))
 
-    async def _stored(self, one: Unstored, *, is_late: bool = False) -> TokenState | None:
-        """Return the row with new tokens, stored however long that takes: they may be their only copy.
-
-        None where a later attempt has stored others, or the connection is gone.
-        """
-        before, pause = one.claimed.before, 0.0
-        published = refreshed(one)
-        while True:
-            try:
-                state = await self._tokens.renew(one.claimed, one.renewed, published, late=is_late)
-            except Unavailable as error:
-                if not pause:
-                    _log.error("connection.not_stored", connection=before.connection, reason=error.detail)
-                    self._kept(one)
-                is_late, pause = True, min(max(2 * pause, STORE_AGAIN), LONGEST_STORE_AGAIN)
-                await asyncio.sleep(pause)
-            else:
-                self._spool.forget(one)
-                return state
-
-    def _kept(self, one: Unstored) -> None:
-        """Have a token on disk; where that cannot be it is in memory only, and storing it is tried again all the same."""
-        try:
-            self._spool.keep(one)
-        except OSError as error:
-            _log.error("connection.not_spooled", connection=one.claimed.before.connection, reason=str(error))
-
     async def _overtaken(self, row: Kept, registered: Registered, claimed: Claimed, got: Tokens) -> TokenState:
         """Return what another attempt has stored meanwhile; tokens of a connection or a client that is gone are revoked."""
         state = (await self._tokens.of([row.id])).get(row.id)
         if state is None or state.sealed is None or state.provider != registered.key:
             # With the same client they are no strangers, also after a person has authorized it anew: to many providers that is
             # one grant, and revoking what is left of before would end what has just been got.
-            self.revoke_later(row.org, registered, got)
+            self._revoker.begin(row.org, registered, got)
         if state is None:
             raise NotFound(f"there is no connection {row.name!r} any more")
         _log.warning("connection.overtaken", connection=row.id, attempt=claimed.fence)
@@ -450,49 +382,6 @@ class Refresher:
             _log.error("provider.misconfigured", provider=registered.spec.provider, org=row.org, reason=refused.reason)
         await self._outbox.flush(row.id)
         return state
-
-    async def _revoke(self, org: str, registered: Registered, tokens: Tokens) -> None:
-        """Have the provider revoke both tokens, as far as it can be reached: nothing here depends on it."""
-        try:
-            registered = await self._providers.discovered(org, registered)
-        except MillraceError as error:
-            _log.warning("connection.not_revoked_there", reason=error.detail)
-        if registered.provider.revoke_url is None:
-            return
-
-        def make(call: TokenCall) -> TokenRequest:
-            return revoking(call, token or "", hint)
-
-        for token, hint in ((tokens.refresh_token, "refresh_token"), (tokens.access_token, "access_token")):
-            if token is None:
-                continue
-            try:
-                answer = await self._endpoint.post(org, registered, make, at=("revoke_url",))
-                if answer.status >= 400:
-                    _log.warning("connection.not_revoked_there", token=hint, status=answer.status)
-            except MillraceError as error:
-                _log.warning("connection.not_revoked_there", token=hint, reason=error.detail)
-
-    def _opened(self, state: TokenState) -> Tokens:
-        try:
-            opened = self._keyring.open(state.sealed or "", *token_place(state.org, state.connection))
-        except CannotOpen as error:
-            raise Unavailable(f"connection {state.connection}: {error}", retry_after=60) from error
-        return msgspec.json.decode(opened, type=Tokens)
-
-
-def refreshed(one: Unstored) -> Publication:
-    """Return the message of a new token."""
-    before, renewed = one.claimed.before, one.renewed
-    data = {
-        "connection": before.connection,
-        "name": one.name,
-        "token_version": before.version + 1,
-        "expires_at": None if renewed.expires_at is None else rfc3339(renewed.expires_at),
-        "scope": renewed.scope,
-        "provider": one.provider or before.provider,
-    }
-    return Publication(type="connection.refreshed", data=data)
 
 
 def failed(row: Kept, refused: Ungranted, status: str) -> Publication:

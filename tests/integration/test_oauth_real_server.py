@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from services.oauth.domain import token_place
 from services.oauth.policy import NEAR
-from services.oauth.refresh import Tokens
+from services.oauth.sealed_tokens import Tokens
 from shared.jose import encoded
 from tests.integration.test_integrations_api import Api
 from tests.integration.test_run_capabilities import Inside
