@@ -350,7 +350,7 @@ class Refresher:
     async def _overtaken(self, row: Kept, registered: Registered, claimed: Claimed, got: Tokens) -> TokenState:
         """Return what another attempt has stored meanwhile; tokens of a connection or a client that is gone are revoked."""
         state = (await self._tokens.of([row.id])).get(row.id)
-        if state is None or state.sealed is None or state.provider != registered.key:
+        if state is None or state.sealed is None or state.provider != registered.key or not _is_of(state, registered):
             # With the same client they are no strangers, also after a person has authorized it anew: to many providers that is
             # one grant, and revoking what is left of before would end what has just been got.
             self._revoker.begin(row.org, registered, got)
