@@ -23,6 +23,7 @@ from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.serving import listening, serving, url_of
 from services.gateway.trail import Trail
+from services.gateway.visitors import Visitors
 from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
 from shared.adapters import CustomAdapters
@@ -98,6 +99,7 @@ async def running(settings: GatewaySettings, runtime: Runtime) -> AsyncIterator[
             workspace=Blobs(bus.client, "workspace"),
             results=Blobs(bus.client, "results"),
             memory=MemoryBudget(settings.max_body),
+            visitors=Visitors(),
             key_hash=hashlib.sha256(settings.admin_key.encode()).digest(),
             public_url=url,
             trusted_proxies=settings.trusted_proxies,

@@ -15,6 +15,7 @@ from services.gateway.memory_budget import MemoryBudget
 from services.gateway.readiness import Readiness
 from services.gateway.refusals import Refusals
 from services.gateway.trail import Trail
+from services.gateway.visitors import Visitors
 from services.gateway.watching import Watching
 from services.gateway.workflows import WorkflowLookup
 from shared.adapters import CustomAdapters
@@ -47,6 +48,7 @@ class Gateway(msgspec.Struct, frozen=True, kw_only=True):
     workspace: Blobs
     results: Blobs
     memory: MemoryBudget
+    visitors: Visitors
     key_hash: bytes
     public_url: str
     trusted_proxies: tuple[Network, ...]

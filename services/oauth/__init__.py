@@ -8,6 +8,7 @@ writes: `connection.<id>.authorized .refreshed .refresh_failed .needs_reauthoriz
     `log.oauth.<level>`
 asks: the providers' addresses, under the egress policy of the connection's organization
 answers: `do.oauth.put_resource`, `do.oauth.remove_resource`, `ask.oauth.resource`, `ask.oauth.resources`,
-    `ask.oauth.known_providers`, `do.oauth.begin_authorization`, `do.oauth.finish_authorization`,
+    `ask.oauth.known_providers`, `do.oauth.begin_authorization`, `ask.oauth.asked_authorization`,
+    `do.oauth.open_authorization`, `do.oauth.finish_authorization`,
     `do.oauth.refresh_connection`; and for runs `ask.oauth.token`, `ask.oauth.secret`, `ask.oauth.variable`
 """

@@ -25,16 +25,22 @@ from shared.encryption import CannotOpen, Keyring
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Invalid, MillraceError, NotFound, Problem, Unavailable
 from shared.questions.oauth import (
+    AskedAuthorization,
     AuthorizationBegun,
     AuthorizationEnded,
+    AuthorizationOpened,
     AuthorizationView,
     BeginAuthorization,
     FinishAuthorization,
+    GetAskedAuthorization,
     GetAuthorization,
+    OpenAuthorization,
 )
 
 # How long a person has to agree.
 OPEN = timedelta(minutes=10)
+
+_NONE = "this address was used already, is older than ten minutes, or is that of another browser: begin again"
 
 _log = structlog.get_logger()
 
@@ -80,7 +86,9 @@ class Authorizations:
         registered = await self._providers.discovered(row.org, await self._providers.of(row))
         if flow.person == "device":
             return await self.devices.begin(command, row, registered)
-        provider, spec = registered.provider, registered.spec
+        # What is missing is for who begins it, and not for the person.
+        registered.address("authorize_url")
+        provider = registered.provider
         state = secrets.token_urlsafe(32)
         verifier = None if provider.pkce is False else secrets.token_urlsafe(48)
         ends = utc_now() + OPEN
@@ -98,16 +106,48 @@ class Authorizations:
                 expires_at=ends,
             )
         )
+        return AuthorizationBegun(id=hashed(state), state=state, expires_at=rfc3339(ends))
+
+    async def asked(self, question: GetAskedAuthorization) -> AskedAuthorization:
+        """Return what a person is asked for. Raises `NotFound` with a reason for people, `Unavailable`."""
+        request = await self._requests.asked(hashed(question.state))
+        row, url = await self._leading(request, question.state)
+        assert request is not None  # noqa: S101 - it leads somewhere
+        return AskedAuthorization(org=row.org, name=row.name, actor=request.actor, url=url)
+
+    async def open(self, command: OpenAuthorization) -> AuthorizationOpened:
+        """Return the address of the provider's page for one browser. Raises as `asked`."""
+        request = await self._requests.open(hashed(command.state), command.browser)
+        _, url = await self._leading(request, command.state)
+        return AuthorizationOpened(url=url)
+
+    async def _leading(self, request: AuthorizationRequest | None, state: str) -> tuple[Kept, str]:
+        """Return the connection of an authorization, and the address where its person is asked."""
+        if request is None:
+            raise NotFound(_NONE)
+        row = await self._store.of_id("connection", request.connection)
+        if row is None or row.revoking:
+            raise NotFound("the connection has been removed meanwhile")
+        try:
+            registered = await self._providers.discovered(row.org, await self._providers.of(row))
+            request.check_origin(registered.origin)
+            verifier = self._verifier(request, row)
+        except (CannotOpen, Invalid) as error:
+            raise NotFound(str(error)) from error
+        provider = registered.provider
         url = authorizing(
             provider,
             registered.address("authorize_url"),
             registered.client.id,
-            redirect=command.redirect,
-            scope=scope_of(provider, spec.scopes),
+            redirect=request.redirect,
+            scope=scope_of(provider, registered.spec.scopes),
             state=state,
             verifier=verifier,
         )
-        return AuthorizationBegun(id=hashed(state), url=url, expires_at=rfc3339(ends))
+        return row, url
+
+    def _verifier(self, request: AuthorizationRequest, row: Kept) -> str | None:
+        return None if request.sealed is None else self._keyring.open(request.sealed, row.org, row.id, "verifier")
 
     async def of(self, asked: GetAuthorization) -> AuthorizationView:
         """Return what has become of an authorization. Raises `NotFound`."""
@@ -127,9 +167,9 @@ class Authorizations:
 
         A `state` is used up by its first use, whatever comes of it. Raises `Unavailable` before that.
         """
-        request = await self._requests.take(hashed(command.state))
-        if request is None or request.expires_at <= utc_now():
-            return AuthorizationEnded(reason="this address was used already, or is older than ten minutes: begin again")
+        request = await self._requests.take(hashed(command.state), command.browser)
+        if request is None:
+            return AuthorizationEnded(reason=_NONE)
         row = await self._store.of_id("connection", request.connection)
         if row is None or row.revoking:
             return AuthorizationEnded(reason="the connection has been removed meanwhile")
@@ -161,9 +201,7 @@ class Authorizations:
             return "the provider sent no code"
         try:
             code = self._keyring.open(command.sealed_code, command.org, command.id, "code")
-            verifier = None
-            if request.sealed is not None:
-                verifier = self._keyring.open(request.sealed, row.org, row.id, "verifier")
+            verifier = self._verifier(request, row)
         except CannotOpen as error:
             return str(error)
         outcome = await self._endpoint.token(row.org, registered, lambda call: exchanging(call, code, request.redirect, verifier))

@@ -6,7 +6,7 @@ import hashlib
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import Update, delete, func, select, update
+from sqlalchemy import ColumnElement, Update, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.expression import Executable
@@ -24,8 +24,8 @@ class AuthorizationRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a person was asked: by the hash of `state`, with PKCE's verifier sealed, for `actor`, by the command `correlation`.
 
     Of a device's the code is sealed, and its provider is asked at `poll_at`, every `interval` seconds. `status`: open, taken by a
-    browser that came back, authorized, failed by `reason`.
-    `origin` stands for the client and the addresses that the code is for.
+    browser that came back, authorized, failed by `reason`. `origin` stands for the client and the addresses that the code is for,
+    `browser` for the one that it was opened in.
     """
 
     state: str
@@ -42,6 +42,7 @@ class AuthorizationRequest(msgspec.Struct, frozen=True, kw_only=True):
     poll_at: datetime | None = None
     interval: float | None = None
     origin: str | None = None
+    browser: str | None = None
 
     def check_origin(self, origin: str) -> None:
         """Raise `Invalid` where the code would be sent elsewhere than to who gives it."""
@@ -61,10 +62,21 @@ class AuthorizationStore:
             await connection.execute(delete(authorization_request).where(_C.expires_at < func.clock_timestamp() - REMEMBERED))
             await connection.execute(insert(authorization_request).values(msgspec.structs.asdict(request)))
 
-    async def take(self, state: str) -> AuthorizationRequest | None:
-        """Return the one of that hash, which a browser has come back for: nobody takes it again."""
-        open_ = (_C.state == state) & (_C.status == "open") & _C.poll_at.is_(None)
-        taken = update(authorization_request).where(open_).values(status="taken").returning(authorization_request)
+    async def asked(self, state: str) -> AuthorizationRequest | None:
+        """Return the one of that hash that waits for a browser."""
+        found = await self._rows(select(authorization_request).where(_waits(state)))
+        return found[0] if found else None
+
+    async def open(self, state: str, browser: str) -> AuthorizationRequest | None:
+        """Return the one of that hash, which is that browser's from now on; None where it is another one's."""
+        free = _waits(state) & or_(_C.browser.is_(None), _C.browser == browser)
+        found = await self._rows(update(authorization_request).where(free).values(browser=browser).returning(authorization_request))
+        return found[0] if found else None
+
+    async def take(self, state: str, browser: str) -> AuthorizationRequest | None:
+        """Return the one of that hash, which its browser has come back for: nobody takes it again."""
+        mine = _waits(state) & (_C.browser == browser)
+        taken = update(authorization_request).where(mine).values(status="taken").returning(authorization_request)
         found = await self._rows(taken)
         return found[0] if found else None
 
@@ -101,6 +113,10 @@ class AuthorizationStore:
     async def _rows(self, statement: Executable) -> list[AuthorizationRequest]:
         async with transaction(self._engine) as connection:
             return [AuthorizationRequest(**row) for row in (await connection.execute(statement)).mappings()]
+
+
+def _waits(state: str) -> ColumnElement[bool]:
+    return (_C.state == state) & (_C.status == "open") & _C.poll_at.is_(None) & (_C.expires_at > func.clock_timestamp())
 
 
 def _of(state: str) -> Update:

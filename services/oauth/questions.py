@@ -23,18 +23,22 @@ from shared.owners.answering import Keepers, questions_of
 from shared.owners.rows import ResourceRows
 from shared.questions.declaration import Done
 from shared.questions.oauth import (
+    AskedAuthorization,
     AuthorizationBegun,
     AuthorizationEnded,
+    AuthorizationOpened,
     AuthorizationView,
     BeginAuthorization,
     ConnectionTested,
     FinishAuthorization,
+    GetAskedAuthorization,
     GetAuthorization,
     GetSecret,
     GetToken,
     GetVariable,
     KnownProviderView,
     ListKnownProviders,
+    OpenAuthorization,
     RefreshConnection,
     SecretGiven,
     Token,
@@ -112,6 +116,16 @@ async def get_authorization(asked: GetAuthorization, deps: OAuthDeps) -> Authori
     return await deps.authorizations.of(asked)
 
 
+async def get_asked_authorization(asked: GetAskedAuthorization, deps: OAuthDeps) -> AskedAuthorization:
+    """Return what a person is asked for."""
+    return await deps.authorizations.asked(asked)
+
+
+async def open_authorization(asked: OpenAuthorization, deps: OAuthDeps) -> AuthorizationOpened:
+    """Lead a browser to the provider."""
+    return await deps.authorizations.open(asked)
+
+
 async def finish_authorization(asked: FinishAuthorization, deps: OAuthDeps) -> AuthorizationEnded:
     """Use what a person's browser brought back."""
     return await deps.authorizations.finish(asked)
@@ -182,6 +196,8 @@ QUESTIONS: Questions = {
     ListKnownProviders: list_known_providers,
     BeginAuthorization: begin_authorization,
     GetAuthorization: get_authorization,
+    GetAskedAuthorization: get_asked_authorization,
+    OpenAuthorization: open_authorization,
     FinishAuthorization: finish_authorization,
     RefreshConnection: refresh_connection,
     TryConnection: test_connection,

@@ -93,6 +93,7 @@ authorization_request = Table(
     Column("issuer", Text),
     Column("sealed", Text),
     Column("origin", Text),
+    Column("browser", Text),
     *required(Text, "actor", "correlation"),
     Column("expires_at", Moment, nullable=False),
     Column("status", Text, nullable=False, server_default="open"),

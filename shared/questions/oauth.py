@@ -84,13 +84,29 @@ class KnownProviderView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuthorizationBegun(msgspec.Struct, frozen=True, kw_only=True):
-    """The address where a person is asked, until `expires_at`. For a device they enter `user_code` there."""
+    """An authorization that is good until `expires_at`: its `state`, or for a device where the person enters `user_code`."""
 
     id: str
-    url: str
     expires_at: str
+    state: str | None = None
+    url: str | None = None
     user_code: str | None = None
     url_with_code: str | None = None
+
+
+class AskedAuthorization(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person is asked for: the connection, who has begun it, and the provider's address where they would be led."""
+
+    org: str
+    name: str
+    actor: str
+    url: str
+
+
+class AuthorizationOpened(msgspec.Struct, frozen=True, kw_only=True):
+    """The address of the provider's page."""
+
+    url: str
 
 
 class AuthorizationView(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +128,7 @@ class AuthorizationEnded(msgspec.Struct, frozen=True, kw_only=True):
 
 @command("oauth.begin_authorization", by="gateway", timeout=25.0)
 class BeginAuthorization(Command[AuthorizationBegun], frozen=True, kw_only=True):
-    """Have a person authorize the connection `name`, and come back to the address `redirect`. Raises NotFound, Invalid."""
+    """Have a person asked to authorize the connection `name`, who comes back to `redirect`. Raises NotFound, Invalid."""
 
     name: Name
     redirect: Words
@@ -126,11 +142,30 @@ class GetAuthorization(Question[AuthorizationView], frozen=True, kw_only=True):
     authorization: Key
 
 
-@command("oauth.finish_authorization", by="gateway", timeout=25.0)
-class FinishAuthorization(Command[AuthorizationEnded], frozen=True, kw_only=True):
-    """Use what came back to `redirect`; the code is sealed for (`org`, `id`, "code"). Sent again it is refused."""
+@question("oauth.asked_authorization", by="gateway")
+class GetAskedAuthorization(Question[AskedAuthorization], frozen=True, kw_only=True):
+    """What the person who opens an authorization is asked for. Raises NotFound with a reason for people."""
 
     state: Opaque
+
+
+@command("oauth.open_authorization", by="gateway")
+class OpenAuthorization(Command[AuthorizationOpened], frozen=True, kw_only=True):
+    """Lead a person to the provider in the browser that `browser` stands for: no other one can come back from now on.
+
+    Raises NotFound with a reason for people, also for one that another browser has opened.
+    """
+
+    state: Opaque
+    browser: Words
+
+
+@command("oauth.finish_authorization", by="gateway", timeout=25.0)
+class FinishAuthorization(Command[AuthorizationEnded], frozen=True, kw_only=True):
+    """Use what came back to `redirect` in a browser; the code is sealed for (`org`, `id`, "code"). Sent again it is refused."""
+
+    state: Opaque
+    browser: Words
     redirect: Words
     sealed_code: str | None = None
     iss: Words | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
@@ -15,7 +16,7 @@ from services.oauth import device
 from tests.integration.test_integrations_api import Api
 from tests.support.command import Command, until_said
 from tests.support.connections import ALLOWED
-from tests.support.inside import running
+from tests.support.inside import bus_of, eventually, running
 from tests.support.oauth_provider import LocalProvider, local_provider
 from tests.support.servers import Place
 
@@ -36,12 +37,37 @@ class Browser:
         async with self._session.get(f"{self.call.url}/oauth/callback?{asked}") as response:
             return response.status, await response.text(), response.headers.copy()
 
-    async def begin(self) -> tuple[str, dict[str, str]]:
-        """Begin an authorization; return the address without its query string, and that."""
+    async def asked(self) -> str:
+        """Begin an authorization; return the address for a person."""
         status, begun = await self.call("POST", "/connections/halo/authorize")
         assert status == 200, begun
-        parts = urlsplit(begun["url"])
+        return str(begun["url"])
+
+    async def show(self, url: str) -> tuple[str, SimpleCookie]:
+        """Open an address; return the page and its cookies."""
+        async with self._session.get(url) as response:
+            assert response.status == 200
+            return await response.text(), response.cookies
+
+    async def go_on(self, url: str) -> tuple[int, str]:
+        """Press the page's button; return the status, and where it leads or what it says."""
+        async with self._session.post(url, allow_redirects=False) as response:
+            return response.status, response.headers.get("Location") or await response.text()
+
+    async def begin(self, url: str | None = None) -> tuple[str, dict[str, str]]:
+        """Begin an authorization, or open this one's, and go on; return the provider's address and its query string, apart."""
+        url = url or await self.asked()
+        await self.show(url)
+        status, address = await self.go_on(url)
+        assert status == 303, address
+        parts = urlsplit(address)
         return parts._replace(query="").geturl(), {name: one[0] for name, one in parse_qs(parts.query).items()}
+
+    @asynccontextmanager
+    async def another(self) -> AsyncIterator[Browser]:
+        """Return another person's browser."""
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
+            yield Browser(self.call, self.provider, session)
 
 
 @asynccontextmanager
@@ -50,7 +76,7 @@ async def browser(place: Place) -> AsyncIterator[Browser]:
         local_provider() as provider,
         running(place, "oauth", **ALLOWED),
         running(place, "gateway", MILLRACE_PORT="0") as runtime,
-        aiohttp.ClientSession() as session,
+        aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
     ):
         made = Browser(Api(session, runtime.health.document()["url"], place.credentials.admin_key), provider, session)
         body = {"token_url": f"{provider.url}/token", "authorize_url": f"{provider.url}/authorize?a=b", "client_id": "client"}
@@ -92,6 +118,52 @@ async def test_what_fails_is_a_page_that_says_why_and_runs_nothing(place: Place)
         assert (await it.call("GET", "/connections/halo"))[1]["status"] == "pending"
 
 
+async def test_46_what_was_begun_in_one_browser_is_finished_in_no_other(place: Place) -> None:
+    async with browser(place) as it, it.another() as other:
+        _, asked = await it.begin()
+        it.provider.codes["c0de"] = {"redirect_uri": asked["redirect_uri"]}
+        # One without a cookie, and one that has opened another authorization.
+        _, page, _ = await other.come_back(state=asked["state"], code="c0de")
+        assert "another browser" in page
+        await other.begin()
+        _, page, _ = await other.come_back(state=asked["state"], code="c0de")
+        assert "that of another browser" in page
+        assert it.provider.asked == []
+        async with bus_of(place, "admin") as admin:
+
+            async def are_on_record() -> bool:
+                audits = (await admin.client.jetstream().stream_info("AUDIT", subjects_filter="audit.access.denied")).state.subjects
+                return bool(audits)
+
+            await eventually(are_on_record)
+        # It has used nothing up.
+        _, page, _ = await it.come_back(state=asked["state"], code="c0de")
+        assert "Connected" in page
+        assert (await it.call("GET", "/connections/halo"))[1]["status"] == "healthy"
+
+
+async def test_46_an_address_leads_one_browser_to_the_provider_once_it_has_shown_who_asks_for_what(place: Place) -> None:
+    async with browser(place) as it, it.another() as other:
+        url = await it.asked()
+        # What only looks, as a scanner of mail does, begins nothing; neither does another site's form, which brings no cookie.
+        for _ in range(2):
+            page, cookies = await other.show(url)
+        assert all(one in page for one in ("platform-key", "127.0.0.1", "&#x27;halo&#x27;", "&#x27;default&#x27;"))
+        cookie = cookies["millrace-authorization"]
+        assert (cookie["httponly"], cookie["samesite"], cookie["path"], cookie["max-age"]) == (True, "Lax", "/oauth", "600")
+        status, page = await it.go_on(url)
+        assert (status, "keeps no cookies" in page) == (200, True)
+        await it.show(url)
+        status, address = await it.go_on(url)
+        assert (status, address.startswith(it.provider.url)) == (303, True)
+        # Back and on again is the same browser; whom the address was sent to as well is not.
+        assert (await it.go_on(url))[0] == 303
+        status, page = await other.go_on(url)
+        assert (status, "that of another browser" in page) == (200, True)
+        page, _ = await other.show(f"{it.call.url}/oauth/authorize?state=guessed")
+        assert "Not connected" in page
+
+
 async def test_what_cannot_be_authorized_or_refreshed_says_why(place: Place) -> None:
     async with browser(place) as it:
         await it.call("PUT", "/connections/plain", {"token": "tok"})
@@ -112,7 +184,8 @@ async def test_a_connection_is_tested_and_what_became_of_an_authorization_is_kno
         _, begun = await it.call("POST", "/connections/halo/authorize")
         path = f"/connections/halo/authorizations/{begun['id']}"
         assert (await it.call("GET", path))[1]["status"] == "open"
-        await it.come_back(state=parse_qs(urlsplit(begun["url"]).query)["state"][0], error="access_denied")
+        _, asked = await it.begin(begun["url"])
+        await it.come_back(state=asked["state"], error="access_denied")
         _, ended = await it.call("GET", path)
         assert (ended["status"], "not allowed" in ended["reason"]) == ("failed", True)
         _, asked = await it.begin()
@@ -145,9 +218,9 @@ async def test_a_person_at_a_terminal_sees_what_becomes_of_their_authorization(
         assert "healthy" in out
         # In a browser, from which they come back to the gateway.
         async with command.started("connections", "authorize", "halo", **known) as process:
-            asked = parse_qs(urlsplit(await until_said(process.stderr, "/authorize?")).query)
-            it.provider.codes["c0de"] = {"redirect_uri": asked["redirect_uri"][0]}
-            await it.come_back(state=asked["state"][0], code="c0de")
+            _, asked = await it.begin((await until_said(process.stderr, "/authorize?")).strip())
+            it.provider.codes["c0de"] = {"redirect_uri": asked["redirect_uri"]}
+            await it.come_back(state=asked["state"], code="c0de")
             out = (await process.communicate())[0].decode()
             assert (process.returncode, "healthy" in out) == (0, True)
         assert "unknown" in await command("connections", "test", "halo", **known)

@@ -8,6 +8,8 @@ import errno
 import logging
 import os
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -615,14 +617,18 @@ async def test_38_and_39_what_does_not_open_is_quarantined_and_nothing_else(plac
             await it.given(broken)
 
 
-async def test_46_an_answer_counts_once_in_time_from_the_right_issuer_and_by_the_same_address(place: Place) -> None:
+@asynccontextmanager
+async def asked_by(place: Place, issuer: str = "https://issuer.example") -> AsyncIterator[Asking]:
+    """Have a connection that a person is to authorize, at a provider with an issuer."""
     async with asking(place) as it:
-        issuer = "https://issuer.example"
         await it.provide(issuer=issuer)
         await it.put("connection", "halo", grant="authorization_code", provider="local")
-        asked, state = await it.begin()
-        assert asked["code_challenge_method"] == "S256"
-        assert len(state) >= 43
+        yield it
+
+
+async def test_46_what_is_not_the_provider_s_answer_is_refused(place: Place) -> None:
+    """A wrong `iss`, another address, a refusal (`access_denied`), no code: none is exchanged, and each uses the state up."""
+    async with asked_by(place) as it:
         ways: list[tuple[dict[str, Any], str]] = [
             ({"iss": "https://evil.example"}, "another issuer"),
             ({"redirect": "https://evil.example/oauth/callback"}, "another address"),
@@ -637,8 +643,16 @@ async def test_46_an_answer_counts_once_in_time_from_the_right_issuer_and_by_the
             assert words in (ended.reason or "")
             # Whatever came of it, it is used up.
             assert "used already" in ((await it.finish(state)).reason or "")
+        assert it.provider.asked == []
+
+
+async def test_46_a_state_that_is_reused_expired_guessed_or_another_browser_s_is_refused(place: Place) -> None:
+    async with asked_by(place) as it:
+        asked, state = await it.begin()
+        assert asked["code_challenge_method"] == "S256"
+        assert len(state) >= 43
         assert "used already" in ((await it.finish("guessed")).reason or "")
-        _, state = await it.begin()
+        assert "another browser" in ((await it.finish(state, browser="another one's")).reason or "")
         connection = await asyncpg.connect(place.database_url("oauth"))
         stored = await connection.fetchrow("SELECT * FROM authorization_request")
         assert stored is not None
@@ -646,13 +660,16 @@ async def test_46_an_answer_counts_once_in_time_from_the_right_issuer_and_by_the
         await connection.execute("UPDATE authorization_request SET expires_at = now() - interval '1 second'")
         await connection.close()
         assert "older than ten minutes" in ((await it.finish(state)).reason or "")
+        with pytest.raises(NotFound, match="older than ten minutes"):
+            await it.open(state)
         assert it.provider.asked == []
         _, state = await it.begin()
         it.provider.codes["a-code-secret"] = {"redirect_uri": CALLBACK}
-        assert (await it.finish(state, iss=issuer)).reason is None
+        assert (await it.finish(state, iss="https://issuer.example")).reason is None
         assert (await it.shown()).status == "healthy"
         (exchange,) = it.provider.asked
         assert {"code_verifier", "redirect_uri"} <= exchange.parameters.keys()
+        assert "used already" in ((await it.finish(state)).reason or "")
 
 
 async def test_47_a_code_is_refused_the_second_time(place: Place) -> None:

@@ -22,6 +22,7 @@ from services.oauth.domain import token_place
 from services.oauth.policy import NEAR
 from services.oauth.sealed_tokens import Tokens
 from shared.jose import encoded
+from shared.questions.oauth import GetAskedAuthorization
 from tests.integration.test_integrations_api import Api
 from tests.integration.test_run_capabilities import Inside
 from tests.support.browser import Page, browsing
@@ -71,6 +72,12 @@ class House:
         assert status == 200, begun
         return str(begun["url"])
 
+    async def go_on(self, url: str) -> None:
+        """Open the address of an authorization, and go on to the server from the page that says who asks for what."""
+        await self.page.open(url)
+        await self.page.press("[type=submit]")
+        await self.page.until(f"location.href.startsWith('{self.peer.issuer}') && document.readyState === 'complete'")
+
     async def sign_in(self) -> None:
         """Sign in where the server asks for it, up to its question whether to agree."""
         prompt = "document.querySelector('[name=prompt]')?.value"
@@ -82,7 +89,7 @@ class House:
 
     async def agree(self, url: str, *, by: str = "[type=submit]") -> str:
         """Sign in, press a button, and return what the page says that the person comes back to."""
-        await self.page.open(url)
+        await self.go_on(url)
         await self.sign_in()
         await self.page.press(by)
         await self.page.until(f"location.href.startsWith('{self.callback}') && document.readyState === 'complete'")
@@ -153,8 +160,10 @@ async def test_a_person_signs_in_agrees_and_sees_that_it_is_connected(house: Hou
     client = await house.connect("code")
     url = await house.begin("code")
     # Its addresses are those that the issuer announces; nothing else was said of them.
-    assert url.startswith(f"{house.peer.issuer}/auth?")
-    assert parse_qs(urlsplit(url).query)["code_challenge_method"] == ["S256"]
+    state = parse_qs(urlsplit(url).query)["state"][0]
+    leads = (await house.it.gateway.ask(GetAskedAuthorization(org="global", state=state))).url
+    assert leads.startswith(f"{house.peer.issuer}/auth?")
+    assert parse_qs(urlsplit(leads).query)["code_challenge_method"] == ["S256"]
     said = await house.agree(url)
     assert "Connected" in said
     assert "'code' of 'default' is authorized" in said
@@ -184,7 +193,8 @@ async def test_an_answer_without_the_issuer_or_with_another_one_is_refused(house
     await house.put("/connections/mixed", grant="authorization_code", provider="mixed", scopes=["openid"])
     before = await house.peer.seen()
     for more in ({}, {"iss": "https://evil.example"}):
-        state = parse_qs(urlsplit(await house.begin("mixed")).query)["state"][0]
+        await house.go_on(url := await house.begin("mixed"))
+        state = parse_qs(urlsplit(url).query)["state"][0]
         said = await house.come_back(state=state, code="a code", **more)
         assert ("another issuer" if more else "does not say which issuer's") in said
     assert await house.peer.seen() == before
@@ -196,7 +206,8 @@ async def test_a_code_that_was_used_is_refused_by_the_service_and_by_the_server(
     exchanged = (await house.peer.seen())["grants"]["authorization_code"]
     assert "used already" in await house.come_back(**used)
     # Sent with a `state` of today it meets another verifier than the one that it was given for.
-    state = parse_qs(urlsplit(await house.begin("replayed")).query)["state"][0]
+    await house.go_on(url := await house.begin("replayed"))
+    state = parse_qs(urlsplit(url).query)["state"][0]
     assert "invalid_grant" in await house.come_back(**used | {"state": state})
     seen = await house.peer.seen()
     assert seen["refusals"][-1] == ["authorization_code", "invalid_grant", "code_verifier does not match code_challenge"]

@@ -20,10 +20,12 @@ from shared.errors import Unavailable
 from shared.messages import Message
 from shared.questions.oauth import (
     AuthorizationEnded,
+    AuthorizationOpened,
     BeginAuthorization,
     FinishAuthorization,
     GetToken,
     ListKnownProviders,
+    OpenAuthorization,
     RefreshConnection,
     Token,
 )
@@ -35,6 +37,7 @@ from tests.support.servers import Place
 
 ALLOWED = {"MILLRACE_EGRESS_ALLOW": "127.0.0.1"}
 CALLBACK = "https://millrace.example/oauth/callback"
+BROWSER = "the hash of a browser's cookie"
 
 
 class Given(msgspec.Struct):
@@ -82,20 +85,33 @@ class Asking:
         await self.put("provider", "local", **usual | {"client_id": "client", "client_secret": "client-secret"} | more)
 
     async def begin(self, name: str = "halo") -> tuple[dict[str, str], str]:
-        """Begin an authorization; return the parameters of the address, and its `state`."""
+        """Begin an authorization and open it in a browser; return the parameters of the provider's address, and its `state`."""
         asked = {one: values[0] for one, values in parse_qs(urlsplit(await self.begun(name)).query).items()}
         return asked, asked["state"]
 
+    async def open(self, state: str, browser: str = BROWSER) -> str:
+        """Open an authorization in a browser, as the gateway does; return the provider's address."""
+        command = OpenAuthorization(id=new_id(), org="global", actor="anonymous", state=state, browser=browser)
+        opened: AuthorizationOpened = await self.gateway.ask(command)
+        return opened.url
+
     async def begun(self, name: str) -> str:
-        """Begin an authorization; return the address for the person."""
+        """Begin an authorization and open it in a browser; return the provider's address."""
         begun = await self.gateway.ask(BeginAuthorization(id=new_id(), org="acme", actor="key:k1", name=name, redirect=CALLBACK))
-        return str(begun.url)
+        return await self.open(begun.state or "")
 
     async def finish(self, state: str, code: str | None = "a-code-secret", **more: Any) -> AuthorizationEnded:
         """Come back from the provider, as the gateway passes it on."""
         id_ = new_id()
         sealed = None if code is None else ring(self.place).seal(code, "global", id_, "code")
-        command = {"id": id_, "org": "global", "actor": "anonymous", "redirect": CALLBACK, "sealed_code": sealed}
+        command = {
+            "id": id_,
+            "org": "global",
+            "actor": "anonymous",
+            "redirect": CALLBACK,
+            "sealed_code": sealed,
+            "browser": BROWSER,
+        }
         ended: AuthorizationEnded = await self.gateway.ask(FinishAuthorization(state=state, **command | more))
         return ended
 

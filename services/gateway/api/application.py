@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from services.gateway.api import (
+    authorizing,
     commits,
     connections,
     dead_letters,
@@ -47,6 +48,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *subscriptions.ENDPOINTS,
     *schedules.ENDPOINTS,
     *connections.ENDPOINTS,
+    *authorizing.ENDPOINTS,
     *events.ENDPOINTS,
     *recorded.ENDPOINTS,
     *deliveries.ENDPOINTS,

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
-from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, Reply, endpoint
-from services.gateway.api.reference import POLICY
+from services.gateway.api.authorizing import CALLBACK, address_of
+from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, endpoint
 from shared.envelope import new_id
 from shared.errors import Conflict, NotFound
 from shared.questions.oauth import (
-    AuthorizationBegun,
-    AuthorizationEnded,
     AuthorizationView,
     BeginAuthorization,
     ConnectionTested,
-    FinishAuthorization,
     GetAuthorization,
     KnownProviderView,
     ListKnownProviders,
@@ -27,9 +22,7 @@ from shared.questions.oauth import (
 )
 from shared.questions.resources import GetResource, of
 from shared.resources import KINDS
-from shared.values import Opaque, Words
 
-CALLBACK = "/oauth/callback"
 _CONNECTION: Any = KINDS["connection"].shown
 
 
@@ -40,13 +33,14 @@ class KnownProviderList(msgspec.Struct, frozen=True):
     next_cursor: None = None
 
 
-class CameBack(msgspec.Struct, frozen=True, kw_only=True):
-    """What a provider gives a person's browser along (RFC 6749, section 4.1.2, and RFC 9207)."""
+class AuthorizationShown(msgspec.Struct, frozen=True, kw_only=True):
+    """The address for a person, until `expires_at`. For a device they enter `user_code` there."""
 
-    state: Opaque = ""
-    code: Opaque | None = None
-    iss: Words | None = None
-    error: Words | None = None
+    id: str
+    url: str
+    expires_at: str
+    user_code: str | None = None
+    url_with_code: str | None = None
 
 
 @endpoint("GET", "/api/v1/known-providers", role="viewer")
@@ -62,16 +56,20 @@ async def list_known_providers(call: Call[None, None]) -> KnownProviderList:
     errors=(NotFound,),
     audit=Audit("connection", "authorize", "name"),
 )
-async def authorize_connection(call: Call[None, None]) -> AuthorizationBegun:
+async def authorize_connection(call: Call[None, None]) -> AuthorizationShown:
     """Return the address where a person allows the connection, within ten minutes.
 
-    They come back to `/oauth/callback`, or, for a device, enter the code there.
+    It is good for the browser that opens it first: that one is led to the provider, and comes back to `/oauth/callback`. For a
+    device it is the provider's own, where they enter the code.
     """
     caller = call.caller
     redirect = call.gateway.public_url + CALLBACK
-    return await call.ask(
+    begun = await call.ask(
         BeginAuthorization(id=new_id(), org=caller.org, actor=caller.actor, name=call.path["name"], redirect=redirect)
     )
+    shown: dict[str, Any] = msgspec.to_builtins(begun)
+    state = shown.pop("state")
+    return msgspec.convert(shown if state is None else shown | {"url": address_of(call.gateway, state)}, AuthorizationShown)
 
 
 @endpoint("GET", "/api/v1/connections/{name}/authorizations/{id}", role="viewer", errors=(NotFound,), example=Example(status=404))
@@ -113,58 +111,10 @@ async def test_connection(call: Call[None, None]) -> ConnectionTested:
     return await call.ask(TryConnection(id=new_id(), org=caller.org, actor=caller.actor, name=call.path["name"]))
 
 
-@endpoint("GET", CALLBACK, role=None, answers={200: Reply(str, media="text/html")})
-async def finish_authorization(call: Call[CameBack, None]) -> web.Response:
-    """Take what a provider's answer brings, once, and show the person what became of it."""
-    query, id_ = call.query, new_id()
-    code = None if query.code is None else call.gateway.keyring.seal(query.code, call.caller.org, id_, "code")
-    ended = await call.ask(
-        FinishAuthorization(
-            id=id_,
-            org=call.caller.org,
-            actor=call.caller.actor,
-            state=query.state,
-            redirect=call.gateway.public_url + CALLBACK,
-            sealed_code=code,
-            iss=query.iss,
-            error=query.error,
-        )
-    )
-    return web.Response(
-        text=_page(ended),
-        content_type="text/html",
-        headers={
-            "Content-Security-Policy": POLICY,
-            "X-Content-Type-Options": "nosniff",
-            "Referrer-Policy": "no-referrer",
-            "Cache-Control": "no-store",
-        },
-    )
-
-
-_STYLE = "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem}"
-
-
-def _page(ended: AuthorizationEnded) -> str:
-    of_it = "" if ended.name is None else f" {ended.name!r} of {ended.org!r}"
-    title = "Connected" if ended.reason is None else "Not connected"
-    words = f"The connection{of_it} is authorized. You can close this page."
-    if ended.reason is not None:
-        again = (
-            "" if ended.name is None else f" To try again, begin anew where you began: millrace connections authorize {ended.name}"
-        )
-        words = f"The connection{of_it} is not authorized: {ended.reason}.{again}"
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1><p>{escape(words)}</p></html>"
-    )
-
-
 ENDPOINTS: tuple[Endpoint, ...] = (
     list_known_providers,
     authorize_connection,
     get_authorization,
     refresh_connection,
     test_connection,
-    finish_authorization,
 )

@@ -1,0 +1,174 @@
+"""Pages for a person's browser: what they are asked to allow, and what became of it. A browser is known by a cookie."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from html import escape
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from aiohttp import web
+
+from services.gateway.api.access import address, denied
+from services.gateway.api.endpoint import Call, Endpoint, Reply, endpoint
+from services.gateway.parts import Gateway
+from shared.envelope import new_id
+from shared.errors import NotFound, PermissionDenied, TooMany
+from shared.questions.oauth import (
+    AuthorizationEnded,
+    FinishAuthorization,
+    GetAskedAuthorization,
+    OpenAuthorization,
+)
+from shared.values import Opaque, Words
+
+CALLBACK = "/oauth/callback"
+OPENED = "/oauth/authorize"
+# Of the path of both pages, and of nothing else.
+COOKIE, COOKIE_PATH = "millrace-authorization", "/oauth"
+SECONDS = 600
+_OURS = re.compile(r"[A-Za-z0-9_-]{43}")
+# As that of the reference, but for a form, whose answer leads to the provider: browsers hold that against `form-action`.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
+_STYLE = "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem}"
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+_OTHER = AuthorizationEnded(
+    reason="it was begun in another browser, or this one keeps no cookies: open the address that the authorization began with here"
+)
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """What the address of an authorization holds."""
+
+    state: Opaque = ""
+
+
+class CameBack(Opened, frozen=True, kw_only=True):
+    """What a provider gives a person's browser along (RFC 6749, section 4.1.2, and RFC 9207)."""
+
+    code: Opaque | None = None
+    iss: Words | None = None
+    error: Words | None = None
+
+
+def address_of(gateway: Gateway, state: str) -> str:
+    """Return the address where a person is shown what they are asked for."""
+    return f"{gateway.public_url}{OPENED}?state={quote(state, safe='')}"
+
+
+@endpoint("GET", OPENED, role=None, answers={200: Reply(str, media="text/html")}, errors=(TooMany,))
+async def show_authorization(call: Call[Opened, None]) -> web.Response:
+    """Show a person who asks them for what, and let them go on to the provider. Nothing is begun by this yet."""
+    with call.gateway.visitors.one(address(call.gateway, call.request)):
+        try:
+            asked = await call.ask(GetAskedAuthorization(org=call.caller.org, state=call.query.state))
+        except NotFound as error:
+            return _ended(AuthorizationEnded(reason=error.detail))
+    words = (
+        f"{asked.actor} asks you to connect an account of yours at {urlsplit(asked.url).hostname} with the connection "
+        f"{asked.name!r} of the organization {asked.org!r}, whose workflows then act there in your name. "
+        "Go on only if you have begun this yourself, or know who has."
+    )
+    action = f"{OPENED}?state={quote(call.query.state, safe='')}"
+    form = f'<form method="post" action="{escape(action)}"><button type="submit">Go on</button></form>'
+    page = _page("Connect an account", words, form)
+    secure = call.gateway.public_url.startswith("https:")
+    page.set_cookie(
+        COOKIE,
+        _browser(call) or secrets.token_urlsafe(32),
+        max_age=SECONDS,
+        path=COOKIE_PATH,
+        httponly=True,
+        # Sent where the provider leads back to us, and with no form of another site.
+        samesite="Lax",
+        secure=secure,
+    )
+    return page
+
+
+@endpoint("POST", OPENED, role=None, answers={200: Reply(str, media="text/html"), 303: None}, errors=(TooMany,), body_limit=1024)
+async def open_authorization(call: Call[Opened, None]) -> web.Response:
+    """Lead the browser to the provider. From then on only this browser can come back."""
+    browser = _browser(call)
+    if browser is None:
+        return _denied(call, _OTHER)
+    with call.gateway.visitors.one(address(call.gateway, call.request)):
+        try:
+            opened = await call.ask(
+                OpenAuthorization(
+                    id=new_id(),
+                    org=call.caller.org,
+                    actor=call.caller.actor,
+                    state=call.query.state,
+                    browser=_hashed(browser),
+                )
+            )
+        except NotFound as error:
+            return _denied(call, AuthorizationEnded(reason=error.detail))
+    return web.Response(status=303, headers={**_HEADERS, "Location": opened.url})
+
+
+@endpoint("GET", CALLBACK, role=None, answers={200: Reply(str, media="text/html")}, errors=(TooMany,))
+async def finish_authorization(call: Call[CameBack, None]) -> web.Response:
+    """Take what a provider's answer brings, once, and show the person what became of it."""
+    query, id_, browser = call.query, new_id(), _browser(call)
+    if browser is None:
+        return _denied(call, _OTHER)
+    code = None if query.code is None else call.gateway.keyring.seal(query.code, call.caller.org, id_, "code")
+    with call.gateway.visitors.one(address(call.gateway, call.request)):
+        ended = await call.ask(
+            FinishAuthorization(
+                id=id_,
+                org=call.caller.org,
+                actor=call.caller.actor,
+                state=query.state,
+                browser=_hashed(browser),
+                redirect=call.gateway.public_url + CALLBACK,
+                sealed_code=code,
+                iss=query.iss,
+                error=query.error,
+            )
+        )
+    # One that is of no connection is known to nobody, or is that of another browser.
+    return _denied(call, ended) if ended.name is None else _ended(ended)
+
+
+def _denied(call: Call[Any, Any], ended: AuthorizationEnded) -> web.Response:
+    denied(call.gateway, call.request, call.caller.actor, org=call.caller.org, outcome=PermissionDenied.kind, reason="browser")
+    return _ended(ended)
+
+
+def _browser(call: Call[Any, Any]) -> str | None:
+    found = call.request.cookies.get(COOKIE, "")
+    return found if _OURS.fullmatch(found) else None
+
+
+def _hashed(browser: str) -> str:
+    return hashlib.sha256(browser.encode()).hexdigest()
+
+
+def _ended(ended: AuthorizationEnded) -> web.Response:
+    of_it = "" if ended.name is None else f" {ended.name!r} of {ended.org!r}"
+    if ended.reason is None:
+        return _page("Connected", f"The connection{of_it} is authorized. You can close this page.")
+    again = "" if ended.name is None else f" To try again, begin anew where you began: millrace connections authorize {ended.name}"
+    return _page("Not connected", f"The connection{of_it} is not authorized: {ended.reason}.{again}")
+
+
+def _page(title: str, words: str, more: str = "") -> web.Response:
+    text = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1><p>{escape(words)}</p>{more}</html>"
+    )
+    return web.Response(text=text, content_type="text/html", headers=_HEADERS)
+
+
+ENDPOINTS: tuple[Endpoint, ...] = (show_authorization, open_authorization, finish_authorization)
