@@ -13,9 +13,10 @@ import pytest
 
 from services.events.deferring import resuming
 from services.executor.workspaces import adapters
+from shared.bus import Bus
 from shared.durables import bring
-from shared.envelope import new_id, open_envelope, open_message
-from shared.messages import DeadLettered, EventAccepted, WebhookReceived
+from shared.envelope import Sealed, new_id, open_envelope, open_message
+from shared.messages import DeadLettered, EventAccepted, EventResumed, WebhookReceived
 from shared.questions import Page
 from shared.questions.events import DeliveryList, ListDeliveries, RetryDelivery
 from shared.streams import WORK
@@ -123,6 +124,38 @@ async def test_while_the_executor_is_away_webhooks_wait_through_restarts_and_eac
                 await outside.delivery(id_, "filtered")
             found = [one.data["id"] for one in await accepted(place, "order.paid")]
             assert sorted(found) == [-3, -2, -1, 0, 1, 2, 3]
+
+
+async def test_a_webhook_whose_events_were_accepted_as_the_service_was_cut_off_still_waits_and_yields_nothing_new(
+    place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resuming, "LOST_DELAYS", (0.1,) * 4)
+    cut_off: list[Any] = []
+    publish = Bus.publish
+
+    async def published(self: Bus, sealed: Sealed[Any]) -> int:
+        if isinstance(sealed.message, EventResumed) and len(cut_off) < 3:
+            cut_off.append(sealed)
+            raise RuntimeError("cut off")
+        return await publish(self, sealed)
+
+    executor: dict[str, str] = {"MILLRACE_DATA": str(data / "executor"), **sandbox_settings()}
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        async with running(place, "executor", **executor):
+            await put(outside, ADAPTER)
+            source = await outside.source("acme", adapter="acme")
+        id_ = await received(outside, source, 1, 2)
+        await outside.delivery(id_, "deferred")
+        monkeypatch.setattr(Bus, "publish", published)
+        async with running(place, "executor", **executor):
+
+            async def is_resumed() -> bool:
+                return "event.resumed" in {one.type for one in await stream(place, "EVENTS")}
+
+            await eventually(is_resumed)
+        assert len(cut_off) == 3
+        assert [one.data["id"] for one in await accepted(place, "order.paid")] == [1, 2]
 
 
 async def test_a_webhook_that_hangs_is_given_up_and_those_behind_it_are_read(

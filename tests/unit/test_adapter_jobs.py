@@ -35,8 +35,9 @@ async def taken(jobs: AdapterJobs, stack: contextlib.AsyncExitStack, org: str, a
     holding: set[asyncio.Task[Any]] = set()
 
     async def hold() -> None:
-        async with jobs.place(org, asker, until):
-            await asyncio.Event().wait()
+        with jobs.admitted(org, asker):
+            async with jobs.place(org, asker, until):
+                await asyncio.Event().wait()
 
     while True:
         task = asyncio.create_task(hold())
@@ -156,6 +157,18 @@ class Installation:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adapters, "PATIENCE", 0.1)
     monkeypatch.setattr(adapters, "CODE_TIMEOUT", 1.0)
+
+
+async def test_questions_that_come_while_packages_are_built_for_long_do_not_wait(quick: None) -> None:
+    made = Installation()
+    deps = cast("AdapterDeps", made)
+    with pytest.raises(Unavailable, match="is being made ready"):
+        await ask_adapter(asked(), deps)
+    waiting = [asyncio.create_task(ask_adapter(asked(), deps)) for _ in range(5)]
+    async with asyncio.timeout(0.05):
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(one) for one in answers} == {Unavailable}
+    await made.adapter_jobs.close()
 
 
 async def test_packages_are_built_without_a_place_once_for_all_that_ask_and_are_no_fault_of_the_code(quick: None) -> None:

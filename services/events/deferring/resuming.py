@@ -221,10 +221,7 @@ class DeferredWebhooks:
         try:
             await self._resume(stored)
         except AdapterLost as error:
-            turn.lost += 1
             await self._count_lost(row, stored, error, turn)
-            if turn.lost >= LOST_IN_A_ROW:
-                turn.obstacle = error
         except AdapterUnavailable as error:
             turn.obstacle = error
         except Unavailable:
@@ -232,6 +229,10 @@ class DeferredWebhooks:
         except (MillraceError, Refused) as error:
             turn.has_read, turn.lost = True, 0
             await self._bury(row, stored, f"{type(error).__name__}: {error}", "can never work")
+        except Exception as error:
+            # A bug that one webhook meets keeps none behind it waiting, either.
+            _log.exception("deferred.bug", delivery=row["id"])
+            await self._count_lost(row, stored, AdapterLost(f"{type(error).__name__}: {error}"), turn)
         else:
             turn.has_read, turn.lost = True, 0
             self._end(row["id"])
@@ -247,6 +248,9 @@ class DeferredWebhooks:
             await bus.publish(bus.seal(message, org=cause.org, cause=cause, id=id_))
 
     async def _count_lost(self, row: RowMapping, stored: Stored, error: AdapterLost, turn: _Turn) -> None:
+        turn.lost += 1
+        if turn.lost >= LOST_IN_A_ROW:
+            turn.obstacle = error
         before = self._lost.pop(row["id"], None)
         times = 1 if before is None else before.times + 1
         if times > len(LOST_DELAYS):

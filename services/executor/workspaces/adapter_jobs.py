@@ -73,38 +73,43 @@ class AdapterJobs:
         self._taken: dict[Asker, Counter[str]] = {"gateway": Counter(), "events": Counter()}
         # By organization, adapter, version and asker: how often it was lost in a row, and until when it rests.
         self._lost: OrderedDict[tuple[str, str, str, str, Asker], tuple[int, float]] = OrderedDict()
-        # By version and adapter, with the organization whose they are.
-        self._readying: dict[tuple[str, str], tuple[str, asyncio.Task[ReadyCode]]] = {}
+        # By version and adapter, with the organization whose they are, and until when a question waits for it.
+        self._readying: dict[tuple[str, str], tuple[str, asyncio.Task[ReadyCode], float]] = {}
         self._building = asyncio.Semaphore(BUILDING)
         self._turns: dict[str, asyncio.Lock] = {}
 
     async def close(self) -> None:
         """Let go of what is being made ready."""
-        await tasks.end([task for _, task in self._readying.values()])
+        await tasks.end([task for _, task, _ in self._readying.values()])
 
-    @contextlib.asynccontextmanager
-    async def place(self, org: str, asker: Asker, until: float) -> AsyncIterator[None]:
-        """Have a place for the block, after a wait until a time of the loop. Raises `Unavailable` where there will be none."""
+    @contextlib.contextmanager
+    def admitted(self, org: str, asker: Asker) -> Iterator[None]:
+        """Count a question for the block, whatever it waits for. Raises `Unavailable` where there are too many already."""
         taken = self._taken[asker]
         if taken[org] >= min(MOST[asker], ALTOGETHER[asker] - taken.total()):
             raise Unavailable("too many requests wait for adapters", retry_after=BUSY)
-        places = self._places.setdefault((org, asker), asyncio.Semaphore(AT_ONCE))
         taken[org] += 1
         try:
-            try:
-                async with asyncio.timeout_at(until):
-                    await places.acquire()
-            except TimeoutError as error:
-                raise Unavailable("the adapters of this organization are busy", retry_after=BUSY) from error
-            try:
-                yield
-            finally:
-                places.release()
+            yield
         finally:
             taken[org] -= 1
             if not taken[org]:
                 del taken[org]
                 self._places.pop((org, asker), None)
+
+    @contextlib.asynccontextmanager
+    async def place(self, org: str, asker: Asker, until: float) -> AsyncIterator[None]:
+        """Have a place for the block, which is admitted, after a wait until a time of the loop. Raises `Unavailable`."""
+        places = self._places.setdefault((org, asker), asyncio.Semaphore(AT_ONCE))
+        try:
+            async with asyncio.timeout_at(until):
+                await places.acquire()
+        except TimeoutError as error:
+            raise Unavailable("the adapters of this organization are busy", retry_after=BUSY) from error
+        try:
+            yield
+        finally:
+            places.release()
 
     @contextlib.contextmanager
     def trial(self, asked: AskAdapter) -> Iterator[list[bool]]:
@@ -132,18 +137,17 @@ class AdapterJobs:
     async def ready(self, asked: AskAdapter, deps: ReadyingDeps, until: float) -> ReadyCode:
         """Return the code of an adapter, waiting until a time of the loop; what takes longer goes on without the question.
 
-        Raises `NotFound`, `Unavailable`.
+        Questions that come after that do not wait. Raises `NotFound`, `Unavailable`.
         """
         key = (asked.version, asked.adapter)
         known = self._readying.get(key)
         if known is None:
-            if sum(owner == asked.owner for owner, _ in self._readying.values()) >= READIED:
+            if sum(owner == asked.owner for owner, _, _ in self._readying.values()) >= READIED:
                 raise Unavailable("many versions of this workspace are being made ready", retry_after=BUSY)
-            known = self._readying[key] = (asked.owner, asyncio.create_task(self._readied(asked, deps)))
+            known = self._readying[key] = (asked.owner, asyncio.create_task(self._readied(asked, deps)), until)
             known[1].add_done_callback(lambda task: self._forget(key, task))
         task = known[1]
-        loop = asyncio.get_running_loop()
-        await asyncio.wait((task,), timeout=max(0.0, until - loop.time()))
+        await asyncio.wait((task,), timeout=max(0.0, min(until, known[2]) - asyncio.get_running_loop().time()))
         if not task.done():
             raise Unavailable(f"the code of adapter {asked.adapter} is being made ready", retry_after=BUSY)
         try:

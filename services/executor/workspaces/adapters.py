@@ -91,9 +91,10 @@ class _Nothing:
 async def ask_adapter(asked: AskAdapter, deps: AdapterDeps) -> AdapterAnswer:
     """Return what an adapter's code makes of a request. Raises `NotFound`, `Unavailable`."""
     jobs, until = deps.adapter_jobs, asyncio.get_running_loop().time() + PATIENCE
-    with jobs.trial(asked) as outcome:
+    asker = asker_of(asked)
+    with jobs.admitted(asked.org, asker), jobs.trial(asked) as outcome:
         code = await jobs.ready(asked, deps, until)
-        async with jobs.place(asked.org, asker_of(asked), until):
+        async with jobs.place(asked.org, asker, until):
             answer = await _answer(asked, code, deps, until)
         outcome.append(answer.outcome == "lost")
     return answer
