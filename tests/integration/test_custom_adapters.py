@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from millrace.cli.signing import Sending, request_of
 from shared.envelope import open_message
 from shared.messages import DeadLettered, EventAccepted
 from tests.integration.test_gateway import Client, Got, gateway, signed, stream
@@ -142,6 +143,11 @@ async def test_a_declared_scheme_is_verified_at_the_gateway_and_the_code_makes_t
     assert (await home.send(path, key="another")).status == 401
     first, again = [await home.send(path, **{"X-Acme-Id": "17"}) for _ in range(2)]
     assert (first.status, again.status, first.json) == (202, 200, again.json)
+    # The source says how it is verified, so that anybody who has the secret can sign.
+    source = (await home.client("GET", "/api/v1/sources/shop")).json
+    made = request_of(source, Sending(source["url"], BODY, "18", int(time.time())), KEY)
+    signed_by_command = await home.client("POST", path, data=BODY, headers=made.headers)
+    assert (made.headers["x-acme-id"], signed_by_command.status) == ("18", 202)
 
 
 async def test_code_verifies_greets_and_parses_in_the_sandbox(home: House) -> None:

@@ -22,6 +22,7 @@ from shared.questions.events import DeliveryList, ListDeliveries, RetryDelivery
 from shared.streams import WORK
 from tests.integration.test_gateway import stream
 from tests.support.inside import bus_of, eventually, running
+from tests.support.resources import putting, ring, told
 from tests.support.river import Outside, river, sandbox_settings
 from tests.support.servers import Place
 
@@ -84,6 +85,13 @@ async def test_more_webhooks_than_are_handled_at_a_time_wait_for_hanging_code_an
         await asyncio.gather(*(received(outside, hanging, number) for number in range(FLOOD)))
         async with asyncio.timeout(5):
             await outside.delivery(await outside.webhook(good, {"ref": "main"}), "filtered")
+        # Nor do they hold up code of other organizations, though all of it is run by one executor.
+        await put(outside, ADAPTER.replace("order.paid", "other.paid"), org="other")
+        fields = {"settings": {"secret": "s3cret"}, "adapter": "acme"}
+        other = await told(outside.bus, putting("source", "acme", ring(place), org="other", **fields))
+        async with asyncio.timeout(5):
+            id_ = await outside.webhook(other, {"orders": [7]}, org="other")
+            await outside.delivery(id_, "filtered", org="other")
 
         async def all_wait() -> bool:
             return await deferred(outside) == FLOOD
