@@ -31,7 +31,7 @@ KEPT: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "variable": ({"value": {"a": [1, None]}}, {"value": 2}, {"applied_as": "files"}),
     "connection": ({"token": SECRET}, {"token": "another-token"}, {"applied_as": "files"}),
     "secret": ({"value": SECRET}, {"value": "another-value"}, {"applied_as": "files"}),
-    "provider": ({"known": "github", "client_id": "c", "client_secret": SECRET}, {"client_id": "d"}, {"scopes": ["repo"]}),
+    "provider": ({"known": "github", "client_id": "c", "client_secret": SECRET}, {"scope_separator": ","}, {"scopes": ["repo"]}),
 }
 HOSTILE: list[tuple[str, Any]] = [
     ("nul", "a\0b"),
