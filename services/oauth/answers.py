@@ -22,7 +22,8 @@ Failure = Literal["dead", "misconfigured", "transient", "throttled", "ambiguous"
 LONGEST_WAIT = timedelta(hours=1)
 # Of a token, in characters: it travels in headers.
 LONGEST_TOKEN = 64 * 1024
-_CODE = re.compile(r"[a-z][a-z0-9_]{1,59}")
+# Words only: a server may answer with what it was sent, and a token is no word.
+_CODE = re.compile(r"[a-z]{2,20}(?:_[a-z]{1,20}){0,7}")
 _MISCONFIGURED = {
     "invalid_client", "unauthorized_client", "invalid_scope", "unsupported_grant_type", "invalid_request", "invalid_target",
     "incorrect_client_credentials", "redirect_uri_mismatch", "bad_client_secret", "invalid_client_id", "invalid_redirect_uri",
@@ -124,8 +125,15 @@ def _granted(document: dict[str, Any], provider: Provider, clock: datetime) -> G
         token_type=kind if isinstance(kind, str) and re.fullmatch(r"[A-Za-z0-9._-]{1,30}", kind) else "Bearer",
         life=life if life is not None else provider.lifetime,
         refresh_life=next((found for name in _REFRESH_ENDS if (found := _seconds(document.get(name))) is not None), None),
-        scope=storable(scope[:2000]) if isinstance(scope, str) else None,
+        scope=_scope(scope, (token, refresh)),
     )
+
+
+def _scope(value: Any, tokens: tuple[Any, ...]) -> str | None:
+    """Return a scope as it can be shown, which is published: None for one that repeats a token."""
+    if not isinstance(value, str) or any(isinstance(one, str) and one and one in value for one in tokens):
+        return None
+    return "".join(one for one in storable(value[:2000]) if one.isprintable())
 
 
 def _life(value: Any, provider: Provider) -> float | None:

@@ -31,6 +31,7 @@ from services.oauth.storing import TokenWriter
 from services.oauth.token_endpoint import TokenEndpoint
 from services.oauth.token_store import TokenStore
 from services.oauth.vault import Vault
+from services.oauth.waiting import WaitingPlaces
 from shared import service
 from shared.bus import Bus, connected
 from shared.db import open_engine
@@ -41,6 +42,9 @@ from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
 from shared.projection import started
 from shared.service import Runtime
+
+# Authorizations that are begun and tests, which wait for providers, at a time; and those of one connection.
+WAITING, WAITING_EACH = 16, 4
 
 
 class OAuth:
@@ -82,6 +86,7 @@ class OAuth:
         self.announcer = Announcer(bus, self.store, self.refresher.ending)
         self.credentials = Credentials(self.vault, self.providers, self.refresher)
         self.tests = ConnectionTests(self.store, self.providers, self.credentials, endpoint)
+        self.waiting = WaitingPlaces(WAITING, WAITING_EACH)
         self.keepers: Mapping[str, Keeper[Any]]
 
 

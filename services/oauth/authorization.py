@@ -108,6 +108,11 @@ class Authorizations:
         )
         return AuthorizationBegun(id=hashed(state), state=state, expires_at=rfc3339(ends))
 
+    async def org_of(self, state: str) -> str:
+        """Return the organization of an authorization that waits for its person; "" where there is none."""
+        request = await self._requests.asked(hashed(state))
+        return "" if request is None else request.org
+
     async def asked(self, question: GetAskedAuthorization) -> AskedAuthorization:
         """Return what a person is asked for. Raises `NotFound` with a reason for people, `Unavailable`."""
         request = await self._requests.asked(hashed(question.state))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 import msgspec
@@ -80,12 +81,15 @@ class AuthorizationStore:
         found = await self._rows(taken)
         return found[0] if found else None
 
-    async def due(self, limit: int, put_off: timedelta) -> list[AuthorizationRequest]:
-        """Return those of devices whose provider is to be asked now; others find them again after `put_off`."""
+    async def due(self, limit: int, full: Collection[str], put_off: timedelta) -> list[AuthorizationRequest]:
+        """Return those of devices whose provider is to be asked now, none of an organization that is `full`.
+
+        Others find them again after `put_off`.
+        """
         now = func.clock_timestamp()
         found = (
             select(_C.state)
-            .where(_C.poll_at <= now, _C.status == "open", _C.expires_at > now)
+            .where(_C.poll_at <= now, _C.status == "open", _C.expires_at > now, _C.org.not_in(list(full)))
             .order_by(_C.poll_at)
             .limit(limit)
             .with_for_update(skip_locked=True)

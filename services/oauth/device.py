@@ -17,7 +17,7 @@ from services.oauth.providers import Providers, Registered
 from services.oauth.store import KeptStore
 from services.oauth.token_endpoint import TokenEndpoint
 from services.oauth.token_requests import asking_for_device, polling
-from shared import tasks
+from services.oauth.waiting import BackgroundTasks
 from shared.encryption import CannotOpen, Keyring
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Invalid, MillraceError, Unavailable
@@ -26,6 +26,7 @@ from shared.questions.oauth import AuthorizationBegun, BeginAuthorization
 # Seconds between two looks for authorizations whose provider is to be asked.
 EVERY = 1.0
 AT_ONCE = 32
+MOST = 128
 # Seconds between two questions of one: what a provider says within these bounds, by so much longer when it finds that too fast.
 USUAL, LEAST, LONGEST, SLOWER = 5.0, 1.0, 60.0, 5.0
 # Longer than a question takes. A replica that began one and died leaves it to others for so long.
@@ -88,8 +89,8 @@ class Devices:
             reason = outcome.reason if isinstance(outcome, Ungranted) else "the provider gave no code for a device"
             raise Unavailable(f"the authorization could not begin: {reason}", retry_after=10)
         id_ = hashed(secrets.token_urlsafe(32))
-        ends = now + min(timedelta(seconds=max(device.expires_in, 1.0)), OPEN)
-        interval = min(max(device.interval, LEAST), LONGEST)
+        ends = now + timedelta(seconds=_within(device.expires_in, 1.0, OPEN.total_seconds()))
+        interval = _within(device.interval, LEAST, LONGEST)
         await self._requests.add(
             AuthorizationRequest(
                 state=id_,
@@ -111,23 +112,24 @@ class Devices:
 
     async def polling(self) -> None:
         """Ask for ever the providers of those that are open. Every replica does: each takes some that no other one has."""
-        under_way: set[asyncio.Task[None]] = set()
+        under_way = BackgroundTasks(MOST)
         reported: str | None = None
         try:
             while True:
+                found: list[AuthorizationRequest] = []
+                room = under_way.room(AT_ONCE)
                 try:
-                    for request in await self._requests.due(AT_ONCE, PUT_OFF):
-                        task = asyncio.create_task(self._asked(request))
-                        under_way.add(task)
-                        task.add_done_callback(under_way.discard)
+                    found = await self._requests.due(room, under_way.full, PUT_OFF)
                     reported = None
                 except MillraceError as error:
                     if error.detail != reported:
                         reported = error.detail
                         _log.warning("devices.interrupted", reason=reported)
-                await asyncio.sleep(EVERY)
+                for request in found:
+                    under_way.begin(request.org, self._asked(request))
+                await asyncio.sleep(EVERY if len(found) < max(room, 1) else 0.05)
         finally:
-            await tasks.end(under_way)
+            await under_way.end()
 
     async def _asked(self, request: AuthorizationRequest) -> None:
         try:
@@ -161,6 +163,11 @@ class Devices:
             # `slow_down`, or no answer: both ask for longer pauses from now on.
             slower = min((request.interval or USUAL) + SLOWER, LONGEST)
             await self._requests.put_off(request.state, max(slower, 0.0 if outcome.wait is None else outcome.wait.total_seconds()))
+
+
+def _within(seconds: float, least: float, most: float) -> float:
+    # In this order: what is no number is the longest.
+    return max(min(most, seconds), least)
 
 
 def _can_be_shown(url: str, code: str, complete: str) -> bool:

@@ -108,11 +108,15 @@ def _shown(status: Status, reason: str | None, advice: str | None, *more: str | 
 
 
 class Times(msgspec.Struct, frozen=True):
-    """When a token ends, when the one that refreshes it does, and when it is refreshed; None: never, or unknown."""
+    """When a token ends, when the one that refreshes it does, and when it is refreshed; None: never, or unknown.
+
+    `not_before`: until when no other one is got, though this one is not live.
+    """
 
     expires_at: datetime | None
     refresh_expires_at: datetime | None
     refresh_at: datetime | None
+    not_before: datetime | None = None
 
 
 class Aftermath(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +145,9 @@ def times_of(granted: Granted, now: datetime, chance: Chance, *, renews: bool) -
     refresh_ends = None if granted.refresh_life is None else now + timedelta(seconds=granted.refresh_life)
     if not renews:
         return Times(ends, refresh_ends, ends)
+    # One that is never live would be got anew, stored and published each time that a run asks.
+    is_useless = granted.life is not None and granted.life <= NEAR.total_seconds()
+    not_before = now + timedelta(seconds=SOONEST) if is_useless else None
     if granted.life is None:
         # Nobody knows its end; a grant that is not used for long ends as well.
         pause = DAY * chance(0.9, 1.0) if granted.refresh_token is not None or granted.refresh_life is not None else None
@@ -152,7 +159,7 @@ def times_of(granted: Granted, now: datetime, chance: Chance, *, renews: bool) -
     if granted.refresh_life is not None:
         before = granted.refresh_life * chance(0.7, 0.8)
         pause = before if pause is None else min(pause, before)
-    return Times(ends, refresh_ends, None if pause is None else now + timedelta(seconds=max(pause, SOONEST)))
+    return Times(ends, refresh_ends, None if pause is None else now + timedelta(seconds=max(pause, SOONEST)), not_before)
 
 
 def after(before: TokenState, refused: Ungranted, now: datetime, chance: Chance) -> Aftermath:

@@ -16,6 +16,7 @@ from services.oauth.domain import Kept, Outcome, audited
 from services.oauth.refresh import Refresher
 from services.oauth.store import KeptStore
 from services.oauth.vault import Vault
+from services.oauth.waiting import WaitingPlaces
 from shared.asking import Questions
 from shared.bus import Bus
 from shared.errors import Invalid, NotFound, Unavailable
@@ -60,6 +61,7 @@ class OAuthDeps(Keepers, Protocol):
     authorizations: Authorizations
     refresher: Refresher
     tests: ConnectionTests
+    waiting: WaitingPlaces
     resources: ResourceRows
 
 
@@ -108,7 +110,8 @@ async def get_variable(asked: GetVariable, deps: OAuthDeps) -> VariableView:
 
 async def begin_authorization(asked: BeginAuthorization, deps: OAuthDeps) -> AuthorizationBegun:
     """Have a person asked."""
-    return await deps.authorizations.begin(asked)
+    with deps.waiting.one(asked.org, asked.name):
+        return await deps.authorizations.begin(asked)
 
 
 async def get_authorization(asked: GetAuthorization, deps: OAuthDeps) -> AuthorizationView:
@@ -118,17 +121,20 @@ async def get_authorization(asked: GetAuthorization, deps: OAuthDeps) -> Authori
 
 async def get_asked_authorization(asked: GetAskedAuthorization, deps: OAuthDeps) -> AskedAuthorization:
     """Return what a person is asked for."""
-    return await deps.authorizations.asked(asked)
+    with deps.waiting.one(await deps.authorizations.org_of(asked.state), asked.state):
+        return await deps.authorizations.asked(asked)
 
 
 async def open_authorization(asked: OpenAuthorization, deps: OAuthDeps) -> AuthorizationOpened:
     """Lead a browser to the provider."""
-    return await deps.authorizations.open(asked)
+    with deps.waiting.one(await deps.authorizations.org_of(asked.state), asked.state):
+        return await deps.authorizations.open(asked)
 
 
 async def finish_authorization(asked: FinishAuthorization, deps: OAuthDeps) -> AuthorizationEnded:
     """Use what a person's browser brought back."""
-    return await deps.authorizations.finish(asked)
+    with deps.waiting.one(await deps.authorizations.org_of(asked.state), asked.state):
+        return await deps.authorizations.finish(asked)
 
 
 async def refresh_connection(asked: RefreshConnection, deps: OAuthDeps) -> Done:
@@ -142,7 +148,8 @@ async def refresh_connection(asked: RefreshConnection, deps: OAuthDeps) -> Done:
 
 async def test_connection(asked: TryConnection, deps: OAuthDeps) -> ConnectionTested:
     """Ask whether a connection works."""
-    return await deps.tests.of(asked)
+    with deps.waiting.one(asked.org, asked.name):
+        return await deps.tests.of(asked)
 
 
 async def list_known_providers(_asked: ListKnownProviders, _deps: OAuthDeps) -> list[KnownProviderView]:

@@ -15,7 +15,7 @@ from services.oauth.answers import Granted, Ungranted
 from services.oauth.domain import Kept
 from services.oauth.flows import FLOWS
 from services.oauth.outbox import Outbox
-from services.oauth.policy import TokenState, after
+from services.oauth.policy import NEAR, TokenState, after
 from services.oauth.providers import Providers, Registered
 from services.oauth.revocation import Revoker
 from services.oauth.sealed_tokens import SealedTokens, Tokens
@@ -47,6 +47,8 @@ DRAIN = 4.0
 # Why another token is wanted: the one before ends, an API has refused it, or a person wants one now.
 Why = Literal["ended", "refused", "demanded"]
 
+# Why there is none, without a failure: none was ever got, or one that ends too soon.
+_ABSENT = ("the provider gave no token", f"the provider's tokens end within {NEAR.total_seconds():g} s, too soon for a run")
 # Why a token is used for nothing though it may live.
 OF_ANOTHER = "its token was given by another provider, or to another client, than it has now"
 
@@ -220,14 +222,17 @@ class Refresher:
         """Store tokens that an earlier process could not store."""
         for one in self._writer.left():
             before = one.claimed.before
-            state = await self._writer.store(one, is_late=True)
-            if state is not None:
+            if await self._writer.store(one, is_late=True) is not None:
                 _log.info("connection.stored_late", connection=before.connection)
                 continue
-            row = await self._store.of_id("connection", before.connection)
-            if row is not None:
-                tokens = self._sealed.opened(msgspec.structs.replace(before, sealed=one.renewed.sealed))
-                await self._overtaken(row, await self._providers.of(row), one.claimed, tokens)
+            try:
+                row = await self._store.of_id("connection", before.connection)
+                if row is not None:
+                    tokens = self._sealed.opened(msgspec.structs.replace(before, sealed=one.renewed.sealed))
+                    await self._overtaken(row, await self._providers.of(row), one.claimed, tokens)
+            except MillraceError as error:
+                # Its provider or its key may be gone by now, which must not keep the others from being stored.
+                _log.warning("connection.not_revoked_there", connection=before.connection, reason=error.detail)
 
     # -- one attempt ------------------------------------------------------------------------------------------------
 
@@ -413,7 +418,7 @@ def _unclaimed(row: Kept, found: Unclaimed, version: int) -> TokenState:
 
 
 def _none(row: Kept, state: TokenState, found: Unclaimed | None = None) -> Unavailable:
-    reason = state.reason or (None if found is None else found.reason) or "the provider gave no token"
+    reason = state.reason or (None if found is None else found.reason) or _ABSENT[state.sealed is not None]
     if state.status == "needs_reauthorization":
         return NeedsAuthorization(f"connection {row.name!r} needs to be authorized again: {reason}")
     until = state.not_before if found is None or found.until is None else found.until

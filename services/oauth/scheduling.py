@@ -9,7 +9,7 @@ import structlog
 
 from services.oauth.refresh import Refresher
 from services.oauth.token_store import TokenStore
-from shared import tasks
+from services.oauth.waiting import BackgroundTasks
 from shared.errors import MillraceError
 
 EVERY = 2.0
@@ -24,26 +24,25 @@ _log = structlog.get_logger()
 
 async def refreshing_in_time(tokens: TokenStore, refresher: Refresher) -> None:
     """Refresh for ever what is due. Every replica does: each takes connections that no other one has."""
-    under_way: set[asyncio.Task[None]] = set()
+    under_way = BackgroundTasks(MOST)
     reported: str | None = None
     try:
         while True:
-            found: list[str] = []
+            found: list[tuple[str, str]] = []
+            room = under_way.room(AT_ONCE)
             try:
-                if len(under_way) < MOST:
-                    found = await tokens.due(AT_ONCE, refresher.busy, PUT_OFF)
+                if room:
+                    found = await tokens.due(room, refresher.busy, under_way.full, PUT_OFF)
                 reported = None
             except MillraceError as error:
                 if error.detail != reported:
                     reported = error.detail
                     _log.warning("scheduling.interrupted", reason=reported)
-            for id_ in found:
-                task = asyncio.create_task(_one(refresher, id_))
-                under_way.add(task)
-                task.add_done_callback(under_way.discard)
-            await asyncio.sleep(EVERY if len(found) < AT_ONCE else 0.05)
+            for id_, org in found:
+                under_way.begin(org, _one(refresher, id_))
+            await asyncio.sleep(EVERY if len(found) < max(room, 1) else 0.05)
     finally:
-        await tasks.end(under_way)
+        await under_way.end()
 
 
 async def _one(refresher: Refresher, id_: str) -> None:

@@ -66,4 +66,5 @@ class SealedTokens:
             refresh_at=times.refresh_at,
             is_forced=forced,
             origin=registered.origin,
+            not_before=times.not_before,
         )

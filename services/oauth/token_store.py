@@ -66,6 +66,7 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
     refresh_at: datetime | None
     is_forced: bool = False
     origin: str | None = None
+    not_before: datetime | None = None
 
     def columns(self) -> dict[str, Any]:
         """Return the columns that it is stored in as it is."""
@@ -206,14 +207,17 @@ class TokenStore:
         async with transaction(self._engine) as connection:
             return (await connection.execute(changed)).rowcount > 0
 
-    async def due(self, limit: int, busy: Collection[str], put_off: timedelta) -> list[str]:
-        """Return connections whose token is to be refreshed now, longest due first; others find them again after `put_off`."""
+    async def due(self, limit: int, busy: Collection[str], full: Collection[str], put_off: timedelta) -> list[tuple[str, str]]:
+        """Return connections whose token is to be refreshed now, longest due first, each with its organization.
+
+        None of a provider that is `busy` or an organization that is `full`. Others find them again after `put_off`.
+        """
         now = func.clock_timestamp()
         shut = select(_GATE.provider).where(_GATE.closed_until > now)
         found = (
             select(_T.connection)
             .where(_T.refresh_at <= now, or_(_T.until.is_(None), _T.until < now))
-            .where(_T.provider.not_in(shut), _T.provider.not_in(list(busy)))
+            .where(_T.provider.not_in(shut), _T.provider.not_in(list(busy)), _T.org.not_in(list(full)))
             .order_by(_T.refresh_at)
             .limit(limit)
             .with_for_update(skip_locked=True)
@@ -221,7 +225,7 @@ class TokenStore:
         )
         taken = update(token).where(_T.connection.in_(select(found.c.connection))).values(refresh_at=now + put_off)
         async with transaction(self._engine) as connection:
-            return list((await connection.execute(taken.returning(_T.connection))).scalars())
+            return [(id_, org) for id_, org in await connection.execute(taken.returning(_T.connection, _T.org))]
 
     async def by_id(self, after: str, limit: int) -> list[TokenState]:
         """Return rows by connection, those after `after`."""
@@ -271,7 +275,7 @@ class TokenStore:
 
 
 _WELL: dict[str, Any] = {
-    "status": "healthy", "failure": None, "reason": None, "not_before": None, "failures": 0, "attempting": False,
+    "status": "healthy", "failure": None, "reason": None, "failures": 0, "attempting": False,
     "doubted": False, "owner": None, "until": None, "refreshed_at": func.clock_timestamp(),
 }  # fmt: skip
 

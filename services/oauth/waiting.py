@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
+from shared import tasks
 from shared.errors import Unavailable
 
 
@@ -29,13 +31,44 @@ class WaitingPlaces:
         of_org = sum(count for (one, _), count in self._taken.items() if one == org)
         of_provider = sum(count for (_, one), count in self._taken.items() if one == provider)
         if max(of_org, of_provider) >= free or self._taken[org, provider] >= self._each:
-            raise Unavailable("too many are waiting for tokens of this provider, or of this organization", retry_after=1)
+            raise Unavailable("too many are waiting for this provider, or for this organization", retry_after=1)
         self._taken[org, provider] += 1
         try:
             yield
         finally:
             self._taken[org, provider] -= 1
             self._taken += Counter()
+
+
+class BackgroundTasks:
+    """What is done for organizations unasked, `most` at a time. None has more of it under way than there is room for."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._orgs: dict[asyncio.Task[None], str] = {}
+
+    def room(self, at_once: int) -> int:
+        """Return how many of up to `at_once` may begin now: a part of what is free, so that something is left for the next ones."""
+        return min(at_once, -(-self._free // 4))
+
+    @property
+    def full(self) -> list[str]:
+        """Return the organizations of which nothing may begin now."""
+        return [org for org, count in Counter(self._orgs.values()).items() if count >= self._free]
+
+    def begin(self, org: str, work: Coroutine[Any, Any, None]) -> None:
+        """Do something for an organization."""
+        task = asyncio.create_task(work)
+        self._orgs[task] = org
+        task.add_done_callback(self._orgs.pop)
+
+    async def end(self) -> None:
+        """Cancel what is under way."""
+        await tasks.end(self._orgs)
+
+    @property
+    def _free(self) -> int:
+        return self._most - len(self._orgs)
 
 
 class _Gate:
