@@ -14,7 +14,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from shared import values
-from shared.bounded import ArrivalOrder, BoundedTasks
+from shared.bounded import BoundedTasks, CappedTurns
 from shared.client import drain, subscribe
 from shared.errors import (
     ErrorDocument,
@@ -37,10 +37,17 @@ _log = structlog.get_logger()
 
 
 class Asked(NamedTuple):
-    """A question as it came, and when."""
+    """A question as it came, when, and the organization that it is asked for."""
 
     msg: Msg
     at: float
+    org: str
+
+
+class _Of(msgspec.Struct):
+    """The part of a question by which its turn comes."""
+
+    org: str = ""
 
 
 async def ask(client: Client, asked: Question[A] | Command[A], *, timeout: float | None = None) -> A:
@@ -67,17 +74,21 @@ async def ask(client: Client, asked: Question[A] | Command[A], *, timeout: float
 class Answering:
     """Answers the questions or the commands of one service, `at_once` of them at the same time; the rest wait.
 
-    A question that has waited longer than its asker does is passed over. Replicas of a service share what is asked.
+    Organizations take turns, and one has no more than `each` answered at a time: others need not wait for its slow ones. A question
+    that has waited longer than its asker does is passed over. Replicas of a service share what is asked.
     """
 
-    def __init__(self, client: Client, service: str, kind: str, served: Mapping[str, Served], deps: Any, *, at_once: int) -> None:
+    def __init__(
+        self, client: Client, service: str, kind: str, served: Mapping[str, Served], deps: Any, *, at_once: int, each: int
+    ) -> None:
         """Answer what is asked on `<kind>.<service>.*`, by subject."""
         self._client = client
         self._service = service
         self._kind = kind
         self._served = served
         self._deps = deps
-        self._tasks: BoundedTasks[Asked] = BoundedTasks(self._answer, at_once, ArrivalOrder())
+        self._queue: CappedTurns[Asked] = CappedTurns(lambda one: one.org, each)
+        self._tasks = BoundedTasks(self._answer, at_once, self._queue)
         self._subscription: Subscription | None = None
 
     async def start(self) -> None:
@@ -91,9 +102,19 @@ class Answering:
         await self._tasks.drain(within)
 
     def _arrived(self, msg: Msg) -> None:
-        self._tasks.offer(Asked(msg, asyncio.get_running_loop().time()))
+        try:
+            org = msgspec.json.decode(msg.data, type=_Of).org
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            org = ""  # its answer says why it is none
+        self._tasks.offer(Asked(msg, asyncio.get_running_loop().time(), org))
 
     async def _answer(self, asked: Asked) -> None:
+        try:
+            await self._answer_now(asked)
+        finally:
+            self._queue.ended(asked)
+
+    async def _answer_now(self, asked: Asked) -> None:
         cls, function = self._served[asked.msg.subject]
         if asyncio.get_running_loop().time() > asked.at + asked_of(cls).timeout:
             _log.warning("question.expired", subject=asked.msg.subject)

@@ -32,6 +32,8 @@ from shared.streams import WORK, Work
 CONCURRENCY = 128
 # Questions, and as many commands, that are answered at the same time.
 ANSWERED = 64
+# Of one organization: more than the code of its adapters is asked for at a time, and half of all.
+ANSWERED_OF_ORG = 32
 # Messages of one consumer that are in hand, those that wait for their turn included: the next are here before the last are done.
 FETCHED = 2 * CONCURRENCY
 # Seconds that what is handled has to end when the service does.
@@ -113,7 +115,7 @@ class Bus:
             raise TypeError(f"{self.service} does not answer {sorted(missing)}")
 
         for kind in ("ask", "do"):
-            self._taking.append(Answering(self.client, self.service, kind, served, deps, at_once=ANSWERED))
+            self._taking.append(Answering(self.client, self.service, kind, served, deps, at_once=ANSWERED, each=ANSWERED_OF_ORG))
 
     def health_document(self) -> dict[str, Any]:
         """Return the health of this service, by part."""

@@ -22,6 +22,7 @@ from services.events.holding.releasing import Releaser
 from services.events.holding.room import HeldRoom
 from services.events.letter_rows import LetterRows
 from services.events.mappings import values_of, view_of
+from services.events.previews import PreviewRoom
 from services.events.projections import DELIVERIES, projected
 from services.events.questions import QUESTIONS
 from services.events.queued import QueuedRuns
@@ -84,6 +85,7 @@ class Events:
         self.expressions = expressions
         self.bodies = Blobs(bus.client, "bodies")
         self._large = asyncio.Semaphore(LARGE_AT_ONCE)
+        self.preview_room = PreviewRoom()
         self.subscriptions_view = RegistryView(bus.client, "subscriptions", SubscriptionEntry, runtime.health)
         self.sources_view = RegistryView(bus.client, "sources", SourceEntry, runtime.health)
         self.workflows_view = RegistryView(bus.client, "workflows", WorkflowEntry, runtime.health)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from typing import Protocol
 
 import msgspec
@@ -13,7 +16,7 @@ from services.events.handlers import HandlerDeps, accepted_of, route, routed_to
 from services.events.retries import events_of
 from shared.consumer import Follows
 from shared.envelope import new_id
-from shared.errors import Invalid, NotFound, Problem
+from shared.errors import Invalid, NotFound, Problem, TooMany
 from shared.messages import EventAccepted, EventFiltered, EventHeld, EventUnroutable, RunRequested, WebhookReceived
 from shared.owners.answering import Keepers
 from shared.questions.events import (
@@ -32,10 +35,33 @@ from shared.resources.subscription import SubscriptionEntry
 # Events of one request that are routed for a look, and bytes of an input that is shown, of all together.
 MOST_SHOWN = 20
 MOST_INPUT = 256 * 1024
+# Previews of subscriptions at a time of one organization, and events that all of them hold. What is routed has room of its own.
+EACH, HELD = 2, 4
+
+
+class PreviewRoom:
+    """Room for events that are looked at and not routed."""
+
+    def __init__(self) -> None:
+        self._held = asyncio.Semaphore(HELD)
+        self._of_org: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def entered(self, org: str) -> Iterator[asyncio.Semaphore]:
+        """Count a preview of an organization for the block, and return what each of its events takes. Raises `TooMany`."""
+        if self._of_org[org] >= EACH:
+            raise TooMany(f"{EACH} previews of this organization go on already", retry_after=1.0)
+        self._of_org[org] += 1
+        try:
+            yield self._held
+        finally:
+            self._of_org -= Counter([org])
 
 
 class PreviewDeps(DeliveryDeps, Keepers, Protocol):
     """Dependencies of previews."""
+
+    preview_room: PreviewRoom
 
 
 async def preview_webhook(asked: PreviewWebhook, deps: HandlerDeps) -> WebhookPreview:
@@ -66,7 +92,15 @@ async def preview_webhook(asked: PreviewWebhook, deps: HandlerDeps) -> WebhookPr
 
 
 async def preview_subscription(asked: PreviewSubscription, deps: PreviewDeps) -> SubscriptionPreview:
-    """Return what a subscription would do with the newest events of its source. Raises `NotFound`, `Invalid`, `Unavailable`."""
+    """Return what a subscription would do with the newest events of its source.
+
+    Raises `NotFound`, `Invalid`, `Unavailable`, `TooMany`.
+    """
+    with deps.preview_room.entered(asked.org) as room:
+        return await _previewed(asked, deps, room)
+
+
+async def _previewed(asked: PreviewSubscription, deps: PreviewDeps, held: asyncio.Semaphore) -> SubscriptionPreview:
     subscription, warnings = await _drafted(asked, deps)
     source = subscription.refs["source"]
     room, events = MOST_INPUT, list[RoutedPreview]()
@@ -75,7 +109,7 @@ async def preview_subscription(asked: PreviewSubscription, deps: PreviewDeps) ->
         if first is None or len(events) == asked.n:
             continue
         # Each may be a large one.
-        async with deps.room_for(first.id):
+        async with held:
             try:
                 accepted = [event async for event in events_of(first, deps, retry=None)]
             except (Invalid, NotFound):

@@ -39,6 +39,8 @@ from shared.verification import Verification
 
 # Subscriptions that keep a source, in a refusal.
 MOST_NAMED = 10
+# Topics of alerts of one organization: each failure becomes an event of every one.
+MOST_ALERTS = 5
 
 
 class Sources(Rules[Source]):
@@ -89,8 +91,17 @@ class Sources(Rules[Source]):
             declare = VERIFICATIONS.get(adapter.name, adapter.verification)
             _check_keys(declared_by(declare, draft.spec.settings), draft.spec.settings, draft.secrets)
         _check_entity(draft, adapter)
+        await self._check_alerts(draft)
         self._registrations.check(draft.spec, adapter)
         return msgspec.structs.replace(draft.spec, adapter=adapter.name)
+
+    async def _check_alerts(self, draft: Draft[Source]) -> None:
+        """Raise `Invalid` for one more topic of alerts than an organization may have."""
+        if draft.spec.adapter != domain.ALERTS or (draft.before is not None and draft.before.spec.adapter == domain.ALERTS):
+            return
+        if len(await self._rows.having("source", draft.org, {"adapter": domain.ALERTS}, limit=MOST_ALERTS)) == MOST_ALERTS:
+            detail = f"an organization has at most {MOST_ALERTS} sources of the adapter {domain.ALERTS}: subscribe to one of them"
+            raise Invalid(detail, errors=(Problem("adapter", detail),))
 
     async def check_removal(self, present: Resource[Source]) -> None:
         """Raise `Conflict` where subscriptions or schedules refer to a source: another one of its name would not be theirs."""

@@ -24,11 +24,11 @@ NOTHING = WorkflowFound(seq=0, entry=None)
 
 
 @asynccontextmanager
-async def answering(place: Place, function: Answer, *, at_once: int = 4) -> AsyncIterator[tuple[Answering, Bus]]:
+async def answering(place: Place, function: Answer, *, at_once: int = 4, each: int = 4) -> AsyncIterator[tuple[Answering, Bus]]:
     """Answer as the executor does; gives the bus of one who asks."""
     async with bus_of(place, "executor") as executor, bus_of(place, "gateway") as gateway:
         served = {asked_of(FindWorkflow).subject: (FindWorkflow, function)}
-        one = Answering(executor.client, "executor", "ask", served, None, at_once=at_once)
+        one = Answering(executor.client, "executor", "ask", served, None, at_once=at_once, each=each)
         await one.start()
         for _ in range(2):  # as Bus.start
             await executor.client.flush()
@@ -38,8 +38,8 @@ async def answering(place: Place, function: Answer, *, at_once: int = 4) -> Asyn
             await one.drain(0)
 
 
-async def ask(bus: Bus, name: str = "w", timeout: float = 5.0) -> Any:
-    return await bus.ask(FindWorkflow(org="default", name=name), timeout=timeout)
+async def ask(bus: Bus, name: str = "w", timeout: float = 5.0, org: str = "default") -> Any:
+    return await bus.ask(FindWorkflow(org=org, name=name), timeout=timeout)
 
 
 async def test_a_slow_answer_holds_up_no_other(place: Place) -> None:
@@ -73,6 +73,25 @@ async def test_no_more_are_answered_at_once_than_is_allowed_and_all_are_answered
     async with answering(place, find, at_once=4) as (_, gateway):
         assert await asyncio.gather(*(ask(gateway) for _ in range(40))) == [NOTHING] * 40
     assert most == 4
+
+
+async def test_slow_answers_for_one_organization_hold_up_no_other(place: Place) -> None:
+    over, begun = asyncio.Event(), 0
+
+    async def find(question: FindWorkflow, _deps: Any) -> WorkflowFound:
+        nonlocal begun
+        if question.org == "mean":
+            begun += 1
+            await over.wait()
+        return NOTHING
+
+    async with answering(place, find, at_once=4, each=2) as (_, gateway):
+        slow = [asyncio.create_task(ask(gateway, org="mean")) for _ in range(40)]
+        for _ in range(20):
+            assert await ask(gateway) == NOTHING
+        assert begun == 2
+        over.set()
+        assert await asyncio.gather(*slow) == [NOTHING] * 40
 
 
 async def test_a_question_whose_asker_has_given_up_is_passed_over(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

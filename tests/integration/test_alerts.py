@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.events import handlers
+from services.events import handlers, resources
 from shared.bus import Bus
 from shared.envelope import new_id
 from shared.errors import Invalid
@@ -61,7 +61,10 @@ async def ran(outside: Outside, workflow: str, number: int, status: str) -> list
     return found
 
 
-async def test_the_first_subscription_to_it_makes_the_topic_which_takes_events_of_nobody_else(place: Place) -> None:
+async def test_the_first_subscription_to_it_makes_the_topic_which_takes_events_of_nobody_else(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "MOST_ALERTS", 1)
     async with running(place, "events"), bus_of(place, "gateway") as bus, gateway(place) as client:
         outside = Outside(place, bus)
         await bus.ask(putting("subscription", "watch", source="millrace", event="*", workflow="w", dry_run=True))
@@ -71,6 +74,10 @@ async def test_the_first_subscription_to_it_makes_the_topic_which_takes_events_o
         source = await got(bus, "source", "millrace")
         assert (source.adapter, source.url, source.id) == ("alerts", None, made.source)
         assert [one.name for one in (await listed(bus, "source"))[0]] == ["millrace"]
+        # Each failure becomes an event of every such topic.
+        with pytest.raises(Invalid, match="at most 1 sources of the adapter alerts"):
+            await bus.ask(putting("source", "another", adapter="alerts"))
+        await bus.ask(putting("source", "millrace", adapter="alerts"))
         with pytest.raises(Invalid, match="only one with the adapter 'topic'"):
             await bus.ask(EmitEvent(id=new_id(), org="default", actor="test", source="millrace", type="millrace.dead"))
         assert (await client("POST", f"/hooks/{source.id}", data=b"{}")).status == 404
