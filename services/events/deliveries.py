@@ -41,8 +41,11 @@ from shared.values import storable
 MOST_UNROUTED = 500
 # Seconds after which a run that would emit more is to ask again.
 LATER = 0.5
-# Bytes of a body that a story shows.
+# Bytes of a body that a story shows; and as JSON of its outcomes, events and runs, of which one webhook may have thousands.
 LARGEST_SHOWN = 64 * 1024
+ROOM_FOR_OUTCOMES, ROOM_FOR_EVENTS, ROOM_FOR_RUNS = 512 * 1024, 128 * 1024, 384 * 1024
+# Outcomes that need a person are shown first.
+SHOWN_FIRST = ("unroutable", "held", "failed", "routed", "filtered")
 
 
 class DeliveryDeps(HandlerDeps, Protocol):
@@ -153,7 +156,15 @@ async def _compare(event: EventAccepted, sequence: int | None, deps: DeliveryDep
 
 
 def delivery_view(row: RowMapping) -> DeliveryView:
-    """Return the story of a delivery."""
+    """Return the story of a delivery, as far as there is room for it in an answer."""
+    taken = [(key, one) for key, one in sorted(row["subscriptions"].items()) if one["subscription"] is not None]
+    taken.sort(key=lambda of: SHOWN_FIRST.index(of[1]["status"]))
+    made = sorted(row["events"].items(), key=lambda of: int(of[0]))
+    subscriptions = fitting((_subscription(*of) for of in taken), ROOM_FOR_OUTCOMES)
+    events = fitting(
+        (DeliveryEvent(number=int(number), id=one["event"], type=one["type"]) for number, one in made), ROOM_FOR_EVENTS
+    )
+    runs = fitting(map(_run, row["runs"]), ROOM_FOR_RUNS)
     return DeliveryView(
         id=row["id"],
         source=row["source"],
@@ -161,26 +172,21 @@ def delivery_view(row: RowMapping) -> DeliveryView:
         type=row["type"],
         status=row["status"],
         reason=row["reason"],
-        runs=[_run(run) for run in row["runs"]],
-        subscriptions=[
-            SubscriptionTaken(
-                **{name: taken[name] for name in ("subscription", "name", "workflow", "status", "reason", "run")},
-                event=routing.number_of(key),
-                retry_at=taken.get("retry_at"),
-            )
-            for key, taken in sorted(row["subscriptions"].items())
-            if taken["subscription"] is not None
-        ],
-        events=[
-            DeliveryEvent(number=int(number), id=one["event"], type=one["type"])
-            for number, one in sorted(row["events"].items(), key=lambda item: int(item[0]))
-        ],
+        runs=runs,
+        subscriptions=subscriptions,
+        events=events,
+        left_out=len(taken) + len(made) + len(row["runs"]) - len(subscriptions) - len(events) - len(runs),
         retries=row["retries"],
         edited_by=row["edited_by"],
         overdue_at=None if row["overdue_at"] is None else rfc3339(row["overdue_at"]),
         received_at=rfc3339(row["received_at"]),
         correlation_id=row["correlation_id"],
     )
+
+
+def _subscription(key: str, taken: dict[str, Any]) -> SubscriptionTaken:
+    fields = {name: taken[name] for name in ("subscription", "name", "workflow", "status", "reason", "run")}
+    return SubscriptionTaken(**fields, event=routing.number_of(key), retry_at=taken.get("retry_at"))
 
 
 def _run(run: dict[str, Any]) -> DeliveryRun:

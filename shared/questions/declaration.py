@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -82,7 +82,7 @@ def _foreign() -> Malformed:
     return Malformed("this cursor was not given out by this list", errors=(Problem("cursor", "malformed"),))
 
 
-def fitting(items: Sequence[T], room: int | None = None) -> list[T]:
+def fitting(items: Iterable[T], room: int | None = None) -> list[T]:
     """Return as many of the first items as have `room`, in bytes as JSON, within one answer, but one in any case."""
     room = PAGE_BYTES if room is None else room
     kept: list[T] = []

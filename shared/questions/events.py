@@ -71,7 +71,8 @@ class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
 
     `retries` counts how often it was routed again, `edited_by` gave the last of them other data. `overdue_at` is when it was found
     to have no end. Shown of one delivery alone, and only while the bus has them, seven days: the `request` of a webhook, the `data`
-    of an event that `emitted_by` emitted.
+    of an event that `emitted_by` emitted. `left_out` counts the outcomes, events and runs for which there was no room: those of
+    the first events are shown, and the outcomes that need a person before others.
     """
 
     id: str
@@ -85,6 +86,7 @@ class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     correlation_id: str
     subscriptions: list[SubscriptionTaken] = []
     events: list[DeliveryEvent] = []
+    left_out: int = 0
     retries: int = 0
     edited_by: str | None = None
     overdue_at: str | None = None

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.events import handlers, store, subscriptions
+from services.events import deliveries, handlers, store, subscriptions
 from shared.envelope import open_message
 from shared.errors import Invalid
 from shared.messages import EventAccepted
@@ -92,6 +92,9 @@ async def test_many_events_of_one_webhook_leave_the_prompt_lane_and_have_so_many
         found = [open_message(one, EventAccepted) for one in await stream(place, "EVENTS") if one.type == "event.accepted"]
         assert {one.lane for one in found if one.delivery == few} == {None}
         assert {one.lane for one in found if one.delivery == many} == {"bulk-1"}
+        monkeypatch.setattr(deliveries, "ROOM_FOR_OUTCOMES", 1)
+        story = await outside.delivery(many, "unroutable")
+        assert ([one.status for one in story.subscriptions], story.left_out) == (["unroutable"], 7)
         # However large their stories, all deliveries are listed: fewer at a time.
         first: DeliveryList = await bus.ask(ListDeliveries(org="default", page=Page(limit=10)))
         rest: DeliveryList = await bus.ask(ListDeliveries(org="default", page=Page(limit=10, cursor=first.next_cursor)))
