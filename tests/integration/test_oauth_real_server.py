@@ -18,6 +18,7 @@ import pytest_asyncio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from services.gateway.api.authorizing import COOKIE
 from services.oauth.domain import token_place
 from services.oauth.policy import NEAR
 from services.oauth.sealed_tokens import Tokens
@@ -91,6 +92,10 @@ class House:
         """Sign in, press a button, and return what the page says that the person comes back to."""
         await self.go_on(url)
         await self.sign_in()
+        return await self.decide(by)
+
+    async def decide(self, by: str = "[type=submit]") -> str:
+        """Press a button of the server's, and return what the page says that the person comes back to."""
         await self.page.press(by)
         await self.page.until(f"location.href.startsWith('{self.callback}') && document.readyState === 'complete'")
         return await self.page.text()
@@ -186,6 +191,19 @@ async def test_a_person_who_does_not_agree_reads_that_it_is_not_connected(house:
     assert "Not connected" in said
     assert "the provider says that it was not allowed" in said
     assert (await house.shown("refused"))["status"] == "pending"
+
+
+async def test_a_browser_that_has_not_opened_the_address_brings_nothing_back(house: House) -> None:
+    await house.client("strange", "authorization_code")
+    await house.put("/connections/strange", grant="authorization_code", provider="strange", scopes=["openid"])
+    await house.go_on(await house.begin("strange"))
+    await house.sign_in()
+    # As another one would be: without the cookie of that page.
+    await house.page.command("Network.deleteCookies", name=COOKIE, url=house.callback)
+    before = await house.peer.seen()
+    assert "begun in another browser" in await house.decide()
+    assert await house.peer.seen() == before
+    assert (await house.shown("strange"))["status"] == "pending"
 
 
 async def test_an_answer_without_the_issuer_or_with_another_one_is_refused(house: House) -> None:

@@ -28,7 +28,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE 127.0.0.2",
     "--remote-debugging-port=0",
 )
 
@@ -129,8 +129,11 @@ async def browsing(program: str) -> AsyncIterator[Page]:
         if process.returncode is None:
             process.terminate()
             await process.wait()
-        # Its children end just after it, and may write until then.
-        shutil.rmtree(profile, ignore_errors=True)
+        # Its children end just after it, and write until then.
+        async with asyncio.timeout(BOUND):
+            while profile.exists():
+                shutil.rmtree(profile, ignore_errors=True)
+                await asyncio.sleep(0.02)
 
 
 async def _port(process: asyncio.subprocess.Process, file: Path) -> int:

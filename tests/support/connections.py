@@ -35,7 +35,7 @@ from tests.support.oauth_provider import LocalProvider, local_provider
 from tests.support.resources import got, ring, told
 from tests.support.servers import Place
 
-ALLOWED = {"MILLRACE_EGRESS_ALLOW": "127.0.0.1"}
+ALLOWED = {"MILLRACE_EGRESS_ALLOW": "127.0.0.0/8"}
 CALLBACK = "https://millrace.example/oauth/callback"
 BROWSER = "the hash of a browser's cookie"
 

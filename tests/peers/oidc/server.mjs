@@ -47,9 +47,11 @@ function answer(response, document) {
 }
 
 const server = createServer();
-server.listen(0, "127.0.0.1", () => {
-  const issuer = `http://127.0.0.1:${server.address().port}`;
+// To a browser this is another site than 127.0.0.1: what it gives along from there to here, and back, is as on the internet.
+server.listen(0, "127.0.0.2", () => {
+  const issuer = `http://127.0.0.2:${server.address().port}`;
   const provider = new Provider(issuer, configuration);
+  provider.on("server_error", (_ctx, error) => console.error(error));
   provider.on("grant.success", (ctx) => {
     const type = ctx.oidc.params.grant_type;
     seen.grants[type] = (seen.grants[type] ?? 0) + 1;
