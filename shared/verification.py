@@ -15,6 +15,8 @@ import msgspec
 
 # Seconds, both ways: the tolerance of Stripe, Slack and Standard Webhooks.
 TOLERANCE = 300.0
+# More than any sender has: each is tried with the whole body.
+MOST_SCHEMES, MOST_KEYS, MOST_CONDITIONS = 16, 8, 16
 # The present secret, and the one before it while a sender changes over.
 SECRETS = ("secret", "previous_secret")
 
@@ -245,6 +247,19 @@ class Verification(Declared, frozen=True, kw_only=True):
     redacted: tuple[Place, ...] = ()
     networks: tuple[str, ...] | None = None
     acknowledgement: Acknowledgement | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for more than the gateway would look at, for each request, while others' wait."""
+        keys = [*(one.keys for one in self.schemes), *(one.keys for one in self.tokens), *(one.keys for one in self.messages)]
+        conditions = [*(one.when for one in self.schemes), *(one.when for one in self.handshakes)]
+        for what, number, most in (
+            ("schemes", len(keys), MOST_SCHEMES),
+            ("handshakes", len(self.handshakes), MOST_SCHEMES),
+            ("keys of a scheme", max(map(len, keys), default=0), MOST_KEYS),
+            ("conditions of a scheme or a handshake", max(map(len, conditions), default=0), MOST_CONDITIONS),
+        ):
+            if number > most:
+                raise ValueError(f"there are {number} {what}, and {most} are the most")
 
 
 def pieces(template: str) -> Iterator[tuple[str, str | None]]:

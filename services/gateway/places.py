@@ -106,6 +106,10 @@ class Received:
         return "".join(name + value for name in sorted(self.form) for value in sorted(set(self.form[name])))
 
 
+# Characters of a text that is taken apart: none that stands in a head is longer, and none of a signature or an id.
+MOST_PARTED = 64 * 1024
+
+
 class Reader:
     """A place, ready to be read."""
 
@@ -131,6 +135,8 @@ class Reader:
             return self._default
         if self._plain:
             return [text]
+        if self._separator and len(text) > MOST_PARTED:
+            return self._default
         prefix, suffix = self._ends
         parts = [part.strip() for part in text.split(self._separator)] if self._separator else [text]
         return [

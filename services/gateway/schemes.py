@@ -22,6 +22,9 @@ from shared.verification import PUBLIC_KEY, SignatureScheme, pieces
 
 # More signatures in one header than senders use while keys rotate; the rest is not looked at.
 MAX_CANDIDATES = 16
+# Bytes that a scheme may have signed of one request: so many times its body, and so many more for addresses, times and ids. A
+# template that repeats itself, or an item that holds all of the others, would have it held in memory thousands of times.
+MOST_TIMES, MOST_BESIDE = 4, 1024 * 1024
 # Characters of a signature or a token; RSA of 4096 bits has 684 as base64.
 MOST_SIGNATURE = 4096
 # Items of one body that are verified one by one.
@@ -31,6 +34,20 @@ _LETTERS = {"hex": b"0123456789abcdef", "base64": _ALPHANUMERIC + b"+/=", "base6
 
 # Algorithms whose signatures are compared, or verified, as bytes.
 _AS_BYTES = PUBLIC_KEY | {"token"}
+
+
+class _Room:
+    """Counts the bytes that are signed of one request."""
+
+    def __init__(self, received: Received) -> None:
+        self._left = MOST_TIMES * len(received.body) + MOST_BESIDE
+
+    def take(self, part: bytes) -> bytes:
+        """Return a part of what is signed. Raises `Unauthenticated` where it is too much."""
+        self._left -= len(part)
+        if self._left < 0:
+            raise Unauthenticated(f"the template has more than {MOST_TIMES} times the body signed")
+        return part
 
 
 class ClaimedSignature(msgspec.Struct, frozen=True):
@@ -95,15 +112,16 @@ class Scheme:
             given = self._digest.one(received) or ""
             if given.lower() != hashlib.sha256(received.body).hexdigest():  # of no secret
                 raise Unauthenticated(f"the {self._digest.place} is not the body's digest")
+        room = _Room(received)
         if self._each is None:
-            self._verify(claim, received, None, now)
+            self._verify(claim, received, None, now, room)
             return
         items = at(received.document, self._each)
         if not isinstance(items, list) or not 0 < len(items) <= MOST_ITEMS:
             raise Unauthenticated(f"{self.declared.each} in the body is no list of 1 to {MOST_ITEMS:,} signed items")
         for item in items:
             # None would stand for the whole body.
-            self._verify(claim, received, {} if item is None else item, now)
+            self._verify(claim, received, {} if item is None else item, now, room)
 
     def delivery(self, received: Received) -> str | None:
         """Return the sender's own id of the delivery, None where there is none that can be one. Raises `Unauthenticated`."""
@@ -139,7 +157,7 @@ class Scheme:
         except (Unauthenticated, ValueError):
             return None
 
-    def _verify(self, claim: ClaimedSignature, received: Received, item: Any, now: float) -> None:
+    def _verify(self, claim: ClaimedSignature, received: Received, item: Any, now: float, room: _Room) -> None:
         candidates, values = claim.candidates, claim.values
         if self._signature is None:
             return
@@ -152,15 +170,15 @@ class Scheme:
             values = values | {"timestamp": self._time(self._timestamp.one(received, item), now)}
         if self._body_values:
             values = values | {name: _there(reader, received, item) for name, reader in self._body_values}
-        if not self._matches(candidates, values, received):
+        if not self._matches(candidates, values, received, room):
             raise Unauthenticated(f"the {self._signature.place} does not match")
 
-    def _matches(self, candidates: Sequence[bytes], values: dict[str, str], received: Received) -> bool:
+    def _matches(self, candidates: Sequence[bytes], values: dict[str, str], received: Received, room: _Room) -> bool:
         """Return whether any key made any candidate. All are compared, whichever fits."""
         found, signed = False, None
         for key, check in self._checks_of(received):
             if signed is None or self._is_keyed:
-                signed = received.body if self._is_body else self._signed(values, received, key)
+                signed = room.take(received.body) if self._is_body else self._signed(values, received, key, room)
             found |= check(candidates, signed)
         return found
 
@@ -175,18 +193,18 @@ class Scheme:
         except ValueError as error:
             raise Unauthenticated(f"the certificate does not fit: {error}") from error
 
-    def _signed(self, values: dict[str, str], received: Received, key: bytes) -> bytes:
+    def _signed(self, values: dict[str, str], received: Received, key: bytes, room: _Room) -> bytes:
         parts: list[bytes] = []
         for text, name in self._parts:
             parts.append(text)
             if name == "body":
-                parts.append(received.body)
+                parts.append(room.take(received.body))
             elif name == "secret":
                 parts.append(key)
             elif name is not None:
                 # A value is never taken for a template. Senders sign UTF-8; other bytes were not signed.
                 value = values[name] if name in values else received.named(name)
-                parts.append(value.encode(errors="surrogatepass"))
+                parts.append(room.take(value.encode(errors="surrogatepass")))
         return b"".join(parts)
 
     def holds(self, received: Received) -> bool:

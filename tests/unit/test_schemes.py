@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.events.adapters.github import SCHEME as GITHUB
-from services.gateway.schemes import MAX_CANDIDATES, ClaimedSignature
+from services.events.adapters.webhook import FORM
+from services.gateway.schemes import MAX_CANDIDATES, MOST_TIMES, ClaimedSignature
 from shared.signatures import digest_of, key_of
-from shared.verification import SignatureScheme
+from shared.verification import Place, SignatureScheme, Verification
 from tests.support.senders import DECLARED, NOW, STANDARD_WEBHOOKS, STRIPE, VECTORS, claim_of, refusal
 
 # Those whose senders need nothing but a head and a body; all of them are in `test_verification`.
@@ -153,3 +156,34 @@ def test_no_body_is_needed_to_refuse_a_head_without_a_signature_of_its_form(vect
         assert all(isinstance(claim_of(scheme, head, now), str) for head in heads[:2])
         if "{timestamp}" in scheme.template:
             assert isinstance(claim_of(scheme, headers, now + 10 * scheme.tolerance), str)
+
+
+@pytest.mark.parametrize("template", ["{body}" * 300, "{copy}" * 300, "{form}" * 300])
+def test_a_template_has_no_body_signed_hundreds_of_times(template: str) -> None:
+    values = {"copy": Place(json="text")} if "copy" in template else {}
+    scheme = SignatureScheme(signature=Place(header="x-signature"), template=template, values=values)
+    text = "x" * 100_000
+    body = urlencode({"a": text}).encode() if "form" in template else msgspec.json.encode({"text": text})
+    headers = {"x-signature": digest_of(scheme, KEY, b""), "content-type": FORM if "form" in template else "application/json"}
+    reason = refusal(scheme, (KEY,), headers, body, NOW)
+    assert reason == f"the template has more than {MOST_TIMES} times the body signed"
+
+
+def test_a_long_text_in_a_body_is_not_taken_apart() -> None:
+    scheme = SignatureScheme(signature=Place(json="macs", separator=","))
+    body = msgspec.json.encode({"macs": f"{'x,' * 100_000}{digest_of(scheme, KEY, b'')}"})
+    assert refusal(scheme, (KEY,), {}, body, NOW) == "there is no macs in the body"
+
+
+@pytest.mark.parametrize(
+    ("declared", "what"),
+    [
+        ({"schemes": [{"signature": {"header": "x"}}] * 17}, "17 schemes"),
+        ({"schemes": [{"signature": {"header": "x"}, "keys": ["secret"] * 9}]}, "9 keys"),
+        ({"schemes": [{"signature": {"header": "x"}, "when": [[{"json": "a"}, "b"]] * 17}]}, "17 conditions"),
+        ({"handshakes": [{}] * 17}, "17 handshakes"),
+    ],
+)
+def test_a_declaration_has_no_more_than_is_tried_with_each_request(declared: dict[str, Any], what: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=f"there are {what}"):
+        msgspec.convert(declared, Verification)
