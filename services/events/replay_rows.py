@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, func, select, tuple_, update
+from sqlalchemy import ARRAY, BigInteger, RowMapping, Select, Text, all_, func, literal_column, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events.store import in_turns
@@ -14,15 +14,26 @@ from services.events.tables import replay
 from shared.db import transaction
 from shared.messages import ReplayEnded, ReplayProgressed, ReplayRequested
 from shared.projected import Recorded
-from shared.statements import Compiled, Statement, given, inserted, overwriting
+from shared.statements import Compiled, Statement, given, inserted, overwriting, parameter
 
 _P = replay.c
+RUNNING = "running"
 _BEGUN = [column.name for column in _P if column.name not in {"replayed", "skipped", "failed", "ended_at"}]
 _BEGIN = Compiled(overwriting(inserted(replay, *_BEGUN), *_BEGUN))
 _COUNTS = ("status", "replayed", "skipped", "failed", "ended_at")
 _GIVEN = given(_P.id, *(_P[name] for name in _COUNTS))
 _COUNT = Compiled(update(replay).where(_P.id == _GIVEN.c.id).values({name: _GIVEN.c[name] for name in _COUNTS}))
-RUNNING = "running"
+_GOING_ON = Compiled(
+    select(replay)
+    .where(
+        _P.id.in_(
+            in_turns(_P.id, _P.org, _P.requested_at)
+            .where(_P.status == literal_column(f"'{RUNNING}'"), _P.id != all_(parameter("besides", ARRAY(Text))))
+            .limit(parameter("limit", BigInteger))
+        )
+    )
+    .order_by(_P.requested_at)
+)
 
 
 class ReplayRows:
@@ -43,8 +54,7 @@ class ReplayRows:
 
     async def running(self, limit: int, *, besides: Collection[str] = ()) -> list[RowMapping]:
         """Return replays that go on, besides some, those of each organization in turn, oldest first."""
-        found = in_turns(_P.id, _P.org, _P.requested_at).where(_P.status == RUNNING, _P.id.not_in(list(besides))).limit(limit)
-        return await self._all(select(replay).where(_P.id.in_(found)).order_by(_P.requested_at))
+        return list(await _GOING_ON(besides=list(besides), limit=limit).read(self._engine))
 
     async def running_of(self, org: str) -> int:
         """Return how many replays of an organization go on."""

@@ -50,6 +50,8 @@ LATE = timedelta(seconds=2)
 AHEAD = timedelta(minutes=1)
 RAREST = 64
 LOCK = "events.held-events"
+# Until the search looks again where nothing was held for a while, and forgets groups that have been so for long.
+BUSY, IDLE = timedelta(seconds=10), timedelta(minutes=1)
 # Groups of an organization in one round.
 ROUND = 100
 # Seconds of one look, which asks several times, and messages of one that are published at the same time.
@@ -77,6 +79,8 @@ class Releaser:
         self._now = now
         self._looks = GroupLooks(self._look_at, self._settled_before)
         # Of the search: by group the round of the next look, and its last pause in rounds; by organization the last group.
+        # Where nothing is held, and no subscription holds anything, it pauses for longer.
+        self._busy_until = self._idle_until = self._now()
         self._round = 0
         self._rests: dict[str, tuple[int, int]] = {}
         self._after: dict[str, str] = {}
@@ -92,6 +96,7 @@ class Releaser:
     async def _held(self, batch: Sequence[Recorded], _connection: Connection) -> list[Statement]:
         groups = dict.fromkeys((one.message.org, one.message.held_group) for one in batch if isinstance(one.message, EventHeld))
         if groups:
+            self._busy_until = self._now() + BUSY
             await self._deps.projections["events"].caught_up(batch[-1].delivered.sequence)
             self._offer(groups)
         return []
@@ -267,9 +272,16 @@ class Releaser:
     async def round(self) -> int:
         """Look at groups that hold an event for a while; returns how many there were. Raises `Unavailable`."""
         now = self._now()
+        if self._deps.holds_events():
+            self._busy_until = now + BUSY
+        elif self._busy_until < now < self._idle_until:
+            return 0
         self._round += 1
         found = await state.holding(self._deps.engine, self._after, now - LATE, ROUND)
-        if not found:
+        if found:
+            self._busy_until = now + BUSY
+        elif now >= self._idle_until:
+            self._idle_until = now + IDLE
             await state.forget_idle(self._deps.engine, now - state.IDLE)
         by_org: dict[str, list[str]] = {}
         for org, group in found:

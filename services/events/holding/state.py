@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ARRAY, Text, and_, any_, delete, func, select, text
+from sqlalchemy import ARRAY, Text, and_, any_, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.events.holding.plan import MOST_AT_ONCE, Group, Held, HeldEvents
@@ -108,22 +108,21 @@ async def groups_of(connection: Connection, runs: Collection[str]) -> list[tuple
 
 
 # Each organization's groups are walked through by themselves, from where its last walk ended.
-_HOLDING = text("""
+_HOLDING = """
     SELECT o.run_org, g.held_group
       FROM (SELECT DISTINCT run_org FROM held) AS o
-      LEFT JOIN unnest(CAST(:orgs AS text[]), CAST(:afters AS text[])) AS a(org, after) ON a.org = o.run_org
+      LEFT JOIN unnest($1::text[], $2::text[]) AS a(org, after) ON a.org = o.run_org
      CROSS JOIN LATERAL (SELECT DISTINCT held_group FROM held
-                          WHERE run_org = o.run_org AND held_group > coalesce(a.after, '') AND held_at < :before
-                          ORDER BY held_group LIMIT :each) AS g
+                          WHERE run_org = o.run_org AND held_group > coalesce(a.after, '') AND held_at < $3
+                          ORDER BY held_group LIMIT $4) AS g
      ORDER BY o.run_org, g.held_group
-""")
+"""
 
 
 async def holding(engine: AsyncEngine, after: Mapping[str, str], before: datetime, each: int) -> list[tuple[str, str]]:
     """Return groups that hold an event since before a time with their organization, `each` of one, by id, after one."""
-    given = {"orgs": list(after), "afters": list(after.values()), "before": before, "each": each}
-    async with transaction(engine) as connection:
-        return [(org, group) for org, group in await connection.execute(_HOLDING, given)]
+    found = await Statement(_HOLDING, (list(after), list(after.values()), before, each)).read(engine)
+    return [(row["run_org"], row["held_group"]) for row in found]
 
 
 async def listed(engine: AsyncEngine, subscription: str, limit: int) -> list[dict[str, Any]]:
