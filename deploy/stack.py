@@ -7,7 +7,7 @@ import site
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ NICENESS = {"events": 10, "logs": 10}
 LARGEST_LOG = 16 * 1024 * 1024
 LOGS_CHECKED_EVERY = 20.0
 PASSED_ON = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH")
+KEYS = ("MILLRACE_KEYS", "MILLRACE_KEYS_FILE", "MILLRACE_KEYS_COMMAND")
 _EGRESS = ("MILLRACE_EGRESS_ALLOW", "MILLRACE_EGRESS_DENY")
 # Of the settings of services those that an operator of this stack may choose in its environment.
 CHOSEN = {
@@ -155,7 +156,7 @@ class Stack:
         given = {
             "MILLRACE_NATS_URL": self.stores.nats_url_of(name),
             "MILLRACE_DATABASE_URL": self.stores.database_url_of(name),
-            "MILLRACE_KEYS": ",".join(self._credentials.keys),
+            **keys_of(self._credentials, os.environ),
             "MILLRACE_HEALTH_ADDR": f"unix:{health}",
             "MILLRACE_DATA": str(place),
         }
@@ -178,6 +179,12 @@ class Stack:
                 with contextlib.suppress(OSError):
                     await asyncio.to_thread(bound, log, LARGEST_LOG)
             await asyncio.sleep(LOGS_CHECKED_EVERY)
+
+
+def keys_of(credentials: Credentials, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return where services have their keys from: what the operator says, else the keys of this installation."""
+    chosen = {name: environment[name] for name in KEYS if environment.get(name)}
+    return chosen or {KEYS[0]: ",".join(credentials.keys)}
 
 
 def local_url(listening: socket.socket) -> str:

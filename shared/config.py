@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import os
+import re
+import shlex
+import signal
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,11 @@ LONGEST_CHAIN = 10_000
 MOST_QUEUED = 100_000
 # Some minutes of consumption, and of a few KiB each a fiftieth of the disk that the broker may use.
 MAX_BACKLOG = 100_000
+
+
+# Seconds that a command has to print keys: a service waits for them before it starts.
+KEYS_WITHIN = 15.0
+MOST_OF_KEYS = 64 * 1024
 
 
 class ConfigError(Exception):
@@ -82,21 +92,54 @@ class Environment:
         return Path(self.text(name))
 
     def keys(self, name: str) -> tuple[bytes, ...]:
-        """Return comma-separated base64 keys of 256 bits; the first one encrypts."""
+        """Return base64 keys of 256 bits, with commas or line breaks between them; the first one encrypts.
+
+        They are the variable's, else those of the file that `<name>_FILE` names, else what the command `<name>_COMMAND` prints.
+        """
+        sources = [one for one in (name, f"{name}_FILE", f"{name}_COMMAND") if self.optional(one) is not None]
+        if len(sources) != 1:
+            wrong = (
+                f"is not set, and neither is {name}_FILE nor {name}_COMMAND" if not sources else f"is set, and so is {sources[0]}"
+            )
+            self._problems.append(Problem(sources[-1] if sources else name, wrong))
+            return ()
+        (source,) = sources
+        try:
+            text = self._key_text(source, name)
+        except (OSError, ValueError) as error:
+            # Nothing of what a command has printed: it may be half a key.
+            self._problems.append(Problem(source, str(error)))
+            return ()
         made: list[bytes] = []
-        for number, part in enumerate(self.text(name).split(","), start=1):
-            if not part.strip():
-                continue
+        for number, part in enumerate(re.findall(r"[^\s,]+", text), start=1):
             try:
-                key = base64.b64decode(part.strip(), validate=True)
-            except binascii.Error:
-                self._problems.append(Problem(name, f"key {number} is not base64"))
+                key = base64.b64decode(part, validate=True)
+            except (binascii.Error, ValueError):
+                self._problems.append(Problem(source, f"key {number} is not base64"))
                 continue
             if len(key) != 32:
-                self._problems.append(Problem(name, f"key {number} has {len(key) * 8} bits, not 256"))
+                self._problems.append(Problem(source, f"key {number} has {len(key) * 8} bits, not 256"))
                 continue
             made.append(key)
+        if not made and not self._problems:
+            self._problems.append(Problem(source, "gives no key"))
         return tuple(made)
+
+    def _key_text(self, source: str, name: str) -> str:
+        """Return the keys as text. Raises ValueError or OSError that say why there are none."""
+        given = self.text(source)
+        if source == name:
+            return given
+        if source == f"{name}_COMMAND":
+            own = {one: value for one, value in self._variables.items() if not one.startswith("MILLRACE_")}
+            return printed(given, own, KEYS_WITHIN)
+        try:
+            with Path(given).open("rb") as file:
+                return file.read(MOST_OF_KEYS).decode("ascii")
+        except OSError as error:
+            raise ValueError(f"names {given!r}, which cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"names {given!r}, which is no text of base64 keys") from error
 
     def complain(self, name: str, message: str) -> None:
         """Remember that the variable `name` is wrong, for `check`; `message` does not repeat a secret."""
@@ -106,6 +149,41 @@ class Environment:
         """Raise `ConfigError` with all complaints, if there are any."""
         if self._problems:
             raise ConfigError(self._problems)
+
+
+def printed(command: str, environment: Mapping[str, str], within: float) -> str:
+    """Return what a command prints, which is run without a shell.
+
+    Raises ValueError that says how it failed, and shows nothing of its output.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise ValueError(f"is no command line: {error}") from None
+    try:
+        # Its complaints go nowhere: some programs put into them what they have read. A session of its own: to be ended as a whole.
+        process = subprocess.Popen(
+            words,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ValueError(f"names the program {words[0]!r}, which cannot be started: {error.strerror}") from None
+    with process:
+        try:
+            output, _ = process.communicate(timeout=within)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise ValueError(f"did not end within {within:g} s") from None
+    if process.returncode:
+        raise ValueError(f"ended with {process.returncode}")
+    if len(output) > MOST_OF_KEYS or not output.isascii():
+        raise ValueError("printed what is no text of base64 keys")
+    return output.decode("ascii")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):

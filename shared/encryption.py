@@ -38,6 +38,19 @@ class Keyring:
         wrapped = _encrypt(self._keys[self._current], data_key, additional)
         return ".".join(("v1", self._current, _text(wrapped), _text(_encrypt(data_key, plaintext.encode(), additional))))
 
+    @property
+    def current(self) -> str:
+        """The id of the first key."""
+        return self._current
+
+    def opens(self, sealed: str, *place: str) -> bool:
+        """Return whether this value opens in its place."""
+        try:
+            self.open(sealed, *place)
+        except CannotOpen:
+            return False
+        return True
+
     def knows(self, sealed: str) -> bool:
         """Return whether the key that sealed this value is in the ring; whether it opens is another question."""
         parts = sealed.split(".")
@@ -54,7 +67,7 @@ class Keyring:
             if version != "v1":
                 raise CannotOpen(f"sealed value has the unknown version {version!r}")
             if key not in self._keys:
-                raise CannotOpen(f"the key {key} that sealed this value is not in MILLRACE_KEYS")
+                raise CannotOpen(f"the key {key} that sealed this value is not among the keys")
             additional = _additional(place, key)
             data_key = _decrypt(self._keys[key], _bytes(wrapped), additional)
             return _decrypt(data_key, _bytes(body), additional).decode()

@@ -22,7 +22,7 @@ from services.oauth.questions import QUESTIONS
 from services.oauth.refresh import Refresher
 from services.oauth.resources import keepers
 from services.oauth.revocation import Revoker
-from services.oauth.rotation import renewing
+from services.oauth.rotation import Rotation, renewing
 from services.oauth.scheduling import refreshing_in_time
 from services.oauth.sealed_tokens import SealedTokens
 from services.oauth.spool import Spool
@@ -56,6 +56,7 @@ class OAuth:
         self.store = KeptStore(engine)
         self.resources = ResourceRows(engine)
         self.tokens = TokenStore(engine)
+        self.rotation = Rotation(self.store, self.tokens, self.vault)
         self.outbox = Outbox(bus, self.tokens)
         self.documents = FetchedDocuments(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
         self.providers = Providers(self.store, keyring, Discovery(self.documents))
@@ -120,7 +121,7 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
         )
         runtime.background.start(oauth.announcer.sweep(settings.database_url), "announcing")
         runtime.background.start(oauth.outbox.sweep(settings.database_url), "publishing what is left")
-        runtime.background.start(renewing(oauth.store, oauth.tokens, oauth.vault, settings.database_url), "renewing what is sealed")
+        runtime.background.start(renewing(oauth.rotation, settings.database_url), "renewing what is sealed")
         runtime.background.start(oauth.refresher.store_left(), "storing what is left")
         runtime.background.start(oauth.authorizations.devices.polling(), "asking for devices")
         runtime.background.start(refreshing_in_time(oauth.tokens, oauth.refresher), "refreshing in time")

@@ -70,8 +70,10 @@ class TokenState(msgspec.Struct, frozen=True, kw_only=True):
         return self.sealed is not None and (self.expires_at is None or self.expires_at - NEAR > now)
 
 
-def shown_state(spec: Connection, state: TokenState | None, knows: Callable[[str], bool], now: datetime) -> dict[str, str | None]:
-    """Return how a connection is, why, and what is to be done; `knows` answers whether the key of a sealed value is there."""
+def shown_state(
+    spec: Connection, state: TokenState | None, opens: Callable[[TokenState], bool], now: datetime
+) -> dict[str, str | None]:
+    """Return how a connection is, why, and what is to be done; `opens` answers whether its sealed token does."""
     flow = FLOWS.get(spec.grant)
     if flow is None:
         return _shown("active", None, None)
@@ -82,8 +84,8 @@ def shown_state(spec: Connection, state: TokenState | None, knows: Callable[[str
         return _shown("pending", "nobody has authorized it yet", person)
     status: Status = "refreshing" if state.until is not None and state.until > now else state.status
     reason, advice = state.reason, None
-    if state.sealed is not None and not knows(state.sealed):
-        status, reason = "quarantined", "the key that sealed its token is missing"
+    if state.sealed is not None and not opens(state):
+        status, reason = "quarantined", "its token does not open: the key that sealed it is missing, or it was altered"
         advice = "give the service that key again, or authorize the connection anew"
     elif state.status == "needs_reauthorization":
         advice = person

@@ -14,6 +14,7 @@ from services.oauth.connection_tests import ConnectionTests
 from services.oauth.credentials import Credential, Credentials
 from services.oauth.domain import Kept, Outcome, audited
 from services.oauth.refresh import Refresher
+from services.oauth.rotation import Rotation
 from services.oauth.store import KeptStore
 from services.oauth.vault import Vault
 from services.oauth.waiting import WaitingPlaces
@@ -41,6 +42,8 @@ from shared.questions.oauth import (
     ListKnownProviders,
     OpenAuthorization,
     RefreshConnection,
+    RotateKeys,
+    RotationView,
     SecretGiven,
     Token,
     TryConnection,
@@ -60,6 +63,7 @@ class OAuthDeps(Keepers, Protocol):
     credentials: Credentials
     authorizations: Authorizations
     refresher: Refresher
+    rotation: Rotation
     tests: ConnectionTests
     waiting: WaitingPlaces
     resources: ResourceRows
@@ -152,6 +156,11 @@ async def test_connection(asked: TryConnection, deps: OAuthDeps) -> ConnectionTe
         return await deps.tests.of(asked)
 
 
+async def rotate_keys(asked: RotateKeys, deps: OAuthDeps) -> RotationView:
+    """Seal a part of what an older key seals anew."""
+    return await deps.rotation.rotate(asked)
+
+
 async def list_known_providers(_asked: ListKnownProviders, _deps: OAuthDeps) -> list[KnownProviderView]:
     """Return the catalogue."""
     return [
@@ -207,5 +216,6 @@ QUESTIONS: Questions = {
     OpenAuthorization: open_authorization,
     FinishAuthorization: finish_authorization,
     RefreshConnection: refresh_connection,
+    RotateKeys: rotate_keys,
     TryConnection: test_connection,
 }

@@ -18,9 +18,10 @@ from services.oauth.domain import (
     check_secret,
     check_token,
     check_value,
+    token_place,
 )
 from services.oauth.flows import FLOWS
-from services.oauth.policy import shown_state
+from services.oauth.policy import TokenState, shown_state
 from services.oauth.providers import Providers, destination_of, is_discovered, whole
 from services.oauth.refresh import Refresher
 from services.oauth.store import KeptStore
@@ -77,7 +78,10 @@ class Connections(VaultRules[Connection]):
         """Return how the token of each is."""
         granted = [one.id for one in found if one.spec.grant in FLOWS]
         states = await self._tokens.of(granted) if granted else {}
-        return [shown_state(one.spec, states.get(one.id), self._keyring.knows, utc_now()) for one in found]
+        return [shown_state(one.spec, states.get(one.id), self._opens, utc_now()) for one in found]
+
+    def _opens(self, state: TokenState) -> bool:
+        return self._keyring.opens(state.sealed or "", *token_place(state.org, state.connection))
 
 
 class ProviderRules(VaultRules[Provider]):

@@ -114,13 +114,19 @@ class KeptStore:
         """Return rows whose state the bus does not know, unchanged since `before`, oldest first."""
         return await self._all(~_C.announced & (_C.updated_at < before), _C.updated_at.asc(), limit)
 
-    async def by_id(self, after: str, limit: int) -> list[Kept]:
-        """Return rows by id, those after `after`, of every organization."""
-        return await self._all(_C.id > after, _C.id.asc(), limit)
+    async def stale(self, key: str, after: str, limit: int) -> list[Kept]:
+        """Return rows that another key than the one of this id seals, by id, those after `after`, of every organization."""
+        return await self._all(sealed_otherwise(_C.sealed, key) & (_C.id > after), _C.id.asc(), limit)
 
-    async def reseal(self, row: Kept, sealed: str) -> bool:
+    async def count_stale(self, key: str) -> int:
+        """Return how many there are."""
+        async with transaction(self._engine) as connection:
+            found = await connection.execute(select(func.count()).where(sealed_otherwise(_C.sealed, key)))
+            return int(found.scalar_one())
+
+    async def reseal(self, id_: str, before: str, sealed: str) -> bool:
         """Replace a sealed value by the same under another key; False when it is another by now."""
-        return await self._changed(update(vault).where(_C.id == row.id, _C.sealed == row.sealed).values(sealed=sealed))
+        return await self._changed(update(vault).where(_C.id == id_, _C.sealed == before).values(sealed=sealed))
 
     async def lead(self, row: Kept, destination: str) -> None:
         """Keep where a value may be sent that was given before that was kept."""
@@ -139,6 +145,11 @@ class KeptStore:
         async with transaction(self._engine) as connection:
             rows = await connection.execute(select(vault).where(condition).order_by(order).limit(limit))
             return [Kept(**row) for row in rows.mappings()]
+
+
+def sealed_otherwise(column: ColumnElement[Any], key: str) -> ColumnElement[bool]:
+    """Return whether there is a value that another key seals than the one of this id."""
+    return (column != "") & ~column.startswith(f"v1.{key}.", autoescape=True)
 
 
 def _of(noun: str, org: str) -> ColumnElement[bool]:

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.oauth.policy import Aftermath, TokenState
+from services.oauth.store import sealed_otherwise
 from services.oauth.tables import outbox, provider_gate, token, vault
 from shared.db import transaction
 from shared.envelope import new_id, utc_now
@@ -227,15 +228,30 @@ class TokenStore:
         async with transaction(self._engine) as connection:
             return [(id_, org) for id_, org in await connection.execute(taken.returning(_T.connection, _T.org))]
 
-    async def by_id(self, after: str, limit: int) -> list[TokenState]:
-        """Return rows by connection, those after `after`."""
-        rows = select(token).where(_T.connection > after, _T.sealed.is_not(None)).order_by(_T.connection).limit(limit)
-        async with transaction(self._engine) as connection:
-            return [TokenState(**row) for row in (await connection.execute(rows)).mappings()]
+    async def stale(self, key: str, after: str, limit: int) -> list[tuple[str, str, str, str]]:
+        """Return connection, organization, name and sealed token where another key than the one of this id seals it.
 
-    async def reseal(self, row: TokenState, sealed: str) -> bool:
-        """Replace a sealed token by the same under another key; False when it is another by now."""
-        same = update(token).where(_T.connection == row.connection, _T.sealed == row.sealed).values(sealed=sealed)
+        By connection, those after `after`.
+        """
+        rows = (
+            select(_T.connection, _T.org, vault.c.name, _T.sealed)
+            .join(vault, vault.c.id == _T.connection)
+            .where(_T.connection > after, sealed_otherwise(_T.sealed, key))
+            .order_by(_T.connection)
+            .limit(limit)
+        )
+        async with transaction(self._engine) as connection:
+            return [(row[0], row[1], row[2], row[3]) for row in await connection.execute(rows)]
+
+    async def count_stale(self, key: str) -> int:
+        """Return how many there are."""
+        async with transaction(self._engine) as connection:
+            found = await connection.execute(select(func.count()).where(sealed_otherwise(_T.sealed, key)))
+            return int(found.scalar_one())
+
+    async def reseal(self, id_: str, before: str, sealed: str) -> bool:
+        """Replace a connection's sealed token by the same under another key; False when it is another by now."""
+        same = update(token).where(_T.connection == id_, _T.sealed == before).values(sealed=sealed)
         async with transaction(self._engine) as connection:
             return (await connection.execute(same)).rowcount > 0
 

@@ -25,11 +25,11 @@ class Vault:
         """Return a value sealed for the asker, as `called`."""
         return self._keyring.seal(value, asked.org, asked.nonce, called)
 
-    def renewed(self, sealed: str, place: tuple[str, ...]) -> str | None:
-        """Return a value sealed with the first key, or None where it is already, does not open, or there is none."""
-        if self._keyring.is_current(sealed):
-            return None
-        try:
-            return self._keyring.seal(self._keyring.open(sealed, *place), *place)
-        except CannotOpen:
-            return None
+    @property
+    def key(self) -> str:
+        """The id of the first key."""
+        return self._keyring.current
+
+    def resealed(self, sealed: str, place: tuple[str, ...]) -> str:
+        """Return a value sealed with the first key. Raises `CannotOpen`."""
+        return self._keyring.seal(self._keyring.open(sealed, *place), *place)

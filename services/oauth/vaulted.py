@@ -139,7 +139,10 @@ class Vaulted(Keeper[S]):
 
     async def _shown(self, found: Sequence[Resource[S]]) -> list[dict[str, Any]]:
         shown = await super()._shown(found)
-        openable = [all(map(self._keyring.knows, one.sealed.values())) for one in found]
+        openable = [
+            all(self._keyring.opens(value, *place_of(self.kind.noun, one.org, one.id, one.name)) for value in one.sealed.values())
+            for one in found
+        ]
         return [
             {"status": "active"} | one if opens else one | {"status": "quarantined"}
             for one, opens in zip(shown, openable, strict=True)

@@ -19,7 +19,7 @@ import pytest
 from aiohttp import web
 
 from services.oauth import refresh, scheduling, token_endpoint
-from services.oauth.rotation import renew
+from services.oauth.rotation import Rotation, renew
 from services.oauth.spool import Spool
 from services.oauth.store import KeptStore
 from services.oauth.token_store import TokenStore
@@ -571,7 +571,7 @@ async def test_37_tokens_are_sealed_anew_also_while_one_is_refreshed(place: Plac
     newer = os.urandom(32)
     kept = base64.b64decode(place.credentials.keys[0])
     engine = open_engine(place.database_url("oauth"), service="oauth")
-    rotating = (KeptStore(engine), TokenStore(engine), Vault(Keyring((newer, kept))))
+    rotating = Rotation(KeptStore(engine), TokenStore(engine), Vault(Keyring((newer, kept))))
     both = ",".join(base64.b64encode(key).decode() for key in (kept, newer))
     async with asking(place, MILLRACE_KEYS=both) as it:
         await it.authorize()
@@ -580,12 +580,12 @@ async def test_37_tokens_are_sealed_anew_also_while_one_is_refreshed(place: Plac
         late = asyncio.create_task(it.given())
         await came.wait()
         before = (await it.row())["sealed"]
-        assert await renew(*rotating) == 2
+        assert await renew(rotating, set()) == 2
         assert (await it.row())["sealed"].split(".")[1] != before.split(".")[1]
         let.set()
         expected = (await late).token
         # What was got meanwhile is sealed with the key that its process has, and is next.
-        assert await renew(*rotating) == 1
+        assert await renew(rotating, set()) == 1
     await engine.dispose()
     place.credentials.keys.insert(0, base64.b64encode(newer).decode())
     try:

@@ -144,11 +144,13 @@ async def test_what_was_sealed_anew_meanwhile_is_not_replaced_by_what_was_read_b
         engine = open_engine(place.database_url("oauth"), service="oauth")
         try:
             store = KeptStore(engine)
-            (read,) = await store.by_id("", 10)
-            assert await store.reseal(read, "v1.under.another.key")
+            read = await store.named("secret", "acme", "halo")
+            assert read is not None
+            assert await store.reseal(read.id, read.sealed, "v1.under.another.key")
             changed = msgspec.structs.replace(read, version=2, applied_as="files")
             assert not await store.replace(read, changed)
-            (there,) = await store.by_id("", 10)
+            there = await store.named("secret", "acme", "halo")
+            assert there is not None
             assert await store.replace(there, msgspec.structs.replace(changed, sealed=there.sealed))
         finally:
             await engine.dispose()

@@ -15,6 +15,7 @@ from millrace.cli import (
     entities,
     environments,
     hooks,
+    keys,
     replays,
     runs,
     search,
@@ -40,6 +41,20 @@ def version(session: Session) -> None:
     click.echo(json.dumps({"version": said}) if session.is_json else f"millrace {said}")
 
 
-for _module in (stack, workspace, dev, environments, runs, hooks, entities, applying, deliveries, dead_letters, replays, search):
+for _module in (
+    stack,
+    workspace,
+    dev,
+    environments,
+    runs,
+    hooks,
+    entities,
+    applying,
+    deliveries,
+    dead_letters,
+    replays,
+    search,
+    keys,
+):
     for _command in _module.COMMANDS:
         program.add_command(_command)

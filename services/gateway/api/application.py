@@ -25,6 +25,7 @@ from services.gateway.api import (
     schedules,
     streams,
     subscriptions,
+    vault,
     workflows,
 )
 from services.gateway.api.access import authenticated, challenge
@@ -49,6 +50,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *schedules.ENDPOINTS,
     *connections.ENDPOINTS,
     *authorizing.ENDPOINTS,
+    *vault.ENDPOINTS,
     *events.ENDPOINTS,
     *recorded.ENDPOINTS,
     *deliveries.ENDPOINTS,
