@@ -24,15 +24,18 @@ from services.oauth.spool import Spool
 from services.oauth.store import KeptStore
 from services.oauth.token_store import TokenStore
 from services.oauth.vault import Vault
+from shared.bus import Bus
 from shared.commit import Journal
 from shared.db import open_engine
 from shared.encryption import Keyring
 from shared.envelope import open_message, utc_now
 from shared.errors import NotFound, Unavailable
 from shared.messages import Audited, ConnectionNeedsReauthorization, ConnectionRefreshed, ConnectionRefreshFailed
+from shared.pull import OrderedReader
+from tests.chaos.installation import children_of
 from tests.integration.test_oauth_connections import stored
 from tests.support import resources
-from tests.support.connections import CALLBACK, Asking, asking
+from tests.support.connections import CALLBACK, Asking, asking, oauth_process
 from tests.support.inside import bus_of, eventually, running
 from tests.support.oauth_provider import Asked, answers, hangs
 from tests.support.resources import listed
@@ -699,11 +702,17 @@ async def test_49_an_endless_answer_is_not_read(place: Place) -> None:
             await it.given()
 
 
-async def test_50_no_token_is_in_any_log_message_table_or_answer(
+async def test_50_no_token_is_in_any_log_message_table_archive_answer_or_process_list(
     place: Place, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    async with asking(place) as it:
+    async with (
+        asking(place) as it,
+        oauth_process(place) as process,
+        running(place, "logs"),
+        bus_of(place, "admin") as admin,
+        connected_to(place) as connection,
+    ):
         shown = await it.authorize()
         it.provider.faults = [
             None,
@@ -717,19 +726,50 @@ async def test_50_no_token_is_in_any_log_message_table_or_answer(
                 await it.given()
             except Unavailable as error:
                 said.append(error.detail)
+        for pid in (process.pid, *children_of(process.pid), os.getpid(), *children_of(os.getpid())):
+            said += [Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace") for name in ("cmdline", "environ")]
         await it.gateway.ask(resources.removing("connection", "halo", org="acme"))
-        connection = await asyncpg.connect(place.database_url("admin"))
-        tables = await connection.fetch("SELECT schemaname, tablename FROM pg_tables WHERE schemaname = 'oauth'")
+        streams = {one.config.name or "": one.state.messages for one in await admin.client.jetstream().streams_info()}
+
+        async def is_archived() -> bool:
+            return await connection.fetchval("SELECT count(*) FROM logs.message WHERE stream = 'CONNECTIONS'") >= 4
+
+        await eventually(is_archived, within=20)
+        for name, count in streams.items():
+            said += [repr(bytes(one.data)) for one in await messages_of(admin, name, count)]
+        tables = await connection.fetch(
+            "SELECT schemaname, tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        )
+        assert {"oauth", "logs", "events", "executor"} <= {schema for schema, _ in tables}
         for schema, table in tables:
             said += [repr(row) for row in await connection.fetch(f'SELECT * FROM "{schema}"."{table}"')]
-        await connection.close()
-        said += [repr(one) for one in await it.published(shown.id)]
         output = capsys.readouterr()
         said += [output.out, output.err, caplog.text]
         secrets = [*it.provider.given, "a-code-secret", "client-secret"]
         assert len(secrets) > 5
+        assert len(said) > 50
         found = [secret for secret in secrets for one in said if secret in one]
         assert found == []
+
+
+@asynccontextmanager
+async def connected_to(place: Place) -> AsyncIterator[Any]:
+    """Be connected with the database as its administrator for the block."""
+    connection = await asyncpg.connect(place.database_url("admin"))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def messages_of(bus: Bus, stream: str, count: int) -> list[Any]:
+    """Return so many messages of a stream."""
+    found: list[Any] = []
+    batches = OrderedReader(bus.client, stream).batches()
+    while len(found) < count:
+        found += await asyncio.wait_for(anext(batches), 5)
+    await batches.aclose()
+    return found
 
 
 async def test_every_token_that_a_provider_gave_is_given_on_record(place: Place) -> None:
