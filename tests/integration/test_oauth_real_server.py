@@ -218,6 +218,17 @@ async def test_an_answer_without_the_issuer_or_with_another_one_is_refused(house
     assert await house.peer.seen() == before
 
 
+async def test_a_grant_that_cannot_be_refreshed_says_so_and_its_token_serves_to_its_end(house: House) -> None:
+    client = await house.connect("once", provider={"scopes": ["openid"]})
+    assert (await house.shown("once"))["granted_scope"] == "openid"
+    before = await house.peer.seen()
+    assert (await house.refreshed("once"))[0] == 409
+    shown = await house.shown("once")
+    assert (shown["status"], "refresh" in shown["reason"]) == ("needs_reauthorization", True)
+    assert await house.peer.seen() == before
+    assert await house.peer.is_active(client, await house.token("once"))
+
+
 async def test_a_code_that_was_used_is_refused_by_the_service_and_by_the_server(house: House) -> None:
     client = await house.connect("replayed")
     used, token = await house.brought_back(), await house.token("replayed")
