@@ -22,7 +22,7 @@ from services.oauth.token_endpoint import TokenEndpoint
 from services.oauth.token_requests import authorizing, exchanging, scope_of
 from services.oauth.token_store import Publication, TokenStore
 from shared.encryption import CannotOpen, Keyring
-from shared.envelope import rfc3339, utc_now
+from shared.envelope import rfc3339
 from shared.errors import Invalid, MillraceError, NotFound, Problem, Unavailable
 from shared.questions.oauth import (
     AskedAuthorization,
@@ -39,6 +39,8 @@ from shared.questions.oauth import (
 
 # How long a person has to agree.
 OPEN = timedelta(minutes=10)
+# Longer than it takes to exchange what they bring back.
+FINISHED = timedelta(minutes=1)
 
 _NONE = "this address was used already, is older than ten minutes, or is that of another browser: begin again"
 
@@ -85,13 +87,13 @@ class Authorizations:
             raise Invalid(f"the connection {row.name!r} {detail}", errors=(Problem("name", detail),))
         registered = await self._providers.discovered(row.org, await self._providers.of(row))
         if flow.person == "device":
-            return await self.devices.begin(command, row, registered)
+            return await self.devices.begin(command, row, registered, self._tokens.now())
         # What is missing is for who begins it, and not for the person.
         registered.address("authorize_url")
         provider = registered.provider
         state = secrets.token_urlsafe(32)
         verifier = None if provider.pkce is False else secrets.token_urlsafe(48)
-        ends = utc_now() + OPEN
+        ends = self._tokens.now() + OPEN
         await self._requests.add(
             AuthorizationRequest(
                 state=hashed(state),
@@ -161,8 +163,10 @@ class Authorizations:
         if found is None:
             raise NotFound(f"the connection {asked.name!r} has no such authorization, or it ended long ago")
         status, reason = "open" if found.status == "taken" else found.status, found.reason
-        if found.status == "open" and found.expires_at <= utc_now():
-            status, reason = "failed", "nobody has allowed it in time: begin again"
+        if status == "open" and found.expires_at + (FINISHED if found.status == "taken" else timedelta(0)) <= self._tokens.now():
+            # Whoever took it may have died meanwhile.
+            what = "nobody has allowed it" if found.status == "open" else "it has not ended"
+            status, reason = "failed", f"{what} in time: begin again"
         return msgspec.convert(
             {"id": found.state, "status": status, "reason": reason, "expires_at": rfc3339(found.expires_at)}, AuthorizationView
         )
@@ -215,7 +219,7 @@ class Authorizations:
         return await self._stored(row, registered, request, outcome)
 
     async def _stored(self, row: Kept, registered: Registered, request: AuthorizationRequest, granted: Granted) -> str | None:
-        renewed = self._sealed.renewed(row, registered, granted)
+        renewed = self._sealed.renewed(row, registered, granted, self._tokens.now())
         data = {
             "connection": row.id,
             "name": row.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 import structlog
@@ -19,7 +19,7 @@ from services.oauth.token_endpoint import TokenEndpoint
 from services.oauth.token_requests import asking_for_device, polling
 from services.oauth.waiting import BackgroundTasks
 from shared.encryption import CannotOpen, Keyring
-from shared.envelope import rfc3339, utc_now
+from shared.envelope import rfc3339
 from shared.errors import Invalid, MillraceError, Unavailable
 from shared.questions.oauth import AuthorizationBegun, BeginAuthorization
 
@@ -75,9 +75,9 @@ class Devices:
         self._keyring = keyring
         self._stored = stored
 
-    async def begin(self, command: BeginAuthorization, row: Kept, registered: Registered) -> AuthorizationBegun:
+    async def begin(self, command: BeginAuthorization, row: Kept, registered: Registered, now: datetime) -> AuthorizationBegun:
         """Return what a person is shown. Raises `Invalid`, `Unavailable` with the reason of a provider that gives no code."""
-        spec, now = registered.spec, utc_now()
+        spec = registered.spec
         answer = await self._endpoint.post(row.org, registered, lambda call: asking_for_device(call, spec), at=("device_url",))
         try:
             device = msgspec.json.decode(answer.body, type=_Device, strict=False) if answer.status == 200 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -28,7 +28,7 @@ from services.oauth.token_store import Claimed, Publication, TokenStore, Unclaim
 from services.oauth.vault import Vault
 from services.oauth.waiting import Gates, WaitingPlaces
 from shared import tasks
-from shared.envelope import new_id, utc_now
+from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, MillraceError, NotFound, Problem, Unavailable
 
 # More than twice as long as a whole request takes, so that a claim cannot end while its holder waits for an answer.
@@ -117,7 +117,7 @@ class Refresher:
         """
         registered = await self._providers.of(row)
         state = (await self._tokens.of([row.id])).get(row.id)
-        if state is not None and state.is_live(utc_now()):
+        if state is not None and state.is_live(self._tokens.now()):
             if not _is_own(row) and not _is_of(state, registered):
                 raise NeedsAuthorization(f"connection {row.name!r} needs to be authorized again: {OF_ANOTHER}")
             changed = _is_own(row) and registered.configured != state.configured
@@ -130,8 +130,8 @@ class Refresher:
             if not _is_own(row) and (state is None or state.sealed is None):
                 raise NeedsAuthorization(f"connection {row.name!r} has not been authorized yet")
             state = await self._waited(row, registered, 0 if state is None else state.version, "ended")
-        if not state.is_live(utc_now()):
-            raise _none(row, state)
+        if not state.is_live(now := self._tokens.now()):
+            raise _none(row, state, now)
         if not _is_of(state, registered):
             raise Unavailable(f"connection {row.name!r} was changed meanwhile", retry_after=1)
         return Live(self._sealed.opened(state), state, registered)
@@ -150,7 +150,7 @@ class Refresher:
         version = 0 if state is None else state.version
         after_it = await self._waited(row, await self._providers.of(row), version, "demanded")
         if after_it.version == version:
-            why = _none(row, after_it)
+            why = _none(row, after_it, self._tokens.now())
             raise Conflict(why.detail) if isinstance(why, NeedsAuthorization) else why
 
     async def ending(self, row: Kept) -> Callable[[], None]:
@@ -281,7 +281,7 @@ class Refresher:
             if claimed is None:
                 raise NotFound(f"there is no connection {row.name!r} any more")
             if not claimed.is_held:
-                return _unclaimed(row, claimed, version)
+                return _unclaimed(row, claimed, version, self._tokens.now())
             await asyncio.sleep(look)
             look = min(2 * look, LONGEST_LOOK)
 
@@ -327,7 +327,7 @@ class Refresher:
         if isinstance(outcome, Ungranted):
             return await self._failed(row, registered, claimed, outcome)
         kept = None if tokens is None else tokens.refresh_token
-        renewed = self._sealed.renewed(row, registered, outcome, kept, renews=_is_own(row), forced=forced)
+        renewed = self._sealed.renewed(row, registered, outcome, self._tokens.now(), kept, renews=_is_own(row), forced=forced)
         state = await self._writer.store(Unstored(row.name, claimed, renewed, registered.spec.provider or ""))
         if state is None:
             got = Tokens(outcome.access_token, outcome.refresh_token or kept, outcome.token_type)
@@ -369,7 +369,7 @@ class Refresher:
         if refused.failure == "dead" and _is_own(row):
             # No person has granted anything that could have ended.
             refused = msgspec.structs.replace(refused, failure="misconfigured")
-        outcome = after(before, refused, utc_now(), _chance)
+        outcome = after(before, refused, self._tokens.now(), _chance)
         published = failed(row, refused, outcome.status) if outcome.is_news else None
         state = await self._tokens.fail(claimed, outcome, refused.failure, refused.reason, published)
         if state is None:
@@ -411,16 +411,16 @@ def _is_own(row: Kept) -> bool:
     return row.spec.get("grant") in REQUESTS
 
 
-def _unclaimed(row: Kept, found: Unclaimed, version: int) -> TokenState:
-    if found.state.version != version or found.state.is_live(utc_now()):
+def _unclaimed(row: Kept, found: Unclaimed, version: int, now: datetime) -> TokenState:
+    if found.state.version != version or found.state.is_live(now):
         return found.state
-    raise _none(row, found.state, found)
+    raise _none(row, found.state, now, found)
 
 
-def _none(row: Kept, state: TokenState, found: Unclaimed | None = None) -> Unavailable:
+def _none(row: Kept, state: TokenState, now: datetime, found: Unclaimed | None = None) -> Unavailable:
     reason = state.reason or (None if found is None else found.reason) or _ABSENT[state.sealed is not None]
     if state.status == "needs_reauthorization":
         return NeedsAuthorization(f"connection {row.name!r} needs to be authorized again: {reason}")
     until = state.not_before if found is None or found.until is None else found.until
-    wait = 5.0 if until is None else max(1.0, (until - utc_now()).total_seconds())
+    wait = 5.0 if until is None else max(1.0, (until - now).total_seconds())
     return Unavailable(f"connection {row.name!r} has no live token: {reason}", retry_after=wait)

@@ -29,7 +29,6 @@ from services.oauth.token_store import TokenStore
 from services.oauth.vaulted import Vaulted, VaultRules
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.envelope import utc_now
 from shared.errors import Invalid, Problem
 from shared.owners.catalogued import catalogued
 from shared.owners.keeper import Keeper
@@ -78,7 +77,7 @@ class Connections(VaultRules[Connection]):
         """Return how the token of each is."""
         granted = [one.id for one in found if one.spec.grant in FLOWS]
         states = await self._tokens.of(granted) if granted else {}
-        return [shown_state(one.spec, states.get(one.id), self._opens, utc_now()) for one in found]
+        return [shown_state(one.spec, states.get(one.id), self._opens, self._tokens.now()) for one in found]
 
     def _opens(self, state: TokenState) -> bool:
         return self._keyring.opens(state.sealed or "", *token_place(state.org, state.connection))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from datetime import datetime
 
 import msgspec
 
@@ -12,7 +13,6 @@ from services.oauth.policy import TokenState, times_of
 from services.oauth.providers import Registered
 from services.oauth.token_store import Renewed
 from shared.encryption import CannotOpen, Keyring
-from shared.envelope import utc_now
 from shared.errors import Unavailable
 
 _chance = random.SystemRandom().uniform
@@ -49,6 +49,7 @@ class SealedTokens:
         row: Kept,
         registered: Registered,
         granted: Granted,
+        now: datetime,
         refresh_token: str | None = None,
         *,
         renews: bool = False,
@@ -57,7 +58,7 @@ class SealedTokens:
         """Return new tokens as they are stored; without a new token that refreshes them the one before stays."""
         kept = granted.refresh_token or refresh_token
         sealed = msgspec.json.encode(Tokens(granted.access_token, kept, granted.token_type)).decode()
-        times = times_of(granted, utc_now(), _chance, renews=renews or kept is not None)
+        times = times_of(granted, now, _chance, renews=renews or kept is not None)
         return Renewed(
             sealed=self._keyring.seal(sealed, *token_place(row.org, row.id)),
             scope=granted.scope,

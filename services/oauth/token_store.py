@@ -18,6 +18,9 @@ from shared.db import transaction
 from shared.envelope import new_id, utc_now
 from shared.organizations import PLATFORM
 
+# Of a difference of clocks, so much is the time that an answer takes.
+NOISE = timedelta(seconds=5)
+
 _T = token.c
 _GATE = provider_gate.c
 
@@ -79,6 +82,15 @@ class TokenStore:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._off = timedelta(0)
+
+    def now(self) -> datetime:
+        """Return the database's time, as its last answers had it: replicas share that one, whatever their own clocks are."""
+        return utc_now() + self._off
+
+    def _dated(self, now: datetime) -> None:
+        off = now - utc_now()
+        self._off = off if abs(off) > NOISE else timedelta(0)
 
     async def of(self, connections: Collection[str]) -> dict[str, TokenState]:
         """Return the rows of these connections, by connection."""
@@ -108,6 +120,7 @@ class TokenStore:
             row = (await connection.execute(read)).mappings().first()
             if row is None:
                 return None
+            self._dated(row["now"])
             before = TokenState(**{name: row[name] for name in TokenState.__struct_fields__})
             if before.version != version:
                 return Unclaimed(before)
@@ -226,7 +239,9 @@ class TokenStore:
         )
         taken = update(token).where(_T.connection.in_(select(found.c.connection))).values(refresh_at=now + put_off)
         async with transaction(self._engine) as connection:
-            return [(id_, org) for id_, org in await connection.execute(taken.returning(_T.connection, _T.org))]
+            rows = (await connection.execute(taken.returning(_T.connection, _T.org))).all()
+            self._dated((await connection.execute(select(now))).scalar_one())
+            return [(id_, org) for id_, org in rows]
 
     async def stale(self, key: str, after: str, limit: int) -> list[tuple[str, str, str, str]]:
         """Return connection, organization, name and sealed token where another key than the one of this id seals it.

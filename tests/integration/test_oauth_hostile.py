@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import msgspec
 import pytest
 
-from services.oauth import device, scheduling
+from services.oauth import authorization, device, refresh, resources, scheduling, sealed_tokens, token_store
+from services.oauth.authorization_store import hashed
 from services.oauth.spool import Spool, Unstored
 from services.oauth.token_store import Claimed, Renewed, TokenStore
 from shared.db import open_engine
 from shared.envelope import new_id
 from shared.errors import Unavailable
-from shared.questions.oauth import BeginAuthorization, TryConnection
+from shared.questions.oauth import BeginAuthorization, GetAuthorization, TryConnection
 from tests.support.connections import CALLBACK, Asking, asking
 from tests.support.inside import eventually, running
 from tests.support.oauth_provider import Asked, answers, hangs
@@ -189,3 +192,39 @@ async def test_a_spooled_token_of_a_connection_that_cannot_be_used_any_more_stop
 
             await eventually(is_forgotten)
             await it.given()
+
+
+@pytest.mark.parametrize("minutes", [-10, 10])
+async def test_29_the_clock_of_a_replica_does_not_matter(place: Place, monkeypatch: pytest.MonkeyPatch, minutes: int) -> None:
+    off = timedelta(minutes=minutes)
+    for module in (authorization, device, refresh, resources, sealed_tokens, token_store):
+        monkeypatch.setattr(module, "utc_now", lambda: datetime.now(UTC) + off, raising=False)
+    async with asking(place) as it:
+        # Another replica, whose clock is right, reads these by the database's time.
+        await it.authorize()
+        left = (await it.row())["expires_at"] - datetime.now(UTC)
+        assert timedelta(minutes=59) < left < timedelta(minutes=61)
+        assert (await it.given()).token == it.provider.given[-1]
+        it.provider.faults = [answers(429, Retry_After="20")]
+        with pytest.raises(Unavailable) as refused:
+            await it.refresh()
+        assert 15 < (refused.value.retry_after or 0) < 25
+        await it.row("expires_at = now() + interval '5 minutes'")
+        assert (await it.given()).token == it.provider.given[-1]
+        await it.row("expires_at = now() - interval '5 minutes'")
+        with pytest.raises(Unavailable):
+            await it.given()
+
+
+async def test_an_authorization_whose_end_nobody_recorded_is_not_open_for_ever(place: Place) -> None:
+    async with asking(place) as it:
+        await it.provide()
+        await it.put("connection", "halo", grant="authorization_code", provider="local")
+        _, state = await it.begin()
+        connection = await asyncpg.connect(place.database_url("oauth"))
+        past = "UPDATE authorization_request SET status = 'taken', expires_at = now() - interval '2 minutes'"
+        await connection.execute(past)
+        await connection.close()
+        asked = GetAuthorization(org="acme", name="halo", authorization=hashed(state))
+        found = await it.gateway.ask(asked)
+        assert (found.status, found.reason) == ("failed", "it has not ended in time: begin again")
