@@ -50,6 +50,7 @@ bench: install  ## Run every benchmark; each prints its figure beside the limit 
 chaos: install  ## Kill and pause every part under load, and count what was lost or done twice (ARGS=--quick, ARGS=--write)
 	@"$(BIN)/python" -m tests.chaos.webhooks $(ARGS)
 	@"$(BIN)/python" -m tests.chaos.stories $(ARGS)
+	@"$(BIN)/python" -m tests.chaos.oauth $(ARGS)
 	@exec "$(BIN)/python" -m tests.chaos.runs $(ARGS)
 
 fuzz: install  ## Send hostile values through every door, and count what did harm (ARGS="--values 200000 --seed 7", ARGS=--write)

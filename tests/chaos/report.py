@@ -18,8 +18,9 @@ HEADS = (
     "# The kill matrix\n",
     "## Runs of every kind, over two executors\n",
     "## Webhooks that come twice and out of order\n",
+    "## Refresh tokens that rotate, over two oauth services\n",
 )
-WEBHOOKS, RUNS, STORIES = range(3)
+WEBHOOKS, RUNS, STORIES, TOKENS = range(4)
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -38,7 +39,9 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 class LocalProvider:
-    """A token endpoint. A refresh token is used once, unless it is given `grace`: a second use ends its whole family.
+    """A token endpoint. A refresh token is used once; a second use ends its whole family, but for one within the `grace`.
+
+    That is in seconds, True for ever; `spared` are the families of each token that was used again within it.
 
     `faults` are taken one by one, each for one request; None in it means the usual answer. `always` is one for every request.
     """
@@ -52,7 +55,8 @@ class LocalProvider:
         self.clients: dict[str, str | None] = {"client": "client-secret"}
         self.life: Any = 3600
         self.rotates = True
-        self.grace = False
+        self.grace: float = False
+        self.spared: list[str] = []
         self.more: dict[str, Any] = {}
         self.keys: dict[str, Key] = {}
         """Public keys of clients, and bytes of their secrets, by the client's id."""
@@ -75,6 +79,7 @@ class LocalProvider:
         self.families: dict[str, str] = {}
         """Refresh tokens that are alive, with their family."""
         self.used: dict[str, str] = {}
+        self.used_at: dict[str, float] = {}
         self.dead: set[str] = set()
         self.given: list[str] = []
         """Every token, of either kind, that was given out."""
@@ -162,15 +167,17 @@ class LocalProvider:
         old = asked.parameters.get("refresh_token", "")
         family = self.families.get(old)
         if family is None or family in self.dead:
-            if old in self.used and not self.grace:
+            is_spared = old in self.used and family not in self.dead and self._is_spared(old)
+            if old in self.used and not is_spared:
                 self.dead.add(self.used[old])
-            if not (self.grace and old in self.used):
+            if not is_spared:
                 return {"error": "invalid_grant"}, 400
             family = self.used[old]
         if not self.rotates:
             return self._answer(None), 200
         self.families.pop(old, None)
         self.used[old] = family
+        self.used_at.setdefault(old, time.monotonic())
         return self._answer(self._refresh_token(family)), 200
 
     async def begin_device(self, request: web.Request) -> web.StreamResponse:
@@ -221,11 +228,17 @@ class LocalProvider:
             return "time"
         return "again" if [one["jti"] for one in self.assertions].count(claims["jti"]) > 1 else ""
 
+    def _is_spared(self, old: str) -> bool:
+        if self.grace is True or time.monotonic() - self.used_at[old] < self.grace:
+            self.spared.append(self.used[old])
+            return True
+        return False
+
     def _exchanged(self, asked: Asked) -> tuple[Any, int]:
         code = self.codes.pop(asked.parameters.get("code", ""), None)
         if code is None or code["redirect_uri"] != asked.parameters.get("redirect_uri"):
             return {"error": "invalid_grant"}, 400
-        return self._answer(self._refresh_token("family")), 200
+        return self._answer(self._refresh_token(code.get("family", "family"))), 200
 
     def _refresh_token(self, family: str) -> str:
         self._count += 1

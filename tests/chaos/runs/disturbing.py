@@ -1,4 +1,4 @@
-"""Disturbs one executor after the other, and now and then the broker or the database, as long as runs are asked for."""
+"""Disturbs one of two after the other, and now and then the broker or the database, as long as something is asked for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from tests.chaos.installation import Installation
-from tests.chaos.runs.replicas import SERVICE, Second
+from tests.chaos.runs.replicas import Second
 
 # What is done how often, relative to each other. Executors are what this drill is about.
 WEIGHTS = {
@@ -28,9 +28,20 @@ class Disturbing:
     """`done` counts what was done. `pause` is in seconds: longer than the 30 after which work is given to others."""
 
     def __init__(
-        self, installation: Installation, second: Second, *, every: float, pause: float, seed: int, tell: Callable[[str], None]
+        self,
+        installation: Installation,
+        second: Second,
+        *,
+        every: float,
+        pause: float,
+        seed: int,
+        tell: Callable[[str], None],
+        weights: Mapping[str, int] = WEIGHTS,
+        in_turn: Sequence[str] = IN_TURN,
     ) -> None:
         """Do nothing yet."""
+        self._weights = weights
+        self._in_turn = in_turn
         self._installation = installation
         self._second = second
         self._every = every
@@ -57,11 +68,11 @@ class Disturbing:
 
     async def _disturb(self, *, in_turn: bool) -> None:
         pauses: set[asyncio.Task[None]] = set()
-        what = iter(IN_TURN)
+        what = iter(self._in_turn)
         try:
             while True:
                 await asyncio.sleep(self._every)
-                chosen = next(what, "") if in_turn else self._drawn.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+                chosen = next(what, "") if in_turn else self._drawn.choices(list(self._weights), list(self._weights.values()))[0]
                 how, _, target = chosen.rpartition(" ")
                 # While one stands still the other is left alone: somebody has to take its work before it wakes up.
                 # With the first its supervisor stands still, and nothing that is killed would come back meanwhile.
@@ -74,7 +85,7 @@ class Disturbing:
                 elif target == "second":
                     await self._second.kill()
                 else:
-                    await self._installation.kill(SERVICE if target == "first" else target)
+                    await self._installation.kill(self._second.service if target == "first" else target)
         finally:
             # The block is over: those that stand still must finish their time, or their work was never redelivered.
             await asyncio.gather(*pauses)
@@ -82,7 +93,7 @@ class Disturbing:
     async def _stand_still(self, target: str) -> None:
         self._paused.add(target)
         try:
-            async with self._second.paused() if target == "second" else self._installation.paused(SERVICE):
+            async with self._second.paused() if target == "second" else self._installation.paused(self._second.service):
                 await asyncio.sleep(self._pause)
         finally:
             self._paused.discard(target)

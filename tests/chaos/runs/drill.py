@@ -15,7 +15,7 @@ from tests.chaos.runs.asker import Asker
 from tests.chaos.runs.disturbing import Disturbing
 from tests.chaos.runs.evidence import Evidence
 from tests.chaos.runs.kinds import orders
-from tests.chaos.runs.replicas import health, second_executor
+from tests.chaos.runs.replicas import health, second_of
 from tests.chaos.runs.report import RunsReport, made
 
 WORKFLOWS = Path(__file__).with_name("workflows.py")
@@ -36,7 +36,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 async def drilled(site: Site, plan: Plan) -> RunsReport:
     """Carry a plan out and return what came of it. Raises `DrillError`."""
     at = datetime.now(UTC)
-    async with second_executor(site.installation, site.place) as second:
+    async with second_of("executor", site.installation, site.place) as second:
         ready = site.installation.ready()
         await site.deploy(WORKFLOWS)
         loop = asyncio.get_running_loop()

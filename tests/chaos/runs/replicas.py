@@ -1,4 +1,4 @@
-"""Two executors: the installation's own, and one more that the drill starts with the same rights and a folder of its own."""
+"""Two of a service: the installation's own, and one more that the drill starts with the same rights and a folder of its own."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from deploy.files import tail
 from deploy.supervise import launcher
 from tests.chaos.installation import ASKED_EVERY, ROOT, STOPS_WITHIN, DrillError, Installation
 
-SERVICE = "executor"
 STARTS_WITHIN = 120.0
 
 
 class Second:
-    """The second executor: killed like the first one, and started again by `start`."""
+    """The second one of a service: killed like the first one, and started again by `start`."""
 
-    def __init__(self, installation: Installation, place: Path, sockets: Path) -> None:
+    def __init__(self, service: str, installation: Installation, place: Path, sockets: Path) -> None:
         """Start nothing yet; `place` is for its files, `sockets` a folder with a short path."""
+        self.service = service
         self._installation = installation
         self._place = place
         self._data = place / "data"
@@ -45,7 +45,7 @@ class Second:
         with self._said.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *launcher(None, signal.SIGKILL),
-                *[sys.executable, "-P", "-m", "services", SERVICE],
+                *[sys.executable, "-P", "-m", "services", self.service],
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -57,11 +57,11 @@ class Second:
     def _environment(self, data: Path) -> dict[str, str]:
         ready = self._installation.ready()
         credentials = load_or_create(self._data / "credentials.json", None)
-        given = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
+        given = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ", "MILLRACE_EGRESS_ALLOW") if name in os.environ}
         return given | {
             "PYTHONPATH": str(ROOT),
-            "MILLRACE_NATS_URL": _as(ready["nats_url"], SERVICE, credentials.nats[SERVICE]),
-            "MILLRACE_DATABASE_URL": _as(ready["database_url"], f"millrace_{SERVICE}", credentials.postgres[SERVICE]),
+            "MILLRACE_NATS_URL": _as(ready["nats_url"], self.service, credentials.nats[self.service]),
+            "MILLRACE_DATABASE_URL": _as(ready["database_url"], f"millrace_{self.service}", credentials.postgres[self.service]),
             "MILLRACE_KEYS": ",".join(credentials.keys),
             "MILLRACE_HEALTH_ADDR": f"unix:{self._health}",
             "MILLRACE_DATA": str(data),
@@ -74,7 +74,7 @@ class Second:
     def pid(self) -> int:
         """Return its process. Raises `DrillError` when it ended by itself."""
         if self._process is None or self._process.returncode is not None:
-            raise DrillError(f"the second executor has ended: {tail(self._said, 5)}")
+            raise DrillError(f"the second {self.service} has ended: {tail(self._said, 5)}")
         return self._process.pid
 
     async def kill(self) -> None:
@@ -106,7 +106,9 @@ class Second:
                     _ = self.pid
                     await asyncio.sleep(ASKED_EVERY)  # readiness has no way to call back
         except TimeoutError as error:
-            raise DrillError(f"the second executor was not ready within {STARTS_WITHIN:.0f} s: {tail(self._said, 5)}") from error
+            raise DrillError(
+                f"the second {self.service} was not ready within {STARTS_WITHIN:.0f} s: {tail(self._said, 5)}"
+            ) from error
 
     async def stop(self) -> None:
         """End it in order, and by force when that takes too long."""
@@ -122,11 +124,11 @@ class Second:
 
 
 @contextlib.asynccontextmanager
-async def second_executor(installation: Installation, place: Path) -> AsyncIterator[Second]:
-    """Run a second executor for the block."""
+async def second_of(service: str, installation: Installation, place: Path) -> AsyncIterator[Second]:
+    """Run a second one of a service for the block."""
     # A socket's path may have 107 bytes.
     with tempfile.TemporaryDirectory(prefix="mr-") as sockets:
-        second = Second(installation, place, Path(sockets))
+        second = Second(service, installation, place, Path(sockets))
         await second.start()
         try:
             await second.ready()
