@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -113,12 +113,17 @@ class FetchedDocuments:
         kept = self._kept.pop(place, None) or _Kept()
         self._kept[place] = kept
         while len(self._kept) > MOST_KEPT:
-            self._kept.popitem(last=False)
+            del self._kept[self._dispensable()]
         if value is None:
             kept.failed_at, kept.reason = self._now(), reason
             _log.warning("document.unfetched", org=org, url=url, reason=reason)
         else:
             kept.value, kept.at = value, self._now()
+
+    def _dispensable(self) -> _Place:
+        """Return the one fetched longest ago of the organization that has most: whoever names many pushes out no others'."""
+        ((most, _),) = Counter(org for org, _ in self._kept).most_common(1)
+        return next(place for place in self._kept if place[0] == most)
 
 
 class OrganizationDocuments:
