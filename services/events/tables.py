@@ -62,7 +62,7 @@ Index(
     *(delivery.c.org, delivery.c.received_at),
     postgresql_where=text("outcome = 'accepted' AND emitted IS NOT NULL AND dead IS NULL"),
 )
-Index("delivery_unended", delivery.c.received_at, postgresql_where=text("NOT ended AND dead IS NULL"))
+Index("delivery_unended", *(delivery.c.source, delivery.c.received_at), postgresql_where=text("NOT ended AND dead IS NULL"))
 Index("delivery_retry", *(delivery.c[name] for name in ("org", "retry_at", "id")), postgresql_where=text("retry_at IS NOT NULL"))
 # The condition of deliveries that wait for an adapter, as the index has it.
 DEFERRED = text("delivery.deferred_for IS NOT NULL AND delivery.dead IS NULL")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, text
+from sqlalchemy.event import listen
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import domain, sweeping
 from services.events.floods import Floods
+from services.events.holding import state
 from services.events.replay_rows import ReplayRows
 from services.events.routing import SubscriptionOutcome, due
 from services.events.store import EventsStore
@@ -362,3 +365,20 @@ def test_a_policy_ends(policy: str) -> None:
     delays = domain.RETRIES.get(policy, ())
     tried = [domain.next_try(policy, tries, now) for tries in range(len(delays) + 1)]
     assert [at is None for at in tried] == [False] * len(delays) + [True]
+
+
+async def test_ordered_events_of_a_source_are_held_up_by_no_flood_of_another(place: Place) -> None:
+    asked: list[tuple[str, Any]] = []
+    async with database(place) as engine:
+        flood = (
+            "INSERT INTO delivery (id, org, source, received_at, correlation_id) "
+            "SELECT 'f' || n, 'mean', 'flood', now() - make_interval(secs => n), 'c' FROM generate_series(1, 5000) AS n"
+        )
+        listen(engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
+        async with transaction(engine) as connection:
+            await connection.execute(text(flood))
+            await connection.execute(text("ANALYZE delivery"))
+            assert await state.unended_since(connection, "quiet") is None
+            statement, parameters = asked[-1]
+            explained = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
+            assert {*re.findall(r"'Rows Removed[^']*': (\d+)", str(explained.scalar_one()))} <= {"0"}
