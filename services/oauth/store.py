@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, func, or_, select, update
+from sqlalchemy import ARRAY, Boolean, ColumnElement, Text, any_, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.expression import Executable, UnaryExpression
@@ -16,10 +16,24 @@ from services.oauth.domain import Kept
 from services.oauth.tables import done_command, past_version, vault
 from shared.db import transaction
 from shared.organizations import seen_by
-from shared.statements import overwriting
+from shared.statements import Compiled, overwriting, parameter
 
 _C = vault.c
 _PAST = past_version.c
+
+# Of every question for a token or a secret.
+_USABLE = Compiled(
+    select(vault)
+    .where(
+        _C.noun == parameter("noun"),
+        _C.org == any_(parameter("orgs", ARRAY(Text))),
+        _C.name == parameter("name"),
+        ~_C.revoking,
+        or_(~parameter("by_run", Boolean), func.coalesce(_C.spec["readers"].as_string(), "runs") != "services"),
+    )
+    .order_by((_C.org == parameter("own", Text)).desc())
+    .limit(1)
+)
 
 
 class KeptStore:
@@ -42,10 +56,9 @@ class KeptStore:
 
         `by_run`: none either that is for services alone.
         """
-        seen = (_C.noun == noun) & _C.org.in_(seen_by(org)) & (_C.name == name) & ~_C.revoking
-        if by_run:
-            seen &= func.coalesce(_C.spec["readers"].as_string(), "runs") != "services"
-        return await self._one(seen, first=(_C.org == org).desc())
+        usable = _USABLE(noun=noun, orgs=list(seen_by(org)), own=org, name=name, by_run=by_run)
+        found = await usable.read(self._engine)
+        return Kept(**found[0]) if found else None
 
     async def page(self, noun: str, org: str, *, after: str, limit: int, inherited: bool = False) -> list[Kept]:
         """Return rows by name, those after `after`; `inherited`: also those of the platform whose name the organization has not."""

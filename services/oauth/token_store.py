@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Text, and_, delete, func, literal, or_, select, update
+from sqlalchemy import ARRAY, ColumnElement, Text, and_, any_, delete, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -17,6 +17,7 @@ from services.oauth.tables import outbox, provider_gate, token, vault
 from shared.db import transaction
 from shared.envelope import new_id, utc_now
 from shared.organizations import PLATFORM
+from shared.statements import Compiled, parameter
 
 # Of a difference of clocks, so much is the time that an answer takes.
 NOISE = timedelta(seconds=5)
@@ -77,6 +78,9 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
         return {name: value for name, value in msgspec.structs.asdict(self).items() if name != "is_forced"}
 
 
+_OF = Compiled(select(token).where(_T.connection == any_(parameter("connections", ARRAY(Text)))))
+
+
 class TokenStore:
     """The rows of tokens. Each method is a transaction of its own. Raises `Unavailable` when the database is away."""
 
@@ -94,9 +98,8 @@ class TokenStore:
 
     async def of(self, connections: Collection[str]) -> dict[str, TokenState]:
         """Return the rows of these connections, by connection."""
-        async with transaction(self._engine) as connection:
-            found = await connection.execute(select(token).where(_T.connection.in_(connections)))
-            return {row["connection"]: TokenState(**row) for row in found.mappings()}
+        found = await _OF(connections=list(connections)).read(self._engine)
+        return {row["connection"]: TokenState(**row) for row in found}
 
     async def claim(
         self, id_: str, provider: str, configured: str, *, version: int, owner: str, lease: timedelta, hurries: bool
