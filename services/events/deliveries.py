@@ -35,10 +35,13 @@ from shared.questions.events import (
     ListDeliveries,
     SubscriptionTaken,
 )
+from shared.streams import BULK_LANES
 from shared.values import storable
 
 # Emitted events of one organization that may wait to be routed, among the webhooks of all others: a second's work.
 MOST_UNROUTED = 500
+# So many of them are in the prompt lane, where others' wait behind them, and further ones in a bulk lane.
+MOST_PROMPT, LANE = 32, BULK_LANES[1]
 # Seconds after which a run that would emit more is to ask again.
 LATER = 0.5
 # Bytes of a body that a story shows; and as JSON of its outcomes, events and runs, of which one webhook may have thousands.
@@ -132,6 +135,8 @@ async def emit_event(command: EmitEvent, deps: DeliveryDeps) -> Emitted:
         if known["unrouted"] >= MOST_UNROUTED:
             detail = f"{MOST_UNROUTED} events that runs of this organization emitted wait to be routed"
             raise TooMany(detail, retry_after=LATER)
+    if known["unrouted"] >= MOST_PROMPT:
+        event = msgspec.structs.replace(event, lane=LANE)
     sealed = deps.bus.seal(
         event,
         org=command.org,

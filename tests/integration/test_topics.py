@@ -17,6 +17,7 @@ from shared.messages import EventAccepted, RunRequested
 from shared.questions import Page
 from shared.questions.events import DeliveryView, EmitEvent, Emitted, GetDelivery, RetryDelivery
 from shared.questions.executor import ListRuns, RunList, RunView
+from tests.integration.test_gateway import stream
 from tests.support.inside import bus_of, eventually, running
 from tests.support.resources import putting, told
 from tests.support.river import river
@@ -178,6 +179,9 @@ async def test_runs_do_not_emit_while_too_many_events_of_their_organization_wait
         assert refused.value.retry_after
         await gateway.ask(emitting())
         await executor.ask(emitting(org="other", run="r", correlation_id="c", causation_id="started"))
+        # Those of others are not behind more than a few of them.
+        found = [open_message(one, EventAccepted) for one in await stream(place, "EVENTS") if one.type == "event.accepted"]
+        assert [one.lane for one in found] == ["bulk-2", None]
         await _alter(place, "UPDATE delivery SET outcome = 'filtered' WHERE id IN ('d1', 'd2')")
         await executor.ask(emitting(run="r", correlation_id="c", causation_id="started"))
 
