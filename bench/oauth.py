@@ -31,8 +31,8 @@ from bench.support.cpu import Meter
 from bench.support.echo import BARE, RECORDED
 from bench.support.outcome import BenchError, Outcome
 from bench.support.running import Backing, backing, echo, whole
+from services.oauth.attempts import AT_ONCE
 from services.oauth.domain import token_place
-from services.oauth.refresh import AT_ONCE
 from services.oauth.sealed_tokens import Tokens
 from shared.bus import Bus, connected
 from shared.envelope import new_id, utc_now

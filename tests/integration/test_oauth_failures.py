@@ -18,7 +18,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from services.oauth import refresh, scheduling, token_endpoint
+from services.oauth import attempts, refresh, scheduling, token_endpoint
 from services.oauth.rotation import Rotation, renew
 from services.oauth.spool import Spool
 from services.oauth.store import KeptStore
@@ -72,7 +72,7 @@ async def test_02_a_hundred_who_ask_are_one_request(place: Place) -> None:
 
 
 async def test_03_the_loser_of_a_race_returns_what_the_winner_stored(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refresh, "LEASE", refresh.timedelta(seconds=0.3))
+    monkeypatch.setattr(attempts, "LEASE", timedelta(seconds=0.3))
     async with asking(place, replicas=2) as it:
         await it.authorize()
         await it.expire()

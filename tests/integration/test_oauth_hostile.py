@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from services.oauth import authorization, device, refresh, resources, scheduling, sealed_tokens, token_store
+from services.oauth import attempts, authorization, device, refresh, resources, scheduling, sealed_tokens, token_store
 from services.oauth.authorization_store import hashed
 from services.oauth.spool import Spool, Unstored
 from services.oauth.token_store import Claimed, Renewed, TokenStore
@@ -197,7 +197,7 @@ async def test_a_spooled_token_of_a_connection_that_cannot_be_used_any_more_stop
 @pytest.mark.parametrize("minutes", [-10, 10])
 async def test_29_the_clock_of_a_replica_does_not_matter(place: Place, monkeypatch: pytest.MonkeyPatch, minutes: int) -> None:
     off = timedelta(minutes=minutes)
-    for module in (authorization, device, refresh, resources, sealed_tokens, token_store):
+    for module in (attempts, authorization, device, refresh, resources, sealed_tokens, token_store):
         monkeypatch.setattr(module, "utc_now", lambda: datetime.now(UTC) + off, raising=False)
     async with asking(place) as it:
         # Another replica, whose clock is right, reads these by the database's time.
