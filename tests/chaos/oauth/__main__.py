@@ -13,7 +13,7 @@ from tests.chaos.oauth.drill import Plan, drilled
 REFRESHES, QUICK_REFRESHES = 2_000, 100
 FAMILIES, QUICK_FAMILIES = 40, 10
 # Below what two cores carry while they also count.
-RATE, QUICK_RATE = 8.0, 8.0
+RATE, QUICK_RATE = 14.0, 8.0
 EVERY, QUICK_EVERY = 10.0, 3.0
 # Longer than a claim lives, so that another one has taken it by then.
 PAUSE, QUICK_PAUSE = 36.0, 4.0

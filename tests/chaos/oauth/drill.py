@@ -23,7 +23,8 @@ from tests.support.oauth_provider import Asked, LocalProvider, local_provider
 
 # Seconds that the provider takes an old token again: the least that those who have a grace at all give (Cognito's most).
 GRACE = 60.0
-AT_ONCE = 8
+# More than those of connections whose claim is a dead replica's, which wait for its end.
+AT_ONCE = 24
 # The longest that its answer takes, in seconds.
 SLOW = 0.4
 WEIGHTS = {"kill the first": 3, "kill the second": 3, "pause the first": 1, "pause the second": 1}
