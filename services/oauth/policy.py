@@ -34,9 +34,9 @@ UNREPAIRED, LONGEST_UNREPAIRED = 60.0, 3600.0
 class TokenState(msgspec.Struct, frozen=True, kw_only=True):
     """The row of a connection's token; `sealed` holds it, and the token that refreshes it.
 
-    `version` counts the tokens, `grants` the persons' authorizations; `forced` is the token that was got because the one before was
-    refused. `origin` stands for what it was got by, None for one that was got before that was kept. `attempting`: an attempt
-    began whose outcome is not known, so that the provider may have rotated. `doubted`: it has refused the grant after such a one.
+    `version` counts the tokens; `forced` is the one that was got because the one before was refused. `origin` stands for what it
+    was got by, None for one that was got before that was kept. `attempting`: an attempt began whose outcome is not known, so that
+    the provider may have rotated. `doubted`: it has refused the grant after such a one.
     No attempt is made before `not_before`, unless `configured`, the version of all settings, has changed.
     """
 
@@ -62,7 +62,6 @@ class TokenState(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None
     fence: int
     until: datetime | None
-    grants: int = 0
     origin: str | None = None
 
     def is_live(self, now: datetime) -> bool:

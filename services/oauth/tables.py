@@ -56,7 +56,6 @@ token = Table(
     *(Column(name, Text) for name in ("failure", "reason", "scope")),
     *(Column(name, Moment) for name in ("expires_at", "refresh_expires_at", "refresh_at", "refreshed_at", "not_before")),
     *required(BigInteger, "failures", "forced"),
-    Column("grants", BigInteger, nullable=False, server_default=text("0")),
     Column("origin", Text),
     *required(Boolean, "attempting", "doubted"),
     Column("configured", Text, nullable=False),

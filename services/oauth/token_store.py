@@ -160,14 +160,14 @@ class TokenStore:
     ) -> TokenState | None:
         """Store the token of a new grant, whatever is going on: attempts with the one before are fenced off."""
         values = renewed.columns()
-        first = {"connection": id_, "provider": provider, "configured": configured, "grants": 1} | values | _WELL
+        first = {"connection": id_, "provider": provider, "configured": configured} | values | _WELL
         async with transaction(self._engine) as connection:
             owner = select(vault.c.org).where(vault.c.id == id_, ~vault.c.revoking)
             org = (await connection.execute(owner.with_for_update(read=True))).scalar_one_or_none()
             if org is None:
                 return None
             added = insert(token).values(first | {"org": org, "version": 1, "fence": 1, "forced": 0})
-            counted = {name: _T[name] + 1 for name in ("version", "fence", "grants")}
+            counted = {name: _T[name] + 1 for name in ("version", "fence")}
             again = values | _WELL | counted | {"provider": provider, "configured": configured}
             row = await connection.execute(added.on_conflict_do_update(index_elements=["connection"], set_=again).returning(token))
             state = TokenState(**row.mappings().one())
@@ -179,7 +179,7 @@ class TokenStore:
 
         The row stays, with its counts: another row's first fence would be that of an attempt which is still under way.
         """
-        fenced = {name: _T[name] + 1 for name in ("version", "fence", "grants")}
+        fenced = {name: _T[name] + 1 for name in ("version", "fence")}
         async with transaction(self._engine) as connection:
             forgotten = update(token).where(_T.connection == id_).values(_NOTHING | fenced)
             return (await connection.execute(forgotten)).rowcount > 0

@@ -1,4 +1,4 @@
-"""A message that cannot be published waits apart, and a token knows how often its connection was authorized."""
+"""A message that cannot be published waits apart."""
 
 from alembic import op
 
@@ -10,11 +10,10 @@ depends_on = None
 STATEMENTS = (
     "ALTER TABLE outbox ADD COLUMN tries bigint NOT NULL DEFAULT 0, ADD COLUMN not_before timestamptz",
     "CREATE INDEX outbox_not_before ON outbox (not_before) WHERE not_before IS NOT NULL",
-    "ALTER TABLE token ADD COLUMN grants bigint NOT NULL DEFAULT 0",
 )
 
 
 def upgrade() -> None:
-    """Change the tables."""
+    """Change the table."""
     for statement in STATEMENTS:
         op.execute(statement)
