@@ -48,7 +48,7 @@ class Tree:
         for part in PARTS:
             shutil.copytree(ROOT / part, self.folder / part, ignore=shutil.ignore_patterns("__pycache__"))
         (diff,) = re.findall(r"^```diff\n(.*?)^```$", DECISION.read_text(), re.MULTILINE | re.DOTALL)
-        subprocess.run(["patch", "--strip=1", "--quiet"], input=diff.encode(), cwd=self.folder, check=True)
+        subprocess.run(["patch", "--strip=1", "--fuzz=0", "--quiet"], input=diff.encode(), cwd=self.folder, check=True)
         (self.folder / "sdk/millrace/cli/kinds.json").write_bytes(self.run("shared.resources"))
 
     def run(self, module: str, *arguments: str) -> bytes:

@@ -290,7 +290,8 @@ async def test_who_takes_long_waits_in_a_line_of_its_own(expressions: Expression
         asked = (expressions.value("others", f"event.data.n == {n}", EVENT) for n in range(100))
         assert sum(await asyncio.gather(*asked)) == 1
     assert not all(one.done() for one in hostile)
-    assert expressions._quick.starts == starts
+    # On a machine that has much else to do one that is quick may take its time; thirty who are not would each end the process.
+    assert expressions._quick.starts <= starts + 1
     answers = await asyncio.gather(*hostile)
     assert all(one is False for one in answers), answers
 

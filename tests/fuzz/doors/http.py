@@ -200,7 +200,8 @@ class Http:
         if again.status >= 500:
             raise Wrong(said, FAILED)
         # What everybody puts and deletes may be gone again; what has the case's own name, or is a run, may not.
-        shared = "spare" in path or (route.name == "POST /sources" and case.where != "name")
+        named = route.name in {"POST /sources", "POST /subscriptions"} and case.where != "name"
+        shared = "spare" in path or named
         if again.status != 200 and not shared:
             raise Wrong(said)
 
