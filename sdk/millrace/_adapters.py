@@ -180,6 +180,7 @@ class Declared:
 
     schemes: list[Scheme]
     handshakes: list[Handshake]
+    credentials: list[Place] = field(default_factory=list)
 
 
 _DECLARED: dict[type, Declared] = {}
@@ -203,6 +204,7 @@ def adapter(
     event_types: Sequence[str] = (),
     link: str | None = None,
     entity: str | None = None,
+    credentials: Sequence[Place] = (),
     registering: Registering | None = None,
 ) -> Callable[[C], C]:
     """Declare a class as an adapter, which sources of the organization may name; the class itself is returned unchanged.
@@ -217,6 +219,8 @@ def adapter(
     like: `secret` unless given, and none where no scheme and no `verify` wants one; a `previous_secret` goes with it. `settings`
     are JSON Schemas of others. `required` are those without which no source is made: the secrets unless given. `entity` is the path
     in an event of what tells whose it is, such as `event.data.account`, for a source that serves several organizations.
+    `credentials` are headers and query parameters whose values are not kept, nor given to `parse`, besides those of the schemes and
+    those that hold a secret of the source: a code that `verify` computes, for instance.
     With `registering` a source may have itself registered with the sender.
 
     Raises TypeError or ValueError at once for a declaration that can never work.
@@ -229,6 +233,7 @@ def adapter(
         schemes = [scheme] if isinstance(scheme, Scheme) else list(scheme)
         code = [method for method in _METHODS if callable(getattr(target, method, None))]
         _check(target, code, schemes)
+        hidden = _hidden(credentials)
         named = dict.fromkeys(secrets, "") if secrets is not None and not isinstance(secrets, Mapping) else secrets
         if named is None:
             named = {"secret": "Shared with the sender."} if _wants_secret(schemes, handshakes, code) else {}
@@ -238,6 +243,7 @@ def adapter(
                 "handshakes": [_plain(one) for one in handshakes],
                 "methods": list(methods),
                 **({} if content_types is None else {"content_types": list(content_types)}),
+                **({"redacted": hidden} if hidden else {}),
             },
             "secrets": {one: str(text) for one, text in named.items()},
             "settings": {one: dict(schema) for one, schema in (settings or {}).items()},
@@ -250,7 +256,7 @@ def adapter(
         }
         chosen = target.__name__.lower() if name is None else name
         _declare.register_adapter(_answering(target), chosen, told)
-        _DECLARED[target] = Declared(schemes, list(handshakes))
+        _DECLARED[target] = Declared(schemes, list(handshakes), list(credentials))
         return target
 
     return declare
@@ -278,6 +284,18 @@ def _check(target: type, code: Sequence[str], schemes: Sequence[object]) -> None
     if schemes and "delivery" in code:
         msg = f"{target.__name__}.delivery is never called: where there is a scheme, its `delivery` is the place of the sender's id"
         raise ValueError(msg)
+
+
+def _hidden(credentials: Sequence[object]) -> list[Any]:
+    """Return the places of credentials as JSON. Raises TypeError or ValueError for one whose value could not be left out."""
+    for one in credentials:
+        if not isinstance(one, Place):
+            msg = f"credentials are places, such as Place(header=...), not {type(one).__name__}"
+            raise TypeError(msg)
+        if (one.header is None) == (one.query is None):
+            msg = "a credential's place is a header or a query parameter: a body is kept as it came"
+            raise ValueError(msg)
+    return [_plain(one) for one in credentials]
 
 
 def _wants_secret(schemes: Sequence[Scheme], handshakes: Sequence[Handshake], code: Sequence[str]) -> bool:
@@ -334,13 +352,13 @@ def answered(served: Any, act: str, request: Request) -> dict[str, Any]:
     try:
         genuine = served.verify(request)
     except Unverified as error:
-        return {"refused": str(error) or "verify says so"}
+        return {"refused": str(error) or "the adapter's verify raised Unverified, without a reason"}
     if genuine is not True:
         if genuine is not False:
             # Code that has forgotten to return what it found out would let everybody in.
             msg = f"verify answers True or False, not {genuine!r}"
             raise TypeError(msg)
-        return {"refused": "verify says so"}
+        return {"refused": "the adapter's verify answered False"}
     delivery = getattr(served, "delivery", None)
     named = None if delivery is None else delivery(request)
     return {"genuine": True, "delivery": None if named is None else _bounds.text(named, "the sender's id of a delivery")}

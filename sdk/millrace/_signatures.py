@@ -82,6 +82,8 @@ def _verify_item(scheme: Scheme, request: Request, keys: Mapping[str, str], now:
     values = {name: _only(place, request, item) for name, place in scheme.values.items()}
     if scheme.timestamp is not None:
         values["timestamp"] = _time(scheme, _only(scheme.timestamp, request, item), now)
+    if not any(name in keys for name in scheme.keys):
+        raise Unverified(f"no secret was given: this scheme is verified by {' or '.join(scheme.keys)}")
     found = False
     for name in scheme.keys:
         if name not in keys:

@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from services.gateway.config import Network
-from services.gateway.domain import REDACTED_HEADERS, REDACTED_PARAMETERS
+from services.gateway.domain import REDACTED_HEADERS, REDACTED_PARAMETERS, SecretTexts
 from services.gateway.handshakes import Greeting, Handshakes
 from services.gateway.message_signatures import MessageScheme
 from services.gateway.rates import TokenBucket, bucket_of
@@ -72,7 +72,7 @@ class AdapterCode(msgspec.Struct, frozen=True, kw_only=True):
 class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """A source that takes webhooks. `reads_document`: JSON in a genuine body is read, for its sender's id of it or a handshake.
 
-    Headers in `redacted` and parameters in `redacted_parameters` are neither kept nor shown.
+    Headers in `redacted`, parameters in `redacted_parameters` and texts that hold one of `secrets` are neither kept nor shown.
 
     `bucket` counts what is admitted, in this process; None: as much as comes. A source that was changed begins with a full one.
     `weight` is the source's share of what may wait, as a multiple of others'. Only addresses in `networks` may send; None: all.
@@ -90,6 +90,7 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     content_types: tuple[str, ...] | None
     redacted: frozenset[str]
     redacted_parameters: frozenset[str]
+    secrets: SecretTexts
     bucket: TokenBucket | None = None
     weight: int = 1
     networks: tuple[Network, ...] | None = None
@@ -141,6 +142,7 @@ def endpoint_of(
         content_types=declared.content_types,
         redacted=REDACTED_HEADERS | {place.header for place in hidden if place.header is not None},
         redacted_parameters=REDACTED_PARAMETERS | {place.query.lower() for place in hidden if place.query is not None},
+        secrets=SecretTexts(opened.values()),
         bucket=bucket,
         weight=weight,
         networks=networks,

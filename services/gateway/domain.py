@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from urllib.parse import unquote
 
 from shared.envelope import Envelope, Sealed, derived_id, open_message, rfc3339
 from shared.errors import Invalid, PreconditionFailed, Problem
@@ -30,6 +31,8 @@ REDACTED_HEADERS = frozenset(
     }
 )
 REDACTED_PARAMETERS = frozenset({"access_token"})
+# Characters of a secret that is found within a longer text; a shorter one, such as `json`, is also a part of innocent texts.
+WITHIN = 8
 # A chain is searched this far before its run, where the chain's id does not hold its beginning.
 CHAIN_BEFORE = timedelta(days=1)
 # Clocks of two machines differ; a message of a chain may look older than the chain.
@@ -53,18 +56,49 @@ def org_of(given: str | None) -> str:
     return given
 
 
-def kept_headers(headers: Iterable[tuple[str, str]], redacted: frozenset[str]) -> list[tuple[str, str]]:
-    """Return headers as a message keeps them: names in lower case, in order, credentials and signatures replaced."""
+class SecretTexts:
+    """The secrets of a source, recognized in what is sent to it. They are in no representation of this."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        stripped = {secret.strip() for secret in secrets} - {""}
+        self._long = tuple(sorted(one for one in stripped if len(one) >= WITHIN))
+        self._short = stripped.difference(self._long)
+
+    def within(self, text: str) -> bool:
+        """Return whether a text holds a secret, as it is or percent-encoded; one of less than 8 characters only as a whole word."""
+        return self._holds(text) or ("%" in text and self._holds(unquote(text)))
+
+    def _holds(self, text: str) -> bool:
+        if any(one in text for one in self._long):
+            return True
+        return bool(self._short) and (text.strip() in self._short or not self._short.isdisjoint(text.split()))
+
+
+_NO_SECRETS = SecretTexts()
+
+
+def kept_headers(
+    headers: Iterable[tuple[str, str]], redacted: frozenset[str], secrets: SecretTexts = _NO_SECRETS
+) -> list[tuple[str, str]]:
+    """Return headers as a message keeps them: names in lower case, in order, credentials, signatures and secrets replaced."""
     kept: list[tuple[str, str]] = []
     for name, value in headers:
         lower = storable(name.lower())
-        kept.append((lower, REDACTED if lower in redacted or lower.startswith("x-hub-signature") else storable(value)))
+        hidden = lower in redacted or lower.startswith("x-hub-signature") or secrets.within(value)
+        kept.append((lower, REDACTED if hidden else storable(value)))
     return kept
 
 
-def kept_query(query: Iterable[tuple[str, str]], redacted: frozenset[str] = REDACTED_PARAMETERS) -> list[tuple[str, str]]:
-    """Return query parameters as a message keeps them: in order, repeated ones too, credentials replaced."""
-    return [(storable(name), REDACTED if name.lower() in redacted else storable(value)) for name, value in query]
+def kept_query(
+    query: Iterable[tuple[str, str]], redacted: frozenset[str] = REDACTED_PARAMETERS, secrets: SecretTexts = _NO_SECRETS
+) -> list[tuple[str, str]]:
+    """Return query parameters as a message keeps them: in order, repeated ones too, credentials and secrets replaced."""
+    kept: list[tuple[str, str]] = []
+    for name, value in query:
+        hidden = name.lower() in redacted or secrets.within(value)
+        # `?the-secret` is a parameter without a value.
+        kept.append((REDACTED if secrets.within(name) else storable(name), REDACTED if hidden else storable(value)))
+    return kept
 
 
 def delivery_id(source: str, sender_id: str) -> str:

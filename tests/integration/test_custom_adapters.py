@@ -41,10 +41,10 @@ CODED = """
 import hashlib
 import hmac
 
-from millrace import Event, Request, Response, Unverified, adapter
+from millrace import Event, Place, Request, Response, Unverified, adapter
 
 
-@adapter(name="acme", settings={"greeting": {"type": "string"}})
+@adapter(name="acme", settings={"greeting": {"type": "string"}}, credentials=[Place(query="pin")])
 class Coded:
     def handshake(self, request: Request) -> Response | None:
         if "hello" in request.query:
@@ -64,7 +64,7 @@ class Coded:
     def parse(self, request: Request) -> Event:
         if "x-break" in request.headers:
             raise ValueError(f"cannot read it with {request.secrets['secret']}")
-        return Event("coded.order", request.json())
+        return Event("coded.order", request.json() | {"query": request.query, "pass": request.headers.get("x-pass")})
 """
 
 
@@ -161,6 +161,13 @@ async def test_code_verifies_greets_and_parses_in_the_sandbox(home: House) -> No
     assert (unsigned.status, "there is no signature of Acme's" in unsigned.json["detail"]) == (401, True)
     greeted = await home.client("GET", f"{path}?hello=acme", headers={})
     assert (greeted.status, greeted.body) == (200, b"welcome acme")
+    # A credential that the code compares is neither kept nor parsed, wherever its sender puts it.
+    assert (await home.send(f"{path}?code={KEY}&pin=1234&n=1", **{"X-Pass": f"pass {KEY}"})).status == 202
+    event = (await home.events(2))[-1]
+    hidden = "[redacted]"
+    assert (event.data["query"], event.data["pass"]) == ({"code": hidden, "pin": hidden, "n": "1"}, hidden)
+    kept = [str(one) for name in ("WEBHOOKS", "EVENTS") for one in await stream(home.place, name)]
+    assert not [one for one in kept if KEY in one or "1234" in one]
     first, again = [await home.send(path, **{"X-Acme-Id": "17"}) for _ in range(2)]
     assert (first.status, again.status, first.json) == (202, 200, again.json)
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import millrace
-from millrace import Event, Given, Handshake, Place, Registering, Request, Response, Scheme, Setting, Unverified, adapter
+from millrace import Event, Given, Handshake, Place, Registering, Request, Response, Scheme, Setting, Unverified, adapter, testing
 from millrace._adapters import answered
 from millrace._declare import REGISTRY
 from services.events.adapters import ADAPTERS
@@ -120,6 +120,53 @@ def test_a_scheme_arrives_as_it_was_declared() -> None:
         methods=("PUT",),
         content_types=("application/json",),
     )
+
+
+def test_places_of_credentials_are_not_kept_nor_parsed() -> None:
+    places = [Place(header="x-pin"), Place(query="Pin")]
+    found = judged(Plain, scheme=Scheme(algorithm="none"), credentials=places)
+    assert isinstance(found, DeclaredAdapter)
+    read = msgspec.convert(found.declaration.verification, verification.Verification)
+    assert read.redacted == (verification.Place(header="x-pin"), verification.Place(query="Pin"))
+    with pytest.raises(ValueError, match="a body is kept as it came"):
+        adapter(scheme=SIGNED, credentials=[Place(json="pin")])(Plain)
+    with pytest.raises(TypeError, match="credentials are places"):
+        adapter(scheme=SIGNED, credentials=["x-pin"])(Plain)  # type: ignore[list-item]
+
+
+@adapter(name="door", credentials=[Place(header="x-pin"), Place(query="pin")])
+class Door:
+    def verify(self, request: Request) -> bool:
+        return request.headers["x-pass"] == request.secrets["secret"]
+
+    def parse(self, request: Request) -> Event:
+        return Event("door", [request.url, request.headers, request.query])
+
+
+REGISTRY.pop()
+
+
+def test_a_request_is_parsed_in_a_test_as_it_is_kept() -> None:
+    recorded = b"POST /hooks/x?code=let-me-in&pin=7&n=1 HTTP/1.1\nX-Pass: let-me-in\nX-Pin: 7\nX-A: 1\n\n"
+    hidden = "[redacted]"
+    got = testing.receive(Door, recorded, secrets={"secret": "let-me-in"})
+    (event,) = got.events
+    assert event.data[1:] == [{"x-pass": hidden, "x-pin": hidden, "x-a": "1"}, {"code": hidden, "pin": hidden, "n": "1"}]
+    assert event.data[0].endswith("/hooks/x")
+    refused = testing.receive(Door, recorded, secrets={"secret": "another"})
+    assert (refused.status, refused.reason) == (401, "the adapter's verify answered False")
+
+
+def test_a_scheme_without_a_secret_says_so() -> None:
+    class Signed(Plain):
+        pass
+
+    adapter(name="signed", scheme=SIGNED)(Signed)
+    REGISTRY.pop()
+    recorded = b"POST / HTTP/1.1\nX-Sign: 00\n\n"
+    reason = testing.receive(Signed, recorded).reason
+    assert reason == "no secret was given: this scheme is verified by secret or previous_secret"
+    assert testing.receive(Signed, recorded, secrets={"secret": "s"}).reason == "the x-sign header does not match"
 
 
 SIGNED = Scheme(signature=Place(header="x-sign"))
@@ -255,7 +302,14 @@ class Coded(Plain):
         return found
 
 
-@pytest.mark.parametrize(("answer", "refused"), [(False, "verify says so"), (Unverified("too old"), "too old")])
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [
+        (False, "the adapter's verify answered False"),
+        (Unverified("too old"), "too old"),
+        (Unverified(), "the adapter's verify raised Unverified, without a reason"),
+    ],
+)
 def test_a_request_that_verify_refuses_is_refused_with_its_reason(answer: Any, refused: str) -> None:
     coded = Coded()
     coded.answer = answer

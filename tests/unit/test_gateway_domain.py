@@ -16,6 +16,7 @@ from services.gateway.config import read
 from services.gateway.domain import (
     REDACTED,
     REDACTED_HEADERS,
+    SecretTexts,
     bearer,
     delivery_id,
     expected_version,
@@ -147,6 +148,22 @@ def test_a_search_of_the_audit_trail_stays_within_it() -> None:
     for query in ("a) OR (b", "(a", '"a', "a)"):
         with pytest.raises(Invalid):
             within_audit(query)
+
+
+def test_what_holds_a_secret_of_the_source_is_not_kept_wherever_it_stands() -> None:
+    made = endpoint_of(entry("hmac", header="X-Sig"), lambda _: "hunter2 / of acme\n")
+    headers = [("X-Pass", "Basic hunter2 / of acme;"), ("X-Link", "https://a/?k=hunter2%20%2F%20of%20acme"), ("X-A", "hunter2")]
+    assert [value for _, value in kept_headers(headers, made.redacted, made.secrets)] == [REDACTED, REDACTED, "hunter2"]
+    query = [("code", "hunter2 / of acme"), ("hunter2 / of acme", ""), ("n", "1")]
+    kept = kept_query(query, made.redacted_parameters, made.secrets)
+    assert kept == [("code", REDACTED), (REDACTED, ""), ("n", "1")]
+    assert "hunter2" not in repr(made)
+
+
+def test_a_short_secret_is_found_as_a_whole_word_only() -> None:
+    short = SecretTexts(["json"])
+    assert [short.within(text) for text in ("json", "Bearer json", " json ", "application/json")] == [True, True, True, False]
+    assert not SecretTexts(["", " "]).within("a b")
 
 
 def entry(adapter: str, **settings: str) -> SourceEntry:

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from millrace import _signatures
-from millrace._adapters import Declared, Event, Handshake, Request, Response, Scheme, Unverified, adapter_of, answered
+from millrace._adapters import Declared, Event, Handshake, Request, Response, Unverified, adapter_of, answered
 from millrace._recorded import parsed
 from millrace._runtime.encode import to_json
 
@@ -72,7 +72,7 @@ def receive(
         return Received(401, reason=str(error))
     if isinstance(found, Response):
         return Received(found.status, response=found)
-    kept = _as_kept(asked, declared.schemes)
+    kept = _as_kept(asked, declared)
     document = json.loads(to_json(answered(adapter(), "parse", kept), what="the events", rich=True))
     events = [Event(one["type"], one["data"], one["headers"]) for one in document["events"]]
     return Received(202, events or [Event("webhook")], found)
@@ -138,8 +138,17 @@ def _greeting(handshake: Handshake, request: Request, keys: Mapping[str, Any]) -
     return Response(filled(handshake.text), handshake.status, "text/plain", headers)
 
 
-def _as_kept(request: Request, schemes: list[Scheme]) -> Request:
-    """Return a request as it is kept with its delivery, without signatures and credentials."""
-    hidden = {*_REDACTED, *(one.signature.header for one in schemes if one.signature is not None)}
-    headers = tuple((name, "[redacted]" if name in hidden else value) for name, value in request.all_headers)
-    return replace(request, all_headers=headers)
+def _as_kept(request: Request, declared: Declared) -> Request:
+    """Return a request as it is kept with its delivery, without signatures, credentials and the source's secrets."""
+    places = [*declared.credentials, *(one.signature for one in declared.schemes if one.signature is not None)]
+    headers = {*_REDACTED, *(one.header for one in places if one.header is not None)}
+    parameters = {"access_token", *(one.query.lower() for one in places if one.query is not None)}
+    secrets = [one for secret in request.secrets.values() if (one := secret.strip())]
+
+    def kept(pairs: tuple[tuple[str, str], ...], hidden: set[str]) -> tuple[tuple[str, str], ...]:
+        held = [name.lower() in hidden or any(one in value for one in secrets) for name, value in pairs]
+        return tuple((name, "[redacted]" if is_held else value) for (name, value), is_held in zip(pairs, held, strict=True))
+
+    # The platform's has no query either.
+    url = request.url.partition("?")[0]
+    return replace(request, url=url, all_headers=kept(request.all_headers, headers), all_query=kept(request.all_query, parameters))

@@ -99,8 +99,10 @@ async def test_source(call: Call[None, RecordedRequest]) -> RequestTested:
         source=id_,
         received_at=rfc3339(moment_of(asked.at) if asked.at is not None else utc_now()),
         method=asked.method,
-        query=kept_query([(name, one) for name, values in received.query.items() for one in values], hook.redacted_parameters),
-        headers=kept_headers(received.headers.items(), redacted_of(hook, received.names)),
+        query=kept_query(
+            [(name, one) for name, values in received.query.items() for one in values], hook.redacted_parameters, hook.secrets
+        ),
+        headers=kept_headers(received.headers.items(), redacted_of(hook, received.names), hook.secrets),
         body_base64=asked.body_base64,
     )
     found = await call.ask(preview)
