@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import base64
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from sqlalchemy import RowMapping
 
 from services.events.deliveries import DeliveryDeps
-from services.events.letter_rows import LetterRows
+from services.events.letter_ends import end_letter
 from services.events.retries import again, catch_up, publish_again
 from shared import aggregate
 from shared.asking import Questions
 from shared.envelope import derived_id, open_envelope, open_message, rfc3339
 from shared.errors import Conflict, Invalid, NotFound
-from shared.messages import DeadLettered, LetterDiscarded, LetterReplayed, Message
+from shared.messages import DeadLettered, LetterDiscarded, LetterReplayed
 from shared.questions.declaration import MOST_ITEMS, fitting
 from shared.questions.letters import (
     DeadLetterPage,
@@ -27,13 +27,7 @@ from shared.questions.letters import (
 )
 
 
-class LetterDeps(DeliveryDeps, Protocol):
-    """Further dependencies of these questions and commands."""
-
-    letters: LetterRows
-
-
-async def list_letters(asked: ListDeadLetters, deps: LetterDeps) -> DeadLetterPage:
+async def list_letters(asked: ListDeadLetters, deps: DeliveryDeps) -> DeadLetterPage:
     """Return a page of dead letters, newest first."""
     limit = asked.page.within(MOST_ITEMS)
     rows = await deps.letters.page(asked.org, asked.status, asked.service, asked.id, asked.page.before(), limit + 1)
@@ -42,7 +36,7 @@ async def list_letters(asked: ListDeadLetters, deps: LetterDeps) -> DeadLetterPa
     return DeadLetterPage(items, more)
 
 
-async def get_letter(asked: GetDeadLetter, deps: LetterDeps) -> DeadLetterView:
+async def get_letter(asked: GetDeadLetter, deps: DeliveryDeps) -> DeadLetterView:
     """Return one dead letter with its document. Raises `NotFound`."""
     row = await _row(asked.org, asked.id, deps)
     document = await _document(row, deps)
@@ -53,7 +47,7 @@ async def get_letter(asked: GetDeadLetter, deps: LetterDeps) -> DeadLetterView:
     return msgspec.structs.replace(letter_view(row), **shown)
 
 
-async def replay_letter(command: ReplayDeadLetter, deps: LetterDeps) -> DeadLetterView:
+async def replay_letter(command: ReplayDeadLetter, deps: DeliveryDeps) -> DeadLetterView:
     """Retry the delivery of a letter's message by the message that is in the letter, however long ago it came."""
     await catch_up(deps)
     row = await _row(command.org, command.letter, deps)
@@ -74,37 +68,31 @@ async def replay_letter(command: ReplayDeadLetter, deps: LetterDeps) -> DeadLett
     return await _record(command, row, replayed, deps)
 
 
-async def discard_letter(command: DiscardDeadLetter, deps: LetterDeps) -> DeadLetterView:
+async def discard_letter(command: DiscardDeadLetter, deps: DeliveryDeps) -> DeadLetterView:
     """Record that nothing more is to come of a dead letter."""
     row = await _row(command.org, command.letter, deps)
     return await _record(command, row, LetterDiscarded(letter=row["id"], actor=command.actor), deps)
 
 
 async def _record(
-    command: ReplayDeadLetter | DiscardDeadLetter, row: RowMapping, wanted: LetterReplayed | LetterDiscarded, deps: LetterDeps
+    command: ReplayDeadLetter | DiscardDeadLetter, row: RowMapping, wanted: LetterReplayed | LetterDiscarded, deps: DeliveryDeps
 ) -> DeadLetterView:
-    """Record the end of an open letter, once. Raises `Conflict` for one that has its end; one that died again has none."""
-
-    async def decide(before: aggregate.Stored | None) -> Message:
-        if before is not None and before.sequence > row["position"]:
-            raise Conflict(f"dead letter {row['id']} was {before.envelope.type.partition('.')[2]} already")
-        return wanted
-
-    changed = await aggregate.change(deps.bus, "letter", row["id"], decide, org=row["org"], command=command.id)
+    """Record the end of a letter and return it. Raises `Conflict` for one that has its end."""
+    changed = await end_letter(row, wanted, deps.bus, command=command.id)
     ended: Any = changed.message
     status = "replayed" if isinstance(ended, LetterReplayed) else "discarded"
     at = rfc3339(changed.envelope.time)
     return msgspec.structs.replace(letter_view(row), status=status, changed_by=ended.actor, changed_at=at)
 
 
-async def _row(org: str, id_: str, deps: LetterDeps) -> RowMapping:
+async def _row(org: str, id_: str, deps: DeliveryDeps) -> RowMapping:
     row = await deps.letters.get(org, id_)
     if row is None:
         raise NotFound(f"there is no dead letter {id_}")
     return row
 
 
-async def _document(row: RowMapping, deps: LetterDeps) -> bytes:
+async def _document(row: RowMapping, deps: DeliveryDeps) -> bytes:
     """Return the message of a letter as it was; empty where it was too large to be kept."""
     stored = await aggregate.stored_at(deps.bus.client, "DEAD", row["position"])
     if stored is None:

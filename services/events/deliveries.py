@@ -11,6 +11,7 @@ from sqlalchemy import RowMapping
 
 from services.events import domain, routing
 from services.events.handlers import HandlerDeps
+from services.events.letter_rows import LetterRows
 from services.events.store import EventsStore
 from shared import aggregate
 from shared.asking import Questions
@@ -57,6 +58,7 @@ class DeliveryDeps(HandlerDeps, Protocol):
     bus: Bus
     store: EventsStore
     resources: ResourceRows
+    letters: LetterRows
     followed: list[Projection]
 
 
@@ -72,7 +74,8 @@ async def list_deliveries(question: ListDeliveries, deps: DeliveryDeps) -> Deliv
         limit + 1,
         overdue=question.overdue,
     )
-    items = fitting([delivery_view(row) for row in rows[:limit]])
+    names = {id_: await source_name(id_, deps) for id_ in {row["source"] for row in rows[:limit]}}
+    items = fitting([delivery_view(row, names[row["source"]]) for row in rows[:limit]])
     more = f"{items[-1].received_at}|{items[-1].id}" if found > len(items) else None
     return DeliveryList(items, more)
 
@@ -82,7 +85,7 @@ async def get_delivery(question: GetDelivery, deps: DeliveryDeps) -> DeliveryVie
     row = await deps.store.delivery(question.org, question.id)
     if row is None:
         raise NotFound(f"there is no delivery {question.id}")
-    view, first = delivery_view(row), await begun(row, deps)
+    view, first = delivery_view(row, await source_name(row["source"], deps)), await begun(row, deps)
     if first is None:
         return view
     if first.type == declaration_of(WebhookReceived).type:
@@ -160,7 +163,13 @@ async def _compare(event: EventAccepted, sequence: int | None, deps: DeliveryDep
         raise Invalid("this id was used for another event")
 
 
-def delivery_view(row: RowMapping) -> DeliveryView:
+async def source_name(source: str, deps: DeliveryDeps) -> str | None:
+    """Return the name of a source, also of a retired one; None where it is not known."""
+    found = await deps.source(source)
+    return None if found is None else found.name
+
+
+def delivery_view(row: RowMapping, source_name: str | None) -> DeliveryView:
     """Return the story of a delivery, as far as there is room for it in an answer."""
     taken = [(key, one) for key, one in sorted(row["subscriptions"].items()) if one["subscription"] is not None]
     taken.sort(key=lambda of: SHOWN_FIRST.index(of[1]["status"]))
@@ -173,6 +182,7 @@ def delivery_view(row: RowMapping) -> DeliveryView:
     return DeliveryView(
         id=row["id"],
         source=row["source"],
+        source_name=source_name,
         org=row["org"],
         type=row["type"],
         status=row["status"],

@@ -45,6 +45,10 @@ class LetterRows:
         rows = await self._all(statement if org == EVERY_ORG else statement.where(_L.org == org))
         return rows[0] if rows else None
 
+    async def open_of(self, org: str, delivery: str) -> list[RowMapping]:
+        """Return the letters of a delivery that have no end yet."""
+        return await self._all(select(dead_letter).where(_L.org == org, _L.delivery == delivery, _L.status == "open"))
+
     async def page(
         self,
         org: str,

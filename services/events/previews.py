@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -186,7 +186,8 @@ async def _taken(follows: AsyncIterator[Follows], names: dict[str, str], room: i
             reason = f"it waits for others of the key {message.key}" if message.key else "it waits for others"
             outcomes.append(PreviewedOutcome("held", message.subscription_name, message.workflow, reason, shown))
         elif isinstance(message, EventFiltered):
-            outcomes.append(PreviewedOutcome("filtered", message.subscription_name, message.workflow, message.reason, None))
+            outcome: Literal["failed", "filtered"] = "failed" if message.failed else "filtered"
+            outcomes.append(PreviewedOutcome(outcome, message.subscription_name, message.workflow, message.reason, None))
         elif isinstance(message, EventUnroutable):
             outcomes.append(PreviewedOutcome("unroutable", message.subscription_name, message.workflow, message.reason, None))
     return outcomes, room

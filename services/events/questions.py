@@ -15,7 +15,7 @@ from shared.owners.answering import Keepers, questions_of
 from shared.questions.events import AdapterView, GetMapping, ListAdapters, PreviewSubscription, PreviewWebhook
 
 
-class EventsDeps(dead_letters.LetterDeps, replays.ReplayDeps, schedules.ScheduleDeps, MappingDeps, Keepers, Protocol):
+class EventsDeps(replays.ReplayDeps, schedules.ScheduleDeps, MappingDeps, Keepers, Protocol):
     """Dependencies of questions and commands."""
 
 

@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import RowMapping
 
 from services.events.deliveries import DeliveryDeps, begun
+from services.events.letter_ends import end_repaired
 from services.events.replay_rows import ReplayRows
 from services.events.retries import again, catch_up, publish_again
 from services.events.sandboxed import AdapterLost
@@ -222,11 +223,13 @@ class Replayer:
             first = await begun(delivery, self._deps)
             if first is None:
                 return "failed"
+            letters = await self._deps.letters.open_of(delivery["org"], delivery["id"])
             left_of = None if replay["everything"] else delivery
             events = [event async for event in again(first, self._deps, retry=retry, row=left_of)]
             if not events:
                 return "skipped"
             await publish_again([msgspec.structs.replace(event, lane=LANE) for event in events], first, self._deps)
+            await end_repaired(letters, self._deps.bus, retry=retry, actor=replay["actor"])
         except (Invalid, NotFound, AdapterLost) as error:
             _log.warning("delivery.not_replayed", delivery=delivery["id"], replay=replay["id"], reason=error.detail)
             return "failed"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 from sqlalchemy import RowMapping
 
 from services.events import domain, routing
 from services.events.adapters.webhook import ParsedEvent, checked_event
-from services.events.deliveries import DeliveryDeps, begun, delivery_view
+from services.events.deliveries import DeliveryDeps, begun, delivery_view, source_name
 from services.events.handlers import accepted_of, by_reference
+from services.events.letter_ends import end_repaired
 from shared.asking import Questions
 from shared.envelope import Envelope, derived_id, open_message
 from shared.errors import Conflict, Invalid, NotFound, Problem, Unavailable
@@ -32,8 +33,14 @@ async def retry_delivery(command: RetryDelivery, deps: DeliveryDeps) -> Delivery
     first = await begun(row, deps)
     if first is None:
         raise NotFound(f"the body of delivery {command.delivery} is no longer on the bus")
+    # Those that there are before: an event that dies again has another one.
+    letters: Sequence[RowMapping] = await deps.letters.open_of(row["org"], row["id"])
     if command.edit is not None:
-        events = [await _edited(first, command.edit, deps, retry=command.id, actor=command.actor)]
+        event, others = await _edited(first, command.edit, deps, retry=command.id, actor=command.actor)
+        events = [event]
+        if others:
+            made = row["events"].get(str(event.number))
+            letters = [one for one in letters if made and one["message"] == derived_id(made["event"], "accepted")]
     else:
         left_of = None if command.everything else row
         events = [event async for event in again(first, deps, retry=command.id, row=left_of)]
@@ -42,7 +49,9 @@ async def retry_delivery(command: RetryDelivery, deps: DeliveryDeps) -> Delivery
             f"no run of delivery {command.delivery} is to be repeated: each has succeeded or goes on; all=true repeats all"
         )
     await publish_again(events, first, deps)
-    return delivery_view(row)
+    if row["retried_by"] != command.id:
+        await end_repaired(letters, deps.bus, retry=command.id, actor=command.actor)
+    return delivery_view(row, await source_name(row["source"], deps))
 
 
 async def publish_again(events: list[EventAccepted], first: Envelope, deps: DeliveryDeps) -> None:
@@ -95,13 +104,19 @@ async def events_of(first: Envelope, deps: DeliveryDeps, *, retry: str | None) -
         yield msgspec.structs.replace(event, event=domain.event_id(event.delivery, event.number, retry), retried_by=retry)
 
 
-async def _edited(first: Envelope, edit: EventEdit, deps: DeliveryDeps, *, retry: str, actor: str) -> EventAccepted:
-    """Return an event of a delivery with other data. Where its webhook makes none, it needs a type as well."""
+async def _edited(first: Envelope, edit: EventEdit, deps: DeliveryDeps, *, retry: str, actor: str) -> tuple[EventAccepted, int]:
+    """Return an event of a delivery with other data, and how many others it has.
+
+    Where its webhook makes none, it needs a type as well.
+    """
     try:
         events = [event async for event in events_of(first, deps, retry=retry)]
-    except Invalid:
-        if edit.type is None or edit.number:
+    except Invalid as error:
+        if edit.number:
             raise
+        if edit.type is None:
+            detail = f"no event can be made of this webhook, so that the edit needs a `type` beside its `data`: {error.detail}"
+            raise Invalid(detail, errors=(Problem("edit.type", "is needed: no event can be made of this webhook"),)) from error
         events = [await _unread(open_message(first, WebhookReceived), retry, deps)]
     event = next((one for one in events if one.number == edit.number), None)
     if event is None:
@@ -109,7 +124,7 @@ async def _edited(first: Envelope, edit: EventEdit, deps: DeliveryDeps, *, retry
         raise Invalid(detail, errors=(Problem("edit.number", "is none of the delivery's"),))
     made = checked_event(ParsedEvent(edit.type or event.type, edit.data, event.headers))
     data, reference = await by_reference(made.data, deps)
-    return msgspec.structs.replace(event, type=made.type, data=data, data_ref=reference, edited_by=actor)
+    return msgspec.structs.replace(event, type=made.type, data=data, data_ref=reference, edited_by=actor), len(events) - 1
 
 
 async def _unread(webhook: WebhookReceived, retry: str, deps: DeliveryDeps) -> EventAccepted:

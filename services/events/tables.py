@@ -131,6 +131,7 @@ dead_letter = Table(
     Column("changed_at", Moment),
 )
 Index("dead_letter_list", dead_letter.c.org, dead_letter.c.received_at.desc(), dead_letter.c.id.desc())
+Index("dead_letter_open", dead_letter.c.delivery, postgresql_where=text("status = 'open'"))
 
 replay = Table(
     "replay",

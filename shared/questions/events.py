@@ -69,6 +69,7 @@ class DeliveryRequest(msgspec.Struct, frozen=True, kw_only=True):
 class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     """The story of one delivery. `status` is accepted, deferred, held, routed, filtered, unroutable or dead.
 
+    `source_name` is None where the source is not known any more.
     `retries` counts how often it was routed again, `edited_by` gave the last of them other data. `overdue_at` is when it was found
     to have no end. Shown of one delivery alone, and only while the bus has them, seven days: the `request` of a webhook, the `data`
     of an event that `emitted_by` emitted. `left_out` counts the outcomes, events and runs for which there was no room: those of
@@ -90,6 +91,7 @@ class DeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     retries: int = 0
     edited_by: str | None = None
     overdue_at: str | None = None
+    source_name: str | None = None
     request: DeliveryRequest | None = None
     emitted_by: str | None = None
     data: Any = None
@@ -174,9 +176,12 @@ class ListAdapters(Question[list[AdapterView]], frozen=True, kw_only=True):
 
 
 class PreviewedOutcome(msgspec.Struct, frozen=True):
-    """What a subscription would do with an event; `input` is that of the run, None where it is large. Without one: nobody's."""
+    """What a subscription would do with an event; `subscription` None: nobody wants it.
 
-    outcome: Literal["routed", "held", "filtered", "unroutable"]
+    `failed`: its filter has no value. `input` is that of the run, None where it is large.
+    """
+
+    outcome: Literal["routed", "held", "filtered", "failed", "unroutable"]
     subscription: str | None
     workflow: str | None
     reason: str | None

@@ -16,6 +16,7 @@ from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, NotFound
 from shared.letters import GivenUp, bury
 from shared.questions import Page
+from shared.questions.events import DeliveryView, EventEdit, RetryDelivery
 from shared.questions.letters import (
     DeadLetterPage,
     DeadLetterView,
@@ -24,6 +25,7 @@ from shared.questions.letters import (
     ListDeadLetters,
     ReplayDeadLetter,
 )
+from shared.questions.replays import ReplayDeliveries
 from tests.integration.test_gateway import gateway
 from tests.support.inside import bus_of, eventually, running
 from tests.support.river import Outside
@@ -98,6 +100,32 @@ async def test_a_letter_is_replayed_by_what_is_in_it_once_however_often_and_by_w
         assert recorded == ["letter.replayed"]
         accepted = (await admin.client.jetstream().stream_info("EVENTS", subjects_filter="event.*.accepted")).state.subjects or {}
         assert sum(accepted.values()) == 1
+
+
+async def test_a_retry_that_makes_the_events_of_a_delivery_ends_its_letters(place: Place) -> None:
+    async with running(place, "events"), bus_of(place, "gateway") as bus:
+        outside = Outside(place, bus)
+        source, first = await unreadable(outside, ref="main")
+        second = await outside.webhook(source, {"ref": "main"})
+        await outside.delivery(second, "dead")
+        await letters(outside, 2)
+        retry: dict[str, Any] = {"org": "default", "actor": "ann", "delivery": first}
+        with pytest.raises(Invalid, match=r"needs a `type` beside its `data`: .*kind"):
+            await bus.ask(RetryDelivery(id=new_id(), edit=EventEdit(data=1), **retry))
+        await letters(outside, 2, status="open")
+        view: DeliveryView = await bus.ask(RetryDelivery(id=new_id(), edit=EventEdit(data=1, type="push"), **retry))
+        assert view.source_name == source.name
+        [left] = await letters(outside, status="open")
+        [ended] = await letters(outside, status="replayed")
+        assert (left.delivery, ended.delivery, ended.changed_by) == (second, first, "ann")
+        with pytest.raises(Conflict, match=f"was replayed already: `millrace deliveries retry {first}`"):
+            await replayed(outside, ended.id)
+        # And one of many.
+        await outside.source(adapter="hmac")
+        since = "2026-01-01T00:00:00Z"
+        await bus.ask(ReplayDeliveries(id=new_id(), org="default", actor="bob", since=since, status="dead", rate=500.0))
+        assert {one.changed_by for one in await letters(outside, 2, status="replayed")} == {"ann", "bob"}
+        await outside.delivery(second, "filtered")
 
 
 async def test_a_discarded_letter_stays_listed_and_is_not_replayed(place: Place) -> None:

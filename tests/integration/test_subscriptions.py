@@ -137,6 +137,8 @@ async def test_a_preview_says_which_of_the_newest_events_would_run_and_with_what
         _, answer = await call("POST", "/subscriptions/s/preview?n=2", {"filter": None})
         assert [one["outcome"] and one["outcome"]["outcome"] for one in answer["events"]] == ["unroutable", None]
         assert (await call("GET", "/subscriptions/s"))[1]["filter"] == draft["filter"]
+        _, answer = await call("POST", "/subscriptions/s/preview?n=1", {"filter": "event.data.nothing.at == 1"})
+        assert answer["events"][0]["outcome"]["outcome"] == "failed"
         assert (await call("POST", "/subscriptions/s/preview", {"filter": "("}))[0] == 422
         assert (await call("POST", "/subscriptions/s/preview", {"no": 1}))[0] == 422
         assert (await call("POST", "/subscriptions/s/preview?n=101", {}))[0] == 422

@@ -60,6 +60,8 @@ def get_delivery(session: Session, id_: str) -> None:
         return
     parts = {title: found.pop(title, None) for title in PARTS}
     request = found.pop("request", None) or {}
+    if (named := found.pop("source_name", None)) is not None:
+        found["source"] = f"{named} ({found['source']})"
     show.entity({name: value for name, value in (found | request).items() if value not in (None, [])}, is_json=False)
     for title, columns in PARTS.items():
         if parts[title]:
@@ -84,8 +86,13 @@ def retry_delivery(session: Session, id_: str, *, everything: bool, data: str | 
     try:
         answer = session.api.call("POST", "/deliveries", whole(session.api, "/deliveries", id_), "retry", query=query, body=body)
     except Refused as error:
-        raise Refused(error.status, {"detail": str(error).replace("all=true", "--all")}) from error
+        raise Refused(error.status, {"detail": _as_options(str(error))}) from error
     show.answer(answer, answer["id"], is_json=session.is_json)
+
+
+def _as_options(detail: str) -> str:
+    """Return the API's sentence with the options of this command in place of the API's fields."""
+    return detail.replace("all=true", "--all").replace("the edit needs a `type` beside its `data`", "--data needs --type")
 
 
 def _runs(delivery: dict[str, Any]) -> str:
