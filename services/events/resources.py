@@ -197,8 +197,11 @@ class Mappings(Rules[MappingSpec]):
             schema = {keyword: value for keyword, value in schema.items() if keyword != "required"}
         problems = misfits(schema, config | spec.config, dict.fromkeys(sealed))
         if problems:
-            detail = f"the config does not fit: {problems[0].path}: {problems[0].message}"
-            raise Invalid(detail[:500], errors=tuple(problems))
+            detail = f"the config does not fit: {problems[0].path}: {problems[0].message}"[:500]
+            there = {} if draft.before is None else draft.before.spec.config
+            if there.keys() - spec.config.keys() - config.keys() & set(schema.get("required", ())):
+                detail += "; it was there before: PUT replaces the mapping, PATCH or `millrace mappings patch` changes one value"
+            raise Invalid(detail, errors=tuple(problems))
         if spec.entity_id is not None and integration.org == PLATFORM:
             await self._claims.check_mapping(draft.org, draft.name, spec.entity_id)
         return spec
@@ -264,7 +267,7 @@ def keepers(
         "source": Sources(rows, known.adapters, known.registrations),
         "subscription": subscriptions,
         "integration": Integrations(claims),
-        "schedule": Schedules(rows, engine),
+        "schedule": Schedules(rows, engine, known),
         "mapping": Mappings(rows, claims),
     }
     made = catalogued("events", rules, bus=bus, rows=rows, keyring=keyring, catalog=catalog, derive=DERIVED)

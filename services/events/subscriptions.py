@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -97,24 +97,30 @@ class Subscriptions(Rules[Subscription]):
 
 def check_holding(spec: Subscription) -> None:
     """Raise `Invalid` naming a field that means nothing beside the others."""
+    lone_most = spec.debounce_most is not None and spec.debounce is None
     keyed = spec.ordering == "key" or (spec.ordering is None and (spec.rate is not None or spec.debounce is not None))
     for field, is_wrong, detail in (
         ("key", spec.ordering == "key" and spec.key is None, "is required with ordering: key"),
         ("key", spec.key is not None and not keyed, "is for ordering: key, or a rate or debounce without ordering: source"),
         ("on_failure", spec.on_failure == "block" and spec.ordering is None, "is for subscriptions with an ordering"),
-        ("burst", spec.burst is not None and spec.rate is None, "is for subscriptions with a rate"),
-        ("debounce_most", spec.debounce_most is not None and spec.debounce is None, "is for subscriptions with a debounce"),
+        ("burst", spec.burst is not None and spec.rate is None, "is for subscriptions with a rate: to end a rate, clear both"),
+        ("debounce_most", lone_most, "is for subscriptions with a debounce: to end a debounce, clear both"),
         ("debounce_most", (spec.debounce_most or spec.debounce or 0) < (spec.debounce or 0), "is less than debounce"),
     ):
         if is_wrong:
             raise Invalid(f"{field} {detail}", errors=(Problem(field, detail),))
 
 
+def absent(workflow: str, known: Iterable[str]) -> Problem:
+    """Return the warning that there is no such workflow, with a name that is near."""
+    return Problem("workflow", f"there is no workflow {workflow!r} yet{near(workflow, known)}")
+
+
 def warnings(spec: Subscription, workflows: dict[str, WorkflowEntry]) -> Iterator[Problem]:
     """Yield what a subscription asks of its workflow that this does not have."""
     workflow = workflows.get(spec.workflow)
     if workflow is None:
-        yield Problem("workflow", f"there is no workflow {spec.workflow!r} yet{near(spec.workflow, workflows)}")
+        yield absent(spec.workflow, workflows)
         return
     schema = workflow.input_schema
     parameters = schema.get("properties")

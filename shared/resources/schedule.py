@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from shared.errors import Problem
 from shared.resources.declaration import Resource, Spec, about, refers_to, resource
 from shared.resources.shapes import Moment
 from shared.values import YEAR, Name
@@ -27,11 +28,15 @@ class Firing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScheduleAdds(msgspec.Struct, frozen=True):
-    """When it fires next, what became of the last time, and the workflow whose code declares it, None for one that was put."""
+    """When it fires next, what became of the last time, and the workflow whose code declares it, None for one that was put.
+
+    `warnings`: its workflow is not there now.
+    """
 
     next_at: Moment | None
     last: Firing | None
     declared_by: str | None
+    warnings: list[Problem]
 
 
 @resource(
@@ -40,7 +45,7 @@ class ScheduleAdds(msgspec.Struct, frozen=True):
     owner="events",
     # Of one organization: so many at one minute keep the others waiting for a few seconds.
     most=500,
-    columns=("name", "cron", "every", "timezone", "workflow", "enabled", "next_at"),
+    columns=("name", "cron", "every", "timezone", "workflow", "enabled", "next_at", "warnings"),
     adds=ScheduleAdds,
     example={"cron": "0 9 * * MON-FRI", "timezone": "Europe/Vienna", "workflow": "example"},
 )

@@ -322,3 +322,30 @@ def test_a_replay_is_waited_for_and_shown(server: Any, monkeypatch: pytest.Monke
     ]
     assert "3 of 3" in capsys.readouterr().out
     assert main(["replays", "start", "--since", "yesterday"]) == 2
+
+
+def test_what_a_person_should_know_is_told_beside_the_answer(
+    server: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("MILLRACE_URL", server.url), ("MILLRACE_KEY", "mr_k")):
+        monkeypatch.setenv(name, value)
+    id_ = "0189abcd-0000-5000-8000-000000000000"
+    times = {"items": [{"at": "2026-01-01T00:00:00Z", "local": "2026-01-01T01:00:00+01:00"}], "next_cursor": None}
+    needs = {"detail": "no event can be made of this webhook, so that the edit needs a `type` beside its `data`: bad"}
+    server.answers = [
+        (status, "application/json", json.dumps(body).encode())
+        for status, body in (
+            (200, {"id": id_, "source": "s-1", "source_name": "shop", "status": "routed"}),
+            (422, needs),
+            (200, times),
+            (200, {"name": "nightly", "enabled": False}),
+        )
+    ]
+    assert main(["deliveries", "get", id_]) == 0
+    assert "shop (s-1)" in capsys.readouterr().out
+    assert main(["deliveries", "retry", id_, "--data", "1"]) == 1
+    assert "--data needs --type" in capsys.readouterr().err
+    assert main(["schedules", "next", "nightly"]) == 0
+    told = capsys.readouterr()
+    assert "2026-01-01T00:00:00Z" in told.out
+    assert "nightly is disabled and does not fire" in told.err

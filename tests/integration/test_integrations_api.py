@@ -123,6 +123,8 @@ async def test_a_mapping_is_put_patched_listed_and_removed(place: Place) -> None
         status, made, tag = await call.whole("PUT", MAPPING, given)
         assert (status, made["org"], made["integration"]) == (200, "default", "halopsa")
         assert {field: made[field] for field in given} == given
+        status, answer = await call("PUT", MAPPING, {"config": {"x": 2}})
+        assert (status, "`millrace mappings patch` changes one value" in answer["detail"]) == (422, True), answer
         assert (await call("PUT", MAPPING, given, If_None_Match="*"))[0] == 412
         patch = {"config": {"x": None, "y": 2}, "connection": None}
         assert (await call("PATCH", MAPPING, patch, If_Match='"999"'))[0] == 412

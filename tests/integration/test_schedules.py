@@ -304,6 +304,7 @@ async def test_a_schedule_that_says_too_little_or_too_much_is_refused_by_the_fie
             ("cron", {"cron": "* * * *", "workflow": "tick"}),
             ("cron", {"cron": "0 25 * * *", "workflow": "tick"}),
             ("timezone", FAR | {"timezone": "Mars/Olympus"}),
+            ("cron,timezone", {"cron": "* * * *", "timezone": "Mars/Olympus", "workflow": "tick"}),
             ("workflow", {"every": 5}),
             ("workflow", FAR | {"source": "repo", "event": "x"}),
             ("event", {"every": 5, "source": "repo"}),
@@ -315,8 +316,16 @@ async def test_a_schedule_that_says_too_little_or_too_much_is_refused_by_the_fie
         ):
             with pytest.raises(Invalid) as caught:
                 await outside.bus.ask(putting("schedule", "wrong", **given))
-            assert [one.path for one in caught.value.errors] == [field], given
-        await told(outside.bus, putting("schedule", "yearly", **(FAR | {"timezone": "Europe/Vienna"})))
+            assert [one.path for one in caught.value.errors] == field.split(","), given
+        await outside.put_file("tick.py", TICK)
+        yearly = FAR | {"timezone": "Europe/Vienna"}
+
+        async def heard() -> bool:
+            return bool((await told(outside.bus, putting("schedule", "yearly", **yearly))).warnings == [])
+
+        await eventually(heard)
+        [warning] = (await told(outside.bus, putting("schedule", "typo", **(yearly | {"workflow": "tikc"})))).warnings
+        assert warning == {"path": "workflow", "message": "there is no workflow 'tikc' yet; did you mean 'tick'?"}
         times = await outside.bus.ask(NextFirings(org="default", name="yearly", n=2))
         assert [one.local[4:] for one in times] == ["-01-01T00:00:00+01:00"] * 2
 

@@ -25,7 +25,7 @@ from millrace.cli.signing import Sending, event_header, request_of
 from millrace.cli.stream import Event, events
 from millrace.cli.times import ago, ahead, moment, understood
 from millrace.cli.values import fitting, pairs, secret
-from millrace.cli.workspace import ending, report
+from millrace.cli.workspace import ending, report, show_serving
 from services.events.adapters import ADAPTERS, DESCRIPTIONS, verification_of
 from shared.runs import ENDED
 from shared.verification import Verification
@@ -385,6 +385,16 @@ def test_a_header_that_cannot_be_sent_is_named(given: str, said: str) -> None:
 def test_a_run_that_waits_says_for_what() -> None:
     run = {"id": "r", "workflow": "w", "status": "waiting", "reason": None, "duration_ms": None, "attempt": 0}
     assert ending(run | {"blocked_on": "concurrency"}) == "run r w waiting (blocked on concurrency), attempt 0"
+
+
+def test_what_serves_is_shown_with_its_adapters(capsys: pytest.CaptureFixture[str]) -> None:
+    flows = {"path": "flows.py", "workflows": ["greet", "nap"], "adapters": []}
+    show_serving([flows, {"path": "page.html", "workflows": [], "adapters": []}])
+    assert "adapters" not in capsys.readouterr().out
+    show_serving([flows, {"path": "adapters/acme.py", "workflows": [], "adapters": ["acme"]}])
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[1:] == [["flows.py", "greet,", "nap"], ["adapters/acme.py", "acme"]]
+    assert rows[0][-1].lower() == "adapters"
 
 
 def test_a_problem_is_looked_for_in_the_folder_only_if_its_file_is_there(capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,3 +169,4 @@ def test_what_means_nothing_beside_the_others_is_refused(fields: dict[str, Any],
     with pytest.raises(Invalid) as refused:
         check_holding(spec(**fields))
     assert refused.value.errors[0].path == path
+    assert ("to end a" in str(refused.value)) == (len(fields) == 1 and path in {"burst", "debounce_most"})

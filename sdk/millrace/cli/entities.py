@@ -85,8 +85,9 @@ def _delete(kind: Kind, called: str = "delete") -> click.Command:
 
 def _change(kind: Kind, verb: str, called: str | None = None) -> click.Command:
     members = any(field.has_secrets for field in kind.fields)
+    replaces = f" `{kind.plural} patch` changes what is given of it alone." if called is not None else ""
     says = {
-        "put": f"Create or replace {kind.one}." + (" Secrets that are not given stay as they are." if members else ""),
+        "put": f"Create or replace {kind.one}." + (" Secrets that are not given stay as they are." if members else "") + replaces,
         "patch": f"Change what is given of {kind.one}.",
     }
 
@@ -298,6 +299,9 @@ def next_times(session: Session, name: str, number: int) -> None:
     """Show the next times of a schedule."""
     page = session.api.get("/schedules", name, "next", query={"n": str(number)})
     show.listing(page, [show.field("at"), show.field("local")], is_json=session.is_json)
+    if not session.api.get("/schedules", name)["enabled"]:
+        said = f"{name} is disabled and does not fire: these are its times once `millrace schedules patch {name} --enabled` is done"
+        show.aside(show.plain(said), "warning")
 
 
 @GROUPS["schedule"].command("run")

@@ -50,11 +50,7 @@ def deploy(session: Session, folder: Path, *, prune: bool) -> int:
         show.document(done.document())
     else:
         report(done, folder)
-        views = session.api.pages("/workspace/files")["items"]
-        serving = {"items": [view for view in views if view["workflows"]], "next_cursor": None}
-        show.listing(
-            serving, [("file", lambda view: view["path"]), ("workflows", lambda view: ", ".join(view["workflows"]))], is_json=False
-        )
+        show_serving(session.api.pages("/workspace/files")["items"])
     return codes.REFUSED if done.errors else codes.DONE
 
 
@@ -212,6 +208,15 @@ def ending(run: dict[str, Any]) -> str:
     return f"run {run['id']} {show.plain(run['workflow'])} {run['status']}{why}{took}, attempt {run['attempt']}"
 
 
+def show_serving(views: list[dict[str, Any]]) -> None:
+    """Print which files define workflows and adapters."""
+    columns: list[show.Column] = [("file", lambda view: view["path"]), ("workflows", lambda view: ", ".join(view["workflows"]))]
+    if any(view["adapters"] for view in views):
+        columns.append(("adapters", lambda view: ", ".join(view["adapters"])))
+    serving = [view for view in views if view["workflows"] or view["adapters"]]
+    show.listing({"items": serving, "next_cursor": None}, columns, is_json=False)
+
+
 def report(done: Deployed, folder: Path) -> None:
     """Print the changes of a deployment, and its problems."""
     if done.is_nothing:
@@ -242,7 +247,7 @@ def _report(session: Session, done: Deployed, folder: Path) -> None:
     else:
         report(done, folder)
         if not done.errors:
-            names = sorted({name for view in done.files for name in view["workflows"]})
+            names = sorted({name for view in done.files for name in (*view["workflows"], *view["adapters"])})
             show.said(f"deployed {folder}" + (f": {show.plain(', '.join(names))}" if names else ""))
     sys.stdout.flush()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events import domain
 from services.events.schedules import plan, state
+from services.events.subscriptions import Workflows, absent
 from shared.calendars import checked_cron, checked_zone
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Invalid, Problem
@@ -25,9 +26,10 @@ DECLARED = "workflow:"
 class Schedules(Rules[Schedule]):
     """A schedule has a calendar, and a workflow or a topic; the workflow need not exist yet."""
 
-    def __init__(self, rows: ResourceRows, engine: AsyncEngine) -> None:
+    def __init__(self, rows: ResourceRows, engine: AsyncEngine, workflows: Workflows) -> None:
         self._rows = rows
         self._engine = engine
+        self._workflows = workflows
 
     async def check(self, draft: Draft[Schedule]) -> Schedule:
         """Return the spec, its expression in one spelling, if it says when, and what then."""
@@ -42,13 +44,18 @@ class Schedules(Rules[Schedule]):
             raise _wrong("event", "has 1 to 100 letters, digits, dots, underscores and hyphens")
         if spec.input is not None and len(msgspec.json.encode(spec.input)) > INLINE_BYTES:
             raise _wrong("input", f"is larger than {INLINE_BYTES} bytes of JSON")
-        field = "timezone"
+        cron: str | None = None
+        problems: list[Problem] = []
         try:
-            checked_zone(spec.timezone)
-            field = "cron"
             cron = None if spec.cron is None else checked_cron(spec.cron)
         except ValueError as error:
-            raise _wrong(field, str(error)) from error
+            problems.append(Problem("cron", str(error)))
+        try:
+            checked_zone(spec.timezone)
+        except ValueError as error:
+            problems.append(Problem("timezone", str(error)))
+        if problems:
+            raise Invalid("; ".join(f"{one.path}: {one.message}" for one in problems), errors=tuple(problems))
         if source := draft.refs.get("source"):
             found = await self._rows.by_id("source", source)
             if found is not None and found[0].spec.adapter != domain.TOPIC:
@@ -56,18 +63,21 @@ class Schedules(Rules[Schedule]):
         return msgspec.structs.replace(spec, cron=cron)
 
     async def shown(self, found: Sequence[Resource[Schedule]]) -> Sequence[dict[str, Any]]:
-        """Return of each when it fires next, what became of the last time, and the workflow that declares it."""
+        """Return of each when it fires next, what became of the last time, the workflow that declares it, and the warnings."""
         known = await state.last(self._engine, [one.id for one in found])
-        return [_shown(one, known.get(one.id)) for one in found]
+        workflows = {org: self._workflows.known(org) for org in {one.org for one in found}}
+        return [_shown(one, known.get(one.id), workflows[one.org]) for one in found]
 
 
-def _shown(schedule: Resource[Schedule], last: Firing | None) -> dict[str, Any]:
+def _shown(schedule: Resource[Schedule], last: Firing | None, workflows: Collection[str]) -> dict[str, Any]:
     next_at = plan.next_of(schedule.spec, utc_now())
+    name = schedule.spec.workflow
     declared = schedule.applied_as if (schedule.applied_as or "").startswith(DECLARED) else None
     return {
         "next_at": None if next_at is None else rfc3339(next_at),
         "last": None if last is None else msgspec.to_builtins(last),
         "declared_by": None if declared is None else declared.removeprefix(DECLARED),
+        "warnings": [] if name is None or name in workflows else [msgspec.to_builtins(absent(name, workflows))],
     }
 
 
