@@ -182,9 +182,13 @@ class Stack:
 
 
 def keys_of(credentials: Credentials, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return where services have their keys from: what the operator says, else the keys of this installation."""
+    """Return where services have their keys from: what the operator says, else the keys of this installation.
+
+    Those open in any case: what was sealed before the operator gave keys would be lost else.
+    """
     chosen = {name: environment[name] for name in KEYS if environment.get(name)}
-    return chosen or {KEYS[0]: ",".join(credentials.keys)}
+    own = ",".join(credentials.keys)
+    return chosen | {f"{KEYS[0]}_OPENING": own} if chosen else {KEYS[0]: own}
 
 
 def local_url(listening: socket.socket) -> str:

@@ -95,6 +95,7 @@ class Environment:
         """Return base64 keys of 256 bits, with commas or line breaks between them; the first one encrypts.
 
         They are the variable's, else those of the file that `<name>_FILE` names, else what the command `<name>_COMMAND` prints.
+        Those of `<name>_OPENING` come after them, and so open only.
         """
         sources = [one for one in (name, f"{name}_FILE", f"{name}_COMMAND") if self.optional(one) is not None]
         if len(sources) != 1:
@@ -110,6 +111,13 @@ class Environment:
             # Nothing of what a command has printed: it may be half a key.
             self._problems.append(Problem(source, str(error)))
             return ()
+        made = self._keys_in(source, text)
+        if not made and not self._problems:
+            self._problems.append(Problem(source, "gives no key"))
+        opening = f"{name}_OPENING"
+        return (*made, *self._keys_in(opening, self.optional(opening) or ""))
+
+    def _keys_in(self, source: str, text: str) -> list[bytes]:
         made: list[bytes] = []
         for number, part in enumerate(re.findall(r"[^\s,]+", text), start=1):
             try:
@@ -121,9 +129,7 @@ class Environment:
                 self._problems.append(Problem(source, f"key {number} has {len(key) * 8} bits, not 256"))
                 continue
             made.append(key)
-        if not made and not self._problems:
-            self._problems.append(Problem(source, "gives no key"))
-        return tuple(made)
+        return made
 
     def _key_text(self, source: str, name: str) -> str:
         """Return the keys as text. Raises ValueError or OSError that say why there are none."""

@@ -118,6 +118,8 @@ async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
             yield _backlog(document["backlog"])
         if name == "events" and "queued_runs" in document:
             yield _queued(document["queued_runs"])
+        if name == "oauth" and "quarantined" in document:
+            yield _quarantined(document["quarantined"])
 
 
 async def stores(ready: Ready) -> AsyncIterator[Finding]:
@@ -200,6 +202,16 @@ def _queued(told: dict[str, Any]) -> Finding:
     said = f"{told['messages']} runs wait; floods of webhooks are held back from {told['max_messages']} on"
     do = "Runs are asked for faster than they run: see the work below, and docs/limits.md for the bound."
     return Finding("queued runs", "note" if told["holds_back"] else "well", said, do)
+
+
+def _quarantined(told: dict[str, Any]) -> Finding:
+    rows = told["rows"]
+    said = f"{rows} connections, tokens, secrets or providers do not open" if rows else "all that is sealed opens"
+    do = (
+        "Give the services the key again that sealed them (docs/connections.md, Keys), or put them again: "
+        "`millrace keys rotate` names each, and so does logs/oauth.log in the data folder."
+    )
+    return Finding("keys", "wrong" if rows else "well", "not looked through yet" if rows is None else said, do)
 
 
 def _sandbox(told: Any) -> Finding:

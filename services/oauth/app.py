@@ -119,6 +119,7 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
             oauth.tokens,
             oauth.refresher,
         )
+        runtime.health.state("quarantined", lambda: {"rows": oauth.rotation.quarantined})
         runtime.background.start(oauth.announcer.sweep(settings.database_url), "announcing")
         runtime.background.start(oauth.outbox.sweep(settings.database_url), "publishing what is left")
         runtime.background.start(renewing(oauth.rotation, settings.database_url), "renewing what is sealed")

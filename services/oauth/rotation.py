@@ -44,6 +44,8 @@ class Rotation:
         self._store = store
         self._tokens = tokens
         self._vault = vault
+        # Rows that did not open when all were looked through last; None where they have not been yet.
+        self.quarantined: int | None = None
 
     async def rotate(self, asked: RotateKeys) -> RotationView:
         """Carry a command out. Raises `Conflict`, `Invalid` for a place that no answer has named."""
@@ -105,10 +107,11 @@ async def renewing(rotation: Rotation, url: str) -> None:
 
 async def renew(rotation: Rotation, reported: set[tuple[str, str, str]]) -> int:
     """Seal rows of older keys anew; returns how many. Each one that does not open is logged once, and is in `reported` then."""
-    count, after = 0, ""
+    count, quarantined, after = 0, 0, ""
     while True:
         part = await rotation.part(after)
         count += part.resealed
+        quarantined += len(part.quarantined)
         for one in part.quarantined:
             if (known := (one.noun, one.org, one.name)) not in reported:
                 reported.add(known)
@@ -116,6 +119,7 @@ async def renew(rotation: Rotation, reported: set[tuple[str, str, str]]) -> int:
         if part.next is None:
             break
         after = part.next
+    rotation.quarantined = quarantined
     if count:
         _log.info("renewing.sealed_anew", rows=count)
     return count

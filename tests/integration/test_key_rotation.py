@@ -13,6 +13,7 @@ import aiohttp
 import asyncpg
 import pytest
 
+from deploy.doctor.running import _quarantined
 from millrace.cli import main
 from services.oauth import rotation
 from services.oauth.store import KeptStore
@@ -162,6 +163,12 @@ async def test_what_does_not_open_is_named_and_quarantined_and_the_rest_goes_on(
             assert {(one.category, one.target, one.outcome, one.actor) for one in rotated} == {
                 ("vault", id_of(at.newer), "ok", "platform-key")
             }
+            await at.database.execute("DELETE FROM token")
+            await at.database.execute("DELETE FROM vault WHERE name = 'secret-1'")
+            capsys.readouterr()
+            assert await asyncio.to_thread(main, ["keys", "rotate"]) == 0
+            said, beside = capsys.readouterr()
+            assert (said, beside) == (f"nothing to do: the first key, {id_of(at.newer)}, seals everything\n", "")
 
 
 async def test_replicas_with_different_first_keys_do_not_undo_each_others_work(
@@ -188,7 +195,11 @@ async def test_a_missing_key_is_told_of_each_value_and_logged_once(
             vault = Vault(Keyring((base64.b64decode(at.newer),)))
             rotating, reported = rotation.Rotation(KeptStore(engine), TokenStore(engine), vault), set[tuple[str, str, str]]()
             capsys.readouterr()
+            assert rotating.quarantined is None
             assert [await rotation.renew(rotating, reported) for _ in range(2)] == [0, 0]
+            assert rotating.quarantined == 7
+            found = _quarantined({"rows": rotating.quarantined})
+            assert (found.verdict, found.said[:2], "keys rotate" in (found.do or "")) == ("wrong", "7 ", True)
         finally:
             await engine.dispose()
         lines = [line for line in capsys.readouterr().out.splitlines() if "vault.quarantined" in line]

@@ -45,6 +45,7 @@ def test_keys_are_those_of_the_one_source_that_is_set(tmp_path: Path) -> None:
     file.write_text(f"{ONE}\n{TWO}\n")
     assert keys(MILLRACE_KEYS=f"{ONE}, {TWO}") == (FIRST, SECOND)
     assert keys(MILLRACE_KEYS_FILE=str(file)) == (FIRST, SECOND)
+    assert keys(MILLRACE_KEYS=ONE, MILLRACE_KEYS_OPENING=TWO) == (FIRST, SECOND)
     assert keys(MILLRACE_KEYS_COMMAND=command(f"print({ONE!r}); print({TWO!r})")) == (FIRST, SECOND)
 
 
@@ -122,4 +123,6 @@ def test_a_stack_gives_its_services_the_source_that_its_operator_names(tmp_path:
     own: Any = {"MILLRACE_KEYS": ",".join(credentials.keys)}
     assert keys_of(credentials, {}) == own
     assert keys_of(credentials, {"MILLRACE_KEYS_FILE": "", "OTHER": "x"}) == own
-    assert keys_of(credentials, {"MILLRACE_KEYS_COMMAND": "kms get"}) == {"MILLRACE_KEYS_COMMAND": "kms get"}
+    # What was sealed before goes on opening.
+    given = keys_of(credentials, {"MILLRACE_KEYS_COMMAND": command(f"print({ONE!r})")})
+    assert keys(**given) == (FIRST, base64.b64decode(credentials.keys[0]))

@@ -30,11 +30,13 @@ def rotate_keys(session: Session) -> int:
         part = session.api.call("POST", PATH, "rotate", body={"key": part["key"], "after": part["next"]})
         done += part["resealed"]
         quarantined += part["quarantined"]
-        if not session.is_json:
+        if not session.is_json and (done or part["left"]):
             click.echo(f"{done} done, {part['left']} left", err=True)
     found = {"key": part["key"], "resealed": done, "left": part["left"], "quarantined": quarantined}
     if session.is_json:
         show.document(found)
+    elif not done and not part["left"]:
+        show.said(f"nothing to do: the first key, {part['key']}, seals everything")
     else:
         show.said(f"the key {part['key']} seals all but {part['left']}" if part["left"] else f"the key {part['key']} seals all")
         for one in quarantined:
