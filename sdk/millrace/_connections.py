@@ -26,6 +26,8 @@ class Connection:
     base_url: str | None = None
     """Where the API is, if the connection or its provider says so."""
     version: int = field(default=0, repr=False)
+    unreplaced: str | None = field(default=None, repr=False)
+    """Why a rejected one was answered again, since there is none newer; None for any other."""
 
 
 class Connections:
@@ -34,7 +36,8 @@ class Connections:
     def get(self, name: str, *, rejected: Connection | None = None) -> Connection:
         """Answer the connection, waiting for it. Raises `Refused` when the platform refuses, `NotInRun` outside a run.
 
-        `rejected` is one that the API has answered 401 to, though it has not ended: the platform gets another token then, once.
+        `rejected` is one that the API has answered 401 to, though it has not ended: the platform gets another token then, for
+        reports at most once a minute; where it does not, `unreplaced` of the answer says why.
         Inside a coroutine prefer `await connections.aget(name)`: this one holds up the event loop while it waits.
         """
         return connection_of(name, channel.ask("connections", "connection", name=_name(name), rejected=_version(rejected)))
@@ -79,6 +82,7 @@ def connection_of(name: str, answer: Any) -> Connection:
         query=answer.get("query") or {},
         base_url=answer.get("base_url"),
         version=answer.get("version") or 0,
+        unreplaced=answer.get("unreplaced"),
     )
 
 

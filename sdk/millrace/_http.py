@@ -39,7 +39,8 @@ class Client:
     ValueError for a request that cannot be sent.
 
     - A path is below the connection's `base_url`. A whole address must have its scheme, host and port.
-    - Answered 401, it reports the token, and sends the request once more where there is a newer one.
+    - Answered 401, it reports the token, and sends the request once more where there is a newer one. Where there is none, a line
+      of the run, `connection.not_renewed`, says why.
     - Answered 429, or 503 with `Retry-After`, it waits and sends the request again, as long as all waits of one call together are
       within `patience` seconds. Each wait is a line of the run, `connection.waits`.
     - `GET` and `HEAD` follow up to five redirects: to another scheme, host or port without credentials, never from https to http.
@@ -54,6 +55,7 @@ class Client:
         self._job: object = None
         self._held: Connection | None = None
         self._asking: tuple[int | None, Future[Any]] | None = None
+        self._unreplaced: int | None = None
 
     def __repr__(self) -> str:
         """Show the name of the connection, and no credentials."""
@@ -131,6 +133,7 @@ class Client:
                     log.debug("connection.renewed", connection=self._name)
                     connection = newer
                     continue
+                self._tell(newer)
             elif (pause := _pause(reply, tries)) is not None and waited + pause <= self._patience:
                 log.info("connection.waits", connection=self._name, status=reply.status, seconds=round(pause, 3))
                 waited, tries = waited + pause, tries + 1
@@ -143,11 +146,19 @@ class Client:
                     continue
             return reply
 
+    def _tell(self, kept: Connection) -> None:
+        """Log once for each token that was reported why there is none newer."""
+        with self._lock:
+            is_known, self._unreplaced = self._unreplaced == kept.version, kept.version
+        if kept.unreplaced is not None and not is_known:
+            reason = f"the token was reported; no newer one was got, because {kept.unreplaced}"
+            log.warning("connection.not_renewed", connection=self._name, reason=reason)
+
     def credentials(self, rejected: Connection | None) -> "Connection | Future[Any]":
         """Answer what is held unless it ends or is the rejected one; else the question for another one, which all share."""
         with self._lock:
             if self._job is not _run.job:  # what was given to another run of this process is nothing to this one
-                self._job, self._held, self._asking = _run.job, None, None
+                self._job, self._held, self._asking, self._unreplaced = _run.job, None, None, None
             held, version = self._held, None if rejected is None else rejected.version
             if held is not None and held.version != version and not _is_ending(held):
                 return held

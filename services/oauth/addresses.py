@@ -65,7 +65,7 @@ def _split(path: str, template: str) -> SplitResult:
     except ValueError as error:
         raise _wrong(path, "is no address") from error
     if parts.scheme not in {"https", "http"} or not parts.hostname or port == 0:
-        raise _wrong(path, "must be an address that begins with https://")
+        raise _wrong(path, "must be an address that begins with https://, or with http:// where the operator allows that address")
     if parts.username is not None or parts.password is not None or parts.fragment or any(one <= " " for one in template):
         raise _wrong(path, "must have no user, no fragment and no blanks")
     return parts

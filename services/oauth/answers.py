@@ -16,8 +16,8 @@ from shared.resources.provider import Provider
 from shared.values import storable
 
 # dead: the grant has ended. misconfigured: trying again changes nothing. transient, throttled: later. ambiguous: the provider may
-# have done what it was asked for. malformed: no answer of a token endpoint.
-Failure = Literal["dead", "misconfigured", "transient", "throttled", "ambiguous", "malformed"]
+# have done what it was asked for. malformed: no answer of a token endpoint. not_allowed: the egress policy refuses its address.
+Failure = Literal["dead", "misconfigured", "transient", "throttled", "ambiguous", "malformed", "not_allowed"]
 
 LONGEST_WAIT = timedelta(hours=1)
 # Of a token, in characters: it travels in headers.

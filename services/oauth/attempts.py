@@ -22,10 +22,11 @@ from services.oauth.sealed_tokens import SealedTokens, Tokens
 from services.oauth.spool import Unstored
 from services.oauth.store import KeptStore
 from services.oauth.storing import TokenWriter
-from services.oauth.token_endpoint import TokenEndpoint
+from services.oauth.token_endpoint import TokenEndpoint, not_allowed
 from services.oauth.token_requests import REQUESTS, refreshing
 from services.oauth.token_store import Claimed, Publication, TokenStore, Unclaimed
 from services.oauth.waiting import Gates
+from shared.egress.fetching import NotAllowed
 from shared.envelope import new_id
 from shared.errors import Invalid, MillraceError, NotFound, Problem, Unavailable
 
@@ -126,7 +127,7 @@ class Attempts:
                     hurries=why == "demanded",
                 )
                 if isinstance(claimed, Claimed):
-                    return await self._try(row, registered, claimed, subject, forced=why != "ended")
+                    return await self._try(row, registered, claimed, subject, forced=why == "refused")
             if claimed is None:
                 raise NotFound(f"there is no connection {row.name!r} any more")
             if not claimed.is_held:
@@ -170,6 +171,8 @@ class Attempts:
             outcome = await self._asked(row.org, registered, tokens, subject)
         except Invalid as error:
             outcome = Ungranted("misconfigured", error.detail)
+        except NotAllowed as error:
+            outcome = not_allowed(error)
         except Unavailable as error:
             # What was got before does not open: its key may come back.
             outcome = Ungranted("transient", error.detail)

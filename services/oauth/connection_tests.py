@@ -38,7 +38,7 @@ class ConnectionTests:
         except (Invalid, Unavailable) as error:
             return ConnectionTested(outcome="broken", by="token", detail=error.detail)
         try:
-            return await self._tested(row, credential)
+            return _advised(row, await self._tested(row, credential))
         except (Invalid, Unavailable) as error:
             return ConnectionTested(outcome="unknown", by=None, detail=error.detail)
 
@@ -83,6 +83,14 @@ class ConnectionTests:
         if active is False:
             return ConnectionTested(outcome="broken", by=by, detail="the provider does not know the token, or it has ended")
         return ConnectionTested(outcome="unknown", by=by, detail=f"the provider answered {answer.status}, which says neither")
+
+
+def _advised(row: Kept, tested: ConnectionTested) -> ConnectionTested:
+    """Return the outcome with what is to be done about a credential that is refused."""
+    if tested.outcome != "broken":
+        return tested
+    do = f"get another token: millrace connections refresh {row.name}" if row.spec.get("grant") in FLOWS else "put it again"
+    return msgspec.structs.replace(tested, detail=f"{tested.detail}; {do}")
 
 
 def _ways(provider: Provider, registered: Registered | None) -> list[str]:

@@ -14,13 +14,14 @@ from shared.envelope import rfc3339
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
-    """A live credential; `version` is the number of its token."""
+    """A live credential; `version` is the number of its token, `unreplaced` why there is no newer one though it was reported."""
 
     token: str
     sending: Sending
     base_url: str | None
     expires_at: str | None
     version: int
+    unreplaced: str | None = None
 
     def __repr__(self) -> str:
         """Show no token."""
@@ -41,10 +42,11 @@ class Credentials:
         if spec.grant in FLOWS:
             live = await self._refresher.live(row, rejected=rejected)
             token, provider = live.tokens.access_token, live.registered.provider
-            expires_at, version = live.state.expires_at, live.state.version
+            expires_at, version, unreplaced = live.state.expires_at, live.state.version, live.unreplaced
         else:
             token, provider = self._vault.opened(row), await self._providers.described(row.org, spec)
             expires_at, version = None, row.version
+            unreplaced = "it is not a provider's, which could give another one" if rejected == row.version else None
         base = spec.base_url
         if base is None and provider.base_url is not None:
             base = filled(provider.base_url, spec.parameters, provider.hosts)
@@ -54,4 +56,5 @@ class Credentials:
             base_url=base,
             expires_at=None if expires_at is None else rfc3339(expires_at),
             version=version,
+            unreplaced=unreplaced,
         )

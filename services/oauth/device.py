@@ -155,7 +155,7 @@ class Devices:
             await self._requests.end(request.state, await self._stored(row, registered, request, outcome))
         elif outcome.code == "authorization_pending":
             await self._requests.put_off(request.state, request.interval or USUAL)
-        elif outcome.code in _WORDS or outcome.failure in {"dead", "misconfigured"}:
+        elif outcome.code in _WORDS or outcome.failure in {"dead", "misconfigured", "not_allowed"}:
             reason = _WORDS.get(outcome.code or "", outcome.reason)
             _log.warning("connection.not_authorized", connection=row.id, reason=reason)
             await self._requests.end(request.state, reason)

@@ -61,20 +61,20 @@ class Discovery:
 
         Raises `Invalid` for metadata of another issuer, which is used for nothing; `Unavailable` where there is none.
         """
-        documents, failed = self._documents.of(org), ""
+        documents, failed = self._documents.of(org), Unavailable("")
         # One that has answered before is the one to ask.
         for url in sorted(_places(issuer), key=lambda one: documents.known(one) is None):
             try:
                 await documents.load(url, lambda read: _read(read, issuer), anew=isinstance(documents.known(url), _Foreign))
             except Unavailable as error:
-                failed = error.detail
+                failed = error
                 continue
             found: Discovered | _Foreign = documents.known(url)
             if isinstance(found, _Foreign):
                 detail = f"{url} is the metadata of {found.issuer!r}, and not of {issuer!r}"
                 raise Invalid(detail, errors=(Problem("issuer", detail),))
             return found
-        raise Unavailable(f"the issuer's metadata could not be fetched: {failed}", retry_after=10)
+        raise type(failed)(f"the issuer's metadata could not be fetched: {failed.detail}", retry_after=10)
 
 
 def _places(issuer: str) -> list[str]:

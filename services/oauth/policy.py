@@ -17,9 +17,10 @@ TokenStatus = Literal["pending", "healthy", "degraded", "needs_reauthorization"]
 # Draws a number between two others.
 Chance = Callable[[float, float], float]
 
-_AUTHORIZE = "millrace connections authorize NAME"
 # A token that ends this soon is not given out any more: a run has to get it, and its request there.
 NEAR = timedelta(seconds=30)
+# From one token that is got for a run's report to the next: an API may answer 401 to whatever it is sent.
+REPORTED = timedelta(minutes=1)
 # Tokens that live no longer are refreshed at some point of their second half.
 SHORT = 600.0
 DAY = 86_400.0
@@ -34,9 +35,10 @@ UNREPAIRED, LONGEST_UNREPAIRED = 60.0, 3600.0
 class TokenState(msgspec.Struct, frozen=True, kw_only=True):
     """The row of a connection's token; `sealed` holds it, and the token that refreshes it.
 
-    `version` counts the tokens; `forced` is the one that was got because the one before was refused. `origin` stands for what it
-    was got by, None for one that was got before that was kept. `attempting`: an attempt began whose outcome is not known, so that
-    the provider may have rotated. `doubted`: it has refused the grant after such a one.
+    `version` counts the tokens; `forced` is the one that was got because the one before was refused. `reported_at`: when a run
+    first reported the token without a newer one being got. `origin` stands for what it was got by, None for one that was got before
+    that was kept. `attempting`: an attempt began whose outcome is not known, so that the provider may have rotated. `doubted`: it
+    has refused the grant after such a one.
     No attempt is made before `not_before`, unless `configured`, the version of all settings, has changed.
     """
 
@@ -63,33 +65,60 @@ class TokenState(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
     until: datetime | None
     origin: str | None = None
+    reported_at: datetime | None = None
 
     def is_live(self, now: datetime) -> bool:
         """Return whether the token can be given out."""
         return self.sealed is not None and (self.expires_at is None or self.expires_at - NEAR > now)
 
+    def is_replaceable(self, now: datetime) -> bool:
+        """Return whether a report has another token got: not within a minute of the last one that was got for a report."""
+        return self.forced != self.version or self.refreshed_at is None or now - self.refreshed_at >= REPORTED
+
 
 def shown_state(
-    spec: Connection, state: TokenState | None, opens: Callable[[TokenState], bool], now: datetime
+    name: str,
+    spec: Connection,
+    state: TokenState | None,
+    opens: Callable[[TokenState], bool],
+    now: datetime,
+    *,
+    lacks: str | None = None,
 ) -> dict[str, str | None]:
-    """Return how a connection is, why, and what is to be done; `opens` answers whether its sealed token does."""
+    """Return how the connection `name` is, why, and what is to be done; `opens` answers whether its sealed token does.
+
+    `lacks`: the connection whose token it exchanges, where there is none of that name.
+    """
     flow = FLOWS.get(spec.grant)
     if flow is None:
         return _shown("active", None, None)
-    person = f"authorize it: {_AUTHORIZE}"
+    person = f"authorize it: millrace connections authorize {name}"
     if state is None or (state.sealed is None and state.failure is None and (state.until is None or state.until <= now)):
+        if lacks is not None:
+            return _shown("pending", f"there is no connection {lacks!r}, whose token it exchanges", "put that connection as well")
         if flow.person is None:
             return _shown("pending", None, "nothing: its token is got when it is first asked for")
         return _shown("pending", "nobody has authorized it yet", person)
     status: Status = "refreshing" if state.until is not None and state.until > now else state.status
     reason, advice = state.reason, None
+    lives = state.is_live(now)
+    if status == "healthy" and not lives:
+        status = "degraded"
+        reason = reason or f"its token has ended, or ends within {NEAR.total_seconds():g} s, which is too soon for a run"
     if state.sealed is not None and not opens(state):
         status, reason = "quarantined", "its token does not open: the key that sealed it is missing, or it was altered"
-        advice = "give the service that key again, or authorize the connection anew"
+        advice = f"give the service that key again, or {'put it again' if flow.person is None else person}"
     elif state.status == "needs_reauthorization":
         advice = person
     elif state.failure == "misconfigured" or _is_wrong_address(state.failure, state.failures):
         advice = "compare the settings of the connection and its provider with the provider's own"
+    elif state.failure == "not_allowed":
+        advice = f"allow the address with MILLRACE_EGRESS_ALLOW, or correct it; then: millrace connections refresh {name}"
+    elif state.reported_at is not None and lives:
+        status = "degraded" if status == "healthy" else status
+        why = "" if reason is None else f": {reason}"
+        reason = f"an API refused its token (401), as a run reported at {rfc3339(state.reported_at)}, and no newer one was got{why}"
+        advice = f"get another one: millrace connections refresh {name}; where that is refused as well, the token lacks a right"
     elif reason is not None:
         advice = "nothing: it is tried again by itself"
     times = (None if one is None else rfc3339(one) for one in (state.expires_at, state.refreshed_at))
@@ -187,7 +216,7 @@ def after(before: TokenState, refused: Ungranted, now: datetime, chance: Chance)
             closed_until=None,
             is_news=before.status != "needs_reauthorization",
         )
-    elif failure == "misconfigured" or _is_wrong_address(failure, failures):
+    elif failure in {"misconfigured", "not_allowed"} or _is_wrong_address(failure, failures):
         # What was repaired where the provider is has to be found by itself as well, and soon is not needed.
         pause = min(UNREPAIRED * 2.0 ** min(failures - 1, 20), LONGEST_UNREPAIRED) * chance(0.8, 1.0)
         return Aftermath(

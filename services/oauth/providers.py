@@ -73,10 +73,7 @@ class Providers:
         Raises `Invalid` naming what is missing, `Unavailable` where a secret does not open.
         """
         spec = spec_of(row)
-        found = await self._named(row.org, spec.provider or "")
-        own = KINDS["provider"].spec_of(found.spec) if found is not None else Provider()
-        assert isinstance(own, Provider)  # noqa: S101 - its kind's spec
-        provider = whole(own, spec.provider or "")
+        found, own, provider = await self._found(row.org, spec.provider or "")
         source = f"{found.id}.{found.version}" if found is not None else f"known:{spec.provider}.0"
         owner = row.org
         client_id = spec.client_id or own.client_id or ""

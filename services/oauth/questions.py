@@ -84,6 +84,7 @@ async def get_token(asked: GetToken, deps: OAuthDeps) -> Token:
         expires_at=given.expires_at,
         base_url=given.base_url,
         version=given.version,
+        unreplaced=given.unreplaced,
     )
 
 

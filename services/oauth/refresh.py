@@ -13,7 +13,7 @@ from services.oauth.attempts import OF_ANOTHER, Attempts, NeedsAuthorization, Wh
 from services.oauth.domain import Kept
 from services.oauth.flows import FLOWS
 from services.oauth.outbox import Outbox
-from services.oauth.policy import TokenState
+from services.oauth.policy import REPORTED, TokenState
 from services.oauth.providers import Providers, Registered
 from services.oauth.revocation import Revoker
 from services.oauth.sealed_tokens import SealedTokens, Tokens
@@ -37,11 +37,12 @@ _log = structlog.get_logger()
 
 
 class Live(msgspec.Struct, frozen=True):
-    """A live token, its row, and the provider that gave it."""
+    """A live token, its row, and the provider that gave it; why it is there yet though it was reported, None where it was not."""
 
     tokens: Tokens
     state: TokenState
     registered: Registered
+    unreplaced: str | None = None
 
 
 class Refresher:
@@ -103,7 +104,7 @@ class Refresher:
             if not is_own(row) and not is_of(state, registered):
                 raise NeedsAuthorization(f"connection {row.name!r} needs to be authorized again: {OF_ANOTHER}")
             changed = is_own(row) and registered.configured != state.configured
-            refused = rejected == state.version and state.forced != state.version
+            refused = rejected == state.version and state.is_replaceable(self._tokens.now())
             if changed or refused:
                 state = await self._waited(row, registered, state.version, "refused" if refused else "ended")
         else:
@@ -116,7 +117,16 @@ class Refresher:
             raise none_of(row, state, now)
         if not is_of(state, registered):
             raise Unavailable(f"connection {row.name!r} was changed meanwhile", retry_after=1)
-        return Live(self._sealed.opened(state), state, registered)
+        unreplaced = None if rejected != state.version else await self._unreplaced(state)
+        return Live(self._sealed.opened(state), state, registered, unreplaced)
+
+    async def _unreplaced(self, state: TokenState) -> str:
+        """Return why there is no newer token than one that was reported, and have the report on record."""
+        if state.reported_at is None:
+            await self._tokens.report(state.connection, state.version)
+        if not state.is_replaceable(self._tokens.now()):
+            return f"it was got for such a report itself, less than {REPORTED.total_seconds():g} s ago"
+        return state.reason or "its provider is not asked again yet"
 
     async def renew(self, row: Kept) -> None:
         """Get another token now, though the one that is there may live.

@@ -29,7 +29,7 @@ from services.oauth.token_store import TokenStore
 from services.oauth.vaulted import Vaulted, VaultRules
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.errors import Invalid, Problem
+from shared.errors import Conflict, Invalid, Problem
 from shared.owners.catalogued import catalogued
 from shared.owners.keeper import Keeper
 from shared.owners.rows import ResourceRows
@@ -43,12 +43,15 @@ from shared.resources.variable import Variable
 
 # The connections of a provider that was changed are tried over so long.
 SPREAD = timedelta(minutes=1)
+# Connections that a refusal names.
+MOST_NAMED = 5
 
 
 class Connections(VaultRules[Connection]):
     """A token can be sent in a header, and a provider's token can be asked for."""
 
-    def __init__(self, providers: Providers, tokens: TokenStore, refresher: Refresher, keyring: Keyring) -> None:
+    def __init__(self, providers: Providers, store: KeptStore, tokens: TokenStore, refresher: Refresher, keyring: Keyring) -> None:
+        self._store = store
         self._providers = providers
         self._tokens = tokens
         self._refresher = refresher
@@ -70,14 +73,32 @@ class Connections(VaultRules[Connection]):
         return await self._providers.destination(org, spec)
 
     async def changed(self, before: Kept, row: Kept) -> None:
-        """Forget a token that is another grant's, client's or provider's."""
+        """Forget a token that is another grant's, client's or provider's, and have a connection that failed tried again."""
         await self._refresher.changed(before, row)
+        await self._tokens.hurry(row.id)
 
     async def shown(self, found: Sequence[Resource[Connection]]) -> Sequence[dict[str, Any]]:
         """Return how the token of each is."""
         granted = [one.id for one in found if one.spec.grant in FLOWS]
         states = await self._tokens.of(granted) if granted else {}
-        return [shown_state(one.spec, states.get(one.id), self._opens, self._tokens.now()) for one in found]
+        lacking = await self._lacking(found)
+        return [
+            shown_state(one.name, one.spec, states.get(one.id), self._opens, self._tokens.now(), lacks=lacking.get(one.id))
+            for one in found
+        ]
+
+    async def _lacking(self, found: Sequence[Resource[Connection]]) -> dict[str, str]:
+        """Return by id the connection whose token each exchanges, of those for which there is none of that name."""
+        wanted: dict[str, dict[str, str]] = {}
+        for one in found:
+            if one.spec.exchanges is not None:
+                wanted.setdefault(one.org, {})[one.id] = one.spec.exchanges
+        lacking: dict[str, str] = {}
+        # Of two organizations at most: the one that asks, and the platform's.
+        for org, names in wanted.items():
+            there = await self._store.names_of("connection", org, set(names.values()))
+            lacking |= {id_: name for id_, name in names.items() if name not in there}
+        return lacking
 
     def _opens(self, state: TokenState) -> bool:
         return self._keyring.opens(state.sealed or "", *token_place(state.org, state.connection))
@@ -86,8 +107,9 @@ class Connections(VaultRules[Connection]):
 class ProviderRules(VaultRules[Provider]):
     """A provider's addresses lead where their writer means, whatever a connection fills in."""
 
-    def __init__(self, tokens: TokenStore) -> None:
+    def __init__(self, tokens: TokenStore, store: KeptStore) -> None:
         self._tokens = tokens
+        self._store = store
 
     async def check(self, draft: Draft[Provider]) -> Provider:
         """Return the spec if its addresses are such, and the known provider is known."""
@@ -119,6 +141,14 @@ class ProviderRules(VaultRules[Provider]):
         """Have its connections tried soon, so that what the change makes of them is seen."""
         del before
         await self._tokens.hasten(row.org, row.name, SPREAD)
+
+    async def check_removal(self, present: Resource[Provider]) -> None:
+        """Raise `Conflict` where connections refer to a provider."""
+        left = await self._store.referrers(present.org, present.name, MOST_NAMED + 1)
+        if left:
+            named = ", ".join(one.name if one.org == present.org else f"{one.name} of {one.org}" for one in left[:MOST_NAMED])
+            more = ", …" if len(left) > MOST_NAMED else ""
+            raise Conflict(f"connections refer to provider {present.name!r}, remove them first: {named}{more}")
 
     async def shown(self, found: Sequence[Resource[Provider]]) -> Sequence[dict[str, Any]]:
         """Return the documents of the known provider that each is made from."""
@@ -160,9 +190,9 @@ def keepers(
 ) -> Mapping[str, Keeper[Any]]:
     """Return the keepers of this service's resources."""
     sealed: dict[str, VaultRules[Any]] = {
-        "connection": Connections(providers, tokens, refresher, keyring),
+        "connection": Connections(providers, store, tokens, refresher, keyring),
         "secret": Secrets(),
-        "provider": ProviderRules(tokens),
+        "provider": ProviderRules(tokens, store),
     }
     return {
         **catalogued("oauth", {"variable": Variables()}, bus=bus, rows=rows, keyring=keyring, catalog=catalog),

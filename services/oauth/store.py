@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ARRAY, Boolean, ColumnElement, Text, any_, delete, func, or_, select, update
+from sqlalchemy import ARRAY, Boolean, ColumnElement, Text, any_, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.expression import Executable, UnaryExpression
@@ -15,7 +15,7 @@ from sqlalchemy.sql.expression import Executable, UnaryExpression
 from services.oauth.domain import Kept
 from services.oauth.tables import done_command, past_version, vault
 from shared.db import transaction
-from shared.organizations import seen_by
+from shared.organizations import PLATFORM, seen_by
 from shared.statements import Compiled, overwriting, parameter
 
 _C = vault.c
@@ -68,6 +68,21 @@ class KeptStore:
         rows = select(vault).where(seen).ext(distinct_on(_C.name)).order_by(_C.name, (_C.org == org).desc()).limit(limit)
         async with transaction(self._engine) as connection:
             return [Kept(**row) for row in (await connection.execute(rows)).mappings()]
+
+    async def names_of(self, noun: str, org: str, names: Collection[str]) -> set[str]:
+        """Return those of these names that the organization has, or the platform."""
+        there = select(_C.name).where(_C.noun == noun, _C.org.in_(seen_by(org)), _C.name.in_(list(names)), ~_C.revoking)
+        async with transaction(self._engine) as connection:
+            return set((await connection.execute(there)).scalars())
+
+    async def referrers(self, org: str, provider: str, limit: int) -> list[Kept]:
+        """Return connections that mean a provider of an organization; for the platform's also those of others without their own."""
+        mine: ColumnElement[bool] = _C.org == org
+        if org == PLATFORM:
+            own = vault.alias("own")
+            mine |= ~exists().where(own.c.noun == "provider", own.c.org == _C.org, own.c.name == provider)
+        naming = (_C.noun == "connection") & (_C.spec["provider"].as_string() == provider)
+        return await self._all(naming & mine & ~_C.revoking, _C.name.asc(), limit)
 
     async def add(self, row: Kept) -> Kept | None:
         """Insert a row, at the version after that of one of its name that was removed; None when there is one by now."""

@@ -55,6 +55,7 @@ token = Table(
     Column("status", Text, nullable=False),
     *(Column(name, Text) for name in ("failure", "reason", "scope")),
     *(Column(name, Moment) for name in ("expires_at", "refresh_expires_at", "refresh_at", "refreshed_at", "not_before")),
+    Column("reported_at", Moment),
     *required(BigInteger, "failures", "forced"),
     Column("origin", Text),
     *required(Boolean, "attempting", "doubted"),

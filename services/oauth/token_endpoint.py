@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from services.oauth.answers import Granted, Ungranted, clock_of, read
 from services.oauth.providers import Registered
 from services.oauth.token_requests import Stamp, TokenCall, TokenRequest
-from shared.egress.fetching import AnsweredTooMuch, Fetched, Fetcher, NotSent
+from shared.egress.fetching import AnsweredTooMuch, Fetched, Fetcher, NotAllowed, NotSent
 from shared.envelope import new_id, utc_now
 from shared.errors import Unavailable
 
@@ -42,6 +42,8 @@ class TokenEndpoint:
         """
         try:
             answer = await self.post(org, registered, make, at=at)
+        except NotAllowed as error:
+            return not_allowed(error)
         except NotSent as error:
             return Ungranted("transient", error.detail)
         except AnsweredTooMuch as error:
@@ -81,3 +83,8 @@ class TokenEndpoint:
         while len(self._off) > MOST_KEPT:
             self._off.popitem(last=False)
         return off
+
+
+def not_allowed(error: NotAllowed) -> Ungranted:
+    """Return the failure of a request that the egress policy refuses."""
+    return Ungranted("not_allowed", f"refused by the egress policy: {error.detail}", is_local=True)

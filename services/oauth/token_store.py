@@ -184,6 +184,18 @@ class TokenStore:
             forgotten = update(token).where(_T.connection == id_).values(_NOTHING | fenced)
             return (await connection.execute(forgotten)).rowcount > 0
 
+    async def report(self, id_: str, version: int) -> None:
+        """Record that a run has reported a token for which no newer one was got, unless that is on record."""
+        reported = update(token).where(_T.connection == id_, _T.version == version, _T.reported_at.is_(None))
+        async with transaction(self._engine) as connection:
+            await connection.execute(reported.values(reported_at=func.clock_timestamp()))
+
+    async def hurry(self, id_: str) -> None:
+        """Have a connection whose last attempt failed tried again at once."""
+        failed = update(token).where(_T.connection == id_, _T.failure.is_not(None), _T.refresh_at.is_not(None))
+        async with transaction(self._engine) as connection:
+            await connection.execute(failed.values(refresh_at=func.clock_timestamp(), not_before=None))
+
     async def hasten(self, org: str, provider: str, spread: timedelta) -> None:
         """Have the tokens of a provider's connections refreshed over the next while, of all organizations for the platform's."""
         mine = (vault.c.noun == "connection") & (vault.c.spec["provider"].as_string() == provider)
@@ -310,7 +322,7 @@ class TokenStore:
 
 _WELL: dict[str, Any] = {
     "status": "healthy", "failure": None, "reason": None, "failures": 0, "attempting": False,
-    "doubted": False, "owner": None, "until": None, "refreshed_at": func.clock_timestamp(),
+    "doubted": False, "owner": None, "until": None, "refreshed_at": func.clock_timestamp(), "reported_at": None,
 }  # fmt: skip
 
 
@@ -318,7 +330,7 @@ _WELL: dict[str, Any] = {
 _NOTHING: dict[str, Any] = {
     "sealed": None, "origin": None, "scope": None, "expires_at": None, "refresh_expires_at": None, "refresh_at": None,
     "refreshed_at": None, "status": "pending", "failure": None, "reason": None, "not_before": None, "failures": 0,
-    "attempting": False, "doubted": False, "configured": "", "owner": None, "until": None,
+    "attempting": False, "doubted": False, "configured": "", "owner": None, "until": None, "reported_at": None,
 }  # fmt: skip
 
 

@@ -116,6 +116,7 @@ class Vaulted(Keeper[S]):
                 check_expected(noun, command.expected, found)
                 if found is None:
                     raise await self._absent(command)
+                await self._vault_rules.check_removal(self._made(found))
                 if await self._store.mark_revoking(found, actor=command.actor, command=command.id, now=utc_now()):
                     gone = msgspec.structs.replace(found, revoking=True, actor=command.actor, last_command=command.id)
                     await self._announcer.announce(gone)
@@ -144,7 +145,7 @@ class Vaulted(Keeper[S]):
             for one in found
         ]
         return [
-            {"status": "active"} | one if opens else one | {"status": "quarantined"}
+            {"status": "active"} | one if opens else one | {"status": "quarantined"} | _unopened(one)
             for one, opens in zip(shown, openable, strict=True)
         ]
 
@@ -218,3 +219,11 @@ class Vaulted(Keeper[S]):
 
     def _busy(self, command: PutResource | RemoveResource) -> Conflict:
         return Conflict(f"the {self.kind.noun} {command.name!r} is being changed by others")
+
+
+def _unopened(shown: dict[str, Any]) -> dict[str, str]:
+    """Return why a value that does not open is quarantined, and what is to be done, where its kind shows that."""
+    if "advice" not in shown:
+        return {}
+    why = "its secret does not open: the key that sealed it is missing, or it was altered"
+    return {"reason": why, "advice": "give the service that key again, or put it again"}

@@ -34,15 +34,16 @@ _log = structlog.get_logger()
 
 
 class _Kept:
-    """A fetched value, and when; or when fetching failed, and why."""
+    """A fetched value, and when; or when fetching failed, why, and by which error."""
 
-    __slots__ = ("at", "failed_at", "reason", "value")
+    __slots__ = ("at", "error", "failed_at", "reason", "value")
 
     def __init__(self) -> None:
         self.value: Any = None
         self.at = float("-inf")
         self.failed_at = float("-inf")
         self.reason = ""
+        self.error: type[Unavailable] = Unavailable
 
 
 class FetchedDocuments:
@@ -77,7 +78,7 @@ class FetchedDocuments:
             return
         if kept is not None and now - kept.failed_at < FAILED:
             if known is None:
-                raise Unavailable(kept.reason, retry_after=FAILED)
+                raise kept.error(kept.reason, retry_after=FAILED)
             return
         task = self._fetching.get(place) or self._begin(place, read)
         if task is None:
@@ -93,7 +94,9 @@ class FetchedDocuments:
             if known is None:
                 raise Unavailable(f"{place[1]} is still being fetched", retry_after=5) from None
         if self.known(place) is None:
-            raise Unavailable(self._kept[place].reason if place in self._kept else "it is gone", retry_after=FAILED)
+            if (kept := self._kept.get(place)) is not None:
+                raise kept.error(kept.reason, retry_after=FAILED)
+            raise Unavailable("it is gone", retry_after=FAILED)
 
     def _begin(self, place: _Place, read: Read) -> asyncio.Task[None] | None:
         if len(self._fetching) >= MOST or sum(one[0] == place[0] for one in self._fetching) >= EACH:
@@ -104,10 +107,11 @@ class FetchedDocuments:
 
     async def _fetch(self, place: _Place, read: Read) -> None:
         org, url = place
+        failed: type[Unavailable] = Unavailable
         try:
             value, reason = read(await self._get(org, url, LONGEST)), ""
         except Unavailable as error:
-            value, reason = None, error.detail
+            value, reason, failed = None, error.detail, type(error)
         except ValueError as error:
             value, reason = None, f"what {url} answers cannot be read: {error}"
         kept = self._kept.pop(place, None) or _Kept()
@@ -115,7 +119,7 @@ class FetchedDocuments:
         while len(self._kept) > MOST_KEPT:
             del self._kept[self._dispensable()]
         if value is None:
-            kept.failed_at, kept.reason = self._now(), reason
+            kept.failed_at, kept.reason, kept.error = self._now(), reason, failed
             _log.warning("document.unfetched", org=org, url=url, reason=reason)
         else:
             kept.value, kept.at = value, self._now()

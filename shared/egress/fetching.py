@@ -23,6 +23,10 @@ class NotSent(Unavailable):
     """The host may not be asked, or was not reached: nothing of the request has left this machine."""
 
 
+class NotAllowed(NotSent):
+    """The egress policy refuses the host, or one of its addresses."""
+
+
 class AnsweredTooMuch(Unavailable):
     """The answer is larger than what is read."""
 
@@ -77,7 +81,7 @@ class Fetcher:
             raise NotSent(f"{parts.netloc[:100]!r} cannot be fetched from: {error}", retry_after=60) from error
         refusal = policy.refusal_of_name(there)
         if refusal is not None:
-            raise NotSent(f"{there} may not be fetched from: {refusal.detail}", retry_after=60)
+            raise NotAllowed(f"{there} may not be fetched from: {refusal.detail}", retry_after=60)
         judged = _Judged(policy, there, self._resolver.of(org), secure=parts.scheme == "https")
         connected = asyncio.Event()
         try:
@@ -103,16 +107,16 @@ class _Judged(AbstractResolver):
         self._secure = secure
 
     def check(self, addresses: list[Address]) -> None:
-        """Raise `NotSent` unless all addresses may be reached."""
+        """Raise `NotAllowed` unless all addresses may be reached."""
         port = self._there.port
         for address in addresses:
             refusal = self._policy.refusal_of_address(address, port)
             opened = self._policy.is_opened(address, port)
             if refusal is not None:
-                raise NotSent(f"{self._there} may not be fetched from: {refusal.detail}", retry_after=60)
+                raise NotAllowed(f"{self._there} may not be fetched from: {refusal.detail}", retry_after=60)
             if not opened and (not self._secure or is_own(address)):
                 why = "is not asked over HTTPS" if not self._secure else "is the machine that runs Millrace"
-                raise NotSent(f"{self._there} may not be fetched from: it {why}", retry_after=60)
+                raise NotAllowed(f"{self._there} may not be fetched from: it {why}", retry_after=60)
 
     async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_UNSPEC) -> list[ResolveResult]:
         """Return the addresses of a host, of every family."""

@@ -16,7 +16,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     """A live token, sealed for (organization, `question`, "token"), where `question` is the asker's nonce.
 
     `request` is how it is sent, `{"headers": {}, "query": {}}` as JSON, sealed likewise for "request"; `base_url` is where to.
-    `version` is the number of the token, for a report that the API has refused it.
+    `version` is the number of the token, for a report that the API has refused it; `unreplaced` why there is no newer one than one
+    that was reported.
     """
 
     connection: str
@@ -26,6 +27,7 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     request: str | None = None
     base_url: str | None = None
+    unreplaced: str | None = None
 
 
 class SecretGiven(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +67,8 @@ class RunQuestion(Question[A], Generic[A], frozen=True, kw_only=True):
 class GetToken(RunQuestion[Token], frozen=True, kw_only=True):
     """A live token of the organization's connection `name`, for a run or for a source's registration.
 
-    `rejected` is the version of a token that the API has refused: if there is none newer, another one is got, once. Raises
-    NotFound, Invalid, Unavailable.
+    `rejected` is the version of a token that the API has refused: if there is none newer, another one is got, for reports at most
+    once a minute. Raises NotFound, Invalid, Unavailable.
     """
 
     rejected: int | None = None

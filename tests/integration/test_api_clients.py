@@ -93,17 +93,18 @@ class Provided(Recorded):
         super().__init__(network)
         self.base_url = base_url
         self.version = 1
+        self.unreplaced: str | None = None
         self.rejected: list[int | None] = []
 
     async def connection(self, name: str, *, rejected: int | None = None) -> dict[str, Any]:
         self.rejected.append(rejected)
-        if rejected == self.version:
+        if rejected == self.version and self.unreplaced is None:
             self.version += 1
         token = f"token-{self.version}-secret"
         ends = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
         return {
             "name": name, "token": token, "expires_at": ends, "headers": {"Authorization": f"Bearer {token}"},
-            "base_url": self.base_url, "version": self.version,
+            "base_url": self.base_url, "version": self.version, "unreplaced": self.unreplaced,
         }  # fmt: skip
 
 
@@ -145,6 +146,22 @@ async def test_a_client_replaces_a_token_that_is_refused_and_says_why_there_is_n
     assert {record.outcome for record in told} == {"connected"}
     assert len(told) == len(there.seen)
     assert [event for _, event, fields in said.logs if "seconds" in fields] == ["connection.waits"]
+
+
+async def test_a_token_that_is_reported_and_not_replaced_is_a_line_of_the_run() -> None:
+    text = """
+        http = connections.client("halo")
+        @workflow
+        def main(): return [http.get("/a").status for _ in range(2)]
+    """
+    async with api() as there, started_bench() as bench:
+        said = Provided(way_out(lambda _record: None), f"{there.url}/api")
+        there.token, said.unreplaced = "token-2-secret", "of this"
+        assert value(await bench.run(text, said)) == [401, 401]
+    assert said.rejected == [None, 1, 1]
+    reason = "the token was reported; no newer one was got, because of this"
+    told = [fields["reason"] for _, event, fields in said.logs if event == "connection.not_renewed"]
+    assert told == [reason]
 
 
 async def test_a_process_that_serves_another_run_has_it_ask_for_its_own_credentials() -> None:

@@ -117,6 +117,7 @@ async def test_an_issuer_within_the_house_is_never_asked_by_whatever_name(place:
                 await by(it, name, provider.url.replace("127.0.0.1", host))
                 with pytest.raises(Unavailable, match="may not be fetched from"):
                     await it.given(name)
+                assert "MILLRACE_EGRESS_ALLOW" in (await it.shown(name)).advice
         assert provider.looked_up == []
 
 

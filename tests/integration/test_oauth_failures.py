@@ -439,18 +439,39 @@ async def test_29_the_clock_of_a_provider_does_not_matter(place: Place) -> None:
         assert await refreshes(it) == 0
 
 
-async def test_30_and_31_a_refused_token_is_replaced_once_and_a_late_report_is_ignored(place: Place) -> None:
+async def test_30_and_31_a_refused_token_is_replaced_once_a_minute_and_a_late_report_is_ignored(place: Place) -> None:
     async with asking(place) as it:
         await it.authorize()
         first = await it.given()
         second = await it.given(rejected=first.answer.version)
         assert second.token != first.token
         late = await it.given(rejected=first.answer.version)
-        assert late.token == second.token
-        # What was got for that and is refused as well is refused for another reason.
+        assert (late.token, late.answer.unreplaced) == (second.token, None)
+        assert (await it.shown()).status == "healthy"
+        # What was got for that and is refused as well may be refused for another reason.
         again = await it.given(rejected=second.answer.version)
-        assert again.token == second.token
-        assert await refreshes(it) == 1
+        assert (again.token, await refreshes(it)) == (second.token, 1)
+        assert "less than 60 s ago" in (again.answer.unreplaced or "")
+        shown = await it.shown()
+        assert (shown.status, "(401)" in shown.reason, "refresh halo" in shown.advice) == ("degraded", True, True)
+        # It may also have been revoked since: later it is replaced again, and so is one that a person has demanded.
+        await it.row("refreshed_at = now() - interval '61 seconds'")
+        third = await it.given(rejected=second.answer.version)
+        assert (third.token != second.token, third.answer.unreplaced) == (True, None)
+        assert ((await it.shown()).status, (await it.shown()).reason) == ("healthy", None)
+        await it.refresh()
+        fourth = await it.given()
+        fifth = await it.given(rejected=fourth.answer.version)
+        assert len({one.token for one in (first, second, third, fourth, fifth)}) == 5
+        assert await refreshes(it) == 4
+        # Where the provider gives none, its answer is why.
+        await it.row("refreshed_at = now() - interval '61 seconds'")
+        it.provider.faults = [answers(500)]
+        kept = await it.given(rejected=fifth.answer.version)
+        assert (kept.token, "answered 500" in (kept.answer.unreplaced or "")) == (fifth.token, True)
+        await it.put("connection", "plain", token="a-token")
+        version = (await it.given("plain")).answer.version
+        assert "not a provider's" in ((await it.given("plain", rejected=version)).answer.unreplaced or "")
 
 
 async def test_33_what_nobody_asks_for_is_refreshed_in_time_all_the_same(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,7 +149,8 @@ async def test_a_token_is_exchanged_for_that_of_another_connection(place: Place)
         await it.put("connection", "static", token="a static token")
         await it.put("connection", "subject", grant="client_credentials", provider="local")
         for name, exchanges in (("first", "static"), ("second", "subject"), ("third", "second"), ("fourth", "nobody")):
-            await it.put("connection", name, grant="token_exchange", provider="local", exchanges=exchanges)
+            shown = await it.put("connection", name, grant="token_exchange", provider="local", exchanges=exchanges)
+            assert (shown.status, shown.reason is None) == ("pending", exchanges != "nobody")
         subject = (await it.given("subject")).token
         it.provider.exchangeable = {"a static token", subject}
         for name, token in (("first", "a static token"), ("second", subject)):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import asyncpg
 import pytest
 
-from shared.errors import Invalid, NotFound, Unavailable
+from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from tests.support import resources
 from tests.support.connections import Asking, asking
 from tests.support.inside import bus_of, running
@@ -206,7 +207,31 @@ async def test_a_provider_within_the_house_is_never_asked(place: Place) -> None:
                 with pytest.raises(Unavailable, match="may not be fetched from") as refused:
                     await it.given(name)
                 assert "client-secret" not in refused.value.detail
+                shown = await it.shown(name)
+                assert (shown.status, shown.reason.startswith("refused by the egress policy: ")) == ("degraded", True)
+                assert "MILLRACE_EGRESS_ALLOW" in shown.advice
         assert provider.asked == []
+
+
+async def test_a_provider_stays_as_long_as_connections_refer_to_it(place: Place) -> None:
+    async with asking(place) as it:
+        own = {"grant": "client_credentials", "client_id": "c", "token": "s"}
+        for org, mine in (("global", "one"), ("acme", "two"), ("other", "three")):
+            await it.put("provider", "local", org=org, token_url=f"{it.provider.url}/token")
+            await it.put("connection", mine, org=org, provider="local", **own)
+        await it.gateway.ask(resources.removing("connection", "three", org="other"))
+        await it.gateway.ask(resources.removing("provider", "local", org="other"))
+        await it.put("connection", "four", org="other", provider="local", **own)
+        # The platform's is that of whoever has none of that name.
+        for org, named in (("acme", "two"), ("global", "four of other, one")):
+            with pytest.raises(Conflict, match=f"connections refer to provider 'local', remove them first: {named}$"):
+                await it.gateway.ask(resources.removing("provider", "local", org=org))
+        # One that has gone all the same is named.
+        connection = await asyncpg.connect(place.database_url("oauth"))
+        await connection.execute("DELETE FROM vault WHERE noun = 'provider'")
+        await connection.close()
+        with pytest.raises(Invalid, match="there is no provider 'local'"):
+            await it.given("two")
 
 
 async def test_a_removed_connection_takes_its_token_along(place: Place) -> None:

@@ -36,6 +36,7 @@ async def test_a_connection_is_tested_by_what_its_provider_has_for_that(place: P
             provider.api_status = status
             found, _, words = await outcome_of(it, "api")
             assert (found, str(status) in words, "secret" in words) == (outcome, True, False)
+            assert ("millrace connections refresh api" in words) == (outcome == "broken")
         provider.api_status = 0
         # A key of an API is one as well, wherever it is sent.
         await it.put("provider", "keys", token_url=f"{url}/token", test_url=f"{url}/api?a=b")

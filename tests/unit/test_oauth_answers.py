@@ -11,8 +11,9 @@ import pytest
 
 from services.oauth.addresses import filled
 from services.oauth.answers import LONGEST_WAIT, Granted, Ungranted, read
-from services.oauth.policy import Times, TokenState, after, times_of
+from services.oauth.policy import Times, TokenState, after, shown_state, times_of
 from shared.errors import Invalid
+from shared.resources.connection import Connection
 from shared.resources.provider import Provider
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -207,6 +208,24 @@ def test_34_ten_thousand_tokens_of_one_moment_are_refreshed_over_a_while() -> No
     assert found[-1] - found[0] > timedelta(minutes=8)
     for first, later in zip(found, found[1_500:], strict=False):
         assert later - first > timedelta(seconds=30)
+
+
+def shown(grant: Any, opens: bool = True, **more: Any) -> dict[str, str | None]:
+    return shown_state("halo", Connection(grant=grant, provider="p"), state(**more), lambda _: opens, NOW)
+
+
+def test_a_connection_is_healthy_only_while_its_token_can_be_given_out() -> None:
+    assert shown("client_credentials")["status"] == "healthy"
+    for left in (-60, 0, 30):
+        found = shown("client_credentials", expires_at=NOW + timedelta(seconds=left))
+        assert (found["status"], "within 30 s" in (found["reason"] or "")) == ("degraded", True)
+
+
+def test_advice_names_the_connection_and_what_can_be_done_about_it() -> None:
+    ended = shown("authorization_code", status="needs_reauthorization", reason="why")
+    assert ended["advice"] == "authorize it: millrace connections authorize halo"
+    lost = [shown(grant, opens=False)["advice"] or "" for grant in ("client_credentials", "authorization_code")]
+    assert [one.partition("or ")[2] for one in lost] == ["put it again", "authorize it: millrace connections authorize halo"]
 
 
 def refused(failure: Any, **more: Any) -> Ungranted:

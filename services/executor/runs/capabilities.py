@@ -134,7 +134,7 @@ class RunCapabilities:
         answer = {"name": token.name, "token": self._opened(token.sealed, nonce, "token"), "expires_at": token.expires_at}
         if token.request is not None:
             answer |= msgspec.json.decode(self._opened(token.request, nonce, "request"))
-        return answer | {"base_url": token.base_url, "version": token.version}
+        return answer | {"base_url": token.base_url, "version": token.version, "unreplaced": token.unreplaced}
 
     async def variable(self, name: str) -> dict[str, Any]:
         """Ask the oauth service for the variable."""
