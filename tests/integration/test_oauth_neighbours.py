@@ -128,9 +128,15 @@ async def test_a_degraded_connection_heals_by_itself_once_its_provider_is_well(
         it.provider.clients["client"] = "client-secret"
         await it.row("refresh_at = now(), not_before = NULL")
         await eventually(lambda: has("healthy"))
-        types = [type(one).__name__ for one in await it.published(shown.id)]
-        assert types[-2:] == ["ConnectionRefreshFailed", "ConnectionRefreshed"]
-        assert types.count("ConnectionRefreshFailed") == 1
+
+        async def types() -> list[str]:
+            return [type(one).__name__ for one in await it.published(shown.id)]
+
+        async def is_published() -> bool:
+            return (await types())[-2:] == ["ConnectionRefreshFailed", "ConnectionRefreshed"]
+
+        await eventually(is_published)
+        assert (await types()).count("ConnectionRefreshFailed") == 1
 
 
 async def test_a_message_that_cannot_be_published_holds_up_those_of_its_own_connection_only(
