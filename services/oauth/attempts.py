@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -26,12 +27,15 @@ from services.oauth.token_endpoint import TokenEndpoint, not_allowed
 from services.oauth.token_requests import REQUESTS, refreshing
 from services.oauth.token_store import Claimed, Publication, TokenStore, Unclaimed
 from services.oauth.waiting import Gates
+from shared import tasks
 from shared.egress.fetching import NotAllowed
 from shared.envelope import new_id
 from shared.errors import Invalid, MillraceError, NotFound, Problem, Unavailable
 
-# More than twice as long as a whole request takes, so that a claim cannot end while its holder waits for an answer.
-LEASE = timedelta(seconds=30)
+# A claim ends so long after its holder's last beat: it goes on while the holder lives, however long an answer takes, and is free
+# soon after a kill, since some providers take the old token for another minute only.
+LEASE = timedelta(seconds=10)
+BEAT = 3.0
 # Requests to one provider at a time, unless it says otherwise.
 AT_ONCE = 8
 # Seconds between two looks at a claim that another replica holds.
@@ -127,13 +131,30 @@ class Attempts:
                     hurries=why == "demanded",
                 )
                 if isinstance(claimed, Claimed):
-                    return await self._try(row, registered, claimed, subject, forced=why == "refused")
+                    async with self._kept(claimed):
+                        return await self._try(row, registered, claimed, subject, forced=why == "refused")
             if claimed is None:
                 raise NotFound(f"there is no connection {row.name!r} any more")
             if not claimed.is_held:
                 return _unclaimed(row, claimed, version, self._tokens.now())
             await asyncio.sleep(look)
             look = min(2 * look, LONGEST_LOOK)
+
+    @contextlib.asynccontextmanager
+    async def _kept(self, claimed: Claimed) -> AsyncIterator[None]:
+        """Keep a claim from ending while the block goes on."""
+        beats = asyncio.create_task(self._beat(claimed), name="beats of a claim")
+        try:
+            yield
+        finally:
+            await tasks.end([beats])
+
+    async def _beat(self, claimed: Claimed) -> None:
+        while True:
+            await asyncio.sleep(BEAT)
+            # Without the database nobody else can claim it either.
+            with contextlib.suppress(Unavailable):
+                await self._tokens.prolong(claimed, LEASE)
 
     async def _subject(self, row: Kept, registered: Registered) -> str | Ungranted | None:
         """Return the token that is to be exchanged, if one is: that of another connection, got before anything is claimed."""

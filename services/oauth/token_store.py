@@ -141,6 +141,12 @@ class TokenStore:
             await connection.execute(update(token).where(_T.connection == id_).values(claim))
             return Claimed(before, before.fence + 1)
 
+    async def prolong(self, claimed: Claimed, lease: timedelta) -> None:
+        """Have a claim last so long from now on, unless a later one was made or it has ended with its attempt."""
+        mine = (_T.connection == claimed.before.connection) & (_T.fence == claimed.fence) & _T.until.is_not(None)
+        async with transaction(self._engine) as connection:
+            await connection.execute(update(token).where(mine).values(until=func.clock_timestamp() + lease))
+
     async def renew(self, claimed: Claimed, renewed: Renewed, publication: Publication, *, late: bool = False) -> TokenState | None:
         """Store a new token and the message of it; None where a later claim was made, or the connection is gone.
 

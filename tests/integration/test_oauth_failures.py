@@ -72,6 +72,7 @@ async def test_02_a_hundred_who_ask_are_one_request(place: Place) -> None:
 
 
 async def test_03_the_loser_of_a_race_returns_what_the_winner_stored(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "BEAT", 3600.0)  # as of a replica that stands still
     monkeypatch.setattr(attempts, "LEASE", timedelta(seconds=0.3))
     async with asking(place, replicas=2) as it:
         await it.authorize()
@@ -99,6 +100,26 @@ async def test_03_the_loser_of_a_race_returns_what_the_winner_stored(place: Plac
         assert {(await loser).token} == winners
         assert (await it.shown()).status == "healthy"
         assert await refreshes(it) == 2
+
+
+async def test_04_a_claim_goes_on_for_as_long_as_its_holder_waits(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "LEASE", timedelta(seconds=1))
+    monkeypatch.setattr(attempts, "BEAT", 0.1)
+    async with asking(place, replicas=2) as it:
+        await it.authorize()
+        await it.expire()
+        came, let = it.provider.hold_next()
+        asked = [asyncio.create_task(it.given()) for _ in range(8)]  # of both replicas
+        await came.wait()
+        first = (await it.row())["until"]
+
+        async def has_outlived_its_lease() -> bool:
+            return bool((await it.row())["until"] > first + timedelta(seconds=1))
+
+        await eventually(has_outlived_its_lease)
+        let.set()
+        assert len({(await one).token for one in asked}) == 1
+        assert await refreshes(it) == 1
 
 
 async def test_04_a_result_that_comes_after_its_lease_replaces_nothing(place: Place) -> None:

@@ -77,6 +77,7 @@ class Refreshing:
             self._free.put_nowait(name)
         self.tries = Tries()
         self.asked = 0
+        self._lost: set[str] = set()
         self.problems: list[Finding] = []
 
     async def flow(self, count: int, rate: float) -> None:
@@ -101,8 +102,11 @@ class Refreshing:
         answer = await insist(self._site.session, url, None, key, self.tries)
         if answer is None:
             self.problems.append(Finding("refreshes", "stuck", name, "no answer but 503 for three minutes"))
+        elif answer.status == 409 and name in self._lost:
+            pass  # counted
         elif answer.status != 200:
             kind = "lost" if answer.status == 409 else "wrong"
+            self._lost |= {name} if kind == "lost" else set()
             self.problems.append(Finding("refreshes", kind, name, f"{answer.status} {answer.body[:300].decode(errors='replace')}"))
 
 
