@@ -25,6 +25,7 @@ from tests.support.egress import LOOPBACK, Names, way_out
 from tests.support.inside import bus_of, running
 from tests.support.sandbox import TIERS, UID, Recorded, reachable_interpreter, started_bench, value
 from tests.support.servers import Place
+from tests.support.web import served
 
 pytestmark = pytest.mark.skipif(UID is not None and reachable_interpreter() is None, reason="no interpreter for the sandbox's user")
 
@@ -69,14 +70,8 @@ async def serving(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]
     """Answer every request to a server on the loopback; yields its address."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield site.name
-    finally:
-        await runner.cleanup()
+    async with served(application) as url:
+        yield url
 
 
 @asynccontextmanager

@@ -29,6 +29,7 @@ from tests.integration.test_gateway import Got, gateway, received
 from tests.integration.test_vectors import Sources, flipped, freeze, sent_of
 from tests.support.senders import VECTORS
 from tests.support.servers import Place
+from tests.support.web import served
 
 BODY = b'{"message":{"messageId":"1"}}'
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:orders"
@@ -71,15 +72,9 @@ class KeyServer:
 async def key_server() -> AsyncIterator[KeyServer]:
     server, app = KeyServer(), web.Application()
     app.router.add_get("/jwks", server.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server.url = f"{site.name}/jwks"
-    try:
+    async with served(app) as url:
+        server.url = f"{url}/jwks"
         yield server
-    finally:
-        await runner.cleanup()
 
 
 async def with_token(made: Sources, id_: str, token: str) -> Got:
@@ -153,25 +148,21 @@ async def test_a_fetch_judges_addresses_and_bounds_what_it_reads() -> None:
     app = web.Application()
     app.router.add_get("/large", large)
     app.router.add_get("/moved", elsewhere)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
     fetcher = Fetcher(EgressRules(rules("127.0.0.1", allows=True)))
     try:
-        for url, said in (
-            (f"{site.name}/large", "more than"),
-            (f"{site.name}/moved", "302"),
-            ("http://[::1]/x", "loopback"),
-            ("https://10.0.0.1/x", "private"),
-            ("ftp://example.com/x", "cannot be fetched"),
-            ("https:///x", "cannot be fetched"),
-        ):
-            with pytest.raises(Unavailable, match=said):
-                await fetcher.get("default", url, timeout=5)
+        async with served(app) as address:
+            for url, said in (
+                (f"{address}/large", "more than"),
+                (f"{address}/moved", "302"),
+                ("http://[::1]/x", "loopback"),
+                ("https://10.0.0.1/x", "private"),
+                ("ftp://example.com/x", "cannot be fetched"),
+                ("https:///x", "cannot be fetched"),
+            ):
+                with pytest.raises(Unavailable, match=said):
+                    await fetcher.get("default", url, timeout=5)
     finally:
         fetcher.close()
-        await runner.cleanup()
 
 
 # -- Amazon SNS ----------------------------------------------------------------------------------------------------------

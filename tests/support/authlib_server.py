@@ -18,6 +18,8 @@ from authlib.oauth2.rfc7636 import CodeChallenge
 from authlib.oauth2.rfc9207 import IssuerParameter
 from joserfc.jwk import RSAKey
 
+from tests.support.web import served
+
 PERSON = "ada"
 
 
@@ -252,12 +254,5 @@ async def second_server(redirect: str, *, secret: str, method: str) -> AsyncIter
     application.router.add_get("/authorize", made.authorize)
     application.router.add_post("/token", made.token)
     application.router.add_post("/revoke", made.revoke)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.url = site.name
-    try:
+    async with served(application) as made.url:
         yield made
-    finally:
-        await runner.cleanup()

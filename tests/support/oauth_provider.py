@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from shared.jose import Key, decoded, suits, verifies
+from tests.support.web import served
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 DEVICE_CODE = "urn:ietf:params:oauth:grant-type:device_code"
@@ -277,15 +278,8 @@ async def local_provider() -> AsyncIterator[LocalProvider]:
     application.router.add_get("/api", made.api)
     application.router.add_post("/app/installations/{id}/access_tokens", made.installation)
     application.router.add_get("/{path:.*}", made.well_known)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.url = site.name
-    try:
+    async with served(application) as made.url:
         yield made
-    finally:
-        await runner.cleanup()
 
 
 async def _asked(request: web.Request) -> Asked:

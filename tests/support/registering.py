@@ -17,6 +17,8 @@ from urllib.parse import unquote, urlencode
 import aiohttp
 from aiohttp import web
 
+from tests.support.web import served
+
 TOKEN = "eyJ0-a-token-of-the-tenant"
 # Seconds that Graph waits for the answer to a validation.
 VALIDATED_WITHIN = 10.0
@@ -282,17 +284,12 @@ async def serving(server: SenderServer, base: str = "") -> AsyncIterator[None]:
     """Serve one for the block; its address is then its `url`."""
     app = web.Application(middlewares=[server.around])
     app.router.add_routes(server.routes())
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    server.url = site.name + base
-    try:
-        async with aiohttp.ClientSession() as server.session:
+    async with served(app) as url, aiohttp.ClientSession() as server.session:
+        server.url = url + base
+        try:
             yield
-    finally:
-        server.free.set()
-        await runner.cleanup()
+        finally:
+            server.free.set()
 
 
 @asynccontextmanager
