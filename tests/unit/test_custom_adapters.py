@@ -18,6 +18,7 @@ from services.events.adapters import ADAPTERS
 from services.executor.sandbox.described import description
 from services.executor.sandbox.jail import DeclaredAdapter
 from shared import verification
+from shared.registering import DeclaredRegistering
 from shared.resources.source import BUILT_IN, COMMON_SETTINGS
 
 
@@ -50,6 +51,27 @@ def test_the_names_of_built_in_adapters_are_taken() -> None:
     assert set(COMMON_SETTINGS) <= set(ADAPTERS["github"].schema["properties"])
 
 
+def fields_and_defaults(ours: Any, theirs: Any, without: set[str]) -> list[str]:
+    """Return the names of fields, which are the same on both sides, in one order and with the same defaults."""
+    own = {field.name: field for field in dataclasses.fields(ours)}
+    their = {field.name: field for field in msgspec.structs.fields(theirs) if field.name not in without}
+    assert list(own) == list(their)
+    for name, field in own.items():
+        usual, expected = field.default, their[name].default
+        if field.default_factory is not dataclasses.MISSING:
+            usual = field.default_factory()
+        if their[name].default_factory is not msgspec.NODEFAULT:
+            expected = their[name].default_factory()
+        if (usual, expected) == (dataclasses.MISSING, msgspec.NODEFAULT):
+            continue
+        assert (list(usual) if isinstance(expected, list) else usual) == expected, name
+    return list(own)
+
+
+def test_a_registering_that_an_author_declares_is_what_sources_are_registered_by() -> None:
+    assert fields_and_defaults(Registering, DeclaredRegistering, set())
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "without"),
     [
@@ -59,13 +81,7 @@ def test_the_names_of_built_in_adapters_are_taken() -> None:
     ],
 )
 def test_what_an_author_declares_is_what_the_gateway_reads(ours: Any, theirs: Any, without: set[str]) -> None:
-    own = {field.name: field for field in dataclasses.fields(ours)}
-    their = {field.name: field for field in msgspec.structs.fields(theirs) if field.name not in without}
-    assert list(own) == list(their)
-    for name, field in own.items():
-        usual = field.default if field.default is not dataclasses.MISSING else field.default_factory()  # type: ignore[misc]
-        expected = their[name].default if their[name].default is not msgspec.NODEFAULT else their[name].default_factory()
-        assert usual == expected, name
+    own = fields_and_defaults(ours, theirs, without)
     hints, their_hints = get_type_hints(ours), get_type_hints(theirs)
     for name in own:
         assert shape_of(hints[name]) == shape_of(their_hints[name]), name
