@@ -29,7 +29,8 @@ async def test_ready_json_tells_all_that_a_client_needs(up: Up) -> None:
     assert stat.S_IMODE((up.data / "ready.json").stat().st_mode) == 0o600
     # The sandbox's user, where it is another, passes through; nobody else does (test_closed tries).
     assert stat.S_IMODE(up.data.stat().st_mode) == (0o710 if os.geteuid() == 0 else 0o700)
-    assert f"ready {ready['url']}\n" in up.said.read_text()
+    # Printed after the file is written, which is all that the fixture waits for.
+    await up.until(lambda: f"ready {ready['url']}\n" in up.said.read_text())
 
 
 async def refusal(up: Up) -> str:
