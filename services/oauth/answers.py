@@ -65,8 +65,10 @@ class Ungranted(msgspec.Struct, frozen=True):
     """The error's code, as the provider has it."""
 
 
-def read(status: int, headers: Mapping[str, str], body: bytes, provider: Provider, now: datetime) -> Granted | Ungranted:
-    """Return what an answer means, as RFC 6749 has it and as providers depart from it."""
+def read(
+    status: int, headers: Mapping[str, str], body: bytes, provider: Provider, now: datetime, *, is_refreshed: bool = False
+) -> Granted | Ungranted:
+    """Return what an answer, which may be one to refreshing, means, as RFC 6749 has it and as providers depart from it."""
     if 300 <= status < 400:
         # Followed, the client's secret would go wherever the answer points.
         return Ungranted("misconfigured", f"the token address answered {status}: it leads elsewhere, which is never followed")
@@ -79,7 +81,8 @@ def read(status: int, headers: Mapping[str, str], body: bytes, provider: Provide
         return Ungranted("transient", f"the provider answered {status}" + (f" ({code})" if code else ""), wait)
     if code is not None or status >= 400:
         return msgspec.structs.replace(_refusal(status, code, wait), code=code)
-    granted = None if document is None else _granted(document, provider, clock_of(headers.get("date"), now))
+    path = (provider.refreshed_path if is_refreshed else None) or provider.token_path or "access_token"
+    granted = None if document is None else _granted(document, path, provider, clock_of(headers.get("date"), now))
     if granted is not None and granted.token_type.lower() in _UNUSABLE:
         return Ungranted(
             "misconfigured", f"the provider gave a token of the type {granted.token_type}, which needs a key of its own"
@@ -102,9 +105,9 @@ def _refusal(status: int, code: str | None, wait: timedelta | None) -> Ungranted
     return Ungranted("malformed", says)
 
 
-def _granted(document: dict[str, Any], provider: Provider, clock: datetime) -> Granted | None:
+def _granted(document: dict[str, Any], path: str, provider: Provider, clock: datetime) -> Granted | None:
     holder: Any = document
-    *outer, member = (provider.token_path or "access_token").split(".")
+    *outer, member = path.split(".")
     for one in outer:
         holder = holder.get(one) if isinstance(holder, dict) else None
     if not isinstance(holder, dict):

@@ -50,7 +50,8 @@ class TokenEndpoint:
             return Ungranted("malformed", error.detail)
         except Unavailable as error:
             return Ungranted("ambiguous", error.detail)
-        return read(answer.status, answer.headers, answer.body, registered.provider, utc_now())
+        is_refreshed = "refresh_url" in at
+        return read(answer.status, answer.headers, answer.body, registered.provider, utc_now(), is_refreshed=is_refreshed)
 
     async def post(self, org: str, registered: Registered, make: Make, *, at: tuple[str, ...]) -> Fetched:
         """Return the answer to a request. One that is signed is made once more where it was refused by a clock that is off.

@@ -159,8 +159,8 @@ def authorizing(
     provider: Provider, url: str, client_id: str, *, redirect: str, scope: str, state: str, verifier: str | None
 ) -> str:
     """Return the address where a person is asked (section 4.1.1, RFC 7636)."""
-    asked = {"response_type": "code", "client_id": client_id, "redirect_uri": redirect, "state": state}
-    asked |= {"scope": scope} if scope else {}
+    asked = {provider.scope_parameter or "scope": scope} if scope else {}
+    asked |= {"response_type": "code", "client_id": client_id, "redirect_uri": redirect, "state": state}
     if verifier is not None:
         digest = hashlib.sha256(verifier.encode()).digest()
         asked |= {"code_challenge": encoded(digest), "code_challenge_method": "S256"}

@@ -103,6 +103,9 @@ class Provider(Spec, frozen=True, kw_only=True):
         default_factory=list
     )
     scope_separator: Annotated[str, msgspec.Meta(max_length=3), about("Between scopes; a blank unless given.")] | None = None
+    scope_parameter: (
+        Annotated[Name, about("The parameter that carries the scopes where a person is asked: `scope` unless given.")] | None
+    ) = None
     pkce: Annotated[bool, about("Whether PKCE (S256) is used: yes unless the provider refuses it.")] | None = None
     authorize_parameters: Annotated[
         Parameters, about("Further parameters of the address where a person is asked. `{tenant}` is a connection's.")
@@ -115,6 +118,7 @@ class Provider(Spec, frozen=True, kw_only=True):
     token_headers: Annotated[Parameters, about("Further headers of token requests.")] = msgspec.field(default_factory=dict)
     revoke_format: Annotated[Format, about("What a request to revoke a token is sent as: a form unless given.")] | None = None
     token_path: Annotated[Name, about("Where the token stands in an answer, as `authed_user.access_token`.")] | None = None
+    refreshed_path: Annotated[Name, about("Where it stands in the answer to refreshing it, if elsewhere.")] | None = None
     expires_unit: Annotated[Literal["seconds", "milliseconds"], about("The unit of `expires_in`.")] | None = None
     lifetime: (
         Annotated[int, msgspec.Meta(ge=1, le=366 * 86_400), about("Seconds that a token lives where no answer says so.")] | None

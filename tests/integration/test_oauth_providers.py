@@ -12,7 +12,7 @@ from shared.errors import Conflict, Invalid, NotFound, Unavailable
 from tests.support import resources
 from tests.support.connections import Asking, asking
 from tests.support.inside import bus_of, running
-from tests.support.oauth_provider import local_provider
+from tests.support.oauth_provider import answers, local_provider
 from tests.support.resources import got, listed
 from tests.support.servers import Place
 
@@ -80,6 +80,24 @@ async def test_a_key_goes_where_its_provider_says(place: Place) -> None:
             await it.put("connection", "none", grant="token", provider="nobody", token="the key")
         with pytest.raises(Invalid, match="has no token_url"):
             await it.put("connection", "none", grant="client_credentials", provider="it-glue", client_id="a", token="b")
+
+
+async def test_a_persons_token_is_asked_for_and_refreshed_as_slack_has_it(place: Place) -> None:
+    async with asking(place) as it:
+        paths = {"token_path": "authed_user.access_token", "refreshed_path": "access_token"}
+        await it.provide(scope_parameter="user_scope", scope_separator=",", **paths)
+        await it.put("connection", "halo", grant="authorization_code", provider="local", scopes=["chat:write", "im:read"])
+        asked, state = await it.begin()
+        assert (asked["user_scope"], "scope" in asked) == ("chat:write,im:read", False)
+        person = {"access_token": "user-1", "refresh_token": "again-1", "expires_in": 43_200, "token_type": "user"}
+        refreshed = {"ok": True, "access_token": "user-2", "refresh_token": "again-2", "expires_in": 43_200, "token_type": "user"}
+        bots = {"ok": True, "access_token": "bot-1", "token_type": "bot"}
+        it.provider.faults = [answers(200, bots | {"authed_user": person}), answers(200, refreshed)]
+        assert (await it.finish(state)).reason is None
+        assert (await it.given()).headers == {"Authorization": "Bearer user-1"}
+        await it.refresh()
+        assert (await it.given()).token == "user-2"
+        assert it.provider.asked[-1].parameters["refresh_token"] == "again-1"
 
 
 async def test_a_connection_may_bring_a_client_of_its_own(place: Place) -> None:

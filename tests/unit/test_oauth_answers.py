@@ -150,6 +150,13 @@ def test_a_token_stands_where_its_provider_puts_it() -> None:
     nested = {"ok": True, "access_token": "bot", "authed_user": {"access_token": "user", "refresh_token": "r", "expires_in": 60}}
     found = granted(nested, Provider(token_path="authed_user.access_token"))
     assert (found.access_token, found.refresh_token, found.life) == ("user", "r", 60)
+    # Slack gives a refreshed token elsewhere than the first one.
+    body = msgspec.json.encode({"ok": True, "access_token": "user-2", "token_type": "user"})
+    slack = Provider(token_path="authed_user.access_token", refreshed_path="access_token")
+    again = read(200, {"content-type": "application/json"}, body, slack, NOW, is_refreshed=True)
+    assert isinstance(again, Granted)
+    assert again.access_token == "user-2"
+    assert failure_of(msgspec.json.decode(body), slack) == "malformed"
     assert failure_of(nested, Provider(token_path="nobody.access_token")) == "malformed"
     assert failure_of(nested, Provider(token_path="ok.access_token")) == "malformed"
 

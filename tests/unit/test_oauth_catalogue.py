@@ -159,6 +159,7 @@ def sent(request: TokenRequest) -> tuple[str, str | None, str, Mapping[str, str]
         ("shopify", {"shop": "acme"}, ["read_orders", "write_orders"], "https://acme.myshopify.com/admin/oauth/authorize",
          {"scope": "read_orders,write_orders"}),
         ("slack", {}, ["chat:write", "team:read"], "https://slack.com/oauth/v2/authorize", {"scope": "chat:write,team:read"}),
+        ("slack-user", {}, ["chat:write", "im:read"], "https://slack.com/oauth/v2/authorize", {"user_scope": "chat:write,im:read"}),
         ("square", {}, ["PAYMENTS_READ"], "https://connect.squareup.com/oauth2/authorize",
          {"session": "false", "scope": "PAYMENTS_READ"}),
         ("x", {}, ["tweet.read", "offline.access"], "https://x.com/i/oauth2/authorize", {"scope": "tweet.read offline.access"}),
@@ -183,6 +184,15 @@ def test_a_person_is_asked_where_the_documents_say(
     # The challenge of RFC 7636: the digest of "verifier".
     proof = {"code_challenge": "iMnq5o6zALKXGivsnlom_0F5_WYda32GHkxlV7mq7hQ", "code_challenge_method": "S256"}
     assert (asked, dict(parse_qsl(given))) == (page, usual | query | (proof if verifier else {}))
+
+
+@pytest.mark.parametrize("name", ["state", "redirect_uri", "code_challenge"])
+def test_scopes_take_no_parameter_of_the_requests_own(name: str) -> None:
+    page, redirect = "https://idp.example.com/authorize", CODE["redirect_uri"]
+    given = {"redirect": redirect, "state": "state", "verifier": "verifier"}
+    usual = authorizing(Provider(), page, "id", scope="", **given)
+    asked = authorizing(Provider(scope_parameter=name), page, "id", scope="a", **given)
+    assert dict(parse_qsl(urlsplit(asked).query)) == dict(parse_qsl(urlsplit(usual).query))
 
 
 PROOF = {"code_verifier": "v"}
