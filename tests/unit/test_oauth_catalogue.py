@@ -81,7 +81,9 @@ def test_an_entry_has_what_its_grants_need(one: KnownProvider) -> None:
     # A client that signs with its key shows with that who it is.
     has_secret = is_oauth and any(not FLOWS[grant].has_key for grant in one.grants)
     assert has_secret == (one.provider.client_authentication in {"basic", "post"})
-    assert is_oauth or (one.provider.header and one.provider.base_url)
+    assert is_oauth or one.provider.base_url
+    # A user and a password go where HTTP has them, a key where its provider says.
+    assert is_oauth or ("api_key" in one.grants) == (one.provider.header is not None)
     for grant, flow in FLOWS.items():
         for field in flow.addresses:
             assert (grant in one.grants) == (getattr(one.provider, field) is not None)
@@ -237,6 +239,8 @@ def test_tokens_are_asked_for_as_the_documents_show(
     [
         ("pax8", {}, ("https://api.pax8.com/v1/token", None, "json",
                       POST | {"grant_type": "client_credentials", "audience": "https://api.pax8.com"})),
+        ("halopsa", {"host": "acme.halopsa.com"}, ("https://acme.halopsa.com/auth/token", None, FORM,
+                                                   POST | {"grant_type": "client_credentials", "scope": "all"})),
         ("paypal", {}, ("https://api-m.paypal.com/v1/oauth2/token", BASIC, FORM,
                         {"grant_type": "client_credentials"})),
         ("zoom-server", {"account_id": "acme"}, ("https://zoom.us/oauth/token", BASIC, FORM,
@@ -310,6 +314,9 @@ def test_tokens_and_keys_are_sent_as_the_documents_show() -> None:
     assert headers("shopify", grant="authorization_code") == {"X-Shopify-Access-Token": "key"}
     assert headers("it-glue", grant="api_key") == {"x-api-key": "key"}
     assert headers("it-glue", grant="api_key", header="X-Other", prefix="Key ") == {"X-Other": "Key key"}
+    assert headers("autotask", grant="api_key") == {"Secret": "key"}
+    pair = base64.b64encode(b"acme+public:key").decode()
+    assert headers("connectwise-psa", grant="basic", username="acme+public") == {"Authorization": f"Basic {pair}"}
     for wrong in ({"header": "a b"}, {"prefix": "a\n"}):
         with pytest.raises(Invalid, match=next(iter(wrong))):
             check_headers(Provider(**wrong))
