@@ -198,17 +198,23 @@ def test_scopes_take_no_parameter_of_the_requests_own(name: str) -> None:
 
 
 PROOF = {"code_verifier": "v"}
+# Where tokens are refreshed, if elsewhere than they are got.
+ELSEWHERE = {"adobe-sign": "https://api.eu1.adobesign.com/oauth/v2/refresh", "figma": "https://api.figma.com/v1/oauth/refresh"}
 
 
 @pytest.mark.parametrize(
     ("name", "values", "url", "head", "exchange", "refresh"),
     [
+        ("adobe-sign", {"shard": "eu1"}, "https://api.eu1.adobesign.com/oauth/v2/token", (None, FORM), CODE | POST, REFRESH | POST),
         ("airtable", {}, "https://airtable.com/oauth2/v1/token", (BASIC, FORM), CODE | PROOF, REFRESH),
         ("atlassian", {}, "https://auth.atlassian.com/oauth/token", (None, "json"), CODE | POST | PROOF, REFRESH | POST),
         ("basecamp", {}, "https://launchpad.37signals.com/authorization/token", (None, FORM),
          CODE | POST | {"type": "web_server"}, REFRESH | POST | {"type": "refresh"}),
+        ("clio", {"site": "eu.app"}, "https://eu.app.clio.com/oauth/token", (None, FORM), CODE | POST, REFRESH | POST),
         ("figma", {}, "https://api.figma.com/v1/oauth/token", (BASIC, FORM), CODE | PROOF, REFRESH),
+        ("gusto", {}, "https://api.gusto.com/oauth/token", (None, FORM), CODE | POST, REFRESH | POST),
         ("hubspot", {}, "https://api.hubapi.com/oauth/v3/token", (None, FORM), CODE | POST | PROOF, REFRESH | POST),
+        ("klaviyo", {}, "https://a.klaviyo.com/oauth/token", (BASIC, FORM), CODE | PROOF, REFRESH),
         ("microsoft-entra", {"tenant": "common"}, "https://login.microsoftonline.com/common/oauth2/v2.0/token", (None, FORM),
          CODE | POST | PROOF, REFRESH | POST),
         ("notion", {}, "https://api.notion.com/v1/oauth/token", (BASIC, "json"), CODE, REFRESH),
@@ -229,7 +235,7 @@ def test_tokens_are_asked_for_as_the_documents_show(
     verifier = None if provider.pkce is False else PROOF["code_verifier"]
     asked = exchanging(call(provider, address("token_url")), CODE["code"], CODE["redirect_uri"], verifier)
     assert sent(asked) == (url, *head, exchange)
-    again = "https://api.figma.com/v1/oauth/refresh" if name == "figma" else url
+    again = ELSEWHERE.get(name, url)
     field = "token_url" if provider.refresh_url is None else "refresh_url"
     assert sent(refreshing(call(provider, address(field)), REFRESH["refresh_token"])) == (again, *head, refresh)
 
@@ -315,6 +321,8 @@ def test_tokens_and_keys_are_sent_as_the_documents_show() -> None:
     assert headers("it-glue", grant="api_key") == {"x-api-key": "key"}
     assert headers("it-glue", grant="api_key", header="X-Other", prefix="Key ") == {"X-Other": "Key key"}
     assert headers("autotask", grant="api_key") == {"Secret": "key"}
+    assert headers("freshdesk", grant="api_key") == {"Authorization": "Basic key"}
+    assert headers("klaviyo-key", grant="api_key") == {"Authorization": "Klaviyo-API-Key key"}
     pair = base64.b64encode(b"acme+public:key").decode()
     assert headers("connectwise-psa", grant="basic", username="acme+public") == {"Authorization": f"Basic {pair}"}
     for wrong in ({"header": "a b"}, {"prefix": "a\n"}):
