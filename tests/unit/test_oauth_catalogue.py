@@ -6,6 +6,7 @@ import base64
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -133,6 +134,11 @@ def call(provider: Provider, url: str) -> TokenCall:
     return TokenCall(provider=provider, client=CLIENT, url=url, issuer=None, stamp=Stamp(utc_now(), "id"))
 
 
+@cache
+def private_key() -> str:
+    return generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
 def sent(request: TokenRequest) -> tuple[str, str | None, str, Mapping[str, str]]:
     """Return where a request goes, its authentication, its media type, and its parameters."""
     media = request.headers["Content-Type"]
@@ -245,6 +251,8 @@ def test_tokens_are_asked_for_as_the_documents_show(
     [
         ("pax8", {}, ("https://api.pax8.com/v1/token", None, "json",
                       POST | {"grant_type": "client_credentials", "audience": "https://api.pax8.com"})),
+        ("box-server", {"enterprise": "42"}, ("https://api.box.com/oauth2/token", None, FORM,
+            POST | {"grant_type": "client_credentials", "box_subject_type": "enterprise", "box_subject_id": "42"})),
         ("halopsa", {"host": "acme.halopsa.com"}, ("https://acme.halopsa.com/auth/token", None, FORM,
                                                    POST | {"grant_type": "client_credentials", "scope": "all"})),
         ("paypal", {}, ("https://api-m.paypal.com/v1/oauth2/token", BASIC, FORM,
@@ -265,6 +273,8 @@ def test_a_clients_own_token_is_asked_for_as_the_documents_show(name: str, value
     ("name", "values", "url", "scopes"),
     [
         ("github", {}, "https://github.com/login/device/code", ["user", "repo"]),
+        ("auth0", {"domain": "acme.eu.auth0.com"}, "https://acme.eu.auth0.com/oauth/device/code", ["profile", "offline_access"]),
+        ("google", {}, "https://oauth2.googleapis.com/device/code", ["email", "profile"]),
         ("microsoft-entra", {"tenant": "common"}, "https://login.microsoftonline.com/common/oauth2/v2.0/devicecode", ["user.read"]),
         ("gitlab-self-managed", {"host": "git.example.com"}, "https://git.example.com/oauth/authorize_device", ["read"]),
     ],
@@ -276,10 +286,20 @@ def test_a_device_gets_its_code_where_the_documents_say(name: str, values: dict[
     assert (where, media, body["client_id"], body["scope"]) == (url, FORM, "id", " ".join(scopes))
 
 
+def test_what_an_app_signs_for_a_user_says_whom_it_is_for_and_in_whose_name() -> None:
+    provider, address = made("docusign-jwt")
+    asked = msgspec.structs.replace(call(provider, address("token_url")), client=OAuthClient("app", private_key()))
+    where, _, media, body = sent(jwt_bearer(asked, Connection(grant="jwt_bearer", subject="user"), None))
+    payload = body["assertion"].split(".")[1]
+    claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    assert (where, media) == ("https://account.docusign.com/oauth/token", FORM)
+    assert (claims["iss"], claims["sub"], claims["aud"]) == ("app", "user", "account.docusign.com")
+    assert claims["scope"] == "signature impersonation"
+
+
 def test_an_installation_is_asked_for_with_what_the_app_has_signed_and_its_token_ends_when_the_answer_says() -> None:
     provider, address = made("github-app-installation", installation="42")
-    key = generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
-    asked = msgspec.structs.replace(call(provider, address("token_url")), client=OAuthClient("Iv1", key))
+    asked = msgspec.structs.replace(call(provider, address("token_url")), client=OAuthClient("Iv1", private_key()))
     request = jwt_bearer(asked, Connection(grant="jwt_bearer"), None)
     assert request.url == "https://api.github.com/app/installations/42/access_tokens"
     assert request.headers["Authorization"].startswith("Bearer ey")
@@ -296,6 +316,10 @@ def test_tokens_are_revoked_and_headers_sent_as_the_documents_show() -> None:
     body = {"token": "t", "token_type_hint": "refresh_token"}
     assert sent(revoking(call(provider, address("revoke_url")), "t", "refresh_token")) == (
         "https://developer.api.intuit.com/v2/oauth2/tokens/revoke", BASIC, "json", body,
+    )  # fmt: skip
+    provider, address = made("auth0", domain="acme.auth0.com")
+    assert sent(revoking(call(provider, address("revoke_url")), "t", "refresh_token")) == (
+        "https://acme.auth0.com/oauth/revoke", None, "json", POST | body,
     )  # fmt: skip
     provider, address = made("zendesk", subdomain="acme")
     assert sent(revoking(call(provider, "https://acme.zendesk.com/revoke"), "t", "refresh_token"))[2] == FORM
