@@ -257,6 +257,10 @@ def test_tokens_are_asked_for_as_the_documents_show(
                                                    POST | {"grant_type": "client_credentials", "scope": "all"})),
         ("paypal", {}, ("https://api-m.paypal.com/v1/oauth2/token", BASIC, FORM,
                         {"grant_type": "client_credentials"})),
+        ("shopify", {"shop": "acme"}, ("https://acme.myshopify.com/admin/oauth/access_token", None, "json",
+                                       POST | {"grant_type": "client_credentials"})),
+        ("zendesk", {"subdomain": "acme"}, ("https://acme.zendesk.com/oauth/tokens", None, "json",
+                                            POST | {"grant_type": "client_credentials"})),
         ("zoom-server", {"account_id": "acme"}, ("https://zoom.us/oauth/token", BASIC, FORM,
                                                  {"grant_type": "account_credentials", "account_id": "acme"})),
         ("microsoft-graph", {"tenant": "contoso"}, (
@@ -324,6 +328,9 @@ def test_tokens_are_revoked_and_headers_sent_as_the_documents_show() -> None:
     provider, address = made("zendesk", subdomain="acme")
     assert sent(revoking(call(provider, "https://acme.zendesk.com/revoke"), "t", "refresh_token"))[2] == FORM
     provider, address = made("notion")
+    assert sent(revoking(call(provider, address("revoke_url")), "t", "refresh_token")) == (
+        "https://api.notion.com/v1/oauth/revoke", BASIC, "json", body,
+    )  # fmt: skip
     assert refreshing(call(provider, address("token_url")), "old").headers["Notion-Version"] == "2025-09-03"
 
 
