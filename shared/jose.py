@@ -30,6 +30,15 @@ from cryptography.x509 import load_pem_x509_certificate
 Key = Any
 # The bits of an RSA key: fewer are broken, more cost too much for each request.
 RSA_BITS = (2048, 8192)
+# The algorithms of RFC 9421 by their names in RFC 7518 and 8037.
+MESSAGE_ALGORITHMS = {
+    "hmac-sha256": "HS256",
+    "ed25519": "EdDSA",
+    "ecdsa-p256-sha256": "ES256",
+    "ecdsa-p384-sha384": "ES384",
+    "rsa-v1_5-sha256": "RS256",
+    "rsa-pss-sha512": "PS512",
+}
 # Keys of one set that are looked at.
 MOST_KEYS = 100
 _HASHES: dict[str, HashAlgorithm] = {"256": SHA256(), "384": SHA384(), "512": SHA512()}

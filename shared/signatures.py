@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.hashes import SHA1, SHA256, HashAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key, load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
-from shared.verification import PUBLIC_KEY, MessageSignature, SignatureScheme
+from shared.jose import MESSAGE_ALGORITHMS, public_key_of, suits
+from shared.verification import PUBLIC_KEY, MessageSignature, SignatureScheme, WebToken
 
 # Whether any of some signatures is the one that the holder of a key makes of a text.
 Check = Callable[[Sequence[bytes], bytes], bool]
@@ -109,6 +110,21 @@ def check_of(declared: SignatureScheme, key: bytes) -> Check:
         return lambda candidates, _: _any_equal(expected, [hashlib.sha256(candidate).digest() for candidate in candidates])
     digest = _digester_of(declared, key)
     return lambda candidates, signed: _any_equal(digest(signed), candidates)
+
+
+def check_key(declared: SignatureScheme | WebToken | MessageSignature, setting: str) -> None:
+    """Raise ValueError for a setting that holds no key by which anything could be verified as it is declared."""
+    if isinstance(declared, SignatureScheme):
+        check_of(declared, key_of(declared, setting))
+        return
+    algorithms = declared.algorithms if isinstance(declared, WebToken) else (MESSAGE_ALGORITHMS[declared.algorithm],)
+    if all(one.startswith("HS") for one in algorithms):
+        if isinstance(declared, MessageSignature):
+            key_of(declared, setting)
+        return
+    key = public_key_of(setting)
+    if not any(suits(one, key) for one in algorithms):
+        raise ValueError(f"the public key is none of {', '.join(algorithms)}")
 
 
 def _any_equal(expected: bytes, candidates: Sequence[bytes]) -> bool:

@@ -198,6 +198,11 @@ class WebToken(Declared, frozen=True, kw_only=True):
     delivery: Place | None = None
     delivery_with: tuple[Place, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a token that somebody else might be given."""
+        if self.key_set is not None and not self.audience and not self.claims:
+            raise ValueError("a token by a key set has an audience or claims: such keys sign for others, too")
+
 
 # As they are named in RFC 9421.
 MessageAlgorithm = Literal["hmac-sha256", "ed25519", "ecdsa-p256-sha256", "ecdsa-p384-sha384", "rsa-v1_5-sha256", "rsa-pss-sha512"]
@@ -248,9 +253,14 @@ class Verification(Declared, frozen=True, kw_only=True):
     networks: tuple[str, ...] | None = None
     acknowledgement: Acknowledgement | None = None
 
+    @property
+    def every(self) -> tuple[SignatureScheme | WebToken | MessageSignature, ...]:
+        """Return all by which a request may be genuine, of whatever kind."""
+        return (*self.schemes, *self.tokens, *self.messages)
+
     def __post_init__(self) -> None:
         """Raise ValueError for more than the gateway would look at, for each request, while others' wait."""
-        keys = [*(one.keys for one in self.schemes), *(one.keys for one in self.tokens), *(one.keys for one in self.messages)]
+        keys = [one.keys for one in self.every]
         conditions = [*(one.when for one in self.schemes), *(one.when for one in self.handshakes)]
         for what, number, most in (
             ("schemes", len(keys), MOST_SCHEMES),

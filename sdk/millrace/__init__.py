@@ -6,7 +6,7 @@ Millrace. Outside a run (in a test, in a shell) decorated functions are still pl
 is also `config`), `secrets`, `files`, `events` and `run`.
 """
 
-from millrace._adapters import Event, Handshake, Place, Request, Response, Scheme, Unverified, adapter
+from millrace._adapters import Event, Request, Response, Unverified, adapter
 from millrace._connections import Connection, connections
 from millrace._declare import data_provider, workflow
 from millrace._events import events
@@ -18,6 +18,7 @@ from millrace._registering import Given, Registering, Setting
 from millrace._reply import Reply
 from millrace._run import run
 from millrace._runs import runs
+from millrace._schemes import Handshake, MessageSignature, Place, Scheme, WebToken
 from millrace._secrets import secrets
 from millrace._step import StepTimeout, step
 from millrace._variables import config, variables
@@ -46,6 +47,7 @@ __all__ = [
     "Handshake",
     "InputError",
     "Integration",
+    "MessageSignature",
     "NotInRun",
     "OrderChanged",
     "Place",
@@ -63,6 +65,7 @@ __all__ = [
     "StatusError",
     "StepTimeout",
     "Unverified",
+    "WebToken",
     "adapter",
     "config",
     "connections",

@@ -16,100 +16,21 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 from millrace import _bounds, _declare
 from millrace._registering import Registering, declared
+from millrace._schemes import AnyScheme, Handshake, MessageSignature, Place, Scheme, WebToken
 
 C = TypeVar("C", bound=type)
 
 _METHODS = ("handshake", "verify", "delivery", "parse")
-SECRETS = ("secret", "previous_secret")
 _MOST_CHALLENGE = 64 * 1024
 
 
 class Unverified(Exception):
     """Raised by `verify`: the request is not the sender's. The message says why, to whoever tests the source."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """The place of a text in a request: exactly one of a header (lower case), a query parameter, a form's field, a JSON path.
-
-    With a `separator` the text is split there; the parts that begin with `prefix` and end with `suffix` are meant, without both.
-    `default` stands in for a text that is absent.
-    """
-
-    header: str | None = None
-    query: str | None = None
-    form: str | None = None
-    json: str | None = None
-    separator: str = ""
-    prefix: str = ""
-    suffix: str = ""
-    default: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scheme:
-    """A way in which the sender signs, as data: it is checked before the webhook is taken, and none of the adapter's code is run.
-
-    `template` is the signed text, with names in braces: those of `values`, `body`, `timestamp`, `method`, `url`, `authority`,
-    `form`. `keys` are the settings of the source that hold keys. A `timestamp` further than `tolerance` seconds from now is
-    refused. `delivery` is where the sender's own id of a delivery stands: what comes again with it is not taken twice.
-    """
-
-    algorithm: Literal[
-        "hmac-sha1",
-        "hmac-sha256",
-        "hmac-sha384",
-        "hmac-sha512",
-        "sha256",
-        "ed25519",
-        "ecdsa-p256-sha256",
-        "rsa-v1_5-sha256",
-        "rsa-v1_5-sha1",
-        "token",
-        "none",
-    ] = "hmac-sha256"
-    signature: Place | None = None
-    encoding: Literal["hex", "base64", "base64url", "text"] = "hex"
-    template: str = "{body}"
-    values: Mapping[str, Place] = field(default_factory=dict)
-    timestamp: Place | None = None
-    timestamp_unit: Literal["s", "ms", "rfc3339"] = "s"
-    tolerance: float = 300.0
-    keys: tuple[str, ...] = SECRETS
-    key_encoding: Literal["text", "base64", "hex"] = "text"
-    key_prefix: str = ""
-    body_digest: Place | None = None
-    when: tuple[tuple[Place, str], ...] = ()
-    each: str | None = None
-    delivery: Place | None = None
-    delivery_with: tuple[Place, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Handshake:
-    """A request by which the sender asks whether the address takes its webhooks, as data: answered, and never a delivery.
-
-    It has this `method`, all of `when`, and the `challenge`; a request whose `token` is none of `keys` is refused. The answer is
-    `json`, else `text`, and `headers`, where `{challenge}` is the challenge, and `{digest}` its HMAC by the first of `keys`.
-    """
-
-    method: str = "GET"
-    when: tuple[tuple[Place, str], ...] = ()
-    challenge: Place | None = None
-    token: Place | None = None
-    keys: tuple[str, ...] = SECRETS
-    signed: bool = False
-    digest: Literal["hmac-sha256"] | None = None
-    encoding: Literal["hex", "base64"] = "hex"
-    text: str = "{challenge}"
-    json: dict[str, Any] | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    status: Literal[200, 204] = 200
 
 
 @dataclass(frozen=True)
@@ -178,7 +99,7 @@ class Request:
 class Declared:
     """What a class declares for requests to be judged by."""
 
-    schemes: list[Scheme]
+    schemes: list[AnyScheme]
     handshakes: list[Handshake]
     credentials: list[Place] = field(default_factory=list)
 
@@ -194,7 +115,7 @@ def adapter_of(target: object) -> Declared | None:
 def adapter(
     *,
     name: str | None = None,
-    scheme: Scheme | Sequence[Scheme] = (),
+    scheme: AnyScheme | Sequence[AnyScheme] = (),
     handshakes: Sequence[Handshake] = (),
     secrets: Sequence[str] | Mapping[str, str] | None = None,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
@@ -230,7 +151,7 @@ def adapter(
         if not isinstance(target, type):
             msg = f"only a class can be an adapter, not {type(target).__name__}"
             raise TypeError(msg)
-        schemes = [scheme] if isinstance(scheme, Scheme) else list(scheme)
+        schemes = [scheme] if isinstance(scheme, AnyScheme) else list(scheme)
         code = [method for method in _METHODS if callable(getattr(target, method, None))]
         _check(target, code, schemes)
         hidden = _hidden(credentials)
@@ -239,7 +160,9 @@ def adapter(
             named = {"secret": "Shared with the sender."} if _wants_secret(schemes, handshakes, code) else {}
         told = {
             "verification": {
-                "schemes": [_plain(one) for one in schemes],
+                "schemes": [_plain(one) for one in schemes if isinstance(one, Scheme)],
+                **_of_kind("tokens", schemes, WebToken),
+                **_of_kind("messages", schemes, MessageSignature),
                 "handshakes": [_plain(one) for one in handshakes],
                 "methods": list(methods),
                 **({} if content_types is None else {"content_types": list(content_types)}),
@@ -272,8 +195,8 @@ def _check(target: type, code: Sequence[str], schemes: Sequence[object]) -> None
             msg = f"{target.__name__}.{method} is a coroutine: the methods of an adapter are plain functions"
             raise TypeError(msg)
     for one in schemes:
-        if not isinstance(one, Scheme):
-            msg = f"scheme is a Scheme, or several, not {type(one).__name__}"
+        if not isinstance(one, AnyScheme):
+            msg = f"scheme is a Scheme, a WebToken or a MessageSignature, or several, not {type(one).__name__}"
             raise TypeError(msg)
     if schemes and "verify" in code:
         msg = f"{target.__name__} has both a scheme and a method verify: either decides whether a request is genuine"
@@ -298,8 +221,13 @@ def _hidden(credentials: Sequence[object]) -> list[Any]:
     return [_plain(one) for one in credentials]
 
 
-def _wants_secret(schemes: Sequence[Scheme], handshakes: Sequence[Handshake], code: Sequence[str]) -> bool:
-    of_scheme = any(one.algorithm != "none" and "secret" in one.keys for one in schemes)
+def _of_kind(name: str, schemes: Sequence[AnyScheme], kind: type) -> dict[str, Any]:
+    found = [_plain(one) for one in schemes if isinstance(one, kind)]
+    return {name: found} if found else {}
+
+
+def _wants_secret(schemes: Sequence[AnyScheme], handshakes: Sequence[Handshake], code: Sequence[str]) -> bool:
+    of_scheme = any("secret" in one.keys and (not isinstance(one, Scheme) or one.algorithm != "none") for one in schemes)
     return of_scheme or "verify" in code or any(one.digest or one.token for one in handshakes)
 
 

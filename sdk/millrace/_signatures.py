@@ -9,17 +9,18 @@ import hashlib
 import hmac
 import json
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from millrace._adapters import Place, Request, Scheme, Unverified
+from millrace._adapters import Request, Unverified
+from millrace._schemes import AnyScheme, Place, Scheme
 
 PUBLIC = ("ed25519", "ecdsa-p256-sha256", "rsa-v1_5-sha256", "rsa-v1_5-sha1")
 
 
-def verify(schemes: list[Scheme], request: Request, keys: Mapping[str, str], now: float) -> str | None:
+def verify(schemes: Sequence[AnyScheme], request: Request, keys: Mapping[str, str], now: float) -> str | None:
     """Answer the sender's id of the delivery, None without one, of a request that any scheme verifies. Raises `Unverified`.
 
     `keys` are the source's settings by name. Raises NotImplementedError where only a public key could tell.
@@ -27,6 +28,9 @@ def verify(schemes: list[Scheme], request: Request, keys: Mapping[str, str], now
     reasons = []
     for scheme in schemes:
         try:
+            if not isinstance(scheme, Scheme):
+                msg = f"a {type(scheme).__name__} is verified by the platform only: try `millrace sources test`"
+                raise NotImplementedError(msg)
             _verify(scheme, request, keys, now)
         except Unverified as error:
             reasons.append(str(error))

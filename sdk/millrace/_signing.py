@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from millrace._adapters import Place, Request, Scheme
+from millrace._adapters import Request
+from millrace._schemes import Place, Scheme
 from millrace._signatures import PUBLIC, digest_of, key_of, named, texts, written
 
 _ONE_PLACE = ("signature", "timestamp", "body_digest", "delivery")

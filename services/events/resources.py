@@ -34,7 +34,7 @@ from shared.resources.integration import Integration
 from shared.resources.mapping import Mapping as MappingSpec
 from shared.resources.source import BUILT_IN, Source
 from shared.schemas import checker_of
-from shared.signatures import check_of, key_of
+from shared.signatures import check_key
 from shared.verification import Verification
 
 # Subscriptions that keep a source, in a refusal.
@@ -312,12 +312,12 @@ def _check_entity(draft: Draft[Source], adapter: Adapter) -> None:
 def _check_keys(verification: Verification, settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> None:
     """Raise `Invalid` for a key that is none of its algorithm: the gateway could verify nothing with it."""
     given = {name: value for name, value in {**settings, **secrets}.items() if isinstance(value, str)}
-    for scheme in verification.schemes:
+    for scheme in verification.every:
         for name in scheme.keys:
             if name not in given:
                 continue
             try:
-                check_of(scheme, key_of(scheme, given[name]))
+                check_key(scheme, given[name])
             except ValueError as error:
                 raise Invalid(f"settings.{name} is no key: {error}", errors=(Problem(f"settings.{name}", str(error)),)) from error
 

@@ -32,11 +32,8 @@ from shared.signatures import key_of
 from shared.verification import (
     PUBLIC_KEY,
     Acknowledgement,
-    MessageSignature,
     Place,
-    SignatureScheme,
     Verification,
-    WebToken,
 )
 
 # Addresses that the registry does not know are asked for; a flood of them must not become a flood of questions.
@@ -129,8 +126,7 @@ def endpoint_of(
         raise Unavailable(f"the settings of this source make no verification: {error}", retry_after=60) from error
     hidden: list[Place] = [*declared.redacted, *(one.signature for one in declared.schemes if one.signature is not None)]
     hidden += [one.token for one in declared.tokens]
-    named: list[SignatureScheme | WebToken | MessageSignature] = [*declared.schemes, *declared.tokens, *declared.messages]
-    ids = [place for one in named for place in (one.delivery, *one.delivery_with)]
+    ids = [place for one in declared.every for place in (one.delivery, *one.delivery_with)]
     return WebhookEndpoint(
         source=entry.id,
         org=entry.org,

@@ -12,18 +12,9 @@ import msgspec
 from services.gateway.fields import ByteSequence, InnerList, Item, dictionary, written
 from services.gateway.places import DeliveryId, Received
 from shared.errors import Unauthenticated
-from shared.jose import Key, suits, verifies
+from shared.jose import MESSAGE_ALGORITHMS, Key, suits, verifies
 from shared.verification import MessageSignature
 
-# The algorithms of RFC 9421 by their names in RFC 7518 and 8037.
-JOSE = {
-    "hmac-sha256": "HS256",
-    "ed25519": "EdDSA",
-    "ecdsa-p256-sha256": "ES256",
-    "ecdsa-p384-sha384": "ES384",
-    "rsa-v1_5-sha256": "RS256",
-    "rsa-pss-sha512": "PS512",
-}
 # Signatures of one request that are looked at, and components of one.
 MOST_SIGNATURES, MOST_COMPONENTS = 8, 50
 _DIGESTS = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
@@ -46,7 +37,7 @@ class MessageScheme:
 
     def __init__(self, declared: MessageSignature, keys: Sequence[Key]) -> None:
         self.declared = declared
-        self._algorithm = JOSE[declared.algorithm]
+        self._algorithm = MESSAGE_ALGORITHMS[declared.algorithm]
         if not all(suits(self._algorithm, key) for key in keys):
             raise ValueError(f"the key is none of {declared.algorithm}")
         self._keys = list(keys)

@@ -119,8 +119,8 @@ class House:
 
 
 @asynccontextmanager
-async def house(place: Place, data: Path) -> AsyncIterator[House]:
-    async with river(place, data), gateway(place) as client:
+async def house(place: Place, data: Path, **environment: str) -> AsyncIterator[House]:
+    async with river(place, data), gateway(place, **environment) as client:
         yield House(client, place)
 
 

@@ -11,7 +11,22 @@ import msgspec
 import pytest
 
 import millrace
-from millrace import Event, Given, Handshake, Place, Registering, Request, Response, Scheme, Setting, Unverified, adapter, testing
+from millrace import (
+    Event,
+    Given,
+    Handshake,
+    MessageSignature,
+    Place,
+    Registering,
+    Request,
+    Response,
+    Scheme,
+    Setting,
+    Unverified,
+    WebToken,
+    adapter,
+    testing,
+)
 from millrace._adapters import answered
 from millrace._declare import REGISTRY
 from services.events.adapters import ADAPTERS
@@ -77,6 +92,8 @@ def test_a_registering_that_an_author_declares_is_what_sources_are_registered_by
     [
         (Place, verification.Place, set()),
         (Scheme, verification.SignatureScheme, {"certificate"}),
+        (WebToken, verification.WebToken, set()),
+        (MessageSignature, verification.MessageSignature, set()),
         (Handshake, verification.Handshake, {"visit"}),
     ],
 )
@@ -136,6 +153,60 @@ def test_a_scheme_arrives_as_it_was_declared() -> None:
         methods=("PUT",),
         content_types=("application/json",),
     )
+
+
+BEARER = Place(header="authorization", prefix="Bearer ")
+
+
+def test_tokens_and_message_signatures_arrive_as_they_were_declared() -> None:
+    by_set = WebToken(token=BEARER, algorithms=("RS256",), key_set="https://a.example/keys", audience=("here",))
+    by_secret = WebToken(token=BEARER, algorithms=("HS256", "HS512"), keys=("secret",))
+    message = MessageSignature(key_id="k", delivery=Place(json="id"))
+    found = judged(Plain, scheme=[SIGNED, by_set, message, by_secret])
+    assert isinstance(found, DeclaredAdapter)
+    assert found.declaration.required == ["secret"]
+    read, place = msgspec.convert(found.declaration.verification, verification.Verification), verification.Place
+    bearer = place(header="authorization", prefix="Bearer ")
+    assert read == verification.Verification(
+        schemes=(verification.SignatureScheme(signature=place(header="x-sign")),),
+        tokens=(
+            verification.WebToken(token=bearer, algorithms=("RS256",), key_set="https://a.example/keys", audience=("here",)),
+            verification.WebToken(token=bearer, algorithms=("HS256", "HS512"), keys=("secret",)),
+        ),
+        messages=(verification.MessageSignature(key_id="k", delivery=place(json="id")),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("scheme", "words"),
+    [
+        (WebToken(token=BEARER, algorithms=("RS256",), key_set="https://a.example"), "has an audience or claims"),
+        (WebToken(token=BEARER, algorithms=("RS256",), key_set="file:///etc", audience=("a",)), "at an https address"),
+        (WebToken(token=BEARER, algorithms=("RS256", "HS256"), keys=("public_key",)), "for secrets, or others"),
+        (WebToken(token=BEARER, algorithms=("HS256",), key_set="https://a.example", audience=("a",)), "for secrets, or others"),
+        (WebToken(token=BEARER, algorithms=(), keys=("public_key",)), "for secrets, or others"),
+        (WebToken(token=BEARER, algorithms=("none",), keys=("secret",)), "none"),  # type: ignore[arg-type]
+        (WebToken(token=BEARER, algorithms=("RS256",)), "are not named, none of which is a setting"),
+        # A public key that stood in a secret could be taken for one.
+        (WebToken(token=BEARER, algorithms=("RS256",), keys=("secret",)), "none of which is a setting"),
+        (WebToken(token=BEARER, algorithms=("HS256",), keys=("public_key",)), "none of which is a secret"),
+        (MessageSignature(algorithm="ed25519"), "none of which is a setting"),
+        (MessageSignature(keys=("public_key",)), "none of which is a secret"),
+    ],
+)
+def test_a_token_or_a_message_signature_that_verifies_nothing_is_a_problem(scheme: Any, words: str) -> None:
+    found = judged(Plain, scheme=scheme, secrets=["secret"], settings={"public_key": {"type": "string"}})
+    assert words in str(found)
+
+
+def test_tokens_and_message_signatures_are_left_to_the_platform() -> None:
+    class Tokened(Plain):
+        pass
+
+    adapter(name="tokened", scheme=WebToken(token=BEARER, algorithms=("HS256",), keys=("secret",)))(Tokened)
+    REGISTRY.pop()
+    with pytest.raises(NotImplementedError, match="a WebToken is verified by the platform only"):
+        testing.receive(Tokened, b"POST / HTTP/1.1\nAuthorization: Bearer x\n\n", secrets={"secret": "s"})
 
 
 def test_places_of_credentials_are_not_kept_nor_parsed() -> None:
@@ -263,7 +334,7 @@ def test_a_declaration_that_has_come_past_the_sdk_has_nothing_fetched_and_verifi
         ({"schemes": [{"signature": place}], "handshakes": [{"headers": {"X-Content-Type-Options": "x"}}]}, "begin with X-"),
         ({"schemes": [{"signature": place}], "handshakes": [{"headers": {"X-A": "a\r\nB: c"}}]}, "what no header may"),
         ({"schemes": [{"signature": place}], "acknowledgement": {"text": "<script>", "content_type": "text/html"}}, "text/html"),
-        ({"tokens": [{"token": place, "algorithms": ["RS256"], "key_set": "https://x"}]}, "by schemes, or by its own code"),
+        ({"tokens": [{"token": place, "algorithms": ["RS256"], "key_set": "https://x"}]}, "has an audience or claims"),
         ({}, "verifies nothing"),
     ):
         one = told(Plain, scheme=SIGNED)

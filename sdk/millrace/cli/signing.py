@@ -7,7 +7,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from millrace._adapters import Request, Scheme
+from millrace._adapters import Request
+from millrace._schemes import Scheme
 from millrace._signing import prepared, scheme_of, signed
 
 

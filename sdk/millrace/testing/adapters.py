@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from millrace import _signatures
-from millrace._adapters import Declared, Event, Handshake, Request, Response, Unverified, adapter_of, answered
+from millrace._adapters import Declared, Event, Request, Response, Unverified, adapter_of, answered
 from millrace._recorded import parsed
 from millrace._runtime.encode import to_json
+from millrace._schemes import AnyScheme, Handshake, MessageSignature, Place, WebToken
 
 BASE = "https://hooks.example"
 _REDACTED = ("authorization", "cookie", "proxy-authorization")
@@ -138,9 +139,15 @@ def _greeting(handshake: Handshake, request: Request, keys: Mapping[str, Any]) -
     return Response(filled(handshake.text), handshake.status, "text/plain", headers)
 
 
+def _proof(scheme: AnyScheme) -> Place | None:
+    if isinstance(scheme, MessageSignature):
+        return None
+    return scheme.token if isinstance(scheme, WebToken) else scheme.signature
+
+
 def _as_kept(request: Request, declared: Declared) -> Request:
     """Return a request as it is kept with its delivery, without signatures, credentials and the source's secrets."""
-    places = [*declared.credentials, *(one.signature for one in declared.schemes if one.signature is not None)]
+    places = [*declared.credentials, *(place for one in declared.schemes if (place := _proof(one)) is not None)]
     headers = {*_REDACTED, *(one.header for one in places if one.header is not None)}
     parameters = {"access_token", *(one.query.lower() for one in places if one.query is not None)}
     secrets = [one for secret in request.secrets.values() if (one := secret.strip())]

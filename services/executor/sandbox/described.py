@@ -7,6 +7,7 @@ The bounds are no narrower than those that the SDK has for authors; a value beyo
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -36,6 +37,7 @@ MOST_ADAPTERS = 100
 """Of one bundle. Every gateway has those of all organizations in memory."""
 LARGEST_DECLARATION = 32 * 1024
 _NAME = r"\A[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z"
+_KEY_SET = re.compile(r"https?://[^\s/]+(/\S*)?")
 _SettingName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z][a-z0-9_]{0,63}\Z")]
 Line = Annotated[int, msgspec.Meta(ge=1, le=MOST_LINE)]
 Path = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
@@ -190,21 +192,15 @@ def _check_adapter(one: _Adapter) -> None:
     if one.name in BUILT_IN:
         raise ValueError(f"{one.name} is the name of an adapter of Millrace: choose another name")
     verification = msgspec.convert(declared.verification, Verification)
-    if verification.tokens or verification.messages:
-        raise ValueError("an adapter of a workspace verifies by schemes, or by its own code")
-    # The gateway would ask any host that the author names, out of the platform's own network.
+    # Requests name such addresses. That of a key set the author does, and the egress policy of the source's organization judges it.
     if any(scheme.certificate for scheme in verification.schemes) or any(one.visit for one in verification.handshakes):
         raise ValueError("an adapter of a workspace has nothing fetched by the gateway")
     for greeting in verification.handshakes:
         check_answer("text/plain", greeting.headers)
     if verification.acknowledgement is not None:
         check_answer(verification.acknowledgement.content_type, {})
-    if not verification.schemes and "verify" not in declared.code:
-        raise ValueError("it verifies nothing")
+    _check_schemes(declared, verification)
     known = declared.secrets.keys() | declared.settings.keys()
-    for scheme in verification.schemes:
-        if scheme.algorithm != "none" and known.isdisjoint(scheme.keys):
-            raise ValueError(f"its scheme's keys are {', '.join(scheme.keys)}, none of which is a secret or a setting")
     unknown = next((name for name in declared.required if name not in known), None)
     if unknown is not None:
         raise ValueError(f"it requires {unknown}, which is neither a secret nor a setting")
@@ -214,6 +210,31 @@ def _check_adapter(one: _Adapter) -> None:
     if twice is not None:
         raise ValueError(f"{twice} is a setting already")
     checker_of(msgspec.json.encode({"type": "object", "properties": declared.settings}))
+
+
+def _check_schemes(declared: _Declaration, verification: Verification) -> None:
+    """Raise ValueError for an adapter that verifies nothing, by itself or by one of its schemes."""
+    if not verification.every and "verify" not in declared.code:
+        raise ValueError("it verifies nothing")
+    for scheme in verification.schemes:
+        if scheme.algorithm != "none" and (declared.secrets.keys() | declared.settings.keys()).isdisjoint(scheme.keys):
+            raise ValueError(f"its scheme's keys are {', '.join(scheme.keys)}, none of which is a secret or a setting")
+    for token in verification.tokens:
+        kinds = {algorithm.startswith("HS") for algorithm in token.algorithms}
+        if len(kinds) != 1 or (token.key_set is not None and kinds != {False}):
+            raise ValueError("the algorithms of a token are HS256, HS384 and HS512, for secrets, or others, for public keys")
+        if token.key_set is None:
+            _check_names(declared, token.keys, secret=True in kinds)
+        elif not _KEY_SET.fullmatch(token.key_set):
+            raise ValueError(f"a key set is at an https address, not at {token.key_set[:120]!r}")
+    for message in verification.messages:
+        _check_names(declared, message.keys, secret=message.algorithm.startswith("hmac"))
+
+
+def _check_names(declared: _Declaration, keys: tuple[str, ...], *, secret: bool) -> None:
+    if (declared.secrets if secret else declared.settings).keys().isdisjoint(keys):
+        kind = "a secret" if secret else "a setting, as a public key is"
+        raise ValueError(f"its scheme's keys are {', '.join(keys) or 'not named'}, none of which is {kind}")
 
 
 def _of_registering(declared: _Declaration) -> tuple[str, ...]:
