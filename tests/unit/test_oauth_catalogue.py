@@ -217,6 +217,7 @@ ELSEWHERE = {"adobe-sign": "https://api.eu1.adobesign.com/oauth/v2/refresh", "fi
         ("basecamp", {}, "https://launchpad.37signals.com/authorization/token", (None, FORM),
          CODE | POST | {"type": "web_server"}, REFRESH | POST | {"type": "refresh"}),
         ("clio", {"site": "eu.app"}, "https://eu.app.clio.com/oauth/token", (None, FORM), CODE | POST, REFRESH | POST),
+        ("datto-rmm", {"platform": "merlot"}, "https://merlot-api.centrastage.net/auth/oauth/token", (BASIC, FORM), CODE, REFRESH),
         ("figma", {}, "https://api.figma.com/v1/oauth/token", (BASIC, FORM), CODE | PROOF, REFRESH),
         ("gusto", {}, "https://api.gusto.com/oauth/token", (None, FORM), CODE | POST, REFRESH | POST),
         ("hubspot", {}, "https://api.hubapi.com/oauth/v3/token", (None, FORM), CODE | POST | PROOF, REFRESH | POST),
