@@ -2,7 +2,8 @@
 
 A sealed value is text: `v1.<key id>.<wrapped data key>.<nonce + ciphertext>`, base64url. The additional data is the tuple of
 names that the caller gives (organization, entity, field) plus the key's id, so that a value which is moved to another row or
-field does not open. Rotation puts a new key first; values open with any key in the ring.
+field does not open. Rotation puts a new key first; values open with any key in the ring. A value that is resealed keeps its data
+key, which the new key wraps, and its ciphertext; the id of the key that it was sealed with first is a fifth part then.
 """
 
 from __future__ import annotations
@@ -54,27 +55,55 @@ class Keyring:
     def knows(self, sealed: str) -> bool:
         """Return whether the key that sealed this value is in the ring; whether it opens is another question."""
         parts = sealed.split(".")
-        return len(parts) == 4 and parts[1] in self._keys
+        return len(parts) in {4, 5} and parts[1] in self._keys
+
+    def resealed(self, sealed: str, *place: str) -> str:
+        """Return a value sealed with the first key; its body stays. Raises `CannotOpen`."""
+        _, data_key = self._opened(sealed, place)
+        body, first = _parts(sealed)[2:]
+        wrapped = _encrypt(self._keys[self._current], data_key, _additional(place, self._current))
+        return ".".join(("v1", self._current, _text(wrapped), body, *([first] if first != self._current else [])))
 
     def is_current(self, sealed: str) -> bool:
         """Return whether the first key of the ring sealed this value."""
-        return sealed.split(".")[1:2] == [self._current]
+        return is_sealed_by(sealed, self._current)
 
     def open(self, sealed: str, *place: str) -> str:
         """Return the plaintext. Raises `CannotOpen`."""
+        return self._opened(sealed, place)[0]
+
+    def _opened(self, sealed: str, place: tuple[str, ...]) -> tuple[str, bytes]:
+        """Return the plaintext and the data key. Raises `CannotOpen`."""
         try:
-            version, key, wrapped, body = sealed.split(".")
-            if version != "v1":
-                raise CannotOpen(f"sealed value has the unknown version {version!r}")
+            key, wrapped, body, first = _parts(sealed)
             if key not in self._keys:
                 raise CannotOpen(f"the key {key} that sealed this value is not among the keys")
-            additional = _additional(place, key)
-            data_key = _decrypt(self._keys[key], _bytes(wrapped), additional)
-            return _decrypt(data_key, _bytes(body), additional).decode()
+            data_key = _decrypt(self._keys[key], _bytes(wrapped), _additional(place, key))
+            return _decrypt(data_key, _bytes(body), _additional(place, first)).decode(), data_key
         except (ValueError, binascii.Error) as error:
             raise CannotOpen("this is not a sealed value") from error
         except InvalidTag as error:
             raise CannotOpen("this sealed value was altered, or belongs elsewhere") from error
+
+
+def is_sealed_by(sealed: str, key: str) -> bool:
+    """Return whether the key of this id sealed a value."""
+    return sealed.split(".")[1:2] == [key]
+
+
+def stem_of(sealed: str) -> str:
+    """Return the part of a sealed value that stays when other keys seal it: it stands for what was given."""
+    return sealed.split(".")[3] if sealed.count(".") > 2 else sealed
+
+
+def _parts(sealed: str) -> tuple[str, str, str, str]:
+    """Return the id of the key, the wrapped data key, the body, and the id of the key that sealed it first. Raises ValueError."""
+    version, key, wrapped, body, *first = sealed.split(".")
+    if version != "v1":
+        raise CannotOpen(f"sealed value has the unknown version {version!r}")
+    if len(first) > 1:
+        raise ValueError("too many parts")
+    return key, wrapped, body, first[0] if first else key
 
 
 def key_id(key: bytes) -> str:

@@ -33,6 +33,12 @@ DIED_LATELY = 600.0
 # Work or rows that have waited for this long are not waiting for their turn.
 TOO_LATE = 60.0
 
+# What each service keeps sealed.
+SEALING = {
+    "oauth": "connections, tokens, secrets or providers",
+    "events": "sources or mappings with secret settings",
+}
+
 
 class Told(msgspec.Struct, frozen=True):
     """The supervisor's state in run/state.json."""
@@ -88,8 +94,9 @@ async def served(url: str) -> Finding:
     problems = [f"{why['detail']} since {why['since']}: {why['effect']}" for why in (document.get("unserved") or {}).values()]
     problems += [f"{part}: {one['detail']}, since {one['since']}" for part, one in document["parts"].items() if not one["ready"]]
     degraded = document.get("degraded") or []
-    problems += [f"{name} is not well in every part" for name in degraded if name != "backlog"]
+    problems += [f"{name} is not well in every part" for name in degraded if name not in {"backlog", "quarantined"}]
     problems += [f"backlog: {document['backlog']['problem']}" for name in degraded if name == "backlog"]
+    problems += [f"{rows} rows of {name} do not open" for name, rows in (document.get("quarantined") or {}).items()]
     unserved = ", ".join(f"logs/{name}.log" for name in document.get("unserved") or {})
     do = (
         f"Read the end of {unserved} in the data folder: it says why."
@@ -118,8 +125,8 @@ async def healthy(sockets: Path, services: list[str]) -> AsyncIterator[Finding]:
             yield _backlog(document["backlog"])
         if name == "events" and "queued_runs" in document:
             yield _queued(document["queued_runs"])
-        if name == "oauth" and "quarantined" in document:
-            yield _quarantined(document["quarantined"])
+        if name in SEALING and "quarantined" in document:
+            yield _quarantined(name, document["quarantined"])
 
 
 async def stores(ready: Ready) -> AsyncIterator[Finding]:
@@ -204,14 +211,16 @@ def _queued(told: dict[str, Any]) -> Finding:
     return Finding("queued runs", "note" if told["holds_back"] else "well", said, do)
 
 
-def _quarantined(told: dict[str, Any]) -> Finding:
+def _quarantined(service: str, told: dict[str, Any]) -> Finding:
     rows = told["rows"]
-    said = f"{rows} connections, tokens, secrets or providers do not open" if rows else "all that is sealed opens"
+    said = (
+        f"{rows} {SEALING[service]} do not open, which fail for their organizations alone" if rows else "all that is sealed opens"
+    )
     do = (
         "Give the services the key again that sealed them (docs/connections.md, Keys), or put them again: "
-        "`millrace keys rotate` names each, and so does logs/oauth.log in the data folder."
+        f"`millrace keys rotate` names each, and so does logs/{service}.log in the data folder."
     )
-    return Finding("keys", "wrong" if rows else "well", "not looked through yet" if rows is None else said, do)
+    return Finding(f"keys of {service}", "wrong" if rows else "well", "not looked through yet" if rows is None else said, do)
 
 
 def _sandbox(told: Any) -> Finding:

@@ -48,7 +48,9 @@ from shared.expressions.pool import Expressions, evaluating
 from shared.leader import lead
 from shared.messages.declaration import hashed_key
 from shared.organizations import seen_by
+from shared.owners.catalogued import SealedResources
 from shared.owners.keeper import Keeper
+from shared.owners.rotation import Rotation, renewing
 from shared.owners.rows import ResourceRows
 from shared.projection import Projection, started
 from shared.questions.adapters import AdapterEntry
@@ -102,6 +104,7 @@ class Events:
         self.fetcher = Fetcher(settings.egress)
         self.catalog: Projection
         self.registered: Projection
+        self.rotation: Rotation
         self.scheduler = Scheduler(self)
         self.registrations = RegistrationRules(engine, settings.public_url)
         self.projections: Mapping[str, Projection]
@@ -215,6 +218,8 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         )
         events.projections, events.catalog, events.registered = projections, projections["catalog"], projections["registrations"]
         events.keepers = keepers(bus, events.resources, events.keyring, events.catalog, expressions, events, engine)
+        events.rotation = Rotation("events", events.keyring, {"resource": SealedResources(events.resources, events.keepers)})
+        runtime.health.state("quarantined", events.rotation.fact)
         events.followed = [projections[name] for name in DELIVERIES]
         for view in (events.sources_view, events.subscriptions_view, events.workflows_view, events.adapters_view):
             runtime.background.start(view.run(), "registry view")
@@ -249,6 +254,7 @@ async def running(settings: EventsSettings, runtime: Runtime) -> AsyncIterator[N
         await bus.start()
         runtime.background.start(events.scheduler.sweep(), "search for overdue schedules")
         runtime.background.start(Registrar(events).run(), "registrations")
+        runtime.background.start(renewing(events.rotation, settings.database_url, "events"), "renewing what is sealed")
         runtime.health.state("deferred_webhooks", events.deferred.fact)
         runtime.background.start(events.deferred.run(), "deferred webhooks")
         stack.push_async_callback(events.releaser.close)

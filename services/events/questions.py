@@ -11,11 +11,12 @@ from services.events.mappings import MappingDeps, get_mapping
 from services.events.previews import preview_subscription, preview_webhook
 from services.events.schedules import questions as schedules
 from shared.asking import Questions
-from shared.owners.answering import Keepers, questions_of
+from shared.owners.answering import Keepers, Rotates, questions_of, rotate_keys
 from shared.questions.events import AdapterView, GetMapping, ListAdapters, PreviewSubscription, PreviewWebhook
+from shared.questions.rotation import RotateSettings
 
 
-class EventsDeps(replays.ReplayDeps, schedules.ScheduleDeps, MappingDeps, Keepers, Protocol):
+class EventsDeps(replays.ReplayDeps, schedules.ScheduleDeps, MappingDeps, Keepers, Rotates, Protocol):
     """Dependencies of questions and commands."""
 
 
@@ -35,6 +36,7 @@ QUESTIONS: Questions = {
     **holding.QUESTIONS,
     GetMapping: get_mapping,
     ListAdapters: list_adapters,
+    RotateSettings: rotate_keys,
     PreviewWebhook: preview_webhook,
     PreviewSubscription: preview_subscription,
 }

@@ -58,7 +58,8 @@ class Readiness:
         """Return the answer of `/readyz` from each service's own report; None: the service did not answer in time.
 
         `ready` means that every part of the gateway is well and no service is `unserved`. A service that answers and is not well
-        is `degraded`: it works in part, or will. So is the backlog, when it comes near its bounds.
+        is `degraded`: it works in part, or will. So is the backlog, when it comes near its bounds, and `quarantined`, when rows do
+        not open: each is of one organization, and fails for that one alone, which is no reason to serve nobody.
         """
         processes, failing = told(self._supervisor)
         # The gateway answers this itself. Only its supervisor knows of the database.
@@ -71,6 +72,9 @@ class Readiness:
         degraded = [name for name, said in services.items() if said is not None and not said["ready"] and name not in unserved]
         if self._backlog.problem is not None:
             degraded.append("backlog")
+        quarantined = {name: rows for name, said in services.items() if (rows := _quarantined(said))}
+        if quarantined:
+            degraded.append("quarantined")
         ready = self._health.ready and not unserved
         return self._health.document() | {
             "ready": ready,
@@ -78,6 +82,7 @@ class Readiness:
             "accepting": self._accepting(broker_answers=broker_answers),
             "unserved": unserved,
             "degraded": degraded,
+            "quarantined": quarantined,
             "failing": {name: processes[name] for name in failing if name in processes},
             "services": {name: said or _silent(name) for name, said in services.items()},
             "sandbox": (services["executor"] or {}).get("sandbox", {"tier": None}),
@@ -113,6 +118,11 @@ class Readiness:
         else:
             how, since, detail = "silent", silent_since, "does not answer the gateway"
         return Unserved(how=how, since=since, detail=f"{name} {detail}", effect=UNDONE[name], last_exit=last_exit)
+
+
+def _quarantined(said: dict[str, Any] | None) -> int:
+    """Return how many rows of a service do not open, as far as it has looked."""
+    return ((said or {}).get("quarantined") or {}).get("rows") or 0
 
 
 def _silent(name: str) -> dict[str, Any]:

@@ -22,7 +22,6 @@ from services.oauth.questions import QUESTIONS
 from services.oauth.refresh import Refresher
 from services.oauth.resources import keepers
 from services.oauth.revocation import Revoker
-from services.oauth.rotation import Rotation, renewing
 from services.oauth.scheduling import refreshing_in_time
 from services.oauth.sealed_tokens import SealedTokens
 from services.oauth.spool import Spool
@@ -39,6 +38,7 @@ from shared.egress.fetched import FetchedDocuments
 from shared.egress.fetching import Fetcher
 from shared.encryption import Keyring
 from shared.owners.keeper import Keeper
+from shared.owners.rotation import Rotation, SealedRows, renewing
 from shared.owners.rows import ResourceRows
 from shared.projection import started
 from shared.service import Runtime
@@ -56,7 +56,10 @@ class OAuth:
         self.store = KeptStore(engine)
         self.resources = ResourceRows(engine)
         self.tokens = TokenStore(engine)
-        self.rotation = Rotation(self.store, self.tokens, self.vault)
+        spool = Spool(None if settings.data is None else settings.data / "unstored", keyring)
+        requests = AuthorizationStore(engine)
+        kinds: dict[str, SealedRows] = {"vault": self.store, "token": self.tokens, "authorization": requests, "unstored": spool}
+        self.rotation = Rotation("oauth", keyring, kinds)
         self.outbox = Outbox(bus, self.tokens)
         self.documents = FetchedDocuments(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
         self.providers = Providers(self.store, keyring, Discovery(self.documents))
@@ -70,13 +73,13 @@ class OAuth:
             vault=self.vault,
             endpoint=endpoint,
             sealed=sealed,
-            writer=TokenWriter(self.tokens, Spool(None if settings.data is None else settings.data / "unstored")),
+            writer=TokenWriter(self.tokens, spool),
             revoker=revoker,
         )
         self.authorizations = Authorizations(
             store=self.store,
             tokens=self.tokens,
-            requests=AuthorizationStore(engine),
+            requests=requests,
             providers=self.providers,
             sealed=sealed,
             revoker=revoker,
@@ -119,10 +122,10 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
             oauth.tokens,
             oauth.refresher,
         )
-        runtime.health.state("quarantined", lambda: {"rows": oauth.rotation.quarantined})
+        runtime.health.state("quarantined", oauth.rotation.fact)
         runtime.background.start(oauth.announcer.sweep(settings.database_url), "announcing")
         runtime.background.start(oauth.outbox.sweep(settings.database_url), "publishing what is left")
-        runtime.background.start(renewing(oauth.rotation, settings.database_url), "renewing what is sealed")
+        runtime.background.start(renewing(oauth.rotation, settings.database_url, "oauth"), "renewing what is sealed")
         runtime.background.start(oauth.refresher.store_left(), "storing what is left")
         runtime.background.start(oauth.authorizations.devices.polling(), "asking for devices")
         runtime.background.start(refreshing_in_time(oauth.tokens, oauth.refresher), "refreshing in time")

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import ColumnElement, Update, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Update, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.expression import Executable
 
-from services.oauth.tables import authorization_request
+from services.oauth.store import sealed_otherwise
+from services.oauth.tables import authorization_request, vault
 from shared.db import transaction
 from shared.errors import Invalid
+from shared.owners.rotation import Place, Stale
 
 _C = authorization_request.c
 # How long what became of one can be asked for.
@@ -114,6 +116,31 @@ class AuthorizationStore:
         found = await self._rows(select(authorization_request).where(mine))
         return found[0] if found else None
 
+    async def stale(self, key: str, after: str, limit: int) -> list[Stale]:
+        """Return open ones with something that another key than the one of this id seals, by `state`, those after `after`."""
+        rows = (
+            select(authorization_request, vault.c.name)
+            .join(vault, vault.c.id == _C.connection)
+            .where(_is_stale(key), _C.state > after)
+            .order_by(_C.state)
+            .limit(limit)
+        )
+        async with transaction(self._engine) as connection:
+            found = (await connection.execute(rows)).mappings().all()
+        return [Stale(row["state"], "authorization", row["org"], row["name"], {_place_of(row): row["sealed"]}) for row in found]
+
+    async def count_stale(self, key: str) -> int:
+        """Return how many there are."""
+        async with transaction(self._engine) as connection:
+            found = await connection.execute(select(func.count()).select_from(authorization_request).where(_is_stale(key)))
+            return int(found.scalar_one())
+
+    async def reseal(self, row: Stale, sealed: Mapping[Place, str]) -> bool:
+        """Replace a sealed value by the same under another key; False when it is another by now, or needed no more."""
+        ((place, value),) = sealed.items()
+        same = _of(row.id).where(_C.sealed == row.sealed[place]).values(sealed=value)
+        return bool(await self._rows(same.returning(authorization_request)))
+
     async def _rows(self, statement: Executable) -> list[AuthorizationRequest]:
         async with transaction(self._engine) as connection:
             return [AuthorizationRequest(**row) for row in (await connection.execute(statement)).mappings()]
@@ -121,6 +148,15 @@ class AuthorizationStore:
 
 def _waits(state: str) -> ColumnElement[bool]:
     return (_C.state == state) & (_C.status == "open") & _C.poll_at.is_(None) & (_C.expires_at > func.clock_timestamp())
+
+
+def _is_stale(key: str) -> ColumnElement[bool]:
+    # What was taken is in the hands of a process that has it opened, or of nobody any more.
+    return sealed_otherwise(_C.sealed, key) & (_C.status == "open") & (_C.expires_at > func.clock_timestamp())
+
+
+def _place_of(row: RowMapping) -> Place:
+    return row["org"], row["connection"], "verifier" if row["poll_at"] is None else "device_code"
 
 
 def _of(state: str) -> Update:

@@ -14,14 +14,14 @@ from services.oauth.connection_tests import ConnectionTests
 from services.oauth.credentials import Credential, Credentials
 from services.oauth.domain import Kept, Outcome, audited
 from services.oauth.refresh import Refresher
-from services.oauth.rotation import Rotation
 from services.oauth.store import KeptStore
 from services.oauth.vault import Vault
 from services.oauth.waiting import WaitingPlaces
 from shared.asking import Questions
 from shared.bus import Bus
 from shared.errors import Invalid, NotFound, Unavailable
-from shared.owners.answering import Keepers, questions_of
+from shared.owners.answering import Keepers, questions_of, rotate_keys
+from shared.owners.rotation import Rotation
 from shared.owners.rows import ResourceRows
 from shared.questions.declaration import Done
 from shared.questions.oauth import (
@@ -42,13 +42,12 @@ from shared.questions.oauth import (
     ListKnownProviders,
     OpenAuthorization,
     RefreshConnection,
-    RotateKeys,
-    RotationView,
     SecretGiven,
     Token,
     TryConnection,
     VariableView,
 )
+from shared.questions.rotation import RotateVault
 
 _log = structlog.get_logger()
 V = TypeVar("V")
@@ -157,11 +156,6 @@ async def test_connection(asked: TryConnection, deps: OAuthDeps) -> ConnectionTe
         return await deps.tests.of(asked)
 
 
-async def rotate_keys(asked: RotateKeys, deps: OAuthDeps) -> RotationView:
-    """Seal a part of what an older key seals anew."""
-    return await deps.rotation.rotate(asked)
-
-
 async def list_known_providers(_asked: ListKnownProviders, _deps: OAuthDeps) -> list[KnownProviderView]:
     """Return the catalogue."""
     return [
@@ -217,6 +211,6 @@ QUESTIONS: Questions = {
     OpenAuthorization: open_authorization,
     FinishAuthorization: finish_authorization,
     RefreshConnection: refresh_connection,
-    RotateKeys: rotate_keys,
+    RotateVault: rotate_keys,
     TryConnection: test_connection,
 }

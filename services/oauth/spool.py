@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from services.oauth.domain import token_place
 from services.oauth.token_store import Claimed, Renewed
+from shared.encryption import CannotOpen, Keyring, is_sealed_by
+from shared.owners.rotation import Place, Stale
 
 
 class Unstored(msgspec.Struct, frozen=True):
@@ -23,8 +28,9 @@ class Unstored(msgspec.Struct, frozen=True):
 class Spool:
     """A folder of them; without a folder nothing is kept beyond the process."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, keyring: Keyring) -> None:
         self._folder = folder
+        self._keyring = keyring
 
     def keep(self, one: Unstored) -> None:
         """Have one on disk when this returns."""
@@ -50,8 +56,40 @@ class Spool:
         if self._folder is not None:
             self._path(one).unlink(missing_ok=True)
 
+    async def stale(self, key: str, after: str, limit: int) -> list[Stale]:
+        """Return those that another key than the one of this id seals, by the names of their files, those after `after`."""
+        found = [(self._path(one).name, one) for one in self._kept() if not is_sealed_by(one.renewed.sealed, key)]
+        return [
+            Stale(name, "unstored token", one.claimed.before.org, one.name, {_place_of(one): one.renewed.sealed})
+            for name, one in sorted(found)[:limit]
+            if name > after
+        ]
+
+    async def count_stale(self, key: str) -> int:
+        """Return how many there are."""
+        return len(await self.stale(key, "", sys.maxsize))
+
+    async def reseal(self, row: Stale, sealed: Mapping[Place, str]) -> bool:
+        """Replace a sealed token by the same under another key; False where it has been stored by now."""
+        for one in self._kept():
+            if self._path(one).name == row.id and (value := sealed.get(_place_of(one))) is not None:
+                # One that is stored just now is stored again at the next start, which changes nothing.
+                self.keep(_sealed(one, value))
+                return True
+        return False
+
     def left(self) -> list[Unstored]:
-        """Return those that an earlier process has kept."""
+        """Return those that an earlier process has kept, sealed with the first key where they open."""
+        return [self._resealed(one) for one in self._kept()]
+
+    def _resealed(self, one: Unstored) -> Unstored:
+        try:
+            return _sealed(one, self._keyring.resealed(one.renewed.sealed, *_place_of(one)))
+        except CannotOpen:
+            # Its key may come back.
+            return one
+
+    def _kept(self) -> list[Unstored]:
         found: list[Unstored] = []
         for path in sorted(self._folder.glob("*.json")) if self._folder is not None and self._folder.is_dir() else ():
             # What was cut short by the machine's end was never whole, and another file is not ours.
@@ -62,3 +100,11 @@ class Spool:
     def _path(self, one: Unstored) -> Path:
         assert self._folder is not None  # noqa: S101 - both callers have looked
         return self._folder / f"{one.claimed.before.connection}-{one.claimed.fence}.json"
+
+
+def _sealed(one: Unstored, sealed: str) -> Unstored:
+    return msgspec.structs.replace(one, renewed=msgspec.structs.replace(one.renewed, sealed=sealed))
+
+
+def _place_of(one: Unstored) -> Place:
+    return token_place(one.claimed.before.org, one.claimed.before.connection)

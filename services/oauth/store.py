@@ -12,10 +12,11 @@ from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.expression import Executable, UnaryExpression
 
-from services.oauth.domain import Kept
+from services.oauth.domain import Kept, place_of
 from services.oauth.tables import done_command, past_version, vault
 from shared.db import transaction
 from shared.organizations import PLATFORM, seen_by
+from shared.owners.rotation import Place, Stale
 from shared.statements import Compiled, overwriting, parameter
 
 _C = vault.c
@@ -142,9 +143,12 @@ class KeptStore:
         """Return rows whose state the bus does not know, unchanged since `before`, oldest first."""
         return await self._all(~_C.announced & (_C.updated_at < before), _C.updated_at.asc(), limit)
 
-    async def stale(self, key: str, after: str, limit: int) -> list[Kept]:
+    async def stale(self, key: str, after: str, limit: int) -> list[Stale]:
         """Return rows that another key than the one of this id seals, by id, those after `after`, of every organization."""
-        return await self._all(sealed_otherwise(_C.sealed, key) & (_C.id > after), _C.id.asc(), limit)
+        found = await self._all(sealed_otherwise(_C.sealed, key) & (_C.id > after), _C.id.asc(), limit)
+        return [
+            Stale(one.id, one.noun, one.org, one.name, {place_of(one.noun, one.org, one.id, one.name): one.sealed}) for one in found
+        ]
 
     async def count_stale(self, key: str) -> int:
         """Return how many there are."""
@@ -152,9 +156,10 @@ class KeptStore:
             found = await connection.execute(select(func.count()).where(sealed_otherwise(_C.sealed, key)))
             return int(found.scalar_one())
 
-    async def reseal(self, id_: str, before: str, sealed: str) -> bool:
+    async def reseal(self, row: Stale, sealed: Mapping[Place, str]) -> bool:
         """Replace a sealed value by the same under another key; False when it is another by now."""
-        return await self._changed(update(vault).where(_C.id == id_, _C.sealed == before).values(sealed=sealed))
+        ((place, value),) = sealed.items()
+        return await self._changed(update(vault).where(_C.id == row.id, _C.sealed == row.sealed[place]).values(sealed=value))
 
     async def lead(self, row: Kept, destination: str) -> None:
         """Keep where a value may be sent that was given before that was kept."""

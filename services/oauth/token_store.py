@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -11,12 +11,14 @@ from sqlalchemy import ARRAY, ColumnElement, Text, and_, any_, delete, func, lit
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from services.oauth.domain import token_place
 from services.oauth.policy import Aftermath, TokenState
 from services.oauth.store import sealed_otherwise
 from services.oauth.tables import outbox, provider_gate, token, vault
 from shared.db import transaction
 from shared.envelope import new_id, utc_now
 from shared.organizations import PLATFORM
+from shared.owners.rotation import Place, Stale
 from shared.statements import Compiled, parameter
 
 # Of a difference of clocks, so much is the time that an answer takes.
@@ -264,11 +266,8 @@ class TokenStore:
             self._dated((await connection.execute(select(now))).scalar_one())
             return [(id_, org) for id_, org in rows]
 
-    async def stale(self, key: str, after: str, limit: int) -> list[tuple[str, str, str, str]]:
-        """Return connection, organization, name and sealed token where another key than the one of this id seals it.
-
-        By connection, those after `after`.
-        """
+    async def stale(self, key: str, after: str, limit: int) -> list[Stale]:
+        """Return the tokens that another key than the one of this id seals, by connection, those after `after`."""
         rows = (
             select(_T.connection, _T.org, vault.c.name, _T.sealed)
             .join(vault, vault.c.id == _T.connection)
@@ -277,7 +276,8 @@ class TokenStore:
             .limit(limit)
         )
         async with transaction(self._engine) as connection:
-            return [(row[0], row[1], row[2], row[3]) for row in await connection.execute(rows)]
+            found = await connection.execute(rows)
+            return [Stale(id_, "token", org, name, {token_place(org, id_): sealed}) for id_, org, name, sealed in found]
 
     async def count_stale(self, key: str) -> int:
         """Return how many there are."""
@@ -285,9 +285,10 @@ class TokenStore:
             found = await connection.execute(select(func.count()).where(sealed_otherwise(_T.sealed, key)))
             return int(found.scalar_one())
 
-    async def reseal(self, id_: str, before: str, sealed: str) -> bool:
+    async def reseal(self, row: Stale, sealed: Mapping[Place, str]) -> bool:
         """Replace a connection's sealed token by the same under another key; False when it is another by now."""
-        same = update(token).where(_T.connection == id_, _T.sealed == before).values(sealed=sealed)
+        ((place, value),) = sealed.items()
+        same = update(token).where(_T.connection == row.id, _T.sealed == row.sealed[place]).values(sealed=value)
         async with transaction(self._engine) as connection:
             return (await connection.execute(same)).rowcount > 0
 

@@ -1,4 +1,4 @@
-"""Opens sealed values of rows, for runs and for another key. Errors name keys, never values."""
+"""Opens sealed values of rows for runs. Errors name keys, never values."""
 
 from __future__ import annotations
 
@@ -24,12 +24,3 @@ class Vault:
     def given(self, value: str, asked: GetToken | GetSecret, called: str) -> str:
         """Return a value sealed for the asker, as `called`."""
         return self._keyring.seal(value, asked.org, asked.nonce, called)
-
-    @property
-    def key(self) -> str:
-        """The id of the first key."""
-        return self._keyring.current
-
-    def resealed(self, sealed: str, place: tuple[str, ...]) -> str:
-        """Return a value sealed with the first key. Raises `CannotOpen`."""
-        return self._keyring.seal(self._keyring.open(sealed, *place), *place)

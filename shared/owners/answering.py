@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from shared.asking import Questions
 from shared.errors import NotFound
 from shared.owners.keeper import Keeper
+from shared.owners.rotation import Rotation
 from shared.questions.resources import (
     FindResource,
     GetResource,
@@ -16,12 +17,24 @@ from shared.questions.resources import (
     RemoveResource,
     to,
 )
+from shared.questions.rotation import RotateKeys, RotationView
 
 
 class Keepers(Protocol):
     """Dependencies of these questions and commands: the keeper of each noun."""
 
     keepers: Mapping[str, Keeper[Any]]
+
+
+class Rotates(Protocol):
+    """Dependency of rotating keys."""
+
+    rotation: Rotation
+
+
+async def rotate_keys(asked: RotateKeys, deps: Rotates) -> RotationView:
+    """Seal a part of what an older key seals anew."""
+    return await deps.rotation.rotate(asked)
 
 
 def _keeper(deps: Keepers, noun: str) -> Keeper[Any]:

@@ -11,10 +11,11 @@ import msgspec
 from shared import aggregate
 from shared.bus import Bus
 from shared.encryption import Keyring
-from shared.envelope import rfc3339
+from shared.envelope import new_id, rfc3339
 from shared.errors import Invalid, NotFound, PreconditionFailed, Problem
 from shared.owners.catalog import Entries, made
 from shared.owners.keeper import Keeper
+from shared.owners.rotation import Place, Stale
 from shared.owners.rows import ResourceRows
 from shared.owners.rules import Derive, Draft, Rules, nothing
 from shared.projection import Projection
@@ -105,6 +106,23 @@ class Catalogued(Keeper[S]):
             await self._entries.remove(changed.message.id, changed.sequence)
             await self._catalog.caught_up(changed.sequence)
         return Done()
+
+    async def reseal(self, org: str, name: str, before: Mapping[str, str], sealed: Mapping[str, str]) -> bool:
+        """Record a resource with the same secrets under another key; False where one of those before is another by now."""
+        kind = self.kind
+
+        async def decide(last: aggregate.Stored | None) -> ResourceChanged | None:
+            message = None if last is None else last.message()
+            if not isinstance(message, ResourceChanged) or any(message.sealed.get(one) != before[one] for one in sealed):
+                return None
+            return msgspec.structs.replace(message, sealed={**message.sealed, **sealed})
+
+        changed = await aggregate.change(self._bus, kind.noun, kind.key(org, name), decide, org=org, command=new_id())
+        if changed is None:
+            return False
+        await self._entries.put(made(kind, changed.message, org, rfc3339(changed.envelope.time), changed.sequence))
+        await self._catalog.caught_up(changed.sequence)
+        return True
 
     async def entry(self, id_: str) -> Found:
         """Return the registry's entry of a resource. Raises `NotFound`."""
@@ -206,6 +224,29 @@ def catalogued(
         noun: Catalogued(noun, found, bus=bus, kept=rows, keyring=keyring, catalog=catalog, derive=derive.get(noun, nothing))
         for noun, found in (dict.fromkeys(nouns, Rules[Any]()) | dict(rules)).items()
     }
+
+
+class SealedResources:
+    """The resources of an owner's catalog that have secrets, as `SealedRows`: what is sealed anew is a message like any other."""
+
+    def __init__(self, rows: ResourceRows, keepers: Mapping[str, Keeper[Any]]) -> None:
+        self._rows = rows
+        self._keepers = keepers
+
+    async def stale(self, key: str, after: str, limit: int) -> Sequence[Stale]:
+        """Return those with a secret that another key than the one of this id seals, by id, those after `after`."""
+        return await self._rows.stale(key, after, limit)
+
+    async def count_stale(self, key: str) -> int:
+        """Return how many there are."""
+        return await self._rows.count_stale(key)
+
+    async def reseal(self, row: Stale, sealed: Mapping[Place, str]) -> bool:
+        """Record a resource with the same secrets under another key; False where one of them is another by now."""
+        keeper = self._keepers[row.noun]
+        assert isinstance(keeper, Catalogued)  # noqa: S101 - it is in the catalog
+        before, after = ({place[-1]: value for place, value in of.items()} for of in (row.sealed, sealed))
+        return await keeper.reseal(row.org, row.name, before, after)
 
 
 def _one_org(asked: ListResources) -> str | None:

@@ -7,13 +7,29 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, MetaData, RowMapping, Select, and_, cast, func, literal_column, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    MetaData,
+    RowMapping,
+    Select,
+    and_,
+    cast,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB, distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.db import transaction
+from shared.encryption import is_sealed_by
 from shared.envelope import rfc3339
 from shared.organizations import PLATFORM, seen_by
+from shared.owners.rotation import Stale
 from shared.projected import Recorded
 from shared.resources.declaration import KINDS, Resource, ResourceChanged, ResourceRemoved
 from shared.statements import Compiled, Statement, overwriting, parameter
@@ -100,6 +116,20 @@ class ResourceRows:
         found = select(RESOURCE).where(_referring(noun, field, id_), ~_C.removed)
         return await self._all(found.order_by(_C.name).limit(limit))
 
+    async def stale(self, key: str, after: str, limit: int) -> list[Stale]:
+        """Return the resources with a secret that another key than the one of this id seals, by id, those after `after`."""
+        found = select(_C.id, _C.noun, _C.org, _C.name, _C.sealed).where(_is_stale(key), _C.id > after).order_by(_C.id).limit(limit)
+        async with transaction(self._engine) as connection:
+            rows = (await connection.execute(found)).all()
+        return [
+            Stale(id_, noun, org, name, {(org, id_, one): value for one, value in sealed.items() if not is_sealed_by(value, key)})
+            for id_, noun, org, name, sealed in rows
+        ]
+
+    async def count_stale(self, key: str) -> int:
+        """Return how many there are."""
+        return await self._counted(_is_stale(key))
+
     async def _counted(self, condition: Any) -> int:
         async with transaction(self._engine) as connection:
             found = await connection.execute(select(func.count()).select_from(RESOURCE).where(condition, ~_C.removed))
@@ -117,6 +147,11 @@ class ResourceRows:
 
 def _referring(noun: str, field: str, id_: str) -> ColumnElement[bool]:
     return and_(_C.noun == noun, _C.refs.contains(cast({field: id_}, JSONB)))
+
+
+def _is_stale(key: str) -> ColumnElement[bool]:
+    each = func.jsonb_each_text(_C.sealed).table_valued("key", "value")
+    return and_(~_C.removed, exists().select_from(each).where(~each.c.value.startswith(f"v1.{key}.", autoescape=True)))
 
 
 def _has(fields: Mapping[str, Any]) -> ColumnElement[bool]:

@@ -196,39 +196,6 @@ class TryConnection(Command[ConnectionTested], frozen=True, kw_only=True):
     name: Name
 
 
-class QuarantinedView(msgspec.Struct, frozen=True, kw_only=True):
-    """What does not open, and why: a connection, a secret, a provider's client secret, or the `token` of a connection."""
-
-    noun: str
-    org: str
-    name: str
-    reason: str
-
-
-class RotationView(msgspec.Struct, frozen=True, kw_only=True):
-    """Progress: what one part has come to. `key` is the id of the first key, `left` counts what another one still seals.
-
-    `next` is where the next part begins, None after the last one.
-    """
-
-    key: str
-    resealed: int
-    left: int
-    quarantined: list[QuarantinedView]
-    next: str | None
-
-
-@command("oauth.rotate_keys", by="gateway", timeout=25.0)
-class RotateKeys(Command[RotationView], frozen=True, kw_only=True):
-    """Seal a part of what an older key seals with the first one: from `after` on, which an earlier answer has named.
-
-    `key` is what the earlier parts were sealed with. Raises Conflict where the replica that answers has another first key.
-    """
-
-    key: Opaque | None = None
-    after: Words = ""
-
-
 @question("oauth.known_providers", by="gateway")
 class ListKnownProviders(Question[list[KnownProviderView]], frozen=True, kw_only=True):
     """The providers that need no addresses of their own, by name."""

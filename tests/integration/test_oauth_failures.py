@@ -19,11 +19,9 @@ import pytest
 from aiohttp import web
 
 from services.oauth import attempts, refresh, scheduling, token_endpoint
-from services.oauth.rotation import Rotation, renew
 from services.oauth.spool import Spool
 from services.oauth.store import KeptStore
 from services.oauth.token_store import TokenStore
-from services.oauth.vault import Vault
 from shared.bus import Bus
 from shared.commit import Journal
 from shared.db import open_engine
@@ -31,6 +29,7 @@ from shared.encryption import Keyring
 from shared.envelope import open_message, utc_now
 from shared.errors import NotFound, Unavailable
 from shared.messages import Audited, ConnectionNeedsReauthorization, ConnectionRefreshed, ConnectionRefreshFailed
+from shared.owners.rotation import Rotation, renew
 from shared.pull import OrderedReader
 from tests.chaos.installation import children_of
 from tests.integration.test_oauth_connections import stored
@@ -616,7 +615,7 @@ async def test_37_tokens_are_sealed_anew_also_while_one_is_refreshed(place: Plac
     newer = os.urandom(32)
     kept = base64.b64decode(place.credentials.keys[0])
     engine = open_engine(place.database_url("oauth"), service="oauth")
-    rotating = Rotation(KeptStore(engine), TokenStore(engine), Vault(Keyring((newer, kept))))
+    rotating = Rotation("oauth", Keyring((newer, kept)), {"vault": KeptStore(engine), "token": TokenStore(engine)})
     both = ",".join(base64.b64encode(key).decode() for key in (kept, newer))
     async with asking(place, MILLRACE_KEYS=both) as it:
         await it.authorize()

@@ -21,6 +21,7 @@ from shared.questions.oauth import BeginAuthorization, GetAuthorization, TryConn
 from tests.support.connections import CALLBACK, Asking, asking
 from tests.support.inside import eventually, running
 from tests.support.oauth_provider import Asked, answers, hangs
+from tests.support.resources import ring
 from tests.support.servers import Place
 
 
@@ -184,7 +185,9 @@ async def test_a_spooled_token_of_a_connection_that_cannot_be_used_any_more_stop
         await engine.dispose()
         left = Renewed(sealed="k9:unknown", scope=None, expires_at=None, refresh_expires_at=None, refresh_at=None)
         # Another one was stored since.
-        Spool(tmp_path / "unstored").keep(Unstored("halo", Claimed(msgspec.structs.replace(state, version=0), 0), left))
+        Spool(tmp_path / "unstored", ring(place)).keep(
+            Unstored("halo", Claimed(msgspec.structs.replace(state, version=0), 0), left)
+        )
         async with running(place, "oauth", MILLRACE_EGRESS_ALLOW="127.0.0.1", MILLRACE_DATA=str(tmp_path)):
 
             async def is_forgotten() -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import hmac
+import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,6 +26,8 @@ from shared.bus import Bus
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Invalid
 from shared.pull import OrderedReader
+from shared.resources import KINDS
+from shared.resources.declaration import ResourceChanged
 from tests.integration.test_alerts import alerts
 from tests.integration.test_gateway import gateway
 from tests.support.inside import bus_of, eventually, running
@@ -460,6 +464,38 @@ async def test_another_secret_is_told_to_the_sender(place: Place) -> None:
         (second,) = server.there()
         await made.until("active", remote=second)
         assert await server.notify(second, changeType="created") == 202
+
+
+async def test_a_secret_that_another_key_seals_is_the_same_one_to_the_sender(place: Place) -> None:
+    newer = base64.b64encode(os.urandom(32)).decode()
+    async with graph() as server:
+        async with registered(place, server) as made:
+            await made.connect()
+            source = await made.put(secret="one of my own")
+            first = (await made.until("active"))["remote"]
+            before = await made.history(source.id)
+        place.credentials.keys.insert(0, newer)
+        try:
+            async with registered(place, server, MILLRACE_PUBLIC_URL=made.url) as again:
+
+                async def is_resealed() -> bool:
+                    stored = await aggregate.last(again.bus.client, "source", KINDS["source"].key("default", "mail"))
+                    assert stored is not None
+                    message = stored.message()
+                    return isinstance(message, ResourceChanged) and ring(place).is_current(message.sealed["secret"])
+
+                await eventually(is_resealed)
+
+                async def is_looked_at() -> bool:
+                    return (await again.history(source.id))[-1] == "registration.confirmed" and (
+                        await again.history(source.id) != before
+                    )
+
+                # The source is at another version, which is on record; nothing was asked of the sender.
+                await eventually(is_looked_at)
+                assert list(server.there()) == [first]
+        finally:
+            place.credentials.keys.remove(newer)
 
 
 async def test_removing_is_tried_again_and_given_up_where_the_token_is_gone(place: Place) -> None:

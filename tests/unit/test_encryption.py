@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.encryption import CannotOpen, Keyring, key_id
+from shared.encryption import CannotOpen, Keyring, key_id, stem_of
 
 OLD, NEW = b"o" * 32, b"n" * 32
 PLACE = ("acme", "c1", "token")
@@ -81,3 +81,18 @@ def test_only_what_the_first_key_sealed_is_current() -> None:
     assert (both.knows(sealed), both.is_current(sealed)) == (True, False)
     assert both.is_current(both.seal("s3cret", *PLACE))
     assert not both.is_current("nonsense")
+
+
+def test_a_resealed_value_opens_without_the_older_keys_and_keeps_its_stem() -> None:
+    third = b"t" * 32
+    sealed = [Keyring((OLD,)).seal("s3cret", *PLACE)]
+    for keys in ((NEW, OLD), (third, NEW), (OLD, third)):
+        sealed.append(Keyring(keys).resealed(sealed[-1], *PLACE))
+    assert [Keyring((key,)).open(one, *PLACE) for key, one in zip((OLD, NEW, third, OLD), sealed, strict=True)] == ["s3cret"] * 4
+    assert len({stem_of(one) for one in sealed}) == 1
+    assert [len(one.split(".")) for one in sealed] == [4, 5, 5, 4]
+    for one in sealed[1:]:
+        with pytest.raises(CannotOpen):
+            Keyring((OLD, NEW, third)).open(one, "acme", "c2", "token")
+    with pytest.raises(CannotOpen):
+        Keyring((OLD, NEW, third)).open(sealed[1].rpartition(".")[0] + "." + key_id(third), *PLACE)

@@ -19,6 +19,9 @@ WELL: dict[str, dict[str, Any] | None] = {
     name: {"service": name, "ready": True, "parts": {}} for name in ("events", "executor", "oauth", "logs")
 }
 
+# None: not looked through yet.
+ROWS = {"events": 3, "oauth": None, "logs": 0}
+
 
 def process(**more: Any) -> dict[str, Any]:
     return {"pid": 7, "failures": 0, "restarts": 0, "last_exit": None, "since": EARLY} | more
@@ -140,3 +143,10 @@ def test_a_backlog_near_its_bounds_is_degraded_and_never_unready(
     assert (document["ready"], document["status"], document["accepting"].webhooks) == (True, status, accepting)
     assert document["degraded"] == (["backlog"] if status == "degraded" else [])
     assert accepting or "100 of 100 messages wait" in document["accepting"].reason
+
+
+def test_rows_that_do_not_open_are_named_and_stop_nobody_else(health: Health, file: Path) -> None:
+    said = {name: {"service": name, "ready": True, "parts": {}, "quarantined": {"rows": rows}} for name, rows in ROWS.items()}
+    document = told(health, file, WELL | said)
+    assert (document["ready"], document["status"], document["degraded"]) == (True, "degraded", ["quarantined"])
+    assert document["quarantined"] == {"events": 3}

@@ -33,17 +33,21 @@ MOST_REMOVALS = 8
 
 
 class WantedRegistration(msgspec.Struct, frozen=True, kw_only=True):
-    """A registration as its source wants it: at `place`, with the token of `connection`."""
+    """A registration as its source wants it: at `place`, with the token of `connection`.
+
+    `former` is the digest as it was made before keys were rotated.
+    """
 
     place: str
     connection: str
     resource: SenderResource
     lifetime: int
     digest: str
+    former: str | None = None
 
 
 def digest_of(place: str, connection: str, resource: SenderResource, callback: str, secret: str) -> str:
-    """Return what stands for everything that a registration is made of; `secret` is the sealed one."""
+    """Return what stands for everything that a registration is made of; `secret` is what stands for the secret."""
     parts = [place, connection, callback, secret, msgspec.to_builtins(resource.created, enc_hook=lambda one: one.value)]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
@@ -55,7 +59,7 @@ def step(last: RegistrationState | None, wanted: WantedRegistration, now: dateti
     if last.not_before is not None and now < moment_of(last.not_before):
         return "nothing"
     due = now >= moment_of(last.due_at) or (last.error is not None and (hurried or last.tried != version))
-    if last.digest != wanted.digest:
+    if last.digest not in {wanted.digest, wanted.former}:
         # What is there is not what is wanted: that waits for nothing but the pause after a failure.
         return "replace" if due or last.error is None else "nothing"
     if not due:

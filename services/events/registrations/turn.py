@@ -24,7 +24,7 @@ from shared import aggregate
 from shared.adapters import CustomAdapters
 from shared.bus import Bus
 from shared.egress.fetching import Fetcher
-from shared.encryption import CannotOpen, Keyring
+from shared.encryption import CannotOpen, Keyring, stem_of
 from shared.envelope import new_id, rfc3339
 from shared.errors import Conflict, Invalid, MillraceError, NotFound, Unavailable
 from shared.messages import (
@@ -134,14 +134,25 @@ class Turn:
         except ValueError as error:  # the adapter, in a workspace, wants other settings by now
             raise Invalid(f"settings.registration: {error}") from error
         place = f"{asked.get('api_url') or registering.api}/{resource.collection}"
-        digest = plan.digest_of(place, mapping.connection, resource, self._callback, source.sealed["secret"])
+        sealed = source.sealed["secret"]
+        # A secret that another key seals is the same one to the sender.
+        digest, former = (
+            plan.digest_of(place, mapping.connection, resource, self._callback, one) for one in (stem_of(sealed), sealed)
+        )
         lifetime = asked.get("lifetime") or registering.lifetime
-        return WantedRegistration(place=place, connection=mapping.connection, resource=resource, lifetime=lifetime, digest=digest)
+        return WantedRegistration(
+            place=place,
+            connection=mapping.connection,
+            resource=resource,
+            lifetime=lifetime,
+            digest=digest,
+            former=former,
+        )
 
     async def _create(self, wanted: WantedRegistration) -> None:
         """Have it made, or take over what an earlier turn had made of the same; anything else that notifies us is removed."""
         last = self._last
-        again = last is not None and last.digest == wanted.digest
+        again = last is not None and last.digest in {wanted.digest, wanted.former}
         gone = None if last is None else last.remote
         api = await self._api(self._adapter, wanted.place, wanted.connection)
         made = {"digest": wanted.digest, "place": wanted.place, "connection": wanted.connection, "adapter": self._adapter}
@@ -191,6 +202,7 @@ class Turn:
             ends = now + timedelta(seconds=wanted.lifetime)
         await self._append(
             RegistrationConfirmed,
+            digest=wanted.digest,
             remote=remote.id,
             expires_at=None if ends is None else rfc3339(ends),
             due_at=rfc3339(plan.renewal(ends, now, random.random())),  # noqa: S311 - no secret

@@ -36,7 +36,8 @@ async def ready(call: Call[None, None]) -> Answer:
     """Answer 200 when all accepted work is served, else 503; the body names each part that is not, and since when.
 
     A service that is down, hangs or dies again and again is `unserved` and makes it 503; one that answers and is not well in some
-    part is `degraded` and does not. Webhooks are taken all the same while `accepting.webhooks` is true.
+    part is `degraded` and does not, and so are rows that do not open (`quarantined`, by service). Webhooks are taken all the same
+    while `accepting.webhooks` is true.
     """
     gateway = call.gateway
     broker, *documents = await asyncio.gather(_broker_answers(gateway), *(_document(gateway, name) for name in HEALTH))
