@@ -47,7 +47,7 @@ CODE = {"grant_type": "authorization_code", "code": "code", "redirect_uri": "htt
 REFRESH = {"grant_type": "refresh_token", "refresh_token": "old"}
 FORM = "x-www-form-urlencoded"
 POST = {"client_id": "id", "client_secret": "secret"}
-HOST = re.compile(r"([a-z0-9-]+\.)+(com|org|net|io|app|dev|tv|us)")
+HOST = re.compile(r"([a-z0-9-]+\.)+(app|au|com|dev|eu|in|io|net|org|tv|us)")
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 ENTRIES = msgspec.toml.decode((ROOT / "services" / "oauth" / "catalogue.toml").read_bytes())
 
@@ -170,6 +170,11 @@ def sent(request: TokenRequest) -> tuple[str, str | None, str, Mapping[str, str]
         ("slack-user", {}, ["chat:write", "im:read"], "https://slack.com/oauth/v2/authorize", {"user_scope": "chat:write,im:read"}),
         ("square", {}, ["PAYMENTS_READ"], "https://connect.squareup.com/oauth2/authorize",
          {"session": "false", "scope": "PAYMENTS_READ"}),
+        ("reddit", {}, ["identity", "read"], "https://www.reddit.com/api/v1/authorize",
+         {"duration": "permanent", "scope": "identity read"}),
+        ("sage", {}, [], "https://www.sageone.com/oauth2/auth/central", {"filter": "apiv3.1", "scope": "full_access"}),
+        ("wrike", {"domain": "app-eu.wrike.com"}, ["wsReadOnly", "wsReadWrite"], "https://login.wrike.com/oauth2/authorize/v4",
+         {"scope": "wsReadOnly,wsReadWrite"}),
         ("x", {}, ["tweet.read", "offline.access"], "https://x.com/i/oauth2/authorize", {"scope": "tweet.read offline.access"}),
     ],
 )  # fmt: skip
@@ -262,6 +267,10 @@ def test_tokens_are_asked_for_as_the_documents_show(
                                        POST | {"grant_type": "client_credentials"})),
         ("zendesk", {"subdomain": "acme"}, ("https://acme.zendesk.com/oauth/tokens", None, "json",
                                             POST | {"grant_type": "client_credentials"})),
+        ("ninjaone", {"region": "eu"}, ("https://eu.ninjarmm.com/ws/oauth/token", None, FORM,
+                                        POST | {"grant_type": "client_credentials"})),
+        ("sophos-central", {}, ("https://id.sophos.com/api/v2/oauth2/token", None, FORM,
+                                POST | {"grant_type": "client_credentials", "scope": "token"})),
         ("zoom-server", {"account_id": "acme"}, ("https://zoom.us/oauth/token", BASIC, FORM,
                                                  {"grant_type": "account_credentials", "account_id": "acme"})),
         ("microsoft-graph", {"tenant": "contoso"}, (
@@ -350,6 +359,9 @@ def test_tokens_and_keys_are_sent_as_the_documents_show() -> None:
 
     assert headers("github", grant="authorization_code") == {"Authorization": "Bearer key"}
     assert headers("shopify", grant="authorization_code") == {"X-Shopify-Access-Token": "key"}
+    assert headers("podio", grant="authorization_code") == {"Authorization": "OAuth2 key"}
+    assert headers("zoho", grant="authorization_code") == {"Authorization": "Zoho-oauthtoken key"}
+    assert headers("sentinelone", grant="api_key") == {"Authorization": "ApiToken key"}
     assert headers("it-glue", grant="api_key") == {"x-api-key": "key"}
     assert headers("it-glue", grant="api_key", header="X-Other", prefix="Key ") == {"X-Other": "Key key"}
     assert headers("autotask", grant="api_key") == {"Secret": "key"}
