@@ -61,20 +61,34 @@ class Discovery:
 
         Raises `Invalid` for metadata of another issuer, which is used for nothing; `Unavailable` where there is none.
         """
-        documents, failed = self._documents.of(org), Unavailable("")
+        documents, failed, reasons = self._documents.of(org), Unavailable(""), []
         # One that has answered before is the one to ask.
         for url in sorted(_places(issuer), key=lambda one: documents.known(one) is None):
             try:
                 await documents.load(url, lambda read: _read(read, issuer), anew=isinstance(documents.known(url), _Foreign))
             except Unavailable as error:
                 failed = error
+                reasons.append(error.detail)
                 continue
             found: Discovered | _Foreign = documents.known(url)
             if isinstance(found, _Foreign):
-                detail = f"{url} is the metadata of {found.issuer!r}, and not of {issuer!r}"
-                raise Invalid(detail, errors=(Problem("issuer", detail),))
+                raise _foreign(url, found, issuer)
             return found
-        raise type(failed)(f"the issuer's metadata could not be fetched: {failed.detail}", retry_after=10)
+        raise type(failed)(f"the issuer's metadata could not be fetched: {'; '.join(dict.fromkeys(reasons))}", retry_after=10)
+
+    def warning(self, org: str, issuer: str) -> str | None:
+        """Return what is wrong with an issuer, as it was when it was last asked within the hour; nothing is asked for this."""
+        documents, places = self._documents.of(org), _places(issuer)
+        for url in places:
+            if (found := documents.known(url)) is not None:
+                return _foreign(url, found, issuer).detail if isinstance(found, _Foreign) else None
+        reasons = [reason for url in places if (reason := documents.failure(url)) is not None]
+        return f"its metadata could not be fetched: {'; '.join(dict.fromkeys(reasons))}" if reasons else None
+
+
+def _foreign(url: str, found: _Foreign, issuer: str) -> Invalid:
+    detail = f"{url} is the metadata of {found.issuer!r}, and not of {issuer!r}"
+    return Invalid(detail, errors=(Problem("issuer", detail),))
 
 
 def _places(issuer: str) -> list[str]:

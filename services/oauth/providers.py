@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -137,6 +138,17 @@ class Providers:
             if (template := getattr(provider, field)) is not None:
                 filled(template, spec.parameters, provider.hosts)
 
+    async def look(self, org: str, own: Provider) -> None:
+        """Ask the issuer of a provider for its metadata, if it is one that tells its addresses, so that `warning` knows of it."""
+        if (issuer := _discoverable(own)) is not None:
+            with contextlib.suppress(Invalid, Unavailable):
+                await self._discovery.of(org, issuer)
+
+    def warning(self, org: str, own: Provider) -> str | None:
+        """Return what is wrong with the issuer of a provider, as far as it was asked lately."""
+        issuer = _discoverable(own)
+        return None if issuer is None else self._discovery.warning(org, issuer)
+
     async def _found(self, org: str, name: str) -> tuple[Kept | None, Provider, Provider]:
         """Return a provider's row, if it is no known one, what it says itself, and that with what is known of it."""
         found = await self._named(org, name)
@@ -170,6 +182,13 @@ class Providers:
 def is_discovered(provider: Provider) -> bool:
     """Return whether a provider's addresses are those that its issuer announces."""
     return provider.token_url is None and provider.issuer is not None
+
+
+def _discoverable(own: Provider) -> str | None:
+    """Return the issuer that tells a provider's addresses, None where there is none, or it is another one for each connection."""
+    provider = whole(own, "")
+    issuer = provider.issuer if is_discovered(provider) else None
+    return None if issuer is None or parameters_of(issuer) else issuer
 
 
 def spec_of(row: Kept) -> Connection:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+
 from services.oauth.addresses import check_template
 from services.oauth.announce import Announcer
 from services.oauth.catalogue import KNOWN
@@ -107,9 +109,10 @@ class Connections(VaultRules[Connection]):
 class ProviderRules(VaultRules[Provider]):
     """A provider's addresses lead where their writer means, whatever a connection fills in."""
 
-    def __init__(self, tokens: TokenStore, store: KeptStore) -> None:
+    def __init__(self, tokens: TokenStore, store: KeptStore, providers: Providers) -> None:
         self._tokens = tokens
         self._store = store
+        self._providers = providers
 
     async def check(self, draft: Draft[Provider]) -> Provider:
         """Return the spec if its addresses are such, and the known provider is known."""
@@ -130,6 +133,7 @@ class ProviderRules(VaultRules[Provider]):
             raise Invalid("client_id is missing", errors=(Problem("client_id", "is missing: the secret is that of a client"),))
         for secret in draft.secrets.values():
             check_client_secret(secret, provider.client_authentication)
+        await self._providers.look(draft.org, spec)
         return spec
 
     async def destination(self, org: str, spec: Provider) -> str | None:
@@ -151,9 +155,14 @@ class ProviderRules(VaultRules[Provider]):
             raise Conflict(f"connections refer to provider {present.name!r}, remove them first: {named}{more}")
 
     async def shown(self, found: Sequence[Resource[Provider]]) -> Sequence[dict[str, Any]]:
-        """Return the documents of the known provider that each is made from."""
-        known = [KNOWN.get(one.spec.known or "") for one in found]
-        return [{"documents": None if one is None else one.documents} for one in known]
+        """Return the documents of the known provider that each is made from, and what is wrong with its issuer."""
+        shown: list[dict[str, Any]] = []
+        for one in found:
+            known = KNOWN.get(one.spec.known or "")
+            wrong = self._providers.warning(one.org, one.spec)
+            warnings = [] if wrong is None else [msgspec.to_builtins(Problem("issuer", wrong))]
+            shown.append({"documents": None if known is None else known.documents, "warnings": warnings})
+        return shown
 
 
 class Secrets(VaultRules[Secret]):
@@ -192,7 +201,7 @@ def keepers(
     sealed: dict[str, VaultRules[Any]] = {
         "connection": Connections(providers, store, tokens, refresher, keyring),
         "secret": Secrets(),
-        "provider": ProviderRules(tokens, store),
+        "provider": ProviderRules(tokens, store, providers),
     }
     return {
         **catalogued("oauth", {"variable": Variables()}, bus=bus, rows=rows, keyring=keyring, catalog=catalog),

@@ -70,6 +70,13 @@ class FetchedDocuments:
         kept = self._kept.get(place)
         return None if kept is None or self._now() - kept.at > USABLE else kept.value
 
+    def failure(self, place: _Place) -> str | None:
+        """Return why an address could not be fetched within the last hour; None where it could be, or nobody has tried."""
+        kept = self._kept.get(place)
+        if kept is None or self.known(place) is not None or self._now() - kept.failed_at > FRESH:
+            return None
+        return kept.reason
+
     async def load(self, place: _Place, read: Read, *, anew: bool) -> None:
         """Have what is at an address known, if it can be; `anew`: what is known lacks something. Raises `Unavailable`."""
         now, kept, known = self._now(), self._kept.get(place), self.known(place)
@@ -140,6 +147,10 @@ class OrganizationDocuments:
     def known(self, url: str) -> Any:
         """Return what is at an address, None where it is not known."""
         return self._documents.known((self._org, url))
+
+    def failure(self, url: str) -> str | None:
+        """Return why an address could not be fetched lately, None where nothing is known of that."""
+        return self._documents.failure((self._org, url))
 
     async def load(self, url: str, read: Read, *, anew: bool = False) -> None:
         """Have what is at an address known; `anew`: what is known lacks something. Raises `Unavailable`."""

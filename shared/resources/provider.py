@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from shared.errors import Problem
 from shared.resources.declaration import SecretText, Spec, VaultAdds, about, resource
 from shared.values import Name, Words
 
@@ -37,9 +38,14 @@ FURTHER = ("authorize_parameters", "token_parameters", "refresh_parameters")
 
 
 class ProviderAdds(VaultAdds, frozen=True):
-    """The documents of the known provider that it is made from."""
+    """The documents of the known provider that it is made from.
+
+    `warnings`: its issuer cannot be reached, or what it announces is wrong, as it was when it was last asked within the hour. It is
+    asked when a provider is put. No reason to refuse one.
+    """
 
     documents: str | None
+    warnings: list[Problem]
 
 
 @resource(
@@ -48,7 +54,7 @@ class ProviderAdds(VaultAdds, frozen=True):
     owner="oauth",
     in_vault=True,
     inherited=True,
-    columns=("name", "org", "known", "client_id", "status", "updated_at"),
+    columns=("name", "org", "known", "client_id", "status", "warnings", "updated_at"),
     adds=ProviderAdds,
     example={"known": "github", "client_id": "Iv1.0123456789abcdef", "client_secret": "a long random text"},
 )

@@ -88,6 +88,37 @@ async def test_44_and_45_what_an_issuer_announces_is_found_once_and_believed_of_
         assert len(provider.looked_up) == looked_up
 
 
+async def test_what_is_wrong_with_an_issuer_is_a_warning_when_its_provider_is_put(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetched, "FAILED", 0.0)
+    async with asking(place) as it:
+        provider, url = it.provider, it.provider.url
+
+        async def warned(name: str, issuer: str) -> list[str]:
+            shown = await it.put("provider", name, issuer=issuer, client_id="client", client_secret="client-secret")
+            assert shown.warnings == (await resources.got(it.gateway, "provider", name, org="acme")).warnings
+            assert {one["path"] for one in shown.warnings} <= {"issuer"}
+            return [one["message"] for one in shown.warnings]
+
+        provider.announce(f"{url}/well", at=f"/well{OPENID}")
+        assert await warned("well", f"{url}/well") == []
+        provider.announce("https://evil.example", at=f"/foreign{OPENID}")
+        (foreign,) = await warned("foreign", f"{url}/foreign")
+        assert f"is the metadata of 'https://evil.example', and not of '{url}/foreign'" in foreign
+        provider.metadata[f"/html{OPENID}"] = lambda: web.Response(text="<html>", content_type="text/html")
+        (html,) = await warned("html", f"{url}/html")
+        assert f"/html{OPENID} answers cannot be read" in html
+        (absent,) = await warned("absent", f"{url}/absent")
+        assert "answered 404" in absent
+        (refused,) = await warned("refused", "http://127.0.0.1:1")
+        assert "could not be fetched" in refused
+        # What was repaired is well when it is put again; one for each connection is asked for none.
+        provider.announce(f"{url}/absent", at=f"/absent{OPENID}")
+        assert await warned("absent", f"{url}/absent") == []
+        assert await warned("templated", url + "/{tenant}") == []
+
+
 async def test_an_issuers_addresses_are_those_that_a_person_is_sent_to_and_iss_is_demanded_where_it_is_promised(
     place: Place,
 ) -> None:
