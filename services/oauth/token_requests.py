@@ -160,7 +160,8 @@ def authorizing(
 ) -> str:
     """Return the address where a person is asked (section 4.1.1, RFC 7636)."""
     asked = {provider.scope_parameter or "scope": scope} if scope else {}
-    asked |= {"response_type": "code", "client_id": client_id, "redirect_uri": redirect, "state": state}
+    asked |= {_id_parameter(provider): client_id}
+    asked |= {"response_type": "code", "redirect_uri": redirect, "state": state}
     if verifier is not None:
         digest = hashlib.sha256(verifier.encode()).digest()
         asked |= {"code_challenge": encoded(digest), "code_challenge_method": "S256"}
@@ -179,6 +180,10 @@ def _scope(call: TokenCall, spec: Connection) -> dict[str, str]:
     return {"scope": scope} if scope else {}
 
 
+def _id_parameter(provider: Provider) -> str:
+    return provider.client_id_parameter or "client_id"
+
+
 def _in(call: TokenCall, form: Format) -> TokenCall:
     return msgspec.structs.replace(call, provider=msgspec.structs.replace(call.provider, token_format=form))
 
@@ -188,7 +193,7 @@ def _request(call: TokenCall, asked: Mapping[str, str]) -> TokenRequest:
     client = call.client
     wanted = call.provider.client_authentication or ("private_key_jwt" if client.has_key else "post")
     if client.secret is None or wanted == "none":
-        return _sent(call, {**asked, "client_id": client.id}, {})
+        return _sent(call, {**asked, _id_parameter(call.provider): client.id}, {})
     if wanted == "private_key_jwt" and not client.has_key:
         raise _unfit("is no private key, which private_key_jwt needs")
     if wanted != "private_key_jwt" and client.has_key:
@@ -199,7 +204,7 @@ def _request(call: TokenCall, asked: Mapping[str, str]) -> TokenRequest:
         proof = {"client_id": client.id, "client_assertion_type": _CLIENT_ASSERTION, "client_assertion": assertion}
         return _sent(call, {**asked, **proof}, {}, is_signed=True)
     if wanted == "post":
-        return _sent(call, {**asked, "client_id": client.id, "client_secret": client.secret}, {})
+        return _sent(call, {**asked, _id_parameter(call.provider): client.id, "client_secret": client.secret}, {})
     # Both are form-encoded first (section 2.3.1), a blank as `%20`: some servers take a `+` for itself.
     pair = f"{quote(client.id, safe='')}:{quote(client.secret, safe='')}"
     return _sent(call, asked, {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"})

@@ -64,6 +64,7 @@ class Provider(Spec, frozen=True, kw_only=True):
     known: Annotated[Name, about("The known provider that it is: `GET /api/v1/known-providers` lists them.")] | None = None
     client_id: Annotated[Words, about("The client's id at the provider.")] | None = None
     client_secret: Annotated[SecretText, about("The client's secret, or its private key as PEM.")] | None = None
+    client_id_parameter: Annotated[Name, about("The parameter with the client's id: `client_id` unless given.")] | None = None
     client_authentication: (
         Annotated[
             ClientAuthentication,

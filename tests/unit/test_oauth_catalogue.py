@@ -173,6 +173,8 @@ def sent(request: TokenRequest) -> tuple[str, str | None, str, Mapping[str, str]
         ("reddit", {}, ["identity", "read"], "https://www.reddit.com/api/v1/authorize",
          {"duration": "permanent", "scope": "identity read"}),
         ("sage", {}, [], "https://www.sageone.com/oauth2/auth/central", {"filter": "apiv3.1", "scope": "full_access"}),
+        ("tiktok", {}, ["user.info.basic", "video.list"], "https://www.tiktok.com/v2/auth/authorize/",
+         {"client_key": "id", "scope": "user.info.basic,video.list"}),
         ("wrike", {"domain": "app-eu.wrike.com"}, ["wsReadOnly", "wsReadWrite"], "https://login.wrike.com/oauth2/authorize/v4",
          {"scope": "wsReadOnly,wsReadWrite"}),
         ("x", {}, ["tweet.read", "offline.access"], "https://x.com/i/oauth2/authorize", {"scope": "tweet.read offline.access"}),
@@ -193,19 +195,22 @@ def test_a_person_is_asked_where_the_documents_say(
         verifier=verifier,
     )
     asked, _, given = url.partition("?")
-    usual = {"response_type": "code", "client_id": "id", "redirect_uri": CODE["redirect_uri"], "state": "state"}
+    usual = {"response_type": "code", "redirect_uri": CODE["redirect_uri"], "state": "state"}
+    usual |= {} if provider.client_id_parameter else {"client_id": "id"}
     # The challenge of RFC 7636: the digest of "verifier".
     proof = {"code_challenge": "iMnq5o6zALKXGivsnlom_0F5_WYda32GHkxlV7mq7hQ", "code_challenge_method": "S256"}
     assert (asked, dict(parse_qsl(given))) == (page, usual | query | (proof if verifier else {}))
 
 
 @pytest.mark.parametrize("name", ["state", "redirect_uri", "code_challenge"])
-def test_scopes_take_no_parameter_of_the_requests_own(name: str) -> None:
+def test_scopes_and_the_clients_id_take_no_parameter_of_the_requests_own(name: str) -> None:
     page, redirect = "https://idp.example.com/authorize", CODE["redirect_uri"]
     given = {"redirect": redirect, "state": "state", "verifier": "verifier"}
     usual = authorizing(Provider(), page, "id", scope="", **given)
     asked = authorizing(Provider(scope_parameter=name), page, "id", scope="a", **given)
     assert dict(parse_qsl(urlsplit(asked).query)) == dict(parse_qsl(urlsplit(usual).query))
+    named = authorizing(Provider(client_id_parameter=name), page, "id", scope="", **given)
+    assert dict(parse_qsl(urlsplit(named).query)) | {"client_id": "id"} == dict(parse_qsl(urlsplit(usual).query))
 
 
 PROOF = {"code_verifier": "v"}
@@ -235,6 +240,8 @@ ELSEWHERE = {"adobe-sign": "https://api.eu1.adobesign.com/oauth/v2/refresh", "fi
          CODE | POST | PROOF, REFRESH | POST),
         ("slack", {}, "https://slack.com/api/oauth.v2.access", (BASIC, FORM), CODE, REFRESH),
         ("square", {}, "https://connect.squareup.com/oauth2/token", (None, "json"), CODE | POST, REFRESH | POST),
+        ("tiktok", {}, "https://open.tiktokapis.com/v2/oauth/token/", (None, FORM),
+         CODE | {"client_key": "id", "client_secret": "secret"}, REFRESH | {"client_key": "id", "client_secret": "secret"}),
         ("xero", {}, "https://identity.xero.com/connect/token", (BASIC, FORM), CODE | PROOF, REFRESH),
         ("zendesk", {"subdomain": "acme"}, "https://acme.zendesk.com/oauth/tokens", (None, "json"),
          CODE | POST | PROOF, REFRESH | POST),
@@ -269,6 +276,8 @@ def test_tokens_are_asked_for_as_the_documents_show(
                                             POST | {"grant_type": "client_credentials"})),
         ("ninjaone", {"region": "eu"}, ("https://eu.ninjarmm.com/ws/oauth/token", None, FORM,
                                         POST | {"grant_type": "client_credentials"})),
+        ("servicenow", {"instance": "dev1"}, ("https://dev1.service-now.com/oauth_token.do", None, FORM,
+                                              POST | {"grant_type": "client_credentials"})),
         ("sophos-central", {}, ("https://id.sophos.com/api/v2/oauth2/token", None, FORM,
                                 POST | {"grant_type": "client_credentials", "scope": "token"})),
         ("zoom-server", {"account_id": "acme"}, ("https://zoom.us/oauth/token", BASIC, FORM,
