@@ -370,6 +370,9 @@ def test_tokens_and_keys_are_sent_as_the_documents_show() -> None:
     assert headers("shopify", grant="authorization_code") == {"X-Shopify-Access-Token": "key"}
     assert headers("podio", grant="authorization_code") == {"Authorization": "OAuth2 key"}
     assert headers("zoho", grant="authorization_code") == {"Authorization": "Zoho-oauthtoken key"}
+    both = 'oauth_consumer_key="a", oauth_token="b"'
+    trello = sending_of(Connection(grant="api_key"), KNOWN["trello"].provider, both)
+    assert trello.headers == {"Authorization": f"OAuth {both}"}
     assert headers("sentinelone", grant="api_key") == {"Authorization": "ApiToken key"}
     assert headers("it-glue", grant="api_key") == {"x-api-key": "key"}
     assert headers("it-glue", grant="api_key", header="X-Other", prefix="Key ") == {"X-Other": "Key key"}
