@@ -15,6 +15,7 @@ from services.oauth.config import OAuthSettings, read
 from services.oauth.connection_tests import ConnectionTests
 from services.oauth.credentials import Credentials
 from services.oauth.discovery import Discovery
+from services.oauth.lending import Lending
 from services.oauth.outbox import Outbox
 from services.oauth.projections import projected
 from services.oauth.providers import Providers
@@ -63,7 +64,7 @@ class OAuth:
         self.outbox = Outbox(bus, self.tokens)
         self.documents = FetchedDocuments(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
         self.providers = Providers(self.store, keyring, Discovery(self.documents))
-        endpoint = TokenEndpoint(fetcher)
+        endpoint = TokenEndpoint(fetcher, Lending(engine))
         sealed, revoker = SealedTokens(keyring), Revoker(self.providers, endpoint)
         self.refresher = Refresher(
             store=self.store,

@@ -8,7 +8,7 @@ import structlog
 
 from services.oauth.providers import Providers, Registered
 from services.oauth.sealed_tokens import Tokens
-from services.oauth.token_endpoint import TokenEndpoint
+from services.oauth.token_endpoint import REVOKING, TokenEndpoint
 from services.oauth.token_requests import TokenCall, TokenRequest, revoking
 from shared.errors import MillraceError
 
@@ -44,7 +44,7 @@ class Revoker:
             if token is None:
                 continue
             try:
-                answer = await self._endpoint.post(org, registered, make, at=("revoke_url",))
+                answer = await self._endpoint.post(org, registered, make, at=REVOKING)
                 if answer.status >= 400:
                     _log.warning("connection.not_revoked_there", token=hint, status=answer.status)
             except MillraceError as error:

@@ -72,6 +72,15 @@ provider_gate = Table(
     Column("closed_until", Moment),
     Column("alarm", Text),
 )
+# The requests that an organization has left of those of a client that is lent to it, as of a time.
+lent_client = Table(
+    "lent_client",
+    metadata,
+    Column("client", Text, primary_key=True),
+    Column("org", Text, primary_key=True),
+    Column("left", Double, nullable=False),
+    Column("at", Moment, nullable=False),
+)
 # Messages about connections, written with what they are about and published then.
 outbox = Table(
     "outbox",

@@ -9,12 +9,15 @@ from datetime import timedelta
 from urllib.parse import urlsplit
 
 from services.oauth.answers import Granted, Ungranted, clock_of, read
+from services.oauth.lending import Lending
 from services.oauth.providers import Registered
 from services.oauth.token_requests import Stamp, TokenCall, TokenRequest
 from shared.egress.fetching import AnsweredTooMuch, Fetched, Fetcher, NotAllowed, NotSent
 from shared.envelope import new_id, utc_now
 from shared.errors import Unavailable
 
+# Giving tokens back, which must not fail for having used many.
+REVOKING = ("revoke_url",)
 # Seconds of a whole request, with a second try.
 REQUEST = 12.0
 # A clock that is off by more than this is not that of a server, but of a cache.
@@ -29,8 +32,9 @@ Make = Callable[[TokenCall], TokenRequest]
 class TokenEndpoint:
     """The endpoints of providers. Remembers how far each host's clock is off this one, as its answers date themselves."""
 
-    def __init__(self, fetcher: Fetcher) -> None:
+    def __init__(self, fetcher: Fetcher, lending: Lending) -> None:
         self._fetcher = fetcher
+        self._lending = lending
         self._off: OrderedDict[str, timedelta] = OrderedDict()
 
     async def token(
@@ -56,8 +60,11 @@ class TokenEndpoint:
     async def post(self, org: str, registered: Registered, make: Make, *, at: tuple[str, ...]) -> Fetched:
         """Return the answer to a request. One that is signed is made once more where it was refused by a clock that is off.
 
-        Raises `Invalid`, `Unavailable` as `Fetcher.send`.
+        Of a client that is lent the organization has so many requests; revoking a token counts for none. Raises `Invalid`,
+        `Unavailable` as `Fetcher.send`.
         """
+        if at != REVOKING:
+            await self._count(org, registered)
         url = registered.address(*at)
         host, ends = urlsplit(url).netloc, time.monotonic() + REQUEST
         while True:
@@ -69,6 +76,18 @@ class TokenEndpoint:
             is_refused = answer.status in {400, 401, 403}
             if not (request.is_signed and is_refused and abs(now_off - off) > OFF and ends - time.monotonic() > 1):
                 return answer
+
+    async def _count(self, org: str, registered: Registered) -> None:
+        """Raise `NotSent` where an organization has used up its share of a client that is lent to it."""
+        if registered.lent is None:
+            return
+        try:
+            taken = await self._lending.take(registered.key, org, registered.lent)
+        except Unavailable as error:
+            raise NotSent(error.detail, retry_after=5) from error
+        if not taken:
+            share = f"{org} has used up the {registered.lent} requests a minute that it has of a client of another one"
+            raise NotSent(share, retry_after=60 / registered.lent)
 
     async def get(self, org: str, url: str, headers: Mapping[str, str]) -> Fetched:
         """Return the answer of an API to a credential in these headers. Raises `Unavailable` with the reason."""

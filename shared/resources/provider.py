@@ -130,6 +130,14 @@ class Provider(Spec, frozen=True, kw_only=True):
     lifetime: (
         Annotated[int, msgspec.Meta(ge=1, le=366 * 86_400), about("Seconds that a token lives where no answer says so.")] | None
     ) = None
+    lent_a_minute: (
+        Annotated[
+            int,
+            msgspec.Meta(ge=1, le=100_000),
+            about("Requests a minute by each other organization that the client is lent to: 120 unless given."),
+        ]
+        | None
+    ) = None
     concurrency: Annotated[int, msgspec.Meta(ge=1, le=64), about("Requests at a time.")] | None = None
 
     def over(self, known: Provider) -> Provider:

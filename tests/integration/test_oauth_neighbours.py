@@ -11,11 +11,14 @@ import pytest
 from services.oauth import outbox, scheduling
 from services.oauth.token_store import TokenStore
 from shared.commit import Journal
+from shared.envelope import new_id
 from shared.errors import Unavailable
 from shared.messages import ConnectionRefreshed
-from tests.support.connections import Asking, asking
-from tests.support.inside import eventually
+from shared.questions.oauth import BeginAuthorization, RefreshConnection
+from tests.support.connections import ALLOWED, CALLBACK, Asking, asking
+from tests.support.inside import eventually, running
 from tests.support.oauth_provider import Asked, answers
+from tests.support.resources import got, removing
 from tests.support.servers import Place
 
 
@@ -199,3 +202,42 @@ async def test_a_token_of_a_new_grant_that_cannot_be_kept_is_given_back(place: P
         assert (await it.shown()).status == "pending"
         await it.again()
         assert (await it.shown()).status == "healthy"
+
+
+async def test_an_organization_uses_up_its_own_share_of_a_client_that_is_lent_and_no_more(place: Place) -> None:
+    async with asking(place) as it, running(place, "oauth", **ALLOWED):
+        url = it.provider.url
+        addresses = {"token_url": f"{url}/token", "authorize_url": f"{url}/authorize", "revoke_url": f"{url}/revoke"}
+        lent = {"client_id": "client", "client_secret": "client-secret", "lent_a_minute": 3}
+        await it.put("provider", "local", org="global", **addresses, **lent)
+        for org in ("acme", "other", "global"):
+            await it.put("connection", "halo", org=org, grant="authorization_code", provider="local")
+            begun = await it.gateway.ask(BeginAuthorization(id=new_id(), org=org, actor="a", name="halo", redirect=CALLBACK))
+            await it.open(begun.state or "")
+            it.provider.codes["a-code-secret"] = {"redirect_uri": CALLBACK}
+            assert (await it.finish(begun.state or "")).reason is None
+        asked = len(it.provider.asked)
+        # One is used up by the code. Whatever replica is asked, two are left; what fills up meanwhile is one in 20 seconds.
+        refused: list[str] = []
+        for _ in range(8):
+            try:
+                await it.gateway.ask(RefreshConnection(id=new_id(), org="acme", actor="a", name="halo"))
+            except Unavailable as error:
+                refused.append(error.detail)
+        assert refused
+        assert all("has used up the 3 requests a minute that it has of a client of another one" in one for one in refused)
+        assert len(it.provider.asked) - asked == 8 - len(refused)
+        shown = await got(it.gateway, "connection", "halo", org="acme")
+        assert (shown.status, "3 requests a minute" in shown.reason) == ("healthy", True)
+        assert (await it.given()).token in it.provider.given
+        await it.gateway.ask(RefreshConnection(id=new_id(), org="other", actor="a", name="halo"))
+        # The platform's own requests are not counted.
+        for _ in range(5):
+            await it.gateway.ask(RefreshConnection(id=new_id(), org="global", actor="a", name="halo"))
+        # Giving tokens back is not refused.
+        await it.gateway.ask(removing("connection", "halo", org="acme"))
+
+        async def are_revoked() -> bool:
+            return len(it.provider.revoked) == 2
+
+        await eventually(are_revoked)
