@@ -23,8 +23,9 @@ from services.events.sandboxed import AdapterUnavailable, read_in_sandbox
 from shared.adapters import CustomAdapters
 from shared.blobs import Blobs
 from shared.consumer import Follows, Handlers
+from shared.encryption import CannotOpen, Keyring
 from shared.envelope import rfc3339, utc_now
-from shared.errors import Invalid, NotFound, Problem
+from shared.errors import Invalid, NotFound, Problem, Unavailable
 from shared.expressions.pool import Expressions, Trouble
 from shared.messages import (
     EventAccepted,
@@ -43,7 +44,7 @@ from shared.questions.executor import WorkflowEntry
 from shared.resources.source import SourceEntry
 from shared.resources.subscription import SubscriptionEntry
 from shared.streams import BULK_LANES, INLINE_BYTES
-from shared.values import aside
+from shared.values import LARGE, aside
 
 # Characters of a key that people are shown.
 LONGEST_KEY = 200
@@ -63,6 +64,7 @@ class HandlerDeps(NoticeDeps, Protocol):
     """Dependencies of the handlers."""
 
     bodies: Blobs
+    keyring: Keyring
     expressions: Expressions
 
     adapters: CustomAdapters
@@ -412,7 +414,21 @@ async def _request(webhook: WebhookReceived, source: SourceEntry | None, deps: H
         query=dict(webhook.query),
         body=await _body(webhook, deps),
         settings=source.spec.settings if source else {},
+        secrets={} if source is None else _opened(source, deps),
     )
+
+
+def _opened(source: SourceEntry, deps: HandlerDeps) -> dict[str, str]:
+    """Return the secrets of a source that its adapter reads webhooks with. Raises `Unavailable`."""
+    adapter = ADAPTERS.get(source.spec.adapter)
+    try:
+        return {
+            name: deps.keyring.open(source.sealed[name], source.org, source.id, name)
+            for name in (() if adapter is None else adapter.opens)
+            if name in source.sealed
+        }
+    except CannotOpen as error:
+        raise Unavailable(f"a secret of source {source.name!r} cannot be opened: {error}") from error
 
 
 async def _read(parser: Parse, request: Webhook) -> list[ParsedEvent]:
@@ -421,7 +437,7 @@ async def _read(parser: Parse, request: Webhook) -> list[ParsedEvent]:
     def read() -> list[ParsedEvent]:
         return [checked_event(event) for event in parser(request)]
 
-    return await aside(read, size=len(request.body))
+    return await aside(read, size=LARGE + 1 if request.secrets else len(request.body))
 
 
 async def by_reference(value: Any, deps: HandlerDeps, encoded: bytes | None = None) -> tuple[Any, str | None]:

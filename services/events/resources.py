@@ -90,9 +90,10 @@ class Sources(Rules[Source]):
         with contextlib.suppress(KeyError, TypeError, AttributeError):
             declare = VERIFICATIONS.get(adapter.name, adapter.verification)
             _check_keys(declared_by(declare, draft.spec.settings), draft.spec.settings, draft.secrets)
+        _check_opened(adapter, draft.secrets)
         _check_entity(draft, adapter)
         await self._check_alerts(draft)
-        self._registrations.check(draft.spec, adapter)
+        self._registrations.check(draft, adapter)
         return msgspec.structs.replace(draft.spec, adapter=adapter.name)
 
     async def _check_alerts(self, draft: Draft[Source]) -> None:
@@ -320,6 +321,16 @@ def _check_keys(verification: Verification, settings: Mapping[str, Any], secrets
                 check_key(scheme, given[name])
             except ValueError as error:
                 raise Invalid(f"settings.{name} is no key: {error}", errors=(Problem(f"settings.{name}", str(error)),)) from error
+
+
+def _check_opened(adapter: Adapter, secrets: Mapping[str, str]) -> None:
+    """Raise `Invalid` for a secret that the adapter could not read webhooks with."""
+    for name, read in adapter.opens.items():
+        if name in secrets:
+            try:
+                read(secrets[name])
+            except ValueError as error:
+                raise Invalid(f"settings.{name}: {error}", errors=(Problem(f"settings.{name}", str(error)),)) from error
 
 
 def _built_in(name: str) -> Adapter | None:

@@ -67,7 +67,15 @@ class Registered:
         """Have the integration's mapping name the connection."""
         await told(self.bus, putting("mapping", "sender", org=org, connection="tenant"))
 
-    async def put(self, name: str = "mail", org: str = "default", *, secret: str | None = None, **registration: Any) -> Any:
+    async def put(
+        self,
+        name: str = "mail",
+        org: str = "default",
+        *,
+        secret: str | None = None,
+        secrets: dict[str, str] | None = None,
+        **registration: Any,
+    ) -> Any:
         """Put a source that is to be registered."""
         if isinstance(self.server, Graph):
             adapter, wanted = "microsoft-graph", {"resource": RESOURCE, "changes": ["created"]}
@@ -76,7 +84,7 @@ class Registered:
         else:
             adapter, wanted = "github", {"repository": "octo/hello", "events": ["push"]}
         settings: dict[str, Any] = {"registration": wanted | {"api_url": self.server.url} | registration}
-        settings |= {} if secret is None else {"secret": secret}
+        settings |= ({} if secret is None else {"secret": secret}) | (secrets or {})
         return await told(
             self.bus, putting("source", name, ring(self.place), org=org, adapter=adapter, settings=settings, integration="sender")
         )

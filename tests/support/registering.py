@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlencode
 import aiohttp
 from aiohttp import web
 
+from tests.support.encrypting import encrypted, size_of
 from tests.support.web import served
 
 TOKEN = "eyJ0-a-token-of-the-tenant"
@@ -106,6 +107,13 @@ class Graph(SenderServer):
             return self.refusal(400, "InvalidRequest", f"{sorted(lacking)} is a required property")
         if len(given.get("clientState", "")) > 128:
             return self.refusal(400, "InvalidRequest", "clientState is longer than 128 characters")
+        if given.get("includeResourceData"):
+            try:
+                size = size_of(given["encryptionCertificate"])
+            except (KeyError, ValueError) as error:
+                return self.refusal(400, "InvalidRequest", f"encryptionCertificate is no base64 X.509 certificate: {error}")
+            if not 2048 <= size <= 4096 or not 0 < len(given.get("encryptionCertificateId", "")) <= 128:
+                return self.refusal(400, "InvalidRequest", "Certificate must have a key of 2048 to 4096 bits, and an id")
         if too_long := self.too_long(given):
             return too_long
         same = {id_ for id_, one in self.there().items() if all(one[name] == given[name] for name in ("changeType", "resource"))}
@@ -145,7 +153,7 @@ class Graph(SenderServer):
 
     def shown(self, id_: str) -> dict[str, Any]:
         """Return a subscription as it is answered: nobody is told its clientState."""
-        return self.made[id_] | {"clientState": None, "applicationId": "app"}
+        return self.made[id_] | {"clientState": None, "applicationId": "app", "encryptionCertificate": None}
 
     def too_long(self, given: dict[str, Any]) -> web.Response | None:
         left = datetime.fromisoformat(given["expirationDateTime"]) - datetime.now(UTC)
@@ -177,9 +185,11 @@ class Graph(SenderServer):
         except (aiohttp.ClientError, TimeoutError):
             return False
 
-    async def notify(self, id_: str, **fields: Any) -> int:
-        """Send a notification about a subscription, as it is now; return how it was answered."""
-        one = self.made[id_]
+    async def notify(self, id_: str, *, content: Any = None, as_of: dict[str, Any] | None = None, **fields: Any) -> int:
+        """Send a notification about a subscription, as it is now or was; return how it was answered. `content` is encrypted."""
+        one = as_of or self.made[id_]
+        if content is not None:
+            fields["encryptedContent"] = encrypted(content, one["encryptionCertificate"], one["encryptionCertificateId"])
         item = {"subscriptionId": id_, "clientState": one["clientState"], "tenantId": "t"} | fields
         address = one["lifecycleNotificationUrl" if "lifecycleEvent" in fields else "notificationUrl"]
         async with self.session.post(address, json={"value": [item]}) as answer:

@@ -74,7 +74,8 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     settings, also none, how the gateway verifies; it raises ValueError, or `Invalid` with a path, for those that make nothing. A
     topic has no `parse`: it has no sender. `org` is the organization whose workspace has it; None: Millrace has it. `entity` is the
     path of the text in an event that says about which of the sender's customers it is. `registering` is how its sources are
-    registered with the sender, where they can be.
+    registered with the sender, where they can be. `opens` are the secrets that `parse` is given, each with what raises ValueError
+    for one that it could not use.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     org: str | None = None
     entity: str | None = None
     registering: Registering | None = None
+    opens: Mapping[str, Callable[[str], Any]] = {}
 
     @property
     def schema(self) -> dict[str, Any]:

@@ -28,6 +28,12 @@ class Given(Enum):
     CALLBACK = "callback"
     SECRET = "secret"  # noqa: S105 - the name of the place
     EXPIRES = "expires"
+    CERTIFICATE = "certificate"
+    CERTIFICATE_ID = "certificate_id"
+
+
+# The secret of a source that a value is made of.
+SECRET_OF = {Given.SECRET: "secret", Given.CERTIFICATE: "certificate", Given.CERTIFICATE_ID: "certificate"}
 
 
 class SenderResource(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +131,14 @@ def segment(text: str) -> str:
     if not 0 < len(text) <= LONGEST_ADDRESS or text in {".", ".."}:
         raise ValueError(f"{text[:80]!r} cannot be part of an address")
     return quote(text, safe="")
+
+
+def secrets_in(value: Any) -> frozenset[str]:
+    """Return the secrets of a source that the body of a request is made of."""
+    if isinstance(value, Given):
+        return frozenset({SECRET_OF[value]} if value in SECRET_OF else ())
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return frozenset[str]().union(*map(secrets_in, parts))
 
 
 def filled(value: Any, given: Mapping[Given, Any]) -> Any:

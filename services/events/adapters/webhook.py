@@ -19,12 +19,13 @@ MOST_FIELDS = 10_000
 
 
 class Webhook(msgspec.Struct, frozen=True):
-    """A verified request: header names in lower case, the body exactly as it came."""
+    """A verified request: header names in lower case, the body exactly as it came; `secrets` are those that its adapter opens."""
 
     headers: dict[str, str]
     query: dict[str, str]
     body: bytes
     settings: dict[str, Any]
+    secrets: dict[str, str] = {}
 
     @property
     def media_type(self) -> str:

@@ -46,9 +46,9 @@ class WantedRegistration(msgspec.Struct, frozen=True, kw_only=True):
     former: str | None = None
 
 
-def digest_of(place: str, connection: str, resource: SenderResource, callback: str, secret: str) -> str:
-    """Return what stands for everything that a registration is made of; `secret` is what stands for the secret."""
-    parts = [place, connection, callback, secret, msgspec.to_builtins(resource.created, enc_hook=lambda one: one.value)]
+def digest_of(place: str, connection: str, resource: SenderResource, callback: str, *secrets: str) -> str:
+    """Return what stands for everything that a registration is made of; `secrets` are what stands for each secret."""
+    parts = [place, connection, callback, *secrets, msgspec.to_builtins(resource.created, enc_hook=lambda one: one.value)]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
 
 

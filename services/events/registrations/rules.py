@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.events.adapters import Adapter
+from services.events.adapters.registering import secrets_in
 from services.events.registrations import rows
 from services.events.registrations.plan import checked_address
 from shared.envelope import utc_now
@@ -32,8 +33,9 @@ class RegistrationRules:
         wanted = REGISTRATION in draft.spec.settings and adapter.registering is not None and adapter.registering.generates
         return {"secret": token_urlsafe(32)} if wanted and "secret" not in draft.kept | draft.secrets.keys() else {}
 
-    def check(self, spec: Source, adapter: Adapter) -> None:
-        """Raise `Invalid` where the sender could not be given an address, or there is no connection to register with."""
+    def check(self, draft: Draft[Source], adapter: Adapter) -> None:
+        """Raise `Invalid` where the sender could not be told an address or a secret, or there is no connection to register with."""
+        spec = draft.spec
         if REGISTRATION not in spec.settings or adapter.registering is None:
             return
         path = f"settings.{REGISTRATION}"
@@ -45,9 +47,13 @@ class RegistrationRules:
             detail = f"is required beside {path}: its mapping names the connection whose token the sender takes"
             raise Invalid(f"integration {detail}", errors=(Problem("integration", detail),))
         try:
-            adapter.registering.resource(spec.settings[REGISTRATION])
+            resource = adapter.registering.resource(spec.settings[REGISTRATION])
         except ValueError as error:
             raise Invalid(f"{path}: {error}", errors=(Problem(path, str(error)),)) from error
+        # A secret is made where there is none.
+        for name in sorted(secrets_in(resource.created) - draft.kept - draft.secrets.keys() - {"secret"}):
+            detail = f"is required for this registration: the sender is told a part of {name}"
+            raise Invalid(f"settings.{name} {detail}", errors=(Problem(f"settings.{name}", detail),))
 
     async def shown(self, found: Sequence[Resource[Source]]) -> list[dict[str, Any] | None]:
         """Return the registration of each source, None for one that asks for none."""

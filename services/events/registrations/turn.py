@@ -16,7 +16,8 @@ import msgspec
 import structlog
 
 from services.events.adapters import ADAPTERS, custom
-from services.events.adapters.registering import Given, Registering, filled
+from services.events.adapters.graph_content import Certified, certified
+from services.events.adapters.registering import Given, Registering, filled, secrets_in
 from services.events.registrations import plan
 from services.events.registrations.plan import WantedRegistration
 from services.events.registrations.sender import Remote, SenderApi
@@ -82,6 +83,7 @@ class Turn:
         self.sequence = sequence
         self._now = now
         self._secret = ""
+        self._certified: Certified | None = None
 
     async def take(self, *, hurried: bool) -> None:
         """Do what is due. What stands in the way is recorded. Raises `Conflict` where another turn came first, `Unavailable`."""
@@ -126,18 +128,19 @@ class Turn:
             detail = f"the mapping of integration {mapping.integration!r} for {source.org!r} names no connection"
             raise NotFound(f"{detail}: put one, whose token the sender takes")
         try:
-            self._secret = self._deps.keyring.open(source.sealed["secret"], source.org, source.id, "secret")
-        except (KeyError, CannotOpen) as error:
-            raise Unavailable(f"the source's secret cannot be opened: {error}") from error
-        try:
             resource = registering.resource(asked)
         except ValueError as error:  # the adapter, in a workspace, wants other settings by now
             raise Invalid(f"settings.registration: {error}") from error
+        self._secret = self._opened(source, "secret")
+        told = secrets_in(resource.created) - {"secret"}
+        if "certificate" in told:
+            self._certified = certified(self._opened(source, "certificate"))
         place = f"{asked.get('api_url') or registering.api}/{resource.collection}"
-        sealed = source.sealed["secret"]
+        sealed = [source.sealed[name] for name in ("secret", *sorted(told))]
         # A secret that another key seals is the same one to the sender.
         digest, former = (
-            plan.digest_of(place, mapping.connection, resource, self._callback, one) for one in (stem_of(sealed), sealed)
+            plan.digest_of(place, mapping.connection, resource, self._callback, *parts)
+            for parts in ([stem_of(one) for one in sealed], sealed)
         )
         lifetime = asked.get("lifetime") or registering.lifetime
         return WantedRegistration(
@@ -148,6 +151,12 @@ class Turn:
             digest=digest,
             former=former,
         )
+
+    def _opened(self, source: SourceEntry, name: str) -> str:
+        try:
+            return self._deps.keyring.open(source.sealed[name], source.org, source.id, name)
+        except (KeyError, CannotOpen) as error:
+            raise Unavailable(f"the source's {name} cannot be opened: {error}") from error
 
     async def _create(self, wanted: WantedRegistration) -> None:
         """Have it made, or take over what an earlier turn had made of the same; anything else that notifies us is removed."""
@@ -249,6 +258,8 @@ class Turn:
     def _body(self, body: Mapping[str, Any], wanted: WantedRegistration) -> Any:
         ends = self._now() + timedelta(seconds=wanted.lifetime)
         given = {Given.CALLBACK: self._callback, Given.SECRET: self._secret, Given.EXPIRES: rfc3339(ends)}
+        if self._certified is not None:
+            given |= {Given.CERTIFICATE: self._certified.certificate, Given.CERTIFICATE_ID: self._certified.id}
         return filled(dict(body), given)
 
     async def _api(self, adapter: str, place: str, connection: str) -> SenderApi:
