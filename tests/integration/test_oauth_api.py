@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from services.oauth import device
 from tests.integration.test_integrations_api import Api
@@ -36,6 +37,10 @@ class Browser:
         asked = "&".join(f"{name}={quote(value)}" for name, value in query.items())
         async with self._session.get(f"{self.call.url}/oauth/callback?{asked}") as response:
             return response.status, await response.text(), response.headers.copy()
+
+    def get(self, path: str) -> Any:
+        """Open a path of the gateway, as it is written."""
+        return self._session.get(URL(self.call.url + path, encoded=True))
 
     async def asked(self) -> str:
         """Begin an authorization; return the address for a person."""
@@ -106,11 +111,69 @@ async def test_a_person_authorizes_a_connection_and_sees_it(place: Place) -> Non
         assert [one.grant for one in it.provider.asked] == ["authorization_code", "refresh_token"]
 
 
+def looks_the_same(page: str, headers: Any) -> None:
+    """Check that a page is one of ours, says what to do, and can load and run nothing."""
+    assert page.startswith("<!doctype html>")
+    assert '<p class="do">' in page
+    assert headers["Content-Type"].startswith("text/html")
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert headers["Cache-Control"] == "no-store"
+
+
+async def test_what_cannot_be_done_now_is_a_page_as_well(place: Place) -> None:
+    async with (
+        running(place, "gateway", MILLRACE_PORT="0") as runtime,
+        aiohttp.ClientSession(runtime.health.document()["url"]) as session,
+        # The oauth service is away.
+        session.get("/oauth/authorize?state=a-state") as answer,
+    ):
+        page = await answer.text()
+        assert (answer.status, int(answer.headers["Retry-After"]) > 0, "Wait a minute" in page) == (503, True, True)
+        looks_the_same(page, answer.headers)
+
+
+async def test_each_client_behind_trusted_proxies_has_a_limit_of_its_own(place: Place) -> None:
+    async def statuses(url: str, client: str, times: int, path: str = "/oauth/callback?state=x") -> list[int]:
+        cookie = {"Cookie": "millrace-authorization=" + "b" * 43, "X-Forwarded-For": f"10.9.9.9, {client}"}
+        async with aiohttp.ClientSession(url, headers=cookie) as session:
+            found = []
+            for _ in range(times):
+                async with session.get(path) as answer:
+                    found.append(answer.status)
+                    if answer.status == 429:
+                        page = await answer.text()
+                        looks_the_same(page, answer.headers)
+                        assert ("asks too often" in page, int(answer.headers["Retry-After"]) >= 1) == (True, True)
+            return found
+
+    async with running(place, "oauth"):
+        trusted = {"MILLRACE_PORT": "0", "MILLRACE_TRUSTED_PROXIES": "127.0.0.0/8"}
+        async with running(place, "gateway", **trusted) as runtime:
+            url = runtime.health.document()["url"]
+            found = await statuses(url, "203.0.113.7", 60)
+            assert found[:20] == [200] * 20
+            assert 429 in found[20:]
+            assert await statuses(url, "203.0.113.8", 5, "/oauth/authorize?state=x") == [200] * 5
+            # What a client writes into the header itself makes it no other one; an IPv6 network of /64 is one client.
+            assert 429 in await statuses(url, "198.51.100.1, 203.0.113.7", 40)
+            assert 429 in [one for end in range(8) for one in await statuses(url, f"2001:db8::{end}", 5)]
+        # Where no proxy is trusted, the header means nothing: all come from the loopback, which is nobody's address.
+        async with running(place, "gateway", MILLRACE_PORT="0") as runtime:
+            assert await statuses(runtime.health.document()["url"], "203.0.113.7", 30) == [200] * 30
+
+
 async def test_what_fails_is_a_page_that_says_why_and_runs_nothing(place: Place) -> None:
     async with browser(place) as it:
         for query in ({}, {"state": "<script>x</script>", "code": "c"}, {"state": "x" * 3000}):
-            status, page, _ = await it.come_back(**query)
+            status, page, headers = await it.come_back(**query)
             assert (status, "<script>" in page) in {(200, False), (422, False)}
+            looks_the_same(page, headers)
+        # An address that was cut, or given twice what counts once, says what to do as well.
+        async with it.get("/oauth/callback?state=a&state=b&code=a-c0de&x=%3Cscript%3E") as answer:
+            page = await answer.text()
+            assert (answer.status, "state is given more than once" in page, "<script>" in page) == (422, True, False)
+            looks_the_same(page, answer.headers)
+            assert "a-c0de" not in page
         _, asked = await it.begin()
         _, page, _ = await it.come_back(state=asked["state"], error="access_denied", error_description="<script>")
         assert "not allowed" in page

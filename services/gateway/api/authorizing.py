@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import secrets
 from html import escape
@@ -16,7 +17,7 @@ from services.gateway.api.access import address, denied
 from services.gateway.api.endpoint import Call, Endpoint, Reply, endpoint
 from services.gateway.parts import Gateway
 from shared.envelope import new_id
-from shared.errors import NotFound, PermissionDenied, TooMany
+from shared.errors import MillraceError, NotFound, PermissionDenied, TooMany, Unavailable
 from shared.questions.oauth import (
     AuthorizationEnded,
     FinishAuthorization,
@@ -33,7 +34,18 @@ SECONDS = 600
 _OURS = re.compile(r"[A-Za-z0-9_-]{43}")
 # As that of the reference, but for a form, whose answer leads to the provider: browsers hold that against `form-action`.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'"
-_STYLE = "body{font:1.1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:4rem auto;padding:0 1rem}"
+_STYLE = """
+:root { color-scheme: light dark; --of: #666; --at: #2563eb }
+body { font: 1.0625rem/1.5 system-ui, sans-serif; margin: 0; padding: 3rem 1rem }
+main { max-width: 34rem; margin: auto; padding: .5rem 1.5rem 1rem }
+main { border: 1px solid color-mix(in srgb, currentColor 20%, transparent) }
+main { border-top: 4px solid var(--at); border-radius: 6px; overflow-wrap: anywhere }
+.well { --at: #16a34a } .wrong { --at: #dc2626 }
+h1 { font-size: 1.5rem; margin: .25rem 0 1rem; color: var(--at) }
+.of { color: var(--of); font-size: .875rem; margin: .75rem 0 0 }
+.do { border-left: 3px solid var(--at); padding-left: .75rem }
+button { font: inherit; padding: .4rem 1.2rem; cursor: pointer }
+"""
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -64,7 +76,38 @@ def address_of(gateway: Gateway, state: str) -> str:
     return f"{gateway.public_url}{OPENED}?state={quote(state, safe='')}"
 
 
-@endpoint("GET", OPENED, role=None, answers={200: Reply(str, media="text/html")}, errors=(TooMany,))
+def _ended(ended: AuthorizationEnded) -> web.Response:
+    of_it = "" if ended.name is None else f" {ended.name!r} of {ended.org!r}"
+    if ended.reason is None:
+        return _page("Connected", f"The connection{of_it} is authorized.", "You can close this page.", kind="well")
+    do = "Open the address that the authorization began with in this browser, or have it begun anew by who gave you that address."
+    if ended.name is not None:
+        do = f"Begin anew where you began: millrace connections authorize {ended.name}"
+    return _page("Not connected", f"The connection{of_it} is not authorized: {ended.reason}.", do, kind="wrong")
+
+
+def _refused(error: MillraceError) -> web.Response:
+    """Return the page of a request that could not be served."""
+    first = "Wait a minute, then open" if isinstance(error, TooMany | Unavailable) else "Open"
+    do = f"{first} the whole address that the authorization began with once more. Where that is of no use, begin anew."
+    page = _page("Not connected", f"This could not be done: {error.detail}.", do, kind="wrong")
+    page.set_status(error.status)
+    if error.retry_after is not None:
+        page.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    return page
+
+
+def _page(title: str, words: str, do: str, more: str = "", *, kind: str = "asks") -> web.Response:
+    """Return a page: what is so in `words`, what to do then, and HTML that is sent as it is. Text from outside may be in both."""
+    text = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<title>{title} - Millrace</title><style>{_STYLE}</style><main class="{kind}"><p class="of">Millrace</p><h1>{title}</h1>'
+        f'<p>{escape(words)}</p><p class="do">{escape(do)}</p>{more}</main></html>'
+    )
+    return web.Response(text=text, content_type="text/html", headers=_HEADERS)
+
+
+@endpoint("GET", OPENED, role=None, answers={200: Reply(str, media="text/html")}, errors=(TooMany,), page=_refused)
 async def show_authorization(call: Call[Opened, None]) -> web.Response:
     """Show a person who asks them for what, and let them go on to the provider. Nothing is begun by this yet."""
     with call.gateway.visitors.one(address(call.gateway, call.request)):
@@ -74,12 +117,12 @@ async def show_authorization(call: Call[Opened, None]) -> web.Response:
             return _ended(AuthorizationEnded(reason=error.detail))
     words = (
         f"{asked.actor} asks you to connect an account of yours at {urlsplit(asked.url).hostname} with the connection "
-        f"{asked.name!r} of the organization {asked.org!r}, whose workflows then act there in your name. "
-        "Go on only if you have begun this yourself, or know who has."
+        f"{asked.name!r} of the organization {asked.org!r}, whose workflows then act there in your name."
     )
+    do = "Go on only if you have begun this yourself, or know who has."
     action = f"{OPENED}?state={quote(call.query.state, safe='')}"
     form = f'<form method="post" action="{escape(action)}"><button type="submit">Go on</button></form>'
-    page = _page("Connect an account", words, form)
+    page = _page("Connect an account", words, do, form)
     secure = call.gateway.public_url.startswith("https:")
     page.set_cookie(
         COOKIE,
@@ -94,7 +137,15 @@ async def show_authorization(call: Call[Opened, None]) -> web.Response:
     return page
 
 
-@endpoint("POST", OPENED, role=None, answers={200: Reply(str, media="text/html"), 303: None}, errors=(TooMany,), body_limit=1024)
+@endpoint(
+    "POST",
+    OPENED,
+    role=None,
+    answers={200: Reply(str, media="text/html"), 303: None},
+    errors=(TooMany,),
+    body_limit=1024,
+    page=_refused,
+)
 async def open_authorization(call: Call[Opened, None]) -> web.Response:
     """Lead the browser to the provider. From then on only this browser can come back."""
     browser = _browser(call)
@@ -116,7 +167,7 @@ async def open_authorization(call: Call[Opened, None]) -> web.Response:
     return web.Response(status=303, headers={**_HEADERS, "Location": opened.url})
 
 
-@endpoint("GET", CALLBACK, role=None, answers={200: Reply(str, media="text/html")}, errors=(TooMany,))
+@endpoint("GET", CALLBACK, role=None, answers={200: Reply(str, media="text/html")}, errors=(TooMany,), page=_refused)
 async def finish_authorization(call: Call[CameBack, None]) -> web.Response:
     """Take what a provider's answer brings, once, and show the person what became of it."""
     query, id_, browser = call.query, new_id(), _browser(call)
@@ -153,22 +204,6 @@ def _browser(call: Call[Any, Any]) -> str | None:
 
 def _hashed(browser: str) -> str:
     return hashlib.sha256(browser.encode()).hexdigest()
-
-
-def _ended(ended: AuthorizationEnded) -> web.Response:
-    of_it = "" if ended.name is None else f" {ended.name!r} of {ended.org!r}"
-    if ended.reason is None:
-        return _page("Connected", f"The connection{of_it} is authorized. You can close this page.")
-    again = "" if ended.name is None else f" To try again, begin anew where you began: millrace connections authorize {ended.name}"
-    return _page("Not connected", f"The connection{of_it} is not authorized: {ended.reason}.{again}")
-
-
-def _page(title: str, words: str, more: str = "") -> web.Response:
-    text = (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{_STYLE}</style><h1>{title}</h1><p>{escape(words)}</p>{more}</html>"
-    )
-    return web.Response(text=text, content_type="text/html", headers=_HEADERS)
 
 
 ENDPOINTS: tuple[Endpoint, ...] = (show_authorization, open_authorization, finish_authorization)

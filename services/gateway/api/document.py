@@ -181,7 +181,10 @@ def _responses(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     found = {str(status): _response(status, reply, schemas) for status, reply in endpoint.replies().items()}
     for error in endpoint.refusals():
         # A success with the same status (503 of readiness) documents more.
-        found.setdefault(str(error.status), {"$ref": f"#/components/responses/{error.__name__}"})
+        shown = {"$ref": f"#/components/responses/{error.__name__}"}
+        if endpoint.page is not None:
+            shown = _response(error.status, Reply(str, media="text/html"), schemas)
+        found.setdefault(str(error.status), shown)
     return found
 
 

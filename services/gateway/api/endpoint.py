@@ -166,7 +166,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     `query` is a struct whose fields are the parameters. `body` is the type of the JSON body: None takes in one that means nothing.
     `answers` holds the type, or the `Reply`, of each success by status; the first is the usual one. `errors` are those that
-    do not follow from the rest. With `every_org`, `?org=*` means all organizations.
+    do not follow from the rest. With `every_org`, `?org=*` means all organizations. `page` makes the answer to an error where who
+    calls is a person's browser.
     """
 
     method: str
@@ -185,6 +186,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     audit: Audit | None = None
     every_org: bool = False
     example: Example = Example()
+    page: Callable[[MillraceError], web.Response] | None = None
 
     def __post_init__(self) -> None:
         """Raise TypeError for a declaration without effect."""
@@ -242,6 +244,7 @@ def endpoint(
     audit: Audit | None = None,
     every_org: bool = False,
     example: Example | None = None,
+    page: Callable[[MillraceError], web.Response] | None = None,
 ) -> Callable[[Handler], Endpoint]:
     """Declare the handler below. Its parameter is a `Call[Query, Body]`, or the request itself; its docstring is shown.
 
@@ -270,6 +273,7 @@ def endpoint(
             audit=audit,
             every_org=every_org,
             example=example or Example(),
+            page=page,
         )
 
     return declare

@@ -35,9 +35,14 @@ def _served(endpoint: Endpoint) -> Next:
 
     async def public(request: web.Request) -> web.StreamResponse:
         gateway = request.app[GATEWAY]
-        _check_address(endpoint, request)
-        call: Call[Any, Any] = Call(gateway, Caller("anonymous", "global", remote(gateway, request)), request)
-        return await _handled(endpoint, call)
+        try:
+            _check_address(endpoint, request)
+            call: Call[Any, Any] = Call(gateway, Caller("anonymous", "global", remote(gateway, request)), request)
+            return await _handled(endpoint, call)
+        except MillraceError as error:
+            if endpoint.page is None:
+                raise
+            return endpoint.page(error)
 
     async def keyed(request: web.Request) -> web.StreamResponse:
         gateway = request.app[GATEWAY]
