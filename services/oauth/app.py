@@ -15,6 +15,7 @@ from services.oauth.config import OAuthSettings, read
 from services.oauth.connection_tests import ConnectionTests
 from services.oauth.credentials import Credentials
 from services.oauth.discovery import Discovery
+from services.oauth.housekeeping import Housekeeping
 from services.oauth.lending import Lending
 from services.oauth.outbox import Outbox
 from services.oauth.projections import projected
@@ -64,7 +65,9 @@ class OAuth:
         self.outbox = Outbox(bus, self.tokens)
         self.documents = FetchedDocuments(lambda org, url, timeout: fetcher.get(org, url, timeout=timeout))
         self.providers = Providers(self.store, keyring, Discovery(self.documents))
-        endpoint = TokenEndpoint(fetcher, Lending(engine))
+        lending = Lending(engine)
+        endpoint = TokenEndpoint(fetcher, lending)
+        self.housekeeping = Housekeeping(self.tokens, lending, requests)
         sealed, revoker = SealedTokens(keyring), Revoker(self.providers, endpoint)
         self.refresher = Refresher(
             store=self.store,
@@ -125,6 +128,7 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
         )
         runtime.health.state("quarantined", oauth.rotation.fact)
         runtime.background.start(oauth.announcer.sweep(settings.database_url), "announcing")
+        runtime.background.start(oauth.housekeeping.sweep(settings.database_url), "housekeeping")
         runtime.background.start(oauth.outbox.sweep(settings.database_url), "publishing what is left")
         runtime.background.start(renewing(oauth.rotation, settings.database_url, "oauth"), "renewing what is sealed")
         runtime.background.start(oauth.refresher.store_left(), "storing what is left")

@@ -16,7 +16,7 @@ from services.oauth.store import sealed_otherwise
 from services.oauth.tables import authorization_request, vault
 from shared.db import transaction
 from shared.errors import Invalid
-from shared.owners.rotation import Place, Stale
+from shared.owners.rotation import Place, StaleRow
 
 _C = authorization_request.c
 # How long what became of one can be asked for.
@@ -60,10 +60,15 @@ class AuthorizationStore:
         self._engine = engine
 
     async def add(self, request: AuthorizationRequest) -> None:
-        """Keep one, and forget those that have ended long ago."""
+        """Keep one."""
         async with transaction(self._engine) as connection:
-            await connection.execute(delete(authorization_request).where(_C.expires_at < func.clock_timestamp() - REMEMBERED))
             await connection.execute(insert(authorization_request).values(msgspec.structs.asdict(request)))
+
+    async def forget(self) -> int:
+        """Forget those that have ended long ago; returns how many."""
+        async with transaction(self._engine) as connection:
+            gone = delete(authorization_request).where(_C.expires_at < func.clock_timestamp() - REMEMBERED)
+            return (await connection.execute(gone)).rowcount
 
     async def asked(self, state: str) -> AuthorizationRequest | None:
         """Return the one of that hash that waits for a browser."""
@@ -116,7 +121,7 @@ class AuthorizationStore:
         found = await self._rows(select(authorization_request).where(mine))
         return found[0] if found else None
 
-    async def stale(self, key: str, after: str, limit: int) -> list[Stale]:
+    async def stale(self, key: str, after: str, limit: int) -> list[StaleRow]:
         """Return open ones with something that another key than the one of this id seals, by `state`, those after `after`."""
         rows = (
             select(authorization_request, vault.c.name)
@@ -127,7 +132,7 @@ class AuthorizationStore:
         )
         async with transaction(self._engine) as connection:
             found = (await connection.execute(rows)).mappings().all()
-        return [Stale(row["state"], "authorization", row["org"], row["name"], {_place_of(row): row["sealed"]}) for row in found]
+        return [StaleRow(row["state"], "authorization", row["org"], row["name"], {_place_of(row): row["sealed"]}) for row in found]
 
     async def count_stale(self, key: str) -> int:
         """Return how many there are."""
@@ -135,7 +140,7 @@ class AuthorizationStore:
             found = await connection.execute(select(func.count()).select_from(authorization_request).where(_is_stale(key)))
             return int(found.scalar_one())
 
-    async def reseal(self, row: Stale, sealed: Mapping[Place, str]) -> bool:
+    async def reseal(self, row: StaleRow, sealed: Mapping[Place, str]) -> bool:
         """Replace a sealed value by the same under another key; False when it is another by now, or needed no more."""
         ((place, value),) = sealed.items()
         same = _of(row.id).where(_C.sealed == row.sealed[place]).values(sealed=value)

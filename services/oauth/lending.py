@@ -37,7 +37,8 @@ class Lending:
         async with transaction(self._engine) as connection:
             return (await connection.execute(taken)).rowcount > 0
 
-    async def forget(self) -> None:
-        """Forget buckets that are full by now. Raises `Unavailable`."""
+    async def forget(self) -> int:
+        """Forget buckets that are full by now; returns how many. Raises `Unavailable`."""
         async with transaction(self._engine) as connection:
-            await connection.execute(delete(lent_client).where(_C.at < func.clock_timestamp() - FULL_AFTER))
+            gone = delete(lent_client).where(_C.at < func.clock_timestamp() - FULL_AFTER)
+            return (await connection.execute(gone)).rowcount

@@ -13,7 +13,7 @@ import msgspec
 from services.oauth.domain import token_place
 from services.oauth.token_store import Claimed, Renewed
 from shared.encryption import CannotOpen, Keyring, is_sealed_by
-from shared.owners.rotation import Place, Stale
+from shared.owners.rotation import Place, StaleRow
 
 
 class Unstored(msgspec.Struct, frozen=True):
@@ -56,11 +56,11 @@ class Spool:
         if self._folder is not None:
             self._path(one).unlink(missing_ok=True)
 
-    async def stale(self, key: str, after: str, limit: int) -> list[Stale]:
+    async def stale(self, key: str, after: str, limit: int) -> list[StaleRow]:
         """Return those that another key than the one of this id seals, by the names of their files, those after `after`."""
         found = [(self._path(one).name, one) for one in self._kept() if not is_sealed_by(one.renewed.sealed, key)]
         return [
-            Stale(name, "unstored token", one.claimed.before.org, one.name, {_place_of(one): one.renewed.sealed})
+            StaleRow(name, "unstored token", one.claimed.before.org, one.name, {_place_of(one): one.renewed.sealed})
             for name, one in sorted(found)[:limit]
             if name > after
         ]
@@ -69,7 +69,7 @@ class Spool:
         """Return how many there are."""
         return len(await self.stale(key, "", sys.maxsize))
 
-    async def reseal(self, row: Stale, sealed: Mapping[Place, str]) -> bool:
+    async def reseal(self, row: StaleRow, sealed: Mapping[Place, str]) -> bool:
         """Replace a sealed token by the same under another key; False where it has been stored by now."""
         for one in self._kept():
             if self._path(one).name == row.id and (value := sealed.get(_place_of(one))) is not None:

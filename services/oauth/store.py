@@ -16,7 +16,7 @@ from services.oauth.domain import Kept, place_of
 from services.oauth.tables import done_command, past_version, vault
 from shared.db import transaction
 from shared.organizations import PLATFORM, seen_by
-from shared.owners.rotation import Place, Stale
+from shared.owners.rotation import Place, StaleRow
 from shared.statements import Compiled, overwriting, parameter
 
 _C = vault.c
@@ -143,11 +143,12 @@ class KeptStore:
         """Return rows whose state the bus does not know, unchanged since `before`, oldest first."""
         return await self._all(~_C.announced & (_C.updated_at < before), _C.updated_at.asc(), limit)
 
-    async def stale(self, key: str, after: str, limit: int) -> list[Stale]:
+    async def stale(self, key: str, after: str, limit: int) -> list[StaleRow]:
         """Return rows that another key than the one of this id seals, by id, those after `after`, of every organization."""
         found = await self._all(sealed_otherwise(_C.sealed, key) & (_C.id > after), _C.id.asc(), limit)
         return [
-            Stale(one.id, one.noun, one.org, one.name, {place_of(one.noun, one.org, one.id, one.name): one.sealed}) for one in found
+            StaleRow(one.id, one.noun, one.org, one.name, {place_of(one.noun, one.org, one.id, one.name): one.sealed})
+            for one in found
         ]
 
     async def count_stale(self, key: str) -> int:
@@ -156,7 +157,7 @@ class KeptStore:
             found = await connection.execute(select(func.count()).where(sealed_otherwise(_C.sealed, key)))
             return int(found.scalar_one())
 
-    async def reseal(self, row: Stale, sealed: Mapping[Place, str]) -> bool:
+    async def reseal(self, row: StaleRow, sealed: Mapping[Place, str]) -> bool:
         """Replace a sealed value by the same under another key; False when it is another by now."""
         ((place, value),) = sealed.items()
         return await self._changed(update(vault).where(_C.id == row.id, _C.sealed == row.sealed[place]).values(sealed=value))

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import ARRAY, ColumnElement, Text, and_, any_, delete, func, literal, or_, select, update
+from sqlalchemy import ARRAY, ColumnElement, Text, and_, any_, delete, exists, func, literal, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -18,7 +18,7 @@ from services.oauth.tables import outbox, provider_gate, token, vault
 from shared.db import transaction
 from shared.envelope import new_id, utc_now
 from shared.organizations import PLATFORM
-from shared.owners.rotation import Place, Stale
+from shared.owners.rotation import Place, StaleRow
 from shared.statements import Compiled, parameter
 
 # Of a difference of clocks, so much is the time that an answer takes.
@@ -226,14 +226,19 @@ class TokenStore:
         return await self._settle(claimed.before, _T.fence == claimed.fence, values, publication)
 
     async def close_gate(self, provider: str, until: datetime) -> None:
-        """Have no replica send requests to a provider until then, or later where it is closed for longer; forget open gates."""
+        """Have no replica send requests to a provider until then, or later where it is closed for longer."""
         closed = insert(provider_gate).values(provider=provider, closed_until=until)
         later = func.greatest(_GATE.closed_until, closed.excluded.closed_until)
         async with transaction(self._engine) as connection:
-            await connection.execute(
-                delete(provider_gate).where(_GATE.closed_until < func.clock_timestamp(), _GATE.alarm.is_(None))
-            )
             await connection.execute(closed.on_conflict_do_update(index_elements=["provider"], set_={"closed_until": later}))
+
+    async def forget_gates(self) -> int:
+        """Forget gates that are open, with their alarm where no connection uses that client there any more; returns how many."""
+        is_open = or_(_GATE.closed_until.is_(None), _GATE.closed_until < func.clock_timestamp())
+        used = exists().where(_T.provider == _GATE.provider)
+        async with transaction(self._engine) as connection:
+            gone = delete(provider_gate).where(is_open, or_(_GATE.alarm.is_(None), ~used))
+            return (await connection.execute(gone)).rowcount
 
     async def alarm(self, provider: str, alarm: str | None) -> bool:
         """Record what is wrong with a provider's settings, None: nothing; returns whether that is news."""
@@ -266,7 +271,7 @@ class TokenStore:
             self._dated((await connection.execute(select(now))).scalar_one())
             return [(id_, org) for id_, org in rows]
 
-    async def stale(self, key: str, after: str, limit: int) -> list[Stale]:
+    async def stale(self, key: str, after: str, limit: int) -> list[StaleRow]:
         """Return the tokens that another key than the one of this id seals, by connection, those after `after`."""
         rows = (
             select(_T.connection, _T.org, vault.c.name, _T.sealed)
@@ -277,7 +282,7 @@ class TokenStore:
         )
         async with transaction(self._engine) as connection:
             found = await connection.execute(rows)
-            return [Stale(id_, "token", org, name, {token_place(org, id_): sealed}) for id_, org, name, sealed in found]
+            return [StaleRow(id_, "token", org, name, {token_place(org, id_): sealed}) for id_, org, name, sealed in found]
 
     async def count_stale(self, key: str) -> int:
         """Return how many there are."""
@@ -285,7 +290,7 @@ class TokenStore:
             found = await connection.execute(select(func.count()).where(sealed_otherwise(_T.sealed, key)))
             return int(found.scalar_one())
 
-    async def reseal(self, row: Stale, sealed: Mapping[Place, str]) -> bool:
+    async def reseal(self, row: StaleRow, sealed: Mapping[Place, str]) -> bool:
         """Replace a connection's sealed token by the same under another key; False when it is another by now."""
         ((place, value),) = sealed.items()
         same = update(token).where(_T.connection == row.id, _T.sealed == row.sealed[place]).values(sealed=value)

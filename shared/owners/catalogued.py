@@ -15,7 +15,7 @@ from shared.envelope import new_id, rfc3339
 from shared.errors import Invalid, NotFound, PreconditionFailed, Problem
 from shared.owners.catalog import Entries, made
 from shared.owners.keeper import Keeper
-from shared.owners.rotation import Place, Stale
+from shared.owners.rotation import Place, StaleRow
 from shared.owners.rows import ResourceRows
 from shared.owners.rules import Derive, Draft, Rules, nothing
 from shared.projection import Projection
@@ -233,7 +233,7 @@ class SealedResources:
         self._rows = rows
         self._keepers = keepers
 
-    async def stale(self, key: str, after: str, limit: int) -> Sequence[Stale]:
+    async def stale(self, key: str, after: str, limit: int) -> Sequence[StaleRow]:
         """Return those with a secret that another key than the one of this id seals, by id, those after `after`."""
         return await self._rows.stale(key, after, limit)
 
@@ -241,7 +241,7 @@ class SealedResources:
         """Return how many there are."""
         return await self._rows.count_stale(key)
 
-    async def reseal(self, row: Stale, sealed: Mapping[Place, str]) -> bool:
+    async def reseal(self, row: StaleRow, sealed: Mapping[Place, str]) -> bool:
         """Record a resource with the same secrets under another key; False where one of them is another by now."""
         keeper = self._keepers[row.noun]
         assert isinstance(keeper, Catalogued)  # noqa: S101 - it is in the catalog

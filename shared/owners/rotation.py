@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 Place = tuple[str, ...]
 
 
-class Stale(NamedTuple):
+class StaleRow(NamedTuple):
     """A row with something that another key seals than the first one: its values by the places that they are bound to."""
 
     id: str
@@ -36,13 +36,13 @@ class Stale(NamedTuple):
 class SealedRows(Protocol):
     """Rows of one kind with something sealed. Raises `Unavailable` when their store is away."""
 
-    async def stale(self, key: str, after: str, limit: int) -> Sequence[Stale]:
+    async def stale(self, key: str, after: str, limit: int) -> Sequence[StaleRow]:
         """Return rows that another key than the one of this id seals, by id, those after `after`, of every organization."""
 
     async def count_stale(self, key: str) -> int:
         """Return how many there are."""
 
-    async def reseal(self, row: Stale, sealed: Mapping[Place, str]) -> bool:
+    async def reseal(self, row: StaleRow, sealed: Mapping[Place, str]) -> bool:
         """Replace values by the same under another key; False where one of them is another by now."""
 
 
@@ -87,7 +87,7 @@ class Rotation:
         left = sum([await one.count_stale(key) for one in self._kinds.values()])
         return RotationView(service=self._service, key=key, resealed=resealed, left=left, quarantined=quarantined, next=following)
 
-    def _resealed(self, row: Stale) -> tuple[dict[Place, str], str | None]:
+    def _resealed(self, row: StaleRow) -> tuple[dict[Place, str], str | None]:
         """Return what opens of a row, sealed with the first key, and why the rest does not."""
         sealed: dict[Place, str] = {}
         reason: str | None = None

@@ -29,7 +29,7 @@ from shared.db import transaction
 from shared.encryption import is_sealed_by
 from shared.envelope import rfc3339
 from shared.organizations import PLATFORM, seen_by
-from shared.owners.rotation import Stale
+from shared.owners.rotation import StaleRow
 from shared.projected import Recorded
 from shared.resources.declaration import KINDS, Resource, ResourceChanged, ResourceRemoved
 from shared.statements import Compiled, Statement, overwriting, parameter
@@ -116,13 +116,15 @@ class ResourceRows:
         found = select(RESOURCE).where(_referring(noun, field, id_), ~_C.removed)
         return await self._all(found.order_by(_C.name).limit(limit))
 
-    async def stale(self, key: str, after: str, limit: int) -> list[Stale]:
+    async def stale(self, key: str, after: str, limit: int) -> list[StaleRow]:
         """Return the resources with a secret that another key than the one of this id seals, by id, those after `after`."""
         found = select(_C.id, _C.noun, _C.org, _C.name, _C.sealed).where(_is_stale(key), _C.id > after).order_by(_C.id).limit(limit)
         async with transaction(self._engine) as connection:
             rows = (await connection.execute(found)).all()
         return [
-            Stale(id_, noun, org, name, {(org, id_, one): value for one, value in sealed.items() if not is_sealed_by(value, key)})
+            StaleRow(
+                id_, noun, org, name, {(org, id_, one): value for one, value in sealed.items() if not is_sealed_by(value, key)}
+            )
             for id_, noun, org, name, sealed in rows
         ]
 

@@ -9,8 +9,12 @@ import asyncpg
 import pytest
 
 from services.oauth import outbox, scheduling
+from services.oauth.authorization_store import AuthorizationStore
+from services.oauth.housekeeping import Housekeeping
+from services.oauth.lending import Lending
 from services.oauth.token_store import TokenStore
 from shared.commit import Journal
+from shared.db import open_engine
 from shared.envelope import new_id
 from shared.errors import Unavailable
 from shared.messages import ConnectionRefreshed
@@ -241,3 +245,44 @@ async def test_an_organization_uses_up_its_own_share_of_a_client_that_is_lent_an
             return len(it.provider.revoked) == 2
 
         await eventually(are_revoked)
+
+
+async def test_what_nobody_needs_any_more_is_forgotten_and_an_alarm_that_stands_is_not(place: Place) -> None:
+    async with asking(place) as it:
+        await it.provide(client_secret="wrong")
+        for name in ("halo", "gone"):
+            client = {"client_id": "gone", "token": "wrong"} if name == "gone" else {}
+            await it.put("connection", name, grant="client_credentials", provider="local", **client)
+            with pytest.raises(Unavailable, match="invalid_client"):
+                await it.given(name)
+        await it.put("connection", "person", grant="authorization_code", provider="local")
+        await it.begin("person")
+        await it.begin("person")
+        engine = open_engine(place.database_url("oauth"), service="oauth")
+        database = await asyncpg.connect(place.database_url("oauth"))
+        try:
+            tokens, lending, requests = TokenStore(engine), Lending(engine), AuthorizationStore(engine)
+            await lending.take("acme/client@host", "other", 5)
+            await lending.take("acme/client@host", "third", 5)
+            await database.execute("UPDATE lent_client SET at = now() - interval '2 minutes' WHERE org = 'other'")
+            await database.execute(
+                "INSERT INTO provider_gate VALUES ('past', now() - interval '1 s'), ('shut', now() + interval '1 h')"
+            )
+            state = await database.fetchval("SELECT state FROM authorization_request LIMIT 1")
+            await database.execute(
+                "UPDATE authorization_request SET expires_at = now() - interval '11 minutes' WHERE state = $1", state
+            )
+            await it.gateway.ask(removing("connection", "gone", org="acme"))
+            # The alarm of `gone`, the gate that is open, the share that is full, and the authorization.
+            assert await Housekeeping(tokens, lending, requests).once() == 4
+            gates = await database.fetch("SELECT provider, alarm IS NOT NULL AS alarmed FROM provider_gate ORDER BY provider")
+            assert [(one["provider"].partition("@")[0], one["alarmed"]) for one in gates] == [
+                ("acme/client", True),
+                ("shut", False),
+            ]
+            assert await database.fetchval("SELECT string_agg(org, ' ') FROM lent_client") == "third"
+            assert await database.fetchval("SELECT count(*) FROM authorization_request") == 1
+            assert await Housekeeping(tokens, lending, requests).once() == 0
+        finally:
+            await database.close()
+            await engine.dispose()
