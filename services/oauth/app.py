@@ -15,7 +15,7 @@ from services.oauth.config import OAuthSettings, read
 from services.oauth.connection_tests import ConnectionTests
 from services.oauth.credentials import Credentials
 from services.oauth.discovery import Discovery
-from services.oauth.housekeeping import Housekeeping
+from services.oauth.housekeeping import LeftoverRows
 from services.oauth.lending import Lending
 from services.oauth.outbox import Outbox
 from services.oauth.projections import projected
@@ -67,7 +67,7 @@ class OAuth:
         self.providers = Providers(self.store, keyring, Discovery(self.documents))
         lending = Lending(engine)
         endpoint = TokenEndpoint(fetcher, lending)
-        self.housekeeping = Housekeeping(self.tokens, lending, requests)
+        self.housekeeping = LeftoverRows(self.tokens, lending, requests)
         sealed, revoker = SealedTokens(keyring), Revoker(self.providers, endpoint)
         self.refresher = Refresher(
             store=self.store,

@@ -11,7 +11,7 @@ from shared.leader import lead
 EVERY = 600.0
 
 
-class Housekeeping:
+class LeftoverRows:
     """Deletes rows, whoever of several replicas does it; each deletion is one statement, so that it may end anywhere."""
 
     def __init__(self, tokens: TokenStore, lending: Lending, requests: AuthorizationStore) -> None:

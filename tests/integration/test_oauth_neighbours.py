@@ -10,7 +10,7 @@ import pytest
 
 from services.oauth import outbox, scheduling
 from services.oauth.authorization_store import AuthorizationStore
-from services.oauth.housekeeping import Housekeeping
+from services.oauth.housekeeping import LeftoverRows
 from services.oauth.lending import Lending
 from services.oauth.token_store import TokenStore
 from shared.commit import Journal
@@ -274,7 +274,7 @@ async def test_what_nobody_needs_any_more_is_forgotten_and_an_alarm_that_stands_
             )
             await it.gateway.ask(removing("connection", "gone", org="acme"))
             # The alarm of `gone`, the gate that is open, the share that is full, and the authorization.
-            assert await Housekeeping(tokens, lending, requests).once() == 4
+            assert await LeftoverRows(tokens, lending, requests).once() == 4
             gates = await database.fetch("SELECT provider, alarm IS NOT NULL AS alarmed FROM provider_gate ORDER BY provider")
             assert [(one["provider"].partition("@")[0], one["alarmed"]) for one in gates] == [
                 ("acme/client", True),
@@ -282,7 +282,7 @@ async def test_what_nobody_needs_any_more_is_forgotten_and_an_alarm_that_stands_
             ]
             assert await database.fetchval("SELECT string_agg(org, ' ') FROM lent_client") == "third"
             assert await database.fetchval("SELECT count(*) FROM authorization_request") == 1
-            assert await Housekeeping(tokens, lending, requests).once() == 0
+            assert await LeftoverRows(tokens, lending, requests).once() == 0
         finally:
             await database.close()
             await engine.dispose()
