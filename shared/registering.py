@@ -43,6 +43,8 @@ class DeclaredRegistering(Declared, frozen=True, kw_only=True):
     next: str | None = None
     expires: str | None = None
     lifetime: int = 0
+    secret: str = ""
+    form: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for what can never register a source, or would have more sent than it says."""
@@ -65,6 +67,9 @@ class DeclaredRegistering(Declared, frozen=True, kw_only=True):
             raise ValueError("registering: id and callback say where these stand in the sender's answers")
         if not 0 <= self.lifetime <= LONGEST_LIFE or (self.expires is not None and not self.lifetime):
             raise ValueError("registering: what expires has a lifetime, in seconds")
+
+        if self.secret and self.tells_secret:
+            raise ValueError("registering: the secret is made up by the platform, or by the sender, not by both")
 
     def _check_values(self) -> None:
         used = list(stands_for([self.collection, self.created, self.renewed]))

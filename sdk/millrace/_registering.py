@@ -35,13 +35,15 @@ class Setting:
 class Registering:
     """The resource of a sender's API that has events sent, and where its parts stand in answers.
 
-    `created` is sent as JSON to `api` and `collection` by POST; `renewed` (else `created`) is sent to the resource by `renew`.
+    `created` is sent to `api` and `collection` by POST; `renewed` (else `created`) is sent to the resource by `renew`.
     It is looked for by GET of the collection and removed by DELETE. `settings` are JSON Schemas of what a source says about it in
     `registration`, of which some are `required`.
 
     Dotted paths: `items` is that of the list in the answer to GET, and `answer` that of the resource in any other ("": all of it);
     in a resource `id`, the `callback`, and when it `expires` (None: it does not); `next` is the name of the next page's address in
-    a list (None: the header `Link` has it). One that `expires` lives for `lifetime` seconds.
+    a list (None: the header `Link` has it). One that `expires` lives for `lifetime` seconds. `secret` is that of the secret that
+    the sender makes up, in the answer to the POST ("": it makes up none), which is kept as the source's. `form`: bodies are forms,
+    with names such as `events[]` and `config[url]`, in place of JSON.
     """
 
     api: str
@@ -59,6 +61,8 @@ class Registering:
     next: str | None = None
     expires: str | None = None
     lifetime: int = 0
+    secret: str = ""
+    form: bool = False
 
 
 def declared(made: Registering) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from shared.jose import public_key_of
 from shared.messages.declaration import KEY
 from shared.questions.adapters import MOST_PARSED, MOST_VERIFIED, AdapterEntry
 from shared.questions.resources import FindResource, Found, of
+from shared.registering import REGISTRATION
 from shared.registry import Entry, RegistryView
 from shared.resources.source import BUILT_IN, SourceEntry
 from shared.signatures import key_of
@@ -114,6 +115,8 @@ def endpoint_of(
     try:
         told = entry.derived["verification"] if custom is None else custom.declaration.verification | _networks(entry)
         declared = msgspec.convert(told, Verification)
+        if REGISTRATION in entry.spec.settings and "secret" not in entry.sealed:
+            raise Unavailable("this source is being registered: its sender has not told the secret yet", retry_after=UNDECLARED)
         opened = {name: open_secret(name) for name in entry.sealed}
         settings = {name: value for name, value in entry.spec.settings.items() if isinstance(value, str)}
         verifier = _verifier(declared, opened, settings, fetched)

@@ -38,7 +38,7 @@ def examples(document: Path) -> list[tuple[str, int]]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def up() -> AsyncIterator[Up]:
     """A stack that asks no sender: the documents name the public ones."""
-    closed = os.environ | {"MILLRACE_EGRESS_DENY": "graph.microsoft.com api.github.com"}
+    closed = os.environ | {"MILLRACE_EGRESS_DENY": "graph.microsoft.com api.github.com api.stripe.com"}
     with open_folder() as folder:
         async with running_up(folder / ".millrace", environment=closed) as stack:
             yield stack

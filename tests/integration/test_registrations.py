@@ -31,7 +31,7 @@ from shared.resources.declaration import ResourceChanged
 from tests.integration.test_alerts import alerts
 from tests.integration.test_gateway import gateway
 from tests.support.inside import bus_of, eventually, running
-from tests.support.registering import TOKEN, Acme, GitHub, Graph, SenderServer, acme, github, graph
+from tests.support.registering import TOKEN, Acme, GitHub, Graph, SenderServer, Stripe, acme, github, graph
 from tests.support.resources import got, putting, removing, ring, told
 from tests.support.river import Outside, sandbox_settings
 from tests.support.servers import Place
@@ -81,6 +81,8 @@ class Registered:
             adapter, wanted = "microsoft-graph", {"resource": RESOURCE, "changes": ["created"]}
         elif isinstance(self.server, Acme):
             adapter, wanted = "acme", {"shop": "a/b", "topics": ["order"]}
+        elif isinstance(self.server, Stripe):
+            adapter, wanted = "stripe", {"events": ["invoice.paid"]}
         else:
             adapter, wanted = "github", {"repository": "octo/hello", "events": ["push"]}
         settings: dict[str, Any] = {"registration": wanted | {"api_url": self.server.url} | registration}
@@ -610,9 +612,7 @@ async def test_a_source_that_cannot_be_registered_is_refused_with_what_is_missin
             with pytest.raises(Invalid, match="settings do not fit"):
                 await told(
                     made.bus,
-                    putting(
-                        "source", "x", ring(place), adapter="stripe", settings=settings | {"secret": "s"}, integration="sender"
-                    ),
+                    putting("source", "x", ring(place), adapter="slack", settings=settings | {"secret": "s"}, integration="sender"),
                 )
         assert server.asked == []
 

@@ -1,4 +1,4 @@
-"""Senders' APIs for subscriptions on a loopback address, as they are documented: Microsoft Graph's, and GitHub's for webhooks.
+"""Senders' APIs for subscriptions on a loopback address, as they are documented: Microsoft Graph's, GitHub's and Stripe's.
 
 They misbehave as they are documented to, where a test asks for it.
 """
@@ -6,6 +6,8 @@ They misbehave as they are documented to, where a test asks for it.
 from __future__ import annotations
 
 import asyncio
+import hmac
+import json
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -250,6 +252,90 @@ class GitHub(SenderServer):
         return one | {"id": int(id_), "type": "Repository", "config": one["config"] | {"secret": "********"}}
 
 
+class Stripe(SenderServer):
+    """Webhook endpoints: asked by forms, each with a secret that is told once, and tested by its first event at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # How often each secret was told, what is left out of answers, and how the first events were answered.
+        self.told: Counter[str] = Counter()
+        self.tells = True
+        self.first: list[int] = []
+        self._sending: set[asyncio.Task[None]] = set()
+
+    def refusal(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> web.Response:
+        return web.json_response({"error": {"code": code, "message": message}}, status=status, headers=headers)
+
+    def routes(self) -> list[web.RouteDef]:
+        place = "/v1/webhook_endpoints"
+        one = place + "/{id}"
+        return [web.post(place, self.create), web.get(place, self.list), web.post(one, self.renew), web.delete(one, self.delete)]
+
+    async def create(self, request: web.Request) -> web.Response:
+        fields, refused = await self.fields(request, {"url", "enabled_events", "api_version", "connect"})
+        if refused is not None or not {"url", "enabled_events"} <= fields.keys():
+            return refused or self.refusal(400, "parameter_missing", "Missing required param: enabled_events.")
+        id_ = f"we_{uuid.uuid4().hex}"
+        self.made[id_] = fields | {"id": id_, "status": "enabled", "secret": f"whsec_{uuid.uuid4().hex}"}
+        self._sending.add(asyncio.create_task(self.begin(id_)))
+        if not self.tells:
+            return web.json_response(self.shown(id_))
+        self.told[self.made[id_]["secret"]] += 1
+        return web.json_response(self.shown(id_) | {"secret": self.made[id_]["secret"]})
+
+    async def list(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": [self.shown(id_) for id_ in self.made], "has_more": False})
+
+    async def renew(self, request: web.Request) -> web.Response:
+        id_ = request.match_info["id"]
+        if id_ not in self.made:
+            return self.refusal(404, "resource_missing", f"No such webhook endpoint: '{id_}'")
+        fields, refused = await self.fields(request, {"url", "enabled_events", "disabled"})
+        if refused is not None:
+            return refused
+        self.made[id_] |= fields | {"status": "disabled" if fields.pop("disabled", None) == "true" else "enabled"}
+        return web.json_response(self.shown(id_))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        id_ = request.match_info["id"]
+        if self.made.pop(id_, None) is None:
+            return self.refusal(404, "resource_missing", f"No such webhook endpoint: '{id_}'")
+        return web.json_response({"id": id_, "object": "webhook_endpoint", "deleted": True})
+
+    async def fields(self, request: web.Request, known: set[str]) -> tuple[dict[str, Any], web.Response | None]:
+        """Return a form's fields, those of a list as one; or the refusal of another body, or an unknown field."""
+        found: dict[str, Any] = {}
+        if request.content_type != "application/x-www-form-urlencoded":
+            return found, self.refusal(400, "parameter_unknown", "Invalid request (is it a form?)")
+        for name, value in (await request.post()).items():
+            if name.endswith("[]"):
+                found.setdefault(name.removesuffix("[]"), []).append(value)
+            else:
+                found[name] = value
+        unknown = found.keys() - known
+        return found, self.refusal(400, "parameter_unknown", f"Received unknown parameter: {unknown}") if unknown else None
+
+    def shown(self, id_: str) -> dict[str, Any]:
+        """Return an endpoint as it is answered but when it is made: nobody is told its secret."""
+        return {name: value for name, value in self.made[id_].items() if name != "secret"} | {"object": "webhook_endpoint"}
+
+    async def begin(self, id_: str) -> None:
+        """Send the first event at once, and again until it is taken."""
+        event = f"evt_{id_}"
+        while id_ in self.made and (not self.first or self.first[-1] not in {200, 202}):
+            self.first.append(await self.notify(id_, event))
+            await asyncio.sleep(0.05)
+
+    async def notify(self, id_: str, event: str, secret: str | None = None) -> int:
+        """Send an event, signed as the endpoint's are or by another secret; return how it was answered."""
+        one, now = self.made[id_], int(datetime.now(UTC).timestamp())
+        body = json.dumps({"id": event, "type": "invoice.paid", "data": {"object": {"id": "in_1"}}})
+        signature = hmac.new((secret or one["secret"]).encode(), f"{now}.{body}".encode(), "sha256").hexdigest()
+        headers = {"Stripe-Signature": f"t={now},v1={signature}", "Content-Type": "application/json; charset=utf-8"}
+        async with self.session.post(one["url"], data=body, headers=headers) as answer:
+            return answer.status
+
+
 class Acme(SenderServer):
     """Webhooks of a sender of whom Millrace knows nothing: wrapped in its answers, replaced by PUT, and ended by time."""
 
@@ -267,7 +353,8 @@ class Acme(SenderServer):
 
     async def create(self, request: web.Request) -> web.Response:
         id_ = str(uuid.uuid4())
-        self.made[id_] = {"id": id_, "at": request.path, "api": request.headers["X-Api"]} | await request.json() | self.ends()
+        own = {"id": id_, "at": request.path, "api": request.headers["X-Api"], "key": uuid.uuid4().hex}
+        self.made[id_] = own | await request.json() | self.ends()
         return web.json_response({"hook": self.made[id_]}, status=201)
 
     async def list(self, _request: web.Request) -> web.Response:
@@ -315,6 +402,14 @@ async def github() -> AsyncIterator[GitHub]:
     """Serve GitHub's webhooks for the block."""
     server = GitHub()
     async with serving(server):
+        yield server
+
+
+@asynccontextmanager
+async def stripe() -> AsyncIterator[Stripe]:
+    """Serve Stripe's webhook endpoints for the block."""
+    server = Stripe()
+    async with serving(server, "/v1"):
         yield server
 
 

@@ -284,6 +284,7 @@ def registering(**more: Any) -> Registering:
         ({"headers": {"X-A": "a\r\nB: c"}}, "no header that an adapter sends"),
         ({"expires": "until"}, "has a lifetime"),
         ({"renew": "DELETE"}, "DELETE"),
+        ({"created": {"url": Given.CALLBACK, "key": Given.SECRET}, "secret": "key"}, "not by both"),
     ],
 )
 def test_a_registering_that_can_never_work_is_a_problem_at_its_line(more: dict[str, Any], words: str) -> None:

@@ -143,7 +143,8 @@ def custom(entry: AdapterEntry) -> Adapter:
     told = entry.declaration
     registering = None if told.registering is None else registering_of(msgspec.convert(told.registering, DeclaredRegistering))
     # A registered source is given a secret.
-    or_registered = ("secret",) if registering is not None and registering.generates and "secret" in told.required else ()
+    gives = registering is not None and (registering.generates or registering.secret)
+    or_registered = ("secret",) if gives and "secret" in told.required else ()
     handshake = "as its declaration or its code has it"
     return Adapter(
         name=entry.name,

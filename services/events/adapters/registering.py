@@ -58,7 +58,8 @@ class Registering(msgspec.Struct, frozen=True, kw_only=True):
     setting of that name says how long. Of the sender's own events `notices` are about the registration: they ask for it to be
     renewed or created anew, or say that events were missed; `noticed` is the path of the id in them.
     `advice` says by error status what a person can do about it. `generates`: the sender is told the source's secret, so that any
-    will do.
+    will do. `secret` is the path of the one that the sender makes up, in the answer to creation and nowhere else ("": it makes up
+    none). `form`: bodies are forms, of names such as `events[]` and `config[url]`, not JSON.
     """
 
     api: str
@@ -79,6 +80,8 @@ class Registering(msgspec.Struct, frozen=True, kw_only=True):
     noticed: str | None = None
     advice: dict[int, str] = {}
     generates: bool = True
+    secret: str = ""
+    form: bool = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -102,7 +105,10 @@ def registering_of(declared: DeclaredRegistering) -> Registering:
         renewed = created if declared.renewed is None else _known(declared.renewed, given)
         return SenderResource(collection="/".join(parts), created=created, renewed=renewed)
 
-    same = ("api", "settings", "headers", "id", "answer", "items", "renew", "next", "callback", "expires", "lifetime")
+    same = (
+        *("api", "settings", "headers", "id", "answer", "items", "renew", "next", "callback", "expires", "lifetime"),
+        *("secret", "form"),
+    )
     return Registering(
         **{name: getattr(declared, name) for name in same},
         required=tuple(declared.required),

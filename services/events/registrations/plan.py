@@ -44,6 +44,9 @@ class WantedRegistration(msgspec.Struct, frozen=True, kw_only=True):
     lifetime: int
     digest: str
     former: str | None = None
+    # Of a sender that makes up the secret: it stays while the resource does, and without it there is nothing to verify by.
+    handed: bool = False
+    unknown: bool = False
 
 
 def digest_of(place: str, connection: str, resource: SenderResource, callback: str, *secrets: str) -> str:
@@ -59,9 +62,13 @@ def step(last: RegistrationState | None, wanted: WantedRegistration, now: dateti
     if last.not_before is not None and now < moment_of(last.not_before):
         return "nothing"
     due = now >= moment_of(last.due_at) or (last.error is not None and (hurried or last.tried != version))
-    if last.digest not in {wanted.digest, wanted.former}:
+    lost = wanted.unknown and last.remote is not None
+    if lost or last.digest not in {wanted.digest, wanted.former}:
         # What is there is not what is wanted: that waits for nothing but the pause after a failure.
-        return "replace" if due or last.error is None else "nothing"
+        if not due and last.error is not None:
+            return "nothing"
+        same_place = (last.place, last.connection) == (wanted.place, wanted.connection)
+        return "renew" if wanted.handed and same_place and last.remote is not None and not lost else "replace"
     if not due:
         return "nothing"
     return "create" if last.remote is None or last.notice == "create" or is_past(last.expires_at, now) else "renew"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlencode, urljoin, urlsplit
 
 import msgspec
 
@@ -28,11 +28,12 @@ HIDDEN = "[hidden]"
 
 
 class Remote(msgspec.Struct, frozen=True):
-    """A resource at the sender."""
+    """A resource at the sender; `secret` is the one that the sender made up for it, where it tells it."""
 
     id: str
     callback: str
     expires_at: datetime | None
+    secret: str | None = None
 
 
 class SenderApi:
@@ -110,7 +111,9 @@ class SenderApi:
         except ValueError as error:
             raise Unavailable("the sender's answer has an id that is none", retry_after=None) from error
         expires = None if self._of.expires is None else moment_or_none(at(item, self._of.expires.split(".")))
-        return Remote(id_, text_of(at(item, self._of.callback.split("."))) or "", expires)
+        secret = at(item, self._of.secret.split(".")) if self._of.secret else None
+        callback = text_of(at(item, self._of.callback.split("."))) or ""
+        return Remote(id_, callback, expires, secret if isinstance(secret, str) and secret.strip() else None)
 
     def _next(self, document: Any, answer: Fetched, url: str) -> str | None:
         """Return the address of a list's next page. The token goes nowhere else: raises `Invalid` for another host's."""
@@ -126,8 +129,9 @@ class SenderApi:
         return following
 
     async def _ask(self, method: str, url: str, body: Any = None) -> Fetched:
-        headers = self._headers if body is None else self._headers | {"Content-Type": "application/json"}
-        document = None if body is None else msgspec.json.encode(body)
+        kind = "application/x-www-form-urlencoded" if self._of.form else "application/json"
+        headers = self._headers if body is None else self._headers | {"Content-Type": kind}
+        document = None if body is None else urlencode(_fields("", body)).encode() if self._of.form else msgspec.json.encode(body)
         answer = await self._fetcher.send(self._org, method, url, headers=headers, body=document, timeout=TIMEOUT)
         if 200 <= answer.status < 300:
             return answer
@@ -158,6 +162,15 @@ class SenderApi:
         for secret in self._hidden:
             words = words.replace(secret, HIDDEN)
         return " ".join(storable(words).split())[:SHOWN]
+
+
+def _fields(name: str, value: Any) -> list[tuple[str, str]]:
+    """Return the fields of a form: of a list `name[]` for each item, of an object `name[member]`."""
+    if isinstance(value, dict):
+        return [pair for member, one in value.items() for pair in _fields(f"{name}[{member}]" if name else member, one)]
+    if isinstance(value, list):
+        return [pair for one in value for pair in _fields(f"{name}[]", one)]
+    return [(name, value if isinstance(value, str) else msgspec.json.encode(value).decode())]
 
 
 def _document(answer: Fetched) -> Any:

@@ -35,12 +35,16 @@ from shared.messages import (
     RegistrationRemoved,
     RegistrationState,
 )
+from shared.owners.keeper import Keeper
 from shared.questions.events import MappingView
 from shared.questions.oauth import GetToken
+from shared.questions.resources import PutResource, of
 from shared.resources.source import SourceEntry
 
 # Characters of an error that is recorded and shown.
 LONGEST_ERROR = 1000
+# Who puts a secret that a sender made up.
+ACTOR = "registration"
 # Refusals of a renewal before another one is made.
 MOST_RENEWALS = 2
 
@@ -54,6 +58,7 @@ class TurnDeps(Protocol):
     keyring: Keyring
     fetcher: Fetcher
     adapters: CustomAdapters
+    keepers: Mapping[str, Keeper[Any]]
     public_url: str | None
 
     async def mapping(self, org: str, integration: str) -> MappingView:
@@ -131,12 +136,14 @@ class Turn:
             resource = registering.resource(asked)
         except ValueError as error:  # the adapter, in a workspace, wants other settings by now
             raise Invalid(f"settings.registration: {error}") from error
-        self._secret = self._opened(source, "secret")
+        handed = bool(registering.secret)
+        if not handed or "secret" in source.sealed:
+            self._secret = self._opened(source, "secret")
         told = secrets_in(resource.created) - {"secret"}
         if "certificate" in told:
             self._certified = certified(self._opened(source, "certificate"))
         place = f"{asked.get('api_url') or registering.api}/{resource.collection}"
-        sealed = [source.sealed[name] for name in ("secret", *sorted(told))]
+        sealed = [source.sealed[name] for name in (*(() if handed else ("secret",)), *sorted(told))]
         # A secret that another key seals is the same one to the sender.
         digest, former = (
             plan.digest_of(place, mapping.connection, resource, self._callback, *parts)
@@ -150,6 +157,8 @@ class Turn:
             lifetime=lifetime,
             digest=digest,
             former=former,
+            handed=handed,
+            unknown=handed and not self._secret,
         )
 
     def _opened(self, source: SourceEntry, name: str) -> str:
@@ -161,7 +170,8 @@ class Turn:
     async def _create(self, wanted: WantedRegistration) -> None:
         """Have it made, or take over what an earlier turn had made of the same; anything else that notifies us is removed."""
         last = self._last
-        again = last is not None and last.digest in {wanted.digest, wanted.former}
+        # Of one whose answer was lost nobody knows the secret that its sender made up.
+        again = last is not None and last.digest in {wanted.digest, wanted.former} and not wanted.handed
         gone = None if last is None else last.remote
         api = await self._api(self._adapter, wanted.place, wanted.connection)
         made = {"digest": wanted.digest, "place": wanted.place, "connection": wanted.connection, "adapter": self._adapter}
@@ -175,11 +185,32 @@ class Turn:
                 await api.delete(one.id)
         if kept is None:
             kept = await api.create(self._body(wanted.resource.created, wanted))
+            if wanted.handed:
+                await self._keep_secret(api, kept)
         try:
             await self._confirm(kept, wanted)
         except _Recording as error:
             await self._give_way(api, kept, error)
             raise
+
+    async def _keep_secret(self, api: SenderApi, made: Remote) -> None:
+        """Put the secret that the sender made up into the source, before anything else is recorded; what has none is removed.
+
+        The one before signs what is on its way. Raises as `put` does, also where the source was changed meanwhile.
+        """
+        assert self._source is not None  # noqa: S101 - nothing is made for no source
+        source, id_, org = self._source, new_id(), self._org
+        try:
+            if made.secret is None:
+                raise Unavailable("the sender's answer has no secret, by which its webhooks would be verified", retry_after=None)
+            settings = {"secret": made.secret} | ({"previous_secret": self._secret} if self._secret else {})
+            sealed = {"settings": self._deps.keyring.seal(msgspec.json.encode(settings).decode(), org, id_, "settings")}
+            given = {"name": source.name, "fields": {}, "sealed": sealed, "patch": True, "expected": source.version}
+            shown = await self._deps.keepers["source"].put(of(PutResource, "source", id=id_, org=org, actor=ACTOR, **given))
+        except MillraceError:
+            await api.delete(made.id)
+            raise
+        self._secret, self._version = made.secret, shown.version
 
     async def _renew(self, wanted: WantedRegistration) -> None:
         """Have it go on; where the sender does not take that, have it made anew."""
