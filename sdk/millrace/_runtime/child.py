@@ -260,6 +260,9 @@ def _answer(job: dict[str, Any], control: channel.Channel, stopping: Stopping, b
     except BaseException as error:
         stopping.silence()
         return to_json(error_frame(error, bundle), what="the error").encode()
+    finally:
+        if (exchange := sys.modules.get("millrace._runtime.exchange")) is not None:
+            exchange.close()
 
 
 def _to_be_ended() -> tuple[int, int]:
