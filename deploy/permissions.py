@@ -15,7 +15,7 @@ from shared.messages import DECLARATIONS
 from shared.messages.log import SERVICES
 from shared.pull import inbox_prefix
 from shared.questions import ASKED
-from shared.streams import BUCKETS, REGISTRIES, STREAMS, SUSPECTS, WORK, Stream
+from shared.streams import BUCKETS, DIGESTS, REGISTRIES, STREAMS, SUSPECTS, WORK, Stream
 
 ACCOUNT = "MILLRACE"
 # Most bytes of one message: a body of 256 KiB in base64 within its envelope, with room; larger things travel by reference.
@@ -72,6 +72,8 @@ def service_permissions(service: str) -> dict[str, list[str]]:
             publish |= _reading(f"OBJ_{bucket.name}")
         if service in bucket.writers:
             publish |= {f"$O.{bucket.name}.>", f"$JS.API.STREAM.PURGE.OBJ_{bucket.name}"}
+    if service == "logs":
+        publish |= _reading(f"KV_{DIGESTS}") | {f"$KV.{DIGESTS}.>"}
     # Answers to any asker: the inboxes of services, and nothing else, while a question waits (allow_responses).
     subscribe = {f"{inbox_prefix(service)}.>", f"ask.{service}.*", f"do.{service}.*"}
     return {"publish": sorted(publish), "subscribe": sorted(subscribe), "never": sorted(_never(service))}

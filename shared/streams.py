@@ -166,6 +166,8 @@ REGISTRIES = (
 
 # A KV bucket of its own kind: each service that consumes work writes below the names of its consumers (`shared.suspects`).
 SUSPECTS = "suspects"
+# Another one: the trees of the archive's digests, which logs alone reads and writes (`services.logs.digests`).
+DIGESTS = "digests"
 
 BUCKETS = (
     Bucket(name="bodies", writers=("gateway", "events"), readers=("executor", "logs"), max_age=7 * DAY),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from services.logs.config import Settings, read
+from services.logs.config import LogsSettings, read
 from services.logs.conversion import convert
+from services.logs.digests.keeping import Digests, keep, sealers
+from services.logs.digests.sealing import seeds
 from services.logs.partitions import keep_ahead, make_first
 from services.logs.projections import projected
 from services.logs.questions import QUESTIONS, ArchiveDeps
@@ -25,7 +27,7 @@ CONNECTIONS = 16
 
 
 @contextlib.asynccontextmanager
-async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
+async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[None]:
     """Archive and answer for the block."""
     engine = open_engine(settings.database_url, service="logs", pool_size=CONNECTIONS)
     try:
@@ -38,6 +40,8 @@ async def running(settings: Settings, runtime: Runtime) -> AsyncIterator[None]:
             runtime.background.start(keep_ahead(engine, runtime.health, settings.database_url), "partitions")
             started(projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health)
             runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
+            digests = Digests(sealers(bus.client, engine, seeds(settings.keys), settings.copies), runtime.health)
+            runtime.background.start(keep(digests, settings.database_url), "digests")
             bus.answer(QUESTIONS, ArchiveDeps(engine, utc_now))
             await bus.start()
             runtime.background.start(bus.attend(), "broker")

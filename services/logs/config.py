@@ -1,7 +1,27 @@
-"""The logs service's settings, from its environment: those of every service with tables, and no others."""
+"""The logs service's settings, from its environment."""
 
 from __future__ import annotations
 
-from shared.config import Settings, read
+from pathlib import Path
 
-__all__ = ["Settings", "read"]
+from shared import config
+from shared.config import Environment
+
+_SCHEMES = ("file:///", "s3://", "gs://", "az://")
+
+
+class LogsSettings(config.Settings, frozen=True, kw_only=True):
+    """Read once at start. `copies` are the URLs below which copies of the archive's digests are kept, outside of the broker."""
+
+    copies: tuple[str, ...]
+
+
+def read(environment: Environment) -> LogsSettings:
+    """Return the settings; `environment.check` reports a missing or wrong one."""
+    data = environment.optional("MILLRACE_DATA")
+    own = "" if data is None else (Path(data).absolute() / "digests").as_uri()
+    copies = tuple(one.rstrip("/") for one in environment.text("MILLRACE_DIGEST_COPIES", own).split(",") if one)
+    for number, one in enumerate(copies, start=1):
+        if not one.startswith(_SCHEMES):
+            environment.complain("MILLRACE_DIGEST_COPIES", f"URL {number} must begin with {', '.join(_SCHEMES)}")
+    return LogsSettings(**config.common(environment), copies=copies)

@@ -78,6 +78,15 @@ class StreamPosition(msgspec.Struct, frozen=True):
     subject: str
 
 
+class Digested(msgspec.Struct, frozen=True):
+    """An archived message: its place, the time at which the stream stored it, and the SHA-256 of its bytes."""
+
+    incarnation: str
+    seq: int
+    time: datetime
+    digest: bytes
+
+
 def row_of(position: StreamPosition, document: bytes) -> Row:
     """Return the row of a message, of any bytes: one without an envelope becomes a row of type `undecodable`."""
     try:

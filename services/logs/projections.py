@@ -11,6 +11,7 @@ from nats.aio.client import Client
 from services.logs import store
 from services.logs.domain import UNDECODABLE, Row, StreamPosition, row_of, undecodable
 from services.logs.lines import bare, split
+from services.logs.tables import archive_of
 from services.logs.workflows import RunWorkflows
 from shared.db import Connection
 from shared.projected import Apply, Keep, Projected
@@ -101,7 +102,7 @@ def projected(_client: Client) -> list[Projected]:
     """Return the archive of every stream; rows older than the stream's first message are only here and not replayed."""
     return [
         Projected(
-            name=f"archive-{stream.name.lower()}",
+            name=archive_of(stream.name),
             stream=stream.name,
             apply=archiving(stream.name),
             keep=keeping(stream.name),

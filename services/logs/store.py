@@ -28,8 +28,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.logs.conditions import Condition
 from services.logs.cursor import Order
-from services.logs.domain import Row
-from services.logs.tables import conversion, message
+from services.logs.domain import Digested, Row
+from services.logs.tables import archive_of, checkpoint, conversion, message
 from shared.db import Connection
 from shared.envelope import rfc3339
 from shared.questions.logs import LogItem
@@ -154,6 +154,43 @@ async def chain(
     """
     given = {"org": org, "correlation_id": correlation_id, "since": since, "types": list(types), "limit": limit, "shown": SHOWN}
     return list((await connection.execute(text(statement), given)).mappings().all())
+
+
+async def unsealed(connection: AsyncConnection, stream: str, last: tuple[str, int] | None, limit: int) -> list[Digested]:
+    """Return the messages of `stream` that follow the one at `last`, an incarnation and a sequence, as far as they are archived.
+
+    The messages of one incarnation come before those of the next one, and each by sequence.
+    """
+    reached = select(checkpoint.c.incarnation, checkpoint.c.last_seq).where(checkpoint.c.projection == archive_of(stream))
+    found = (await connection.execute(reached)).one_or_none()
+    if found is None:
+        return []
+    if last is not None:
+        upto = found.last_seq if last[0] == found.incarnation else None
+        rows = await _following(connection, stream, *last, upto, limit)
+        if rows or last[0] == found.incarnation:
+            return rows
+    # The stream was made anew, or has no tree yet. An incarnation that began before the last one is not looked for.
+    begun = select(message.c.incarnation).where(message.c.stream == stream).group_by(message.c.incarnation)
+    if last is not None:
+        before = select(func.max(message.c.time)).where(message.c.incarnation == last[0], message.c.stream == stream)
+        begun = begun.having(func.min(message.c.time) > before.scalar_subquery())
+    following = (await connection.execute(begun.order_by(func.min(message.c.time)).limit(1))).scalar()
+    incarnation = found.incarnation if following is None else following
+    return await _following(
+        connection, stream, incarnation, 0, found.last_seq if incarnation == found.incarnation else None, limit
+    )
+
+
+async def _following(
+    connection: AsyncConnection, stream: str, incarnation: str, after: int, upto: int | None, limit: int
+) -> list[Digested]:
+    wanted = [message.c.incarnation == incarnation, message.c.seq > after, message.c.stream == stream, message.c.line <= 0]
+    if upto is not None:
+        wanted.append(message.c.seq <= upto)
+    columns = (message.c.incarnation, message.c.seq, message.c.time, func.sha256(message.c.document))
+    rows = await connection.execute(select(*columns).where(*wanted).order_by(message.c.seq, message.c.time).limit(limit))
+    return [Digested(*row) for row in rows]
 
 
 async def workflows_of(connection: Connection, runs: Sequence[str]) -> dict[str, str]:

@@ -48,3 +48,8 @@ conversion = Table(
     Column("stream", Text, nullable=False),
     Column("seq", BigInteger, nullable=False),
 )
+
+
+def archive_of(stream: str) -> str:
+    """Return the name of the projection that archives a stream."""
+    return f"archive-{stream.lower()}"

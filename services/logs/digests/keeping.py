@@ -1,0 +1,78 @@
+"""Keeps the digests of every stream up to date; of several replicas one does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+from nats.aio.client import Client
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from services.logs.digests.copies import Diverged
+from services.logs.digests.sealing import TOGETHER, Sealer
+from shared.errors import Unavailable
+from shared.health import Health
+from shared.leader import lead
+from shared.streams import STREAMS
+
+# Seconds between two looks: a row that is changed within them is not noticed.
+EVERY = 60.0
+FIRST = 5.0
+# Batches of one stream in one look: the others have their turn.
+BATCHES = 25
+
+_log = structlog.get_logger()
+
+
+class Digests:
+    """The digests of all streams."""
+
+    def __init__(self, sealers: Sequence[Sealer], health: Health) -> None:
+        """Publish the number of entries, and of streams whose digests have a fault, as the fact `digests`."""
+        self._sealers = sealers
+        self._sizes: dict[str, int] = {}
+        self._problems: dict[str, str] = {}
+        health.state("digests", lambda: {"entries": self._sizes, "faults": len(self._problems), "problems": self._problems})
+
+    async def seal(self) -> int:
+        """Seal what is new of each stream; return of how many messages. A fault of one stream's digests stops no other."""
+        return sum([await self._seal(sealer) for sealer in self._sealers])
+
+    async def _seal(self, sealer: Sealer) -> int:
+        done, problem = 0, None
+        try:
+            for _ in range(BATCHES):
+                done += (sealed := await sealer.seal())
+                if sealed < TOGETHER:
+                    break
+        except (Diverged, Unavailable) as error:
+            problem = str(error)
+            # A copy's store that is away is one thing, digests that somebody has changed another.
+            log = _log.error if isinstance(error, Diverged) else _log.warning
+            if self._problems.get(sealer.stream) != problem:
+                log("digests.not_sealed", stream=sealer.stream, reason=problem)
+        if problem is None:
+            self._problems.pop(sealer.stream, None)
+        else:
+            self._problems[sealer.stream] = problem
+        self._sizes[sealer.stream] = sealer.size
+        return done
+
+
+def sealers(client: Client, engine: AsyncEngine, seeds: Sequence[bytes], copies: Sequence[str]) -> list[Sealer]:
+    """Return a sealer for each stream."""
+    return [Sealer(stream.name, client=client, engine=engine, seeds=seeds, copies=copies) for stream in STREAMS]
+
+
+async def keep(digests: Digests, url: str) -> None:
+    """Seal for ever, while no other replica with the database at `url` does."""
+    await lead(
+        digests.seal,
+        url=url,
+        service="logs",
+        lock="logs.digests",
+        pause=EVERY,
+        first=FIRST,
+        full=TOGETHER * BATCHES,
+        interrupted="digests.interrupted",
+    )
