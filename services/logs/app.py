@@ -42,7 +42,7 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
             digests = Digests(sealers(bus.client, engine, seeds(settings.keys), settings.copies), runtime.health)
             runtime.background.start(keep(digests, settings.database_url), "digests")
-            bus.answer(QUESTIONS, ArchiveDeps(engine, utc_now))
+            bus.answer(QUESTIONS, ArchiveDeps(engine, utc_now, digests))
             await bus.start()
             runtime.background.start(bus.attend(), "broker")
             yield

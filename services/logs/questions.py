@@ -15,6 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.logs import cursor, store, times
 from services.logs.conditions import Condition
 from services.logs.cursor import Cursor, Order
+from services.logs.digests import answers
+from services.logs.digests.keeping import Digests
 from services.logs.domain import data_of
 from services.logs.query import parse
 from shared.asking import Questions
@@ -49,6 +51,7 @@ class ArchiveDeps(msgspec.Struct, frozen=True):
 
     engine: AsyncEngine
     now: Callable[[], datetime]
+    digests: Digests
 
 
 async def search(asked: Search, deps: ArchiveDeps) -> LogPage:
@@ -152,4 +155,4 @@ def _item(found: RowMapping) -> LogItem:
     return LogItem(**shown, attempt=line.get("attempt"), fields=line.get("fields") or {})
 
 
-QUESTIONS: Questions = {Search: search, ReadChain: read_chain, ArchivePosition: archive_position}
+QUESTIONS: Questions = {Search: search, ReadChain: read_chain, ArchivePosition: archive_position, **answers.QUESTIONS}

@@ -14,6 +14,7 @@ from sqlalchemy import (
     RowMapping,
     Text,
     any_,
+    cast,
     delete,
     func,
     literal_column,
@@ -52,6 +53,7 @@ _WORKFLOWS = Compiled(
     )
 )
 _KEY = ("time", "incarnation", "seq")
+_KEYS = tuple_(message.c.incarnation, message.c.seq, message.c.time)
 _CONVERTED = conversion.c.name == parameter("conversion")
 _CONVERSION = Compiled(select(conversion.c.time, conversion.c.stream, conversion.c.seq).where(_CONVERTED).with_for_update())
 _MOVE_CONVERSION = Compiled(
@@ -82,6 +84,8 @@ _HIDE_CHUNKS = _updated("line", message=literal_column("''"), data=null(), tsv=l
 _FOUND = [*(field.name for field in msgspec.structs.fields(LogItem) if field.name in message.c), "document"]
 # Rows of a search are fetched so many at a time: a page ends by its size in bytes before all have come.
 _FETCHED = 100
+# Bytes of a document that are read at a time: in base64, with a row's other columns, half of the broker's largest message.
+SLICE = 512 * 1024
 # Characters of a message's line that are shown in a tree of many.
 SHOWN = 300
 
@@ -177,9 +181,7 @@ async def unsealed(connection: AsyncConnection, stream: str, last: tuple[str, in
         begun = begun.having(func.min(message.c.time) > before.scalar_subquery())
     following = (await connection.execute(begun.order_by(func.min(message.c.time)).limit(1))).scalar()
     incarnation = found.incarnation if following is None else following
-    return await _following(
-        connection, stream, incarnation, 0, found.last_seq if incarnation == found.incarnation else None, limit
-    )
+    return await _following(connection, stream, incarnation, 0, found.last_seq if incarnation == found.incarnation else None, limit)
 
 
 async def _following(
@@ -191,6 +193,34 @@ async def _following(
     columns = (message.c.incarnation, message.c.seq, message.c.time, func.sha256(message.c.document))
     rows = await connection.execute(select(*columns).where(*wanted).order_by(message.c.seq, message.c.time).limit(limit))
     return [Digested(*row) for row in rows]
+
+
+async def rows_of(
+    connection: AsyncConnection, stream: str, after: tuple[str, int, datetime] | None, limit: int
+) -> list[RowMapping]:
+    """Return the rows of a stream, as they are, by incarnation, sequence and time; of a document the first `SLICE` bytes."""
+    wanted = [message.c.stream == stream]
+    if after is not None:
+        wanted.append(tuple_(*after) < _KEYS)
+    columns = [one for one in message.c if one.name not in {"stream", "tsv", "document", "data"}]
+    statement = (
+        select(
+            *columns,
+            cast(message.c.data, Text).label("data"),
+            func.substr(message.c.document, 1, SLICE).label("document"),
+            func.length(message.c.document).label("size"),
+        )
+        .where(*wanted)
+        .order_by(*_KEYS)
+        .limit(limit)
+    )
+    return list((await connection.execute(statement)).mappings())
+
+
+async def slice_of(connection: AsyncConnection, stream: str, key: tuple[str, int, datetime], start: int) -> bytes:
+    """Return the `SLICE` bytes of a document from `start` on; none where it is not there, or ends before."""
+    part = select(func.substr(message.c.document, start + 1, SLICE)).where(message.c.stream == stream, tuple_(*key) == _KEYS)
+    return bytes((await connection.execute(part)).scalar() or b"")
 
 
 async def workflows_of(connection: Connection, runs: Sequence[str]) -> dict[str, str]:

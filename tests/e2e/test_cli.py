@@ -13,6 +13,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -23,6 +24,8 @@ from tests.support.inside import eventually
 from tests.support.places import open_folder
 from tests.support.stack import ROOT, Up
 
+# A key of nobody here: the example of Go's package golang.org/x/mod/sumdb/note.
+VERIFIER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
 EXAMPLE = ROOT / "examples" / "github-push"
 WORKFLOWS = """
 import os
@@ -474,10 +477,38 @@ async def test_a_misfit_is_one_sentence_that_names_the_path(naps: Path, millrace
 
 async def test_audit_tells_what_was_done_by_this_command(naps: Path, millrace: Command) -> None:
     async def told() -> Any:
-        return (await millrace.json("audit", "type:audit.put", "--since", "1h"))["items"]
+        return (await millrace.json("audit", "type:audit.commit", "--since", "1h"))["items"]
 
     rows: Any = await eventually(told, within=60)
     assert {row["stream"] for row in rows} == {"AUDIT"}
+
+
+async def test_an_export_of_the_archive_is_verified_and_names_what_was_changed(up: Up, naps: Path, millrace: Command) -> None:
+    await millrace("run", "nap", "--wait")
+
+    async def is_sealed() -> bool:
+        found = await millrace.json("audit", "digests")
+        return all(one["size"] for one in found["items"] if one["stream"] in {"AUDIT", "RUNS"})
+
+    await eventually(is_sealed, within=60, every=0.5)
+    streams = ("--stream", "AUDIT", "--stream", "RUNS")
+    folder, copy = up.data.parent / "export", up.data / "logs" / "digests"
+    key = (await millrace("audit", "key")).split()[0]
+    assert "verify it with: millrace audit verify" in await millrace("audit", "export", str(folder), *streams)
+    said = await millrace("audit", "verify", str(folder), "--copy", str(copy))
+    assert re.search(r"AUDIT: [1-9][0-9]* messages sealed, .*: as sealed", said)
+    own = ("audit", "verify", str(folder), "--output", "json")
+    assert key.startswith("millrace/")
+    assert '"kind":"forged"' in await millrace(*own, "--key", VERIFIER, code=1)
+    connection = await asyncpg.connect(up.read()["database_url"])
+    try:
+        await connection.execute("DELETE FROM logs.message WHERE stream = 'RUNS' AND seq = 1")
+    finally:
+        await connection.close()
+    await millrace("audit", "export", str(folder), *streams)
+    said = await millrace("audit", "verify", str(folder), code=1)
+    assert "RUNS 1: missing: no row is left" in said
+    assert "holds no export" in (await millrace.both("audit", "verify", str(up.data), code=2))[1]
 
 
 async def test_a_list_is_cut_at_the_limit_and_says_so(naps: Path, millrace: Command) -> None:

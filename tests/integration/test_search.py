@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 
 from services.logs import questions
+from services.logs.digests.keeping import Digests
 from services.logs.domain import StreamPosition, row_of
 from services.logs.lines import split
 from services.logs.questions import ArchiveDeps, search
@@ -18,6 +19,7 @@ from services.logs.store import insert
 from shared.db import Connection, open_engine
 from shared.envelope import seal
 from shared.errors import Invalid, Malformed, Unavailable
+from shared.health import Health
 from shared.messages import EventAccepted, LineChunk, Lines, Logged, Message, RunError, RunFailed, RunRequested, RunUsage
 from shared.questions import Page
 from shared.questions.logs import LogPage, Search
@@ -57,7 +59,7 @@ class Archive:
 async def archive(place: Place) -> AsyncIterator[Archive]:
     engine = open_engine(place.database_url("logs"), service="logs")
     connection = await asyncpg.connect(place.database_url("logs"))
-    yield Archive(ArchiveDeps(engine, lambda: NOW), connection)
+    yield Archive(ArchiveDeps(engine, lambda: NOW, Digests([], Health("logs"))), connection)
     await connection.close()
     await engine.dispose()
 

@@ -115,7 +115,16 @@ def test_paths_of_tiles(tile: Tile, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["tile/0/1", "tile/0/x000/001", "tile/0/001.p/256", "tile/0/001.p/0", "tile/00/001", "tile/0/../001", "checkpoint", "tile/0/001.p/01"],
+    [
+        "tile/0/1",
+        "tile/0/x000/001",
+        "tile/0/001.p/256",
+        "tile/0/001.p/0",
+        "tile/00/001",
+        "tile/0/../001",
+        "checkpoint",
+        "tile/0/001.p/01",
+    ],
 )
 def test_what_names_no_tile(path: str) -> None:
     assert tile_at(path) is None
@@ -137,10 +146,7 @@ def test_bundles_hold_their_entries() -> None:
 # The example of Go's package golang.org/x/mod/sumdb/note.
 VERIFIER = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
 TEXT = "If you think cryptography is the answer to your problem,\nthen you don't know what your problem is.\n"
-NOTE = (
-    f"{TEXT}\n"
-    "— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
-)
+NOTE = f"{TEXT}\n— PeterNeumann x08go/ZJkuBS9UG/SffcvIAQxVBtiFupLLr8pAcElZInNIuGUgYN1FFYC2pZSNXgKvqfqdngotpRZb6KE6RyyBwJnAM=\n"
 
 
 def test_the_published_note_opens_with_its_key() -> None:
@@ -163,7 +169,9 @@ def test_a_checkpoint_is_signed_by_every_key_and_read_with_any() -> None:
     assert checkpoint_of(open_note(witnessed, [other.verifier])) == checkpoint
 
 
-@pytest.mark.parametrize("text", ["", "\n", "a+b", "name+00000000+AQ==", VERIFIER.replace("c74f20a3", "c74f20a4"), "a b" + VERIFIER])
+@pytest.mark.parametrize(
+    "text", ["", "\n", "a+b", "name+00000000+AQ==", VERIFIER.replace("c74f20a3", "c74f20a4"), "a b" + VERIFIER]
+)
 def test_what_is_no_verifier_key(text: str) -> None:
     with pytest.raises(Unverified, match="no verifier key"):
         verifier_key(text)

@@ -199,12 +199,12 @@ class Api:
             if connection is not None:
                 connection.close()
 
-    def parts(self, *path: str) -> Iterator[bytes]:
+    def parts(self, *path: str, query: Query | None = None) -> Iterator[bytes]:
         """Yield the body at a path below /api/v1 as it comes, over a connection of its own. Raises `Refused`, `Unreachable`."""
         connection: http.client.HTTPConnection | None = None
         try:
             connection = self._connected()
-            connection.request("GET", self._prefix + address(f"/api/v1{path[0]}", *path[1:]), None, self._headers)
+            connection.request("GET", self._prefix + address(f"/api/v1{path[0]}", *path[1:], query=query), None, self._headers)
             response = connection.getresponse()
             if response.status >= 300:
                 raise Refused(response.status, _json_or_none(response.read()))

@@ -9,6 +9,7 @@ import click
 
 from millrace.cli import (
     applying,
+    audit,
     dead_letters,
     deliveries,
     dev,
@@ -54,6 +55,7 @@ for _module in (
     dead_letters,
     replays,
     search,
+    audit,
     keys,
 ):
     for _command in _module.COMMANDS:

@@ -112,5 +112,6 @@ def _print(session: Session, item: dict[str, Any]) -> None:
 
 COMMANDS: list[click.Command] = [
     _search("logs", "/logs", "Search everything that was said: words and field:value, joined by AND, OR, NOT."),
-    _search("audit", "/audit", "Search who did what to what, with what outcome."),
 ]
+# `millrace audit search`
+AUDIT = _search("search", "/audit", "Search who did what to what, with what outcome.")

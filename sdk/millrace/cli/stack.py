@@ -14,7 +14,9 @@ import click
 PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False, "help_option_names": []}
 
 
-def _program(name: str, module: str, said: str) -> click.Command:
+def program_of(name: str, module: str, said: str) -> click.Command:
+    """Return the command that becomes `python -m module`."""
+
     @click.command(name, context_settings=PASSED_ON, help=said, add_help_option=False)
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
     def become(arguments: tuple[str, ...]) -> None:
@@ -27,8 +29,8 @@ def _program(name: str, module: str, said: str) -> click.Command:
 
 
 COMMANDS = [
-    _program("up", "deploy.local", "Start everything on this machine and keep it running."),
-    _program("demo", "deploy.demo", "Start everything, send a signed webhook and show what came of it."),
-    _program("rebuild", "deploy.rebuild", "Make the projections' rows anew, with the services stopped."),
-    _program("doctor", "deploy.doctor", "Say what is wrong on this machine and what to do."),
+    program_of("up", "deploy.local", "Start everything on this machine and keep it running."),
+    program_of("demo", "deploy.demo", "Start everything, send a signed webhook and show what came of it."),
+    program_of("rebuild", "deploy.rebuild", "Make the projections' rows anew, with the services stopped."),
+    program_of("doctor", "deploy.doctor", "Say what is wrong on this machine and what to do."),
 ]

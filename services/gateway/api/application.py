@@ -10,6 +10,7 @@ from services.gateway.api import (
     connections,
     dead_letters,
     deliveries,
+    digests,
     environments,
     events,
     files,
@@ -56,6 +57,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *deliveries.ENDPOINTS,
     *dead_letters.ENDPOINTS,
     *replays.ENDPOINTS,
+    *digests.ENDPOINTS,
     *logs.ENDPOINTS,
     *messages.ENDPOINTS,
 )

@@ -32,7 +32,13 @@ TOLD: dict[type[MillraceError], Header] = {
     Unavailable: Header("Retry-After", "Seconds.", int),
 }
 # The parts of a path in examples.
-USUAL = {"id": "0199f2c4-8a3b-7c5d-9e1f-2a4b6c8d0e1f", "name": "orders", "org": "acme", "path": "flows/tickets.py"}
+USUAL = {
+    "id": "0199f2c4-8a3b-7c5d-9e1f-2a4b6c8d0e1f",
+    "name": "orders",
+    "org": "acme",
+    "path": "flows/tickets.py",
+    "stream": "AUDIT",
+}
 # Of endpoints that take any method: those that senders use.
 ANY = ("get", "post")
 

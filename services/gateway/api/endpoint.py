@@ -70,7 +70,7 @@ B = TypeVar("B")
 Handler = Callable[[Any], Awaitable[Any]]
 
 # The type of a path's part, by its name.
-PARTS: dict[str, Any] = {"id": Key, "org": Key, "name": Name, "path": Path}
+PARTS: dict[str, Any] = {"id": Key, "org": Key, "name": Name, "path": Path, "stream": Key}
 
 
 class Audit(msgspec.Struct, frozen=True):

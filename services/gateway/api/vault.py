@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from services.gateway.api.access import authorize
+from services.gateway.api.access import authorize_platform
 from services.gateway.api.endpoint import Audit, Call, Endpoint, Example, endpoint
 from shared.envelope import new_id
 from shared.errors import Conflict, Invalid, Problem
@@ -30,8 +30,7 @@ async def rotate_keys(call: Call[None, RotationPart]) -> RotationView:
     where replicas have different first keys.
     """
     caller = call.caller
-    # The keys are the platform's, whatever organization is meant.
-    authorize(msgspec.structs.replace(caller, org="global"), "admin")
+    authorize_platform(caller)
     services = list(ROTATING)
     service, _, after = (call.body.after or services[0]).partition("/")
     if service not in ROTATING:

@@ -7,6 +7,7 @@ erased for good, and the tree stays as it is.
 from __future__ import annotations
 
 import hashlib
+import re
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -17,11 +18,12 @@ from services.logs.domain import Digested
 SALT_BYTES = 16
 # In place of the salt of a message that was erased.
 NO_SALT = bytes(SALT_BYTES)
+SALTS = re.compile("salts/(0|[1-9][0-9]{0,12})")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encoder = msgspec.json.Encoder()
 
 
-class Entry(msgspec.Struct, frozen=True):
+class TreeEntry(msgspec.Struct, frozen=True):
     """An entry of a tree: a message's place, the time of its storage in microseconds since 1970, and its salted hash."""
 
     incarnation: str
@@ -34,15 +36,15 @@ class Entry(msgspec.Struct, frozen=True):
         return _encoder.encode(self)
 
 
-def entry_of(message: Digested, salt: bytes) -> Entry:
+def entry_of(message: Digested, salt: bytes) -> TreeEntry:
     """Return the entry of a message."""
     salted = hashlib.sha256(salt + message.digest).hexdigest()
-    return Entry(message.incarnation, message.seq, (message.time - _EPOCH) // timedelta(microseconds=1), salted)
+    return TreeEntry(message.incarnation, message.seq, (message.time - _EPOCH) // timedelta(microseconds=1), salted)
 
 
-def read_entry(encoded: bytes) -> Entry:
+def read_entry(encoded: bytes) -> TreeEntry:
     """Return the entry that was encoded so. Raises ValueError."""
-    return msgspec.json.decode(encoded, type=Entry)
+    return msgspec.json.decode(encoded, type=TreeEntry)
 
 
 def salts_name(bundle: int) -> str:

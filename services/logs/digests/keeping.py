@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.logs.digests.copies import Diverged
 from services.logs.digests.sealing import TOGETHER, Sealer
-from shared.errors import Unavailable
+from shared.errors import NotFound, Unavailable
 from shared.health import Health
 from shared.leader import lead
 from shared.streams import STREAMS
@@ -29,14 +29,30 @@ class Digests:
 
     def __init__(self, sealers: Sequence[Sealer], health: Health) -> None:
         """Publish the number of entries, and of streams whose digests have a fault, as the fact `digests`."""
-        self._sealers = sealers
+        self._sealers = {sealer.stream: sealer for sealer in sealers}
         self._sizes: dict[str, int] = {}
         self._problems: dict[str, str] = {}
         health.state("digests", lambda: {"entries": self._sizes, "faults": len(self._problems), "problems": self._problems})
 
+    @property
+    def streams(self) -> list[str]:
+        """Return the names of the streams."""
+        return list(self._sealers)
+
+    def of(self, stream: str) -> Sealer:
+        """Return the sealer of a stream. Raises `NotFound`."""
+        try:
+            return self._sealers[stream]
+        except KeyError:
+            raise NotFound(f"there is no stream {stream!r}") from None
+
+    def problem(self, stream: str) -> str | None:
+        """Return why the digest of a stream does not grow, as far as this replica knows."""
+        return self._problems.get(stream)
+
     async def seal(self) -> int:
         """Seal what is new of each stream; return of how many messages. A fault of one stream's digests stops no other."""
-        return sum([await self._seal(sealer) for sealer in self._sealers])
+        return sum([await self._seal(sealer) for sealer in self._sealers.values()])
 
     async def _seal(self, sealer: Sealer) -> int:
         done, problem = 0, None

@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.logs import store
 from services.logs.digests.copies import CHECKPOINT, Diverged, bring_up, opened, restore, tile_of
-from services.logs.digests.entries import SALT_BYTES, Entry, entry_of, read_entry, salt_in, salts_name
+from services.logs.digests.entries import SALT_BYTES, TreeEntry, entry_of, read_entry, salt_in, salts_name
 from services.logs.digests.notes import Checkpoint, Signer, VerifierKey, sign
 from services.logs.digests.storage import TreeBucket, TreeCopy
 from services.logs.digests.tree import EMPTY, HASH_BYTES, WIDTH, Edge, Tile, bundled, edge_of, leaf_hash, unbundled
@@ -48,7 +48,9 @@ class _Tree:
     `partial` are the entries of its last bundle, where that is not complete; `last` is its last entry.
     """
 
-    def __init__(self, note: bytes | None, checkpoint: Checkpoint, edge: Edge, partial: list[bytes], last: Entry | None) -> None:
+    def __init__(
+        self, note: bytes | None, checkpoint: Checkpoint, edge: Edge, partial: list[bytes], last: TreeEntry | None
+    ) -> None:
         self.note = note
         self.checkpoint = checkpoint
         self.edge = edge

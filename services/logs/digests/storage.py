@@ -87,7 +87,7 @@ class TreeCopy:
     """
 
     def __init__(self, url: str, stream: str) -> None:
-        self._store = from_url(url, **({"mkdir": True} if url.startswith("file:") else {}))
+        self._store = from_url(url, mkdir=True) if url.startswith("file:") else from_url(url)
         self._prefix = f"{stream.lower()}/"
 
     async def get(self, name: str) -> bytes | None:

@@ -36,7 +36,7 @@ def _complete(hashes: Sequence[bytes]) -> bytes:
 
 
 class Tile(msgspec.Struct, frozen=True):
-    """A tile of a tree, and how many hashes it has there; of level None the bundle of the entries below tile 0 of the same index."""
+    """A tile of a tree, and how many hashes it has there; of level None the bundle of the entries below tile 0 of that index."""
 
     level: int | None
     index: int
@@ -48,7 +48,9 @@ class Tile(msgspec.Struct, frozen=True):
         digits = f"{self.index:03d}"
         digits = digits.rjust(-(-len(digits) // 3) * 3, "0")
         groups = [digits[at : at + 3] for at in range(0, len(digits), 3)]
-        return "/".join(["tile", "entries" if self.level is None else str(self.level), *(f"x{one}" for one in groups[:-1]), groups[-1]])
+        return "/".join(
+            ["tile", "entries" if self.level is None else str(self.level), *(f"x{one}" for one in groups[:-1]), groups[-1]]
+        )
 
     @property
     def path(self) -> str:
@@ -68,7 +70,7 @@ def tile_at(path: str) -> Tile | None:
 
 
 def tiles_between(old: int, new: int) -> list[Tile]:
-    """Return the tiles, bundles of entries first, that differ between the trees of `old` and `new` entries, as the latter has them."""
+    """Return the tiles, bundles of entries first, that differ between trees of `old` and `new` entries, as the latter has them."""
     if new <= old:
         return []
     changed: list[Tile] = []
