@@ -1,10 +1,12 @@
 """How many questions for a live token a second are answered, and how providers fare when many tokens end at once.
 
-- `figure`: questions a second for the token of one connection that is fresh, 32 at a time, as runs ask them by way of the executor;
-  each is on the audit trail, on disk, before its answer;
+- `figure`: questions a second for the token of one connection that is fresh, 256 at a time, as the runs of eight executors ask
+  them; each is on the audit trail, on disk, before its answer;
 - the limit: requests a second that a process answers on the same broker with the bytes that came, asked for in turns with those
   (wanted of it: at least 0.6);
-- `recorded_per_s`: the same where each answer waits for such a record first, and does nothing else;
+- `recorded`: the same where each answer waits for such a record first, and does nothing else: what no answer with a record exceeds;
+- `spread`: the questions for so many connections in turn, in place of one;
+- `asking`: all of that with so many at a time, their medians a second, and the CPU microseconds of one of each by process;
 - `due`: so many connections of four providers, all due at once, with the time left that the schedule leaves: how many calls a
   provider has at a time (`peak_at_once`, wanted: no more than it takes), how many it gets in its worst second, how soon all are
   fresh, what the least of them had left, and how many ended (wanted: none).
@@ -13,6 +15,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -41,7 +44,9 @@ from shared.health import Health
 from shared.questions.oauth import GetToken
 from tests.support.oauth_provider import Asked, LocalProvider, local_provider
 
-ASKING = 32
+# At a time: of one busy executor, and of eight.
+ASKING = (32, 256)
+SPREAD = 50
 SLOT = 1.5
 FEWEST_ROUNDS = 3
 WANTED = 0.6
@@ -70,53 +75,76 @@ async def measure(folder: Path, seconds: float, connections: int) -> Outcome:
             )
             admin = await running.enter_async_context(connected(parts.admin_url, service="executor", health=Health("executor")))
             async with parts.service("oauth", **ALLOWED) as pid, echo(parts.admin_url):
-                rates, cpu = await _in_turns(executor, admin, {"oauth": pid, **parts.pids}, seconds)
+                pids = {"oauth": pid, **parts.pids}
+                found = {asking: await _in_turns(executor, admin, pids, asking, seconds / len(ASKING)) for asking in ASKING}
             await _fill(parts, connections)
             calls = _watched(provider)
             async with parts.service("oauth", **ALLOWED):
                 due = await _refreshed(parts, connections)
-    ratio, of_recorded = (_ratio(rates["questions"], rates[kind]) for kind in ("bare", "recorded"))
+    most = found[ASKING[-1]]
     return Outcome(
         name="oauth",
-        figure=median(rates["questions"]),
+        figure=most.per_s("questions"),
         unit="token questions per second",
-        limit=median(rates["bare"]),
-        ratio=ratio,
+        limit=most.per_s("bare"),
+        ratio=most.ratio("questions", "bare"),
         more={
-            **{f"{kind}_per_s": median(rate) for kind, rate in rates.items()},
-            "ratio": ratio,
-            "ratio_recorded": of_recorded,
             "wanted_ratio": WANTED,
-            "cpu_us_per_question": cpu,
-            "rounds_per_s": {kind: [round(one) for one in rate] for kind, rate in rates.items()},
+            "asking": {str(asking): of.shown() for asking, of in found.items()},
             "due": due | calls.shown(),
         },
     )
 
 
-def _ratio(these: list[float], those: list[float]) -> float:
-    return median(one / other for one, other in zip(these, those, strict=True))
+class Rounds:
+    """Rates by kind, one of each kind in a round, and the CPU microseconds of one by process."""
+
+    def __init__(self) -> None:
+        self.rates: dict[str, list[float]] = {}
+        self.cpu: dict[str, list[dict[str, float]]] = {}
+
+    def per_s(self, kind: str) -> float:
+        """Return the median of a kind."""
+        return median(self.rates[kind])
+
+    def ratio(self, these: str, those: str) -> float:
+        """Return the median ratio of two kinds within a round."""
+        return median(one / other for one, other in zip(self.rates[these], self.rates[those], strict=True))
+
+    def shown(self) -> dict[str, Any]:
+        """Return all of it."""
+        cpu = {kind: {name: median(one[name] for one in of) for name in of[0]} for kind, of in self.cpu.items()}
+        return {
+            **{f"{kind}_per_s": self.per_s(kind) for kind in self.rates},
+            "ratio": self.ratio("questions", "bare"),
+            "ratio_recorded": self.ratio("questions", "recorded"),
+            "recorded_of_bare": self.ratio("recorded", "bare"),
+            "spread_of_recorded": self.ratio("spread", "recorded"),
+            "cpu_us": cpu,
+            "rounds_per_s": {kind: [round(one) for one in rate] for kind, rate in self.rates.items()},
+        }
 
 
 async def _connections(api: Any, url: str) -> None:
-    """Make a client for each provider, and a connection with a token of its own."""
+    """Make a client for each provider, connections with a token of their own, and others with one that was given."""
     for number in range(PROVIDERS):
         about = {"token_url": f"{url}/token", "client_id": f"client-{number}", "client_secret": "client-secret"}
         await api.call("PUT", f"/api/v1/providers/local-{number}", body=about)
-    await api.call(
-        "PUT",
-        "/api/v1/connections/warm",
-        body={"grant": "client_credentials", "provider": "local-0", "client_id": "client-0", "token": "client-secret"},
-    )
+    own = {"grant": "client_credentials", "provider": "local-0", "client_id": "client-0", "token": "client-secret"}
+    await api.call("PUT", "/api/v1/connections/warm", body=own)
+    for number in range(SPREAD):
+        await api.call("PUT", f"/api/v1/connections/spread-{number}", body={"grant": "token", "token": f"token-{number}"})
 
 
-async def _in_turns(
-    executor: Bus, admin: Bus, pids: dict[str, int], seconds: float
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Return how many a second of each kind, by rounds, and the CPU microseconds of a question by process."""
+async def _in_turns(executor: Bus, admin: Bus, pids: dict[str, int], asking: int, seconds: float) -> Rounds:
+    """Return what came of so many at a time, by rounds."""
+    names = itertools.cycle(f"spread-{number}" for number in range(SPREAD))
 
-    async def question() -> None:
-        await executor.ask(GetToken(org="default", name="warm", run="bench", nonce=new_id()))
+    async def question(name: str = "warm") -> None:
+        await executor.ask(GetToken(org="default", name=name, run="bench", nonce=new_id()))
+
+    async def spread() -> None:
+        await question(next(names))
 
     async def bare() -> None:
         await admin.client.request(BARE, payload, timeout=5)
@@ -126,19 +154,17 @@ async def _in_turns(
 
     await _answering(question)
     payload = msgspec.json.encode({"ok": "x" * 900})
-    kinds = {"questions": question, "bare": bare, "recorded": recorded}
-    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+    kinds = {"questions": question, "bare": bare, "recorded": recorded, "spread": spread}
+    found = Rounds()
     for once in kinds.values():
-        await _rate(once, 0.5)
-    cpu: dict[str, list[float]] = {name: [] for name in pids}
+        await _rate(once, asking, 0.5)
     for _ in range(max(FEWEST_ROUNDS, int(seconds / SLOT / len(kinds)))):
         for kind, once in kinds.items():
             meter = Meter(pids)
-            rates[kind].append(await _rate(once, SLOT))
-            if kind == "questions":
-                for name, used in meter.seconds().items():
-                    cpu[name].append(used / (rates[kind][-1] * SLOT) * 1e6)
-    return rates, {name: median(used) for name, used in cpu.items()}
+            rate = await _rate(once, asking, SLOT)
+            found.rates.setdefault(kind, []).append(rate)
+            found.cpu.setdefault(kind, []).append({name: used / (rate * SLOT) * 1e6 for name, used in meter.seconds().items()})
+    return found
 
 
 async def _answering(question: Callable[[], Awaitable[None]]) -> None:
@@ -153,7 +179,7 @@ async def _answering(question: Callable[[], Awaitable[None]]) -> None:
                 return
 
 
-async def _rate(once: Callable[[], Awaitable[None]], seconds: float) -> float:
+async def _rate(once: Callable[[], Awaitable[None]], asking: int, seconds: float) -> float:
     count, began = 0, time.perf_counter()
 
     async def repeat() -> None:
@@ -162,7 +188,7 @@ async def _rate(once: Callable[[], Awaitable[None]], seconds: float) -> float:
             await once()
             count += 1
 
-    await asyncio.gather(*(repeat() for _ in range(ASKING)))
+    await asyncio.gather(*(repeat() for _ in range(asking)))
     return count / (time.perf_counter() - began)
 
 

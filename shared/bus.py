@@ -30,10 +30,9 @@ from shared.streams import WORK, Work
 # Messages of one consumer that are handled at the same time. Most of them wait for a commit: half of them fill one while the
 # other half's is under way, so twice as many are half as many commits.
 CONCURRENCY = 128
-# Questions, and as many commands, that are answered at the same time.
+# Questions, and as many commands, that are answered at the same time; half of them of one organization, which is more than the code
+# of its adapters is asked for at a time.
 ANSWERED = 64
-# Of one organization: more than the code of its adapters is asked for at a time, and half of all.
-ANSWERED_OF_ORG = 32
 # Messages of one consumer that are in hand, those that wait for their turn included: the next are here before the last are done.
 FETCHED = 2 * CONCURRENCY
 # Seconds that what is handled has to end when the service does.
@@ -106,8 +105,8 @@ class Bus:
 
     # -- answering ------------------------------------------------------------------------------------------------
 
-    def answer(self, questions: Questions, deps: Any) -> None:
-        """Answer these questions and commands from `start` on."""
+    def answer(self, questions: Questions, deps: Any, *, at_once: int = ANSWERED) -> None:
+        """Answer these questions and commands from `start` on, `at_once` of each kind, and half as many of one organization."""
         every = {**questions, HEALTH[self.service]: self._how_it_is} if self.service in HEALTH else questions
         served = {asked_of(cls).subject: (cls, function) for cls, function in every.items()}
         missing = {subject for subject, (asked, _) in ASKED.items() if asked.service == self.service} - served.keys()
@@ -115,7 +114,7 @@ class Bus:
             raise TypeError(f"{self.service} does not answer {sorted(missing)}")
 
         for kind in ("ask", "do"):
-            self._taking.append(Answering(self.client, self.service, kind, served, deps, at_once=ANSWERED, each=ANSWERED_OF_ORG))
+            self._taking.append(Answering(self.client, self.service, kind, served, deps, at_once=at_once, each=at_once // 2))
 
     def health_document(self) -> dict[str, Any]:
         """Return the health of this service, by part."""

@@ -61,6 +61,23 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
             yield connection
 
 
+@contextlib.asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncIterator[Connection]:
+    """A connection of the pool as the driver has it: each statement in the block is a transaction of its own, and one round trip.
+
+    What goes wrong ends the connection. Raises `Unavailable` for passing trouble.
+    """
+    with naming_trouble():
+        async with engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            try:
+                yield driver
+            except BaseException:
+                # The pool learns of it from nobody else, and would give it out again.
+                await connection.invalidate()
+                raise
+
+
 @contextlib.contextmanager
 def naming_trouble() -> Any:
     """Turn the drivers' errors for a database that is away or exhausted into `Unavailable`; bugs pass as they are."""

@@ -29,7 +29,7 @@ class Keyring:
     def __init__(self, keys: tuple[bytes, ...]) -> None:
         if not keys:
             raise ValueError("a keyring needs at least one key")
-        self._keys = {key_id(key): key for key in keys}
+        self._keys = {key_id(key): AESGCM(key) for key in keys}
         self._current = key_id(keys[0])
 
     def seal(self, plaintext: str, *place: str) -> str:
@@ -37,7 +37,7 @@ class Keyring:
         data_key = AESGCM.generate_key(bit_length=256)
         additional = _additional(place, self._current)
         wrapped = _encrypt(self._keys[self._current], data_key, additional)
-        return ".".join(("v1", self._current, _text(wrapped), _text(_encrypt(data_key, plaintext.encode(), additional))))
+        return f"v1.{self._current}.{_text(wrapped)}.{_text(_encrypt(AESGCM(data_key), plaintext.encode(), additional))}"
 
     @property
     def current(self) -> str:
@@ -79,7 +79,7 @@ class Keyring:
             if key not in self._keys:
                 raise CannotOpen(f"the key {key} that sealed this value is not among the keys")
             data_key = _decrypt(self._keys[key], _bytes(wrapped), _additional(place, key))
-            return _decrypt(data_key, _bytes(body), _additional(place, first)).decode(), data_key
+            return _decrypt(AESGCM(data_key), _bytes(body), _additional(place, first)).decode(), data_key
         except (ValueError, binascii.Error) as error:
             raise CannotOpen("this is not a sealed value") from error
         except InvalidTag as error:
@@ -112,20 +112,20 @@ def key_id(key: bytes) -> str:
 
 
 def _additional(place: tuple[str, ...], key: str) -> bytes:
-    return b"\0".join(part.encode() for part in (*place, key))
+    return "\0".join((*place, key)).encode()
 
 
-def _encrypt(key: bytes, plaintext: bytes, additional: bytes) -> bytes:
+def _encrypt(key: AESGCM, plaintext: bytes, additional: bytes) -> bytes:
     nonce = os.urandom(NONCE)
-    return nonce + AESGCM(key).encrypt(nonce, plaintext, additional)
+    return nonce + key.encrypt(nonce, plaintext, additional)
 
 
-def _decrypt(key: bytes, sealed: bytes, additional: bytes) -> bytes:
-    return AESGCM(key).decrypt(sealed[:NONCE], sealed[NONCE:], additional)
+def _decrypt(key: AESGCM, sealed: bytes, additional: bytes) -> bytes:
+    return key.decrypt(sealed[:NONCE], sealed[NONCE:], additional)
 
 
 def _text(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
 
 
 def _bytes(text: str) -> bytes:

@@ -19,6 +19,8 @@ from shared.client import subscribe
 from shared.health import Health
 from shared.messages import Audited
 
+# As the oauth service says which token it gave.
+ABOUT = {"connection": "01234567-89ab-7def-8123-456789abcdef", "owner": "default", "version": 1}
 BARE, RECORDED = "bench.echo", "bench.recorded"
 
 
@@ -31,7 +33,9 @@ async def main() -> None:
 
         async def answer(msg: Msg) -> None:
             if msg.subject == RECORDED:
-                audited = Audited(category="token", verb="given", actor="run:bench", target="warm", outcome="ok")
+                audited = Audited(
+                    category="token", verb="given", actor="run:bench", target="warm", outcome="ok", detail={"run": "bench"} | ABOUT
+                )
                 await bus.publish(bus.seal(audited, org="default"))
             await bus.client.publish(msg.reply, msg.data)
 

@@ -13,6 +13,7 @@ from services.oauth.authorization import Authorizations
 from services.oauth.authorization_store import AuthorizationStore
 from services.oauth.config import OAuthSettings, read
 from services.oauth.connection_tests import ConnectionTests
+from services.oauth.credential_cache import CredentialCache
 from services.oauth.credentials import Credentials
 from services.oauth.discovery import Discovery
 from services.oauth.housekeeping import LeftoverRows
@@ -45,6 +46,8 @@ from shared.owners.rows import ResourceRows
 from shared.projection import started
 from shared.service import Runtime
 
+# Most questions wait for a commit of the audit trail: half of them fill one while the other half's is under way (`shared.bus`).
+ANSWERED = 256
 # Authorizations that are begun and tests, which wait for providers, at a time; and those of one connection.
 WAITING, WAITING_EACH = 16, 4
 
@@ -52,7 +55,9 @@ WAITING, WAITING_EACH = 16, 4
 class OAuth:
     """The parts that questions, sweeps and projections of this service share."""
 
-    def __init__(self, bus: Bus, engine: AsyncEngine, keyring: Keyring, fetcher: Fetcher, settings: OAuthSettings) -> None:
+    def __init__(
+        self, bus: Bus, engine: AsyncEngine, asking: AsyncEngine, keyring: Keyring, fetcher: Fetcher, settings: OAuthSettings
+    ) -> None:
         self.bus = bus
         self.vault = Vault(keyring)
         self.store = KeptStore(engine)
@@ -93,6 +98,7 @@ class OAuth:
         )
         self.announcer = Announcer(bus, self.store, self.refresher.ending)
         self.credentials = Credentials(self.vault, self.providers, self.refresher)
+        self.cache = CredentialCache(KeptStore(asking), self.tokens)
         self.tests = ConnectionTests(self.store, self.providers, self.credentials, endpoint)
         self.waiting = WaitingPlaces(WAITING, WAITING_EACH)
         self.keepers: Mapping[str, Keeper[Any]]
@@ -104,14 +110,20 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
     async with AsyncExitStack() as stack:
         engine = open_engine(settings.database_url, service="oauth")
         stack.push_async_callback(engine.dispose)
+        # A connection of its own: whether tokens have changed is asked at every question, and waits behind nothing else.
+        asking = open_engine(settings.database_url, service="oauth", pool_size=1)
+        stack.push_async_callback(asking.dispose)
+        # Needed until the bus has answered what it took.
+        last = await stack.enter_async_context(AsyncExitStack())
         bus = await stack.enter_async_context(connected(settings.nats_url, service="oauth", health=runtime.health))
         await stack.enter_async_context(runtime.sink.sending(bus.publish_log))
         keyring = Keyring(settings.keys)
         fetcher = Fetcher(settings.egress)
         stack.callback(fetcher.close)
-        oauth = OAuth(bus, engine, keyring, fetcher, settings)
+        oauth = OAuth(bus, engine, asking, keyring, fetcher, settings)
         stack.push_async_callback(oauth.documents.close)
         stack.push_async_callback(oauth.refresher.close)
+        last.push_async_callback(oauth.cache.close)
         projections = started(
             projected(bus.client), runtime.background.start, bus.client, engine, settings.database_url, runtime.health
         )
@@ -134,7 +146,7 @@ async def running(settings: OAuthSettings, runtime: Runtime) -> AsyncIterator[No
         runtime.background.start(oauth.refresher.store_left(), "storing what is left")
         runtime.background.start(oauth.authorizations.devices.polling(), "asking for devices")
         runtime.background.start(refreshing_in_time(oauth.tokens, oauth.refresher), "refreshing in time")
-        bus.answer(QUESTIONS, oauth)
+        bus.answer(QUESTIONS, oauth, at_once=ANSWERED)
         await bus.start()
         runtime.background.start(bus.attend(), "broker")
         yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import msgspec
 
 from services.oauth.addresses import filled
@@ -10,18 +12,21 @@ from services.oauth.flows import FLOWS
 from services.oauth.providers import Providers, spec_of
 from services.oauth.refresh import Refresher
 from services.oauth.vault import Vault
-from shared.envelope import rfc3339
 
 
 class Credential(msgspec.Struct, frozen=True, kw_only=True):
-    """A live credential; `version` is the number of its token, `unreplaced` why there is no newer one though it was reported."""
+    """A live credential; `version` is the number of its token, `unreplaced` why there is no newer one though it was reported.
+
+    `is_settled`: whoever asks gets this one until something is written about the connection, or it ends.
+    """
 
     token: str
     sending: Sending
     base_url: str | None
-    expires_at: str | None
+    expires_at: datetime | None
     version: int
     unreplaced: str | None = None
+    is_settled: bool = True
 
     def __repr__(self) -> str:
         """Show no token."""
@@ -43,9 +48,10 @@ class Credentials:
             live = await self._refresher.live(row, rejected=rejected)
             token, provider = live.tokens.access_token, live.registered.provider
             expires_at, version, unreplaced = live.state.expires_at, live.state.version, live.unreplaced
+            is_settled = live.is_settled
         else:
             token, provider = self._vault.opened(row), await self._providers.described(row.org, spec)
-            expires_at, version = None, row.version
+            expires_at, version, is_settled = None, row.version, True
             unreplaced = "it is not a provider's, which could give another one" if rejected == row.version else None
         base = spec.base_url
         if base is None and provider.base_url is not None:
@@ -54,7 +60,8 @@ class Credentials:
             token=token,
             sending=sending_of(spec, provider, token),
             base_url=base,
-            expires_at=None if expires_at is None else rfc3339(expires_at),
+            expires_at=expires_at,
             version=version,
             unreplaced=unreplaced,
+            is_settled=is_settled and unreplaced is None,
         )

@@ -68,8 +68,12 @@ class TokenState(msgspec.Struct, frozen=True, kw_only=True):
     reported_at: datetime | None = None
 
     def is_live(self, now: datetime) -> bool:
-        """Return whether the token can be given out."""
+        """Return whether there is a token that has not ended."""
         return self.sealed is not None and (self.expires_at is None or self.expires_at - NEAR > now)
+
+    def is_usable(self, now: datetime) -> bool:
+        """Return whether the token can be given out: the grant has not ended either, which may end its token before its time."""
+        return self.status != "needs_reauthorization" and self.is_live(now)
 
     def is_replaceable(self, now: datetime) -> bool:
         """Return whether a report has another token got: not within a minute of the last one that was got for a report."""

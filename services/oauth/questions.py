@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
-import msgspec
 import structlog
 
 from services.oauth.authorization import Authorizations
 from services.oauth.catalogue import KNOWN
 from services.oauth.connection_tests import ConnectionTests
+from services.oauth.credential_cache import CredentialCache
 from services.oauth.credentials import Credential, Credentials
 from services.oauth.domain import Kept, Outcome, audited
 from services.oauth.refresh import Refresher
@@ -60,6 +60,7 @@ class OAuthDeps(Keepers, Protocol):
     store: KeptStore
     vault: Vault
     credentials: Credentials
+    cache: CredentialCache
     authorizations: Authorizations
     refresher: Refresher
     rotation: Rotation
@@ -74,12 +75,19 @@ async def get_token(asked: GetToken, deps: OAuthDeps) -> Token:
     async def live(row: Kept) -> Credential:
         return await deps.credentials.of(row, rejected=asked.rejected)
 
-    row, given = await _given("connection", asked, deps, live)
+    stamp, given = await deps.cache.of(asked)
+    if stamp is None:
+        await _record("connection", asked, deps, None, "not_found")
+        raise _absent("connection", asked.name)
+    if given is None:
+        given = deps.cache.keep(asked, stamp, *await _given("connection", asked, deps, live))
+    else:
+        await _record("connection", asked, deps, given.row, "ok")
     return Token(
-        connection=row.id,
-        name=row.name,
+        connection=given.row.id,
+        name=given.row.name,
         sealed=deps.vault.given(given.token, asked, "token"),
-        request=deps.vault.given(msgspec.json.encode(given.sending).decode(), asked, "request"),
+        request=deps.vault.given(given.request, asked, "request"),
         expires_at=given.expires_at,
         base_url=given.base_url,
         version=given.version,
@@ -176,23 +184,24 @@ async def _given(noun: str, asked: GetToken | GetSecret, deps: OAuthDeps, opened
 
     The record of that, or of a refusal, is on disk before: without a record nothing is given. Raises `NotFound`, `Unavailable`.
     """
-
-    async def record(row: Kept | None, outcome: Outcome) -> None:
-        message = audited(noun, asked, row, outcome)
-        await deps.bus.publish(deps.bus.seal(message, org=asked.org, correlation=asked.correlation_id))
-
     row = await deps.store.usable(noun, asked.org, asked.name, by_run=asked.run is not None)
     if row is None:
-        await record(None, "not_found")
+        await _record(noun, asked, deps, None, "not_found")
         raise _absent(noun, asked.name)
     try:
         value = await opened(row)
     except (Unavailable, Invalid, NotFound) as error:
         _log.warning(f"{noun}.not_given", reason=error.detail, **{noun: row.id})
-        await record(row, "unavailable")
+        await _record(noun, asked, deps, row, "unavailable")
         raise
-    await record(row, "ok")
+    await _record(noun, asked, deps, row, "ok")
     return row, value
+
+
+async def _record(noun: str, asked: GetToken | GetSecret, deps: OAuthDeps, row: Kept | None, outcome: Outcome) -> None:
+    """Have on record, and on disk, that a value is given out, or is not. Raises `Unavailable`."""
+    message = audited(noun, asked, row, outcome)
+    await deps.bus.publish(deps.bus.seal(message, org=asked.org, correlation=asked.correlation_id))
 
 
 def _absent(noun: str, name: str) -> NotFound:

@@ -28,7 +28,7 @@ from shared.errors import Conflict, Invalid, MillraceError, Problem, Unavailable
 
 # Seconds that a question waits for a token; the attempt goes on without it.
 WAIT = 20.0
-# Questions of one organization for one provider that wait at a time, and of all: half of what is answered at a time stays free.
+# Questions of one organization for one provider that wait at a time, and of all: most of what is answered at a time stays free.
 WAITING_EACH, WAITING = 12, 32
 # Seconds that attempts have to end when the service does.
 DRAIN = 4.0
@@ -43,6 +43,8 @@ class Live(msgspec.Struct, frozen=True):
     state: TokenState
     registered: Registered
     unreplaced: str | None = None
+    # Whether it is got by the settings of now; else the next who asks has another one got.
+    is_settled: bool = True
 
 
 class Refresher:
@@ -100,7 +102,7 @@ class Refresher:
         """
         registered = await self._providers.of(row)
         state = (await self._tokens.of([row.id])).get(row.id)
-        if state is not None and state.is_live(self._tokens.now()):
+        if state is not None and state.is_usable(self._tokens.now()):
             if not is_own(row) and not is_of(state, registered):
                 raise NeedsAuthorization(f"connection {row.name!r} needs to be authorized again: {OF_ANOTHER}")
             changed = is_own(row) and registered.configured != state.configured
@@ -113,12 +115,13 @@ class Refresher:
             if not is_own(row) and (state is None or state.sealed is None):
                 raise NeedsAuthorization(f"connection {row.name!r} has not been authorized yet")
             state = await self._waited(row, registered, 0 if state is None else state.version, "ended")
-        if not state.is_live(now := self._tokens.now()):
+        if not state.is_usable(now := self._tokens.now()):
             raise none_of(row, state, now)
         if not is_of(state, registered):
             raise Unavailable(f"connection {row.name!r} was changed meanwhile", retry_after=1)
         unreplaced = None if rejected != state.version else await self._unreplaced(state)
-        return Live(self._sealed.opened(state), state, registered, unreplaced)
+        is_settled = not is_own(row) or state.configured == registered.configured
+        return Live(self._sealed.opened(state), state, registered, unreplaced, is_settled)
 
     async def _unreplaced(self, state: TokenState) -> str:
         """Return why there is no newer token than one that was reported, and have the report on record."""

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ARRAY, Boolean, ColumnElement, Text, any_, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    ColumnElement,
+    Text,
+    any_,
+    delete,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import distinct_on, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.expression import Executable, UnaryExpression
+from sqlalchemy.sql.selectable import LateralFromClause
 
 from services.oauth.domain import Kept, place_of
-from services.oauth.tables import done_command, past_version, vault
-from shared.db import transaction
+from services.oauth.tables import done_command, past_version, token, vault
+from shared.db import reading, transaction
 from shared.organizations import PLATFORM, seen_by
 from shared.owners.rotation import Place, StaleRow
-from shared.statements import Compiled, overwriting, parameter
+from shared.statements import Compiled, given, overwriting, parameter
 
 _C = vault.c
 _PAST = past_version.c
@@ -35,6 +50,48 @@ _USABLE = Compiled(
     .order_by((_C.org == parameter("own", Text)).desc())
     .limit(1)
 )
+# Of every question for a token: names of connections are looked up as by `_USABLE`, those of their providers likewise.
+_ASKED = given(_C.org, _C.name)
+
+
+def _first_seen(name: str, noun: str, org: ColumnElement[str], wanted: ColumnElement[str]) -> LateralFromClause:
+    one = vault.alias(f"any_{name}")
+    seen = one.c.org.in_([org, PLATFORM])
+    found = select(one.c.id, one.c.org, one.c.spec, literal_column(f"any_{name}.xmin").label("written"))
+    return (
+        found.where(one.c.noun == noun, seen, one.c.name == wanted, ~one.c.revoking)
+        .order_by((one.c.org == org).desc())
+        .limit(1)
+        .lateral(name)
+    )
+
+
+_MEANT = _first_seen("meant", "connection", _ASKED.c.org, _ASKED.c.name)
+_THERE = _first_seen("there", "provider", _MEANT.c.org, _MEANT.c.spec["provider"].as_string())
+_STAMPS = Compiled(
+    select(
+        _ASKED.c.org.label("org"),
+        _ASKED.c.name.label("name"),
+        _MEANT.c.id.label("connection"),
+        _MEANT.c.written.label("written"),
+        _THERE.c.id.label("provider"),
+        _THERE.c.written.label("provider_written"),
+        literal_column("token.xmin").label("token_written"),
+    ).select_from(_ASKED.join(_MEANT, true()).outerjoin(_THERE, true()).outerjoin(token, token.c.connection == _MEANT.c.id))
+)
+
+
+class Stamp(NamedTuple):
+    """What a connection's credential is made from, each row with the transaction that wrote it last (Postgres' `xmin`).
+
+    Two that are equal say that nothing of it has been written in between, by whomever.
+    """
+
+    connection: str
+    written: int
+    provider: str | None
+    provider_written: int | None
+    token_written: int | None
 
 
 class KeptStore:
@@ -58,8 +115,16 @@ class KeptStore:
         `by_run`: none either that is for services alone.
         """
         usable = _USABLE(noun=noun, orgs=list(seen_by(org)), own=org, name=name, by_run=by_run)
-        found = await usable.read(self._engine)
+        async with reading(self._engine) as connection:
+            found = await usable.fetch(connection)
         return Kept(**found[0]) if found else None
+
+    async def stamps(self, asked: Collection[tuple[str, str]]) -> dict[tuple[str, str], Stamp]:
+        """Return the stamps of the connections that serve these organizations by these names, of those that there are."""
+        statement = _STAMPS(org=[org for org, _ in asked], name=[name for _, name in asked])
+        async with reading(self._engine) as connection:
+            found = await statement.fetch(connection)
+        return {(row["org"], row["name"]): Stamp(*(row[field] for field in Stamp._fields)) for row in found}
 
     async def page(self, noun: str, org: str, *, after: str, limit: int, inherited: bool = False) -> list[Kept]:
         """Return rows by name, those after `after`; `inherited`: also those of the platform whose name the organization has not."""
