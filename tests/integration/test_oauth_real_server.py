@@ -22,6 +22,7 @@ from services.gateway.api.authorizing import COOKIE
 from services.oauth.domain import token_place
 from services.oauth.policy import NEAR
 from services.oauth.sealed_tokens import Tokens
+from shared.errors import Unavailable
 from shared.jose import encoded
 from shared.questions.oauth import GetAskedAuthorization
 from tests.integration.test_integrations_api import Api
@@ -244,6 +245,39 @@ async def test_a_code_that_was_used_is_refused_by_the_service_and_by_the_server(
     # Nobody loses what was authorized before.
     assert await house.token("replayed") == token
     assert await house.peer.is_active(client, token)
+
+
+async def test_a_persons_token_is_exchanged_for_one_of_another_client_for_as_long_as_it_counts(house: House) -> None:
+    grant = "urn:ietf:params:oauth:grant-type:token-exchange"
+    person = await house.connect("person")
+    provider = {"token_parameters": {"audience": "https://tickets.example"}, "scopes": ["tickets"]}
+    client = await house.client("exchanging", grant, provider=provider)
+    await house.put("/connections/exchanged", grant="token_exchange", provider="exchanging", exchanges="person")
+    # Asked for by many at once it is exchanged once.
+    tokens = set(await asyncio.gather(*(house.token("exchanged") for _ in range(10))))
+    token = tokens.pop()
+    assert (tokens, (await house.peer.seen())["grants"][grant]) == (set(), 1)
+    whose = {"client": client["client_id"], "account": "ada", "scope": "tickets", "audience": "https://tickets.example"}
+    assert await house.peer.tickets(token) == whose
+    assert (await house.shown("exchanged"))["granted_scope"] == "tickets"
+    # Another one is got by exchanging the subject's token of then.
+    assert (await house.refreshed("person"))[0] == 200
+    assert (await house.refreshed("exchanged"))[0] == 200
+    assert await house.token("exchanged") != token
+    # A scope that the subject's token has not is refused, which is a mistake in the settings and ends no grant.
+    await house.put(
+        "/connections/wide", grant="token_exchange", provider="exchanging", exchanges="person", scopes=["tickets", "more"]
+    )
+    with pytest.raises(Unavailable, match="invalid_scope"):
+        await house.token("wide")
+    assert (await house.shown("wide"))["status"] == "degraded"
+    # So is a token that does not count any more, until the person's connection has another one.
+    await house.peer.revoke(person, await house.token("person"))
+    assert (await house.refreshed("exchanged"))[0] == 503
+    refusals = (await house.peer.seen())["refusals"]
+    assert [refusal[:2] for refusal in refusals[-2:]] == [[grant, "invalid_scope"], [grant, "invalid_grant"]]
+    shown = await house.shown("exchanged")
+    assert ("invalid_grant" in shown["reason"], (await house.shown("person"))["status"]) == (True, "healthy")
 
 
 async def test_two_processes_and_50_who_ask_at_once_rotate_a_token_many_times_and_its_family_lives(house: House) -> None:

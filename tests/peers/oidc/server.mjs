@@ -1,8 +1,10 @@
 // An OpenID Connect server for tests, on a port that the system gives: prints its issuer, and ends with its standard input.
 // Clients register themselves (RFC 7591). A `token_life` of theirs, in seconds, is how long their access tokens live.
 import { createServer } from "node:http";
-import { Provider } from "oidc-provider";
+import { errors, Provider } from "oidc-provider";
 
+// Of exchanged tokens.
+const audiences = new Map();
 const seen = { grants: {}, refusals: [], held: 0 };
 const now = Date.now;
 // Whether the next token request is held up, and what lets the one go on that is.
@@ -31,6 +33,39 @@ const configuration = {
   ttl: { AccessToken: life, ClientCredentials: life },
 };
 
+const EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange";
+const ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token";
+
+// The server's own way to add a grant: a token that counts is exchanged for one of the asking client, for the same account, of
+// no wider scope and for the audience that is asked for (RFC 8693).
+async function exchange(ctx) {
+  const { client, params, provider } = ctx.oidc;
+  if (params.subject_token_type !== ACCESS_TOKEN) throw new errors.InvalidRequest("subject_token_type is none that is taken");
+  const subject =
+    (await provider.AccessToken.find(params.subject_token)) ?? (await provider.ClientCredentials.find(params.subject_token));
+  if (!subject?.isValid) throw new errors.InvalidGrant("subject token invalid");
+  const scope = new Set((subject.scope ?? "").split(" "));
+  const asked = (params.scope ?? "").split(" ").filter(Boolean);
+  if (!asked.every((one) => scope.has(one))) throw new errors.InvalidScope("wider than the subject token's", params.scope);
+  const token = new provider.AccessToken({
+    client,
+    accountId: subject.accountId ?? `client:${subject.clientId}`,
+    grantId: subject.grantId,
+    gty: EXCHANGE,
+    scope: asked.join(" ") || undefined,
+  });
+  ctx.oidc.entity("AccessToken", token);
+  const value = await token.save();
+  audiences.set(value, params.audience);
+  ctx.body = {
+    access_token: value,
+    issued_token_type: ACCESS_TOKEN,
+    token_type: "Bearer",
+    expires_in: token.expiration,
+    scope: token.scope,
+  };
+}
+
 // An API that takes this server's tokens.
 async function api(provider, request, response) {
   const [, token = ""] = (request.headers.authorization ?? "").match(/^Bearer (\S+)$/) ?? [];
@@ -39,7 +74,7 @@ async function api(provider, request, response) {
     response.writeHead(401, { "WWW-Authenticate": 'Bearer error="invalid_token"' }).end();
     return;
   }
-  answer(response, { client: found.clientId, account: found.accountId ?? null, scope: found.scope ?? "" });
+  answer(response, { client: found.clientId, account: found.accountId ?? null, scope: found.scope ?? "", ...(audiences.has(token) && { audience: audiences.get(token) }) });
 }
 
 function answer(response, document) {
@@ -51,6 +86,7 @@ const server = createServer();
 server.listen(0, "127.0.0.2", () => {
   const issuer = `http://127.0.0.2:${server.address().port}`;
   const provider = new Provider(issuer, configuration);
+  provider.registerGrantType(EXCHANGE, exchange, ["subject_token", "subject_token_type", "audience", "scope"]);
   provider.on("server_error", (_ctx, error) => console.error(error));
   provider.on("grant.success", (ctx) => {
     const type = ctx.oidc.params.grant_type;
