@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from aiohttp import web
 
 from deploy.prepare import prepare_broker
 from services.logs.digests.copies import CHECKPOINT, Diverged, opened
@@ -21,6 +22,7 @@ from shared.errors import Unavailable
 from shared.messages import RunRequested
 from tests.support.inside import bus_of, eventually, running
 from tests.support.servers import Place
+from tests.support.web import served
 
 
 def requested(workflow: str) -> RunRequested:
@@ -43,11 +45,17 @@ async def archive(place: Place, count: int) -> None:
 
 
 @asynccontextmanager
-async def sealing(place: Place, copy: Path, *, keys: tuple[bytes, ...] = (b"k" * 32,)) -> AsyncIterator[Sealer]:
+async def sealing(place: Place, copy: Path | str, *, keys: tuple[bytes, ...] = (b"k" * 32,)) -> AsyncIterator[Sealer]:
     engine = open_engine(place.database_url("logs"), service="logs", pool_size=2)
     try:
         async with bus_of(place, "logs") as bus:
-            yield Sealer("RUNS", client=bus.client, engine=engine, seeds=seeds(keys), copies=[copy.as_uri()])
+            yield Sealer(
+                "RUNS",
+                client=bus.client,
+                engine=engine,
+                seeds=seeds(keys),
+                copies=[copy if isinstance(copy, str) else copy.as_uri()],
+            )
     finally:
         await engine.dispose()
 
@@ -216,3 +224,53 @@ async def test_a_copy_that_is_away_holds_nothing_up_unless_it_may_hold_the_tree(
         (data / "away").rename(data / "runs")
         assert await sealer.seal() == 0
         assert (data / "runs" / "checkpoint").read_bytes() == await sealer.bucket.get(CHECKPOINT)
+
+
+class ObjectStore:
+    """Takes and gives objects as S3 does, and deletes none: as a bucket whose objects are locked."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.away = False
+
+    async def answer(self, request: web.Request) -> web.Response:
+        if self.away:
+            return web.Response(status=503)
+        assert request.headers["Authorization"].startswith("AWS4-HMAC-SHA256 Credential=writer/")
+        if request.method == "PUT":
+            self.objects[request.path] = await request.read()
+            return web.Response(headers={"ETag": '"1"'})
+        if request.method == "GET" and request.path in self.objects:
+            made = {"ETag": '"1"', "Last-Modified": "Thu, 01 Jan 2026 00:00:00 GMT"}
+            return web.Response(body=self.objects[request.path], headers=made)
+        refused = (404, "NoSuchKey") if request.method == "GET" else (403, "AccessDenied")
+        return web.Response(status=refused[0], text=f"<Error><Code>{refused[1]}</Code></Error>")
+
+
+async def test_a_bucket_from_which_nothing_can_be_deleted_keeps_every_state(
+    place: Place, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = ObjectStore()
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", bucket.answer)
+    async with served(application) as url:
+        given = {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "writer", "SECRET_ACCESS_KEY": "s", "REGION": "r", "ALLOW_HTTP": "true"}
+        for name, value in given.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        await archive(place, 2)
+        async with sealing(place, "s3://audit/digests") as sealer:
+            await sealer.seal()
+            await archive(place, 2)
+            bucket.away = True
+            with pytest.raises(Unavailable, match="copy of the digests"):
+                await sealer.seal()
+            bucket.away = False
+            assert await sealer.seal() == 0
+        names = sorted(path.removeprefix("/audit/digests/runs/") for path in bucket.objects)
+        states = [f"tile/{kind}/000.p/{width}" for kind in ("0", "entries") for width in (2, 4)]
+        assert names == ["checkpoint", "salts/0", *states]
+        async with bus_of(place, "admin") as bus:
+            await bus.client.jetstream().purge_stream("KV_digests")
+        async with sealing(place, "s3://audit/digests") as sealer:
+            assert await sealer.seal() == 0
+            assert (await held(sealer))[0] == 4

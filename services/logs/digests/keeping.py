@@ -69,9 +69,9 @@ class Digests:
                 log("digests.not_sealed", stream=sealer.stream, reason=problem)
         if problem is None:
             self._problems.pop(sealer.stream, None)
+            self._sizes[sealer.stream] = sealer.size
         else:
             self._problems[sealer.stream] = problem
-        self._sizes[sealer.stream] = sealer.size
         return done
 
 

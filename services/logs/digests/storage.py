@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import contextlib
+import os
+from datetime import timedelta
+from typing import Any
 
 import nats.errors
 import nats.js.errors
@@ -15,12 +18,8 @@ from obstore.store import from_url
 from shared.errors import Conflict, Unavailable
 from shared.streams import DIGESTS
 
-
-class Readable(Protocol):
-    """Files by name: those of one stream's tree."""
-
-    async def get(self, name: str) -> bytes | None:
-        """Return a file's content; None where there is none. Raises `Unavailable`."""
+# A copy that is away is tried again at the next look: others wait meanwhile.
+_RETRIES: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=15)}
 
 
 class TreeBucket:
@@ -87,7 +86,13 @@ class TreeCopy:
     """
 
     def __init__(self, url: str, stream: str) -> None:
-        self._store = from_url(url, mkdir=True) if url.startswith("file:") else from_url(url)
+        if url.startswith("file:"):
+            self._store = from_url(url, mkdir=True)
+        else:
+            # What is given here hides what the environment says of the same.
+            plain = os.environ.get("AWS_ALLOW_HTTP", "").lower() == "true"
+            client: Any = {"timeout": "10s", "connect_timeout": "5s", "allow_http": plain}
+            self._store = from_url(url, client_options=client, retry_config=_RETRIES)
         self._prefix = f"{stream.lower()}/"
 
     async def get(self, name: str) -> bytes | None:
@@ -107,10 +112,6 @@ class TreeCopy:
             raise Unavailable(f"the copy of the digests cannot be written: {type(error).__name__}") from error
 
     async def remove(self, name: str) -> None:
-        """Remove a file; one that is not there is removed. Raises `Unavailable`."""
-        try:
+        """Remove a file that is of no more use, where that is allowed and possible."""
+        with contextlib.suppress(BaseError, OSError):
             await obstore.delete_async(self._store, self._prefix + name)
-        except (NotFoundError, FileNotFoundError):
-            return
-        except (BaseError, OSError) as error:
-            raise Unavailable(f"the copy of the digests cannot be written: {type(error).__name__}") from error
