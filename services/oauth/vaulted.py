@@ -21,8 +21,7 @@ from shared.errors import Conflict, Invalid, Problem, Unavailable
 from shared.organizations import seen_by
 from shared.owners.keeper import Keeper
 from shared.owners.rules import Draft, Rules
-from shared.questions.declaration import Done
-from shared.questions.resources import ListResources, PutResource, RemoveResource, Shown
+from shared.questions.resources import ListResources, PutResource, Removed, RemoveResource, Shown
 from shared.resources import Resource, Spec
 
 _log = structlog.get_logger()
@@ -73,11 +72,11 @@ class Vaulted(Keeper[S]):
                 found = await self._settled(found, command.id, is_dry=command.dry_run)
                 before = None if found is None else self._made(found)
                 if found is not None and before is not None and found.last_command == command.id:
-                    return await self._answer(before, self._change(command, before))
+                    return await self._answer(before, self._change(command, before), before)
                 done = await self._store.done(command.id)
                 if before is not None and done is not None:
                     # Others have changed it since: this command was carried out, and must not be again.
-                    return await self._answer(before, self._change(command, before))
+                    return await self._answer(before, self._change(command, before), before)
                 check_expected(kind.noun, command.expected, found)
                 if found is None:
                     refuse_gone(kind.noun, removed=done)
@@ -94,17 +93,17 @@ class Vaulted(Keeper[S]):
                 if before is not None and not moved and self._is_same(wanted, before):
                     return await self._answer(before, "none")
                 if command.dry_run:
-                    return await self._answer(wanted, self._change(command, wanted))
+                    return await self._answer(wanted, self._change(command, wanted), before)
                 row = self._row(command, wanted, found, destination)
                 stored = await (self._store.add(row) if found is None else self._store.replace(found, row))
                 if stored is not None:
                     if found is not None:
                         await self._vault_rules.changed(found, stored)
                     await self._announcer.announce(stored)
-                    return await self._answer(self._made(stored), self._change(command, wanted))
+                    return await self._answer(self._made(stored), self._change(command, wanted), before)
         raise self._busy(command)
 
-    async def remove(self, command: RemoveResource) -> Done:
+    async def remove(self, command: RemoveResource) -> Removed:
         """Remove a resource: marked first, so that no run gets it any more, then published, then deleted."""
         noun = self.kind.noun
         self._check_broker()
@@ -112,7 +111,7 @@ class Vaulted(Keeper[S]):
             for _ in range(TRIES):
                 found = await self._settled(await self._store.named(noun, command.org, command.name), command.id)
                 if await self._store.done(command.id):
-                    return Done()
+                    return Removed()
                 check_expected(noun, command.expected, found)
                 if found is None:
                     raise await self._absent(command)
@@ -120,7 +119,7 @@ class Vaulted(Keeper[S]):
                 if await self._store.mark_revoking(found, actor=command.actor, command=command.id, now=utc_now()):
                     gone = msgspec.structs.replace(found, revoking=True, actor=command.actor, last_command=command.id)
                     await self._announcer.announce(gone)
-                    return Done()
+                    return Removed(self._changes(self._made(found), None))
         raise self._busy(command)
 
     async def _named(self, org: str, name: str) -> Resource[S] | None:

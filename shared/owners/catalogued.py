@@ -19,8 +19,7 @@ from shared.owners.rotation import Place, StaleRow
 from shared.owners.rows import ResourceRows
 from shared.owners.rules import Derive, Draft, Rules, nothing
 from shared.projection import Projection
-from shared.questions.declaration import Done
-from shared.questions.resources import Change, Found, ListResources, PutResource, RemoveResource, Shown
+from shared.questions.resources import Change, Found, ListResources, PutResource, Removed, RemoveResource, Shown
 from shared.resources.declaration import KINDS, Resource, ResourceChanged, ResourceRemoved, Spec
 from shared.values import near
 
@@ -60,9 +59,10 @@ class Catalogued(Keeper[S]):
         kind.check_name(command.name)
         given = self._given(command)
         outcome: tuple[Resource[S], Change] | None = None
+        before: Resource[S] | None = None
 
         async def decide(last: aggregate.Stored | None) -> ResourceChanged | None:
-            nonlocal outcome
+            nonlocal outcome, before
             before = self._present(last)
             if id_ is not None and (before is None or before.id != id_):
                 raise await self._absent(asked)
@@ -80,19 +80,21 @@ class Catalogued(Keeper[S]):
             )
             if changed is None:
                 assert outcome is not None  # noqa: S101 - it was decided
-                return await self._answer(*outcome)
+                return await self._answer(*outcome, before)
             stored = made(kind, changed.message, command.org, rfc3339(changed.envelope.time), changed.sequence)
             await self._entries.put(stored)
             await self._catalog.caught_up(changed.sequence)
-        return await self._answer(stored, self._change(command, stored))
+        return await self._answer(stored, self._change(command, stored), before)
 
-    async def remove(self, command: RemoveResource) -> Done:
+    async def remove(self, command: RemoveResource) -> Removed:
         """Remove a resource, by name or id."""
         kind, asked = self.kind, command
         command, id_ = await self._meant(asked)
         key = kind.key(command.org, command.name)
+        before: Resource[S] | None = None
 
         async def decide(last: aggregate.Stored | None) -> ResourceRemoved:
+            nonlocal before
             before = self._present(last)
             if before is None or kind.removed is None or id_ not in {None, before.id}:
                 raise await self._absent(asked)
@@ -105,7 +107,7 @@ class Catalogued(Keeper[S]):
             )
             await self._entries.remove(changed.message.id, changed.sequence)
             await self._catalog.caught_up(changed.sequence)
-        return Done()
+        return Removed(self._changes(before, None))
 
     async def reseal(self, org: str, name: str, before: Mapping[str, str], sealed: Mapping[str, str]) -> bool:
         """Record a resource with the same secrets under another key; False where one of those before is another by now."""

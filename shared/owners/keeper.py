@@ -13,13 +13,14 @@ from shared.encryption import CannotOpen, Keyring
 from shared.envelope import derived_id, rfc3339, utc_now
 from shared.errors import Invalid, NotFound, Problem, Unavailable
 from shared.owners.rules import Draft, Rules
-from shared.questions.declaration import MOST_ITEMS, Done, cursor_after, fitting
+from shared.questions.declaration import MOST_ITEMS, cursor_after, fitting
 from shared.questions.resources import (
     Change,
     Found,
     GetResource,
     ListResources,
     PutResource,
+    Removed,
     RemoveResource,
     Shown,
     ShownPage,
@@ -28,6 +29,8 @@ from shared.resources.declaration import KINDS, Kind, Resource, Spec
 from shared.values import check, fitted
 
 S = TypeVar("S", bound=Spec)
+# In the place of secrets among what was changed.
+SECRET, OTHER_SECRET = "(secret)", "(another secret)"
 
 
 class Keeper(ABC, Generic[S]):
@@ -43,7 +46,7 @@ class Keeper(ABC, Generic[S]):
         """Create, replace or patch a resource. Raises `Invalid`, `NotFound`, `PreconditionFailed`, `Conflict`, `Unavailable`."""
 
     @abstractmethod
-    async def remove(self, command: RemoveResource) -> Done:
+    async def remove(self, command: RemoveResource) -> Removed:
         """Remove a resource, by name or id. Raises as `put`."""
 
     async def get(self, asked: GetResource) -> Shown:
@@ -209,8 +212,20 @@ class Keeper(ABC, Generic[S]):
         """Return the outcome of a command that was carried out: the same at every sending of it."""
         return "created" if stored.id == derived_id(command.id, self.kind.noun) else "changed"
 
-    async def _answer(self, stored: Resource[S], change: Change) -> Shown:
-        return Shown((await self._shown([stored]))[0], stored.version, change)
+    async def _answer(self, stored: Resource[S], change: Change, before: Resource[S] | None = None) -> Shown:
+        """Return a resource as it is shown; after a change with what was changed since `before`, None: it was not there."""
+        changes = {} if change == "none" else self._changes(before, stored)
+        return Shown((await self._shown([stored]))[0], stored.version, change, changes)
+
+    def _changes(self, before: Resource[S] | None, after: Resource[S] | None) -> dict[str, tuple[Any, Any]]:
+        """Return the fields that differ, with both values; of a secret one both are words."""
+        one, other = ({} if of is None else self.kind.stored(of.spec) for of in (before, after))
+        sealed, resealed = ({} if of is None else of.sealed for of in (before, after))
+        changes = {name: (one.get(name), other.get(name)) for name in one | other if one.get(name) != other.get(name)}
+        for name in sorted(sealed.keys() | resealed.keys()):
+            if sealed.get(name) != resealed.get(name):
+                changes[name] = (SECRET if name in sealed else None, OTHER_SECRET if name in resealed else None)
+        return changes
 
     async def _shown(self, found: Sequence[Resource[S]]) -> list[dict[str, Any]]:
         besides = await self._rules.shown(found) if found else []

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from shared.questions.declaration import Command, Done, Page, Question, command, question
+from shared.questions.declaration import Command, Page, Question, command, question
 from shared.resources import KINDS
 from shared.values import Key, Name, Sequence
 
@@ -14,11 +14,21 @@ Change = Literal["created", "changed", "none"]
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """A resource as its organization sees it: its fields, `id`, `org`, `name`, times, `version`, and what its owner adds."""
+    """A resource as its organization sees it: its fields, `id`, `org`, `name`, times, `version`, and what its owner adds.
+
+    After a change, `changes` has of each field that was changed the value before and after; of secrets only that they were.
+    """
 
     fields: dict[str, Any]
     version: int
     change: Change = "none"
+    changes: dict[str, tuple[Any, Any]] = {}
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """A resource was removed; `changes` as of what is shown."""
+
+    changes: dict[str, tuple[Any, Any]] = {}
 
 
 class ShownPage(msgspec.Struct, frozen=True):
@@ -79,7 +89,7 @@ class PutResource(Command[Shown], frozen=True, kw_only=True):
     dry_run: bool = False
 
 
-class RemoveResource(Command[Done], frozen=True, kw_only=True):
+class RemoveResource(Command[Removed], frozen=True, kw_only=True):
     """Remove a resource; `expected` as for putting it. Raises NotFound, PreconditionFailed, Conflict."""
 
     noun: Name

@@ -204,6 +204,35 @@ async def test_changes_and_refusals_of_mappings_are_audited_with_their_organizat
             ("mapping", "delete", "halopsa", "ok"),
             ("mapping", "put", "halopsa", "conflict"),
         ]
+        made, removed = (one["data"]["detail"]["changes"] for one in items[1:3])
+        assert (made["config"], removed["config"]) == ([None, {"subdomain": "a"}], [{"subdomain": "a"}, None])
+
+
+async def test_an_audit_has_what_was_there_before_and_after_and_no_secret(place: Place) -> None:
+    async with house(place) as call, running(place, "logs"):
+        source = {"adapter": "github", "settings": {"secret": "s3cret-one"}}
+        for change in (
+            source,
+            {**source, "enabled": False},
+            {**source, "settings": {"secret": "s3cret-two", "x" * 900: "y" * 2000}},
+        ):
+            await call("PUT", "/sources/hub", change)
+        await call("PATCH", "/sources/hub", {"settings": {"secret": "s3cret-two"}})
+        await call("DELETE", "/sources/hub")
+
+        async def told() -> Any:
+            items = (await call("GET", "/logs?q=stream:AUDIT data.target:hub&order=asc"))[1]["items"]
+            return items if len(items) == 5 else None
+
+        items: Any = await eventually(told)
+        first, second, third, fourth, fifth = (one["data"]["detail"].get("changes") for one in items)
+        assert first["adapter"] == [None, "github"]
+        assert first["secret"] == [None, "(another secret)"]
+        assert second == {"enabled": [True, False]}
+        assert third is None, items[2]
+        assert fourth == {"secret": ["(secret)", "(another secret)"]}
+        assert fifth["secret"] == ["(secret)", None]
+        assert "s3cret" not in json.dumps(items)
 
 
 # -- topics -----------------------------------------------------------------------------------------------------------

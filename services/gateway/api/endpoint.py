@@ -145,14 +145,14 @@ class Call(Generic[Q, B]):
         self.path: Mapping[str, str] = request.match_info
         self.query: Q
         self.body: B
-        self.notes: dict[str, str] = {}
+        self.notes: dict[str, Any] = {}
         self.record: Callable[[], None] = _nothing
 
     async def ask(self, asked: Question[A] | Command[A]) -> A:
         """Ask a question or give a command; returns the declared answer."""
         return await self.gateway.bus.ask(asked)
 
-    def note(self, **fields: str) -> None:
+    def note(self, **fields: Any) -> None:
         """Add to the audit of this call."""
         self.notes |= fields
 

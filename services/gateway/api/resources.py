@@ -30,6 +30,8 @@ from shared.values import Name
 
 Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
 API = "/api/v1"
+# Bytes, as JSON, of a value in an audit.
+LONGEST = 2000
 
 
 class Applying(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +88,8 @@ class Resources:
             name=call.path["name"],
             expected=expected,
         )
-        await call.ask(command)
+        removed = await call.ask(command)
+        call.note(changes=_bounded(removed.changes))
         return Answer(status=204)
 
     async def _put(
@@ -117,6 +120,8 @@ class Resources:
             )
         )
         call.note(change=shown.change)
+        if shown.changes and not call.query.dry_run:
+            call.note(changes=_bounded(shown.changes))
         return Answer(body=self._shown(call, shown.fields), tag=shown.version, headers={CHANGE.name: shown.change})
 
     async def _present(self, call: Call[Any, Any]) -> Shown:
@@ -141,6 +146,16 @@ class Resources:
 def _given(body: msgspec.Struct) -> Object:
     given: Object = msgspec.to_builtins(body)
     return given
+
+
+def _bounded(changes: dict[str, tuple[Any, Any]]) -> Object:
+    """Return changes for an audit: values that are long without what they are."""
+    return {name: [_short(value) for value in both] for name, both in changes.items()}
+
+
+def _short(value: Any) -> Any:
+    size = len(msgspec.json.encode(value))
+    return value if size <= LONGEST else f"({size} bytes)"
 
 
 def endpoints_of(kind: Kind) -> tuple[Endpoint, ...]:
