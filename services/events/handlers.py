@@ -52,7 +52,7 @@ LONGEST_KEY = 200
 LONGEST_REASON = 1000
 # Events of one webhook that take the prompt lane: more of them would keep others' there waiting.
 MOST_PROMPT = 32
-# Outcomes of one webhook, about: the story of its delivery is one row, which is read and written whole.
+# Outcomes of one webhook, about: the story of its delivery is read whole for a retry.
 MOST_OUTCOMES = 20_000
 # Bytes of large inputs that one event makes: four of the largest webhook that is taken, in a message's time and others' sight.
 LARGEST_FAN_OUT = 100 * 1024 * 1024

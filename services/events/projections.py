@@ -16,9 +16,9 @@ from services.events.letter_rows import letter_statements, original_of
 from services.events.registrations import rows as registrations
 from services.events.replay_rows import replay_statements
 from services.events.resources import DERIVED
-from services.events.routing import Routing, Said, routing
+from services.events.routing import Change, Routing, Said, changes
 from shared.db import Connection
-from shared.envelope import Envelope, rfc3339
+from shared.envelope import Envelope
 from shared.messages import (
     DeadLettered,
     EventAccepted,
@@ -46,7 +46,7 @@ REMEMBERED = 50_000
 LONGEST_ERROR = 1000
 RESUMED = {"deferred_for": None, "deferred": None}
 QUEUED = {"status": "queued", "reason": None, "error": None, "ended_at": None}
-TABLES = ("delivery", "delivery_run", "chain", "dead_letter", "replay", "held", "held_group")
+TABLES = ("delivery", "delivery_event", "delivery_outcome", "delivery_run", "chain", "dead_letter", "replay", "held", "held_group")
 
 
 def projected(client: Client) -> list[Projected]:
@@ -96,14 +96,16 @@ async def routed(batch: Sequence[Recorded], connection: Connection) -> list[Stat
                 row["emitted"] = at.delivered.sequence
             if message.retried_by is not None:
                 row |= RESUMED  # somebody has done what it waits for
+    changed: dict[str, dict[int, Change]] = {}
     for delivery, said in folded.items():
-        rows[delivery] |= _columns_of(routing(_routing_of(rows[delivery]), said))
+        after, changed[delivery] = changes(msgspec.convert(rows[delivery], Routing), said)
+        rows[delivery] |= msgspec.structs.asdict(after)
     emitted = Counter(
         (at.envelope.org, message.chain)
         for at, message in messages
         if isinstance(message, EventAccepted) and message.chain is not None and message.retried_by is None
     )
-    written = [*replay_statements(batch), *([store.put_routings(list(rows.values()))] if rows else [])]
+    written = [*replay_statements(batch), *store.put_routings(list(rows.values()), changed)]
     written += held_statements(messages)
     return [*written, store.count_in_chains("events", emitted)] if emitted else written
 
@@ -158,16 +160,6 @@ async def dead(batch: Sequence[Recorded], _connection: Connection) -> list[State
         if envelope is not None and isinstance(original, WebhookReceived | EventAccepted):
             statements.append(store.note_dead(_delivery(original, envelope) | {"dead": message.error}))
     return statements
-
-
-def _routing_of(row: dict[str, Any]) -> Routing:
-    at = row["retry_at"]
-    return msgspec.convert(row if at is None else row | {"retry_at": rfc3339(at)}, Routing)
-
-
-def _columns_of(made: Routing) -> dict[str, Any]:
-    columns = msgspec.structs.asdict(made)
-    return columns if made.retry_at is None else columns | {"retry_at": datetime.fromisoformat(made.retry_at)}
 
 
 def _outcome(status: str, at: Recorded) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-import msgspec
 from sqlalchemy import (
     ARRAY,
     BigInteger,
@@ -26,9 +25,11 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import aggregate_order_by
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.events import outcomes
+from services.events.routing import Change
 from services.events.tables import chain, delivery, delivery_run, resource
 from shared.checkpoint import position_of
 from shared.db import Connection, transaction
@@ -38,8 +39,6 @@ from shared.runs import ENDED, ENDING
 from shared.statements import Compiled, Statement, given, inserted, overwriting, parameter
 
 _D, _R = delivery.c, delivery_run.c
-# Bytes of deliveries that are read at a time, but one in any case: one webhook may have thousands of outcomes.
-ROOM = 1 << 20
 # What was to be tried again so long ago is not: the bus has forgotten it soon.
 FORGOTTEN = timedelta(days=6)
 _ORG, _ID = parameter("org"), parameter("id")
@@ -55,17 +54,14 @@ _RUN = func.jsonb_build_object("id", _R.run, *(part for name in _SHOWN_OF_RUN fo
 _RUNS = func.coalesce(func.jsonb_agg(aggregate_order_by(_RUN, _R.requested_at, _R.run)), literal_column("'[]'"))
 _SELECTED = select(
     *(_D[name] for name in ("id", "org", "source", "received_at", "correlation_id", "sequence", "emitted", "type")),
-    *(
-        _D[name]
-        for name in ("subscriptions", "events", "ended", "retried_by", "edited_by", "retries", "retry_at", "overdue_at", "accepted")
-    ),
+    *(_D[name] for name in ("ended", "retried_by", "edited_by", "retries", "retry_at", "overdue_at", "accepted")),
+    outcomes.OUTCOMES.label("subscriptions"),
+    outcomes.EVENTS.label("events"),
     _STATUS.label("status"),
     case((_ACCEPTED, func.coalesce(_D.dead, _D.reason, _D.deferred, _D.overdue)), else_=_D.reason).label("reason"),
     select(_RUNS).where(_R.delivery == _D.id).scalar_subquery().label("runs"),
 )
-# Of what is read and written whole, as it is stored: compressed, and some times larger in memory.
-_SIZE = (func.pg_column_size(_D.subscriptions) + func.pg_column_size(_D.events)).label("size")
-_SIZED = select(_D.id, _SIZE)
+_SIZED = select(_D.id, outcomes.SIZE)
 _DELIVERY = Compiled(_SELECTED.where(_D.org == _ORG, _D.id == _ID))
 _NEWEST = Compiled(
     select(_D.id, _D.sequence, _D.emitted)
@@ -170,7 +166,7 @@ class EventsStore:
         """
         others = (_D.org.not_in(_texts(without)), _D.id.not_in(_texts(besides)))
         due = in_turns(_D.id, _D.org, _D.retry_at).where(_D.retry_at <= now, _D.retry_at > now - FORGOTTEN, *others).limit(limit)
-        rows, _ = await self._fitting(due.add_columns(_SIZE))
+        rows, _ = await self._fitting(due.add_columns(outcomes.SIZE))
         return sorted(rows, key=lambda row: row["retry_at"])
 
     async def unended(self, before: datetime, parsed: int, routed: int, limit: int) -> list[RowMapping]:
@@ -189,10 +185,10 @@ class EventsStore:
             return list((await connection.execute(statement)).mappings().all())
 
     async def _fitting(self, sized: Select[Any]) -> tuple[list[RowMapping], int]:
-        """Return the first deliveries of a selection of ids and sizes that fit into `ROOM`, but one in any case; and its length."""
+        """Return the first deliveries of a selection of ids and sizes that fit, but one in any case; and its length."""
         async with transaction(self._engine) as connection:
             found = (await connection.execute(sized)).all()
-            room, ids = ROOM, list[str]()
+            room, ids = outcomes.ROOM, list[str]()
             for id_, size in found:
                 room -= size
                 if ids and room < 0:
@@ -240,16 +236,18 @@ def _replayable(org: str, since: datetime, until: datetime, wanted: Mapping[str,
 
 
 _FIRST = ("id", "org", "source", "received_at", "correlation_id")
-_JSON = ("subscriptions", "events")
 _ROUTING = (
-    *("type", "outcome", "reason", "emitted", *_JSON, "ended"),
-    *("retried_by", "edited_by", "retries", "retry_at", "accepted_at", "accepted", "overdue_at", "overdue"),
-    *("deferred_for", "deferred"),
+    *("type", "outcome", "reason", "emitted", "retried_by", "edited_by", "retries"),
+    *("accepted_at", "accepted", "overdue_at", "overdue", "deferred_for", "deferred"),
 )
 _BEGUN = inserted(delivery, *_FIRST, "sequence")
 _NOTE_DELIVERIES = Compiled(overwriting(_BEGUN, sequence=func.coalesce(_BEGUN.excluded.sequence, _D.sequence)))
 _ROUTINGS = Compiled(select(*(_D[name] for name in (*_FIRST, *_ROUTING))).where(_D.id == any_(parameter("ids", ARRAY(Text)))))
-_PUT_ROUTINGS = Compiled(overwriting(inserted(delivery, *_FIRST, *_ROUTING), *_ROUTING))
+_ROW = given(*(_D[name] for name in (*_FIRST, *_ROUTING)))
+_FOUND = {column.name: column for column in _ROW.c} | outcomes.found(_ROW)
+_PUT_ROUTINGS = Compiled(
+    overwriting(insert(delivery).from_select(list(_FOUND), select(*_FOUND.values())), *list(_FOUND)[len(_FIRST) :])
+)
 _NOTE_DEAD = Compiled(overwriting(inserted(delivery, *_FIRST, "dead"), "dead"))
 _NOTE_RUNS = Compiled(inserted(delivery_run, *_R.keys()).on_conflict_do_nothing())
 _OUTCOME = ("status", "reason", "error", "ended_at")
@@ -270,12 +268,7 @@ _COUNT = {"events": _counted("events"), "runs": _counted("runs")}
 
 
 # The routing of a delivery of which nothing is known yet.
-UNROUTED: dict[str, Any] = dict.fromkeys(_ROUTING) | {
-    "outcome": "accepted",
-    **{name: {} for name in _JSON},
-    "ended": False,
-    "retries": 0,
-}
+UNROUTED: dict[str, Any] = dict.fromkeys(_ROUTING) | {"outcome": "accepted", "retries": 0}
 
 
 def note_deliveries(rows: Sequence[dict[str, Any]]) -> Statement:
@@ -285,13 +278,13 @@ def note_deliveries(rows: Sequence[dict[str, Any]]) -> Statement:
 
 async def routings(connection: Connection, deliveries: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return the routing of these deliveries so far, as `put_routings` takes it."""
-    rows = await _ROUTINGS(ids=deliveries).fetch(connection)
-    return {row["id"]: {**row, **{name: msgspec.json.decode(row[name]) for name in _JSON}} for row in rows}
+    return {row["id"]: dict(row) for row in await _ROUTINGS(ids=deliveries).fetch(connection)}
 
 
-def put_routings(rows: Sequence[dict[str, Any]]) -> Statement:
-    """Write how deliveries were routed; one statement for all of them."""
-    return _PUT_ROUTINGS.of(row | {name: msgspec.json.encode(row[name]).decode() for name in _JSON} for row in rows)
+def put_routings(rows: Sequence[dict[str, Any]], changed: Mapping[str, Mapping[int, Change]]) -> list[Statement]:
+    """Write how deliveries were routed, and what changed of their events, by id: so many statements for all of them."""
+    # The first write what the last one finds.
+    return [*outcomes.put_changes(changed), _PUT_ROUTINGS.of(rows)] if rows else []
 
 
 def count_in_chains(what: Literal["events", "runs"], counts: Mapping[tuple[str, str], int]) -> Statement:

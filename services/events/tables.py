@@ -43,8 +43,6 @@ delivery = Table(
     Column("retried_by", Text),
     Column("dead", Text),
     Column("emitted", BigInteger),
-    Column("subscriptions", JSONB, nullable=False, server_default="{}"),
-    Column("events", JSONB, nullable=False, server_default="{}"),
     Column("ended", Boolean, nullable=False, server_default=false()),
     Column("edited_by", Text),
     Column("retries", BigInteger, nullable=False, server_default=text("0")),
@@ -70,6 +68,37 @@ Index(
     "delivery_deferred",
     *(delivery.c[name] for name in ("org", "deferred_for", "received_at", "id")),
     postgresql_where=DEFERRED,
+)
+
+# The events of a delivery by number, each with its newest id; `answered`: it has an outcome.
+delivery_event = Table(
+    "delivery_event",
+    metadata,
+    Column("delivery", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    *required(Text, "event", "type"),
+    Column("answered", Boolean, nullable=False),
+)
+Index("delivery_event_unanswered", delivery_event.c.delivery, postgresql_where=text("NOT answered"))
+
+# The outcome of an event with a subscription, "" where none matched; its delivery's are found from these by the second index.
+delivery_outcome = Table(
+    "delivery_outcome",
+    metadata,
+    Column("delivery", Text, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("subscription", Text, primary_key=True),
+    *(Column(name, Text) for name in ("name", "workflow")),
+    Column("status", Text, nullable=False),
+    *(Column(name, Text) for name in ("reason", "run")),
+    Column("retry_at", Moment),
+    Column("tries", BigInteger, nullable=False),
+)
+Index("delivery_outcome_status", *(delivery_outcome.c[name] for name in ("delivery", "status", "number", "subscription")))
+Index(
+    "delivery_outcome_retry",
+    *(delivery_outcome.c[name] for name in ("delivery", "retry_at")),
+    postgresql_where=text("retry_at IS NOT NULL"),
 )
 
 delivery_run = Table(

@@ -156,7 +156,7 @@ async def test_a_delivery_of_an_earlier_version_is_repeated_by_its_runs(place: P
         await outside.delivery(id_, "unroutable")
         await settled(outside, id_, runs=1)
         connection = await asyncpg.connect(place.database_url("events"))
-        await connection.execute("UPDATE delivery SET subscriptions = '{}'")
+        await connection.execute("DELETE FROM delivery_outcome")
         await connection.close()
         await outside.put_file("late.py", LATE)
         await retry(outside, id_)

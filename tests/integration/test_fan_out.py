@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.events import deliveries, handlers, store, subscriptions
+from services.events import deliveries, handlers, outcomes, subscriptions
 from shared.envelope import open_message
 from shared.errors import Invalid
 from shared.messages import EventAccepted
@@ -69,7 +69,7 @@ async def test_many_events_of_one_webhook_leave_the_prompt_lane_and_have_so_many
 ) -> None:
     monkeypatch.setattr(handlers, "MOST_PROMPT", 2)
     monkeypatch.setattr(handlers, "MOST_OUTCOMES", 6)
-    monkeypatch.setattr(store, "ROOM", 1)
+    monkeypatch.setattr(outcomes, "ROOM", 1)
     async with running(place, "events"), bus_of(place, "gateway") as bus:
         outside = Outside(place, bus)
         source = await outside.source(adapter="line")
@@ -85,13 +85,13 @@ async def test_many_events_of_one_webhook_leave_the_prompt_lane_and_have_so_many
         assert isinstance(await eventually(lambda: told(few, 4)), DeliveryView)
         story = await eventually(lambda: told(many, 8))
         assert isinstance(story, DeliveryView)
-        outcomes = sorted((one.event, one.name, one.status) for one in story.subscriptions)
-        assert outcomes[:6] == [(number, name, "filtered") for number in range(3) for name in ("a", "b")]
-        assert [(event, status) for event, _, status in outcomes[6:]] == [(3, "unroutable"), (4, "unroutable")]
+        found = sorted((one.event, one.name, one.status) for one in story.subscriptions)
+        assert found[:6] == [(number, name, "filtered") for number in range(3) for name in ("a", "b")]
+        assert [(event, status) for event, _, status in found[6:]] == [(3, "unroutable"), (4, "unroutable")]
         assert "and 1 more subscriptions want it, and it is event 3 of one webhook: of one at most about 6" in (story.reason or "")
-        found = [open_message(one, EventAccepted) for one in await stream(place, "EVENTS") if one.type == "event.accepted"]
-        assert {one.lane for one in found if one.delivery == few} == {None}
-        assert {one.lane for one in found if one.delivery == many} == {"bulk-1"}
+        made = [open_message(one, EventAccepted) for one in await stream(place, "EVENTS") if one.type == "event.accepted"]
+        assert {one.lane for one in made if one.delivery == few} == {None}
+        assert {one.lane for one in made if one.delivery == many} == {"bulk-1"}
         monkeypatch.setattr(deliveries, "ROOM_FOR_OUTCOMES", 1)
         story = await outside.delivery(many, "unroutable")
         assert ([one.status for one in story.subscriptions], story.left_out) == (["unroutable"], 7)
