@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+from shared.bounded import is_room
 from shared.errors import NotFound, Unavailable
 from shared.messages.declaration import hashed_key
 from shared.organizations import seen_by
@@ -23,7 +24,8 @@ BUSY = 2.0
 class CustomAdapters:
     """The adapters that organizations have in their workspaces, and their answers; `ask` puts a question to their owner.
 
-    At most `most_of_org` are asked at a time for one organization, and `most` for all together, where that is given.
+    At most `most_of_org` are asked at a time for one organization, and `most` for all together, where that is given: then for none
+    more than half of what others leave.
     """
 
     def __init__(
@@ -72,7 +74,8 @@ class CustomAdapters:
     ) -> AdapterAnswer:
         """Return the answer of an adapter's code. Raises `NotFound`, `Unavailable`, also where many wait for one already."""
         org = source.org
-        if self._asked[org] >= self._most_of_org or (self._most is not None and self._asked.total() >= self._most):
+        own, most = self._asked[org], self._most
+        if own >= self._most_of_org or (most is not None and not is_room(own, self._asked.total(), self._most_of_org, most)):
             raise Unavailable(f"adapter {adapter.name} is busy", retry_after=BUSY)
         self._asked[org] += 1
         try:

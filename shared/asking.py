@@ -74,8 +74,9 @@ async def ask(client: Client, asked: Question[A] | Command[A], *, timeout: float
 class Answering:
     """Answers the questions or the commands of one service, `at_once` of them at the same time; the rest wait.
 
-    Organizations take turns, and one has no more than `each` answered at a time: others need not wait for its slow ones. A question
-    that has waited longer than its asker does is passed over. Replicas of a service share what is asked.
+    Organizations take turns. One has no more than `each` answered at a time, and half of what others leave: whoever comes need not
+    wait for their slow ones. A question that has waited longer than its asker does is passed over. Replicas of a service share what
+    is asked.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Answering:
         self._kind = kind
         self._served = served
         self._deps = deps
-        self._queue: CappedTurns[Asked] = CappedTurns(lambda one: one.org, each)
+        self._queue: CappedTurns[Asked] = CappedTurns(lambda one: one.org, each, at_once)
         self._tasks = BoundedTasks(self._answer, at_once, self._queue)
         self._subscription: Subscription | None = None
 

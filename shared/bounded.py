@@ -75,19 +75,28 @@ class Turns(Generic[T]):
         return self._count
 
 
-class CappedTurns(Turns[T]):
-    """`Turns` in which no key has more than `most` items under way: `ended` is to be called at the end of each."""
+def is_room(own: int, taken: int, most: int, places: int) -> bool:
+    """Return whether one who has `own` of the `taken` places may have another: `most` at most, and half of what others leave.
 
-    def __init__(self, key: Callable[[T], str], most: int) -> None:
+    So there is room for one more who comes, however many have as much as they may.
+    """
+    return own < min(most, places - taken)
+
+
+class CappedTurns(Turns[T]):
+    """`Turns` for `places`, of which no key has more than `is_room` says: `ended` is to be called at the end of each item."""
+
+    def __init__(self, key: Callable[[T], str], most: int, places: int) -> None:
         super().__init__(key)
         self._most = most
+        self._places = places
         self._under_way: Counter[str] = Counter()
         self._held_back: dict[str, deque[T]] = {}
 
     def put(self, item: T) -> None:
         """Let an item wait behind those of its key."""
         key = self._key(item)
-        if self._under_way[key] >= self._most:
+        if key in self._held_back or not self._is_room(key):
             self._held_back.setdefault(key, deque()).append(item)
         else:
             super().put(item)
@@ -95,21 +104,26 @@ class CappedTurns(Turns[T]):
     def get(self) -> T:
         """Take out the oldest of the key whose turn it is."""
         item = super().get()
-        key = self._key(item)
-        self._under_way[key] += 1
-        if self._under_way[key] >= self._most and key in self._items:
-            self._held_back[key] = self._items.pop(key)
-            self._count -= len(self._held_back[key])
+        self._under_way[self._key(item)] += 1
+        # Whoever has some may have fewer now.
+        for key in self._under_way:
+            if key in self._items and not self._is_room(key):
+                self._held_back[key] = self._items.pop(key)
+                self._count -= len(self._held_back[key])
         return item
 
     def ended(self, item: T) -> None:
-        """Let the next item of a key have its turn."""
+        """Let the next items of those who have room again have their turn."""
         key = self._key(item)
         self._under_way[key] -= 1
         if not self._under_way[key]:
             del self._under_way[key]
-        for waiting in self._held_back.pop(key, ()):
-            super().put(waiting)
+        for one in [one for one in self._held_back if self._is_room(one)]:
+            self._items[one] = self._held_back.pop(one)
+            self._count += len(self._items[one])
+
+    def _is_room(self, key: str) -> bool:
+        return is_room(self._under_way[key], self._under_way.total(), self._most, self._places)
 
 
 class BoundedTasks(Generic[T]):

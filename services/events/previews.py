@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -14,6 +13,7 @@ from services.events import domain
 from services.events.deliveries import DeliveryDeps, begun
 from services.events.handlers import HandlerDeps, accepted_of, route, routed_to
 from services.events.retries import events_of
+from shared.bounded import is_room
 from shared.consumer import Follows
 from shared.envelope import new_id
 from shared.errors import Invalid, NotFound, Problem, TooMany
@@ -35,25 +35,24 @@ from shared.resources.subscription import SubscriptionEntry
 # Events of one request that are routed for a look, and bytes of an input that is shown, of all together.
 MOST_SHOWN = 20
 MOST_INPUT = 256 * 1024
-# Previews of subscriptions at a time of one organization, and events that all of them hold. What is routed has room of its own.
-EACH, HELD = 2, 4
+# Previews of subscriptions at a time, of one organization and in all: each holds one event. What is routed has room of its own.
+EACH, PLACES = 2, 4
 
 
 class PreviewRoom:
     """Room for events that are looked at and not routed."""
 
     def __init__(self) -> None:
-        self._held = asyncio.Semaphore(HELD)
         self._of_org: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def entered(self, org: str) -> Iterator[asyncio.Semaphore]:
-        """Count a preview of an organization for the block, and return what each of its events takes. Raises `TooMany`."""
-        if self._of_org[org] >= EACH:
-            raise TooMany(f"{EACH} previews of this organization go on already", retry_after=1.0)
+    def entered(self, org: str) -> Iterator[None]:
+        """Count a preview of an organization for the block. Raises `TooMany`, also where others' leave no room for a second one."""
+        if not is_room(self._of_org[org], self._of_org.total(), EACH, PLACES):
+            raise TooMany("as many previews as there is room for go on already", retry_after=1.0)
         self._of_org[org] += 1
         try:
-            yield self._held
+            yield
         finally:
             self._of_org -= Counter([org])
 
@@ -96,11 +95,11 @@ async def preview_subscription(asked: PreviewSubscription, deps: PreviewDeps) ->
 
     Raises `NotFound`, `Invalid`, `Unavailable`, `TooMany`.
     """
-    with deps.preview_room.entered(asked.org) as room:
-        return await _previewed(asked, deps, room)
+    with deps.preview_room.entered(asked.org):
+        return await _previewed(asked, deps)
 
 
-async def _previewed(asked: PreviewSubscription, deps: PreviewDeps, held: asyncio.Semaphore) -> SubscriptionPreview:
+async def _previewed(asked: PreviewSubscription, deps: PreviewDeps) -> SubscriptionPreview:
     subscription, warnings = await _drafted(asked, deps)
     source = subscription.refs["source"]
     room, events = MOST_INPUT, list[RoutedPreview]()
@@ -108,16 +107,14 @@ async def _previewed(asked: PreviewSubscription, deps: PreviewDeps, held: asynci
         first = await begun(row, deps)
         if first is None or len(events) == asked.n:
             continue
-        # Each may be a large one.
-        async with held:
-            try:
-                accepted = [event async for event in events_of(first, deps, retry=None)]
-            except (Invalid, NotFound):
-                continue  # its adapter, or the settings of its source, made events of it once
-            for event in accepted[: asked.n - len(events)]:
-                outcome, room = await _outcome(subscription, event, deps, room)
-                shown = RoutedPreview(delivery=event.delivery, received_at=event.received_at, type=event.type, outcome=outcome)
-                events.append(shown)
+        try:
+            accepted = [event async for event in events_of(first, deps, retry=None)]
+        except (Invalid, NotFound):
+            continue  # its adapter, or the settings of its source, made events of it once
+        for event in accepted[: asked.n - len(events)]:
+            outcome, room = await _outcome(subscription, event, deps, room)
+            shown = RoutedPreview(delivery=event.delivery, received_at=event.received_at, type=event.type, outcome=outcome)
+            events.append(shown)
     routed = sum(one.outcome is not None and one.outcome.outcome in {"routed", "held"} for one in events)
     return SubscriptionPreview(source=source, events=events, routed=routed, warnings=warnings)
 

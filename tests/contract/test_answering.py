@@ -50,7 +50,7 @@ async def test_a_slow_answer_holds_up_no_other(place: Place) -> None:
             await over.wait()
         return NOTHING
 
-    async with answering(place, find, at_once=2) as (_, gateway):
+    async with answering(place, find) as (_, gateway):
         slow = asyncio.create_task(ask(gateway, "slow"))
         for _ in range(20):
             assert await ask(gateway) == NOTHING
@@ -70,7 +70,7 @@ async def test_no_more_are_answered_at_once_than_is_allowed_and_all_are_answered
         at_once -= 1
         return NOTHING
 
-    async with answering(place, find, at_once=4) as (_, gateway):
+    async with answering(place, find, at_once=8) as (_, gateway):
         assert await asyncio.gather(*(ask(gateway) for _ in range(40))) == [NOTHING] * 40
     assert most == 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,7 +47,7 @@ def test_nothing_is_lost_and_those_of_a_key_stay_in_order(steps: list[tuple[str,
 
 
 async def test_no_key_has_more_than_its_share_of_the_places() -> None:
-    queue: CappedTurns[str] = CappedTurns(lambda item: item[0], 2)
+    queue: CappedTurns[str] = CappedTurns(lambda item: item[0], 2, 4)
     begun: list[str] = []
     go_on = {name: asyncio.Event() for name in ("a1", "a2", "a3", "a4", "b1", "b2")}
 
@@ -57,7 +58,7 @@ async def test_no_key_has_more_than_its_share_of_the_places() -> None:
         finally:
             queue.ended(item)
 
-    bounded = BoundedTasks(work, 3, queue)
+    bounded = BoundedTasks(work, 4, queue)
     for item in ("a1", "a2", "a3", "a4", "b1"):
         bounded.offer(item)
     await asyncio.sleep(0)
@@ -77,3 +78,33 @@ async def test_no_key_has_more_than_its_share_of_the_places() -> None:
     await asyncio.sleep(0.01)
     assert begun[-1] == "a4"
     assert sorted(await bounded.drain(0)) == ["a3", "a4", "b2"]
+
+
+async def test_two_who_act_together_leave_a_place_for_whoever_comes() -> None:
+    queue: CappedTurns[str] = CappedTurns(lambda item: item[0], 4, 8)
+    begun: list[str] = []
+    over = asyncio.Event()
+
+    async def work(item: str) -> None:
+        begun.append(item)
+        try:
+            await (over if item[0] == "a" else asyncio.Event()).wait()
+        finally:
+            queue.ended(item)
+
+    bounded = BoundedTasks(work, 8, queue)
+    for number in range(20):
+        bounded.offer(f"a{number}")
+        bounded.offer(f"b{number}")
+    await asyncio.sleep(0.01)
+    assert Counter(item[0] for item in begun) == {"a": 3, "b": 3}
+    for item in ("c0", "d0"):
+        bounded.offer(item)
+        await asyncio.sleep(0.01)
+        assert begun[-1] == item
+    # As soon as there is more room, those that were held back have their turn, and each of them goes on in order.
+    over.set()
+    await asyncio.sleep(0.05)
+    assert [item for item in begun if item[0] == "a"] == [f"a{number}" for number in range(20)]
+    assert Counter(item[0] for item in begun) == {"a": 20, "b": 3, "c": 1, "d": 1}
+    await bounded.drain(0)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
-from services.events.previews import EACH, PreviewRoom
+from services.events.previews import EACH, PLACES, PreviewRoom
 from shared.errors import TooMany
 
 
@@ -19,4 +21,17 @@ def test_an_organization_has_so_many_previews_at_a_time_and_another_one_its_own(
         pass
     under_way[0].__exit__(None, None, None)
     with room.entered("mean"):
+        pass
+
+
+def test_two_organizations_together_leave_room_for_a_third() -> None:
+    room = PreviewRoom()
+    with contextlib.ExitStack() as under_way:
+        for _ in range(PLACES):
+            for org in ("mean", "meaner"):
+                with contextlib.suppress(TooMany):
+                    under_way.enter_context(room.entered(org))
+        under_way.enter_context(room.entered("other"))
+    # Each had its own again.
+    with room.entered("meaner"), room.entered("meaner"):
         pass

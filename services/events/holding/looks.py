@@ -42,7 +42,7 @@ class GroupLooks:
     ) -> None:
         self._look = look
         self._settled_before = settled_before
-        self._queue: CappedTurns[Look] = CappedTurns(lambda one: one.org, EACH)
+        self._queue: CappedTurns[Look] = CappedTurns(lambda one: one.org, EACH, AT_ONCE)
         self._taking = BoundedTasks(self._take, AT_ONCE, self._queue)
         self._waiting: dict[str, Look] = {}
         self._under_way: set[str] = set()

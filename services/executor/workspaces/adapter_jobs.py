@@ -22,6 +22,7 @@ from services.executor.sandbox.jail import DeclaredAdapter
 from services.executor.workspaces.bundles import Bundle, Bundles
 from services.executor.workspaces.packages import of
 from shared import tasks
+from shared.bounded import is_room
 from shared.errors import Unavailable
 from shared.questions.adapters import AskAdapter
 
@@ -86,7 +87,7 @@ class AdapterJobs:
     def admitted(self, org: str, asker: Asker) -> Iterator[None]:
         """Count a question for the block, whatever it waits for. Raises `Unavailable` where there are too many already."""
         taken = self._taken[asker]
-        if taken[org] >= min(MOST[asker], ALTOGETHER[asker] - taken.total()):
+        if not is_room(taken[org], taken.total(), MOST[asker], ALTOGETHER[asker]):
             raise Unavailable("too many requests wait for adapters", retry_after=BUSY)
         taken[org] += 1
         try:
