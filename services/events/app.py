@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from datetime import datetime
 from typing import Any
+from weakref import WeakValueDictionary
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -80,6 +81,7 @@ class Events:
         self.store = EventsStore(engine)
         self.letters = LetterRows(engine)
         self.replays = ReplayRows(engine)
+        self.replay_turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.resources = ResourceRows(engine)
         self.keepers: Mapping[str, Keeper[Any]]
         self.keyring = Keyring(settings.keys)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from time import monotonic
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -20,9 +21,10 @@ from services.events.sandboxed import AdapterLost
 from shared import aggregate
 from shared.asking import Questions
 from shared.bounded import BoundedTasks, Turns
+from shared.db import held_lock
 from shared.durables import backlog_of
 from shared.envelope import Sealed, derived_id, rfc3339, utc_now
-from shared.errors import Conflict, Invalid, MillraceError, NotFound, Problem
+from shared.errors import Conflict, Invalid, MillraceError, NotFound, Problem, Unavailable
 from shared.messages import Message, ReplayEnded, ReplayProgressed, ReplayRequested
 from shared.messages.replay import ReplayCounts
 from shared.pull import StreamError
@@ -35,6 +37,8 @@ from shared.values import moment_at
 MOST_RUNNING = 5
 # Replays of one look, and those that go on at the same time.
 CARRIED_OUT, AT_ONCE = 50, 8
+# Seconds after which one is to be asked for again.
+LATER = 1.0
 # Seconds after which a replay leaves its place to others; and the longest that it may have it, or rest after an obstacle.
 TURN, LONGEST = 2.0, 60.0
 # Nobody waits for them as for a webhook.
@@ -49,11 +53,16 @@ _log = structlog.get_logger()
 class ReplayDeps(DeliveryDeps, Protocol):
     """Further dependencies of these questions and commands."""
 
+    database_url: str
     replays: ReplayRows
+    replay_turns: WeakValueDictionary[str, asyncio.Lock]
 
 
 async def replay_deliveries(asked: ReplayDeliveries, deps: ReplayDeps) -> ReplayView:
-    """Record that deliveries are to be routed again; one that has the command's id is returned as it is."""
+    """Record that deliveries are to be routed again; one that has the command's id is returned as it is.
+
+    Raises `Invalid`, `Conflict` where as many go on already as may, `Unavailable`.
+    """
     known = await deps.replays.get(asked.org, asked.id)
     if known is not None:
         return replay_view(known)
@@ -61,9 +70,6 @@ async def replay_deliveries(asked: ReplayDeliveries, deps: ReplayDeps) -> Replay
     until = utc_now() if asked.until is None else moment_at(asked.until, "until")
     if until <= since:
         raise Invalid("until is not after since", errors=(Problem("until", "is not after since"),))
-    await catch_up(deps)
-    if await deps.replays.running_of(asked.org) >= MOST_RUNNING:
-        raise Conflict(f"{MOST_RUNNING} replays go on already: cancel one, or wait for it")
     source = None
     if asked.source is not None:
         source = await deps.resources.named("source", asked.org, asked.source)
@@ -82,9 +88,22 @@ async def replay_deliveries(asked: ReplayDeliveries, deps: ReplayDeps) -> Replay
         type=asked.type,
         everything=asked.everything,
     )
+    await catch_up(deps)
     requested = msgspec.structs.replace(requested, total=await deps.store.counted(asked.org, requested))
     sealed = deps.bus.seal(requested, org=asked.org, id=derived_id(asked.id, "replay"))
-    await deps.bus.publish(sealed)
+    # Of two that begin at the same time, here or in another replica, the second one counts the first.
+    turn = deps.replay_turns.setdefault(asked.org, asyncio.Lock())
+    async with turn, held_lock(deps.database_url, f"events.replays.{asked.org}", service="events") as held:
+        if not await catch_up(deps, {"EVENTS"}):
+            raise Unavailable("the rows of replays are behind", retry_after=LATER)
+        known = await deps.replays.get(asked.org, asked.id)
+        if known is not None:
+            return replay_view(known)
+        if await deps.replays.running_of(asked.org) >= MOST_RUNNING:
+            raise Conflict(f"{MOST_RUNNING} replays go on already: cancel one, or wait for it")
+        if held.lost.is_set():
+            raise Unavailable("the database was away meanwhile", retry_after=LATER)
+        await deps.bus.publish(sealed)
     return _begun_view(requested, asked.org, rfc3339(sealed.envelope.time))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 import msgspec
 from sqlalchemy import RowMapping
@@ -60,14 +60,19 @@ async def publish_again(events: list[EventAccepted], first: Envelope, deps: Deli
         await deps.bus.publish(deps.bus.seal(event, org=first.org, cause=first, id=derived_id(event.event, "accepted")))
 
 
-async def catch_up(deps: DeliveryDeps) -> None:
-    """Wait for the rows of all messages on the bus by now: they come a moment after. Raises `Unavailable`."""
-    for projection in deps.followed:
+async def catch_up(deps: DeliveryDeps, streams: Collection[str] | None = None) -> bool:
+    """Wait for the rows of all messages on the bus by now, or of some streams: a moment after. False if it took too long.
+
+    Raises `Unavailable`.
+    """
+    are_there = True
+    for projection in (one for one in deps.followed if streams is None or one.stream in streams):
         try:
             info = await api_request(deps.bus.client, f"$JS.API.STREAM.INFO.{projection.stream}", None)
         except StreamError as error:
             raise Unavailable(f"stream {projection.stream}: {error.description}") from error
-        await projection.caught_up(int(info["state"]["last_seq"]), timeout=CAUGHT_UP)
+        are_there &= await projection.caught_up(int(info["state"]["last_seq"]), timeout=CAUGHT_UP)
+    return are_there
 
 
 def _left(event: EventAccepted, row: RowMapping, deps: DeliveryDeps) -> EventAccepted | None:

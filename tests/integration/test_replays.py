@@ -287,6 +287,19 @@ async def test_a_replay_that_does_not_fit_is_refused_with_its_field(place: Place
         assert len((await client("GET", "/api/v1/replays")).json["items"]) == replays.MOST_RUNNING
 
 
+async def test_those_that_begin_at_the_same_time_are_counted_too(place: Place) -> None:
+    async with running(place, "events"), running(place, "events"), bus_of(place, "gateway") as bus:
+        await unwanted(Outside(place, bus), 2)
+        every = [asking(rate=0.01) for _ in range(4 * replays.MOST_RUNNING)]
+        begun = await asyncio.gather(*(bus.ask(one) for one in every), bus.ask(every[0]), return_exceptions=True)
+        admitted = {one.id for one in begun if isinstance(one, ReplayView)}
+        assert len(admitted) == replays.MOST_RUNNING
+        assert all(isinstance(one, ReplayView | Conflict) for one in begun), begun
+        # Asked once more, one that has begun is no other.
+        again = next(one for one in every if one.id in admitted)
+        assert (await bus.ask(again)).id == again.id
+
+
 def test_progress_says_where_it_is() -> None:
     made = ReplayProgressed(replay="r", after=BEGINNING, after_id="d", replayed=3)
     assert replays._counts("r", made, {}) == replays.ReplayCounts(replay="r", after=BEGINNING, after_id="d", replayed=3)  # type: ignore[arg-type]
