@@ -164,7 +164,7 @@ class EventsStore:
 
         Left out are those of the organizations `without`, and the deliveries `besides`.
         """
-        others = (_D.org.not_in(_texts(without)), _D.id.not_in(_texts(besides)))
+        others = (_D.org.not_in(texts(without)), _D.id.not_in(texts(besides)))
         due = in_turns(_D.id, _D.org, _D.retry_at).where(_D.retry_at <= now, _D.retry_at > now - FORGOTTEN, *others).limit(limit)
         rows, _ = await self._fitting(due.add_columns(outcomes.SIZE))
         return sorted(rows, key=lambda row: row["retry_at"])
@@ -214,7 +214,8 @@ def in_turns(id_: ColumnElement[str], org: ColumnElement[str], order: ColumnElem
     return select(id_).order_by(func.row_number().over(partition_by=org, order_by=order), order)
 
 
-def _texts(values: Collection[str]) -> Select[Any]:
+def texts(values: Collection[str]) -> Select[Any]:
+    """Return these values as a selection."""
     # Of a subquery the server makes a table once; a list it would go through for each row.
     return select(func.unnest(literal(list(values), ARRAY(Text))))
 

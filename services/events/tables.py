@@ -16,14 +16,17 @@ REGISTERED = text(
 )
 Index("resource_registered", resource.c.id, postgresql_where=REGISTERED)
 
-# Written by the projection of registrations only: `state` is the last message.
+# Written by the projection of registrations only: `state` is the last message, which says to look at it at `look_at`.
 registration = Table(
     "registration",
     metadata,
     Column("source", Text, primary_key=True),
     Column("org", Text, nullable=False),
     Column("state", JSONB, nullable=False),
+    Column("look_at", Moment, nullable=False),
 )
+Index("registration_look", registration.c.look_at)
+Index("registration_org", registration.c.org)
 
 # Each column is written by the projection of one stream only, or gets the same value from several, so that the rows do not
 # depend on which stream is read first. `sequence` and `emitted` are where the message that began the delivery is, in WEBHOOKS or in

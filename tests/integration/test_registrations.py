@@ -7,6 +7,7 @@ import base64
 import contextlib
 import hmac
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,11 +19,15 @@ from typing import Any
 import asyncpg
 import msgspec
 import pytest
+from sqlalchemy import bindparam, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.event import listen
 
-from services.events.registrations import plan, reconciling, turn
+from services.events.registrations import plan, reconciling, rows, turn
 from services.events.registrations.reconciling import Registrar
 from shared import aggregate
 from shared.bus import Bus
+from shared.db import open_engine, transaction
 from shared.envelope import rfc3339, utc_now
 from shared.errors import Invalid
 from shared.pull import OrderedReader
@@ -37,6 +42,7 @@ from tests.support.river import Outside, sandbox_settings
 from tests.support.servers import Place
 
 RESOURCE = "users/a1/messages"
+BEGINNING = "2026-01-01T00:00:00Z"
 
 
 @pytest.fixture(autouse=True)
@@ -407,7 +413,10 @@ async def test_rows_that_are_behind_keep_no_replica_busy(place: Place) -> None:
         connection = await asyncpg.connect(place.database_url("events"))
         before = len(await made.history(source.id))
         # As if the last message had not been read yet: the row says that it is to be done now.
-        await connection.execute("""UPDATE registration SET state = state || '{"due_at": "2020-01-01T00:00:00Z"}'""")
+        behind = (
+            """UPDATE registration SET state = state || '{"due_at": "2020-01-01T00:00:00Z"}', look_at = '2020-01-01T00:00:00Z'"""
+        )
+        await connection.execute(behind)
         await connection.close()
         taken: list[Any] = []
         await told(made.bus, putting("mapping", "sender", connection="tenant", entity_id="42"))
@@ -423,6 +432,41 @@ async def test_rows_that_are_behind_keep_no_replica_busy(place: Place) -> None:
             await asyncio.sleep(1.0)
         assert len(taken) <= 2
         assert len(await made.history(source.id)) == before
+
+
+async def test_a_look_reads_what_is_due_and_of_each_organization_in_turn(place: Place) -> None:
+    now, asked = utc_now(), list[Any]()
+    engine = open_engine(place.database_url("events"), service="events")
+    put = """
+        INSERT INTO registration SELECT CAST(:org AS text) || n, :org, :state, CAST(:at AS timestamptz) + n * interval '1 second'
+          FROM generate_series(1, CAST(:number AS integer)) AS n
+    """
+    state = dict.fromkeys(("source", "source_name", "adapter", "digest"), "s") | {"tried": 1, "due_at": BEGINNING}
+    try:
+        async with transaction(engine) as connection:
+            for org, at, number in (("mean", -600, 300), ("other", -60, 2), ("quiet", 600, 30_000), ("few", 600, 5)):
+                given = {"org": org, "at": now + timedelta(seconds=at), "number": number, "state": state}
+                await connection.execute(text(put).bindparams(bindparam("state", type_=JSONB)), given)
+            await connection.execute(text("ANALYZE registration"))
+        listen(engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2:4]))
+
+        async def due(**given: Any) -> tuple[list[str], datetime | None]:
+            parts: Any = dict.fromkeys(("sources", "orgs", "besides", "without"), ()) | given
+            found, nearest = await rows.due(engine, now, 4, **parts)
+            return sorted(one.id for one in found), nearest
+
+        assert await due() == (["mean1", "mean2", "other1", "other2"], now + timedelta(seconds=601))
+        for statement, parameters in asked[:3]:
+            async with transaction(engine) as connection:
+                explained = await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters)
+                assert "'Relation Name': 'registration'" in (plan := str(explained.scalar_one()))
+                assert max(int(float(rows)) for rows in re.findall(r"'Actual Rows': ([0-9.]+)", plan)) <= 302
+                assert {*re.findall(r"'Rows Removed[^']*': ([0-9.]+)", plan)} <= {"0", "0.0"}
+        assert (await due(without=["mean"], besides=["other1"]))[0] == ["other2"]
+        assert (await due(sources=["quiet7", "gone"]))[0] == ["mean1", "mean2", "other1", "other2", "quiet7"]
+        assert len((await due(orgs=["few"]))[0]) == 9
+    finally:
+        await engine.dispose()
 
 
 async def test_two_replicas_make_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,6 +186,9 @@ async def test_what_an_earlier_version_kept_in_the_rows_of_deliveries_is_taken_o
         await connection.execute(
             "INSERT INTO delivery VALUES ('d', $1, $2), ('e', '{}', '{}')", *map(json.dumps, (subscriptions, made))
         )
+        await connection.execute("CREATE TABLE registration (source text, org text, state jsonb)")
+        states = [{"due_at": "2026-01-02T00:00:00Z"} | more for more in ({}, {"not_before": "2026-01-03T00:00:00Z"})]
+        await connection.execute("INSERT INTO registration VALUES ('s', 'o', $1), ('t', 'o', $2)", *map(json.dumps, states))
         for statement in migration.STATEMENTS:
             await connection.execute(statement)
         outcomes = await connection.fetch("SELECT * FROM delivery_outcome ORDER BY number, subscription")
@@ -198,6 +201,8 @@ async def test_what_an_earlier_version_kept_in_the_rows_of_deliveries_is_taken_o
         assert [one["retry_at"] and one["retry_at"].isoformat() for one in outcomes] == [None, "2026-01-02T00:00:00+00:00", None]
         events = await connection.fetch("SELECT number, event, type, answered FROM delivery_event ORDER BY number")
         assert [tuple(one) for one in events] == [(0, "e0", "push", True), (1, "e1", "push", False), (10, "e10", "push", True)]
+        looks = await connection.fetch("SELECT look_at FROM registration ORDER BY source")
+        assert [one["look_at"].day for one in looks] == [2, 3]
     finally:
         await connection.execute("DROP SCHEMA IF EXISTS earlier CASCADE")
         await connection.close()

@@ -1,4 +1,7 @@
-"""Keep the events of deliveries and their outcomes in rows of their own: another one changes no other."""
+"""Keep the events of deliveries and their outcomes in rows of their own, and index when registrations are looked at.
+
+Another outcome changes no other, and a look reads what is due.
+"""
 
 from alembic import op
 
@@ -35,10 +38,18 @@ STATEMENTS = (
     "CREATE INDEX delivery_outcome_retry ON delivery_outcome (delivery, retry_at) WHERE retry_at IS NOT NULL",
     "CREATE INDEX delivery_event_unanswered ON delivery_event (delivery) WHERE NOT answered",
     "ALTER TABLE delivery DROP COLUMN subscriptions, DROP COLUMN events",
+    "ALTER TABLE registration ADD COLUMN look_at timestamptz",
+    """
+    UPDATE registration
+       SET look_at = greatest((state ->> 'due_at')::timestamptz, (state ->> 'not_before')::timestamptz)
+    """,
+    "ALTER TABLE registration ALTER COLUMN look_at SET NOT NULL",
+    "CREATE INDEX registration_look ON registration (look_at)",
+    "CREATE INDEX registration_org ON registration (org)",
 )
 
 
 def upgrade() -> None:
-    """Make the tables, and have them take what the rows of deliveries hold."""
+    """Make the tables, have them take what the rows of deliveries hold, and index registrations."""
     for statement in STATEMENTS:
         op.execute(statement)

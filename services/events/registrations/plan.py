@@ -74,6 +74,12 @@ def step(last: RegistrationState | None, wanted: WantedRegistration, now: dateti
     return "create" if last.remote is None or last.notice == "create" or is_past(last.expires_at, now) else "renew"
 
 
+def look_at(last: RegistrationState) -> datetime:
+    """Return when to look at a registration again if nothing changes meanwhile."""
+    at = moment_of(last.due_at)
+    return at if last.not_before is None else max(at, moment_of(last.not_before))
+
+
 def due_at(last: RegistrationState | None, version: int, now: datetime, *, hurried: bool = False) -> datetime:
     """Return when to look at a registration again; `version` is the source's, 0 where none is wanted."""
     if last is None:

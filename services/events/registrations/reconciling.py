@@ -20,19 +20,23 @@ from services.events.registrations import plan, rows
 from services.events.registrations.rows import Watched
 from services.events.registrations.turn import Turn, TurnDeps, state_of
 from shared import aggregate, tasks
-from shared.envelope import open_envelope, utc_now
+from shared.envelope import open_envelope, open_message, utc_now
 from shared.errors import Invalid, MillraceError, Unavailable
 from shared.leader import lead
+from shared.messages import Message
 from shared.organizations import PLATFORM
 from shared.owners.rows import ResourceRows
 from shared.projection import Projection
 from shared.pull import Delivered, OrderedReader, StreamError
+from shared.resources.declaration import ResourceChanged, ResourceRemoved
 
 # Not that of a projection, which is made of the service and its name.
 LOCK = "events.registering"
 PAUSE = 2.0
 # Turns at a time, in all and of one organization: each may wait for its sender for some times 30 s.
 MOST, EACH = 64, 4
+# Sources that one look finds by their time.
+FOUND = 200
 # Seconds: wakings within the first are one; after the last everything is looked at once more, in case that one was lost.
 TOGETHER, SWEEP = 0.05, 300.0
 # After a turn that could not be recorded, or found nothing of what its row says is due: the row is behind.
@@ -63,7 +67,11 @@ class Registrar:
         self._woken = asyncio.Event()
         # Organizations of which something changed that a turn may have failed for, and the sources to be looked at for it.
         self._changed: set[str] = set()
-        self._hurried: set[str] = set()
+        self._hurried: dict[str, str] = {}
+        # Sources of which something changed, and those that are due whatever their rows say, with their organizations.
+        self._looked_at: dict[str, str] = {}
+        # When everything was looked at for the last time.
+        self._swept: datetime | None = None
         self._taking: dict[str, tuple[str, asyncio.Task[None]]] = {}
         self._resting: dict[str, datetime] = {}
 
@@ -82,7 +90,7 @@ class Registrar:
     async def _term(self) -> int:
         """Lead for ever. Raises `Unavailable`."""
         # Since the leader before something may have changed that left no trace.
-        self._changed = {PLATFORM}
+        self._changed, self._swept = {PLATFORM}, None
         self._woken.set()
         client = self._deps.bus.client
         after = [await aggregate.newest(client, *_CATALOG), await aggregate.newest(client, "connection")]
@@ -120,46 +128,83 @@ class Registrar:
 
     async def _take_notice(self, batch: list[Delivered]) -> None:
         last: dict[str, int] = {}
+        looked_at: dict[str, str] = {}
         for one in batch:
             noun = one.subject.partition(".")[0]
             last["registration" if noun == "registration" else "resource"] = one.sequence
-            if noun in {"connection", "integration", "mapping"}:
-                with contextlib.suppress(Invalid):
-                    self._changed.add(open_envelope(one.data).org)
+            with contextlib.suppress(Invalid):
+                envelope = open_envelope(one.data)
+                if noun == "registration":
+                    looked_at[envelope.subject] = envelope.org
+                elif noun == "source":
+                    message: Message = open_message(envelope)
+                    if isinstance(message, ResourceChanged | ResourceRemoved):
+                        looked_at[message.id] = envelope.org
+                else:
+                    self._changed.add(envelope.org)
             if noun == "connection":
                 last.pop("resource")
         if "resource" in last:
             await self._deps.catalog.caught_up(last["resource"])
         if "registration" in last:
             await self._deps.registered.caught_up(last["registration"])
+        self._looked_at |= looked_at
 
     async def _round(self) -> float:
         """Begin the turns that are due; return in how many seconds the next one is. Raises `Unavailable`."""
         changed, self._changed = self._changed, set()
-        try:
-            watched = await rows.watched(self._deps.engine)
-        except Unavailable:
-            self._changed |= changed
-            raise
-        now, nearest = self._now(), self._now() + timedelta(seconds=SWEEP)
+        looked_at, self._looked_at = self._looked_at, {}
+        now = self._now()
         self._resting = {id_: until for id_, until in self._resting.items() if until > now}
         busy = Counter(org for org, _ in self._taking.values())
-        for one in watched:
+        try:
+            found, nearest = await self._read(now, changed, looked_at | self._hurried, busy)
+        except Unavailable:
+            self._changed |= changed
+            self._looked_at = looked_at | self._looked_at
+            raise
+        # Those for which there is no room now: the end of a turn wakes.
+        self._looked_at = {id_: org for id_, org in looked_at.items() if busy[org] >= EACH} | self._looked_at
+        self._hurried = {id_: org for id_, org in self._hurried.items() if busy[org] >= EACH or id_ in found}
+        for one in found.values():
             if one.org in changed or PLATFORM in changed:
-                self._hurried.add(one.id)
+                self._hurried[one.id] = one.org
             at = max(plan.due_at(one.state, one.version, now, hurried=one.id in self._hurried), self._resting.get(one.id, now))
             if at > now:
                 nearest = min(nearest, at)
-            # The end of a turn wakes as well.
-            elif one.id not in self._taking and busy[one.org] < EACH and len(self._taking) < MOST:
+                if one.id in self._resting:
+                    self._looked_at[one.id] = one.org
+                continue
+            # Its row may not say that it is due: it is looked at until it is not.
+            self._looked_at[one.id] = one.org
+            if one.id not in self._taking and busy[one.org] < EACH and len(self._taking) < MOST:
                 busy[one.org] += 1
                 self._begin(one)
-        self._hurried &= {one.id for one in watched}
         return (nearest - now).total_seconds()
+
+    async def _read(
+        self, now: datetime, changed: set[str], looked_at: dict[str, str], busy: Counter[str]
+    ) -> tuple[dict[str, Watched], datetime]:
+        """Return by id what may be due, and when to look again: seldom everything, else what the rows or changes say."""
+        sweep = timedelta(seconds=SWEEP)
+        if PLATFORM in changed or self._swept is None or now >= self._swept + sweep:
+            every = {one.id: one for one in await rows.watched(self._deps.engine)}
+            self._swept = now
+            return every, now + sweep
+        found, nearest = await rows.due(
+            self._deps.engine,
+            now,
+            FOUND,
+            sources=[id_ for id_, org in looked_at.items() if busy[org] < EACH],
+            orgs=changed,
+            besides=self._taking.keys() | self._resting.keys(),
+            without=[org for org, number in busy.items() if number >= EACH],
+        )
+        return {one.id: one for one in found}, min(one for one in (nearest, self._swept + sweep) if one is not None)
 
     def _begin(self, one: Watched) -> None:
         hurried = one.id in self._hurried
-        self._hurried.discard(one.id)
+        self._hurried.pop(one.id, None)
         task = asyncio.create_task(self._take(one, hurried=hurried))
         self._taking[one.id] = one.org, task
 

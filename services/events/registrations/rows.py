@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import RowMapping, and_, case, delete, literal_column, or_, outerjoin, select
+from sqlalchemy import RowMapping, Select, and_, case, delete, func, literal_column, or_, outerjoin, select, union
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.events.registrations.plan import is_past
+from services.events.registrations.plan import is_past, look_at
+from services.events.store import in_turns, texts
 from services.events.tables import REGISTERED, registration, resource
 from shared.db import transaction
 from shared.messages import (
@@ -27,10 +28,14 @@ from shared.resources.source import RegistrationStatus, RegistrationView
 from shared.statements import Compiled, Statement, overwriting, parameter
 
 _G, _R = registration.c, resource.c
-_PUT = Compiled(overwriting(insert(registration), "org", "state"))
+_PUT = Compiled(overwriting(insert(registration), "org", "state", "look_at"))
 _DELETE = Compiled(delete(registration).where(_G.source == parameter("of")))
 # Sources that want to be registered.
 _WANTED = and_(REGISTERED, _R.spec["enabled"].as_boolean().is_not(False))
+_SHOWN = (
+    *(_R.id, _G.source, _R.org, _G.org.label("its_org")),
+    *(case((_WANTED, _R.version), else_=literal_column("0")).label("version"), _G.state),
+)
 
 
 class Watched(msgspec.Struct, frozen=True):
@@ -54,9 +59,38 @@ def projected() -> Projected:
 async def watched(engine: AsyncEngine) -> list[Watched]:
     """Return everything that may be due. Raises `Unavailable`."""
     of = outerjoin(resource, registration, _R.id == _G.source, full=True)
-    wanted = case((_WANTED, _R.version), else_=literal_column("0"))
-    columns = (_R.id, _G.source, _R.org, _G.org.label("its_org"), wanted.label("version"), _G.state)
-    found = select(*columns).select_from(of).where(or_(_WANTED, _G.source.is_not(None)))
+    return await _watched(engine, select(*_SHOWN).select_from(of).where(or_(_WANTED, _G.source.is_not(None))))
+
+
+async def due(
+    engine: AsyncEngine,
+    now: datetime,
+    limit: int,
+    *,
+    sources: Collection[str],
+    orgs: Collection[str],
+    besides: Collection[str],
+    without: Collection[str],
+) -> tuple[list[Watched], datetime | None]:
+    """Return the registrations that are due by their rows, those of each organization in turn; and when the next one is.
+
+    So many of these, besides some sources and without some organizations; and in any case what there is of `sources` and of `orgs`.
+    Raises `Unavailable`.
+    """
+    others = (_G.source.not_in(texts(besides)), _G.org.not_in(texts(without)))
+    by_time = in_turns(_G.source, _G.org, _G.look_at).where(_G.look_at <= now, *others).limit(limit).subquery()
+    of_orgs = select(_G.source).where(_G.org.in_(texts(orgs)))
+    nearest = select(func.min(_G.look_at)).where(_G.look_at > now)
+    async with transaction(engine) as connection:
+        ids = {*sources, *(await connection.execute(union(select(by_time.c.source), of_orgs))).scalars()}
+        next_at = (await connection.execute(nearest)).scalar_one()
+    given = texts(ids).subquery("given")
+    of = outerjoin(outerjoin(given, resource, _R.id == given.c[0]), registration, _G.source == given.c[0])
+    found = select(*_SHOWN).select_from(of).where(or_(_WANTED, _G.source.is_not(None)))
+    return (await _watched(engine, found) if ids else []), next_at
+
+
+async def _watched(engine: AsyncEngine, found: Select[Any]) -> list[Watched]:
     async with transaction(engine) as connection:
         rows = (await connection.execute(found)).mappings()
         return [Watched(row["id"] or row["source"], row["org"] or row["its_org"], row["version"] or 0, _state(row)) for row in rows]
@@ -94,7 +128,8 @@ def _status(state: RegistrationState, now: datetime) -> RegistrationStatus:
 
 
 async def _put(message: RegistrationState, at: Recorded) -> Statement:
-    return _PUT(source=message.source, org=at.envelope.org, state=msgspec.json.encode(message).decode())
+    state = msgspec.json.encode(message).decode()
+    return _PUT(source=message.source, org=at.envelope.org, state=state, look_at=look_at(message))
 
 
 async def _remove(message: RegistrationState, _at: Recorded) -> Statement:
