@@ -21,6 +21,9 @@ from shared.owners.rotation import Place, StaleRow
 _C = authorization_request.c
 # How long what became of one can be asked for.
 REMEMBERED = timedelta(minutes=10)
+# Of one connection at a time: several people may have begun one, and each of a device has its provider asked every few seconds.
+MOST_OPEN = 5
+OVERTAKEN = f"it was begun {MOST_OPEN} more times since"
 
 
 class AuthorizationRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +63,12 @@ class AuthorizationStore:
         self._engine = engine
 
     async def add(self, request: AuthorizationRequest) -> None:
-        """Keep one."""
+        """Keep one; of those of its connection that are open the oldest end, where there are more than may be."""
+        open_ = (_C.connection == request.connection) & (_C.status == "open")
+        newest = select(_C.state).where(open_).order_by(_C.expires_at.desc(), _C.state).limit(MOST_OPEN - 1)
+        over = update(authorization_request).where(open_, _C.state.not_in(newest))
         async with transaction(self._engine) as connection:
+            await connection.execute(over.values(status="failed", reason=OVERTAKEN, poll_at=None, sealed=None))
             await connection.execute(insert(authorization_request).values(msgspec.structs.asdict(request)))
 
     async def forget(self) -> int:

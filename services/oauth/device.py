@@ -29,6 +29,8 @@ AT_ONCE = 32
 MOST = 128
 # Seconds between two questions of one: what a provider says within these bounds, by so much longer when it finds that too fast.
 USUAL, LEAST, LONGEST, SLOWER = 5.0, 1.0, 60.0, 5.0
+# Characters of what is shown to a person.
+LONGEST_CODE, LONGEST_URL = 100, 2000
 # Longer than a question takes. A replica that began one and died leaves it to others for so long.
 PUT_OFF = timedelta(seconds=20)
 # What a person has at the most, whatever the provider grants.
@@ -172,5 +174,7 @@ def _within(seconds: float, least: float, most: float) -> float:
 
 def _can_be_shown(url: str, code: str, complete: str) -> bool:
     """Return whether these can be shown in a terminal, and the addresses opened in a browser."""
+    if len(code) > LONGEST_CODE or max(len(url), len(complete)) > LONGEST_URL:
+        return False
     safe = all(one.startswith(("https://", "http://")) for one in (url, complete) if one)
     return safe and bool(code) and all(" " < one <= "~" for one in url + complete) and all(" " <= one <= "~" for one in code)

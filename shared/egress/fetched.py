@@ -119,7 +119,7 @@ class FetchedDocuments:
             value, reason = read(await self._get(org, url, LONGEST)), ""
         except Unavailable as error:
             value, reason, failed = None, error.detail, type(error)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             value, reason = None, f"what {url} answers cannot be read: {error}"
         kept = self._kept.pop(place, None) or _Kept()
         self._kept[place] = kept

@@ -1,14 +1,16 @@
 """Sends requests outside on an organization's behalf, under its egress policy, and gets small documents."""
 
 import asyncio
+import functools
 import socket
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 
 from shared.egress.addresses import Address
 from shared.egress.policy import EgressPolicy, EgressRules, Target, target
@@ -17,6 +19,8 @@ from shared.errors import Unavailable
 
 # Bytes: a key set of a large provider has some tens of KiB.
 MOST = 256 * 1024
+# Bytes of an answer with its heads and what comes before it: a server may send interim answers (1xx) without end.
+MOST_RECEIVED = MOST + 128 * 1024
 
 
 class NotSent(Unavailable):
@@ -139,6 +143,34 @@ class _Judged(AbstractResolver):
         """Keep nothing."""
 
 
+class _Bounded(ResponseHandler):
+    """Receives an answer, and ends the connection of one that is larger than is read, wherever it is in it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, exceeded: asyncio.Event) -> None:
+        super().__init__(loop)
+        self._exceeded = exceeded
+        self._left = MOST_RECEIVED
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come in."""
+        self._left -= len(data)
+        if self._left >= 0:
+            super().data_received(data)
+        elif self.transport is not None:
+            self._exceeded.set()
+            self.transport.abort()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Makes connections with a bound on what they receive; aiohttp has one for a line and a field only."""
+
+    def __init__(self, resolver: AbstractResolver) -> None:
+        super().__init__(resolver=resolver, use_dns_cache=False, force_close=True)
+        self.exceeded = asyncio.Event()
+        handler = functools.partial(_Bounded, asyncio.get_running_loop(), self.exceeded)
+        self._factory = cast("functools.partial[ResponseHandler]", handler)
+
+
 async def _sent(
     method: str, url: str, judged: _Judged, headers: Mapping[str, str], body: bytes | None, connected: asyncio.Event
 ) -> Fetched:
@@ -149,16 +181,25 @@ async def _sent(
         connected.set()
 
     tracing.on_connection_create_end.append(is_connected)
-    connector = aiohttp.TCPConnector(resolver=judged, use_dns_cache=False, force_close=True)
-    async with (
-        aiohttp.ClientSession(
-            connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[tracing]
-        ) as session,
-        session.request(method, url, allow_redirects=False, headers=headers, data=body) as answer,
-    ):
-        got = await answer.content.read(MOST + 1)
-        while len(got) <= MOST and (more := await answer.content.read(MOST + 1 - len(got))):
-            got += more
+    connector = _Connector(judged)
+    try:
+        async with (
+            aiohttp.ClientSession(
+                connector=connector, trust_env=False, cookie_jar=aiohttp.DummyCookieJar(), trace_configs=[tracing]
+            ) as session,
+            session.request(method, url, allow_redirects=False, headers=headers, data=body) as answer,
+        ):
+            got = await answer.content.read(MOST + 1)
+            while len(got) <= MOST and (more := await answer.content.read(MOST + 1 - len(got))):
+                got += more
+    except aiohttp.ClientError as error:
+        if connector.exceeded.is_set():
+            raise _too_much(url) from error
+        raise
     if len(got) > MOST:
-        raise AnsweredTooMuch(f"{urlsplit(url).netloc} answered more than {MOST} bytes", retry_after=60)
+        raise _too_much(url)
     return Fetched(answer.status, {name.lower(): value for name, value in answer.headers.items()}, got)
+
+
+def _too_much(url: str) -> AnsweredTooMuch:
+    return AnsweredTooMuch(f"{urlsplit(url).netloc} answered more than {MOST} bytes", retry_after=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http.cookies import SimpleCookie
@@ -14,11 +15,14 @@ import pytest
 from yarl import URL
 
 from services.oauth import device
+from shared.envelope import new_id
+from shared.questions.oauth import BeginAuthorization
 from tests.integration.test_integrations_api import Api
 from tests.support.command import Command, until_said
 from tests.support.connections import ALLOWED
 from tests.support.inside import bus_of, eventually, running
 from tests.support.oauth_provider import LocalProvider, local_provider
+from tests.support.resources import putting, ring, told
 from tests.support.servers import Place
 
 CONNECTION = {"grant": "authorization_code", "provider": "local", "scopes": ["read", "write"]}
@@ -54,9 +58,9 @@ class Browser:
             assert response.status == 200
             return await response.text(), response.cookies
 
-    async def go_on(self, url: str) -> tuple[int, str]:
+    async def go_on(self, url: str, **headers: str) -> tuple[int, str]:
         """Press the page's button; return the status, and where it leads or what it says."""
-        async with self._session.post(url, allow_redirects=False) as response:
+        async with self._session.post(url, allow_redirects=False, headers=headers) as response:
             return response.status, response.headers.get("Location") or await response.text()
 
     async def begin(self, url: str | None = None) -> tuple[str, dict[str, str]]:
@@ -225,6 +229,41 @@ async def test_46_an_address_leads_one_browser_to_the_provider_once_it_has_shown
         assert (status, "that of another browser" in page) == (200, True)
         page, _ = await other.show(f"{it.call.url}/oauth/authorize?state=guessed")
         assert "Not connected" in page
+
+
+async def test_a_form_of_another_site_or_of_a_neighbouring_host_begins_nothing(place: Place) -> None:
+    async with browser(place) as it:
+        url = await it.asked()
+        await it.show(url)
+        for site in ("cross-site", "same-site"):
+            status, page = await it.go_on(url, **{"Sec-Fetch-Site": site})
+            assert (status, "begun in another browser" in page) == (200, True)
+        assert (await it.go_on(url, **{"Sec-Fetch-Site": "same-origin"}))[0] == 303
+
+
+async def test_behind_https_the_cookie_is_one_that_no_other_host_can_set(place: Place) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    url, descriptor = f"http://127.0.0.1:{listening.getsockname()[1]}", str(listening.detach())
+    async with (
+        running(place, "oauth"),
+        running(place, "gateway", MILLRACE_LISTEN_FD=descriptor, MILLRACE_PUBLIC_URL="https://millrace.example"),
+        aiohttp.ClientSession(url, cookie_jar=aiohttp.DummyCookieJar()) as session,
+        bus_of(place, "gateway") as bus,
+    ):
+        await told(
+            bus, putting("provider", "local", ring(place), token_url="https://x.example/t", authorize_url="https://x.example/a")
+        )
+        given = {"grant": "authorization_code", "provider": "local", "client_id": "c"}
+        await told(bus, putting("connection", "halo", ring(place), **given))
+        begun = await bus.ask(BeginAuthorization(id=new_id(), org="default", actor="a", name="halo", redirect="https://r.example"))
+        async with session.get(f"/oauth/authorize?state={begun.state}") as answer:
+            (cookie,) = answer.cookies.values()
+            assert cookie.key == "__Host-millrace-authorization"
+            assert (cookie["secure"], cookie["httponly"], cookie["path"], cookie["domain"]) == (True, True, "/", "")
+        for name, status in (("millrace-authorization", 200), (cookie.key, 303)):
+            sent = {"Cookie": f"{name}={cookie.value}"}
+            async with session.post(f"/oauth/authorize?state={begun.state}", headers=sent, allow_redirects=False) as answer:
+                assert answer.status == status
 
 
 async def test_what_cannot_be_authorized_or_refreshed_says_why(place: Place) -> None:

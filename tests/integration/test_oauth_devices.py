@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from services.oauth import device
+from services.oauth.authorization_store import MOST_OPEN, OVERTAKEN
 from shared.envelope import new_id
 from shared.errors import Invalid, NotFound, Unavailable
 from shared.questions.oauth import AuthorizationBegun, AuthorizationView, BeginAuthorization, GetAuthorization
@@ -125,3 +126,29 @@ async def test_a_device_that_gets_no_code_says_why(place: Place) -> None:
         # Google names the address differently.
         it.provider.device = {"verification_uri": None, "verification_url": "https://www.google.com/device"}
         assert (await begun(it)).url == "https://www.google.com/device"
+
+
+async def test_of_one_connection_a_few_are_open_and_the_oldest_ends(place: Place) -> None:
+    async with asking(place) as it:
+        it.provider.device = {"interval": 60, "expires_in": 600}
+        first = [await begun(it) for _ in range(MOST_OPEN)]
+        assert {(await view(it, one)).status for one in first} == {"open"}
+        last = await begun(it)
+        found = [(await view(it, one)) for one in (*first, last)]
+        assert sorted(one.status for one in found) == ["failed"] + ["open"] * MOST_OPEN
+        assert (found[0].status, found[0].reason) == ("failed", OVERTAKEN)
+        # Nothing is kept of it to ask with.
+        connection = await asyncpg.connect(place.database_url("oauth"))
+        try:
+            asking_with = "SELECT count(*) FROM authorization_request WHERE sealed IS NOT NULL AND poll_at IS NOT NULL"
+            assert await connection.fetchval(asking_with) == MOST_OPEN
+        finally:
+            await connection.close()
+
+
+@pytest.mark.parametrize("more", [{"user_code": "A" * 101}, {"verification_uri": "https://example.com/" + "a" * 2000}])
+async def test_what_is_too_long_for_a_person_is_no_code(place: Place, more: dict[str, Any]) -> None:
+    async with asking(place) as it:
+        it.provider.device |= more
+        with pytest.raises(Unavailable, match="could not begin"):
+            await begun(it)

@@ -60,6 +60,7 @@ async def test_44_and_45_what_an_issuer_announces_is_found_once_and_believed_of_
             "redirect": lambda: web.Response(status=302, headers={"Location": url + OPENID}),
             "html": lambda: web.Response(text="<html>", content_type="text/html"),
             "endless": lambda: web.Response(body=b"x" * 300_000),
+            "deep": lambda: web.Response(body=b'{"issuer": "x", "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
             "bare": lambda: web.json_response({"issuer": f"{url}/bare"}),
         }
         for name, answer in wrong.items():

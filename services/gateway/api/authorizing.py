@@ -28,8 +28,9 @@ from shared.values import Opaque, Words
 
 CALLBACK = "/oauth/callback"
 OPENED = "/oauth/authorize"
-# Of the path of both pages, and of nothing else.
+# Of the path of both pages. Behind HTTPS its name says that no other host has set it, which takes the path `/`.
 COOKIE, COOKIE_PATH = "millrace-authorization", "/oauth"
+HOST_COOKIE = f"__Host-{COOKIE}"
 SECONDS = 600
 _OURS = re.compile(r"[A-Za-z0-9_-]{43}")
 # As that of the reference, but for a form, whose answer leads to the provider: browsers hold that against `form-action`.
@@ -123,12 +124,12 @@ async def show_authorization(call: Call[Opened, None]) -> web.Response:
     action = f"{OPENED}?state={quote(call.query.state, safe='')}"
     form = f'<form method="post" action="{escape(action)}"><button type="submit">Go on</button></form>'
     page = _page("Connect an account", words, do, form)
-    secure = call.gateway.public_url.startswith("https:")
+    secure = _is_secure(call)
     page.set_cookie(
-        COOKIE,
+        HOST_COOKIE if secure else COOKIE,
         _browser(call) or secrets.token_urlsafe(32),
         max_age=SECONDS,
-        path=COOKIE_PATH,
+        path="/" if secure else COOKIE_PATH,
         httponly=True,
         # Sent where the provider leads back to us, and with no form of another site.
         samesite="Lax",
@@ -149,7 +150,8 @@ async def show_authorization(call: Call[Opened, None]) -> web.Response:
 async def open_authorization(call: Call[Opened, None]) -> web.Response:
     """Lead the browser to the provider. From then on only this browser can come back."""
     browser = _browser(call)
-    if browser is None:
+    # A page of the same site, such as a neighbouring subdomain, would send the cookie along; browsers say where a form is from.
+    if browser is None or call.request.headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
         return _denied(call, _OTHER)
     with call.gateway.visitors.one(address(call.gateway, call.request)):
         try:
@@ -197,8 +199,12 @@ def _denied(call: Call[Any, Any], ended: AuthorizationEnded) -> web.Response:
     return _ended(ended)
 
 
+def _is_secure(call: Call[Any, Any]) -> bool:
+    return call.gateway.public_url.startswith("https:")
+
+
 def _browser(call: Call[Any, Any]) -> str | None:
-    found = call.request.cookies.get(COOKIE, "")
+    found = call.request.cookies.get(HOST_COOKIE if _is_secure(call) else COOKIE, "")
     return found if _OURS.fullmatch(found) else None
 
 
