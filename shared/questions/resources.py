@@ -16,7 +16,8 @@ Change = Literal["created", "changed", "none"]
 class Shown(msgspec.Struct, frozen=True):
     """A resource as its organization sees it: its fields, `id`, `org`, `name`, times, `version`, and what its owner adds.
 
-    After a change, `changes` has of each field that was changed the value before and after; of secrets only that they were.
+    After a change, `changes` has of each field that was changed the value before and after; of secrets only that they were. A
+    command that came again has none.
     """
 
     fields: dict[str, Any]

@@ -196,7 +196,8 @@ async def test_the_expected_version_guards_a_secret(place: Place) -> None:
         with pytest.raises(PreconditionFailed):
             await gateway.ask(secret(place, expected=3))
         command = secret(place, expected=0)
-        assert await gateway.ask(command) == await gateway.ask(command)
+        first, again = [await gateway.ask(command) for _ in range(2)]
+        assert again == msgspec.structs.replace(first, changes={})
         with pytest.raises(PreconditionFailed):
             await gateway.ask(secret(place, expected=0))
         assert (await gateway.ask(secret(place, value="another one", expected=1))).version == 2
