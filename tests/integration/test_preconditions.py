@@ -119,7 +119,7 @@ async def test_a_deletion_that_is_told_again_is_done_once(place: Place) -> None:
         for noun, name in (("subscription", "sub"), ("source", "repo")):
             command = removing(noun, name)
             first, again = [await bus.ask(command) for _ in range(2)]
-            assert (first.changes["workflow"], again.changes) == (("greet", None), {})
+            assert (first.changes["enabled"], again.changes) == ((True, None), {})
             with pytest.raises(NotFound):
                 await bus.ask(removing(noun, name))
             with pytest.raises(PreconditionFailed):
