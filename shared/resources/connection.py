@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from shared.resources.declaration import SecretText, Spec, about, refers_to, resource
+from shared.resources.shapes import Scopes
 from shared.values import Name, Words
 
 Grant = Literal[
@@ -58,10 +59,10 @@ class Connection(Spec, frozen=True, kw_only=True):
     key_id: Annotated[Words, about("The id of that client's private key at the provider.")] | None = None
     subject: Annotated[Words, about("In whose name a `jwt_bearer` one asks; the client's own unless given.")] | None = None
     exchanges: Annotated[Name, about("The connection whose token a `token_exchange` one exchanges.")] | None = None
-    scopes: Annotated[list[Name], about("What is asked for; what the provider says else.")] = msgspec.field(default_factory=list)
-    parameters: Annotated[dict[str, Name], about("Values for `{…}` in the provider's addresses: `tenant`.")] = msgspec.field(
-        default_factory=dict
-    )
+    scopes: Annotated[Scopes, about("What is asked for; what the provider says else.")] = msgspec.field(default_factory=list)
+    parameters: Annotated[
+        dict[str, Name], msgspec.Meta(max_length=100), about("Values for `{…}` in the provider's addresses: `tenant`.")
+    ] = msgspec.field(default_factory=dict)
     username: Annotated[Words, about("The user of a `basic` one.")] | None = None
     header: Annotated[Name, about("The header that carries it: `Authorization` unless given.")] | None = None
     prefix: Annotated[str, msgspec.Meta(max_length=50), about("What stands before it there: `Bearer ` for tokens.")] | None = None

@@ -8,11 +8,12 @@ import msgspec
 
 from shared.errors import Problem
 from shared.resources.declaration import SecretText, Spec, VaultAdds, about, resource
+from shared.resources.shapes import Scopes
 from shared.values import Name, Words
 
 # An address as a person writes it; `{name}` in it stands for a parameter of the connection.
 Template = Annotated[str, msgspec.Meta(max_length=1000)]
-Parameters = dict[str, Words]
+Parameters = Annotated[dict[str, Words], msgspec.Meta(max_length=100)]
 Format = Literal["form", "json"]
 ClientAuthentication = Literal["basic", "post", "none", "private_key_jwt", "client_secret_jwt"]
 Algorithm = Literal[
@@ -103,10 +104,12 @@ class Provider(Spec, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    hosts: Annotated[list[Name], about("Hosts that an address with `{…}` may lead to: `api.example.com`, or `*.example.com`.")] = (
-        msgspec.field(default_factory=list)
-    )
-    scopes: Annotated[list[Name], about("What is asked for, unless the connection says otherwise.")] = msgspec.field(
+    hosts: Annotated[
+        list[Name],
+        msgspec.Meta(max_length=100),
+        about("Hosts that an address with `{…}` may lead to: `api.example.com`, or `*.example.com`."),
+    ] = msgspec.field(default_factory=list)
+    scopes: Annotated[Scopes, about("What is asked for, unless the connection says otherwise.")] = msgspec.field(
         default_factory=list
     )
     scope_separator: Annotated[str, msgspec.Meta(max_length=3), about("Between scopes; a blank unless given.")] | None = None

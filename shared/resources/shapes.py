@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from shared.values import Name
+
 # Marks of a field beside its type. Readers of the OpenAPI document see them as well.
 REFERS_TO, BY_ID, MERGED, SECRET, MEMBERS = "x-refers-to", "x-by-id", "x-merged", "writeOnly", "x-secret-members"
 Moment = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
@@ -59,3 +61,7 @@ def _marks(type_: msgspec.inspect.Type) -> dict[str, Any]:
     if isinstance(type_, msgspec.inspect.Metadata):
         return _marks(type_.type) | (type_.extra_json_schema or {})
     return {}
+
+
+# An address that a browser is led to has all of them, and so has each message of a connection.
+Scopes = Annotated[list[Name], msgspec.Meta(max_length=200)]

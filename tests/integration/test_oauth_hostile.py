@@ -16,12 +16,12 @@ from services.oauth.spool import Spool, Unstored
 from services.oauth.token_store import Claimed, Renewed, TokenStore
 from shared.db import open_engine
 from shared.envelope import new_id
-from shared.errors import Unavailable
+from shared.errors import Invalid, Unavailable
 from shared.questions.oauth import BeginAuthorization, GetAuthorization, TryConnection
 from tests.support.connections import CALLBACK, Asking, asking
-from tests.support.inside import eventually, running
+from tests.support.inside import bus_of, eventually, running
 from tests.support.oauth_provider import Asked, answers, hangs
-from tests.support.resources import ring
+from tests.support.resources import putting, ring
 from tests.support.servers import Place
 
 
@@ -231,3 +231,17 @@ async def test_an_authorization_whose_end_nobody_recorded_is_not_open_for_ever(p
         asked = GetAuthorization(org="acme", name="halo", authorization=hashed(state))
         found = await it.gateway.ask(asked)
         assert (found.status, found.reason) == ("failed", "it has not ended in time: begin again")
+
+
+async def test_lists_that_every_message_and_address_would_have_are_bounded(place: Place) -> None:
+    many = {f"p{number}": "x" for number in range(101)}
+    async with running(place, "oauth"), bus_of(place, "gateway") as gateway:
+        for noun, usual, given in (
+            ("connection", {"grant": "authorization_code", "provider": "github", "client_id": "c"}, {"scopes": ["one"] * 201}),
+            ("connection", {"grant": "authorization_code", "provider": "github", "client_id": "c"}, {"parameters": many}),
+            ("provider", {"known": "github"}, {"scopes": ["one"] * 201}),
+            ("provider", {"known": "github"}, {"hosts": ["a.example"] * 101}),
+            ("provider", {"known": "github"}, {"token_parameters": many}),
+        ):
+            with pytest.raises(Invalid, match=f"{next(iter(given))} does not fit"):
+                await gateway.ask(putting(noun, "large", ring(place), **usual, **given))
