@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from deploy.audit.export import Export
-from deploy.audit.verify import Finding, Stream
+from deploy.audit.verify import Finding, Stream, recorded
 from deploy.errors import StartError
 from services.logs.digests.notes import Unverified, VerifierKey, verifier_key
 
@@ -60,6 +60,7 @@ def _verify(folder: Path, keys: tuple[str, ...], copies: tuple[Path, ...], strea
         console.print("The keys are the export's own: name those that you know by --key, so that nobody can put in others.")
     found = False
     columns = (TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    records = recorded(export, keys=known, copies=copies)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         for name in export.streams:
             if streams and name not in streams:
@@ -70,6 +71,7 @@ def _verify(folder: Path, keys: tuple[str, ...], copies: tuple[Path, ...], strea
                 export,
                 keys=known,
                 copies=copies,
+                records=records,
                 progress=lambda done, total, bar=bar: bars.update(bar, completed=done, total=total),  # type: ignore[misc]
             )
             kinds: Counter[str] = Counter()
@@ -98,7 +100,8 @@ def _summary(stream: Stream, kinds: Counter[str]) -> str:
     wrong = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items())) or "as sealed"
     younger = f", {counts.unsealed} younger than the digest" if counts.unsealed else ""
     erased = f", {counts.erased} erased" if counts.erased else ""
-    return f"{stream.name}: {counts.entries} messages sealed, {counts.rows} rows{younger}{erased}: {wrong}"
+    removed = f", {counts.removed} removed by retention" if counts.removed else ""
+    return f"{stream.name}: {counts.entries} messages sealed, {counts.rows} rows{younger}{erased}{removed}: {wrong}"
 
 
 if __name__ == "__main__":

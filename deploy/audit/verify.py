@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from deploy.audit.export import Export
+from deploy.audit.records import Records
+from deploy.audit.rows import derived, differing
 from services.logs.digests.copies import CHECKPOINT, Diverged, opened
 from services.logs.digests.entries import NO_SALT, TreeEntry, entry_of, read_entry, salt_in
 from services.logs.digests.notes import Checkpoint, VerifierKey
 from services.logs.digests.tree import WIDTH, Edge, Tile, leaf_hash, unbundled
-from services.logs.domain import UNDECODABLE, Digested, Row, StreamPosition, row_of, undecodable
-from services.logs.lines import bare, split
+from services.logs.domain import Digested
 from shared.envelope import rfc3339
 from shared.questions.digests import ArchivedRow
 
-# Of what a row repeats from its message; the rest is its place, or made for searching.
-_REPEATED = (
-    "id",
-    "type",
-    "level",
-    "service",
-    "org",
-    "key",
-    "run",
-    "correlation_id",
-    "causation_id",
-    "message",
-    "said_at",
-    "workflow",
-)
+# The stream whose messages say why others are not there.
+AUDIT = "AUDIT"
 # Entries that the tree is made anew of at a time.
 _STEP = 1 << 16
 # Hashes of documents that stand in the wrong place are remembered up to so many: to say which row holds them.
@@ -55,16 +40,21 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct):
-    """Of a stream: entries of the digest, rows, messages younger than the digest, and erased ones."""
+    """Of a stream: entries of the digest, rows, messages younger than the digest, erased ones, and those that retention removed."""
 
     entries: int = 0
     rows: int = 0
     unsealed: int = 0
     erased: int = 0
+    removed: int = 0
 
 
 class Stream:
-    """The verification of one stream; `progress` is called with the number of entries that have been held against rows."""
+    """The verification of one stream; `progress` is called with the number of entries that have been held against rows.
+
+    `records` is what the audit trail says of messages that are not there; `verified` is called with each message's row that is as
+    it was sealed.
+    """
 
     def __init__(
         self,
@@ -73,6 +63,8 @@ class Stream:
         *,
         keys: Sequence[VerifierKey],
         copies: Sequence[Path] = (),
+        records: Records | None = None,
+        verified: Callable[[ArchivedRow], None] = lambda _row: None,
         progress: Callable[[int, int], None] = lambda _done, _total: None,
     ) -> None:
         self.name = name
@@ -80,6 +72,8 @@ class Stream:
         self._export = export
         self._keys = keys
         self._copies = copies
+        self._records = Records() if records is None else records
+        self._verified = verified
         self._progress = progress
         self._newest = 0
 
@@ -193,7 +187,7 @@ class Stream:
     ) -> Iterator[Finding]:
         groups = ((seq, list(group)) for seq, group in itertools.groupby(rows, key=lambda row: row.seq))
         group = next(groups, None)
-        last = 0
+        last = reached = 0
         missing = _Missing(self.name, incarnation)
 
         def found(kind: str, seq: int, detail: str) -> Finding:
@@ -201,13 +195,22 @@ class Stream:
 
         for number, (entry, salt) in enumerate(self._entries(first, count, self.counts.entries), start=first + 1):
             self._progress(number, self.counts.entries)
+            for begin, end in self._records.unexplained(self.name, incarnation, reached + 1, entry.seq - 1):
+                yield from missing.end()
+                yield found("missing before it was sealed", begin, _never_sealed(begin, end))
+            reached = max(reached, entry.seq)
             while group is not None and group[0] < entry.seq:
                 self.counts.rows += len(group[1])
                 yield found("inserted", group[0], f"{_kinds(group[1])}, and no message was sealed with this sequence")
                 group = next(groups, None)
             if group is None or group[0] != entry.seq:
                 if entry.seq != last:
-                    yield from missing.add(entry)
+                    if self._records.removed(self.name, incarnation, entry.seq):
+                        self.counts.removed += 1
+                        last = entry.seq
+                        yield from missing.end()
+                    else:
+                        yield from missing.add(entry)
                     continue
                 yield found("inserted", entry.seq, "two messages with this sequence were sealed")
                 continue
@@ -237,7 +240,10 @@ class Stream:
             return
         if not true:
             if not messages:
-                yield "missing", "only lines are left of this message"
+                if self._records.removed(self.name, entry.incarnation, entry.seq):
+                    self.counts.removed += 1
+                else:
+                    yield "missing", "only lines are left of this message"
                 return
             row = messages[0]
             digest = hashlib.sha256(row.document).digest()
@@ -253,18 +259,28 @@ class Stream:
         for other in messages:
             if other is not row:
                 yield "inserted", f"a second {other.type}, stored at {other.time}"
-        made, odd = _derived(self.name, row)
+        self._verified(row)
+        made, odd = derived(self.name, row)
         for line in rows:
             if line.line <= 0:
                 continue
             if line.line not in made:
                 yield "inserted", f"the line {line.line}, which the message does not hold: {line.message[:80]!r}"
-            elif differing := _differing(made.pop(line.line), line):
-                yield "changed", f"{', '.join(differing)} of the line {line.line}"
+            elif odd_columns := differing(made.pop(line.line), line):
+                yield "changed", f"{', '.join(odd_columns)} of the line {line.line}"
         for number in sorted(number for number in made if number > 0):
             yield "missing", f"the line {number}"
-        if differing := [] if odd else _differing(made.get(row.line), row):
-            yield "changed", f"{', '.join(differing)} of {row.type} of {row.org}, beside the message as it was sealed"
+        if odd_columns := [] if odd else differing(made.get(row.line), row):
+            yield "changed", f"{', '.join(odd_columns)} of {row.type} of {row.org}, beside the message as it was sealed"
+
+
+def recorded(export: Export, *, keys: Sequence[VerifierKey], copies: Sequence[Path] = ()) -> Records:
+    """Return what the audit trail says of messages that are not there, as far as it is itself as it was sealed."""
+    records = Records()
+    if AUDIT in export.streams:
+        for _ in Stream(AUDIT, export, keys=keys, copies=copies, verified=records.read).findings():
+            pass
+    return records
 
 
 class _Missing:
@@ -292,41 +308,14 @@ class _Missing:
         self._count = 0
 
 
-def _derived(stream: str, row: ArchivedRow) -> tuple[dict[int, Row], bool]:
-    """Return the rows that a message makes, by their line, and whether Postgres refused them: then only the bytes were kept."""
-    position = StreamPosition(stream, row.incarnation, row.seq, datetime.fromisoformat(row.time), row.key)
-    if row.type == UNDECODABLE:
-        return {0: undecodable(position, row.document)}, False
-    made = {one.line: one for one in split(row_of(position, row.document))}
-    return made, row.line not in made
-
-
-def _differing(made: Row | None, row: ArchivedRow) -> list[str]:
-    if made is None:
-        return ["everything"]
-    if row.line > 0 and _data(row.data) == _data(bare(made).data):
-        return []
-    differing = [name for name in _REPEATED if _shown(made, name) != getattr(row, name) and getattr(made, name) is not None]
-    if _data(made.data) != _data(row.data):
-        differing.append("data")
-    if row.line > 0 and rfc3339(made.time) != row.time:
-        differing.append("time")
-    return differing
-
-
-def _shown(made: Row, name: str) -> Any:
-    value = getattr(made, name)
-    return rfc3339(value) if isinstance(value, datetime) else value
-
-
-def _data(text: str | None) -> Any:
-    # Postgres writes numbers in its own way, and of equal ones the same.
-    return None if text is None else json.loads(text, parse_float=Decimal, parse_int=Decimal)
-
-
 def _digest_of(row: ArchivedRow, salt: bytes) -> TreeEntry:
     digested = Digested(row.incarnation, row.seq, datetime.fromisoformat(row.time), hashlib.sha256(row.document).digest())
     return entry_of(digested, salt)
+
+
+def _never_sealed(first: int, last: int) -> str:
+    many = "the stream had a message here" if first == last else f"to {last}, the stream had {last - first + 1} messages here"
+    return f"{many}, and no record of the audit trail says why the archive has none"
 
 
 def _microseconds(text: str) -> int:

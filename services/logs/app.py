@@ -9,6 +9,7 @@ from services.logs.config import LogsSettings, read
 from services.logs.conversion import convert
 from services.logs.digests.keeping import Digests, keep, sealers
 from services.logs.digests.sealing import seeds
+from services.logs.gaps import Gaps, record_gaps
 from services.logs.partitions import keep_ahead, make_first
 from services.logs.projections import projected
 from services.logs.questions import QUESTIONS, ArchiveDeps
@@ -42,6 +43,8 @@ async def running(settings: LogsSettings, runtime: Runtime) -> AsyncIterator[Non
             runtime.background.start(convert(settings.database_url, runtime.health), "conversion")
             digests = Digests(sealers(bus.client, engine, seeds(settings.keys), settings.copies), runtime.health)
             runtime.background.start(keep(digests, settings.database_url), "digests")
+            gaps = Gaps(engine, bus, runtime.health)
+            runtime.background.start(record_gaps(gaps, settings.database_url), "gaps")
             bus.answer(QUESTIONS, ArchiveDeps(engine, utc_now, digests))
             await bus.start()
             runtime.background.start(bus.attend(), "broker")

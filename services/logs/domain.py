@@ -40,6 +40,16 @@ _LEVEL_OF_VERB = {
 }
 
 
+# What makes rows of messages, below. Raised with a change of what a row says of its message: rows then tell which one made them.
+VERSION = 1
+# The first version from which on the wording (the level, and the line that people read) is as it is now.
+WORDED_SINCE = 0
+
+
+# Audited of the archive itself: messages that never came, and messages that retention removed.
+CATEGORY, GAP, REMOVED = "archive", "gap", "removed"
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the archive. `data` is JSON that jsonb takes, or None; `document` the exact bytes; `words` the searched text.
 
@@ -66,6 +76,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     words: str
     workflow: str | None = None
     line: int = 0
+    version: int = VERSION
 
 
 class StreamPosition(msgspec.Struct, frozen=True):

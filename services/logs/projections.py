@@ -10,6 +10,7 @@ from nats.aio.client import Client
 
 from services.logs import store
 from services.logs.domain import UNDECODABLE, Row, StreamPosition, row_of, undecodable
+from services.logs.gaps import GapFinder
 from services.logs.lines import bare, split
 from services.logs.tables import archive_of
 from services.logs.workflows import RunWorkflows
@@ -32,18 +33,19 @@ LINGER = 0.02
 _log = structlog.get_logger()
 
 
-def archiving(stream: str) -> Apply:
+def archiving(stream: str, finder: GapFinder) -> Apply:
     """Return the `Apply` that archives `stream`: every message becomes a row, and every line of a chunk another."""
     workflows = RunWorkflows()
 
     async def apply(batch: Sequence[Delivered], incarnation: str, connection: Connection) -> list[Statement]:
+        missing = await finder.before(batch, incarnation, connection)
         rows = await workflows.named(_rows(stream, batch, incarnation), connection)
-        return [store.insert(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+        return missing + [store.insert(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
 
     return apply
 
 
-def keeping(stream: str) -> Keep:
+def keeping(stream: str, finder: GapFinder) -> Keep:
     """Return the `Keep` of `stream`: only the bytes of a row that Postgres refuses."""
 
     async def keep(one: Delivered, incarnation: str, connection: Connection) -> None:
@@ -52,6 +54,8 @@ def keeping(stream: str) -> Keep:
         except Exception as error:
             _log.warning("archive.unreadable", stream=stream, sequence=one.sequence, reason=f"{type(error).__name__}: {error}")
             rows = [undecodable(_position(stream, one, incarnation), one.data)]
+        for statement in await finder.before([one], incarnation, connection):
+            await statement.fetch(connection)
         await salvaged(connection, rows)
 
     return keep
@@ -98,14 +102,15 @@ async def _salvage(connection: Connection, rows: Sequence[Row]) -> None:
         await connection.execute(kept.sql, *kept.values)
 
 
-def projected(_client: Client) -> list[Projected]:
+def projected(client: Client) -> list[Projected]:
     """Return the archive of every stream; rows older than the stream's first message are only here and not replayed."""
+    finders = {stream.name: GapFinder(stream.name, client) for stream in STREAMS}
     return [
         Projected(
             name=archive_of(stream.name),
             stream=stream.name,
-            apply=archiving(stream.name),
-            keep=keeping(stream.name),
+            apply=archiving(stream.name, finders[stream.name]),
+            keep=keeping(stream.name, finders[stream.name]),
             linger=LINGER,
             prompt=END_TYPES if stream.name == "RUNS" else frozenset(),
             tables=("message",),

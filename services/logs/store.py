@@ -30,11 +30,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from services.logs.conditions import Condition
 from services.logs.cursor import Order
 from services.logs.domain import Digested, Row
-from services.logs.tables import archive_of, checkpoint, conversion, message
+from services.logs.tables import archive_of, checkpoint, conversion, gap, message
 from shared.db import Connection
 from shared.envelope import rfc3339
 from shared.questions.logs import LogItem
-from shared.statements import Compiled, Statement, given, parameter
+from shared.statements import Compiled, Statement, given, inserted, parameter
 
 _COLUMNS = [column for column in message.c if column.name != "tsv"]
 _GIVEN = given(*_COLUMNS, Column("words", Text))
@@ -52,6 +52,26 @@ _WORKFLOWS = Compiled(
         message.c.type == "run.requested",
     )
 )
+# The checkpoint is at 0 where what the stream still has is archived anew.
+_REACHED = Compiled(
+    select(
+        func.greatest(
+            literal_column("0"),
+            select(checkpoint.c.last_seq)
+            .where(checkpoint.c.projection == parameter("projection"), checkpoint.c.incarnation == parameter("incarnation"))
+            .scalar_subquery(),
+            select(func.max(message.c.seq))
+            .where(message.c.incarnation == parameter("incarnation"), message.c.seq < parameter("before"))
+            .scalar_subquery(),
+        ).label("reached")
+    )
+)
+_STORED_AT = Compiled(
+    select(func.max(message.c.time)).where(
+        message.c.incarnation == parameter("incarnation"), message.c.seq == parameter("seq"), message.c.line <= literal_column("0")
+    )
+)
+_INSERT_GAPS = Compiled(inserted(gap, "stream", "incarnation", "first_seq", "last_seq", "reason").on_conflict_do_nothing())
 _KEY = ("time", "incarnation", "seq")
 _KEYS = tuple_(message.c.incarnation, message.c.seq, message.c.time)
 _CONVERTED = conversion.c.name == parameter("conversion")
@@ -255,6 +275,44 @@ async def move_conversion(connection: Connection, name: str, last: asyncpg.Recor
     moved = _MOVE_CONVERSION(conversion=name, to_time=last["time"], to_stream=last["stream"], to_seq=last["seq"])
     await moved.fetch(connection)
     return rfc3339(last["time"])
+
+
+async def archived_to(connection: Connection, stream: str, incarnation: str, before: int) -> int:
+    """Return the sequence up to which a stream is archived below `before`; 0 where nothing of this incarnation is."""
+    asked = _REACHED(projection=archive_of(stream), incarnation=incarnation, before=before)
+    ((reached,),) = await asked.fetch(connection)
+    return int(reached)
+
+
+async def stored_at(connection: Connection, incarnation: str, seq: int) -> datetime | None:
+    """Return when the stream stored an archived message; None where it is not here."""
+    ((time,),) = await _STORED_AT(incarnation=incarnation, seq=seq).fetch(connection)
+    return time if isinstance(time, datetime) else None
+
+
+def insert_gaps(gaps: Sequence[Any]) -> Statement:
+    """Insert gaps; those that are there already stay as they are."""
+    return _INSERT_GAPS.of(gaps, getattr)
+
+
+async def unrecorded_gaps(connection: AsyncConnection, limit: int) -> list[RowMapping]:
+    """Return gaps that the audit trail does not name yet."""
+    statement = select(gap).where(~gap.c.recorded).order_by(gap.c.found_at, gap.c.first_seq).limit(limit)
+    return list((await connection.execute(statement)).mappings())
+
+
+async def mark_gap(connection: AsyncConnection, incarnation: str, stream: str, first: int) -> None:
+    """Mark a gap as recorded."""
+    here = (gap.c.incarnation == incarnation, gap.c.stream == stream, gap.c.first_seq == first)
+    await connection.execute(update(gap).where(*here).values(recorded=True))
+
+
+async def count_gaps(connection: AsyncConnection) -> list[RowMapping]:
+    """Return of each stream with gaps how many messages are missing, and how many of them for no reason that is known."""
+    size = gap.c.last_seq - gap.c.first_seq + 1
+    lost = func.coalesce(func.sum(size).filter(gap.c.reason == "lost"), 0)
+    statement = select(gap.c.stream, func.sum(size).label("messages"), lost.label("lost")).group_by(gap.c.stream)
+    return list((await connection.execute(statement)).mappings())
 
 
 async def claim_partitioning(connection: AsyncConnection) -> bool:

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    false,
+    func,
+    text,
+)
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
 
 from shared.tables import Moment, checkpoint_in, required
@@ -29,6 +43,7 @@ message = Table(
     Column("tsv", TSVECTOR, nullable=False),
     Column("workflow", Text),
     Column("line", Integer, nullable=False, server_default=text("0")),
+    Column("version", SmallInteger, nullable=False, server_default=text("0")),
     postgresql_partition_by="RANGE (time)",
 )
 # Each index slows every insert: these serve the two orders of search, the two chains, words and workflows.
@@ -47,6 +62,17 @@ conversion = Table(
     Column("time", Moment, nullable=False),
     Column("stream", Text, nullable=False),
     Column("seq", BigInteger, nullable=False),
+)
+
+# Sequences that the writer of a stream's archive never got, and whether the audit trail says so already.
+gap = Table(
+    "gap",
+    metadata,
+    *(Column(name, kind, primary_key=True) for name, kind in (("stream", Text), ("incarnation", Text), ("first_seq", BigInteger))),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("found_at", Moment, nullable=False, server_default=func.now()),
+    Column("recorded", Boolean, nullable=False, server_default=false()),
 )
 
 

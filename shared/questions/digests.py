@@ -52,6 +52,7 @@ class ReadDigestFile(Question[Part], frozen=True, kw_only=True):
 class ArchivedRow(msgspec.Struct, frozen=True, kw_only=True):
     """A row of the archive, each column as it stands there; `data` is JSON as text. `line`: 0 for a message, see the archive.
 
+    `version` is that of what made the row of the message, 0 before there were versions.
     `document` is the message's first bytes, and `size` says how many it has.
     """
 
@@ -74,6 +75,7 @@ class ArchivedRow(msgspec.Struct, frozen=True, kw_only=True):
     workflow: str | None
     size: int
     document: bytes
+    version: int = 0
 
 
 class ArchivedRows(msgspec.Struct, frozen=True):

@@ -1,0 +1,91 @@
+"""What the audit trail says of messages that are not in the archive: they never came, or retention removed them."""
+
+from __future__ import annotations
+
+import bisect
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from services.logs.domain import CATEGORY, GAP, REMOVED
+from shared.envelope import open_envelope
+from shared.errors import MillraceError
+from shared.questions.digests import ArchivedRow
+
+_TYPES = {f"audit.{GAP}": GAP, f"audit.{REMOVED}": REMOVED}
+_SOURCE = "/logs"
+_END = 1 << 63
+
+
+class _Ranges(msgspec.Struct, frozen=True):
+    incarnation: str
+    ranges: list[tuple[int, int]]
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """The part of such a record that counts: ranges of sequences of the stream `target`, each with its first and its last."""
+
+    category: str
+    target: str
+    detail: _Ranges
+
+
+class Records:
+    """The ranges, by what was said of them, stream and incarnation."""
+
+    def __init__(self) -> None:
+        self._ranges: defaultdict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
+        self._joined: dict[tuple[str, str, bool], list[tuple[int, int]]] = {}
+
+    def read(self, row: ArchivedRow) -> None:
+        """Take what a verified row of the audit trail says."""
+        verb = _TYPES.get(row.type)
+        if verb is None:
+            return
+        try:
+            envelope = open_envelope(row.document)
+            said: Any = msgspec.json.decode(envelope.data, type=_Said)
+        except (MillraceError, ValueError):
+            return
+        # The envelope is what was sealed; a row's columns repeat it.
+        if envelope.source == _SOURCE and envelope.type == row.type and said.category == CATEGORY:
+            self._ranges[verb, said.target, said.detail.incarnation] += said.detail.ranges
+            self._joined.clear()
+
+    def removed(self, stream: str, incarnation: str, seq: int) -> bool:
+        """Return whether retention removed a message."""
+        ranges = self._of(stream, incarnation, came=True)
+        at = bisect.bisect_right(ranges, (seq, _END)) - 1
+        return at >= 0 and ranges[at][1] >= seq
+
+    def unexplained(self, stream: str, incarnation: str, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Return the parts of a range that was never sealed that neither never came, nor were removed."""
+        ranges = self._of(stream, incarnation, came=False)
+        for begin, end in ranges[max(0, bisect.bisect_right(ranges, (first, _END)) - 1) :]:
+            if begin > last:
+                break
+            if begin > first:
+                yield first, begin - 1
+            first = max(first, end + 1)
+        if first <= last:
+            yield first, last
+
+    def _of(self, stream: str, incarnation: str, *, came: bool) -> list[tuple[int, int]]:
+        key = (stream, incarnation, came)
+        if key not in self._joined:
+            verbs = (REMOVED,) if came else (GAP, REMOVED)
+            self._joined[key] = _joined([one for verb in verbs for one in self._ranges.get((verb, stream, incarnation), [])])
+        return self._joined[key]
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return ranges in order, those that touch each other as one."""
+    made: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if made and first <= made[-1][1] + 1:
+            made[-1] = made[-1][0], max(made[-1][1], last)
+        else:
+            made.append((first, last))
+    return made
