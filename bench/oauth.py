@@ -5,6 +5,7 @@
 - the limit: requests a second that a process answers on the same broker with the bytes that came, asked for in turns with those
   (wanted of it: at least 0.6);
 - `recorded`: the same where each answer waits for such a record first, and does nothing else: what no answer with a record exceeds;
+- `published`: such records alone, of one process that is not asked anything;
 - `spread`: the questions for so many connections in turn, in place of one;
 - `asking`: all of that with so many at a time, their medians a second, and the CPU microseconds of one of each by process;
 - `due`: so many connections of four providers, all due at once, with the time left that the schedule leaves: how many calls a
@@ -31,7 +32,7 @@ import msgspec
 
 from bench.support import outcome
 from bench.support.cpu import Meter
-from bench.support.echo import BARE, RECORDED
+from bench.support.echo import BARE, RECORDED, given
 from bench.support.outcome import BenchError, Outcome
 from bench.support.running import Backing, backing, echo, whole
 from services.oauth.attempts import AT_ONCE
@@ -119,6 +120,7 @@ class Rounds:
             "ratio": self.ratio("questions", "bare"),
             "ratio_recorded": self.ratio("questions", "recorded"),
             "recorded_of_bare": self.ratio("recorded", "bare"),
+            "published_of_bare": self.ratio("published", "bare"),
             "spread_of_recorded": self.ratio("spread", "recorded"),
             "cpu_us": cpu,
             "rounds_per_s": {kind: [round(one) for one in rate] for kind, rate in self.rates.items()},
@@ -152,9 +154,12 @@ async def _in_turns(executor: Bus, admin: Bus, pids: dict[str, int], asking: int
     async def recorded() -> None:
         await admin.client.request(RECORDED, payload, timeout=5)
 
+    async def published() -> None:
+        await admin.publish(admin.seal(given(), org="default"))
+
     await _answering(question)
     payload = msgspec.json.encode({"ok": "x" * 900})
-    kinds = {"questions": question, "bare": bare, "recorded": recorded, "spread": spread}
+    kinds = {"questions": question, "bare": bare, "recorded": recorded, "published": published, "spread": spread}
     found = Rounds()
     for once in kinds.values():
         await _rate(once, asking, 0.5)

@@ -30,8 +30,8 @@ from shared.streams import WORK, Work
 # Messages of one consumer that are handled at the same time. Most of them wait for a commit: half of them fill one while the
 # other half's is under way, so twice as many are half as many commits.
 CONCURRENCY = 128
-# Questions, and as many commands, that are answered at the same time; half of them of one organization, which is more than the code
-# of its adapters is asked for at a time.
+# Questions, and as many commands, that are answered at the same time unless a service wants more; half of them of one organization,
+# which is more than the code of its adapters is asked for at a time.
 ANSWERED = 64
 # Messages of one consumer that are in hand, those that wait for their turn included: the next are here before the last are done.
 FETCHED = 2 * CONCURRENCY
@@ -106,15 +106,15 @@ class Bus:
     # -- answering ------------------------------------------------------------------------------------------------
 
     def answer(self, questions: Questions, deps: Any, *, at_once: int = ANSWERED) -> None:
-        """Answer these questions and commands from `start` on, `at_once` of each kind, and half as many of one organization."""
+        """Answer these questions and commands from `start` on: `at_once` questions, and half as many of one organization."""
         every = {**questions, HEALTH[self.service]: self._how_it_is} if self.service in HEALTH else questions
         served = {asked_of(cls).subject: (cls, function) for cls, function in every.items()}
         missing = {subject for subject, (asked, _) in ASKED.items() if asked.service == self.service} - served.keys()
         if missing:
             raise TypeError(f"{self.service} does not answer {sorted(missing)}")
 
-        for kind in ("ask", "do"):
-            self._taking.append(Answering(self.client, self.service, kind, served, deps, at_once=at_once, each=at_once // 2))
+        for kind, most in (("ask", at_once), ("do", ANSWERED)):
+            self._taking.append(Answering(self.client, self.service, kind, served, deps, at_once=most, each=most // 2))
 
     def health_document(self) -> dict[str, Any]:
         """Return the health of this service, by part."""

@@ -19,9 +19,13 @@ from shared.client import subscribe
 from shared.health import Health
 from shared.messages import Audited
 
-# As the oauth service says which token it gave.
-ABOUT = {"connection": "01234567-89ab-7def-8123-456789abcdef", "owner": "default", "version": 1}
 BARE, RECORDED = "bench.echo", "bench.recorded"
+
+
+def given() -> Audited:
+    """Return a record as the oauth service has one of each token that it gives."""
+    detail = {"run": "bench", "connection": "01234567-89ab-7def-8123-456789abcdef", "owner": "default", "version": 1}
+    return Audited(category="token", verb="given", actor="run:bench", target="warm", outcome="ok", detail=detail)
 
 
 async def main() -> None:
@@ -33,10 +37,7 @@ async def main() -> None:
 
         async def answer(msg: Msg) -> None:
             if msg.subject == RECORDED:
-                audited = Audited(
-                    category="token", verb="given", actor="run:bench", target="warm", outcome="ok", detail={"run": "bench"} | ABOUT
-                )
-                await bus.publish(bus.seal(audited, org="default"))
+                await bus.publish(bus.seal(given(), org="default"))
             await bus.client.publish(msg.reply, msg.data)
 
         def arrived(msg: Msg) -> None:

@@ -46,7 +46,7 @@ from shared.owners.rows import ResourceRows
 from shared.projection import started
 from shared.service import Runtime
 
-# Most questions wait for a commit of the audit trail: half of them fill one while the other half's is under way (`shared.bus`).
+# Questions at a time. Most of them wait for a commit of the audit trail: half of them fill one while the other half's is under way.
 ANSWERED = 256
 # Authorizations that are begun and tests, which wait for providers, at a time; and those of one connection.
 WAITING, WAITING_EACH = 16, 4
