@@ -16,6 +16,7 @@ import os
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+KEY = 32  # bytes
 NONCE = 12  # bytes; NIST SP 800-38D recommends 96 bits
 
 
@@ -34,10 +35,12 @@ class Keyring:
 
     def seal(self, plaintext: str, *place: str) -> str:
         """Return `plaintext` sealed for `place`, such as (organization, connection, field)."""
-        data_key = AESGCM.generate_key(bit_length=256)
+        # At once: each is a call of the system, and a token is sealed for each question.
+        drawn = os.urandom(KEY + 2 * NONCE)
+        data_key, nonce, second = drawn[:KEY], drawn[KEY:-NONCE], drawn[-NONCE:]
         additional = _additional(place, self._current)
-        wrapped = _encrypt(self._keys[self._current], data_key, additional)
-        return f"v1.{self._current}.{_text(wrapped)}.{_text(_encrypt(AESGCM(data_key), plaintext.encode(), additional))}"
+        wrapped = _encrypt(self._keys[self._current], nonce, data_key, additional)
+        return f"v1.{self._current}.{_text(wrapped)}.{_text(_encrypt(AESGCM(data_key), second, plaintext.encode(), additional))}"
 
     @property
     def current(self) -> str:
@@ -61,7 +64,7 @@ class Keyring:
         """Return a value sealed with the first key; its body stays. Raises `CannotOpen`."""
         _, data_key = self._opened(sealed, place)
         body, first = _parts(sealed)[2:]
-        wrapped = _encrypt(self._keys[self._current], data_key, _additional(place, self._current))
+        wrapped = _encrypt(self._keys[self._current], os.urandom(NONCE), data_key, _additional(place, self._current))
         return ".".join(("v1", self._current, _text(wrapped), body, *([first] if first != self._current else [])))
 
     def is_current(self, sealed: str) -> bool:
@@ -115,8 +118,7 @@ def _additional(place: tuple[str, ...], key: str) -> bytes:
     return "\0".join((*place, key)).encode()
 
 
-def _encrypt(key: AESGCM, plaintext: bytes, additional: bytes) -> bytes:
-    nonce = os.urandom(NONCE)
+def _encrypt(key: AESGCM, nonce: bytes, plaintext: bytes, additional: bytes) -> bytes:
     return nonce + key.encrypt(nonce, plaintext, additional)
 
 
