@@ -24,7 +24,7 @@ from services.oauth.token_store import TokenStore
 from services.oauth.vault import Vault
 from services.oauth.waiting import WaitingPlaces
 from shared import tasks
-from shared.errors import Conflict, Invalid, MillraceError, Problem, Unavailable
+from shared.errors import Conflict, Invalid, MillraceError, NotFound, Problem, Unavailable
 
 # Seconds that a question waits for a token; the attempt goes on without it.
 WAIT = 20.0
@@ -108,13 +108,13 @@ class Refresher:
             changed = is_own(row) and registered.configured != state.configured
             refused = rejected == state.version and state.is_replaceable(self._tokens.now())
             if changed or refused:
-                state = await self._waited(row, registered, state.version, "refused" if refused else "ended")
+                state = await self._newest(row, registered, state.version, "refused" if refused else "ended")
         else:
             if state is not None and state.status == "needs_reauthorization":
                 raise NeedsAuthorization(f"connection {row.name!r} needs to be authorized again: {state.reason}")
             if not is_own(row) and (state is None or state.sealed is None):
                 raise NeedsAuthorization(f"connection {row.name!r} has not been authorized yet")
-            state = await self._waited(row, registered, 0 if state is None else state.version, "ended")
+            state = await self._newest(row, registered, 0 if state is None else state.version, "ended")
         if not state.is_usable(now := self._tokens.now()):
             raise none_of(row, state, now)
         if not is_of(state, registered):
@@ -214,6 +214,14 @@ class Refresher:
         if row.spec.get("grant") in FLOWS:
             return (await self.live(row)).tokens.access_token
         return self._vault.opened(row)
+
+    async def _newest(self, row: Kept, registered: Registered, version: int, why: Why) -> TokenState:
+        """Return the row as it is after an attempt: another replica may have replaced or forgotten since what that has stored."""
+        await self._waited(row, registered, version, why)
+        state = (await self._tokens.of([row.id])).get(row.id)
+        if state is None:
+            raise NotFound(f"there is no connection {row.name!r} any more")
+        return state
 
     async def _waited(self, row: Kept, registered: Registered, version: int, why: Why) -> TokenState:
         """Return the row after an attempt, for which so many may wait that others are answered all the same."""

@@ -11,6 +11,7 @@ import pytest
 
 from services.oauth import credential_cache
 from services.oauth.credential_cache import CredentialCache, Ready
+from services.oauth.outbox import Outbox
 from services.oauth.store import Stamp
 from shared.commit import Journal
 from shared.envelope import open_envelope, open_message
@@ -141,6 +142,27 @@ async def test_two_processes_give_no_token_after_another_one_was_acknowledged(pl
         ended = True
         assert sum(await asyncio.gather(*asking)) > 0
         assert (await it.given()).answer.version == acknowledged
+
+
+async def test_who_waited_for_an_attempt_gets_what_was_stored_after_that(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored, let = asyncio.Event(), asyncio.Event()
+    real = Outbox.flush
+
+    async def flush(self: Outbox, id_: str) -> None:
+        if not stored.is_set():
+            stored.set()
+            await let.wait()
+        await real(self, id_)
+
+    async with asking(place) as it:
+        await it.authorize()
+        await it.expire()
+        monkeypatch.setattr(Outbox, "flush", flush)
+        waiting = asyncio.create_task(it.given())
+        await stored.wait()
+        await it.again()
+        let.set()
+        assert [(await waiting).answer.version, (await it.given()).answer.version] == [(await it.row())["version"]] * 2
 
 
 async def test_every_giving_out_is_on_record_before_also_of_what_is_in_memory(
