@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, Update, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, Select, Update, delete, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.expression import Executable
@@ -15,7 +15,7 @@ from sqlalchemy.sql.expression import Executable
 from services.oauth.store import sealed_otherwise
 from services.oauth.tables import authorization_request, vault
 from shared.db import transaction
-from shared.errors import Invalid
+from shared.errors import Invalid, TooMany
 from shared.owners.rotation import Place, StaleRow
 
 _C = authorization_request.c
@@ -23,6 +23,8 @@ _C = authorization_request.c
 REMEMBERED = timedelta(minutes=10)
 # Of one connection at a time: several people may have begun one, and each of a device has its provider asked every few seconds.
 MOST_OPEN = 5
+# Of one organization: each is asked for once a second at the most, one after the other with those of all others.
+MOST_POLLED = 100
 OVERTAKEN = f"it was begun {MOST_OPEN} more times since"
 
 
@@ -63,12 +65,18 @@ class AuthorizationStore:
         self._engine = engine
 
     async def add(self, request: AuthorizationRequest) -> None:
-        """Keep one; of those of its connection that are open the oldest end, where there are more than may be."""
+        """Keep one; of those of its connection that are open the oldest end, where there are more than may be.
+
+        Raises `TooMany` where an organization has as many open of devices as it may.
+        """
         open_ = (_C.connection == request.connection) & (_C.status == "open")
         newest = select(_C.state).where(open_).order_by(_C.expires_at.desc(), _C.state).limit(MOST_OPEN - 1)
         over = update(authorization_request).where(open_, _C.state.not_in(newest))
         async with transaction(self._engine) as connection:
             await connection.execute(over.values(status="failed", reason=OVERTAKEN, poll_at=None, sealed=None))
+            if request.poll_at is not None and (await connection.execute(_polled(request.org))).scalar_one() >= MOST_POLLED:
+                detail = f"{request.org} has {MOST_POLLED} authorizations of devices open, which is the most"
+                raise TooMany(detail, retry_after=60)
             await connection.execute(insert(authorization_request).values(msgspec.structs.asdict(request)))
 
     async def forget(self) -> int:
@@ -160,6 +168,11 @@ class AuthorizationStore:
 
 def _waits(state: str) -> ColumnElement[bool]:
     return (_C.state == state) & (_C.status == "open") & _C.poll_at.is_(None) & (_C.expires_at > func.clock_timestamp())
+
+
+def _polled(org: str) -> Select[int]:
+    polled = (_C.org == org) & _C.poll_at.is_not(None) & (_C.status == "open") & (_C.expires_at > func.clock_timestamp())
+    return select(func.count()).select_from(authorization_request).where(polled)
 
 
 def _is_stale(key: str) -> ColumnElement[bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import msgspec
 from sqlalchemy import delete, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -20,16 +21,23 @@ FULL_AFTER = timedelta(minutes=1)
 _C = lent_client.c
 
 
+class Share(msgspec.Struct, frozen=True):
+    """The requests a minute that an organization has of a client of another's, whatever host they go to."""
+
+    client: str
+    a_minute: int
+
+
 class Lending:
     """A bucket for each client and organization, in the database, which replicas share."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def take(self, client: str, org: str, a_minute: int) -> bool:
+    async def take(self, share: Share, org: str) -> bool:
         """Take a request from an organization's share of a client; False where it is used up. Raises `Unavailable`."""
-        now = func.clock_timestamp()
-        taken = insert(lent_client).values(client=client, org=org, left=a_minute - 1, at=now)
+        now, a_minute = func.clock_timestamp(), share.a_minute
+        taken = insert(lent_client).values(client=share.client, org=org, left=a_minute - 1, at=now)
         filled = func.least(a_minute, _C.left + func.extract("epoch", now - _C.at) * a_minute / 60)
         taken = taken.on_conflict_do_update(
             index_elements=["client", "org"], set_={"left": filled - 1, "at": now}, where=filled >= 1

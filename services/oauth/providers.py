@@ -14,7 +14,7 @@ from services.oauth.catalogue import KNOWN
 from services.oauth.discovery import Discovery
 from services.oauth.domain import Kept, place_of
 from services.oauth.flows import FLOWS
-from services.oauth.lending import A_MINUTE
+from services.oauth.lending import A_MINUTE, Share
 from services.oauth.store import KeptStore
 from services.oauth.token_requests import OAuthClient, Stamp, TokenCall
 from shared.encryption import CannotOpen, Keyring
@@ -31,7 +31,7 @@ class Registered(msgspec.Struct, frozen=True):
     """A provider for one connection; `configured` is the version of all that was read to make this.
 
     `key` is what a limit or a refusal of the provider's counts for: whose client it is, the client, and the host of the tokens.
-    `lent`: the requests a minute that the organization has of a client of another's, None where it is its own.
+    `lent`: the organization's share of a client of another's, None where it is its own.
     `destination` stands for the client and all addresses that its secret and its tokens are sent to.
     """
 
@@ -42,7 +42,7 @@ class Registered(msgspec.Struct, frozen=True):
     client: OAuthClient
     spec: Connection
     promises_iss: bool = False
-    lent: int | None = None
+    lent: Share | None = None
 
     def __repr__(self) -> str:
         """Show no secret."""
@@ -96,7 +96,7 @@ class Providers:
         host = urlsplit(_address(provider, spec, "issuer" if is_discovered(provider) else "token_url")).netloc
         # Anybody may name another one's client with a secret that is wrong: what comes of that is for its own organization.
         name = f"{owner}/{client.id}@{host}"
-        lent = None if owner == row.org else provider.lent_a_minute or A_MINUTE
+        lent = None if owner == row.org else Share(f"{owner}/{client.id}", provider.lent_a_minute or A_MINUTE)
         return Registered(name, f"{row.version}.{source}", destination, _filled(provider, spec), client, spec, lent=lent)
 
     async def discovered(self, org: str, registered: Registered) -> Registered:

@@ -82,12 +82,12 @@ class TokenEndpoint:
         if registered.lent is None:
             return
         try:
-            taken = await self._lending.take(registered.key, org, registered.lent)
+            taken = await self._lending.take(registered.lent, org)
         except Unavailable as error:
             raise NotSent(error.detail, retry_after=5) from error
         if not taken:
-            share = f"{org} has used up the {registered.lent} requests a minute that it has of a client of another one"
-            raise NotSent(share, retry_after=60 / registered.lent)
+            share = f"{org} has used up the {registered.lent.a_minute} requests a minute that it has of a client of another one"
+            raise NotSent(share, retry_after=60 / registered.lent.a_minute)
 
     async def get(self, org: str, url: str, headers: Mapping[str, str]) -> Fetched:
         """Return the answer of an API to a credential in these headers. Raises `Unavailable` with the reason."""

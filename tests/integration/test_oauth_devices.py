@@ -9,10 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.oauth import device
+from services.oauth import authorization_store, device
 from services.oauth.authorization_store import MOST_OPEN, OVERTAKEN
 from shared.envelope import new_id
-from shared.errors import Invalid, NotFound, Unavailable
+from shared.errors import Invalid, NotFound, TooMany, Unavailable
 from shared.questions.oauth import AuthorizationBegun, AuthorizationView, BeginAuthorization, GetAuthorization
 from tests.support.connections import Asking, asking
 from tests.support.oauth_provider import DEVICE_CODE, answers
@@ -152,3 +152,29 @@ async def test_what_is_too_long_for_a_person_is_no_code(place: Place, more: dict
         it.provider.device |= more
         with pytest.raises(Unavailable, match="could not begin"):
             await begun(it)
+
+
+async def test_of_one_organization_so_many_devices_are_asked_for_and_others_have_theirs(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authorization_store, "MOST_POLLED", 2)
+    async with asking(place) as it:
+        it.provider.device = {"interval": 60, "expires_in": 600}
+        for name in ("one", "two"):
+            await begun(it, name)
+        with pytest.raises(TooMany, match="acme has 2 authorizations of devices open"):
+            await begun(it, "three")
+        # One of a connection that has one replaces none, and is one more; another organization has its own.
+        with pytest.raises(TooMany):
+            await begun(it, "one")
+        url = it.provider.url
+        client = {
+            "token_url": f"{url}/token",
+            "device_url": f"{url}/device",
+            "client_id": "client",
+            "client_secret": "client-secret",
+        }
+        await it.put("provider", "local", org="other", **client)
+        await it.put("connection", "halo", org="other", grant="device_code", provider="local")
+        command = BeginAuthorization(id=new_id(), org="other", actor="key:k1", name="halo", redirect="")
+        assert (await it.gateway.ask(command)).user_code
