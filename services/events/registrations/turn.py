@@ -16,16 +16,16 @@ import msgspec
 import structlog
 
 from services.events.adapters import ADAPTERS, custom
-from services.events.adapters.graph_content import Certified, certified
-from services.events.adapters.registering import Given, Registering, filled, secrets_in
+from services.events.adapters.registering import Given, Registering, filled
 from services.events.registrations import plan
 from services.events.registrations.plan import WantedRegistration
 from services.events.registrations.sender import Remote, SenderApi
+from services.events.registrations.telling import SourceSecrets, TellingDeps, keep_secret
 from shared import aggregate
 from shared.adapters import CustomAdapters
 from shared.bus import Bus
 from shared.egress.fetching import Fetcher
-from shared.encryption import CannotOpen, Keyring, stem_of
+from shared.encryption import CannotOpen
 from shared.envelope import new_id, rfc3339
 from shared.errors import Conflict, Invalid, MillraceError, NotFound, Unavailable
 from shared.messages import (
@@ -35,30 +35,24 @@ from shared.messages import (
     RegistrationRemoved,
     RegistrationState,
 )
-from shared.owners.keeper import Keeper
 from shared.questions.events import MappingView
 from shared.questions.oauth import GetToken
-from shared.questions.resources import PutResource, of
 from shared.resources.source import SourceEntry
 
 # Characters of an error that is recorded and shown.
 LONGEST_ERROR = 1000
-# Who puts a secret that a sender made up.
-ACTOR = "registration"
 # Refusals of a renewal before another one is made.
 MOST_RENEWALS = 2
 
 _log = structlog.get_logger()
 
 
-class TurnDeps(Protocol):
+class TurnDeps(TellingDeps, Protocol):
     """Dependencies of a turn."""
 
     bus: Bus
-    keyring: Keyring
     fetcher: Fetcher
     adapters: CustomAdapters
-    keepers: Mapping[str, Keeper[Any]]
     public_url: str | None
 
     async def mapping(self, org: str, integration: str) -> MappingView:
@@ -87,18 +81,23 @@ class Turn:
         self._last = last
         self.sequence = sequence
         self._now = now
-        self._secret = ""
-        self._certified: Certified | None = None
+        self._secrets: SourceSecrets | None = None
 
     async def take(self, *, hurried: bool) -> None:
         """Do what is due. What stands in the way is recorded. Raises `Conflict` where another turn came first, `Unavailable`."""
+        try:
+            await self._taken(hurried=hurried)
+        except _Recording as error:
+            raise error.reason from error
+
+    async def _taken(self, *, hurried: bool) -> None:
         try:
             if self._source is not None:
                 await self._keep(self._source, hurried=hurried)
             elif self._last is not None and plan.due_at(self._last, 0, self._now(), hurried=hurried) <= self._now():
                 await self._end(self._last)
-        except _Recording as error:
-            raise error.reason from error
+        except _Recording:
+            raise
         except MillraceError as error:
             await self._fail(error)
         except Exception as error:
@@ -136,18 +135,11 @@ class Turn:
             resource = registering.resource(asked)
         except ValueError as error:  # the adapter, in a workspace, wants other settings by now
             raise Invalid(f"settings.registration: {error}") from error
-        handed = bool(registering.secret)
-        if not handed or "secret" in source.sealed:
-            self._secret = self._opened(source, "secret")
-        told = secrets_in(resource.created) - {"secret"}
-        if "certificate" in told:
-            self._certified = certified(self._opened(source, "certificate"))
+        self._secrets = told = SourceSecrets(self._deps.keyring, source, registering, resource)
         place = f"{asked.get('api_url') or registering.api}/{resource.collection}"
-        sealed = [source.sealed[name] for name in (*(() if handed else ("secret",)), *sorted(told))]
         # A secret that another key seals is the same one to the sender.
         digest, former = (
-            plan.digest_of(place, mapping.connection, resource, self._callback, *parts)
-            for parts in ([stem_of(one) for one in sealed], sealed)
+            plan.digest_of(place, mapping.connection, resource, self._callback, *parts) for parts in (told.stems, told.sealed)
         )
         lifetime = asked.get("lifetime") or registering.lifetime
         return WantedRegistration(
@@ -157,15 +149,9 @@ class Turn:
             lifetime=lifetime,
             digest=digest,
             former=former,
-            handed=handed,
-            unknown=handed and not self._secret,
+            handed=told.handed,
+            unknown=told.handed and not told.secret,
         )
-
-    def _opened(self, source: SourceEntry, name: str) -> str:
-        try:
-            return self._deps.keyring.open(source.sealed[name], source.org, source.id, name)
-        except (KeyError, CannotOpen) as error:
-            raise Unavailable(f"the source's {name} cannot be opened: {error}") from error
 
     async def _create(self, wanted: WantedRegistration) -> None:
         """Have it made, or take over what an earlier turn had made of the same; anything else that notifies us is removed."""
@@ -194,23 +180,13 @@ class Turn:
             raise
 
     async def _keep_secret(self, api: SenderApi, made: Remote) -> None:
-        """Put the secret that the sender made up into the source, before anything else is recorded; what has none is removed.
-
-        The one before signs what is on its way. Raises as `put` does, also where the source was changed meanwhile.
-        """
-        assert self._source is not None  # noqa: S101 - nothing is made for no source
-        source, id_, org = self._source, new_id(), self._org
+        """Have the source keep the secret that the sender made up; else what was made is removed."""
+        assert self._source is not None and self._secrets is not None  # noqa: S101, PT018 - nothing is made for no source
         try:
-            if made.secret is None:
-                raise Unavailable("the sender's answer has no secret, by which its webhooks would be verified", retry_after=None)
-            settings = {"secret": made.secret} | ({"previous_secret": self._secret} if self._secret else {})
-            sealed = {"settings": self._deps.keyring.seal(msgspec.json.encode(settings).decode(), org, id_, "settings")}
-            given = {"name": source.name, "fields": {}, "sealed": sealed, "patch": True, "expected": source.version}
-            shown = await self._deps.keepers["source"].put(of(PutResource, "source", id=id_, org=org, actor=ACTOR, **given))
+            self._version = await keep_secret(self._deps, self._source, made.secret, self._secrets.secret)
         except MillraceError:
             await api.delete(made.id)
             raise
-        self._secret, self._version = made.secret, shown.version
 
     async def _renew(self, wanted: WantedRegistration) -> None:
         """Have it go on; where the sender does not take that, have it made anew."""
@@ -288,10 +264,8 @@ class Turn:
 
     def _body(self, body: Mapping[str, Any], wanted: WantedRegistration) -> Any:
         ends = self._now() + timedelta(seconds=wanted.lifetime)
-        given = {Given.CALLBACK: self._callback, Given.SECRET: self._secret, Given.EXPIRES: rfc3339(ends)}
-        if self._certified is not None:
-            given |= {Given.CERTIFICATE: self._certified.certificate, Given.CERTIFICATE_ID: self._certified.id}
-        return filled(dict(body), given)
+        told = {} if self._secrets is None else self._secrets.given()
+        return filled(dict(body), {Given.CALLBACK: self._callback, Given.EXPIRES: rfc3339(ends), **told})
 
     async def _api(self, adapter: str, place: str, connection: str) -> SenderApi:
         """Return the sender's API with the token of a connection, which the oauth service keeps on record."""
@@ -302,7 +276,7 @@ class Turn:
             request = "" if token.request is None else self._deps.keyring.open(token.request, self._org, nonce, "request")
         except CannotOpen as error:
             raise Unavailable(f"the token of connection {connection!r} cannot be opened: {error}") from error
-        hidden = [self._secret] if self._secret else []
+        hidden = [self._secrets.secret] if self._secrets is not None else []
         return SenderApi(
             self._deps.fetcher,
             self._org,
