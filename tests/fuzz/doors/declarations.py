@@ -62,6 +62,28 @@ ADAPTER: dict[str, Any] = {
         "delivery": {"header": "x-id"},
         "delivery_with": [{"json": "n"}],
     },
+    "token": {
+        "token": {"header": "authorization", "prefix": "Bearer "},
+        "algorithms": ["RS256", "ES256"],
+        "keys": ["tenant"],
+        "key_set": None,
+        "issuer": None,
+        "audience": ["a"],
+        "claims": {"a": "b"},
+        "body_claim": None,
+        "tolerance": 300.0,
+        "delivery": {"header": "x-id"},
+    },
+    "message": {
+        "algorithm": "hmac-sha256",
+        "components": ["@method", "content-digest"],
+        "keys": ["secret"],
+        "key_encoding": "text",
+        "key_id": None,
+        "tag": None,
+        "tolerance": 300.0,
+        "delivery_with": [{"json": "n"}],
+    },
     "handshake": {
         "method": "POST",
         "when": [[{"json": "type"}, "challenge"]],
@@ -86,7 +108,7 @@ ADAPTER: dict[str, Any] = {
 }
 ADAPTED = """
 import json
-from millrace import Event, Handshake, Place, Response, Scheme, adapter
+from millrace import Event, Handshake, MessageSignature, Place, Response, Scheme, WebToken, adapter
 V = json.loads({value!r})
 
 def made(value):
@@ -101,7 +123,7 @@ def pairs(of):
 
 @adapter(
     name="hostile",
-    scheme=Scheme(**pairs(made(V["scheme"]))),
+    scheme=[Scheme(**pairs(made(V["scheme"]))), WebToken(**made(V["token"])), MessageSignature(**made(V["message"]))],
     handshakes=[Handshake(**pairs({{key: one if key == "json" else made(one) for key, one in V["handshake"].items()}}))],
     **V["options"],
 )
