@@ -107,6 +107,32 @@ async def test_subprocesses_temporary_files_and_multiprocessing_work_in_tier_a(k
         assert value(await bench.run(text)) == ["42", "1", "echo", "kept", [1, 2], True, True]
 
 
+@pytest.mark.parametrize("kind", FORKING)
+@pytest.mark.parametrize("how", ["async def", "def"])
+async def test_a_forked_process_ends_by_a_signal_as_anywhere_else(kind: str, how: str) -> None:
+    """However early it comes, and though the run itself is stopped by the same one; what the author sets for it is inherited."""
+    text = f"""
+        import multiprocessing, os, signal, time
+        def ended():
+            process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+            process.start(); process.terminate(); process.join()
+            return process.exitcode
+        @workflow
+        {how} main():
+            codes = [ended() for _ in range(20)]
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+            reader, writer = os.pipe()
+            if (pid := os.fork()) == 0:
+                os.write(writer, b"x")
+                while True: time.sleep(0.01)
+            os.read(reader, 1)
+            os.kill(pid, signal.SIGTERM)
+            return [*codes, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])]
+    """
+    async with started_bench(kind=kind) as bench:
+        assert value(await bench.run(text)) == [-15] * 20 + [7]
+
+
 async def test_a_process_cannot_be_started_in_tier_b() -> None:
     async with started_bench(tiers=("B",)) as bench:
         outcome = await bench.run("import subprocess\n@workflow\ndef main(): subprocess.run(['true'])")

@@ -123,6 +123,7 @@ def serve(control: channel.Channel, walls: Walls, order: dict[str, Any]) -> None
             if packages is not None:
                 sys.path.append(packages)
         stopping = Stopping(control, bundle)
+        stopping.open()
         stopping.listen()
         rehearse()
         random.seed()  # as `os.fork` has it done: else all children would draw the zygote's numbers
@@ -140,6 +141,7 @@ def expecting(control: channel.Channel) -> Stopping:
     """Do in a template what all its children need alike, of what `serve` does."""
     control.open()
     stopping = Stopping(control, root.WORKSPACE)
+    stopping.open()
     stopping.listen()
     rehearse()
     network.use_proxy(EGRESS)

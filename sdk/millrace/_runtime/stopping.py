@@ -4,7 +4,9 @@ checks that are due even while the author's code holds everything up.
 
 import _signal  # type: ignore[import-not-found] # the module of C behind `signal`
 import asyncio
+import os
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -35,6 +37,16 @@ class Stopping:
         """The author's coroutine, while there is one."""
         self.asked = False
         self._is_timed = False
+        self._masks: dict[int, set[int]] = {}
+        """What threads that are forking blocked before."""
+
+    def open(self) -> None:
+        """Have signals do in forks of the author's what they do without us. To be called once.
+
+        A pool ends its workers by SIGTERM. Python forgets those that come to a fork before its first line, if there is a handler:
+        so they are held back until there is none.
+        """
+        os.register_at_fork(before=self._hold, after_in_parent=self._let_go, after_in_child=self._abandon)
 
     def listen(self) -> None:
         """From now on a SIGTERM stops the author's code, of which there is no task yet."""
@@ -56,6 +68,18 @@ class Stopping:
             signal.setitimer(signal.ITIMER_REAL, 0)
         set_handler(_ALARM, _IGNORE)
         self._channel.postponed = None
+
+    def _hold(self) -> None:
+        self._masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, (_TERM, _ALARM))
+
+    def _let_go(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.pop(threading.get_ident()))
+
+    def _abandon(self) -> None:
+        for number, handler in ((_TERM, self._stop), (_ALARM, self._ring)):
+            if signal.getsignal(number) == handler:  # and not the author's own, which forks do inherit
+                set_handler(number, DEFAULT)
+        self._let_go()
 
     def _stop(self, _signal: int, _frame: FrameType | None) -> None:
         self.asked = True
