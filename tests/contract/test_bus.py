@@ -80,7 +80,7 @@ async def test_a_reader_whose_consumer_is_gone_without_a_word_makes_a_new_one(pl
             if consumer.config.durable_name is None:
                 await admin.client.jetstream().delete_consumer("RUNS", consumer.name)
         third = await bus.publish(bus.seal(requested(new_id()), org="default"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert [one.sequence for one in await anext(batches)] == [second]
             assert [one.sequence for one in await anext(batches)] == [third]
         await batches.aclose()
@@ -140,11 +140,11 @@ async def test_a_registry_keeps_the_entry_with_the_higher_sequence(place: Place)
         writer = RegistryWriter(owner.client, "sources", SourceEntry)
         view = RegistryView(reader.client, "sources", SourceEntry, health)
         task = asyncio.create_task(view.run())
-        await asyncio.wait_for(view.complete(), 5)
+        await asyncio.wait_for(view.complete(), 60)
         assert view.get("s1") is None
         assert await writer.put("s1", 7, entry("new"))
         assert not await writer.put("s1", 6, entry("old"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while (found := view.get("s1")) is None:
                 await asyncio.sleep(0.005)
         assert found.value is not None

@@ -91,7 +91,7 @@ async def test_handlers_go_on_where_they_were_when_their_consumer_was_deleted(pl
                 async def arrived(one: WebhookReceived = one) -> bool:
                     return one.delivery in seen
 
-                await eventually(arrived, within=30)
+                await eventually(arrived)
         assert set(seen) == {one.delivery for one in (*before, *after)}
         # What had been acknowledged is not begun anew.
         assert seen[:3] == [one.delivery for one in before]
@@ -126,7 +126,7 @@ async def test_an_executor_goes_on_when_its_consumers_were_deleted(place: Place)
             for priority in ("high", "normal", "low"):
                 await delete(place, "RUNS", f"executor-runs-{priority}")
             wanted += [await ask(gateway, priority) for priority in ("high", "normal", "low")]
-            await eventually(all_begun, within=30)
+            await eventually(all_begun)
         finally:
             await tasks.end(working)
 

@@ -39,7 +39,7 @@ async def viewing(place: Place) -> AsyncIterator[tuple[RegistryView[SourceEntry]
         view = RegistryView(bus.client, "sources", SourceEntry, health)
         task = asyncio.create_task(view.run())
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await view.complete()
             yield view, health
         finally:

@@ -51,7 +51,7 @@ async def test_a_message_that_ends_its_process_is_buried_and_those_in_hand_with_
         async def survived() -> bool:
             async with process(place) as one:
                 ended = asyncio.create_task(one.wait())
-                over = asyncio.create_task(eventually(settled, within=60))
+                over = asyncio.create_task(eventually(settled))
                 await asyncio.wait((ended, over), return_when=asyncio.FIRST_COMPLETED)
                 over.cancel()
                 await asyncio.gather(over, return_exceptions=True)

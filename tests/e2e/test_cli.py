@@ -106,7 +106,7 @@ async def test_a_new_user_gets_from_a_folder_to_a_webhooks_run_and_its_log(millr
         found = await millrace.json("deliveries", "get", delivery)
         return found["runs"] and found["runs"][0]["status"] == "succeeded" and found
 
-    found: Any = await eventually(routed, within=60)
+    found: Any = await eventually(routed)
     run = await millrace.json("runs", "get", found["runs"][0]["id"])
     assert (run["workflow"], run["status"], run["delivery"]) == ("summarize-push", "succeeded", delivery)
     assert run["result"]["commits"] == len(json.loads((EXAMPLE / "push.json").read_text())["commits"])
@@ -118,14 +118,14 @@ async def test_a_new_user_gets_from_a_folder_to_a_webhooks_run_and_its_log(millr
     async def logged() -> bool:
         return "push.received repository=" in await millrace("runs", "logs", run["id"])
 
-    await eventually(listed, within=30)
-    await eventually(logged, within=30)
+    await eventually(listed)
+    await eventually(logged)
 
     async def archived() -> Any:
         rows = await millrace("logs", f"correlation_id:{delivery}", "--since", "1h", "--order", "asc")
         return rows if "run.succeeded" in rows else None
 
-    rows: Any = await eventually(archived, within=60)
+    rows: Any = await eventually(archived)
     assert rows.index("webhook.received") < rows.index("event.routed") < rows.index("run.succeeded")
 
     said = await millrace("runs", "why", run["id"])
@@ -296,7 +296,7 @@ async def test_followed_logs_show_each_new_row_once_until_interrupted(naps: Path
             return True
 
         told: list[Any] = []
-        await eventually(followed, within=60)
+        await eventually(followed)
         last = (await millrace("run", "nap")).strip()
         while told[-1]["run"] != last:
             told.append(json.loads(await until_said(following.stdout, "run.requested")))
@@ -358,7 +358,7 @@ async def test_the_beginning_of_an_id_is_enough_and_why_ends_with_the_error(naps
     async def told() -> bool:
         return (await millrace.json("runs", "get", run[:30]))["status"] == "failed"
 
-    await eventually(told, within=60)
+    await eventually(told)
     output = await millrace("runs", "why", run[:30])
     assert output.splitlines()[-1] == "ValueError: as it should"
     assert f"{run} failed (error)" in output
@@ -372,7 +372,7 @@ async def test_a_line_is_found_by_its_fields_and_its_workflow_and_shown_with_the
     async def found() -> str:
         return await millrace("logs", "workflow:nap fields.seconds:0.125")
 
-    output = str(await eventually(found, within=60))
+    output = str(await eventually(found))
     assert output.rstrip().endswith("napping seconds=0.125")
     [item] = (await millrace.json("logs", "data.seconds:>0.12 data.seconds:<0.13"))["items"]
     assert (item["workflow"], item["fields"], item["message"]) == ("nap", {"seconds": 0.125}, "napping")
@@ -434,7 +434,7 @@ async def test_an_integration_is_mapped_and_a_topic_has_events(millrace: Command
         found = await millrace.json("deliveries", "list", "--source", "orders")
         return [(one["id"], one["type"], one["status"]) for one in found["items"]] == [(delivery, "order.paid", "filtered")]
 
-    await eventually(told, within=60)
+    await eventually(told)
 
 
 async def test_hooks_are_signed_as_the_source_demands_and_a_repeat_is_told(millrace: Command) -> None:
@@ -450,7 +450,7 @@ async def test_hooks_are_signed_as_the_source_demands_and_a_repeat_is_told(millr
         found = await millrace.json("deliveries", "list", "--source", "standard")
         return [(one["id"], one["type"]) for one in found["items"]] == [(first["id"], "ticket.created")]
 
-    await eventually(told, within=60)
+    await eventually(told)
     _, error = await millrace.both(*send, MILLRACE_HOOK_SECRET="whsec_AAAA", code=1)
     assert "webhook-signature header does not match" in error
     retried = await millrace.json("deliveries", "retry", first["id"])
@@ -479,7 +479,7 @@ async def test_audit_tells_what_was_done_by_this_command(naps: Path, millrace: C
     async def told() -> Any:
         return (await millrace.json("audit", "type:audit.commit", "--since", "1h"))["items"]
 
-    rows: Any = await eventually(told, within=60)
+    rows: Any = await eventually(told)
     assert {row["stream"] for row in rows} == {"AUDIT"}
 
 
@@ -518,7 +518,7 @@ async def test_a_list_is_cut_at_the_limit_and_says_so(naps: Path, millrace: Comm
     async def listed() -> bool:
         return len((await millrace.json("runs", "list", "--limit", "0"))["items"]) >= 3
 
-    await eventually(listed, within=60)
+    await eventually(listed)
     cut = await millrace.json("runs", "list", "--limit", "2")
     assert len(cut["items"]) == 2
     assert cut["next_cursor"] is not None

@@ -95,7 +95,7 @@ async def fill(up: Up) -> None:
             items = (await client.call("GET", "/api/v1/runs?status=succeeded&limit=1000"))["items"]
             return len(items) == WEBHOOKS
 
-        await eventually(ended, within=60)
+        await eventually(ended)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

@@ -55,7 +55,7 @@ async def test_a_source_registers_itself_and_goes_on_after_a_kill(up: Up, millra
         async def there() -> bool:
             return len(server.there()) == 1
 
-        await eventually(there, within=60)
+        await eventually(there)
         (id_,) = server.there()
         os.kill(up.read()["services"]["events"], signal.SIGKILL)
         server.unanswered = set()
@@ -71,7 +71,7 @@ async def test_a_source_registers_itself_and_goes_on_after_a_kill(up: Up, millra
             found = await client.available("/api/v1/deliveries?source=mail")
             return found is not None and [one["type"] for one in found["items"]] == ["created"]
 
-        await eventually(delivered, within=60)
+        await eventually(delivered)
         # It is nobody else's to see.
         await client.call("GET", "/api/v1/sources/mail?org=other", status=404)
         async with aiohttp.ClientSession() as session, session.get(f"{client.url}/api/v1/sources/mail") as answer:
@@ -86,6 +86,6 @@ async def test_a_source_registers_itself_and_goes_on_after_a_kill(up: Up, millra
         async def gone() -> bool:
             return server.there() == {}
 
-        await eventually(gone, within=60)
+        await eventually(gone)
     log = b"".join(path.read_bytes() for path in up.data.rglob("*.log"))
     assert TOKEN.encode() not in log

@@ -113,7 +113,7 @@ async def test_nobody_without_a_key_gets_at_either_and_that_is_on_record(up: Up,
         items = (await client.call("GET", f"/api/v1/audit?org=global&q={quote('type:audit.denied')}"))["items"]
         return [item for item in items if "/api/v1/secrets" in str(item)]
 
-    assert await eventually(denied, within=20)
+    assert await eventually(denied)
 
 
 async def test_a_workflow_uses_all_of_it_and_the_secret_is_nowhere(up: Up, client: Client) -> None:
@@ -146,13 +146,13 @@ async def test_a_workflow_uses_all_of_it_and_the_secret_is_nowhere(up: Up, clien
         ended = [item for item in items if item["status"] == "succeeded"]
         return ended if len(ended) == 3 else None
 
-    for run in await eventually(told, within=30):  # type: ignore[attr-defined]
+    for run in await eventually(told):  # type: ignore[attr-defined]
         assert run["result"] == {"key": "***"}
 
     async def masked() -> bool:
         return "key is *** ***" in str(await client.call("GET", f"/api/v1/runs/{first['id']}/logs"))
 
-    await eventually(masked, within=30)
+    await eventually(masked)
     foreign = await client.call("POST", f"{runs}&org=other", body={"input": {}}, status=404)
     assert foreign["status"] == 404
 

@@ -120,7 +120,7 @@ async def test_where_no_tier_stands_webhooks_are_kept_and_runs_wait_for_a_worker
                 except aiohttp.ClientConnectionError:
                     return False  # it does not listen yet
 
-            await eventually(told, within=60)
+            await eventually(told)
             status, text = await asked(health, "/readyz")
             document = json.loads(text)
             assert (status, document["sandbox"]["tier"]) == (503, None)
@@ -138,7 +138,7 @@ async def test_where_no_tier_stands_webhooks_are_kept_and_runs_wait_for_a_worker
             assert ready["sandbox"]["tier"] is None
             status, answer = await client.github(address, SECRET, b'{"ref": "main"}')
             assert status == 202
-            (run,) = (await client.delivery(answer["id"], "routed", within=60))["runs"]
+            (run,) = (await client.delivery(answer["id"], "routed"))["runs"]
             waiting = await client.run(run["id"], "queued")
             assert waiting["blocked_on"] == "worker"
             refused = await client.call("PUT", "/api/v1/workspace/files/other.py", data=FLOW, status=503)

@@ -46,7 +46,7 @@ async def alerts(outside: Outside, number: int, *, org: str = "default") -> list
         page: DeliveryList = await outside.bus.ask(ListDeliveries(org=org, source="millrace", page=Page(limit=100)))
         return page if len(page.items) == number and all(one.status != "accepted" for one in page.items) else None
 
-    found = await eventually(there, within=30)
+    found = await eventually(there)
     assert isinstance(found, DeliveryList)
     return [await outside.bus.ask(GetDelivery(org=org, id=one.id)) for one in reversed(found.items)]
 
@@ -56,7 +56,7 @@ async def ran(outside: Outside, workflow: str, number: int, status: str) -> list
         page: RunList = await outside.bus.ask(ListRuns(org="default", workflow=workflow))
         return page.items if [one.status for one in page.items] == [status] * number else None
 
-    found = await eventually(there, within=30)
+    found = await eventually(there)
     assert isinstance(found, list)
     return found
 

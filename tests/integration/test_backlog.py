@@ -96,7 +96,7 @@ async def all_handled(place: Place, accepted: list[str]) -> None:
     async def there() -> bool:
         return await ended(place) >= len(accepted)
 
-    await eventually(there, within=60)
+    await eventually(there)
     assert await handled(place) == dict.fromkeys(accepted, 1)
 
 
@@ -291,7 +291,7 @@ async def test_an_events_service_that_is_killed_amid_a_flood_loses_nothing_of_an
             async def some() -> bool:
                 return await ended(place) > FEW
 
-            await eventually(some, within=60)
+            await eventually(some)
         finally:
             killed.kill()
             await killed.wait()
@@ -354,7 +354,7 @@ async def test_while_too_many_runs_are_queued_a_flood_waits_to_be_routed_and_a_t
             taken.append(await take_runs(executing))
             return sum(taken) == 10 + FLOOD + 3
 
-        await eventually(all_taken, within=60)
+        await eventually(all_taken)
 
         # A run is asked for a moment before its event is recorded as routed.
         async def all_routed() -> bool:
@@ -389,7 +389,7 @@ async def test_a_flood_is_accepted_before_it_is_worked_off_where_cores_are_short
         async def waits() -> bool:
             return sum([(await backlog_of(admin.client, work)).undelivered for work in floods.HELD_BACK.values()]) > 0
 
-        await eventually(waits, within=60)
+        await eventually(waits)
         (other,) = await sent(client, trickle, 1)
 
         async def trickled() -> bool:

@@ -47,12 +47,12 @@ async def test_a_service_ends_when_the_broker_has_closed_its_client_for_good(pla
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while b"service.started" not in await process.stdout.readline():
                 pass
         draining = asyncio.create_task(process.stdout.read())
         to_clients[-1].write(b"-ERR 'Maximum Connections Exceeded'\r\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             assert await process.wait() == 1
         await draining
     finally:

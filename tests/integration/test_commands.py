@@ -73,7 +73,7 @@ async def test_a_registry_whose_writer_died_is_repaired_by_the_projection(place:
         assert found.value is not None
         registry = RegistryView(bus.client, "sources", SourceEntry, health)
         task = asyncio.create_task(registry.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while registry.get(view.id) is None:
                 await asyncio.sleep(0.01)
         task.cancel()

@@ -170,8 +170,8 @@ async def test_4_a_worker_whose_pulls_were_lost_with_the_broker_is_not_deaf(plac
         async def is_back() -> bool:
             return supervised.state.pid not in {None, before} and outside.bus.client.is_connected
 
-        await eventually(is_back, within=60)
-        run = await eventually(lambda: asked_for(outside, "plain"), within=60)
+        await eventually(is_back)
+        run = await eventually(lambda: asked_for(outside, "plain"))
         assert isinstance(run, str)
         assert await ended_run(outside.bus, run) == "succeeded"
 

@@ -370,7 +370,7 @@ async def test_the_process_ends_with_the_service_however_that_ends() -> None:
     await service.wait()
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(pidfd, ended.set)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await ended.wait()
     asyncio.get_running_loop().remove_reader(pidfd)
     os.close(pidfd)
@@ -483,7 +483,7 @@ async def test_the_slow_process_ends_when_nothing_comes() -> None:
     pidfd = os.pidfd_open(pid or 0)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(pidfd, ended.set)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await ended.wait()
     asyncio.get_running_loop().remove_reader(pidfd)
     os.close(pidfd)

@@ -160,7 +160,7 @@ async def routed(outside: Outside, org: str, id_: str) -> DeliveryView:
             return None
         return view if view.status in {"filtered", "unroutable"} else None
 
-    found = await eventually(settled, within=60)
+    found = await eventually(settled)
     assert isinstance(found, DeliveryView)
     return found
 

@@ -55,7 +55,7 @@ async def test_what_stands_in_the_way_and_bugs_are_met_by_trying_again(place: Pl
         return 0
 
     task = leading(place, once)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await done.wait()
     await tasks.end([task])
 
@@ -71,7 +71,7 @@ async def test_the_first_call_and_one_after_an_obstacle_come_as_soon_as_they_are
         return 0
 
     task = leading(place, once, pause=3600.0, first=0.0, again=0.01)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await done.wait()
     await tasks.end([task])
 
@@ -86,9 +86,9 @@ async def test_a_call_that_did_as_much_as_it_may_is_followed_by_another_at_once(
             done.set()
         return count
 
-    # With a pause between any two of them the third would come too late.
-    task = leading(place, once, full=3, pause=4.0)
-    async with asyncio.timeout(7.5):
+    # With a pause between any two of them the third would not come.
+    task = leading(place, once, full=3, pause=3600.0, first=0.0)
+    async with asyncio.timeout(60):
         await done.wait()
     await tasks.end([task])
 

@@ -33,7 +33,7 @@ async def test_a_second_replica_waits_for_a_lock_longer_than_its_role_may_query(
         waiting = asyncio.create_task(second())
         done, _ = await asyncio.wait([waiting], timeout=1)
         assert (done, held.is_set()) == (set(), False)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await waiting
     assert held.is_set()
 
@@ -49,7 +49,7 @@ async def main():
     async with db.held_lock(sys.argv[1], "nice", service="events") as held:
         backend = held.connection.get_server_pid()
         session = Path("/proc", str(backend), "autogroup")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while os.getpriority(os.PRIO_PROCESS, backend) != 3 or (session.exists() and session.read_text().split()[-1] != "3"):
                 await asyncio.sleep(0.01)
 
@@ -90,6 +90,6 @@ async def test_a_replica_that_waits_for_another_is_ready_again_after_the_databas
             async with place.database_away():
                 await eventually(noticed)
             await eventually(is_waiting)
-            await eventually(is_ready, within=5)
+            await eventually(is_ready)
     finally:
         await other.close()

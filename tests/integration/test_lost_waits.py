@@ -373,6 +373,6 @@ async def ended_run(bus: Bus, run: str) -> str:
         folded = await fold(bus, run)
         return folded.state.status if folded is not None and folded.state.ended else None
 
-    found = await eventually(ended, within=60)
+    found = await eventually(ended)
     assert isinstance(found, str)
     return found

@@ -283,7 +283,7 @@ async def test_what_could_not_be_said_is_said_by_the_sweep_once(place: Place, mo
             # The row is the truth: a run is served while the bus does not know yet.
             assert await token_of(executor, place) == SECRET
         async with running(place, "oauth"):
-            await eventually(lambda: _messages(admin, "CONNECTIONS"), within=10)
+            await eventually(lambda: _messages(admin, "CONNECTIONS"))
             assert (await gateway.ask(command)).version == 1
             await stored(admin, "CONNECTIONS", 1)
 
@@ -305,7 +305,7 @@ async def test_a_revocation_that_was_cut_short_is_finished_by_the_sweep(place: P
         async def revoked() -> bool:
             return await _messages(admin, "CONNECTIONS") == 2
 
-        await eventually(revoked, within=10)
+        await eventually(revoked)
         await gateway.ask(remove)
         assert (await stored(admin, "CONNECTIONS", 2))[1].type == "connection.revoked"
 

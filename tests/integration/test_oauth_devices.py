@@ -36,7 +36,7 @@ async def view(it: Asking, one: AuthorizationBegun, name: str = "halo", org: str
 
 async def ended(it: Asking, one: AuthorizationBegun) -> AuthorizationView:
     """Wait until an authorization is over."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (found := await view(it, one)).status == "open":
             await asyncio.sleep(0.01)
     return found

@@ -234,7 +234,7 @@ async def test_07_without_the_bus_a_token_is_refreshed_and_the_message_comes_lat
         async def is_published() -> bool:
             return isinstance((await it.published(shown.id))[-1], ConnectionRefreshed)
 
-        await eventually(is_published, within=15)
+        await eventually(is_published)
         assert [type(one).__name__ for one in await it.published(shown.id)].count("ConnectionRefreshed") == 1
 
 
@@ -775,7 +775,7 @@ async def test_50_no_token_is_in_any_log_message_table_archive_answer_or_process
         async def is_archived() -> bool:
             return await connection.fetchval("SELECT count(*) FROM logs.message WHERE stream = 'CONNECTIONS'") >= 4
 
-        await eventually(is_archived, within=20)
+        await eventually(is_archived)
         for name, count in streams.items():
             said += [repr(bytes(one.data)) for one in await messages_of(admin, name, count)]
         tables = await connection.fetch(

@@ -64,5 +64,5 @@ async def test_05_a_replica_killed_between_the_answer_and_its_storing_leaves_not
                     return False
                 return True
 
-            await eventually(answers, within=60)
-            await eventually(is_settled, within=30)
+            await eventually(answers)
+            await eventually(is_settled)

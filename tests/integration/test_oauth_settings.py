@@ -289,6 +289,6 @@ async def test_what_could_not_be_said_of_a_secret_is_said_by_the_sweep_once(plac
         async def is_said() -> bool:
             return bool((await admin.client.jetstream().stream_info("CATALOG")).state.messages)
 
-        await eventually(is_said, within=10)
+        await eventually(is_said)
         assert (await gateway.ask(command)).version == 1
         await stored(admin, "CATALOG", 1)

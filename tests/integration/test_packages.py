@@ -192,7 +192,7 @@ async def _served(outside: Outside, result: str) -> None:
         except NotFound:
             return False
 
-    await eventually(is_there, within=30)
+    await eventually(is_there)
 
 
 async def test_a_build_that_takes_longer_is_said_to_and_its_workflows_follow_also_after_a_restart(

@@ -128,7 +128,7 @@ async def ready(bench: Bench) -> None:
     preloading = bench.children._preloading
     assert preloading is not None
     await preloading.made()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not preloading.count:
             await asyncio.sleep(0.01)
 

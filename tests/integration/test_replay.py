@@ -101,11 +101,11 @@ async def test_dropped_projections_replay_to_equal_rows(place: Place, data: Path
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(river(place, data))
             await stack.enter_async_context(running(place, "logs"))
-            await eventually(settled, within=30)
+            await eventually(settled)
 
             async def equal() -> bool:
                 return await digests(connection) == before
 
-            await eventually(equal, within=30)
+            await eventually(equal)
     finally:
         await connection.close()

@@ -46,7 +46,7 @@ async def ended(outside: Outside, replay: str, status: str = "done", org: str = 
         view: ReplayView = await outside.bus.ask(GetReplay(org=org, id=replay))
         return view if view.status == status else None
 
-    view = await eventually(there, within=40)
+    view = await eventually(there)
     assert isinstance(view, ReplayView)
     return view
 
@@ -135,7 +135,7 @@ async def test_a_replay_keeps_to_its_rate_and_shows_its_progress(place: Place) -
             seen.add(view.replayed)
             return view.status == "done"
 
-        await eventually(done, within=40)
+        await eventually(done)
         # Those of the first second at once, the rest a second's at a time.
         assert asyncio.get_running_loop().time() - began >= 2.0
         assert {4, 8, 12} <= seen

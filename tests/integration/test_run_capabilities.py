@@ -145,7 +145,7 @@ class Inside(Outside):
             view: RunView = await self.bus.ask(GetRun(org=org, id=run))
             return view if view.finished_at else None
 
-        view: Any = await eventually(ended, within=30)
+        view: Any = await eventually(ended)
         assert view.status == status, view
         return view.result if status == "succeeded" else view
 

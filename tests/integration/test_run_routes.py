@@ -77,7 +77,7 @@ class House:
             view = await self.get(f"/runs/{run}")
             return view if view["status"] == status else None
 
-        found = await eventually(settled, within=30)
+        found = await eventually(settled)
         assert isinstance(found, dict)
         return found
 
@@ -319,7 +319,7 @@ async def test_why_tells_what_led_to_a_run_and_what_came_of_it(home: House, plac
             runs = why["items"][0]["led_to"] if why["items"] else []
             return why if runs and [one["status"] for one in (runs[0], *runs[0]["led_to"])] == ["succeeded"] * 3 else None
 
-        why = await eventually(told, within=30)
+        why = await eventually(told)
         assert isinstance(why, dict)
         (request,) = why["items"]
         assert (request["type"], request["leads_here"]) == ("request", True)

@@ -43,7 +43,7 @@ async def test_asyncio_threads_and_pools_work(bench: Bench) -> None:
             loop = asyncio.get_running_loop()
             one = await loop.run_in_executor(None, sum, [1, 2])
             with concurrent.futures.ThreadPoolExecutor(8) as pool: two = sum(pool.map(len, ["a"] * 50))
-            async with asyncio.timeout(5): three = await asyncio.gather(*(asyncio.sleep(0.01, n) for n in range(20)))
+            async with asyncio.timeout(60): three = await asyncio.gather(*(asyncio.sleep(0.01, n) for n in range(20)))
             told = queue.Queue()
             thread = threading.Thread(target=told.put, args=(4,)); thread.start(); thread.join()
             return [one, two, len(three), told.get()]

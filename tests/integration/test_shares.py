@@ -83,13 +83,13 @@ class Stack:
         async def there() -> bool:
             return bool(self.shares()["running"].get(org) == count)
 
-        await eventually(there, within=30)
+        await eventually(there)
 
     async def parked(self, org: str, count: int) -> None:
         async def there() -> bool:
             return bool(self.shares()["parked"].get(org, 0) >= count)
 
-        await eventually(there, within=30)
+        await eventually(there)
 
     async def each_ran_once(self, runs: list[str]) -> None:
         for run in runs:

@@ -142,7 +142,7 @@ async def test_a_run_that_another_took_while_its_child_was_awaited_begins_nothin
         )
         runs.append(request.run)
         await outside.bus.publish(outside.bus.seal(request, org="default"))
-        assert isinstance(await asyncio.wait_for(raised, 30), Fenced)
+        assert isinstance(await asyncio.wait_for(raised, 60), Fenced)
     assert not file.exists()
     types = [stored.envelope.type async for stored in aggregate.history(bus.client, "run", request.run)]
     assert types == ["run.requested", "run.started", "run.started"]

@@ -35,7 +35,7 @@ async def ended(outside: Outside, delivery: str, *statuses: str) -> DeliveryView
         view: DeliveryView = await outside.bus.ask(GetDelivery(org="default", id=delivery))
         return view if sorted(run.status for run in view.runs) == sorted(statuses) else None
 
-    view = await eventually(there, within=30)
+    view = await eventually(there)
     assert isinstance(view, DeliveryView)
     return view
 

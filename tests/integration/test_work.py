@@ -45,7 +45,7 @@ async def test_work_that_arrives_after_its_pull_was_given_up_is_begun_all_the_sa
 
         try:
             # Well below the 30 s after which what was dropped would come again.
-            await eventually(all_begun, within=15)
+            await eventually(all_begun)
         finally:
             pulling.cancel()
             await asyncio.gather(pulling, return_exceptions=True)

@@ -49,7 +49,7 @@ class Client:
         async with self._session.post(address, data=body, headers=headers) as response:
             return response.status, await response.json(content_type=None)
 
-    async def delivery(self, id_: str, *statuses: str, within: float = 20) -> Any:
+    async def delivery(self, id_: str, *statuses: str, within: float = 60) -> Any:
         """Wait for a delivery to have one of these statuses."""
 
         async def settled() -> Any:
@@ -63,7 +63,7 @@ class Client:
 
         return await eventually(settled, within=within)
 
-    async def run(self, id_: str, *statuses: str, within: float = 45) -> Any:
+    async def run(self, id_: str, *statuses: str, within: float = 60) -> Any:
         """Wait for a run to have one of these statuses."""
 
         async def settled() -> Any:

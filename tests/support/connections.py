@@ -71,7 +71,7 @@ class Asking:
 
     async def patient(self, name: str = "halo", *, org: str = "acme") -> str:
         """Return a token, asked for until there is one."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     return (await self.given(name, org=org)).token
@@ -208,5 +208,5 @@ async def asking_processes(place: Place, count: int) -> AsyncIterator[tuple[Aski
                 return False
             return True
 
-        await eventually(answers, within=60)
+        await eventually(answers)
         yield Asking(place, provider, gateway, executor), processes

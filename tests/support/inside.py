@@ -6,12 +6,14 @@ import asyncio
 import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from shared import log
 from shared.bus import Bus, connected
 from shared.config import Environment
 from shared.health import Health
 from shared.service import Background, Runtime
+from tests.support.seed import seed
 from tests.support.servers import Place
 
 
@@ -20,6 +22,8 @@ async def running(place: Place, service: str, **environment: str) -> AsyncIterat
     """Run one service in this process for the block; its `Runtime` shows its health. A task of it that fails ends the test."""
     app = importlib.import_module(f"services.{service}.app")
     config = importlib.import_module(f"services.{service}.config")
+    if service == "executor":
+        seed(Path(environment["MILLRACE_DATA"]))
     variables = Environment(place.environment(service, **environment))
     settings = config.read(variables)
     variables.check()
@@ -44,7 +48,7 @@ async def bus_of(place: Place, service: str) -> AsyncIterator[Bus]:
         yield bus
 
 
-async def eventually(claim: object, *, within: float = 20.0, every: float = 0.02) -> object:
+async def eventually(claim: object, *, within: float = 60.0, every: float = 0.02) -> object:
     """Return the first true answer of the async function `claim`; AssertionError when there is none within so many seconds."""
     deadline = asyncio.get_running_loop().time() + within
     while True:

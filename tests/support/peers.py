@@ -102,7 +102,7 @@ async def oidc_peer() -> AsyncIterator[Peer]:
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             issuer = (await process.stdout.readline()).decode().strip()
             assert issuer, "the server did not start"
         async with aiohttp.ClientSession() as session:

@@ -63,7 +63,7 @@ async def started_service(place: Place, service: str) -> AsyncIterator[asyncio.s
     assert process.stdout is not None
     draining: asyncio.Task[bytes] | None = None
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while b"service.started" not in await process.stdout.readline():
                 assert process.returncode is None
         draining = asyncio.create_task(process.stdout.read())

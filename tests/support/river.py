@@ -144,7 +144,7 @@ class Outside:
             view: RunView = await self.bus.ask(GetRun(org=org, id=id_))
             return view if view.status in statuses else None
 
-        found = await eventually(settled, within=30)
+        found = await eventually(settled)
         assert isinstance(found, RunView)
         return found
 
@@ -154,7 +154,7 @@ class Outside:
         async def written() -> bool:
             return bool((await self.bus.ask(ListRuns(org="default", id=id_, status=status))).items)
 
-        await eventually(written, within=30)
+        await eventually(written)
 
 
 def sandbox_settings() -> dict[str, str]:

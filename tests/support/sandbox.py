@@ -36,6 +36,7 @@ from services.executor.sandbox.jail import (
     Tier,
 )
 from shared.errors import NotFound
+from tests.support.seed import seed_sandbox
 
 UID = SANDBOX_UID if os.geteuid() == 0 else None
 
@@ -280,6 +281,7 @@ async def started_bench(kind: str | None = None, **options: Any) -> AsyncIterato
     interpreter = None if UID is None else reachable_interpreter()
     of_kind = {"tiers": TIERS[:1]} if kind is None else KINDS[kind]
     chosen = {"size": 1, "uid": UID, "interpreter": interpreter} | of_kind | options
+    seed_sandbox(folder / "executor")
     children = Children(folder / "executor", **chosen)
     try:
         await children.start()

@@ -21,12 +21,13 @@ from deploy.permissions import nats_config, users
 from deploy.postgres import SETTINGS, SUPERUSER, EmbeddedPostgres
 from deploy.prepare import prepare_broker, prepare_database
 from shared.messages.log import SERVICES
+from tests.support.places import in_memory
 
 # Tests of one worker run one after the other; a few accounts let one be cleaned while the next is in use.
 ACCOUNTS = 6
 TEMPLATE = "millrace_template"
 # Tests kill processes, after which the system still has what they wrote, and never the machine: nothing waits for a disk.
-UNSYNCED = {"fsync": "off", "full_page_writes": "off"}
+UNSYNCED = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "256MB"}
 
 
 def test_credentials() -> Credentials:
@@ -143,7 +144,10 @@ class Place:
 async def running_servers() -> AsyncIterator[Servers]:
     """Start both servers in a temporary folder for the block."""
     credentials = test_credentials()
-    with tempfile.TemporaryDirectory(prefix="mr-test-") as name, tempfile.TemporaryDirectory(prefix="mr-pg-") as sockets:
+    with (
+        tempfile.TemporaryDirectory(prefix="mr-test-", dir=in_memory()) as name,
+        tempfile.TemporaryDirectory(prefix="mr-pg-") as sockets,
+    ):
         folder = Path(name)
         folder.chmod(0o755)
         Path(sockets).chmod(0o755)
