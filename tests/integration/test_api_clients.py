@@ -105,9 +105,9 @@ class Provided(Recorded):
 
 CODE = """
     import asyncio
-    http = connections.client("halo", timeout=0.5)
-    def failed(path):
-        try: return http.get(path).raise_for_status().status
+    http, hasty = connections.client("halo"), connections.client("halo", timeout=0.5)
+    def failed(client, path):
+        try: return client.get(path).raise_for_status().status
         except (RequestFailed, StatusError) as error: return f"{type(error).__name__}: {error}"
     @workflow
     async def main():
@@ -118,7 +118,7 @@ CODE = """
         found.append([one.json()["path"] for one in await asyncio.gather(*(http.aget(f"/{n}") for n in range(5)))])
         found.append((await http.aget("/elsewhere", headers={"X-Own": "1"})).json())
         found.append((await http.aget("/busy")).status)
-        found += [await asyncio.to_thread(failed, path) for path in ("/slow", "/torn")]
+        found += [await asyncio.to_thread(failed, *of) for of in ((hasty, "/slow"), (http, "/torn"))]
         return found
 """
 
@@ -135,8 +135,8 @@ async def test_a_client_replaces_a_token_that_is_refused_and_says_why_there_is_n
         assert found[5].startswith("RequestFailed: GET http://127.0.0.1:")
         assert found[5].endswith("/api/slow: no whole answer came in 0.5 s")
         assert found[6].endswith("the answer ended 6 bytes too early")
-    # Asked for once, and reported once.
-    assert said.rejected == [None, 1]
+    # Asked for once by each client, and reported once.
+    assert said.rejected == [None, 1, None]
     assert bytes(said.steps["read", 0]) == b'{"path":"/api/a?page=1","body":"","echo":"Bearer ***"}'
     assert {record.outcome for record in told} == {"connected"}
     assert len(told) == len(there.seen)

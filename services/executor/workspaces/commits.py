@@ -32,8 +32,8 @@ from shared.questions.executor import (
 
 # Bytes of problems in the answer to a commit, twice, beside its files.
 PROBLEMS = 256 * 1024
-# Seconds within which the rows of a commit are written, at least, and for each of its messages.
-ROWS_WITHIN = 2.0
+# Seconds within which the rows of a commit are written, at least, and for each of its messages: the answer shows no file without.
+ROWS_WITHIN = 10.0
 ROW_WITHIN = 0.01
 # Look-ups that wait for the broker or the database at a time, for one commit.
 AT_ONCE = 16
