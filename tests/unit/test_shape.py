@@ -20,7 +20,7 @@ SHARED = {
     "patterns", "projected", "puller", "queued",
     "projection", "pull", "questions", "registering", "registry", "resources", "runs", "salvage", "schemas", "sending", "service",
     "jose", "statements", "owners", "signatures", "streams", "suspects", "tables", "tasks", "values", "verification", "wire",
-    "expressions",
+    "expressions", "gathering",
 }  # fmt: skip
 PURE = ["shared.messages", "shared.envelope", "services.events.domain", "services.executor.domain", "services.logs.domain",
         "services.oauth.domain", "services.gateway.domain"]  # fmt: skip
