@@ -26,7 +26,7 @@ MOST, LARGEST = 1000, 8192
 WITHIN = 5.0
 
 
-class Ready(msgspec.Struct, frozen=True):
+class ReadyCredential(msgspec.Struct, frozen=True):
     """A credential of a connection, as it is given out: `request` is how it is sent, as JSON."""
 
     row: Kept
@@ -39,11 +39,11 @@ class Ready(msgspec.Struct, frozen=True):
 
     def __repr__(self) -> str:
         """Show no token."""
-        return f"Ready({self.row.id!r})"
+        return f"ReadyCredential({self.row.id!r})"
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    ready: Ready
+    ready: ReadyCredential
     stamp: Stamp
     ends: datetime | None
     until: float
@@ -71,7 +71,7 @@ class CredentialCache:
         self._entries.clear()
         await self._stamps.close()
 
-    async def of(self, asked: GetToken) -> tuple[Stamp | None, Ready | None]:
+    async def of(self, asked: GetToken) -> tuple[Stamp | None, ReadyCredential | None]:
         """Return what the asked connection is made from now, None without one, and its credential where it is here and as good.
 
         The first is read after the question has come: what any replica had acknowledged by then is in it. Raises `Unavailable`.
@@ -87,9 +87,9 @@ class CredentialCache:
             return stamp, None
         return stamp, None if asked.rejected == entry.ready.version else entry.ready
 
-    def keep(self, asked: GetToken, stamp: Stamp, row: Kept, given: Credential) -> Ready:
+    def keep(self, asked: GetToken, stamp: Stamp, row: Kept, given: Credential) -> ReadyCredential:
         """Return a credential that was made after `stamp` was read, and keep it if it may be given out again."""
-        ready = Ready(
+        ready = ReadyCredential(
             row=row,
             token=given.token,
             request=msgspec.json.encode(given.sending).decode(),

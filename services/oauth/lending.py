@@ -21,7 +21,7 @@ FULL_AFTER = timedelta(minutes=1)
 _C = lent_client.c
 
 
-class Share(msgspec.Struct, frozen=True):
+class LentShare(msgspec.Struct, frozen=True):
     """The requests a minute that an organization has of a client of another's, whatever host they go to."""
 
     client: str
@@ -34,7 +34,7 @@ class Lending:
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
 
-    async def take(self, share: Share, org: str) -> bool:
+    async def take(self, share: LentShare, org: str) -> bool:
         """Take a request from an organization's share of a client; False where it is used up. Raises `Unavailable`."""
         now, a_minute = func.clock_timestamp(), share.a_minute
         taken = insert(lent_client).values(client=share.client, org=org, left=a_minute - 1, at=now)

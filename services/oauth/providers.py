@@ -14,9 +14,9 @@ from services.oauth.catalogue import KNOWN
 from services.oauth.discovery import Discovery
 from services.oauth.domain import Kept, place_of
 from services.oauth.flows import FLOWS
-from services.oauth.lending import A_MINUTE, Share
+from services.oauth.lending import A_MINUTE, LentShare
 from services.oauth.store import KeptStore
-from services.oauth.token_requests import OAuthClient, Stamp, TokenCall
+from services.oauth.token_requests import OAuthClient, RequestStamp, TokenCall
 from shared.encryption import CannotOpen, Keyring
 from shared.errors import Invalid, Problem, Unavailable
 from shared.resources.connection import Connection
@@ -42,7 +42,7 @@ class Registered(msgspec.Struct, frozen=True):
     client: OAuthClient
     spec: Connection
     promises_iss: bool = False
-    lent: Share | None = None
+    lent: LentShare | None = None
 
     def __repr__(self) -> str:
         """Show no secret."""
@@ -57,7 +57,7 @@ class Registered(msgspec.Struct, frozen=True):
         """Return the first of these addresses that the provider has, filled. Raises `Invalid` where there is none."""
         return _address(self.provider, self.spec, *fields)
 
-    def call(self, url: str, stamp: Stamp) -> TokenCall:
+    def call(self, url: str, stamp: RequestStamp) -> TokenCall:
         """Return what a request to an address of the provider is made of."""
         issuer = None if self.provider.issuer is None else self.address("issuer")
         return TokenCall(provider=self.provider, client=self.client, url=url, issuer=issuer, stamp=stamp)
@@ -96,7 +96,7 @@ class Providers:
         host = urlsplit(_address(provider, spec, "issuer" if is_discovered(provider) else "token_url")).netloc
         # Anybody may name another one's client with a secret that is wrong: what comes of that is for its own organization.
         name = f"{owner}/{client.id}@{host}"
-        lent = None if owner == row.org else Share(f"{owner}/{client.id}", provider.lent_a_minute or A_MINUTE)
+        lent = None if owner == row.org else LentShare(f"{owner}/{client.id}", provider.lent_a_minute or A_MINUTE)
         return Registered(name, f"{row.version}.{source}", destination, _filled(provider, spec), client, spec, lent=lent)
 
     async def discovered(self, org: str, registered: Registered) -> Registered:

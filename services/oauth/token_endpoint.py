@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from services.oauth.answers import Granted, Ungranted, clock_of, read
 from services.oauth.lending import Lending
 from services.oauth.providers import Registered
-from services.oauth.token_requests import Stamp, TokenCall, TokenRequest
+from services.oauth.token_requests import RequestStamp, TokenCall, TokenRequest
 from shared.egress.fetching import AnsweredTooMuch, Fetched, Fetcher, NotAllowed, NotSent
 from shared.envelope import new_id, utc_now
 from shared.errors import Unavailable
@@ -69,7 +69,7 @@ class TokenEndpoint:
         host, ends = urlsplit(url).netloc, time.monotonic() + REQUEST
         while True:
             off = self._off.get(host, timedelta(0))
-            request = make(registered.call(url, Stamp(utc_now() + off, new_id())))
+            request = make(registered.call(url, RequestStamp(utc_now() + off, new_id())))
             left = ends - time.monotonic()
             answer = await self._fetcher.send(org, "POST", url, timeout=left, headers=request.headers, body=request.body)
             now_off = self._dated(host, answer.headers.get("date"))

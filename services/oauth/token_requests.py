@@ -46,7 +46,7 @@ class OAuthClient(msgspec.Struct, frozen=True):
         return f"OAuthClient({self.id!r})"
 
 
-class Stamp(msgspec.Struct, frozen=True):
+class RequestStamp(msgspec.Struct, frozen=True):
     """When a request is made, by its receiver's clock, and an id that no other one has: for what is signed."""
 
     at: datetime
@@ -60,7 +60,7 @@ class TokenCall(msgspec.Struct, frozen=True, kw_only=True):
     client: OAuthClient
     url: str
     issuer: str | None
-    stamp: Stamp
+    stamp: RequestStamp
 
     def __repr__(self) -> str:
         """Show no secret."""

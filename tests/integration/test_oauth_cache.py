@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from services.oauth import credential_cache
-from services.oauth.credential_cache import CredentialCache, Ready
+from services.oauth.credential_cache import CredentialCache, ReadyCredential
 from services.oauth.outbox import Outbox
 from services.oauth.store import Stamp
 from shared.commit import Journal
@@ -35,7 +35,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> dict[CredentialCache, int]:
     counts: dict[CredentialCache, int] = {}
     real = CredentialCache.of
 
-    async def of(self: CredentialCache, asked: GetToken) -> tuple[Stamp | None, Ready | None]:
+    async def of(self: CredentialCache, asked: GetToken) -> tuple[Stamp | None, ReadyCredential | None]:
         found = await real(self, asked)
         counts[self] = counts.get(self, 0) + (found[1] is not None)
         return found

@@ -93,7 +93,10 @@ async def test_a_repeated_command_is_done_once_and_answered_the_same(place: Plac
     async with running(place, "oauth"), buses(place) as (gateway, _, admin):
         command = putting(place, expected=0)
         views = await asyncio.gather(*(gateway.ask(command) for _ in range(5)))
-        assert len(set(map(repr, views))) == 1
+        # What it has changed is told once.
+        told_once = [view for view in views if view.changes]
+        views = [msgspec.structs.replace(view, changes={}) for view in views]
+        assert (len(set(map(repr, views))), len(told_once)) == (1, 1)
         assert await gateway.ask(command) == views[0]
         remove = removing()
         await gateway.ask(remove)

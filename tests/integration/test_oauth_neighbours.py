@@ -11,7 +11,7 @@ import pytest
 from services.oauth import outbox, scheduling
 from services.oauth.authorization_store import AuthorizationStore
 from services.oauth.housekeeping import LeftoverRows
-from services.oauth.lending import Lending, Share
+from services.oauth.lending import Lending, LentShare
 from services.oauth.token_store import TokenStore
 from shared.commit import Journal
 from shared.db import open_engine
@@ -263,7 +263,7 @@ async def test_what_nobody_needs_any_more_is_forgotten_and_an_alarm_that_stands_
         try:
             tokens, lending, requests = TokenStore(engine), Lending(engine), AuthorizationStore(engine)
             for org in ("other", "third"):
-                assert await lending.take(Share("acme/client", 5), org)
+                assert await lending.take(LentShare("acme/client", 5), org)
             await database.execute("UPDATE lent_client SET at = now() - interval '2 minutes' WHERE org = 'other'")
             await database.execute(
                 "INSERT INTO provider_gate VALUES ('past', now() - interval '1 s'), ('shut', now() + interval '1 h')"

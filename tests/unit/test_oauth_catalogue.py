@@ -23,7 +23,7 @@ from services.oauth.domain import check_headers, sending_of
 from services.oauth.flows import FLOWS
 from services.oauth.token_requests import (
     OAuthClient,
-    Stamp,
+    RequestStamp,
     TokenCall,
     TokenRequest,
     asking_for_device,
@@ -131,7 +131,7 @@ def made(name: str, **values: str) -> tuple[Provider, Any]:
 
 def call(provider: Provider, url: str) -> TokenCall:
     """Return what a request there is made of."""
-    return TokenCall(provider=provider, client=CLIENT, url=url, issuer=None, stamp=Stamp(utc_now(), "id"))
+    return TokenCall(provider=provider, client=CLIENT, url=url, issuer=None, stamp=RequestStamp(utc_now(), "id"))
 
 
 @cache
